@@ -1,0 +1,27 @@
+//! Compiles the .proto files without protoc: protox parses, tonic-prost-build and pbjson-build generate.
+
+use std::{env, error::Error, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 6] = [
+    "carillon/client/v1/client.proto",
+    "carillon/link/v1/link.proto",
+    "carillon/store/v1/command.proto",
+    "carillon/store/v1/store.proto",
+    "carillon/raft/v1/raft.proto",
+    "carillon/admin/v1/admin.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let encoded = descriptors.encode_to_vec();
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), &encoded)?;
+
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // Canonical JSON for what clients see.
+    pbjson_build::Builder::new().register_descriptors(&encoded)?.build(&[".carillon.client.v1"])?;
+    Ok(())
+}

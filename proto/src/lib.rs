@@ -1,0 +1,20 @@
+//! The words and contracts that all roles share: generated messages, validated ids, shard and ring keys, limits, and
+//! how nodes authenticate to each other. See `docs/architecture.md`.
+
+pub mod credentials;
+mod duplicate;
+mod id;
+pub mod limits;
+pub mod pb;
+pub mod peer;
+mod ring;
+mod shard;
+pub mod tasks;
+mod timeline;
+pub mod trace;
+
+pub use duplicate::DuplicateKey;
+pub use id::{ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, LeaseId, MessageId, UserId, now_ms};
+pub use ring::{Ring, RouterNode};
+pub use shard::{ShardId, ShardKind, ShardMap};
+pub use timeline::{Epoch, Position, TimelineId};

@@ -1,0 +1,31 @@
+//! Limits that are part of the contracts. What an operator may set lies below them and is in the configuration.
+
+/// Longest user or group id, in bytes after normalisation.
+pub const MAX_OWNER_BYTES: usize = 128;
+/// Longest device id, in bytes.
+pub const MAX_DEVICE_BYTES: usize = 64;
+/// Longest id that a client may give to a message, in bytes.
+pub const MAX_CLIENT_ID_BYTES: usize = 64;
+
+/// Longest frame before sign-in, in bytes.
+pub const MAX_FRAME_BYTES_BEFORE_SIGN_IN: usize = 8 * 1024;
+/// Longest frame that any configuration may allow, in bytes.
+pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+/// Longest URL in a reference to media, in bytes.
+pub const MAX_URL_BYTES: usize = 2048;
+/// Longest preview in a reference to media, in bytes.
+pub const MAX_PREVIEW_BYTES: usize = 16 * 1024;
+/// Longest short text (names, labels, media types, custom types), in bytes.
+pub const MAX_LABEL_BYTES: usize = 256;
+
+/// Largest message between nodes, in bytes. A batch stays below `BATCH_BYTES` unless a single item is larger.
+pub const MAX_NODE_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Most items that one message between nodes carries.
+pub const BATCH_ITEMS: usize = 256;
+/// Bytes after which a batch between nodes is closed.
+pub const BATCH_BYTES: usize = 256 * 1024;
+
+/// Most commands in one Raft entry.
+pub const ENTRY_COMMANDS: usize = 64;
+/// Bytes after which a Raft entry is closed.
+pub const ENTRY_BYTES: usize = 64 * 1024;

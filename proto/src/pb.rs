@@ -1,0 +1,41 @@
+//! Generated from `proto/`. One module for each package.
+
+pub use generated::carillon::{
+    admin::v1 as admin, client::v1 as client, link::v1 as link, raft::v1 as raft, store::v1 as store,
+};
+
+/// The compiled descriptors of all files, for the generated pages of the documentation.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+#[allow(clippy::all, clippy::unwrap_used, clippy::nursery, unreachable_pub)]
+mod generated {
+    /// The nesting follows the package names, as the generated paths between packages expect.
+    pub mod carillon {
+        pub mod client {
+            pub mod v1 {
+                tonic::include_proto!("carillon.client.v1");
+                include!(concat!(env!("OUT_DIR"), "/carillon.client.v1.serde.rs"));
+            }
+        }
+        pub mod link {
+            pub mod v1 {
+                tonic::include_proto!("carillon.link.v1");
+            }
+        }
+        pub mod store {
+            pub mod v1 {
+                tonic::include_proto!("carillon.store.v1");
+            }
+        }
+        pub mod raft {
+            pub mod v1 {
+                tonic::include_proto!("carillon.raft.v1");
+            }
+        }
+        pub mod admin {
+            pub mod v1 {
+                tonic::include_proto!("carillon.admin.v1");
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Which router owns a user or a group: consistent hashing over the routers that the registry lists. The only module
+//! that names hashring.
+
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+};
+
+use hashring::HashRing;
+
+use crate::{
+    LeaseId,
+    pb::store::{NodeKind, RegistryView},
+};
+
+/// Points of each router on the ring.
+const POINTS: u16 = 128;
+
+/// One router on the ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterNode {
+    pub lease: LeaseId,
+    /// host:port of its internal listener. Its points on the ring come from this, so that a router that is started
+    /// again owns what it owned.
+    pub address: String,
+}
+
+/// Ownership at one version of the registry. Immutable: a change makes a new ring.
+pub struct Ring {
+    version: u64,
+    routers: Vec<RouterNode>,
+    points: HashRing<Point>,
+}
+
+/// The bytes that are hashed are spelled out here, because `derive(Hash)` promises nothing across releases.
+#[derive(Clone)]
+struct Point {
+    address: Box<[u8]>,
+    number: u16,
+    router: usize,
+}
+
+impl Hash for Point {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.address);
+        state.write(&self.number.to_be_bytes());
+    }
+}
+
+struct Key<'a>(&'a str);
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0.as_bytes());
+    }
+}
+
+impl Ring {
+    pub fn empty() -> Self {
+        Self::new(0, Vec::new())
+    }
+
+    /// The ring of a registry view. Where two leases have one address, the newer is the one.
+    pub fn from_view(view: &RegistryView) -> Self {
+        let mut newest: HashMap<&str, LeaseId> = HashMap::new();
+        for node in view.nodes.iter().filter(|node| node.kind() == NodeKind::Router) {
+            let lease = newest.entry(&node.address).or_insert(LeaseId(node.lease));
+            *lease = (*lease).max(LeaseId(node.lease));
+        }
+        let mut routers: Vec<_> =
+            newest.into_iter().map(|(address, lease)| RouterNode { lease, address: address.to_owned() }).collect();
+        routers.sort_by(|a, b| a.address.cmp(&b.address));
+        Self::new(view.ring_version, routers)
+    }
+
+    fn new(version: u64, routers: Vec<RouterNode>) -> Self {
+        let mut points = HashRing::new();
+        points.batch_add(
+            routers
+                .iter()
+                .enumerate()
+                .flat_map(|(router, node)| {
+                    (0..POINTS).map(move |number| Point { address: node.address.as_bytes().into(), number, router })
+                })
+                .collect(),
+        );
+        Self { version, routers, points }
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn routers(&self) -> &[RouterNode] {
+        &self.routers
+    }
+
+    /// Who owns this user or group id; None while no router is registered.
+    pub fn owner(&self, id: &str) -> Option<&RouterNode> {
+        self.points.get(&Key(id)).map(|point| &self.routers[point.router])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::store::Node;
+
+    fn ring(addresses: &[&str]) -> Ring {
+        let nodes = addresses.iter().enumerate().map(|(i, address)| Node {
+            lease: i as u64 + 1,
+            kind: NodeKind::Router.into(),
+            address: (*address).to_owned(),
+        });
+        Ring::from_view(&RegistryView { ring_version: 7, nodes: nodes.collect(), ..Default::default() })
+    }
+
+    /// Gateways and routers of two releases run side by side during an upgrade: they must agree.
+    #[test]
+    fn owners_never_change_between_releases() {
+        let ring = ring(&["router-0:7402", "router-1:7402", "router-2:7402"]);
+        let owners: Vec<_> = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"]
+            .map(|id| ring.owner(id).expect("not empty").address.chars().nth(7).expect("a digit"))
+            .into_iter()
+            .collect();
+        assert_eq!(owners.iter().collect::<String>(), "21012221");
+    }
+
+    #[test]
+    fn a_new_router_takes_only_its_share() {
+        let (two, three) = (ring(&["a:1", "b:1"]), ring(&["a:1", "b:1", "c:1"]));
+        let moved = (0..3000)
+            .map(|i| format!("user{i}"))
+            .filter(|id| {
+                let (before, after) =
+                    (&two.owner(id).expect("owner").address, &three.owner(id).expect("owner").address);
+                assert!(before == after || after == "c:1", "{id} moved between old routers");
+                before != after
+            })
+            .count();
+        assert!((600..1400).contains(&moved), "{moved} of 3000 moved");
+    }
+
+    #[test]
+    fn the_newer_lease_of_an_address_wins() {
+        let mut view = RegistryView::default();
+        for lease in [9, 4] {
+            view.nodes.push(Node { lease, kind: NodeKind::Router.into(), address: "a:1".into() });
+        }
+        assert_eq!(Ring::from_view(&view).owner("x").expect("owner").lease, LeaseId(9));
+    }
+}

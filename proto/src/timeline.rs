@@ -1,0 +1,90 @@
+//! Timelines and places in them.
+
+use std::fmt;
+
+use crate::{
+    GroupId, InvalidId, UserId,
+    pb::{client, store},
+};
+
+/// Which timeline: the inbox of a user or the log of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimelineId {
+    Inbox(UserId),
+    Group(GroupId),
+}
+
+/// Names one life of a timeline. Positions compare only within it. Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
+
+/// A place in a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    pub epoch: Epoch,
+    /// From 1, without gaps.
+    pub seq: u64,
+}
+
+impl TimelineId {
+    /// What shards and rings hash: the id of the user or group.
+    pub fn owner(&self) -> &str {
+        match self {
+            Self::Inbox(user) => user.as_str(),
+            Self::Group(group) => group.as_str(),
+        }
+    }
+
+    pub fn to_key(&self) -> store::TimelineKey {
+        let kind = match self {
+            Self::Inbox(_) => store::timeline_key::Kind::Inbox,
+            Self::Group(_) => store::timeline_key::Kind::Group,
+        };
+        store::TimelineKey { kind: kind.into(), owner: self.owner().to_owned() }
+    }
+
+    pub fn from_key(key: &store::TimelineKey) -> Result<Option<Self>, InvalidId> {
+        Ok(match key.kind() {
+            store::timeline_key::Kind::Inbox => Some(Self::Inbox(UserId::new(&key.owner)?)),
+            store::timeline_key::Kind::Group => Some(Self::Group(GroupId::new(&key.owner)?)),
+            store::timeline_key::Kind::Unspecified => None,
+        })
+    }
+
+    pub fn to_client(&self) -> client::Timeline {
+        let owner = match self {
+            Self::Inbox(user) => client::timeline::Owner::Inbox(user.as_str().to_owned()),
+            Self::Group(group) => client::timeline::Owner::Group(group.as_str().to_owned()),
+        };
+        client::Timeline { owner: Some(owner) }
+    }
+
+    pub fn from_client(timeline: &client::Timeline) -> Result<Option<Self>, InvalidId> {
+        Ok(match &timeline.owner {
+            Some(client::timeline::Owner::Inbox(user)) => Some(Self::Inbox(UserId::new(user)?)),
+            Some(client::timeline::Owner::Group(group)) => Some(Self::Group(GroupId::new(group)?)),
+            None => None,
+        })
+    }
+}
+
+impl fmt::Display for TimelineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inbox(user) => write!(f, "inbox/{user}"),
+            Self::Group(group) => write!(f, "group/{group}"),
+        }
+    }
+}
+
+impl From<Position> for client::Position {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch.0, seq: position.seq }
+    }
+}
+
+impl From<client::Position> for Position {
+    fn from(position: client::Position) -> Self {
+        Self { epoch: Epoch(position.epoch), seq: position.seq }
+    }
+}
