@@ -7,6 +7,7 @@ mod id;
 pub mod limits;
 pub mod pb;
 pub mod peer;
+mod ready;
 mod ring;
 mod shard;
 pub mod tasks;
@@ -15,6 +16,7 @@ pub mod trace;
 
 pub use duplicate::DuplicateKey;
 pub use id::{ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, LeaseId, MessageId, UserId, now_ms};
+pub use ready::{Readiness, Ready};
 pub use ring::{Ring, RouterNode};
 pub use shard::{ShardId, ShardKind, ShardMap};
 pub use timeline::{Epoch, Position, TimelineId};
