@@ -1,0 +1,1 @@
+//! The storage engines under the state machines, each named by one module only.

@@ -1,0 +1,40 @@
+//! The state machines: what the committed entries of a shard do to its records. Deterministic, so that every replica
+//! comes to the same records: time, ids and epochs come in with the command.
+
+use std::io;
+
+use bytes::Bytes;
+
+/// What one Raft entry asks for.
+pub(crate) struct EntryCommands {
+    pub(crate) index: u64,
+    /// Encoded DirectoryCommand or TimelineCommand; empty for blank and membership entries.
+    pub(crate) commands: Vec<Bytes>,
+}
+
+/// What a command came to.
+pub(crate) type Outcome = carillon_proto::pb::store::store_reply::Result;
+
+/// One record of a machine, or why it could not be read.
+pub(crate) type Record = io::Result<(Vec<u8>, Vec<u8>)>;
+
+/// The state of one shard, kept by an engine.
+pub(crate) trait Machine: Send + 'static {
+    /// The bytes given with the last `apply` or `restore` (the Raft core keeps applied log id and membership in it);
+    /// None when empty.
+    fn applied(&self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Applies entries in order; effects and `applied` become visible and (later) durable in ONE atomic batch. One
+    /// `Vec<Outcome>` for each entry, one outcome for each command. Buffered: no fsync.
+    fn apply(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>>;
+
+    /// Makes all applied effects durable (fsync). Called off the async threads, before the log is purged.
+    fn syncer(&self) -> Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+    /// A consistent view of the records at this moment; iterated on another thread while `apply` goes on.
+    fn snapshot(&mut self) -> io::Result<Box<dyn Iterator<Item = Record> + Send>>;
+
+    /// Replaces everything by these records and `applied`. A crash in the midst is recognised at the next open: the
+    /// machine is empty then (`applied()` is None) and is rebuilt from snapshot and log.
+    fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()>;
+}
