@@ -1,0 +1,104 @@
+//! What is encoded twice must mean the same: typed and raw forms, protobuf and JSON.
+
+use carillon_proto::pb::{client, link};
+use prost::Message as _;
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-zäß\u{1F600}]{0,12}"
+}
+
+fn recipient() -> impl Strategy<Value = client::Recipient> {
+    prop_oneof![
+        text().prop_map(|user| client::recipient::To::User(user)),
+        text().prop_map(|group| client::recipient::To::Group(group)),
+    ]
+    .prop_map(|to| client::Recipient { to: Some(to) })
+}
+
+fn content() -> impl Strategy<Value = client::Content> {
+    let media = || {
+        (text(), any::<u64>(), proptest::collection::vec(any::<u8>(), 0..40), any::<u32>()).prop_map(
+            |(name, size_bytes, sha256, width)| client::Media {
+                name,
+                size_bytes,
+                sha256: sha256.into(),
+                width,
+                ..Default::default()
+            },
+        )
+    };
+    use client::content::Body;
+    prop_oneof![
+        text().prop_map(|body| Body::Text(client::Text { body })),
+        media().prop_map(Body::Image),
+        media().prop_map(Body::File),
+        (-90.0..90.0f64, -180.0..180.0f64, text()).prop_map(|(latitude, longitude, label)| Body::Location(
+            client::Location { latitude, longitude, label }
+        )),
+        (text(), proptest::collection::vec(any::<u8>(), 0..40))
+            .prop_map(|(r#type, data)| Body::Custom(client::Custom { r#type, data: data.into() })),
+    ]
+    .prop_map(|body| client::Content { body: Some(body) })
+}
+
+prop_compose! {
+    fn envelope()(
+        id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
+        time_ms in any::<u64>(), content in content(),
+    ) -> client::Envelope {
+        client::Envelope { id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content) }
+    }
+}
+
+prop_compose! {
+    fn deliver()(envelope in envelope(), epoch in any::<u64>(), seq in any::<u64>(), owner in text()) -> client::Deliver {
+        client::Deliver {
+            timeline: Some(client::Timeline { owner: Some(client::timeline::Owner::Inbox(owner)) }),
+            position: Some(client::Position { epoch, seq }),
+            envelope: Some(envelope),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_raw_frame_has_the_bytes_of_the_typed_one(deliver in deliver()) {
+        let envelope = deliver.envelope.clone().expect("set above");
+        let raw_envelope = link::RawEnvelope {
+            id: envelope.id.clone(),
+            sender: envelope.sender.clone(),
+            sender_device: envelope.sender_device.clone(),
+            to: envelope.to.clone(),
+            client_id: envelope.client_id.clone(),
+            time_ms: envelope.time_ms,
+            content: envelope.content.clone().expect("set above").encode_to_vec().into(),
+        };
+        // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
+        prop_assert_eq!(client::Envelope::decode(&*raw_envelope.encode_to_vec()).expect("decodes"), envelope);
+
+        let raw = link::RawDeliverFrame {
+            deliver: Some(link::RawDeliver {
+                timeline: deliver.timeline.clone(),
+                position: deliver.position,
+                envelope: raw_envelope.encode_to_vec().into(),
+            }),
+        };
+        let typed = client::ServerFrame { body: Some(client::server_frame::Body::Deliver(deliver)) };
+        prop_assert_eq!(client::ServerFrame::decode(&*raw.encode_to_vec()).expect("decodes"), typed);
+    }
+
+    #[test]
+    fn json_and_back_is_the_same_frame(deliver in deliver()) {
+        let frame = client::ServerFrame { body: Some(client::server_frame::Body::Deliver(deliver)) };
+        let json = serde_json::to_string(&frame).expect("encodes");
+        prop_assert_eq!(serde_json::from_str::<client::ServerFrame>(&json).expect("decodes"), frame);
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(frame) = client::ClientFrame::decode(&*bytes) {
+            prop_assert_eq!(client::ClientFrame::decode(&*frame.encode_to_vec()).expect("decodes"), frame);
+        }
+    }
+}
