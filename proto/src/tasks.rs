@@ -47,6 +47,7 @@ impl Tasks {
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {
         let this = self.clone();
+        #[allow(clippy::disallowed_methods, reason = "this is the tracker")]
         self.tracker.spawn(async move {
             // Awaiting the inner task is how its panic is seen.
             let panicked = match tokio::spawn(work).await {
