@@ -1,1 +1,30 @@
+//! The native client of Carillon, over TCP, TLS, WebSocket and gRPC.
+//!
+//! [`Client`] stays signed in, sends each message exactly once and gives each envelope once and in order.
+//! [`Connection`] is one connection, frame by frame, for whoever needs that control.
 
+mod acks;
+mod address;
+mod backoff;
+mod client;
+mod config;
+mod connection;
+mod driver;
+mod event;
+mod fetches;
+mod outbox;
+mod positions;
+mod scram;
+mod session;
+mod sign_in;
+mod tls;
+
+pub use address::{Address, Format, InvalidAddress, Transport};
+pub use client::{Client, FetchError, OpenError, Pending, SendError};
+pub use config::{Acknowledge, ClientConfig, Credential};
+pub use connection::{ConnectOptions, Connection, ConnectionError};
+pub use event::{Event, Events, State};
+pub use outbox::Refusal;
+pub use scram::{Scram, ScramError};
+pub use sign_in::{SignInError, sign_in};
+pub use tls::{TlsError, Trust};

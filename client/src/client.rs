@@ -1,0 +1,240 @@
+//! A client that stays signed in.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    ClientId, InvalidId, Position, TimelineId,
+    pb::client::{self, Accepted, Content, Direction, Fetch, Page, Recipient, SignedIn, recipient::To},
+    tasks::Tasks,
+};
+use rand::RngExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::{
+    Acknowledge, ClientConfig, Event, Events, Refusal, State, TlsError,
+    acks::Acks,
+    driver::{Command, Driver},
+};
+
+/// A handle; clones are the same client, which signs out when the last one is dropped or it is closed.
+///
+/// It keeps a connection to one of the gateways, and repeats what has no answer after it connected again.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    permits: Arc<Semaphore>,
+    acks: Arc<Acks>,
+    state: watch::Receiver<State>,
+    send_timeout: Duration,
+    /// Begins the ids of this client's messages, so that no other start of the same device has the same.
+    prefix: String,
+    counter: AtomicU64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("no address of a gateway was given")]
+    NoAddress,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SendError {
+    #[error("message was refused: {0}")]
+    Refused(Refusal),
+    /// It may or may not have been accepted. Sending it again with the same id is safe.
+    #[error("no answer in time for message {client_id:?}{}", last.as_ref().map(|refusal| format!(", last refused with {refusal}")).unwrap_or_default())]
+    TimedOut { client_id: String, last: Option<Refusal> },
+    /// As for a time-out.
+    #[error("client has ended: {0}")]
+    Ended(String),
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FetchError {
+    #[error("fetch was refused: {0}")]
+    Refused(Refusal),
+    #[error("no page in time")]
+    TimedOut,
+    #[error("client has ended: {0}")]
+    Ended(String),
+}
+
+/// The answer to a message that is on its way.
+#[must_use = "a message counts only when it was accepted"]
+pub struct Pending {
+    pub client_id: String,
+    answer: oneshot::Receiver<Result<Accepted, SendError>>,
+}
+
+/// Where the answer goes, and the place among the pending sends that it frees.
+pub(crate) struct Answer {
+    sender: oneshot::Sender<Result<Accepted, SendError>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Client {
+    /// Starts the client's task; the connection comes when it comes, see [`Client::connected`].
+    pub fn open(config: ClientConfig, tasks: &Tasks) -> Result<(Self, Events), OpenError> {
+        if config.addresses.is_empty() {
+            return Err(OpenError::NoAddress);
+        }
+        if config.addresses.iter().any(|address| address.tls) {
+            config.connect.trust.rustls()?;
+        }
+        // Full: the sender waits; permits bound what is behind it.
+        let (commands, receiver) = mpsc::channel(64);
+        // Full: the client stops reading its connection until the application has taken some.
+        let (events, taken) = mpsc::channel::<Event>(256);
+        let (state, watch) = watch::channel(State::Connecting);
+        let acks = Arc::new(Acks::default());
+        let automatic = matches!(config.acknowledge, Acknowledge::Taken(_)).then(|| Arc::clone(&acks));
+        let noise: u64 = rand::rng().random();
+        let inner = Inner {
+            commands,
+            permits: Arc::new(Semaphore::new(config.max_pending.max(1))),
+            acks: Arc::clone(&acks),
+            state: watch,
+            send_timeout: config.send_timeout,
+            prefix: format!("{noise:016x}"),
+            counter: AtomicU64::new(0),
+        };
+        let driver = Driver::new(config, receiver, events, state, acks);
+        tasks.spawn_graceful("client", driver.run(tasks.clone()));
+        Ok((Self { inner: Arc::new(inner) }, Events::new(taken, automatic)))
+    }
+
+    /// Sends and waits for the answer.
+    pub async fn send(&self, to: Recipient, content: Content) -> Result<Accepted, SendError> {
+        self.submit(to, content).await?.await
+    }
+
+    /// Returns when the message has its place in the order of sends; waits while too many have no answer.
+    pub async fn submit(&self, to: Recipient, content: Content) -> Result<Pending, SendError> {
+        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
+        self.submit_as(format!("{}-{number}", self.inner.prefix), to, content).await
+    }
+
+    /// With an id of the application's choice, which it may have used before for the same message.
+    pub async fn submit_as(&self, client_id: String, to: Recipient, content: Content) -> Result<Pending, SendError> {
+        ClientId::new(&client_id)?;
+        let deadline = Instant::now() + self.inner.send_timeout;
+        let ended = |_| SendError::Ended(self.why_ended());
+        // Never closed while `self` is there.
+        let permit = Arc::clone(&self.inner.permits).acquire_owned().await.map_err(|_| ended(()))?;
+        let (sender, answer) = oneshot::channel();
+        let send = client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content) };
+        let command = Command::Send { send, deadline, answer: Answer { sender, _permit: permit } };
+        self.inner.commands.send(command).await.map_err(|_| ended(()))?;
+        Ok(Pending { client_id, answer })
+    }
+
+    /// A page of history. `from_seq` 0 is the end that the direction begins at.
+    pub async fn fetch(
+        &self,
+        timeline: &TimelineId,
+        direction: Direction,
+        from_seq: u64,
+        limit: u32,
+    ) -> Result<Page, FetchError> {
+        let timeline = Some(timeline.to_client());
+        let fetch = Fetch { request: 0, timeline, direction: direction.into(), from_seq, limit };
+        let (answer, page) = oneshot::channel();
+        let command = Command::Fetch { fetch, deadline: Instant::now() + self.inner.send_timeout, answer };
+        let ended = || FetchError::Ended(self.why_ended());
+        self.inner.commands.send(command).await.map_err(|_| ended())?;
+        page.await.map_err(|_| ended())?
+    }
+
+    /// This device has everything up to here; see [`Acknowledge::Explicit`].
+    pub fn acknowledge(&self, timeline: &TimelineId, position: Position) {
+        self.inner.acks.note(timeline, position);
+    }
+
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.inner.state.clone()
+    }
+
+    /// Waits until the client is signed in. An error tells why it never will be, or why it was not in time.
+    pub async fn connected(&self, deadline: Duration) -> Result<Arc<SignedIn>, String> {
+        let mut state = self.inner.state.clone();
+        let mut last = "still connecting".to_owned();
+        let signed_in = async {
+            loop {
+                match &*state.borrow_and_update() {
+                    State::Connected { signed_in, .. } => return Ok(Arc::clone(signed_in)),
+                    State::Ended { why } => return Err(why.clone()),
+                    State::Disconnected { why } => last.clone_from(why),
+                    State::Connecting => {}
+                }
+                if state.changed().await.is_err() {
+                    return Err("client's task is gone".to_owned());
+                }
+            }
+        };
+        match tokio::time::timeout(deadline, signed_in).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("not signed in within {} ms: {last}", deadline.as_millis())),
+        }
+    }
+
+    /// Signs out and ends the client. What has no answer yet will have none.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.inner.commands.send(Command::Close(done)).await.is_ok() {
+            // Gone without a word means that it has ended, too.
+            let _ = closed.await;
+        }
+    }
+
+    fn why_ended(&self) -> String {
+        match &*self.inner.state.borrow() {
+            State::Ended { why } => why.clone(),
+            _ => "closed".to_owned(),
+        }
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Accepted, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer)
+            .poll(context)
+            .map(|answer| answer.unwrap_or_else(|_| Err(SendError::Ended("closed".to_owned()))))
+    }
+}
+
+impl Answer {
+    pub(crate) fn give(self, answer: Result<Accepted, SendError>) {
+        // The application may have stopped waiting for it.
+        let _ = self.sender.send(answer);
+    }
+}
+
+/// A message to one user.
+impl Client {
+    pub fn user(name: &str) -> Recipient {
+        Recipient { to: Some(To::User(name.to_owned())) }
+    }
+
+    pub fn text(body: &str) -> Content {
+        Content { body: Some(client::content::Body::Text(client::Text { body: body.to_owned() })) }
+    }
+}

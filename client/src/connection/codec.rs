@@ -1,0 +1,94 @@
+//! Frames on a byte stream: each preceded by its length in bytes as a protobuf varint.
+
+use bytes::{Buf as _, BytesMut};
+use carillon_proto::pb::client::{ClientFrame, ServerFrame};
+use prost::Message as _;
+use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
+
+use super::{Connection, ConnectionError, MAX_SERVER_FRAME_BYTES, stream::Bytes};
+
+pub(super) fn frames(stream: impl Bytes + 'static) -> Connection {
+    let (read, write) = tokio::io::split(stream);
+    Connection::new(FramedWrite::new(write, Codec), FramedRead::with_capacity(read, Codec, 4096))
+}
+
+struct Codec;
+
+impl Encoder<ClientFrame> for Codec {
+    type Error = ConnectionError;
+
+    fn encode(&mut self, frame: ClientFrame, into: &mut BytesMut) -> Result<(), ConnectionError> {
+        // Fails only where a buffer can't grow.
+        frame.encode_length_delimited(into).map_err(|error| ConnectionError::Frame(error.to_string()))
+    }
+}
+
+impl Decoder for Codec {
+    type Item = ServerFrame;
+    type Error = ConnectionError;
+
+    fn decode(&mut self, from: &mut BytesMut) -> Result<Option<ServerFrame>, ConnectionError> {
+        let Some((prefix, length)) = length(from)? else { return Ok(None) };
+        if length > MAX_SERVER_FRAME_BYTES as u64 {
+            return Err(ConnectionError::TooLong { bytes: length, max: MAX_SERVER_FRAME_BYTES });
+        }
+        let whole = prefix + length as usize;
+        if from.len() < whole {
+            from.reserve(whole - from.len());
+            return Ok(None);
+        }
+        let mut frame = from.split_to(whole).freeze();
+        frame.advance(prefix);
+        ServerFrame::decode(frame).map(Some).map_err(|error| ConnectionError::Frame(error.to_string()))
+    }
+}
+
+/// Bytes of the prefix and the length it tells; None if it is not there in full.
+fn length(from: &[u8]) -> Result<Option<(usize, u64)>, ConnectionError> {
+    let mut length = 0;
+    for (at, byte) in from.iter().take(5).enumerate() {
+        length |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Ok(Some((at + 1, length)));
+        }
+    }
+    if from.len() < 5 { Ok(None) } else { Err(ConnectionError::TooLong { bytes: length, max: MAX_SERVER_FRAME_BYTES }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::{Bye, Challenge, server_frame};
+
+    #[test]
+    fn frames_come_whole_however_the_bytes_are_cut() {
+        let frames: Vec<ServerFrame> = [0, 1, 127, 128, 20_000]
+            .into_iter()
+            .map(|size| Challenge { scram_server_first: vec![7; size].into() })
+            .map(|challenge| ServerFrame { body: Some(server_frame::Body::Challenge(challenge)) })
+            .chain([ServerFrame { body: Some(server_frame::Body::Bye(Bye::default())) }, ServerFrame::default()])
+            .collect();
+        let mut bytes = Vec::new();
+        for frame in &frames {
+            frame.encode_length_delimited(&mut bytes).expect("encodes");
+        }
+        for cut in [1, 2, 3, 100, bytes.len()] {
+            let (mut buffer, mut decoded) = (BytesMut::new(), Vec::new());
+            for chunk in bytes.chunks(cut) {
+                buffer.extend_from_slice(chunk);
+                while let Some(frame) = Codec.decode(&mut buffer).expect("valid") {
+                    decoded.push(frame);
+                }
+            }
+            assert_eq!(decoded, frames, "cut every {cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_refused_before_it_is_read() {
+        let mut buffer = BytesMut::from(&[0xff, 0xff, 0xff, 0x7f][..]);
+        assert!(matches!(Codec.decode(&mut buffer), Err(ConnectionError::TooLong { .. })));
+        let mut endless = BytesMut::from(&[0x80; 9][..]);
+        assert!(matches!(Codec.decode(&mut endless), Err(ConnectionError::TooLong { .. })));
+    }
+}

@@ -1,0 +1,110 @@
+//! One connection to a gateway, frame by frame.
+
+mod codec;
+mod grpc;
+mod stream;
+mod websocket;
+
+use std::{io, pin::Pin, time::Duration};
+
+use carillon_proto::{
+    limits,
+    pb::client::{ClientFrame, ServerFrame, client_frame},
+};
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+
+use crate::{Address, TlsError, Transport, Trust};
+
+/// Longest frame that the client reads, in bytes: the longest message and what surrounds it.
+const MAX_SERVER_FRAME_BYTES: usize = 4 * limits::MAX_FRAME_BYTES;
+
+pub(crate) type Outgoing = Pin<Box<dyn Sink<ClientFrame, Error = ConnectionError> + Send>>;
+pub(crate) type Incoming = Pin<Box<dyn Stream<Item = Result<ServerFrame, ConnectionError>> + Send>>;
+
+/// A connection that is open; whether it is signed in is between the frames.
+pub struct Connection {
+    outgoing: Outgoing,
+    incoming: Incoming,
+}
+
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    pub trust: Trust,
+    /// The name that the certificate must carry, if it is not the host of the address.
+    pub server_name: Option<String>,
+    /// For reaching the gateway and the handshakes of TLS and WebSocket.
+    pub timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { trust: Trust::default(), server_name: None, timeout: Duration::from_secs(10) }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    #[error("can't connect to {address}: {source}")]
+    Connect { address: String, source: io::Error },
+    #[error("no connection to {address} within {} ms", after.as_millis())]
+    Timeout { address: String, after: Duration },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("WebSocket: {0}")]
+    WebSocket(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("WebSocket: the gateway did not choose subprotocol {0}")]
+    Subprotocol(&'static str),
+    #[error("gRPC: {0}")]
+    Grpc(#[source] Box<tonic::Status>),
+    #[error("gRPC: can't connect to {address}: {source}")]
+    GrpcConnect { address: String, source: tonic::transport::Error },
+    #[error("frame of {bytes} bytes is longer than {max}")]
+    TooLong { bytes: u64, max: usize },
+    #[error("frame is not what the protocol says: {0}")]
+    Frame(String),
+    #[error("connection is closed")]
+    Closed,
+}
+
+impl Connection {
+    /// Opens a connection. Nothing has been said on it yet: the first frame to send is SignIn.
+    pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Self, ConnectionError> {
+        let connecting = async {
+            match &address.transport {
+                Transport::Tcp => Ok(codec::frames(stream::open(address, options).await?)),
+                Transport::WebSocket { path, format } => {
+                    let stream = stream::open(address, options).await?;
+                    websocket::handshake(stream, address, path, *format).await
+                }
+                Transport::Grpc => grpc::open(address, options).await,
+            }
+        };
+        match tokio::time::timeout(options.timeout, connecting).await {
+            Ok(opened) => opened,
+            Err(_) => Err(ConnectionError::Timeout { address: address.to_string(), after: options.timeout }),
+        }
+    }
+
+    /// Returns when the frame has been given to the operating system.
+    pub async fn send_frame(&mut self, body: client_frame::Body) -> Result<(), ConnectionError> {
+        self.outgoing.send(ClientFrame { body: Some(body) }).await
+    }
+
+    /// The next frame; None when the gateway has closed the connection. Cancel-safe.
+    pub async fn next_frame(&mut self) -> Result<Option<ServerFrame>, ConnectionError> {
+        self.incoming.next().await.transpose()
+    }
+
+    pub(crate) fn new(
+        outgoing: impl Sink<ClientFrame, Error = ConnectionError> + Send + 'static,
+        incoming: impl Stream<Item = Result<ServerFrame, ConnectionError>> + Send + 'static,
+    ) -> Self {
+        Self { outgoing: Box::pin(outgoing), incoming: Box::pin(incoming) }
+    }
+
+    pub(crate) fn split(self) -> (Outgoing, Incoming) {
+        (self.outgoing, self.incoming)
+    }
+}

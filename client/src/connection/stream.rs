@@ -1,0 +1,29 @@
+//! Byte streams: TCP, with TLS where the address asks for it.
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{ConnectOptions, ConnectionError};
+use crate::{Address, TlsError};
+
+/// What TCP and TLS have in common.
+pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+pub(super) async fn open(address: &Address, options: &ConnectOptions) -> Result<Box<dyn Bytes>, ConnectionError> {
+    let failed = |source| ConnectionError::Connect { address: address.to_string(), source };
+    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    if !address.tls {
+        return Ok(Box::new(tcp));
+    }
+    let name = options.server_name.as_deref().unwrap_or(&address.host);
+    let name =
+        rustls_pki_types::ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
+    let connector = TlsConnector::from(options.trust.rustls()?);
+    Ok(Box::new(connector.connect(name, tcp).await.map_err(failed)?))
+}

@@ -1,0 +1,271 @@
+//! The client's task: connects, signs in, serves the session, and again.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    pb::client::{self, Fetch, Page, SignedIn},
+    tasks::Tasks,
+};
+use rand::RngExt as _;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    Address, ClientConfig, Connection, ConnectionError, Event, FetchError, SendError, SignInError, State,
+    acks::Acks,
+    backoff::Backoff,
+    client::Answer,
+    fetches::Fetches,
+    outbox::Outbox,
+    positions::Positions,
+    sign_in::{KeyCache, sign_in_cached},
+};
+
+pub(crate) enum Command {
+    Send { send: client::Send, deadline: Instant, answer: Answer },
+    Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },
+    Close(oneshot::Sender<()>),
+}
+
+pub(crate) struct Driver {
+    pub(crate) config: ClientConfig,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) acks: Arc<Acks>,
+    pub(crate) outbox: Outbox<Answer>,
+    pub(crate) fetches: Fetches<oneshot::Sender<Result<Page, FetchError>>>,
+    pub(crate) positions: Positions,
+    pub(crate) events: EventQueue,
+    state: watch::Sender<State>,
+    backoff: Backoff,
+    keys: Arc<KeyCache>,
+    closing: Vec<oneshot::Sender<()>>,
+}
+
+/// Events on their way to the application. Bounded, because the connection is not read while it is long.
+pub(crate) struct EventQueue {
+    waiting: VecDeque<Event>,
+    sender: mpsc::Sender<Event>,
+}
+
+/// Why a session is over.
+pub(crate) enum End {
+    /// The application closed the client.
+    Closed,
+    /// Connect again, not before the time that the gateway asked for.
+    Lost { why: String, after: Option<Duration> },
+    /// No use in connecting again.
+    Final { why: String },
+}
+
+/// How often deadlines are looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+impl Driver {
+    pub(crate) fn new(
+        config: ClientConfig,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        state: watch::Sender<State>,
+        acks: Arc<Acks>,
+    ) -> Self {
+        let first = rand::rng().random_range(0..config.addresses.len());
+        Self {
+            backoff: Backoff::new(config.addresses.len(), first, config.backoff),
+            positions: Positions::new(config.positions.iter().cloned()),
+            config,
+            commands,
+            acks,
+            outbox: Outbox::new(),
+            fetches: Fetches::new(),
+            events: EventQueue { waiting: VecDeque::new(), sender: events },
+            state,
+            keys: Arc::default(),
+            closing: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self, tasks: Tasks) {
+        let why = tokio::select! {
+            why = self.stay_signed_in() => why,
+            () = tasks.stopping() => "stopped".to_owned(),
+        };
+        for answer in self.outbox.drain() {
+            answer.give(Err(SendError::Ended(why.clone())));
+        }
+        for answer in self.fetches.drain() {
+            let _ = answer.send(Err(FetchError::Ended(why.clone())));
+        }
+        self.set_state(State::Ended { why });
+        self.events.give_what_fits();
+        for closed in self.closing.drain(..) {
+            let _ = closed.send(());
+        }
+    }
+
+    /// Returns why it does no longer.
+    async fn stay_signed_in(&mut self) -> String {
+        loop {
+            let address = self.config.addresses[self.backoff.address()].clone();
+            self.set_state(State::Connecting);
+            let attempt = self.attempt(address.clone());
+            let (why, after) = match self.serve_until(attempt).await {
+                None => return "closed".to_owned(),
+                Some(Err(error)) if error.is_final() => return error.to_string(),
+                Some(Err(SignInError::Bye(bye))) => (bye.reason.clone(), bye_pause(&bye)),
+                Some(Err(SignInError::Refused(refusal))) => (refusal.to_string(), Some(refusal.retry_after)),
+                Some(Err(error)) => (error.to_string(), None),
+                Some(Ok((connection, signed_in))) => {
+                    let since = Instant::now();
+                    let signed_in = Arc::new(signed_in);
+                    let state = State::Connected { address: address.to_string(), signed_in: Arc::clone(&signed_in) };
+                    self.set_state(state);
+                    let end = self.session(connection, &signed_in).await;
+                    self.outbox.disconnected();
+                    self.fetches.disconnected();
+                    // A connection that ends at once is as good as none.
+                    if since.elapsed() > Duration::from_secs(2) {
+                        self.backoff.succeeded();
+                    }
+                    match end {
+                        End::Closed => return "closed".to_owned(),
+                        End::Final { why } => return why,
+                        End::Lost { why, after } => (why, after),
+                    }
+                }
+            };
+            tracing::debug!(%address, %why, "not connected");
+            let pause = self.backoff.failed(rand::rng().random(), after);
+            self.set_state(State::Disconnected { why });
+            if self.serve_until(sleep(pause)).await.is_none() {
+                return "closed".to_owned();
+            }
+        }
+    }
+
+    fn attempt(&self, address: Address) -> impl Future<Output = Result<(Connection, SignedIn), SignInError>> + 'static {
+        let request = client::SignIn {
+            user: self.config.user.clone(),
+            device: self.config.device.clone(),
+            credential: None,
+            positions: self.positions.to_sign_in(),
+            start: self.config.start.into(),
+            client: self.config.program.clone(),
+        };
+        let (options, keys) = (self.config.connect.clone(), Arc::clone(&self.keys));
+        let (credential, limit) = (self.config.credential.clone(), self.config.sign_in_timeout);
+        async move {
+            let signing_in = async {
+                let mut connection = Connection::connect(&address, &options).await?;
+                let signed_in = sign_in_cached(&mut connection, request, &credential, &keys).await?;
+                Ok((connection, signed_in))
+            };
+            let late = ConnectionError::Timeout { address: address.to_string(), after: limit };
+            timeout(limit, signing_in).await.unwrap_or(Err(late.into()))
+        }
+    }
+
+    /// Takes commands and gives events while there is no session. None when the client is closed.
+    async fn serve_until<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                command = self.commands.recv() => {
+                    if self.take(command).is_err() {
+                        return None;
+                    }
+                }
+                () = self.events.give(), if !self.events.is_empty() => {}
+                () = sleep(TICK), if self.has_deadlines() => self.expire(),
+            }
+        }
+    }
+
+    /// An error when the client is to end.
+    pub(crate) fn take(&mut self, command: Option<Command>) -> Result<(), ()> {
+        match command {
+            Some(Command::Send { send, deadline, answer }) => self.outbox.push(send, deadline, answer),
+            Some(Command::Fetch { fetch, deadline, answer }) => self.fetches.push(fetch, deadline, answer),
+            Some(Command::Close(done)) => {
+                self.closing.push(done);
+                return Err(());
+            }
+            None => return Err(()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_deadlines(&self) -> bool {
+        !self.outbox.is_empty() || !self.fetches.is_empty()
+    }
+
+    pub(crate) fn expire(&mut self) {
+        let now = Instant::now();
+        self.outbox.expire(now, |expired| {
+            expired.answer.give(Err(SendError::TimedOut { client_id: expired.client_id, last: expired.refusal }));
+        });
+        self.fetches.expire(now, |answer| {
+            let _ = answer.send(Err(FetchError::TimedOut));
+        });
+    }
+
+    fn set_state(&mut self, state: State) {
+        self.events.push(Event::State(state.clone()));
+        self.state.send_replace(state);
+    }
+}
+
+pub(crate) fn bye_pause(bye: &client::Bye) -> Option<Duration> {
+    Some(Duration::from_millis(bye.reconnect_after_ms.into()))
+}
+
+impl EventQueue {
+    /// Above this many the connection is not read.
+    const AHEAD: usize = 64;
+
+    pub(crate) fn push(&mut self, event: Event) {
+        // Out of reach of the service a client changes its state again and again: the last one tells all.
+        if let (Event::State(_), Some(Event::State(last))) = (&event, self.waiting.back_mut())
+            && let Event::State(state) = event
+        {
+            *last = state;
+            return;
+        }
+        if self.sender.is_closed() {
+            self.waiting.clear();
+        } else {
+            self.waiting.push_back(event);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < Self::AHEAD
+    }
+
+    /// Waits until the application has room, then gives what fits. Cancel-safe.
+    pub(crate) async fn give(&mut self) {
+        if self.sender.reserve().await.is_err() {
+            self.waiting.clear();
+        }
+        self.give_what_fits();
+    }
+
+    pub(crate) fn give_what_fits(&mut self) {
+        while !self.waiting.is_empty() {
+            let Ok(permit) = self.sender.try_reserve() else { return };
+            let Some(event) = self.waiting.pop_front() else { return };
+            permit.send(event);
+        }
+    }
+}

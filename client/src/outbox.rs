@@ -1,0 +1,264 @@
+//! Sends without an answer: what goes out next, and what is repeated. Pure; time is a parameter.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::pb::client::{self, Code, Recipient, Send};
+
+/// Keeps each send until it is accepted, refused for good or out of time. `T` is how its answer is given.
+///
+/// Order: sends go out in the order in which they came. After a reconnect, all that is unanswered goes out again, in
+/// that order, before anything newer. A send that was refused for now holds back the later ones to its recipient (or
+/// all, when the refusal is about this client), not those to others.
+pub(crate) struct Outbox<T> {
+    next_order: u64,
+    waiting: BTreeMap<u64, Entry<T>>,
+    in_flight: HashMap<String, (u64, Entry<T>)>,
+    window: usize,
+    held: HashMap<Option<Recipient>, Instant>,
+}
+
+struct Entry<T> {
+    send: Send,
+    deadline: Instant,
+    answer: T,
+    refusal: Option<Refusal>,
+}
+
+/// Why something was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: Code,
+    pub reason: String,
+    /// May the same, with the same id, succeed later?
+    pub retry: bool,
+    pub retry_after: Duration,
+}
+
+/// A send that ran out of time. It may or may not have been accepted.
+pub(crate) struct Expired<T> {
+    pub(crate) client_id: String,
+    pub(crate) answer: T,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl<T> Outbox<T> {
+    pub(crate) fn new() -> Self {
+        Self { next_order: 0, waiting: BTreeMap::new(), in_flight: HashMap::new(), window: 1, held: HashMap::new() }
+    }
+
+    pub(crate) fn push(&mut self, send: Send, deadline: Instant, answer: T) {
+        self.waiting.insert(self.next_order, Entry { send, deadline, answer, refusal: None });
+        self.next_order += 1;
+    }
+
+    /// A new connection, which takes this many sends without an answer: everything goes out again.
+    pub(crate) fn connected(&mut self, window: usize) {
+        self.disconnected();
+        self.window = window.max(1);
+        self.held.clear();
+    }
+
+    pub(crate) fn disconnected(&mut self) {
+        self.waiting.extend(self.in_flight.drain().map(|(_, entry)| entry));
+    }
+
+    /// What may go out now, in order.
+    pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Send)) {
+        self.held.retain(|_, until| *until > now);
+        let mut after = 0;
+        while self.in_flight.len() < self.window {
+            let Some(order) = self.first_free(after) else { return };
+            let Some(entry) = self.waiting.remove(&order) else { return };
+            out(entry.send.clone());
+            self.in_flight.insert(entry.send.client_id.clone(), (order, entry));
+            after = order;
+        }
+    }
+
+    /// When [`Outbox::take_ready`] may have more although nothing else happened.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        if self.waiting.is_empty() { None } else { self.held.values().min().copied() }
+    }
+
+    /// Takes the answer's place out; None if nothing waits under this id any more.
+    pub(crate) fn accepted(&mut self, client_id: &str) -> Option<T> {
+        self.in_flight.remove(client_id).map(|(_, entry)| entry.answer)
+    }
+
+    /// The answer's place if the refusal is final; otherwise the send waits for its next try.
+    pub(crate) fn refused(&mut self, client_id: &str, refusal: &Refusal, now: Instant) -> Option<T> {
+        let (order, mut entry) = self.in_flight.remove(client_id)?;
+        if !refusal.retry || now + refusal.retry_after >= entry.deadline {
+            return Some(entry.answer);
+        }
+        let who = match refusal.code {
+            Code::RateLimited | Code::Overloaded => None,
+            _ => entry.send.to.clone(),
+        };
+        let until = now + refusal.retry_after.max(MIN_PAUSE);
+        let held = self.held.entry(who).or_insert(until);
+        *held = until.max(*held);
+        entry.refusal = Some(refusal.clone());
+        self.waiting.insert(order, entry);
+        None
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant, mut expired: impl FnMut(Expired<T>)) {
+        let waiting = self.waiting.iter().filter(|(_, entry)| entry.deadline <= now);
+        let waiting: Vec<u64> = waiting.map(|(order, _)| *order).collect();
+        let waiting = waiting.iter().filter_map(|order| self.waiting.remove(order));
+        let in_flight = self.in_flight.extract_if(|_, (_, entry)| entry.deadline <= now);
+        for entry in waiting.chain(in_flight.map(|(_, (_, entry))| entry)) {
+            expired(Expired { client_id: entry.send.client_id, answer: entry.answer, refusal: entry.refusal });
+        }
+    }
+
+    /// Everything that has no answer, when there will be none.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
+        self.disconnected();
+        std::mem::take(&mut self.waiting).into_values().map(|entry| entry.answer)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// The first waiting send from `after` on that nothing holds back.
+    fn first_free(&self, after: u64) -> Option<u64> {
+        if self.held.contains_key(&None) {
+            return None;
+        }
+        let free = |entry: &Entry<T>| self.held.is_empty() || !self.held.contains_key(&entry.send.to);
+        self.waiting.range(after..).find(|(_, entry)| free(entry)).map(|(order, _)| *order)
+    }
+}
+
+/// A refusal without a pause must not make a tight loop.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+
+impl From<client::Refused> for Refusal {
+    fn from(refused: client::Refused) -> Self {
+        Self {
+            code: refused.code(),
+            retry: refused.retry,
+            retry_after: Duration::from_millis(refused.retry_after_ms.into()),
+            reason: refused.reason,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str_name(), self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::recipient::To;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn push(outbox: &mut Outbox<String>, id: &str, to: &str, deadline: Instant) {
+        let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
+        outbox.push(Send { client_id: id.to_owned(), to, content: None }, deadline, id.to_owned());
+    }
+
+    fn ready(outbox: &mut Outbox<String>, now: Instant) -> String {
+        let mut ids = Vec::new();
+        outbox.take_ready(now, |send| ids.push(send.client_id));
+        ids.join(" ")
+    }
+
+    fn refusal(code: Code, retry: bool) -> Refusal {
+        Refusal { code, reason: String::new(), retry, retry_after: 100 * MS }
+    }
+
+    fn filled(window: usize, now: Instant) -> Outbox<String> {
+        let mut outbox = Outbox::new();
+        for (id, to) in [("1", "bob"), ("2", "carol"), ("3", "bob"), ("4", "carol")] {
+            push(&mut outbox, id, to, now + 1000 * MS);
+        }
+        outbox.connected(window);
+        outbox
+    }
+
+    #[test]
+    fn unanswered_sends_go_out_again_in_order_and_before_newer_ones() {
+        let now = Instant::now();
+        let mut outbox = filled(10, now);
+        assert_eq!(ready(&mut outbox, now), "1 2 3 4");
+        assert_eq!(outbox.accepted("2"), Some("2".to_owned()));
+        outbox.disconnected();
+        push(&mut outbox, "5", "bob", now + 1000 * MS);
+        outbox.connected(10);
+        assert_eq!(ready(&mut outbox, now), "1 3 4 5");
+        assert_eq!(outbox.accepted("2"), None);
+    }
+
+    #[test]
+    fn no_more_than_the_window_is_without_an_answer() {
+        let now = Instant::now();
+        let mut outbox = filled(3, now);
+        assert_eq!(ready(&mut outbox, now), "1 2 3");
+        assert_eq!(ready(&mut outbox, now), "");
+        outbox.accepted("1");
+        assert_eq!(ready(&mut outbox, now), "4");
+    }
+
+    #[test]
+    fn a_refusal_for_now_holds_back_its_recipient_only() {
+        let now = Instant::now();
+        let mut outbox = filled(2, now);
+        assert_eq!(ready(&mut outbox, now), "1 2");
+        assert_eq!(outbox.refused("1", &refusal(Code::Unavailable, true), now), None);
+        assert_eq!(ready(&mut outbox, now), "4");
+        assert_eq!(outbox.next_release(), Some(now + 100 * MS));
+        outbox.accepted("2");
+        outbox.accepted("4");
+        assert_eq!(ready(&mut outbox, now + 100 * MS), "1 3");
+    }
+
+    #[test]
+    fn a_rate_limit_holds_back_everything() {
+        let now = Instant::now();
+        let mut outbox = filled(2, now);
+        ready(&mut outbox, now);
+        assert_eq!(outbox.refused("1", &refusal(Code::RateLimited, true), now), None);
+        assert_eq!(ready(&mut outbox, now + 99 * MS), "");
+        assert_eq!(ready(&mut outbox, now + 100 * MS), "1");
+    }
+
+    #[test]
+    fn a_final_refusal_and_one_past_the_deadline_are_answers() {
+        let now = Instant::now();
+        let mut outbox = filled(4, now);
+        ready(&mut outbox, now);
+        assert_eq!(outbox.refused("1", &refusal(Code::Forbidden, false), now), Some("1".to_owned()));
+        let late = now + 950 * MS;
+        assert_eq!(outbox.refused("2", &refusal(Code::Unavailable, true), late), Some("2".to_owned()));
+        assert_eq!(outbox.refused("9", &refusal(Code::Unavailable, true), now), None);
+    }
+
+    #[test]
+    fn a_send_is_given_up_at_its_deadline_wherever_it_is() {
+        let now = Instant::now();
+        let mut outbox = filled(1, now);
+        push(&mut outbox, "5", "bob", now + 2000 * MS);
+        ready(&mut outbox, now);
+        let mut gone = Vec::new();
+        outbox.expire(now + 999 * MS, |expired| gone.push(expired.client_id));
+        assert!(gone.is_empty());
+        outbox.expire(now + 1000 * MS, |expired| gone.push(expired.client_id));
+        gone.sort();
+        assert_eq!(gone, ["1", "2", "3", "4"]);
+        assert_eq!(ready(&mut outbox, now + 1000 * MS), "5");
+        assert_eq!(outbox.drain().collect::<Vec<_>>(), ["5"]);
+        assert!(outbox.is_empty());
+    }
+}

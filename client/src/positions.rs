@@ -1,0 +1,198 @@
+//! How far this device has each timeline: which push is the next one. Pure.
+
+use std::collections::HashMap;
+
+use carillon_proto::{
+    Epoch, Position, TimelineId,
+    pb::client::{TimelinePosition, TimelineState},
+};
+
+#[derive(Default)]
+pub(crate) struct Positions {
+    timelines: HashMap<TimelineId, Progress>,
+}
+
+struct Progress {
+    /// Everything up to here is the device's. Epoch 0: the timeline does not exist yet.
+    has: Position,
+    /// Where the device was at the last Pong, if that told a head ahead of it.
+    behind: Option<Position>,
+}
+
+/// What a position means to this device.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The next one.
+    Next,
+    /// The device has it.
+    Known,
+    /// Something between is missing, or the timeline is another one than it was.
+    Gap { has: Position },
+}
+
+impl Positions {
+    pub(crate) fn new(known: impl IntoIterator<Item = (TimelineId, Position)>) -> Self {
+        let timelines = known.into_iter().map(|(timeline, has)| (timeline, Progress { has, behind: None })).collect();
+        Self { timelines }
+    }
+
+    /// For SignIn.
+    pub(crate) fn to_sign_in(&self) -> Vec<TimelinePosition> {
+        let mut positions: Vec<_> = self.timelines.iter().collect();
+        positions.sort_unstable_by_key(|(timeline, _)| *timeline);
+        let entry = |(timeline, progress): (&TimelineId, &Progress)| TimelinePosition {
+            timeline: Some(timeline.to_client()),
+            position: Some(progress.has.into()),
+        };
+        positions.into_iter().map(entry).collect()
+    }
+
+    /// SignedIn says where delivery begins. Returns the first position to come when what lies between the device's
+    /// and it is lost to the device, or when the timeline began anew.
+    pub(crate) fn signed_in(&mut self, timeline: TimelineId, state: &TimelineState) -> Option<Position> {
+        let from = Position { epoch: Epoch(state.epoch), seq: state.delivered_from };
+        let Some(progress) = self.timelines.get_mut(&timeline) else {
+            self.timelines.insert(timeline, Progress { has: from, behind: None });
+            return None;
+        };
+        progress.behind = None;
+        let has = progress.has;
+        if has.epoch == from.epoch && has.seq >= from.seq {
+            return None;
+        }
+        progress.has = from;
+        // A timeline of which the device had nothing has only come into being.
+        let nothing_lost = has.seq == 0 && from.seq == 0;
+        (!nothing_lost).then_some(Position { epoch: from.epoch, seq: from.seq + 1 })
+    }
+
+    /// A position that Deliver or Accepted brings: if it is the next one, the device has it from now on.
+    pub(crate) fn step(&mut self, timeline: &TimelineId, position: Position) -> Step {
+        let Some(progress) = self.timelines.get_mut(timeline) else {
+            // A timeline that is new since the sign-in begins where the gateway begins it.
+            self.timelines.insert(timeline.clone(), Progress { has: position, behind: None });
+            return Step::Next;
+        };
+        let has = progress.has;
+        let created = has.epoch.0 == 0 && has.seq == 0;
+        if has.epoch != position.epoch && !created {
+            return Step::Gap { has };
+        }
+        if position.seq <= has.seq {
+            Step::Known
+        } else if position.seq == has.seq + 1 {
+            progress.has = position;
+            Step::Next
+        } else {
+            Step::Gap { has }
+        }
+    }
+
+    /// What lay before `first` is gone. False if the device is past it anyway.
+    pub(crate) fn trimmed(&mut self, timeline: &TimelineId, first: Position) -> bool {
+        let before = Position { epoch: first.epoch, seq: first.seq.saturating_sub(1) };
+        let progress = self.timelines.entry(timeline.clone()).or_insert(Progress { has: before, behind: None });
+        if progress.has.epoch == first.epoch && progress.has.seq >= before.seq {
+            return false;
+        }
+        progress.has = before;
+        true
+    }
+
+    /// A Pong tells the head. True if the device was behind an earlier head and has not moved since: whatever should
+    /// have come got lost.
+    pub(crate) fn is_stuck(&mut self, timeline: &TimelineId, head: Position) -> bool {
+        let Some(progress) = self.timelines.get_mut(timeline) else { return false };
+        let caught_up = progress.has.epoch == head.epoch && progress.has.seq >= head.seq;
+        let before = progress.behind.take();
+        if caught_up {
+            return false;
+        }
+        progress.behind = Some(progress.has);
+        before == progress.behind
+    }
+
+    pub(crate) fn get(&self, timeline: &TimelineId) -> Option<Position> {
+        self.timelines.get(timeline).map(|progress| progress.has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::UserId;
+
+    fn inbox() -> TimelineId {
+        TimelineId::Inbox(UserId::new("alice").expect("valid"))
+    }
+
+    fn at(epoch: u64, seq: u64) -> Position {
+        Position { epoch: Epoch(epoch), seq }
+    }
+
+    fn state(epoch: u64, delivered_from: u64) -> TimelineState {
+        TimelineState { epoch, delivered_from, ..TimelineState::default() }
+    }
+
+    #[test]
+    fn next_is_taken_earlier_is_known_later_is_a_gap() {
+        let mut positions = Positions::new([(inbox(), at(7, 3))]);
+        assert_eq!(positions.step(&inbox(), at(7, 5)), Step::Gap { has: at(7, 3) });
+        assert_eq!(positions.step(&inbox(), at(7, 4)), Step::Next);
+        assert_eq!(positions.step(&inbox(), at(7, 4)), Step::Known);
+        assert_eq!(positions.step(&inbox(), at(7, 1)), Step::Known);
+        assert_eq!(positions.step(&inbox(), at(7, 5)), Step::Next);
+        assert_eq!(positions.step(&inbox(), at(8, 6)), Step::Gap { has: at(7, 5) });
+    }
+
+    #[test]
+    fn the_first_envelope_of_a_new_timeline_brings_its_epoch() {
+        let mut positions = Positions::default();
+        assert_eq!(positions.signed_in(inbox(), &state(0, 0)), None);
+        assert_eq!(positions.step(&inbox(), at(9, 1)), Step::Next);
+        assert_eq!(positions.get(&inbox()), Some(at(9, 1)));
+        assert_eq!(positions.to_sign_in()[0].position, Some(at(9, 1).into()));
+    }
+
+    #[test]
+    fn sign_in_starts_where_the_gateway_says_unless_the_device_is_further() {
+        let mut positions = Positions::default();
+        assert_eq!(positions.signed_in(inbox(), &state(7, 40)), None);
+        assert_eq!(positions.get(&inbox()), Some(at(7, 40)));
+        positions.step(&inbox(), at(7, 41));
+        assert_eq!(positions.signed_in(inbox(), &state(7, 40)), None);
+        assert_eq!(positions.get(&inbox()), Some(at(7, 41)));
+        assert_eq!(positions.signed_in(inbox(), &state(7, 50)), Some(at(7, 51)));
+    }
+
+    #[test]
+    fn another_epoch_begins_anew() {
+        let mut positions = Positions::new([(inbox(), at(7, 40))]);
+        assert_eq!(positions.signed_in(inbox(), &state(8, 0)), Some(at(8, 1)));
+        assert_eq!(positions.step(&inbox(), at(8, 1)), Step::Next);
+        let mut created = Positions::new([(inbox(), at(0, 0))]);
+        assert_eq!(created.signed_in(inbox(), &state(8, 0)), None);
+        assert_eq!(created.step(&inbox(), at(8, 1)), Step::Next);
+    }
+
+    #[test]
+    fn trimmed_moves_forward_only() {
+        let mut positions = Positions::new([(inbox(), at(7, 3))]);
+        assert!(positions.trimmed(&inbox(), at(7, 10)));
+        assert_eq!(positions.step(&inbox(), at(7, 10)), Step::Next);
+        assert!(!positions.trimmed(&inbox(), at(7, 5)));
+        assert_eq!(positions.get(&inbox()), Some(at(7, 10)));
+    }
+
+    #[test]
+    fn a_device_that_stays_behind_the_head_is_stuck() {
+        let mut positions = Positions::new([(inbox(), at(7, 3))]);
+        assert!(!positions.is_stuck(&inbox(), at(7, 5)));
+        positions.step(&inbox(), at(7, 4));
+        assert!(!positions.is_stuck(&inbox(), at(7, 6)), "it moved");
+        assert!(positions.is_stuck(&inbox(), at(7, 6)), "it did not");
+        positions.step(&inbox(), at(7, 5));
+        positions.step(&inbox(), at(7, 6));
+        assert!(!positions.is_stuck(&inbox(), at(7, 6)));
+    }
+}

@@ -1,0 +1,380 @@
+//! One connection after the sign-in.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    TimelineId,
+    pb::client::{
+        self, ClientFrame, Limits, Ping, SignOut, SignedIn, Timeline, client_frame::Body, refused::What,
+        server_frame::Body as Frame,
+    },
+};
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{sleep_until, timeout};
+
+use crate::{
+    Connection, ConnectionError, Event, FetchError, Refusal, SendError,
+    connection::{Incoming, Outgoing},
+    driver::{Command, Driver, End, TICK, bye_pause},
+    positions::Step,
+};
+
+/// Frames that are handled before anything else gets its turn.
+const FRAMES_AT_ONCE: usize = 64;
+/// How long a sign-out may take.
+const SIGN_OUT: Duration = Duration::from_secs(2);
+
+struct Session {
+    incoming: Incoming,
+    writer: Writer,
+    /// At least this often the client says something.
+    heartbeat: Duration,
+    heard: Instant,
+    next_ping: Instant,
+    /// When noted acknowledgements go out.
+    next_acks: Option<Instant>,
+    next_tick: Instant,
+}
+
+impl Driver {
+    pub(crate) async fn session(&mut self, connection: Connection, signed_in: &SignedIn) -> End {
+        let mut session = Session::new(connection, signed_in);
+        if let Err(end) = self.begin(signed_in) {
+            return end;
+        }
+        let end = match self.serve(&mut session).await {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        };
+        if matches!(end, End::Closed) {
+            self.sign_out(session).await;
+        }
+        end
+    }
+
+    fn begin(&mut self, signed_in: &SignedIn) -> Result<(), End> {
+        let window = signed_in.limits.as_ref().map_or(1, |limits: &Limits| limits.max_pending_sends);
+        self.outbox.connected(window as usize);
+        self.fetches.disconnected();
+        self.acks.connected();
+        for state in &signed_in.timelines {
+            let timeline = timeline(state.timeline.as_ref())?;
+            if let Some(first) = self.positions.signed_in(timeline.clone(), state) {
+                self.events.push(Event::Trimmed { timeline, first });
+            }
+        }
+        Ok(())
+    }
+
+    /// Until the client is closed or the connection is of no more use.
+    async fn serve(&mut self, session: &mut Session) -> Result<(), End> {
+        // Full: commands wait in their channel.
+        let mut commands: Vec<Command> = Vec::with_capacity(64);
+        let timer = sleep_until(Instant::now().into());
+        tokio::pin!(timer);
+        loop {
+            self.fill(session);
+            timer.as_mut().reset(self.next_wake(session).into());
+            let reading = self.events.has_room();
+            tokio::select! {
+                frame = session.incoming.next(), if reading => {
+                    self.read(session, frame)?;
+                }
+                written = session.writer.drive(), if session.writer.has_work() => {
+                    written.map_err(lost)?;
+                }
+                // Cancel-safe: takes nothing unless it returns.
+                count = self.commands.recv_many(&mut commands, 64) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    for command in commands.drain(..) {
+                        if self.take(Some(command)).is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+                () = self.events.give(), if !self.events.is_empty() => {}
+                () = self.acks.changed.notified(), if session.next_acks.is_none() => {
+                    session.next_acks = Some(Instant::now() + self.config.acknowledge.interval());
+                }
+                () = &mut timer => self.on_timer(session)?,
+            }
+            if !reading {
+                // Silence of one's own making.
+                session.heard = Instant::now();
+            }
+        }
+    }
+
+    /// Puts into the writer what may go out.
+    fn fill(&mut self, session: &mut Session) {
+        let writer = &mut session.writer;
+        self.outbox.take_ready(Instant::now(), |send| writer.push(Body::Send(send)));
+        self.fetches.take_ready(|fetch| writer.push(Body::Fetch(fetch)));
+    }
+
+    fn next_wake(&self, session: &Session) -> Instant {
+        let silent = session.heard + session.silence();
+        let mut wake = session.next_ping.min(silent);
+        if let Some(acks) = session.next_acks {
+            wake = wake.min(acks);
+        }
+        if let Some(release) = self.outbox.next_release() {
+            wake = wake.min(release);
+        }
+        if self.has_deadlines() {
+            wake = wake.min(session.next_tick);
+        }
+        wake
+    }
+
+    fn on_timer(&mut self, session: &mut Session) -> Result<(), End> {
+        let now = Instant::now();
+        if now >= session.heard + session.silence() {
+            return Err(lost_because("nothing was heard for twice the heartbeat"));
+        }
+        if now >= session.next_ping {
+            session.next_ping = now + session.heartbeat;
+            session.writer.push(Body::Ping(Ping { nonce: 0 }));
+        }
+        if session.next_acks.is_some_and(|due| now >= due) {
+            session.next_acks = None;
+            self.acks.take(|ack| session.writer.push(Body::Ack(ack)));
+        }
+        if now >= session.next_tick {
+            session.next_tick = now + TICK;
+            self.expire();
+        }
+        Ok(())
+    }
+
+    /// Handles a frame, and those that are there already.
+    fn read(
+        &mut self,
+        session: &mut Session,
+        first: Option<Result<client::ServerFrame, ConnectionError>>,
+    ) -> Result<(), End> {
+        session.heard = Instant::now();
+        let mut frame = first;
+        for _ in 0..FRAMES_AT_ONCE {
+            match frame {
+                Some(Ok(client::ServerFrame { body: Some(body) })) => self.handle(body)?,
+                // A frame of a newer release.
+                Some(Ok(client::ServerFrame { body: None })) => {}
+                Some(Err(error)) => return Err(lost(error)),
+                None => return Err(lost(ConnectionError::Closed)),
+            }
+            if !self.events.has_room() {
+                break;
+            }
+            match session.incoming.next().now_or_never() {
+                Some(next) => frame = next,
+                None => break,
+            }
+        }
+        self.events.give_what_fits();
+        Ok(())
+    }
+
+    fn handle(&mut self, body: Frame) -> Result<(), End> {
+        match body {
+            Frame::Deliver(deliver) => self.on_deliver(deliver),
+            Frame::Accepted(accepted) => self.on_accepted(accepted),
+            Frame::Refused(refused) => self.on_refused(refused),
+            Frame::Trimmed(trimmed) => {
+                let timeline = timeline(trimmed.timeline.as_ref())?;
+                let first = trimmed.first.ok_or_else(|| lost_because("Trimmed has no position"))?.into();
+                if self.positions.trimmed(&timeline, first) {
+                    self.events.push(Event::Trimmed { timeline, first });
+                }
+                Ok(())
+            }
+            Frame::Page(page) => {
+                if let Some(answer) = self.fetches.answered(page.request) {
+                    let _ = answer.send(Ok(page));
+                }
+                Ok(())
+            }
+            Frame::Pong(pong) => {
+                for head in pong.heads {
+                    let timeline = timeline(head.timeline.as_ref())?;
+                    if let Some(position) = head.position
+                        && self.positions.is_stuck(&timeline, position.into())
+                    {
+                        return Err(lost_because("the gateway does not deliver what it has"));
+                    }
+                }
+                Ok(())
+            }
+            Frame::Bye(bye) => {
+                let why = format!("{}: {}", bye.code().as_str_name(), bye.reason);
+                let after = bye_pause(&bye);
+                Err(if bye.reconnect { End::Lost { why, after } } else { End::Final { why } })
+            }
+            Frame::Challenge(_) | Frame::SignedIn(_) => Err(lost_because("a frame of the sign-in came after it")),
+        }
+    }
+
+    fn on_deliver(&mut self, deliver: client::Deliver) -> Result<(), End> {
+        let timeline = timeline(deliver.timeline.as_ref())?;
+        let (Some(position), Some(envelope)) = (deliver.position, deliver.envelope) else {
+            return Err(lost_because("Deliver has no position or no envelope"));
+        };
+        let position = position.into();
+        match self.positions.step(&timeline, position) {
+            Step::Next => self.events.push(Event::Delivered { timeline, position, envelope }),
+            Step::Known => {}
+            Step::Gap { has } => {
+                let why = format!("{timeline} came with {position:?} after {has:?}");
+                return Err(End::Lost { why, after: None });
+            }
+        }
+        Ok(())
+    }
+
+    fn on_accepted(&mut self, accepted: client::Accepted) -> Result<(), End> {
+        let timeline = timeline(accepted.timeline.as_ref())?;
+        let position = accepted.position.ok_or_else(|| lost_because("Accepted has no position"))?.into();
+        // A later one is delivered in its turn; of a timeline that the device does not follow, nothing is.
+        if self.positions.get(&timeline).is_some() && self.positions.step(&timeline, position) == Step::Next {
+            self.events.push(Event::Sent {
+                timeline,
+                position,
+                client_id: accepted.client_id.clone(),
+                message_id: accepted.message_id.clone(),
+                time_ms: accepted.time_ms,
+            });
+        }
+        if let Some(answer) = self.outbox.accepted(&accepted.client_id) {
+            answer.give(Ok(accepted));
+        }
+        Ok(())
+    }
+
+    fn on_refused(&mut self, refused: client::Refused) -> Result<(), End> {
+        let what = refused.what.clone();
+        let refusal = Refusal::from(refused);
+        match what {
+            Some(What::ClientId(client_id)) => {
+                if let Some(answer) = self.outbox.refused(&client_id, &refusal, Instant::now()) {
+                    answer.give(Err(SendError::Refused(refusal)));
+                }
+                Ok(())
+            }
+            Some(What::Request(request)) => {
+                if let Some(answer) = self.fetches.answered(request) {
+                    let _ = answer.send(Err(FetchError::Refused(refusal)));
+                }
+                Ok(())
+            }
+            None => Err(End::Lost { why: refusal.to_string(), after: Some(refusal.retry_after) }),
+        }
+    }
+
+    /// Says goodbye and hears what is still on its way, for a short time.
+    async fn sign_out(&mut self, mut session: Session) {
+        self.acks.take(|ack| session.writer.push(Body::Ack(ack)));
+        session.writer.push(Body::SignOut(SignOut {}));
+        let goodbye = async {
+            loop {
+                tokio::select! {
+                    frame = session.incoming.next() => match frame {
+                        // Nobody takes it any more; the cursor stays before it.
+                        Some(Ok(client::ServerFrame { body: Some(Frame::Deliver(_)) | None })) => {}
+                        Some(Ok(client::ServerFrame { body: Some(body) })) => {
+                            if self.handle(body).is_err() {
+                                return;
+                            }
+                        }
+                        Some(Err(_)) | None => return,
+                    },
+                    written = session.writer.drive(), if session.writer.has_work() => {
+                        if written.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        if timeout(SIGN_OUT, goodbye).await.is_err() {
+            tracing::debug!("the gateway did not answer the sign-out");
+        }
+    }
+}
+
+impl Session {
+    fn new(connection: Connection, signed_in: &SignedIn) -> Self {
+        let (outgoing, incoming) = connection.split();
+        let now = Instant::now();
+        // A little early, so that it is there in time.
+        let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(0.8);
+        Self {
+            incoming,
+            writer: Writer { outgoing, waiting: VecDeque::new(), dirty: false },
+            heartbeat,
+            heard: now,
+            next_ping: now + heartbeat,
+            next_acks: None,
+            next_tick: now + TICK,
+        }
+    }
+
+    /// The gateway answers each ping, so this much of it means that the connection is dead.
+    fn silence(&self) -> Duration {
+        2 * self.heartbeat + Duration::from_secs(1)
+    }
+}
+
+/// Frames on their way out. Bounded: sends by the window, the rest by what caused them.
+struct Writer {
+    outgoing: Outgoing,
+    waiting: VecDeque<ClientFrame>,
+    dirty: bool,
+}
+
+impl Writer {
+    fn push(&mut self, body: Body) {
+        self.waiting.push_back(ClientFrame { body: Some(body) });
+    }
+
+    fn has_work(&self) -> bool {
+        self.dirty || !self.waiting.is_empty()
+    }
+
+    /// Writes everything, then flushes once. Cancel-safe: what is not written stays here or in the sink.
+    async fn drive(&mut self) -> Result<(), ConnectionError> {
+        poll_fn(|context| self.poll_drive(context)).await
+    }
+
+    fn poll_drive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        while !self.waiting.is_empty() {
+            std::task::ready!(self.outgoing.as_mut().poll_ready(context))?;
+            if let Some(frame) = self.waiting.pop_front() {
+                self.dirty = true;
+                self.outgoing.as_mut().start_send(frame)?;
+            }
+        }
+        std::task::ready!(self.outgoing.as_mut().poll_flush(context))?;
+        self.dirty = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn timeline(timeline: Option<&Timeline>) -> Result<TimelineId, End> {
+    let known = timeline.and_then(|timeline| TimelineId::from_client(timeline).ok().flatten());
+    known.ok_or_else(|| lost_because("a frame names no valid timeline"))
+}
+
+fn lost(error: ConnectionError) -> End {
+    End::Lost { why: error.to_string(), after: None }
+}
+
+fn lost_because(why: &str) -> End {
+    End::Lost { why: why.to_owned(), after: None }
+}
