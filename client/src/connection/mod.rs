@@ -92,6 +92,11 @@ impl Connection {
         self.outgoing.send(ClientFrame { body: Some(body) }).await
     }
 
+    /// A frame without a body, which no gateway takes: for tests of gateways.
+    pub async fn send_empty(&mut self) -> Result<(), ConnectionError> {
+        self.outgoing.send(ClientFrame { body: None }).await
+    }
+
     /// The next frame; None when the gateway has closed the connection. Cancel-safe.
     pub async fn next_frame(&mut self) -> Result<Option<ServerFrame>, ConnectionError> {
         self.incoming.next().await.transpose()

@@ -1,0 +1,103 @@
+//! A cluster of processes: 3 storage nodes, 2 routers, 2 gateways.
+
+use std::net::{IpAddr, SocketAddr};
+
+use carillon_client::Address;
+use tempfile::TempDir;
+
+use super::{
+    node::{Node, own_address},
+    service::{CLUSTER_SECRET, TOKEN_SECRET},
+};
+
+pub struct Cluster {
+    pub storage: Vec<Node>,
+    pub routers: Vec<Node>,
+    pub gateways: Vec<Node>,
+    pub addresses: Vec<Address>,
+    folder: TempDir,
+    ip: IpAddr,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut cluster = Self {
+            storage: Vec::new(),
+            routers: Vec::new(),
+            gateways: Vec::new(),
+            addresses: Vec::new(),
+            folder,
+            ip: own_address(),
+        };
+        let storage = cluster.addresses_of(7500, 3);
+        let routers = cluster.addresses_of(7600, 2);
+        for (number, address) in storage.iter().enumerate() {
+            let name = format!("storage-{number}");
+            let more = format!("storage.listen = {address:?}\nstorage.members = {storage:?}\n");
+            let node = cluster.node(&name, "storage", 7700 + number as u16, &more);
+            cluster.storage.push(node);
+        }
+        for (number, address) in routers.iter().enumerate() {
+            let name = format!("router-{number}");
+            let more = format!("router.listen = {address:?}\nrouter.storage = {storage:?}\n");
+            let node = cluster.node(&name, "router", 7710 + number as u16, &more);
+            cluster.routers.push(node);
+        }
+        for number in 0..2u16 {
+            let name = format!("gateway-{number}");
+            let ip = cluster.ip;
+            let more = format!(
+                "gateway.routers = {routers:?}\n\
+                 gateway.tcp.listen = \"{ip}:{}\"\n\
+                 gateway.ws.listen = \"{ip}:{}\"\n\
+                 gateway.grpc.listen = \"{ip}:{}\"\n\
+                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}]\n",
+                7800 + number,
+                7810 + number,
+                7820 + number,
+            );
+            let node = cluster.node(&name, "gateway", 7720 + number, &more);
+            cluster.gateways.push(node);
+            // One gateway over TCP, the other over WebSocket.
+            let url = if number == 0 { format!("tcp://{ip}:7800") } else { format!("ws://{ip}:7811/ws") };
+            cluster.addresses.push(url.parse().expect("address"));
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    pub fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.storage.iter_mut().chain(&mut self.routers).chain(&mut self.gateways)
+    }
+
+    pub fn wait_ready(&mut self) {
+        for node in self.nodes() {
+            node.wait_ready();
+        }
+    }
+
+    /// The number of the storage node that leads the most timeline shards.
+    pub fn leader(&self) -> usize {
+        let led = |node: &Node| node.metric("carillon_storage_leaders_shards") as u64;
+        (0..self.storage.len()).max_by_key(|number| led(&self.storage[*number])).expect("three nodes")
+    }
+
+    pub fn token(&self, user: &str) -> String {
+        carillon_loadtest::token::sign(TOKEN_SECRET, user)
+    }
+
+    fn addresses_of(&self, port: u16, count: u16) -> Vec<String> {
+        (0..count).map(|number| SocketAddr::new(self.ip, port + number).to_string()).collect()
+    }
+
+    fn node(&self, name: &str, role: &'static str, admin: u16, more: &str) -> Node {
+        let admin = SocketAddr::new(self.ip, admin);
+        let data = self.folder.path().join(name);
+        let config = format!(
+            "{more}\ncluster.secret = {CLUSTER_SECRET:?}\nadmin.listen = \"{admin}\"\ndata_dir = {data:?}\nstorage.data_dir = {:?}\n",
+            data.join("storage"),
+        );
+        Node::start(self.folder.path(), name, role, admin, &config)
+    }
+}

@@ -1,0 +1,8 @@
+//! What the whole-service tests share.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod cluster;
+pub mod node;
+pub mod play;
+pub mod service;

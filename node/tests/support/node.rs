@@ -1,0 +1,148 @@
+//! One process of the built program.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+/// A loopback address that no other test of this machine uses: ports need not be searched, and so are never lost to
+/// somebody else between search and use.
+pub fn own_address() -> IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    // 127.0.0.x is left to programs with fixed addresses.
+    IpAddr::V4(Ipv4Addr::new(127, (number % 250) as u8 + 1, high, low))
+}
+
+/// Waits for a condition; panics with what was waited for.
+pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {deadline:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A node that can be killed and started again with the same configuration.
+pub struct Node {
+    pub name: String,
+    role: &'static str,
+    config: PathBuf,
+    log: PathBuf,
+    admin: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// Writes the configuration (TOML) and starts the process.
+    pub fn start(folder: &Path, name: &str, role: &'static str, admin: SocketAddr, config: &str) -> Self {
+        let path = folder.join(format!("{name}.toml"));
+        File::create(&path).and_then(|mut file| file.write_all(config.as_bytes())).expect("configuration written");
+        let log = folder.join(format!("{name}.log"));
+        let mut node = Self { name: name.to_owned(), role, config: path, log, admin, process: None };
+        node.start_again();
+        node
+    }
+
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).expect("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_carillon"))
+            .arg(self.role)
+            .arg("--config")
+            .arg(&self.config)
+            .current_dir(self.config.parent().expect("folder"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        self.process = Some(child);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
+        process.kill().expect("killed");
+        process.wait().expect("reaped");
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub fn terminate(&mut self) {
+        let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
+        let status = Command::new("kill").arg(process.id().to_string()).status().expect("kill runs");
+        assert!(status.success());
+        let status = process.wait().expect("reaped");
+        assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
+    }
+
+    pub fn is_ready(&self) -> bool {
+        get(self.admin, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    pub fn wait_ready(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.is_ready() {
+            if let Some(status) = self.process.as_mut().and_then(|process| process.try_wait().expect("status")) {
+                panic!("{} ended with {status}:\n{}", self.name, self.log());
+            }
+            assert!(Instant::now() < end, "{} is not ready:\n{}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the process to end by itself; its exit was a success?
+    pub fn wait_end(&mut self) -> bool {
+        let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
+        process.wait().expect("reaped").success()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The text of /metrics.
+    pub fn metrics(&self) -> String {
+        get(self.admin, "/metrics").unwrap_or_default()
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("---- end of {}'s log", self.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}

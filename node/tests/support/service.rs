@@ -1,0 +1,108 @@
+//! A whole service in one process, as `carillon` starts it, for tests that need just one.
+
+use std::{future::Future, net::SocketAddr, sync::OnceLock};
+
+use carillon_client::Address;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::node::{Node, own_address};
+
+/// The secret that signs the tests' tokens.
+pub const TOKEN_SECRET: &str = "a secret that only the tests have";
+pub const CLUSTER_SECRET: &str = "cluster-secret-of-the-tests";
+
+/// How a client reaches the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    Tcp,
+    WebSocketProto,
+    WebSocketJson,
+    Grpc,
+}
+
+impl Carrier {
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::WebSocketProto, Self::WebSocketJson, Self::Grpc];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::WebSocketProto => "ws-proto",
+            Self::WebSocketJson => "ws-json",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+pub struct Service {
+    runtime: Runtime,
+    tcp: SocketAddr,
+    ws: SocketAddr,
+    grpc: SocketAddr,
+    pub node: Node,
+    _folder: TempDir,
+}
+
+impl Service {
+    /// The one that all tests of this program share: it ends with the program.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Service> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(""))
+    }
+
+    /// One with more lines of configuration (dotted TOML keys).
+    pub fn start(more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let ip = own_address();
+        let [admin, tcp, ws, grpc] = [7400, 7410, 7411, 7412].map(|port| SocketAddr::new(ip, port));
+        let config = format!(
+            r#"
+            {more}
+            cluster.secret = "{CLUSTER_SECRET}"
+            data_dir = "{data}"
+            admin.listen = "{admin}"
+            storage.listen = "{ip}:7401"
+            storage.data_dir = "{data}/storage"
+            router.listen = "{ip}:7402"
+            router.storage = ["{ip}:7401"]
+            gateway.routers = ["{ip}:7402"]
+            gateway.tcp.listen = "{tcp}"
+            gateway.ws.listen = "{ws}"
+            gateway.grpc.listen = "{grpc}"
+            gateway.jwt.keys = [{{ algorithm = "HS256", secret = "{TOKEN_SECRET}" }}]
+            gateway.failed_sign_ins_burst = 1000
+            "#,
+            data = folder.path().join("data").display(),
+        );
+        let mut node = Node::start(folder.path(), "all", "all", admin, &config);
+        node.wait_ready();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+        Self { runtime, tcp, ws, grpc, node, _folder: folder }
+    }
+
+    pub fn address(&self, carrier: Carrier) -> Address {
+        let text = match carrier {
+            Carrier::Tcp => format!("tcp://{}", self.tcp),
+            Carrier::WebSocketProto => format!("ws://{}/ws", self.ws),
+            Carrier::WebSocketJson => format!("ws://{}/ws?format=json", self.ws),
+            Carrier::Grpc => format!("grpc://{}", self.grpc),
+        };
+        text.parse().expect("address")
+    }
+
+    pub fn tcp(&self) -> SocketAddr {
+        self.tcp
+    }
+
+    pub fn ws(&self) -> SocketAddr {
+        self.ws
+    }
+
+    pub fn token(&self, user: &str) -> String {
+        carillon_loadtest::token::sign(TOKEN_SECRET, user)
+    }
+
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+}
