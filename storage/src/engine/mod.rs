@@ -1,1 +1,97 @@
 //! The storage engines under the state machines, each named by one module only.
+
+mod changes;
+pub(crate) mod fjall;
+pub(crate) mod sled;
+mod views;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use carillon_proto::{ShardId, ShardKind, ShardMap};
+
+pub(crate) use self::changes::Changes;
+use self::{fjall::TimelineStore, sled::DirectoryStore};
+use crate::machine::{DirectoryMachine, DirectoryReader, TimelineMachine, TimelineReader, keys};
+
+/// The engines of one node, with all its shards.
+pub(crate) struct Engines {
+    map: ShardMap,
+    directory: DirectoryStore,
+    timeline: TimelineStore,
+}
+
+/// Memory that the engines may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caches {
+    /// Page cache of the directory engine.
+    pub(crate) directory_bytes: u64,
+    /// Block cache of the timeline engine.
+    pub(crate) timeline_bytes: u64,
+    /// Written to timelines but not yet to their tables, over all shards; at least 1 MiB for each of them.
+    pub(crate) memtables_bytes: u64,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        let mib = 1024 * 1024;
+        Self { directory_bytes: 128 * mib, timeline_bytes: 256 * mib, memtables_bytes: 256 * mib }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("directory engine in {path} can't be opened: {source}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(
+        "timeline engine in {path} can't be opened: {source}; if its files are damaged, replace this node by a new one \
+         with an empty disk, which gets them from the others"
+    )]
+    Timeline { path: PathBuf, source: io::Error },
+    #[error("{path} has format {found}, but this version reads format {known}: run the version that wrote it")]
+    Format { path: PathBuf, found: String, known: u32 },
+}
+
+impl OpenError {
+    fn format(path: &Path, found: Option<&[u8]>) -> Self {
+        let found = match found.map(<[u8; 4]>::try_from) {
+            Some(Ok(number)) => u32::from_be_bytes(number).to_string(),
+            Some(Err(_)) | None => "none".to_owned(),
+        };
+        Self::Format { path: path.to_owned(), found, known: keys::FORMAT }
+    }
+}
+
+impl Engines {
+    /// Opens, or makes, `directory` and `timeline` in this folder.
+    pub(crate) fn open(dir: &Path, map: ShardMap, caches: Caches) -> Result<Self, OpenError> {
+        let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
+        let path = dir.join("timeline");
+        let timeline = TimelineStore::open(&path, caches.timeline_bytes, caches.memtables_bytes, map.timeline)?;
+        Ok(Self { map, directory, timeline })
+    }
+
+    /// To be called once for each shard: there is one writer.
+    pub(crate) fn directory(&self, shard: ShardId) -> io::Result<(DirectoryMachine, DirectoryReader)> {
+        self.check(shard, ShardKind::Directory, self.map.directory)?;
+        DirectoryMachine::open(self.directory.shard(shard.index)?)
+    }
+
+    /// To be called once for each shard: there is one writer.
+    pub(crate) fn timeline(&self, shard: ShardId) -> io::Result<(TimelineMachine, TimelineReader)> {
+        self.check(shard, ShardKind::Timeline, self.map.timeline)?;
+        TimelineMachine::open(self.timeline.shard(shard.index)?)
+    }
+
+    fn check(&self, shard: ShardId, kind: ShardKind, shards: u16) -> io::Result<()> {
+        if shard.kind == kind && shard.index < shards {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("shard {shard} is not one of the {shards} {kind:?} shards of this cluster"),
+        ))
+    }
+}

@@ -1,9 +1,29 @@
 //! The state machines: what the committed entries of a shard do to its records. Deterministic, so that every replica
 //! comes to the same records: time, ids and epochs come in with the command.
 
+mod check;
+mod directory;
+pub(crate) mod keys;
+mod recent;
+mod registry;
+mod retention;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod timeline_reader;
+
 use std::io;
 
 use bytes::Bytes;
+
+pub(crate) use self::{
+    check::{check_directory, check_timeline},
+    directory::{DirectoryMachine, DirectoryReader},
+    registry::RegistryState,
+    retention::Retention,
+    timeline::TimelineMachine,
+    timeline_reader::TimelineReader,
+};
 
 /// What one Raft entry asks for.
 pub(crate) struct EntryCommands {
@@ -37,4 +57,10 @@ pub(crate) trait Machine: Send + 'static {
     /// Replaces everything by these records and `applied`. A crash in the midst is recognised at the next open: the
     /// machine is empty then (`applied()` is None) and is rebuilt from snapshot and log.
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()>;
+}
+
+/// Something that can't be, unless a record or a command was damaged or a newer version wrote it. Whoever gets it from
+/// a machine stops the process: going on would make this replica another one than the others.
+fn broken(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in the store is not what this version writes"))
 }

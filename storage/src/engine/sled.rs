@@ -1,0 +1,407 @@
+//! Directory shards on sled 0.34.7. The only module that names it.
+//!
+//! What it does not do by itself is done here: `flush` is no fsync on Linux, so the file is synced after it; it has no
+//! consistent views, so [`Views`] makes them; a kill while it opens can leave a file on which the next open fails.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::{
+    Changes, OpenError,
+    views::{Piece, ViewId, Views},
+};
+use crate::machine::{Record, keys};
+
+const FORMAT: &str = "format";
+/// Records that one batch of a restore or of a removal holds.
+const BULK: usize = 512;
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// All directory shards of a node.
+pub(crate) struct DirectoryStore {
+    db: ::sled::Db,
+    file: Arc<File>,
+}
+
+/// One directory shard: a tree. Clones read; only the machine writes.
+#[derive(Clone)]
+pub(crate) struct DirectoryShard {
+    /// Keeps the database open as long as one of its trees is used.
+    db: ::sled::Db,
+    tree: ::sled::Tree,
+    file: Arc<File>,
+    /// Held for writing while a batch is applied and while a view reads a piece.
+    views: Arc<RwLock<Views>>,
+}
+
+pub(crate) type Value = ::sled::IVec;
+
+impl DirectoryStore {
+    /// Opens the folder. If it is corrupt it is put aside and a new one begun: the shards in it are empty then, and
+    /// are rebuilt from snapshot and log.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        remove_leftovers(dir).map_err(failed)?;
+        let db = match open(dir, cache_bytes) {
+            Ok(db) => db,
+            Err(Failure::Other(source)) => return Err(failed(source)),
+            Err(Failure::Corrupt(why)) => {
+                tracing::warn!(path = %dir.display(), why, "directory engine is corrupt: begins anew, is rebuilt from snapshot and log");
+                wipe(dir).map_err(failed)?;
+                open(dir, cache_bytes).map_err(|failure| failed(failure.into()))?
+            }
+        };
+        check_format(&db, dir)?;
+        let file = File::open(dir.join("db")).map_err(failed)?;
+        Ok(Self { db, file: Arc::new(file) })
+    }
+
+    /// To be called once for each shard: its views see only the writes that go through this handle and its clones.
+    pub(crate) fn shard(&self, index: u16) -> io::Result<DirectoryShard> {
+        let tree = self.db.open_tree(format!("shard-{index}")).map_err(io::Error::from)?;
+        let shard = DirectoryShard { db: self.db.clone(), tree, file: Arc::clone(&self.file), views: Arc::default() };
+        if shard.applied()?.is_none() {
+            // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
+            shard.clear()?;
+        }
+        Ok(shard)
+    }
+}
+
+impl DirectoryShard {
+    pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Value>> {
+        Ok(self.tree.get(key)?)
+    }
+
+    /// Records whose keys begin with the prefix, in order.
+    pub(crate) fn with_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = io::Result<(Value, Value)>> + use<> {
+        self.tree.scan_prefix(prefix).map(|record| record.map_err(io::Error::from))
+    }
+
+    /// While this is held no batch is applied, so that several reads see one state.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, impl Sized> {
+        self.views.read()
+    }
+
+    pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.get(keys::APPLIED)?.map(|value| value.to_vec()))
+    }
+
+    /// Writes all or nothing, without waiting for the disk.
+    pub(crate) fn commit(&self, changes: Changes, applied: &[u8]) -> io::Result<()> {
+        let mut views = self.views.write();
+        for key in changes.keys() {
+            views.before_write(key, || Ok(self.get(key)?.map(|value| value.to_vec())))?;
+        }
+        let mut batch = ::sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch.insert(keys::APPLIED, applied);
+        Ok(self.tree.apply_batch(batch)?)
+    }
+
+    /// On disk when it returns.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.db.flush()?;
+        self.file.sync_data()
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
+        let id = self.views.write().open(keys::APPLIED.to_vec());
+        Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }
+    }
+
+    pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
+        self.views.write().before_replace();
+        self.tree.remove(keys::APPLIED)?;
+        self.sync()?;
+        self.clear()?;
+        loop {
+            let mut batch = ::sled::Batch::default();
+            let mut count = 0;
+            for record in (&mut *records).take(BULK) {
+                let (key, value) = record?;
+                batch.insert(key, value);
+                count += 1;
+            }
+            self.tree.apply_batch(batch)?;
+            if count < BULK {
+                break;
+            }
+        }
+        self.sync()?;
+        self.tree.insert(keys::APPLIED, applied)?;
+        self.sync()
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        loop {
+            let mut batch = ::sled::Batch::default();
+            let mut count = 0;
+            for key in self.tree.iter().keys().take(BULK) {
+                batch.remove(key?);
+                count += 1;
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            self.tree.apply_batch(batch)?;
+        }
+    }
+
+    fn first_after(&self, after: &[u8], n: usize) -> io::Result<Piece> {
+        let range = (Bound::Excluded(after), Bound::Unbounded);
+        let records = self.tree.range::<&[u8], _>(range).take(n);
+        records.map(|record| record.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into)).collect()
+    }
+}
+
+/// The records that were there when it was made.
+struct Records {
+    shard: DirectoryShard,
+    id: ViewId,
+    piece: std::vec::IntoIter<(Vec<u8>, Vec<u8>)>,
+    ended: bool,
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        loop {
+            if let Some(record) = self.piece.next() {
+                return Some(Ok(record));
+            }
+            if self.ended {
+                return None;
+            }
+            let shard = &self.shard;
+            match shard.views.write().next_piece(self.id, |after, n| shard.first_after(after, n)) {
+                Ok(Some(piece)) => self.piece = piece.into_iter(),
+                Ok(None) => self.ended = true,
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.shard.views.write().close(self.id);
+    }
+}
+
+enum Failure {
+    /// What is on disk can't be read.
+    Corrupt(String),
+    /// Something else: locked by another process, no permission, disk full.
+    Other(io::Error),
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Corrupt(why) => Self::new(io::ErrorKind::InvalidData, why),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+fn open(dir: &Path, cache_bytes: u64) -> Result<::sled::Db, Failure> {
+    let config = ::sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
+    // Some kinds of damage make it panic.
+    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    opened.map_err(|_| Failure::Corrupt("it panicked while it read its files".into()))?.map_err(|error| match error {
+        ::sled::Error::Corruption { .. } | ::sled::Error::ReportableBug(_) => Failure::Corrupt(error.to_string()),
+        ::sled::Error::Io(source)
+            if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            Failure::Corrupt(source.to_string())
+        }
+        other => Failure::Other(other.into()),
+    })
+}
+
+/// A kill during an open leaves the half of a snapshot of its page table, and the next open takes it for a whole one.
+fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::warn!(file = %entry.path().display(), "removes the remains of an interrupted start");
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the folder aside for whoever wants to find out what happened; only the last one is kept.
+fn wipe(dir: &Path) -> io::Result<()> {
+    let aside = aside(dir);
+    if aside.try_exists()? {
+        fs::remove_dir_all(&aside)?;
+    }
+    fs::rename(dir, &aside)?;
+    fs::create_dir_all(dir)?;
+    // Its age says when it happened.
+    File::open(&aside)?.set_modified(SystemTime::now())
+}
+
+fn aside(dir: &Path) -> PathBuf {
+    dir.with_extension("corrupt")
+}
+
+fn check_format(db: &::sled::Db, dir: &Path) -> Result<(), OpenError> {
+    let failed = |error: ::sled::Error| OpenError::Directory { path: dir.to_owned(), source: error.into() };
+    let tree = db.open_tree(FORMAT).map_err(failed)?;
+    match tree.get(FORMAT).map_err(failed)? {
+        Some(found) if *found == keys::FORMAT.to_be_bytes() => Ok(()),
+        None if db.tree_names().iter().all(|name| !name.starts_with(b"shard-")) => {
+            tree.insert(FORMAT, &keys::FORMAT.to_be_bytes()).map_err(failed)?;
+            db.flush().map_err(failed)?;
+            Ok(())
+        }
+        found => Err(OpenError::format(dir, found.as_deref())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const CACHE: u64 = 8 * 1024 * 1024;
+
+    fn put(shard: &DirectoryShard, key: &[u8], value: &[u8]) {
+        let mut changes = Changes::default();
+        changes.put(key.to_vec(), value.to_vec());
+        shard.commit(changes, b"applied").expect("commits");
+    }
+
+    fn all(shard: &DirectoryShard) -> Piece {
+        shard.records().collect::<io::Result<_>>().expect("reads")
+    }
+
+    #[test]
+    fn a_view_stays_the_same_while_batches_go_on() {
+        let dir = tempfile::tempdir().expect("folder");
+        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+        let mut changes = Changes::default();
+        for key in 0..5000u32 {
+            changes.put([&[1], key.to_be_bytes().as_slice()].concat(), vec![0]);
+        }
+        shard.commit(changes, b"1").expect("commits");
+        let before = all(&shard);
+        let view = shard.records();
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            move || {
+                for round in 1..=40u8 {
+                    let mut changes = Changes::default();
+                    for step in 0..200u32 {
+                        let key = (u32::from(round) * 7919 + step * 31) % 6000;
+                        let key = [&[1], key.to_be_bytes().as_slice()].concat();
+                        if step % 3 == 0 { changes.delete(key) } else { changes.put(key, vec![round]) }
+                    }
+                    shard.commit(changes, &[round]).expect("commits");
+                }
+            }
+        });
+        let seen: Piece = view.collect::<io::Result<_>>().expect("reads");
+        writer.join().expect("writer");
+        assert_eq!(seen.len(), 5000);
+        assert!(seen == before, "the view has changed");
+        assert!(all(&shard) != before, "the writes are there");
+    }
+
+    #[test]
+    fn an_interrupted_restore_leaves_an_empty_shard() {
+        let dir = tempfile::tempdir().expect("folder");
+        {
+            let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(3).expect("shard");
+            put(&shard, b"\x01old", b"old");
+            let new = (0..2000u32).map(|i| Ok((format!("\x01{i}").into_bytes(), vec![1])));
+            let mut broken = new.chain([Err(io::Error::other("connection lost"))]);
+            shard.restore(&mut broken, b"new").expect_err("interrupted");
+            shard.sync().expect("syncs");
+        }
+        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(3).expect("shard");
+        assert_eq!(shard.applied().expect("reads"), None);
+        assert!(all(&shard).is_empty());
+        shard.restore(&mut [Ok((b"\x01a".to_vec(), b"b".to_vec()))].into_iter(), b"new").expect("restores");
+        assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"new".as_slice()));
+        assert_eq!(all(&shard), [(b"\x01a".to_vec(), b"b".to_vec())]);
+    }
+
+    #[test]
+    fn a_corrupt_folder_begins_anew() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("directory");
+        {
+            let store = DirectoryStore::open(&path, CACHE).expect("opens");
+            let shard = store.shard(0).expect("shard");
+            for i in 0..2000u32 {
+                put(&shard, format!("\x01{i}").as_bytes(), &[7; 100]);
+            }
+            shard.sync().expect("syncs");
+        }
+        // Its configuration file, whose checksum it checks.
+        fs::write(path.join("conf"), b"not what sled wrote").expect("writes");
+        let shard = DirectoryStore::open(&path, CACHE).expect("opens").shard(0).expect("shard");
+        assert_eq!(shard.applied().expect("reads"), None);
+        assert!(aside(&path).join("db").exists(), "the old files are kept aside");
+    }
+
+    #[test]
+    fn remains_of_an_interrupted_start_do_no_harm() {
+        let dir = tempfile::tempdir().expect("folder");
+        {
+            let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+            put(&shard, b"\x01a", b"1");
+        }
+        fs::write(dir.path().join("snap.00000000000000FF.generating"), b"half").expect("writes");
+        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+        assert_eq!(shard.get(b"\x01a").expect("reads").as_deref(), Some(b"1".as_slice()));
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_not_wiped() {
+        let dir = tempfile::tempdir().expect("folder");
+        let store = DirectoryStore::open(dir.path(), CACHE).expect("opens");
+        put(&store.shard(0).expect("shard"), b"\x01a", b"1");
+        assert!(matches!(DirectoryStore::open(dir.path(), CACHE), Err(OpenError::Directory { .. })));
+        assert!(!aside(dir.path()).exists());
+        drop(store);
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        let dir = tempfile::tempdir().expect("folder");
+        {
+            let store = DirectoryStore::open(dir.path(), CACHE).expect("opens");
+            let tree = store.db.open_tree(FORMAT).expect("tree");
+            tree.insert(FORMAT, &(keys::FORMAT + 1).to_be_bytes()).expect("writes");
+        }
+        let error = DirectoryStore::open(dir.path(), CACHE).err().expect("refused").to_string();
+        assert!(error.contains("format 2") && error.contains("format 1"), "{error}");
+    }
+}

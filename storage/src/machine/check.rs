@@ -1,0 +1,297 @@
+//! What a command must be before it may enter the log. The machines rely on it: for them a malformed command is a
+//! broken invariant.
+
+use std::fmt::Display;
+
+use carillon_proto::{
+    DeviceId, ShardId, ShardKind, ShardMap, TimelineId, UserId, credentials,
+    limits::MAX_FRAME_BYTES,
+    pb::store::{
+        Account, DirectoryCommand, NodeKind, RegisterNode, Rejected, TimelineCommand, TimelineKey,
+        directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, timeline_command::Op as TimelineOp,
+    },
+};
+
+use super::retention::TRIM_ENVELOPES;
+
+/// The largest frame and what the service adds to it: id, sender and time.
+const MAX_ENVELOPE_BYTES: usize = MAX_FRAME_BYTES + 1024;
+/// A host name of 253 bytes, a colon and a port.
+const MAX_ADDRESS_BYTES: usize = 259;
+const MAX_SALT_BYTES: usize = 64;
+const LEASE_TTL_MS: std::ops::RangeInclusive<u32> = 100..=600_000;
+
+/// May this enter the log of this shard?
+pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &DirectoryCommand) -> Result<(), Rejected> {
+    match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
+        DirectoryOp::PutAccount(op) => {
+            if Mode::try_from(op.mode).is_err() {
+                return Err(invalid("mode is not one of create, ensure and replace"));
+            }
+            let account = op.account.as_ref().ok_or_else(|| invalid("account is missing"))?;
+            check_user(shard, map, &account.user)?;
+            check_credentials(account)
+        }
+        DirectoryOp::DeleteAccount(op) => check_user(shard, map, &op.user),
+        DirectoryOp::PutSession(op) => {
+            let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
+            check_user(shard, map, &session.user)?;
+            check_device(&session.device)?;
+            if session.lease == 0 { Err(invalid("session has lease 0")) } else { Ok(()) }
+        }
+        DirectoryOp::DeleteSession(op) => {
+            check_user(shard, map, &op.user)?;
+            check_device(&op.device)
+        }
+        DirectoryOp::RegisterNode(op) => {
+            check_registry(shard)?;
+            check_node(op)
+        }
+        DirectoryOp::RenewLease(_) | DirectoryOp::DeregisterNode(_) | DirectoryOp::AdvanceLeaseClock(_) => {
+            check_registry(shard)
+        }
+    }
+}
+
+/// May this enter the log of this shard?
+pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCommand) -> Result<(), Rejected> {
+    match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
+        TimelineOp::Append(op) => {
+            check_timeline_key(shard, map, op.timeline.as_ref())?;
+            if op.duplicate_key.len() != 16 {
+                return Err(invalid(format!("duplicate key has {} bytes, not 16", op.duplicate_key.len())));
+            }
+            if op.new_epoch == 0 {
+                return Err(invalid("new epoch is 0"));
+            }
+            match op.envelope.len() {
+                1..=MAX_ENVELOPE_BYTES => Ok(()),
+                bytes => Err(invalid(format!("envelope has {bytes} bytes, not 1 to {MAX_ENVELOPE_BYTES}"))),
+            }
+        }
+        TimelineOp::SetCursor(op) => match check_timeline_key(shard, map, op.timeline.as_ref())? {
+            TimelineId::Inbox(_) => check_device(&op.device),
+            TimelineId::Group(_) => {
+                let (user, device) = op
+                    .device
+                    .split_once('/')
+                    .ok_or_else(|| invalid("device of a group's cursor is not user/device"))?;
+                parse_user(user)?;
+                check_device(device)
+            }
+        },
+        TimelineOp::Trim(op) => {
+            check_timeline_key(shard, map, op.timeline.as_ref())?;
+            match op.limit {
+                1..=TRIM_ENVELOPES => Ok(()),
+                limit => Err(invalid(format!("trim of {limit} envelopes, not 1 to {TRIM_ENVELOPES}"))),
+            }
+        }
+    }
+}
+
+fn check_timeline_key(shard: ShardId, map: ShardMap, key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
+    let key = key.ok_or_else(|| invalid("timeline is missing"))?;
+    let timeline = TimelineId::from_key(key).map_err(invalid)?.ok_or_else(|| invalid("timeline has no kind"))?;
+    check_normalised("owner", &key.owner, timeline.owner())?;
+    check_shard(shard, map.timeline_of(&timeline), &timeline)?;
+    Ok(timeline)
+}
+
+fn check_user(shard: ShardId, map: ShardMap, user: &str) -> Result<(), Rejected> {
+    let user = parse_user(user)?;
+    check_shard(shard, map.directory_of(&user), &user)
+}
+
+fn parse_user(given: &str) -> Result<UserId, Rejected> {
+    let user = UserId::new(given).map_err(invalid)?;
+    check_normalised("user", given, user.as_str())?;
+    Ok(user)
+}
+
+fn check_device(given: &str) -> Result<(), Rejected> {
+    let device = DeviceId::new(given).map_err(invalid)?;
+    check_normalised("device", given, device.as_str())
+}
+
+fn check_normalised(what: &str, given: &str, right: &str) -> Result<(), Rejected> {
+    if given == right { Ok(()) } else { Err(invalid(format!("{what} {given:?} is not normalised: {right:?}"))) }
+}
+
+fn check_shard(shard: ShardId, right: ShardId, what: &dyn Display) -> Result<(), Rejected> {
+    if shard == right {
+        return Ok(());
+    }
+    Err(Rejected { reason: Reason::WrongShard.into(), detail: format!("{what} is in shard {right}, not {shard}") })
+}
+
+fn check_registry(shard: ShardId) -> Result<(), Rejected> {
+    debug_assert_eq!(ShardId::REGISTRY.kind, ShardKind::Directory);
+    check_shard(shard, ShardId::REGISTRY, &"the registry")
+}
+
+fn check_credentials(account: &Account) -> Result<(), Rejected> {
+    let Some(scram) = &account.scram else { return Ok(()) };
+    let right = (1..=MAX_SALT_BYTES).contains(&scram.salt.len())
+        && (1..=credentials::MAX_ITERATIONS).contains(&scram.iterations)
+        && scram.stored_key.len() == 32
+        && scram.server_key.len() == 32;
+    if right { Ok(()) } else { Err(invalid("credentials are not those of SCRAM-SHA-256")) }
+}
+
+fn check_node(node: &RegisterNode) -> Result<(), Rejected> {
+    match node.kind() {
+        NodeKind::Gateway => {}
+        NodeKind::Router if node.address.is_empty() => return Err(invalid("router has no address")),
+        NodeKind::Router => {}
+        NodeKind::Unspecified | NodeKind::Storage => {
+            return Err(invalid("only gateways and routers are registered"));
+        }
+    }
+    if node.address.len() > MAX_ADDRESS_BYTES || node.address.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(invalid(format!("address is not host:port of at most {MAX_ADDRESS_BYTES} bytes")));
+    }
+    if node.nonce.len() != 16 {
+        return Err(invalid(format!("nonce has {} bytes, not 16", node.nonce.len())));
+    }
+    if !LEASE_TTL_MS.contains(&node.ttl_ms) {
+        let (least, most) = (LEASE_TTL_MS.start(), LEASE_TTL_MS.end());
+        return Err(invalid(format!("lease of {} ms, not {least} to {most}", node.ttl_ms)));
+    }
+    Ok(())
+}
+
+fn invalid(detail: impl Display) -> Rejected {
+    Rejected { reason: Reason::Invalid.into(), detail: detail.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::store::{
+        AdvanceLeaseClock, Append, PutAccount, ScramCredentials, SetCursor, Trim, timeline_key::Kind,
+    };
+
+    use super::*;
+
+    const MAP: ShardMap = ShardMap { directory: 8, timeline: 16 };
+
+    fn alices(kind: ShardKind) -> ShardId {
+        // As the golden test of the shard map has it.
+        ShardId { kind, index: 1 }
+    }
+
+    fn key(kind: Kind, owner: &str) -> Option<TimelineKey> {
+        Some(TimelineKey { kind: kind.into(), owner: owner.into() })
+    }
+
+    fn timeline(op: TimelineOp) -> Result<(), (Reason, String)> {
+        check_timeline(alices(ShardKind::Timeline), MAP, &TimelineCommand { op: Some(op) })
+            .map_err(|rejected| (rejected.reason(), rejected.detail))
+    }
+
+    fn directory(shard: ShardId, op: DirectoryOp) -> Result<(), (Reason, String)> {
+        check_directory(shard, MAP, &DirectoryCommand { op: Some(op) })
+            .map_err(|rejected| (rejected.reason(), rejected.detail))
+    }
+
+    fn append() -> Append {
+        Append {
+            timeline: key(Kind::Inbox, "alice"),
+            duplicate_key: vec![1; 16].into(),
+            time_ms: 1,
+            envelope: vec![1].into(),
+            new_epoch: 1,
+        }
+    }
+
+    #[test]
+    fn malformed_appends_are_refused() {
+        assert_eq!(timeline(TimelineOp::Append(append())), Ok(()));
+        let wrong: [(&str, fn(&mut Append)); 7] = [
+            ("missing", |op| op.timeline = None),
+            ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
+            ("normalised", |op| op.timeline = key(Kind::Inbox, "Alice")),
+            ("not valid", |op| op.timeline = key(Kind::Inbox, "a b")),
+            ("not 16", |op| op.duplicate_key = vec![1; 15].into()),
+            ("epoch", |op| op.new_epoch = 0),
+            ("envelope", |op| op.envelope = vec![0; MAX_ENVELOPE_BYTES + 1].into()),
+        ];
+        for (why, change) in wrong {
+            let mut op = append();
+            change(&mut op);
+            let (reason, detail) = timeline(TimelineOp::Append(op)).expect_err(why);
+            assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+        }
+        let op = Append { timeline: key(Kind::Inbox, "bob"), ..append() };
+        assert_eq!(timeline(TimelineOp::Append(op)).expect_err("bob's shard").0, Reason::WrongShard);
+    }
+
+    #[test]
+    fn malformed_cursors_and_trims_are_refused() {
+        let cursor = |kind, device: &str| {
+            let timeline = key(kind, "alice");
+            TimelineOp::SetCursor(SetCursor { timeline, device: device.into(), epoch: 1, seq: 1 })
+        };
+        assert_eq!(timeline(cursor(Kind::Inbox, "phone")), Ok(()));
+        assert_eq!(timeline(cursor(Kind::Group, "bob/a/b")), Ok(()));
+        for (kind, device) in [(Kind::Inbox, ""), (Kind::Inbox, "\u{0}"), (Kind::Group, "phone"), (Kind::Group, "B/x")]
+        {
+            assert!(timeline(cursor(kind, device)).is_err(), "{device:?}");
+        }
+        let trim = |limit| TimelineOp::Trim(Trim { timeline: key(Kind::Inbox, "alice"), before_seq: 2, limit });
+        assert_eq!(timeline(trim(TRIM_ENVELOPES)), Ok(()));
+        assert!(timeline(trim(0)).is_err() && timeline(trim(TRIM_ENVELOPES + 1)).is_err());
+    }
+
+    #[test]
+    fn malformed_accounts_are_refused() {
+        let shard = alices(ShardKind::Directory);
+        let put = |user: &str, scram| {
+            let account = Some(Account { user: user.into(), scram, created_ms: 1 });
+            DirectoryOp::PutAccount(PutAccount { account, mode: Mode::Create.into() })
+        };
+        let scram = ScramCredentials {
+            salt: vec![1; 16].into(),
+            iterations: 4096,
+            stored_key: vec![2; 32].into(),
+            server_key: vec![3; 32].into(),
+        };
+        assert_eq!(directory(shard, put("alice", None)), Ok(()));
+        assert_eq!(directory(shard, put("alice", Some(scram.clone()))), Ok(()));
+        let short = ScramCredentials { stored_key: vec![2; 31].into(), ..scram };
+        assert!(directory(shard, put("alice", Some(short))).is_err());
+        assert!(directory(shard, put("ALICE", None)).is_err());
+        assert_eq!(directory(shard, put("bob", None)).expect_err("bob's shard").0, Reason::WrongShard);
+    }
+
+    #[test]
+    fn the_registry_is_in_the_first_directory_shard_only() {
+        let advance = || DirectoryOp::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms: 1 });
+        assert_eq!(directory(ShardId::REGISTRY, advance()), Ok(()));
+        let elsewhere = directory(alices(ShardKind::Directory), advance()).expect_err("refused");
+        assert_eq!(elsewhere.0, Reason::WrongShard);
+    }
+
+    #[test]
+    fn malformed_registrations_are_refused() {
+        let node = RegisterNode {
+            kind: NodeKind::Router.into(),
+            address: "router-0:7402".into(),
+            ttl_ms: 3000,
+            nonce: vec![1; 16].into(),
+        };
+        let check = |node: &RegisterNode| directory(ShardId::REGISTRY, DirectoryOp::RegisterNode(node.clone()));
+        assert_eq!(check(&node), Ok(()));
+        let wrong = [
+            RegisterNode { kind: NodeKind::Storage.into(), ..node.clone() },
+            RegisterNode { kind: 99, ..node.clone() },
+            RegisterNode { address: String::new(), ..node.clone() },
+            RegisterNode { address: "a b".into(), ..node.clone() },
+            RegisterNode { ttl_ms: 0, ..node.clone() },
+            RegisterNode { nonce: vec![1; 8].into(), ..node.clone() },
+        ];
+        for node in wrong {
+            assert!(check(&node).is_err(), "{node:?}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The state machine of a directory shard: accounts and sessions; in the first shard the registry, too.
+
+use std::io;
+
+use carillon_proto::{
+    limits::ENTRY_COMMANDS,
+    pb::store::{
+        Account, DeleteSession, DirectoryCommand, Done, PutAccount, Registered, Rejected, Session, SessionPut,
+        StoreError, User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+    },
+};
+use prost::Message;
+use tokio::sync::watch;
+
+use super::{
+    EntryCommands, Machine, Outcome, Record, broken, keys,
+    registry::{Registry, RegistryState},
+};
+use crate::engine::{Changes, sled::DirectoryShard};
+
+pub(crate) struct DirectoryMachine {
+    shard: DirectoryShard,
+    registry: Registry,
+    published: watch::Sender<RegistryState>,
+}
+
+/// Reads what has been applied, from any thread.
+#[derive(Clone)]
+pub(crate) struct DirectoryReader {
+    shard: DirectoryShard,
+    published: watch::Receiver<RegistryState>,
+}
+
+impl DirectoryMachine {
+    pub(crate) fn open(shard: DirectoryShard) -> io::Result<(Self, DirectoryReader)> {
+        let registry = Registry::load(&shard)?;
+        let (published, watching) = watch::channel(registry.state());
+        let reader = DirectoryReader { shard: shard.clone(), published: watching };
+        Ok((Self { shard, registry, published }, reader))
+    }
+
+    fn publish(&self) {
+        let state = self.registry.state();
+        self.published.send_if_modified(|published| {
+            let modified = *published != state;
+            *published = state;
+            modified
+        });
+    }
+}
+
+impl Machine for DirectoryMachine {
+    fn applied(&self) -> io::Result<Option<Vec<u8>>> {
+        self.shard.applied()
+    }
+
+    fn apply(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
+        let version = self.registry.version();
+        let mut batch = Batch { shard: &self.shard, registry: self.registry.clone(), changes: Changes::default() };
+        let outcomes = entries.iter().map(|entry| batch.entry(entry)).collect::<io::Result<_>>()?;
+        let Batch { registry, changes, .. } = batch;
+        self.shard.commit(changes, applied)?;
+        self.registry = registry;
+        if self.registry.version() != version {
+            self.publish();
+        }
+        Ok(outcomes)
+    }
+
+    fn syncer(&self) -> Box<dyn Fn() -> io::Result<()> + Send + Sync> {
+        let shard = self.shard.clone();
+        Box::new(move || shard.sync())
+    }
+
+    fn snapshot(&mut self) -> io::Result<Box<dyn Iterator<Item = Record> + Send>> {
+        Ok(Box::new(self.shard.records()))
+    }
+
+    fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
+        self.shard.restore(records, applied)?;
+        self.registry = Registry::load(&self.shard)?;
+        self.publish();
+        Ok(())
+    }
+}
+
+impl DirectoryReader {
+    pub(crate) fn user(&self, user: &str) -> io::Result<User> {
+        // Account and sessions of one moment.
+        let _held = self.shard.hold();
+        let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
+        let sessions = self.shard.with_prefix(&keys::sessions(user));
+        let sessions = sessions.map(|record| decode(&record?.1, "session")).collect::<io::Result<_>>()?;
+        Ok(User { account, sessions })
+    }
+
+    /// The registry, now and whenever it changes. Empty in shards other than the first.
+    pub(crate) fn registry(&self) -> watch::Receiver<RegistryState> {
+        self.published.clone()
+    }
+}
+
+/// What the entries of one batch come to.
+struct Batch<'a> {
+    shard: &'a DirectoryShard,
+    registry: Registry,
+    changes: Changes,
+}
+
+impl Batch<'_> {
+    fn entry(&mut self, entry: &EntryCommands) -> io::Result<Vec<Outcome>> {
+        if entry.commands.len() > ENTRY_COMMANDS {
+            // Or two commands would have one name.
+            return Err(broken("number of commands in an entry"));
+        }
+        let commands = entry.commands.iter().enumerate();
+        commands.map(|(place, command)| self.command(name(entry.index, place), command)).collect()
+    }
+
+    fn command(&mut self, at: u64, command: &[u8]) -> io::Result<Outcome> {
+        let command: DirectoryCommand = decode(command, "command")?;
+        Ok(match command.op.ok_or_else(|| broken("command without an operation"))? {
+            Op::PutAccount(op) => self.put_account(op)?,
+            Op::DeleteAccount(op) => self.delete_account(&op.user)?,
+            Op::PutSession(op) => self.put_session(op.session.ok_or_else(|| broken("PutSession"))?)?,
+            Op::DeleteSession(op) => self.delete_session(&op)?,
+            Op::RegisterNode(op) => {
+                Outcome::Registered(Registered { lease: self.registry.register(at, &op, &mut self.changes)? })
+            }
+            Op::RenewLease(op) if self.registry.renew(op.lease, &mut self.changes) => done(),
+            Op::RenewLease(op) => not_found(format!("lease {} has ended: register anew", op.lease)),
+            Op::DeregisterNode(op) => {
+                self.registry.deregister(at, op.lease, &mut self.changes);
+                done()
+            }
+            Op::AdvanceLeaseClock(op) => {
+                self.registry.advance(at, op.elapsed_ms, &mut self.changes);
+                done()
+            }
+        })
+    }
+
+    fn put_account(&mut self, op: PutAccount) -> io::Result<Outcome> {
+        let mode = op.mode();
+        let account = op.account.ok_or_else(|| broken("PutAccount"))?;
+        let key = keys::account(&account.user);
+        let existing = self.get::<Account>(&key, "account")?;
+        match (mode, existing) {
+            // The same command again, whose first answer was lost: salt and time tell it from another one.
+            (Mode::Create, Some(existing)) if existing == account => {}
+            (Mode::Create, Some(existing)) => {
+                return Ok(rejected(Reason::Exists, format!("user {:?} exists", existing.user)));
+            }
+            (Mode::Ensure, Some(_)) => {}
+            (Mode::Replace, Some(existing)) => {
+                let account = Account { created_ms: existing.created_ms, ..account };
+                self.changes.put(key, account.encode_to_vec());
+            }
+            (Mode::Create | Mode::Ensure | Mode::Replace, None) => self.changes.put(key, account.encode_to_vec()),
+        }
+        Ok(done())
+    }
+
+    fn delete_account(&mut self, user: &str) -> io::Result<Outcome> {
+        let mut keys = vec![keys::account(user)];
+        let prefix = keys::sessions(user);
+        for record in self.shard.with_prefix(&prefix) {
+            keys.push(record?.0.to_vec());
+        }
+        keys.extend(self.changes.with_prefix(&prefix).map(|(key, _)| key.to_vec()));
+        for key in keys {
+            self.changes.delete(key);
+        }
+        Ok(done())
+    }
+
+    fn put_session(&mut self, session: Session) -> io::Result<Outcome> {
+        if self.get::<Account>(&keys::account(&session.user), "account")?.is_none() {
+            return Ok(not_found(format!("there is no user {:?}", session.user)));
+        }
+        let age = |session: &Session| (session.since_ms, session.lease, session.connection);
+        let handle = |session: &Session| (session.lease, session.connection);
+        let key = keys::session(&session.user, &session.device);
+        let mut answer = SessionPut::default();
+        match self.get::<Session>(&key, "session")? {
+            Some(existing) if age(&existing) > age(&session) => {
+                if handle(&existing) != handle(&session) {
+                    answer.kept = Some(existing);
+                }
+                return Ok(Outcome::SessionPut(answer));
+            }
+            Some(existing) if handle(&existing) != handle(&session) => answer.replaced = Some(existing),
+            Some(_) | None => {}
+        }
+        self.changes.put(key, session.encode_to_vec());
+        Ok(Outcome::SessionPut(answer))
+    }
+
+    fn delete_session(&mut self, op: &DeleteSession) -> io::Result<Outcome> {
+        let key = keys::session(&op.user, &op.device);
+        let existing = self.get::<Session>(&key, "session")?;
+        if existing.is_some_and(|existing| (existing.lease, existing.connection) == (op.lease, op.connection)) {
+            self.changes.delete(key);
+        }
+        Ok(done())
+    }
+
+    fn get<M: Message + Default>(&self, key: &[u8], what: &str) -> io::Result<Option<M>> {
+        match self.changes.get(key) {
+            Some(value) => value.map(|value| decode(value, what)).transpose(),
+            None => self.shard.get(key)?.map(|value| decode(&value, what)).transpose(),
+        }
+    }
+}
+
+/// Names a command of the log: grows from command to command, as an entry has at most 64 of them.
+fn name(index: u64, place: usize) -> u64 {
+    index * ENTRY_COMMANDS as u64 + place as u64
+}
+
+fn decode<M: Message + Default>(bytes: &[u8], what: &str) -> io::Result<M> {
+    M::decode(bytes).map_err(|_| broken(what))
+}
+
+fn done() -> Outcome {
+    Outcome::Done(Done {})
+}
+
+fn not_found(detail: String) -> Outcome {
+    rejected(Reason::NotFound, detail)
+}
+
+fn rejected(reason: Reason, detail: String) -> Outcome {
+    Outcome::Error(StoreError { why: Some(Why::Rejected(Rejected { reason: reason.into(), detail })) })
+}

@@ -1,0 +1,262 @@
+//! Every key that the engines hold: its first byte, its layout, its value. Numbers in keys and values are big-endian,
+//! so that the order of the bytes is the order of the numbers. A first byte is never used again for another meaning.
+//!
+//! | first byte | in | rest of the key | value |
+//! | --- | --- | --- | --- |
+//! | 0x00 `APPLIED` | both | nothing | bytes of the Raft core: how far the log is applied. Not part of a snapshot |
+//! | 0x01 `ACCOUNT` | directory | user | encoded `Account` |
+//! | 0x02 `SESSION` | directory | user, 0x00, device | encoded `Session` |
+//! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
+//! | 0x04 `REGISTRY` | directory 0 | nothing | lease clock in ms u64, version u64, ring version u64 |
+//! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed |
+//! | 0x11 `RECORD` | timeline | number u64, seq u64 | time_ms u64, duplicate key 16 bytes, envelope |
+//! | 0x12 `DUPLICATE` | timeline | number u64, duplicate key 16 bytes | seq u64 |
+//! | 0x13 `CURSOR` | timeline | number u64, device | seq u64 |
+//! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
+//!
+//! Beside the shards each engine holds its format: tree or keyspace `format`, key `format`, a u32.
+
+use std::io;
+
+use bytes::Bytes;
+use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
+
+use super::broken;
+
+/// The version of all layouts above.
+pub(crate) const FORMAT: u32 = 1;
+
+pub(crate) const APPLIED: &[u8] = &[0x00];
+pub(crate) const REGISTRY: &[u8] = &[0x04];
+pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
+
+const ACCOUNT: u8 = 0x01;
+const SESSION: u8 = 0x02;
+const LEASE: u8 = 0x03;
+const TIMELINE: u8 = 0x10;
+const RECORD: u8 = 0x11;
+const DUPLICATE: u8 = 0x12;
+const CURSOR: u8 = 0x13;
+
+pub(crate) fn account(user: &str) -> Vec<u8> {
+    key(ACCOUNT, &[user.as_bytes()])
+}
+
+/// Neither user nor device has a 0x00 in it: control characters are refused in both.
+pub(crate) fn session(user: &str, device: &str) -> Vec<u8> {
+    key(SESSION, &[user.as_bytes(), &[0], device.as_bytes()])
+}
+
+/// What all sessions of the user begin with.
+pub(crate) fn sessions(user: &str) -> Vec<u8> {
+    session(user, "")
+}
+
+pub(crate) fn lease(lease: u64) -> Vec<u8> {
+    key(LEASE, &[&lease.to_be_bytes()])
+}
+
+/// What all leases begin with.
+pub(crate) fn leases() -> Vec<u8> {
+    vec![LEASE]
+}
+
+pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
+    let [LEASE, number @ ..] = key else { return Err(broken("key of a lease")) };
+    number.try_into().map(u64::from_be_bytes).map_err(|_| broken("key of a lease"))
+}
+
+pub(crate) fn timeline(timeline: &TimelineKey) -> Vec<u8> {
+    key(TIMELINE, &[&[kind_byte(timeline.kind())], timeline.owner.as_bytes()])
+}
+
+/// What all timelines begin with.
+pub(crate) fn timelines() -> Vec<u8> {
+    vec![TIMELINE]
+}
+
+/// What is greater than all timelines.
+pub(crate) fn after_timelines() -> Vec<u8> {
+    vec![TIMELINE + 1]
+}
+
+pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
+    let [TIMELINE, kind, owner @ ..] = key else { return Err(broken("key of a timeline")) };
+    let kind = match kind {
+        1 => Kind::Inbox,
+        2 => Kind::Group,
+        _ => return Err(broken("kind in the key of a timeline")),
+    };
+    let owner = String::from_utf8(owner.to_vec()).map_err(|_| broken("owner in the key of a timeline"))?;
+    Ok(TimelineKey { kind: kind.into(), owner })
+}
+
+fn kind_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Unspecified => 0,
+        Kind::Inbox => 1,
+        Kind::Group => 2,
+    }
+}
+
+pub(crate) fn record(number: u64, seq: u64) -> Vec<u8> {
+    key(RECORD, &[&number.to_be_bytes(), &seq.to_be_bytes()])
+}
+
+pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
+    match key.split_last_chunk::<8>() {
+        Some(([RECORD, number @ ..], seq)) if number.len() == 8 => Ok(u64::from_be_bytes(*seq)),
+        _ => Err(broken("key of a record")),
+    }
+}
+
+pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> Vec<u8> {
+    key(DUPLICATE, &[&number.to_be_bytes(), duplicate])
+}
+
+pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
+    key(CURSOR, &[&number.to_be_bytes(), device.as_bytes()])
+}
+
+fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(first);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// Value of `DUPLICATE`, `CURSOR` and `NEXT_NUMBER`.
+pub(crate) fn number_value(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+pub(crate) fn number_of(value: &[u8]) -> io::Result<u64> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| broken("number"))
+}
+
+/// Value of `REGISTRY` and, with one more, of `TIMELINE`.
+pub(crate) fn numbers_value<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
+    let (chunks, rest) = value.as_chunks::<8>();
+    let chunks: &[[u8; 8]; N] = chunks.try_into().map_err(|_| broken("numbers"))?;
+    if rest.is_empty() { Ok(chunks.map(u64::from_be_bytes)) } else { Err(broken("numbers")) }
+}
+
+/// Value of `RECORD`.
+pub(crate) struct Stored<'a> {
+    pub(crate) time_ms: u64,
+    pub(crate) duplicate: [u8; 16],
+    pub(crate) envelope: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        [&self.time_ms.to_be_bytes(), self.duplicate.as_slice(), self.envelope].concat()
+    }
+
+    pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
+        let (time_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
+        let (duplicate, envelope) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
+        Ok(Self { time_ms: u64::from_be_bytes(*time_ms), duplicate: *duplicate, envelope })
+    }
+
+    pub(crate) fn envelope(&self) -> Bytes {
+        Bytes::copy_from_slice(self.envelope)
+    }
+}
+
+/// Value of `LEASE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) kind: u8,
+    pub(crate) ttl_ms: u32,
+    pub(crate) ends: u64,
+    pub(crate) nonce: [u8; 16],
+    pub(crate) address: String,
+}
+
+impl Lease {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (ttl_ms, ends) = (self.ttl_ms.to_be_bytes(), self.ends.to_be_bytes());
+        [&[self.kind], ttl_ms.as_slice(), &ends, &self.nonce, self.address.as_bytes()].concat()
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        let parse = || {
+            let (kind, rest) = value.split_first()?;
+            let (ttl_ms, rest) = rest.split_first_chunk()?;
+            let (ends, rest) = rest.split_first_chunk()?;
+            let (nonce, rest) = rest.split_first_chunk()?;
+            let address = String::from_utf8(rest.to_vec()).ok()?;
+            let (ttl_ms, ends) = (u32::from_be_bytes(*ttl_ms), u64::from_be_bytes(*ends));
+            Some(Self { kind: *kind, ttl_ms, ends, nonce: *nonce, address })
+        };
+        parse().ok_or_else(|| broken("lease"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_encoded_is_decoded(
+            a in any::<u64>(), b in any::<u64>(), c in any::<u64>(), d in any::<u32>(),
+            kind in 1..=2u8, sixteen in any::<[u8; 16]>(),
+            text in "[a-z0-9é.]{1,128}", bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let key = TimelineKey { kind: i32::from(kind), owner: text.clone() };
+            prop_assert_eq!(timeline_of(&timeline(&key)).expect("decodes"), key);
+            prop_assert_eq!(seq_of(&record(a, b)).expect("decodes"), b);
+            prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
+            prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
+            prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
+            let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
+            prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
+            let encoded = Stored { time_ms: a, duplicate: sixteen, envelope: &bytes }.encode();
+            let stored = Stored::decode(&encoded).expect("decodes");
+            prop_assert_eq!((stored.time_ms, stored.duplicate, stored.envelope), (a, sixteen, bytes.as_slice()));
+        }
+
+        #[test]
+        fn records_sort_by_timeline_then_position(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
+            prop_assert_eq!(record(a.0, a.1).cmp(&record(b.0, b.1)), a.cmp(&b));
+            prop_assert_eq!(lease(a.0).cmp(&lease(b.0)), a.0.cmp(&b.0));
+        }
+
+        #[test]
+        fn the_sessions_of_a_user_are_those_with_its_prefix(
+            a in "[a-c]{1,3}", b in "[a-c]{1,3}", device in "[a-c/]{1,3}",
+        ) {
+            prop_assert_eq!(session(&a, &device).starts_with(&sessions(&b)), a == b);
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = (timeline_of(&bytes), seq_of(&bytes), lease_of(&bytes), number_of(&bytes));
+            let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
+        }
+    }
+
+    #[test]
+    fn layouts_never_change() {
+        let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "al".into() };
+        assert_eq!(timeline(&inbox), [0x10, 1, b'a', b'l']);
+        assert_eq!(record(1, 2), [0x11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(duplicate(1, &[7; 16])[..10], [0x12, 0, 0, 0, 0, 0, 0, 0, 1, 7]);
+        assert_eq!(cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
+        assert_eq!(account("al"), [1, b'a', b'l']);
+        assert_eq!(session("al", "d"), [2, b'a', b'l', 0, b'd']);
+        assert_eq!(lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+}

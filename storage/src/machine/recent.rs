@@ -1,0 +1,56 @@
+//! A bounded memory of what was used last.
+
+use std::{borrow::Borrow, collections::HashMap, hash::Hash, mem};
+
+/// Keeps at least the last `capacity / 2` used and at most `capacity`: when the young half is full, the old half is
+/// forgotten and the young one becomes the old one.
+pub(crate) struct Recent<K, V> {
+    half: usize,
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K: Hash + Eq, V> Recent<K, V> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { half: (capacity / 2).max(1), young: HashMap::new(), old: HashMap::new() }
+    }
+
+    /// Takes it out; whoever took it puts it back.
+    pub(crate) fn take<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.young.remove(key).or_else(|| self.old.remove(key))
+    }
+
+    pub(crate) fn put(&mut self, key: K, value: V) {
+        if self.young.len() >= self.half {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_last_stays_and_the_size_is_bounded() {
+        let mut recent = Recent::new(10);
+        for key in 0..100 {
+            recent.put(key, key);
+            assert!(recent.young.len() + recent.old.len() <= 10);
+            for last in (0..=key).rev().take(5) {
+                let value = recent.take(&last).expect("kept");
+                recent.put(last, value);
+            }
+        }
+        assert_eq!(recent.take(&1), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! The gateways and routers of the cluster and their leases, in directory shard 0. Small, so it is held in memory.
+
+use std::{collections::BTreeMap, io};
+
+use carillon_proto::pb::store::{Node, NodeKind, RegisterNode};
+
+use super::{
+    broken,
+    keys::{self, Lease},
+};
+use crate::engine::{Changes, sled::DirectoryShard};
+
+/// What the registry looks like to others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RegistryState {
+    /// Grows with each change of `nodes`.
+    pub(crate) version: u64,
+    /// The version of the last change of the routers.
+    pub(crate) ring_version: u64,
+    /// Ordered by lease.
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// `at` is in all of these what names the command in the log: it grows from command to command, so it serves as a
+/// lease id and as a version.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Registry {
+    clock_ms: u64,
+    version: u64,
+    ring_version: u64,
+    leases: BTreeMap<u64, Lease>,
+}
+
+impl Registry {
+    pub(crate) fn load(shard: &DirectoryShard) -> io::Result<Self> {
+        let [clock_ms, version, ring_version] = match shard.get(keys::REGISTRY)? {
+            Some(value) => keys::numbers_of(&value)?,
+            None => [0; 3],
+        };
+        let mut leases = BTreeMap::new();
+        for record in shard.with_prefix(&keys::leases()) {
+            let (key, value) = record?;
+            leases.insert(keys::lease_of(&key)?, Lease::decode(&value)?);
+        }
+        Ok(Self { clock_ms, version, ring_version, leases })
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn state(&self) -> RegistryState {
+        let node = |(lease, node): (&u64, &Lease)| Node {
+            lease: *lease,
+            kind: node.kind.into(),
+            address: node.address.clone(),
+        };
+        RegistryState {
+            version: self.version,
+            ring_version: self.ring_version,
+            nodes: self.leases.iter().map(node).collect(),
+        }
+    }
+
+    /// Gives the lease. The same registration again gets the same one, as long as it has not ended.
+    pub(crate) fn register(&mut self, at: u64, node: &RegisterNode, changes: &mut Changes) -> io::Result<u64> {
+        let kind = match node.kind() {
+            NodeKind::Gateway | NodeKind::Router => node.kind,
+            NodeKind::Unspecified | NodeKind::Storage => return Err(broken("kind of a node")),
+        };
+        let kind = u8::try_from(kind).map_err(|_| broken("kind of a node"))?;
+        let nonce: [u8; 16] = node.nonce.as_ref().try_into().map_err(|_| broken("nonce of a node"))?;
+        let same = |lease: &Lease| lease.kind == kind && lease.nonce == nonce && lease.address == node.address;
+        if let Some((&lease, _)) = self.leases.iter().find(|(_, lease)| same(lease)) {
+            return Ok(lease);
+        }
+        if !node.address.is_empty() {
+            // It has restarted: two nodes can't listen at one address.
+            self.end(at, changes, |lease| lease.kind == kind && lease.address == node.address);
+        }
+        let ends = self.clock_ms.saturating_add(node.ttl_ms.into());
+        let lease = Lease { kind, ttl_ms: node.ttl_ms, ends, nonce, address: node.address.clone() };
+        changes.put(keys::lease(at), lease.encode());
+        self.changed(at, kind, changes);
+        self.leases.insert(at, lease);
+        Ok(at)
+    }
+
+    /// False if it has ended.
+    pub(crate) fn renew(&mut self, lease: u64, changes: &mut Changes) -> bool {
+        let Some(held) = self.leases.get_mut(&lease) else { return false };
+        held.ends = self.clock_ms.saturating_add(held.ttl_ms.into());
+        changes.put(keys::lease(lease), held.encode());
+        true
+    }
+
+    pub(crate) fn deregister(&mut self, at: u64, lease: u64, changes: &mut Changes) {
+        if let Some(held) = self.leases.remove(&lease) {
+            changes.delete(keys::lease(lease));
+            self.changed(at, held.kind, changes);
+        }
+    }
+
+    pub(crate) fn advance(&mut self, at: u64, elapsed_ms: u32, changes: &mut Changes) {
+        self.clock_ms = self.clock_ms.saturating_add(elapsed_ms.into());
+        self.save(changes);
+        let clock_ms = self.clock_ms;
+        self.end(at, changes, |lease| lease.ends <= clock_ms);
+    }
+
+    fn end(&mut self, at: u64, changes: &mut Changes, over: impl Fn(&Lease) -> bool) {
+        let ended: Vec<u64> = self.leases.iter().filter(|(_, lease)| over(lease)).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.deregister(at, id, changes);
+        }
+    }
+
+    fn changed(&mut self, at: u64, kind: u8, changes: &mut Changes) {
+        self.version = at;
+        if i32::from(kind) == i32::from(NodeKind::Router) {
+            self.ring_version = at;
+        }
+        self.save(changes);
+    }
+
+    fn save(&self, changes: &mut Changes) {
+        let value = keys::numbers_value([self.clock_ms, self.version, self.ring_version]);
+        changes.put(keys::REGISTRY.to_vec(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(kind: NodeKind, address: &str, nonce: u8) -> RegisterNode {
+        RegisterNode { kind: kind.into(), address: address.into(), ttl_ms: 1000, nonce: vec![nonce; 16].into() }
+    }
+
+    fn leases(registry: &Registry) -> Vec<u64> {
+        registry.state().nodes.iter().map(|node| node.lease).collect()
+    }
+
+    #[test]
+    fn a_lease_ends_when_the_clock_passes_it_and_not_before() {
+        let (mut registry, mut changes) = (Registry::default(), Changes::default());
+        let lease = registry.register(64, &node(NodeKind::Gateway, "", 1), &mut changes).expect("well-formed");
+        registry.advance(128, 999, &mut changes);
+        assert!(registry.renew(lease, &mut changes));
+        registry.advance(192, 999, &mut changes);
+        assert_eq!((leases(&registry), registry.version), (vec![64], 64));
+        registry.advance(256, 1, &mut changes);
+        assert_eq!((leases(&registry), registry.version), (vec![], 256));
+        assert!(!registry.renew(lease, &mut changes));
+    }
+
+    #[test]
+    fn the_same_registration_twice_gives_one_lease() {
+        let (mut registry, mut changes) = (Registry::default(), Changes::default());
+        let first = registry.register(64, &node(NodeKind::Gateway, "", 1), &mut changes).expect("well-formed");
+        let again = registry.register(65, &node(NodeKind::Gateway, "", 1), &mut changes).expect("well-formed");
+        let other = registry.register(66, &node(NodeKind::Gateway, "", 2), &mut changes).expect("well-formed");
+        assert_eq!((first, again, other, registry.version), (64, 64, 66, 66));
+    }
+
+    #[test]
+    fn a_router_that_comes_back_at_its_address_ends_its_old_lease() {
+        let (mut registry, mut changes) = (Registry::default(), Changes::default());
+        registry.register(64, &node(NodeKind::Router, "a:1", 1), &mut changes).expect("well-formed");
+        registry.register(65, &node(NodeKind::Gateway, "a:1", 2), &mut changes).expect("well-formed");
+        assert_eq!((registry.version, registry.ring_version), (65, 64));
+        registry.register(66, &node(NodeKind::Router, "a:1", 3), &mut changes).expect("well-formed");
+        assert_eq!(leases(&registry), [65, 66]);
+        assert_eq!((registry.version, registry.ring_version), (66, 66));
+        registry.deregister(67, 65, &mut changes);
+        registry.deregister(68, 65, &mut changes);
+        assert_eq!((registry.version, registry.ring_version), (67, 66));
+    }
+}

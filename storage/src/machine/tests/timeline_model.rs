@@ -1,0 +1,314 @@
+use std::collections::BTreeMap;
+
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::store::{
+        Append, Appended, Done, Head, ReadHead, ReadTimeline, SetCursor, TimelineCommand, TimelineKey, Trim,
+        timeline_command::Op, timeline_key::Kind,
+    },
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
+const DEVICES: [&str; 2] = ["phone", "bob/web"];
+
+#[derive(Default, Clone)]
+struct Timeline {
+    epoch: u64,
+    first: u64,
+    /// From `first`.
+    kept: Vec<Append>,
+    cursors: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+struct Model(BTreeMap<(i32, String), Timeline>);
+
+impl Timeline {
+    fn last(&self) -> u64 {
+        self.first + self.kept.len() as u64 - 1
+    }
+
+    fn head(&self) -> Head {
+        Head { epoch: self.epoch, first: self.first, last: self.last(), ..Head::default() }
+    }
+}
+
+impl Model {
+    fn get(&self, key: &TimelineKey) -> Option<&Timeline> {
+        self.0.get(&(key.kind, key.owner.clone()))
+    }
+
+    fn apply(&mut self, command: &TimelineCommand) -> Outcome {
+        let name = |key: &Option<TimelineKey>| key.as_ref().map(|key| (key.kind, key.owner.clone())).expect("a key");
+        match command.op.as_ref().expect("an operation") {
+            Op::Append(op) => {
+                let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| Timeline {
+                    epoch: op.new_epoch,
+                    first: 1,
+                    ..Timeline::default()
+                });
+                let seen = timeline.kept.iter().position(|kept| kept.duplicate_key == op.duplicate_key);
+                if let Some(at) = seen {
+                    let first_envelope = timeline.kept[at].envelope.clone();
+                    return Outcome::Appended(Appended {
+                        epoch: timeline.epoch,
+                        seq: timeline.first + at as u64,
+                        first_envelope,
+                    });
+                }
+                timeline.kept.push(op.clone());
+                let (epoch, seq) = (timeline.epoch, timeline.last());
+                return Outcome::Appended(Appended { epoch, seq, ..Appended::default() });
+            }
+            Op::SetCursor(op) => {
+                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
+                    && timeline.epoch == op.epoch
+                    && op.seq <= timeline.last()
+                {
+                    let cursor = timeline.cursors.entry(op.device.clone()).or_default();
+                    *cursor = op.seq.max(*cursor);
+                }
+            }
+            Op::Trim(op) => {
+                if let Some(timeline) = self.0.get_mut(&name(&op.timeline)) {
+                    for _ in 0..op.limit {
+                        if timeline.first < op.before_seq && !timeline.kept.is_empty() {
+                            timeline.kept.remove(0);
+                            timeline.first += 1;
+                        }
+                    }
+                }
+            }
+        }
+        Outcome::Done(Done {})
+    }
+}
+
+fn key(number: u8) -> TimelineKey {
+    let kind = if number % 2 == 0 { Kind::Inbox } else { Kind::Group };
+    TimelineKey { kind: kind.into(), owner: ["a", "ab", "b"][usize::from(number / 2) % 3].to_owned() }
+}
+
+fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> TimelineCommand {
+    let op = Append {
+        timeline: Some(key(number)),
+        duplicate_key: vec![duplicate; 16].into(),
+        time_ms,
+        envelope: vec![epoch as u8; bytes].into(),
+        new_epoch: epoch,
+    };
+    TimelineCommand { op: Some(Op::Append(op)) }
+}
+
+fn trim(number: u8, before_seq: u64, limit: u32) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::Trim(Trim { timeline: Some(key(number)), before_seq, limit })) }
+}
+
+fn set_cursor(number: u8, device: usize, epoch: u64, seq: u64) -> TimelineCommand {
+    let device = DEVICES[device].to_owned();
+    TimelineCommand { op: Some(Op::SetCursor(SetCursor { timeline: Some(key(number)), device, epoch, seq })) }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Apply(Vec<Vec<TimelineCommand>>),
+    Reopen,
+    SnapshotAndRestore,
+}
+
+fn command() -> impl Strategy<Value = TimelineCommand> {
+    prop_oneof![
+        12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize).prop_map(|(n, d, e, b)| append(n, d, e, b, 7)),
+        3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
+        2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
+    ]
+}
+
+fn entries() -> impl Strategy<Value = Vec<Vec<TimelineCommand>>> {
+    proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..5)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![8 => entries().prop_map(Step::Apply), 1 => Just(Step::Reopen), 1 => Just(Step::SnapshotAndRestore)]
+}
+
+fn check_reads(reader: &TimelineReader, model: &Model) {
+    for timeline in (0..6).map(key) {
+        let model = model.get(&timeline);
+        let head = model.map_or(Head { first: 1, ..Head::default() }, Timeline::head);
+        for device in DEVICES {
+            let cursor = model.and_then(|model| model.cursors.get(device)).copied();
+            let read = reader.head(&ReadHead { timeline: Some(timeline.clone()), device: device.to_owned() });
+            let head = Head { cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..head };
+            assert_eq!(read.expect("reads"), head);
+        }
+        let kept: Vec<_> = model.into_iter().flat_map(|model| (model.first..).zip(&model.kept)).collect();
+        for (backward, from_seq, limit, max_bytes) in
+            [false, true].into_iter().flat_map(|b| [(b, 0, 0, 0), (b, 5, 3, 0), (b, 7, 100, 150), (b, 100, 1, 1)])
+        {
+            let op = ReadTimeline { timeline: Some(timeline.clone()), from_seq, backward, limit, max_bytes };
+            let read = reader.read(&op).expect("reads");
+            assert_eq!(read.head, Some(head));
+            let wanted = kept.iter().filter(|(seq, _)| match (backward, from_seq) {
+                (_, 0) => true,
+                (false, from) => *seq >= from,
+                (true, from) => *seq <= from,
+            });
+            let wanted: Vec<_> = if backward { wanted.rev().collect() } else { wanted.collect() };
+            let mut expected = Vec::new();
+            let mut bytes = 0;
+            for (seq, append) in &wanted {
+                bytes += append.envelope.len();
+                let full = max_bytes != 0 && bytes > max_bytes as usize && !expected.is_empty();
+                if full || (limit != 0 && expected.len() == limit as usize) {
+                    break;
+                }
+                expected.push((*seq, append.envelope.clone()));
+            }
+            let given: Vec<_> = read.entries.into_iter().map(|entry| (entry.seq, entry.envelope)).collect();
+            assert_eq!(read.complete, expected.len() == wanted.len(), "{op:?}");
+            assert_eq!(given, expected, "{op:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_timeline_shard_does_what_its_model_does(steps in proptest::collection::vec(step(), 1..25)) {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut generation = 0;
+        let mut engines = open(&dir.path().join("0"));
+        let (mut machine, mut reader) = engines.timeline(SHARD).expect("shard");
+        let (mut model, mut index) = (Model::default(), 0);
+        for step in steps {
+            match step {
+                Step::Apply(commands) => {
+                    let entries: Vec<_> =
+                        commands.iter().map(|commands| { index += 1; entry(index, commands) }).collect();
+                    let outcomes = machine.apply(&entries, &index.to_be_bytes()).expect("applies");
+                    let expected: Vec<Vec<_>> =
+                        commands.iter().map(|entry| entry.iter().map(|command| model.apply(command)).collect()).collect();
+                    prop_assert_eq!(outcomes, expected);
+                }
+                Step::Reopen => {
+                    drop((machine, reader, engines));
+                    engines = open(&dir.path().join(generation.to_string()));
+                    (machine, reader) = engines.timeline(SHARD).expect("shard");
+                }
+                Step::SnapshotAndRestore => {
+                    generation += 1;
+                    let other = open(&dir.path().join(generation.to_string()));
+                    let (to, to_reader) = other.timeline(SHARD).expect("shard");
+                    let copied = copy(&mut machine, to);
+                    (machine, reader, engines) = (copied, to_reader, other);
+                }
+            }
+            prop_assert_eq!(applied(&machine), index);
+            check_reads(&reader, &model);
+        }
+    }
+
+    #[test]
+    fn batch_boundaries_make_no_difference(
+        commands in proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..30),
+        cuts in proptest::collection::vec(1..8usize, 30),
+    ) {
+        let dir = tempfile::tempdir().expect("folder");
+        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
+        let mut machines = engines.each_ref().map(|engines| engines.timeline(SHARD).expect("shard").0);
+        let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
+        let mut outcomes: [Vec<_>; 2] = [Vec::new(), Vec::new()];
+        for piece in entries.chunks(1) {
+            outcomes[0].extend(machines[0].apply(piece, &[0; 8]).expect("applies"));
+        }
+        let mut rest = entries.as_slice();
+        for cut in cuts {
+            let (piece, later) = rest.split_at(cut.min(rest.len()));
+            outcomes[1].extend(machines[1].apply(piece, &[0; 8]).expect("applies"));
+            rest = later;
+        }
+        outcomes[1].extend(machines[1].apply(rest, &[0; 8]).expect("applies"));
+        prop_assert_eq!(&outcomes[0], &outcomes[1]);
+        let [a, b] = &mut machines;
+        prop_assert_eq!(records(a), records(b));
+    }
+}
+
+fn machine(dir: &Path) -> (TimelineMachine, TimelineReader) {
+    open(dir).timeline(SHARD).expect("shard")
+}
+
+#[test]
+fn a_position_is_never_given_again() {
+    let dir = tempfile::tempdir().expect("folder");
+    let appended = |machine: &mut TimelineMachine, commands: &[TimelineCommand]| {
+        let outcomes = machine.apply(&[entry(1, commands)], &[0; 8]).expect("applies").remove(0);
+        match outcomes.last() {
+            Some(Outcome::Appended(appended)) => appended.seq,
+            other => panic!("not appended: {other:?}"),
+        }
+    };
+    {
+        let (mut machine, _) = machine(dir.path());
+        let commands = [append(0, 1, 9, 10, 1), append(0, 2, 9, 10, 1), trim(0, 100, 100), append(0, 3, 9, 10, 1)];
+        assert_eq!(appended(&mut machine, &commands), 3);
+        machine.apply(&[entry(2, &[trim(0, 100, 100)])], &[0; 8]).expect("applies");
+    }
+    let (mut machine, reader) = machine(dir.path());
+    let head = reader.head(&ReadHead { timeline: Some(key(0)), device: String::new() }).expect("reads");
+    assert_eq!((head.epoch, head.first, head.last), (9, 4, 3));
+    assert_eq!(appended(&mut machine, &[append(0, 1, 8, 10, 1)]), 4);
+}
+
+#[test]
+fn a_malformed_command_stops_the_machine_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, _) = machine(dir.path());
+    let good = append(0, 1, 9, 10, 1);
+    machine.apply(&[entry(1, std::slice::from_ref(&good))], &1u64.to_be_bytes()).expect("applies");
+    let before = records(&mut machine);
+    let mut bad = append(0, 2, 0, 10, 1);
+    machine.apply(&[entry(2, &[append(0, 3, 9, 10, 1), bad.clone()])], &[0; 8]).expect_err("epoch 0");
+    bad.op = None;
+    machine.apply(&[entry(2, &[bad])], &[0; 8]).expect_err("no operation");
+    assert_eq!((records(&mut machine), applied(&machine)), (before, 1));
+}
+
+#[test]
+fn only_what_retention_ends_is_due_and_each_timeline_gets_its_turn() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    let commands: Vec<_> =
+        (0..6).flat_map(|number| (1..=9u8).map(move |n| append(number, n, 1, 5, 1000 * u64::from(n)))).collect();
+    machine.apply(&[entry(1, &commands)], &[0; 8]).expect("applies");
+    let due = |now_ms, retention: Retention| {
+        let mut due = Vec::new();
+        // Two a call: six timelines, and a call that comes to the end.
+        for _ in 0..4 {
+            let trims = reader.due_trims(now_ms, &retention, 2).expect("reads");
+            assert!(trims.len() <= 2);
+            due.extend(trims.into_iter().map(|trim| (trim.timeline.expect("a key"), trim.before_seq)));
+        }
+        due.sort_by(|a, b| (a.0.kind, &a.0.owner).cmp(&(b.0.kind, &b.0.owner)));
+        due
+    };
+    let all = |before_seq| {
+        let mut all: Vec<_> = (0..6).map(|number| (key(number), before_seq)).collect();
+        all.sort_by(|a, b| (a.0.kind, &a.0.owner).cmp(&(b.0.kind, &b.0.owner)));
+        all
+    };
+    let by_age = Retention { max_age_ms: 6000, ..Retention::default() };
+    assert_eq!(due(10_001, by_age), all(5));
+    let by_count = Retention { max_count: 2, ..Retention::default() };
+    assert_eq!(due(10_001, by_count), all(8));
+    assert_eq!(due(10_001, Retention { duplicate_window_ms: 8000, ..by_age }), all(3));
+    assert_eq!(due(10_001, Retention { duplicate_window_ms: 8000, ..by_count }), all(3));
+    assert_eq!(due(10_001, Retention::default()), []);
+    assert_eq!(due(0, by_age), [], "a clock that is behind ends nothing");
+}

@@ -1,0 +1,247 @@
+//! The state machine of a timeline shard: gives positions, recognises repeated sends, keeps cursors, trims.
+
+use std::{collections::HashMap, io};
+
+use carillon_proto::pb::store::{
+    Append, Appended, Done, SetCursor, TimelineCommand, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind,
+};
+use prost::Message as _;
+
+use super::{
+    EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
+    keys::{self, Stored},
+    recent::Recent,
+};
+use crate::engine::{
+    Changes,
+    fjall::{TimelineShard, TimelineView},
+};
+
+/// Timelines whose state is held in memory, per shard: some 200 bytes each.
+const STATES: usize = 16 * 1024;
+
+/// A timeline and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimelineState {
+    /// Its name in the keys of this shard.
+    pub(crate) number: u64,
+    pub(crate) epoch: u64,
+    /// The first position kept; `last + 1` if there is none.
+    pub(crate) first: u64,
+    /// The last position given.
+    pub(crate) last: u64,
+}
+
+pub(crate) struct TimelineMachine {
+    shard: TimelineShard,
+    /// By the key of the timeline. What is not here is read from the engine.
+    states: Recent<Vec<u8>, TimelineState>,
+}
+
+impl TimelineMachine {
+    pub(crate) fn open(shard: TimelineShard) -> io::Result<(Self, TimelineReader)> {
+        let reader = TimelineReader::new(shard.clone());
+        Ok((Self { shard, states: Recent::new(STATES) }, reader))
+    }
+
+    fn apply_all(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
+        let mut batch = Batch {
+            shard: &self.shard,
+            states: &mut self.states,
+            touched: HashMap::new(),
+            changes: Changes::default(),
+        };
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            outcomes
+                .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
+        }
+        let Batch { touched, changes, .. } = batch;
+        self.shard.commit(changes, applied)?;
+        for (key, state) in touched {
+            if let Some(state) = state {
+                self.states.put(key, state);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Machine for TimelineMachine {
+    fn applied(&self) -> io::Result<Option<Vec<u8>>> {
+        self.shard.applied()
+    }
+
+    fn apply(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
+        self.apply_all(entries, applied).inspect_err(|_| self.states.clear())
+    }
+
+    fn syncer(&self) -> Box<dyn Fn() -> io::Result<()> + Send + Sync> {
+        let shard = self.shard.clone();
+        Box::new(move || shard.sync())
+    }
+
+    fn snapshot(&mut self) -> io::Result<Box<dyn Iterator<Item = Record> + Send>> {
+        Ok(Box::new(self.shard.records()))
+    }
+
+    fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
+        self.states.clear();
+        self.shard.restore(records, applied)
+    }
+}
+
+impl TimelineState {
+    pub(crate) fn load(view: &TimelineView, key: &[u8]) -> io::Result<Option<Self>> {
+        view.get(key)?.map(|value| Self::of_value(view, &value)).transpose()
+    }
+
+    /// From the value of its key, which is only written when it is made and when it is trimmed, and its last record.
+    pub(crate) fn of_value(view: &TimelineView, value: &[u8]) -> io::Result<Self> {
+        let [number, epoch, first, last] = keys::numbers_of(value)?;
+        let records = keys::record(number, first)..=keys::record(number, u64::MAX);
+        let last = match view.range(records).next_back() {
+            Some(record) => keys::seq_of(&record?.0)?,
+            None => last,
+        };
+        Ok(Self { number, epoch, first, last })
+    }
+
+    fn to_value(self) -> Vec<u8> {
+        keys::numbers_value([self.number, self.epoch, self.first, self.last])
+    }
+}
+
+/// What the entries of one batch come to.
+struct Batch<'a> {
+    shard: &'a TimelineShard,
+    states: &'a mut Recent<Vec<u8>, TimelineState>,
+    /// Timelines of this batch; None if there is no such timeline.
+    touched: HashMap<Vec<u8>, Option<TimelineState>>,
+    changes: Changes,
+}
+
+impl Batch<'_> {
+    fn command(&mut self, command: bytes::Bytes) -> io::Result<Outcome> {
+        // Decoded from `Bytes`, the envelope is a slice of the entry.
+        let command = TimelineCommand::decode(command).map_err(|_| broken("command"))?;
+        match command.op.ok_or_else(|| broken("command without an operation"))? {
+            Op::Append(op) => self.append(&op),
+            Op::SetCursor(op) => self.set_cursor(&op),
+            Op::Trim(op) => self.trim(&op),
+        }
+    }
+
+    fn append(&mut self, op: &Append) -> io::Result<Outcome> {
+        let duplicate: [u8; 16] = op.duplicate_key.as_ref().try_into().map_err(|_| broken("duplicate key"))?;
+        if op.new_epoch == 0 {
+            return Err(broken("epoch 0"));
+        }
+        let key = timeline_key(op.timeline.as_ref())?;
+        let mut state = match self.state(&key)? {
+            Some(state) => state,
+            None => self.create(key.clone(), op.new_epoch)?,
+        };
+        let TimelineState { number, epoch, .. } = state;
+        let duplicate_key = keys::duplicate(number, &duplicate);
+        // An empty timeline has no duplicate keys either.
+        if state.first <= state.last
+            && let Some(seq) = self.get(&duplicate_key, keys::number_of)?
+        {
+            let first_envelope = self
+                .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
+                .ok_or_else(|| broken("duplicate key without its envelope"))?;
+            return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
+        }
+        state.last += 1;
+        let seq = state.last;
+        let stored = Stored { time_ms: op.time_ms, duplicate, envelope: &op.envelope };
+        self.changes.put(keys::record(number, seq), stored.encode());
+        self.changes.put(duplicate_key, keys::number_value(seq));
+        self.touched.insert(key, Some(state));
+        Ok(Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() }))
+    }
+
+    fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
+        let key = timeline_key(op.timeline.as_ref())?;
+        if let Some(state) = self.state(&key)?
+            && state.epoch == op.epoch
+            && op.seq <= state.last
+        {
+            let key = keys::cursor(state.number, &op.device);
+            if self.get(&key, keys::number_of)?.is_none_or(|seq| seq < op.seq) {
+                self.changes.put(key, keys::number_value(op.seq));
+            }
+        }
+        Ok(done())
+    }
+
+    fn trim(&mut self, op: &Trim) -> io::Result<Outcome> {
+        let key = timeline_key(op.timeline.as_ref())?;
+        let Some(mut state) = self.state(&key)? else { return Ok(done()) };
+        let end = op.before_seq.min(state.last + 1).min(state.first.saturating_add(op.limit.into()));
+        if end <= state.first {
+            return Ok(done());
+        }
+        let number = state.number;
+        let mut removed = Vec::new();
+        for record in self.shard.view().range(keys::record(number, state.first)..=keys::record(number, end - 1)) {
+            let (key, value) = record?;
+            removed.push((keys::seq_of(&key)?, Stored::decode(&value)?.duplicate));
+        }
+        // The rest has been appended in this batch.
+        for seq in state.first + removed.len() as u64..end {
+            let pending = self.changes.get(&keys::record(number, seq)).flatten();
+            removed.push((seq, Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?.duplicate));
+        }
+        for ((seq, duplicate), expected) in removed.into_iter().zip(state.first..) {
+            if seq != expected {
+                return Err(broken("gap in a timeline"));
+            }
+            self.changes.delete(keys::record(number, seq));
+            self.changes.delete(keys::duplicate(number, &duplicate));
+        }
+        state.first = end;
+        self.changes.put(key.clone(), state.to_value());
+        self.touched.insert(key, Some(state));
+        Ok(done())
+    }
+
+    fn state(&mut self, key: &[u8]) -> io::Result<Option<TimelineState>> {
+        if let Some(state) = self.touched.get(key) {
+            return Ok(*state);
+        }
+        let state = match self.states.take(key) {
+            Some(state) => Some(state),
+            None => TimelineState::load(&self.shard.view(), key)?,
+        };
+        self.touched.insert(key.to_vec(), state);
+        Ok(state)
+    }
+
+    fn create(&mut self, key: Vec<u8>, epoch: u64) -> io::Result<TimelineState> {
+        let number = self.get(keys::NEXT_NUMBER, keys::number_of)?.unwrap_or(1);
+        self.changes.put(keys::NEXT_NUMBER.to_vec(), keys::number_value(number + 1));
+        let state = TimelineState { number, epoch, first: 1, last: 0 };
+        self.changes.put(key, state.to_value());
+        Ok(state)
+    }
+
+    fn get<T>(&self, key: &[u8], parse: impl Fn(&[u8]) -> io::Result<T>) -> io::Result<Option<T>> {
+        match self.changes.get(key) {
+            Some(value) => value.map(parse).transpose(),
+            None => self.shard.get(key)?.map(|value| parse(&value)).transpose(),
+        }
+    }
+}
+
+fn timeline_key(timeline: Option<&TimelineKey>) -> io::Result<Vec<u8>> {
+    match timeline {
+        Some(timeline) if timeline.kind() != Kind::Unspecified => Ok(keys::timeline(timeline)),
+        Some(_) | None => Err(broken("timeline of a command")),
+    }
+}
+
+fn done() -> Outcome {
+    Outcome::Done(Done {})
+}

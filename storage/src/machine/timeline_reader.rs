@@ -1,0 +1,115 @@
+//! Reads of a timeline shard.
+
+use std::{io, sync::Arc};
+
+use carillon_proto::{
+    limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
+    pb::store::{Head, ReadHead, ReadTimeline, StoredEntry, TimelineKey, TimelineRead, Trim},
+};
+use parking_lot::Mutex;
+
+use super::{
+    keys::{self, Stored},
+    retention::{self, Retention},
+    timeline::TimelineState,
+};
+use crate::engine::fjall::{TimelineShard, TimelineView, Value};
+
+/// Entries that one read gives at most, whatever it asks for.
+const MAX_ENTRIES: usize = 1024;
+/// Bytes of envelopes that one read gives at most, so that the answer fits into a message between nodes.
+const MAX_BYTES: usize = MAX_NODE_MESSAGE_BYTES / 2;
+
+/// Reads what has been applied, from any thread; each read sees one state.
+#[derive(Clone)]
+pub(crate) struct TimelineReader {
+    shard: TimelineShard,
+    /// Where the next search for what is due begins.
+    due_after: Arc<Mutex<Vec<u8>>>,
+}
+
+impl TimelineReader {
+    pub(crate) fn new(shard: TimelineShard) -> Self {
+        Self { shard, due_after: Arc::default() }
+    }
+
+    /// A limit of 0 is for the store to choose.
+    pub(crate) fn read(&self, op: &ReadTimeline) -> io::Result<TimelineRead> {
+        let view = self.shard.view();
+        let Some(state) = load(&view, op.timeline.as_ref())? else {
+            return Ok(TimelineRead { head: Some(head(None)), entries: Vec::new(), complete: true });
+        };
+        let (first, last) = (state.first, state.last);
+        let (from, to) = match (op.backward, op.from_seq) {
+            (false, from) => (from.max(first), last),
+            (true, 0) => (first, last),
+            (true, from) => (first, from.min(last)),
+        };
+        let mut read = TimelineRead { head: Some(head(Some(&state))), entries: Vec::new(), complete: true };
+        if from > to {
+            return Ok(read);
+        }
+        let records = view.range(keys::record(state.number, from)..=keys::record(state.number, to));
+        if op.backward {
+            collect(records.rev(), op, &mut read)?;
+        } else {
+            collect(records, op, &mut read)?;
+        }
+        let end = if op.backward { from } else { to };
+        read.complete = read.entries.last().is_none_or(|entry| entry.seq == end);
+        Ok(read)
+    }
+
+    pub(crate) fn head(&self, op: &ReadHead) -> io::Result<Head> {
+        let view = self.shard.view();
+        let Some(state) = load(&view, op.timeline.as_ref())? else { return Ok(head(None)) };
+        let mut head = head(Some(&state));
+        if !op.device.is_empty()
+            && let Some(value) = view.get(&keys::cursor(state.number, &op.device))?
+        {
+            head.cursor = keys::number_of(&value)?;
+            head.has_cursor = true;
+        }
+        Ok(head)
+    }
+
+    /// At most `limit` trims that are due at this time. Each call looks at a bounded number of timelines and begins
+    /// where the last one ended.
+    pub(crate) fn due_trims(&self, now_ms: u64, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
+        let after = self.due_after.lock().clone();
+        let (trims, next) = retention::due(&self.shard.view(), &after, now_ms, retention, limit)?;
+        *self.due_after.lock() = next;
+        Ok(trims)
+    }
+}
+
+fn load(view: &TimelineView, timeline: Option<&TimelineKey>) -> io::Result<Option<TimelineState>> {
+    timeline.map_or(Ok(None), |timeline| TimelineState::load(view, &keys::timeline(timeline)))
+}
+
+fn head(state: Option<&TimelineState>) -> Head {
+    match state {
+        Some(state) => Head { epoch: state.epoch, first: state.first, last: state.last, ..Head::default() },
+        None => Head { first: 1, ..Head::default() },
+    }
+}
+
+fn collect(
+    records: impl Iterator<Item = io::Result<(Value, Value)>>,
+    op: &ReadTimeline,
+    read: &mut TimelineRead,
+) -> io::Result<()> {
+    let or = |given: u32, default: usize, max: usize| if given == 0 { default } else { max.min(given as usize) };
+    let max_bytes = or(op.max_bytes, BATCH_BYTES, MAX_BYTES);
+    let mut bytes = 0;
+    for record in records.take(or(op.limit, MAX_ENTRIES, MAX_ENTRIES)) {
+        let (key, value) = record?;
+        let envelope = Stored::decode(&value)?.envelope();
+        bytes += envelope.len();
+        if bytes > max_bytes && !read.entries.is_empty() {
+            break;
+        }
+        read.entries.push(StoredEntry { seq: keys::seq_of(&key)?, envelope });
+    }
+    Ok(())
+}
