@@ -1,1 +1,25 @@
+//! The router: owner of users on the ring. It knows where they are signed in, appends what is sent to them, and pushes
+//! it to their gateways. Its memory is a cache of what the store knows. See `docs/architecture.md`.
 
+mod admin;
+mod backoff;
+mod batch;
+mod config;
+mod cursors;
+mod directory;
+mod lease;
+mod link;
+pub mod metrics;
+mod owner;
+mod partition;
+mod peers;
+mod registry;
+mod reply;
+mod router;
+mod send;
+mod server;
+mod store;
+mod topology;
+
+pub use config::{InvalidConfig, RouterConfig, UnknownRecipient};
+pub use router::{OpenError, Router};

@@ -1,0 +1,83 @@
+//! What waits in a queue, as a stream of batches: the slower the reader, the larger the batch, and no timer.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use carillon_proto::limits;
+use futures_util::Stream;
+use tokio::sync::mpsc;
+
+/// Ends when the queue is closed and empty.
+pub(crate) struct Batches<T> {
+    queue: mpsc::Receiver<T>,
+    /// Taken from the queue, not yet given out.
+    taken: VecDeque<T>,
+    scratch: Vec<T>,
+    weigh: fn(&T) -> usize,
+}
+
+impl<T> Batches<T> {
+    /// `weigh` estimates an item's encoded size in bytes.
+    pub(crate) fn new(queue: mpsc::Receiver<T>, weigh: fn(&T) -> usize) -> Self {
+        Self { queue, taken: VecDeque::new(), scratch: Vec::new(), weigh }
+    }
+
+    /// At most `BATCH_ITEMS`, and `BATCH_BYTES` unless a single item is larger.
+    fn cut(&mut self) -> Vec<T> {
+        let mut bytes = 0;
+        let count = self
+            .taken
+            .iter()
+            .take(limits::BATCH_ITEMS)
+            .take_while(|item| {
+                let first = bytes == 0;
+                bytes += (self.weigh)(item).max(1);
+                first || bytes <= limits::BATCH_BYTES
+            })
+            .count();
+        self.taken.drain(..count).collect()
+    }
+}
+
+impl<T: Unpin> Stream for Batches<T> {
+    type Item = Vec<T>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Vec<T>>> {
+        let this = self.get_mut();
+        let room = limits::BATCH_ITEMS - this.taken.len().min(limits::BATCH_ITEMS);
+        if room > 0 {
+            match this.queue.poll_recv_many(context, &mut this.scratch, room) {
+                Poll::Ready(0) if this.taken.is_empty() => return Poll::Ready(None),
+                Poll::Pending if this.taken.is_empty() => return Poll::Pending,
+                Poll::Ready(_) | Poll::Pending => this.taken.extend(this.scratch.drain(..)),
+            }
+        }
+        Poll::Ready(Some(this.cut()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt as _;
+
+    #[tokio::test]
+    async fn batches_keep_order_and_stay_below_both_limits() {
+        let (tx, rx) = mpsc::channel(2000);
+        for item in 0..1000usize {
+            tx.send(if item == 500 { limits::BATCH_BYTES * 2 } else { item }).await.expect("open");
+        }
+        drop(tx);
+        let batches: Vec<Vec<usize>> = Batches::new(rx, |item| *item).collect().await;
+        let flat: Vec<usize> = batches.iter().flatten().copied().collect();
+        assert_eq!(flat.len(), 1000);
+        assert!(flat.iter().enumerate().all(|(i, item)| i == *item || i == 500));
+        for batch in &batches {
+            assert!(batch.len() <= limits::BATCH_ITEMS && !batch.is_empty());
+            assert!(batch.len() == 1 || batch.iter().sum::<usize>() <= limits::BATCH_BYTES);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that the router counts.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+pub const REQUESTS: &str = "carillon_router_requests_total";
+pub const REQUEST_SECONDS: &str = "carillon_router_request_duration_seconds";
+pub const APPEND_SECONDS: &str = "carillon_router_append_duration_seconds";
+pub const PUSHES: &str = "carillon_router_pushes_total";
+pub const PUSHES_DROPPED: &str = "carillon_router_pushes_dropped_total";
+pub const HINTS: &str = "carillon_router_hints_total";
+pub const HINTS_DROPPED: &str = "carillon_router_hints_dropped_total";
+pub const LANES_REOPENED: &str = "carillon_router_lanes_reopened_total";
+pub const DIRECTORY_ENTRIES: &str = "carillon_router_directory_entries";
+pub const DIRECTORY_LOOKUPS: &str = "carillon_router_directory_lookups_total";
+pub const LINKS: &str = "carillon_router_links";
+pub const RING_VERSION: &str = "carillon_router_ring_version";
+pub const LEASE_HELD: &str = "carillon_router_lease_held";
+
+/// Name, kind and help of each metric.
+pub const ALL: [(&str, Kind, &str); 13] = [
+    (REQUESTS, Kind::Counter, "Requests of gateways by operation and outcome"),
+    (REQUEST_SECONDS, Kind::Seconds, "From reading a request to its answer, by operation"),
+    (APPEND_SECONDS, Kind::Seconds, "From handing an append to the store client to the store's answer"),
+    (PUSHES, Kind::Counter, "Deliveries given to gateways, one for each gateway"),
+    (PUSHES_DROPPED, Kind::Counter, "Deliveries dropped because the gateway's queue was full or its link was gone"),
+    (HINTS, Kind::Counter, "Deliveries given to other routers"),
+    (HINTS_DROPPED, Kind::Counter, "Deliveries dropped on the way to their owner because a queue was full"),
+    (LANES_REOPENED, Kind::Counter, "Times that the writes of a shard began again after a refusal or a loss"),
+    (DIRECTORY_ENTRIES, Kind::Gauge, "Users whose sessions are in memory, by partition"),
+    (DIRECTORY_LOOKUPS, Kind::Counter, "Looks into the directory, by whether the entry was in memory"),
+    (LINKS, Kind::Gauge, "Open links of gateways and routers, by kind"),
+    (RING_VERSION, Kind::Gauge, "Version of the ring by which this router acts"),
+    (LEASE_HELD, Kind::Gauge, "1 while this router holds its lease"),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Seconds,
+}
+
+/// Gives the recorder the help texts.
+pub fn describe() {
+    for (name, kind, help) in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge => describe_gauge!(name, help),
+            Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
+        }
+    }
+}
+
+pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {
+    counter!(REQUESTS, "op" => op, "outcome" => outcome).increment(1);
+    histogram!(REQUEST_SECONDS, "op" => op).record(took);
+}
+
+pub(crate) fn append(took: Duration) {
+    histogram!(APPEND_SECONDS).record(took);
+}
+
+pub(crate) fn push(given: bool) {
+    counter!(if given { PUSHES } else { PUSHES_DROPPED }).increment(1);
+}
+
+pub(crate) fn hint(given: bool) {
+    counter!(if given { HINTS } else { HINTS_DROPPED }).increment(1);
+}
+
+pub(crate) fn lanes_reopened(count: u64) {
+    counter!(LANES_REOPENED).increment(count);
+}
+
+pub(crate) fn directory_lookup(hit: bool) {
+    counter!(DIRECTORY_LOOKUPS, "result" => if hit { "hit" } else { "miss" }).increment(1);
+}
+
+pub(crate) fn directory_entries(partition: usize, entries: usize) {
+    gauge!(DIRECTORY_ENTRIES, "partition" => partition.to_string()).set(entries as f64);
+}
+
+pub(crate) fn link(kind: &'static str, change: f64) {
+    gauge!(LINKS, "kind" => kind).increment(change);
+}
+
+pub(crate) fn ring_version(version: u64) {
+    gauge!(RING_VERSION).set(version as f64);
+}
+
+pub(crate) fn lease_held(held: bool) {
+    gauge!(LEASE_HELD).set(if held { 1.0 } else { 0.0 });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule_and_have_help() {
+        for (name, kind, help) in ALL {
+            assert!(name.starts_with("carillon_router_") && !help.is_empty(), "{name}");
+            assert_eq!(kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert_eq!(kind == Kind::Seconds, name.ends_with("_seconds"), "{name}");
+            assert_eq!(ALL.iter().filter(|other| other.0 == name).count(), 1, "{name}");
+        }
+    }
+}

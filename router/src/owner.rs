@@ -1,0 +1,593 @@
+//! What the owner of a part of the users does with each input: no waiting, no clock.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use carillon_proto::{
+    DeviceId, Epoch, LeaseId, ShardId, TimelineId, UserId, limits,
+    pb::{
+        client,
+        link::{self, Heads, Push, SessionOpened, TimelineHead, router_request},
+        store::{
+            self, Account, DeleteSession, DirectoryCommand, PutAccount, PutSession, ReadHead, ReadUser, Session,
+            SetCursor, TimelineCommand, directory_command, put_account, store_request, timeline_command,
+        },
+    },
+};
+use tokio::time::Instant;
+
+use crate::{
+    config::UnknownRecipient,
+    cursors::{CursorKey, Cursors},
+    directory::{Directory, Loaded, Wait, is_same},
+    metrics,
+    reply::{Answer, Failure, ReplySlot, Request},
+    send::{Parts, Sending},
+    store::{StoreAnswer, StoreFailure},
+    topology::Topology,
+};
+
+/// How long reading a user may take; those who wait for it may give up earlier.
+const READ_USER: Duration = Duration::from_secs(5);
+/// How long a write that nobody waits for is tried.
+const UNATTENDED: Duration = Duration::from_secs(5);
+/// Most entries of one page.
+const MAX_PAGE: u32 = 1000;
+
+/// To be performed in order.
+pub(crate) enum Effect {
+    /// Ask the store; its answer comes back with the token.
+    Store {
+        token: u64,
+        shard: ShardId,
+        op: store_request::Op,
+        traceparent: String,
+        deadline: Instant,
+    },
+    Answer(ReplySlot, Answer),
+    Push(LeaseId, Push),
+    Evict {
+        gateway: LeaseId,
+        connection: u64,
+    },
+    /// To the owner of its user, which may be this router or another one.
+    Deliver(Delivery),
+}
+
+/// One of the user's connections may not know this envelope yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Delivery {
+    pub(crate) user: UserId,
+    pub(crate) position: client::Position,
+    pub(crate) envelope: Bytes,
+    pub(crate) traceparent: String,
+    /// Lease and connection of the session that knows it; zeros if none.
+    pub(crate) except: (u64, u64),
+}
+
+pub(crate) struct Owner {
+    topology: Arc<Topology>,
+    directory: Directory<Waiter>,
+    cursors: Cursors<ReplySlot>,
+    asked: HashMap<u64, Asked>,
+    next_token: u64,
+    unknown_recipient: UnknownRecipient,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// What goes on when a user has been read.
+enum Waiter {
+    Send(Box<Sending>),
+    Deliver(Delivery),
+    Announce(Box<(Session, ReplySlot, Instant)>),
+}
+
+/// What goes on when the store has answered.
+enum Asked {
+    User(UserId),
+    Account(UserId, ReplySlot),
+    Ensured(UserId, ReplySlot),
+    Session { user: UserId, session: Session, slot: ReplySlot, deadline: Instant },
+    SessionHead(UserId, ReplySlot),
+    Closed(ReplySlot),
+    Heads(UserId, ReplySlot),
+    Timeline(ReplySlot),
+    Cursor(Vec<ReplySlot>),
+    FirstAppend(Box<Sending>),
+    SecondAppend(Box<Sending>),
+    Nothing,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        topology: Arc<Topology>,
+        entries: usize,
+        entry_ttl: Duration,
+        cursor_pause: Duration,
+        unknown_recipient: UnknownRecipient,
+    ) -> Self {
+        Self {
+            topology,
+            directory: Directory::new(entries, entry_ttl),
+            cursors: Cursors::new(cursor_pause),
+            asked: HashMap::new(),
+            next_token: 0,
+            unknown_recipient,
+            effects: Vec::new(),
+        }
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Entries that this router did not own all the time since the last ring are old.
+    pub(crate) fn follow(&mut self, topology: Arc<Topology>) {
+        let before = std::mem::replace(&mut self.topology, topology);
+        if before.ring.version() != self.topology.ring.version() {
+            self.directory.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
+        }
+    }
+
+    pub(crate) fn request(&mut self, request: Request, now: Instant, time_ms: u64) {
+        use router_request::Op;
+        let (op, parts) = Parts::of(request);
+        match op {
+            Op::Send(send) => self.send(send, parts, now, time_ms),
+            Op::Acknowledge(acknowledge) => self.acknowledge(acknowledge, parts, now),
+            Op::Read(read) => self.read_timeline(read, parts),
+            Op::ReadHeads(read) => {
+                let asked = Asked::Heads(parts.user.clone(), parts.slot);
+                self.read_head(&parts.user, read.device, parts.deadline, asked);
+            }
+            Op::OpenSession(link::OpenSession { session }) => match session {
+                Some(session) => self.put_session(parts.user, session, parts.slot, parts.deadline),
+                None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
+            },
+            Op::Announce(link::Announce { session }) => match session {
+                Some(session) => self.announce(session, parts, now),
+                None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
+            },
+            Op::CloseSession(link::CloseSession { session }) => match session {
+                Some(session) => {
+                    self.directory.remove(&parts.user, &session);
+                    let deadline = parts.deadline;
+                    self.delete_session(&parts.user, &session, deadline, Asked::Closed(parts.slot));
+                }
+                None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
+            },
+            // Credentials may have changed through another router: always from the store.
+            Op::LookUpAccount(_) => {
+                let asked = Asked::Account(parts.user.clone(), parts.slot);
+                self.read_user(&parts.user, parts.deadline, asked);
+            }
+            Op::EnsureAccount(_) => {
+                let account = Account { user: parts.user.as_str().to_owned(), scram: None, created_ms: time_ms };
+                let put = PutAccount { account: Some(account), mode: put_account::Mode::Ensure.into() };
+                let asked = Asked::Ensured(parts.user.clone(), parts.slot);
+                self.directory_write(&parts.user, directory_command::Op::PutAccount(put), parts.deadline, asked);
+            }
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, delivery: Delivery, now: Instant) {
+        let Some(sessions) = self.directory.sessions(&delivery.user, now) else {
+            metrics::directory_lookup(false);
+            let user = delivery.user.clone();
+            self.wait(&user, Waiter::Deliver(delivery), now);
+            return;
+        };
+        metrics::directory_lookup(true);
+        // Devices of one user are few.
+        let mut gateways: Vec<(u64, Vec<u64>)> = Vec::new();
+        for session in sessions {
+            if (session.lease, session.connection) == delivery.except || self.topology.has_ended(LeaseId(session.lease))
+            {
+                continue;
+            }
+            match gateways.iter_mut().find(|(lease, _)| *lease == session.lease) {
+                Some((_, connections)) => connections.push(session.connection),
+                None => gateways.push((session.lease, vec![session.connection])),
+            }
+        }
+        for (lease, connections) in gateways {
+            let push = Push {
+                connections,
+                timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
+                position: Some(delivery.position),
+                envelope: delivery.envelope.clone(),
+                traceparent: delivery.traceparent.clone(),
+            };
+            self.effects.push(Effect::Push(LeaseId(lease), push));
+        }
+    }
+
+    /// When `flush_cursors` is due.
+    pub(crate) fn cursors_due(&self) -> Option<Instant> {
+        self.cursors.due()
+    }
+
+    pub(crate) fn flush_cursors(&mut self) {
+        for (key, cursor) in self.cursors.take() {
+            let timeline = TimelineId::Inbox(key.user);
+            let set = SetCursor {
+                timeline: Some(timeline.to_key()),
+                device: key.device.as_str().to_owned(),
+                epoch: key.epoch.0,
+                seq: cursor.seq,
+            };
+            let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::SetCursor(set)) });
+            let shard = self.topology.shards.timeline_of(&timeline);
+            self.ask(shard, op, String::new(), cursor.deadline, Asked::Cursor(cursor.waiters));
+        }
+    }
+
+    pub(crate) fn answer(&mut self, token: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+        // Tokens are given once and answered once.
+        let Some(asked) = self.asked.remove(&token) else { return };
+        match asked {
+            Asked::User(user) => self.user_read(user, answer, now),
+            Asked::Account(user, slot) => self.account_read(&user, slot, answer),
+            Asked::Ensured(user, slot) => {
+                // Without an account there was no entry.
+                self.directory.outdate(&user);
+                self.end(slot, done(answer));
+            }
+            Asked::Session { user, session, slot, deadline } => self.session_put(user, session, slot, deadline, answer),
+            Asked::SessionHead(user, slot) => {
+                let opened = head(&user, answer)
+                    .map(|head| Answer::SessionOpened(SessionOpened { heads: vec![head], replaced: false }));
+                self.end(slot, opened);
+            }
+            Asked::Closed(slot) => self.end(slot, done(answer)),
+            Asked::Heads(user, slot) => {
+                let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
+                self.end(slot, heads);
+            }
+            Asked::Timeline(slot) => {
+                let read = match answer {
+                    Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
+                    other => Err(unexpected(other)),
+                };
+                self.end(slot, read);
+            }
+            Asked::Cursor(slots) => {
+                let answer = done(answer);
+                for slot in slots {
+                    self.end(slot, answer.clone());
+                }
+            }
+            Asked::FirstAppend(sending) => self.first_appended(sending, answer, now),
+            Asked::SecondAppend(sending) => self.second_appended(sending, answer, now),
+            Asked::Nothing => {}
+        }
+    }
+
+    // ---- Messages -------------------------------------------------------------------------------------------
+
+    fn send(&mut self, send: link::Send, parts: Parts, now: Instant, time_ms: u64) {
+        let sending = match Sending::new(send, parts, now, time_ms) {
+            Ok(sending) => Box::new(sending),
+            Err((slot, failure)) => return self.refuse(slot, &failure),
+        };
+        if self.directory.sessions(&sending.recipient, now).is_some() {
+            metrics::directory_lookup(true);
+            return self.append_first(sending, now);
+        }
+        metrics::directory_lookup(false);
+        let recipient = sending.recipient.clone();
+        self.wait(&recipient, Waiter::Send(sending), now);
+    }
+
+    fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
+        let (shard, op) = sending.append(&sending.recipient, self.topology.shards);
+        sending.since = now;
+        let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
+        self.ask(shard, op, traceparent, deadline, Asked::FirstAppend(sending));
+    }
+
+    fn first_appended(&mut self, mut sending: Box<Sending>, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
+            Ok(appended) => appended,
+            Err(failure) => return self.refuse(sending.slot, &failure),
+        };
+        metrics::append(now - sending.since);
+        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
+        let to_oneself = sending.is_to_oneself();
+        let delivery = Delivery {
+            user: sending.recipient.clone(),
+            position,
+            envelope: sending.envelope.clone(),
+            traceparent: sending.traceparent.clone(),
+            except: if to_oneself { (sending.lease, sending.connection) } else { (0, 0) },
+        };
+        if to_oneself {
+            let accepted = sending.accepted(position);
+            self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
+        } else {
+            let (shard, op) = sending.append(&sending.sender, self.topology.shards);
+            sending.since = now;
+            let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
+            self.ask(shard, op, traceparent, deadline, Asked::SecondAppend(sending));
+        }
+        // The recipient need not wait for the sender's copy.
+        self.deliver(delivery, now);
+    }
+
+    fn second_appended(&mut self, mut sending: Box<Sending>, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
+            Ok(appended) => appended,
+            Err(failure) => return self.refuse(sending.slot, &failure),
+        };
+        metrics::append(now - sending.since);
+        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
+        let accepted = sending.accepted(position);
+        self.effects.push(Effect::Deliver(Delivery {
+            user: sending.sender,
+            position,
+            envelope: sending.envelope,
+            traceparent: sending.traceparent,
+            except: (sending.lease, sending.connection),
+        }));
+        self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
+    }
+
+    // ---- Sessions -------------------------------------------------------------------------------------------
+
+    fn announce(&mut self, session: Session, parts: Parts, now: Instant) {
+        let Some(sessions) = self.directory.sessions(&parts.user, now) else {
+            metrics::directory_lookup(false);
+            let waiter = Waiter::Announce(Box::new((session, parts.slot, parts.deadline)));
+            return self.wait(&parts.user, waiter, now);
+        };
+        metrics::directory_lookup(true);
+        if sessions.iter().any(|known| is_same(known, &session)) {
+            let asked = Asked::SessionHead(parts.user.clone(), parts.slot);
+            self.read_head(&parts.user, session.device, parts.deadline, asked);
+        } else {
+            self.put_session(parts.user, session, parts.slot, parts.deadline);
+        }
+    }
+
+    fn put_session(&mut self, user: UserId, mut session: Session, slot: ReplySlot, deadline: Instant) {
+        if let Err(wrong) = DeviceId::new(&session.device) {
+            return self.refuse(slot, &wrong.into());
+        }
+        user.as_str().clone_into(&mut session.user);
+        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()) });
+        let asked = Asked::Session { user: user.clone(), session, slot, deadline };
+        self.directory_write(&user, op, deadline, asked);
+    }
+
+    fn session_put(
+        &mut self,
+        user: UserId,
+        session: Session,
+        slot: ReplySlot,
+        deadline: Instant,
+        answer: Result<StoreAnswer, StoreFailure>,
+    ) {
+        let put = match answer {
+            Ok(StoreAnswer::SessionPut(put)) => put,
+            other => {
+                // It may have been stored all the same.
+                self.directory.forget(&user);
+                return self.refuse(slot, &unexpected(other));
+            }
+        };
+        if let Some(kept) = put.kept {
+            self.directory.put(&user, kept);
+            let lost = SessionOpened { heads: Vec::new(), replaced: true };
+            return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
+        }
+        if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
+            let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
+            self.effects.push(Effect::Evict { gateway, connection });
+        }
+        let device = session.device.clone();
+        self.directory.put(&user, session);
+        // After the session is in the directory: what is appended from now on is pushed, what came before is in the
+        // head.
+        let asked = Asked::SessionHead(user.clone(), slot);
+        self.read_head(&user, device, deadline, asked);
+    }
+
+    fn delete_session(&mut self, user: &UserId, session: &Session, deadline: Instant, asked: Asked) {
+        let delete = DeleteSession {
+            user: user.as_str().to_owned(),
+            device: session.device.clone(),
+            lease: session.lease,
+            connection: session.connection,
+        };
+        self.directory_write(user, directory_command::Op::DeleteSession(delete), deadline, asked);
+    }
+
+    // ---- Users ----------------------------------------------------------------------------------------------
+
+    /// `waiter` goes on when the user has been read.
+    fn wait(&mut self, user: &UserId, waiter: Waiter, now: Instant) {
+        match self.directory.wait(user, waiter) {
+            Wait::Read => self.read_user(user, now + READ_USER, Asked::User(user.clone())),
+            Wait::Queued => {}
+            Wait::Full(waiter) => self.drop_waiter(waiter, &Failure::Crowded),
+        }
+    }
+
+    fn user_read(&mut self, user: UserId, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+        let (sessions, failure) = match answer {
+            Ok(StoreAnswer::User(found)) => {
+                if found.account.is_none() && self.unknown_recipient == UnknownRecipient::Refuse {
+                    (None, Some(Failure::NoUser(user.as_str().to_owned())))
+                } else {
+                    (Some(self.without_ended(&user, found.sessions, now)), None)
+                }
+            }
+            other => (None, Some(unexpected(other))),
+        };
+        match self.directory.loaded(&user, sessions, now) {
+            Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
+            Loaded::Serve(waiters) => {
+                for waiter in waiters {
+                    match &failure {
+                        Some(failure) => self.drop_waiter(waiter, failure),
+                        None => self.go_on(waiter, &user, now),
+                    }
+                }
+            }
+        }
+    }
+
+    fn go_on(&mut self, waiter: Waiter, user: &UserId, now: Instant) {
+        match waiter {
+            Waiter::Send(sending) => self.append_first(sending, now),
+            Waiter::Deliver(delivery) => self.deliver(delivery, now),
+            Waiter::Announce(announced) => {
+                let (session, slot, deadline) = *announced;
+                let parts = Parts { user: user.clone(), lease: session.lease, deadline, span: None, slot };
+                self.announce(session, parts, now);
+            }
+        }
+    }
+
+    fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
+        match waiter {
+            Waiter::Send(sending) => self.refuse(sending.slot, failure),
+            Waiter::Deliver(_) => metrics::push(false),
+            Waiter::Announce(announced) => self.refuse(announced.1, failure),
+        }
+    }
+
+    /// Rows that their gateway could not delete any more are deleted when they are met.
+    fn without_ended(&mut self, user: &UserId, sessions: Vec<Session>, now: Instant) -> Vec<Session> {
+        let topology = Arc::clone(&self.topology);
+        let (ended, live): (Vec<_>, Vec<_>) =
+            sessions.into_iter().partition(|session| topology.has_ended(LeaseId(session.lease)));
+        for session in ended {
+            self.delete_session(user, &session, now + UNATTENDED, Asked::Nothing);
+        }
+        live
+    }
+
+    fn account_read(&mut self, user: &UserId, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
+        let account = match answer {
+            Ok(StoreAnswer::User(found)) => match found.account {
+                Some(account) => Ok(Answer::Account(account)),
+                None => {
+                    self.directory.forget(user);
+                    Err(Failure::NoUser(user.as_str().to_owned()))
+                }
+            },
+            other => Err(unexpected(other)),
+        };
+        self.end(slot, account);
+    }
+
+    // ---- Timelines ------------------------------------------------------------------------------------------
+
+    fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: Parts, now: Instant) {
+        let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|_| {
+            let position = acknowledge.position.ok_or(Failure::Invalid("position is missing"))?;
+            Ok((DeviceId::new(&acknowledge.device)?, position))
+        });
+        match checked {
+            Err(failure) => self.refuse(parts.slot, &failure),
+            Ok((device, position)) => {
+                let key = CursorKey { user: parts.user, device, epoch: Epoch(position.epoch) };
+                self.cursors.add(key, position.seq, parts.slot, now, parts.deadline);
+            }
+        }
+    }
+
+    fn read_timeline(&mut self, read: link::ReadTimeline, parts: Parts) {
+        let timeline = match own_inbox(read.timeline.as_ref(), &parts.user) {
+            Ok(timeline) => timeline,
+            Err(failure) => return self.refuse(parts.slot, &failure),
+        };
+        let most = |asked: u32, most: u32| if asked == 0 { most } else { asked.min(most) };
+        let op = store_request::Op::ReadTimeline(store::ReadTimeline {
+            timeline: Some(timeline.to_key()),
+            from_seq: read.from_seq,
+            backward: read.backward,
+            limit: most(read.limit, MAX_PAGE),
+            // The frame that carries a page is at most this large, too.
+            max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
+        });
+        let shard = self.topology.shards.timeline_of(&timeline);
+        self.ask(shard, op, String::new(), parts.deadline, Asked::Timeline(parts.slot));
+    }
+
+    fn read_head(&mut self, user: &UserId, device: String, deadline: Instant, asked: Asked) {
+        let timeline = TimelineId::Inbox(user.clone());
+        let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device });
+        let shard = self.topology.shards.timeline_of(&timeline);
+        self.ask(shard, op, String::new(), deadline, asked);
+    }
+
+    // ---- The store ------------------------------------------------------------------------------------------
+
+    fn read_user(&mut self, user: &UserId, deadline: Instant, asked: Asked) {
+        let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+        let shard = self.topology.shards.directory_of(user);
+        self.ask(shard, op, String::new(), deadline, asked);
+    }
+
+    fn directory_write(&mut self, user: &UserId, op: directory_command::Op, deadline: Instant, asked: Asked) {
+        let op = store_request::Op::Directory(DirectoryCommand { op: Some(op) });
+        let shard = self.topology.shards.directory_of(user);
+        self.ask(shard, op, String::new(), deadline, asked);
+    }
+
+    fn ask(&mut self, shard: ShardId, op: store_request::Op, traceparent: String, deadline: Instant, asked: Asked) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.asked.insert(token, asked);
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline });
+    }
+
+    fn end(&mut self, slot: ReplySlot, answer: Result<Answer, Failure>) {
+        self.effects.push(Effect::Answer(slot, answer.unwrap_or_else(Answer::from)));
+    }
+
+    fn refuse(&mut self, slot: ReplySlot, failure: &Failure) {
+        self.effects.push(Effect::Answer(slot, Answer::Refusal(failure.to_refusal())));
+    }
+}
+
+fn own_inbox(timeline: Option<&client::Timeline>, user: &UserId) -> Result<TimelineId, Failure> {
+    let timeline = timeline.ok_or(Failure::Invalid("timeline is missing"))?;
+    match TimelineId::from_client(timeline)? {
+        Some(TimelineId::Inbox(owner)) if owner == *user => Ok(TimelineId::Inbox(owner)),
+        Some(TimelineId::Inbox(_)) => Err(Failure::Forbidden),
+        Some(TimelineId::Group(_)) => Err(Failure::Groups),
+        None => Err(Failure::Invalid("timeline is missing")),
+    }
+}
+
+fn appended(answer: Result<StoreAnswer, StoreFailure>) -> Result<store::Appended, Failure> {
+    match answer {
+        Ok(StoreAnswer::Appended(appended)) => Ok(appended),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn head(user: &UserId, answer: Result<StoreAnswer, StoreFailure>) -> Result<TimelineHead, Failure> {
+    match answer {
+        Ok(StoreAnswer::Head(head)) => {
+            let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
+            Ok(TimelineHead { timeline, head: Some(head) })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+fn done(answer: Result<StoreAnswer, StoreFailure>) -> Result<Answer, Failure> {
+    match answer {
+        Ok(StoreAnswer::Done(_)) => Ok(Answer::Done(link::Done {})),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// The failure, or that the answer is of another kind than the question.
+fn unexpected(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
+    Failure::Store(answer.err().unwrap_or(StoreFailure::Unexpected))
+}

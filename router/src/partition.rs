@@ -1,0 +1,156 @@
+//! The task around an [`Owner`]: each has its part of the users.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use carillon_proto::{UserId, now_ms};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Duration, Instant, MissedTickBehavior},
+};
+
+use crate::{
+    link::Links,
+    metrics,
+    owner::{Delivery, Effect, Owner},
+    peers::Peers,
+    reply::Request,
+    store::{Answer, AnswerTo, Store, StoreOp},
+    topology::Topology,
+};
+
+/// How many there are: a few, so that the work of one link is spread over the cores.
+pub(crate) const PARTITIONS: usize = 4;
+/// Requests and deliveries that wait for a partition. When it is full, links are not read and hints are dropped.
+pub(crate) const INPUTS: usize = 4096;
+/// Answers of the store. When it is full the store client waits; the partition never waits for anybody.
+pub(crate) const ANSWERS: usize = 4096;
+/// Inputs taken at once.
+const TURN: usize = 256;
+
+pub(crate) enum Input {
+    Request(Request),
+    Deliver(Delivery),
+}
+
+/// All partitions' mailboxes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Partitions(Arc<[mpsc::Sender<Input>]>);
+
+impl Partitions {
+    pub(crate) fn new(mailboxes: Vec<mpsc::Sender<Input>>) -> Self {
+        Self(mailboxes.into())
+    }
+
+    /// Waits while the user's partition is full; false if it has stopped.
+    pub(crate) async fn request(&self, request: Request) -> bool {
+        self.0[self.index(&request.user)].send(Input::Request(request)).await.is_ok()
+    }
+
+    /// A hint: dropped if the user's partition is full.
+    pub(crate) fn deliver(&self, delivery: Delivery) {
+        let given = self.0[self.index(&delivery.user)].try_send(Input::Deliver(delivery)).is_ok();
+        if !given {
+            metrics::hint(false);
+        }
+    }
+
+    fn index(&self, user: &UserId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        user.hash(&mut hasher);
+        (hasher.finish() % self.0.len() as u64) as usize
+    }
+}
+
+pub(crate) struct Partition {
+    pub(crate) index: usize,
+    pub(crate) owner: Owner,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) answers: mpsc::Receiver<Answer>,
+    pub(crate) topology: watch::Receiver<Arc<Topology>>,
+    pub(crate) store: Store,
+    pub(crate) links: Links,
+    pub(crate) peers: Peers,
+    pub(crate) partitions: Partitions,
+}
+
+impl Partition {
+    /// Until the router is gone.
+    pub(crate) async fn run(mut self) {
+        let mut inputs = Vec::with_capacity(TURN);
+        let mut answers = Vec::with_capacity(TURN);
+        let mut gauge = time::interval(Duration::from_secs(5));
+        gauge.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let cursors = self.owner.cursors_due();
+            // All branches are cancel-safe: receiving, watching, ticking. What is rare comes first, so that it is not
+            // starved.
+            tokio::select! {
+                biased;
+                _ = gauge.tick() => metrics::directory_entries(self.index, self.owner.entries()),
+                changed = self.topology.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let topology = Arc::clone(&self.topology.borrow_and_update());
+                    self.owner.follow(topology);
+                }
+                taken = self.answers.recv_many(&mut answers, TURN) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    let now = Instant::now();
+                    answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now));
+                }
+                () = time::sleep_until(cursors.unwrap_or_else(Instant::now)), if cursors.is_some() => {
+                    self.owner.flush_cursors();
+                }
+                taken = self.inputs.recv_many(&mut inputs, TURN) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    let (now, time_ms) = (Instant::now(), now_ms());
+                    for input in inputs.drain(..) {
+                        match input {
+                            Input::Request(request) => self.owner.request(request, now, time_ms),
+                            Input::Deliver(delivery) => self.owner.deliver(delivery, now),
+                        }
+                    }
+                }
+            }
+            self.perform();
+        }
+    }
+
+    fn perform(&mut self) {
+        // An operation that the store does not take is answered at once, which may have effects again.
+        while !self.owner.effects.is_empty() {
+            for effect in std::mem::take(&mut self.owner.effects) {
+                match effect {
+                    Effect::Store { token, shard, op, traceparent, deadline } => {
+                        let to = AnswerTo::Partition(self.index, token);
+                        let op = StoreOp { shard, op, traceparent, deadline, to };
+                        if let Err((_, failure)) = self.store.submit(op) {
+                            self.owner.answer(token, Err(failure), Instant::now());
+                        }
+                    }
+                    Effect::Answer(slot, answer) => slot.answer(answer),
+                    Effect::Push(gateway, push) => metrics::push(self.links.push(gateway, push)),
+                    Effect::Evict { gateway, connection } => self.links.evict(gateway, connection),
+                    Effect::Deliver(delivery) => self.deliver(delivery),
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let owner = self.topology.borrow().ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone());
+        match owner {
+            Some(address) if !self.peers.is_here(&address) => self.peers.hint(&address, delivery),
+            Some(_) => self.partitions.deliver(delivery),
+            None => metrics::hint(false),
+        }
+    }
+}

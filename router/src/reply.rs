@@ -1,0 +1,223 @@
+//! Answers to requests of a link, and how failures are told.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use carillon_proto::{
+    InvalidId, UserId,
+    pb::{
+        client::Code,
+        link::{self, Refusal, RouterReply, router_reply},
+        store::Session,
+    },
+};
+use tokio::{
+    sync::mpsc::OwnedPermit,
+    time::{Duration, Instant},
+};
+use tracing::Span;
+
+use crate::{metrics, store::StoreFailure};
+
+pub(crate) type Answer = router_reply::Result;
+
+/// The place for one answer in the link's queue of replies, taken before the request is carried out: so an answer is
+/// never dropped and never waits. Dropped without an answer, the caller's deadline ends the request.
+pub(crate) struct ReplySlot {
+    pub(crate) id: u64,
+    pub(crate) place: OwnedPermit<RouterReply>,
+    /// Names the operation in metrics.
+    pub(crate) op: &'static str,
+    pub(crate) since: Instant,
+    pub(crate) _counted: Counted,
+}
+
+/// How many requests are in flight: what a stopping router waits for.
+#[derive(Clone, Default)]
+pub(crate) struct InFlight(Arc<AtomicUsize>);
+
+/// Counts as one until it is dropped.
+pub(crate) struct Counted(InFlight);
+
+impl InFlight {
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn enter(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Counted(self.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl ReplySlot {
+    pub(crate) fn answer(self, answer: Answer) {
+        let outcome = match &answer {
+            router_reply::Result::Refusal(refusal) => match refusal.code() {
+                Code::Overloaded => "overloaded",
+                Code::Unavailable => "unavailable",
+                _ => "refused",
+            },
+            router_reply::Result::NotOwner(_) => "not_owner",
+            _ => "ok",
+        };
+        metrics::request(self.op, outcome, self.since.elapsed());
+        self.place.send(RouterReply { id: self.id, result: Some(answer) });
+    }
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error("content is {bytes} bytes, but must be at most {max}")]
+    TooLarge { bytes: usize, max: usize },
+    #[error("groups are not supported")]
+    Groups,
+    #[error("there is no user {0:?}")]
+    NoUser(String),
+    #[error("the timeline belongs to somebody else")]
+    Forbidden,
+    #[error("this router has lost its lease")]
+    NoLease,
+    #[error("too many requests wait for this user")]
+    Crowded,
+}
+
+impl Failure {
+    pub(crate) fn to_refusal(&self) -> Refusal {
+        let (code, retry, retry_after_ms) = match self {
+            Self::Store(StoreFailure::Overloaded { retry_after_ms, .. }) => (Code::Overloaded, true, *retry_after_ms),
+            Self::Store(StoreFailure::Expired { .. }) => (Code::Unavailable, true, 200),
+            Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
+            Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
+            Self::Store(StoreFailure::Exists | StoreFailure::Rejected { .. }) => (Code::Invalid, false, 0),
+            Self::Store(StoreFailure::Unexpected) => (Code::Internal, false, 0),
+            Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
+            Self::TooLarge { .. } => (Code::TooLarge, false, 0),
+            Self::Groups => (Code::Unsupported, false, 0),
+            Self::NoUser(_) => (Code::NotFound, false, 0),
+            Self::Forbidden => (Code::Forbidden, false, 0),
+            Self::NoLease => (Code::Unavailable, true, 500),
+            Self::Crowded => (Code::Overloaded, true, 200),
+        };
+        Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
+    }
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        Self::Refusal(failure.to_refusal())
+    }
+}
+
+/// A request of a link, ready to be carried out.
+pub(crate) struct Request {
+    /// Whose owner carries it out.
+    pub(crate) user: UserId,
+    pub(crate) op: link::router_request::Op,
+    /// The caller's lease.
+    pub(crate) lease: u64,
+    pub(crate) deadline: Instant,
+    /// Only if the caller traces it.
+    pub(crate) span: Option<Span>,
+    pub(crate) slot: ReplySlot,
+}
+
+/// The caller's deadline, but not longer than our own.
+pub(crate) fn deadline(now: Instant, asked_ms: u32, longest: Duration) -> Instant {
+    let asked = if asked_ms == 0 { longest } else { Duration::from_millis(asked_ms.into()).min(longest) };
+    now + asked
+}
+
+/// Names the operation in metrics.
+pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
+    use link::router_request::Op;
+    match op {
+        Op::LookUpAccount(_) => "look_up_account",
+        Op::EnsureAccount(_) => "ensure_account",
+        Op::OpenSession(_) => "open_session",
+        Op::Announce(_) => "announce",
+        Op::CloseSession(_) => "close_session",
+        Op::Acknowledge(_) => "acknowledge",
+        Op::Read(_) => "read",
+        Op::ReadHeads(_) => "read_heads",
+        Op::Send(_) => "send",
+    }
+}
+
+/// The user whose owner must carry it out.
+pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure> {
+    use carillon_proto::pb::client::recipient::To;
+    use link::router_request::Op;
+    let of_session = |session: &Option<Session>| {
+        let session = session.as_ref().ok_or(Failure::Invalid("session is missing"))?;
+        Ok::<_, Failure>(UserId::new(&session.user)?)
+    };
+    match op {
+        Op::LookUpAccount(op) => Ok(UserId::new(&op.user)?),
+        Op::EnsureAccount(op) => Ok(UserId::new(&op.user)?),
+        Op::OpenSession(op) => of_session(&op.session),
+        Op::Announce(op) => of_session(&op.session),
+        Op::CloseSession(op) => of_session(&op.session),
+        Op::Acknowledge(op) => Ok(UserId::new(&op.user)?),
+        Op::Read(op) => Ok(UserId::new(&op.user)?),
+        Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
+        Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
+            Some(To::User(user)) => Ok(UserId::new(user)?),
+            Some(To::Group(_)) => Err(Failure::Groups),
+            None => Err(Failure::Invalid("recipient is missing")),
+        },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    /// A queue of replies, and slots in it.
+    pub(crate) struct Replies {
+        tx: mpsc::Sender<RouterReply>,
+        rx: mpsc::Receiver<RouterReply>,
+    }
+
+    impl Replies {
+        pub(crate) fn new() -> Self {
+            let (tx, rx) = mpsc::channel(1000);
+            Self { tx, rx }
+        }
+
+        pub(crate) fn slot(&self, id: u64) -> ReplySlot {
+            let place = self.tx.clone().try_reserve_owned().expect("room");
+            ReplySlot { id, place, op: "test", since: Instant::now(), _counted: InFlight::default().enter() }
+        }
+
+        pub(crate) fn next(&mut self) -> Option<(u64, Answer)> {
+            self.rx.try_recv().ok().map(|reply| (reply.id, reply.result.expect("set")))
+        }
+    }
+
+    #[test]
+    fn what_may_succeed_later_says_when() {
+        let overloaded = StoreFailure::Overloaded { shard: carillon_proto::ShardId::REGISTRY, retry_after_ms: 70 };
+        let refusal = Failure::Store(overloaded).to_refusal();
+        assert_eq!((refusal.code(), refusal.retry, refusal.retry_after_ms), (Code::Overloaded, true, 70));
+        let refusal = Failure::NoUser("bob".into()).to_refusal();
+        assert_eq!((refusal.code(), refusal.retry), (Code::NotFound, false));
+        assert_eq!(refusal.reason, "there is no user \"bob\"");
+    }
+}

@@ -1,0 +1,266 @@
+//! The role: how it is made, started and stopped.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use carillon_proto::{
+    Readiness, Ready,
+    peer::{PeerError, PeerSecurity},
+    tasks::Tasks,
+};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::{
+    admin::Admin,
+    config::{InvalidConfig, RouterConfig},
+    lease::{self, Held, LeaseKeeper},
+    link::{LinkContext, Links},
+    owner::Owner,
+    partition::{ANSWERS, INPUTS, PARTITIONS, Partition, Partitions},
+    peers::Peers,
+    registry::Registry,
+    reply::InFlight,
+    server::Services,
+    store::StoreActor,
+    topology::Topology,
+};
+
+/// A router: its listener is bound from `open` on, and answers from `run` on.
+pub struct Router {
+    address: SocketAddr,
+    here: Arc<str>,
+    drain: Duration,
+    registry: Registry,
+    topology: watch::Receiver<Arc<Topology>>,
+    lease: watch::Receiver<Option<Held>>,
+    readiness: watch::Sender<Readiness>,
+    in_flight: InFlight,
+    /// Ends the renewal of the lease.
+    keeper: Mutex<Option<Tasks>>,
+    closing: CancellationToken,
+    /// Taken by `run`.
+    parts: Mutex<Option<Parts>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    #[error("router can't listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Security(#[from] PeerError),
+}
+
+/// What waits to be started.
+struct Parts {
+    listener: TcpListener,
+    server: Server,
+    services: Services,
+    store: StoreActor,
+    partitions: Vec<Partition>,
+    peers: Peers,
+    keeper: LeaseKeeper,
+    publish: watch::Sender<Arc<Topology>>,
+    security: PeerSecurity,
+}
+
+impl Router {
+    /// Binds the listener; nothing is sent yet.
+    pub async fn open(config: RouterConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        config.validate()?;
+        let server = security.server()?;
+        let listen = |source| OpenError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let here: Arc<str> =
+            if config.advertise.is_empty() { address.to_string().into() } else { config.advertise.as_str().into() };
+
+        let (publish, topology) = watch::channel(Arc::new(Topology::unknown(&here)));
+        let (held, lease) = watch::channel(None);
+        let registry = Registry::new(&config.storage, security.clone(), topology.clone());
+        let keeper =
+            LeaseKeeper { registry: registry.clone(), address: here.to_string(), length: config.lease(), held };
+
+        let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
+        let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
+        let (store, leaders, actor) =
+            StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
+        let links = Links::default();
+        let peers = Peers::new(Arc::clone(&here));
+        let mailboxes = Partitions::new(to_inputs);
+        let partitions = answers.into_iter().zip(inputs).enumerate().map(|(index, (answers, inputs))| Partition {
+            index,
+            owner: Owner::new(
+                Arc::clone(&topology.borrow()),
+                config.directory_entries.div_ceil(PARTITIONS),
+                Duration::from_millis(config.directory_entry_ms.into()),
+                Duration::from_millis(config.cursor_flush_ms.into()),
+                config.unknown_recipient,
+            ),
+            inputs,
+            answers,
+            topology: topology.clone(),
+            store: store.clone(),
+            links: links.clone(),
+            peers: peers.clone(),
+            partitions: mailboxes.clone(),
+        });
+        let partitions = partitions.collect();
+
+        let in_flight = InFlight::default();
+        let closing = CancellationToken::new();
+        let services = Services {
+            context: LinkContext {
+                links,
+                partitions: mailboxes,
+                topology: topology.clone(),
+                lease: lease.clone(),
+                in_flight: in_flight.clone(),
+                longest: config.send_deadline(),
+                requests_bound: config.link_requests,
+                pushes_bound: config.link_pushes,
+            },
+            registry: registry.clone(),
+            topology: topology.clone(),
+            admin: Admin { store, leaders, topology: topology.clone(), deadline: config.send_deadline() },
+            security: security.clone(),
+            closing: closing.clone(),
+        };
+        let parts = Parts { listener, server, services, store: actor, partitions, peers, keeper, publish, security };
+        Ok(Self {
+            address,
+            here,
+            drain: Duration::from_millis(config.drain_ms.into()),
+            registry,
+            topology,
+            lease,
+            readiness: watch::channel(Readiness::NotReady("not started".to_owned())).0,
+            in_flight,
+            keeper: Mutex::new(None),
+            closing,
+            parts: Mutex::new(Some(parts)),
+        })
+    }
+
+    /// Where the listener is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn ready(&self) -> Ready {
+        self.readiness.subscribe()
+    }
+
+    /// Starts everything. A second call does nothing.
+    pub fn run(&self, tasks: &Tasks) {
+        let Some(parts) = self.parts.lock().take() else { return };
+        let Parts { listener, server, services, store, partitions, peers, keeper, publish, security } = parts;
+        tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
+        tasks.spawn_critical("router_store", graceful(tasks.clone(), store.run(tasks.clone())));
+        for partition in partitions {
+            tasks.spawn_critical("router_partition", graceful(tasks.clone(), partition.run()));
+        }
+        let follow = peers.follow(self.topology.clone(), self.lease.clone(), security, tasks.child());
+        tasks.spawn("router_peers", follow);
+        let group = tasks.child();
+        group.spawn("router_lease", keeper.run());
+        *self.keeper.lock() = Some(group);
+        let readiness = watch_readiness(
+            Arc::clone(&self.here),
+            self.topology.clone(),
+            self.lease.clone(),
+            self.readiness.clone(),
+            self.closing.clone(),
+        );
+        tasks.spawn("router_readiness", readiness);
+        let (closing, stopping) = (self.closing.clone(), tasks.clone());
+        tasks.spawn_graceful("router_listener", async move {
+            let serve = services.serve(server, listener, stopping.clone());
+            let stop = async {
+                stopping.stopping().await;
+                closing.cancel();
+                // Connections that do not end by themselves are left behind.
+                time::sleep(Duration::from_secs(1)).await;
+            };
+            tokio::select! {
+                () = serve => {}
+                () = stop => {}
+            }
+        });
+    }
+
+    /// Leaves the ring, then waits until what is in flight is done and the gateways have gone elsewhere; at most for
+    /// the configured time. The tasks go on until their group is stopped.
+    pub async fn drain(&self) {
+        let deadline = Instant::now() + self.drain;
+        self.readiness.send_replace(Readiness::NotReady("draining".to_owned()));
+        // Without renewals the lease still covers what comes in until it runs out.
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.stop();
+        }
+        let held = *self.lease.borrow();
+        if let Some(held) = held {
+            lease::give_up(&self.registry, held.lease, self.drain / 2).await;
+            let mut topology = self.topology.clone();
+            let left = topology.wait_for(|topology| !topology.view.nodes.iter().any(|node| node.lease == held.lease.0));
+            if time::timeout_at(deadline, left).await.is_err() {
+                tracing::warn!("the ring still has this router, which stops nevertheless");
+            }
+        }
+        while self.in_flight.count() > 0 && Instant::now() < deadline {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+        self.closing.cancel();
+    }
+}
+
+/// Ends with the group, so that the end of a critical task is seen only if it comes before.
+async fn graceful(tasks: Tasks, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = work => {}
+    }
+}
+
+async fn watch_readiness(
+    here: Arc<str>,
+    mut topology: watch::Receiver<Arc<Topology>>,
+    mut lease: watch::Receiver<Option<Held>>,
+    readiness: watch::Sender<Readiness>,
+    closing: CancellationToken,
+) {
+    loop {
+        let known = topology.borrow_and_update().is_known();
+        let held = *lease.borrow_and_update();
+        let listed = topology.borrow().ring.routers().iter().any(|router| *router.address == *here);
+        let now = match held {
+            _ if !known => Readiness::NotReady("waiting for the registry of the storage nodes".to_owned()),
+            None => Readiness::NotReady("waiting for a lease".to_owned()),
+            Some(_) if !listed => Readiness::NotReady("waiting to be in the ring".to_owned()),
+            Some(_) => Readiness::Ready,
+        };
+        readiness.send_if_modified(|before| {
+            // Draining is the last word.
+            let changes = *before != now && *before != Readiness::NotReady("draining".to_owned());
+            if changes {
+                *before = now;
+            }
+            changes
+        });
+        tokio::select! {
+            () = closing.cancelled() => return,
+            changed = topology.changed() => if changed.is_err() { return },
+            changed = lease.changed() => if changed.is_err() {
+                // The keeper has stopped: nothing more will change.
+                return;
+            },
+        }
+    }
+}

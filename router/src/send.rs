@@ -1,0 +1,148 @@
+//! The life of a message at the owner of its recipient. See docs/architecture.md, steps 2 to 5.
+
+use bytes::Bytes;
+use carillon_proto::{
+    ClientId, DeviceId, DuplicateKey, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
+    pb::{
+        client::{self, Recipient, recipient::To},
+        link::{Accepted, RawEnvelope, Send},
+        store::{Append, Appended, TimelineCommand, store_request::Op, timeline_command},
+    },
+    trace,
+};
+use prost::Message as _;
+use rand::RngExt as _;
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::{
+    reply::{Failure, ReplySlot, Request},
+    store::StoreFailure,
+};
+
+/// A message that is being appended.
+pub(crate) struct Sending {
+    pub(crate) sender: UserId,
+    pub(crate) recipient: UserId,
+    key: DuplicateKey,
+    id: String,
+    time_ms: u64,
+    /// What stands, or will stand, in both inboxes.
+    pub(crate) envelope: Bytes,
+    /// The session that sent it.
+    pub(crate) lease: u64,
+    pub(crate) connection: u64,
+    pub(crate) deadline: Instant,
+    /// When the append that is under way was handed to the store.
+    pub(crate) since: Instant,
+    pub(crate) slot: ReplySlot,
+    /// Open until the message is answered.
+    _span: Option<Span>,
+    pub(crate) traceparent: String,
+}
+
+/// The parts of a request, with its answer's slot kept apart so that a refusal can use it.
+pub(crate) struct Parts {
+    pub(crate) user: UserId,
+    pub(crate) lease: u64,
+    pub(crate) deadline: Instant,
+    pub(crate) span: Option<Span>,
+    pub(crate) slot: ReplySlot,
+}
+
+impl Parts {
+    pub(crate) fn of(request: Request) -> (carillon_proto::pb::link::router_request::Op, Self) {
+        let Request { user, op, lease, deadline, span, slot } = request;
+        (op, Self { user, lease, deadline, span, slot })
+    }
+}
+
+impl Sending {
+    /// Stamps the message. `time_ms` is the time at which the service takes it.
+    pub(crate) fn new(send: Send, parts: Parts, now: Instant, time_ms: u64) -> Result<Self, (ReplySlot, Failure)> {
+        let Parts { user: recipient, lease, deadline, span, slot } = parts;
+        let named = || {
+            let sender = UserId::new(&send.sender)?;
+            let device = DeviceId::new(&send.sender_device)?;
+            let key = DuplicateKey::new(&sender, &device, &ClientId::new(&send.client_id)?);
+            if send.content.len() > limits::MAX_FRAME_BYTES {
+                return Err(Failure::TooLarge { bytes: send.content.len(), max: limits::MAX_FRAME_BYTES });
+            }
+            Ok::<_, Failure>((sender, key))
+        };
+        let (sender, key) = match named() {
+            Ok(named) => named,
+            Err(failure) => return Err((slot, failure)),
+        };
+        let id = MessageId::random(time_ms).to_string();
+        let envelope = RawEnvelope {
+            id: id.clone(),
+            sender: sender.as_str().to_owned(),
+            sender_device: send.sender_device,
+            to: Some(Recipient { to: Some(To::User(recipient.as_str().to_owned())) }),
+            client_id: send.client_id,
+            time_ms,
+            content: send.content,
+        };
+        Ok(Self {
+            sender,
+            recipient,
+            key,
+            id,
+            time_ms,
+            envelope: envelope.encode_to_vec().into(),
+            lease,
+            connection: send.connection,
+            deadline,
+            since: now,
+            slot,
+            traceparent: span.as_ref().map(trace::traceparent).unwrap_or_default(),
+            _span: span,
+        })
+    }
+
+    pub(crate) fn is_to_oneself(&self) -> bool {
+        self.sender == self.recipient
+    }
+
+    /// The append to the inbox of `owner`: recipient or sender.
+    pub(crate) fn append(&self, owner: &UserId, shards: ShardMap) -> (ShardId, Op) {
+        let timeline = TimelineId::Inbox(owner.clone());
+        let shard = shards.timeline_of(&timeline);
+        let append = Append {
+            timeline: Some(timeline.to_key()),
+            duplicate_key: Bytes::copy_from_slice(&self.key.0),
+            time_ms: self.time_ms,
+            envelope: self.envelope.clone(),
+            new_epoch: rand::rng().random_range(1..=u64::MAX),
+        };
+        (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
+    }
+
+    /// If this is a repetition, what the first one wrote is the message.
+    pub(crate) fn adopt(&mut self, appended: &Appended) -> Result<(), Failure> {
+        if appended.first_envelope.is_empty() || appended.first_envelope == self.envelope {
+            return Ok(());
+        }
+        let first = RawEnvelope::decode(appended.first_envelope.clone())
+            .map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
+        let to = first.to.and_then(|to| to.to);
+        if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
+            return Err(Failure::Invalid("the client id was used for a message to somebody else"));
+        }
+        self.id = first.id;
+        self.time_ms = first.time_ms;
+        self.envelope = appended.first_envelope.clone();
+        Ok(())
+    }
+
+    /// The answer, with the position in the sender's inbox.
+    pub(crate) fn accepted(&self, position: client::Position) -> Accepted {
+        Accepted {
+            message_id: self.id.clone(),
+            timeline: Some(TimelineId::Inbox(self.sender.clone()).to_client()),
+            position: Some(position),
+            time_ms: self.time_ms,
+        }
+    }
+}

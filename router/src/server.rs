@@ -1,0 +1,128 @@
+//! The gRPC services of the internal listener.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use carillon_proto::{
+    limits,
+    pb::{
+        admin::admin_server::AdminServer,
+        link::{
+            ToRouter,
+            router_server::{Router as RouterService, RouterServer},
+        },
+        store::{
+            DeregisterReply, DeregisterRequest, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest,
+            WatchRequest,
+            registry_server::{Registry as RegistryService, RegistryServer},
+        },
+    },
+    peer::PeerSecurity,
+    tasks::Tasks,
+};
+use futures_util::{Stream, StreamExt as _};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{
+    admin::Admin,
+    link::{self, LinkContext, Outgoing},
+    registry::Registry,
+    topology::Topology,
+};
+
+/// How long a gateway's call to the registry is tried.
+const REGISTRY_DEADLINE: Duration = Duration::from_secs(3);
+
+/// All services; `closing` ends their streams.
+pub(crate) struct Services {
+    pub(crate) context: LinkContext,
+    pub(crate) registry: Registry,
+    pub(crate) topology: watch::Receiver<Arc<Topology>>,
+    pub(crate) admin: Admin,
+    pub(crate) security: PeerSecurity,
+    pub(crate) closing: CancellationToken,
+}
+
+impl Services {
+    /// Until `closing`, and then until the streams have ended.
+    pub(crate) async fn serve(self, mut server: Server, listener: TcpListener, tasks: Tasks) {
+        let (_, check) = self.security.auth();
+        let links = LinkService { context: self.context, tasks, closing: self.closing.clone() };
+        let links = RouterServer::new(links)
+            .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
+        let passed = PassedOn { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
+        let served = server
+            .add_service(InterceptedService::new(links, check.clone()))
+            .add_service(InterceptedService::new(RegistryServer::new(passed), check.clone()))
+            .add_service(InterceptedService::new(AdminServer::new(self.admin), check))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                self.closing.clone().cancelled_owned(),
+            )
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the internal listener of the router has failed");
+        }
+    }
+}
+
+struct LinkService {
+    context: LinkContext,
+    tasks: Tasks,
+    closing: CancellationToken,
+}
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RouterService for LinkService {
+    type LinkStream = Outgoing;
+
+    async fn link(&self, request: Request<Streaming<ToRouter>>) -> Result<Response<Self::LinkStream>, Status> {
+        let (reader, outgoing) = link::open(self.context.clone(), &self.closing);
+        self.tasks.spawn("router_link", reader.run(request.into_inner()));
+        Ok(Response::new(outgoing))
+    }
+}
+
+/// The registry, for those who don't know the storage nodes.
+struct PassedOn {
+    registry: Registry,
+    topology: watch::Receiver<Arc<Topology>>,
+    closing: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl RegistryService for PassedOn {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let deadline = Instant::now() + REGISTRY_DEADLINE;
+        self.registry.register(request.into_inner(), deadline).await.map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let deadline = Instant::now() + REGISTRY_DEADLINE;
+        self.registry.renew(request.into_inner(), deadline).await.map(|()| Response::new(RenewReply {}))
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
+        let deadline = Instant::now() + REGISTRY_DEADLINE;
+        self.registry.deregister(request.into_inner(), deadline).await.map(|()| Response::new(DeregisterReply {}))
+    }
+
+    type WatchStream = Out<RegistryView>;
+
+    /// From this router's own watch: like a storage node's replica, it may be behind.
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let views = WatchStream::new(self.topology.clone())
+            .filter(|topology| std::future::ready(topology.is_known()))
+            .map(|topology| Ok((*topology.view).clone()));
+        Ok(Response::new(views.take_until(self.closing.clone().cancelled_owned()).boxed()))
+    }
+}

@@ -1,0 +1,92 @@
+//! The client of the store: one stream to each storage node, each shard's writes in order, whatever fails.
+
+mod actor;
+mod engine;
+mod lane;
+mod stream;
+
+use carillon_proto::{
+    ShardId,
+    pb::store::{StoreRequest, store_request::Op},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+pub(crate) use actor::{Answer, Leaders, StoreActor};
+pub(crate) use engine::StoreAnswer;
+
+/// One write or read, tried until its deadline.
+pub(crate) struct StoreOp<A = AnswerTo> {
+    pub(crate) shard: ShardId,
+    pub(crate) op: Op,
+    /// Empty if not traced.
+    pub(crate) traceparent: String,
+    pub(crate) deadline: Instant,
+    pub(crate) to: A,
+}
+
+/// Who waits for the answer.
+pub(crate) enum AnswerTo {
+    /// A partition of the router, by its index, and its token.
+    Partition(usize, u64),
+    Once(oneshot::Sender<Result<StoreAnswer, StoreFailure>>),
+}
+
+/// Why the store did not do it, or why that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreFailure {
+    #[error("{shard} has too many requests waiting")]
+    Overloaded { shard: ShardId, retry_after_ms: u32 },
+    #[error("no answer from {shard} in time")]
+    Expired { shard: ShardId },
+    #[error("it exists")]
+    Exists,
+    #[error("not found: {detail}")]
+    NotFound { detail: String },
+    #[error("rejected by the store: {detail}")]
+    Rejected { detail: String },
+    #[error("unexpected answer from the store")]
+    Unexpected,
+    #[error("the router is stopping")]
+    Stopping,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    ops: mpsc::Sender<StoreOp>,
+}
+
+impl Store {
+    /// Never waits: a partition that waited for the store while the store waits for the partition would be stuck.
+    pub(crate) fn submit(&self, op: StoreOp) -> Result<(), (StoreOp, StoreFailure)> {
+        self.ops.try_send(op).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(op) => {
+                let failure = StoreFailure::Overloaded { shard: op.shard, retry_after_ms: 200 };
+                (op, failure)
+            }
+            mpsc::error::TrySendError::Closed(op) => (op, StoreFailure::Stopping),
+        })
+    }
+
+    pub(crate) async fn call(&self, shard: ShardId, op: Op, deadline: Instant) -> Result<StoreAnswer, StoreFailure> {
+        let (to, answer) = oneshot::channel();
+        let op = StoreOp { shard, op, traceparent: String::new(), deadline, to: AnswerTo::Once(to) };
+        self.submit(op).map_err(|(_, failure)| failure)?;
+        answer.await.unwrap_or(Err(StoreFailure::Stopping))
+    }
+}
+
+impl<A> StoreOp<A> {
+    fn to_request(&self, id: u64, lane: u64) -> StoreRequest {
+        StoreRequest {
+            id,
+            shard: Some(self.shard.to_pb()),
+            traceparent: self.traceparent.clone(),
+            lane,
+            op: Some(self.op.clone()),
+        }
+    }
+}

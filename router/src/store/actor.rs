@@ -1,0 +1,195 @@
+//! The task around the engine: takes what waits, performs the effects.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use carillon_proto::{ShardId, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
+use parking_lot::RwLock;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Instant, MissedTickBehavior},
+};
+
+use super::{
+    AnswerTo, Store, StoreAnswer, StoreFailure, StoreOp,
+    engine::{Engine, StreamId},
+    stream::{self, Event},
+};
+use crate::{metrics, topology::Topology};
+
+/// Operations on their way to the engine, which takes them faster than they come; what finds it full is refused.
+const OPS: usize = 8192;
+/// Batches of answers and news of streams. When it is full, the streams are not read.
+const EVENTS: usize = 64;
+/// How late a retry or the end of a deadline may be.
+const TICK: Duration = Duration::from_millis(10);
+/// Streams of one node differ by this, so that nodes count without asking each other.
+pub(super) const STREAM_STEP: StreamId = 1 << 16;
+
+/// Answers to one partition: token and result.
+pub(crate) type Answer = (u64, Result<StoreAnswer, StoreFailure>);
+
+pub(crate) struct StoreActor {
+    engine: Engine<AnswerTo>,
+    ops: mpsc::Receiver<StoreOp>,
+    events: mpsc::Receiver<Event>,
+    to_events: mpsc::Sender<Event>,
+    topology: watch::Receiver<Arc<Topology>>,
+    /// By partition. The partitions never wait for the store, so waiting for them ends.
+    partitions: Vec<mpsc::Sender<Answer>>,
+    security: PeerSecurity,
+    streams: HashMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
+    members: HashMap<String, Tasks>,
+    nodes_seen: StreamId,
+    leaders: Leaders,
+}
+
+/// Who leads each shard, as this router knows it.
+pub(crate) type Leaders = Arc<RwLock<HashMap<ShardId, String>>>;
+
+impl StoreActor {
+    pub(crate) fn new(
+        topology: watch::Receiver<Arc<Topology>>,
+        partitions: Vec<mpsc::Sender<Answer>>,
+        security: PeerSecurity,
+        shard_writes: usize,
+    ) -> (Store, Leaders, Self) {
+        let (to_ops, ops) = mpsc::channel(OPS);
+        let (to_events, events) = mpsc::channel(EVENTS);
+        let leaders = Leaders::default();
+        let actor = Self {
+            engine: Engine::new(shard_writes),
+            ops,
+            events,
+            to_events,
+            topology,
+            partitions,
+            security,
+            streams: HashMap::new(),
+            members: HashMap::new(),
+            nodes_seen: 0,
+            leaders: Arc::clone(&leaders),
+        };
+        (Store { ops: to_ops }, leaders, actor)
+    }
+
+    /// Until nobody can ask any more.
+    pub(crate) async fn run(mut self, tasks: Tasks) {
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut publish = time::interval(Duration::from_millis(500));
+        publish.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ops = Vec::with_capacity(512);
+        self.topology.mark_changed();
+        loop {
+            // All branches are cancel-safe: receiving, ticking, watching. What is rare comes first, so that it is not
+            // starved.
+            tokio::select! {
+                biased;
+                _ = tick.tick(), if !self.engine.is_idle() => self.engine.tick(Instant::now()),
+                _ = publish.tick() => *self.leaders.write() = self.engine.leaders(),
+                event = self.events.recv() => {
+                    // `to_events` is ours, so it never closes.
+                    if let Some(event) = event {
+                        self.take_event(event);
+                        while let Ok(event) = self.events.try_recv() {
+                            self.take_event(event);
+                        }
+                    }
+                }
+                changed = self.topology.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_members(&tasks);
+                }
+                taken = self.ops.recv_many(&mut ops, 512) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    let now = Instant::now();
+                    ops.drain(..).for_each(|op| self.engine.submit(op, now));
+                }
+            }
+            self.perform().await;
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Up { address, stream, requests } => {
+                // It may have left meanwhile.
+                if self.members.contains_key(&address) {
+                    self.engine.stream_up(&address, stream);
+                    self.streams.insert(stream, (address, requests));
+                }
+            }
+            Event::Replies(replies) => replies.into_iter().for_each(|reply| self.engine.reply(reply, now)),
+            Event::Down { stream } => {
+                self.streams.remove(&stream);
+                self.engine.stream_down(stream, now);
+            }
+        }
+    }
+
+    fn follow_members(&mut self, tasks: &Tasks) {
+        let members = self.topology.borrow_and_update().storage();
+        let wanted: HashSet<&String> = members.iter().collect();
+        self.members.retain(|address, stream| {
+            let stays = wanted.contains(address);
+            if !stays {
+                stream.stop();
+            }
+            stays
+        });
+        let now = Instant::now();
+        self.streams.retain(|stream, (address, _)| {
+            let stays = wanted.contains(address);
+            if !stays {
+                self.engine.stream_down(*stream, now);
+            }
+            stays
+        });
+        for address in &members {
+            if self.members.contains_key(address) {
+                continue;
+            }
+            let group = tasks.child();
+            self.nodes_seen += 1;
+            let keep = stream::keep(address.clone(), self.security.clone(), self.to_events.clone(), self.nodes_seen);
+            group.spawn("router_store_stream", keep);
+            self.members.insert(address.clone(), group);
+        }
+        self.engine.set_members(members);
+    }
+
+    async fn perform(&mut self) {
+        let now = Instant::now();
+        self.engine.flush(now);
+        for (stream, request) in std::mem::take(&mut self.engine.effects.sends) {
+            let id = request.id;
+            if self.streams.get(&stream).is_none_or(|(_, requests)| requests.try_send(request).is_err()) {
+                self.engine.not_sent(id, now);
+            }
+        }
+        let reopened = std::mem::take(&mut self.engine.effects.lanes_reopened);
+        if reopened > 0 {
+            metrics::lanes_reopened(reopened);
+        }
+        for (to, answer) in std::mem::take(&mut self.engine.effects.answers) {
+            match to {
+                // A partition or a caller that is gone needs no answer.
+                AnswerTo::Partition(index, token) => {
+                    let _ = self.partitions[index].send((token, answer)).await;
+                }
+                AnswerTo::Once(caller) => {
+                    let _ = caller.send(answer);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Decides what is sent to which storage node, without waiting and without a clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use carillon_proto::{
+    ShardId,
+    pb::store::{Rejected, StoreReply, StoreRequest, rejected, store_error::Why, store_reply, store_request::Op},
+};
+use tokio::time::Instant;
+
+use super::{StoreFailure, StoreOp, lane::Lane};
+use crate::backoff;
+
+/// Reads of one shard that are under way at once: each answer may be large.
+const READ_WINDOW: usize = 64;
+/// Reads of one shard that wait; above it they are refused.
+const READS: usize = 4096;
+const READ_TRY: Duration = Duration::from_secs(2);
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// What the store says when it carried something out.
+pub(crate) type StoreAnswer = store_reply::Result;
+
+/// Names one stream to one node; a new stream has a new one.
+pub(super) type StreamId = u64;
+
+/// All shards: lanes, reads, who leads.
+pub(super) struct Engine<A> {
+    shards: BTreeMap<ShardId, Shard<A>>,
+    /// Storage nodes, in the order in which they are tried.
+    members: Vec<String>,
+    streams: HashMap<String, StreamId>,
+    attempts: HashMap<u64, Attempt>,
+    next_id: u64,
+    writes_bound: usize,
+    /// Operations without an answer.
+    outstanding: usize,
+    pub(super) effects: Effects<A>,
+}
+
+/// To be performed in order.
+pub(super) struct Effects<A> {
+    pub(super) sends: Vec<(StreamId, StoreRequest)>,
+    pub(super) answers: Vec<(A, Result<StoreAnswer, StoreFailure>)>,
+    pub(super) lanes_reopened: u64,
+}
+
+struct Shard<A> {
+    lane: Lane<StoreOp<A>, StoreAnswer>,
+    reads: HashMap<u64, Read<A>>,
+    reads_waiting: VecDeque<u64>,
+    reads_in_flight: usize,
+    next_read: u64,
+    /// Believed to lead.
+    leader: Option<String>,
+    /// Confirmed by an answer.
+    known: bool,
+    failures: u32,
+}
+
+struct Read<A> {
+    op: StoreOp<A>,
+    retry_at: Instant,
+    attempt: Option<(u64, Instant)>,
+}
+
+struct Attempt {
+    shard: ShardId,
+    stream: StreamId,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Write { lane: u64, seq: u64 },
+    Read { read: u64 },
+}
+
+impl<A> Engine<A> {
+    pub(super) fn new(writes_bound: usize) -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            members: Vec::new(),
+            streams: HashMap::new(),
+            attempts: HashMap::new(),
+            next_id: 1,
+            writes_bound,
+            outstanding: 0,
+            effects: Effects { sends: Vec::new(), answers: Vec::new(), lanes_reopened: 0 },
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0
+    }
+
+    /// Who leads each shard, as far as it is known.
+    pub(super) fn leaders(&self) -> HashMap<ShardId, String> {
+        self.shards.iter().filter(|(_, s)| s.known).filter_map(|(id, s)| Some((*id, s.leader.clone()?))).collect()
+    }
+
+    pub(super) fn set_members(&mut self, members: Vec<String>) {
+        self.members = members;
+    }
+
+    pub(super) fn submit(&mut self, op: StoreOp<A>, now: Instant) {
+        if op.deadline <= now {
+            self.effects.answers.push((op.to, Err(StoreFailure::Expired { shard: op.shard })));
+            return;
+        }
+        let id = op.shard;
+        let bound = self.writes_bound;
+        let shard = self.shards.entry(id).or_insert_with(|| Shard::new(bound));
+        let refused = if is_write(&op.op) {
+            let deadline = op.deadline;
+            shard.lane.push(op, deadline).err()
+        } else if shard.reads.len() >= READS {
+            Some(op)
+        } else {
+            let read = shard.next_read;
+            shard.next_read += 1;
+            shard.reads.insert(read, Read { op, retry_at: now, attempt: None });
+            shard.reads_waiting.push_back(read);
+            None
+        };
+        match refused {
+            Some(op) => {
+                self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: id, retry_after_ms: 200 })));
+            }
+            None => self.outstanding += 1,
+        }
+    }
+
+    /// Sends what may be sent. Call it after a batch of inputs.
+    pub(super) fn flush(&mut self, now: Instant) {
+        for (&id, shard) in &mut self.shards {
+            if !shard.lane.wants_to_send() && (shard.reads_waiting.is_empty() || shard.reads_in_flight >= READ_WINDOW) {
+                continue;
+            }
+            let target = shard.target(id, &self.members).map(|address| self.streams.get(address).copied());
+            let Some(Some(stream)) = target else {
+                let wait = shard.failed(&self.members, &self.streams);
+                shard.lane.broken(now, wait);
+                for read in std::mem::take(&mut shard.reads_waiting) {
+                    if let Some(read) = shard.reads.get_mut(&read) {
+                        read.retry_at = now + wait;
+                    }
+                }
+                continue;
+            };
+            let lane = shard.lane.number();
+            while let Some((seq, op)) = shard.lane.send(now) {
+                let attempt = Attempt { shard: id, stream, what: What::Write { lane, seq } };
+                self.attempts.insert(self.next_id, attempt);
+                self.effects.sends.push((stream, op.to_request(self.next_id, lane)));
+                self.next_id += 1;
+            }
+            while shard.reads_in_flight < READ_WINDOW {
+                let Some(number) = shard.reads_waiting.pop_front() else { break };
+                // It may have expired meanwhile.
+                let Some(read) = shard.reads.get_mut(&number) else { continue };
+                read.attempt = Some((self.next_id, now));
+                shard.reads_in_flight += 1;
+                let attempt = Attempt { shard: id, stream, what: What::Read { read: number } };
+                self.attempts.insert(self.next_id, attempt);
+                self.effects.sends.push((stream, read.op.to_request(self.next_id, 0)));
+                self.next_id += 1;
+            }
+        }
+    }
+
+    pub(super) fn stream_up(&mut self, address: &str, stream: StreamId) {
+        self.streams.insert(address.to_owned(), stream);
+    }
+
+    pub(super) fn stream_down(&mut self, stream: StreamId, now: Instant) {
+        self.streams.retain(|_, known| *known != stream);
+        let lost: Vec<u64> =
+            self.attempts.iter().filter(|(_, attempt)| attempt.stream == stream).map(|(id, _)| *id).collect();
+        let mut hit: BTreeMap<ShardId, Duration> = BTreeMap::new();
+        let mut broken: BTreeSet<ShardId> = BTreeSet::new();
+        for id in lost {
+            let Some(Attempt { shard: id, what, .. }) = self.attempts.remove(&id) else { continue };
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            let wait = *hit.entry(id).or_insert_with(|| shard.failed(&self.members, &self.streams));
+            match what {
+                What::Write { lane, .. } => {
+                    if lane == shard.lane.number() && broken.insert(id) {
+                        shard.lane.broken(now, wait);
+                    }
+                }
+                What::Read { read } => shard.retry_read(read, now + wait),
+            }
+        }
+    }
+
+    pub(super) fn reply(&mut self, reply: StoreReply, now: Instant) {
+        // An attempt that was given up.
+        let Some(Attempt { shard: id, what, stream }) = self.attempts.remove(&reply.id) else { return };
+        let Some(shard) = self.shards.get_mut(&id) else { return };
+        let why = match reply.result {
+            Some(store_reply::Result::Error(error)) => error.why,
+            Some(answer) => {
+                shard.failures = 0;
+                shard.known = true;
+                match what {
+                    What::Write { lane, seq } => shard.lane.answered(lane, seq, answer),
+                    What::Read { read } => {
+                        if let Some(read) = shard.end_read(read) {
+                            self.outstanding -= 1;
+                            self.effects.answers.push((read.op.to, Ok(answer)));
+                        }
+                    }
+                }
+                self.release(id);
+                return;
+            }
+            None => None,
+        };
+        let wait = match why {
+            Some(Why::Rejected(rejected)) => {
+                shard.failures = 0;
+                let op = match what {
+                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
+                    What::Read { read } => shard.end_read(read).map(|read| read.op),
+                };
+                if let Some(op) = op {
+                    self.outstanding -= 1;
+                    self.effects.answers.push((op.to, Err(failure_of(rejected))));
+                }
+                self.release(id);
+                return;
+            }
+            Some(Why::NotLeader(not)) => shard.not_leader(not.leader, stream, &self.members, &self.streams),
+            Some(Why::Busy(busy)) => {
+                let wait = shard.backoff();
+                wait.max(Duration::from_millis(busy.retry_after_ms.min(5000).into()))
+            }
+            // The refusal that closed the lane says how long to wait.
+            Some(Why::LaneClosed(_)) => Duration::ZERO,
+            Some(Why::Unknown(_)) | None => shard.failed(&self.members, &self.streams),
+        };
+        match what {
+            What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),
+            What::Read { read } => shard.retry_read(read, now + wait),
+        }
+        self.reopen(id, now);
+    }
+
+    /// The stream's queue is full: as if the node had said so.
+    pub(super) fn not_sent(&mut self, id: u64, now: Instant) {
+        let Some(Attempt { shard: shard_id, what, .. }) = self.attempts.remove(&id) else { return };
+        let Some(shard) = self.shards.get_mut(&shard_id) else { return };
+        let wait = shard.backoff();
+        match what {
+            What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),
+            What::Read { read } => shard.retry_read(read, now + wait),
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in ids {
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            if shard.lane.is_idle() && shard.reads.is_empty() {
+                continue;
+            }
+            let (outstanding, answers) = (&mut self.outstanding, &mut self.effects.answers);
+            let mut expire = |op: StoreOp<A>| {
+                *outstanding -= 1;
+                answers.push((op.to, Err(StoreFailure::Expired { shard: id })));
+            };
+            shard.lane.expire(now, &mut expire);
+            let over: Vec<u64> =
+                shard.reads.iter().filter(|(_, read)| read.op.deadline <= now).map(|(number, _)| *number).collect();
+            for number in over {
+                if let Some(read) = shard.end_read(number) {
+                    if let Some((attempt, _)) = read.attempt {
+                        self.attempts.remove(&attempt);
+                    }
+                    expire(read.op);
+                }
+            }
+            if shard.lane.is_stuck(now) {
+                let wait = shard.failed(&self.members, &self.streams);
+                shard.lane.broken(now, wait);
+            }
+            let stuck = |read: &Read<A>| read.attempt.is_some_and(|(_, at)| now >= at + READ_TRY);
+            let stuck: Vec<u64> = shard.reads.iter().filter(|(_, r)| stuck(r)).map(|(number, _)| *number).collect();
+            if !stuck.is_empty() {
+                let wait = shard.failed(&self.members, &self.streams);
+                for number in stuck {
+                    if let Some((attempt, _)) = shard.reads.get(&number).and_then(|read| read.attempt) {
+                        self.attempts.remove(&attempt);
+                    }
+                    shard.retry_read(number, now + wait);
+                }
+            }
+            shard.wake_reads(now);
+            self.release(id);
+            self.reopen(id, now);
+        }
+    }
+
+    fn reopen(&mut self, id: ShardId, now: Instant) {
+        let Some(shard) = self.shards.get_mut(&id) else { return };
+        if shard.lane.reopen(now) {
+            self.effects.lanes_reopened += 1;
+            // Answers to the older lanes are not waited for any more.
+            let current = shard.lane.number();
+            self.attempts.retain(|_, attempt| match attempt.what {
+                What::Write { lane, .. } => attempt.shard != id || lane >= current,
+                What::Read { .. } => true,
+            });
+        }
+        shard.wake_reads(now);
+    }
+
+    fn release(&mut self, id: ShardId) {
+        let Some(shard) = self.shards.get_mut(&id) else { return };
+        while let Some((op, answer)) = shard.lane.release() {
+            self.outstanding -= 1;
+            self.effects.answers.push((op.to, Ok(answer)));
+        }
+    }
+}
+
+impl<A> Shard<A> {
+    fn new(writes_bound: usize) -> Self {
+        Self {
+            lane: Lane::new(writes_bound),
+            reads: HashMap::new(),
+            reads_waiting: VecDeque::new(),
+            reads_in_flight: 0,
+            next_read: 0,
+            leader: None,
+            known: false,
+            failures: 0,
+        }
+    }
+
+    /// The node to ask. Without knowledge, shards begin with different ones.
+    fn target(&mut self, id: ShardId, members: &[String]) -> Option<&str> {
+        if self.leader.as_ref().is_none_or(|leader| !members.contains(leader)) {
+            self.known = false;
+            self.leader = members.get(usize::from(id.index) % members.len().max(1)).cloned();
+        }
+        self.leader.as_deref()
+    }
+
+    /// Asks the next node from now on, one that is connected if there is one; after how long?
+    fn failed(&mut self, members: &[String], streams: &HashMap<String, StreamId>) -> Duration {
+        self.known = false;
+        let at = members.iter().position(|member| Some(member) == self.leader.as_ref()).unwrap_or(0);
+        let next = (1..=members.len()).map(|step| &members[(at + step) % members.len()]);
+        self.leader =
+            next.clone().find(|member| streams.contains_key(*member)).or_else(|| next.clone().next()).cloned();
+        self.backoff()
+    }
+
+    fn not_leader(
+        &mut self,
+        hint: String,
+        from: StreamId,
+        members: &[String],
+        streams: &HashMap<String, StreamId>,
+    ) -> Duration {
+        // It is about to lead, but can't yet.
+        if streams.get(&hint) == Some(&from) {
+            return self.backoff();
+        }
+        // The rest of a batch gives the same hint as its first.
+        if self.leader.as_ref() == Some(&hint) {
+            return Duration::ZERO;
+        }
+        if !streams.contains_key(&hint) || !members.contains(&hint) {
+            return self.failed(members, streams);
+        }
+        self.known = false;
+        self.leader = Some(hint);
+        // The first hint is followed at once; hints that lead in a circle are not.
+        if self.failures == 0 {
+            self.failures = 1;
+            return Duration::ZERO;
+        }
+        self.backoff()
+    }
+
+    fn backoff(&mut self) -> Duration {
+        let pause = backoff::pause(self.failures, BACKOFF_MIN, BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        pause
+    }
+
+    fn end_read(&mut self, number: u64) -> Option<Read<A>> {
+        let read = self.reads.remove(&number)?;
+        if read.attempt.is_some() {
+            self.reads_in_flight -= 1;
+        }
+        Some(read)
+    }
+
+    fn retry_read(&mut self, number: u64, at: Instant) {
+        if let Some(read) = self.reads.get_mut(&number) {
+            if read.attempt.take().is_some() {
+                self.reads_in_flight -= 1;
+            }
+            read.retry_at = at;
+        }
+    }
+
+    /// Lines up the reads whose pause is over.
+    fn wake_reads(&mut self, now: Instant) {
+        if self.reads.len() == self.reads_in_flight + self.reads_waiting.len() {
+            return;
+        }
+        self.reads_waiting.clear();
+        let due = self.reads.iter().filter(|(_, read)| read.attempt.is_none() && read.retry_at <= now);
+        let mut due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        due.sort_unstable();
+        self.reads_waiting.extend(due);
+    }
+}
+
+fn is_write(op: &Op) -> bool {
+    match op {
+        Op::Timeline(_) | Op::Directory(_) => true,
+        Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) => false,
+    }
+}
+
+fn failure_of(rejected: Rejected) -> StoreFailure {
+    match rejected.reason() {
+        rejected::Reason::Exists => StoreFailure::Exists,
+        rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
+        rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
+            StoreFailure::Rejected { detail: rejected.detail }
+        }
+    }
+}

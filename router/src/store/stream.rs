@@ -1,0 +1,102 @@
+//! The stream to one storage node, opened again whenever it breaks.
+
+use std::time::Duration;
+
+use carillon_proto::{
+    limits,
+    pb::store::{
+        StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
+        timeline_command,
+    },
+    peer::PeerSecurity,
+};
+use futures_util::StreamExt as _;
+use tokio::{sync::mpsc, time};
+use tonic::service::interceptor::InterceptedService;
+
+use super::engine::StreamId;
+use crate::{backoff, batch::Batches};
+
+/// Requests that wait for the stream. Lanes and reads are bounded, so that it is full only when the node does not read:
+/// what finds it full is taken as refused and tried again.
+const QUEUE: usize = 16_384;
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+pub(super) enum Event {
+    Up { address: String, stream: StreamId, requests: mpsc::Sender<StoreRequest> },
+    Replies(Vec<StoreReply>),
+    Down { stream: StreamId },
+}
+
+/// Runs until the receiver of `events` is gone. Stream ids are `first`, `first + step`, ...
+pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::Sender<Event>, first: StreamId) {
+    let channel = match security.channel(&address) {
+        Ok(channel) => channel,
+        Err(error) => {
+            tracing::error!(%address, %error, "storage node can't be reached by its address");
+            return;
+        }
+    };
+    let (secret, _) = security.auth();
+    let mut client = StoreClient::new(InterceptedService::new(channel, secret))
+        .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
+    let mut stream = first;
+    let mut failures = 0u32;
+    while !events.is_closed() {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
+        let opened = time::timeout(OPEN_TIMEOUT, client.stream(batches)).await;
+        let why = match opened {
+            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(status)) => status.message().to_owned(),
+            Ok(Ok(response)) => {
+                failures = 0;
+                tracing::debug!(%address, "stream to storage node is open");
+                if events.send(Event::Up { address: address.clone(), stream, requests }).await.is_err() {
+                    return;
+                }
+                let mut replies = response.into_inner();
+                let why = loop {
+                    match replies.message().await {
+                        Ok(Some(batch)) => {
+                            if events.send(Event::Replies(batch.replies)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => break "closed by the node".to_owned(),
+                        Err(status) => break status.message().to_owned(),
+                    }
+                };
+                if events.send(Event::Down { stream }).await.is_err() {
+                    return;
+                }
+                stream += super::actor::STREAM_STEP;
+                why
+            }
+        };
+        let pause = backoff::pause(failures, BACKOFF_MIN, BACKOFF_MAX);
+        failures = failures.saturating_add(1);
+        tracing::debug!(%address, %why, "stream to storage node is down");
+        time::sleep(pause).await;
+    }
+}
+
+/// Encoded bytes, roughly: what is not counted here is small and of bounded size.
+fn weigh(request: &StoreRequest) -> usize {
+    const REST: usize = 256;
+    let content = match &request.op {
+        Some(Op::Timeline(command)) => match &command.op {
+            Some(timeline_command::Op::Append(append)) => append.envelope.len(),
+            Some(timeline_command::Op::SetCursor(_) | timeline_command::Op::Trim(_)) | None => 0,
+        },
+        Some(Op::Directory(command)) => match &command.op {
+            Some(directory_command::Op::PutAccount(_)) => 512,
+            _ => 0,
+        },
+        Some(Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_)) | None => 0,
+    };
+    REST + content
+}

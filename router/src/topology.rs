@@ -1,0 +1,121 @@
+//! What a registry view says: the ring, the shards, which leases run.
+
+use std::{collections::HashSet, sync::Arc};
+
+use carillon_proto::{
+    LeaseId, Ring, RouterNode, ShardMap,
+    pb::store::{NodeKind, RegistryView},
+};
+
+/// One version of the cluster. Immutable.
+pub(crate) struct Topology {
+    pub(crate) view: Arc<RegistryView>,
+    pub(crate) ring: Ring,
+    pub(crate) shards: ShardMap,
+    gateways: HashSet<LeaseId>,
+    newest_lease: LeaseId,
+    /// host:port of this router.
+    here: Arc<str>,
+}
+
+impl Topology {
+    /// Before the first view: nobody owns anything.
+    pub(crate) fn unknown(here: &str) -> Self {
+        Self::new(RegistryView::default(), here.into())
+    }
+
+    pub(crate) fn new(view: RegistryView, here: Arc<str>) -> Self {
+        let of_kind = |kind| view.nodes.iter().filter(move |node| node.kind() == kind).map(|node| LeaseId(node.lease));
+        let shards = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        Self {
+            ring: Ring::from_view(&view),
+            shards: ShardMap { directory: shards(view.directory_shards), timeline: shards(view.timeline_shards) },
+            gateways: of_kind(NodeKind::Gateway).collect(),
+            newest_lease: view.nodes.iter().map(|node| LeaseId(node.lease)).max().unwrap_or(LeaseId(0)),
+            here,
+            view: Arc::new(view),
+        }
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.shards.directory > 0
+    }
+
+    /// The next topology, unless `view` is not newer than this one.
+    pub(crate) fn followed_by(&self, view: RegistryView) -> Option<Self> {
+        let newer = !self.is_known() || view.version > self.view.version;
+        newer.then(|| Self::new(view, Arc::clone(&self.here)))
+    }
+
+    /// Is this router the owner? By its address: a router that has just come back under a new lease owns what it owned.
+    pub(crate) fn owns(&self, id: &str) -> bool {
+        self.ring.owner(id).is_some_and(|owner| *owner.address == *self.here)
+    }
+
+    pub(crate) fn others(&self) -> impl Iterator<Item = &RouterNode> {
+        self.ring.routers().iter().filter(|router| *router.address != *self.here)
+    }
+
+    /// Has the lease of a session's gateway certainly ended? One that is newer than this view may still run.
+    pub(crate) fn has_ended(&self, gateway: LeaseId) -> bool {
+        !self.gateways.contains(&gateway) && gateway < self.newest_lease
+    }
+
+    /// host:port of all storage nodes.
+    pub(crate) fn storage(&self) -> Vec<String> {
+        self.view.storage.iter().map(|node| node.address.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use carillon_proto::pb::store::Node;
+
+    /// Routers by address with leases from 1, gateways by lease.
+    pub(crate) fn topology(version: u64, here: &str, routers: &[&str], gateways: &[u64]) -> Topology {
+        let routers = routers.iter().enumerate().map(|(i, address)| Node {
+            lease: i as u64 + 1,
+            kind: NodeKind::Router.into(),
+            address: (*address).to_owned(),
+        });
+        let gateways =
+            gateways.iter().map(|lease| Node { lease: *lease, kind: NodeKind::Gateway.into(), address: String::new() });
+        let view = RegistryView {
+            version,
+            ring_version: version,
+            nodes: routers.chain(gateways).collect(),
+            directory_shards: 4,
+            timeline_shards: 4,
+            ..RegistryView::default()
+        };
+        Topology::new(view, here.into())
+    }
+
+    #[test]
+    fn an_older_view_is_ignored() {
+        let now = topology(5, "a:1", &["a:1"], &[]);
+        let view = |version| RegistryView { version, directory_shards: 1, ..RegistryView::default() };
+        assert!(now.followed_by(view(5)).is_none());
+        assert!(now.followed_by(view(4)).is_none());
+        assert_eq!(now.followed_by(view(6)).expect("newer").view.version, 6);
+        assert!(Topology::unknown("a:1").followed_by(view(0)).is_some(), "the first view counts, whatever its version");
+    }
+
+    #[test]
+    fn a_lease_that_is_newer_than_the_view_has_not_ended() {
+        let now = topology(5, "a:1", &["a:1"], &[10, 20]);
+        assert!(!now.has_ended(LeaseId(10)));
+        assert!(now.has_ended(LeaseId(15)));
+        assert!(!now.has_ended(LeaseId(21)));
+    }
+
+    #[test]
+    fn ownership_follows_the_address() {
+        let now = topology(5, "a:1", &["a:1", "b:1"], &[]);
+        let mine = (0..100).filter(|i| now.owns(&format!("user{i}"))).count();
+        assert!((20..80).contains(&mine), "{mine}");
+        assert_eq!(now.others().count(), 1);
+        assert!(!Topology::unknown("a:1").owns("user"));
+    }
+}
