@@ -1,6 +1,9 @@
 //! A cluster of processes: 3 storage nodes, 2 routers, 2 gateways.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use carillon_client::Address;
 use tempfile::TempDir;
@@ -10,6 +13,9 @@ use super::{
     service::{CLUSTER_SECRET, TOKEN_SECRET},
 };
 
+/// One cluster at a time: seven processes are enough for the machine that tests run on.
+static ONE: Mutex<()> = Mutex::new(());
+
 pub struct Cluster {
     pub storage: Vec<Node>,
     pub routers: Vec<Node>,
@@ -17,6 +23,8 @@ pub struct Cluster {
     pub addresses: Vec<Address>,
     folder: TempDir,
     ip: IpAddr,
+    /// Dropped last.
+    _one: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
@@ -29,6 +37,8 @@ impl Cluster {
             addresses: Vec::new(),
             folder,
             ip: own_address(),
+            // A test that failed leaves nothing behind that matters here.
+            _one: ONE.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let storage = cluster.addresses_of(7500, 3);
         let routers = cluster.addresses_of(7600, 2);
