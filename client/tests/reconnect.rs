@@ -1,0 +1,229 @@
+//! What the client does when connections break, messages are refused, and gateways come and go.
+
+mod support;
+
+use std::time::Duration;
+
+use carillon_client::{Acknowledge, Client, Event, SendError};
+use carillon_proto::pb::client::{
+    Bye, Code, Direction, Page, Pong, Refused, TimelinePosition, client_frame, refused::What, server_frame,
+};
+use support::{Gateway, at, config, delivered, ended, inbox, next, open, within};
+
+async fn submit(client: &Client, text: &str) -> carillon_client::Pending {
+    client.submit(Client::user("bob"), Client::text(text)).await.expect("taken")
+}
+
+#[tokio::test]
+async fn unanswered_sends_go_out_again_first_in_order_and_under_the_same_ids() {
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let pending = [submit(&client, "a").await, submit(&client, "b").await, submit(&client, "c").await];
+    let (mut peer, _) = gateway.accept_signed_in(0).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(peer.receive_send().await);
+    }
+    peer.accept(&ids[1], 1).await;
+    let [a, b, c] = pending;
+    assert_eq!(within("the answer", b).await.expect("accepted").message_id, "message-1");
+    drop(peer);
+    let d = submit(&client, "d").await;
+
+    let (mut peer, _) = gateway.accept_signed_in(0).await;
+    assert_eq!(peer.receive_send().await, ids[0]);
+    assert_eq!(peer.receive_send().await, ids[2]);
+    let newer = peer.receive_send().await;
+    assert_eq!(newer, d.client_id);
+    for (number, id) in [&ids[0], &ids[2], &newer].into_iter().enumerate() {
+        peer.accept(id, 2 + number as u64).await;
+    }
+    for pending in [a, c, d] {
+        within("the answer", pending).await.expect("accepted");
+    }
+}
+
+#[tokio::test]
+async fn every_position_is_given_once_over_a_reconnect() {
+    let gateway = Gateway::start().await;
+    let (client, mut events) = open(config(&[&gateway]));
+    let (mut peer, sign_in) = gateway.accept_signed_in(3).await;
+    assert!(sign_in.positions.is_empty());
+    for seq in [4, 4, 2, 5] {
+        peer.deliver(seq).await;
+    }
+    let pending = submit(&client, "own").await;
+    let id = peer.receive_send().await;
+    peer.accept(&id, 6).await;
+    within("the answer", pending).await.expect("accepted");
+    assert_eq!(delivered(&next(&mut events).await), 4);
+    assert_eq!(delivered(&next(&mut events).await), 5);
+    assert!(matches!(next(&mut events).await, Event::Sent { position, .. } if position == at(6)));
+    // A position too far: the client asks again from where it is.
+    peer.deliver(8).await;
+    let (mut peer, sign_in) = gateway.accept_signed_in(6).await;
+    let known = TimelinePosition { timeline: Some(inbox().to_client()), position: Some(at(6).into()) };
+    assert_eq!(sign_in.positions, [known]);
+    peer.deliver(6).await;
+    peer.deliver(7).await;
+    peer.deliver(8).await;
+    assert_eq!(delivered(&next(&mut events).await), 7);
+    assert_eq!(delivered(&next(&mut events).await), 8);
+}
+
+#[tokio::test]
+async fn what_the_application_has_taken_is_acknowledged_and_nothing_else() {
+    let gateway = Gateway::start().await;
+    let settings = carillon_client::ClientConfig {
+        acknowledge: Acknowledge::Taken(Duration::from_millis(1)),
+        ..config(&[&gateway])
+    };
+    let (_client, mut events) = open(settings);
+    let (mut peer, _) = gateway.accept_signed_in(3).await;
+    for seq in [4, 5, 6] {
+        peer.deliver(seq).await;
+    }
+    for _ in 0..2 {
+        next(&mut events).await;
+    }
+    // Asked for the second one, so done with the first.
+    let acknowledged = async |peer: &mut support::Peer| match peer.receive().await {
+        client_frame::Body::Ack(ack) => ack.position.expect("set").seq,
+        other => panic!("expected Ack, got {other:?}"),
+    };
+    assert_eq!(acknowledged(&mut peer).await, 4);
+    next(&mut events).await;
+    events.done();
+    let mut last = 4;
+    while last < 6 {
+        let seq = acknowledged(&mut peer).await;
+        assert!(seq > last, "acknowledged {seq} after {last}");
+        last = seq;
+    }
+    // The acknowledgement may have been lost with the connection.
+    drop(peer);
+    let (mut peer, _) = gateway.accept_signed_in(6).await;
+    assert_eq!(acknowledged(&mut peer).await, 6);
+}
+
+#[tokio::test]
+async fn a_refusal_for_now_is_tried_again_and_a_final_one_is_the_answer() {
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(3).await;
+    let refused = |id: &str, code: Code, retry| {
+        server_frame::Body::Refused(Refused {
+            what: Some(What::ClientId(id.to_owned())),
+            code: code.into(),
+            reason: "says the test".into(),
+            retry,
+            retry_after_ms: 10,
+        })
+    };
+    let pending = submit(&client, "a").await;
+    let id = peer.receive_send().await;
+    peer.send(refused(&id, Code::Unavailable, true)).await;
+    assert_eq!(peer.receive_send().await, id);
+    peer.accept(&id, 4).await;
+    within("the answer", pending).await.expect("accepted");
+
+    let pending = submit(&client, "b").await;
+    let id = peer.receive_send().await;
+    peer.send(refused(&id, Code::NotFound, false)).await;
+    match within("the answer", pending).await {
+        Err(SendError::Refused(refusal)) => assert_eq!(refusal.code, Code::NotFound),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_send_that_nobody_answers_is_given_up_with_its_id() {
+    let gateway = Gateway::start().await;
+    let settings = carillon_client::ClientConfig { send_timeout: Duration::from_millis(50), ..config(&[&gateway]) };
+    let (client, _events) = open(settings);
+    let pending = submit(&client, "a").await;
+    let expected = pending.client_id.clone();
+    match within("the time-out", pending).await {
+        Err(SendError::TimedOut { client_id, .. }) => assert_eq!(client_id, expected),
+        other => panic!("expected a time-out, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn bye_says_whether_to_come_back() {
+    let (first, second) = (Gateway::start().await, Gateway::start().await);
+    let (client, mut events) = open(config(&[&first, &second]));
+    let bye = |code: Code, reconnect| server_frame::Body::Bye(Bye { code: code.into(), reconnect, ..Bye::default() });
+    // Where it begins is random; after a goodbye it goes to the other one.
+    let (mut peer, begun, other) = tokio::select! {
+        (peer, _) = first.accept_signed_in(3) => (peer, &first, &second),
+        (peer, _) = second.accept_signed_in(3) => (peer, &second, &first),
+    };
+    peer.send(bye(Code::ShuttingDown, true)).await;
+    let (mut peer, _) = other.accept_signed_in(3).await;
+    let pending = submit(&client, "a").await;
+    peer.receive_send().await;
+    peer.send(bye(Code::Replaced, false)).await;
+    assert!(ended(&mut events).await.contains("REPLACED"));
+    assert!(matches!(within("the answer", pending).await, Err(SendError::Ended(_))));
+    assert!(matches!(client.send(Client::user("bob"), Client::text("b")).await, Err(SendError::Ended(_))));
+    drop(begun);
+}
+
+#[tokio::test]
+async fn wrong_credentials_end_the_client() {
+    let gateway = Gateway::start().await;
+    let (client, mut events) = open(config(&[&gateway]));
+    let mut peer = gateway.accept().await;
+    peer.receive().await;
+    let refused = Refused { code: Code::Unauthenticated.into(), reason: "no".into(), ..Refused::default() };
+    peer.send(server_frame::Body::Refused(refused)).await;
+    assert!(ended(&mut events).await.contains("UNAUTHENTICATED"));
+    client.connected(Duration::from_secs(5)).await.expect_err("never");
+}
+
+#[tokio::test]
+async fn history_is_fetched_again_after_a_reconnect() {
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let timeline = inbox();
+    let fetching = client.fetch(&timeline, Direction::Backward, 0, 10);
+    let serving = async {
+        let (mut peer, _) = gateway.accept_signed_in(3).await;
+        assert!(matches!(peer.receive().await, client_frame::Body::Fetch(_)));
+        drop(peer);
+        let (mut peer, _) = gateway.accept_signed_in(3).await;
+        let client_frame::Body::Fetch(fetch) = peer.receive().await else { panic!("no Fetch") };
+        let page = Page { request: fetch.request, last: 3, ..Page::default() };
+        peer.send(server_frame::Body::Page(page)).await;
+        peer
+    };
+    let (page, _peer) = tokio::join!(fetching, serving);
+    assert_eq!(page.expect("a page").last, 3);
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_deliver_what_it_has_is_left() {
+    let gateway = Gateway::start().await;
+    let (_client, _events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(3).await;
+    let head = TimelinePosition { timeline: Some(inbox().to_client()), position: Some(at(5).into()) };
+    for _ in 0..2 {
+        peer.send(server_frame::Body::Pong(Pong { nonce: 0, heads: vec![head.clone()] })).await;
+    }
+    gateway.accept_signed_in(3).await;
+}
+
+#[tokio::test]
+async fn closing_signs_out() {
+    let gateway = Gateway::start().await;
+    let (client, mut events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(3).await;
+    client.connected(Duration::from_secs(20)).await.expect("signed in");
+    let goodbye = async {
+        assert!(matches!(peer.receive().await, client_frame::Body::SignOut(_)));
+        peer.send(server_frame::Body::Bye(Bye { code: Code::SignedOut.into(), ..Bye::default() })).await;
+    };
+    tokio::join!(client.close(), goodbye);
+    assert_eq!(ended(&mut events).await, "closed");
+}
