@@ -104,7 +104,7 @@ impl<W> Directory<W> {
         }
         let waiters = std::mem::take(waiters);
         match sessions {
-            Some(sessions) => *entry = Entry::Loaded { sessions, at: now, used: true },
+            Some(sessions) => *entry = Entry::Loaded { sessions, at: now, used: false },
             // Its place in the clock is dropped when it comes to the front.
             None => drop(self.entries.remove(user)),
         }

@@ -591,3 +591,7 @@ fn done(answer: Result<StoreAnswer, StoreFailure>) -> Result<Answer, Failure> {
 fn unexpected(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
     Failure::Store(answer.err().unwrap_or(StoreFailure::Unexpected))
 }
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;

@@ -383,6 +383,7 @@ mod tests {
     #[derive(Default)]
     struct Shard {
         applied: Vec<u32>,
+        wrong: Vec<u32>,
         closed: u64,
         wire: VecDeque<(u64, u64, u32)>,
         answers: Vec<(u64, u64, u32, Said)>,
@@ -391,10 +392,18 @@ mod tests {
     impl Shard {
         fn take(&mut self, verdict: Said) {
             let Some((lane, seq, write)) = self.wire.pop_front() else { return };
-            let verdict = if lane <= self.closed { Said::Refused } else { verdict };
+            let verdict = match verdict {
+                _ if lane <= self.closed => Said::Refused,
+                Said::Refused => Said::Refused,
+                // What is wrong once is wrong for ever, and what is right stays right.
+                _ if self.applied.contains(&write) => Said::Done,
+                _ if self.wrong.contains(&write) => Said::Rejected,
+                other => other,
+            };
             match verdict {
                 Said::Done if !self.applied.contains(&write) => self.applied.push(write),
-                Said::Done | Said::Rejected => {}
+                Said::Done => {}
+                Said::Rejected => self.wrong.push(write),
                 Said::Refused => self.closed = self.closed.max(lane),
             }
             self.answers.push((lane, seq, write, verdict));
