@@ -1,1 +1,32 @@
+//! Ends the connections of clients (TCP, WebSocket, gRPC), authenticates them, and speaks for them to the routers. It
+//! stores nothing: any gateway can continue any client's session.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | `session` | one client's session, as inputs and effects: sign-in, sends, delivery in order |
+//! | `codec`, `transport`, `listener` | frames as bytes, how they travel, where clients come in |
+//! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
+//! | `links`, `lease` | what is said to the routers, and the registration |
 
+mod codec;
+mod config;
+mod connection;
+mod connections;
+mod gateway;
+mod jitter;
+mod lease;
+mod links;
+mod listener;
+mod mailbox;
+pub mod metrics;
+mod session;
+mod status;
+mod throttle;
+mod transport;
+
+pub use config::{
+    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, Secret, TlsConfig,
+};
+pub use gateway::{Gateway, OpenError};
+pub use listener::{BindError, TlsError};
+pub use session::TokenKeyError;

@@ -1,0 +1,184 @@
+//! Frames as bytes and back.
+
+pub(crate) mod raw;
+pub(crate) mod varint;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use carillon_proto::pb::client::{
+    ClientFrame, Deliver, Entry, Envelope, Page, Position, ServerFrame, Timeline, server_frame::Body,
+};
+use prost::Message as _;
+
+pub(crate) use raw::RawPage;
+
+/// A frame of a client can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DecodeError {
+    #[error("frame is not protobuf: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    #[error("frame is not protobuf's canonical JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What a session says to its client. Envelopes stay encoded as they came.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outgoing {
+    Frame(Box<ServerFrame>),
+    Deliver { timeline: Arc<TimelineWords>, position: Position, envelope: Bytes },
+    Page(RawPage),
+}
+
+/// A timeline's name in both forms.
+#[derive(Debug, PartialEq)]
+pub(crate) struct TimelineWords {
+    pub(crate) client: Timeline,
+    pub(crate) encoded: Vec<u8>,
+}
+
+impl TimelineWords {
+    pub(crate) fn new(client: Timeline) -> Self {
+        let encoded = client.encode_to_vec();
+        Self { client, encoded }
+    }
+}
+
+impl From<Body> for Outgoing {
+    fn from(body: Body) -> Self {
+        Self::Frame(Box::new(ServerFrame { body: Some(body) }))
+    }
+}
+
+impl Outgoing {
+    /// Appends the frame as protobuf, without a length before it.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Frame(frame) => append(&**frame, out),
+            Self::Deliver { timeline, position, envelope } => raw::deliver(&timeline.encoded, *position, envelope, out),
+            Self::Page(page) => append(&raw::page_frame(page), out),
+        }
+    }
+
+    /// About as many bytes as it takes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.encoded_len(),
+            Self::Deliver { timeline, envelope, .. } => envelope.len() + timeline.encoded.len() + 32,
+            Self::Page(page) => page.entries.iter().map(|entry| entry.envelope.len() + 16).sum::<usize>() + 64,
+        }
+    }
+
+    /// The frame with everything decoded.
+    pub(crate) fn into_frame(self) -> Result<ServerFrame, prost::DecodeError> {
+        let body = match self {
+            Self::Frame(frame) => return Ok(*frame),
+            Self::Deliver { timeline, position, envelope } => Body::Deliver(Deliver {
+                timeline: Some(timeline.client.clone()),
+                position: Some(position),
+                envelope: Some(Envelope::decode(envelope)?),
+            }),
+            Self::Page(page) => {
+                let entry =
+                    |raw: raw::RawEntry| Ok(Entry { seq: raw.seq, envelope: Some(Envelope::decode(raw.envelope)?) });
+                Body::Page(Page {
+                    request: page.request,
+                    timeline: page.timeline,
+                    epoch: page.epoch,
+                    entries: page.entries.into_iter().map(entry).collect::<Result<_, prost::DecodeError>>()?,
+                    first: page.first,
+                    last: page.last,
+                    complete: page.complete,
+                })
+            }
+        };
+        Ok(ServerFrame { body: Some(body) })
+    }
+
+    /// Protobuf's canonical JSON.
+    pub(crate) fn into_json(self) -> Result<String, String> {
+        let frame = self.into_frame().map_err(|error| error.to_string())?;
+        serde_json::to_string(&frame).map_err(|error| error.to_string())
+    }
+}
+
+pub(crate) fn decode(frame: Bytes) -> Result<ClientFrame, DecodeError> {
+    Ok(ClientFrame::decode(frame)?)
+}
+
+pub(crate) fn decode_json(frame: &str) -> Result<ClientFrame, DecodeError> {
+    Ok(serde_json::from_str(frame)?)
+}
+
+fn append(message: &impl prost::Message, out: &mut BytesMut) {
+    out.reserve(message.encoded_len());
+    // Fails only without room, and BytesMut grows.
+    message.encode(out).expect("BytesMut grows");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::{Content, Text, content, timeline::Owner};
+    use proptest::prelude::*;
+
+    fn envelope(body: &str, time_ms: u64) -> Envelope {
+        let content = Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) };
+        Envelope {
+            id: "01J".to_owned(),
+            sender: "bob".to_owned(),
+            time_ms,
+            content: Some(content),
+            ..Default::default()
+        }
+    }
+
+    fn inbox() -> Arc<TimelineWords> {
+        Arc::new(TimelineWords::new(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) }))
+    }
+
+    fn encoded(outgoing: &Outgoing) -> BytesMut {
+        let mut out = BytesMut::new();
+        outgoing.encode(&mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn what_stays_encoded_is_byte_for_byte_the_frame(body: String, time: u64, epoch: u64, seq: u64) {
+            let bytes = Bytes::from(envelope(&body, time).encode_to_vec());
+            let position = Position { epoch, seq };
+            let deliver = Outgoing::Deliver { timeline: inbox(), position, envelope: bytes.clone() };
+            let frame = deliver.clone().into_frame().expect("decodes");
+            prop_assert_eq!(&encoded(&deliver)[..], &frame.encode_to_vec()[..]);
+
+            let page = Outgoing::Page(RawPage {
+                request: 7,
+                timeline: Some(inbox().client.clone()),
+                epoch,
+                entries: vec![raw::RawEntry { seq, envelope: bytes.clone() }, raw::RawEntry { seq: 1, envelope: bytes }],
+                first: 1,
+                last: seq,
+                complete: true,
+            });
+            let frame = page.clone().into_frame().expect("decodes");
+            prop_assert_eq!(&encoded(&page)[..], &frame.encode_to_vec()[..]);
+            let json: ServerFrame = serde_json::from_str(&page.into_json().expect("encodes")).expect("decodes");
+            prop_assert_eq!(json, frame);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, text in "[\\{\\}\\[\\]\":,a-z0-9_ ]{0,60}") {
+            let _ = decode(bytes.into());
+            let _ = decode_json(&text);
+        }
+    }
+
+    #[test]
+    fn json_is_canonical() {
+        let frame = decode_json(r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
+        let again = serde_json::to_string(&frame.expect("decodes")).expect("encodes");
+        assert_eq!(again, r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
+        decode_json(r#"{"sned":{}}"#).expect_err("an unknown field");
+    }
+}

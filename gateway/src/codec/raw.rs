@@ -1,0 +1,73 @@
+//! Frames around envelopes that stay encoded. The same bytes as their namesakes in carillon.client.v1; a test holds
+//! them together.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use carillon_proto::pb::client::{Position, Timeline};
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+
+/// carillon.client.v1.Page.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RawPage {
+    #[prost(uint32, tag = "1")]
+    pub(crate) request: u32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) timeline: Option<Timeline>,
+    #[prost(uint64, tag = "3")]
+    pub(crate) epoch: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) entries: Vec<RawEntry>,
+    #[prost(uint64, tag = "5")]
+    pub(crate) first: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) last: u64,
+    #[prost(bool, tag = "7")]
+    pub(crate) complete: bool,
+}
+
+/// carillon.client.v1.Entry.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RawEntry {
+    #[prost(uint64, tag = "1")]
+    pub(crate) seq: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) envelope: Bytes,
+}
+
+/// carillon.client.v1.ServerFrame with a page.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RawPageFrame {
+    #[prost(message, optional, tag = "7")]
+    page: Option<RawPage>,
+}
+
+pub(crate) fn page_frame(page: &RawPage) -> RawPageFrame {
+    // Envelopes are counted references: cheap.
+    RawPageFrame { page: Some(page.clone()) }
+}
+
+/// carillon.client.v1.ServerFrame with a Deliver, as carillon.link.v1.RawDeliverFrame spells it.
+pub(crate) fn deliver(timeline: &[u8], position: Position, envelope: &[u8], out: &mut BytesMut) {
+    const FRAME_DELIVER: u32 = 5;
+    const TIMELINE: u32 = 1;
+    const POSITION: u32 = 2;
+    const ENVELOPE: u32 = 3;
+    let field = |tag: u32, len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
+    let position_len = position.encoded_len();
+    let len = field(TIMELINE, timeline.len()) + field(POSITION, position_len) + field(ENVELOPE, envelope.len());
+    out.reserve(field(FRAME_DELIVER, len));
+    begin(FRAME_DELIVER, len, out);
+    begin(TIMELINE, timeline.len(), out);
+    out.put_slice(timeline);
+    begin(POSITION, position_len, out);
+    position.encode_raw(out);
+    begin(ENVELOPE, envelope.len(), out);
+    out.put_slice(envelope);
+}
+
+fn begin(tag: u32, len: usize, out: &mut BytesMut) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}

@@ -1,0 +1,301 @@
+//! What an operator may set.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use carillon_proto::limits;
+use serde::{Deserialize, Serialize};
+
+/// Configuration of the gateway role. The defaults work on one machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Protobuf frames over TCP.
+    pub tcp: ListenConfig,
+    /// WebSocket, path `/ws`.
+    pub ws: ListenConfig,
+    /// gRPC `ClientService.Connect`.
+    pub grpc: ListenConfig,
+    /// Certificate and key for all three listeners; without them clients are served in plain text.
+    pub tls: Option<TlsConfig>,
+    /// host:port of routers to begin with; the registry tells the others.
+    pub routers: Vec<String>,
+    /// How long the gateway's registration lasts without a renewal.
+    pub lease_ms: u64,
+    /// Connections of all protocols together; more are refused.
+    pub max_connections: usize,
+    /// From the first byte to SignedIn; also for the TLS and WebSocket handshakes.
+    pub sign_in_timeout_ms: u64,
+    /// How often clients have to say something; twice that in silence closes the connection.
+    pub heartbeat_ms: u32,
+    pub max_frame_bytes: usize,
+    /// Content of one message, encoded as protobuf.
+    pub max_content_bytes: usize,
+    pub sends_per_second: u32,
+    pub send_burst: u32,
+    /// Sends of one connection without an answer.
+    pub max_pending_sends: u32,
+    /// Entries in one page of history.
+    pub max_page: u32,
+    /// Bytes of envelopes after which a page of history, or a read of what was missed, ends.
+    pub max_page_bytes: u32,
+    /// How long a request to the routers is repeated before the client is told that it may try again.
+    pub send_deadline_ms: u64,
+    /// Without progress for this long, a connection that has something to write is closed.
+    pub write_timeout_ms: u64,
+    /// Bytes waiting to be written on one connection above which nothing more is delivered or read.
+    pub max_outgoing_bytes: usize,
+    /// How long a gap in what is pushed may fill itself before it is read from the store.
+    pub gap_grace_ms: u64,
+    /// A device's acknowledgements go to the store at most once in this time.
+    pub ack_interval_ms: u64,
+    /// Requests to routers without an answer, of all connections together; more are refused.
+    pub max_pending_requests: usize,
+    /// At shutdown, over how long clients are told to go.
+    pub drain_spread_ms: u64,
+    /// Sign-in with SCRAM-SHA-256.
+    pub password_sign_in: bool,
+    pub jwt: JwtConfig,
+    /// Failed sign-ins that one network address may have at once, and how many come back each minute.
+    pub failed_sign_ins_burst: u32,
+    pub failed_sign_ins_per_minute: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenConfig {
+    pub enabled: bool,
+    /// host:port; port 0 takes a free one.
+    pub listen: String,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self { enabled: true, listen: "127.0.0.1:0".to_owned() }
+    }
+}
+
+/// PEM files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Sign-in with JSON Web Tokens: off while there are no keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JwtConfig {
+    pub keys: Vec<JwtKeyConfig>,
+    /// If set, the token must be made for it. If not, a token that names an audience is refused.
+    pub audience: Option<String>,
+    /// If set, the token must come from it.
+    pub issuer: Option<String>,
+    /// Seconds by which clocks may differ.
+    pub leeway_s: u64,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self { keys: Vec::new(), audience: None, issuer: None, leeway_s: 30 }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtKeyConfig {
+    pub algorithm: JwtAlgorithm,
+    /// HS256: this or `secret_file`.
+    #[serde(default)]
+    pub secret: Option<Secret>,
+    /// HS256: the file's bytes without white space at the end.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// RS256, ES256, EdDSA: PEM.
+    #[serde(default)]
+    pub public_key_file: Option<PathBuf>,
+    /// If set, only tokens with this `kid` are checked with this key.
+    #[serde(default)]
+    pub kid: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JwtAlgorithm {
+    HS256,
+    RS256,
+    ES256,
+    EdDSA,
+}
+
+/// Never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[secret]")
+    }
+}
+
+/// A value that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {why}")]
+pub struct InvalidConfig {
+    pub key: &'static str,
+    pub why: String,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        let listen = |port: u16| ListenConfig { enabled: true, listen: format!("127.0.0.1:{port}") };
+        Self {
+            tcp: listen(7410),
+            ws: listen(7411),
+            grpc: listen(7412),
+            tls: None,
+            routers: vec!["127.0.0.1:7402".to_owned()],
+            lease_ms: 10_000,
+            max_connections: 100_000,
+            sign_in_timeout_ms: 10_000,
+            heartbeat_ms: 30_000,
+            max_frame_bytes: 256 * 1024,
+            max_content_bytes: 64 * 1024,
+            sends_per_second: 50,
+            send_burst: 200,
+            max_pending_sends: 256,
+            max_page: 100,
+            max_page_bytes: 128 * 1024,
+            send_deadline_ms: 10_000,
+            write_timeout_ms: 10_000,
+            max_outgoing_bytes: 256 * 1024,
+            gap_grace_ms: 20,
+            ack_interval_ms: 100,
+            max_pending_requests: 65_536,
+            drain_spread_ms: 2_000,
+            password_sign_in: true,
+            jwt: JwtConfig::default(),
+            failed_sign_ins_burst: 20,
+            failed_sign_ins_per_minute: 10,
+        }
+    }
+}
+
+impl GatewayConfig {
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let within = |key: &'static str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(InvalidConfig { key, why: format!("is {value} but must be {least} to {most}") })
+            }
+        };
+        for (key, listen) in [("tcp.listen", &self.tcp), ("ws.listen", &self.ws), ("grpc.listen", &self.grpc)] {
+            if listen.enabled && !is_host_port(&listen.listen) {
+                return Err(InvalidConfig { key, why: format!("is {:?} but must be host:port", listen.listen) });
+            }
+        }
+        if self.routers.is_empty() {
+            return Err(InvalidConfig { key: "routers", why: "is empty but must name at least one router".to_owned() });
+        }
+        if let Some(bad) = self.routers.iter().find(|address| !is_host_port(address)) {
+            return Err(InvalidConfig { key: "routers", why: format!("has {bad:?} but must be host:port") });
+        }
+        within("lease_ms", self.lease_ms, 1_000, 600_000)?;
+        within("max_connections", self.max_connections as u64, 1, 10_000_000)?;
+        within("sign_in_timeout_ms", self.sign_in_timeout_ms, 100, 600_000)?;
+        within("heartbeat_ms", self.heartbeat_ms.into(), 100, 3_600_000)?;
+        let frames = (limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u64, limits::MAX_FRAME_BYTES as u64);
+        within("max_frame_bytes", self.max_frame_bytes as u64, frames.0, frames.1)?;
+        // A frame has room for its content, the ids and what JSON makes larger.
+        within("max_content_bytes", self.max_content_bytes as u64, 1, self.max_frame_bytes as u64 - 1024)?;
+        within("sends_per_second", self.sends_per_second.into(), 1, 1_000_000)?;
+        within("send_burst", self.send_burst.into(), 1, 1_000_000)?;
+        within("max_pending_sends", self.max_pending_sends.into(), 1, 65_536)?;
+        within("max_page", self.max_page.into(), 1, 10_000)?;
+        within("max_page_bytes", self.max_page_bytes.into(), 1_024, limits::MAX_NODE_MESSAGE_BYTES as u64 / 2)?;
+        within("send_deadline_ms", self.send_deadline_ms, 100, 600_000)?;
+        within("write_timeout_ms", self.write_timeout_ms, 100, 600_000)?;
+        within("max_outgoing_bytes", self.max_outgoing_bytes as u64, 4_096, 64 * 1024 * 1024)?;
+        within("gap_grace_ms", self.gap_grace_ms, 0, 10_000)?;
+        within("ack_interval_ms", self.ack_interval_ms, 0, 60_000)?;
+        within("max_pending_requests", self.max_pending_requests as u64, 1, 10_000_000)?;
+        within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
+        within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;
+        within("failed_sign_ins_per_minute", self.failed_sign_ins_per_minute.into(), 1, 1_000_000)?;
+        within("jwt.leeway_s", self.jwt.leeway_s, 0, 3_600)?;
+        for key in &self.jwt.keys {
+            key.validate()?;
+        }
+        if !self.password_sign_in && self.jwt.keys.is_empty() {
+            let why = "is false and jwt.keys is empty, but there must be one way to sign in".to_owned();
+            return Err(InvalidConfig { key: "password_sign_in", why });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send_deadline(&self) -> Duration {
+        Duration::from_millis(self.send_deadline_ms)
+    }
+}
+
+impl JwtKeyConfig {
+    fn validate(&self) -> Result<(), InvalidConfig> {
+        let given = (self.secret.is_some(), self.secret_file.is_some(), self.public_key_file.is_some());
+        let right = match self.algorithm {
+            JwtAlgorithm::HS256 => matches!(given, (true, false, false) | (false, true, false)),
+            JwtAlgorithm::RS256 | JwtAlgorithm::ES256 | JwtAlgorithm::EdDSA => given == (false, false, true),
+        };
+        if right {
+            return Ok(());
+        }
+        let need = match self.algorithm {
+            JwtAlgorithm::HS256 => "HS256 must have either secret or secret_file, and nothing else",
+            _ => "RS256, ES256 and EdDSA must have public_key_file, and no secret",
+        };
+        Err(InvalidConfig { key: "jwt.keys", why: format!("has a key that can't be used: {need}") })
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        GatewayConfig::default().validate().expect("valid");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let config = GatewayConfig { routers: vec!["router".to_owned()], ..Default::default() };
+        assert_eq!(config.validate().expect_err("refused").key, "routers");
+        let config = GatewayConfig { max_content_bytes: 1 << 20, ..Default::default() };
+        assert_eq!(config.validate().expect_err("refused").key, "max_content_bytes");
+        let config = GatewayConfig { password_sign_in: false, ..Default::default() };
+        assert_eq!(config.validate().expect_err("refused").key, "password_sign_in");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let key = JwtKeyConfig {
+            algorithm: JwtAlgorithm::HS256,
+            secret: Some(Secret("hunter2".to_owned())),
+            secret_file: None,
+            public_key_file: None,
+            kid: None,
+        };
+        assert!(!format!("{key:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&key).expect("serialises").contains("hunter2"));
+    }
+}

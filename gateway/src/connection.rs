@@ -1,0 +1,250 @@
+//! One task for each connection: waits for the client, the routers and the time, and does what the session says.
+
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    limits, now_ms,
+    pb::{client::Code, store::session::Protocol},
+};
+use tokio::time::{sleep_until, timeout};
+
+use crate::{
+    connections::Connections,
+    links::{Answered, Links, Submit, refusal},
+    mailbox::{Mail, Mailbox},
+    metrics,
+    session::{Effect, Input, Now, Rules, Session},
+    transport::{Event, Transport},
+};
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) links: Links,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) write_timeout: Duration,
+    pub(crate) max_outgoing_bytes: usize,
+}
+
+/// For writing the last frames and closing.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How far ahead a sleep may be when there is nothing to wait for.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// Serves it to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, protocol: Protocol, address: IpAddr) {
+    let _counted = metrics::Held::connection(name(protocol));
+    let mut connection = Connection::new(shared, protocol, address);
+    transport.set_max_frame(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
+    connection.run(&mut transport).await;
+    connection.leave().await;
+    // The client may be gone; then there is nothing to close.
+    let _ = timeout(CLOSING, poll_fn(|cx| transport.poll_close(cx))).await;
+    ::metrics::counter!(metrics::RECEIVED).increment(transport.read_bytes());
+    ::metrics::counter!(metrics::SENT).increment(transport.written_bytes());
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    number: u64,
+    mailbox: Arc<Mailbox>,
+    session: Session,
+    /// Reused.
+    effects: Vec<Effect>,
+    /// Requests for which there was no room: their answers.
+    refused: Vec<Input>,
+    over: bool,
+    closing: bool,
+    /// Since when nothing was written although something waits, and how much was written then.
+    stuck: Option<(Instant, u64)>,
+}
+
+impl Connection {
+    fn new(shared: Arc<Shared>, protocol: Protocol, address: IpAddr) -> Self {
+        let number = shared.connections.number();
+        let mailbox = Arc::new(Mailbox::default());
+        shared.connections.insert(number, Arc::clone(&mailbox));
+        let session = Session::new(Arc::clone(&shared.rules), number, protocol, address, now());
+        Self {
+            shared,
+            number,
+            mailbox,
+            session,
+            effects: Vec::new(),
+            refused: Vec::new(),
+            over: false,
+            closing: false,
+            stuck: None,
+        }
+    }
+
+    async fn run(&mut self, transport: &mut impl Transport) {
+        let mut sleep = Box::pin(sleep_until((Instant::now() + FAR).into()));
+        let mut sleeps_until = Instant::now() + FAR;
+        while !self.closing {
+            let wake_at = self.wake_at();
+            // Moved only when it would fire too late: that it fires early now and then costs less.
+            if wake_at < sleeps_until || sleep.is_elapsed() {
+                sleep.as_mut().reset(wake_at.into());
+                sleeps_until = wake_at;
+            }
+            // Above the bound nothing more is read: what a client sends has answers.
+            let read = !self.over;
+            let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
+            tokio::select! {
+                event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
+                    Event::Frame(frame) => self.input(Input::Frame(frame), transport),
+                    Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
+                    Event::Flushed => {}
+                    Event::Ended => return,
+                },
+                () = mailbox.arrived() => {
+                    let mail = mailbox.take();
+                    self.mail(mail, transport);
+                }
+                () = &mut sleep => {}
+            }
+            self.timers(transport);
+        }
+    }
+
+    fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
+        let Mail { answers, pushes, behind, heads, replaced, drain, .. } = mail;
+        let now = now();
+        for (tag, answered) in answers {
+            self.input_at(now, Input::Answer(tag, answered), transport);
+        }
+        for push in pushes {
+            self.input_at(now, Input::Push(push), transport);
+        }
+        let rest = [
+            behind.map(Input::Behind),
+            heads.map(Input::Heads),
+            replaced.then_some(Input::Replaced),
+            drain.map(|come_back| Input::Drain { come_back }),
+        ];
+        for input in rest.into_iter().flatten() {
+            self.input_at(now, input, transport);
+        }
+    }
+
+    fn input(&mut self, input: Input, transport: &mut impl Transport) {
+        self.input_at(now(), input, transport);
+    }
+
+    fn input_at(&mut self, now: Now, input: Input, transport: &mut impl Transport) {
+        let mut next = Some(input);
+        while let Some(input) = next {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.session.handle(now, input, &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(effect, transport);
+            }
+            self.effects = effects;
+            next = self.refused.pop();
+        }
+        let queued = transport.queued_bytes();
+        // On and off at different marks, so that it does not flutter.
+        let over = if self.over {
+            queued > self.shared.max_outgoing_bytes / 4
+        } else {
+            queued > self.shared.max_outgoing_bytes
+        };
+        if over != self.over {
+            self.over = over;
+            self.input_at(now, Input::Backlog(over), transport);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, transport: &mut impl Transport) {
+        match effect {
+            Effect::Write(frame) => transport.queue(frame),
+            Effect::Request { tag, op, traceparent } => {
+                let client = Some((Arc::clone(&self.mailbox), tag));
+                let submit = Submit { connection: self.number, client, op, traceparent };
+                if let Err(Submit { client: Some((_, tag)), .. }) = self.shared.links.submit(submit) {
+                    let why = refusal(Code::Overloaded, "too many requests are waiting for routers", 200);
+                    self.refused.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
+                }
+            }
+            Effect::SignedIn => transport.set_max_frame(self.shared.rules.max_frame_bytes),
+            Effect::Close => self.closing = true,
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let stuck = self.stuck.map(|(since, _)| since + self.shared.write_timeout);
+        let wake = [self.session.wake_at(), stuck].into_iter().flatten().min();
+        wake.unwrap_or_else(|| Instant::now() + FAR)
+    }
+
+    fn timers(&mut self, transport: &mut impl Transport) {
+        let now = now();
+        if self.session.wake_at().is_some_and(|at| at <= now.instant) {
+            self.input_at(now, Input::Wake, transport);
+        } else if self.over {
+            // It may have drained meanwhile.
+            self.backlog(now, transport);
+        }
+        if transport.queued_bytes() == 0 {
+            self.stuck = None;
+            return;
+        }
+        let written = transport.written_bytes();
+        match self.stuck {
+            Some((since, before)) if before == written => {
+                if now.instant.saturating_duration_since(since) >= self.shared.write_timeout {
+                    self.input_at(now, Input::TooSlow, transport);
+                }
+            }
+            _ => self.stuck = Some((now.instant, written)),
+        }
+    }
+
+    fn backlog(&mut self, now: Now, transport: &mut impl Transport) {
+        if transport.queued_bytes() <= self.shared.max_outgoing_bytes / 4 {
+            self.over = false;
+            self.input_at(now, Input::Backlog(false), transport);
+        }
+    }
+
+    /// What is left to be said to the routers, if the client went without a word.
+    async fn leave(&mut self) {
+        self.shared.connections.remove(self.number);
+        for op in self.session.leave() {
+            let submit = Submit { connection: self.number, client: None, op, traceparent: String::new() };
+            self.shared.links.submit_waiting(submit).await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.connections.remove(self.number);
+        // Only if the task was ended from outside: otherwise nothing is left to say.
+        for op in self.session.leave() {
+            let submit = Submit { connection: self.number, client: None, op, traceparent: String::new() };
+            // No room: the session ends with the lease.
+            let _ = self.shared.links.submit(submit);
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), unix_ms: now_ms() }
+}
+
+pub(crate) fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Websocket => "websocket",
+        Protocol::Grpc => "grpc",
+        Protocol::Xmpp => "xmpp",
+        Protocol::Unspecified => "other",
+    }
+}

@@ -1,0 +1,56 @@
+//! All connections of this process that can be pushed to, by number.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::mailbox::Mailbox;
+
+const PARTS: usize = 16;
+
+/// Bounded by `max_connections`. In parts, so that readers of different links seldom meet.
+pub(crate) struct Connections {
+    next: AtomicU64,
+    parts: [Mutex<HashMap<u64, Arc<Mailbox>>>; PARTS],
+}
+
+impl Connections {
+    pub(crate) fn new() -> Self {
+        Self { next: AtomicU64::new(1), parts: Default::default() }
+    }
+
+    /// A number that is unique in this process.
+    pub(crate) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn insert(&self, connection: u64, mailbox: Arc<Mailbox>) {
+        self.part(connection).lock().insert(connection, mailbox);
+    }
+
+    pub(crate) fn remove(&self, connection: u64) {
+        self.part(connection).lock().remove(&connection);
+    }
+
+    pub(crate) fn get(&self, connection: u64) -> Option<Arc<Mailbox>> {
+        self.part(connection).lock().get(&connection).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Mailbox>> {
+        self.parts.iter().flat_map(|part| part.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.lock().len()).sum()
+    }
+
+    fn part(&self, connection: u64) -> &Mutex<HashMap<u64, Arc<Mailbox>>> {
+        &self.parts[(connection % PARTS as u64) as usize]
+    }
+}

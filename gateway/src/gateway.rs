@@ -1,0 +1,216 @@
+//! The role as a whole: opened, run, drained.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use carillon_proto::{Ready, peer::PeerSecurity, tasks::Tasks};
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::{GatewayConfig, InvalidConfig},
+    connection::Shared,
+    connections::Connections,
+    lease::{Lease, deregister},
+    links::{Links, LinksConfig, LinksTask},
+    listener::{Addresses, BindError, Listeners},
+    session::{Rules, TokenKeyError, TokenKeys},
+    status::Status,
+    throttle::Throttle,
+};
+
+/// The gateway can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    #[error(transparent)]
+    TokenKey(#[from] TokenKeyError),
+    #[error(transparent)]
+    Listen(#[from] BindError),
+}
+
+/// Ends the connections of clients and speaks for them to the routers. Stores nothing.
+pub struct Gateway {
+    addresses: Addresses,
+    shared: Arc<Shared>,
+    status: Arc<Status>,
+    security: PeerSecurity,
+    routers: watch::Receiver<Vec<String>>,
+    lease: watch::Receiver<Option<u64>>,
+    drain_spread: Duration,
+    send_deadline: Duration,
+    /// Taken by `run`.
+    parts: Mutex<Option<Parts>>,
+    groups: OnceLock<Groups>,
+}
+
+/// What waits to be run.
+struct Parts {
+    listeners: Listeners,
+    links: LinksTask,
+    lease: Lease,
+}
+
+/// What is stopped before the rest.
+struct Groups {
+    accepting: Tasks,
+    lease: Tasks,
+}
+
+/// For the last words to the routers, and for each try to give the lease back.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Between groups of clients that are told to go.
+const STEP: Duration = Duration::from_millis(20);
+/// Up to this a client waits before it comes back, elsewhere.
+const COME_BACK_MS: u64 = 1_000;
+
+impl Gateway {
+    /// Reads keys and binds listeners; nothing is accepted yet.
+    pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        config.validate()?;
+        let rules = Arc::new(rules(&config, &security)?);
+        let (listeners, addresses) = Listeners::bind(&config).await?;
+        let status = Arc::new(Status::new());
+        let connections = Arc::new(Connections::new());
+        let (publish, lease) = watch::channel(None);
+        let links_config = LinksConfig {
+            seeds: config.routers.clone(),
+            max_pending: config.max_pending_requests,
+            deadline: config.send_deadline(),
+        };
+        let (links, links_task, routers) =
+            Links::new(links_config, security.clone(), lease.clone(), Arc::clone(&connections), Arc::clone(&status));
+        let ttl = Duration::from_millis(config.lease_ms);
+        let lease_task = Lease::new(security.clone(), ttl, routers.clone(), publish);
+        let shared = Arc::new(Shared {
+            rules,
+            links,
+            connections,
+            write_timeout: Duration::from_millis(config.write_timeout_ms),
+            max_outgoing_bytes: config.max_outgoing_bytes,
+        });
+        Ok(Self {
+            addresses,
+            shared,
+            status,
+            security,
+            routers,
+            lease,
+            drain_spread: Duration::from_millis(config.drain_spread_ms),
+            send_deadline: config.send_deadline(),
+            parts: Mutex::new(Some(Parts { listeners, links: links_task, lease: lease_task })),
+            groups: OnceLock::new(),
+        })
+    }
+
+    /// Starts everything. A second call does nothing.
+    pub fn run(&self, tasks: &Tasks) {
+        let Some(Parts { listeners, links, lease }) = self.parts.lock().take() else { return };
+        let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
+        tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
+        groups.lease.spawn("gateway-lease", lease.run());
+        listeners.run(&self.shared, tasks, &groups.accepting);
+        let Addresses { tcp, ws, grpc } = self.addresses;
+        tracing::info!(?tcp, ?ws, ?grpc, "gateway listens");
+        // Set once: `parts` is taken once.
+        let _ = self.groups.set(groups);
+    }
+
+    /// Ready while it holds a lease and a link to a router of the ring.
+    pub fn ready(&self) -> Ready {
+        self.status.subscribe()
+    }
+
+    /// Where clients over TCP connect; None if that is off.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.addresses.tcp
+    }
+
+    /// Where clients over WebSocket connect; None if that is off.
+    pub fn ws_address(&self) -> Option<SocketAddr> {
+        self.addresses.ws
+    }
+
+    /// Where clients over gRPC connect; None if that is off.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.addresses.grpc
+    }
+
+    /// Stops in order: accepts no more, sends clients away spread over time once their sends are answered, ends their
+    /// sessions, gives the lease back. Takes no longer than `drain_spread_ms`, `send_deadline_ms` and some seconds.
+    pub async fn drain(&self) {
+        self.status.draining();
+        let Some(groups) = self.groups.get() else { return };
+        groups.accepting.stop();
+        self.send_clients_away().await;
+        let gone = async {
+            while self.shared.connections.len() > 0 {
+                sleep(STEP).await;
+            }
+        };
+        if timeout(self.send_deadline + LAST_WORDS, gone).await.is_err() {
+            tracing::warn!(left = self.shared.connections.len(), "clients are still connected at the end of the drain");
+        }
+        if timeout(LAST_WORDS, self.shared.links.idle()).await.is_err() {
+            tracing::warn!("routers have not answered all at the end of the drain; sessions end with the lease");
+        }
+        groups.lease.stop();
+        let (lease, routers) = (*self.lease.borrow(), self.routers.borrow().clone());
+        if let Some(lease) = lease {
+            let all = deregister(&self.security, &routers, lease, LAST_WORDS / 2);
+            // If none answers, the lease runs out by itself.
+            let _ = timeout(LAST_WORDS, all).await;
+        }
+        tracing::info!("gateway drained");
+    }
+
+    async fn send_clients_away(&self) {
+        let clients = self.shared.connections.all();
+        let steps = (self.drain_spread.as_millis() / STEP.as_millis()).max(1) as usize;
+        for group in clients.chunks(clients.len().div_ceil(steps).max(1)) {
+            for client in group {
+                client.drain(Duration::from_millis(rand::rng().random_range(0..COME_BACK_MS)));
+            }
+            sleep(STEP).await;
+        }
+        // Those that were accepted at the last moment.
+        for client in self.shared.connections.all() {
+            client.drain(Duration::from_millis(rand::rng().random_range(0..COME_BACK_MS)));
+        }
+    }
+}
+
+async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = work => {}
+    }
+}
+
+fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenError> {
+    Ok(Rules {
+        heartbeat_ms: config.heartbeat_ms,
+        sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
+        max_frame_bytes: config.max_frame_bytes,
+        max_content_bytes: config.max_content_bytes,
+        sends_per_second: config.sends_per_second,
+        send_burst: config.send_burst,
+        max_pending_sends: config.max_pending_sends,
+        max_page: config.max_page,
+        max_page_bytes: config.max_page_bytes,
+        gap_grace: Duration::from_millis(config.gap_grace_ms),
+        ack_interval: Duration::from_millis(config.ack_interval_ms),
+        password_sign_in: config.password_sign_in,
+        tokens: TokenKeys::load(&config.jwt)?,
+        decoy_key: security.derive_key("gateway: credentials of users who have none"),
+        throttle: Throttle::new(config.failed_sign_ins_burst, config.failed_sign_ins_per_minute),
+    })
+}

@@ -1,0 +1,175 @@
+//! The link to one router: a stream in each direction, opened again whenever it breaks.
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_proto::{
+    limits,
+    pb::{
+        link::{FromRouter, Hello, RouterRequest, ToRouter, router_client::RouterClient, router_request::Op},
+        store::NodeKind,
+    },
+    peer::{PeerError, PeerSecurity},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{Event, dispatch::Input};
+use crate::{connections::Connections, jitter::jittered};
+
+/// To open the stream and hear the first word.
+const OPEN: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(crate) struct Link {
+    pub(crate) address: Arc<str>,
+    pub(crate) security: PeerSecurity,
+    pub(crate) lease: watch::Receiver<Option<u64>>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) max_pending: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("router answers {0}")]
+    Status(#[from] Status),
+    #[error("router did not open the link within {} s", OPEN.as_secs())]
+    Slow,
+    #[error("router closed the link")]
+    Closed,
+}
+
+impl Link {
+    /// For ever.
+    pub(crate) async fn run(mut self) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let Some(lease) = *self.lease.borrow_and_update() else {
+                if self.lease.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let mut was_up = false;
+            match self.attempt(lease, &mut was_up).await {
+                // Another lease: say hello again, at once.
+                Ok(()) => pause = Duration::ZERO,
+                Err(error) if was_up => {
+                    tracing::info!(router = %self.address, %error, "router link lost");
+                    pause = SHORTEST_PAUSE;
+                }
+                Err(error) => {
+                    tracing::debug!(router = %self.address, %error, "router link can't be opened");
+                    pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                }
+            }
+            if was_up && self.events.send(Event::Dispatch(Input::Down(Arc::clone(&self.address)))).await.is_err() {
+                return;
+            }
+            sleep(jittered(pause)).await;
+        }
+    }
+
+    /// Opens the link and keeps it until it breaks, or another lease runs.
+    async fn attempt(&self, lease: u64, was_up: &mut bool) -> Result<(), LinkError> {
+        let channel = self.security.channel(&self.address)?;
+        let mut client = RouterClient::with_interceptor(channel, self.security.auth().0)
+            .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
+        // Full when the router does not read: then requests wait in `requests`.
+        let (outbound, stream) = mpsc::channel(4);
+        let hello = Hello { lease, kind: NodeKind::Gateway.into() };
+        let first = ToRouter { hello: Some(hello), ..Default::default() };
+        outbound.send(first).await.map_err(|_| LinkError::Closed)?;
+        let open = async {
+            let mut inbound = client.link(ReceiverStream::new(stream)).await?.into_inner();
+            let first = inbound.message().await?.ok_or(LinkError::Closed)?;
+            Ok::<_, LinkError>((inbound, first))
+        };
+        let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
+        self.receive(first).await?;
+        // Never full: it has room for all that may be pending; a request beyond is refused as overload.
+        let (sender, requests) = mpsc::channel(self.max_pending);
+        let up = Event::Up(Arc::clone(&self.address), sender);
+        self.events.send(up).await.map_err(|_| LinkError::Closed)?;
+        *was_up = true;
+        tracing::info!(router = %self.address, lease, "router link open");
+        let mut watched = self.lease.clone();
+        tokio::select! {
+            result = self.read(inbound) => result,
+            result = write(requests, outbound) => result,
+            _ = watched.wait_for(|now| now.is_some_and(|now| now != lease)) => Ok(()),
+        }
+    }
+
+    async fn read(&self, mut inbound: Streaming<FromRouter>) -> Result<(), LinkError> {
+        while let Some(message) = inbound.message().await? {
+            self.receive(message).await?;
+        }
+        Err(LinkError::Closed)
+    }
+
+    async fn receive(&self, message: FromRouter) -> Result<(), LinkError> {
+        let FromRouter { registry, replies, pushes, evictions } = message;
+        for push in pushes {
+            let push = Arc::new(push);
+            for connection in &push.connections {
+                if let Some(mailbox) = self.connections.get(*connection) {
+                    mailbox.push(Arc::clone(&push));
+                }
+            }
+        }
+        for evict in evictions {
+            if let Some(mailbox) = self.connections.get(evict.connection) {
+                mailbox.replaced();
+            }
+        }
+        let registry = registry.map(Input::Registry);
+        let replies = (!replies.is_empty()).then(|| Input::Replies(Arc::clone(&self.address), replies));
+        for input in [registry, replies].into_iter().flatten() {
+            self.events.send(Event::Dispatch(input)).await.map_err(|_| LinkError::Closed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends what waits, many requests in one message.
+async fn write(mut requests: mpsc::Receiver<RouterRequest>, outbound: mpsc::Sender<ToRouter>) -> Result<(), LinkError> {
+    let mut waiting = Vec::new();
+    while requests.recv_many(&mut waiting, limits::BATCH_ITEMS).await > 0 {
+        let mut bytes = 0;
+        let mut batch = Vec::with_capacity(waiting.len());
+        for request in waiting.drain(..) {
+            bytes += size(&request);
+            batch.push(request);
+            if bytes >= limits::BATCH_BYTES {
+                bytes = 0;
+                send(&outbound, std::mem::take(&mut batch)).await?;
+            }
+        }
+        if !batch.is_empty() {
+            send(&outbound, batch).await?;
+        }
+    }
+    Err(LinkError::Closed)
+}
+
+async fn send(outbound: &mpsc::Sender<ToRouter>, requests: Vec<RouterRequest>) -> Result<(), LinkError> {
+    let message = ToRouter { requests, ..Default::default() };
+    outbound.send(message).await.map_err(|_| LinkError::Closed)
+}
+
+/// About how many bytes it takes.
+fn size(request: &RouterRequest) -> usize {
+    match &request.op {
+        Some(Op::Send(send)) => 256 + send.content.len(),
+        _ => 256,
+    }
+}

@@ -1,0 +1,133 @@
+//! All metrics of the gateway.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+pub const CONNECTIONS: &str = "carillon_gateway_connections";
+pub const CONNECTIONS_REFUSED: &str = "carillon_gateway_connections_refused_total";
+pub const SESSIONS: &str = "carillon_gateway_sessions";
+pub const SIGN_INS: &str = "carillon_gateway_sign_ins_total";
+pub const SENDS: &str = "carillon_gateway_sends_total";
+pub const ACCEPTED: &str = "carillon_gateway_accepted_total";
+pub const REFUSALS: &str = "carillon_gateway_refusals_total";
+pub const BYES: &str = "carillon_gateway_byes_total";
+pub const DELIVERIES: &str = "carillon_gateway_deliveries_total";
+pub const RECEIVED: &str = "carillon_gateway_received_bytes_total";
+pub const SENT: &str = "carillon_gateway_sent_bytes_total";
+pub const SEND_LATENCY: &str = "carillon_gateway_send_latency_seconds";
+pub const GAP_FETCHES: &str = "carillon_gateway_gap_fetches_total";
+pub const PUSHES_DROPPED: &str = "carillon_gateway_pushes_dropped_total";
+pub const EVICTIONS: &str = "carillon_gateway_evictions_total";
+pub const SLOW_CONSUMERS: &str = "carillon_gateway_slow_consumers_total";
+pub const LINKS_UP: &str = "carillon_gateway_router_links";
+pub const REQUESTS_PENDING: &str = "carillon_gateway_router_requests_pending";
+pub const REQUESTS_REPEATED: &str = "carillon_gateway_router_requests_repeated_total";
+pub const ANNOUNCEMENTS: &str = "carillon_gateway_announcements_total";
+pub const LEASES: &str = "carillon_gateway_leases_total";
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const ALL: &[(&str, Kind, Unit, &str)] = &[
+    (CONNECTIONS, Kind::Gauge, Unit::Count, "Open client connections, by protocol"),
+    (CONNECTIONS_REFUSED, Kind::Counter, Unit::Count, "Connections refused because max_connections are open"),
+    (SESSIONS, Kind::Gauge, Unit::Count, "Connections that are signed in"),
+    (SIGN_INS, Kind::Counter, Unit::Count, "Sign-ins, by way and result"),
+    (SENDS, Kind::Counter, Unit::Count, "Sends that clients asked for"),
+    (ACCEPTED, Kind::Counter, Unit::Count, "Sends answered with Accepted"),
+    (REFUSALS, Kind::Counter, Unit::Count, "Sends and fetches refused, by code"),
+    (BYES, Kind::Counter, Unit::Count, "Connections ended by the gateway, by code"),
+    (DELIVERIES, Kind::Counter, Unit::Count, "Envelopes written to clients, by where they came from: push or read"),
+    (RECEIVED, Kind::Counter, Unit::Bytes, "Bytes of frames read from clients"),
+    (SENT, Kind::Counter, Unit::Bytes, "Bytes of frames written to clients"),
+    (SEND_LATENCY, Kind::Histogram, Unit::Seconds, "From reading a Send to writing its Accepted"),
+    (GAP_FETCHES, Kind::Counter, Unit::Count, "Reads from the store of what was not pushed"),
+    (
+        PUSHES_DROPPED,
+        Kind::Counter,
+        Unit::Count,
+        "Pushes dropped because a connection's mailbox was full; it reads them",
+    ),
+    (EVICTIONS, Kind::Counter, Unit::Count, "Sessions replaced by a newer one of the same device"),
+    (SLOW_CONSUMERS, Kind::Counter, Unit::Count, "Connections closed because the client did not read"),
+    (LINKS_UP, Kind::Gauge, Unit::Count, "Routers to which a link is open"),
+    (REQUESTS_PENDING, Kind::Gauge, Unit::Count, "Requests to routers without an answer"),
+    (REQUESTS_REPEATED, Kind::Counter, Unit::Count, "Requests sent again because a link was lost or the owner changed"),
+    (ANNOUNCEMENTS, Kind::Counter, Unit::Count, "Sessions announced to a new or restarted router"),
+    (LEASES, Kind::Counter, Unit::Count, "Leases taken; more than one in a process's life means that one was lost"),
+];
+
+/// Tells the recorder the help texts.
+pub fn describe() {
+    for (name, kind, unit, help) in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *unit, *help),
+            Kind::Gauge => describe_gauge!(*name, *unit, *help),
+            Kind::Histogram => describe_histogram!(*name, *unit, *help),
+        }
+    }
+}
+
+/// All names with their help, for the operations page.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ALL.iter().map(|(name, _, _, help)| (*name, *help))
+}
+
+/// Counts up while it lives.
+pub(crate) struct Held(metrics::Gauge);
+
+impl Held {
+    pub(crate) fn connection(protocol: &'static str) -> Self {
+        Self::up(gauge!(CONNECTIONS, "protocol" => protocol))
+    }
+
+    pub(crate) fn session() -> Self {
+        Self::up(gauge!(SESSIONS))
+    }
+
+    fn up(gauge: metrics::Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+pub(crate) fn sign_in(way: &'static str, result: &'static str) {
+    counter!(SIGN_INS, "way" => way, "result" => result).increment(1);
+}
+
+pub(crate) fn refusal(code: carillon_proto::pb::client::Code) {
+    counter!(REFUSALS, "code" => code.as_str_name()).increment(1);
+}
+
+pub(crate) fn bye(code: carillon_proto::pb::client::Code) {
+    counter!(BYES, "code" => code.as_str_name()).increment(1);
+}
+
+pub(crate) fn delivered(from: &'static str, count: u64) {
+    counter!(DELIVERIES, "from" => from).increment(count);
+}
+
+pub(crate) fn accepted(latency: std::time::Duration) {
+    counter!(ACCEPTED).increment(1);
+    histogram!(SEND_LATENCY).record(latency.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_follow_the_rule_and_have_help() {
+        let mut seen = std::collections::HashSet::new();
+        for (name, help) in super::names() {
+            assert!(name.starts_with("carillon_gateway_"), "{name}");
+            assert!(!help.is_empty() && seen.insert(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Is this content one?
+
+use carillon_proto::{
+    limits,
+    pb::client::{Code, Content, Media, content::Body},
+};
+use prost::Message as _;
+
+/// Why content is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ContentError {
+    #[error("content is {size} bytes but at most {max} are allowed")]
+    TooLarge { size: usize, max: usize },
+    #[error("content has no body but must have exactly one")]
+    NoBody,
+    #[error("{what} {why}")]
+    Wrong { what: &'static str, why: String },
+}
+
+impl ContentError {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::NoBody | Self::Wrong { .. } => Code::Invalid,
+        }
+    }
+}
+
+pub(crate) fn check(content: &Content, max_bytes: usize) -> Result<(), ContentError> {
+    let size = content.encoded_len();
+    if size > max_bytes {
+        return Err(ContentError::TooLarge { size, max: max_bytes });
+    }
+    match content.body.as_ref().ok_or(ContentError::NoBody)? {
+        Body::Text(text) if text.body.is_empty() => Err(wrong("text.body", "is empty but must say something")),
+        Body::Text(_) => Ok(()),
+        Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => check_media(media),
+        Body::Location(location) => {
+            in_range("location.latitude", location.latitude, 90.0)?;
+            in_range("location.longitude", location.longitude, 180.0)?;
+            at_most("location.label", location.label.len(), limits::MAX_LABEL_BYTES)
+        }
+        Body::Custom(custom) => {
+            if custom.r#type.is_empty() || custom.r#type.chars().any(char::is_control) {
+                return Err(wrong("custom.type", "must be 1 to 128 bytes without control characters"));
+            }
+            at_most("custom.type", custom.r#type.len(), 128)
+        }
+    }
+}
+
+fn check_media(media: &Media) -> Result<(), ContentError> {
+    check_url(&media.url)?;
+    at_most("media_type", media.media_type.len(), limits::MAX_LABEL_BYTES)?;
+    at_most("name", media.name.len(), limits::MAX_LABEL_BYTES)?;
+    if media.name.contains(['/', '\\', '\0']) {
+        return Err(wrong("name", "has a path but must be a name alone"));
+    }
+    if !matches!(media.sha256.len(), 0 | 32) {
+        return Err(wrong("sha256", format!("is {} bytes but must be 0 or 32", media.sha256.len())));
+    }
+    at_most("preview", media.preview.len(), limits::MAX_PREVIEW_BYTES)
+}
+
+/// An absolute http or https URL with a host (RFC 3986), in visible ASCII.
+fn check_url(url: &str) -> Result<(), ContentError> {
+    at_most("url", url.len(), limits::MAX_URL_BYTES)?;
+    let scheme_end = url.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = url.split_at(scheme_end);
+    if !scheme.eq_ignore_ascii_case("https://") && !scheme.eq_ignore_ascii_case("http://") {
+        return Err(wrong("url", "must begin with https:// or http://"));
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if host.is_empty() || host.starts_with(':') {
+        return Err(wrong("url", "has no host but must be absolute"));
+    }
+    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("url", "has spaces, control or non-ASCII characters, which must be percent-encoded"));
+    }
+    Ok(())
+}
+
+fn in_range(what: &'static str, degrees: f64, most: f64) -> Result<(), ContentError> {
+    // False for NaN, too.
+    if degrees.abs() <= most { Ok(()) } else { Err(wrong(what, format!("is {degrees} but must be -{most} to {most}"))) }
+}
+
+fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), ContentError> {
+    if size <= max { Ok(()) } else { Err(wrong(what, format!("is {size} bytes but must be at most {max}"))) }
+}
+
+fn wrong(what: &'static str, why: impl Into<String>) -> ContentError {
+    ContentError::Wrong { what, why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::{Custom, Location, Text};
+
+    fn text(body: &str) -> Content {
+        Content { body: Some(Body::Text(Text { body: body.to_owned() })) }
+    }
+
+    fn image(change: impl FnOnce(&mut Media)) -> Content {
+        let mut media = Media { url: "https://example.org/a.png".to_owned(), ..Default::default() };
+        change(&mut media);
+        Content { body: Some(Body::Image(media)) }
+    }
+
+    fn place(latitude: f64, longitude: f64) -> Content {
+        Content { body: Some(Body::Location(Location { latitude, longitude, label: String::new() })) }
+    }
+
+    #[test]
+    fn good_content_passes() {
+        let custom = Custom { r#type: "a/b".to_owned(), data: vec![0; 100].into() };
+        for content in [
+            text("hello"),
+            image(|_| {}),
+            image(|media| media.url = "HTTP://u@[::1]:8080/x?y#z".to_owned()),
+            image(|media| media.sha256 = vec![1; 32].into()),
+            place(-90.0, 180.0),
+            Content { body: Some(Body::Custom(custom)) },
+        ] {
+            check(&content, 65_536).expect("good");
+        }
+    }
+
+    #[test]
+    fn bad_content_is_refused_by_name() {
+        let custom = |r#type: &str| Custom { r#type: r#type.to_owned(), data: Default::default() };
+        for (content, says) in [
+            (Content { body: None }, "no body"),
+            (text(""), "text.body"),
+            (image(|media| media.url.clear()), "url"),
+            (image(|media| media.url = "ftp://example.org/a".to_owned()), "url"),
+            (image(|media| media.url = "/a.png".to_owned()), "url"),
+            (image(|media| media.url = "https:///a.png".to_owned()), "no host"),
+            (image(|media| media.url = "https://a b/".to_owned()), "url"),
+            (image(|media| media.url = format!("https://a/{}", "x".repeat(2048))), "url"),
+            (image(|media| media.sha256 = vec![1; 31].into()), "sha256"),
+            (image(|media| media.name = "../etc/passwd".to_owned()), "name"),
+            (image(|media| media.preview = vec![0; limits::MAX_PREVIEW_BYTES + 1].into()), "preview"),
+            (place(90.1, 0.0), "latitude"),
+            (place(0.0, f64::NAN), "longitude"),
+            (place(0.0, f64::INFINITY), "longitude"),
+            (Content { body: Some(Body::Custom(custom(""))) }, "custom.type"),
+            (Content { body: Some(Body::Custom(custom(&"x".repeat(129)))) }, "custom.type"),
+        ] {
+            let error = check(&content, 65_536).expect_err("refused");
+            assert_eq!(error.code(), Code::Invalid);
+            assert!(error.to_string().contains(says), "{error} does not say {says}");
+        }
+        assert_eq!(check(&text(&"x".repeat(100)), 100).expect_err("too large").code(), Code::TooLarge);
+    }
+}

@@ -1,0 +1,347 @@
+//! A session that is signed in.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    pb::{
+        client::{self, Code, Direction, Pong, Position, TimelinePosition, Trimmed, refused::What, server_frame},
+        link::{
+            Acknowledge, Push, ReadHeads, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply,
+            router_request::Op,
+        },
+        store::{Head, TimelineRead},
+    },
+    trace,
+};
+
+use super::{
+    Effect, Now, Rules, Tag, Who, acknowledge,
+    delivery::{Delivery, Heard},
+    rate::Bucket,
+    sending::{may_use, refused},
+    sign_in::Begin,
+};
+use crate::{
+    codec::{Outgoing, RawPage, TimelineWords, raw::RawEntry},
+    links::refusal,
+    metrics,
+};
+
+/// Fetches of one connection without an answer; more are refused.
+const MAX_FETCHES: u32 = 4;
+/// Pings that wait for the heads together; later ones are answered with what is known.
+const MAX_PINGS: usize = 8;
+/// Before an acknowledgement is sent again that was refused.
+const ACK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Live {
+    pub(super) who: Who,
+    pub(super) timeline: Arc<TimelineWords>,
+    pub(super) connection: u64,
+    pub(super) expires: Option<Instant>,
+    pub(super) delivery: Delivery<Bytes>,
+    pub(super) bucket: Bucket,
+    pub(super) pending_sends: u32,
+    /// Something was heard of another epoch: the heads will tell.
+    pub(super) doubt: bool,
+    fetches: u32,
+    pings: Vec<u64>,
+    asked_heads: bool,
+    ack: Acks,
+    drain: Option<Duration>,
+    _counted: metrics::Held,
+}
+
+pub(super) struct LiveStart {
+    pub(super) who: Who,
+    pub(super) timeline: client::Timeline,
+    pub(super) expires: Option<Instant>,
+    pub(super) begin: Begin,
+}
+
+/// The device's acknowledgements: the latest one waits while another is on its way.
+struct Acks {
+    latest: Option<Position>,
+    sent: Option<Position>,
+    done: u64,
+    not_before: Instant,
+}
+
+/// The connection can't go on: why.
+pub(super) struct Gone(pub(super) Code, pub(super) &'static str);
+
+const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
+
+impl Live {
+    pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
+        let LiveStart { who, timeline, expires, begin } = start;
+        Self {
+            who,
+            timeline: Arc::new(TimelineWords::new(timeline)),
+            connection,
+            expires,
+            delivery: Delivery::new(begin.epoch, begin.from, begin.last, rules.gap_grace, now.instant),
+            bucket: Bucket::new(rules.sends_per_second.into(), rules.send_burst, now.instant),
+            pending_sends: 0,
+            doubt: false,
+            fetches: 0,
+            pings: Vec::new(),
+            asked_heads: false,
+            ack: Acks { latest: None, sent: None, done: 0, not_before: now.instant },
+            drain: None,
+            _counted: metrics::Held::session(),
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let ack = (self.ack.latest.is_some() && self.ack.sent.is_none()).then_some(self.ack.not_before);
+        [self.expires, self.delivery.wake_at(), ack].into_iter().flatten().min()
+    }
+
+    pub(super) fn push(&mut self, now: Now, push: &Push, out: &mut Vec<Effect>) {
+        let Some(position) = push.position else { return };
+        if push.timeline.as_ref() != Some(&self.timeline.client) {
+            return;
+        }
+        let (heard, envelope) = self.delivery.pushed(position, push.envelope.clone(), push.envelope.len(), now.instant);
+        self.doubt |= heard == Heard::OtherEpoch;
+        if let Some(envelope) = envelope {
+            if !push.traceparent.is_empty() {
+                let span = tracing::info_span!("deliver", user = %self.who.user, seq = position.seq);
+                trace::continue_from(&span, &push.traceparent);
+                span.in_scope(|| tracing::trace!("delivered"));
+            }
+            metrics::delivered("push", 1);
+            self.deliver(position.seq, envelope, out);
+        }
+    }
+
+    pub(super) fn behind(&mut self, now: Now, position: Position) {
+        self.doubt |= self.delivery.reaches(position, now.instant) == Heard::OtherEpoch;
+    }
+
+    pub(super) fn heads(&mut self, now: Now, heads: &[TimelineHead]) -> Result<(), Gone> {
+        let own = heads.iter().find(|head| head.timeline.as_ref() == Some(&self.timeline.client));
+        match own.and_then(|head| head.head) {
+            Some(head) => self.head(now, head),
+            None => Ok(()),
+        }
+    }
+
+    fn head(&mut self, now: Now, head: Head) -> Result<(), Gone> {
+        self.doubt = false;
+        let position = Position { epoch: head.epoch, seq: head.last };
+        match self.delivery.reaches(position, now.instant) {
+            Heard::OtherEpoch => Err(RESTORED),
+            Heard::Next | Heard::Later | Heard::Old => Ok(()),
+        }
+    }
+
+    pub(super) fn backlog(&mut self, now: Now, over: bool) {
+        if over { self.delivery.pause() } else { self.delivery.resume(now.instant) }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        tag: Tag,
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Gone> {
+        match tag {
+            Tag::Send(sent) => self.sent(now, sent, result, out),
+            Tag::Gap => return self.gap_read(now, result, out),
+            Tag::Fetch(request) => self.fetched(request, result, out),
+            Tag::Heads => return self.heads_read(now, result, out),
+            Tag::Ack => self.acked(now, &result),
+            Tag::Account | Tag::Ensure | Tag::Open | Tag::Close => {}
+        }
+        Ok(())
+    }
+
+    /// What was missing has been read.
+    fn gap_read(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
+        let Ok(Reply::TimelineRead(TimelineRead { head, entries, .. })) = result else {
+            self.delivery.read_done(None, false, now.instant);
+            return Ok(());
+        };
+        let head = head.unwrap_or_default();
+        if head.epoch != self.delivery.epoch() {
+            return Err(RESTORED);
+        }
+        let before = self.delivery.next();
+        if self.delivery.trimmed(head.first, now.instant) {
+            let first = Position { epoch: head.epoch, seq: head.first };
+            let trimmed = Trimmed { timeline: Some(self.timeline.client.clone()), first: Some(first) };
+            out.push(Effect::Write(server_frame::Body::Trimmed(trimmed).into()));
+        }
+        for entry in entries {
+            if self.delivery.read(entry.seq, now.instant) {
+                metrics::delivered("read", 1);
+                self.deliver(entry.seq, entry.envelope, out);
+            }
+        }
+        let progress = self.delivery.next() > before;
+        self.delivery.read_done(Some(head.last), progress, now.instant);
+        Ok(())
+    }
+
+    fn deliver(&self, seq: u64, envelope: Bytes, out: &mut Vec<Effect>) {
+        let position = Position { epoch: self.delivery.epoch(), seq };
+        out.push(Effect::Write(Outgoing::Deliver { timeline: Arc::clone(&self.timeline), position, envelope }));
+    }
+
+    pub(super) fn fetch(&mut self, rules: &Rules, fetch: client::Fetch, out: &mut Vec<Effect>) {
+        let why = match (may_use(self, fetch.timeline.as_ref()), Direction::try_from(fetch.direction)) {
+            (Err(why), _) => why,
+            (_, Err(_)) => refusal(Code::Invalid, "direction is neither forward nor backward", 0),
+            _ if self.fetches >= MAX_FETCHES => refusal(Code::Overloaded, "too many fetches wait for an answer", 100),
+            (Ok(()), Ok(direction)) => {
+                self.fetches += 1;
+                let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
+                let backward = direction == Direction::Backward;
+                let op = self.read(fetch.from_seq, backward, limit, rules.max_page_bytes);
+                out.push(Effect::Request { tag: Tag::Fetch(fetch.request), op, traceparent: String::new() });
+                return;
+            }
+        };
+        out.push(refused(What::Request(fetch.request), why));
+    }
+
+    fn fetched(&mut self, request: u32, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        self.fetches = self.fetches.saturating_sub(1);
+        let read = match result {
+            Ok(Reply::TimelineRead(read)) => read,
+            Ok(_) => {
+                let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
+                return out.push(refused(What::Request(request), why));
+            }
+            Err(why) => return out.push(refused(What::Request(request), why)),
+        };
+        let head = read.head.unwrap_or_default();
+        let entry =
+            |entry: carillon_proto::pb::store::StoredEntry| RawEntry { seq: entry.seq, envelope: entry.envelope };
+        out.push(Effect::Write(Outgoing::Page(RawPage {
+            request,
+            timeline: Some(self.timeline.client.clone()),
+            epoch: head.epoch,
+            entries: read.entries.into_iter().map(entry).collect(),
+            first: head.first.max(1),
+            last: head.last,
+            complete: read.complete,
+        })));
+    }
+
+    pub(super) fn ping(&mut self, nonce: u64, out: &mut Vec<Effect>) {
+        if self.pings.len() < MAX_PINGS {
+            self.pings.push(nonce);
+        } else {
+            self.pong(nonce, out);
+        }
+    }
+
+    fn heads_read(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
+        self.asked_heads = false;
+        let told = match result {
+            Ok(Reply::Heads(heads)) => self.heads(now, &heads.heads),
+            // The heartbeat is answered all the same, with what is known.
+            Ok(_) | Err(_) => Ok(()),
+        };
+        self.doubt = false;
+        for nonce in std::mem::take(&mut self.pings) {
+            self.pong(nonce, out);
+        }
+        told
+    }
+
+    fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
+        let position = Position { epoch: self.delivery.epoch(), seq: self.delivery.head() };
+        let head = TimelinePosition { timeline: Some(self.timeline.client.clone()), position: Some(position) };
+        out.push(Effect::Write(server_frame::Body::Pong(Pong { nonce, heads: vec![head] }).into()));
+    }
+
+    /// One that makes no sense is ignored: there is no answer that could say so, and it does no harm.
+    pub(super) fn ack(&mut self, ack: &client::Ack) {
+        let Some(position) = ack.position else { return };
+        let known = self.delivery.head().max(self.delivery.next() - 1);
+        let newest =
+            [self.ack.latest, self.ack.sent].into_iter().flatten().map(|at| at.seq).max().unwrap_or(self.ack.done);
+        let makes_sense = position.epoch == self.delivery.epoch() && (newest + 1..=known).contains(&position.seq);
+        if makes_sense && may_use(self, ack.timeline.as_ref()).is_ok() {
+            self.ack.latest = Some(position);
+        }
+    }
+
+    fn acked(&mut self, now: Now, result: &Result<Reply, Refusal>) {
+        let Some(sent) = self.ack.sent.take() else { return };
+        match result {
+            Ok(_) => self.ack.done = sent.seq,
+            Err(why) => {
+                self.ack.not_before = now.instant + ACK_AGAIN;
+                if why.retry && self.ack.latest.is_none() {
+                    self.ack.latest = Some(sent);
+                }
+            }
+        }
+    }
+
+    /// The acknowledgement that nobody has heard of yet, or may have heard of in vain.
+    pub(super) fn last_ack(&self) -> Option<Acknowledge> {
+        let position = self.ack.latest?;
+        Some(acknowledge(&self.who, self.timeline.client.clone(), position))
+    }
+
+    pub(super) fn drain(&mut self, come_back: Duration) {
+        self.drain = Some(come_back);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    pub(super) fn drained(&self) -> Option<Duration> {
+        self.drain.filter(|_| self.pending_sends == 0)
+    }
+
+    /// Whatever is possible now.
+    pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
+        while let Some((seq, envelope)) = self.delivery.take_early(now.instant) {
+            metrics::delivered("push", 1);
+            self.deliver(seq, envelope, out);
+        }
+        if let Some(from) = self.delivery.begin_read(now.instant) {
+            ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
+            let op = self.read(from, false, rules.max_page, rules.max_page_bytes);
+            out.push(Effect::Request { tag: Tag::Gap, op, traceparent: String::new() });
+        }
+        if (self.doubt || !self.pings.is_empty()) && !self.asked_heads {
+            self.asked_heads = true;
+            let op = Op::ReadHeads(ReadHeads { user: self.who.user.as_str().to_owned(), device: String::new() });
+            out.push(Effect::Request { tag: Tag::Heads, op, traceparent: String::new() });
+        }
+        if self.ack.sent.is_none()
+            && now.instant >= self.ack.not_before
+            && let Some(position) = self.ack.latest.take()
+        {
+            self.ack.sent = Some(position);
+            self.ack.not_before = now.instant + rules.ack_interval;
+            let op = Op::Acknowledge(acknowledge(&self.who, self.timeline.client.clone(), position));
+            out.push(Effect::Request { tag: Tag::Ack, op, traceparent: String::new() });
+        }
+    }
+
+    fn read(&self, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
+        Op::Read(ReadTimeline {
+            user: self.who.user.as_str().to_owned(),
+            timeline: Some(self.timeline.client.clone()),
+            from_seq,
+            backward,
+            limit,
+            max_bytes,
+        })
+    }
+}

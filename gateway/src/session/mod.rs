@@ -1,0 +1,364 @@
+//! One client's session: what it says and hears, in which order. No waiting and no clock in here: inputs go in with
+//! the time, effects come out.
+
+pub(crate) mod content;
+mod delivery;
+mod live;
+pub(crate) mod rate;
+mod scram;
+mod sending;
+mod sign_in;
+pub(crate) mod token;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    DeviceId, UserId,
+    pb::{
+        client::{Bye, ClientFrame, Code, Position, client_frame::Body, server_frame},
+        link::{Acknowledge, CloseSession, Push, TimelineHead, router_request::Op},
+        store::{Session as StoredSession, session::Protocol},
+    },
+};
+
+pub use token::TokenKeyError;
+pub(crate) use token::TokenKeys;
+
+use crate::{codec::Outgoing, links::Answered, metrics, throttle::Throttle};
+use live::Live;
+use sending::Sent;
+use sign_in::SignIn;
+
+/// What holds for all sessions of this gateway.
+pub(crate) struct Rules {
+    pub(crate) heartbeat_ms: u32,
+    pub(crate) sign_in_timeout: Duration,
+    pub(crate) max_frame_bytes: usize,
+    pub(crate) max_content_bytes: usize,
+    pub(crate) sends_per_second: u32,
+    pub(crate) send_burst: u32,
+    pub(crate) max_pending_sends: u32,
+    pub(crate) max_page: u32,
+    pub(crate) max_page_bytes: u32,
+    pub(crate) gap_grace: Duration,
+    pub(crate) ack_interval: Duration,
+    pub(crate) password_sign_in: bool,
+    pub(crate) tokens: TokenKeys,
+    /// Makes up credentials for users who have none.
+    pub(crate) decoy_key: [u8; 32],
+    pub(crate) throttle: Throttle,
+}
+
+/// When an input comes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    /// Milliseconds since 1970.
+    pub(crate) unix_ms: u64,
+}
+
+pub(crate) enum Input {
+    Frame(ClientFrame),
+    /// The client sent what is no frame.
+    Malformed {
+        code: Code,
+        reason: String,
+    },
+    Answer(Tag, Answered),
+    Push(Arc<Push>),
+    /// A push of this position was lost.
+    Behind(Position),
+    /// The router told the heads of what the user follows.
+    Heads(Vec<TimelineHead>),
+    /// The same device signed in elsewhere.
+    Replaced,
+    /// What waits to be written is more than its bound, or no more.
+    Backlog(bool),
+    /// Nothing of what waits could be written for too long.
+    TooSlow,
+    /// The gateway is stopping.
+    Drain {
+        come_back: Duration,
+    },
+    /// `wake_at` has come.
+    Wake,
+}
+
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Write(Outgoing),
+    /// The answer comes back with the tag.
+    Request {
+        tag: Tag,
+        op: Op,
+        traceparent: String,
+    },
+    /// Signed in: larger frames are allowed.
+    SignedIn,
+    /// Write what waits, then close.
+    Close,
+}
+
+/// What a request to the routers was made for.
+#[derive(Debug)]
+pub(crate) enum Tag {
+    Account,
+    Ensure,
+    Open,
+    Send(Sent),
+    Gap,
+    Fetch(u32),
+    Heads,
+    Ack,
+    Close,
+}
+
+pub(crate) struct Session {
+    rules: Arc<Rules>,
+    connection: u64,
+    protocol: Protocol,
+    address: IpAddr,
+    state: State,
+    /// When it is closed unless something happens before: the sign-in, or any frame after that.
+    patience: Instant,
+}
+
+enum State {
+    SigningIn(Box<SignIn>),
+    Live(Box<Live>),
+    /// Waits for the router to release the handle.
+    SigningOut,
+    Ended,
+}
+
+/// Who is signed in.
+#[derive(Debug, Clone)]
+struct Who {
+    user: UserId,
+    device: DeviceId,
+    since_ms: u64,
+}
+
+impl Session {
+    pub(crate) fn new(rules: Arc<Rules>, connection: u64, protocol: Protocol, address: IpAddr, now: Now) -> Self {
+        let patience = now.instant + rules.sign_in_timeout;
+        Self { rules, connection, protocol, address, state: State::SigningIn(Box::new(SignIn::Start)), patience }
+    }
+
+    pub(crate) fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            _ if matches!(self.state, State::Ended) => {}
+            Input::Frame(frame) => self.frame(now, frame, out),
+            Input::Malformed { code, reason } => self.bye(code, &reason, None, out),
+            Input::Answer(tag, answered) => self.answer(now, tag, answered, out),
+            Input::Push(push) => self.push(now, &push, out),
+            Input::Behind(position) => self.behind(now, position),
+            Input::Heads(heads) => self.heads(now, &heads, out),
+            Input::Replaced => {
+                ::metrics::counter!(metrics::EVICTIONS).increment(1);
+                self.bye(Code::Replaced, "this device has signed in elsewhere", None, out);
+            }
+            Input::Backlog(over) => self.backlog(now, over),
+            Input::TooSlow => {
+                ::metrics::counter!(metrics::SLOW_CONSUMERS).increment(1);
+                self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
+            }
+            Input::Drain { come_back } => self.drain(come_back, out),
+            Input::Wake => self.wake(now, out),
+        }
+        self.flow(now, out);
+    }
+
+    /// When `Wake` is due.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Ended => None,
+            State::Live(live) => Some(live.wake_at().map_or(self.patience, |at| at.min(self.patience))),
+            State::SigningIn(_) | State::SigningOut => Some(self.patience),
+        }
+    }
+
+    /// The connection is over: what is left to be said to the routers. None of it has an answer that matters.
+    pub(crate) fn leave(&mut self) -> Vec<Op> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::SigningIn(sign_in) => sign_in.opening().map(|who| self.close(who)).into_iter().collect(),
+            State::Live(live) => {
+                let ack = live.last_ack();
+                ack.map(Op::Acknowledge).into_iter().chain([self.close(&live.who)]).collect()
+            }
+            State::SigningOut | State::Ended => Vec::new(),
+        }
+    }
+
+    fn frame(&mut self, now: Now, frame: ClientFrame, out: &mut Vec<Effect>) {
+        match (&mut self.state, frame.body) {
+            (State::SigningIn(_), Some(Body::SignIn(frame))) => self.sign_in(now, frame, out),
+            (State::SigningIn(_), Some(Body::ScramFinal(frame))) => self.scram_final(now, &frame.message, out),
+            (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
+            (State::Live(_), Some(Body::SignIn(_) | Body::ScramFinal(_))) => {
+                self.bye(Code::Invalid, "this connection is signed in already", None, out);
+            }
+            (State::Live(live), Some(body)) => {
+                self.patience = now.instant + silence(&self.rules);
+                match body {
+                    Body::Send(send) => live.send(&self.rules, now, send, out),
+                    Body::Ack(ack) => live.ack(&ack),
+                    Body::Fetch(fetch) => live.fetch(&self.rules, fetch, out),
+                    Body::Ping(ping) => live.ping(ping.nonce, out),
+                    Body::SignOut(_) => self.sign_out(now, out),
+                    Body::SignIn(_) | Body::ScramFinal(_) => {}
+                }
+            }
+            (State::Live(_), None) => self.bye(Code::Invalid, "frame has no body that this service knows", None, out),
+            (State::SigningOut | State::Ended, _) => {}
+        }
+    }
+
+    fn answer(&mut self, now: Now, tag: Tag, answered: Answered, out: &mut Vec<Effect>) {
+        match (&mut self.state, tag) {
+            (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
+            (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
+            (State::SigningIn(_), Tag::Open) => self.opened(now, answered, out),
+            (State::SigningOut, Tag::Close) => self.bye(Code::SignedOut, "signed out", None, out),
+            (State::Live(live), tag) => {
+                if let Err(gone) = live.answer(now, tag, answered.result, out) {
+                    self.bye(gone.0, gone.1, Some(0), out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, now: Now, push: &Push, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Live(live) => live.push(now, push, out),
+            // It may be of after the heads were read: they are looked at together.
+            State::SigningIn(sign_in) => sign_in.heard(push.position),
+            _ => {}
+        }
+    }
+
+    fn behind(&mut self, now: Now, position: Position) {
+        match &mut self.state {
+            State::Live(live) => live.behind(now, position),
+            State::SigningIn(sign_in) => sign_in.heard(Some(position)),
+            _ => {}
+        }
+    }
+
+    fn heads(&mut self, now: Now, heads: &[TimelineHead], out: &mut Vec<Effect>) {
+        if let State::Live(live) = &mut self.state
+            && let Err(gone) = live.heads(now, heads)
+        {
+            self.bye(gone.0, gone.1, Some(0), out);
+        }
+    }
+
+    fn backlog(&mut self, now: Now, over: bool) {
+        if let State::Live(live) = &mut self.state {
+            live.backlog(now, over);
+        }
+    }
+
+    fn drain(&mut self, come_back: Duration, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            // Goes when its pending sends are answered, each of which has a deadline: see `flow`.
+            State::Live(live) => live.drain(come_back),
+            _ => self.bye(Code::ShuttingDown, STOPPING, Some(millis(come_back)), out),
+        }
+    }
+
+    fn wake(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if now.instant >= self.patience {
+            match &self.state {
+                State::SigningOut => return self.bye(Code::SignedOut, "signed out", None, out),
+                State::SigningIn(_) => metrics::sign_in("any", "timed_out"),
+                State::Live(_) | State::Ended => {}
+            }
+            return self.bye(Code::TimedOut, "nothing was heard for too long", Some(0), out);
+        }
+        if let State::Live(live) = &self.state
+            && live.expires.is_some_and(|at| now.instant >= at)
+        {
+            self.bye(Code::Expired, "the token has expired", None, out);
+        }
+    }
+
+    /// Whatever the input made possible.
+    fn flow(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if let State::Live(live) = &mut self.state {
+            live.flow(&self.rules, now, out);
+            if let Some(come_back) = live.drained() {
+                self.bye(Code::ShuttingDown, STOPPING, Some(millis(come_back)), out);
+            }
+        }
+    }
+
+    fn sign_out(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let State::Live(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        if let Some(ack) = live.last_ack() {
+            out.push(Effect::Request { tag: Tag::Ack, op: Op::Acknowledge(ack), traceparent: String::new() });
+        }
+        out.push(Effect::Request { tag: Tag::Close, op: self.close(&live.who), traceparent: String::new() });
+        self.patience = now.instant + self.rules.sign_in_timeout;
+        self.state = State::SigningOut;
+    }
+
+    /// Says the last frame. `reconnect_after_ms`: None if it is of no use to connect again.
+    fn bye(&mut self, code: Code, reason: &str, reconnect_after_ms: Option<u32>, out: &mut Vec<Effect>) {
+        metrics::bye(code);
+        let bye = Bye {
+            code: code.into(),
+            reason: reason.to_owned(),
+            reconnect: reconnect_after_ms.is_some(),
+            reconnect_after_ms: reconnect_after_ms.unwrap_or_default(),
+        };
+        out.push(Effect::Write(server_frame::Body::Bye(bye).into()));
+        for op in self.leave() {
+            let tag = if matches!(op, Op::CloseSession(_)) { Tag::Close } else { Tag::Ack };
+            out.push(Effect::Request { tag, op, traceparent: String::new() });
+        }
+        out.push(Effect::Close);
+    }
+
+    fn close(&self, who: &Who) -> Op {
+        Op::CloseSession(CloseSession { session: Some(self.stored(who)) })
+    }
+
+    /// The lease is filled in by whoever sends it: it is the one that runs then.
+    fn stored(&self, who: &Who) -> StoredSession {
+        StoredSession {
+            user: who.user.as_str().to_owned(),
+            device: who.device.as_str().to_owned(),
+            lease: 0,
+            connection: self.connection,
+            protocol: self.protocol.into(),
+            since_ms: who.since_ms,
+        }
+    }
+}
+
+const STOPPING: &str = "this gateway is stopping; another one will take the connection";
+
+/// For how long a client may say nothing.
+fn silence(rules: &Rules) -> Duration {
+    Duration::from_millis(u64::from(rules.heartbeat_ms) * 2)
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Moves the device's cursor.
+fn acknowledge(who: &Who, timeline: carillon_proto::pb::client::Timeline, position: Position) -> Acknowledge {
+    Acknowledge {
+        user: who.user.as_str().to_owned(),
+        device: who.device.as_str().to_owned(),
+        timeline: Some(timeline),
+        position: Some(position),
+    }
+}

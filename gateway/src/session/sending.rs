@@ -1,0 +1,143 @@
+//! A client's Send: is it one, may it be sent now, and what came of it.
+
+use std::time::Instant;
+
+use carillon_proto::{
+    ClientId, TimelineId, UserId,
+    pb::{
+        client::{self, Code, Refused, recipient::To, refused::What, server_frame},
+        link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
+    },
+    trace,
+};
+use prost::Message as _;
+use tracing::Span;
+
+use super::{Effect, Now, Rules, Tag, content, delivery::Heard, live::Live};
+use crate::{links::refusal, metrics};
+
+/// A Send that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    client_id: String,
+    at: Instant,
+    /// Ends when the answer is there.
+    _span: Span,
+}
+
+/// When nothing is known that is better.
+const SOON_MS: u32 = 100;
+
+impl Live {
+    pub(super) fn send(&mut self, rules: &Rules, now: Now, send: client::Send, out: &mut Vec<Effect>) {
+        ::metrics::counter!(metrics::SENDS).increment(1);
+        let client::Send { client_id, to, content } = send;
+        match self.check(rules, now, &client_id, to, content) {
+            Err(why) => out.push(refused(What::ClientId(client_id), why)),
+            Ok((to, content)) => {
+                self.pending_sends += 1;
+                let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
+                let traceparent = trace::traceparent(&span);
+                let op = Op::Send(link::Send {
+                    sender: self.who.user.as_str().to_owned(),
+                    sender_device: self.who.device.as_str().to_owned(),
+                    to: Some(to),
+                    client_id: client_id.clone(),
+                    content: content.into(),
+                    connection: self.connection,
+                });
+                let tag = Tag::Send(Sent { client_id, at: now.instant, _span: span });
+                out.push(Effect::Request { tag, op, traceparent });
+            }
+        }
+    }
+
+    pub(super) fn sent(&mut self, now: Now, sent: Sent, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        self.pending_sends = self.pending_sends.saturating_sub(1);
+        let why = match result {
+            Ok(Reply::Accepted(accepted)) => {
+                metrics::accepted(now.instant.saturating_duration_since(sent.at));
+                if accepted.timeline.as_ref() == Some(&self.timeline.client)
+                    && let Some(position) = accepted.position
+                    && self.delivery.accepted(position, now.instant) == Heard::OtherEpoch
+                {
+                    self.doubt = true;
+                }
+                out.push(Effect::Write(
+                    server_frame::Body::Accepted(client::Accepted {
+                        client_id: sent.client_id,
+                        message_id: accepted.message_id,
+                        timeline: accepted.timeline,
+                        position: accepted.position,
+                        time_ms: accepted.time_ms,
+                    })
+                    .into(),
+                ));
+                return;
+            }
+            Ok(_) => refusal(Code::Internal, "the service gave an answer of the wrong kind", SOON_MS),
+            Err(why) => why,
+        };
+        out.push(refused(What::ClientId(sent.client_id), why));
+    }
+
+    /// The recipient as the service names it, and the content encoded.
+    fn check(
+        &mut self,
+        rules: &Rules,
+        now: Now,
+        client_id: &str,
+        to: Option<client::Recipient>,
+        content: Option<client::Content>,
+    ) -> Result<(client::Recipient, Vec<u8>), Refusal> {
+        let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
+        ClientId::new(client_id).map_err(|error| invalid(&error))?;
+        let to = match to.and_then(|to| to.to) {
+            Some(To::User(user)) => To::User(UserId::new(&user).map_err(|error| invalid(&error))?.as_str().to_owned()),
+            Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
+            None => return Err(invalid(&"send has no recipient")),
+        };
+        let content = content.ok_or_else(|| invalid(&"send has no content"))?;
+        content::check(&content, rules.max_content_bytes)
+            .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
+        if self.is_draining() {
+            return Err(refusal(Code::Unavailable, super::STOPPING, SOON_MS));
+        }
+        if self.pending_sends >= rules.max_pending_sends {
+            return Err(refusal(Code::Overloaded, "too many sends of this connection wait for an answer", SOON_MS));
+        }
+        self.bucket.take(now.instant).map_err(|wait| {
+            let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            refusal(Code::RateLimited, "more sends than the limit allows", after)
+        })?;
+        Ok((client::Recipient { to: Some(to) }, content.encode_to_vec()))
+    }
+}
+
+pub(super) const NO_GROUPS: &str = "this service has no groups";
+
+pub(super) fn refused(what: What, why: Refusal) -> Effect {
+    metrics::refusal(why.code());
+    let refused = Refused {
+        code: why.code,
+        reason: why.reason,
+        retry: why.retry,
+        retry_after_ms: why.retry_after_ms,
+        what: Some(what),
+    };
+    Effect::Write(server_frame::Body::Refused(refused).into())
+}
+
+/// May this connection use the timeline? Only the user's own inbox, as long as there are no groups.
+pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Result<(), Refusal> {
+    let named = match timeline.map(TimelineId::from_client) {
+        Some(Ok(Some(named))) => named,
+        Some(Ok(None)) | None => return Err(refusal(Code::Invalid, "no timeline is named", 0)),
+        Some(Err(error)) => return Err(refusal(Code::Invalid, &error.to_string(), 0)),
+    };
+    match named {
+        TimelineId::Inbox(user) if user == live.who.user => Ok(()),
+        TimelineId::Inbox(_) => Err(refusal(Code::Forbidden, "the inbox of another user", 0)),
+        TimelineId::Group(_) => Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
+    }
+}

@@ -1,0 +1,356 @@
+//! From SignIn to SignedIn.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
+    credentials::{ITERATIONS, MAX_ITERATIONS},
+    pb::{
+        client::{self, Code, Limits, Position, SignedIn, Start, TimelinePosition, server_frame, sign_in::Credential},
+        link::{
+            EnsureAccount, LookUpAccount, OpenSession, Refusal, TimelineHead, router_reply::Result as Reply,
+            router_request::Op,
+        },
+        store::{Head, ScramCredentials},
+    },
+};
+use rand::{RngExt as _, distr::Alphanumeric};
+
+use super::{
+    Effect, Live, Now, Session, State, Tag, Who,
+    live::LiveStart,
+    scram::{ClientFirst, Exchange, ScramError, decoy},
+    silence,
+};
+use crate::{links::Answered, metrics};
+
+/// How far the sign-in is.
+pub(super) enum SignIn {
+    Start,
+    /// The account is being looked up.
+    Asked {
+        applicant: Applicant,
+        first: ClientFirst,
+    },
+    Challenged {
+        applicant: Applicant,
+        exchange: Exchange,
+    },
+    /// The token is good; the account is made if there is none.
+    Ensuring {
+        applicant: Applicant,
+    },
+    /// The session is being stored. `heard`: the last position that was pushed meanwhile.
+    Opening {
+        applicant: Applicant,
+        who: Who,
+        heard: Option<Position>,
+    },
+    /// While one step is taken.
+    Between,
+}
+
+impl SignIn {
+    /// Whose session may be stored by now.
+    pub(super) fn opening(&self) -> Option<&Who> {
+        match self {
+            Self::Opening { who, .. } => Some(who),
+            _ => None,
+        }
+    }
+
+    /// A position was pushed. It may be of after the heads were read: they are looked at together.
+    pub(super) fn heard(&mut self, position: Option<Position>) {
+        if let (Self::Opening { heard, .. }, Some(position)) = (self, position) {
+            *heard = Some(position);
+        }
+    }
+}
+
+/// Who wants to sign in.
+pub(super) struct Applicant {
+    user: UserId,
+    device: DeviceId,
+    positions: Vec<TimelinePosition>,
+    start: Start,
+    way: &'static str,
+    expires_ms: Option<u64>,
+    scram_server_final: Bytes,
+}
+
+/// Before a client whose sign-in could not be carried out tries again.
+const AGAIN_MS: u32 = 1_000;
+/// Longest name and version of a client program.
+const MAX_CLIENT_BYTES: usize = 64;
+/// Timelines whose positions a client may give.
+const MAX_POSITIONS: usize = 256;
+
+impl Session {
+    pub(super) fn sign_in(&mut self, now: Now, frame: client::SignIn, out: &mut Vec<Effect>) {
+        if !matches!(&self.state, State::SigningIn(at) if matches!(**at, SignIn::Start)) {
+            return self.bye(Code::Invalid, "sign_in was sent twice", None, out);
+        }
+        if let Err(wait) = self.rules.throttle.check(self.address, now.instant) {
+            metrics::sign_in("any", "throttled");
+            let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            return self.bye(Code::RateLimited, "too many failed sign-ins from this address", Some(after), out);
+        }
+        let device = match DeviceId::new(&frame.device) {
+            Ok(device) => device,
+            Err(error) => return self.bye(Code::Invalid, &error.to_string(), None, out),
+        };
+        if frame.client.len() > MAX_CLIENT_BYTES {
+            return self.bye(Code::Invalid, "client is longer than 64 bytes", None, out);
+        }
+        if frame.positions.len() > MAX_POSITIONS {
+            return self.bye(Code::Invalid, "positions names more than 256 timelines", None, out);
+        }
+        let Ok(start) = Start::try_from(frame.start) else {
+            return self.bye(Code::Invalid, "start is neither cursor nor head", None, out);
+        };
+        let applicant = |user: UserId, way: &'static str, expires_ms: Option<u64>| Applicant {
+            user,
+            device,
+            positions: frame.positions,
+            start,
+            way,
+            expires_ms,
+            scram_server_final: Bytes::new(),
+        };
+        match frame.credential {
+            Some(Credential::ScramFirst(message)) => {
+                if !self.rules.password_sign_in {
+                    return self.bye(Code::Unsupported, "sign-in by password is off", None, out);
+                }
+                match scram_user(&message, &frame.user) {
+                    Ok((first, user)) => {
+                        let look_up = LookUpAccount { user: user.as_str().to_owned() };
+                        let applicant = applicant(user, "password", None);
+                        self.state = State::SigningIn(Box::new(SignIn::Asked { applicant, first }));
+                        out.push(request(Tag::Account, Op::LookUpAccount(look_up)));
+                    }
+                    Err(reason) => self.bye(Code::Invalid, &reason, None, out),
+                }
+            }
+            Some(Credential::Token(token)) => match self.rules.tokens.check(&token, &frame.user, now.unix_ms) {
+                Ok(token) => {
+                    let ensure = EnsureAccount { user: token.user.as_str().to_owned() };
+                    let applicant = applicant(token.user, "token", Some(token.expires_ms));
+                    self.state = State::SigningIn(Box::new(SignIn::Ensuring { applicant }));
+                    out.push(request(Tag::Ensure, Op::EnsureAccount(ensure)));
+                }
+                Err(error) => self.unauthenticated(now, "token", &error.to_string(), out),
+            },
+            None => self.bye(Code::Unauthenticated, "sign_in has no credential", None, out),
+        }
+    }
+
+    /// The account that the user has, or none.
+    pub(super) fn account(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        let SignIn::Asked { applicant, first } = self.step() else { return };
+        let stored = match result {
+            Ok(Reply::Account(account)) => account.scram,
+            Ok(_) => None,
+            Err(refusal) if refusal.code() == Code::NotFound => None,
+            Err(refusal) => return self.not_now(applicant.way, &refusal, out),
+        };
+        // Who has no password gets a challenge all the same, and fails at the proof.
+        let known = stored.filter(is_sound).unwrap_or_else(|| decoy(&self.rules.decoy_key, applicant.user.as_str()));
+        let nonce: String = rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect();
+        let (challenge, exchange) = first.challenge(known, &nonce);
+        self.state = State::SigningIn(Box::new(SignIn::Challenged { applicant, exchange }));
+        let challenge = client::Challenge { scram_server_first: challenge.into_bytes().into() };
+        out.push(Effect::Write(server_frame::Body::Challenge(challenge).into()));
+    }
+
+    pub(super) fn scram_final(&mut self, now: Now, message: &[u8], out: &mut Vec<Effect>) {
+        let SignIn::Challenged { mut applicant, exchange } = self.step() else {
+            return self.bye(Code::Invalid, "scram_final answers no challenge", None, out);
+        };
+        match exchange.finish(message) {
+            Ok(verdict) => {
+                applicant.scram_server_final = verdict.into_bytes().into();
+                self.open(now, applicant, out);
+            }
+            Err(error @ ScramError::Wrong) => self.unauthenticated(now, applicant.way, &error.to_string(), out),
+            Err(error @ ScramError::Malformed(_)) => self.bye(Code::Invalid, &error.to_string(), None, out),
+        }
+    }
+
+    pub(super) fn ensured(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        let SignIn::Ensuring { applicant } = self.step() else { return };
+        match result {
+            Ok(_) => self.open(now, applicant, out),
+            Err(refusal) => self.not_now(applicant.way, &refusal, out),
+        }
+    }
+
+    fn open(&mut self, now: Now, applicant: Applicant, out: &mut Vec<Effect>) {
+        let who = Who { user: applicant.user.clone(), device: applicant.device.clone(), since_ms: now.unix_ms };
+        let open = OpenSession { session: Some(self.stored(&who)) };
+        self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who, heard: None }));
+        out.push(request(Tag::Open, Op::OpenSession(open)));
+    }
+
+    pub(super) fn opened(&mut self, now: Now, answered: Answered, out: &mut Vec<Effect>) {
+        let heads = match answered.result {
+            Ok(Reply::SessionOpened(opened)) if opened.replaced => {
+                return self.bye(Code::Replaced, "this device has signed in elsewhere", None, out);
+            }
+            Ok(Reply::SessionOpened(opened)) => opened.heads,
+            Ok(_) => {
+                let why = "the service gave an answer of the wrong kind";
+                return self.bye(Code::Internal, why, Some(AGAIN_MS), out);
+            }
+            Err(refusal) => return self.not_now("any", &refusal, out),
+        };
+        let SignIn::Opening { applicant, who, heard } = self.step() else { return };
+        metrics::sign_in(applicant.way, "ok");
+        let timeline = TimelineId::Inbox(who.user.clone()).to_client();
+        let begin = begin(&timeline, &applicant, &heads);
+        let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
+        let signed_in = SignedIn {
+            handle: handle.to_string(),
+            user: who.user.as_str().to_owned(),
+            device: who.device.as_str().to_owned(),
+            scram_server_final: applicant.scram_server_final,
+            limits: Some(Limits {
+                max_frame_bytes: small(self.rules.max_frame_bytes),
+                max_content_bytes: small(self.rules.max_content_bytes),
+                sends_per_second: self.rules.sends_per_second,
+                send_burst: self.rules.send_burst,
+                max_pending_sends: self.rules.max_pending_sends,
+                max_page: self.rules.max_page,
+            }),
+            heartbeat_ms: self.rules.heartbeat_ms,
+            timelines: vec![client::TimelineState {
+                timeline: Some(timeline.clone()),
+                epoch: begin.epoch,
+                first: begin.first,
+                last: begin.last,
+                delivered_from: begin.from,
+            }],
+        };
+        out.push(Effect::SignedIn);
+        out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
+        let expires = applicant.expires_ms.map(|at| instant_of(at, now));
+        self.patience = now.instant + silence(&self.rules);
+        let mut live = Live::new(&self.rules, now, self.connection, LiveStart { who, timeline, expires, begin });
+        if let Some(position) = heard {
+            live.behind(now, position);
+        }
+        self.state = State::Live(Box::new(live));
+    }
+
+    /// Credentials are wrong.
+    fn unauthenticated(&mut self, now: Now, way: &'static str, reason: &str, out: &mut Vec<Effect>) {
+        metrics::sign_in(way, "unauthenticated");
+        self.rules.throttle.failed(self.address, now.instant);
+        self.bye(Code::Unauthenticated, reason, None, out);
+    }
+
+    /// The service could not carry out the sign-in.
+    fn not_now(&mut self, way: &'static str, refusal: &Refusal, out: &mut Vec<Effect>) {
+        metrics::sign_in(way, "failed");
+        let again = refusal.retry.then_some(refusal.retry_after_ms.max(AGAIN_MS));
+        self.bye(refusal.code(), &refusal.reason, again, out);
+    }
+
+    fn step(&mut self) -> SignIn {
+        match &mut self.state {
+            State::SigningIn(at) => std::mem::replace(at, SignIn::Between),
+            State::Live(_) | State::SigningOut | State::Ended => SignIn::Between,
+        }
+    }
+}
+
+/// From where a timeline is delivered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Begin {
+    pub(super) epoch: u64,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// Delivery begins after it.
+    pub(super) from: u64,
+}
+
+fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHead]) -> Begin {
+    let head = heads.iter().find(|head| head.timeline.as_ref() == Some(timeline)).and_then(|head| head.head);
+    let Head { epoch, first, last, cursor, has_cursor } = head.unwrap_or_default();
+    let first = first.max(1);
+    let kept_before = first - 1;
+    let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
+    let from = match (named.and_then(|named| named.position), applicant.start) {
+        (Some(position), _) if position.epoch == epoch => position.seq.min(last),
+        // What the device holds is of another life of the timeline, or nothing.
+        (Some(_), _) => kept_before,
+        (None, Start::Head) => last,
+        (None, Start::Cursor) if has_cursor => cursor.min(last),
+        (None, Start::Cursor) => kept_before,
+    };
+    Begin { epoch, first, last, from }
+}
+
+/// The user that a SCRAM exchange is for; the sign-in frame may name it, too.
+fn scram_user(message: &[u8], named: &str) -> Result<(ClientFirst, UserId), String> {
+    let first = ClientFirst::parse(message).map_err(|error| error.to_string())?;
+    let user = UserId::new(&first.user).map_err(|error| error.to_string())?;
+    if !named.is_empty() && UserId::new(named).as_ref() != Ok(&user) {
+        return Err("user is another one than that of the SCRAM message".to_owned());
+    }
+    Ok((first, user))
+}
+
+fn is_sound(scram: &ScramCredentials) -> bool {
+    (1..=MAX_ITERATIONS.max(ITERATIONS)).contains(&scram.iterations) && !scram.salt.is_empty()
+}
+
+fn instant_of(unix_ms: u64, now: Now) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    now.instant + Duration::from_millis(unix_ms.saturating_sub(now.unix_ms)).min(YEAR)
+}
+
+fn small(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn request(tag: Tag, op: Op) -> Effect {
+    Effect::Request { tag, op, traceparent: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_begins_where_the_device_is() {
+        let user = UserId::new("alice").expect("valid");
+        let timeline = TimelineId::Inbox(user.clone()).to_client();
+        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true };
+        let from = |position: Option<(u64, u64)>, start: Start, head: Head| {
+            let positions = position.map(|(epoch, seq)| TimelinePosition {
+                timeline: Some(timeline.clone()),
+                position: Some(Position { epoch, seq }),
+            });
+            let applicant = Applicant {
+                user: user.clone(),
+                device: DeviceId::new("phone").expect("valid"),
+                positions: positions.into_iter().collect(),
+                start,
+                way: "token",
+                expires_ms: None,
+                scram_server_final: Bytes::new(),
+            };
+            begin(&timeline, &applicant, &[TimelineHead { timeline: Some(timeline.clone()), head: Some(head) }]).from
+        };
+        assert_eq!(from(Some((7, 8)), Start::Head, head), 8, "a position given is where it is");
+        assert_eq!(from(Some((7, 1)), Start::Cursor, head), 1, "also one that is trimmed");
+        assert_eq!(from(Some((7, 99)), Start::Cursor, head), 9, "never beyond the end");
+        assert_eq!(from(Some((6, 8)), Start::Cursor, head), 3, "another epoch: all that is kept");
+        assert_eq!(from(None, Start::Cursor, head), 6);
+        assert_eq!(from(None, Start::Cursor, Head { has_cursor: false, ..head }), 3);
+        assert_eq!(from(None, Start::Head, head), 9);
+        assert_eq!(from(Some((0, 0)), Start::Cursor, Head::default()), 0);
+    }
+}

@@ -1,0 +1,55 @@
+//! Whether the gateway can serve clients.
+
+use carillon_proto::{Readiness, Ready};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Put together from what its parts say.
+pub(crate) struct Status {
+    ready: watch::Sender<Readiness>,
+    parts: Mutex<Parts>,
+}
+
+struct Parts {
+    draining: bool,
+    /// What is missing towards the routers.
+    missing: Option<&'static str>,
+}
+
+impl Status {
+    pub(crate) fn new() -> Self {
+        let parts = Parts { draining: false, missing: Some("not started") };
+        Self { ready: watch::Sender::new(tell(&parts)), parts: Mutex::new(parts) }
+    }
+
+    pub(crate) fn subscribe(&self) -> Ready {
+        self.ready.subscribe()
+    }
+
+    pub(crate) fn linked(&self, missing: Option<&'static str>) {
+        self.change(|parts| parts.missing = missing);
+    }
+
+    pub(crate) fn draining(&self) {
+        self.change(|parts| parts.draining = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock();
+        change(&mut parts);
+        let now = tell(&parts);
+        self.ready.send_if_modified(|told| {
+            let changed = *told != now;
+            *told = now;
+            changed
+        });
+    }
+}
+
+fn tell(parts: &Parts) -> Readiness {
+    match parts {
+        Parts { draining: true, .. } => Readiness::NotReady("draining".to_owned()),
+        Parts { missing: Some(missing), .. } => Readiness::NotReady((*missing).to_owned()),
+        Parts { missing: None, .. } => Readiness::Ready,
+    }
+}

@@ -1,0 +1,113 @@
+//! Frames as messages of a gRPC stream.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use carillon_proto::pb::client::{ClientFrame, Code, ServerFrame};
+use futures_util::Stream;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
+use tonic::Status;
+
+use super::{Event, Transport};
+use crate::codec::Outgoing;
+
+/// Frames handed to the HTTP/2 connection ahead of its flow control. When it is full, they wait in the queue.
+pub(crate) const AHEAD: usize = 16;
+
+pub(crate) struct GrpcTransport<R> {
+    inbound: R,
+    outbound: PollSender<Result<ServerFrame, Status>>,
+    queue: VecDeque<Outgoing>,
+    queued: usize,
+    max_frame: usize,
+    written: u64,
+    read: u64,
+}
+
+impl<R> GrpcTransport<R> {
+    pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<ServerFrame, Status>>, max_frame: usize) -> Self {
+        let outbound = PollSender::new(outbound);
+        Self { inbound, outbound, queue: VecDeque::new(), queued: 0, max_frame, written: 0, read: 0 }
+    }
+
+    /// Ready when all is handed over; an error when the client is gone.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        while !self.queue.is_empty() {
+            ready!(self.outbound.poll_reserve(cx)).map_err(|_| ())?;
+            let Some(frame) = self.queue.pop_front() else { break };
+            let size = frame.size();
+            self.queued -= size;
+            self.written += size as u64;
+            match frame.into_frame() {
+                Ok(frame) => self.outbound.send_item(Ok(frame)).map_err(|_| ())?,
+                // The store gave an envelope that is none. The client sees the gap and asks again.
+                Err(error) => tracing::error!(%error, "envelope can't be decoded"),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for GrpcTransport<R> {
+    fn queue(&mut self, frame: Outgoing) {
+        self.queued += frame.size();
+        self.queue.push_back(frame);
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.queued
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max_frame = bytes;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
+        let wrote = !self.queue.is_empty();
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(())) if wrote => return Poll::Ready(Event::Flushed),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(())) => return Poll::Ready(Event::Ended),
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        Poll::Ready(match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
+            Some(Ok(frame)) => {
+                let size = frame.encoded_len();
+                self.read += size as u64;
+                if size > self.max_frame {
+                    let reason = format!("frame is {size} bytes but at most {} are allowed", self.max_frame);
+                    Event::Malformed(Code::TooLarge, reason)
+                } else {
+                    Event::Frame(frame)
+                }
+            }
+            // Larger than any frame may be.
+            Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
+                Event::Malformed(Code::TooLarge, status.message().to_owned())
+            }
+            Some(Err(_)) | None => Event::Ended,
+        })
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The stream ends when the sender is dropped.
+        let _ = ready!(self.poll_write(cx));
+        self.outbound.close();
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,46 @@
+//! How frames travel: one shape for TCP, WebSocket and gRPC.
+
+pub(crate) mod grpc;
+pub(crate) mod stream;
+pub(crate) mod ws;
+
+use std::task::{Context, Poll};
+
+use carillon_proto::pb::client::{ClientFrame, Code};
+
+use crate::codec::Outgoing;
+
+pub(crate) trait Transport: Send {
+    /// Queues a frame; never waits. What is queued is written by `poll`.
+    fn queue(&mut self, frame: Outgoing);
+
+    /// Bytes queued and not yet taken by the network.
+    fn queued_bytes(&self) -> usize;
+
+    /// Grows with each byte that the network takes.
+    fn written_bytes(&self) -> u64;
+
+    /// Bytes of frames read so far.
+    fn read_bytes(&self) -> u64;
+
+    /// Frames may be this large from now on.
+    fn set_max_frame(&mut self, bytes: usize);
+
+    /// Gives the frames that were read, and writes what is queued; with `read` false it reads no more. Cancel-safe.
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event>;
+
+    /// Writes what is queued and closes in order.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
+pub(crate) enum Event {
+    Frame(ClientFrame),
+    /// What came is no frame: it is refused and the connection ends.
+    Malformed(Code, String),
+    /// All that was queued is written.
+    Flushed,
+    /// The client is gone.
+    Ended,
+}

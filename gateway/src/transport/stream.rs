@@ -1,0 +1,212 @@
+//! Frames on a byte stream: TCP or TLS.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use carillon_proto::pb::client::Code;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Event, Transport};
+use crate::codec::{
+    self, Outgoing,
+    varint::{FramingError, put_frame, take_frame},
+};
+
+/// Read at once. On the stack, so that an idle connection holds no buffer.
+const READ: usize = 8 * 1024;
+/// A buffer that has grown beyond this is given back when it is empty.
+const KEEP: usize = 4 * 1024;
+/// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset
+/// the connection under the frame.
+const LINGER: usize = 256 * 1024;
+
+pub(crate) struct StreamTransport<S> {
+    io: S,
+    input: BytesMut,
+    output: BytesMut,
+    max_frame: usize,
+    written: u64,
+    read: u64,
+    unflushed: bool,
+    shut_down: bool,
+    lingered: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
+    pub(crate) fn new(io: S, max_frame: usize) -> Self {
+        Self {
+            io,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            max_frame,
+            written: 0,
+            read: 0,
+            unflushed: false,
+            shut_down: false,
+            lingered: 0,
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<Event> {
+        let frame = match take_frame(&mut self.input, self.max_frame) {
+            Ok(None) => return None,
+            Ok(Some(frame)) => frame,
+            Err(error @ FramingError::TooLarge { .. }) => {
+                return Some(Event::Malformed(Code::TooLarge, error.to_string()));
+            }
+            Err(error @ FramingError::BadLength) => return Some(Event::Malformed(Code::Invalid, error.to_string())),
+        };
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.input = BytesMut::new();
+        }
+        Some(match codec::decode(frame) {
+            Ok(frame) => Event::Frame(frame),
+            Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
+        })
+    }
+
+    /// Ready when all is written and flushed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let taken = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(taken);
+            self.written += taken as u64;
+            self.unflushed = true;
+        }
+        if self.output.capacity() > KEEP {
+            self.output = BytesMut::new();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many bytes came; 0 at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut got = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut got))?;
+        self.input.extend_from_slice(got.filled());
+        self.read += got.filled().len() as u64;
+        Poll::Ready(Ok(got.filled().len()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> {
+    fn queue(&mut self, frame: Outgoing) {
+        put_frame(&frame, &mut self.output);
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.output.len()
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max_frame = bytes;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
+        loop {
+            // Whole frames first: their answers are then written together.
+            if read && let Some(event) = self.next_frame() {
+                return Poll::Ready(event);
+            }
+            let wrote = !self.output.is_empty() || self.unflushed;
+            match self.poll_write(cx) {
+                Poll::Ready(Ok(())) if wrote => return Poll::Ready(Event::Flushed),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Ended),
+            }
+            if !read {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Event::Ended),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.shut_down {
+            if ready!(self.poll_write(cx)).is_err() || ready!(Pin::new(&mut self.io).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            self.shut_down = true;
+        }
+        while self.lingered < LINGER {
+            self.input.clear();
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => break,
+                Ok(more) => self.lingered += more,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::{ClientFrame, Ping, Pong, ServerFrame, client_frame, server_frame};
+    use prost::Message as _;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    fn ping(nonce: u64) -> ClientFrame {
+        ClientFrame { body: Some(client_frame::Body::Ping(Ping { nonce })) }
+    }
+
+    #[tokio::test]
+    async fn frames_go_both_ways_and_idle_holds_no_buffers() {
+        let (mut client, server) = duplex(64 * 1024);
+        let mut transport = StreamTransport::new(server, 1024);
+        let mut bytes = ping(1).encode_length_delimited_to_vec();
+        bytes.extend(ping(2).encode_length_delimited_to_vec());
+        client.write_all(&bytes).await.expect("writes");
+        for nonce in [1, 2] {
+            match poll_fn(|cx| transport.poll(cx, true)).await {
+                Event::Frame(frame) => assert_eq!(frame, ping(nonce)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let pong = server_frame::Body::Pong(Pong { nonce: 2, heads: vec![] });
+        transport.queue(pong.clone().into());
+        assert!(matches!(poll_fn(|cx| transport.poll(cx, true)).await, Event::Flushed));
+        let mut got = vec![0; 64];
+        let size = client.read(&mut got).await.expect("reads");
+        let frame = ServerFrame::decode_length_delimited(&got[..size]).expect("decodes");
+        assert_eq!(frame.body, Some(pong));
+        assert_eq!(transport.input.capacity(), 0);
+        assert!(transport.output.capacity() <= KEEP);
+        drop(client);
+        assert!(matches!(poll_fn(|cx| transport.poll(cx, true)).await, Event::Ended));
+    }
+
+    #[tokio::test]
+    async fn a_frame_over_the_limit_is_refused_at_its_length() {
+        let (mut client, server) = duplex(1024);
+        let mut transport = StreamTransport::new(server, 100);
+        client.write_all(&[101]).await.expect("writes");
+        let event = poll_fn(|cx| transport.poll(cx, true)).await;
+        assert!(matches!(event, Event::Malformed(Code::TooLarge, _)), "{event:?}");
+    }
+}
