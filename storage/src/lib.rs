@@ -1,1 +1,38 @@
+//! The replicated store: directory and timeline shards, each a Raft group, on this node's disk; and the gRPC services
+//! `Store` and `Registry` over them. See docs/architecture.md.
+//!
+//! ```text
+//! storage.rs   the node as a whole: open, run, drain
+//! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
+//! cluster.rs, placement.rs    the shards of this node, and who leads them
+//! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
+//! shard/       queues of writes and reads of one shard
+//! raft/        openraft: groups, network, state machine
+//! log/         raft-engine: log and votes of all shards
+//! snapshot/    snapshot files
+//! machine/     what commands do to records
+//! engine/      sled and fjall
+//! ```
+//!
+//! On disk, in the data folder: `identity`, `lock`, `log/`, `snapshots/`, `directory/`, `timeline/`.
 
+mod bootstrap;
+mod cluster;
+mod config;
+mod engine;
+mod identity;
+mod lease_clock;
+mod log;
+mod machine;
+mod maintenance;
+pub mod metrics;
+mod placement;
+mod raft;
+mod registry;
+mod service;
+mod shard;
+mod snapshot;
+mod storage;
+
+pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
+pub use storage::{OpenError, Storage};

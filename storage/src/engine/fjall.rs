@@ -1,13 +1,17 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
-use std::{io, ops::RangeInclusive, path::Path};
+use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc};
 
 use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot};
 
-use super::{Changes, OpenError};
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::{
+    Changes, OpenError,
+    mark::{Before, Mark},
+};
 use crate::machine::{Record, keys};
 
-const FORMAT: &str = "format";
 /// Records that one batch of a restore holds.
 const BULK: usize = 512;
 /// Journals kept before memtables are written out for the sake of their removal. Also what a start reads at most.
@@ -17,21 +21,30 @@ const MAX_MEMTABLE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// All timeline shards of a node.
 pub(crate) struct TimelineStore {
-    db: Database,
+    engine: Arc<Engine>,
     memtable_bytes: u64,
+}
+
+/// Closed when the last shard lets go of it.
+struct Engine {
+    db: Database,
+    mark: Mark,
 }
 
 /// One timeline shard: a keyspace. Clones read; only the machine writes.
 #[derive(Clone)]
 pub(crate) struct TimelineShard {
-    db: Database,
+    engine: Arc<Engine>,
     keyspace: Keyspace,
+    /// Held for writing while everything is replaced.
+    whole: Arc<RwLock<()>>,
 }
 
-/// One state of a shard, as long as it is held.
-pub(crate) struct TimelineView {
+/// One state of a shard, as long as it is held. Not to be held for long: a restore waits for it.
+pub(crate) struct TimelineView<'a> {
     snapshot: Snapshot,
-    keyspace: Keyspace,
+    keyspace: &'a Keyspace,
+    _whole: RwLockReadGuard<'a, ()>,
 }
 
 pub(crate) type Value = ::fjall::Slice;
@@ -40,31 +53,34 @@ impl TimelineStore {
     /// `memtables_bytes` is shared by `shards` shards.
     pub(crate) fn open(dir: &Path, cache_bytes: u64, memtables_bytes: u64, shards: u16) -> Result<Self, OpenError> {
         let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
-        let builder = Database::builder(dir).cache_size(cache_bytes).max_journaling_size(MAX_JOURNAL_BYTES);
-        let db = builder.open().map_err(failed)?;
+        let (mark, before) = Mark::open(dir)?;
+        let open = || Database::builder(dir).cache_size(cache_bytes).max_journaling_size(MAX_JOURNAL_BYTES).open();
+        let db = if before == Before::PowerLost {
+            let db = match open() {
+                Err(::fjall::Error::JournalRecovery(error)) => {
+                    // The part of its journal that was not synced has holes, and it does not cut it off there.
+                    tracing::warn!(path = %dir.display(), ?error, "timeline engine begins anew after a power failure, from snapshot and log");
+                    fs::remove_dir_all(dir).map_err(|error| failed(error.into()))?;
+                    open()
+                }
+                opened => opened,
+            };
+            let db = db.map_err(failed)?;
+            mark.opened()?;
+            db
+        } else {
+            mark.opened()?;
+            open().map_err(failed)?
+        };
         let share = memtables_bytes / u64::from(shards.max(1));
-        let store = Self { db, memtable_bytes: share.clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES) };
-        store.check_format(dir)?;
-        Ok(store)
-    }
-
-    fn check_format(&self, dir: &Path) -> Result<(), OpenError> {
-        let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
-        let keyspace = self.db.keyspace(FORMAT, KeyspaceCreateOptions::default).map_err(failed)?;
-        match keyspace.get(FORMAT).map_err(failed)? {
-            Some(found) if *found == keys::FORMAT.to_be_bytes() => Ok(()),
-            None if self.db.list_keyspace_names().iter().all(|name| !name.starts_with("shard-")) => {
-                keyspace.insert(FORMAT, keys::FORMAT.to_be_bytes()).map_err(failed)?;
-                self.db.persist(PersistMode::SyncAll).map_err(failed)
-            }
-            found => Err(OpenError::format(dir, found.as_deref())),
-        }
+        let memtable_bytes = share.clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
+        Ok(Self { engine: Arc::new(Engine { db, mark }), memtable_bytes })
     }
 
     pub(crate) fn shard(&self, index: u16) -> io::Result<TimelineShard> {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(self.memtable_bytes);
-        let keyspace = self.db.keyspace(&format!("shard-{index}"), options).map_err(to_io)?;
-        let shard = TimelineShard { db: self.db.clone(), keyspace };
+        let keyspace = self.engine.db.keyspace(&format!("shard-{index}"), options).map_err(to_io)?;
+        let shard = TimelineShard { engine: Arc::clone(&self.engine), keyspace, whole: Arc::default() };
         if shard.applied()?.is_none() && !shard.keyspace.is_empty().map_err(to_io)? {
             // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
             shard.keyspace.clear().map_err(to_io)?;
@@ -78,8 +94,9 @@ impl TimelineShard {
         self.keyspace.get(key).map_err(to_io)
     }
 
-    pub(crate) fn view(&self) -> TimelineView {
-        TimelineView { snapshot: self.db.snapshot(), keyspace: self.keyspace.clone() }
+    pub(crate) fn view(&self) -> TimelineView<'_> {
+        let whole = self.whole.read();
+        TimelineView { snapshot: self.engine.db.snapshot(), keyspace: &self.keyspace, _whole: whole }
     }
 
     pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
@@ -101,12 +118,11 @@ impl TimelineShard {
 
     /// On disk when it returns.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.db.persist(PersistMode::SyncAll).map_err(to_io)
+        self.engine.sync()
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
-        let view = self.view();
-        let records = view.snapshot.iter(&view.keyspace);
+        let records = self.engine.db.snapshot().iter(&self.keyspace);
         records.filter_map(|record| match record.into_inner() {
             Ok((key, _)) if *key == *keys::APPLIED => None,
             Ok((key, value)) => Some(Ok((key.to_vec(), value.to_vec()))),
@@ -114,7 +130,13 @@ impl TimelineShard {
         })
     }
 
+    /// Replaces everything; when it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
+        let _whole = self.whole.write();
+        self.replace(records, applied).or_else(|error| self.keyspace.clear().map_err(to_io).and(Err(error)))
+    }
+
+    fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         self.keyspace.remove(keys::APPLIED).map_err(to_io)?;
         self.sync()?;
         self.keyspace.clear().map_err(to_io)?;
@@ -137,20 +159,34 @@ impl TimelineShard {
 
     /// Handed to the operating system when committed: what is applied outlives a killed process, not a power failure.
     fn batch(&self, capacity: usize) -> OwnedWriteBatch {
-        OwnedWriteBatch::with_capacity(self.db.clone(), capacity).durability(Some(PersistMode::Buffer))
+        OwnedWriteBatch::with_capacity(self.engine.db.clone(), capacity).durability(Some(PersistMode::Buffer))
     }
 }
 
-impl TimelineView {
+impl TimelineView<'_> {
     pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Value>> {
-        self.snapshot.get(&self.keyspace, key).map_err(to_io)
+        self.snapshot.get(self.keyspace, key).map_err(to_io)
     }
 
     pub(crate) fn range(
         &self,
         range: RangeInclusive<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = io::Result<(Value, Value)>> {
-        self.snapshot.range(&self.keyspace, range).map(|record| record.into_inner().map_err(to_io))
+        self.snapshot.range(self.keyspace, range).map(|record| record.into_inner().map_err(to_io))
+    }
+}
+
+impl Engine {
+    fn sync(&self) -> io::Result<()> {
+        self.db.persist(PersistMode::SyncAll).map_err(to_io)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.sync().and_then(|()| self.mark.closed()) {
+            tracing::warn!(%error, "timeline engine was not closed in order");
+        }
     }
 }
 
@@ -163,7 +199,10 @@ fn to_io(error: ::fjall::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, thread};
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        thread,
+    };
 
     use super::*;
 
@@ -178,7 +217,8 @@ mod tests {
     #[test]
     fn a_view_stays_the_same_while_batches_go_on() {
         let dir = tempfile::tempdir().expect("folder");
-        let shard = open(dir.path()).shard(0).expect("shard");
+        let dir = dir.path().join("timeline");
+        let shard = open(&dir).shard(0).expect("shard");
         for round in 0..100u8 {
             let mut changes = Changes::default();
             changes.put(vec![0x11, round], vec![0]);
@@ -206,49 +246,68 @@ mod tests {
     #[test]
     fn an_interrupted_restore_leaves_an_empty_shard_and_the_others_whole() {
         let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
         {
-            let store = open(dir.path());
+            let store = open(&dir);
             let (shard, other) = (store.shard(0).expect("shard"), store.shard(1).expect("shard"));
             for shard in [&shard, &other] {
                 let mut changes = Changes::default();
                 changes.put(b"\x11old".to_vec(), b"old".to_vec());
                 shard.commit(changes, b"1").expect("commits");
             }
-            let new = (0..2000u32).map(|i| Ok((format!("\x11{i}").into_bytes(), vec![1])));
-            let mut broken = new.chain([Err(io::Error::other("connection lost"))]);
-            shard.restore(&mut broken, b"new").expect_err("interrupted");
-            shard.sync().expect("syncs");
+            let new = || (0..2000u32).map(|i| Ok((format!("\x11{i}").into_bytes(), vec![1])));
+            let mut broken = new().chain([Err(io::Error::other("damaged"))]);
+            shard.restore(&mut broken, b"new").expect_err("damaged");
+            assert!(all(&shard).is_empty(), "nothing is left of a restore that failed");
+            // A panic takes the place of a kill: nothing is tidied up.
+            let mut killed = new().chain([()].iter().map(|()| panic!("killed")));
+            catch_unwind(AssertUnwindSafe(|| shard.restore(&mut killed, b"new"))).expect_err("killed");
+            assert!(!all(&shard).is_empty(), "something is left of a restore that was killed");
         }
-        let store = open(dir.path());
+        let store = open(&dir);
         let (shard, other) = (store.shard(0).expect("shard"), store.shard(1).expect("shard"));
         assert_eq!(shard.applied().expect("reads"), None);
         assert!(all(&shard).is_empty());
         assert_eq!(all(&other), [(b"\x11old".to_vec(), b"old".to_vec())]);
         shard.restore(&mut [Ok((b"\x11a".to_vec(), b"b".to_vec()))].into_iter(), b"new").expect("restores");
         drop((shard, other, store));
-        let shard = open(dir.path()).shard(0).expect("shard");
+        let shard = open(&dir).shard(0).expect("shard");
         assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"new".as_slice()));
         assert_eq!(all(&shard), [(b"\x11a".to_vec(), b"b".to_vec())]);
     }
 
     #[test]
-    fn another_format_is_refused() {
+    fn after_a_power_failure_that_tore_the_journal_it_begins_anew() {
         let dir = tempfile::tempdir().expect("folder");
-        {
-            let store = open(dir.path());
-            let keyspace = store.db.keyspace(FORMAT, KeyspaceCreateOptions::default).expect("keyspace");
-            keyspace.insert(FORMAT, (keys::FORMAT + 1).to_be_bytes()).expect("writes");
-        }
-        let error = TimelineStore::open(dir.path(), 8 << 20, 16 << 20, 2).err().expect("refused").to_string();
-        assert!(error.contains("format 2") && error.contains("format 1"), "{error}");
+        let dir = dir.path().join("timeline");
+        let tear = || {
+            let shard = open(&dir).shard(0).expect("shard");
+            let mut changes = Changes::default();
+            changes.put(b"\x11torn".to_vec(), vec![0xab; 4000]);
+            shard.commit(changes, b"1").expect("commits");
+            drop(shard);
+            let journals = fs::read_dir(&dir).expect("lists").map(|entry| entry.expect("lists").path());
+            let mut journals: Vec<_> = journals.filter(|path| path.extension().is_some_and(|e| e == "jnl")).collect();
+            let journal = journals.pop().expect("a journal");
+            let mut bytes = fs::read(&journal).expect("reads");
+            let at = bytes.windows(200).position(|bytes| bytes == [0xab; 200]).expect("the value is in the journal");
+            bytes[at + 100..at + 200].fill(0);
+            fs::write(journal, bytes).expect("writes");
+        };
+        tear();
+        let error = TimelineStore::open(&dir, 8 << 20, 16 << 20, 2).err().expect("no power failure").to_string();
+        assert!(error.contains("empty disk"), "{error}");
+        fs::write(dir.with_extension("mark"), "format 1\nopen in boot another\n").expect("writes");
+        assert_eq!(open(&dir).shard(0).expect("shard").applied().expect("reads"), None);
     }
 
     #[test]
     fn a_corrupt_folder_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().expect("folder");
-        drop(open(dir.path()).shard(0).expect("shard"));
-        fs::write(dir.path().join("version"), b"not what fjall wrote").expect("writes");
-        let error = TimelineStore::open(dir.path(), 8 << 20, 16 << 20, 2).err().expect("refused").to_string();
+        let dir = dir.path().join("timeline");
+        drop(open(&dir).shard(0).expect("shard"));
+        fs::write(dir.join("version"), b"not what fjall wrote").expect("writes");
+        let error = TimelineStore::open(&dir, 8 << 20, 16 << 20, 2).err().expect("refused").to_string();
         assert!(error.contains("empty disk"), "{error}");
     }
 }

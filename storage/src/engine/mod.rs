@@ -2,11 +2,12 @@
 
 mod changes;
 pub(crate) mod fjall;
+mod mark;
 pub(crate) mod sled;
 mod views;
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -52,21 +53,23 @@ pub(crate) enum OpenError {
     Timeline { path: PathBuf, source: io::Error },
     #[error("{path} has format {found}, but this version reads format {known}: run the version that wrote it")]
     Format { path: PathBuf, found: String, known: u32 },
+    #[error("{path} can't be read or written: {source}")]
+    Mark { path: PathBuf, source: io::Error },
+    #[error("{path} is in use by another process: stop it first")]
+    InUse { path: PathBuf },
 }
 
 impl OpenError {
-    fn format(path: &Path, found: Option<&[u8]>) -> Self {
-        let found = match found.map(<[u8; 4]>::try_from) {
-            Some(Ok(number)) => u32::from_be_bytes(number).to_string(),
-            Some(Err(_)) | None => "none".to_owned(),
-        };
+    fn format(path: &Path, found: String) -> Self {
         Self::Format { path: path.to_owned(), found, known: keys::FORMAT }
     }
 }
 
 impl Engines {
-    /// Opens, or makes, `directory` and `timeline` in this folder.
+    /// Opens, or makes, `directory` and `timeline` in this folder. A shard may come back empty or behind what it had
+    /// applied: it goes on from the newer of that and the last snapshot. Blocking.
     pub(crate) fn open(dir: &Path, map: ShardMap, caches: Caches) -> Result<Self, OpenError> {
+        fs::create_dir_all(dir).map_err(|source| OpenError::Mark { path: dir.to_owned(), source })?;
         let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
         let path = dir.join("timeline");
         let timeline = TimelineStore::open(&path, caches.timeline_bytes, caches.memtables_bytes, map.timeline)?;

@@ -10,66 +10,76 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
     Changes, OpenError,
+    mark::{Before, Mark},
     views::{Piece, ViewId, Views},
 };
 use crate::machine::{Record, keys};
 
-const FORMAT: &str = "format";
 /// Records that one batch of a restore or of a removal holds.
 const BULK: usize = 512;
 const FLUSH_EVERY_MS: u64 = 500;
 
 /// All directory shards of a node.
 pub(crate) struct DirectoryStore {
+    engine: Arc<Engine>,
+}
+
+/// Closed when the last shard lets go of it.
+struct Engine {
     db: ::sled::Db,
-    file: Arc<File>,
+    file: File,
+    mark: Mark,
 }
 
 /// One directory shard: a tree. Clones read; only the machine writes.
 #[derive(Clone)]
 pub(crate) struct DirectoryShard {
-    /// Keeps the database open as long as one of its trees is used.
-    db: ::sled::Db,
+    engine: Arc<Engine>,
     tree: ::sled::Tree,
-    file: Arc<File>,
-    /// Held for writing while a batch is applied and while a view reads a piece.
+    /// Held for writing while a batch is applied, while a view reads a piece, while everything is replaced.
     views: Arc<RwLock<Views>>,
 }
 
 pub(crate) type Value = ::sled::IVec;
 
 impl DirectoryStore {
-    /// Opens the folder. If it is corrupt it is put aside and a new one begun: the shards in it are empty then, and
-    /// are rebuilt from snapshot and log.
+    /// Opens the folder. If it is damaged, or may be, a new one is begun: the shards in it are empty then, and are
+    /// rebuilt from snapshot and log.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
+        let (mark, before) = Mark::open(dir)?;
+        if before == Before::PowerLost && dir.try_exists().map_err(failed)? {
+            // It writes over old places as soon as the new ones are with the operating system: after a power failure
+            // even what was synced long ago may be gone, and not all of its checks would notice.
+            tracing::warn!(path = %dir.display(), "directory engine begins anew after a power failure, from snapshot and log");
+            fs::remove_dir_all(dir).map_err(failed)?;
+        }
+        mark.opened()?;
         fs::create_dir_all(dir).map_err(failed)?;
         remove_leftovers(dir).map_err(failed)?;
         let db = match open(dir, cache_bytes) {
             Ok(db) => db,
             Err(Failure::Other(source)) => return Err(failed(source)),
             Err(Failure::Corrupt(why)) => {
-                tracing::warn!(path = %dir.display(), why, "directory engine is corrupt: begins anew, is rebuilt from snapshot and log");
-                wipe(dir).map_err(failed)?;
+                tracing::warn!(path = %dir.display(), why, "directory engine is corrupt: begins anew, from snapshot and log");
+                put_aside(dir).map_err(failed)?;
                 open(dir, cache_bytes).map_err(|failure| failed(failure.into()))?
             }
         };
-        check_format(&db, dir)?;
         let file = File::open(dir.join("db")).map_err(failed)?;
-        Ok(Self { db, file: Arc::new(file) })
+        Ok(Self { engine: Arc::new(Engine { db, file, mark }) })
     }
 
     /// To be called once for each shard: its views see only the writes that go through this handle and its clones.
     pub(crate) fn shard(&self, index: u16) -> io::Result<DirectoryShard> {
-        let tree = self.db.open_tree(format!("shard-{index}")).map_err(io::Error::from)?;
-        let shard = DirectoryShard { db: self.db.clone(), tree, file: Arc::clone(&self.file), views: Arc::default() };
+        let tree = self.engine.db.open_tree(format!("shard-{index}"))?;
+        let shard = DirectoryShard { engine: Arc::clone(&self.engine), tree, views: Arc::default() };
         if shard.applied()?.is_none() {
             // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
             shard.clear()?;
@@ -116,8 +126,7 @@ impl DirectoryShard {
 
     /// On disk when it returns.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.db.flush()?;
-        self.file.sync_data()
+        self.engine.sync()
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
@@ -125,8 +134,14 @@ impl DirectoryShard {
         Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }
     }
 
+    /// Replaces everything; when it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        self.views.write().before_replace();
+        let mut views = self.views.write();
+        views.before_replace();
+        self.replace(records, applied).or_else(|error| self.clear().and(Err(error)))
+    }
+
+    fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         self.tree.remove(keys::APPLIED)?;
         self.sync()?;
         self.clear()?;
@@ -167,6 +182,21 @@ impl DirectoryShard {
         let range = (Bound::Excluded(after), Bound::Unbounded);
         let records = self.tree.range::<&[u8], _>(range).take(n);
         records.map(|record| record.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into)).collect()
+    }
+}
+
+impl Engine {
+    fn sync(&self) -> io::Result<()> {
+        self.db.flush()?;
+        self.file.sync_data()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.sync().and_then(|()| self.mark.closed()) {
+            tracing::warn!(%error, "directory engine was not closed in order: it may be rebuilt at the next start");
+        }
     }
 }
 
@@ -253,34 +283,18 @@ fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the folder aside for whoever wants to find out what happened; only the last one is kept.
-fn wipe(dir: &Path) -> io::Result<()> {
+/// Moves the folder away for whoever wants to find out what happened; only the last one is kept.
+fn put_aside(dir: &Path) -> io::Result<()> {
     let aside = aside(dir);
     if aside.try_exists()? {
         fs::remove_dir_all(&aside)?;
     }
     fs::rename(dir, &aside)?;
-    fs::create_dir_all(dir)?;
-    // Its age says when it happened.
-    File::open(&aside)?.set_modified(SystemTime::now())
+    fs::create_dir_all(dir)
 }
 
 fn aside(dir: &Path) -> PathBuf {
     dir.with_extension("corrupt")
-}
-
-fn check_format(db: &::sled::Db, dir: &Path) -> Result<(), OpenError> {
-    let failed = |error: ::sled::Error| OpenError::Directory { path: dir.to_owned(), source: error.into() };
-    let tree = db.open_tree(FORMAT).map_err(failed)?;
-    match tree.get(FORMAT).map_err(failed)? {
-        Some(found) if *found == keys::FORMAT.to_be_bytes() => Ok(()),
-        None if db.tree_names().iter().all(|name| !name.starts_with(b"shard-")) => {
-            tree.insert(FORMAT, &keys::FORMAT.to_be_bytes()).map_err(failed)?;
-            db.flush().map_err(failed)?;
-            Ok(())
-        }
-        found => Err(OpenError::format(dir, found.as_deref())),
-    }
 }
 
 #[cfg(test)]
@@ -304,10 +318,11 @@ mod tests {
     #[test]
     fn a_view_stays_the_same_while_batches_go_on() {
         let dir = tempfile::tempdir().expect("folder");
-        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+        let dir = dir.path().join("directory");
+        let shard = DirectoryStore::open(&dir, CACHE).expect("opens").shard(0).expect("shard");
         let mut changes = Changes::default();
-        for key in 0..5000u32 {
-            changes.put([&[1], key.to_be_bytes().as_slice()].concat(), vec![0]);
+        for key in 0..20_000u32 {
+            changes.put([&[1], key.to_be_bytes().as_slice()].concat(), vec![0; 200]);
         }
         shard.commit(changes, b"1").expect("commits");
         let before = all(&shard);
@@ -318,7 +333,7 @@ mod tests {
                 for round in 1..=40u8 {
                     let mut changes = Changes::default();
                     for step in 0..200u32 {
-                        let key = (u32::from(round) * 7919 + step * 31) % 6000;
+                        let key = (u32::from(round) * 7919 + step * 31) % 25_000;
                         let key = [&[1], key.to_be_bytes().as_slice()].concat();
                         if step % 3 == 0 { changes.delete(key) } else { changes.put(key, vec![round]) }
                     }
@@ -328,7 +343,7 @@ mod tests {
         });
         let seen: Piece = view.collect::<io::Result<_>>().expect("reads");
         writer.join().expect("writer");
-        assert_eq!(seen.len(), 5000);
+        assert_eq!(seen.len(), 20_000);
         assert!(seen == before, "the view has changed");
         assert!(all(&shard) != before, "the writes are there");
     }
@@ -336,15 +351,20 @@ mod tests {
     #[test]
     fn an_interrupted_restore_leaves_an_empty_shard() {
         let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("directory");
         {
-            let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(3).expect("shard");
+            let shard = DirectoryStore::open(&dir, CACHE).expect("opens").shard(3).expect("shard");
             put(&shard, b"\x01old", b"old");
-            let new = (0..2000u32).map(|i| Ok((format!("\x01{i}").into_bytes(), vec![1])));
-            let mut broken = new.chain([Err(io::Error::other("connection lost"))]);
-            shard.restore(&mut broken, b"new").expect_err("interrupted");
-            shard.sync().expect("syncs");
+            let new = || (0..2000u32).map(|i| Ok((format!("\x01{i}").into_bytes(), vec![1])));
+            let mut broken = new().chain([Err(io::Error::other("damaged"))]);
+            shard.restore(&mut broken, b"new").expect_err("damaged");
+            assert!(all(&shard).is_empty(), "nothing is left of a restore that failed");
+            // A panic takes the place of a kill: nothing is tidied up.
+            let mut killed = new().chain([()].iter().map(|()| panic!("killed")));
+            catch_unwind(AssertUnwindSafe(|| shard.restore(&mut killed, b"new"))).expect_err("killed");
+            assert!(!all(&shard).is_empty(), "something is left of a restore that was killed");
         }
-        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(3).expect("shard");
+        let shard = DirectoryStore::open(&dir, CACHE).expect("opens").shard(3).expect("shard");
         assert_eq!(shard.applied().expect("reads"), None);
         assert!(all(&shard).is_empty());
         shard.restore(&mut [Ok((b"\x01a".to_vec(), b"b".to_vec()))].into_iter(), b"new").expect("restores");
@@ -374,34 +394,39 @@ mod tests {
     #[test]
     fn remains_of_an_interrupted_start_do_no_harm() {
         let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("directory");
         {
-            let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+            let shard = DirectoryStore::open(&dir, CACHE).expect("opens").shard(0).expect("shard");
             put(&shard, b"\x01a", b"1");
         }
-        fs::write(dir.path().join("snap.00000000000000FF.generating"), b"half").expect("writes");
-        let shard = DirectoryStore::open(dir.path(), CACHE).expect("opens").shard(0).expect("shard");
+        fs::write(dir.join("snap.00000000000000FF.generating"), b"half").expect("writes");
+        let shard = DirectoryStore::open(&dir, CACHE).expect("opens").shard(0).expect("shard");
         assert_eq!(shard.get(b"\x01a").expect("reads").as_deref(), Some(b"1".as_slice()));
+    }
+
+    #[test]
+    fn after_a_power_failure_it_begins_anew() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("directory");
+        {
+            let shard = DirectoryStore::open(&path, CACHE).expect("opens").shard(0).expect("shard");
+            put(&shard, b"\x01a", b"1");
+        }
+        let shard = DirectoryStore::open(&path, CACHE).expect("opens").shard(0).expect("shard");
+        assert!(shard.applied().expect("reads").is_some(), "it was closed in order");
+        drop(shard);
+        fs::write(path.with_extension("mark"), "format 1\nopen in boot another\n").expect("writes");
+        let shard = DirectoryStore::open(&path, CACHE).expect("opens").shard(0).expect("shard");
+        assert_eq!(shard.applied().expect("reads"), None);
     }
 
     #[test]
     fn a_folder_in_use_is_refused_and_not_wiped() {
         let dir = tempfile::tempdir().expect("folder");
-        let store = DirectoryStore::open(dir.path(), CACHE).expect("opens");
+        let path = dir.path().join("directory");
+        let store = DirectoryStore::open(&path, CACHE).expect("opens");
         put(&store.shard(0).expect("shard"), b"\x01a", b"1");
-        assert!(matches!(DirectoryStore::open(dir.path(), CACHE), Err(OpenError::Directory { .. })));
-        assert!(!aside(dir.path()).exists());
-        drop(store);
-    }
-
-    #[test]
-    fn another_format_is_refused() {
-        let dir = tempfile::tempdir().expect("folder");
-        {
-            let store = DirectoryStore::open(dir.path(), CACHE).expect("opens");
-            let tree = store.db.open_tree(FORMAT).expect("tree");
-            tree.insert(FORMAT, &(keys::FORMAT + 1).to_be_bytes()).expect("writes");
-        }
-        let error = DirectoryStore::open(dir.path(), CACHE).err().expect("refused").to_string();
-        assert!(error.contains("format 2") && error.contains("format 1"), "{error}");
+        assert!(matches!(DirectoryStore::open(&path, CACHE), Err(OpenError::InUse { .. })));
+        assert!(store.shard(0).expect("shard").applied().expect("reads").is_some());
     }
 }

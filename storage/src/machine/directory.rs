@@ -77,6 +77,8 @@ impl Machine for DirectoryMachine {
     }
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
+        // Should it fail, the shard is empty.
+        self.registry = Registry::default();
         self.shard.restore(records, applied)?;
         self.registry = Registry::load(&self.shard)?;
         self.publish();

@@ -14,7 +14,8 @@
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
 //!
-//! Beside the shards each engine holds its format: tree or keyspace `format`, key `format`, a u32.
+//! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
+//! the folder of the engine.
 
 use std::io;
 

@@ -28,7 +28,7 @@ pub(crate) struct Retention {
 
 /// At most `limit` trims of the timelines after the key `after`, and the key after which to go on; empty at the end.
 pub(crate) fn due(
-    view: &TimelineView,
+    view: &TimelineView<'_>,
     after: &[u8],
     now_ms: u64,
     retention: &Retention,
@@ -42,9 +42,8 @@ pub(crate) fn due(
     let mut looked_at = 0;
     for record in view.range(begin..=keys::after_timelines()) {
         let (key, value) = record?;
-        let state = TimelineState::of_value(view, &value)?;
-        let before_seq = first_kept(view, &state, now_ms, retention)?;
-        if before_seq > state.first {
+        let (first, before_seq) = first_and_first_kept(view, &value, now_ms, retention)?;
+        if before_seq > first {
             trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES });
         }
         looked_at += 1;
@@ -55,23 +54,33 @@ pub(crate) fn due(
     Ok((trims, Vec::new()))
 }
 
-fn first_kept(view: &TimelineView, state: &TimelineState, now_ms: u64, retention: &Retention) -> io::Result<u64> {
-    let count = state.last + 1 - state.first;
-    let over = if retention.max_count == 0 { 0 } else { count.saturating_sub(retention.max_count) };
-    if count == 0 || (over == 0 && retention.max_age_ms == 0) {
-        return Ok(state.first);
+/// Of the timeline with this value: the first position, and the first that is to be kept.
+fn first_and_first_kept(
+    view: &TimelineView<'_>,
+    value: &[u8],
+    now_ms: u64,
+    retention: &Retention,
+) -> io::Result<(u64, u64)> {
+    let [number, _, first, _] = keys::numbers_of(value)?;
+    let too_many = if retention.max_count == 0 {
+        0
+    } else {
+        let state = TimelineState::of_value(view, value)?;
+        (state.last + 1 - first).saturating_sub(retention.max_count)
+    };
+    if too_many == 0 && retention.max_age_ms == 0 {
+        return Ok((first, first));
     }
-    let range = keys::record(state.number, state.first)..=keys::record(state.number, state.last);
-    let mut kept = state.first;
-    for record in view.range(range).take(TRIM_ENVELOPES as usize) {
+    let mut kept = first;
+    let records = view.range(keys::record(number, first)..=keys::record(number, u64::MAX));
+    for record in records.take(TRIM_ENVELOPES as usize) {
         let (_, value) = record?;
         let age_ms = now_ms.saturating_sub(Stored::decode(&value)?.time_ms);
-        let too_many = kept - state.first < over;
         let too_old = retention.max_age_ms != 0 && age_ms > retention.max_age_ms;
-        if age_ms <= retention.duplicate_window_ms || !(too_many || too_old) {
+        if age_ms <= retention.duplicate_window_ms || !(too_old || kept - first < too_many) {
             break;
         }
         kept += 1;
     }
-    Ok(kept)
+    Ok((first, kept))
 }

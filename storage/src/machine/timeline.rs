@@ -92,12 +92,12 @@ impl Machine for TimelineMachine {
 }
 
 impl TimelineState {
-    pub(crate) fn load(view: &TimelineView, key: &[u8]) -> io::Result<Option<Self>> {
+    pub(crate) fn load(view: &TimelineView<'_>, key: &[u8]) -> io::Result<Option<Self>> {
         view.get(key)?.map(|value| Self::of_value(view, &value)).transpose()
     }
 
     /// From the value of its key, which is only written when it is made and when it is trimmed, and its last record.
-    pub(crate) fn of_value(view: &TimelineView, value: &[u8]) -> io::Result<Self> {
+    pub(crate) fn of_value(view: &TimelineView<'_>, value: &[u8]) -> io::Result<Self> {
         let [number, epoch, first, last] = keys::numbers_of(value)?;
         let records = keys::record(number, first)..=keys::record(number, u64::MAX);
         let last = match view.range(records).next_back() {

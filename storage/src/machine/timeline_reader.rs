@@ -83,7 +83,7 @@ impl TimelineReader {
     }
 }
 
-fn load(view: &TimelineView, timeline: Option<&TimelineKey>) -> io::Result<Option<TimelineState>> {
+fn load(view: &TimelineView<'_>, timeline: Option<&TimelineKey>) -> io::Result<Option<TimelineState>> {
     timeline.map_or(Ok(None), |timeline| TimelineState::load(view, &keys::timeline(timeline)))
 }
 

@@ -1,0 +1,181 @@
+//! What an operator may set.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of a storage node. The defaults make a cluster of one node on loopback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Where the internal gRPC listener binds.
+    pub listen: SocketAddr,
+    /// host:port at which other nodes reach this one; empty: the address that `listen` was bound to. It names the
+    /// node in `members` and must stay the same for the life of the cluster.
+    pub advertise: String,
+    pub data_dir: PathBuf,
+    /// The advertised addresses of all storage nodes of the initial cluster, the same list in the same order on each;
+    /// empty: this node is alone. Read only until the cluster is made.
+    pub members: Vec<String>,
+    /// Fixed when the cluster is made.
+    pub directory_shards: u16,
+    /// Fixed when the cluster is made.
+    pub timeline_shards: u16,
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing from its leader for a time between these two asks for an election.
+    pub election_min_ms: u64,
+    /// Also the length of a leader's lease.
+    pub election_max_ms: u64,
+    pub retention: RetentionConfig,
+    /// Memory for sled's cache of the directory.
+    pub directory_cache_bytes: u64,
+    /// Memory for fjall's cache of the timelines.
+    pub timeline_cache_bytes: u64,
+    /// Memory for the newest entries of each shard's log.
+    pub log_cache_bytes: u64,
+    /// Entries of each shard's log that stay behind its snapshot, so that a node that was away catches up by them.
+    pub log_keep_entries: u64,
+    /// A snapshot is made when the log has grown by this many entries since the last one, and by half of its size.
+    pub snapshot_entries: u64,
+    /// Size at which a file of the log is closed.
+    pub log_file_bytes: u64,
+    /// Size of the log from which on files with nothing of use are given back.
+    pub log_purge_bytes: u64,
+}
+
+/// What is removed from timelines. Nothing younger than `duplicate_window_ms` is ever removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Envelopes older than this are removed; 0: never.
+    pub max_age_ms: u64,
+    /// Envelopes beyond the newest so many of a timeline are removed; 0: never.
+    pub max_count: u64,
+    /// A message that is sent again within this time is recognised.
+    pub duplicate_window_ms: u64,
+}
+
+/// A setting that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("setting {key} {why}")]
+pub struct InvalidConfig {
+    pub key: &'static str,
+    pub why: String,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            advertise: String::new(),
+            data_dir: PathBuf::from("data/storage"),
+            members: Vec::new(),
+            directory_shards: 4,
+            timeline_shards: 8,
+            heartbeat_ms: 150,
+            election_min_ms: 450,
+            election_max_ms: 900,
+            retention: RetentionConfig::default(),
+            directory_cache_bytes: 64 << 20,
+            timeline_cache_bytes: 128 << 20,
+            log_cache_bytes: 4 << 20,
+            log_keep_entries: 20_000,
+            snapshot_entries: 20_000,
+            log_file_bytes: 64 << 20,
+            log_purge_bytes: 512 << 20,
+        }
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { max_age_ms: 0, max_count: 0, duplicate_window_ms: 24 * 60 * 60 * 1000 }
+    }
+}
+
+impl StorageConfig {
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let wrong = |key, why: String| Err(InvalidConfig { key, why });
+        if self.data_dir.as_os_str().is_empty() {
+            return wrong("data_dir", "is empty: name a folder for this node's data".into());
+        }
+        for (key, shards) in [("directory_shards", self.directory_shards), ("timeline_shards", self.timeline_shards)] {
+            if !(1..=1024).contains(&shards) {
+                return wrong(key, format!("is {shards}: it must be 1 to 1024"));
+            }
+        }
+        if !(10..=60_000).contains(&self.heartbeat_ms) {
+            return wrong("heartbeat_ms", format!("is {}: it must be 10 to 60000", self.heartbeat_ms));
+        }
+        if self.election_min_ms < 2 * self.heartbeat_ms {
+            return wrong(
+                "election_min_ms",
+                format!("is {}: it must be twice heartbeat_ms or more", self.election_min_ms),
+            );
+        }
+        if self.election_max_ms <= self.election_min_ms {
+            return wrong(
+                "election_max_ms",
+                format!("is {}: it must be more than election_min_ms", self.election_max_ms),
+            );
+        }
+        for address in self.members.iter().chain((!self.advertise.is_empty()).then_some(&self.advertise)) {
+            let port =
+                address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+            if !matches!(port, Some(Ok(1..))) {
+                return wrong("members", format!("or advertise has {address:?}: it must be host:port"));
+            }
+        }
+        let mut sorted = self.members.clone();
+        sorted.sort();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return wrong("members", "names an address twice".into());
+        }
+        if self.members.len() > 1 && !self.members.contains(&self.advertised_or(self.listen)) {
+            let own = self.advertised_or(self.listen);
+            return wrong("members", format!("lacks this node's own address {own}: add it or set advertise"));
+        }
+        if self.advertise.is_empty() && self.members.len() > 1 && self.listen.ip().is_unspecified() {
+            return wrong("advertise", "is empty: other nodes can't reach the address that listen names".into());
+        }
+        if self.snapshot_entries == 0 {
+            return wrong("snapshot_entries", "is 0: it must be 1 or more".into());
+        }
+        if self.log_file_bytes < 1 << 20 {
+            return wrong("log_file_bytes", format!("is {}: it must be 1048576 or more", self.log_file_bytes));
+        }
+        if self.log_purge_bytes < self.log_file_bytes {
+            return wrong("log_purge_bytes", format!("is {}: it must be log_file_bytes or more", self.log_purge_bytes));
+        }
+        Ok(())
+    }
+
+    /// The address at which this node is known.
+    pub(crate) fn advertised_or(&self, bound: SocketAddr) -> String {
+        if self.advertise.is_empty() { bound.to_string() } else { self.advertise.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        StorageConfig::default().validate().expect("valid");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |change: fn(&mut StorageConfig)| {
+            let mut config = StorageConfig::default();
+            change(&mut config);
+            config.validate().expect_err("refused").key
+        };
+        assert_eq!(wrong(|config| config.timeline_shards = 0), "timeline_shards");
+        assert_eq!(wrong(|config| config.election_max_ms = 450), "election_max_ms");
+        assert_eq!(wrong(|config| config.members = vec!["nonsense".into()]), "members");
+        assert_eq!(wrong(|config| config.members = vec!["a:1".into(), "b:1".into()]), "members");
+        assert_eq!(wrong(|config| config.log_purge_bytes = 1), "log_purge_bytes");
+    }
+}

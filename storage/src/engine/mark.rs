@@ -1,0 +1,145 @@
+//! What lies beside the folder of each engine, so that it is known before the engine opens anything: a lock, and a mark
+//! that says which format is in the folder and whether the machine has gone down without a sync since it was opened.
+//!
+//! The engines hand most of what they write to the operating system only. That outlives the process, but not a power
+//! failure, after which the files may be a mixture of old and new.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use super::OpenError;
+use crate::machine::keys;
+
+/// Names one run of the machine's kernel.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const CLOSED: &str = "closed";
+
+/// Held as long as the engine is open.
+pub(crate) struct Mark {
+    path: PathBuf,
+    boot: Option<String>,
+    _lock: File,
+}
+
+/// How the engine ended the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// It was never opened.
+    Never,
+    /// In order, or by the end of its process: all that it wrote is there.
+    Whole,
+    /// Perhaps by the end of its machine.
+    PowerLost,
+}
+
+impl Mark {
+    /// Locks the folder and reads its mark, which is as it was until [`Mark::opened`].
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Before), OpenError> {
+        let path = dir.with_extension("mark");
+        let failed = |source| OpenError::Mark { path: path.clone(), source };
+        let lock = File::create(dir.with_extension("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let boot = fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned());
+        let before = match fs::read_to_string(&path) {
+            Ok(mark) => read(&mark, boot.as_deref()).map_err(|found| OpenError::format(dir, found))?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(_) if dir.try_exists().map_err(failed)? => return Err(OpenError::format(dir, "none".to_owned())),
+            Err(_) => Before::Never,
+        };
+        Ok((Self { path, boot, _lock: lock }, before))
+    }
+
+    /// From now on a power failure leaves a mixture.
+    pub(crate) fn opened(&self) -> Result<(), OpenError> {
+        let state = format!("open in boot {}", self.boot.as_deref().unwrap_or("unknown"));
+        self.write(&state).map_err(|source| OpenError::Mark { path: self.path.clone(), source })
+    }
+
+    /// Everything is synced, and nothing is written any more.
+    pub(crate) fn closed(&self) -> io::Result<()> {
+        self.write(CLOSED)
+    }
+
+    fn write(&self, state: &str) -> io::Result<()> {
+        let new = self.path.with_extension("mark.new");
+        let mut file = File::create(&new)?;
+        writeln!(file, "format {}\n{state}", keys::FORMAT)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+/// Or what format it has instead.
+fn read(mark: &str, boot: Option<&str>) -> Result<Before, String> {
+    let mut lines = mark.lines();
+    let found = lines.next().and_then(|line| line.strip_prefix("format ")).unwrap_or("unknown");
+    if found != keys::FORMAT.to_string() {
+        return Err(found.to_owned());
+    }
+    Ok(match (lines.next(), boot) {
+        (Some(CLOSED), _) => Before::Whole,
+        (Some(state), Some(boot)) if state.strip_prefix("open in boot ") == Some(boot) => Before::Whole,
+        _ => Before::PowerLost,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_tells_how_the_engine_ended() {
+        let dir = tempfile::tempdir().expect("folder");
+        let engine = dir.path().join("engine");
+        let reopened = || Mark::open(&engine).expect("opens");
+        let (mark, before) = reopened();
+        assert_eq!(before, Before::Never);
+        mark.opened().expect("writes");
+        fs::create_dir(&engine).expect("folder");
+        drop(mark);
+        let (mark, before) = reopened();
+        // Where the kernel has no boot id, the end of a process can't be told from that of the machine.
+        assert_eq!(before, if mark.boot.is_some() { Before::Whole } else { Before::PowerLost });
+        drop(mark);
+        fs::write(engine.with_extension("mark"), "format 1\nopen in boot another\n").expect("writes");
+        let (mark, before) = reopened();
+        assert_eq!(before, Before::PowerLost);
+        mark.closed().expect("writes");
+        drop(mark);
+        assert_eq!(reopened().1, Before::Whole);
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        let dir = tempfile::tempdir().expect("folder");
+        let engine = dir.path().join("engine");
+        for (mark, found) in [("format 2\nclosed\n", "format 2,"), ("format 11\n", "format 11,"), ("\0", "unknown")] {
+            fs::write(engine.with_extension("mark"), mark).expect("writes");
+            let error = Mark::open(&engine).err().expect("refused").to_string();
+            assert!(error.contains(found) && error.contains("reads format 1"), "{error}");
+        }
+        fs::remove_file(engine.with_extension("mark")).expect("removes");
+        fs::create_dir(&engine).expect("folder");
+        let error = Mark::open(&engine).err().expect("a folder of something else").to_string();
+        assert!(error.contains("format none"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused() {
+        let dir = tempfile::tempdir().expect("folder");
+        let engine = dir.path().join("engine");
+        let first = Mark::open(&engine).expect("opens");
+        assert!(matches!(Mark::open(&engine), Err(OpenError::InUse { .. })));
+        drop(first);
+        Mark::open(&engine).expect("free again");
+    }
+}

@@ -1,0 +1,174 @@
+//! Who this node is: the file `identity` beside its data.
+//!
+//! Layout: the line `carillon storage identity`, then length (u32 little endian), CRC-32 (u32 little endian) and bytes
+//! of an encoded `carillon.raft.v1.Identity`. Format 1.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use carillon_proto::pb::raft::Identity;
+use prost::Message as _;
+use rand::RngExt as _;
+
+const FORMAT: u32 = 1;
+const FIRST_LINE: &[u8] = b"carillon storage identity\n";
+
+/// The data folder, ours alone while this lives.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// The lock goes with the open file, however the process ends.
+    _lock: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("data folder {path} can't be used: {source}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("data folder {0} is in use by another process: stop that one, or give this one a folder of its own")]
+    InUse(PathBuf),
+    #[error("file {path} can't be read or written: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error(
+        "file {path} is damaged: restore it from a copy, or replace this node by a new one with an empty folder and \
+         another address"
+    )]
+    Damaged { path: PathBuf },
+    #[error(
+        "file {path} has format {found}, but this release knows {FORMAT}: run the release that wrote it or a newer one"
+    )]
+    Newer { path: PathBuf, found: u32 },
+    #[error(
+        "data folder {path} has data but no file identity: restore that file from a copy, or empty the folder if the \
+         data is not wanted"
+    )]
+    Orphan { path: PathBuf },
+}
+
+impl DataDir {
+    pub(crate) fn open(path: &Path) -> Result<Self, IdentityError> {
+        let folder = |source| IdentityError::Folder { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(folder)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
+            Err(fs::TryLockError::Error(source)) => Err(folder(source)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The identity of this disk; a new one if the folder is empty.
+    pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
+        if let Some(identity) = self.read()? {
+            return Ok(identity);
+        }
+        if self.path.join("log").exists() {
+            return Err(IdentityError::Orphan { path: self.path.clone() });
+        }
+        let disk: [u8; 16] = rand::rng().random();
+        let identity = Identity { format: FORMAT, disk: disk.to_vec().into(), cluster: None, node: 0 };
+        self.write(&identity)?;
+        Ok(identity)
+    }
+
+    /// On disk when it returns, as a whole or not at all.
+    pub(crate) fn write(&self, identity: &Identity) -> Result<(), IdentityError> {
+        let encoded = identity.encode_to_vec();
+        let write = |temporary: &Path| -> io::Result<()> {
+            let mut file = File::create(temporary)?;
+            file.write_all(FIRST_LINE)?;
+            file.write_all(&(encoded.len() as u32).to_le_bytes())?;
+            file.write_all(&crc32fast::hash(&encoded).to_le_bytes())?;
+            file.write_all(&encoded)?;
+            file.sync_all()?;
+            fs::rename(temporary, self.file())?;
+            File::open(&self.path)?.sync_all()
+        };
+        write(&self.path.join("identity.tmp")).map_err(|source| IdentityError::File { path: self.file(), source })
+    }
+
+    fn read(&self) -> Result<Option<Identity>, IdentityError> {
+        let path = self.file();
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(IdentityError::File { path, source }),
+        }
+        let Some(identity) = decode(&bytes) else {
+            return Err(IdentityError::Damaged { path });
+        };
+        if identity.format > FORMAT {
+            return Err(IdentityError::Newer { path, found: identity.format });
+        }
+        Ok(Some(identity))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Identity> {
+    let rest = bytes.strip_prefix(FIRST_LINE)?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (crc, encoded) = rest.split_first_chunk()?;
+    if encoded.len() != u32::from_le_bytes(*len) as usize || crc32fast::hash(encoded) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let identity = Identity::decode(encoded).ok()?;
+    (identity.format > 0 && !identity.disk.is_empty()).then_some(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(folder.path()).expect("opens");
+        let first = dir.identity().expect("is made");
+        assert_eq!(first.disk.len(), 16);
+        assert_eq!(dir.identity().expect("is read"), first);
+        let assigned = Identity { node: 3, ..first };
+        dir.write(&assigned).expect("writes");
+        assert_eq!(dir.identity().expect("is read"), assigned);
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = DataDir::open(folder.path()).expect("opens");
+        assert!(matches!(DataDir::open(folder.path()), Err(IdentityError::InUse(_))));
+        drop(first);
+        DataDir::open(folder.path()).expect("opens again");
+    }
+
+    #[test]
+    fn damage_a_newer_format_and_data_without_identity_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(folder.path()).expect("opens");
+        fs::create_dir(folder.path().join("log")).expect("makes");
+        assert!(matches!(dir.identity(), Err(IdentityError::Orphan { .. })));
+        fs::remove_dir(folder.path().join("log")).expect("removes");
+
+        let identity = dir.identity().expect("is made");
+        let bytes = fs::read(dir.file()).expect("reads");
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            fs::write(dir.file(), bytes).expect("writes");
+            assert!(matches!(dir.identity(), Err(IdentityError::Damaged { .. })), "byte {at}");
+        }
+        dir.write(&Identity { format: 2, ..identity }).expect("writes");
+        let error = dir.identity().expect_err("refused").to_string();
+        assert!(error.contains("format 2") && error.contains("run the release"), "{error}");
+    }
+}

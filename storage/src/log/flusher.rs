@@ -1,0 +1,147 @@
+//! The one thread that writes the log: it takes what waits from all shards, writes it once, syncs once, answers all.
+
+use std::{io, sync::Arc, thread, time::Instant};
+
+use carillon_proto::pb::raft::{Entry, LogId, Vote};
+use prost::Message as _;
+use raft_engine::{Command, Engine, LogBatch};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    COMMITTED, CUT, PURGED, VOTE,
+    disk_entry::{DiskEntry, Entries},
+};
+use crate::metrics as names;
+
+/// Writes that wait. When it is full, the shard that wants to write waits: its own queue fills and refuses.
+const QUEUE: usize = 4096;
+/// Bytes after which a write is closed.
+const WRITE_BYTES: usize = 8 << 20;
+
+/// Called once with how the write went.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// One write. Those of one shard are carried out in the order in which they were given.
+pub(super) struct Op {
+    pub(super) group: u64,
+    pub(super) write: Write,
+}
+
+pub(super) enum Write {
+    Append {
+        entries: Vec<Entry>,
+        /// What lies before is of no use.
+        compact_to: Option<u64>,
+        /// A cut was made before; the append overwrites what lies behind it.
+        clear_cut: bool,
+        done: Done,
+    },
+    Vote(Vote, Done),
+    Committed(LogId),
+    /// Index after the last entry that counts.
+    Cut(u64),
+    Purge(LogId),
+}
+
+pub(super) struct Flusher {
+    pub(super) ops: mpsc::Sender<Op>,
+    pub(super) ended: watch::Receiver<bool>,
+}
+
+impl Flusher {
+    pub(super) fn start(engine: Arc<Engine>) -> io::Result<Self> {
+        let (ops, queue) = mpsc::channel(QUEUE);
+        let (tell, ended) = watch::channel(false);
+        thread::Builder::new().name("raft-log".into()).spawn(move || {
+            run(&engine, queue);
+            // Nobody may care any more.
+            let _ = tell.send(true);
+        })?;
+        Ok(Self { ops, ended })
+    }
+}
+
+fn run(engine: &Engine, mut queue: mpsc::Receiver<Op>) {
+    let mut waiting = Vec::with_capacity(QUEUE);
+    while queue.blocking_recv_many(&mut waiting, QUEUE) > 0 {
+        let mut ops = waiting.drain(..).peekable();
+        while ops.peek().is_some() {
+            let mut batch = Batch::default();
+            while batch.bytes < WRITE_BYTES {
+                let Some(op) = ops.next() else { break };
+                if let Err(error) = batch.add(op) {
+                    tracing::error!(%error, "raft log write refused by the engine");
+                    return;
+                }
+            }
+            if let Err(error) = batch.write(engine) {
+                tracing::error!(%error, "raft log write failed");
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    log: LogBatch,
+    bytes: usize,
+    entries: usize,
+    sync: bool,
+    done: Vec<Done>,
+}
+
+impl Batch {
+    /// On an error nobody is told that the write went well: the callbacks are dropped, and the whole log ends.
+    fn add(&mut self, Op { group, write }: Op) -> raft_engine::Result<()> {
+        match write {
+            Write::Append { entries, compact_to, clear_cut, done } => {
+                if let Some(index) = compact_to {
+                    self.log.add_command(group, Command::Compact { index });
+                }
+                let entries: Vec<_> = entries.iter().map(DiskEntry::new).collect();
+                self.bytes += entries.iter().map(DiskEntry::len).sum::<usize>();
+                self.entries += entries.len();
+                self.log.add_entries::<Entries>(group, &entries)?;
+                if clear_cut {
+                    self.log.delete(group, CUT.to_vec());
+                }
+                self.sync = true;
+                self.done.push(done);
+            }
+            Write::Vote(vote, done) => {
+                self.log.put(group, VOTE.to_vec(), vote.encode_to_vec())?;
+                self.sync = true;
+                self.done.push(done);
+            }
+            Write::Committed(log_id) => self.log.put(group, COMMITTED.to_vec(), log_id.encode_to_vec())?,
+            Write::Cut(next) => self.log.put(group, CUT.to_vec(), next.to_be_bytes().to_vec())?,
+            Write::Purge(log_id) => {
+                self.log.put(group, PURGED.to_vec(), log_id.encode_to_vec())?;
+                self.log.add_command(group, Command::Compact { index: log_id.index + 1 });
+            }
+        }
+        Ok(())
+    }
+
+    fn write(mut self, engine: &Engine) -> raft_engine::Result<()> {
+        let start = Instant::now();
+        let result = engine.write(&mut self.log, self.sync);
+        if self.sync {
+            metrics::counter!(names::FLUSHES).increment(1);
+            metrics::histogram!(names::FLUSH_SECONDS).record(start.elapsed());
+            metrics::histogram!(names::FLUSH_ENTRIES).record(self.entries as f64);
+        }
+        match result {
+            Ok(_) => {
+                self.done.into_iter().for_each(|done| done(Ok(())));
+                Ok(())
+            }
+            Err(error) => {
+                let text = error.to_string();
+                self.done.into_iter().for_each(|done| done(Err(io::Error::other(text.clone()))));
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The Raft log and votes of all shards of this node, in one raft-engine on disk. Only this folder names raft-engine.
+//!
+//! What is on disk, for each region (the Raft group's number, `ShardId::group`):
+//!
+//! | what | layout |
+//! | --- | --- |
+//! | entries | encoded `carillon.raft.v1.Entry`, by index |
+//! | key `vote` | encoded `carillon.raft.v1.Vote`; synced before it is answered |
+//! | key `committed` | encoded `carillon.raft.v1.LogId`; may lag behind, it is never synced for its own sake |
+//! | key `purged` | encoded `carillon.raft.v1.LogId` of the last entry that was purged |
+//! | key `cut` | index of the last entry that counts, 8 bytes big endian, +1: what lies behind was truncated. Removed by the append that overwrites it |
+
+mod disk_entry;
+mod flusher;
+mod shard_log;
+mod state;
+
+use std::{io, path::Path, sync::Arc};
+
+use carillon_proto::ShardId;
+use parking_lot::Mutex;
+use raft_engine::{Config, Engine, ReadableSize, RecoveryMode};
+use tokio::sync::{mpsc, watch};
+
+use self::flusher::{Flusher, Op};
+pub(crate) use self::shard_log::ShardLog;
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+const CUT: &[u8] = b"cut";
+
+/// How the log uses disk and memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogOptions {
+    pub(crate) file_bytes: u64,
+    pub(crate) purge_bytes: u64,
+    /// Memory for the newest entries of each shard.
+    pub(crate) cache_bytes: usize,
+}
+
+/// The log of this node.
+pub(crate) struct Log {
+    engine: Arc<Engine>,
+    options: LogOptions,
+    /// None once closed. The flusher ends when no shard's handle is left either.
+    ops: Mutex<Option<mpsc::Sender<Op>>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Log {
+    /// Opens or makes the log. Blocking.
+    pub(crate) fn open(dir: &Path, options: LogOptions) -> io::Result<Self> {
+        let dir = dir.to_str().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("log folder {} is not valid UTF-8", dir.display()))
+        })?;
+        let engine = Engine::open(Config {
+            dir: dir.to_owned(),
+            // A torn write at the end was never acknowledged; damage anywhere else is refused.
+            recovery_mode: RecoveryMode::TolerateTailCorruption,
+            recovery_threads: 2,
+            target_file_size: ReadableSize(options.file_bytes),
+            purge_threshold: ReadableSize(options.purge_bytes),
+            // Otherwise up to one and a half of the purge threshold stays behind as empty files.
+            enable_log_recycle: false,
+            ..Config::default()
+        })
+        .map_err(|error| {
+            io::Error::other(format!(
+                "raft log {dir} can't be opened: {error}; if its disk is damaged, replace this node by a new one with an empty folder and another address"
+            ))
+        })?;
+        let engine = Arc::new(engine);
+        let flusher = Flusher::start(Arc::clone(&engine))?;
+        Ok(Self { engine, options, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
+    }
+
+    /// The log of one shard. Blocking. Ask once for each shard.
+    pub(crate) fn shard(&self, shard: ShardId) -> io::Result<ShardLog> {
+        let ops = self.ops.lock().clone().ok_or_else(closed)?;
+        ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
+    }
+
+    /// Gives files with nothing of use back to the disk. Returns the groups that should make a snapshot, because they
+    /// hold old files. Blocking.
+    pub(crate) fn purge_files(&self) -> io::Result<Vec<u64>> {
+        self.engine.purge_expired_files().map_err(io::Error::other)
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.engine.get_used_size()
+    }
+
+    /// No more writes after those of the shards' handles that are left.
+    pub(crate) fn close(&self) {
+        self.ops.lock().take();
+    }
+
+    /// Resolves when nothing can be written any more: all handles are gone, or the disk failed.
+    pub(crate) async fn ended(&self) {
+        // An error means that the thread is gone.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "raft log is closed or its disk failed")
+}
+
+#[cfg(test)]
+mod tests;

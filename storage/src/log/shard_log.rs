@@ -1,0 +1,197 @@
+//! The log of one shard.
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use carillon_proto::pb::raft::{Entry, LogId, Vote};
+use parking_lot::Mutex;
+use prost::Message;
+use raft_engine::Engine;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    COMMITTED, CUT, PURGED, VOTE, closed,
+    disk_entry::{DiskEntry, Entries},
+    flusher::{Op, Write},
+    state::{Plan, State, size},
+};
+
+/// A handle to one shard's log. Clones share it. One owner writes; anyone reads.
+#[derive(Clone)]
+pub(crate) struct ShardLog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Arc<Engine>,
+    ops: mpsc::Sender<Op>,
+    group: u64,
+    cache_bytes: usize,
+    state: Mutex<State>,
+    /// The last write that is on disk.
+    written: AtomicU64,
+    /// Bytes appended since this process began.
+    appended_bytes: AtomicU64,
+}
+
+impl ShardLog {
+    pub(super) fn open(engine: Arc<Engine>, ops: mpsc::Sender<Op>, group: u64, cache_bytes: usize) -> io::Result<Self> {
+        let first = engine.first_index(group).unwrap_or(0);
+        let end = engine.last_index(group).map_or(first, |last| last + 1);
+        let cut = match engine.get(group, CUT) {
+            None => None,
+            Some(next) => Some(u64::from_be_bytes(next.try_into().map_err(|_| invalid("cut"))?)),
+        };
+        let end = cut.map_or(end, |next| next.clamp(first, end));
+        let last = if end > first { read_disk(&engine, group, end - 1..end, usize::MAX)?.pop() } else { None };
+        let purged: Option<LogId> = get(&engine, group, PURGED)?;
+        let present = if end > first { first..end } else { purged.map_or(0..0, |id| id.index + 1..id.index + 1) };
+        let state = State::new(
+            get(&engine, group, VOTE)?,
+            get(&engine, group, COMMITTED)?,
+            purged,
+            last.and_then(|entry| entry.log_id),
+            present,
+            cut.is_some(),
+        );
+        let inner = Inner {
+            engine,
+            ops,
+            group,
+            cache_bytes,
+            state: Mutex::new(state),
+            written: AtomicU64::new(0),
+            appended_bytes: AtomicU64::new(0),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.inner.state.lock().vote
+    }
+
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.inner.state.lock().committed
+    }
+
+    /// Last purged and last log id.
+    pub(crate) fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
+        let state = self.inner.state.lock();
+        (state.purged, state.last)
+    }
+
+    /// About how many bytes were appended since the process began.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.inner.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// On disk when it returns.
+    pub(crate) async fn save_vote(&self, vote: Vote) -> io::Result<()> {
+        let (tell, done) = oneshot::channel();
+        self.inner.state.lock().vote = Some(vote);
+        let done_call = Box::new(move |result| {
+            // The caller may have gone.
+            let _ = tell.send(result);
+        });
+        self.submit(Write::Vote(vote, done_call)).await?;
+        done.await.map_err(|_| closed())?
+    }
+
+    /// On disk some time later, in the order of the other writes.
+    pub(crate) async fn save_committed(&self, committed: LogId) -> io::Result<()> {
+        self.inner.state.lock().committed = Some(committed);
+        self.submit(Write::Committed(committed)).await
+    }
+
+    /// The entries can be read when it returns; `done` is called when they are on disk.
+    pub(crate) async fn append(
+        &self,
+        entries: Vec<Entry>,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> io::Result<()> {
+        let appended = {
+            let mut state = self.inner.state.lock();
+            state.evict(self.inner.written.load(Ordering::Acquire), self.inner.cache_bytes);
+            state.append(&entries)
+        };
+        let Some(appended) = appended else {
+            done(Ok(()));
+            return Ok(());
+        };
+        let bytes: usize = entries.iter().map(size).sum();
+        self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let inner = Arc::clone(&self.inner);
+        let done = Box::new(move |result: io::Result<()>| {
+            if result.is_ok() {
+                inner.written.fetch_max(appended.write, Ordering::Release);
+            }
+            done(result);
+        });
+        let (compact_to, clear_cut) = (appended.compact_to, appended.clear_cut);
+        self.submit(Write::Append { entries, compact_to, clear_cut, done }).await
+    }
+
+    /// Drops all entries behind `last`, or all.
+    pub(crate) async fn truncate_after(&self, last: Option<LogId>) -> io::Result<()> {
+        let next = last.map_or(0, |id| id.index + 1);
+        let cut = self.inner.state.lock().truncate(next, last);
+        if cut { self.submit(Write::Cut(next)).await } else { Ok(()) }
+    }
+
+    /// Drops all entries up to this one, inclusive.
+    pub(crate) async fn purge(&self, upto: LogId) -> io::Result<()> {
+        self.inner.state.lock().purge(upto);
+        self.submit(Write::Purge(upto)).await
+    }
+
+    /// What the log has of this range: about `bytes` of it, but one entry at least.
+    pub(crate) async fn read(&self, wanted: Range<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
+        let Plan { disk, memory } = {
+            let state = self.inner.state.lock();
+            state.plan(state.clamp(wanted), bytes)
+        };
+        if disk.is_empty() {
+            return Ok(memory);
+        }
+        let wanted = (disk.end - disk.start) as usize;
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || read_disk(&inner.engine, inner.group, disk, bytes));
+        let mut entries = read.await.map_err(io::Error::other)??;
+        let mut room = bytes.saturating_sub(entries.iter().map(size).sum());
+        if entries.len() == wanted {
+            entries.extend(memory.into_iter().take_while(|entry| {
+                let fits = size(entry) <= room;
+                room = room.saturating_sub(size(entry));
+                fits
+            }));
+        }
+        Ok(entries)
+    }
+
+    async fn submit(&self, write: Write) -> io::Result<()> {
+        self.inner.ops.send(Op { group: self.inner.group, write }).await.map_err(|_| closed())
+    }
+}
+
+fn read_disk(engine: &Engine, group: u64, range: Range<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
+    let mut found: Vec<DiskEntry> = Vec::new();
+    engine
+        .fetch_entries_to::<Entries>(group, range.start, range.end, Some(bytes), &mut found)
+        .map_err(io::Error::other)?;
+    found.into_iter().map(|entry| entry.decode().map_err(|_| invalid("entry"))).collect()
+}
+
+fn get<M: Message + Default>(engine: &Engine, group: u64, key: &[u8]) -> io::Result<Option<M>> {
+    let name = std::str::from_utf8(key).unwrap_or("key");
+    engine.get(group, key).map(|value| M::decode(&*value).map_err(|_| invalid(name))).transpose()
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in the raft log is not what this release writes"))
+}

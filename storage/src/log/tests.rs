@@ -1,0 +1,125 @@
+use std::ops::Range;
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardKind,
+    pb::raft::{Entry, LogId, Vote, entry::Payload},
+};
+use tokio::sync::oneshot;
+
+use super::*;
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 3 };
+
+fn open(dir: &Path, cache_bytes: usize) -> (Log, ShardLog) {
+    let log = Log::open(dir, LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes }).expect("opens");
+    let shard = log.shard(SHARD).expect("opens");
+    (log, shard)
+}
+
+async fn close(log: Log, shard: ShardLog) {
+    drop(shard);
+    log.close();
+    log.ended().await;
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term, node: 1, index }
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let commands = Bytes::from(format!("{term}/{index}").repeat(10));
+    Entry { log_id: Some(id(term, index)), payload: Some(Payload::Commands(commands)) }
+}
+
+async fn append(shard: &ShardLog, term: u64, range: Range<u64>) {
+    let (tell, done) = oneshot::channel();
+    let entries = range.map(|index| entry(term, index)).collect();
+    shard.append(entries, move |result| tell.send(result).expect("waits")).await.expect("queued");
+    done.await.expect("answered").expect("written");
+}
+
+async fn ids(shard: &ShardLog) -> Vec<(u64, u64)> {
+    let entries = shard.read(0..u64::MAX, usize::MAX).await.expect("reads");
+    entries.iter().map(|entry| entry.log_id.expect("has one")).map(|id| (id.term, id.index)).collect()
+}
+
+#[tokio::test]
+async fn entries_and_votes_are_there_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    let vote = Vote { term: 4, node: 2, committed: true };
+    append(&shard, 1, 0..50).await;
+    shard.save_vote(vote).await.expect("saved");
+    append(&shard, 1, 50..60).await;
+    close(log, shard).await;
+
+    let (_log, shard) = open(dir.path(), 0);
+    assert_eq!(shard.vote(), Some(vote));
+    assert_eq!(shard.bounds(), (None, Some(id(1, 59))));
+    assert_eq!(shard.read(57..70, usize::MAX).await.expect("reads"), [entry(1, 57), entry(1, 58), entry(1, 59)]);
+    assert_eq!(shard.read(57..70, 1).await.expect("reads"), [entry(1, 57)]);
+}
+
+#[tokio::test]
+async fn what_was_truncated_does_not_come_back() {
+    for overwrite in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (log, shard) = open(dir.path(), 0);
+        append(&shard, 1, 1..10).await;
+        shard.truncate_after(Some(id(1, 4))).await.expect("truncates");
+        if overwrite {
+            append(&shard, 2, 5..7).await;
+        } else {
+            shard.save_vote(Vote::default()).await.expect("flushes");
+        }
+        let expected = ids(&shard).await;
+        assert_eq!(expected.last(), Some(&if overwrite { (2, 6) } else { (1, 4) }));
+        close(log, shard).await;
+        let (_log, shard) = open(dir.path(), 0);
+        assert_eq!(ids(&shard).await, expected);
+        append(&shard, 3, expected.len() as u64 + 1..expected.len() as u64 + 2).await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_goes_on_behind_an_installed_snapshot() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    append(&shard, 1, 1..30).await;
+    shard.truncate_after(Some(id(1, 4))).await.expect("truncates");
+    shard.purge(id(5, 20)).await.expect("purges");
+    assert_eq!(shard.bounds(), (Some(id(5, 20)), Some(id(5, 20))));
+    shard.save_vote(Vote::default()).await.expect("flushes");
+    close(log, shard).await;
+
+    let (log, shard) = open(dir.path(), 0);
+    assert_eq!(shard.bounds(), (Some(id(5, 20)), Some(id(5, 20))));
+    assert_eq!(ids(&shard).await, []);
+    append(&shard, 5, 21..23).await;
+    close(log, shard).await;
+
+    let (_log, shard) = open(dir.path(), 0);
+    assert_eq!(ids(&shard).await, [(5, 21), (5, 22)]);
+}
+
+#[tokio::test]
+async fn purged_files_are_given_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 1 << 20);
+    for round in 0..100 {
+        // Random, because the engine compresses.
+        let noise: Vec<u8> = (0..100_000).map(|_| rand::random()).collect();
+        let entry = Entry { log_id: Some(id(1, round)), payload: Some(Payload::Commands(noise.into())) };
+        let (tell, done) = oneshot::channel();
+        shard.append(vec![entry], move |result| tell.send(result).expect("waits")).await.expect("queued");
+        done.await.expect("answered").expect("written");
+    }
+    let before = log.used_bytes();
+    shard.purge(id(1, 98)).await.expect("purges");
+    shard.save_vote(Vote::default()).await.expect("flushes");
+    log.purge_files().expect("purges");
+    let after = log.used_bytes();
+    assert!(before > 9_000_000 && after < 4_000_000, "{before} bytes before, {after} after");
+    assert_eq!(ids(&shard).await, [(1, 99)]);
+}

@@ -1,0 +1,81 @@
+//! The metrics of a storage node.
+
+/// Flushes of the log to disk.
+pub(crate) const FLUSHES: &str = "carillon_storage_log_flushes_total";
+pub(crate) const FLUSH_SECONDS: &str = "carillon_storage_log_flush_seconds";
+pub(crate) const FLUSH_ENTRIES: &str = "carillon_storage_log_flush_entries";
+pub(crate) const LOG_BYTES: &str = "carillon_storage_log_bytes";
+pub(crate) const PROPOSALS: &str = "carillon_storage_proposals_total";
+pub(crate) const PROPOSAL_COMMANDS: &str = "carillon_storage_proposal_commands";
+pub(crate) const PROPOSAL_SECONDS: &str = "carillon_storage_proposal_seconds";
+pub(crate) const REFUSALS: &str = "carillon_storage_refusals_total";
+pub(crate) const READS: &str = "carillon_storage_reads_total";
+pub(crate) const READ_SECONDS: &str = "carillon_storage_read_seconds";
+pub(crate) const APPLIED: &str = "carillon_storage_applied_entries_total";
+pub(crate) const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
+pub(crate) const LEADING: &str = "carillon_storage_leading_shards";
+pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
+pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
+pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
+pub(crate) const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
+pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_total";
+pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
+
+/// Tells the recorder what each metric means. Call it once, after the recorder is installed.
+pub fn describe() {
+    for (name, help, kind) in ALL {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+}
+
+/// Names of all metrics with their help.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ALL.iter().map(|(name, help, _)| (*name, *help))
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const ALL: &[(&str, &str, Kind)] = &[
+    (FLUSHES, "Flushes of the Raft log to disk.", Kind::Counter),
+    (FLUSH_SECONDS, "Time to write and sync what waited for the Raft log.", Kind::Histogram),
+    (FLUSH_ENTRIES, "Entries in one flush of the Raft log.", Kind::Histogram),
+    (LOG_BYTES, "Bytes on disk of the Raft log of all shards.", Kind::Gauge),
+    (PROPOSALS, "Raft entries proposed; kind is directory or timeline.", Kind::Counter),
+    (PROPOSAL_COMMANDS, "Commands in one Raft entry.", Kind::Histogram),
+    (PROPOSAL_SECONDS, "Time from proposing a Raft entry to its outcome.", Kind::Histogram),
+    (REFUSALS, "Requests that were refused, by why.", Kind::Counter),
+    (READS, "Reads answered; kind is directory or timeline.", Kind::Counter),
+    (READ_SECONDS, "Time to answer one batch of reads.", Kind::Histogram),
+    (APPLIED, "Raft entries applied; kind is directory or timeline.", Kind::Counter),
+    (APPLY_SECONDS, "Time to apply one batch of Raft entries.", Kind::Histogram),
+    (LEADING, "Shards that this node leads.", Kind::Gauge),
+    (SNAPSHOTS, "Snapshots, by what was done: built, sent or installed.", Kind::Counter),
+    (SNAPSHOT_SECONDS, "Time to build or install a snapshot.", Kind::Histogram),
+    (SNAPSHOT_BYTES, "Bytes of a snapshot that was built.", Kind::Histogram),
+    (PEER_FRAMES, "Raft frames sent to other storage nodes.", Kind::Counter),
+    (PEER_DISCONNECTS, "Streams to other storage nodes that broke or could not be opened.", Kind::Counter),
+    (STREAMS, "Streams that routers hold open.", Kind::Gauge),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_explained() {
+        let names: BTreeSet<_> = super::all().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), super::ALL.len());
+        for (name, help) in super::all() {
+            assert!(name.starts_with("carillon_storage_") && help.ends_with('.'), "{name}: {help}");
+        }
+    }
+}

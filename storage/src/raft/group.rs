@@ -1,0 +1,292 @@
+//! One Raft group: the replica of a shard on this node.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use carillon_proto::ShardId;
+use openraft::{
+    BasicNode, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver as _,
+    errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
+    impls::OneshotResponder,
+    raft::ClientWriteResult,
+    type_config::alias::OneshotReceiverOf,
+};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{
+    link::Links,
+    machine::ShardMachine,
+    network::Network,
+    store::LogStore,
+    types::{Commands, LeaderId, Types},
+};
+use crate::{
+    config::StorageConfig,
+    log::ShardLog,
+    machine::{Machine, Outcome},
+    snapshot::SnapshotDir,
+};
+
+/// What a group is made of.
+pub(crate) struct GroupOptions<'a> {
+    pub(crate) shard: ShardId,
+    pub(crate) config: &'a StorageConfig,
+    pub(crate) links: Links,
+    pub(crate) log: ShardLog,
+    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) snapshots: Arc<SnapshotDir>,
+    /// How many snapshots this node makes at a time.
+    pub(crate) building: Arc<Semaphore>,
+}
+
+pub(crate) struct Group {
+    shard: ShardId,
+    raft: Raft<Types, ShardMachine>,
+    log: ShardLog,
+    snapshots: Arc<SnapshotDir>,
+    /// How old the last answer of a majority may be for the leader to answer reads.
+    lease: Duration,
+}
+
+/// Why a group did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("shard {shard} can't be read: {source}")]
+    Machine { shard: ShardId, source: io::Error },
+    #[error("shard {shard} can't start: {why}")]
+    Raft { shard: ShardId, why: String },
+}
+
+/// Why commands were not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProposeError {
+    #[error("this node does not lead the shard")]
+    NotLeader { leader: Option<String> },
+    #[error("the leader has not heard from a majority yet")]
+    NotYet,
+    #[error("it is not known whether it was done: {0}")]
+    Unknown(String),
+}
+
+/// Why a read can't be answered here and now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("this node does not lead the shard")]
+    NotLeader { leader: Option<String> },
+    #[error("the leader has not heard from a majority in time")]
+    NoMajority,
+    #[error("the shard stopped: {0}")]
+    Stopped(String),
+}
+
+/// One time of leading: commands that are proposed in it are taken in order, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Era(LeaderId);
+
+/// An entry on its way.
+pub(crate) struct Proposed {
+    /// Resolves when the entry has its place in the leader's log; fails when it was refused.
+    pub(crate) accepted: oneshot::Receiver<()>,
+    done: OneshotReceiverOf<Types, ClientWriteResult<Types>>,
+}
+
+/// What a group knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupStatus {
+    pub(crate) leads: bool,
+    /// Node and address.
+    pub(crate) leader: Option<(u64, String)>,
+    pub(crate) last_log: Option<u64>,
+    pub(crate) applied: Option<u64>,
+    pub(crate) snapshot: Option<u64>,
+    /// On the leader: how far the log of each node is known to match.
+    pub(crate) matched: BTreeMap<u64, Option<u64>>,
+    pub(crate) voters: Vec<u64>,
+}
+
+impl Group {
+    pub(crate) async fn start(options: GroupOptions<'_>) -> Result<Self, StartError> {
+        let GroupOptions { shard, config, links, log, machine, snapshots, building } = options;
+        let failed = |why: String| StartError::Raft { shard, why };
+        let raft_config = raft_config(shard, config).map_err(failed)?;
+        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), building)
+            .map_err(|source| StartError::Machine { shard, source })?;
+        let own = links.own();
+        let network = Network::new(links, shard.group());
+        let raft = Raft::new(own, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // A fifth is left for clocks that run unlike.
+        let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
+        Ok(Self { shard, raft, log, snapshots, lease })
+    }
+
+    pub(super) fn raft(&self) -> &Raft<Types, ShardMachine> {
+        &self.raft
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<SnapshotDir> {
+        &self.snapshots
+    }
+
+    pub(crate) fn log(&self) -> &ShardLog {
+        &self.log
+    }
+
+    /// Makes these nodes the group's first members. A group that has members already is left as it is.
+    pub(crate) async fn initialize(&self, members: &BTreeMap<u64, String>) -> Result<(), StartError> {
+        let members: BTreeMap<_, _> =
+            members.iter().map(|(node, address)| (*node, BasicNode { addr: address.clone() })).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(StartError::Raft { shard: self.shard, why: error.to_string() }),
+        }
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|node| Some((node, membership.get_node(&node)?.addr.clone())));
+        let matched = metrics
+            .replication
+            .as_ref()
+            .map(|nodes| nodes.iter().map(|(node, matched)| (*node, matched.as_ref().map(|id| id.index))).collect());
+        GroupStatus {
+            leads: metrics.state == ServerState::Leader,
+            leader,
+            last_log: metrics.last_log_index,
+            applied: metrics.last_applied.as_ref().map(|id| id.index),
+            snapshot: metrics.snapshot.as_ref().map(|id| id.index),
+            matched: matched.unwrap_or_default(),
+            voters: membership.voter_ids().collect(),
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Address of the leader, if it is known.
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.status().leader.map(|(_, address)| address)
+    }
+
+    /// The time of leading that runs now, or who leads instead.
+    pub(crate) fn era(&self) -> Result<Era, ProposeError> {
+        match self.raft.as_leader() {
+            Ok(leader) => Ok(Era(leader.to_committed_leader_id())),
+            Err(forward) => Err(ProposeError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }),
+        }
+    }
+
+    /// Hands an encoded CommandBatch to the group.
+    pub(crate) async fn propose(&self, era: Era, encoded: Bytes) -> Result<Proposed, ProposeError> {
+        let (tell, accepted) = oneshot::channel();
+        let (responder, done) = OneshotResponder::new_pair();
+        let commands = Commands { encoded, accepted: Some(tell) };
+        let write = self.raft.write(commands).with_leader(era.0).responder(responder);
+        write.await.map_err(|fatal| ProposeError::Unknown(fatal.to_string()))?;
+        Ok(Proposed { accepted, done })
+    }
+
+    /// Resolves when a read that is made now sees all that was answered before the call.
+    pub(crate) async fn linearize(&self, wait: Duration) -> Result<(), ReadError> {
+        let option = LinearizerOption::new(Some(self.lease), true).with_wait_timeout(wait);
+        let linearizer = self.raft.get_read_linearizer(option).await.map_err(|error| match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                ReadError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }
+            }
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoMajority,
+            RaftError::Fatal(fatal) => ReadError::Stopped(fatal.to_string()),
+        })?;
+        match linearizer.try_await_ready(&self.raft, Some(wait)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::NoMajority),
+            Err(fatal) => Err(ReadError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Asks this node to take the lead over, if it is up to date. Whether it did shows in the status.
+    pub(crate) async fn transfer_leader(&self, to: u64) {
+        if let Err(fatal) = self.raft.trigger().transfer_leader(to).await {
+            tracing::debug!(shard = %self.shard, %fatal, "leadership can't be handed over");
+        }
+    }
+
+    /// Asks for a snapshot; it is made when its turn comes.
+    pub(crate) async fn make_snapshot(&self) {
+        if let Err(fatal) = self.raft.trigger().snapshot().await {
+            tracing::debug!(shard = %self.shard, %fatal, "no snapshot can be made");
+        }
+    }
+
+    /// Resolves with the reason when the group has stopped.
+    pub(crate) async fn stopped(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "it has ended".to_owned();
+            }
+        }
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(shard = %self.shard, %error, "shard did not stop in order");
+        }
+    }
+}
+
+impl Proposed {
+    /// One outcome for each command.
+    pub(crate) async fn outcomes(self) -> Result<Vec<Outcome>, ProposeError> {
+        match self.done.await {
+            Ok(Ok(response)) => Ok(response.data.0),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(refused(forward)),
+            Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
+            Err(_) => Err(ProposeError::Unknown("the shard stopped on this node".to_owned())),
+        }
+    }
+}
+
+/// Openraft refused before it wrote anything.
+fn refused(forward: ForwardToLeader<Types>) -> ProposeError {
+    match forward.reason {
+        ForwardReason::LeaseExpired => ProposeError::NotYet,
+        ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+            ProposeError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }
+        }
+    }
+}
+
+fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String> {
+    // Openraft rounds heartbeats up to a tick of a fifth of their interval.
+    let room = config.election_min_ms.saturating_sub(config.heartbeat_ms * 5 / 4 + 1);
+    let config = Config {
+        cluster_name: shard.to_string(),
+        heartbeat_interval: config.heartbeat_ms,
+        heartbeat_min_interval: Some(if room > config.heartbeat_ms { config.heartbeat_ms } else { 0 }),
+        election_timeout_min: config.election_min_ms,
+        election_timeout_max: config.election_max_ms,
+        max_payload_entries: 1024,
+        // Snapshots are asked for by `crate::maintenance`, which also looks at their size.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.log_keep_entries,
+        // Bounded here; a full one makes the sender wait, down to the shard's own queue, which refuses.
+        api_channel_size: Some(4096),
+        notification_channel_size: Some(4096),
+        state_machine_channel_size: Some(256),
+        backoff: "50ms 100ms ...500ms".to_owned(),
+        // A node that was cut off does not disturb the others when it comes back.
+        enable_pre_vote: Some(true),
+        // What the machine applied may not all be on disk: a restarted leader has to be elected again.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| error.to_string())
+}

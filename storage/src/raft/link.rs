@@ -1,0 +1,285 @@
+//! The stream to one other node: frames of all groups, in batches both ways.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use carillon_proto::{
+    limits::{BATCH_BYTES, BATCH_ITEMS},
+    pb::raft::{RaftFrame, RaftFrames, raft_client::RaftClient, raft_frame::Body},
+    peer::{AddSecret, PeerSecurity},
+    tasks::Tasks,
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use rand::RngExt as _;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::interceptor::InterceptedService,
+    transport::Channel,
+};
+
+use crate::metrics as names;
+
+/// The metadata that names the cluster: a node of another one that took over an address is refused.
+pub(crate) const CLUSTER_KEY: &str = "carillon-cluster";
+
+/// Calls that wait for the stream. When it is full, the group that calls waits, up to its deadline.
+const QUEUE: usize = 1024;
+const OPEN_DEADLINE: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a call to another node has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("node {node} can't be reached: {why}")]
+    Unreachable { node: u64, why: String },
+    #[error("node {node} did not answer in {deadline:?}")]
+    TimedOut { node: u64, deadline: Duration },
+    #[error("node {node} refused: {why}")]
+    Refused { node: u64, why: String },
+}
+
+/// The links to all other nodes, made when they are first used.
+#[derive(Clone)]
+pub(crate) struct Links {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    own: u64,
+    cluster: MetadataValue<Ascii>,
+    security: PeerSecurity,
+    tasks: Tasks,
+    links: Mutex<HashMap<u64, Link>>,
+}
+
+/// A handle to the link to one node.
+#[derive(Clone)]
+pub(crate) struct Link {
+    node: u64,
+    address: Arc<str>,
+    calls: mpsc::Sender<Call>,
+}
+
+pub(crate) type Reply = oneshot::Receiver<Result<Body, LinkError>>;
+
+struct Call {
+    group: u64,
+    body: Body,
+    reply: oneshot::Sender<Result<Body, LinkError>>,
+}
+
+pub(crate) type Client = RaftClient<InterceptedService<Channel, AddSecret>>;
+
+impl Links {
+    /// None if the cluster's name can't be carried, which a valid one can.
+    pub(crate) fn new(own: u64, cluster: &str, security: PeerSecurity, tasks: Tasks) -> Option<Self> {
+        let cluster = cluster.parse().ok()?;
+        let inner = Inner { own, cluster, security, tasks, links: Mutex::new(HashMap::new()) };
+        Some(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn own(&self) -> u64 {
+        self.inner.own
+    }
+
+    pub(crate) fn to(&self, node: u64, address: &str) -> Link {
+        let mut links = self.inner.links.lock();
+        let link = links.entry(node).or_insert_with(|| self.start(node, address));
+        if &*link.address != address {
+            // The node moved; the old link ends when its last user has gone.
+            *link = self.start(node, address);
+        }
+        link.clone()
+    }
+
+    /// A client on a connection of its own.
+    pub(crate) fn client(&self, address: &str) -> Result<Client, String> {
+        let channel = self.inner.security.channel(address).map_err(|error| error.to_string())?;
+        let limit = carillon_proto::limits::MAX_NODE_MESSAGE_BYTES;
+        Ok(RaftClient::with_interceptor(channel, self.inner.security.auth().0)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit))
+    }
+
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(CLUSTER_KEY, self.inner.cluster.clone());
+        request
+    }
+
+    fn start(&self, node: u64, address: &str) -> Link {
+        let (calls, queue) = mpsc::channel(QUEUE);
+        let address: Arc<str> = Arc::from(address);
+        let runner = Runner { links: self.clone(), node, address: Arc::clone(&address), queue };
+        self.inner.tasks.spawn("raft link", runner.run());
+        Link { node, address, calls }
+    }
+}
+
+impl Link {
+    /// Calls and waits for the answer.
+    pub(crate) async fn call(&self, group: u64, body: Body, deadline: Duration) -> Result<Body, LinkError> {
+        let answer = async { self.answer(self.send(group, body).await?).await };
+        timeout(deadline, answer).await.unwrap_or(Err(LinkError::TimedOut { node: self.node, deadline }))
+    }
+
+    /// Calls; calls of one caller reach the other node in the order in which they were sent.
+    pub(crate) async fn send(&self, group: u64, body: Body) -> Result<Reply, LinkError> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send(Call { group, body, reply }).await.map_err(|_| self.gone())?;
+        Ok(answer)
+    }
+
+    pub(crate) async fn answer(&self, reply: Reply) -> Result<Body, LinkError> {
+        match reply.await.map_err(|_| self.gone())?? {
+            Body::Error(why) => Err(LinkError::Refused { node: self.node, why }),
+            body => Ok(body),
+        }
+    }
+
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn gone(&self) -> LinkError {
+        LinkError::Unreachable { node: self.node, why: "this node is stopping".into() }
+    }
+}
+
+/// The task of a link.
+struct Runner {
+    links: Links,
+    node: u64,
+    address: Arc<str>,
+    queue: mpsc::Receiver<Call>,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let why = match self.open().await {
+                Ok((out, incoming)) => {
+                    pause = FIRST_PAUSE;
+                    tracing::info!(node = self.node, address = %self.address, "connected to storage node");
+                    match self.carry(out, incoming).await {
+                        Some(why) => why,
+                        None => return,
+                    }
+                }
+                Err(why) => why,
+            };
+            metrics::counter!(names::PEER_DISCONNECTS).increment(1);
+            tracing::debug!(node = self.node, address = %self.address, %why, "no stream to storage node");
+            // Whoever waited for the stream learns at once that it is not there, until the next try.
+            let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
+            let error = LinkError::Unreachable { node: self.node, why };
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(wake) => break,
+                    call = self.queue.recv() => match call {
+                        // The caller may have given up.
+                        Some(call) => drop(call.reply.send(Err(error.clone()))),
+                        None => return,
+                    },
+                }
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn open(&self) -> Result<(mpsc::Sender<RaftFrames>, Streaming<RaftFrames>), String> {
+        let mut client = self.links.client(&self.address)?;
+        // When it is full, calls wait in the queue of the link.
+        let (out, outgoing) = mpsc::channel(4);
+        let stream = client.stream(self.links.request(ReceiverStream::new(outgoing)));
+        let response = timeout(OPEN_DEADLINE, stream).await.map_err(|_| "no answer in time".to_owned())?;
+        Ok((out, response.map_err(|status| describe(&status))?.into_inner()))
+    }
+
+    /// Until the stream breaks; None when nobody calls any more.
+    async fn carry(&mut self, out: mpsc::Sender<RaftFrames>, mut incoming: Streaming<RaftFrames>) -> Option<String> {
+        let mut calls = Vec::with_capacity(BATCH_ITEMS);
+        let mut waiting: VecDeque<RaftFrame> = VecDeque::new();
+        let mut pending: HashMap<u64, oneshot::Sender<Result<Body, LinkError>>> = HashMap::new();
+        let mut next_id = 0;
+        let mut sweep = tokio::time::interval(Duration::from_secs(1));
+        let why = loop {
+            // Every branch is cancel-safe.
+            tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(RaftFrames { frames })) => {
+                        for frame in frames {
+                            if let (Some(reply), Some(body)) = (pending.remove(&frame.id), frame.body) {
+                                // The caller may have given up.
+                                let _ = reply.send(Ok(body));
+                            }
+                        }
+                    }
+                    Ok(None) => break "it closed the stream".to_owned(),
+                    Err(status) => break describe(&status),
+                },
+                permit = out.reserve(), if !waiting.is_empty() => match permit {
+                    Ok(permit) => {
+                        let frames = next_message(&mut waiting);
+                        metrics::counter!(names::PEER_FRAMES).increment(frames.len() as u64);
+                        permit.send(RaftFrames { frames });
+                    }
+                    Err(_) => break "the stream is closed".to_owned(),
+                },
+                count = self.queue.recv_many(&mut calls, BATCH_ITEMS), if waiting.is_empty() => {
+                    if count == 0 {
+                        return None;
+                    }
+                    for Call { group, body, reply } in calls.drain(..).filter(|call| !call.reply.is_closed()) {
+                        next_id += 1;
+                        pending.insert(next_id, reply);
+                        let (from, to) = (self.links.own(), self.node);
+                        waiting.push_back(RaftFrame { id: next_id, group, from, to, body: Some(body) });
+                    }
+                }
+                _ = sweep.tick() => pending.retain(|_, reply| !reply.is_closed()),
+            }
+        };
+        for (_, reply) in pending {
+            // The caller may have given up.
+            let _ = reply.send(Err(LinkError::Unreachable { node: self.node, why: why.clone() }));
+        }
+        // A server that takes and breaks the stream at once is not to be asked in a loop.
+        sleep(FIRST_PAUSE).await;
+        Some(why)
+    }
+}
+
+/// Takes what one message carries.
+pub(crate) fn next_message(waiting: &mut VecDeque<RaftFrame>) -> Vec<RaftFrame> {
+    let mut bytes = 0;
+    let mut frames = Vec::new();
+    while let Some(frame) = waiting.front() {
+        bytes += frame.encoded_len();
+        if !frames.is_empty() && bytes > BATCH_BYTES {
+            break;
+        }
+        frames.extend(waiting.pop_front());
+    }
+    frames
+}
+
+fn describe(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}

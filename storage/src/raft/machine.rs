@@ -1,0 +1,242 @@
+//! openraft's state machine on a shard's machine, with its snapshots.
+
+use std::{io, sync::Arc, time::Instant};
+
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::{raft as pb, store::CommandBatch},
+};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use openraft::{
+    OptionalSend,
+    storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine},
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
+    types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
+};
+use crate::{
+    machine::{EntryCommands, Machine, Record},
+    metrics as names,
+    snapshot::{SnapshotDir, SnapshotFile},
+};
+
+/// Entries and bytes after which a batch is applied.
+const APPLY_ENTRIES: usize = 256;
+const APPLY_BYTES: usize = 1 << 20;
+
+type Sync = Arc<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
+
+/// One shard's machine and its snapshots.
+pub(crate) struct ShardMachine {
+    kind: &'static str,
+    /// The lock is never waited for: openraft asks one thing at a time.
+    machine: Arc<Mutex<Box<dyn Machine>>>,
+    sync: Sync,
+    snapshots: Arc<SnapshotDir>,
+    /// As the machine keeps it.
+    applied: SnapshotMeta,
+    /// How many snapshots this node makes at a time.
+    building: Arc<Semaphore>,
+}
+
+impl ShardMachine {
+    pub(crate) fn open(
+        shard: ShardId,
+        machine: Box<dyn Machine>,
+        snapshots: Arc<SnapshotDir>,
+        building: Arc<Semaphore>,
+    ) -> io::Result<Self> {
+        let applied = match machine.applied()? {
+            None => SnapshotMeta::default(),
+            Some(applied) => pb::SnapshotMeta::decode(&*applied)
+                .map_err(io::Error::other)
+                .and_then(|meta| meta_from_pb(meta).map_err(io::Error::other))?,
+        };
+        let kind = match shard.kind {
+            ShardKind::Directory => "directory",
+            ShardKind::Timeline => "timeline",
+        };
+        let sync = Arc::from(machine.syncer());
+        Ok(Self { kind, machine: Arc::new(Mutex::new(machine)), sync, snapshots, applied, building })
+    }
+
+    async fn apply_batch(&mut self, batch: Batch) -> io::Result<()> {
+        let start = Instant::now();
+        let mut applied = self.applied.clone();
+        applied.last_log_id = batch.last.or(applied.last_log_id);
+        if let Some(membership) = batch.membership {
+            applied.last_membership = membership;
+        }
+        let encoded = meta_to_pb(&applied).encode_to_vec();
+        let machine = Arc::clone(&self.machine);
+        let entries = batch.entries;
+        let count = entries.len();
+        // An engine may stop writers for a while: not on the threads of the others.
+        let outcomes = blocking(move || machine.lock().apply(&entries, &encoded)).await?;
+        if outcomes.len() != count {
+            return Err(io::Error::other("the machine gave another number of outcomes than it was given entries"));
+        }
+        self.applied = applied;
+        metrics::counter!(names::APPLIED, "kind" => self.kind).increment(count as u64);
+        metrics::histogram!(names::APPLY_SECONDS, "kind" => self.kind).record(start.elapsed());
+        for (responder, outcomes) in batch.responders.into_iter().zip(outcomes) {
+            if let Some(responder) = responder {
+                responder.send(Outcomes(outcomes));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Entries that are applied at once.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<EntryCommands>,
+    responders: Vec<Option<ApplyResponder<Types>>>,
+    bytes: usize,
+    last: Option<LogId>,
+    membership: Option<StoredMembership>,
+}
+
+impl Batch {
+    fn push(&mut self, (entry, responder): EntryResponder<Types>) -> io::Result<()> {
+        let Entry { log_id, payload } = entry;
+        let commands = match payload {
+            Payload::Blank => Vec::new(),
+            Payload::Normal(commands) => {
+                self.bytes += commands.encoded.len();
+                CommandBatch::decode(commands.encoded).map_err(io::Error::other)?.commands
+            }
+            Payload::Membership(membership) => {
+                self.membership = Some(StoredMembership::new(Some(log_id), membership));
+                Vec::new()
+            }
+        };
+        self.entries.push(EntryCommands { index: log_id.index, commands });
+        self.responders.push(responder);
+        self.last = Some(log_id);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= APPLY_ENTRIES || self.bytes >= APPLY_BYTES
+    }
+}
+
+impl RaftStateMachine<Types> for ShardMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.last_log_id, self.applied.last_membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        while let Some(first) = entries.next().await {
+            let mut batch = Batch::default();
+            batch.push(first?)?;
+            while !batch.is_full()
+                && let Some(Some(next)) = entries.next().now_or_never()
+            {
+                batch.push(next?)?;
+            }
+            self.apply_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        let building = Arc::clone(&self.building);
+        // Not forced: another shard is at it, the next try will come.
+        let permit = if force { building.acquire_owned().await.ok()? } else { building.try_acquire_owned().ok()? };
+        let machine = Arc::clone(&self.machine);
+        let view = blocking(move || machine.lock().snapshot().map(Mutex::new)).await;
+        Some(Builder {
+            view: Some(view),
+            meta: self.applied.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+            sync: Arc::clone(&self.sync),
+            _permit: permit,
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        // The semaphore is never closed.
+        self.try_create_snapshot_builder(true).await.expect("the semaphore of builders is open")
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+        let start = Instant::now();
+        let (machine, snapshots, sync) =
+            (Arc::clone(&self.machine), Arc::clone(&self.snapshots), Arc::clone(&self.sync));
+        let (last, encoded) = (meta.last_log_id.map(log_id_to_pb), meta_to_pb(meta).encode_to_vec());
+        blocking(move || {
+            snapshot.verify()?;
+            // First the file: should the machine be left half restored, the next start does it again from there.
+            let snapshot = snapshots.adopt(&snapshot, last)?;
+            machine.lock().restore(&mut snapshot.records()?, &encoded)?;
+            sync()
+        })
+        .await?;
+        self.applied = meta.clone();
+        metrics::counter!(names::SNAPSHOTS, "what" => "installed").increment(1);
+        metrics::histogram!(names::SNAPSHOT_SECONDS, "what" => "installed").record(start.elapsed());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let snapshots = Arc::clone(&self.snapshots);
+        match blocking(move || snapshots.current()).await? {
+            None => Ok(None),
+            Some((meta, snapshot)) => {
+                Ok(Some(Snapshot { meta: meta_from_pb(meta).map_err(io::Error::other)?, snapshot }))
+            }
+        }
+    }
+}
+
+/// Writes a view of the machine to a file, while the machine goes on.
+pub(crate) struct Builder {
+    view: Option<io::Result<View>>,
+    meta: SnapshotMeta,
+    snapshots: Arc<SnapshotDir>,
+    sync: Sync,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// In a lock only because openraft wants what it holds to be shareable.
+type View = Mutex<Box<dyn Iterator<Item = Record> + Send>>;
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let start = Instant::now();
+        let view = self.view.take().ok_or_else(|| io::Error::other("a snapshot builder builds once"))??;
+        let (meta, snapshots, sync) = (meta_to_pb(&self.meta), Arc::clone(&self.snapshots), Arc::clone(&self.sync));
+        let (meta, snapshot) = blocking(move || {
+            let written = snapshots.write(meta, &mut view.into_inner())?;
+            // openraft purges the log up to the snapshot next: what was applied from it must be on disk by then.
+            sync()?;
+            Ok(written)
+        })
+        .await?;
+        metrics::counter!(names::SNAPSHOTS, "what" => "built").increment(1);
+        metrics::histogram!(names::SNAPSHOT_SECONDS, "what" => "built").record(start.elapsed());
+        metrics::histogram!(names::SNAPSHOT_BYTES).record(snapshot.len() as f64);
+        Ok(Snapshot { meta: meta_from_pb(meta).map_err(io::Error::other)?, snapshot })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    // An error is a panic: the machine is not to be trusted any more, and openraft stops the shard.
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,26 @@
+//! Raft: the only folder that names openraft.
+//!
+//! ```text
+//! group.rs    one Raft group: proposing, reading, leading
+//! store.rs    openraft's log storage on `crate::log`
+//! machine.rs  openraft's state machine on `crate::machine`, with snapshots
+//! link.rs     the stream to one other node, for all groups
+//! network.rs  openraft's network on the links
+//! server.rs   the gRPC service `Raft`
+//! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
+//! ```
+
+mod convert;
+mod group;
+mod link;
+mod machine;
+mod network;
+mod server;
+mod store;
+#[cfg(test)]
+mod suite_test;
+mod types;
+
+pub(crate) use group::{Era, Group, GroupOptions, GroupStatus, ProposeError, Proposed, ReadError, StartError};
+pub(crate) use link::Links;
+pub(crate) use server::RaftService;

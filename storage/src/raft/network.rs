@@ -1,0 +1,283 @@
+//! openraft's network on the links between nodes.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use carillon_proto::pb::raft::{self as pb, append_reply, raft_frame::Body, snapshot_piece::Piece};
+use futures_util::{
+    Stream, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use openraft::{
+    BasicNode, OptionalSend,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    convert::{
+        Missing, append_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_reply_from_pb,
+        vote_request_to_pb, vote_to_pb,
+    },
+    link::{Link, LinkError, Links, Reply},
+    types::{LogId, Snapshot, Types, Vote},
+};
+use crate::{metrics as names, snapshot::SnapshotFile};
+
+/// Appends on their way to one follower of one group. More wait until the first is answered.
+const PIPELINE: usize = 16;
+/// A follower that is slower than this with its disk counts as gone.
+const APPEND_DEADLINE: Duration = Duration::from_secs(3);
+/// Pieces in which a snapshot is sent.
+const PIECE_BYTES: usize = 1 << 20;
+/// A whole snapshot. A connection that broke is noticed long before.
+pub(super) const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// Makes the clients of one group.
+pub(crate) struct Network {
+    links: Links,
+    group: u64,
+}
+
+/// To one node, for one group.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    links: Links,
+    link: Link,
+    group: u64,
+}
+
+type Rpc<T> = Result<T, RPCError<Types>>;
+
+impl Network {
+    pub(crate) fn new(links: Links, group: u64) -> Self {
+        Self { links, group }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        Peer { links: self.links.clone(), link: self.links.to(target, &node.addr), group: self.group }
+    }
+}
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        _option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<Types>> {
+        let body = Body::Append(append_to_pb(request));
+        let reply = self.link.call(self.group, body, APPEND_DEADLINE).await;
+        append_reply(reply.map_err(|error| self.error(RPCTypes::AppendEntries, error))?)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<Types>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let this = Arc::new(self.clone());
+        let sender = Arc::clone(&this);
+        // Sent one after the other, answered whenever, reported in order.
+        let sent = input.then(move |request| send_append(Arc::clone(&sender), request));
+        let answered = sent.map(move |sent| await_append(Arc::clone(&this), sent));
+        let in_order = Box::pin(answered.buffered(PIPELINE));
+        let until_it_stops = stream::unfold((in_order, true), |(mut answers, go_on)| async move {
+            if !go_on {
+                return None;
+            }
+            let (result, go_on) = answers.next().await?;
+            Some((result, (answers, go_on)))
+        });
+        Box::pin(async move { Ok(until_it_stops.boxed()) })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+        self.ask_vote(Body::Vote(vote_request_to_pb(&request)), option).await
+    }
+
+    async fn pre_vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+        self.ask_vote(Body::PreVote(vote_request_to_pb(&request)), option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let sending = timeout(SNAPSHOT_DEADLINE, self.send_snapshot(vote, snapshot));
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => match sent {
+                Ok(Ok(vote)) => Ok(SnapshotResponse::new(vote)),
+                Ok(Err(why)) => Err(Unreachable::from_string(why).into()),
+                Err(_) => Err(Timeout {
+                    action: RPCTypes::InstallSnapshot,
+                    id: self.links.own(),
+                    target: self.link.node(),
+                    timeout: SNAPSHOT_DEADLINE,
+                }.into()),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<Types>> {
+        let body = Body::TransferLeader(pb::TransferLeader {
+            from_leader: Some(vote_to_pb(*request.from_leader())),
+            to: *request.to_node_id(),
+            last_log_id: request.last_log_id().copied().map(log_id_to_pb),
+        });
+        match self.link.call(self.group, body, option.soft_ttl()).await {
+            Ok(_) => Ok(Ok(())),
+            Err(LinkError::Refused { why, .. }) => {
+                tracing::debug!(node = self.link.node(), %why, "leadership was not taken over");
+                let expected = request.last_log_id().copied();
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual: None }))
+            }
+            Err(error) => Err(self.error(RPCTypes::TransferLeader, error)),
+        }
+    }
+}
+
+impl Peer {
+    async fn ask_vote(&self, body: Body, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+        match self.link.call(self.group, body, option.soft_ttl()).await {
+            Ok(Body::VoteReply(reply)) => vote_reply_from_pb(reply).map_err(unusable),
+            Ok(_) => Err(unusable(Missing("a vote reply"))),
+            Err(error) => Err(self.error(RPCTypes::Vote, error)),
+        }
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, String> {
+        let mut client = self.links.client(self.link.address())?;
+        // When it is full, reading the file waits.
+        let (pieces, outgoing) = mpsc::channel(2);
+        let header = pb::SnapshotHeader {
+            group: self.group,
+            vote: Some(vote_to_pb(vote)),
+            meta: Some(meta_to_pb(&snapshot.meta)),
+            from: self.links.own(),
+            to: self.link.node(),
+        };
+        let reading = tokio::task::spawn_blocking(move || read_pieces(&snapshot.snapshot, header, &pieces));
+        let reply = client.install_snapshot(self.links.request(ReceiverStream::new(outgoing))).await;
+        let reply = reply.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+        reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        metrics::counter!(names::SNAPSHOTS, "what" => "sent").increment(1);
+        reply.into_inner().vote.map(vote_from_pb).ok_or_else(|| Missing("the vote of a snapshot reply").to_string())
+    }
+
+    fn timed_out(&self) -> LinkError {
+        LinkError::TimedOut { node: self.link.node(), deadline: APPEND_DEADLINE }
+    }
+
+    fn error(&self, action: RPCTypes, error: LinkError) -> RPCError<Types> {
+        match error {
+            LinkError::Unreachable { .. } => Unreachable::new(&error).into(),
+            LinkError::TimedOut { deadline, .. } => {
+                Timeout { action, id: self.links.own(), target: self.link.node(), timeout: deadline }.into()
+            }
+            // It answers, but can't serve this group now: asking again at once would not help.
+            LinkError::Refused { .. } => Unreachable::new(&error).into(),
+        }
+    }
+}
+
+fn read_pieces(
+    file: &SnapshotFile,
+    header: pb::SnapshotHeader,
+    pieces: &mpsc::Sender<pb::SnapshotPiece>,
+) -> io::Result<()> {
+    let mut next = Some(Piece::Header(header));
+    let mut offset = 0;
+    while let Some(piece) = next.take() {
+        if pieces.blocking_send(pb::SnapshotPiece { piece: Some(piece) }).is_err() {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the receiver of the snapshot has gone"));
+        }
+        if offset < file.len() {
+            let data = file.piece(offset, PIECE_BYTES)?;
+            offset += data.len() as u64;
+            next = Some(Piece::Data(data.into()));
+        }
+    }
+    Ok(())
+}
+
+/// An append on its way, with the log ids before its first and of its last entry.
+struct Sent {
+    previous: Option<LogId>,
+    last: Option<LogId>,
+    reply: Result<Reply, LinkError>,
+}
+
+async fn send_append(peer: Arc<Peer>, request: AppendEntriesRequest<Types>) -> Sent {
+    let previous = request.prev_log_id;
+    let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+    let sending = peer.link.send(peer.group, Body::Append(append_to_pb(request)));
+    let reply = timeout(APPEND_DEADLINE, sending).await.unwrap_or_else(|_| Err(peer.timed_out()));
+    Sent { previous, last, reply }
+}
+
+/// The result for openraft, and whether what was sent behind it can succeed.
+async fn await_append(peer: Arc<Peer>, sent: Sent) -> (Rpc<StreamAppendResult<Types>>, bool) {
+    let answer = match sent.reply {
+        Ok(reply) => timeout(APPEND_DEADLINE, peer.link.answer(reply)).await.unwrap_or_else(|_| Err(peer.timed_out())),
+        Err(error) => Err(error),
+    };
+    match answer.map_err(|error| peer.error(RPCTypes::AppendEntries, error)).and_then(append_reply) {
+        Ok(response) => stream_result(response, sent.previous, sent.last),
+        Err(error) => (Err(error), false),
+    }
+}
+
+fn append_reply(body: Body) -> Rpc<AppendEntriesResponse<Types>> {
+    let Body::AppendReply(reply) = body else {
+        return Err(unusable(Missing("an append reply")));
+    };
+    Ok(match reply.result.ok_or_else(|| unusable(Missing("the result of an append")))? {
+        append_reply::Result::Success(pb::Ok {}) => AppendEntriesResponse::Success,
+        append_reply::Result::PartialSuccess(id) => AppendEntriesResponse::PartialSuccess(Some(log_id_from_pb(id))),
+        append_reply::Result::Conflict(pb::Ok {}) => AppendEntriesResponse::Conflict,
+        append_reply::Result::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote_from_pb(vote)),
+    })
+}
+
+fn stream_result(
+    response: AppendEntriesResponse<Types>,
+    previous: Option<LogId>,
+    last: Option<LogId>,
+) -> (Rpc<StreamAppendResult<Types>>, bool) {
+    match response {
+        AppendEntriesResponse::Success => (Ok(Ok(last)), true),
+        AppendEntriesResponse::PartialSuccess(upto) => (Ok(Ok(upto)), upto == last),
+        AppendEntriesResponse::Conflict => match previous {
+            Some(previous) => (Ok(Err(StreamAppendError::Conflict(previous))), false),
+            None => (Err(unusable(Missing("a previous entry that could conflict"))), false),
+        },
+        AppendEntriesResponse::HigherVote(vote) => (Ok(Err(StreamAppendError::HigherVote(vote))), false),
+    }
+}
+
+fn unusable(missing: Missing) -> RPCError<Types> {
+    NetworkError::new(&missing).into()
+}

@@ -1,0 +1,64 @@
+//! What openraft is told to work with.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
+use tokio::sync::oneshot;
+
+use crate::machine::Outcome;
+
+/// openraft's types for a shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Types;
+
+impl openraft::RaftTypeConfig for Types {
+    type D = Commands;
+    type R = Outcomes;
+    type NodeId = u64;
+    type Node = BasicNode;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = Vote;
+    type Payload = Payload;
+    type Entry = Entry;
+    // The crate that it is deprecated in favour of is a part of openraft's own dependencies.
+    #[allow(deprecated)]
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = OneshotResponder<Self, T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = InlineBatch<T>
+    where
+        T: Send + 'static;
+    type ErrorSource = BoxedErrorSource;
+}
+
+pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
+pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
+pub(crate) type LogId = openraft::impls::LogId<LeaderId>;
+pub(crate) type Payload = openraft::impls::EntryPayload<Commands, u64, BasicNode>;
+pub(crate) type Entry = openraft::impls::Entry<LeaderId, Payload>;
+pub(crate) type Membership = openraft::Membership<u64, BasicNode>;
+pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, BasicNode>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, BasicNode>;
+pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, BasicNode, crate::snapshot::SnapshotFile>;
+
+/// What a Raft entry carries: an encoded `carillon.store.v1.CommandBatch`.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    pub(crate) encoded: Bytes,
+    /// Told when the leader's core took the entry into its log, and so gave it its place.
+    pub(crate) accepted: Option<oneshot::Sender<()>>,
+}
+
+impl fmt::Display for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commands of {} bytes", self.encoded.len())
+    }
+}
+
+/// One outcome for each command of the entry.
+pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);

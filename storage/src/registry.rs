@@ -1,0 +1,237 @@
+//! The gRPC service `Registry`: leases of gateways and routers, and who is there.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use carillon_proto::{
+    ShardId,
+    limits::MAX_NODE_MESSAGE_BYTES,
+    pb::store::{
+        DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, Node, NodeKind, RegisterNode,
+        RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply, RenewRequest,
+        StoreError, WatchRequest, directory_command::Op, registry_client::RegistryClient, registry_server,
+        rejected::Reason, store_error::Why,
+    },
+    peer::{AddSecret, PeerSecurity},
+    tasks::Tasks,
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use rand::RngExt as _;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
+
+use crate::{
+    cluster::{Cluster, Serving, started},
+    machine::{Outcome, RegistryState, check_directory},
+    shard::Reader,
+};
+
+/// A call that was passed on once is not passed on again: nodes may disagree about the leader for a while.
+const FORWARDED_KEY: &str = "carillon-forwarded";
+/// How long a call is tried again while the shard changes its leader.
+const DEADLINE: Duration = Duration::from_secs(4);
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub(crate) struct RegistryService {
+    serving: Arc<Serving>,
+    tasks: Tasks,
+    leaders: Arc<Leaders>,
+}
+
+type Client = RegistryClient<InterceptedService<Channel, AddSecret>>;
+
+/// Clients of the nodes that led the registry's shard; as many as there are storage nodes.
+struct Leaders {
+    security: PeerSecurity,
+    clients: Mutex<HashMap<String, Client>>,
+}
+
+impl RegistryService {
+    pub(crate) fn new(serving: Arc<Serving>, tasks: Tasks, security: PeerSecurity) -> Self {
+        Self { serving, tasks, leaders: Arc::new(Leaders { security, clients: Mutex::default() }) }
+    }
+
+    /// Carries a command out, here or at the leader. All commands may be repeated.
+    async fn write<T, F>(&self, forwarded: bool, op: Op, pass_on: F) -> Result<Written<T>, Status>
+    where
+        F: AsyncFn(Client) -> Result<T, Status>,
+    {
+        let cluster = started(&self.serving)?;
+        let command = DirectoryCommand { op: Some(op) };
+        check_directory(ShardId::REGISTRY, cluster.map, &command)
+            .map_err(|rejected| Status::invalid_argument(rejected.detail))?;
+        let command = bytes::Bytes::from(command.encode_to_vec());
+        let deadline = Instant::now() + DEADLINE;
+        let shard = cluster.registry().ok_or_else(|| Status::internal("there is no registry shard"))?;
+        loop {
+            let leader = if shard.group().leads() {
+                match shard.write(command.clone()).await {
+                    Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => return Err(refused(rejected)),
+                    Outcome::Error(StoreError { why: Some(Why::NotLeader(not)) }) => not.leader,
+                    Outcome::Error(_) => String::new(),
+                    outcome => return Ok(Written::Here(outcome)),
+                }
+            } else {
+                shard.group().leader().unwrap_or_default()
+            };
+            if forwarded {
+                return Err(Status::unavailable("this node does not lead the registry"));
+            }
+            if !leader.is_empty() && !cluster.is_own(&leader) {
+                let client = self.leaders.client(&leader)?;
+                match timeout(CALL_DEADLINE, pass_on(client)).await {
+                    Ok(Ok(reply)) => return Ok(Written::There(reply)),
+                    Ok(Err(status)) if is_final(status.code()) => return Err(status),
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(Status::unavailable("the registry has no leader that answers"));
+            }
+            let pause = rand::rng().random_range(50..150);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+}
+
+enum Written<T> {
+    Here(Outcome),
+    There(T),
+}
+
+impl Cluster {
+    fn is_own(&self, address: &str) -> bool {
+        self.members.iter().any(|member| member.node == self.own && member.address == address)
+    }
+}
+
+impl Leaders {
+    fn client(&self, address: &str) -> Result<Client, Status> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(address) {
+            return Ok(client.clone());
+        }
+        let channel = self.security.channel(address).map_err(|error| Status::internal(error.to_string()))?;
+        let client = RegistryClient::with_interceptor(channel, self.security.auth().0)
+            .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        clients.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
+}
+
+#[tonic::async_trait]
+impl registry_server::Registry for RegistryService {
+    type WatchStream = ReceiverStream<Result<RegistryView, Status>>;
+
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let (forwarded, message) = open(request);
+        let RegisterRequest { kind, address, ttl_ms, nonce } = message.clone();
+        let op = Op::RegisterNode(RegisterNode { kind, address, ttl_ms, nonce });
+        let pass_on = async |mut client: Client| client.register(forward(message.clone())).await;
+        match self.write(forwarded, op, pass_on).await? {
+            Written::There(reply) => Ok(reply),
+            Written::Here(Outcome::Registered(Registered { lease })) => Ok(Response::new(RegisterReply { lease })),
+            Written::Here(_) => Err(unexpected()),
+        }
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let (forwarded, message) = open(request);
+        let op = Op::RenewLease(RenewLease { lease: message.lease });
+        let pass_on = async |mut client: Client| client.renew(forward(message)).await;
+        match self.write(forwarded, op, pass_on).await? {
+            Written::There(reply) => Ok(reply),
+            Written::Here(Outcome::Done(_)) => Ok(Response::new(RenewReply {})),
+            Written::Here(_) => Err(unexpected()),
+        }
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
+        let (forwarded, message) = open(request);
+        let op = Op::DeregisterNode(DeregisterNode { lease: message.lease });
+        let pass_on = async |mut client: Client| client.deregister(forward(message)).await;
+        match self.write(forwarded, op, pass_on).await? {
+            Written::There(reply) => Ok(reply),
+            Written::Here(Outcome::Done(_)) => Ok(Response::new(DeregisterReply {})),
+            Written::Here(_) => Err(unexpected()),
+        }
+    }
+
+    async fn watch(&self, _request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let cluster = started(&self.serving)?;
+        let Some(Reader::Directory(reader)) = cluster.registry().map(|shard| shard.reader()) else {
+            return Err(Status::internal("there is no registry shard"));
+        };
+        let mut states = reader.registry();
+        let frame = frame(cluster);
+        // When it is full, views are skipped: only the newest counts.
+        let (out, views) = mpsc::channel(1);
+        self.tasks.spawn("registry watch", async move {
+            loop {
+                let Ok(permit) = out.reserve().await else { return };
+                let view = view(&frame, &states.borrow_and_update());
+                permit.send(Ok(view));
+                tokio::select! {
+                    changed = states.changed() => if changed.is_err() { return },
+                    () = out.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(views)))
+    }
+}
+
+/// What does not change while the process runs.
+fn frame(cluster: &Cluster) -> RegistryView {
+    let storage = cluster.members.iter().map(|member| Node {
+        lease: member.node,
+        kind: NodeKind::Storage.into(),
+        address: member.address.clone(),
+    });
+    RegistryView {
+        directory_shards: cluster.map.directory.into(),
+        timeline_shards: cluster.map.timeline.into(),
+        storage: storage.collect(),
+        cluster: cluster.id.clone(),
+        ..RegistryView::default()
+    }
+}
+
+fn view(frame: &RegistryView, state: &RegistryState) -> RegistryView {
+    RegistryView {
+        version: state.version,
+        ring_version: state.ring_version,
+        nodes: state.nodes.clone(),
+        ..frame.clone()
+    }
+}
+
+fn open<T>(request: Request<T>) -> (bool, T) {
+    (request.metadata().contains_key(FORWARDED_KEY), request.into_inner())
+}
+
+fn forward<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(FORWARDED_KEY, tonic::metadata::MetadataValue::from_static("1"));
+    request
+}
+
+fn is_final(code: Code) -> bool {
+    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::Unauthenticated | Code::NotFound)
+}
+
+fn refused(rejected: Rejected) -> Status {
+    match rejected.reason() {
+        Reason::NotFound => Status::failed_precondition("the lease has ended: register anew"),
+        _ => Status::invalid_argument(rejected.detail),
+    }
+}
+
+fn unexpected() -> Status {
+    Status::internal("the registry answered with something else")
+}

@@ -1,0 +1,192 @@
+//! The gRPC service `Store`: requests of routers, in batches both ways.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use carillon_proto::{
+    ShardId, ShardKind, TimelineId, UserId,
+    limits::{BATCH_BYTES, BATCH_ITEMS},
+    pb::store::{
+        FromStore, Rejected, StoreReply, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
+        store_request::Op, store_server,
+    },
+    tasks::Tasks,
+    trace,
+};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
+
+use crate::{
+    cluster::{Cluster, Serving, started},
+    machine::{check_directory, check_timeline},
+    metrics as names,
+    shard::{Lanes, ReadOp, Replies, Reply},
+};
+
+/// Requests of one stream that are not answered. When it is reached, the stream is not read: the router waits.
+const IN_FLIGHT: usize = 8192;
+
+#[derive(Clone)]
+pub(crate) struct StoreService {
+    serving: Arc<Serving>,
+    tasks: Tasks,
+}
+
+impl StoreService {
+    pub(crate) fn new(serving: Arc<Serving>, tasks: Tasks) -> Self {
+        Self { serving, tasks }
+    }
+}
+
+#[tonic::async_trait]
+impl store_server::Store for StoreService {
+    type StreamStream = ReceiverStream<Result<FromStore, Status>>;
+
+    async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
+        started(&self.serving)?;
+        let (replies, queue) = Replies::new(IN_FLIGHT);
+        // When it is full, replies wait and stay in flight.
+        let (out, outgoing) = mpsc::channel(8);
+        let serving = Arc::clone(&self.serving);
+        let incoming = request.into_inner();
+        self.tasks.spawn("store requests", async move {
+            metrics::gauge!(names::STREAMS).increment(1);
+            if let Some(cluster) = serving.get() {
+                take_requests(cluster, incoming, &replies).await;
+            }
+            metrics::gauge!(names::STREAMS).decrement(1);
+        });
+        self.tasks.spawn("store replies", send_replies(queue, out));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+async fn take_requests(cluster: &Cluster, mut incoming: Streaming<ToStore>, replies: &Replies) {
+    let mut lanes = Lanes::default();
+    loop {
+        match incoming.message().await {
+            Ok(Some(ToStore { requests })) => {
+                for request in requests {
+                    if take_request(cluster, &mut lanes, request, replies).await.is_none() {
+                        return;
+                    }
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%status, "a router's stream broke");
+                return;
+            }
+        }
+    }
+}
+
+async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreRequest, replies: &Replies) -> Option<()> {
+    let StoreRequest { id, shard, traceparent, lane, op } = request;
+    let span = (!traceparent.is_empty()).then(|| span(&traceparent, op.as_ref()));
+    let answer = replies.answer(id, span).await?;
+    let Some(shard) = shard.as_ref().and_then(ShardId::from_pb).and_then(|shard| cluster.shards.get(&shard)) else {
+        answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
+        return Some(());
+    };
+    match check(cluster, shard.id(), op) {
+        Ok(Checked::Write(command)) => shard.submit(command, Some(lanes.lane(shard.id(), lane)), answer),
+        Ok(Checked::Read(op)) => shard.read(op, answer),
+        // Wrong in itself and never tried again: what follows in its lane may pass.
+        Err(rejected) => answer.refuse(Why::Rejected(rejected)),
+    }
+    Some(())
+}
+
+enum Checked {
+    Write(bytes::Bytes),
+    Read(ReadOp),
+}
+
+/// Nothing malformed, and nothing that belongs elsewhere, reaches a shard.
+fn check(cluster: &Cluster, shard: ShardId, op: Option<Op>) -> Result<Checked, Rejected> {
+    let wrong = |reason: Reason, detail: &str| Rejected { reason: reason.into(), detail: detail.to_owned() };
+    let timeline = |key: &Option<TimelineKey>| {
+        let key = key.as_ref().map(TimelineId::from_key).transpose();
+        let key = key.map_err(|error| wrong(Reason::Invalid, &error.to_string()))?.flatten();
+        let key = key.ok_or_else(|| wrong(Reason::Invalid, "the timeline is not named"))?;
+        if cluster.map.timeline_of(&key) == shard {
+            Ok(())
+        } else {
+            Err(wrong(Reason::WrongShard, "the timeline is in another shard"))
+        }
+    };
+    match (shard.kind, op) {
+        (ShardKind::Timeline, Some(Op::Timeline(command))) => {
+            check_timeline(shard, cluster.map, &command)?;
+            Ok(Checked::Write(command.encode_to_vec().into()))
+        }
+        (ShardKind::Directory, Some(Op::Directory(command))) => {
+            check_directory(shard, cluster.map, &command)?;
+            Ok(Checked::Write(command.encode_to_vec().into()))
+        }
+        (ShardKind::Timeline, Some(Op::ReadTimeline(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Timeline(read)))
+        }
+        (ShardKind::Timeline, Some(Op::ReadHead(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Head(read)))
+        }
+        (ShardKind::Directory, Some(Op::ReadUser(read))) => {
+            let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
+            if cluster.map.directory_of(&user) != shard {
+                return Err(wrong(Reason::WrongShard, "the user is in another shard"));
+            }
+            Ok(Checked::Read(ReadOp::User(read)))
+        }
+        (_, Some(_)) => Err(wrong(Reason::WrongShard, "the shard is of the other kind")),
+        (_, None) => Err(wrong(Reason::Invalid, "this release does not know the request")),
+    }
+}
+
+fn rejected(reason: Reason, detail: &str) -> Why {
+    Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() })
+}
+
+fn span(traceparent: &str, op: Option<&Op>) -> Span {
+    let name = match op {
+        Some(Op::Timeline(_)) => "timeline command",
+        Some(Op::Directory(_)) => "directory command",
+        Some(Op::ReadTimeline(_)) => "read timeline",
+        Some(Op::ReadHead(_)) => "read head",
+        Some(Op::ReadUser(_)) => "read user",
+        None => "unknown",
+    };
+    let span = tracing::info_span!("store", op = name);
+    trace::continue_from(&span, traceparent);
+    span
+}
+
+async fn send_replies(mut queue: mpsc::Receiver<Reply>, out: mpsc::Sender<Result<FromStore, Status>>) {
+    let mut taken = Vec::with_capacity(BATCH_ITEMS);
+    while queue.recv_many(&mut taken, BATCH_ITEMS).await > 0 {
+        let mut waiting: VecDeque<Reply> = taken.drain(..).collect();
+        while !waiting.is_empty() {
+            let replies = next_message(&mut waiting);
+            if out.send(Ok(FromStore { replies })).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn next_message(waiting: &mut VecDeque<Reply>) -> Vec<StoreReply> {
+    let mut bytes = 0;
+    let mut replies = Vec::with_capacity(waiting.len());
+    while let Some(next) = waiting.front() {
+        bytes += next.reply.encoded_len();
+        if !replies.is_empty() && bytes > BATCH_BYTES {
+            break;
+        }
+        replies.extend(waiting.pop_front().map(|next| next.reply));
+    }
+    replies
+}

@@ -1,0 +1,87 @@
+//! Where the outcome of a request goes.
+
+use std::sync::Arc;
+
+use carillon_proto::pb::store::{StoreError, StoreReply, Unknown, store_error::Why};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::Span;
+
+use super::count_refusal;
+use crate::machine::Outcome;
+
+/// Given exactly one outcome: when it is dropped without, the asker is told that nothing is known.
+pub(crate) struct Answer {
+    to: Option<To>,
+    /// Ends with the answer.
+    _span: Option<Span>,
+}
+
+enum To {
+    Stream { id: u64, replies: mpsc::Sender<Reply>, permit: OwnedSemaphorePermit },
+    Once(oneshot::Sender<Outcome>),
+}
+
+/// A reply on its way out; the request counts as in flight until it is dropped.
+pub(crate) struct Reply {
+    pub(crate) reply: StoreReply,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Makes the answers of one stream, of which only so many may be open.
+pub(crate) struct Replies {
+    in_flight: Arc<Semaphore>,
+    replies: mpsc::Sender<Reply>,
+}
+
+impl Replies {
+    pub(crate) fn new(in_flight: usize) -> (Self, mpsc::Receiver<Reply>) {
+        // As long as the permits: it is never full.
+        let (replies, receiver) = mpsc::channel(in_flight);
+        (Self { in_flight: Arc::new(Semaphore::new(in_flight)), replies }, receiver)
+    }
+
+    /// Waits while too many are open.
+    pub(crate) async fn answer(&self, id: u64, span: Option<Span>) -> Option<Answer> {
+        let permit = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
+        Some(Answer { to: Some(To::Stream { id, replies: self.replies.clone(), permit }), _span: span })
+    }
+}
+
+impl Answer {
+    pub(crate) fn once() -> (Self, oneshot::Receiver<Outcome>) {
+        let (tell, outcome) = oneshot::channel();
+        (Self { to: Some(To::Once(tell)), _span: None }, outcome)
+    }
+
+    pub(crate) fn give(mut self, outcome: Outcome) {
+        self.send(outcome);
+    }
+
+    pub(crate) fn refuse(self, why: Why) {
+        count_refusal(&why);
+        self.give(Outcome::Error(StoreError { why: Some(why) }));
+    }
+
+    fn send(&mut self, outcome: Outcome) {
+        // Whoever asked may have gone.
+        match self.to.take() {
+            Some(To::Stream { id, replies, permit }) => {
+                let reply = StoreReply { id, result: Some(outcome) };
+                let _ = replies.try_send(Reply { reply, _permit: permit });
+            }
+            Some(To::Once(tell)) => {
+                let _ = tell.send(outcome);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.to.is_some() {
+            let why = Why::Unknown(Unknown { why: "this node is stopping".to_owned() });
+            self.send(Outcome::Error(StoreError { why: Some(why) }));
+        }
+    }
+}

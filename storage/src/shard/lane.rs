@@ -1,0 +1,63 @@
+//! Lanes keep the order of writes over refusals: see `StoreRequest.lane`.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use carillon_proto::ShardId;
+
+/// The lanes of one stream.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    /// For each shard: one more than the highest lane that is closed.
+    closed: HashMap<ShardId, Arc<AtomicU64>>,
+}
+
+/// The place of one write.
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    number: u64,
+    closed: Arc<AtomicU64>,
+}
+
+impl Lanes {
+    pub(crate) fn lane(&mut self, shard: ShardId, number: u64) -> Lane {
+        Lane { number, closed: Arc::clone(self.closed.entry(shard).or_default()) }
+    }
+}
+
+impl Lane {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire) > self.number
+    }
+
+    /// Closes it and all with a lower number.
+    pub(crate) fn close(&self) {
+        self.closed.fetch_max(self.number.saturating_add(1), Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_lane_opens_only_with_a_higher_number() {
+        let (mut lanes, shard) = (Lanes::default(), ShardId::REGISTRY);
+        let (first, queued) = (lanes.lane(shard, 0), lanes.lane(shard, 0));
+        assert!(!queued.is_closed());
+        first.close();
+        assert!(queued.is_closed() && lanes.lane(shard, 0).is_closed());
+        let next = lanes.lane(shard, 1);
+        assert!(!next.is_closed());
+        // What was late in the old one does not close the new one.
+        queued.close();
+        assert!(!next.is_closed());
+        let other = ShardId { index: 1, ..shard };
+        assert!(!lanes.lane(other, 0).is_closed());
+    }
+}

@@ -1,0 +1,185 @@
+//! One shard as the services see it: a queue of writes, a queue of reads, and who leads.
+
+mod answer;
+mod lane;
+mod proposer;
+mod reads;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardId,
+    pb::store::{Busy, LaneClosed, NotLeader, StoreError, Unknown, store_error::Why},
+    tasks::Tasks,
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::{
+    answer::{Answer, Replies, Reply},
+    lane::{Lane, Lanes},
+    reads::{ReadOp, Reader},
+};
+use self::{proposer::Proposer, reads::Reads};
+use crate::{
+    machine::Outcome,
+    metrics as names,
+    raft::{Group, ProposeError, ReadError},
+};
+
+/// Commands and bytes that wait to be proposed, and reads that wait. More are refused with `Busy`.
+const QUEUE_COMMANDS: usize = 2000;
+const QUEUE_BYTES: usize = 4 << 20;
+const QUEUE_READS: usize = 2000;
+/// What is refused is not to come back at once.
+const RETRY_AFTER_MS: u32 = 50;
+
+/// A handle to a shard of this node.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: ShardId,
+    group: Arc<Group>,
+    reader: Reader,
+    writes: mpsc::Sender<Write>,
+    waiting_bytes: Arc<AtomicUsize>,
+    reads: mpsc::Sender<reads::Read>,
+}
+
+/// A checked command on its way into the log.
+struct Write {
+    command: Bytes,
+    lane: Option<Lane>,
+    answer: Answer,
+    /// Until the command has its place in the log.
+    _waiting: Waiting,
+}
+
+/// Counts the bytes that wait.
+struct Waiting {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Shard {
+    pub(crate) fn start(id: ShardId, group: Arc<Group>, reader: Reader, tasks: &Tasks) -> Self {
+        let (writes, write_queue) = mpsc::channel(QUEUE_COMMANDS);
+        let (reads, read_queue) = mpsc::channel(QUEUE_READS);
+        tasks.spawn("proposer", Proposer::new(id, Arc::clone(&group), write_queue).run());
+        tasks.spawn("reads", Reads::new(id, Arc::clone(&group), reader.clone(), read_queue).run());
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        Self { inner: Arc::new(Inner { id, group, reader, writes, waiting_bytes, reads }) }
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.inner.id
+    }
+
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.inner.group
+    }
+
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    /// Queues a checked command. It is answered when it is applied, thus on disk on a majority, or refused.
+    pub(crate) fn submit(&self, command: Bytes, lane: Option<Lane>, answer: Answer) {
+        if lane.as_ref().is_some_and(Lane::is_closed) {
+            return answer.refuse(Why::LaneClosed(LaneClosed {}));
+        }
+        let bytes = command.len();
+        let waiting = self.inner.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let write =
+            Write { command, lane, answer, _waiting: Waiting { bytes, all: Arc::clone(&self.inner.waiting_bytes) } };
+        if waiting > QUEUE_BYTES {
+            return write.refuse(busy());
+        }
+        match self.inner.writes.try_send(write) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(write)) => write.refuse(busy()),
+            Err(mpsc::error::TrySendError::Closed(write)) => write.refuse(stopping()),
+        }
+    }
+
+    /// Writes and waits.
+    pub(crate) async fn write(&self, command: Bytes) -> Outcome {
+        let (answer, outcome) = Answer::once();
+        self.submit(command, None, answer);
+        wait(outcome).await
+    }
+
+    /// Queues a read. It is answered by the leader, and sees all that was answered before it.
+    pub(crate) fn read(&self, op: ReadOp, answer: Answer) {
+        match self.inner.reads.try_send(reads::Read { op, answer }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(read)) => read.answer.refuse(busy()),
+            Err(mpsc::error::TrySendError::Closed(read)) => read.answer.refuse(stopping()),
+        }
+    }
+}
+
+impl Write {
+    /// Refused: what follows in its lane is refused, too, so that a repeat comes before it.
+    fn refuse(self, why: Why) {
+        if let Some(lane) = &self.lane {
+            lane.close();
+        }
+        self.answer.refuse(why);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+async fn wait(outcome: oneshot::Receiver<Outcome>) -> Outcome {
+    outcome.await.unwrap_or_else(|_| Outcome::Error(StoreError { why: Some(stopping()) }))
+}
+
+fn busy() -> Why {
+    Why::Busy(Busy { retry_after_ms: RETRY_AFTER_MS })
+}
+
+fn stopping() -> Why {
+    Why::NotLeader(NotLeader { leader: String::new() })
+}
+
+fn not_proposed(error: ProposeError) -> Why {
+    match error {
+        ProposeError::NotLeader { leader } => Why::NotLeader(NotLeader { leader: leader.unwrap_or_default() }),
+        // It has led for a while without hearing from a majority: perhaps another one does by now.
+        ProposeError::NotYet => Why::NotLeader(NotLeader { leader: String::new() }),
+        ProposeError::Unknown(why) => Why::Unknown(Unknown { why }),
+    }
+}
+
+fn not_read(error: ReadError) -> Why {
+    match error {
+        ReadError::NotLeader { leader } => Why::NotLeader(NotLeader { leader: leader.unwrap_or_default() }),
+        ReadError::NoMajority | ReadError::Stopped(_) => Why::Unknown(Unknown { why: error.to_string() }),
+    }
+}
+
+/// A short name, for metrics.
+fn name_of(why: &Why) -> &'static str {
+    match why {
+        Why::NotLeader(_) => "not_leader",
+        Why::Busy(_) => "busy",
+        Why::Unknown(_) => "unknown",
+        Why::LaneClosed(_) => "lane_closed",
+        Why::Rejected(_) => "rejected",
+    }
+}
+
+fn count_refusal(why: &Why) {
+    metrics::counter!(names::REFUSALS, "why" => name_of(why)).increment(1);
+}

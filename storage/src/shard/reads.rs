@@ -1,0 +1,130 @@
+//! Answers reads in batches: one question to the group for all that wait.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::store::{ReadHead, ReadTimeline, ReadUser, Rejected, Unknown, rejected::Reason, store_error::Why},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+
+use super::{Answer, not_read};
+use crate::{
+    machine::{DirectoryReader, Outcome, TimelineReader},
+    metrics as names,
+    raft::Group,
+};
+
+/// Reads in one batch.
+const BATCH: usize = 64;
+/// Batches at a time. More reads wait in the queue.
+const CONCURRENT: usize = 8;
+/// How long a read waits for the leader to hear from a majority and to apply what was committed.
+const WAIT: Duration = Duration::from_millis(1500);
+
+/// What is read from.
+#[derive(Clone)]
+pub(crate) enum Reader {
+    Directory(DirectoryReader),
+    Timeline(TimelineReader),
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum ReadOp {
+    Timeline(ReadTimeline),
+    Head(ReadHead),
+    User(ReadUser),
+}
+
+pub(super) struct Read {
+    pub(super) op: ReadOp,
+    pub(super) answer: Answer,
+}
+
+pub(super) struct Reads {
+    kind: &'static str,
+    group: Arc<Group>,
+    reader: Reader,
+    queue: mpsc::Receiver<Read>,
+}
+
+impl Reads {
+    pub(super) fn new(shard: ShardId, group: Arc<Group>, reader: Reader, queue: mpsc::Receiver<Read>) -> Self {
+        let kind = match shard.kind {
+            ShardKind::Directory => "directory",
+            ShardKind::Timeline => "timeline",
+        };
+        Self { kind, group, reader, queue }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut working = FuturesUnordered::new();
+        let mut taken = Vec::with_capacity(BATCH);
+        loop {
+            // Every branch is cancel-safe.
+            tokio::select! {
+                Some(()) = working.next() => {}
+                count = self.queue.recv_many(&mut taken, BATCH), if working.len() < CONCURRENT => {
+                    if count == 0 {
+                        return;
+                    }
+                    let batch = std::mem::replace(&mut taken, Vec::with_capacity(BATCH));
+                    working.push(answer(self.kind, Arc::clone(&self.group), self.reader.clone(), batch));
+                }
+            }
+        }
+    }
+}
+
+async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Vec<Read>) {
+    let start = Instant::now();
+    if let Err(error) = group.linearize(WAIT).await {
+        for read in batch {
+            read.answer.refuse(not_read(error.clone()));
+        }
+        return;
+    }
+    metrics::counter!(names::READS, "kind" => kind).increment(batch.len() as u64);
+    // The disk may be asked. Should a read panic, the answers that are dropped say that nothing is known.
+    let work = tokio::task::spawn_blocking(move || {
+        for Read { op, answer } in batch {
+            match reader.read(&op) {
+                Ok(Some(outcome)) => answer.give(outcome),
+                Ok(None) => answer.refuse(wrong_kind()),
+                Err(error) => {
+                    tracing::error!(%error, "a read of the store failed");
+                    answer.refuse(Why::Unknown(Unknown { why: "the store can't be read".to_owned() }));
+                }
+            }
+        }
+    });
+    if let Err(error) = work.await {
+        tracing::error!(%error, "a read of the store panicked");
+    }
+    metrics::histogram!(names::READ_SECONDS, "kind" => kind).record(start.elapsed());
+}
+
+impl Reader {
+    /// None: there is nothing of the kind in this shard.
+    fn read(&self, op: &ReadOp) -> io::Result<Option<Outcome>> {
+        Ok(Some(match (self, op) {
+            (Self::Timeline(reader), ReadOp::Timeline(op)) => Outcome::TimelineRead(reader.read(op)?),
+            (Self::Timeline(reader), ReadOp::Head(op)) => Outcome::Head(reader.head(op)?),
+            (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+pub(super) fn wrong_kind() -> Why {
+    Why::Rejected(Rejected {
+        reason: Reason::WrongShard.into(),
+        detail: "this kind of shard has nothing of the kind that was asked for".to_owned(),
+    })
+}

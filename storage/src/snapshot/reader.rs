@@ -1,0 +1,190 @@
+//! Reads a snapshot file.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use carillon_proto::pb::raft::{SnapshotHeader, SnapshotMeta};
+use prost::Message as _;
+
+use super::{MAGIC, MAX_BLOCK_BYTES, damaged};
+use crate::machine::Record;
+
+/// An open snapshot file. It stays readable when a newer one takes its place.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotFile {
+    path: PathBuf,
+    file: Arc<File>,
+    len: u64,
+}
+
+impl SnapshotFile {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), len })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Up to `max` bytes from `offset` on, to be sent as they are.
+    pub(crate) fn piece(&self, offset: u64, max: usize) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; max.min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(max))];
+        self.file.read_exact_at(&mut piece, offset)?;
+        Ok(piece)
+    }
+
+    /// The group and the meta in its header.
+    pub(crate) fn header(&self) -> io::Result<(u64, SnapshotMeta)> {
+        read_header(&mut self.reader())
+    }
+
+    /// Reads all of it: is every byte as it was written?
+    pub(crate) fn verify(&self) -> io::Result<(u64, SnapshotMeta)> {
+        let header = self.header()?;
+        for record in self.records()? {
+            record?;
+        }
+        Ok(header)
+    }
+
+    pub(crate) fn records(&self) -> io::Result<Records> {
+        let mut reader = self.reader();
+        read_header(&mut reader)?;
+        Ok(Records { reader, block: Vec::new(), at: 0, count: 0, done: false })
+    }
+
+    fn reader(&self) -> BufReader<ReadAt> {
+        BufReader::with_capacity(256 * 1024, ReadAt { file: Arc::clone(&self.file), offset: 0 })
+    }
+}
+
+/// The records of a file, each block checked before it is used. Ends after the first error.
+pub(crate) struct Records {
+    reader: BufReader<ReadAt>,
+    block: Vec<u8>,
+    at: usize,
+    count: u64,
+    done: bool,
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        if self.done {
+            return None;
+        }
+        let result = self.read();
+        self.done = !matches!(result, Ok(Some(_)));
+        result.transpose()
+    }
+}
+
+impl Records {
+    fn read(&mut self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        if self.at == self.block.len() && !self.next_block()? {
+            return Ok(None);
+        }
+        let key = self.take_u32()?;
+        let value = self.take_u32()?;
+        let record = (self.take(key)?.to_vec(), self.take(value)?.to_vec());
+        self.count += 1;
+        Ok(Some(record))
+    }
+
+    fn next_block(&mut self) -> io::Result<bool> {
+        let packed = read_u32(&mut self.reader)? as usize;
+        let raw = read_u32(&mut self.reader)? as usize;
+        let crc = read_u32(&mut self.reader)?;
+        if packed == 0 {
+            let mut count = [0; 8];
+            self.reader.read_exact(&mut count)?;
+            if crc32fast::hash(&count) != crc || u64::from_le_bytes(count) != self.count {
+                return Err(damaged("the number of records is wrong"));
+            }
+            if self.reader.read(&mut [0])? != 0 {
+                return Err(damaged("it goes on behind its end"));
+            }
+            return Ok(false);
+        }
+        if packed > MAX_BLOCK_BYTES || raw > MAX_BLOCK_BYTES {
+            return Err(damaged("a block is too long"));
+        }
+        let mut bytes = vec![0; packed];
+        self.reader.read_exact(&mut bytes)?;
+        if crc32fast::hash(&bytes) != crc {
+            return Err(damaged("a block's checksum is wrong"));
+        }
+        self.block = lz4_flex::block::decompress(&bytes, raw).map_err(|_| damaged("a block can't be unpacked"))?;
+        if self.block.len() != raw || raw == 0 {
+            return Err(damaged("a block's length is wrong"));
+        }
+        self.at = 0;
+        Ok(true)
+    }
+
+    fn take_u32(&mut self) -> io::Result<usize> {
+        let bytes = self.take(4)?.try_into().map_err(|_| damaged("a record is cut off"))?;
+        Ok(u32::from_le_bytes(bytes) as usize)
+    }
+
+    fn take(&mut self, len: usize) -> io::Result<&[u8]> {
+        let bytes = self.block.get(self.at..self.at + len).ok_or_else(|| damaged("a record is cut off"))?;
+        self.at += len;
+        Ok(bytes)
+    }
+}
+
+fn read_header(reader: &mut impl Read) -> io::Result<(u64, SnapshotMeta)> {
+    let mut magic = [0; 8];
+    reader.read_exact(&mut magic)?;
+    if &magic != MAGIC {
+        if magic[..7] == MAGIC[..7] {
+            return Err(damaged(&format!("format {} is newer than what this release reads", magic[7])));
+        }
+        return Err(damaged("it does not begin as a snapshot"));
+    }
+    let len = read_u32(reader)? as usize;
+    let crc = read_u32(reader)?;
+    if len > MAX_BLOCK_BYTES {
+        return Err(damaged("its header is too long"));
+    }
+    let mut header = vec![0; len];
+    reader.read_exact(&mut header)?;
+    if crc32fast::hash(&header) != crc {
+        return Err(damaged("its header's checksum is wrong"));
+    }
+    let header = SnapshotHeader::decode(&*header).map_err(|_| damaged("its header can't be read"))?;
+    Ok((header.group, header.meta.ok_or_else(|| damaged("its header has no meta"))?))
+}
+
+fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    reader.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// Reads at its own offset, so that many can read one file at a time.
+struct ReadAt {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for ReadAt {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buf, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

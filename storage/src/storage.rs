@@ -1,0 +1,400 @@
+//! A storage node as a whole.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use carillon_proto::{
+    Readiness, Ready, ShardId, ShardKind, ShardMap,
+    limits::MAX_NODE_MESSAGE_BYTES,
+    pb::{
+        raft::{Identity, bootstrap_server::BootstrapServer, raft_server::RaftServer},
+        store::{registry_server::RegistryServer, store_server::StoreServer},
+    },
+    peer::{PeerError, PeerSecurity},
+    tasks::Tasks,
+};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::server::{Router, TcpIncoming},
+};
+
+use crate::{
+    bootstrap::{Bootstrap, BootstrapError, Settings},
+    cluster::{Cluster, Serving},
+    config::{InvalidConfig, StorageConfig},
+    engine::{Caches, Engines},
+    identity::DataDir,
+    lease_clock,
+    log::{Log, LogOptions, ShardLog},
+    machine::{Machine, Retention},
+    maintenance, placement,
+    raft::{Group, GroupOptions, Links, RaftService, StartError},
+    registry::RegistryService,
+    service::StoreService,
+    shard::{Reader, Shard},
+    snapshot::SnapshotDir,
+};
+
+/// Bounds each step of an orderly stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// A storage node: opened, then run, then drained.
+pub struct Storage {
+    address: SocketAddr,
+    ready: watch::Receiver<Readiness>,
+    node: Arc<Node>,
+    /// Taken by `run`.
+    listener: Mutex<Option<TcpListener>>,
+}
+
+struct Node {
+    config: StorageConfig,
+    security: PeerSecurity,
+    bootstrap: Bootstrap,
+    log: Arc<Log>,
+    /// Opened as soon as the cluster's shards are known.
+    engines: OnceLock<Engines>,
+    raft: RaftService,
+    serving: Arc<Serving>,
+    draining: Arc<AtomicBool>,
+    tell: watch::Sender<Readiness>,
+}
+
+/// Why a storage node can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    #[error("storage can't listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    /// What is on disk can't be used; the text says why and what to do.
+    #[error("{0}")]
+    Disk(String),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+impl Storage {
+    /// Opens the disk and binds the listener. No traffic yet.
+    pub async fn open(config: StorageConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        config.validate()?;
+        // Wrong certificates are told now, not by a task.
+        security.server()?;
+        let listener = TcpListener::bind(config.listen).await;
+        let listener = listener.map_err(|source| OpenError::Listen { address: config.listen, source })?;
+        let address = listener.local_addr().map_err(|source| OpenError::Listen { address: config.listen, source })?;
+        let opening = tokio::task::spawn_blocking(move || Node::open(config, security, address));
+        let node = opening.await.map_err(|error| OpenError::Disk(error.to_string()))??;
+        let ready = node.tell.subscribe();
+        Ok(Self { address, ready, node: Arc::new(node), listener: Mutex::new(Some(listener)) })
+    }
+
+    /// Starts everything. Later calls do nothing.
+    pub fn run(&self, tasks: &Tasks) {
+        let Some(listener) = self.listener.lock().take() else { return };
+        let node = Arc::clone(&self.node);
+        let server = match node.server(tasks) {
+            Ok(server) => server,
+            Err(error) => return tasks.fail(format!("storage can't serve: {error}")),
+        };
+        let (stopping, failing) = (tasks.clone(), tasks.clone());
+        tasks.spawn_graceful("storage server", async move {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await });
+            if let Err(error) = served.await {
+                failing.fail(format!("storage server failed: {error}"));
+            }
+        });
+        let own = tasks.clone();
+        tasks.spawn("storage", async move {
+            if let Err(why) = node.start(&own).await {
+                own.fail(why);
+            }
+        });
+        let (log, failing) = (Arc::clone(&self.node.log), tasks.clone());
+        tasks.spawn("storage log", async move {
+            log.ended().await;
+            failing.fail("the raft log can't be written any more".to_owned());
+        });
+    }
+
+    pub fn ready(&self) -> Ready {
+        self.ready.clone()
+    }
+
+    /// Where the internal gRPC listener is bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops the shards without handing anything over, once the tasks have ended: for whoever goes on in the same
+    /// process, and needs the disk again.
+    pub async fn abort(&self) {
+        self.node.draining.store(true, Ordering::Relaxed);
+        self.node.stop_shards().await;
+    }
+
+    /// Hands the lead of all shards over and stops them. Takes at most 20 seconds; the listener ends with the tasks.
+    pub async fn drain(&self) {
+        self.node.draining.store(true, Ordering::Relaxed);
+        self.node.tell.send_replace(Readiness::NotReady("draining".to_owned()));
+        let Some(cluster) = self.node.serving.get() else { return };
+        placement::hand_over(cluster).await;
+        self.node.stop_shards().await;
+    }
+}
+
+impl Node {
+    /// Blocking.
+    fn open(config: StorageConfig, security: PeerSecurity, address: SocketAddr) -> Result<Self, OpenError> {
+        let disk = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
+        let dir = DataDir::open(&config.data_dir).map_err(|error| disk(&error))?;
+        let identity = dir.identity().map_err(|error| disk(&error))?;
+        let settings = Settings {
+            security: security.clone(),
+            own: config.advertised_or(address),
+            members: config.members.clone(),
+            directory_shards: config.directory_shards,
+            timeline_shards: config.timeline_shards,
+        };
+        let options = LogOptions {
+            file_bytes: config.log_file_bytes,
+            purge_bytes: config.log_purge_bytes,
+            cache_bytes: usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX),
+        };
+        let path = dir.path().join("log");
+        let bootstrap = Bootstrap::new(dir, identity, settings).map_err(|error| disk(&error))?;
+        let log = Log::open(&path, options).map_err(|error| disk(&error))?;
+        let node = Self {
+            config,
+            security,
+            bootstrap,
+            log: Arc::new(log),
+            engines: OnceLock::new(),
+            raft: RaftService::default(),
+            serving: Arc::default(),
+            draining: Arc::default(),
+            tell: watch::Sender::new(Readiness::NotReady("starting".to_owned())),
+        };
+        if let Some(identity) = node.bootstrap.assigned() {
+            node.open_engines(shard_map(&identity).map_err(|error| disk(&error))?).map_err(|error| disk(&error))?;
+        }
+        Ok(node)
+    }
+
+    async fn stop_shards(&self) {
+        let shards = self.serving.get().into_iter().flat_map(|cluster| cluster.shards.values());
+        let stopping = shards.map(|shard| shard.group().shutdown());
+        if timeout(STOP, futures_util::future::join_all(stopping)).await.is_err() {
+            tracing::warn!("shards did not stop in time");
+        }
+    }
+
+    fn server(&self, tasks: &Tasks) -> Result<Router, PeerError> {
+        let (_, check) = self.security.auth();
+        let store = StoreServer::new(StoreService::new(Arc::clone(&self.serving), tasks.clone()))
+            .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let registry =
+            RegistryServer::new(RegistryService::new(Arc::clone(&self.serving), tasks.clone(), self.security.clone()))
+                .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let raft = RaftServer::new(self.raft.clone())
+            .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let bootstrap = BootstrapServer::new(self.bootstrap.clone());
+        Ok(self
+            .security
+            .server()?
+            .add_service(InterceptedService::new(store, check.clone()))
+            .add_service(InterceptedService::new(registry, check.clone()))
+            .add_service(InterceptedService::new(raft, check.clone()))
+            .add_service(InterceptedService::new(bootstrap, check)))
+    }
+
+    /// From the first word with the other members to serving. What it returns stops the process.
+    async fn start(self: Arc<Self>, tasks: &Tasks) -> Result<(), String> {
+        self.not_ready("waiting for the other members of the cluster");
+        let identity = self.bootstrap.settle().await.map_err(|error| error.to_string())?;
+        let cluster = identity.cluster.clone().unwrap_or_default();
+        let map = shard_map(&identity).map_err(|error| error.to_string())?;
+        self.not_ready("opening the shards");
+        let this = Arc::clone(&self);
+        let opening = tokio::task::spawn_blocking(move || this.open_engines(map));
+        opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+
+        let links = Links::new(identity.node, &cluster.id, self.security.clone(), tasks.clone());
+        let links = links.ok_or("the cluster's name is not valid")?;
+        let replicas = self.open_replicas(map).await.map_err(|error| error.to_string())?;
+        if cluster.members.len() > 1 && replicas.iter().any(|replica| replica.log.vote().is_some()) {
+            // This node may have answered a leader just before it stopped, and that leader may still count on it for
+            // its lease: it must not vote for another one before that has run out.
+            self.not_ready("waiting until leases from before the start have run out");
+            sleep(Duration::from_millis(self.config.election_max_ms)).await;
+        }
+        let groups = self.start_groups(replicas, &links).await.map_err(|error| error.to_string())?;
+        let by_number = groups.iter().map(|(shard, group, _)| (shard.group(), Arc::clone(group))).collect();
+        self.raft.serve(identity.node, cluster.id.clone(), by_number, tasks.clone());
+
+        let first = cluster.members.first().is_some_and(|member| member.node == identity.node);
+        if first {
+            let members: BTreeMap<_, _> =
+                cluster.members.iter().map(|member| (member.node, member.address.clone())).collect();
+            let (bootstrap, told) = (self.bootstrap.clone(), cluster.clone());
+            tasks.spawn("storage bootstrap", async move { bootstrap.tell_others(told).await });
+            for (_, group, _) in &groups {
+                group.initialize(&members).await.map_err(|error| error.to_string())?;
+            }
+        }
+        let shards = groups
+            .into_iter()
+            .map(|(shard, group, reader)| (shard, Shard::start(shard, group, reader, tasks)))
+            .collect();
+        self.serve(Cluster { id: cluster.id, own: identity.node, map, members: cluster.members, shards }, tasks);
+        Ok(())
+    }
+
+    fn serve(self: Arc<Self>, cluster: Cluster, tasks: &Tasks) {
+        for shard in cluster.shards.values() {
+            let (id, group, failing) = (shard.id(), Arc::clone(shard.group()), tasks.clone());
+            let draining = Arc::clone(&self.draining);
+            tasks.spawn("shard watch", async move {
+                let why = group.stopped().await;
+                if !draining.load(Ordering::Relaxed) {
+                    failing.fail(format!("shard {id} stopped: {why}"));
+                }
+            });
+        }
+        tracing::info!(cluster = %cluster.id, node = cluster.own, shards = cluster.shards.len(), "storage serves");
+        // The shards are started once.
+        let _ = self.serving.set(cluster);
+        let serving = || Arc::clone(&self.serving);
+        let retention = &self.config.retention;
+        let retention = Retention {
+            max_age_ms: retention.max_age_ms,
+            max_count: retention.max_count,
+            duplicate_window_ms: retention.duplicate_window_ms,
+        };
+        tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
+        tasks.spawn("lease clock", lease_clock::run(serving()));
+        tasks.spawn("snapshots", maintenance::make_snapshots(serving(), self.config.clone()));
+        tasks.spawn("log purge", maintenance::purge_log(serving(), Arc::clone(&self.log)));
+        tasks.spawn("retention", maintenance::retain(serving(), retention));
+        tasks.spawn("storage readiness", self.watch_readiness());
+    }
+
+    async fn watch_readiness(self: Arc<Self>) {
+        let Some(cluster) = self.serving.get() else { return };
+        loop {
+            let leaderless = cluster.shards.values().find(|shard| shard.group().leader().is_none());
+            match leaderless {
+                Some(shard) => self.not_ready(&format!("shard {} has no leader that this node knows", shard.id())),
+                None => self.set_readiness(Readiness::Ready),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn not_ready(&self, why: &str) {
+        self.set_readiness(Readiness::NotReady(why.to_owned()));
+    }
+
+    fn set_readiness(&self, readiness: Readiness) {
+        self.tell.send_if_modified(|current| {
+            // A node that drains stays not ready.
+            let changes = *current != readiness && !self.draining.load(Ordering::Relaxed);
+            if changes {
+                *current = readiness;
+            }
+            changes
+        });
+    }
+
+    /// Blocking.
+    fn open_engines(&self, map: ShardMap) -> Result<(), crate::engine::OpenError> {
+        if self.engines.get().is_some() {
+            return Ok(());
+        }
+        let caches = Caches {
+            directory_bytes: self.config.directory_cache_bytes,
+            timeline_bytes: self.config.timeline_cache_bytes,
+            ..Caches::default()
+        };
+        let engines = Engines::open(self.bootstrap.dir().path(), map, caches)?;
+        // Opened by one task only.
+        let _ = self.engines.set(engines);
+        Ok(())
+    }
+
+    async fn open_replicas(self: &Arc<Self>, map: ShardMap) -> Result<Vec<Replica>, StartError> {
+        let this = Arc::clone(self);
+        let opening = tokio::task::spawn_blocking(move || {
+            map.all().map(|shard| this.open_replica(shard)).collect::<Result<Vec<_>, _>>()
+        });
+        opening.await.map_err(|error| StartError::Raft { shard: ShardId::REGISTRY, why: error.to_string() })?
+    }
+
+    fn open_replica(&self, shard: ShardId) -> Result<Replica, StartError> {
+        let failed = |source| StartError::Machine { shard, source };
+        let engines = self.engines.get().ok_or_else(|| failed(io::Error::other("the engines are not open")))?;
+        let (machine, reader): (Box<dyn Machine>, _) = match shard.kind {
+            ShardKind::Directory => {
+                let (machine, reader) = engines.directory(shard).map_err(failed)?;
+                (Box::new(machine), Reader::Directory(reader))
+            }
+            ShardKind::Timeline => {
+                let (machine, reader) = engines.timeline(shard).map_err(failed)?;
+                (Box::new(machine), Reader::Timeline(reader))
+            }
+        };
+        let log = self.log.shard(shard).map_err(failed)?;
+        let dir: &Path = self.bootstrap.dir().path();
+        let snapshots = SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group()).map_err(failed)?;
+        Ok(Replica { shard, log, machine, reader, snapshots: Arc::new(snapshots) })
+    }
+
+    async fn start_groups(
+        &self,
+        replicas: Vec<Replica>,
+        links: &Links,
+    ) -> Result<Vec<(ShardId, Arc<Group>, Reader)>, StartError> {
+        // One at a time: a snapshot reads a whole shard.
+        let building = Arc::new(Semaphore::new(1));
+        let mut groups = Vec::with_capacity(replicas.len());
+        for Replica { shard, log, machine, reader, snapshots } in replicas {
+            let (links, building) = (links.clone(), Arc::clone(&building));
+            let options = GroupOptions { shard, config: &self.config, links, log, machine, snapshots, building };
+            groups.push((shard, Arc::new(Group::start(options).await?), reader));
+        }
+        Ok(groups)
+    }
+}
+
+/// What a group is started with.
+struct Replica {
+    shard: ShardId,
+    log: ShardLog,
+    machine: Box<dyn Machine>,
+    reader: Reader,
+    snapshots: Arc<SnapshotDir>,
+}
+
+fn shard_map(identity: &Identity) -> Result<ShardMap, BootstrapError> {
+    let cluster = identity.cluster.as_ref().ok_or(BootstrapError::NoOwnMember)?;
+    let count = |shards: u32| u16::try_from(shards).map_err(|_| BootstrapError::NoOwnMember);
+    Ok(ShardMap { directory: count(cluster.directory_shards)?, timeline: count(cluster.timeline_shards)? })
+}

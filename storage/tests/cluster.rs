@@ -1,0 +1,254 @@
+//! Whole storage nodes: three on loopback, and one alone.
+
+mod support;
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use carillon_proto::pb::store::{
+    NodeKind, RegisterRequest, RenewRequest, StoreError, store_error::Why, store_reply::Result as Outcome,
+    store_request::Op,
+};
+use carillon_storage::{Storage, StorageConfig};
+use support::{Cluster, MAP, Stream, append, eventually, request, security, timeline_shard};
+use tonic::Code;
+
+fn quick(config: &mut StorageConfig) {
+    config.heartbeat_ms = 100;
+    config.election_min_ms = 300;
+    config.election_max_ms = 600;
+}
+
+/// A small log, so that snapshots are needed.
+fn forgetful(config: &mut StorageConfig) {
+    quick(config);
+    config.snapshot_entries = 20;
+    config.log_keep_entries = 5;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_alone_keeps_what_it_was_given() {
+    let mut cluster = Cluster::new(1, |config| {
+        quick(config);
+        config.members.clear();
+    });
+    for round in 0..3u64 {
+        cluster.nodes[0].start().await;
+        cluster.nodes[0].ready().await;
+        let appended = cluster.append("alice", round).await;
+        assert_eq!(appended.seq, round + 1);
+        if round > 0 {
+            assert_eq!(cluster.append("alice", 0).await.seq, 1, "the first answer again");
+        }
+        assert_eq!(cluster.read("alice").await.entries.len() as u64, round + 1);
+        match round {
+            0 => cluster.nodes[0].stop().await,
+            _ => cluster.nodes[0].drain_and_stop().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_resume_after_the_leader_is_gone_and_it_catches_up_when_it_is_back() {
+    let mut cluster = Cluster::started(3, quick).await;
+    for key in 0..20 {
+        assert_eq!(cluster.append("alice", key).await.seq, key + 1);
+    }
+    let leader = cluster.leader_of("alice").await;
+    cluster.nodes[leader].stop().await;
+    for key in 10..40 {
+        assert_eq!(cluster.append("alice", key).await.seq, key + 1);
+    }
+    cluster.nodes[leader].start().await;
+    cluster.nodes[leader].ready().await;
+    // Without one of the others, the node that was away has to have everything.
+    let other = (0..3).find(|node| *node != leader).expect("there are three");
+    cluster.nodes[other].stop().await;
+    assert_eq!(cluster.append("alice", 40).await.seq, 41);
+    let read = cluster.read("alice").await;
+    assert_eq!(read.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), (1..=41).collect::<Vec<_>>());
+    assert_eq!(read.entries[12].envelope, "envelope 12");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_too_long_gets_a_snapshot() {
+    let mut cluster = Cluster::started(3, forgetful).await;
+    cluster.append("alice", 0).await;
+    let away = cluster.leader_of("alice").await;
+    cluster.nodes[away].stop().await;
+    let others: Vec<_> = (0..3).filter(|node| *node != away).collect();
+    // The entries that the node away would need are purged when a snapshot reaches beyond them.
+    let snapshot = format!("snapshots/{}.snapshot", timeline_shard("alice"));
+    let snapshots: Vec<_> = others.iter().map(|node| cluster.nodes[*node].config.data_dir.join(&snapshot)).collect();
+    let mut key = 1;
+    while !snapshots.iter().all(|snapshot| snapshot.exists()) {
+        cluster.append("alice", key).await;
+        key += 1;
+        assert!(key < 5000, "no snapshot after {key} entries");
+    }
+    for _ in 0..10 {
+        cluster.append("alice", key).await;
+        key += 1;
+    }
+    cluster.nodes[away].start().await;
+    cluster.nodes[away].ready().await;
+    let received = cluster.nodes[away].config.data_dir.join(&snapshot);
+    eventually("the snapshot arrives", || async { fs::metadata(&received).map(drop) }).await;
+
+    cluster.nodes[others[0]].stop().await;
+    assert_eq!(cluster.append("alice", key).await.seq, key + 1);
+    let read = cluster.read("alice").await;
+    assert_eq!(read.head.expect("has one").last, key + 1);
+    // And from its own disk, after that.
+    cluster.nodes[away].stop().await;
+    cluster.nodes[away].start().await;
+    cluster.nodes[away].ready().await;
+    assert_eq!(cluster.read("alice").await.head.expect("has one").last, key + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_drains_hands_its_shards_over() {
+    let mut cluster = Cluster::started(3, quick).await;
+    cluster.append("alice", 0).await;
+    let leader = cluster.leader_of("alice").await;
+    cluster.nodes[leader].drain_and_stop().await;
+    let next = cluster.leader_of("alice").await;
+    assert_ne!(next, leader);
+    assert_eq!(cluster.append("alice", 1).await.seq, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_tells_who_leads() {
+    let cluster = Cluster::started(3, quick).await;
+    let leader = cluster.leader_of("alice").await;
+    let follower = &cluster.nodes[(leader + 1) % 3];
+    let told = eventually("the follower knows the leader", || async {
+        match follower.ask(timeline_shard("alice"), Op::Timeline(append("alice", 1))).await {
+            Some(Outcome::Error(StoreError { why: Some(Why::NotLeader(not)) })) if !not.leader.is_empty() => {
+                Ok(not.leader)
+            }
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(told, cluster.nodes[leader].address().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_write_closes_its_lane_until_a_higher_one_opens() {
+    let cluster = Cluster::started(3, quick).await;
+    let leader = cluster.leader_of("alice").await;
+    let mut to_follower = Stream::open(cluster.nodes[(leader + 1) % 3].address()).await.expect("opens");
+    to_follower.send((1..=5).map(|id| request(id, "alice", id, 0)).collect()).await;
+    let mut refusals = Vec::new();
+    for _ in 0..5 {
+        let reply = to_follower.reply().await.expect("a reply");
+        let Some(Outcome::Error(StoreError { why: Some(why) })) = reply.result else { panic!("{reply:?}") };
+        refusals.push((reply.id, why));
+    }
+    assert!(refusals.iter().all(|(_, why)| matches!(why, Why::NotLeader(_) | Why::LaneClosed(_))), "{refusals:?}");
+    to_follower.send(vec![request(6, "alice", 6, 0)]).await;
+    let reply = to_follower.reply().await.expect("a reply").result;
+    assert!(matches!(reply, Some(Outcome::Error(StoreError { why: Some(Why::LaneClosed(_)) }))), "{reply:?}");
+    to_follower.send(vec![request(7, "alice", 1, 1)]).await;
+    let reply = to_follower.reply().await.expect("a reply").result;
+    assert!(matches!(reply, Some(Outcome::Error(StoreError { why: Some(Why::NotLeader(_)) }))), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_many_writes_keeps_its_order() {
+    let cluster = Cluster::started(3, quick).await;
+    let leader = cluster.leader_of("alice").await;
+    let mut stream = Stream::open(cluster.nodes[leader].address()).await.expect("opens");
+    const WRITES: u64 = 1500;
+    for first in (0..WRITES).step_by(100) {
+        stream.send((first..first + 100).map(|id| request(id, "alice", id, 0)).collect()).await;
+    }
+    for _ in 0..WRITES {
+        let reply = stream.reply().await.expect("a reply");
+        let Some(Outcome::Appended(appended)) = reply.result else { panic!("{reply:?}") };
+        assert_eq!(appended.seq, reply.id + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_given_by_any_node_seen_by_all_and_end() {
+    let cluster = Cluster::started(3, quick).await;
+    let mut leases = BTreeSet::new();
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let register = RegisterRequest {
+            kind: NodeKind::Router.into(),
+            address: format!("router-{number}:7402"),
+            ttl_ms: 3_000,
+            nonce: vec![number as u8; 16].into(),
+        };
+        let lease = node.registry().register(register.clone()).await.expect("registers").into_inner().lease;
+        let again = cluster.nodes[0].registry().register(register).await.expect("registers").into_inner().lease;
+        assert_eq!(lease, again, "the same registration gives one lease");
+        leases.insert(lease);
+    }
+    assert_eq!(leases.len(), 3);
+    let kept = *leases.first().expect("three");
+    for node in &cluster.nodes {
+        let view = node.view("all routers", |view| view.nodes.len() == 3).await;
+        assert_eq!(view.nodes.iter().map(|node| node.lease).collect::<BTreeSet<_>>(), leases);
+        assert_eq!((view.directory_shards, view.timeline_shards), (MAP.directory.into(), MAP.timeline.into()));
+        assert_eq!(view.storage.len(), 3);
+        assert!(!view.cluster.is_empty());
+    }
+    let renewing = async {
+        loop {
+            cluster.nodes[1].registry().renew(RenewRequest { lease: kept }).await.expect("renews");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let ending = cluster.nodes[2].view("the end of two", |view| view.nodes.len() == 1);
+    let view = tokio::select! {
+        view = ending => view,
+        () = renewing => unreachable!("renews for ever"),
+    };
+    assert_eq!(view.nodes[0].lease, kept);
+    let ended = *leases.last().expect("three");
+    let status = cluster.nodes[0].registry().renew(RenewRequest { lease: ended }).await.expect_err("has ended");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_does_not_come_back_under_an_old_address() {
+    let mut cluster = Cluster::started(3, quick).await;
+    cluster.nodes[2].stop().await;
+    let old = cluster.nodes[2].config.data_dir.clone();
+    cluster.nodes[2].config.data_dir = cluster.path("empty");
+    cluster.nodes[2].start().await;
+    let tasks = cluster.nodes[2].tasks().clone();
+    eventually("the node refuses", || async { tasks.failure().map(drop).ok_or("still runs") }).await;
+    let why = tasks.failure().expect("failed");
+    assert!(why.contains("another disk") && why.contains("new address"), "{why}");
+    cluster.nodes[2].stop().await;
+    cluster.nodes[2].config.data_dir = old;
+    cluster.nodes[2].start().await;
+    cluster.nodes[2].ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_another_address_or_in_use_is_refused() {
+    let mut cluster = Cluster::new(1, |config| {
+        quick(config);
+        config.members.clear();
+    });
+    cluster.nodes[0].start().await;
+    cluster.nodes[0].ready().await;
+    let mut config = cluster.nodes[0].config.clone();
+    config.listen.set_port(0);
+    let open = async |config: &StorageConfig| match Storage::open(config.clone(), security()).await {
+        Ok(_) => panic!("opened"),
+        Err(error) => error.to_string(),
+    };
+    assert!(open(&config).await.contains("in use by another process"));
+    cluster.nodes[0].drain_and_stop().await;
+    let why = eventually("the folder is free", || async {
+        let why = open(&config).await;
+        if why.contains("in use") { Err(why) } else { Ok(why) }
+    })
+    .await;
+    assert!(why.contains("belongs to the storage node at"), "{why}");
+}

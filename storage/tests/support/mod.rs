@@ -1,0 +1,302 @@
+//! Storage nodes in one process: real sockets, real disks.
+
+use std::{
+    future::Future,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    time::Duration,
+};
+
+use carillon_proto::{
+    Readiness, ShardId, ShardMap, TimelineId, UserId,
+    pb::store::{
+        Append, Appended, FromStore, ReadTimeline, RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand,
+        TimelineRead, ToStore, WatchRequest, registry_client::RegistryClient, store_client::StoreClient,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+    },
+    peer::{AddSecret, PeerSecurity},
+    tasks::Tasks,
+};
+use carillon_storage::{Storage, StorageConfig};
+use tempfile::TempDir;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, service::interceptor::InterceptedService, transport::Channel};
+
+pub const MAP: ShardMap = ShardMap { directory: 2, timeline: 3 };
+const DEADLINE: Duration = Duration::from_secs(60);
+
+pub fn security() -> PeerSecurity {
+    PeerSecurity::new("a secret of sixteen or more".replace(' ', "-").as_str(), None).expect("valid")
+}
+
+/// One storage node and its place.
+pub struct Node {
+    pub config: StorageConfig,
+    running: Option<(Storage, Tasks)>,
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Nodes that are not started yet.
+    pub fn new(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let addresses = free_addresses(count);
+        let members: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let nodes = addresses.into_iter().enumerate().map(|(number, listen)| {
+            let mut config = StorageConfig {
+                listen,
+                data_dir: dir.path().join(format!("node-{number}")),
+                members: members.clone(),
+                directory_shards: MAP.directory,
+                timeline_shards: MAP.timeline,
+                directory_cache_bytes: 4 << 20,
+                timeline_cache_bytes: 4 << 20,
+                ..StorageConfig::default()
+            };
+            change(&mut config);
+            Node { config, running: None }
+        });
+        Self { nodes: nodes.collect(), dir }
+    }
+
+    pub async fn started(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
+        let mut cluster = Self::new(count, change);
+        for node in &mut cluster.nodes {
+            node.start().await;
+        }
+        for node in &cluster.nodes {
+            node.ready().await;
+        }
+        cluster
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes at whoever leads, as a router does: the same command again until it is answered.
+    pub async fn append(&self, user: &str, key: u64) -> Appended {
+        let command = append(user, key);
+        match self.ask(timeline_shard(user), Op::Timeline(command)).await {
+            Outcome::Appended(appended) => appended,
+            other => panic!("not appended but {other:?}"),
+        }
+    }
+
+    pub async fn read(&self, user: &str) -> TimelineRead {
+        let read = ReadTimeline {
+            timeline: Some(inbox(user).to_key()),
+            limit: 1000,
+            max_bytes: 1 << 20,
+            ..ReadTimeline::default()
+        };
+        match self.ask(timeline_shard(user), Op::ReadTimeline(read)).await {
+            Outcome::TimelineRead(read) => read,
+            other => panic!("not read but {other:?}"),
+        }
+    }
+
+    pub async fn ask(&self, shard: ShardId, op: Op) -> Outcome {
+        let deadline = Instant::now() + DEADLINE;
+        let mut last = None;
+        while Instant::now() < deadline {
+            for node in self.nodes.iter().filter(|node| node.is_running()) {
+                match node.ask(shard, op.clone()).await {
+                    Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => {
+                        panic!("rejected: {rejected:?}")
+                    }
+                    Some(Outcome::Error(error)) => last = Some(error),
+                    Some(outcome) => return outcome,
+                    None => {}
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nobody answers for {shard}: {last:?}");
+    }
+
+    /// Which running node leads the shard of this user's inbox.
+    pub async fn leader_of(&self, user: &str) -> usize {
+        let read =
+            ReadTimeline { timeline: Some(inbox(user).to_key()), limit: 1, max_bytes: 1, ..ReadTimeline::default() };
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
+                let answer = node.ask(timeline_shard(user), Op::ReadTimeline(read.clone())).await;
+                if matches!(answer, Some(Outcome::TimelineRead(_))) {
+                    return number;
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nobody leads the shard of {user}");
+    }
+}
+
+impl Node {
+    pub async fn start(&mut self) {
+        let storage = eventually("the node's folder and address are free", || async {
+            Storage::open(self.config.clone(), security()).await.map_err(|error| error.to_string())
+        })
+        .await;
+        let tasks = Tasks::new();
+        storage.run(&tasks);
+        self.running = Some((storage, tasks));
+    }
+
+    pub async fn ready(&self) {
+        let (storage, tasks) = self.running.as_ref().expect("runs");
+        let mut ready = storage.ready();
+        let waited = timeout(DEADLINE, ready.wait_for(Readiness::is_ready)).await;
+        assert!(waited.is_ok(), "not ready: {:?}, {:?}", storage.ready().borrow().clone(), tasks.failure());
+    }
+
+    /// Stops at once, as a process that is told to and has no time.
+    pub async fn stop(&mut self) {
+        let (storage, tasks) = self.running.take().expect("runs");
+        storage.drain_nothing(&tasks).await;
+    }
+
+    pub async fn drain_and_stop(&mut self) {
+        let (storage, tasks) = self.running.take().expect("runs");
+        storage.drain().await;
+        assert!(tasks.finish(DEADLINE).await, "tasks ended");
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub fn tasks(&self) -> &Tasks {
+        &self.running.as_ref().expect("runs").1
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// None: no answer.
+    pub async fn ask(&self, shard: ShardId, op: Op) -> Option<Outcome> {
+        let request = StoreRequest { id: 1, shard: Some(shard.to_pb()), op: Some(op), ..StoreRequest::default() };
+        let call = async {
+            let mut stream = Stream::open(self.address()).await?;
+            stream.send(vec![request]).await;
+            stream.reply().await
+        };
+        timeout(Duration::from_secs(5), call).await.ok()??.result
+    }
+
+    pub fn registry(&self) -> RegistryClient<InterceptedService<Channel, AddSecret>> {
+        let channel = security().channel(&self.address().to_string()).expect("an address");
+        RegistryClient::with_interceptor(channel, security().auth().0)
+    }
+
+    /// The view of this node, once it is as wanted.
+    pub async fn view(&self, what: &str, wanted: impl Fn(&RegistryView) -> bool) -> RegistryView {
+        let mut views = self.registry().watch(WatchRequest {}).await.expect("watches").into_inner();
+        let looking = async {
+            while let Some(view) = views.message().await.expect("goes on") {
+                if wanted(&view) {
+                    return view;
+                }
+            }
+            panic!("the watch ended before {what}");
+        };
+        timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("never seen: {what}"))
+    }
+}
+
+/// Ends a node as a crash does, as far as one process can: nothing is handed over.
+trait DrainNothing {
+    async fn drain_nothing(self, tasks: &Tasks);
+}
+
+impl DrainNothing for Storage {
+    async fn drain_nothing(self, tasks: &Tasks) {
+        assert!(tasks.finish(DEADLINE).await, "tasks ended");
+        self.abort().await;
+    }
+}
+
+/// A router's stream to a node.
+pub struct Stream {
+    out: mpsc::Sender<ToStore>,
+    incoming: Streaming<FromStore>,
+    taken: std::collections::VecDeque<StoreReply>,
+}
+
+impl Stream {
+    pub async fn open(address: SocketAddr) -> Option<Self> {
+        let channel = security().channel(&address.to_string()).expect("an address");
+        let mut client = StoreClient::with_interceptor(channel, security().auth().0);
+        let (out, outgoing) = mpsc::channel(64);
+        let incoming = client.stream(ReceiverStream::new(outgoing)).await.ok()?.into_inner();
+        Some(Self { out, incoming, taken: Default::default() })
+    }
+
+    pub async fn send(&self, requests: Vec<StoreRequest>) {
+        // A stream that broke shows when replies are taken.
+        let _ = self.out.send(ToStore { requests }).await;
+    }
+
+    pub async fn reply(&mut self) -> Option<StoreReply> {
+        while self.taken.is_empty() {
+            self.taken.extend(self.incoming.message().await.ok()??.replies);
+        }
+        self.taken.pop_front()
+    }
+}
+
+pub async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "never: {what}: {error:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub fn inbox(user: &str) -> TimelineId {
+    TimelineId::Inbox(UserId::new(user).expect("valid"))
+}
+
+pub fn timeline_shard(user: &str) -> ShardId {
+    MAP.timeline_of(&inbox(user))
+}
+
+pub fn append(user: &str, key: u64) -> TimelineCommand {
+    let mut duplicate_key = [0; 16];
+    duplicate_key[..8].copy_from_slice(&key.to_be_bytes());
+    TimelineCommand {
+        op: Some(timeline_command::Op::Append(Append {
+            timeline: Some(inbox(user).to_key()),
+            duplicate_key: duplicate_key.to_vec().into(),
+            time_ms: 1_700_000_000_000 + key,
+            envelope: format!("envelope {key}").into_bytes().into(),
+            new_epoch: 7,
+        })),
+    }
+}
+
+pub fn request(id: u64, user: &str, key: u64, lane: u64) -> StoreRequest {
+    let op = Some(Op::Timeline(append(user, key)));
+    StoreRequest { id, shard: Some(timeline_shard(user).to_pb()), lane, op, ..StoreRequest::default() }
+}
+
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("is bound")).collect()
+}
