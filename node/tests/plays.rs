@@ -58,7 +58,8 @@ fn run_everywhere(name: &str, text: &str) {
 }
 
 async fn perform(service: &Service, carrier: Carrier, run: &str, lines: &[Line]) {
-    let mut stage = Stage { service, address: service.address(carrier), bindings: Bindings::new(run), on: HashMap::new() };
+    let mut stage =
+        Stage { service, address: service.address(carrier), bindings: Bindings::new(run), on: HashMap::new() };
     for line in lines {
         let act = tokio::time::timeout(Duration::from_secs(20), stage.act(line));
         match act.await {
@@ -90,7 +91,8 @@ impl Stage<'_> {
                 request["token"] = json!(self.service.token(&user));
                 let request: SignIn = serde_json::from_value(request).map_err(|error| error.to_string())?;
                 self.send(name, Body::SignIn(request)).await?;
-                self.receive(name, &json!({"signedIn": {"user": user, "device": line.actor.device, "handle": "*"}})).await
+                self.receive(name, &json!({"signedIn": {"user": user, "device": line.actor.device, "handle": "*"}}))
+                    .await
             }
             Action::Send(frame) => {
                 let frame = self.bindings.fill(frame);
@@ -132,7 +134,8 @@ impl Stage<'_> {
     }
 
     async fn receive(&mut self, name: &str, pattern: &Value) -> Result<(), String> {
-        let frame = self.connection(name)?.next_frame().await.map_err(|error| format!("expected {pattern}: {error}"))?;
+        let frame =
+            self.connection(name)?.next_frame().await.map_err(|error| format!("expected {pattern}: {error}"))?;
         let frame = frame.ok_or_else(|| format!("expected {pattern}, but the connection was closed"))?;
         let value = to_json(&frame);
         self.bindings.matches(pattern, &value).map_err(|difference| format!("{difference}\n  in {value}"))

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -93,6 +94,10 @@ impl Cluster {
         (0..self.storage.len()).max_by_key(|number| led(&self.storage[*number])).expect("three nodes")
     }
 
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub fn token(&self, user: &str) -> String {
         carillon_loadtest::token::sign(TOKEN_SECRET, user)
     }
@@ -103,7 +108,7 @@ impl Cluster {
 
     fn node(&self, name: &str, role: &'static str, admin: u16, more: &str) -> Node {
         let admin = SocketAddr::new(self.ip, admin);
-        let data = self.folder.path().join(name);
+        let data = self.data(name);
         let config = format!(
             "{more}\ncluster.secret = {CLUSTER_SECRET:?}\nadmin.listen = \"{admin}\"\ndata_dir = {data:?}\nstorage.data_dir = {:?}\n",
             data.join("storage"),

@@ -1,6 +1,11 @@
 //! A whole service in one process, as `carillon` starts it, for tests that need just one.
 
-use std::{future::Future, net::SocketAddr, sync::OnceLock};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::OnceLock,
+};
 
 use carillon_client::Address;
 use tempfile::TempDir;
@@ -40,7 +45,7 @@ pub struct Service {
     ws: SocketAddr,
     grpc: SocketAddr,
     pub node: Node,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Service {
@@ -54,6 +59,23 @@ impl Service {
     pub fn start(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ip = own_address();
+        let mut node = Self::node(&folder, "all", ip, more);
+        node.wait_ready();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+        let [tcp, ws, grpc] = [7410, 7411, 7412].map(|port| SocketAddr::new(ip, port));
+        Self { runtime, tcp, ws, grpc, node, folder }
+    }
+
+    /// Another process with the same data folder and addresses of its own.
+    pub fn twin(&self) -> Node {
+        Self::node(&self.folder, "twin", own_address(), "")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn node(folder: &TempDir, name: &str, ip: IpAddr, more: &str) -> Node {
         let [admin, tcp, ws, grpc] = [7400, 7410, 7411, 7412].map(|port| SocketAddr::new(ip, port));
         let config = format!(
             r#"
@@ -74,10 +96,7 @@ impl Service {
             "#,
             data = folder.path().join("data").display(),
         );
-        let mut node = Node::start(folder.path(), "all", "all", admin, &config);
-        node.wait_ready();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
-        Self { runtime, tcp, ws, grpc, node, _folder: folder }
+        Node::start(folder.path(), name, "all", admin, &config)
     }
 
     pub fn address(&self, carrier: Carrier) -> Address {

@@ -1,0 +1,121 @@
+//! The store through crashes and damage, as the built program.
+
+mod support;
+
+use std::{fs, time::Duration};
+
+use carillon_loadtest::direct::{Direct, DirectConfig};
+use carillon_proto::tasks::Tasks;
+use support::{
+    cluster::Cluster,
+    node::until,
+    service::{Carrier, Service, TOKEN_SECRET},
+};
+
+#[test]
+fn kill_9_in_a_loop_while_writing_loses_and_doubles_nothing() {
+    let mut service = Service::start("");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        let config = DirectConfig {
+            run: "crash".into(),
+            addresses: vec![service.address(Carrier::Tcp)],
+            users: 4,
+            devices: 1,
+            rate: None,
+            window: 32,
+            bytes: 200,
+            send_timeout: Duration::from_secs(60),
+        };
+        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
+        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        for round in 0..8 {
+            let before = run.accepted();
+            until("the load to go on", Duration::from_secs(60), || run.accepted() > before + 300 + 37 * round);
+            service.node.kill();
+            service.node.start_again();
+            service.node.wait_ready();
+        }
+        let report = run.finish(Duration::from_secs(60)).await;
+        tasks.finish(Duration::from_secs(5)).await;
+        let shown: Vec<_> = report.violations.iter().take(10).map(ToString::to_string).collect();
+        assert!(shown.is_empty(), "{} violations, among them {shown:#?}", report.violations.len());
+        assert!(report.summary.accepted > 2400);
+    });
+}
+
+#[test]
+fn an_empty_disk_never_rejoins_under_the_old_id() {
+    let mut cluster = Cluster::start();
+    cluster.storage[2].terminate();
+    fs::remove_dir_all(cluster.data("storage-2")).expect("removed");
+    cluster.storage[2].start_again();
+    assert!(!cluster.storage[2].wait_end(), "it must refuse to start");
+    let log = cluster.storage[2].log();
+    assert!(log.contains("disk"), "it says why: {log}");
+}
+
+#[test]
+fn a_damaged_identity_is_refused_with_what_to_do() {
+    let mut service = Service::start("");
+    service.node.terminate();
+    let identity = service.data().join("storage/identity");
+    let mut bytes = fs::read(&identity).expect("identity");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    fs::write(&identity, bytes).expect("written");
+    service.node.start_again();
+    assert!(!service.node.wait_end(), "it must refuse to start");
+    assert!(service.node.log().contains("identity"), "{}", service.node.log());
+}
+
+#[test]
+fn a_damaged_log_is_refused_and_never_served() {
+    let mut service = Service::start("");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        let config = DirectConfig {
+            run: "damage".into(),
+            addresses: vec![service.address(Carrier::Tcp)],
+            users: 2,
+            devices: 1,
+            rate: None,
+            window: 16,
+            bytes: 300,
+            send_timeout: Duration::from_secs(30),
+        };
+        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
+        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        until("some messages", Duration::from_secs(60), || run.accepted() > 500);
+        run.finish(Duration::from_secs(30)).await;
+        tasks.finish(Duration::from_secs(5)).await;
+    });
+    service.node.kill();
+    let log = service.data().join("storage/log");
+    let file = fs::read_dir(&log)
+        .expect("log folder")
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "raftlog"))
+        .max_by_key(|path| path.metadata().map_or(0, |meta| meta.len()))
+        .expect("a log file");
+    let mut bytes = fs::read(&file).expect("log");
+    // In the midst of what was written, far from its end.
+    for byte in &mut bytes[4096..4160] {
+        *byte ^= 0xff;
+    }
+    fs::write(&file, bytes).expect("written");
+    service.node.start_again();
+    assert!(!service.node.wait_end(), "it must refuse to start");
+    assert!(service.node.log().to_lowercase().contains("corrupt"), "{}", service.node.log());
+}
+
+#[test]
+fn two_processes_never_share_a_data_folder() {
+    let service = Service::start("");
+    let mut second = service.twin();
+    assert!(!second.wait_end(), "it must refuse to start");
+    assert!(second.log().contains("in use") || second.log().contains("lock"), "{}", second.log());
+    assert!(service.node.is_ready());
+}
