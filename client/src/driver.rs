@@ -28,6 +28,7 @@ use crate::{
     sign_in::{KeyCache, sign_in_cached},
 };
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Command {
     Send { send: client::Send, deadline: Instant, answer: Answer },
     Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },

@@ -13,6 +13,7 @@ use crate::acks::Acks;
 /// Of one timeline, `Delivered` and `Sent` come in the order of their positions, each once, without gaps but those
 /// that `Trimmed` tells.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub enum Event {
     State(State),
     Delivered {

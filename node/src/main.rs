@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary; see `carillon --help`.
+
+fn main() -> std::process::ExitCode {
+    carillon::run()
+}

@@ -22,13 +22,13 @@ use tokio_rustls::TlsAcceptor;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Gateway {
+pub(crate) struct Gateway {
     listener: TcpListener,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     tls: Option<TlsAcceptor>,
 }
 
-pub struct Peer {
+pub(crate) struct Peer {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
 }
@@ -38,17 +38,16 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Gateway {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         Self { address: listener.local_addr().expect("address"), listener, tls: None }
     }
 
-    #[allow(dead_code, reason = "each test program uses a part")]
-    pub async fn start_tls(config: rustls::ServerConfig) -> Self {
+    pub(crate) async fn start_tls(config: rustls::ServerConfig) -> Self {
         Self { tls: Some(TlsAcceptor::from(Arc::new(config))), ..Self::start().await }
     }
 
-    pub async fn accept(&self) -> Peer {
+    pub(crate) async fn accept(&self) -> Peer {
         let (stream, _) = within("a connection", self.listener.accept()).await.expect("accepted");
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
@@ -58,15 +57,14 @@ impl Gateway {
     }
 
     /// Accepts a connection whose handshake fails.
-    #[allow(dead_code, reason = "each test program uses a part")]
-    pub async fn refuse(&self) {
+    pub(crate) async fn refuse(&self) {
         let (stream, _) = within("a connection", self.listener.accept()).await.expect("accepted");
         let tls = self.tls.as_ref().expect("a gateway with TLS");
-        tls.accept(stream).await.err().expect("the client refuses");
+        tls.accept(stream).await.expect_err("the client refuses");
     }
 
     /// Accepts a connection and its sign-in, with the inbox delivered from here.
-    pub async fn accept_signed_in(&self, delivered_from: u64) -> (Peer, SignIn) {
+    pub(crate) async fn accept_signed_in(&self, delivered_from: u64) -> (Peer, SignIn) {
         let mut peer = self.accept().await;
         let client_frame::Body::SignIn(sign_in) = peer.receive().await else { panic!("no SignIn") };
         let epoch = if delivered_from == 0 { 0 } else { 7 };
@@ -92,7 +90,7 @@ impl Gateway {
 }
 
 impl Peer {
-    pub async fn receive(&mut self) -> client_frame::Body {
+    pub(crate) async fn receive(&mut self) -> client_frame::Body {
         within("a frame", async {
             loop {
                 let mut ahead = &self.buffer[..];
@@ -111,25 +109,25 @@ impl Peer {
     }
 
     /// The client id of the Send that must come now.
-    pub async fn receive_send(&mut self) -> String {
+    pub(crate) async fn receive_send(&mut self) -> String {
         match self.receive().await {
             client_frame::Body::Send(send) => send.client_id,
             other => panic!("expected Send, got {other:?}"),
         }
     }
 
-    pub async fn send(&mut self, body: server_frame::Body) {
+    pub(crate) async fn send(&mut self, body: server_frame::Body) {
         let frame = ServerFrame { body: Some(body) };
         self.stream.write_all(&frame.encode_length_delimited_to_vec()).await.expect("written");
     }
 
-    pub async fn deliver(&mut self, seq: u64) {
+    pub(crate) async fn deliver(&mut self, seq: u64) {
         let envelope = Some(Envelope { id: format!("message-{seq}"), ..Envelope::default() });
         let (timeline, position) = (Some(inbox().to_client()), Some(at(seq).into()));
         self.send(server_frame::Body::Deliver(Deliver { timeline, position, envelope })).await;
     }
 
-    pub async fn accept(&mut self, client_id: &str, seq: u64) {
+    pub(crate) async fn accept(&mut self, client_id: &str, seq: u64) {
         self.send(server_frame::Body::Accepted(Accepted {
             client_id: client_id.to_owned(),
             message_id: format!("message-{seq}"),
@@ -141,7 +139,7 @@ impl Peer {
     }
 }
 
-pub fn config(gateways: &[&Gateway]) -> ClientConfig {
+pub(crate) fn config(gateways: &[&Gateway]) -> ClientConfig {
     let scheme = |gateway: &Gateway| if gateway.tls.is_some() { "tls" } else { "tcp" };
     let url = |gateway: &&Gateway| format!("{}://{}", scheme(gateway), gateway.address).parse().expect("address");
     let addresses = gateways.iter().map(url).collect();
@@ -151,13 +149,12 @@ pub fn config(gateways: &[&Gateway]) -> ClientConfig {
     config
 }
 
-pub fn open(config: ClientConfig) -> (Client, Events) {
+pub(crate) fn open(config: ClientConfig) -> (Client, Events) {
     Client::open(config, &Tasks::new()).expect("valid")
 }
 
 /// The next event that is not about the connection.
-#[allow(dead_code, reason = "each test program uses a part")]
-pub async fn next(events: &mut Events) -> Event {
+pub(crate) async fn next(events: &mut Events) -> Event {
     loop {
         match within("an event", events.next()).await.expect("not ended") {
             Event::State(_) => {}
@@ -166,8 +163,7 @@ pub async fn next(events: &mut Events) -> Event {
     }
 }
 
-#[allow(dead_code, reason = "each test program uses a part")]
-pub async fn ended(events: &mut Events) -> String {
+pub(crate) async fn ended(events: &mut Events) -> String {
     loop {
         if let Event::State(State::Ended { why }) = within("the end", events.next()).await.expect("told") {
             return why;
@@ -175,8 +171,7 @@ pub async fn ended(events: &mut Events) -> String {
     }
 }
 
-#[allow(dead_code, reason = "each test program uses a part")]
-pub fn delivered(event: &Event) -> u64 {
+pub(crate) fn delivered(event: &Event) -> u64 {
     match event {
         Event::Delivered { position, envelope, .. } => {
             assert_eq!(envelope.id, format!("message-{}", position.seq));
@@ -186,14 +181,14 @@ pub fn delivered(event: &Event) -> u64 {
     }
 }
 
-pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
-pub fn inbox() -> TimelineId {
+pub(crate) fn inbox() -> TimelineId {
     TimelineId::Inbox(UserId::new("alice").expect("valid"))
 }
 
-pub fn at(seq: u64) -> Position {
+pub(crate) fn at(seq: u64) -> Position {
     Position { epoch: Epoch(7), seq }
 }

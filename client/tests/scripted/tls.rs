@@ -1,15 +1,13 @@
 //! Whom the client trusts.
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::gateway::{Gateway, config};
 use carillon_client::{Client, ClientConfig, Trust};
 use carillon_proto::tasks::Tasks;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ServerConfig, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use support::{Gateway, config};
 
 /// An authority, as PEM, and a gateway with a certificate of it for chat.example.
 fn certified() -> (String, ServerConfig) {
@@ -41,7 +39,7 @@ fn trusting(gateway: &Gateway, ca: &str, name: &str) -> ClientConfig {
 async fn a_gateway_with_a_certificate_of_the_given_authority_is_trusted() {
     let (ca, server) = certified();
     let gateway = Gateway::start_tls(server).await;
-    let (client, _events) = support::open(trusting(&gateway, &ca, "chat.example"));
+    let (client, _events) = crate::gateway::open(trusting(&gateway, &ca, "chat.example"));
     let (_peer, _) = gateway.accept_signed_in(3).await;
     client.connected(Duration::from_secs(20)).await.expect("signed in");
 }

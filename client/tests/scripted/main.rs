@@ -1,0 +1,5 @@
+//! The client against a gateway that follows the test's script.
+
+mod gateway;
+mod reconnect;
+mod tls;

@@ -1,0 +1,138 @@
+//! The operator's HTTP listener: /metrics, /healthz, /readyz.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use carillon_proto::{Readiness, Ready, tasks::Tasks};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+
+use crate::Role;
+
+pub(crate) struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// What the roles of this process say of themselves.
+#[derive(Clone)]
+pub(crate) struct Health {
+    roles: Arc<[(Role, Ready)]>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Admin {
+    pub(crate) async fn bind(listen: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until all tasks stop: it tells of the draining, too.
+    pub(crate) fn run(self, health: Health, metrics: PrometheusHandle, tasks: &Tasks) {
+        let app = Router::new()
+            .route("/", get("/metrics: for Prometheus\n/healthz: the process lives\n/readyz: all its roles can work\n"))
+            .route("/healthz", get("ok\n"))
+            .route("/readyz", get(readyz))
+            .with_state(health)
+            .route("/metrics", get(async move || scrape(&metrics)));
+        tasks.spawn("admin", async move {
+            if let Err(error) = axum::serve(self.listener, app).await {
+                tracing::error!(%error, "admin listener ended");
+            }
+        });
+    }
+}
+
+impl Health {
+    pub(crate) fn new(roles: Vec<(Role, Ready)>) -> Self {
+        Self { roles: roles.into(), draining: Arc::default() }
+    }
+
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What keeps the process from being ready.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("stopping".to_owned());
+        }
+        for (role, ready) in &*self.roles {
+            if let Readiness::NotReady(why) = &*ready.borrow() {
+                reasons.push(format!("{role}: {why}"));
+            }
+        }
+        reasons
+    }
+
+    /// Resolves when all roles are ready.
+    pub(crate) async fn ready(&self) {
+        'again: loop {
+            for (_, ready) in &*self.roles {
+                let mut ready = ready.clone();
+                // A role that has ended will never be ready.
+                if ready.wait_for(Readiness::is_ready).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            // An earlier one may have changed its mind while a later one was waited for.
+            if self.roles.iter().all(|(_, ready)| ready.borrow().is_ready()) {
+                return;
+            }
+            continue 'again;
+        }
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    let reasons = health.reasons();
+    if reasons.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+    }
+}
+
+fn scrape(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::watch;
+
+    #[tokio::test]
+    async fn readyz_tells_the_reasons_until_all_roles_are_ready_and_while_draining() {
+        let (router, ready) = watch::channel(Readiness::NotReady("no lease".to_owned()));
+        let (_gateway, gateway_ready) = watch::channel(Readiness::Ready);
+        let health = Health::new(vec![(Role::Router, ready), (Role::Gateway, gateway_ready)]);
+        let (status, body) = readyz(State(health.clone())).await;
+        assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "router: no lease\n"));
+        router.send_replace(Readiness::Ready);
+        health.ready().await;
+        assert_eq!(readyz(State(health.clone())).await.0, StatusCode::OK);
+        health.set_draining();
+        let (status, body) = readyz(State(health)).await;
+        assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"));
+    }
+}

@@ -1,0 +1,255 @@
+//! A small client for the terminal.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
+use carillon_proto::{
+    UserId,
+    pb::client::{Accepted, Envelope, Recipient, Start, content, recipient, timeline},
+    tasks::Tasks,
+};
+use clap::Args;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::credential::CredentialOptions;
+use crate::{Config, shutdown::Signals};
+
+#[derive(Args)]
+struct Connect {
+    /// A gateway: tcp://host:port, tls://, ws://host:port/ws (with ?format=json for JSON), wss://, grpc://, grpcs://; may
+    /// be repeated. Otherwise the TCP listener of the configuration.
+    #[arg(long = "url", env = "CARILLON_URL", value_delimiter = ',')]
+    urls: Vec<Address>,
+    /// PEM file with the authority that signed the gateway's certificate, instead of the public ones.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// The name on the gateway's certificate, if it is not the host of the URL.
+    #[arg(long)]
+    server_name: Option<String>,
+    #[command(flatten)]
+    credential: CredentialOptions,
+}
+
+#[derive(Args)]
+pub(super) struct Send {
+    from: UserId,
+    to: UserId,
+    text: String,
+    /// Names this device among the sender's.
+    #[arg(long, default_value = "terminal-send")]
+    device: String,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Args)]
+pub(super) struct Listen {
+    user: UserId,
+    /// Names this device among the user's: the service keeps how far each one is.
+    #[arg(long, default_value = "terminal")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Args)]
+pub(super) struct Chat {
+    user: UserId,
+    /// To whom the lines go.
+    with: UserId,
+    #[arg(long, default_value = "terminal")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// To reach a gateway and to sign in there.
+const SIGN_IN: Duration = Duration::from_secs(15);
+
+impl Send {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let tasks = Tasks::new();
+        let mut settings = self.connect.settings(config, &self.from, &self.device)?;
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        settings.send_timeout = Duration::from_secs(self.timeout);
+        // Nobody reads what comes for this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let sent = client.send(Client::user(self.to.as_str()), Client::text(&self.text)).await;
+        client.close().await;
+        println!("{}", accepted(&sent.map_err(|error| refused(&self.to, error))?));
+        Ok(())
+    }
+}
+
+impl Listen {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut signals = Signals::install()?;
+        let tasks = Tasks::new();
+        let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
+        let ended = tokio::select! {
+            ended = print_events(&mut events, self.user.as_str()) => Some(ended),
+            _ = signals.next() => None,
+        };
+        // What was printed is done with.
+        events.done();
+        client.close().await;
+        ended.map_or(Ok(()), Err)
+    }
+}
+
+impl Chat {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut signals = Signals::install()?;
+        let tasks = Tasks::new();
+        let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
+        let ended = tokio::select! {
+            ended = print_events(&mut events, self.user.as_str()) => Err(ended),
+            typed = send_lines(&client, &self.with) => typed,
+            _ = signals.next() => Ok(()),
+        };
+        events.done();
+        client.close().await;
+        ended
+    }
+}
+
+impl Connect {
+    fn settings(&self, config: &Config, user: &UserId, device: &str) -> anyhow::Result<ClientConfig> {
+        let credential = self.credential.credential(config, user)?;
+        let urls = if self.urls.is_empty() {
+            let scheme = if config.gateway.tls.is_some() { "tls" } else { "tcp" };
+            vec![format!("{scheme}://{}", config.gateway.tcp.listen).parse().context("gateway.tcp.listen")?]
+        } else {
+            self.urls.clone()
+        };
+        let mut settings = ClientConfig::new(urls, user.as_str(), device, credential);
+        if let Some(ca) = &self.ca {
+            let pem = std::fs::read_to_string(ca).with_context(|| format!("can't read {}", ca.display()))?;
+            settings.connect.trust = Trust::Ca(pem);
+        }
+        settings.connect.server_name.clone_from(&self.server_name);
+        settings.program = concat!("carillon/", env!("CARGO_PKG_VERSION")).to_owned();
+        Ok(settings)
+    }
+}
+
+/// Returns why there are no more.
+async fn print_events(events: &mut Events, user: &str) -> anyhow::Error {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Delivered { envelope, .. } => println!("{}", line(&envelope, user)),
+            Event::Sent { .. } => {}
+            Event::Trimmed { first, .. } => eprintln!("(older messages before position {} are gone)", first.seq),
+            Event::State(State::Connected { address, signed_in }) => {
+                eprintln!("({} is signed in at {address} as device {})", signed_in.user, signed_in.device);
+            }
+            Event::State(State::Disconnected { why }) => eprintln!("(not connected: {why}; trying again)"),
+            Event::State(State::Connecting) => {}
+            Event::State(State::Ended { why }) => return anyhow!(why),
+        }
+    }
+    anyhow!("the client has ended")
+}
+
+async fn send_lines(client: &Client, to: &UserId) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(text) = lines.next_line().await.context("standard input")? {
+        if text.trim().is_empty() {
+            continue;
+        }
+        match client.send(Client::user(to.as_str()), Client::text(&text)).await {
+            Ok(accepted) => eprintln!("({})", self::accepted(&accepted)),
+            Err(error @ SendError::Ended(_)) => return Err(refused(to, error)),
+            Err(error) => eprintln!("({})", refused(to, error)),
+        }
+    }
+    Ok(())
+}
+
+fn refused(to: &UserId, error: SendError) -> anyhow::Error {
+    anyhow!(error).context(format!("message to {to}"))
+}
+
+fn accepted(accepted: &Accepted) -> String {
+    let seq = accepted.position.as_ref().map_or(0, |position| position.seq);
+    let timeline = accepted.timeline.as_ref().and_then(|timeline| timeline.owner.as_ref());
+    let place = match timeline {
+        Some(timeline::Owner::Inbox(user)) => format!("inbox/{user}"),
+        Some(timeline::Owner::Group(group)) => format!("group/{group}"),
+        None => "?".to_owned(),
+    };
+    format!("accepted {} at position {seq} of {place}", accepted.message_id)
+}
+
+fn line(envelope: &Envelope, reader: &str) -> String {
+    let to = match &envelope.to {
+        Some(Recipient { to: Some(recipient::To::User(to)) }) if to != reader => format!(" to {to}"),
+        Some(Recipient { to: Some(recipient::To::Group(group)) }) => format!(" in {group}"),
+        _ => String::new(),
+    };
+    let text = match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
+        Some(content::Body::Text(text)) => printable(&text.body),
+        Some(
+            content::Body::Image(media)
+            | content::Body::Audio(media)
+            | content::Body::Video(media)
+            | content::Body::File(media),
+        ) => printable(&format!("[{}] {} {}", media.media_type, media.url, media.caption)),
+        Some(content::Body::Location(place)) => {
+            printable(&format!("[location] {} {} {}", place.latitude, place.longitude, place.label))
+        }
+        Some(content::Body::Custom(custom)) => printable(&format!("[{}] {} bytes", custom.r#type, custom.data.len())),
+        None => "[empty]".to_owned(),
+    };
+    format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
+}
+
+/// One line, and nothing that a terminal obeys.
+fn printable(text: &str) -> String {
+    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// UTC.
+fn time(ms: u64) -> String {
+    let (days, second) = (ms / 86_400_000, ms / 1000 % 86_400);
+    // Howard Hinnant's civil_from_days, for days since 1970.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(time(0), "1970-01-01 00:00:00Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00Z");
+        assert_eq!(time(1_795_383_845_999), "2026-11-22 21:44:05Z");
+    }
+
+    #[test]
+    fn a_message_is_one_line_that_does_not_command_the_terminal() {
+        let envelope = Envelope {
+            sender: "bob".into(),
+            to: Some(Client::user("alice")),
+            content: Some(Client::text("hi\n\u{1b}[2Jthere\n")),
+            ..Envelope::default()
+        };
+        assert_eq!(line(&envelope, "alice"), "1970-01-01 00:00:00Z bob: hi  [2Jthere");
+        assert_eq!(line(&envelope, "bob"), "1970-01-01 00:00:00Z bob to alice: hi  [2Jthere");
+    }
+}

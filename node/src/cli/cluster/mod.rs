@@ -1,0 +1,202 @@
+//! A cluster on this machine: each node a process of this same program.
+
+mod http;
+mod node;
+mod plan;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use self::{
+    node::Node,
+    plan::{Counts, Plan},
+};
+use super::{Options, admin_client::Routers, status};
+use crate::{Config, Layers, Role, Secrets, shutdown::Signals};
+
+#[derive(Args)]
+pub(super) struct Cluster {
+    /// Where configurations, data and logs go, and cluster.json, which names the processes. Started again in the same
+    /// folder, it is the same cluster.
+    #[arg(long, default_value = "local")]
+    dir: PathBuf,
+    #[arg(long, default_value_t = 3)]
+    storage: usize,
+    #[arg(long, default_value_t = 2)]
+    routers: usize,
+    #[arg(long, default_value_t = 2)]
+    gateways: usize,
+    /// The first of the ports that are used, one after the other; 0: free ones.
+    #[arg(long, default_value_t = 7500)]
+    base_port: u16,
+    /// Start a node again that has died.
+    #[arg(long)]
+    restart: bool,
+    /// Seconds until all nodes have to be ready.
+    #[arg(long, default_value_t = 60)]
+    ready_timeout: u64,
+}
+
+/// How often nodes are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// A node that dies is started again at most once in this time.
+const RESTART: Duration = Duration::from_secs(2);
+/// Beyond the nodes' own deadline for an orderly stop.
+const KILL_AFTER: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    pub(super) async fn run(self, options: &Options) -> anyhow::Result<()> {
+        let mut signals = Signals::install()?;
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("can't make {}", self.dir.display()))?;
+        let dir = self.dir.canonicalize().with_context(|| format!("can't find {}", self.dir.display()))?;
+        let plan = self.plan(&dir)?;
+        let config = configure(&plan, &dir, options)?;
+        let mut nodes = Vec::new();
+        for planned in plan.nodes {
+            nodes.push(Node::new(planned, &dir));
+        }
+        let served = tokio::select! {
+            served = self.serve(&dir, &mut nodes, &config) => served,
+            signal = signals.next() => {
+                println!("{signal}: stopping");
+                Ok(())
+            }
+        };
+        let patience = Duration::from_millis(config.shutdown_deadline_ms) + KILL_AFTER;
+        tokio::select! {
+            () = stop(&mut nodes, patience) => {}
+            // Dropping the nodes kills them.
+            signal = signals.next() => bail!("a second {signal}: ended at once"),
+        }
+        println!("all nodes have stopped");
+        served
+    }
+
+    fn plan(&self, dir: &Path) -> anyhow::Result<Plan> {
+        let counts = Counts { storage: self.storage, routers: self.routers, gateways: self.gateways };
+        if let Some(plan) = Plan::read(dir)? {
+            if plan.counts() != counts {
+                bail!("{} holds a cluster of another size; name another --dir or remove it", dir.display());
+            }
+            return Ok(plan);
+        }
+        Plan::new(dir, counts, self.base_port)
+    }
+
+    /// Returns only by an error.
+    async fn serve(&self, dir: &Path, nodes: &mut [Node], config: &Config) -> anyhow::Result<()> {
+        for node in nodes.iter_mut() {
+            node.start()?;
+        }
+        plan::write(dir, nodes.iter().map(|node| &node.planned))?;
+        let routers = Routers::of(config, None)?;
+        println!("{} nodes are starting, cluster.json and logs are in {}", nodes.len(), dir.display());
+        self.become_ready(nodes).await?;
+        let mut leaders = leaders_of(&routers).await.unwrap_or_default();
+        print!("{}", table(nodes, &leaders));
+        println!("all nodes are ready; Ctrl-C stops them");
+
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            for node in nodes.iter_mut() {
+                if node.look().await {
+                    println!("{}: {}", node.planned.name, node.state);
+                }
+                if self.restart && node.died_since().is_some_and(|since| since.elapsed() >= RESTART) {
+                    node.start()?;
+                    println!("{}: started again as process {}", node.planned.name, node.planned.pid);
+                    plan::write(dir, [&node.planned].into_iter())?;
+                }
+            }
+            if let Ok(now) = leaders_of(&routers).await
+                && now != leaders
+            {
+                println!(
+                    "leaders: {}",
+                    now.iter().map(|(node, count)| format!("{node} {count}")).collect::<Vec<_>>().join(", ")
+                );
+                leaders = now;
+            }
+        }
+    }
+
+    async fn become_ready(&self, nodes: &mut [Node]) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(self.ready_timeout);
+        let mut tick = interval(Duration::from_millis(100));
+        loop {
+            tick.tick().await;
+            let mut waiting = Vec::new();
+            for node in nodes.iter_mut() {
+                node.look().await;
+                if node.died_since().is_some() {
+                    bail!("{} {}:\n{}", node.planned.name, node.state, node.last_lines());
+                }
+                if !node.is_ready() {
+                    waiting.push(format!("{}: {}", node.planned.name, node.state));
+                }
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("not ready within {} s:\n{}", self.ready_timeout, waiting.join("\n"));
+            }
+        }
+    }
+}
+
+/// Secrets and a file for each node. Returns the configuration with which this process asks the cluster.
+fn configure(plan: &Plan, dir: &Path, options: &Options) -> anyhow::Result<Config> {
+    Secrets::of(&Config { data_dir: dir.to_owned(), ..Config::default() }).generate()?;
+    let mut first = None;
+    for node in &plan.nodes {
+        let text = plan.config_of(node, dir);
+        let layers = options.layers(Layers::default())?.text(&text, &node.name);
+        let table = layers.into_table()?;
+        let text = toml::to_string(&table).context("configuration")?;
+        let config = Layers::default().text(&text, &node.name).load()?;
+        config.validate(&[node.role()])?;
+        plan::replace(&node.config, &text)?;
+        first.get_or_insert(config);
+    }
+    first.context("a cluster has at least one node")
+}
+
+async fn leaders_of(routers: &Routers) -> anyhow::Result<Vec<(String, usize)>> {
+    let status = timeout(Duration::from_secs(2), status::fetch(routers)).await??;
+    Ok(status::leaders(&status).into_iter().map(|(node, count)| (node.to_owned(), count)).collect())
+}
+
+fn table(nodes: &[Node], leaders: &[(String, usize)]) -> String {
+    let mut text = format!("{:<10}  {:>7}  {:<9}  {:>5}  ADDRESSES\n", "NODE", "PID", "STATE", "LEADS");
+    for Node { planned, state, .. } in nodes {
+        let leads = leaders.iter().find(|(node, _)| planned.addresses.get("rpc") == Some(node));
+        let leads = leads.map_or(String::new(), |(_, count)| count.to_string());
+        let addresses: Vec<String> = planned.addresses.iter().map(|(what, at)| format!("{what} {at}")).collect();
+        let line =
+            format!("{:<10}  {:>7}  {state:<9}  {leads:>5}  {}", planned.name, planned.pid, addresses.join("  "));
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Gateways, then routers, then storage: each kind has stopped before the next is told to.
+async fn stop(nodes: &mut [Node], patience: Duration) {
+    for role in Role::ALL.iter().rev() {
+        for node in nodes.iter_mut().filter(|node| node.planned.role() == *role) {
+            node.tell_to_stop();
+        }
+        for node in nodes.iter_mut().filter(|node| node.planned.role() == *role) {
+            node.stopped(patience).await;
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How the terminal client proves who it is, and tokens.
+
+use std::{
+    io::{IsTerminal as _, Read as _},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+use carillon_client::Credential;
+use carillon_proto::UserId;
+use clap::Args;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+
+use crate::{Config, Secrets};
+
+/// RFC 7519.
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+}
+
+#[derive(Args)]
+pub(super) struct TokenCommand {
+    user: UserId,
+    /// How long it is valid, for example 90s, 15m, 24h or 30d.
+    #[arg(long, default_value = "24h", value_parser = parse_duration)]
+    ttl: Duration,
+}
+
+impl TokenCommand {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        let token = make_token(config, &self.user, self.ttl)?;
+        let missing =
+            "there is no HS256 secret to sign with: start `carillon` here first, or configure gateway.jwt.keys";
+        println!("{}", token.context(missing)?);
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub(super) struct CredentialOptions {
+    /// Sign in with this token. Without it: the password in CARILLON_PASSWORD; a token made with the local secret, if
+    /// the data folder has it; a question for the password.
+    #[arg(long, env = "CARILLON_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl CredentialOptions {
+    pub(super) fn credential(&self, config: &Config, user: &UserId) -> anyhow::Result<Credential> {
+        if let Some(token) = &self.token {
+            return Ok(Credential::Token(token.clone()));
+        }
+        if let Ok(password) = std::env::var("CARILLON_PASSWORD") {
+            return Ok(Credential::Password(password));
+        }
+        if let Some(token) = make_token(config, user, Duration::from_secs(24 * 60 * 60))? {
+            return Ok(Credential::Token(token));
+        }
+        if !std::io::stdin().is_terminal() {
+            bail!("no credential: give --token or CARILLON_PASSWORD, or --data-dir of the service if it runs here");
+        }
+        Ok(Credential::Password(rpassword::prompt_password(format!("password of {user}: "))?))
+    }
+}
+
+/// None where there is no secret to sign with.
+pub(crate) fn make_token(config: &Config, user: &UserId, ttl: Duration) -> anyhow::Result<Option<String>> {
+    let Some(secret) = Secrets::of(config).token_secret(config)? else { return Ok(None) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+    let jwt = &config.gateway.jwt;
+    let claims = Claims {
+        sub: user.as_str(),
+        iat: now,
+        exp: now.saturating_add(ttl.as_secs()),
+        aud: jwt.audience.as_deref(),
+        iss: jwt.issuer.as_deref(),
+    };
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = jwt
+        .keys
+        .iter()
+        .find(|key| key.algorithm == carillon_gateway::JwtAlgorithm::HS256)
+        .and_then(|key| key.kid.clone());
+    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&secret)).context("can't sign")?;
+    Ok(Some(token))
+}
+
+/// A new password: from standard input, or asked for twice.
+pub(super) fn new_password(user: &UserId, stdin: bool) -> anyhow::Result<String> {
+    if stdin {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("can't read the password from standard input")?;
+        return Ok(text.lines().next().unwrap_or_default().to_owned());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("there is no terminal to ask for a password: use --password-stdin or --no-password");
+    }
+    let password = rpassword::prompt_password(format!("new password of {user}: "))?;
+    if rpassword::prompt_password("again: ")? != password {
+        bail!("the two passwords differ");
+    }
+    Ok(password)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time like 90s, 15m, 24h or 30d");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in ["", "5", "h", "5 h", "-1h", "0s", "99999999999999999999d"] {
+            parse_duration(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn tokens_are_made_only_where_the_secret_is() {
+        let folder = tempfile::tempdir().expect("folder");
+        let config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+        let user = UserId::new("alice").expect("valid");
+        let make = || make_token(&config, &user, Duration::from_secs(60)).expect("no error");
+        assert_eq!(make(), None);
+        Secrets::of(&config).generate().expect("made");
+        assert_eq!(make().expect("a token").split('.').count(), 3);
+    }
+}

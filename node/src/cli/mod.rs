@@ -1,0 +1,164 @@
+//! The command line.
+
+mod admin_client;
+mod chat;
+mod cluster;
+mod credential;
+mod serve;
+mod status;
+mod user;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+#[cfg(test)]
+pub(crate) use credential::make_token;
+
+use crate::{Config, Layers, Role};
+
+/// A clustered instant-messaging service.
+///
+/// Without a command, everything runs in this process.
+#[derive(Parser)]
+#[command(name = "carillon", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where the configuration comes from. Each place overrides the one before: defaults, file, environment
+/// (CARILLON_GATEWAY__TCP__LISTEN), flags.
+#[derive(Args, Clone)]
+pub(crate) struct Options {
+    /// TOML file; deploy/carillon.toml has every key.
+    #[arg(long, global = true, env = "CARILLON_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, for example gateway.tcp.listen=127.0.0.1:7410; may be repeated.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// data_dir: where this process keeps its data and generated secrets.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// log.level: error, warn, info, debug or trace, also for single modules.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// All roles in one process: a service of its own (the default).
+    All(serve::Serve),
+    /// A gateway: ends the clients' connections.
+    Gateway(serve::Serve),
+    /// A router: owns users, appends their messages, delivers them.
+    Router(serve::Serve),
+    /// A storage node.
+    Storage(serve::Serve),
+    /// Makes and removes accounts.
+    #[command(subcommand)]
+    User(user::User),
+    /// Prints a token with which a user signs in.
+    Token(credential::TokenCommand),
+    /// Sends one message and waits until it is accepted.
+    Send(chat::Send),
+    /// Signs in and prints messages, one a line.
+    Listen(chat::Listen),
+    /// Prints what comes and sends the lines that are typed.
+    Chat(chat::Chat),
+    /// Shows nodes, shards and leaders.
+    Status(status::Status),
+    /// A whole cluster on this machine, each node a process of its own.
+    Cluster(cluster::Cluster),
+}
+
+/// Everything from the arguments to the exit code.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("carillon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let options = cli.options;
+    match cli.command {
+        None => serve::run(Role::ALL, &options, serve::Serve::default()),
+        Some(Command::All(serve)) => serve::run(Role::ALL, &options, serve),
+        Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),
+        Some(Command::Router(serve)) => serve::run(&[Role::Router], &options, serve),
+        Some(Command::Storage(serve)) => serve::run(&[Role::Storage], &options, serve),
+        Some(Command::User(user)) => small(async { user.run(&options.load()?).await }),
+        Some(Command::Token(token)) => token.run(&options.load()?),
+        Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),
+        Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
+        Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
+        Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
+        Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
+    }
+}
+
+/// For commands that do one thing.
+fn small<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("can't start the runtime")?;
+    let done = runtime.block_on(work);
+    // A read of standard input can't be cancelled, and nobody waits for it any more.
+    runtime.shutdown_background();
+    done
+}
+
+impl Options {
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        Ok(self.layers(Layers::default())?.load()?)
+    }
+
+    /// File, environment and flags on top of what is there.
+    pub(crate) fn layers(&self, mut layers: Layers) -> anyhow::Result<Layers> {
+        if let Some(file) = &self.config {
+            layers = layers.file(file);
+        }
+        let layers = layers.environment(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        let layers = layers.sets(&self.sets)?;
+        Ok(layers.flag("data_dir", self.data_dir.as_deref(), "--data-dir").flag(
+            "log.level",
+            self.log_level.as_deref(),
+            "--log-level",
+        ))
+    }
+
+    /// The same flags again, for another command.
+    pub(crate) fn to_flags(&self) -> String {
+        let config = self.config.iter().map(|file| format!(" --config {}", file.display()));
+        let data = self.data_dir.iter().map(|folder| format!(" --data-dir {folder}"));
+        let sets = self.sets.iter().map(|set| format!(" --set '{set}'"));
+        config.chain(data).chain(sets).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_may_come_before_and_after_the_command() {
+        let cli = Cli::parse_from(["carillon", "--set", "a=1", "listen", "bob", "--config", "x.toml"]);
+        assert_eq!(cli.options.config, Some(PathBuf::from("x.toml")));
+        assert!(matches!(cli.command, Some(Command::Listen(_))));
+    }
+}

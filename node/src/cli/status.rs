@@ -1,0 +1,103 @@
+//! Nodes, shards and leaders as a router sees them.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use carillon_proto::{
+    ShardId,
+    pb::{
+        admin::{StatusReply, StatusRequest},
+        store::{NodeKind, RegistryView},
+    },
+};
+use clap::Args;
+
+use super::admin_client::{Routers, with_deadline};
+use crate::Config;
+
+#[derive(Args)]
+pub(super) struct Status {
+    /// host:port of a router; otherwise from the configuration.
+    #[arg(long)]
+    router: Option<String>,
+}
+
+impl Status {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        print!("{}", show(&fetch(&Routers::of(config, self.router.as_deref())?).await?));
+        Ok(())
+    }
+}
+
+pub(super) async fn fetch(routers: &Routers) -> anyhow::Result<StatusReply> {
+    let asked =
+        routers.ask(async |mut admin, deadline| admin.status(with_deadline(StatusRequest {}, deadline)).await).await?;
+    match asked {
+        Ok(reply) => Ok(reply.into_inner()),
+        Err(status) => bail!("status: {}", status.message()),
+    }
+}
+
+/// How many shards each storage node leads; under the empty name those without a leader.
+pub(super) fn leaders(status: &StatusReply) -> BTreeMap<&str, usize> {
+    let mut leaders = BTreeMap::new();
+    for shard in &status.shards {
+        *leaders.entry(shard.leader.as_str()).or_default() += 1;
+    }
+    leaders
+}
+
+fn show(status: &StatusReply) -> String {
+    let empty = RegistryView::default();
+    let view = status.registry.as_ref().unwrap_or(&empty);
+    let led = leaders(status);
+    let mut text = format!(
+        "cluster {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  LEADS\n",
+        view.cluster, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS"
+    );
+    for node in view.storage.iter().chain(&view.nodes) {
+        let (kind, leads) = match node.kind() {
+            NodeKind::Storage => ("storage", led.get(node.address.as_str()).copied().unwrap_or(0).to_string()),
+            NodeKind::Router => ("router", String::new()),
+            NodeKind::Gateway => ("gateway", String::new()),
+            NodeKind::Unspecified => ("?", String::new()),
+        };
+        let line = format!("{kind:<8}  {:>12}  {:<24}  {leads}", node.lease, node.address);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text.push_str(&format!("\n{:<14}  LEADER\n", "SHARD"));
+    for shard in &status.shards {
+        let name = shard.shard.as_ref().and_then(ShardId::from_pb).map_or("?".to_owned(), |shard| shard.to_string());
+        let leader = if shard.leader.is_empty() { "none known" } else { &shard.leader };
+        text.push_str(&format!("{name:<14}  {leader}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::{
+        ShardKind,
+        pb::{admin::ShardStatus, store::Node},
+    };
+
+    #[test]
+    fn the_table_shows_nodes_and_who_leads() {
+        let shard = |index, leader: &str| ShardStatus {
+            shard: Some(ShardId { kind: ShardKind::Timeline, index }.to_pb()),
+            leader: leader.to_owned(),
+        };
+        let storage = Node { lease: 1, kind: NodeKind::Storage.into(), address: "a:1".into() };
+        let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into() };
+        let registry = RegistryView { storage: vec![storage], nodes: vec![router], ..Default::default() };
+        let status =
+            StatusReply { registry: Some(registry), shards: vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")] };
+        let lines: Vec<String> =
+            show(&status).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for line in ["storage 1 a:1 2", "router 7 b:2", "timeline-1 a:1", "timeline-2 none known"] {
+            assert!(lines.iter().any(|shown| shown == line), "{line} is not in {lines:#?}");
+        }
+    }
+}

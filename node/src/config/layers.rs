@@ -1,0 +1,279 @@
+//! Defaults, then the file, then the environment, then flags: each overrides the one before, key by key.
+
+use std::{collections::BTreeMap, path::Path};
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Settings from several places. The later call wins.
+#[derive(Default)]
+pub struct Layers {
+    merged: Table,
+    /// Which place each key came from, for errors.
+    origins: BTreeMap<String, String>,
+    problem: Option<ConfigError>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read configuration {file}: {why}")]
+    File { file: String, why: String },
+    #[error("unknown setting {key} (from {origin}); {known}")]
+    Unknown { key: String, origin: String, known: String },
+    #[error("setting {key} (from {origin}): {why}")]
+    Type { key: String, origin: String, why: String },
+    #[error("{key} {why}")]
+    Value { key: String, why: String },
+    #[error("--set takes KEY=VALUE, for example gateway.tcp.listen=127.0.0.1:7410, but not {0:?}")]
+    Set(String),
+}
+
+/// The environment's own, which are not settings.
+const NOT_SETTINGS: [&str; 4] = ["CARILLON_CONFIG", "CARILLON_PASSWORD", "CARILLON_TOKEN", "CARILLON_URL"];
+
+impl Layers {
+    pub fn file(self, path: &Path) -> Self {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.text(&text, &file),
+            Err(error) => self.fail(ConfigError::File { file, why: error.to_string() }),
+        }
+    }
+
+    pub fn text(mut self, text: &str, origin: &str) -> Self {
+        match text.parse::<Table>() {
+            Ok(table) => {
+                self.merge(table, origin);
+                self
+            }
+            Err(error) => self.fail(ConfigError::File { file: origin.to_owned(), why: error.to_string() }),
+        }
+    }
+
+    /// `CARILLON_GATEWAY__TCP__LISTEN` is gateway.tcp.listen.
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        for (name, value) in variables {
+            let Some(key) = name.strip_prefix("CARILLON_") else { continue };
+            if NOT_SETTINGS.contains(&name.as_str()) || is_kubernetes_service(key) {
+                continue;
+            }
+            let key = key.to_lowercase().replace("__", ".");
+            self.set(&key, &value, &format!("environment variable {name}"));
+        }
+        self
+    }
+
+    /// `KEY=VALUE` each.
+    pub fn sets(mut self, sets: &[String]) -> Result<Self, ConfigError> {
+        for set in sets {
+            let (key, value) = set.split_once('=').ok_or_else(|| ConfigError::Set(set.clone()))?;
+            self.set(key.trim(), value, &format!("--set {set}"));
+        }
+        Ok(self)
+    }
+
+    /// One key from a flag of its own.
+    pub fn flag(mut self, key: &str, value: Option<&str>, flag: &str) -> Self {
+        if let Some(value) = value {
+            self.set(key, value, flag);
+        }
+        self
+    }
+
+    pub fn load(self) -> Result<Config, ConfigError> {
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
+        let origin_of = |key: &str| {
+            let exact = self.origins.get(key);
+            let below = || self.origins.iter().find(|(other, _)| other.starts_with(&format!("{key}.")));
+            exact.or_else(|| below().map(|(_, origin)| origin)).cloned().unwrap_or_else(|| "defaults".to_owned())
+        };
+        let config: Result<Config, _> = serde_path_to_error::deserialize(Value::Table(self.merged.clone()));
+        config.map(Config::complete).map_err(|error| {
+            let path = error.path().to_string();
+            let why = error.inner().to_string();
+            let why = why.trim().lines().next().unwrap_or_default().to_owned();
+            match unknown_field(&why) {
+                Some((field, known)) => {
+                    let at_field = path == field || path.ends_with(&format!(".{field}"));
+                    let key = match path.as_str() {
+                        _ if at_field => path,
+                        "." | "" => field.to_owned(),
+                        _ => format!("{path}.{field}"),
+                    };
+                    ConfigError::Unknown { origin: origin_of(&key), key, known: known.to_owned() }
+                }
+                None => ConfigError::Type { origin: origin_of(&path), key: path, why },
+            }
+        })
+    }
+
+    /// The merged settings themselves, for writing a file.
+    pub(crate) fn into_table(self) -> Result<Table, ConfigError> {
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => Ok(self.merged),
+        }
+    }
+
+    fn fail(mut self, problem: ConfigError) -> Self {
+        self.problem.get_or_insert(problem);
+        self
+    }
+
+    fn set(&mut self, key: &str, text: &str, origin: &str) {
+        let mut table = Table::new();
+        let parts: Vec<&str> = key.split('.').collect();
+        let Some((last, parents)) = parts.split_last() else { return };
+        let mut inner = &mut table;
+        for parent in parents {
+            let entry = inner.entry((*parent).to_owned()).or_insert_with(|| Value::Table(Table::new()));
+            let Value::Table(next) = entry else { return };
+            inner = next;
+        }
+        inner.insert((*last).to_owned(), value_of(&parts, text));
+        self.merge(table, origin);
+    }
+
+    fn merge(&mut self, from: Table, origin: &str) {
+        merge(&mut self.merged, from, "", &mut |key| {
+            self.origins.insert(key.to_owned(), origin.to_owned());
+        });
+    }
+}
+
+fn merge(into: &mut Table, from: Table, path: &str, leaf: &mut impl FnMut(&str)) {
+    for (key, value) in from {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from, &path, leaf),
+            (None, Value::Table(from)) => {
+                let mut table = Table::new();
+                merge(&mut table, from, &path, leaf);
+                leaf(&path);
+                into.insert(key, Value::Table(table));
+            }
+            (_, value) => {
+                leaf(&path);
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// What a text means depends on the setting: text stays text, a list may be written with commas, the rest is TOML.
+fn value_of(key: &[&str], text: &str) -> Value {
+    let defaults = Value::try_from(Config::default()).ok();
+    let default = defaults.and_then(|defaults| key.iter().try_fold(defaults, |value, part| value.get(part).cloned()));
+    let as_toml = || format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    match default {
+        Some(Value::String(_)) => Value::String(text.to_owned()),
+        Some(Value::Array(_)) if !text.trim_start().starts_with('[') => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+        }
+        Some(Value::Float(_)) => {
+            text.trim().parse().map(Value::Float).unwrap_or_else(|_| Value::String(text.to_owned()))
+        }
+        _ => as_toml().unwrap_or_else(|| Value::String(text.to_owned())),
+    }
+}
+
+/// Kubernetes gives each container the addresses of services, and one may be called carillon-something.
+fn is_kubernetes_service(key: &str) -> bool {
+    !key.contains("__")
+        && (key.contains("_SERVICE_")
+            || key.contains("_PORT")
+            || key.starts_with("PORT")
+            || key.starts_with("SERVICE_"))
+}
+
+/// The field and what is known, out of serde's words.
+fn unknown_field(why: &str) -> Option<(&str, &str)> {
+    let (field, known) = why.strip_prefix("unknown field `")?.split_once('`')?;
+    Some((field, known.trim_start_matches([',', ' '])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(name: &str, value: &str) -> Vec<(String, String)> {
+        vec![(name.to_owned(), value.to_owned())]
+    }
+
+    fn sets(sets: &[&str]) -> Layers {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        Layers::default().sets(&sets).expect("valid")
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        let file = "[gateway]\nmax_connections = 1\nsend_burst = 1\nmax_page = 1\n[gateway.tcp]\nlisten = \"h:1\"";
+        let layers = || {
+            Layers::default()
+                .text(file, "test.toml")
+                .environment(env("CARILLON_GATEWAY__SEND_BURST", "2"))
+                .environment(env("CARILLON_GATEWAY__MAX_PAGE", "2"))
+        };
+        let config = layers().sets(&["gateway.max_page=3".to_owned()]).expect("valid").load().expect("valid");
+        let gateway = config.gateway;
+        assert_eq!((gateway.max_connections, gateway.send_burst, gateway.max_page), (1, 2, 3));
+        assert_eq!(gateway.tcp.listen, "h:1");
+        assert!(gateway.tcp.enabled, "a key that no layer names keeps its default");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_full_name_and_origin() {
+        for (layers, key, origin) in [
+            (Layers::default().text("[gateway.tcp]\nlisen = \"a:1\"", "x.toml"), "gateway.tcp.lisen", "x.toml"),
+            (Layers::default().text("nonsense = 1", "x.toml"), "nonsense", "x.toml"),
+            (
+                Layers::default().environment(env("CARILLON_ROUTER__SHARDS", "1")),
+                "router.shards",
+                "CARILLON_ROUTER__SHARDS",
+            ),
+            (Layers::default().environment(env("CARILLON_TYPO", "1")), "typo", "CARILLON_TYPO"),
+            (sets(&["storage.retention.max_agee=1"]), "storage.retention.max_agee", "--set"),
+        ] {
+            let error = layers.load().expect_err(key);
+            assert!(matches!(&error, ConfigError::Unknown { key: named, .. } if named == key), "{error:?}");
+            assert!(error.to_string().contains(origin), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_refused_with_their_full_name() {
+        for (layers, key) in [
+            (sets(&["gateway.max_page=many"]), "gateway.max_page"),
+            (sets(&["admin.listen=nowhere"]), "admin.listen"),
+            (sets(&["log.format=xml"]), "log.format"),
+            (Layers::default().text("[router]\nstorage = 5", "x.toml"), "router.storage"),
+            (sets(&["gateway=5"]), "gateway"),
+        ] {
+            let error = layers.load().expect_err(key).to_string();
+            assert!(error.contains(&format!("setting {key} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn text_is_text_lists_take_commas_and_kubernetes_is_left_alone() {
+        let config = sets(&["router.storage=a:1, b:2", "router.advertise=1234", "trace.sample_ratio=1"]);
+        let config = config.environment(env("CARILLON_GATEWAY_SERVICE_HOST", "10.0.0.1")).load().expect("valid");
+        assert_eq!(config.router.storage, ["a:1", "b:2"]);
+        assert_eq!(config.router.advertise, "1234");
+        assert_eq!(config.trace.sample_ratio, 1.0);
+        let config = sets(&["router.storage=[\"c:3\"]"]).load().expect("valid");
+        assert_eq!(config.router.storage, ["c:3"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_refused_by_name() {
+        let error = Layers::default().text("gateway = [", "x.toml").load().expect_err("refused");
+        assert!(error.to_string().contains("x.toml"), "{error}");
+        let error = Layers::default().file(Path::new("/nowhere/at/all.toml")).load().expect_err("refused");
+        assert!(error.to_string().contains("/nowhere/at/all.toml"), "{error}");
+    }
+}

@@ -1,0 +1,262 @@
+//! What an operator may set: one typed structure, filled from the defaults, a file, the environment and flags.
+
+mod layers;
+mod secrets;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use carillon_gateway::GatewayConfig;
+use carillon_router::RouterConfig;
+use carillon_storage::StorageConfig;
+use serde::{Deserialize, Serialize};
+
+pub use layers::{ConfigError, Layers};
+pub use secrets::{Secret, SecretError, Secrets};
+
+use crate::Role;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where this process keeps its data and generated secrets.
+    pub data_dir: PathBuf,
+    /// An orderly stop may take this long.
+    pub shutdown_deadline_ms: u64,
+    pub cluster: ClusterConfig,
+    pub admin: AdminConfig,
+    pub log: LogConfig,
+    pub trace: TraceConfig,
+    pub storage: StorageConfig,
+    pub router: RouterConfig,
+    pub gateway: GatewayConfig,
+}
+
+/// How nodes authenticate to each other.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The same on all nodes: 16 to 512 visible ASCII characters. Either this or `secret_file`; without both, the one
+    /// in `data_dir/secrets`.
+    pub secret: Secret,
+    pub secret_file: PathBuf,
+    /// Mutual TLS between nodes.
+    pub tls: Option<ClusterTlsConfig>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTlsConfig {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The name that every node's certificate carries; empty: the host of its address is checked.
+    #[serde(default)]
+    pub server_name: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// HTTP: /metrics, /healthz, /readyz.
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// error, warn, info, debug or trace; or directives as `info,carillon_router=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TraceConfig {
+    /// OTLP over gRPC, for example http://127.0.0.1:4317. Empty: off.
+    pub otlp_endpoint: String,
+    /// The share of traces that are kept: 0 to 1.
+    pub sample_ratio: f64,
+    /// Empty: carillon-ROLE.
+    pub service_name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            shutdown_deadline_ms: 20_000,
+            cluster: ClusterConfig::default(),
+            admin: AdminConfig::default(),
+            log: LogConfig::default(),
+            trace: TraceConfig::default(),
+            storage: StorageConfig::default(),
+            router: RouterConfig::default(),
+            gateway: GatewayConfig::default(),
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7400)) }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Default for TraceConfig {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_ratio: 0.01, service_name: String::new() }
+    }
+}
+
+impl Config {
+    /// Fills in what follows from other settings: the storage's folder below `data_dir`.
+    pub(crate) fn complete(mut self) -> Self {
+        if self.storage.data_dir == StorageConfig::default().data_dir {
+            self.storage.data_dir = self.data_dir.join("storage");
+        }
+        self
+    }
+
+    /// Checks the values that these roles use.
+    pub fn validate(&self, roles: &[Role]) -> Result<(), ConfigError> {
+        let invalid = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
+        if self.data_dir.as_os_str().is_empty() {
+            return invalid("data_dir", "is empty, but must name a folder");
+        }
+        if !(100..=600_000).contains(&self.shutdown_deadline_ms) {
+            return invalid("shutdown_deadline_ms", "must be 100 to 600000");
+        }
+        if !self.cluster.secret.is_empty() && !self.cluster.secret_file.as_os_str().is_empty() {
+            return invalid("cluster.secret", "and cluster.secret_file are both set, but one of them is enough");
+        }
+        if !(0.0..=1.0).contains(&self.trace.sample_ratio) {
+            return invalid("trace.sample_ratio", "must be 0.0 to 1.0");
+        }
+        if let Err(error) = self.log.level.parse::<tracing_subscriber::EnvFilter>() {
+            return invalid("log.level", &format!("is {:?}: {error}", self.log.level));
+        }
+        for role in roles {
+            let (key, why) = match role {
+                Role::Storage => match self.storage.validate() {
+                    Ok(()) => continue,
+                    Err(error) => (error.key, error.why),
+                },
+                Role::Router => match self.router.validate() {
+                    Ok(()) => continue,
+                    Err(error) => (error.key, error.why),
+                },
+                Role::Gateway => match self.gateway.validate() {
+                    Ok(()) => continue,
+                    Err(error) => (error.key, error.why),
+                },
+            };
+            return invalid(&format!("{role}.{key}"), &why);
+        }
+        Ok(())
+    }
+
+    /// As TOML, without secrets.
+    pub fn to_toml(&self) -> String {
+        // Every key is a string and every number fits: these are the types above.
+        toml::to_string(self).expect("the configuration is representable as TOML")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_for_all_roles() {
+        Config::default().validate(Role::ALL).expect("valid");
+    }
+
+    #[test]
+    fn bad_values_are_named_in_full() {
+        let why = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate(Role::ALL).expect_err("refused").to_string()
+        };
+        assert!(why(|config| config.gateway.max_connections = 0).starts_with("gateway.max_connections"));
+        assert!(why(|config| config.router.lease_ms = 0).starts_with("router.lease_ms"));
+        assert!(why(|config| config.storage.heartbeat_ms = 0).starts_with("storage.heartbeat_ms"));
+        assert!(why(|config| config.log.level = "info,,=loud".into()).starts_with("log.level"));
+        assert!(why(|config| config.trace.sample_ratio = 1.5).starts_with("trace.sample_ratio"));
+    }
+
+    #[test]
+    fn the_printed_configuration_is_read_back_as_it_was_without_secrets() {
+        let mut config = Config::default();
+        config.cluster.secret = Secret::new("a secret that nobody may see");
+        let printed = config.to_toml();
+        assert!(!printed.contains("nobody"), "{printed}");
+        let read = Layers::default().text(&printed, "printed").load().expect("valid");
+        assert_eq!(read.to_toml(), printed);
+    }
+
+    #[test]
+    fn the_storage_folder_follows_data_dir() {
+        let load = |set: &[&str]| {
+            let sets: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            Layers::default().sets(&sets).expect("valid").load().expect("valid").storage.data_dir
+        };
+        assert_eq!(load(&["data_dir=/x"]), PathBuf::from("/x/storage"));
+        assert_eq!(load(&["data_dir=/x", "storage.data_dir=/y"]), PathBuf::from("/y"));
+    }
+
+    const SAMPLE: &str = include_str!("../../../deploy/carillon.toml");
+
+    fn flat(value: &toml::Value, path: &str, into: &mut Vec<String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    flat(value, &format!("{path}.{key}"), into);
+                }
+            }
+            value => into.push(format!("{path} = {value}")),
+        }
+    }
+
+    #[test]
+    fn the_sample_has_every_setting_with_its_default() {
+        let settings = |text: &str| {
+            let table: toml::Table = text.parse().expect("TOML");
+            let mut settings = Vec::new();
+            flat(&toml::Value::Table(table), "", &mut settings);
+            settings.sort();
+            settings
+        };
+        assert_eq!(settings(SAMPLE), settings(&Config::default().to_toml()));
+    }
+
+    #[test]
+    fn what_the_sample_has_as_a_comment_is_valid_too() {
+        let is_setting = |line: &str| {
+            line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '`']))
+        };
+        let lines = SAMPLE.lines().filter(|line| *line != "keys = []").map(|line| match line.strip_prefix("# ") {
+            Some(comment) if is_setting(comment) => comment,
+            _ => line,
+        });
+        let config = Layers::default().text(&lines.collect::<Vec<_>>().join("\n"), "sample").load().expect("valid");
+        config.validate(Role::ALL).expect("valid");
+        assert!(config.gateway.tls.is_some() && config.cluster.tls.is_some());
+        assert_eq!(config.gateway.jwt.keys.len(), 1);
+        assert!(config.gateway.jwt.audience.is_some() && config.gateway.jwt.issuer.is_some());
+    }
+}

@@ -1,0 +1,211 @@
+//! Secrets: made at the first start, kept in files that only their owner may read.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use carillon_gateway::{JwtAlgorithm, JwtKeyConfig};
+use carillon_proto::peer::{PeerError, PeerSecurity, PeerTls};
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Config;
+
+/// Never shown.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+/// The folder `data_dir/secrets`.
+pub struct Secrets {
+    folder: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    #[error("can't read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("can't write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(
+        "there is no cluster secret: set cluster.secret_file to a file that all nodes share (looked for {})",
+        looked_for.display()
+    )]
+    NoClusterSecret { looked_for: PathBuf },
+    #[error("cluster.secret: {0}")]
+    Invalid(#[from] PeerError),
+}
+
+impl Secrets {
+    pub fn of(config: &Config) -> Self {
+        Self { folder: config.data_dir.join("secrets") }
+    }
+
+    /// Makes what is missing: for a process that is a cluster of its own.
+    pub fn generate(&self) -> Result<(), SecretError> {
+        for path in [self.cluster_path(), self.token_path()] {
+            make(&path)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cluster_path(&self) -> PathBuf {
+        self.folder.join("cluster")
+    }
+
+    pub(crate) fn token_path(&self) -> PathBuf {
+        self.folder.join("token")
+    }
+
+    /// How this node authenticates to others.
+    pub fn peer_security(&self, config: &Config) -> Result<PeerSecurity, SecretError> {
+        let cluster = &config.cluster;
+        let secret = if !cluster.secret.is_empty() {
+            cluster.secret.0.clone()
+        } else if !cluster.secret_file.as_os_str().is_empty() {
+            read(&cluster.secret_file)?
+        } else if self.cluster_path().exists() {
+            read(&self.cluster_path())?
+        } else {
+            return Err(SecretError::NoClusterSecret { looked_for: self.cluster_path() });
+        };
+        let tls = match &cluster.tls {
+            None => None,
+            Some(tls) => Some(PeerTls {
+                ca: read(&tls.ca)?,
+                certificate: read(&tls.certificate)?,
+                key: read(&tls.key)?,
+                server_name: Some(tls.server_name.clone()).filter(|name| !name.is_empty()),
+            }),
+        };
+        Ok(PeerSecurity::new(&secret, tls)?)
+    }
+
+    /// The key by which gateways check tokens that this process makes, if there is none in the configuration.
+    pub(crate) fn token_key(&self) -> Option<JwtKeyConfig> {
+        let path = self.token_path();
+        path.exists().then(|| JwtKeyConfig {
+            algorithm: JwtAlgorithm::HS256,
+            secret: None,
+            secret_file: Some(path),
+            public_key_file: None,
+            kid: None,
+        })
+    }
+
+    /// The secret that tokens may be made with here: the first HS256 key of the configuration, or the generated one.
+    pub fn token_secret(&self, config: &Config) -> Result<Option<Vec<u8>>, SecretError> {
+        let configured = config.gateway.jwt.keys.iter().find(|key| key.algorithm == JwtAlgorithm::HS256);
+        if let Some(secret) = configured.and_then(|key| key.secret.as_ref()) {
+            return Ok(Some(secret.0.clone().into_bytes()));
+        }
+        let configured = configured.and_then(|key| key.secret_file.clone());
+        match configured {
+            Some(path) => read(&path).map(|text| Some(text.trim_end().as_bytes().to_vec())),
+            None if config.gateway.jwt.keys.is_empty() && self.token_path().exists() => {
+                read(&self.token_path()).map(|text| Some(text.trim_end().as_bytes().to_vec()))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// Makes the file with 256 random bits in hexadecimal, unless it exists. Whoever comes second finds the first one's.
+fn make(path: &Path) -> Result<(), SecretError> {
+    let failed = |source| SecretError::Write { path: path.to_owned(), source };
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let secret: [u8; 32] = rand::rng().random();
+    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let noise: u64 = rand::rng().random();
+    let temporary = path.with_extension(format!("{noise:016x}"));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        writeln!(file, "{text}")?;
+        file.sync_all()?;
+        // Unlike a rename, this never replaces one that came to be meanwhile.
+        match fs::hard_link(&temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    // Left behind, it would only be litter.
+    let _ = fs::remove_file(&temporary);
+    written.map_err(failed)
+}
+
+fn read(path: &Path) -> Result<String, SecretError> {
+    fs::read_to_string(path).map_err(|source| SecretError::Read { path: path.to_owned(), source })
+}
+
+impl Secret {
+    pub fn new(secret: &str) -> Self {
+        Self(secret.to_owned())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "none" } else { "[secret]" })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.is_empty() { "" } else { "[secret]" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn in_folder(folder: &Path) -> (Config, Secrets) {
+        let config = Config { data_dir: folder.join("data"), ..Config::default() };
+        let secrets = Secrets::of(&config);
+        (config, secrets)
+    }
+
+    #[test]
+    fn secrets_are_made_once_and_only_their_owner_may_read_them() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (config, secrets) = in_folder(folder.path());
+        secrets.generate().expect("made");
+        let first = secrets.token_secret(&config).expect("readable").expect("there");
+        assert_eq!(first.len(), 64);
+        secrets.generate().expect("nothing to do");
+        assert_eq!(secrets.token_secret(&config).expect("readable").expect("there"), first);
+        secrets.peer_security(&config).expect("valid");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&secrets.folder), 0o700);
+        for entry in fs::read_dir(&secrets.folder).expect("folder") {
+            assert_eq!(mode(&entry.expect("entry").path()), 0o600);
+        }
+        assert_eq!(fs::read_dir(&secrets.folder).expect("folder").count(), 2, "nothing is left over");
+    }
+
+    #[test]
+    fn without_a_cluster_secret_the_error_names_the_setting() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (config, secrets) = in_folder(folder.path());
+        let error = secrets.peer_security(&config).err().expect("refused").to_string();
+        assert!(error.contains("cluster.secret_file"), "{error}");
+        let mut short = config;
+        short.cluster.secret = Secret::new("short");
+        let error = secrets.peer_security(&short).err().expect("refused").to_string();
+        assert!(error.contains("cluster.secret"), "{error}");
+    }
+}

@@ -1,0 +1,19 @@
+//! Carillon as a program: the roles of one process, wired, started, watched and stopped in order.
+
+mod admin;
+mod cli;
+mod config;
+mod metrics;
+mod role;
+mod running;
+mod shutdown;
+mod telemetry;
+
+pub use cli::run;
+pub use config::{
+    AdminConfig, ClusterConfig, ClusterTlsConfig, Config, ConfigError, Layers, LogConfig, LogFormat, Secret,
+    SecretError, Secrets, TraceConfig,
+};
+pub use role::Role;
+pub use running::{Addresses, Running, StartError, start};
+pub use telemetry::Telemetry;

@@ -1,0 +1,29 @@
+//! What a process can be.
+
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    Storage,
+    Router,
+    Gateway,
+}
+
+impl Role {
+    /// In the order in which they start; they stop in the reverse.
+    pub const ALL: &[Self] = &[Self::Storage, Self::Router, Self::Gateway];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Router => "router",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,295 @@
+//! One process: its roles are opened, then started, watched, and stopped in order.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use carillon_gateway::{Gateway, GatewayConfig};
+use carillon_proto::{peer::PeerSecurity, tasks::Tasks};
+use carillon_router::{Router, RouterConfig};
+use carillon_storage::Storage;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Config, ConfigError, Role, SecretError, Secrets,
+    admin::{Admin, Health},
+    metrics,
+};
+
+/// What runs.
+pub struct Running {
+    storage: Option<Storage>,
+    router: Option<Router>,
+    gateway: Option<Gateway>,
+    health: Health,
+    addresses: Addresses,
+    tasks: Tasks,
+    shutdown_deadline: Duration,
+}
+
+/// What was bound.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    pub admin: Option<SocketAddr>,
+    /// Internal gRPC.
+    pub storage: Option<SocketAddr>,
+    /// Internal gRPC.
+    pub router: Option<SocketAddr>,
+    /// For clients.
+    pub tcp: Option<SocketAddr>,
+    pub ws: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("can't listen on {listen}: {source}; set admin.listen to a free address")]
+    Admin { listen: SocketAddr, source: io::Error },
+    #[error("metrics: {0}")]
+    Metrics(String),
+    #[error("storage: {0}")]
+    Storage(#[from] carillon_storage::OpenError),
+    #[error("{0}{hint}", hint = router_hint(.0))]
+    Router(#[from] carillon_router::OpenError),
+    #[error("{0}")]
+    Gateway(#[from] carillon_gateway::OpenError),
+}
+
+/// Opens and binds everything, then starts it. A process with all roles is a cluster of its own where the
+/// configuration does not say otherwise: it makes its secrets, and its roles find each other wherever they are bound.
+pub async fn start(config: Config, roles: &[Role]) -> Result<Running, StartError> {
+    config.validate(roles)?;
+    let secrets = Secrets::of(&config);
+    if is_whole(roles) {
+        secrets.generate()?;
+    }
+    let security = secrets.peer_security(&config)?;
+    let recorder = metrics::install().map_err(StartError::Metrics)?;
+    let tasks = Tasks::new();
+
+    let listen = config.admin.listen;
+    let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;
+    let mut running = open(config, roles, &secrets, security, &tasks).await?;
+    running.addresses.admin = Some(admin.address());
+
+    metrics::run(recorder.clone(), roles, &tasks);
+    admin.run(running.health.clone(), recorder, &tasks);
+    running.run();
+    Ok(running)
+}
+
+async fn open(
+    config: Config,
+    roles: &[Role],
+    secrets: &Secrets,
+    security: PeerSecurity,
+    tasks: &Tasks,
+) -> Result<Running, StartError> {
+    let (mut addresses, mut ready) = (Addresses::default(), Vec::new());
+    let (mut router_config, mut gateway_config) = (config.router, config.gateway);
+
+    let mut storage = None;
+    if roles.contains(&Role::Storage) {
+        let opened = Storage::open(config.storage, security.clone()).await?;
+        addresses.storage = Some(opened.address());
+        ready.push((Role::Storage, opened.ready()));
+        storage = Some(opened);
+    }
+    let mut router = None;
+    if roles.contains(&Role::Router) {
+        if let Some(address) = addresses.storage.filter(|_| router_config.storage == RouterConfig::default().storage) {
+            router_config.storage = vec![address.to_string()];
+        }
+        let opened = Router::open(router_config, security.clone()).await?;
+        addresses.router = Some(opened.address());
+        ready.push((Role::Router, opened.ready()));
+        router = Some(opened);
+    }
+    let mut gateway = None;
+    if roles.contains(&Role::Gateway) {
+        if let Some(address) = addresses.router.filter(|_| gateway_config.routers == GatewayConfig::default().routers) {
+            gateway_config.routers = vec![address.to_string()];
+        }
+        if gateway_config.jwt.keys.is_empty() && is_whole(roles) {
+            gateway_config.jwt.keys.extend(secrets.token_key());
+        }
+        let opened = Gateway::open(gateway_config, security).await?;
+        (addresses.tcp, addresses.ws, addresses.grpc) =
+            (opened.tcp_address(), opened.ws_address(), opened.grpc_address());
+        ready.push((Role::Gateway, opened.ready()));
+        gateway = Some(opened);
+    }
+    Ok(Running {
+        storage,
+        router,
+        gateway,
+        health: Health::new(ready),
+        addresses,
+        tasks: tasks.clone(),
+        shutdown_deadline: Duration::from_millis(config.shutdown_deadline_ms),
+    })
+}
+
+fn router_hint(error: &carillon_router::OpenError) -> &'static str {
+    match error {
+        carillon_router::OpenError::Listen { .. } => "; set router.listen to a free address",
+        _ => "",
+    }
+}
+
+fn is_whole(roles: &[Role]) -> bool {
+    Role::ALL.iter().all(|role| roles.contains(role))
+}
+
+impl Running {
+    fn run(&self) {
+        if let Some(storage) = &self.storage {
+            storage.run(&self.tasks);
+        }
+        if let Some(router) = &self.router {
+            router.run(&self.tasks);
+        }
+        if let Some(gateway) = &self.gateway {
+            gateway.run(&self.tasks);
+        }
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// What keeps it from being ready; empty when it is.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.health.reasons()
+    }
+
+    /// Resolves when all roles are ready.
+    pub async fn ready(&self) {
+        self.health.ready().await;
+    }
+
+    /// Resolves with the reason when a failure has stopped everything.
+    pub async fn failed(&self) -> String {
+        self.tasks.stopping().await;
+        self.tasks.failure().unwrap_or("stopped").to_owned()
+    }
+
+    /// Not ready; clients told to go, then routers, then the store, each handing over what it has; then the rest.
+    /// False if the deadline over the whole was not enough.
+    pub async fn stop(self) -> bool {
+        let deadline = Instant::now() + self.shutdown_deadline;
+        self.health.set_draining();
+        let in_order = async {
+            if let Some(gateway) = &self.gateway {
+                gateway.drain().await;
+            }
+            if let Some(router) = &self.router {
+                router.drain().await;
+            }
+            if let Some(storage) = &self.storage {
+                storage.drain().await;
+            }
+        };
+        let in_time = timeout_at(deadline, in_order).await.is_ok();
+        // What is left of the time, and a little where nothing is.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
+        self.tasks.finish(left).await && in_time
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, address) in [
+            ("clients, TCP       tcp://", self.tcp),
+            ("clients, WebSocket ws://", self.ws),
+            ("clients, gRPC      grpc://", self.grpc),
+            ("router             ", self.router),
+            ("storage            ", self.storage),
+            ("admin              http://", self.admin),
+        ] {
+            if let Some(address) = address {
+                let path = if what.ends_with("ws://") { "/ws" } else { "" };
+                writeln!(f, "  {what}{address}{path}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Layers;
+    use carillon_client::{Client, ClientConfig, Credential, Event};
+    use carillon_proto::UserId;
+    use std::path::Path;
+
+    fn anywhere(folder: &Path) -> Config {
+        let zero = "127.0.0.1:0";
+        let mut sets = vec![format!("data_dir={}", folder.join("data").display())];
+        for key in ["admin", "storage", "router", "gateway.tcp", "gateway.ws", "gateway.grpc"] {
+            sets.push(format!("{key}.listen={zero}"));
+        }
+        Layers::default().sets(&sets).expect("valid").load().expect("valid")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_roles_in_one_process_find_each_other_wherever_they_are_bound() {
+        let folder = tempfile::tempdir().expect("folder");
+        let config = anywhere(folder.path());
+        let running = start(config.clone(), Role::ALL).await.expect("started");
+        tokio::time::timeout(Duration::from_secs(60), running.ready()).await.expect("ready");
+        assert!(running.not_ready().is_empty());
+
+        let tcp = running.addresses().tcp.expect("bound");
+        let tasks = Tasks::new();
+        let open = |user: &str| {
+            let user = UserId::new(user).expect("valid");
+            let token = crate::cli::make_token(&config, &user, Duration::from_secs(60)).expect("readable");
+            let url = format!("tcp://{tcp}").parse().expect("address");
+            let credential = Credential::Token(token.expect("generated"));
+            Client::open(ClientConfig::new(vec![url], user.as_str(), "test", credential), &tasks).expect("opened")
+        };
+        let (bob, mut bobs) = open("bob");
+        bob.connected(Duration::from_secs(60)).await.expect("signed in");
+        let (alice, _) = open("alice");
+        let accepted = alice.send(Client::user("bob"), Client::text("hello")).await.expect("accepted");
+        let delivered = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                match bobs.next().await.expect("not ended") {
+                    Event::Delivered { envelope, .. } => return envelope.id,
+                    _ => continue,
+                }
+            }
+        });
+        assert_eq!(delivered.await.expect("in time"), accepted.message_id);
+        alice.close().await;
+        bob.close().await;
+        assert!(running.stop().await, "stopped in time");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_with_its_setting() {
+        let folder = tempfile::tempdir().expect("folder");
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("address");
+        for key in ["admin.listen", "storage.listen", "router.listen", "gateway.tcp.listen", "gateway.grpc.listen"] {
+            let mut config = anywhere(folder.path());
+            match key {
+                "admin.listen" => config.admin.listen = address,
+                "storage.listen" => config.storage.listen = address,
+                "router.listen" => config.router.listen = address,
+                "gateway.tcp.listen" => config.gateway.tcp.listen = address.to_string(),
+                _ => config.gateway.grpc.listen = address.to_string(),
+            }
+            let error = start(config, Role::ALL).await.err().expect("refused").to_string();
+            assert!(error.contains(key) && error.contains(&address.to_string()), "{error}");
+        }
+    }
+}
