@@ -8,6 +8,8 @@ pub(crate) mod rate;
 mod scram;
 mod sending;
 mod sign_in;
+#[cfg(test)]
+mod tests;
 pub(crate) mod token;
 
 use std::{
