@@ -57,9 +57,10 @@ impl RegistryService {
     }
 
     /// Carries a command out, here or at the leader. All commands may be repeated.
-    async fn write<T, F>(&self, forwarded: bool, op: Op, pass_on: F) -> Result<Written<T>, Status>
+    async fn write<T, F, P>(&self, forwarded: bool, op: Op, pass_on: F) -> Result<Written<T>, Status>
     where
-        F: AsyncFn(Client) -> Result<T, Status>,
+        F: Fn(Client) -> P,
+        P: Future<Output = Result<T, Status>>,
     {
         let cluster = started(&self.serving)?;
         let command = DirectoryCommand { op: Some(op) };
@@ -132,7 +133,10 @@ impl registry_server::Registry for RegistryService {
         let (forwarded, message) = open(request);
         let RegisterRequest { kind, address, ttl_ms, nonce } = message.clone();
         let op = Op::RegisterNode(RegisterNode { kind, address, ttl_ms, nonce });
-        let pass_on = async |mut client: Client| client.register(forward(message.clone())).await;
+        let pass_on = |mut client: Client| {
+            let message = message.clone();
+            async move { client.register(forward(message)).await }
+        };
         match self.write(forwarded, op, pass_on).await? {
             Written::There(reply) => Ok(reply),
             Written::Here(Outcome::Registered(Registered { lease })) => Ok(Response::new(RegisterReply { lease })),
@@ -143,7 +147,7 @@ impl registry_server::Registry for RegistryService {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (forwarded, message) = open(request);
         let op = Op::RenewLease(RenewLease { lease: message.lease });
-        let pass_on = async |mut client: Client| client.renew(forward(message)).await;
+        let pass_on = |mut client: Client| async move { client.renew(forward(message)).await };
         match self.write(forwarded, op, pass_on).await? {
             Written::There(reply) => Ok(reply),
             Written::Here(Outcome::Done(_)) => Ok(Response::new(RenewReply {})),
@@ -154,7 +158,7 @@ impl registry_server::Registry for RegistryService {
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
         let (forwarded, message) = open(request);
         let op = Op::DeregisterNode(DeregisterNode { lease: message.lease });
-        let pass_on = async |mut client: Client| client.deregister(forward(message)).await;
+        let pass_on = |mut client: Client| async move { client.deregister(forward(message)).await };
         match self.write(forwarded, op, pass_on).await? {
             Written::There(reply) => Ok(reply),
             Written::Here(Outcome::Done(_)) => Ok(Response::new(DeregisterReply {})),

@@ -13,7 +13,7 @@ use crate::engine::fjall::TimelineView;
 /// Envelopes that one command removes at most: what the state machine does at once stays short.
 pub(crate) const TRIM_ENVELOPES: u32 = 256;
 /// Timelines that one call looks at.
-const LOOKED_AT: usize = 1024;
+const LOOKED_AT: usize = 4096;
 
 /// How long envelopes are kept. What either limit ends is due, unless it is younger than the duplicate window.
 #[derive(Debug, Clone, Copy, Default)]

@@ -21,6 +21,6 @@ mod store;
 mod suite_test;
 mod types;
 
-pub(crate) use group::{Era, Group, GroupOptions, GroupStatus, ProposeError, Proposed, ReadError, StartError};
+pub(crate) use group::{Era, Group, GroupOptions, GroupStatus, ProposeError, ReadError, StartError};
 pub(crate) use link::Links;
 pub(crate) use server::RaftService;

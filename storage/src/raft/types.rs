@@ -61,4 +61,5 @@ impl fmt::Display for Commands {
 }
 
 /// One outcome for each command of the entry.
+#[derive(Debug)]
 pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);

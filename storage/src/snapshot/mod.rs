@@ -14,7 +14,7 @@ mod dir;
 mod reader;
 mod writer;
 
-pub(crate) use dir::{Receiving, SnapshotDir};
+pub(crate) use dir::SnapshotDir;
 pub(crate) use reader::SnapshotFile;
 
 const MAGIC: &[u8; 8] = b"CRLNSNP\x01";

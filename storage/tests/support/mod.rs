@@ -26,27 +26,27 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, service::interceptor::InterceptedService, transport::Channel};
 
-pub const MAP: ShardMap = ShardMap { directory: 2, timeline: 3 };
+pub(crate) const MAP: ShardMap = ShardMap { directory: 2, timeline: 3 };
 const DEADLINE: Duration = Duration::from_secs(60);
 
-pub fn security() -> PeerSecurity {
+pub(crate) fn security() -> PeerSecurity {
     PeerSecurity::new("a secret of sixteen or more".replace(' ', "-").as_str(), None).expect("valid")
 }
 
 /// One storage node and its place.
-pub struct Node {
-    pub config: StorageConfig,
+pub(crate) struct Node {
+    pub(crate) config: StorageConfig,
     running: Option<(Storage, Tasks)>,
 }
 
-pub struct Cluster {
-    pub nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
     dir: TempDir,
 }
 
 impl Cluster {
     /// Nodes that are not started yet.
-    pub fn new(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
+    pub(crate) fn new(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let addresses = free_addresses(count);
         let members: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -67,7 +67,7 @@ impl Cluster {
         Self { nodes: nodes.collect(), dir }
     }
 
-    pub async fn started(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
+    pub(crate) async fn started(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
         let mut cluster = Self::new(count, change);
         for node in &mut cluster.nodes {
             node.start().await;
@@ -78,12 +78,12 @@ impl Cluster {
         cluster
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes at whoever leads, as a router does: the same command again until it is answered.
-    pub async fn append(&self, user: &str, key: u64) -> Appended {
+    pub(crate) async fn append(&self, user: &str, key: u64) -> Appended {
         let command = append(user, key);
         match self.ask(timeline_shard(user), Op::Timeline(command)).await {
             Outcome::Appended(appended) => appended,
@@ -91,7 +91,7 @@ impl Cluster {
         }
     }
 
-    pub async fn read(&self, user: &str) -> TimelineRead {
+    pub(crate) async fn read(&self, user: &str) -> TimelineRead {
         let read = ReadTimeline {
             timeline: Some(inbox(user).to_key()),
             limit: 1000,
@@ -104,7 +104,7 @@ impl Cluster {
         }
     }
 
-    pub async fn ask(&self, shard: ShardId, op: Op) -> Outcome {
+    pub(crate) async fn ask(&self, shard: ShardId, op: Op) -> Outcome {
         let deadline = Instant::now() + DEADLINE;
         let mut last = None;
         while Instant::now() < deadline {
@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     /// Which running node leads the shard of this user's inbox.
-    pub async fn leader_of(&self, user: &str) -> usize {
+    pub(crate) async fn leader_of(&self, user: &str) -> usize {
         let read =
             ReadTimeline { timeline: Some(inbox(user).to_key()), limit: 1, max_bytes: 1, ..ReadTimeline::default() };
         let deadline = Instant::now() + DEADLINE;
@@ -142,7 +142,7 @@ impl Cluster {
 }
 
 impl Node {
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let storage = eventually("the node's folder and address are free", || async {
             Storage::open(self.config.clone(), security()).await.map_err(|error| error.to_string())
         })
@@ -152,7 +152,7 @@ impl Node {
         self.running = Some((storage, tasks));
     }
 
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let (storage, tasks) = self.running.as_ref().expect("runs");
         let mut ready = storage.ready();
         let waited = timeout(DEADLINE, ready.wait_for(Readiness::is_ready)).await;
@@ -160,31 +160,31 @@ impl Node {
     }
 
     /// Stops at once, as a process that is told to and has no time.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let (storage, tasks) = self.running.take().expect("runs");
         storage.drain_nothing(&tasks).await;
     }
 
-    pub async fn drain_and_stop(&mut self) {
+    pub(crate) async fn drain_and_stop(&mut self) {
         let (storage, tasks) = self.running.take().expect("runs");
         storage.drain().await;
         assert!(tasks.finish(DEADLINE).await, "tasks ended");
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    pub fn tasks(&self) -> &Tasks {
+    pub(crate) fn tasks(&self) -> &Tasks {
         &self.running.as_ref().expect("runs").1
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.config.listen
     }
 
     /// None: no answer.
-    pub async fn ask(&self, shard: ShardId, op: Op) -> Option<Outcome> {
+    pub(crate) async fn ask(&self, shard: ShardId, op: Op) -> Option<Outcome> {
         let request = StoreRequest { id: 1, shard: Some(shard.to_pb()), op: Some(op), ..StoreRequest::default() };
         let call = async {
             let mut stream = Stream::open(self.address()).await?;
@@ -194,13 +194,13 @@ impl Node {
         timeout(Duration::from_secs(5), call).await.ok()??.result
     }
 
-    pub fn registry(&self) -> RegistryClient<InterceptedService<Channel, AddSecret>> {
+    pub(crate) fn registry(&self) -> RegistryClient<InterceptedService<Channel, AddSecret>> {
         let channel = security().channel(&self.address().to_string()).expect("an address");
         RegistryClient::with_interceptor(channel, security().auth().0)
     }
 
     /// The view of this node, once it is as wanted.
-    pub async fn view(&self, what: &str, wanted: impl Fn(&RegistryView) -> bool) -> RegistryView {
+    pub(crate) async fn view(&self, what: &str, wanted: impl Fn(&RegistryView) -> bool) -> RegistryView {
         let mut views = self.registry().watch(WatchRequest {}).await.expect("watches").into_inner();
         let looking = async {
             while let Some(view) = views.message().await.expect("goes on") {
@@ -227,14 +227,14 @@ impl DrainNothing for Storage {
 }
 
 /// A router's stream to a node.
-pub struct Stream {
+pub(crate) struct Stream {
     out: mpsc::Sender<ToStore>,
     incoming: Streaming<FromStore>,
     taken: std::collections::VecDeque<StoreReply>,
 }
 
 impl Stream {
-    pub async fn open(address: SocketAddr) -> Option<Self> {
+    pub(crate) async fn open(address: SocketAddr) -> Option<Self> {
         let channel = security().channel(&address.to_string()).expect("an address");
         let mut client = StoreClient::with_interceptor(channel, security().auth().0);
         let (out, outgoing) = mpsc::channel(64);
@@ -242,12 +242,12 @@ impl Stream {
         Some(Self { out, incoming, taken: Default::default() })
     }
 
-    pub async fn send(&self, requests: Vec<StoreRequest>) {
+    pub(crate) async fn send(&self, requests: Vec<StoreRequest>) {
         // A stream that broke shows when replies are taken.
         let _ = self.out.send(ToStore { requests }).await;
     }
 
-    pub async fn reply(&mut self) -> Option<StoreReply> {
+    pub(crate) async fn reply(&mut self) -> Option<StoreReply> {
         while self.taken.is_empty() {
             self.taken.extend(self.incoming.message().await.ok()??.replies);
         }
@@ -255,7 +255,7 @@ impl Stream {
     }
 }
 
-pub async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
+pub(crate) async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
     what: &str,
     mut attempt: impl FnMut() -> F,
 ) -> T {
@@ -269,15 +269,15 @@ pub async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>
     }
 }
 
-pub fn inbox(user: &str) -> TimelineId {
+pub(crate) fn inbox(user: &str) -> TimelineId {
     TimelineId::Inbox(UserId::new(user).expect("valid"))
 }
 
-pub fn timeline_shard(user: &str) -> ShardId {
+pub(crate) fn timeline_shard(user: &str) -> ShardId {
     MAP.timeline_of(&inbox(user))
 }
 
-pub fn append(user: &str, key: u64) -> TimelineCommand {
+pub(crate) fn append(user: &str, key: u64) -> TimelineCommand {
     let mut duplicate_key = [0; 16];
     duplicate_key[..8].copy_from_slice(&key.to_be_bytes());
     TimelineCommand {
@@ -291,7 +291,7 @@ pub fn append(user: &str, key: u64) -> TimelineCommand {
     }
 }
 
-pub fn request(id: u64, user: &str, key: u64, lane: u64) -> StoreRequest {
+pub(crate) fn request(id: u64, user: &str, key: u64, lane: u64) -> StoreRequest {
     let op = Some(Op::Timeline(append(user, key)));
     StoreRequest { id, shard: Some(timeline_shard(user).to_pb()), lane, op, ..StoreRequest::default() }
 }
