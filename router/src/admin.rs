@@ -40,8 +40,8 @@ impl admin_server::Admin for Admin {
         let put = PutAccount { account: Some(account.clone()), mode: mode.into() };
         match self.write(&user, directory_command::Op::PutAccount(put)).await {
             Ok(()) => {}
-            // It may be our own: the answer to an earlier try was lost.
-            Err(StoreFailure::Exists) if self.read(&user).await?.as_ref() == Some(&account) => {}
+            // It may be our own: the answer to the first try was lost.
+            Err(StoreFailure::Exists { repeated: true }) if self.read(&user).await?.as_ref() == Some(&account) => {}
             Err(failure) => return Err(to_status(&failure, &user)),
         }
         Ok(Response::new(PutUserReply {}))
@@ -103,7 +103,7 @@ fn user_id(user: &str) -> Result<UserId, Status> {
 
 fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
     match failure {
-        StoreFailure::Exists => Status::already_exists(format!("there is a user {user:?} already")),
+        StoreFailure::Exists { .. } => Status::already_exists(format!("there is a user {user:?} already")),
         StoreFailure::NotFound { .. } => Status::not_found(format!("there is no user {user:?}")),
         StoreFailure::Rejected { .. } => Status::invalid_argument(failure.to_string()),
         StoreFailure::Overloaded { .. } => Status::resource_exhausted(failure.to_string()),

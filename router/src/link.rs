@@ -220,7 +220,7 @@ impl Reader {
             // Whether it came in time is seen below.
             let _ = time::timeout_at(self.awaited.1, newer).await;
         }
-        if !self.context.lease.borrow().as_ref().is_some_and(|held| held.until > Instant::now()) {
+        if self.context.lease.borrow().as_ref().is_none_or(|held| held.until <= Instant::now()) {
             return Err(Failure::NoLease.into());
         }
         let topology = self.context.topology.borrow();

@@ -295,7 +295,7 @@ fn opening_a_session_stores_it_evicts_the_older_and_then_reads_the_head() {
 fn an_announced_session_that_is_known_is_not_written_again() {
     let mut play = Play::new();
     let known = session("bob", "a", 10, 1);
-    play.knows("bob", &[known.clone()]);
+    play.knows("bob", std::slice::from_ref(&known));
     let effects = play.request(Op::Announce(Announce { session: Some(known) }));
     assert!(matches!(effects[..], [Did::ReadHead(..)]), "{effects:?}");
 
@@ -342,7 +342,7 @@ fn sessions_of_a_gateway_that_is_gone_get_nothing_and_are_deleted() {
 fn a_closed_session_gets_nothing_more() {
     let mut play = Play::new();
     let closed = session("bob", "a", 10, 1);
-    play.knows("bob", &[closed.clone()]);
+    play.knows("bob", std::slice::from_ref(&closed));
     let effects = play.request(Op::CloseSession(link::CloseSession { session: Some(closed) }));
     let [Did::DeleteSession(token, 1)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(*token, StoreAnswer::Done(Done {}));

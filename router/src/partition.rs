@@ -131,8 +131,8 @@ impl Partition {
                 match effect {
                     Effect::Store { token, shard, op, traceparent, deadline } => {
                         let to = AnswerTo::Partition(self.index, token);
-                        let op = StoreOp { shard, op, traceparent, deadline, to };
-                        if let Err((_, failure)) = self.store.submit(op) {
+                        let op = StoreOp { shard, op, traceparent, deadline, tries: 0, to };
+                        if let Err(failure) = self.store.submit(op) {
                             self.owner.answer(token, Err(failure), Instant::now());
                         }
                     }

@@ -24,6 +24,8 @@ pub(crate) struct StoreOp<A = AnswerTo> {
     /// Empty if not traced.
     pub(crate) traceparent: String,
     pub(crate) deadline: Instant,
+    /// How often it was sent; at first 0.
+    pub(crate) tries: u32,
     pub(crate) to: A,
 }
 
@@ -42,7 +44,10 @@ pub(crate) enum StoreFailure {
     #[error("no answer from {shard} in time")]
     Expired { shard: ShardId },
     #[error("it exists")]
-    Exists,
+    Exists {
+        /// It was asked for more than once: an earlier try may have made it.
+        repeated: bool,
+    },
     #[error("not found: {detail}")]
     NotFound { detail: String },
     #[error("rejected by the store: {detail}")]
@@ -61,20 +66,17 @@ pub(crate) struct Store {
 
 impl Store {
     /// Never waits: a partition that waited for the store while the store waits for the partition would be stuck.
-    pub(crate) fn submit(&self, op: StoreOp) -> Result<(), (StoreOp, StoreFailure)> {
+    pub(crate) fn submit(&self, op: StoreOp) -> Result<(), StoreFailure> {
         self.ops.try_send(op).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(op) => {
-                let failure = StoreFailure::Overloaded { shard: op.shard, retry_after_ms: 200 };
-                (op, failure)
-            }
-            mpsc::error::TrySendError::Closed(op) => (op, StoreFailure::Stopping),
+            mpsc::error::TrySendError::Full(op) => StoreFailure::Overloaded { shard: op.shard, retry_after_ms: 200 },
+            mpsc::error::TrySendError::Closed(_) => StoreFailure::Stopping,
         })
     }
 
     pub(crate) async fn call(&self, shard: ShardId, op: Op, deadline: Instant) -> Result<StoreAnswer, StoreFailure> {
         let (to, answer) = oneshot::channel();
-        let op = StoreOp { shard, op, traceparent: String::new(), deadline, to: AnswerTo::Once(to) };
-        self.submit(op).map_err(|(_, failure)| failure)?;
+        let op = StoreOp { shard, op, traceparent: String::new(), deadline, tries: 0, to: AnswerTo::Once(to) };
+        self.submit(op)?;
         answer.await.unwrap_or(Err(StoreFailure::Stopping))
     }
 }

@@ -154,6 +154,7 @@ impl<A> Engine<A> {
             };
             let lane = shard.lane.number();
             while let Some((seq, op)) = shard.lane.send(now) {
+                op.tries += 1;
                 let attempt = Attempt { shard: id, stream, what: What::Write { lane, seq } };
                 self.attempts.insert(self.next_id, attempt);
                 self.effects.sends.push((stream, op.to_request(self.next_id, lane)));
@@ -230,7 +231,8 @@ impl<A> Engine<A> {
                 };
                 if let Some(op) = op {
                     self.outstanding -= 1;
-                    self.effects.answers.push((op.to, Err(failure_of(rejected))));
+                    let failure = failure_of(rejected, op.tries > 1);
+                    self.effects.answers.push((op.to, Err(failure)));
                 }
                 self.release(id);
                 return;
@@ -434,9 +436,9 @@ fn is_write(op: &Op) -> bool {
     }
 }
 
-fn failure_of(rejected: Rejected) -> StoreFailure {
+fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
     match rejected.reason() {
-        rejected::Reason::Exists => StoreFailure::Exists,
+        rejected::Reason::Exists => StoreFailure::Exists { repeated },
         rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
         rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
             StoreFailure::Rejected { detail: rejected.detail }
@@ -475,7 +477,7 @@ mod tests {
 
         fn submit(&mut self, name: u32, op: Op) {
             let deadline = self.now + SOON * 10;
-            let op = StoreOp { shard: SHARD, op, traceparent: String::new(), deadline, to: name };
+            let op = StoreOp { shard: SHARD, op, traceparent: String::new(), deadline, tries: 0, to: name };
             self.engine.submit(op, self.now);
         }
 

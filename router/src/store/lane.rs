@@ -79,7 +79,7 @@ impl<T, R> Lane<T, R> {
     }
 
     /// The next write to send on this lane and its sequence number.
-    pub(super) fn send(&mut self, now: Instant) -> Option<(u64, &T)> {
+    pub(super) fn send(&mut self, now: Instant) -> Option<(u64, &mut T)> {
         if self.state != State::Open || self.in_flight >= WINDOW {
             return None;
         }
@@ -91,7 +91,7 @@ impl<T, R> Lane<T, R> {
                 *sent = Some(now);
                 self.in_flight += 1;
                 // Borrowed again, because the loop goes on in the other case.
-                match &self.entries[index] {
+                match &mut self.entries[index] {
                     Entry::Pending { write, .. } => return Some((seq, write)),
                     Entry::Answered { .. } | Entry::Gone => return None,
                 }

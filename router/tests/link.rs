@@ -1,0 +1,193 @@
+//! Real routers and real streams, with a store in memory that keeps its contract and fails on command.
+
+mod support;
+
+use carillon_proto::pb::{
+    client::{self, recipient::To},
+    link::{self, FromRouter, router_reply::Result as Reply, router_request::Op},
+    store::{NodeKind, Session},
+};
+use support::{Cluster, Gateway, session};
+
+fn send(to: &str, number: u32) -> Op {
+    Op::Send(link::Send {
+        sender: "alice".into(),
+        sender_device: "phone".into(),
+        to: Some(client::Recipient { to: Some(To::User(to.into())) }),
+        client_id: number.to_string(),
+        content: bytes::Bytes::from_static(b"content"),
+        connection: 1,
+    })
+}
+
+fn open(session: Session) -> Op {
+    Op::OpenSession(link::OpenSession { session: Some(session) })
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_recipient_and_the_senders_other_devices() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    for session in [session("alice", "phone", &gateway, 1), session("alice", "laptop", &gateway, 2)] {
+        assert!(matches!(gateway.ask(open(session)).await, Reply::SessionOpened(_)));
+    }
+    let bobs = session("bob", "phone", &gateway, 3);
+    gateway.ask(open(bobs)).await;
+    let Reply::Accepted(accepted) = gateway.ask(send("bob", 1)).await else { panic!("not accepted") };
+    assert_eq!(accepted.position.expect("set").seq, 1);
+    let mut pushed = vec![gateway.push().await.connections, gateway.push().await.connections];
+    pushed.sort();
+    assert_eq!(pushed, [[2], [3]]);
+    let Reply::Accepted(again) = gateway.ask(send("bob", 1)).await else { panic!("not accepted") };
+    assert_eq!((again.message_id, again.position), (accepted.message_id, accepted.position));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_and_broken_streams_keep_each_message_once_and_in_order() {
+    const MESSAGES: u32 = 400;
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    let mut accepted = 0;
+    for number in 0..MESSAGES {
+        gateway.request(send("bob", number)).await;
+        match number % 100 {
+            20 => cluster.store.refuse_next(3),
+            60 => cluster.store.cut_streams(),
+            80 => cluster.store.lose_answers(5),
+            _ => {}
+        }
+        if number % 10 == 9 {
+            while accepted <= number {
+                match gateway.reply().await.1 {
+                    Reply::Accepted(_) => accepted += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    let wanted: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
+    assert_eq!(cluster.store.client_ids("bob"), wanted);
+    assert_eq!(cluster.store.client_ids("alice"), wanted);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_senders_copy_is_pushed_by_the_senders_owner() {
+    // Enough users that some pair has two owners.
+    let users: Vec<String> = (0..40).map(|i| format!("user{i}")).collect();
+    let cluster = Cluster::start(2, &users.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut gateways = cluster.one_gateway_at_each().await;
+    let ring = cluster.ring();
+    let owner = |user: &str| usize::from(ring.owner(user).expect("owner").address != cluster.address(0));
+    let sender = users.iter().find(|user| owner(user) == 0).expect("one of forty");
+    let recipient = users.iter().find(|user| owner(user) == 1).expect("one of forty");
+    // Both links are of one gateway.
+    let other_device = session(sender, "laptop", &gateways[0], 7);
+    gateways[0].ask(open(other_device)).await;
+    let Op::Send(mut message) = send(recipient, 1) else { unreachable!() };
+    message.sender = sender.clone();
+    assert!(matches!(gateways[1].ask(Op::Send(message)).await, Reply::Accepted(_)));
+    let push = gateways[0].push().await;
+    assert_eq!(push.connections, [7]);
+    assert_eq!(push.timeline.and_then(|t| t.owner), Some(client::timeline::Owner::Inbox(sender.clone())));
+
+    // The wrong router says so, with its ring.
+    let Op::Send(mut message) = send(recipient, 2) else { unreachable!() };
+    message.sender = sender.clone();
+    let Reply::NotOwner(not) = gateways[0].ask(Op::Send(message)).await else { panic!("not refused") };
+    assert_eq!(not.ring_version, ring.version());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_by_a_newer_ring_waits_for_it() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    let newer = gateway.ring_version + 1;
+    gateway.ring_version = newer;
+    gateway.request(send("bob", 1)).await;
+    cluster.store.change_ring();
+    assert!(matches!(gateway.reply().await.1, Reply::Accepted(_)));
+
+    gateway.ring_version += 1_000_000;
+    let Reply::NotOwner(not) = gateway.ask(send("bob", 2)).await else { panic!("not refused") };
+    assert!(not.ring_version >= newer && not.ring_version < gateway.ring_version);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_session_of_a_device_evicts_the_first() {
+    let cluster = Cluster::start(1, &["alice"]).await;
+    let mut gateway = cluster.gateway().await;
+    let first = session("alice", "phone", &gateway, 1);
+    let second = session("alice", "phone", &gateway, 2);
+    gateway.ask(open(first.clone())).await;
+    gateway.ask(open(second)).await;
+    let evicted = gateway.until(|message: &mut FromRouter| message.evictions.pop()).await;
+    assert_eq!(evicted.connection, 1);
+    let announced = gateway.ask(Op::Announce(link::Announce { session: Some(first) })).await;
+    assert!(matches!(announced, Reply::SessionOpened(opened) if opened.replaced));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_lease_stops_the_router_until_it_has_a_new_one() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    let before = cluster.ring().owner("bob").expect("owner").lease;
+    cluster.store.end_leases(NodeKind::Router);
+    cluster
+        .wait_until("the router has a new lease", || {
+            cluster.ring().owner("bob").is_some_and(|owner| owner.lease > before)
+        })
+        .await;
+    cluster.wait_ready().await;
+    gateway.ring_version = 0;
+    gateway.ask_until_accepted(send("bob", 1)).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_draining_router_leaves_the_ring_and_answers_what_is_in_flight() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    cluster.store.refuse_next(2);
+    gateway.request(send("bob", 1)).await;
+    let drained = cluster.drain(0);
+    assert!(matches!(gateway.reply().await.1, Reply::Accepted(_)));
+    drained.await;
+    assert!(cluster.ring().routers().is_empty());
+    assert!(gateway.is_closed().await);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_without_the_secret_is_refused() {
+    let cluster = Cluster::start(1, &[]).await;
+    let status = Gateway::connect_with("another-secret-of-16", &cluster.address(0)).await.err().expect("refused");
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn users_are_made_and_replaced_by_the_administrator() {
+    use carillon_proto::pb::admin::{DeleteUserRequest, PutUserRequest, StatusRequest};
+    let cluster = Cluster::start(1, &[]).await;
+    let mut admin = cluster.admin();
+    let put = |replace| PutUserRequest { user: "Dave".into(), scram: None, replace };
+    admin.put_user(put(false)).await.expect("made");
+    let status = admin.put_user(put(false)).await.expect_err("exists");
+    assert_eq!(status.code(), tonic::Code::AlreadyExists);
+    admin.put_user(put(true)).await.expect("replaced");
+    // The answer is lost, and the repetition finds what the first try made.
+    cluster.store.lose_answers(1);
+    let erin = PutUserRequest { user: "erin".into(), scram: None, replace: false };
+    admin.put_user(erin).await.expect("made");
+    let mut gateway = cluster.gateway().await;
+    gateway.ask_until_accepted(send("dave", 1)).await;
+    let status = admin.status(StatusRequest {}).await.expect("answers").into_inner();
+    assert_eq!(status.shards.len(), 8);
+    admin.delete_user(DeleteUserRequest { user: "dave".into() }).await.expect("deleted");
+    cluster.stop().await;
+}

@@ -1,0 +1,327 @@
+//! One storage node that keeps everything in memory, keeps the contract of `Store` and `Registry`, and fails on
+//! command.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::Pin,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    pb::{
+        link::RawEnvelope,
+        store::{
+            Account, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed, Node, NodeKind,
+            NotLeader, RegisterReply, RegisterRequest, RegistryView, Rejected, RenewReply, RenewRequest, Session,
+            SessionPut, StoreError, StoreReply, StoreRequest, ToStore, User, WatchRequest,
+            directory_command::Op as Directory,
+            put_account::Mode,
+            registry_server::{Registry, RegistryServer},
+            rejected,
+            store_error::Why,
+            store_reply::Result as Reply,
+            store_request::Op,
+            store_server::{Store, StoreServer},
+            timeline_command::Op as Timeline,
+        },
+    },
+    peer::PeerSecurity,
+    tasks::Tasks,
+};
+use futures_util::{Stream, StreamExt as _};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
+
+pub(crate) struct MemoryStore {
+    address: String,
+    view: watch::Sender<RegistryView>,
+    state: Arc<Mutex<State>>,
+    tasks: Tasks,
+}
+
+#[derive(Default)]
+struct State {
+    last_lease: u64,
+    nonces: HashMap<Bytes, u64>,
+    accounts: BTreeMap<String, Account>,
+    sessions: BTreeMap<String, Vec<Session>>,
+    inboxes: HashMap<String, Vec<(Bytes, Bytes)>>,
+    cut: CancellationToken,
+    refuse: u32,
+    lose: u32,
+}
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl MemoryStore {
+    pub(crate) async fn start(users: &[&str], security: &PeerSecurity, tasks: &Tasks) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound").to_string();
+        let storage = Node { lease: 1, kind: NodeKind::Storage.into(), address: address.clone() };
+        let view = RegistryView {
+            version: 1,
+            directory_shards: 4,
+            timeline_shards: 4,
+            storage: vec![storage],
+            ..RegistryView::default()
+        };
+        let account = |user: &&str| ((*user).to_owned(), Account { user: (*user).to_owned(), ..Account::default() });
+        let state = State { accounts: users.iter().map(account).collect(), ..State::default() };
+        let state = Arc::new(Mutex::new(state));
+        let store = Arc::new(Self { address, view: watch::channel(view).0, state, tasks: tasks.clone() });
+        let (_, check) = security.auth();
+        let serve = security
+            .server()
+            .expect("no TLS")
+            .add_service(InterceptedService::new(StoreServer::from_arc(Arc::clone(&store)), check.clone()))
+            .add_service(InterceptedService::new(RegistryServer::from_arc(Arc::clone(&store)), check))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+        tasks.spawn("memory_store", async move {
+            serve.await.expect("serves");
+        });
+        store
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) fn view(&self) -> RegistryView {
+        self.view.borrow().clone()
+    }
+
+    pub(crate) fn register(&self, kind: NodeKind) -> u64 {
+        let lease = {
+            let mut state = self.state.lock();
+            state.last_lease += 1;
+            state.last_lease
+        };
+        self.change(|view| view.nodes.push(Node { lease, kind: kind.into(), address: String::new() }));
+        lease
+    }
+
+    /// The next write is refused, and so are those after it in its lane; `times` over.
+    pub(crate) fn refuse_next(&self, times: u32) {
+        self.state.lock().refuse = times;
+    }
+
+    /// The next answers of writes are lost, and then the stream breaks.
+    pub(crate) fn lose_answers(&self, count: u32) {
+        self.state.lock().lose = count;
+    }
+
+    pub(crate) fn cut_streams(&self) {
+        std::mem::take(&mut self.state.lock().cut).cancel();
+    }
+
+    pub(crate) fn end_leases(&self, kind: NodeKind) {
+        self.change(|view| view.nodes.retain(|node| node.kind() != kind));
+    }
+
+    /// A new version without a change of the routers.
+    pub(crate) fn change_ring(&self) {
+        self.view.send_modify(|view| {
+            view.version += 1;
+            view.ring_version = view.version;
+        });
+    }
+
+    /// What stands in an inbox, by the clients' ids.
+    pub(crate) fn client_ids(&self, user: &str) -> Vec<String> {
+        let state = self.state.lock();
+        let envelopes = state.inboxes.get(user).into_iter().flatten();
+        envelopes.map(|(_, bytes)| RawEnvelope::decode(bytes.clone()).expect("encoded").client_id).collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RegistryView)) {
+        self.view.send_modify(|view| {
+            let routers = |view: &RegistryView| view.nodes.iter().filter(|n| n.kind() == NodeKind::Router).count();
+            let before = routers(view);
+            change(view);
+            view.version += 1;
+            if routers(view) != before {
+                view.ring_version = view.version;
+            }
+        });
+    }
+}
+
+impl State {
+    fn carry_out(&mut self, request: &StoreRequest, closed: &mut HashMap<(i32, u32), u64>) -> Reply {
+        let refused = |why| Reply::Error(StoreError { why: Some(why) });
+        let shard = request.shard.expect("set");
+        let shard = (shard.kind, shard.index);
+        let is_write = matches!(request.op, Some(Op::Timeline(_) | Op::Directory(_)));
+        if is_write {
+            let closed = closed.entry(shard).or_default();
+            if request.lane <= *closed {
+                return refused(Why::LaneClosed(LaneClosed {}));
+            }
+            if self.refuse > 0 {
+                self.refuse -= 1;
+                *closed = request.lane;
+                return refused(Why::NotLeader(NotLeader { leader: String::new() }));
+            }
+        }
+        match request.op.as_ref().expect("set") {
+            Op::Timeline(command) => self.timeline(command.op.as_ref().expect("set")),
+            Op::Directory(command) => self.directory(command.op.as_ref().expect("set")),
+            Op::ReadHead(read) => {
+                let last = self.inboxes.get(&read.timeline.as_ref().expect("set").owner).map_or(0, Vec::len) as u64;
+                Reply::Head(Head { epoch: 1, first: 1, last, ..Head::default() })
+            }
+            Op::ReadUser(read) => Reply::User(User {
+                account: self.accounts.get(&read.user).cloned(),
+                sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
+            }),
+            Op::ReadTimeline(_) => panic!("not asked here"),
+        }
+    }
+
+    fn timeline(&mut self, op: &Timeline) -> Reply {
+        match op {
+            Timeline::Append(append) => {
+                let inbox = self.inboxes.entry(append.timeline.as_ref().expect("set").owner.clone()).or_default();
+                let found = inbox.iter().position(|(key, _)| *key == append.duplicate_key);
+                let first_envelope = found.map_or_else(Bytes::new, |at| inbox[at].1.clone());
+                if found.is_none() {
+                    inbox.push((append.duplicate_key.clone(), append.envelope.clone()));
+                }
+                let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
+                Reply::Appended(Appended { epoch: 1, seq, first_envelope })
+            }
+            Timeline::SetCursor(_) | Timeline::Trim(_) => Reply::Done(Done {}),
+        }
+    }
+
+    fn directory(&mut self, op: &Directory) -> Reply {
+        match op {
+            Directory::PutAccount(put) => {
+                let account = put.account.clone().expect("set");
+                let exists = self.accounts.contains_key(&account.user);
+                if exists && put.mode() == Mode::Create {
+                    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new() };
+                    return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
+                }
+                if !exists || put.mode() == Mode::Replace {
+                    self.accounts.insert(account.user.clone(), account);
+                }
+            }
+            Directory::DeleteAccount(delete) => drop(self.accounts.remove(&delete.user)),
+            Directory::PutSession(put) => {
+                let session = put.session.clone().expect("set");
+                let sessions = self.sessions.entry(session.user.clone()).or_default();
+                let old = sessions.iter().position(|old| old.device == session.device);
+                if let Some(old) = old {
+                    let rank = |s: &Session| (s.since_ms, s.lease, s.connection);
+                    if rank(&sessions[old]) > rank(&session) {
+                        return Reply::SessionPut(SessionPut { replaced: None, kept: Some(sessions[old].clone()) });
+                    }
+                    let replaced = std::mem::replace(&mut sessions[old], session.clone());
+                    let replaced = Some(replaced).filter(|replaced| *replaced != session);
+                    return Reply::SessionPut(SessionPut { replaced, kept: None });
+                }
+                sessions.push(session);
+                return Reply::SessionPut(SessionPut::default());
+            }
+            Directory::DeleteSession(delete) => {
+                let sessions = self.sessions.entry(delete.user.clone()).or_default();
+                sessions.retain(|s| (s.lease, s.connection) != (delete.lease, delete.connection));
+            }
+            other => panic!("not asked here: {other:?}"),
+        }
+        Reply::Done(Done {})
+    }
+}
+
+#[tonic::async_trait]
+impl Store for MemoryStore {
+    type StreamStream = Out<FromStore>;
+
+    async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answers, queue) = mpsc::channel(1000);
+        let cut = self.state.lock().cut.clone();
+        let this = Arc::clone(&self.state);
+        let ends = cut.clone();
+        self.tasks.spawn("memory_store_stream", async move {
+            let mut closed = HashMap::new();
+            while let Ok(Some(batch)) = requests.message().await {
+                let mut replies = Vec::new();
+                for request in batch.requests {
+                    let mut state = this.lock();
+                    if ends.is_cancelled() {
+                        return;
+                    }
+                    let result = state.carry_out(&request, &mut closed);
+                    if state.lose > 0 && matches!(result, Reply::Appended(_) | Reply::Done(_)) {
+                        state.lose -= 1;
+                        if state.lose == 0 {
+                            std::mem::take(&mut state.cut).cancel();
+                        }
+                        continue;
+                    }
+                    replies.push(StoreReply { id: request.id, result: Some(result) });
+                }
+                if answers.send(Ok(FromStore { replies })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(queue).take_until(cut.cancelled_owned()).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl Registry for MemoryStore {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let RegisterRequest { kind, address, nonce, .. } = request.into_inner();
+        let (lease, new) = {
+            let mut state = self.state.lock();
+            match state.nonces.get(&nonce) {
+                Some(lease) => (*lease, false),
+                None => {
+                    state.last_lease += 1;
+                    let lease = state.last_lease;
+                    state.nonces.insert(nonce, lease);
+                    (lease, true)
+                }
+            }
+        };
+        if new {
+            self.change(|view| view.nodes.push(Node { lease, kind, address }));
+        }
+        Ok(Response::new(RegisterReply { lease }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let lease = request.into_inner().lease;
+        if self.view().nodes.iter().any(|node| node.lease == lease) {
+            Ok(Response::new(RenewReply {}))
+        } else {
+            Err(Status::failed_precondition("the lease has ended"))
+        }
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
+        let lease = request.into_inner().lease;
+        self.change(|view| view.nodes.retain(|node| node.lease != lease));
+        Ok(Response::new(DeregisterReply {}))
+    }
+
+    type WatchStream = Out<RegistryView>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let tasks = self.tasks.clone();
+        let ends = Box::pin(async move { tasks.stopping().await });
+        Ok(Response::new(WatchStream::new(self.view.subscribe()).map(Ok).take_until(ends).boxed()))
+    }
+}
