@@ -87,7 +87,7 @@ impl Gateway {
             deadline: config.send_deadline(),
         };
         let (links, links_task, routers) =
-            Links::new(links_config, security.clone(), lease.clone(), Arc::clone(&connections), Arc::clone(&status));
+            Links::new(links_config, security.clone(), publish.clone(), Arc::clone(&connections), Arc::clone(&status));
         let ttl = Duration::from_millis(config.lease_ms);
         let lease_task = Lease::new(security.clone(), ttl, routers.clone(), publish);
         let shared = Arc::new(Shared {

@@ -60,7 +60,8 @@ pub(crate) struct LinksTask {
     senders: HashMap<Arc<str>, mpsc::Sender<RouterRequest>>,
     seeds: Vec<Arc<str>>,
     addresses: watch::Sender<Vec<String>>,
-    lease: watch::Receiver<Option<u64>>,
+    /// Published by whoever holds the lease; a sender here, so that the last word stays when that one ends.
+    lease: watch::Sender<Option<u64>>,
     /// How many requests wait, as of the last tick.
     pending: watch::Sender<usize>,
     security: PeerSecurity,
@@ -80,7 +81,7 @@ impl Links {
     pub(crate) fn new(
         config: LinksConfig,
         security: PeerSecurity,
-        lease: watch::Receiver<Option<u64>>,
+        lease: watch::Sender<Option<u64>>,
         connections: Arc<Connections>,
         status: Arc<Status>,
     ) -> (Self, LinksTask, watch::Receiver<Vec<String>>) {
@@ -136,7 +137,7 @@ impl LinksTask {
     pub(crate) async fn run(mut self, tasks: Tasks) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut lease = self.lease.clone();
+        let mut lease = self.lease.subscribe();
         lease.mark_changed();
         let mut events = Vec::with_capacity(limits::BATCH_ITEMS);
         let mut effects = Vec::new();
@@ -256,7 +257,7 @@ impl LinksTask {
                 let link = Link {
                     address: Arc::clone(&address),
                     security: self.security.clone(),
-                    lease: self.lease.clone(),
+                    lease: self.lease.subscribe(),
                     events: self.events.clone(),
                     connections: Arc::clone(&self.connections),
                     max_pending: self.max_pending,

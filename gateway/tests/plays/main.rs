@@ -1,0 +1,5 @@
+//! A gateway over real sockets against a small router of one process, whose store is a map.
+
+mod client;
+mod plays;
+mod router;

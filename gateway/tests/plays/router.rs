@@ -1,0 +1,289 @@
+//! A router that keeps everything in memory: enough of one to play with a gateway.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    pb::{
+        client::{Content, Envelope, Position, Recipient, Timeline, recipient::To, timeline::Owner},
+        link::{
+            Accepted, Done, Evict, FromRouter, Heads, Push, RouterReply, RouterRequest, Send, SessionOpened,
+            TimelineHead, ToRouter,
+            router_reply::Result as Reply,
+            router_request::Op,
+            router_server::{Router, RouterServer},
+        },
+        store::{
+            Account, DeregisterReply, DeregisterRequest, Head, Node, NodeKind, RegisterReply, RegisterRequest,
+            RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead, WatchRequest,
+            registry_server::{Registry, RegistryServer},
+        },
+    },
+    peer::PeerSecurity,
+};
+use futures_util::Stream;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const EPOCH: u64 = 7;
+
+/// What outlives the router: the store.
+#[derive(Default)]
+pub(crate) struct Store {
+    pub(crate) inboxes: HashMap<String, Vec<Bytes>>,
+    pub(crate) sessions: HashMap<(String, String), Session>,
+    pub(crate) announced: usize,
+    pub(crate) left: HashSet<u64>,
+    pub(crate) cursors: HashMap<(String, String), u64>,
+    leases: u64,
+    seen: HashMap<(String, String, String), Accepted>,
+}
+
+pub(crate) struct MiniRouter {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<Mutex<Store>>,
+    /// Its own, so that all its connections end with it. None once stopped.
+    runtime: Option<Runtime>,
+}
+
+pub(crate) fn security() -> PeerSecurity {
+    PeerSecurity::new("0123456789abcdef", None).expect("valid")
+}
+
+impl MiniRouter {
+    pub(crate) async fn start(store: Arc<Mutex<Store>>, address: Option<SocketAddr>) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let bound = runtime.spawn(TcpListener::bind(address.unwrap_or(any))).await;
+        let listener = bound.expect("ends").expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let state = State { store: Arc::clone(&store), links: Arc::default(), address };
+        let check = security().auth().1;
+        let server = security()
+            .server()
+            .expect("plain text")
+            .add_service(RouterServer::with_interceptor(state.clone(), check.clone()))
+            .add_service(RegistryServer::with_interceptor(state, check))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.spawn(async move {
+            let _ = server.await;
+        });
+        Self { address, store, runtime: Some(runtime) }
+    }
+
+    /// As if it had been killed.
+    pub(crate) async fn stop(mut self) -> (Arc<Mutex<Store>>, SocketAddr) {
+        let runtime = self.runtime.take().expect("not stopped before");
+        let end = move || runtime.shutdown_timeout(Duration::from_secs(10));
+        tokio::task::spawn_blocking(end).await.expect("ends");
+        (Arc::clone(&self.store), self.address)
+    }
+}
+
+impl Drop for MiniRouter {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct State {
+    store: Arc<Mutex<Store>>,
+    /// By lease.
+    links: Arc<Mutex<HashMap<u64, mpsc::Sender<Result<FromRouter, Status>>>>>,
+    address: SocketAddr,
+}
+
+fn inbox(user: &str) -> Timeline {
+    Timeline { owner: Some(Owner::Inbox(user.to_owned())) }
+}
+
+fn at(seq: usize) -> Position {
+    Position { epoch: EPOCH, seq: seq as u64 }
+}
+
+impl State {
+    fn head(&self, user: &str, device: &str) -> Head {
+        let store = self.store.lock();
+        let last = store.inboxes.get(user).map_or(0, Vec::len) as u64;
+        let cursor = store.cursors.get(&(user.to_owned(), device.to_owned())).copied();
+        let epoch = if last == 0 { 0 } else { EPOCH };
+        Head { epoch, first: 1, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some() }
+    }
+
+    fn heads(&self, user: &str, device: &str) -> Vec<TimelineHead> {
+        vec![TimelineHead { timeline: Some(inbox(user)), head: Some(self.head(user, device)) }]
+    }
+
+    fn open(&self, session: Session) -> Reply {
+        let key = (session.user.clone(), session.device.clone());
+        let old = self.store.lock().sessions.insert(key, session.clone());
+        if let Some(old) = old.filter(|old| old.connection != session.connection) {
+            let evictions = vec![Evict { connection: old.connection }];
+            self.tell(old.lease, FromRouter { evictions, ..Default::default() });
+        }
+        let heads = self.heads(&session.user, &session.device);
+        Reply::SessionOpened(SessionOpened { heads, replaced: false })
+    }
+
+    fn append(&self, owner: &str, envelope: &Bytes, except: u64) -> usize {
+        let mut store = self.store.lock();
+        let inbox_of = store.inboxes.entry(owner.to_owned()).or_default();
+        inbox_of.push(envelope.clone());
+        let seq = inbox_of.len();
+        let sessions: Vec<Session> =
+            store.sessions.values().filter(|s| s.user == owner && s.connection != except).cloned().collect();
+        drop(store);
+        for session in sessions {
+            let push = Push {
+                connections: vec![session.connection],
+                timeline: Some(inbox(owner)),
+                position: Some(at(seq)),
+                envelope: envelope.clone(),
+                traceparent: String::new(),
+            };
+            self.tell(session.lease, FromRouter { pushes: vec![push], ..Default::default() });
+        }
+        seq
+    }
+
+    fn send(&self, send: Send) -> Reply {
+        let Some(Recipient { to: Some(To::User(to)) }) = send.to.clone() else { panic!("no recipient") };
+        let key = (send.sender.clone(), send.sender_device.clone(), send.client_id.clone());
+        if let Some(first) = self.store.lock().seen.get(&key) {
+            return Reply::Accepted(first.clone());
+        }
+        let envelope = Envelope {
+            id: send.client_id.clone(),
+            sender: send.sender.clone(),
+            sender_device: send.sender_device,
+            to: send.to,
+            client_id: send.client_id.clone(),
+            time_ms: 1,
+            content: Some(Content::decode(send.content).expect("content")),
+        };
+        let envelope = Bytes::from(envelope.encode_to_vec());
+        self.append(&to, &envelope, 0);
+        let seq = self.append(&send.sender, &envelope, send.connection);
+        let (timeline, position) = (Some(inbox(&send.sender)), Some(at(seq)));
+        let accepted = Accepted { message_id: send.client_id, timeline, position, time_ms: 1 };
+        self.store.lock().seen.insert(key, accepted.clone());
+        Reply::Accepted(accepted)
+    }
+
+    fn answer(&self, request: RouterRequest) -> RouterReply {
+        let result = match request.op.expect("an op") {
+            Op::LookUpAccount(_) | Op::EnsureAccount(_) => Reply::Account(Account::default()),
+            Op::OpenSession(open) => self.open(open.session.expect("a session")),
+            Op::Announce(announce) => {
+                self.store.lock().announced += 1;
+                self.open(announce.session.expect("a session"))
+            }
+            Op::CloseSession(close) => {
+                let session = close.session.expect("a session");
+                let key = (session.user, session.device);
+                let mut store = self.store.lock();
+                if store.sessions.get(&key).is_some_and(|stored| stored.connection == session.connection) {
+                    store.sessions.remove(&key);
+                }
+                Reply::Done(Done {})
+            }
+            Op::Acknowledge(ack) => {
+                let seq = ack.position.expect("a position").seq;
+                self.store.lock().cursors.insert((ack.user, ack.device), seq);
+                Reply::Done(Done {})
+            }
+            Op::Read(read) => {
+                let head = self.head(&read.user, "");
+                let store = self.store.lock();
+                let all = store.inboxes.get(&read.user).cloned().unwrap_or_default();
+                let entry =
+                    |(i, envelope): (usize, &Bytes)| StoredEntry { seq: i as u64 + 1, envelope: envelope.clone() };
+                let mut bytes = 0;
+                let fits = |entry: &StoredEntry| {
+                    bytes += entry.envelope.len();
+                    bytes <= read.max_bytes as usize || bytes == entry.envelope.len()
+                };
+                let from = read.from_seq.max(1);
+                let entries = all.iter().enumerate().map(entry).filter(|entry| entry.seq >= from);
+                let entries = entries.take(read.limit as usize).take_while(fits).collect();
+                Reply::TimelineRead(TimelineRead { head: Some(head), entries, complete: true })
+            }
+            Op::ReadHeads(read) => Reply::Heads(Heads { heads: self.heads(&read.user, &read.device) }),
+            Op::Send(send) => self.send(send),
+        };
+        RouterReply { id: request.id, result: Some(result) }
+    }
+
+    fn tell(&self, lease: u64, message: FromRouter) {
+        if let Some(link) = self.links.lock().get(&lease) {
+            // A push is a hint.
+            let _ = link.try_send(Ok(message));
+        }
+    }
+
+    fn view(&self) -> RegistryView {
+        let node = Node { lease: 1, kind: NodeKind::Router.into(), address: self.address.to_string() };
+        RegistryView { version: 1, ring_version: 1, nodes: vec![node], ..Default::default() }
+    }
+}
+
+#[tonic::async_trait]
+impl Router for State {
+    type LinkStream = ReceiverStream<Result<FromRouter, Status>>;
+
+    async fn link(&self, request: Request<Streaming<ToRouter>>) -> Result<Response<Self::LinkStream>, Status> {
+        let mut inbound = request.into_inner();
+        let (out, stream) = mpsc::channel(1024);
+        let state = self.clone();
+        tokio::spawn(async move {
+            let _ = out.send(Ok(FromRouter { registry: Some(state.view()), ..Default::default() })).await;
+            while let Ok(Some(message)) = inbound.message().await {
+                if let Some(hello) = message.hello {
+                    state.links.lock().insert(hello.lease, out.clone());
+                }
+                let replies: Vec<_> = message.requests.into_iter().map(|request| state.answer(request)).collect();
+                if !replies.is_empty() {
+                    let _ = out.send(Ok(FromRouter { replies, ..Default::default() })).await;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[tonic::async_trait]
+impl Registry for State {
+    async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let mut store = self.store.lock();
+        store.leases += 1;
+        Ok(Response::new(RegisterReply { lease: 100 + store.leases }))
+    }
+
+    async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        Ok(Response::new(RenewReply {}))
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
+        self.store.lock().left.insert(request.into_inner().lease);
+        Ok(Response::new(DeregisterReply {}))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<RegistryView, Status>> + std::marker::Send>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(self.view())))))
+    }
+}
