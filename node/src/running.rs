@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
-use carillon_gateway::{Gateway, GatewayConfig};
+use carillon_gateway::{BindError, Gateway, GatewayConfig};
 use carillon_proto::{peer::PeerSecurity, tasks::Tasks};
 use carillon_router::{Router, RouterConfig};
 use carillon_storage::Storage;
@@ -49,11 +49,11 @@ pub enum StartError {
     Admin { listen: SocketAddr, source: io::Error },
     #[error("metrics: {0}")]
     Metrics(String),
-    #[error("storage: {0}")]
+    #[error("{0}{hint}", hint = storage_hint(.0))]
     Storage(#[from] carillon_storage::OpenError),
     #[error("{0}{hint}", hint = router_hint(.0))]
     Router(#[from] carillon_router::OpenError),
-    #[error("{0}")]
+    #[error("{hint}{0}", hint = gateway_hint(.0))]
     Gateway(#[from] carillon_gateway::OpenError),
 }
 
@@ -130,6 +130,23 @@ async fn open(
         tasks: tasks.clone(),
         shutdown_deadline: Duration::from_millis(config.shutdown_deadline_ms),
     })
+}
+
+fn storage_hint(error: &carillon_storage::OpenError) -> &'static str {
+    match error {
+        carillon_storage::OpenError::Listen { .. } => "; set storage.listen to a free address",
+        _ => "",
+    }
+}
+
+/// Begins a text that begins with a key.
+fn gateway_hint(error: &carillon_gateway::OpenError) -> &'static str {
+    match error {
+        carillon_gateway::OpenError::Listen(BindError::Listen { .. }) | carillon_gateway::OpenError::Config(_) => {
+            "gateway."
+        }
+        _ => "gateway: ",
+    }
 }
 
 fn router_hint(error: &carillon_router::OpenError) -> &'static str {
@@ -276,10 +293,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named_with_its_setting() {
-        let folder = tempfile::tempdir().expect("folder");
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = taken.local_addr().expect("address");
         for key in ["admin.listen", "storage.listen", "router.listen", "gateway.tcp.listen", "gateway.grpc.listen"] {
+            let folder = tempfile::tempdir().expect("folder");
             let mut config = anywhere(folder.path());
             match key {
                 "admin.listen" => config.admin.listen = address,

@@ -88,7 +88,7 @@ impl Secrets {
     /// The key by which gateways check tokens that this process makes, if there is none in the configuration.
     pub(crate) fn token_key(&self) -> Option<JwtKeyConfig> {
         let path = self.token_path();
-        path.exists().then(|| JwtKeyConfig {
+        path.exists().then_some(JwtKeyConfig {
             algorithm: JwtAlgorithm::HS256,
             secret: None,
             secret_file: Some(path),
