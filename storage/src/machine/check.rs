@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn malformed_appends_are_refused() {
         assert_eq!(timeline(TimelineOp::Append(append())), Ok(()));
-        let wrong: [(&str, fn(&mut Append)); 7] = [
+        type Change = fn(&mut Append);
+        let wrong: [(&str, Change); 7] = [
             ("missing", |op| op.timeline = None),
             ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
             ("normalised", |op| op.timeline = key(Kind::Inbox, "Alice")),

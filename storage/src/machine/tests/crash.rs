@@ -93,7 +93,7 @@ fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
     let command = |place| {
         let noise = noise(index * 64 + place);
         let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner: format!("user{}", noise % 50) });
-        let op = if noise % 11 == 0 {
+        let op = if noise.is_multiple_of(11) {
             timeline_command::Op::Trim(Trim { timeline, before_seq: noise % 40, limit: 20 })
         } else {
             timeline_command::Op::Append(Append {
@@ -113,7 +113,7 @@ fn directory_commands(index: u64) -> Vec<DirectoryCommand> {
     let command = |place| {
         let noise = noise(index * 64 + place);
         let user = format!("user{}", noise % 500);
-        let op = if noise % 5 == 0 {
+        let op = if noise.is_multiple_of(5) {
             let account = Some(Account { user, scram: None, created_ms: noise });
             directory_command::Op::PutAccount(PutAccount { account, mode: Mode::Ensure.into() })
         } else {

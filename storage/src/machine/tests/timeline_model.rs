@@ -89,7 +89,7 @@ impl Model {
 }
 
 fn key(number: u8) -> TimelineKey {
-    let kind = if number % 2 == 0 { Kind::Inbox } else { Kind::Group };
+    let kind = if number.is_multiple_of(2) { Kind::Inbox } else { Kind::Group };
     TimelineKey { kind: kind.into(), owner: ["a", "ab", "b"][usize::from(number / 2) % 3].to_owned() }
 }
 
