@@ -1,16 +1,21 @@
 //! What the owner of a part of the users does with each input: no waiting, no clock.
 
+mod messages;
+mod sessions;
+mod timelines;
+mod users;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carillon_proto::{
-    DeviceId, Epoch, LeaseId, ShardId, TimelineId, UserId, limits,
+    LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client,
         link::{self, Heads, Push, SessionOpened, TimelineHead, router_request},
         store::{
-            self, Account, DeleteSession, DirectoryCommand, PutAccount, PutSession, ReadHead, ReadUser, Session,
-            SetCursor, TimelineCommand, directory_command, put_account, store_request, timeline_command,
+            self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
+            directory_command, put_account, store_request, timeline_command,
         },
     },
 };
@@ -18,8 +23,8 @@ use tokio::time::Instant;
 
 use crate::{
     config::UnknownRecipient,
-    cursors::{CursorKey, Cursors},
-    directory::{Directory, Loaded, Wait, is_same},
+    cursors::Cursors,
+    directory::Directory,
     metrics,
     reply::{Answer, Failure, ReplySlot, Request},
     send::{Parts, Sending},
@@ -263,268 +268,6 @@ impl Owner {
         }
     }
 
-    // ---- Messages -------------------------------------------------------------------------------------------
-
-    fn send(&mut self, send: link::Send, parts: Parts, now: Instant, time_ms: u64) {
-        let sending = match Sending::new(send, parts, now, time_ms) {
-            Ok(sending) => Box::new(sending),
-            Err((slot, failure)) => return self.refuse(slot, &failure),
-        };
-        if self.directory.sessions(&sending.recipient, now).is_some() {
-            metrics::directory_lookup(true);
-            return self.append_first(sending, now);
-        }
-        metrics::directory_lookup(false);
-        let recipient = sending.recipient.clone();
-        self.wait(&recipient, Waiter::Send(sending), now);
-    }
-
-    fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
-        let (shard, op) = sending.append(&sending.recipient, self.topology.shards);
-        sending.since = now;
-        let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-        self.ask(shard, op, traceparent, deadline, Asked::FirstAppend(sending));
-    }
-
-    fn first_appended(&mut self, mut sending: Box<Sending>, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
-        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
-            Ok(appended) => appended,
-            Err(failure) => return self.refuse(sending.slot, &failure),
-        };
-        metrics::append(now - sending.since);
-        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
-        let to_oneself = sending.is_to_oneself();
-        let delivery = Delivery {
-            user: sending.recipient.clone(),
-            position,
-            envelope: sending.envelope.clone(),
-            traceparent: sending.traceparent.clone(),
-            except: if to_oneself { (sending.lease, sending.connection) } else { (0, 0) },
-        };
-        if to_oneself {
-            let accepted = sending.accepted(position);
-            self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
-        } else {
-            let (shard, op) = sending.append(&sending.sender, self.topology.shards);
-            sending.since = now;
-            let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-            self.ask(shard, op, traceparent, deadline, Asked::SecondAppend(sending));
-        }
-        // The recipient need not wait for the sender's copy.
-        self.deliver(delivery, now);
-    }
-
-    fn second_appended(&mut self, mut sending: Box<Sending>, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
-        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
-            Ok(appended) => appended,
-            Err(failure) => return self.refuse(sending.slot, &failure),
-        };
-        metrics::append(now - sending.since);
-        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
-        let accepted = sending.accepted(position);
-        self.effects.push(Effect::Deliver(Delivery {
-            user: sending.sender,
-            position,
-            envelope: sending.envelope,
-            traceparent: sending.traceparent,
-            except: (sending.lease, sending.connection),
-        }));
-        self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
-    }
-
-    // ---- Sessions -------------------------------------------------------------------------------------------
-
-    fn announce(&mut self, session: Session, parts: Parts, now: Instant) {
-        let Some(sessions) = self.directory.sessions(&parts.user, now) else {
-            metrics::directory_lookup(false);
-            let waiter = Waiter::Announce(Box::new((session, parts.slot, parts.deadline)));
-            return self.wait(&parts.user, waiter, now);
-        };
-        metrics::directory_lookup(true);
-        if sessions.iter().any(|known| is_same(known, &session)) {
-            let asked = Asked::SessionHead(parts.user.clone(), parts.slot);
-            self.read_head(&parts.user, session.device, parts.deadline, asked);
-        } else {
-            self.put_session(parts.user, session, parts.slot, parts.deadline);
-        }
-    }
-
-    fn put_session(&mut self, user: UserId, mut session: Session, slot: ReplySlot, deadline: Instant) {
-        if let Err(wrong) = DeviceId::new(&session.device) {
-            return self.refuse(slot, &wrong.into());
-        }
-        user.as_str().clone_into(&mut session.user);
-        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()) });
-        let asked = Asked::Session { user: user.clone(), session, slot, deadline };
-        self.directory_write(&user, op, deadline, asked);
-    }
-
-    fn session_put(
-        &mut self,
-        user: UserId,
-        session: Session,
-        slot: ReplySlot,
-        deadline: Instant,
-        answer: Result<StoreAnswer, StoreFailure>,
-    ) {
-        let put = match answer {
-            Ok(StoreAnswer::SessionPut(put)) => put,
-            other => {
-                // It may have been stored all the same.
-                self.directory.forget(&user);
-                return self.refuse(slot, &unexpected(other));
-            }
-        };
-        if let Some(kept) = put.kept {
-            self.directory.put(&user, kept);
-            let lost = SessionOpened { heads: Vec::new(), replaced: true };
-            return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
-        }
-        if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
-            let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
-            self.effects.push(Effect::Evict { gateway, connection });
-        }
-        let device = session.device.clone();
-        self.directory.put(&user, session);
-        // After the session is in the directory: what is appended from now on is pushed, what came before is in the
-        // head.
-        let asked = Asked::SessionHead(user.clone(), slot);
-        self.read_head(&user, device, deadline, asked);
-    }
-
-    fn delete_session(&mut self, user: &UserId, session: &Session, deadline: Instant, asked: Asked) {
-        let delete = DeleteSession {
-            user: user.as_str().to_owned(),
-            device: session.device.clone(),
-            lease: session.lease,
-            connection: session.connection,
-        };
-        self.directory_write(user, directory_command::Op::DeleteSession(delete), deadline, asked);
-    }
-
-    // ---- Users ----------------------------------------------------------------------------------------------
-
-    /// `waiter` goes on when the user has been read.
-    fn wait(&mut self, user: &UserId, waiter: Waiter, now: Instant) {
-        match self.directory.wait(user, waiter) {
-            Wait::Read => self.read_user(user, now + READ_USER, Asked::User(user.clone())),
-            Wait::Queued => {}
-            Wait::Full(waiter) => self.drop_waiter(waiter, &Failure::Crowded),
-        }
-    }
-
-    fn user_read(&mut self, user: UserId, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
-        let (sessions, failure) = match answer {
-            Ok(StoreAnswer::User(found)) => {
-                if found.account.is_none() && self.unknown_recipient == UnknownRecipient::Refuse {
-                    (None, Some(Failure::NoUser(user.as_str().to_owned())))
-                } else {
-                    (Some(self.without_ended(&user, found.sessions, now)), None)
-                }
-            }
-            other => (None, Some(unexpected(other))),
-        };
-        match self.directory.loaded(&user, sessions, now) {
-            Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
-            Loaded::Serve(waiters) => {
-                for waiter in waiters {
-                    match &failure {
-                        Some(failure) => self.drop_waiter(waiter, failure),
-                        None => self.go_on(waiter, &user, now),
-                    }
-                }
-            }
-        }
-    }
-
-    fn go_on(&mut self, waiter: Waiter, user: &UserId, now: Instant) {
-        match waiter {
-            Waiter::Send(sending) => self.append_first(sending, now),
-            Waiter::Deliver(delivery) => self.deliver(delivery, now),
-            Waiter::Announce(announced) => {
-                let (session, slot, deadline) = *announced;
-                let parts = Parts { user: user.clone(), lease: session.lease, deadline, span: None, slot };
-                self.announce(session, parts, now);
-            }
-        }
-    }
-
-    fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
-        match waiter {
-            Waiter::Send(sending) => self.refuse(sending.slot, failure),
-            Waiter::Deliver(_) => metrics::push(false),
-            Waiter::Announce(announced) => self.refuse(announced.1, failure),
-        }
-    }
-
-    /// Rows that their gateway could not delete any more are deleted when they are met.
-    fn without_ended(&mut self, user: &UserId, sessions: Vec<Session>, now: Instant) -> Vec<Session> {
-        let topology = Arc::clone(&self.topology);
-        let (ended, live): (Vec<_>, Vec<_>) =
-            sessions.into_iter().partition(|session| topology.has_ended(LeaseId(session.lease)));
-        for session in ended {
-            self.delete_session(user, &session, now + UNATTENDED, Asked::Nothing);
-        }
-        live
-    }
-
-    fn account_read(&mut self, user: &UserId, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
-        let account = match answer {
-            Ok(StoreAnswer::User(found)) => match found.account {
-                Some(account) => Ok(Answer::Account(account)),
-                None => {
-                    self.directory.forget(user);
-                    Err(Failure::NoUser(user.as_str().to_owned()))
-                }
-            },
-            other => Err(unexpected(other)),
-        };
-        self.end(slot, account);
-    }
-
-    // ---- Timelines ------------------------------------------------------------------------------------------
-
-    fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: Parts, now: Instant) {
-        let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|_| {
-            let position = acknowledge.position.ok_or(Failure::Invalid("position is missing"))?;
-            Ok((DeviceId::new(&acknowledge.device)?, position))
-        });
-        match checked {
-            Err(failure) => self.refuse(parts.slot, &failure),
-            Ok((device, position)) => {
-                let key = CursorKey { user: parts.user, device, epoch: Epoch(position.epoch) };
-                self.cursors.add(key, position.seq, parts.slot, now, parts.deadline);
-            }
-        }
-    }
-
-    fn read_timeline(&mut self, read: link::ReadTimeline, parts: Parts) {
-        let timeline = match own_inbox(read.timeline.as_ref(), &parts.user) {
-            Ok(timeline) => timeline,
-            Err(failure) => return self.refuse(parts.slot, &failure),
-        };
-        let most = |asked: u32, most: u32| if asked == 0 { most } else { asked.min(most) };
-        let op = store_request::Op::ReadTimeline(store::ReadTimeline {
-            timeline: Some(timeline.to_key()),
-            from_seq: read.from_seq,
-            backward: read.backward,
-            limit: most(read.limit, MAX_PAGE),
-            // The frame that carries a page is at most this large, too.
-            max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
-        });
-        let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), parts.deadline, Asked::Timeline(parts.slot));
-    }
-
-    fn read_head(&mut self, user: &UserId, device: String, deadline: Instant, asked: Asked) {
-        let timeline = TimelineId::Inbox(user.clone());
-        let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device });
-        let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), deadline, asked);
-    }
-
-    // ---- The store ------------------------------------------------------------------------------------------
-
     fn read_user(&mut self, user: &UserId, deadline: Instant, asked: Asked) {
         let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
         let shard = self.topology.shards.directory_of(user);
@@ -550,16 +293,6 @@ impl Owner {
 
     fn refuse(&mut self, slot: ReplySlot, failure: &Failure) {
         self.effects.push(Effect::Answer(slot, Answer::Refusal(failure.to_refusal())));
-    }
-}
-
-fn own_inbox(timeline: Option<&client::Timeline>, user: &UserId) -> Result<TimelineId, Failure> {
-    let timeline = timeline.ok_or(Failure::Invalid("timeline is missing"))?;
-    match TimelineId::from_client(timeline)? {
-        Some(TimelineId::Inbox(owner)) if owner == *user => Ok(TimelineId::Inbox(owner)),
-        Some(TimelineId::Inbox(_)) => Err(Failure::Forbidden),
-        Some(TimelineId::Group(_)) => Err(Failure::Groups),
-        None => Err(Failure::Invalid("timeline is missing")),
     }
 }
 
@@ -593,5 +326,4 @@ fn unexpected(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "owner_tests.rs"]
 mod tests;

@@ -1,0 +1,89 @@
+//! Signing in and out.
+
+use carillon_proto::{
+    DeviceId, LeaseId, UserId,
+    pb::{
+        link::SessionOpened,
+        store::{DeleteSession, PutSession, Session, directory_command},
+    },
+};
+use tokio::time::Instant;
+
+use super::{Answer, Asked, Effect, Owner, Waiter, unexpected};
+use crate::{
+    directory::is_same,
+    metrics,
+    reply::ReplySlot,
+    send::Parts,
+    store::{StoreAnswer, StoreFailure},
+};
+
+impl Owner {
+    pub(super) fn announce(&mut self, session: Session, parts: Parts, now: Instant) {
+        let Some(sessions) = self.directory.sessions(&parts.user, now) else {
+            metrics::directory_lookup(false);
+            let waiter = Waiter::Announce(Box::new((session, parts.slot, parts.deadline)));
+            return self.wait(&parts.user, waiter, now);
+        };
+        metrics::directory_lookup(true);
+        if sessions.iter().any(|known| is_same(known, &session)) {
+            let asked = Asked::SessionHead(parts.user.clone(), parts.slot);
+            self.read_head(&parts.user, session.device, parts.deadline, asked);
+        } else {
+            self.put_session(parts.user, session, parts.slot, parts.deadline);
+        }
+    }
+
+    pub(super) fn put_session(&mut self, user: UserId, mut session: Session, slot: ReplySlot, deadline: Instant) {
+        if let Err(wrong) = DeviceId::new(&session.device) {
+            return self.refuse(slot, &wrong.into());
+        }
+        user.as_str().clone_into(&mut session.user);
+        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()) });
+        let asked = Asked::Session { user: user.clone(), session, slot, deadline };
+        self.directory_write(&user, op, deadline, asked);
+    }
+
+    pub(super) fn session_put(
+        &mut self,
+        user: UserId,
+        session: Session,
+        slot: ReplySlot,
+        deadline: Instant,
+        answer: Result<StoreAnswer, StoreFailure>,
+    ) {
+        let put = match answer {
+            Ok(StoreAnswer::SessionPut(put)) => put,
+            other => {
+                // It may have been stored all the same.
+                self.directory.forget(&user);
+                return self.refuse(slot, &unexpected(other));
+            }
+        };
+        if let Some(kept) = put.kept {
+            self.directory.put(&user, kept);
+            let lost = SessionOpened { heads: Vec::new(), replaced: true };
+            return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
+        }
+        if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
+            let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
+            self.effects.push(Effect::Evict { gateway, connection });
+        }
+        let device = session.device.clone();
+        self.directory.put(&user, session);
+        // After the session is in the directory: what is appended from now on is pushed, what came before is in the
+        // head.
+        let asked = Asked::SessionHead(user.clone(), slot);
+        self.read_head(&user, device, deadline, asked);
+    }
+
+    pub(super) fn delete_session(&mut self, user: &UserId, session: &Session, deadline: Instant, asked: Asked) {
+        let delete = DeleteSession {
+            user: user.as_str().to_owned(),
+            device: session.device.clone(),
+            lease: session.lease,
+            connection: session.connection,
+        };
+        self.directory_write(user, directory_command::Op::DeleteSession(delete), deadline, asked);
+    }
+}

@@ -1,0 +1,229 @@
+//! Three nodes that say what the test wants.
+
+use super::*;
+use carillon_proto::{
+    ShardKind,
+    pb::store::{Appended, Busy, Done, Head, LaneClosed, NotLeader, ReadHead, StoreError, TimelineCommand, Unknown},
+};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
+const SOON: Duration = Duration::from_secs(1);
+
+struct Play {
+    engine: Engine<u32>,
+    now: Instant,
+}
+
+impl Play {
+    /// Nodes a, b and c with streams 1, 2 and 3.
+    fn new() -> Self {
+        let mut engine = Engine::new(100);
+        engine.set_members(["a", "b", "c"].map(str::to_owned).to_vec());
+        for (address, stream) in [("a", 1), ("b", 2), ("c", 3)] {
+            engine.stream_up(address, stream);
+        }
+        Self { engine, now: Instant::now() }
+    }
+
+    fn submit(&mut self, name: u32, op: Op) {
+        let deadline = self.now + SOON * 10;
+        let op = StoreOp { shard: SHARD, op, traceparent: String::new(), deadline, tries: 0, to: name };
+        self.engine.submit(op, self.now);
+    }
+
+    fn write(&mut self, name: u32) {
+        self.submit(name, Op::Timeline(TimelineCommand::default()));
+    }
+
+    fn read(&mut self, name: u32) {
+        self.submit(name, Op::ReadHead(ReadHead::default()));
+    }
+
+    /// What was sent: stream, id, lane.
+    fn sent(&mut self) -> Vec<(StreamId, u64, u64)> {
+        self.engine.flush(self.now);
+        std::mem::take(&mut self.engine.effects.sends).into_iter().map(|(s, r)| (s, r.id, r.lane)).collect()
+    }
+
+    fn says(&mut self, id: u64, result: StoreAnswer) {
+        self.engine.reply(StoreReply { id, result: Some(result) }, self.now);
+    }
+
+    fn refuses(&mut self, id: u64, why: Why) {
+        self.says(id, StoreAnswer::Error(StoreError { why: Some(why) }));
+    }
+
+    fn answered(&mut self) -> Vec<(u32, bool)> {
+        std::mem::take(&mut self.engine.effects.answers).into_iter().map(|(who, r)| (who, r.is_ok())).collect()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.engine.tick(self.now);
+    }
+}
+
+fn appended() -> StoreAnswer {
+    StoreAnswer::Appended(Appended { epoch: 1, seq: 1, first_envelope: bytes::Bytes::new() })
+}
+
+fn not_leader(leader: &str) -> Why {
+    Why::NotLeader(NotLeader { leader: leader.to_owned() })
+}
+
+#[test]
+fn a_hint_is_followed_at_once_with_the_next_lane_and_remembered() {
+    let mut play = Play::new();
+    play.write(1);
+    play.write(2);
+    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 1)]);
+    play.refuses(1, not_leader("c"));
+    assert_eq!(play.sent(), [], "an answer is outstanding");
+    play.refuses(2, Why::LaneClosed(LaneClosed {}));
+    assert_eq!(play.sent(), [(3, 3, 2), (3, 4, 2)]);
+    play.says(3, appended());
+    play.says(4, appended());
+    assert_eq!(play.answered(), [(1, true), (2, true)]);
+    assert!(play.engine.is_idle());
+    assert_eq!(play.engine.leaders()[&SHARD], "c");
+    play.write(3);
+    assert_eq!(play.sent(), [(3, 5, 2)]);
+}
+
+#[test]
+fn hints_in_a_circle_do_not_spin() {
+    let mut play = Play::new();
+    play.write(1);
+    assert_eq!(play.sent(), [(1, 1, 1)]);
+    play.refuses(1, not_leader("b"));
+    assert_eq!(play.sent(), [(2, 2, 2)]);
+    play.refuses(2, not_leader("a"));
+    assert_eq!(play.sent(), [], "only after a pause");
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(1, 3, 3)]);
+    // It says of itself that it leads, but does not yet.
+    play.refuses(3, not_leader("a"));
+    assert_eq!(play.sent(), []);
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(1, 4, 4)]);
+}
+
+#[test]
+fn a_node_that_is_lost_is_replaced_by_one_that_is_connected() {
+    let mut play = Play::new();
+    play.write(1);
+    play.read(2);
+    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
+    play.engine.stream_down(2, play.now);
+    play.engine.stream_down(1, play.now);
+    assert_eq!(play.sent(), []);
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(3, 3, 2), (3, 4, 0)]);
+    play.says(1, appended());
+    assert_eq!(play.answered(), [], "the answer of a stream that is down is nobody's");
+    play.says(3, appended());
+    play.says(4, StoreAnswer::Head(Head::default()));
+    assert_eq!(play.answered(), [(1, true), (2, true)]);
+}
+
+#[test]
+fn with_no_node_connected_everything_waits_for_one() {
+    let mut play = Play::new();
+    for stream in 1..=3 {
+        play.engine.stream_down(stream, play.now);
+    }
+    play.write(1);
+    play.read(2);
+    assert_eq!(play.sent(), []);
+    play.wait(SOON);
+    assert_eq!(play.sent(), []);
+    play.engine.stream_up("b", 9);
+    play.wait(SOON);
+    assert_eq!(play.sent(), [], "the next one that is connected is chosen");
+    play.wait(SOON);
+    let sent: Vec<_> = play.sent().iter().map(|(stream, _, lane)| (*stream, *lane > 0)).collect();
+    assert_eq!(sent, [(9, true), (9, false)]);
+}
+
+#[test]
+fn a_busy_shard_is_asked_again_when_it_says() {
+    let mut play = Play::new();
+    play.write(1);
+    play.sent();
+    play.refuses(1, Why::Busy(Busy { retry_after_ms: 400 }));
+    play.wait(Duration::from_millis(399));
+    assert_eq!(play.sent(), []);
+    play.wait(Duration::from_millis(1));
+    assert_eq!(play.sent(), [(1, 2, 2)]);
+}
+
+#[test]
+fn what_is_rejected_goes_straight_back_and_the_rest_goes_on() {
+    let mut play = Play::new();
+    play.write(1);
+    play.write(2);
+    play.sent();
+    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new() };
+    play.refuses(1, Why::Rejected(rejected));
+    play.says(2, StoreAnswer::Done(Done {}));
+    assert_eq!(play.answered(), [(1, false), (2, true)]);
+    assert_eq!(play.sent(), []);
+}
+
+#[test]
+fn deadlines_end_writes_and_reads_once() {
+    let mut play = Play::new();
+    play.write(1);
+    play.read(2);
+    play.sent();
+    play.wait(SOON * 10);
+    let mut answered = play.answered();
+    answered.sort_unstable();
+    assert_eq!(answered, [(1, false), (2, false)]);
+    assert!(play.engine.is_idle());
+    play.says(1, appended());
+    play.says(2, StoreAnswer::Head(Head::default()));
+    assert_eq!(play.answered(), []);
+}
+
+#[test]
+fn an_unknown_outcome_is_asked_again_elsewhere() {
+    let mut play = Play::new();
+    play.write(1);
+    play.read(2);
+    play.sent();
+    play.refuses(1, Why::Unknown(Unknown { why: "leader lost".into() }));
+    play.refuses(2, Why::Unknown(Unknown { why: "leader lost".into() }));
+    play.wait(SOON);
+    let streams: Vec<_> = play.sent().iter().map(|sent| sent.0).collect();
+    assert_eq!(streams.len(), 2);
+    assert!(streams.iter().all(|stream| *stream != 1), "{streams:?}");
+}
+
+#[test]
+fn a_node_without_a_word_is_left() {
+    let mut play = Play::new();
+    play.write(1);
+    play.read(2);
+    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
+    play.wait(READ_TRY);
+    play.wait(SOON);
+    let sent = play.sent();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert!(sent.iter().all(|(stream, _, _)| *stream != 1), "{sent:?}");
+}
+
+#[test]
+fn a_full_stream_delays_and_a_full_shard_refuses() {
+    let mut play = Play::new();
+    play.write(1);
+    let sent = play.sent();
+    play.engine.not_sent(sent[0].1, play.now);
+    assert_eq!(play.sent(), []);
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(1, 2, 2)]);
+    (2..=100).for_each(|name| play.write(name));
+    assert_eq!(play.answered(), []);
+    play.write(101);
+    assert_eq!(play.answered(), [(101, false)]);
+}
