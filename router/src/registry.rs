@@ -27,8 +27,9 @@ use tonic::{Code, Status, service::interceptor::InterceptedService, transport::C
 
 use crate::{backoff, metrics, topology::Topology};
 
-/// How long one storage node may take.
-const TRY: Duration = Duration::from_secs(1);
+/// How long one storage node may take: at most half of the usual pause between renewals, so that one that hangs costs no
+/// lease.
+const TRY: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
 /// A watch moves to another node after this long: the one it had may be cut off from the rest and not know.
 const WATCH: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ pub(crate) struct Registry {
     security: PeerSecurity,
     topology: watch::Receiver<Arc<Topology>>,
     clients: Arc<Mutex<HashMap<String, Client>>>,
-    /// Which node answered last.
+    /// Which node is asked first: the one that answered last.
     preferred: Arc<AtomicUsize>,
 }
 
@@ -123,6 +124,7 @@ impl Registry {
                     Ok(Err(status)) => last = status,
                     Err(_) => last = Status::unavailable(format!("no answer from {} in time", nodes[index])),
                 }
+                self.preferred.store((index + 1) % nodes.len(), Ordering::Relaxed);
                 if Instant::now() >= deadline {
                     return Err(last);
                 }
