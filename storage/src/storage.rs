@@ -126,10 +126,12 @@ impl Storage {
                 own.fail(why);
             }
         });
-        let (log, failing) = (Arc::clone(&self.node.log), tasks.clone());
+        let (node, failing) = (Arc::clone(&self.node), tasks.clone());
         tasks.spawn("storage log", async move {
-            log.ended().await;
-            failing.fail("the raft log can't be written any more".to_owned());
+            node.log.ended().await;
+            if !node.draining.load(Ordering::Relaxed) {
+                failing.fail("the raft log can't be written any more".to_owned());
+            }
         });
     }
 
@@ -203,6 +205,7 @@ impl Node {
         if timeout(STOP, futures_util::future::join_all(stopping)).await.is_err() {
             tracing::warn!("shards did not stop in time");
         }
+        self.log.close();
     }
 
     fn server(&self, tasks: &Tasks) -> Result<Router, PeerError> {

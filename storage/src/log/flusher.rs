@@ -54,6 +54,8 @@ impl Flusher {
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
             run(&engine, queue);
+            // The folder may be opened again by whoever waits for the end.
+            drop(engine);
             // Nobody may care any more.
             let _ = tell.send(true);
         })?;

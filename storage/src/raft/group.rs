@@ -12,7 +12,7 @@ use openraft::{
     raft::ClientWriteResult,
     type_config::alias::OneshotReceiverOf,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     link::Links,
@@ -47,6 +47,7 @@ pub(crate) struct Group {
     snapshots: Arc<SnapshotDir>,
     /// How old the last answer of a majority may be for the leader to answer reads.
     lease: Duration,
+    machine_alive: watch::Receiver<()>,
 }
 
 /// Why a group did not start.
@@ -112,6 +113,7 @@ impl Group {
         let raft_config = raft_config(shard, config).map_err(failed)?;
         let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), building)
             .map_err(|source| StartError::Machine { shard, source })?;
+        let machine_alive = machine.alive();
         let own = links.own();
         let network = Network::new(links, shard.group());
         let raft = Raft::new(own, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
@@ -119,7 +121,7 @@ impl Group {
             .map_err(|error| failed(error.to_string()))?;
         // A fifth is left for clocks that run unlike.
         let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
-        Ok(Self { shard, raft, log, snapshots, lease })
+        Ok(Self { shard, raft, log, snapshots, lease, machine_alive })
     }
 
     pub(super) fn raft(&self) -> &Raft<Types, ShardMachine> {
@@ -225,12 +227,17 @@ impl Group {
     /// Resolves with the reason when the group has stopped.
     pub(crate) async fn stopped(&self) -> String {
         let mut metrics = self.raft.metrics();
+        let mut machine_alive = self.machine_alive.clone();
         loop {
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
                 return fatal.to_string();
             }
-            if metrics.changed().await.is_err() {
-                return "it has ended".to_owned();
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return "it has ended".to_owned();
+                },
+                // Nothing is ever sent: it is closed.
+                _ = machine_alive.changed() => return "its machine has ended".to_owned(),
             }
         }
     }

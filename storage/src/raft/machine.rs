@@ -13,7 +13,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
@@ -42,6 +42,8 @@ pub(crate) struct ShardMachine {
     applied: SnapshotMeta,
     /// How many snapshots this node makes at a time.
     building: Arc<Semaphore>,
+    /// Closed when the machine is dropped: openraft's core does not notice that its worker panicked.
+    alive: watch::Sender<()>,
 }
 
 impl ShardMachine {
@@ -62,7 +64,20 @@ impl ShardMachine {
             ShardKind::Timeline => "timeline",
         };
         let sync = Arc::from(machine.syncer());
-        Ok(Self { kind, machine: Arc::new(Mutex::new(machine)), sync, snapshots, applied, building })
+        Ok(Self {
+            kind,
+            machine: Arc::new(Mutex::new(machine)),
+            sync,
+            snapshots,
+            applied,
+            building,
+            alive: watch::Sender::new(()),
+        })
+    }
+
+    /// Closed when the machine has ended, in whatever way.
+    pub(crate) fn alive(&self) -> watch::Receiver<()> {
+        self.alive.subscribe()
     }
 
     async fn apply_batch(&mut self, batch: Batch) -> io::Result<()> {
@@ -136,10 +151,11 @@ impl RaftStateMachine<Types> for ShardMachine {
         Ok((self.applied.last_log_id, self.applied.last_membership.clone()))
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
+        let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
             let mut batch = Batch::default();
             batch.push(first?)?;

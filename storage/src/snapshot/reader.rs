@@ -110,7 +110,7 @@ impl Records {
         if packed == 0 {
             let mut count = [0; 8];
             self.reader.read_exact(&mut count)?;
-            if crc32fast::hash(&count) != crc || u64::from_le_bytes(count) != self.count {
+            if raw != 0 || crc32fast::hash(&count) != crc || u64::from_le_bytes(count) != self.count {
                 return Err(damaged("the number of records is wrong"));
             }
             if self.reader.read(&mut [0])? != 0 {
