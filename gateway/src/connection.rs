@@ -33,6 +33,8 @@ pub(crate) struct Shared {
 
 /// For writing the last frames and closing.
 const CLOSING: Duration = Duration::from_secs(2);
+/// Bytes after which the metrics are told.
+const COUNT_EACH: u64 = 16 * 1024;
 /// How far ahead a sleep may be when there is nothing to wait for.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -45,8 +47,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, pr
     connection.leave().await;
     // The client may be gone; then there is nothing to close.
     let _ = timeout(CLOSING, poll_fn(|cx| transport.poll_close(cx))).await;
-    ::metrics::counter!(metrics::RECEIVED).increment(transport.read_bytes());
-    ::metrics::counter!(metrics::SENT).increment(transport.written_bytes());
+    connection.count(&transport);
 }
 
 struct Connection {
@@ -60,6 +61,8 @@ struct Connection {
     refused: Vec<Input>,
     over: bool,
     closing: bool,
+    /// Bytes read and written that the metrics know.
+    counted: (u64, u64),
     /// Since when nothing was written although something waits, and how much was written then.
     stuck: Option<(Instant, u64)>,
 }
@@ -79,6 +82,7 @@ impl Connection {
             refused: Vec::new(),
             over: false,
             closing: false,
+            counted: (0, 0),
             stuck: None,
         }
     }
@@ -191,11 +195,14 @@ impl Connection {
             // It may have drained meanwhile.
             self.backlog(now, transport);
         }
+        let written = transport.written_bytes();
+        if transport.read_bytes() + written >= self.counted.0 + self.counted.1 + COUNT_EACH {
+            self.count(transport);
+        }
         if transport.queued_bytes() == 0 {
             self.stuck = None;
             return;
         }
-        let written = transport.written_bytes();
         match self.stuck {
             Some((since, before)) if before == written => {
                 if now.instant.saturating_duration_since(since) >= self.shared.write_timeout {
@@ -211,6 +218,13 @@ impl Connection {
             self.over = false;
             self.input_at(now, Input::Backlog(false), transport);
         }
+    }
+
+    fn count(&mut self, transport: &impl Transport) {
+        let (read, written) = (transport.read_bytes(), transport.written_bytes());
+        ::metrics::counter!(metrics::RECEIVED).increment(read - self.counted.0);
+        ::metrics::counter!(metrics::SENT).increment(written - self.counted.1);
+        self.counted = (read, written);
     }
 
     /// What is left to be said to the routers, if the client went without a word.
@@ -246,5 +260,25 @@ pub(crate) fn name(protocol: Protocol) -> &'static str {
         Protocol::Grpc => "grpc",
         Protocol::Xmpp => "xmpp",
         Protocol::Unspecified => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::stream::StreamTransport;
+    use tokio::net::TcpStream;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The task tracker holds it once more while it starts.
+    #[test]
+    fn an_idle_connections_task_is_small() {
+        type Tcp = StreamTransport<TcpStream>;
+        let size =
+            size_of_future(|shared, transport: Tcp, protocol, address| serve(shared, transport, protocol, address));
+        assert!(size <= 2048, "{size} bytes");
     }
 }

@@ -1,6 +1,8 @@
 //! Frames on a byte stream: each preceded by its length as a protobuf varint.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use std::ops::Range;
+
+use bytes::{BufMut as _, BytesMut};
 
 use super::Outgoing;
 
@@ -13,21 +15,15 @@ pub(crate) enum FramingError {
     BadLength,
 }
 
-/// Takes the next whole frame off the buffer, if there is one.
-pub(crate) fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, FramingError> {
+/// Where the next whole frame lies in the buffer, if there is one: from behind its length to its end.
+pub(crate) fn next_frame(buffer: &[u8], max: usize) -> Result<Option<Range<usize>>, FramingError> {
     let Some((size, prefix)) = read_length(buffer)? else { return Ok(None) };
     if size > max as u64 {
         return Err(FramingError::TooLarge { size, max });
     }
     // At most `max`, so it fits.
-    let whole = prefix + size as usize;
-    if buffer.len() < whole {
-        return Ok(None);
-    }
-    // A copy, so that an idle connection need not keep its buffer for what is left of a frame.
-    let frame = Bytes::copy_from_slice(&buffer[prefix..whole]);
-    bytes::Buf::advance(buffer, whole);
-    Ok(Some(frame))
+    let end = prefix + size as usize;
+    Ok((buffer.len() >= end).then_some(prefix..end))
 }
 
 /// Appends the frame with its length.
@@ -68,9 +64,17 @@ fn read_length(buffer: &[u8]) -> Result<Option<(u64, usize)>, FramingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::{Buf as _, Bytes};
     use carillon_proto::pb::client::{Refused, ServerFrame, server_frame::Body};
     use proptest::prelude::*;
     use prost::Message as _;
+
+    fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, FramingError> {
+        let Some(at) = next_frame(buffer, max)? else { return Ok(None) };
+        let frame = Bytes::copy_from_slice(&buffer[at.clone()]);
+        buffer.advance(at.end);
+        Ok(Some(frame))
+    }
 
     fn refused(reason: String) -> Outgoing {
         Body::Refused(Refused { reason, ..Default::default() }).into()

@@ -22,6 +22,8 @@ use carillon_proto::{
 
 /// Announcements without an answer. More wait their turn, so that a restarted router is not flooded.
 const MAX_ANNOUNCING: usize = 512;
+/// How often what is parked is tried again although nothing has changed.
+const PUMP: Duration = Duration::from_millis(200);
 /// Before an announcement that failed is repeated.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -90,6 +92,7 @@ pub(crate) struct Dispatch<C> {
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
     repeated: u64,
+    next_pump: Option<Instant>,
 }
 
 type LaneKey = (u64, u64);
@@ -149,6 +152,7 @@ impl<C> Dispatch<C> {
             announce_again: VecDeque::new(),
             announcing: 0,
             repeated: 0,
+            next_pump: None,
         }
     }
 
@@ -290,11 +294,23 @@ impl<C> Dispatch<C> {
         }
         let result = match reply.result {
             Some(router_reply::Result::NotOwner(_)) => return self.park(reply.id),
+            Some(router_reply::Result::Refusal(why)) if self.goes_again(now, reply.id, &why) => {
+                return self.park(reply.id);
+            }
             Some(router_reply::Result::Refusal(refusal)) => Err(refusal),
             Some(result) => Ok(result),
             None => Err(refusal(Code::Internal, "the router's answer is of an unknown kind", 0)),
         };
         self.finish(now, reply.id, result, out);
+    }
+
+    /// A router that can't just now may soon, or another one takes its place. Not for a send that a later one of its
+    /// lane may have overtaken: the client is told that this one was refused.
+    fn goes_again(&self, now: Instant, id: u64, why: &Refusal) -> bool {
+        let Some(pending) = self.pending.get(&id) else { return false };
+        let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
+        let may = why.retry && why.code() == Code::Unavailable && pending.deadline > now + PUMP;
+        may && (alone || !matches!(pending.op, Op::Send(_)))
     }
 
     /// Back to wait for another chance: a new ring, a new link, or the next tick.
@@ -492,7 +508,10 @@ impl<C> Dispatch<C> {
                 queue(&mut self.to_announce, connection, live);
             }
         }
-        self.pump_all(now, out);
+        if self.next_pump.is_none_or(|due| due <= now) {
+            self.next_pump = Some(now + PUMP);
+            self.pump_all(now, out);
+        }
         self.announce(now, out);
     }
 }
@@ -695,7 +714,7 @@ mod tests {
         assert!(world.send("m3").is_empty(), "the old owner may have m1 and m2 still");
         assert!(world.reply("a:1", first[0].2, not_owner()).is_empty(), "it may have m2 still");
         assert!(world.reply("a:1", second[0].2, not_owner()).is_empty());
-        let again = sent(&world.wait(Duration::from_millis(50)));
+        let again = sent(&world.wait(PUMP));
         assert_eq!(named(&again), ["m1", "m2", "m3"]);
         assert!(again.iter().all(|(to, ..)| to == "b:1"));
         assert_eq!(answers(&world.reply("a:1", again[0].2, accepted())), [], "the old owner's word counts no more");
@@ -712,6 +731,19 @@ mod tests {
         assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m1", Err(Code::Unavailable))]);
         assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m2", Err(Code::Unavailable))]);
         assert!(world.dispatch.lanes.is_empty() && world.dispatch.parked.is_empty());
+    }
+
+    #[test]
+    fn what_a_router_cannot_do_just_now_goes_again_unless_it_was_overtaken() {
+        let mut world = World::with(&["a:1"]);
+        let stopping = || router_reply::Result::Refusal(refusal(Code::Unavailable, "stopping", 500));
+        let ids: Vec<u64> = ["m1", "m2"].map(|name| sent(&world.send(name))[0].2).into();
+        assert_eq!(answers(&world.reply("a:1", ids[0], stopping())), [("m1", Err(Code::Unavailable))]);
+        assert!(world.reply("a:1", ids[1], stopping()).is_empty());
+        assert!(world.send("m3").is_empty(), "not before m2");
+        assert_eq!(named(&sent(&world.wait(PUMP))), ["m2", "m3"]);
+        world.now += DEADLINE - PUMP - Duration::from_millis(1);
+        assert_eq!(answers(&world.reply("a:1", ids[1], accepted())), [("m2", Ok(()))]);
     }
 
     #[test]

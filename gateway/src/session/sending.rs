@@ -90,16 +90,6 @@ impl Live {
         to: Option<client::Recipient>,
         content: Option<client::Content>,
     ) -> Result<(client::Recipient, Vec<u8>), Refusal> {
-        let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
-        ClientId::new(client_id).map_err(|error| invalid(&error))?;
-        let to = match to.and_then(|to| to.to) {
-            Some(To::User(user)) => To::User(UserId::new(&user).map_err(|error| invalid(&error))?.as_str().to_owned()),
-            Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
-            None => return Err(invalid(&"send has no recipient")),
-        };
-        let content = content.ok_or_else(|| invalid(&"send has no content"))?;
-        content::check(&content, rules.max_content_bytes)
-            .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
         if self.is_draining() {
             return Err(refusal(Code::Unavailable, super::STOPPING, SOON_MS));
         }
@@ -110,6 +100,16 @@ impl Live {
             let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
             refusal(Code::RateLimited, "more sends than the limit allows", after)
         })?;
+        let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
+        ClientId::new(client_id).map_err(|error| invalid(&error))?;
+        let to = match to.and_then(|to| to.to) {
+            Some(To::User(user)) => To::User(UserId::new(&user).map_err(|error| invalid(&error))?.as_str().to_owned()),
+            Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
+            None => return Err(invalid(&"send has no recipient")),
+        };
+        let content = content.ok_or_else(|| invalid(&"send has no content"))?;
+        content::check(&content, rules.max_content_bytes)
+            .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
         Ok((client::Recipient { to: Some(to) }, content.encode_to_vec()))
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Event, Transport};
 use crate::codec::{
     self, Outgoing,
-    varint::{FramingError, put_frame, take_frame},
+    varint::{FramingError, next_frame, put_frame},
 };
 
 /// Read at once. On the stack, so that an idle connection holds no buffer.
@@ -53,18 +53,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
     }
 
     fn next_frame(&mut self) -> Option<Event> {
-        let frame = match take_frame(&mut self.input, self.max_frame) {
+        let at = match next_frame(&self.input, self.max_frame) {
             Ok(None) => return None,
-            Ok(Some(frame)) => frame,
+            Ok(Some(at)) => at,
             Err(error @ FramingError::TooLarge { .. }) => {
                 return Some(Event::Malformed(Code::TooLarge, error.to_string()));
             }
             Err(error @ FramingError::BadLength) => return Some(Event::Malformed(Code::Invalid, error.to_string())),
         };
-        if self.input.is_empty() && self.input.capacity() > 0 {
+        let end = at.end;
+        let decoded = codec::decode(&self.input[at]);
+        self.input.advance(end);
+        if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        Some(match codec::decode(frame) {
+        Some(match decoded {
             Ok(frame) => Event::Frame(frame),
             Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
         })

@@ -26,6 +26,7 @@ use carillon_proto::{
         },
     },
     peer::PeerSecurity,
+    tasks::Tasks,
 };
 use futures_util::Stream;
 use parking_lot::Mutex;
@@ -67,7 +68,7 @@ impl MiniRouter {
         let bound = runtime.spawn(TcpListener::bind(address.unwrap_or(any))).await;
         let listener = bound.expect("ends").expect("binds");
         let address = listener.local_addr().expect("bound");
-        let state = State { store: Arc::clone(&store), links: Arc::default(), address };
+        let state = State { store: Arc::clone(&store), links: Arc::default(), tasks: Tasks::new(), address };
         let check = security().auth().1;
         let server = security()
             .server()
@@ -98,11 +99,14 @@ impl Drop for MiniRouter {
     }
 }
 
+type ToGateway = mpsc::Sender<Result<FromRouter, Status>>;
+
 #[derive(Clone)]
 struct State {
     store: Arc<Mutex<Store>>,
     /// By lease.
-    links: Arc<Mutex<HashMap<u64, mpsc::Sender<Result<FromRouter, Status>>>>>,
+    links: Arc<Mutex<HashMap<u64, ToGateway>>>,
+    tasks: Tasks,
     address: SocketAddr,
 }
 
@@ -248,7 +252,7 @@ impl Router for State {
         let mut inbound = request.into_inner();
         let (out, stream) = mpsc::channel(1024);
         let state = self.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn("link", async move {
             let _ = out.send(Ok(FromRouter { registry: Some(state.view()), ..Default::default() })).await;
             while let Ok(Some(message)) = inbound.message().await {
                 if let Some(hello) = message.hello {
