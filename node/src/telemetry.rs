@@ -18,6 +18,9 @@ use tracing_subscriber::{
 
 use crate::{Config, LogFormat};
 
+/// Libraries that tell at `info` what only their authors want to know. A directive in log.level overrides it.
+const QUIET: &str = "openraft=warn,raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
+
 /// Installed for the process; [`Telemetry::flush`] at the end.
 pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
@@ -38,7 +41,7 @@ impl Telemetry {
     pub fn install(config: &Config, name: &str) -> Result<Self, TelemetryError> {
         let tracer = if config.trace.otlp_endpoint.is_empty() { None } else { Some(provider(config, name)?) };
         // Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing.
-        let level: EnvFilter = config.log.level.parse()?;
+        let level: EnvFilter = format!("{QUIET},{}", config.log.level).parse()?;
         let events = level.and(filter_fn(is_no_span));
         let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let logs = match config.log.format {
@@ -101,5 +104,17 @@ mod tests {
             assert!(tracing::enabled!(tracing::Level::INFO));
             assert!(!tracing::enabled!(tracing::Level::DEBUG));
         });
+    }
+
+    #[test]
+    fn libraries_are_quiet_unless_the_level_names_them() {
+        let shown = |level: &str| {
+            let filter: EnvFilter = format!("{QUIET},{level}").parse().expect("valid");
+            let subscriber = Registry::default().with(filter);
+            tracing::subscriber::with_default(subscriber, || tracing::enabled!(target: "openraft", Level::INFO))
+        };
+        assert!(!shown("info"));
+        assert!(!shown("debug"));
+        assert!(shown("info,openraft=info"));
     }
 }

@@ -136,11 +136,14 @@ impl Options {
         ))
     }
 
-    /// The same flags again, for another command.
+    /// The flags again that other commands need to reach the same service.
     pub(crate) fn to_flags(&self) -> String {
         let config = self.config.iter().map(|file| format!(" --config {}", file.display()));
         let data = self.data_dir.iter().map(|folder| format!(" --data-dir {folder}"));
-        let sets = self.sets.iter().map(|set| format!(" --set '{set}'"));
+        let needed =
+            ["data_dir=", "cluster.", "router.listen=", "router.advertise=", "gateway.routers=", "gateway.jwt"];
+        let needed = |set: &&String| needed.iter().any(|start| set.starts_with(start));
+        let sets = self.sets.iter().filter(needed).map(|set| format!(" --set '{set}'"));
         config.chain(data).chain(sets).collect()
     }
 }

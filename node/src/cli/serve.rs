@@ -111,10 +111,16 @@ mod tests {
 
     #[test]
     fn there_are_exactly_three_lines_to_try() {
-        let options = Options { config: None, sets: vec!["a.b=1".into()], data_dir: None, log_level: None };
+        let options = Options {
+            config: None,
+            sets: vec!["data_dir=x".into(), "admin.listen=y".into()],
+            data_dir: None,
+            log_level: None,
+        };
         let text = to_try(&Addresses { tcp: Some(([127, 0, 0, 1], 9).into()), ..Addresses::default() }, &options);
         assert_eq!(text.lines().count(), 3);
-        assert!(text.lines().all(|line| line.contains("carillon") && line.contains("--set 'a.b=1'")));
+        assert!(text.lines().all(|line| line.contains("carillon") && line.contains("--set 'data_dir=x'")));
+        assert!(!text.contains("admin.listen"), "no other command needs it");
         assert!(text.contains("--url tcp://127.0.0.1:9"));
     }
 }

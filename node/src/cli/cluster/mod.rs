@@ -119,10 +119,7 @@ impl Cluster {
             if let Ok(now) = leaders_of(&routers).await
                 && now != leaders
             {
-                println!(
-                    "leaders: {}",
-                    now.iter().map(|(node, count)| format!("{node} {count}")).collect::<Vec<_>>().join(", ")
-                );
+                println!("leaders: {}", show(&now));
                 leaders = now;
             }
         }
@@ -187,6 +184,14 @@ fn table(nodes: &[Node], leaders: &[(String, usize)]) -> String {
         text.push('\n');
     }
     text
+}
+
+fn show(leaders: &[(String, usize)]) -> String {
+    let one = |(node, count): &(String, usize)| match node.as_str() {
+        "" => format!("{count} shards without a known one"),
+        node => format!("{node} of {count}"),
+    };
+    leaders.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Gateways, then routers, then storage: each kind has stopped before the next is told to.
