@@ -45,6 +45,12 @@ pub(crate) enum IdentityError {
          data is not wanted"
     )]
     Orphan { path: PathBuf },
+    #[error(
+        "data folder {path} lacks the log of a node that has its place in a cluster: its votes are gone, so it can't \
+         come back; restore the folder as a whole, or replace this node by a new one with an empty folder and another \
+         address"
+    )]
+    NoLog { path: PathBuf },
 }
 
 impl DataDir {
@@ -65,10 +71,15 @@ impl DataDir {
 
     /// The identity of this disk; a new one if the folder is empty.
     pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
+        let has_log = self.path.join("log").exists();
         if let Some(identity) = self.read()? {
+            // The log is made before a node gets its place.
+            if identity.cluster.is_some() && !has_log {
+                return Err(IdentityError::NoLog { path: self.path.clone() });
+            }
             return Ok(identity);
         }
-        if self.path.join("log").exists() {
+        if has_log {
             return Err(IdentityError::Orphan { path: self.path.clone() });
         }
         let disk: [u8; 16] = rand::rng().random();
@@ -160,6 +171,8 @@ mod tests {
         fs::remove_dir(folder.path().join("log")).expect("removes");
 
         let identity = dir.identity().expect("is made");
+        dir.write(&Identity { cluster: Some(Default::default()), ..identity.clone() }).expect("writes");
+        assert!(matches!(dir.identity(), Err(IdentityError::NoLog { .. })));
         let bytes = fs::read(dir.file()).expect("reads");
         for at in 0..bytes.len() {
             let mut bytes = bytes.clone();

@@ -151,7 +151,8 @@ impl Storage {
         self.node.stop_shards().await;
     }
 
-    /// Hands the lead of all shards over and stops them. Takes at most 20 seconds; the listener ends with the tasks.
+    /// Hands the lead of all shards over and stops them. Takes some 10 seconds at most; the listener ends with the
+    /// tasks.
     pub async fn drain(&self) {
         self.node.draining.store(true, Ordering::Relaxed);
         self.node.tell.send_replace(Readiness::NotReady("draining".to_owned()));

@@ -206,12 +206,12 @@ impl Proposer {
         if since.elapsed() < PATIENCE {
             sleep(PAUSE).await;
         } else {
-            self.refused_since = None;
             self.refuse_all(&error);
         }
     }
 
     fn refuse_all(&mut self, error: &ProposeError) {
+        self.refused_since = None;
         refuse(self.waiting.drain(..), error);
     }
 }
