@@ -4,6 +4,10 @@
 //! owner in the order in which they were made, also when links break and owners change. All that a lane has in flight
 //! is at one router; what could overtake is parked until nothing is in flight.
 
+mod announce;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -20,12 +24,8 @@ use carillon_proto::{
     },
 };
 
-/// Announcements without an answer. More wait their turn, so that a restarted router is not flooded.
-const MAX_ANNOUNCING: usize = 512;
 /// How often what is parked is tried again although nothing has changed.
 const PUMP: Duration = Duration::from_millis(200);
-/// Before an announcement that failed is repeated.
-const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
 pub(crate) enum Input<C> {
     Submit(Submit<C>),
@@ -395,12 +395,7 @@ impl<C> Dispatch<C> {
     fn link_up(&mut self, now: Instant, address: Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.insert(Arc::clone(&address));
         // The router may be a new one under the old address, or may have forgotten.
-        let (ring, sessions) = (&self.ring, &mut self.sessions);
-        for (connection, live) in sessions.iter_mut() {
-            if ring.owner(&live.session.user).is_some_and(|owner| owner.address == *address) {
-                queue(&mut self.to_announce, *connection, live);
-            }
-        }
+        self.queue_owned_by(&address);
         self.pump_all(now, out);
         self.announce(now, out);
     }
@@ -424,70 +419,9 @@ impl<C> Dispatch<C> {
             return;
         }
         self.ring = Ring::from_view(view);
-        let (ring, sessions) = (&self.ring, &mut self.sessions);
-        for (connection, live) in sessions.iter_mut() {
-            let owner = ring.owner(&live.session.user).map(|owner| owner.address.as_str());
-            if owner.is_some() && owner != live.known_at.as_deref() {
-                queue(&mut self.to_announce, *connection, live);
-            }
-        }
+        self.queue_moved();
         self.pump_all(now, out);
         self.announce(now, out);
-    }
-
-    fn new_lease(&mut self, now: Instant, lease: Option<u64>, out: &mut Vec<Effect<C>>) {
-        self.lease = lease;
-        let Some(lease) = lease else { return };
-        for (connection, live) in &mut self.sessions {
-            if live.session.lease != lease {
-                queue(&mut self.to_announce, *connection, live);
-            }
-        }
-        self.pump_all(now, out);
-        self.announce(now, out);
-    }
-
-    fn opened(&mut self, connection: u64, ok: bool) {
-        let Some(live) = self.sessions.get_mut(&connection) else { return };
-        live.open = ok;
-        let owner = self.ring.owner(&live.session.user).map(|owner| owner.address.as_str());
-        if ok && (owner != live.known_at.as_deref() || self.lease != Some(live.session.lease)) {
-            queue(&mut self.to_announce, connection, live);
-        }
-    }
-
-    fn announce(&mut self, now: Instant, out: &mut Vec<Effect<C>>) {
-        while self.announcing < MAX_ANNOUNCING {
-            let Some(connection) = self.to_announce.pop_front() else { return };
-            let Some(live) = self.sessions.get_mut(&connection) else { continue };
-            live.queued = false;
-            if live.closing {
-                continue;
-            }
-            let op = Op::Announce(Announce { session: Some(live.session.clone()) });
-            // Without a link or a lease: whatever brings it queues all sessions again.
-            if self.target(&op).is_some() {
-                self.announcing += 1;
-                self.begin(now, connection, Asker::Announcer, op, String::new(), out);
-            }
-        }
-    }
-
-    fn announced(
-        &mut self,
-        now: Instant,
-        connection: u64,
-        result: Result<router_reply::Result, Refusal>,
-        out: &mut Vec<Effect<C>>,
-    ) {
-        self.announcing = self.announcing.saturating_sub(1);
-        match result {
-            Ok(router_reply::Result::SessionOpened(opened)) => {
-                let effect = Effect::Announced { connection, heads: opened.heads, replaced: opened.replaced };
-                out.push(effect);
-            }
-            _ => self.announce_again.push_back((now + ANNOUNCE_AGAIN, connection)),
-        }
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Effect<C>>) {
@@ -502,25 +436,12 @@ impl<C> Dispatch<C> {
                 self.finish(now, id, Err(refusal(Code::Unavailable, why, 500)), out);
             }
         }
-        while self.announce_again.front().is_some_and(|(due, _)| *due <= now) {
-            let Some((_, connection)) = self.announce_again.pop_front() else { break };
-            if let Some(live) = self.sessions.get_mut(&connection) {
-                queue(&mut self.to_announce, connection, live);
-            }
-        }
+        self.queue_again(now);
         if self.next_pump.is_none_or(|due| due <= now) {
             self.next_pump = Some(now + PUMP);
             self.pump_all(now, out);
         }
         self.announce(now, out);
-    }
-}
-
-fn queue(to_announce: &mut VecDeque<u64>, connection: u64, live: &mut Live) {
-    // One that is still being opened is looked at again when it is.
-    if live.open && !live.closing && !live.queued {
-        live.queued = true;
-        to_announce.push_back(connection);
     }
 }
 
@@ -557,276 +478,4 @@ fn hash(key: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use carillon_proto::pb::{
-        client::Recipient,
-        link::{Accepted, CloseSession, NotOwner, OpenSession, Send, SessionOpened},
-        store::{Node, NodeKind},
-    };
-
-    const DEADLINE: Duration = Duration::from_secs(10);
-
-    struct World {
-        dispatch: Dispatch<&'static str>,
-        now: Instant,
-        version: u64,
-    }
-
-    impl World {
-        /// With links to all of these routers.
-        fn with(routers: &[&str]) -> Self {
-            let mut world = Self { dispatch: Dispatch::new(100, DEADLINE), now: Instant::now(), version: 0 };
-            assert!(world.ring(routers).is_empty());
-            for router in routers {
-                assert!(world.input(Input::Up(Arc::from(*router))).is_empty());
-            }
-            assert!(world.input(Input::Lease(Some(5))).is_empty());
-            world
-        }
-
-        fn input(&mut self, input: Input<&'static str>) -> Vec<Effect<&'static str>> {
-            let mut out = Vec::new();
-            self.dispatch.handle(self.now, input, &mut out);
-            out
-        }
-
-        fn ring(&mut self, routers: &[&str]) -> Vec<Effect<&'static str>> {
-            self.version += 1;
-            let node = |(i, address): (usize, &&str)| Node {
-                lease: i as u64 + 1,
-                kind: NodeKind::Router.into(),
-                address: (*address).to_owned(),
-            };
-            self.input(Input::Registry(RegistryView {
-                version: self.version,
-                ring_version: self.version,
-                nodes: routers.iter().enumerate().map(node).collect(),
-                ..Default::default()
-            }))
-        }
-
-        fn send(&mut self, client: &'static str) -> Vec<Effect<&'static str>> {
-            let to = Some(Recipient { to: Some(recipient::To::User("bob".to_owned())) });
-            let op = Op::Send(Send { client_id: client.to_owned(), to, ..Default::default() });
-            self.input(Input::Submit(Submit { connection: 1, client: Some(client), op, traceparent: String::new() }))
-        }
-
-        fn open(&mut self) -> Vec<Effect<&'static str>> {
-            let session = Some(Session { user: "bob".to_owned(), connection: 1, ..Default::default() });
-            let op = Op::OpenSession(OpenSession { session });
-            self.input(Input::Submit(Submit { connection: 1, client: Some("open"), op, traceparent: String::new() }))
-        }
-
-        fn reply(&mut self, from: &str, id: u64, result: router_reply::Result) -> Vec<Effect<&'static str>> {
-            self.input(Input::Replies(Arc::from(from), vec![RouterReply { id, result: Some(result) }]))
-        }
-
-        fn wait(&mut self, time: Duration) -> Vec<Effect<&'static str>> {
-            self.now += time;
-            self.input(Input::Tick)
-        }
-    }
-
-    fn accepted() -> router_reply::Result {
-        router_reply::Result::Accepted(Accepted::default())
-    }
-
-    fn not_owner() -> router_reply::Result {
-        router_reply::Result::NotOwner(NotOwner { ring_version: 2 })
-    }
-
-    fn opened(replaced: bool) -> router_reply::Result {
-        router_reply::Result::SessionOpened(SessionOpened { heads: vec![], replaced })
-    }
-
-    /// Which sends went where, and their ids.
-    fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64)> {
-        let sent = |effect: &Effect<_>| match effect {
-            Effect::Transmit { to, request } => match &request.op {
-                Some(Op::Send(send)) => Some((to.to_string(), send.client_id.clone(), request.id)),
-                _ => None,
-            },
-            _ => None,
-        };
-        effects.iter().filter_map(sent).collect()
-    }
-
-    fn announced(effects: &[Effect<&'static str>]) -> Vec<(String, u64, u64)> {
-        let announced = |effect: &Effect<_>| match effect {
-            Effect::Transmit { to, request } => match &request.op {
-                Some(Op::Announce(Announce { session: Some(session) })) => {
-                    Some((to.to_string(), session.lease, request.id))
-                }
-                _ => None,
-            },
-            _ => None,
-        };
-        effects.iter().filter_map(announced).collect()
-    }
-
-    fn answers(effects: &[Effect<&'static str>]) -> Vec<(&'static str, Result<(), Code>)> {
-        let answer = |effect: &Effect<&'static str>| match effect {
-            Effect::Answer { client, answered } => {
-                Some((*client, answered.result.as_ref().map(|_| ()).map_err(|why| why.code())))
-            }
-            _ => None,
-        };
-        effects.iter().filter_map(answer).collect()
-    }
-
-    fn named(sent: &[(String, String, u64)]) -> Vec<&str> {
-        sent.iter().map(|(_, name, _)| name.as_str()).collect()
-    }
-
-    #[test]
-    fn an_answer_reaches_who_asked_once() {
-        let mut world = World::with(&["a:1"]);
-        let id = sent(&world.send("m1"))[0].2;
-        assert_eq!(answers(&world.reply("a:1", id, accepted())), [("m1", Ok(()))]);
-        assert_eq!(answers(&world.reply("a:1", id, accepted())), []);
-        assert_eq!(world.dispatch.pending(), 0);
-        assert!(world.dispatch.lanes.is_empty());
-    }
-
-    #[test]
-    fn what_a_broken_link_took_along_goes_again_in_order() {
-        let mut world = World::with(&["a:1"]);
-        for name in ["m1", "m2", "m3"] {
-            assert_eq!(named(&sent(&world.send(name))), [name]);
-        }
-        assert!(world.input(Input::Down(Arc::from("a:1"))).is_empty());
-        assert!(world.send("m4").is_empty());
-        let again = sent(&world.input(Input::Up(Arc::from("a:1"))));
-        assert_eq!(named(&again), ["m1", "m2", "m3", "m4"]);
-    }
-
-    #[test]
-    fn nothing_overtakes_what_the_old_owner_has() {
-        let mut world = World::with(&["a:1"]);
-        let first = sent(&world.send("m1"));
-        let second = sent(&world.send("m2"));
-        assert!(world.ring(&["b:1"]).is_empty());
-        assert!(world.input(Input::Up(Arc::from("b:1"))).is_empty());
-        assert!(world.send("m3").is_empty(), "the old owner may have m1 and m2 still");
-        assert!(world.reply("a:1", first[0].2, not_owner()).is_empty(), "it may have m2 still");
-        assert!(world.reply("a:1", second[0].2, not_owner()).is_empty());
-        let again = sent(&world.wait(PUMP));
-        assert_eq!(named(&again), ["m1", "m2", "m3"]);
-        assert!(again.iter().all(|(to, ..)| to == "b:1"));
-        assert_eq!(answers(&world.reply("a:1", again[0].2, accepted())), [], "the old owner's word counts no more");
-        assert_eq!(answers(&world.reply("b:1", again[0].2, accepted())), [("m1", Ok(()))]);
-    }
-
-    #[test]
-    fn without_an_answer_in_time_the_client_may_try_again() {
-        let mut world = World::with(&["a:1"]);
-        world.send("m1");
-        assert_eq!(answers(&world.wait(DEADLINE / 2)), []);
-        world.input(Input::Down(Arc::from("a:1")));
-        world.send("m2");
-        assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m1", Err(Code::Unavailable))]);
-        assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m2", Err(Code::Unavailable))]);
-        assert!(world.dispatch.lanes.is_empty() && world.dispatch.parked.is_empty());
-    }
-
-    #[test]
-    fn what_a_router_cannot_do_just_now_goes_again_unless_it_was_overtaken() {
-        let mut world = World::with(&["a:1"]);
-        let stopping = || router_reply::Result::Refusal(refusal(Code::Unavailable, "stopping", 500));
-        let ids: Vec<u64> = ["m1", "m2"].map(|name| sent(&world.send(name))[0].2).into();
-        assert_eq!(answers(&world.reply("a:1", ids[0], stopping())), [("m1", Err(Code::Unavailable))]);
-        assert!(world.reply("a:1", ids[1], stopping()).is_empty());
-        assert!(world.send("m3").is_empty(), "not before m2");
-        assert_eq!(named(&sent(&world.wait(PUMP))), ["m2", "m3"]);
-        world.now += DEADLINE - PUMP - Duration::from_millis(1);
-        assert_eq!(answers(&world.reply("a:1", ids[1], accepted())), [("m2", Ok(()))]);
-    }
-
-    #[test]
-    fn more_than_the_bound_is_refused_at_once() {
-        let mut world = World::with(&["a:1"]);
-        for _ in 0..100 {
-            assert_eq!(answers(&world.send("m")), []);
-        }
-        assert_eq!(answers(&world.send("m")), [("m", Err(Code::Overloaded))]);
-    }
-
-    #[test]
-    fn sessions_are_announced_to_a_restarted_router_and_to_a_new_owner() {
-        let mut world = World::with(&["a:1"]);
-        assert_eq!(world.open().len(), 1);
-        assert_eq!(answers(&world.reply("a:1", 1, opened(false))), [("open", Ok(()))]);
-        world.input(Input::Down(Arc::from("a:1")));
-        let again = announced(&world.input(Input::Up(Arc::from("a:1"))));
-        assert_eq!(again.len(), 1);
-        world.reply("a:1", again[0].2, opened(false));
-        assert_eq!(announced(&world.ring(&["b:1"])), [], "no link to it yet");
-        let moved = announced(&world.input(Input::Up(Arc::from("b:1"))));
-        assert_eq!(moved[0].0, "b:1");
-        let heard = world.reply("b:1", moved[0].2, opened(true));
-        assert_eq!(heard, [Effect::Announced { connection: 1, heads: vec![], replaced: true }]);
-    }
-
-    #[test]
-    fn a_session_that_was_opened_at_an_old_owner_is_announced_to_the_new_one() {
-        let mut world = World::with(&["a:1", "b:1"]);
-        let Effect::Transmit { to, request } = &world.open()[0] else { panic!("not sent") };
-        let (old, id) = (to.to_string(), request.id);
-        let new = if old == "a:1" { "b:1" } else { "a:1" };
-        assert_eq!(announced(&world.ring(&[new])), [], "not open yet");
-        let told = announced(&world.reply(&old, id, opened(false)));
-        assert_eq!(told[0].0, new);
-    }
-
-    #[test]
-    fn a_new_lease_brings_all_sessions_under_it() {
-        let mut world = World::with(&["a:1"]);
-        world.open();
-        world.reply("a:1", 1, opened(false));
-        assert!(world.input(Input::Lease(None)).is_empty());
-        let told = announced(&world.input(Input::Lease(Some(9))));
-        assert_eq!((told[0].0.as_str(), told[0].1), ("a:1", 9));
-    }
-
-    #[test]
-    fn an_announcement_that_failed_is_repeated() {
-        let mut world = World::with(&["a:1"]);
-        world.open();
-        world.reply("a:1", 1, opened(false));
-        let told = announced(&world.input(Input::Up(Arc::from("a:1"))));
-        let busy = router_reply::Result::Refusal(refusal(Code::Overloaded, "", 1));
-        assert_eq!(world.reply("a:1", told[0].2, busy), []);
-        assert_eq!(announced(&world.wait(ANNOUNCE_AGAIN)).len(), 1);
-    }
-
-    #[test]
-    fn a_closed_session_is_closed_under_its_lease_and_announced_no_more() {
-        let mut world = World::with(&["a:1"]);
-        world.open();
-        world.reply("a:1", 1, opened(false));
-        let session = Some(Session { user: "bob".to_owned(), connection: 1, ..Default::default() });
-        let op = Op::CloseSession(CloseSession { session });
-        let submit =
-            |op| Input::Submit(Submit { connection: 1, client: Some("close"), op, traceparent: String::new() });
-        let effects = world.input(submit(op.clone()));
-        let Effect::Transmit { request, .. } = &effects[0] else { panic!("not sent") };
-        let Some(Op::CloseSession(CloseSession { session: Some(closed) })) = &request.op else { panic!("not a close") };
-        assert_eq!(closed.lease, 5);
-        assert_eq!(announced(&world.input(Input::Up(Arc::from("a:1")))), []);
-        let done = router_reply::Result::Done(Done {});
-        assert_eq!(answers(&world.reply("a:1", request.id, done)), [("close", Ok(()))]);
-        assert_eq!(answers(&world.input(submit(op))), [("close", Ok(()))], "nothing is left to close");
-    }
-
-    #[test]
-    fn sessions_wait_for_a_lease() {
-        let mut world = World::with(&["a:1"]);
-        world.input(Input::Lease(None));
-        assert!(world.open().is_empty());
-        assert_eq!(world.input(Input::Lease(Some(8))).len(), 1);
-    }
 }
