@@ -252,3 +252,56 @@ async fn a_folder_of_another_address_or_in_use_is_refused() {
     .await;
     assert!(why.contains("belongs to the storage node at"), "{why}");
 }
+
+/// Sends as a router does: many in flight, and after a refusal all that is unanswered again, in order, in a new lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_over_changes_of_the_leader() {
+    const WRITES: u64 = 1200;
+    const WINDOW: u64 = 200;
+    let mut cluster = Cluster::started(3, quick).await;
+    let mut first_unanswered = 0;
+    let mut lane = 0;
+    let mut drains = 0;
+    while first_unanswered < WRITES {
+        let leader = cluster.leader_of("alice").await;
+        let Some(mut stream) = Stream::open(cluster.nodes[leader].address()).await else { continue };
+        lane += 1;
+        let end = (first_unanswered + WINDOW).min(WRITES);
+        let requests: Vec<_> = (first_unanswered..end).map(|key| request(key, "alice", key, lane)).collect();
+        let sent = requests.len();
+        stream.send(requests).await;
+        // In the midst of it: the lead goes elsewhere.
+        let drained = (drains < 3 && first_unanswered > drains * WINDOW).then(|| {
+            drains += 1;
+            let mut node = cluster.nodes.swap_remove(leader);
+            tokio::spawn(async move {
+                node.drain_and_stop().await;
+                node
+            })
+        });
+        let mut answered = BTreeSet::new();
+        for _ in 0..sent {
+            let Some(reply) = stream.reply().await else { break };
+            if let Some(Outcome::Appended(_)) = reply.result {
+                answered.insert(reply.id);
+            }
+        }
+        while answered.remove(&first_unanswered) {
+            first_unanswered += 1;
+        }
+        assert!(answered.is_empty(), "written behind a refused one of the same lane: {answered:?}");
+        if let Some(drained) = drained {
+            let mut node = drained.await.expect("drains");
+            node.start().await;
+            cluster.nodes.push(node);
+        }
+    }
+    assert_eq!(drains, 3);
+    let mut seen = Vec::new();
+    while seen.len() < WRITES as usize {
+        let read = cluster.read_from("alice", seen.len() as u64 + 1).await;
+        seen.extend(read.entries.into_iter().map(|entry| entry.envelope));
+    }
+    let expected: Vec<_> = (0..WRITES).map(|key| format!("envelope {key}")).collect();
+    assert_eq!(seen, expected, "each once, in the order in which they were sent");
+}

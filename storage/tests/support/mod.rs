@@ -92,12 +92,12 @@ impl Cluster {
     }
 
     pub(crate) async fn read(&self, user: &str) -> TimelineRead {
-        let read = ReadTimeline {
-            timeline: Some(inbox(user).to_key()),
-            limit: 1000,
-            max_bytes: 1 << 20,
-            ..ReadTimeline::default()
-        };
+        self.read_from(user, 1).await
+    }
+
+    pub(crate) async fn read_from(&self, user: &str, from_seq: u64) -> TimelineRead {
+        let timeline = Some(inbox(user).to_key());
+        let read = ReadTimeline { timeline, from_seq, limit: 1000, max_bytes: 1 << 20, ..ReadTimeline::default() };
         match self.ask(timeline_shard(user), Op::ReadTimeline(read)).await {
             Outcome::TimelineRead(read) => read,
             other => panic!("not read but {other:?}"),
