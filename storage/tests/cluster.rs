@@ -271,30 +271,33 @@ async fn order_is_kept_over_changes_of_the_leader() {
         let sent = requests.len();
         stream.send(requests).await;
         // In the midst of it: the lead goes elsewhere.
-        let drained = (drains < 3 && first_unanswered > drains * WINDOW).then(|| {
-            drains += 1;
-            let mut node = cluster.nodes.swap_remove(leader);
-            tokio::spawn(async move {
+        let mut draining =
+            (drains < 3 && first_unanswered > drains * WINDOW).then(|| cluster.nodes.swap_remove(leader));
+        let drain = async {
+            if let Some(node) = &mut draining {
                 node.drain_and_stop().await;
-                node
-            })
-        });
-        let mut answered = BTreeSet::new();
-        for _ in 0..sent {
-            let Some(reply) = stream.reply().await else { break };
-            if let Some(Outcome::Appended(_)) = reply.result {
-                answered.insert(reply.id);
+                node.start().await;
             }
+        };
+        let take_replies = async {
+            let mut answered = BTreeSet::new();
+            for _ in 0..sent {
+                let Some(reply) = stream.reply().await else { break };
+                if let Some(Outcome::Appended(_)) = reply.result {
+                    answered.insert(reply.id);
+                }
+            }
+            answered
+        };
+        let ((), mut answered) = tokio::join!(drain, take_replies);
+        if let Some(node) = draining {
+            drains += 1;
+            cluster.nodes.push(node);
         }
         while answered.remove(&first_unanswered) {
             first_unanswered += 1;
         }
         assert!(answered.is_empty(), "written behind a refused one of the same lane: {answered:?}");
-        if let Some(drained) = drained {
-            let mut node = drained.await.expect("drains");
-            node.start().await;
-            cluster.nodes.push(node);
-        }
     }
     assert_eq!(drains, 3);
     let mut seen = Vec::new();
