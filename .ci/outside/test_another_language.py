@@ -62,7 +62,7 @@ def test_sign_in_with_a_password(service, messages, carrier):
 def test_raw_rubbish_is_answered_and_harms_nobody(service, messages):
     witness = open_connection("tcp", messages)
     native.sign_in_with_token(witness, "w", token_for(service, "witness"))
-    for rubbish in (b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", native.varint(1 << 30), native.varint(9000) + b"x" * 9000):
+    for rubbish in (b"\xff" * 64, b"GET / HTTP/1.1\r\n" + b"x" * 80, native.varint(1 << 30), native.varint(9000) + b"x" * 9000):
         other = native.Tcp("127.0.0.1:7410", messages[0])
         other.socket.sendall(rubbish)
         bye = other.receive()["bye"]

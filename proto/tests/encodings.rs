@@ -1,8 +1,8 @@
 //! What is encoded twice must mean the same: typed and raw forms, protobuf and JSON.
 
 use carillon_proto::pb::{client, link};
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 fn text() -> impl Strategy<Value = String> {
     "[a-zäß\u{1F600}]{0,12}"
@@ -33,9 +33,8 @@ fn content() -> impl Strategy<Value = client::Content> {
         text().prop_map(|body| Body::Text(client::Text { body })),
         media().prop_map(Body::Image),
         media().prop_map(Body::File),
-        (-90.0..90.0f64, -180.0..180.0f64, text()).prop_map(|(latitude, longitude, label)| Body::Location(
-            client::Location { latitude, longitude, label }
-        )),
+        (-90.0..90.0f64, -180.0..180.0f64, text())
+            .prop_map(|(latitude, longitude, label)| Body::Location(client::Location { latitude, longitude, label })),
         (text(), proptest::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(r#type, data)| Body::Custom(client::Custom { r#type, data: data.into() })),
     ]

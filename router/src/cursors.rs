@@ -49,6 +49,13 @@ impl<W> Cursors<W> {
         self.due.get_or_insert(now + self.pause);
     }
 
+    /// Whoever signs in next must find what was gathered.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        if self.due.is_some() {
+            self.due = Some(now);
+        }
+    }
+
     /// When to call `take`.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
@@ -86,6 +93,17 @@ mod tests {
         let taken: Vec<_> = cursors.take().collect();
         assert_eq!(taken, [(key(1), Cursor { seq: 9, waiters: vec![1, 2, 3], deadline: now + pause * 3 })]);
         assert_eq!(cursors.due(), None);
+    }
+
+    #[test]
+    fn what_is_gathered_can_be_hurried() {
+        let now = Instant::now();
+        let mut cursors = Cursors::new(Duration::from_millis(100));
+        cursors.hurry(now);
+        assert_eq!(cursors.due(), None);
+        cursors.add(key(1), 5, (), now, now);
+        cursors.hurry(now);
+        assert_eq!(cursors.due(), Some(now));
     }
 
     #[test]

@@ -156,6 +156,7 @@ impl Owner {
             Op::CloseSession(link::CloseSession { session }) => match session {
                 Some(session) => {
                     self.directory.remove(&parts.user, &session);
+                    self.cursors.hurry(now);
                     let deadline = parts.deadline;
                     self.delete_session(&parts.user, &session, deadline, Asked::Closed(parts.slot));
                 }

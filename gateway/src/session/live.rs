@@ -295,6 +295,10 @@ impl Live {
         Some(acknowledge(&self.who, self.timeline.client.clone(), position))
     }
 
+    pub(super) fn ack_is_on_its_way(&self) -> bool {
+        self.ack.sent.is_some()
+    }
+
     pub(super) fn drain(&mut self, come_back: Duration) {
         self.drain = Some(come_back);
     }

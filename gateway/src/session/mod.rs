@@ -133,7 +133,11 @@ enum State {
     SigningIn(Box<SignIn>),
     Live(Box<Live>),
     /// Waits for the router to release the handle.
-    SigningOut,
+    /// So many requests must be answered before the client hears that it is signed out: the acknowledgements that are
+    /// on their way, which the next sign-in builds on, and the release of the handle.
+    SigningOut {
+        waiting: usize,
+    },
     Ended,
 }
 
@@ -180,7 +184,7 @@ impl Session {
         match &self.state {
             State::Ended => None,
             State::Live(live) => Some(live.wake_at().map_or(self.patience, |at| at.min(self.patience))),
-            State::SigningIn(_) | State::SigningOut => Some(self.patience),
+            State::SigningIn(_) | State::SigningOut { .. } => Some(self.patience),
         }
     }
 
@@ -192,7 +196,7 @@ impl Session {
                 let ack = live.last_ack();
                 ack.map(Op::Acknowledge).into_iter().chain([self.close(&live.who)]).collect()
             }
-            State::SigningOut | State::Ended => Vec::new(),
+            State::SigningOut { .. } | State::Ended => Vec::new(),
         }
     }
 
@@ -216,7 +220,7 @@ impl Session {
                 }
             }
             (State::Live(_), None) => self.bye(Code::Invalid, "frame has no body that this service knows", None, out),
-            (State::SigningOut | State::Ended, _) => {}
+            (State::SigningOut { .. } | State::Ended, _) => {}
         }
     }
 
@@ -225,7 +229,12 @@ impl Session {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
             (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
             (State::SigningIn(_), Tag::Open) => self.opened(now, answered, out),
-            (State::SigningOut, Tag::Close) => self.bye(Code::SignedOut, "signed out", None, out),
+            (State::SigningOut { waiting }, Tag::Ack | Tag::Close) => {
+                *waiting -= 1;
+                if *waiting == 0 {
+                    self.bye(Code::SignedOut, "signed out", None, out);
+                }
+            }
             (State::Live(live), tag) => {
                 if let Err(gone) = live.answer(now, tag, answered.result, out) {
                     self.bye(gone.0, gone.1, Some(0), out);
@@ -277,7 +286,7 @@ impl Session {
     fn wake(&mut self, now: Now, out: &mut Vec<Effect>) {
         if now.instant >= self.patience {
             match &self.state {
-                State::SigningOut => return self.bye(Code::SignedOut, "signed out", None, out),
+                State::SigningOut { .. } => return self.bye(Code::SignedOut, "signed out", None, out),
                 State::SigningIn(_) => metrics::sign_in("any", "timed_out"),
                 State::Live(_) | State::Ended => {}
             }
@@ -302,12 +311,14 @@ impl Session {
 
     fn sign_out(&mut self, now: Now, out: &mut Vec<Effect>) {
         let State::Live(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let mut waiting = 1 + usize::from(live.ack_is_on_its_way());
         if let Some(ack) = live.last_ack() {
             out.push(Effect::Request { tag: Tag::Ack, op: Op::Acknowledge(ack), traceparent: String::new() });
+            waiting += 1;
         }
         out.push(Effect::Request { tag: Tag::Close, op: self.close(&live.who), traceparent: String::new() });
         self.patience = now.instant + self.rules.sign_in_timeout;
-        self.state = State::SigningOut;
+        self.state = State::SigningOut { waiting };
     }
 
     /// Says the last frame. `reconnect_after_ms`: None if it is of no use to connect again.

@@ -260,7 +260,7 @@ impl Session {
     fn step(&mut self) -> SignIn {
         match &mut self.state {
             State::SigningIn(at) => std::mem::replace(at, SignIn::Between),
-            State::Live(_) | State::SigningOut | State::Ended => SignIn::Between,
+            State::Live(_) | State::SigningOut { .. } | State::Ended => SignIn::Between,
         }
     }
 }

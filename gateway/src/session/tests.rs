@@ -532,6 +532,23 @@ fn signing_out_waits_for_the_release_of_the_handle() {
 }
 
 #[test]
+fn signing_out_waits_for_what_the_device_has_acknowledged() {
+    let mut play = Play::live(3);
+    for seq in [1, 2] {
+        play.says(Body::Ack(Ack { timeline: Some(inbox("alice")), position: Some(at(seq)) }));
+    }
+    assert!(matches!(play.op(), Op::Acknowledge(_)), "one is on its way, the other one waits");
+    play.says(Body::SignOut(SignOut {}));
+    assert!(matches!(play.asked[..], [(Tag::Ack, _), (Tag::Ack, _), (Tag::Close, _)]), "{:?}", play.asked);
+    for _ in 0..2 {
+        play.hears_answer(Ok(Reply::Done(Done {})));
+        assert!(!play.closed);
+    }
+    play.hears_answer(Ok(Reply::Done(Done {})));
+    assert_eq!(play.bye().code(), Code::SignedOut);
+}
+
+#[test]
 fn a_replaced_session_does_not_come_back() {
     let mut play = Play::live(0);
     play.input(Input::Replaced);

@@ -1,6 +1,6 @@
 //! What the whole-service tests share.
 
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 pub mod cluster;
 pub mod node;
