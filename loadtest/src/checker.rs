@@ -47,10 +47,12 @@ pub enum Violation {
         flow: Flow,
         counter: u64,
     },
+    /// Shown after `after`, which was sent later.
     Reordered {
         watcher: Watcher,
         flow: Flow,
         counter: u64,
+        after: u64,
     },
     /// Never sent, or refused.
     Invented {
@@ -75,7 +77,11 @@ impl fmt::Display for Violation {
         let (what, watcher, flow, counter) = match self {
             Self::Lost { watcher, flow, counter } => ("lost", watcher, flow, counter),
             Self::Doubled { watcher, flow, counter } => ("doubled", watcher, flow, counter),
-            Self::Reordered { watcher, flow, counter } => ("reordered", watcher, flow, counter),
+            Self::Reordered { watcher, flow, counter, after } => {
+                let (user, device) = (&watcher.user, &watcher.device);
+                let (sender, recipient) = (&flow.sender, &flow.recipient);
+                return write!(f, "reordered: {user}/{device}: {sender} -> {recipient} #{counter} after #{after}");
+            }
             Self::Invented { watcher, flow, counter } => ("invented", watcher, flow, counter),
             Self::Corrupted { watcher, why } => {
                 return write!(f, "corrupted: {}/{}: {why}", watcher.user, watcher.device);
@@ -159,7 +165,8 @@ impl Checker {
             seen.skipped.extend(seen.last + 1..counter);
             seen.last = counter;
         } else if seen.skipped.remove(&counter) {
-            self.violations.push(Violation::Reordered { watcher, flow, counter });
+            let after = seen.last;
+            self.violations.push(Violation::Reordered { watcher, flow, counter, after });
         } else {
             self.violations.push(Violation::Doubled { watcher, flow, counter });
         }
@@ -251,7 +258,7 @@ mod tests {
         let expected = [
             {
                 let (watcher, flow, counter) = with(1);
-                Violation::Reordered { watcher, flow, counter }
+                Violation::Reordered { watcher, flow, counter, after: 2 }
             },
             {
                 let (watcher, flow, counter) = with(2);

@@ -14,7 +14,10 @@ use std::{
 use carillon_proto::{
     LeaseId, UserId,
     pb::{
-        link::{Evict, FromRouter, Hello, Hint, NotOwner, Push, RouterReply, RouterRequest, ToRouter, router_reply},
+        link::{
+            Evict, FromRouter, Hello, Hint, NotOwner, Push, RouterReply, RouterRequest, ToRouter, router_reply,
+            router_request::Op,
+        },
         store::NodeKind,
     },
     trace,
@@ -114,6 +117,8 @@ pub(crate) struct Reader {
     hello: Hello,
     /// The ring that was waited for last, and until when.
     awaited: (u64, Instant),
+    /// Sends of an era below are not taken: one before them was not. See `RouterRequest.era`.
+    closed_below: u64,
 }
 
 /// A link's two halves.
@@ -132,7 +137,14 @@ pub(crate) fn open(context: LinkContext, closing: &CancellationToken) -> (Reader
         cut: Box::pin(cut.clone().cancelled_owned()),
         closing: Box::pin(closing.clone().cancelled_owned()),
     };
-    let reader = Reader { context, replies: to_replies, way, hello: Hello::default(), awaited: (0, Instant::now()) };
+    let reader = Reader {
+        context,
+        replies: to_replies,
+        way,
+        hello: Hello::default(),
+        awaited: (0, Instant::now()),
+        closed_below: 0,
+    };
     (reader, outgoing)
 }
 
@@ -178,7 +190,7 @@ impl Reader {
             // Waits while too many answers are outstanding or unread: this is how the caller is slowed down.
             let Ok(place) = self.replies.clone().reserve_owned().await else { return false };
             let since = Instant::now();
-            let RouterRequest { id, ring_version, traceparent, deadline_ms, op } = request;
+            let RouterRequest { id, ring_version, traceparent, deadline_ms, era, op } = request;
             let counted = self.context.in_flight.enter();
             let name = op.as_ref().map_or("none", op_name);
             let slot = ReplySlot { id, place, op: name, since, _counted: counted };
@@ -193,7 +205,16 @@ impl Reader {
                     continue;
                 }
             };
-            if let Err(answer) = self.check_owner(&user, ring_version).await {
+            let keeps_order = matches!(op, Op::Send(_));
+            let checked = if keeps_order && era < self.closed_below {
+                Err(self.not_owner())
+            } else {
+                self.check_owner(&user, ring_version).await
+            };
+            if let Err(answer) = checked {
+                if keeps_order {
+                    self.closed_below = self.closed_below.max(era + 1);
+                }
                 slot.answer(answer);
                 continue;
             }
@@ -220,15 +241,20 @@ impl Reader {
             // Whether it came in time is seen below.
             let _ = time::timeout_at(self.awaited.1, newer).await;
         }
-        if self.context.lease.borrow().as_ref().is_none_or(|held| held.until <= Instant::now()) {
-            return Err(Failure::NoLease.into());
-        }
+        let held = self.context.lease.borrow().as_ref().is_some_and(|held| held.until > Instant::now());
         let topology = self.context.topology.borrow();
-        let ours = topology.ring.version();
-        if ours < routed_by || !topology.owns(user.as_str()) {
-            return Err(router_reply::Result::NotOwner(NotOwner { ring_version: ours }));
+        if !held || topology.ring.version() < routed_by || !topology.owns(user.as_str()) {
+            return Err(Self::not_owner_by(&topology));
         }
         Ok(())
+    }
+
+    fn not_owner(&self) -> Answer {
+        Self::not_owner_by(&self.context.topology.borrow())
+    }
+
+    fn not_owner_by(topology: &Topology) -> Answer {
+        router_reply::Result::NotOwner(NotOwner { ring_version: topology.ring.version() })
     }
 
     fn take_hint(&self, hint: Hint) {

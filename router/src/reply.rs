@@ -91,8 +91,6 @@ pub(crate) enum Failure {
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
     Forbidden,
-    #[error("this router has lost its lease")]
-    NoLease,
     #[error("too many requests wait for this user")]
     Crowded,
 }
@@ -111,7 +109,6 @@ impl Failure {
             Self::Groups => (Code::Unsupported, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden => (Code::Forbidden, false, 0),
-            Self::NoLease => (Code::Unavailable, true, 500),
             Self::Crowded => (Code::Overloaded, true, 200),
         };
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }

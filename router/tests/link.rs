@@ -117,6 +117,23 @@ async fn a_request_by_a_newer_ring_waits_for_it() {
 }
 
 #[tokio::test]
+async fn nothing_overtakes_a_send_that_was_not_taken() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    let ring = gateway.ring_version;
+    gateway.ring_version = ring + 1_000_000;
+    assert!(matches!(gateway.ask(send("bob", 1)).await, Reply::NotOwner(_)));
+    gateway.ring_version = ring;
+    assert!(matches!(gateway.ask(send("bob", 2)).await, Reply::NotOwner(_)), "it was sent behind the first");
+    gateway.era += 1;
+    for number in [1, 2] {
+        assert!(matches!(gateway.ask(send("bob", number)).await, Reply::Accepted(_)));
+    }
+    assert_eq!(cluster.store.client_ids("bob"), ["1", "2"]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_second_session_of_a_device_evicts_the_first() {
     let cluster = Cluster::start(1, &["alice"]).await;
     let mut gateway = cluster.gateway().await;

@@ -78,6 +78,8 @@ pub(crate) struct Dispatch<C> {
     registry_version: u64,
     lease: Option<u64>,
     up: HashSet<Arc<str>>,
+    /// See `RouterRequest.era`.
+    eras: HashMap<Arc<str>, u64>,
     pending: HashMap<u64, Pending<C>>,
     next_id: u64,
     max_pending: usize,
@@ -104,8 +106,8 @@ struct Pending<C> {
     op: Op,
     traceparent: String,
     deadline: Instant,
-    /// The router that has it.
-    at: Option<Arc<str>>,
+    /// The router that has it, and the era in which it was sent.
+    at: Option<(Arc<str>, u64)>,
 }
 
 enum Asker<C> {
@@ -140,6 +142,7 @@ impl<C> Dispatch<C> {
             registry_version: 0,
             lease: None,
             up: HashSet::new(),
+            eras: HashMap::new(),
             pending: HashMap::new(),
             next_id: 1,
             max_pending,
@@ -272,13 +275,15 @@ impl<C> Dispatch<C> {
             (Op::CloseSession(close), Some(live)) => close.session = Some(live.session.clone()),
             _ => {}
         }
-        pending.at = Some(Arc::clone(&to));
+        let era = self.eras.get(&to).copied().unwrap_or_default();
+        pending.at = Some((Arc::clone(&to), era));
         let left = pending.deadline.saturating_duration_since(now).as_millis();
         let request = RouterRequest {
             id,
             ring_version: self.ring.version(),
             traceparent: pending.traceparent.clone(),
             deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
+            era,
             op: Some(pending.op.clone()),
         };
         let lane = self.lanes.entry(pending.lane).or_default();
@@ -289,11 +294,15 @@ impl<C> Dispatch<C> {
 
     fn reply(&mut self, now: Instant, from: &Arc<str>, reply: RouterReply, out: &mut Vec<Effect<C>>) {
         // Not pending, or at another router: an answer that came too late.
-        if self.pending.get(&reply.id).is_none_or(|pending| pending.at.as_ref() != Some(from)) {
-            return;
-        }
+        let at = self.pending.get(&reply.id).and_then(|pending| pending.at.as_ref());
+        let Some((_, era)) = at.filter(|(router, _)| router == from) else { return };
+        let era = *era;
         let result = match reply.result {
-            Some(router_reply::Result::NotOwner(_)) => return self.park(reply.id),
+            Some(router_reply::Result::NotOwner(_)) => {
+                let current = self.eras.entry(Arc::clone(from)).or_default();
+                *current = (*current).max(era + 1);
+                return self.park(reply.id);
+            }
             Some(router_reply::Result::Refusal(why)) if self.goes_again(now, reply.id, &why) => {
                 return self.park(reply.id);
             }
@@ -402,7 +411,9 @@ impl<C> Dispatch<C> {
 
     fn link_down(&mut self, now: Instant, address: &Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.remove(address);
-        let lost = |(id, pending): (&u64, &Pending<C>)| (pending.at.as_ref() == Some(address)).then_some(*id);
+        let lost = |(id, pending): (&u64, &Pending<C>)| {
+            pending.at.as_ref().is_some_and(|(router, _)| router == address).then_some(*id)
+        };
         let lost: Vec<u64> = self.pending.iter().filter_map(lost).collect();
         for id in lost {
             self.park(id);

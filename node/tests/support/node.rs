@@ -57,8 +57,10 @@ impl Node {
             .arg(self.role)
             .arg("--config")
             .arg(&self.config)
+            // Ends with this test program, however that ends.
+            .arg("--stop-with-stdin")
             .current_dir(self.config.parent().expect("folder"))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
             .spawn()
@@ -78,6 +80,8 @@ impl Node {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
         let status = Command::new("kill").arg(process.id().to_string()).status().expect("kill runs");
         assert!(status.success());
+        // Waiting would close it, and the process take that for a second signal.
+        let _stdin = process.stdin.take();
         let status = process.wait().expect("reaped");
         assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
     }
@@ -99,8 +103,16 @@ impl Node {
 
     /// Waits for the process to end by itself; its exit was a success?
     pub fn wait_end(&mut self) -> bool {
-        let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
-        process.wait().expect("reaped").success()
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let process = self.process.as_mut().unwrap_or_else(|| panic!("{} does not run", self.name));
+            if let Some(status) = process.try_wait().expect("status") {
+                self.process = None;
+                return status.success();
+            }
+            assert!(Instant::now() < end, "{} goes on", self.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn log(&self) -> String {

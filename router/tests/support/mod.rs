@@ -137,6 +137,7 @@ impl Cluster {
 pub(crate) struct Gateway {
     lease: u64,
     pub(crate) ring_version: u64,
+    pub(crate) era: u64,
     next_id: u64,
     requests: mpsc::Sender<ToRouter>,
     messages: Streaming<FromRouter>,
@@ -150,7 +151,7 @@ impl Gateway {
         let mut client = RouterClient::new(InterceptedService::new(channel, security.auth().0));
         let (requests, queue) = mpsc::channel(1000);
         let messages = client.link(ReceiverStream::new(queue)).await?.into_inner();
-        Ok(Self { lease: 0, ring_version: 0, next_id: 1, requests, messages, seen: Vec::new() })
+        Ok(Self { lease: 0, ring_version: 0, era: 0, next_id: 1, requests, messages, seen: Vec::new() })
     }
 
     async fn greet(&mut self, lease: u64) {
@@ -165,6 +166,7 @@ impl Gateway {
         let request = RouterRequest {
             id,
             ring_version: self.ring_version,
+            era: self.era,
             deadline_ms: 9_000,
             op: Some(op),
             ..Default::default()

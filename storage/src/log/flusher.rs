@@ -8,8 +8,9 @@ use raft_engine::{Command, Engine, LogBatch};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    COMMITTED, CUT, PURGED, VOTE,
+    COMMITTED, CUT, FLUSHES, NODE, PURGED, VOTE,
     disk_entry::{DiskEntry, Entries},
+    high_water::HighWater,
 };
 use crate::metrics as names;
 
@@ -49,13 +50,15 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    pub(super) fn start(engine: Arc<Engine>) -> io::Result<Self> {
+    /// `flushes`: how many synced writes the log holds already.
+    pub(super) fn start(engine: Arc<Engine>, mark: HighWater, flushes: u64) -> io::Result<Self> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
-            run(&engine, queue);
+            let disk = Disk { engine, mark };
+            run(&disk, flushes, queue);
             // The folder may be opened again by whoever waits for the end.
-            drop(engine);
+            drop(disk);
             // Nobody may care any more.
             let _ = tell.send(true);
         })?;
@@ -63,7 +66,12 @@ impl Flusher {
     }
 }
 
-fn run(engine: &Engine, mut queue: mpsc::Receiver<Op>) {
+struct Disk {
+    engine: Arc<Engine>,
+    mark: HighWater,
+}
+
+fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
     let mut waiting = Vec::with_capacity(QUEUE);
     while queue.blocking_recv_many(&mut waiting, QUEUE) > 0 {
         let mut ops = waiting.drain(..).peekable();
@@ -76,7 +84,7 @@ fn run(engine: &Engine, mut queue: mpsc::Receiver<Op>) {
                     return;
                 }
             }
-            if let Err(error) = batch.write(engine) {
+            if let Err(error) = batch.write(disk, &mut flushes) {
                 tracing::error!(%error, "raft log write failed");
                 return;
             }
@@ -126,16 +134,24 @@ impl Batch {
         Ok(())
     }
 
-    fn write(mut self, engine: &Engine) -> raft_engine::Result<()> {
+    fn write(mut self, disk: &Disk, flushes: &mut u64) -> raft_engine::Result<()> {
         let start = Instant::now();
-        let result = engine.write(&mut self.log, self.sync);
+        if self.sync {
+            *flushes += 1;
+            self.log.put(NODE, FLUSHES.to_vec(), flushes.to_be_bytes().to_vec())?;
+        }
+        let result = disk.engine.write(&mut self.log, self.sync);
+        let result = match result {
+            Ok(_) if self.sync => disk.mark.set(*flushes).map_err(raft_engine::Error::from),
+            other => other.map(drop),
+        };
         if self.sync {
             metrics::counter!(names::FLUSHES).increment(1);
             metrics::histogram!(names::FLUSH_SECONDS).record(start.elapsed());
             metrics::histogram!(names::FLUSH_ENTRIES).record(self.entries as f64);
         }
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 self.done.into_iter().for_each(|done| done(Ok(())));
                 Ok(())
             }

@@ -8,10 +8,12 @@
 //! | key `vote` | encoded `carillon.raft.v1.Vote`; synced before it is answered |
 //! | key `committed` | encoded `carillon.raft.v1.LogId`; may lag behind, it is never synced for its own sake |
 //! | key `purged` | encoded `carillon.raft.v1.LogId` of the last entry that was purged |
+//! | region 0, key `flushes` | how many synced writes came before and with this one, 8 bytes big endian; see `high_water` |
 //! | key `cut` | index of the last entry that counts, 8 bytes big endian, +1: what lies behind was truncated. Removed by the append that overwrites it |
 
 mod disk_entry;
 mod flusher;
+mod high_water;
 mod shard_log;
 mod state;
 
@@ -22,13 +24,19 @@ use parking_lot::Mutex;
 use raft_engine::{Config, Engine, ReadableSize, RecoveryMode};
 use tokio::sync::{mpsc, watch};
 
-use self::flusher::{Flusher, Op};
 pub(crate) use self::shard_log::ShardLog;
+use self::{
+    flusher::{Flusher, Op},
+    high_water::HighWater,
+};
 
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 const CUT: &[u8] = b"cut";
+/// The region that belongs to no shard.
+const NODE: u64 = 0;
+const FLUSHES: &[u8] = b"flushes";
 
 /// How the log uses disk and memory.
 #[derive(Debug, Clone, Copy)]
@@ -51,12 +59,13 @@ pub(crate) struct Log {
 impl Log {
     /// Opens or makes the log. Blocking.
     pub(crate) fn open(dir: &Path, options: LogOptions) -> io::Result<Self> {
+        let path = dir;
         let dir = dir.to_str().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("log folder {} is not valid UTF-8", dir.display()))
         })?;
         let engine = Engine::open(Config {
             dir: dir.to_owned(),
-            // A torn write at the end was never acknowledged; damage anywhere else is refused.
+            // A torn write at the end was never acknowledged. Damage anywhere else is found by `check_flushes`.
             recovery_mode: RecoveryMode::TolerateTailCorruption,
             recovery_threads: 2,
             target_file_size: ReadableSize(options.file_bytes),
@@ -67,11 +76,14 @@ impl Log {
         })
         .map_err(|error| {
             io::Error::other(format!(
-                "raft log {dir} can't be opened: {error}; if its disk is damaged, replace this node by a new one with an empty folder and another address"
+                "raft log {dir} can't be opened: {error}: its disk or file system is damaged, and this node must not serve; the other members hold the data"
             ))
         })?;
+        std::fs::create_dir_all(path)?;
+        let (mark, expected) = HighWater::open(&path.join("high-water"))?;
+        let flushes = check_flushes(&engine, expected)?;
         let engine = Arc::new(engine);
-        let flusher = Flusher::start(Arc::clone(&engine))?;
+        let flusher = Flusher::start(Arc::clone(&engine), mark, flushes)?;
         Ok(Self { engine, options, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
     }
 
@@ -101,6 +113,24 @@ impl Log {
         // An error means that the thread is gone.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
+}
+
+/// How many synced writes the log holds; an error if it held more before.
+fn check_flushes(engine: &Engine, expected: u64) -> io::Result<u64> {
+    let flushes = match engine.get(NODE, FLUSHES) {
+        None => 0,
+        Some(number) => u64::from_be_bytes(number.try_into().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidData, "number of flushes in the raft log is no number")
+        })?),
+    };
+    if flushes < expected {
+        let why = format!(
+            "raft log is corrupt: it held {expected} synced writes and can be read up to number {flushes}. What is \
+             missing was acknowledged, so this node must not serve; the other members hold the data"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(flushes)
 }
 
 fn closed() -> io::Error {

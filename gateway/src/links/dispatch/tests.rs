@@ -161,6 +161,24 @@ fn nothing_overtakes_what_the_old_owner_has() {
 }
 
 #[test]
+fn a_router_that_did_not_take_a_send_is_sent_the_next_era() {
+    let mut world = World::with(&["a:1"]);
+    let era = |effects: &[Effect<&'static str>]| match &effects[0] {
+        Effect::Transmit { request, .. } => request.era,
+        other => panic!("{other:?}"),
+    };
+    let first = world.send("m1");
+    let second = world.send("m2");
+    assert_eq!((era(&first), era(&second)), (0, 0));
+    for effects in [&first, &second] {
+        assert!(world.reply("a:1", sent(effects)[0].2, not_owner()).is_empty());
+    }
+    let again = world.wait(PUMP);
+    assert_eq!(named(&sent(&again)), ["m1", "m2"]);
+    assert_eq!(era(&again), 1);
+}
+
+#[test]
 fn without_an_answer_in_time_the_client_may_try_again() {
     let mut world = World::with(&["a:1"]);
     world.send("m1");

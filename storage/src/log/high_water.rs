@@ -1,0 +1,64 @@
+//! How many synced writes the log must hold.
+//!
+//! raft-engine takes the first record that it can't read for a write that was torn by a crash, and drops it with all
+//! that follows. To tell damage from a torn write, each synced write carries a running number into the log, and once it
+//! is on disk the number goes into the file `high-water` beside the log, without a sync of its own: after a killed
+//! process it is exact, after a power failure it may be too low, never too high.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+/// Number and CRC-32 of its bytes, both big endian.
+const BYTES: usize = 12;
+
+pub(super) struct HighWater(File);
+
+impl HighWater {
+    /// Opens or makes the file; the number that it holds, 0 if it is new or was never written whole.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, u64)> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut bytes = [0; BYTES];
+        let number = match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => decode(&bytes).unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(error),
+        };
+        Ok((Self(file), number))
+    }
+
+    /// The log holds `number` synced writes.
+    pub(super) fn set(&self, number: u64) -> io::Result<()> {
+        let mut bytes = [0; BYTES];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes[8..].copy_from_slice(&crc32fast::hash(&number.to_be_bytes()).to_be_bytes());
+        self.0.write_all_at(&bytes, 0)
+    }
+}
+
+fn decode(bytes: &[u8; BYTES]) -> Option<u64> {
+    let (number, sum) = bytes.split_at(8);
+    let number: [u8; 8] = number.try_into().ok()?;
+    (crc32fast::hash(&number).to_be_bytes() == *sum).then(|| u64::from_be_bytes(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_is_read_back_and_half_of_it_counts_for_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("high-water");
+        let (mark, number) = HighWater::open(&path).expect("opens");
+        assert_eq!(number, 0);
+        mark.set(7).expect("written");
+        mark.set(8).expect("written");
+        assert_eq!(HighWater::open(&path).expect("opens").1, 8);
+        mark.0.write_all_at(&[1], 2).expect("written");
+        assert_eq!(HighWater::open(&path).expect("opens").1, 0);
+    }
+}
