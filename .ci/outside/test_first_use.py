@@ -9,7 +9,7 @@ def lines_of(process, count):
 
 def test_it_tells_what_to_try(service):
     output = service.output()
-    for word in ("127.0.0.1:7410", "127.0.0.1:7411", "carillon user add", "carillon listen", "carillon send"):
+    for word in ("127.0.0.1:7410", "127.0.0.1:7411", "carillon user add alice", "carillon listen bob", "carillon send alice bob"):
         assert word in output, f"{word} is not in: {output}"
 
 

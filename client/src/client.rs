@@ -139,7 +139,8 @@ impl Client {
         // Never closed while `self` is there.
         let permit = Arc::clone(&self.inner.permits).acquire_owned().await.map_err(|_| ended(()))?;
         let (sender, answer) = oneshot::channel();
-        let send = client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content) };
+        let send =
+            client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
         let command = Command::Send { send, deadline, answer: Answer { sender, _permit: permit } };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })

@@ -12,7 +12,8 @@ use carillon_proto::pb::client::{self, Code, Recipient, Send};
 ///
 /// Order: sends go out in the order in which they came. After a reconnect, all that is unanswered goes out again, in
 /// that order, before anything newer. A send that was refused for now holds back the later ones to its recipient (or
-/// all, when the refusal is about this client), not those to others.
+/// all, when the refusal is about this client), not those to others. What is sent while an earlier message to the same
+/// recipient has no answer names it in `Send.after`, so that it can't overtake it whatever fails.
 pub(crate) struct Outbox<T> {
     next_order: u64,
     waiting: BTreeMap<u64, Entry<T>>,
@@ -73,7 +74,9 @@ impl<T> Outbox<T> {
         while self.in_flight.len() < self.window {
             let Some(order) = self.first_free(after) else { return };
             let Some(entry) = self.waiting.remove(&order) else { return };
-            out(entry.send.clone());
+            let mut send = entry.send.clone();
+            send.after = self.last_unanswered(&send.to);
+            out(send);
             self.in_flight.insert(entry.send.client_id.clone(), (order, entry));
             after = order;
         }
@@ -127,6 +130,12 @@ impl<T> Outbox<T> {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
+    /// Waiting sends to this recipient come later: the first of them is the next to go.
+    fn last_unanswered(&self, to: &Option<Recipient>) -> String {
+        let same = self.in_flight.values().filter(|(_, entry)| entry.send.to == *to);
+        same.max_by_key(|(order, _)| *order).map(|(_, entry)| entry.send.client_id.clone()).unwrap_or_default()
+    }
+
     /// The first waiting send from `after` on that nothing holds back.
     fn first_free(&self, after: u64) -> Option<u64> {
         if self.held.contains_key(&None) {
@@ -166,7 +175,11 @@ mod tests {
 
     fn push(outbox: &mut Outbox<String>, id: &str, to: &str, deadline: Instant) {
         let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
-        outbox.push(Send { client_id: id.to_owned(), to, content: None }, deadline, id.to_owned());
+        outbox.push(
+            Send { client_id: id.to_owned(), to, content: None, after: String::new() },
+            deadline,
+            id.to_owned(),
+        );
     }
 
     fn ready(outbox: &mut Outbox<String>, now: Instant) -> String {

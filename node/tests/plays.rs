@@ -46,6 +46,7 @@ plays! {
     one_bad_message_does_not_end_the_connection: "refusals",
     a_frame_out_of_turn_ends_the_connection: "wrong-state",
     ping_brings_the_heads: "ping",
+    a_message_waits_for_the_one_before: "order",
 }
 
 fn run_everywhere(name: &str, text: &str) {

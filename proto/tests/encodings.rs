@@ -9,11 +9,8 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn recipient() -> impl Strategy<Value = client::Recipient> {
-    prop_oneof![
-        text().prop_map(|user| client::recipient::To::User(user)),
-        text().prop_map(|group| client::recipient::To::Group(group)),
-    ]
-    .prop_map(|to| client::Recipient { to: Some(to) })
+    prop_oneof![text().prop_map(client::recipient::To::User), text().prop_map(client::recipient::To::Group),]
+        .prop_map(|to| client::Recipient { to: Some(to) })
 }
 
 fn content() -> impl Strategy<Value = client::Content> {

@@ -105,7 +105,9 @@ fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
     match failure {
         StoreFailure::Exists { .. } => Status::already_exists(format!("there is a user {user:?} already")),
         StoreFailure::NotFound { .. } => Status::not_found(format!("there is no user {user:?}")),
-        StoreFailure::Rejected { .. } => Status::invalid_argument(failure.to_string()),
+        StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
+            Status::invalid_argument(failure.to_string())
+        }
         StoreFailure::Overloaded { .. } => Status::resource_exhausted(failure.to_string()),
         StoreFailure::Expired { .. } | StoreFailure::Stopping => Status::unavailable(failure.to_string()),
         StoreFailure::Unexpected => Status::internal(failure.to_string()),

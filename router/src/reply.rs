@@ -103,6 +103,7 @@ impl Failure {
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
             Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. }) => (Code::Invalid, false, 0),
+            Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
             Self::TooLarge { .. } => (Code::TooLarge, false, 0),

@@ -25,6 +25,8 @@ pub(crate) struct Sending {
     pub(crate) sender: UserId,
     pub(crate) recipient: UserId,
     key: DuplicateKey,
+    /// Of the message that must stand before this one.
+    after: Option<DuplicateKey>,
     id: String,
     time_ms: u64,
     /// What stands, or will stand, in both inboxes.
@@ -65,12 +67,16 @@ impl Sending {
             let sender = UserId::new(&send.sender)?;
             let device = DeviceId::new(&send.sender_device)?;
             let key = DuplicateKey::new(&sender, &device, &ClientId::new(&send.client_id)?);
+            let after = match &*send.after {
+                "" => None,
+                after => Some(DuplicateKey::new(&sender, &device, &ClientId::new(after)?)),
+            };
             if send.content.len() > limits::MAX_FRAME_BYTES {
                 return Err(Failure::TooLarge { bytes: send.content.len(), max: limits::MAX_FRAME_BYTES });
             }
-            Ok::<_, Failure>((sender, key))
+            Ok::<_, Failure>((sender, key, after))
         };
-        let (sender, key) = match named() {
+        let (sender, key, after) = match named() {
             Ok(named) => named,
             Err(failure) => return Err((slot, failure)),
         };
@@ -88,6 +94,7 @@ impl Sending {
             sender,
             recipient,
             key,
+            after,
             id,
             time_ms,
             envelope: envelope.encode_to_vec().into(),
@@ -115,6 +122,7 @@ impl Sending {
             time_ms: self.time_ms,
             envelope: self.envelope.clone(),
             new_epoch: rand::rng().random_range(1..=u64::MAX),
+            after_key: self.after.map(|after| Bytes::copy_from_slice(&after.0)).unwrap_or_default(),
         };
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
     }

@@ -50,6 +50,8 @@ pub(crate) enum StoreFailure {
     },
     #[error("not found: {detail}")]
     NotFound { detail: String },
+    #[error("{detail}")]
+    OutOfOrder { detail: String },
     #[error("rejected by the store: {detail}")]
     Rejected { detail: String },
     #[error("unexpected answer from the store")]

@@ -31,8 +31,8 @@ const SOON_MS: u32 = 100;
 impl Live {
     pub(super) fn send(&mut self, rules: &Rules, now: Now, send: client::Send, out: &mut Vec<Effect>) {
         ::metrics::counter!(metrics::SENDS).increment(1);
-        let client::Send { client_id, to, content } = send;
-        match self.check(rules, now, &client_id, to, content) {
+        let client::Send { client_id, to, content, after } = send;
+        match self.check(rules, now, &client_id, &after, to, content) {
             Err(why) => out.push(refused(What::ClientId(client_id), why)),
             Ok((to, content)) => {
                 self.pending_sends += 1;
@@ -45,6 +45,7 @@ impl Live {
                     client_id: client_id.clone(),
                     content: content.into(),
                     connection: self.connection,
+                    after,
                 });
                 let tag = Tag::Send(Sent { client_id, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });
@@ -87,6 +88,7 @@ impl Live {
         rules: &Rules,
         now: Now,
         client_id: &str,
+        after: &str,
         to: Option<client::Recipient>,
         content: Option<client::Content>,
     ) -> Result<(client::Recipient, Vec<u8>), Refusal> {
@@ -102,6 +104,9 @@ impl Live {
         })?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
         ClientId::new(client_id).map_err(|error| invalid(&error))?;
+        if !after.is_empty() {
+            ClientId::new(after).map_err(|error| invalid(&error))?;
+        }
         let to = match to.and_then(|to| to.to) {
             Some(To::User(user)) => To::User(UserId::new(&user).map_err(|error| invalid(&error))?.as_str().to_owned()),
             Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),

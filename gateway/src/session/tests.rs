@@ -221,6 +221,7 @@ fn send(client_id: &str, body: &str) -> Body {
         client_id: client_id.to_owned(),
         to: Some(Recipient { to: Some(To::User("Bob".to_owned())) }),
         content: Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) }),
+        after: String::new(),
     })
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn send(client_id: &str, to: &str) -> Body {
         client_id: client_id.to_owned(),
         to: Some(Recipient { to: Some(To::User(to.to_owned())) }),
         content: Some(Content { body: Some(content::Body::Text(Text { body: client_id.to_owned() })) }),
+        after: String::new(),
     })
 }
 

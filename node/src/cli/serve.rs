@@ -98,11 +98,23 @@ fn to_try(addresses: &Addresses, options: &Options) -> String {
     let flags = options.to_flags();
     let url = addresses.tcp.map(|address| format!(" --url tcp://{address}")).filter(|url| !url.ends_with(":7410"));
     let url = url.unwrap_or_default();
+    let program = program();
     format!(
-        "  carillon user add alice --no-password{flags}; carillon user add bob --no-password{flags}\n  \
-         carillon listen bob{url}{flags}\n  \
-         carillon send alice bob \"hello\"{url}{flags}"
+        "  {program} user add alice --no-password{flags}; {program} user add bob --no-password{flags}\n  \
+         {program} listen bob{url}{flags}\n  \
+         {program} send alice bob \"hello\"{url}{flags}"
     )
+}
+
+/// How a shell in this folder finds this program.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "carillon".to_owned() };
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&folders).any(|folder| Some(&*folder) == path.parent()) {
+        return "carillon".to_owned();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(&path).display().to_string()
 }
 
 #[cfg(test)]

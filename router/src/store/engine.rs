@@ -447,6 +447,7 @@ fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
     match rejected.reason() {
         rejected::Reason::Exists => StoreFailure::Exists { repeated },
         rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
+        rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
         rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
             StoreFailure::Rejected { detail: rejected.detail }
         }

@@ -61,6 +61,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             if op.duplicate_key.len() != 16 {
                 return Err(invalid(format!("duplicate key has {} bytes, not 16", op.duplicate_key.len())));
             }
+            if !matches!(op.after_key.len(), 0 | 16) {
+                return Err(invalid(format!("key of the message before has {} bytes, not 16", op.after_key.len())));
+            }
             if op.new_epoch == 0 {
                 return Err(invalid("new epoch is 0"));
             }
@@ -201,6 +204,7 @@ mod tests {
             time_ms: 1,
             envelope: vec![1].into(),
             new_epoch: 1,
+            after_key: Default::default(),
         }
     }
 
@@ -214,6 +218,7 @@ mod tests {
             ("normalised", |op| op.timeline = key(Kind::Inbox, "Alice")),
             ("not valid", |op| op.timeline = key(Kind::Inbox, "a b")),
             ("not 16", |op| op.duplicate_key = vec![1; 15].into()),
+            ("before has 3", |op| op.after_key = vec![1; 3].into()),
             ("epoch", |op| op.new_epoch = 0),
             ("envelope", |op| op.envelope = vec![0; MAX_ENVELOPE_BYTES + 1].into()),
         ];

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, io};
 
 use carillon_proto::pb::store::{
-    Append, Appended, Done, SetCursor, TimelineCommand, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind,
+    Append, Appended, Done, Rejected, SetCursor, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
+    store_error::Why, timeline_command::Op, timeline_key::Kind,
 };
 use prost::Message as _;
 
@@ -138,7 +139,13 @@ impl Batch<'_> {
             return Err(broken("epoch 0"));
         }
         let key = timeline_key(op.timeline.as_ref())?;
-        let mut state = match self.state(&key)? {
+        let state = self.state(&key)?;
+        if !self.follows(state, op)? {
+            let detail = "the message that this one follows is not in the timeline".to_owned();
+            let why = Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
+            return Ok(Outcome::Error(StoreError { why: Some(why) }));
+        }
+        let mut state = match state {
             Some(state) => state,
             None => self.create(key.clone(), op.new_epoch)?,
         };
@@ -160,6 +167,20 @@ impl Batch<'_> {
         self.changes.put(duplicate_key, keys::number_value(seq));
         self.touched.insert(key, Some(state));
         Ok(Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() }))
+    }
+
+    /// Is the message that must stand before this one there, if it names one?
+    fn follows(&mut self, state: Option<TimelineState>, op: &Append) -> io::Result<bool> {
+        if op.after_key.is_empty() {
+            return Ok(true);
+        }
+        let after: [u8; 16] = op.after_key.as_ref().try_into().map_err(|_| broken("key of the message before"))?;
+        match state {
+            Some(state) if state.first <= state.last => {
+                Ok(self.get(&keys::duplicate(state.number, &after), keys::number_of)?.is_some())
+            }
+            Some(_) | None => Ok(false),
+        }
     }
 
     fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {

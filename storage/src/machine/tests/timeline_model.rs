@@ -100,6 +100,7 @@ fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> 
         time_ms,
         envelope: vec![epoch as u8; bytes].into(),
         new_epoch: epoch,
+        after_key: Default::default(),
     };
     TimelineCommand { op: Some(Op::Append(op)) }
 }
