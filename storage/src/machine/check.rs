@@ -212,7 +212,7 @@ mod tests {
     fn malformed_appends_are_refused() {
         assert_eq!(timeline(TimelineOp::Append(append())), Ok(()));
         type Change = fn(&mut Append);
-        let wrong: [(&str, Change); 7] = [
+        let wrong: [(&str, Change); 8] = [
             ("missing", |op| op.timeline = None),
             ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
             ("normalised", |op| op.timeline = key(Kind::Inbox, "Alice")),

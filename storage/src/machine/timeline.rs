@@ -140,6 +140,16 @@ impl Batch<'_> {
         }
         let key = timeline_key(op.timeline.as_ref())?;
         let state = self.state(&key)?;
+        // An empty timeline has no duplicate keys.
+        if let Some(TimelineState { number, epoch, first, last }) = state
+            && first <= last
+            && let Some(seq) = self.get(&keys::duplicate(number, &duplicate), keys::number_of)?
+        {
+            let first_envelope = self
+                .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
+                .ok_or_else(|| broken("duplicate key without its envelope"))?;
+            return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
+        }
         if !self.follows(state, op)? {
             let detail = "the message that this one follows is not in the timeline".to_owned();
             let why = Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
@@ -151,15 +161,6 @@ impl Batch<'_> {
         };
         let TimelineState { number, epoch, .. } = state;
         let duplicate_key = keys::duplicate(number, &duplicate);
-        // An empty timeline has no duplicate keys either.
-        if state.first <= state.last
-            && let Some(seq) = self.get(&duplicate_key, keys::number_of)?
-        {
-            let first_envelope = self
-                .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
-                .ok_or_else(|| broken("duplicate key without its envelope"))?;
-            return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
-        }
         state.last += 1;
         let seq = state.last;
         let stored = Stored { time_ms: op.time_ms, duplicate, envelope: &op.envelope };

@@ -282,6 +282,7 @@ pub(crate) fn append(user: &str, key: u64) -> TimelineCommand {
     duplicate_key[..8].copy_from_slice(&key.to_be_bytes());
     TimelineCommand {
         op: Some(timeline_command::Op::Append(Append {
+            after_key: Default::default(),
             timeline: Some(inbox(user).to_key()),
             duplicate_key: duplicate_key.to_vec().into(),
             time_ms: 1_700_000_000_000 + key,

@@ -97,6 +97,7 @@ fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
             timeline_command::Op::Trim(Trim { timeline, before_seq: noise % 40, limit: 20 })
         } else {
             timeline_command::Op::Append(Append {
+                after_key: Default::default(),
                 timeline,
                 duplicate_key: [(noise >> 8) % 5000; 2].iter().flat_map(|n| n.to_be_bytes()).collect(),
                 time_ms: noise,

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        Append, Appended, Done, Head, ReadHead, ReadTimeline, SetCursor, TimelineCommand, TimelineKey, Trim,
-        timeline_command::Op, timeline_key::Kind,
+        Append, Appended, Done, Head, ReadHead, ReadTimeline, Rejected, SetCursor, StoreError, TimelineCommand,
+        TimelineKey, Trim, rejected, store_error, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -46,6 +47,13 @@ impl Model {
         let name = |key: &Option<TimelineKey>| key.as_ref().map(|key| (key.kind, key.owner.clone())).expect("a key");
         match command.op.as_ref().expect("an operation") {
             Op::Append(op) => {
+                let has = |key: &Bytes| {
+                    let timeline = self.0.get(&name(&op.timeline));
+                    timeline.is_some_and(|timeline| timeline.kept.iter().any(|kept| kept.duplicate_key == *key))
+                };
+                if !op.after_key.is_empty() && !has(&op.duplicate_key) && !has(&op.after_key) {
+                    return out_of_order();
+                }
                 let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| Timeline {
                     epoch: op.new_epoch,
                     first: 1,
@@ -105,6 +113,20 @@ fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> 
     TimelineCommand { op: Some(Op::Append(op)) }
 }
 
+fn append_after(number: u8, duplicate: u8, after: u8) -> TimelineCommand {
+    let mut command = append(number, duplicate, 2, 20, 7);
+    if let Some(Op::Append(op)) = &mut command.op {
+        op.after_key = vec![after; 16].into();
+    }
+    command
+}
+
+fn out_of_order() -> Outcome {
+    let detail = "the message that this one follows is not in the timeline".to_owned();
+    let why = store_error::Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
+    Outcome::Error(StoreError { why: Some(why) })
+}
+
 fn trim(number: u8, before_seq: u64, limit: u32) -> TimelineCommand {
     TimelineCommand { op: Some(Op::Trim(Trim { timeline: Some(key(number)), before_seq, limit })) }
 }
@@ -124,6 +146,7 @@ enum Step {
 fn command() -> impl Strategy<Value = TimelineCommand> {
     prop_oneof![
         12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize).prop_map(|(n, d, e, b)| append(n, d, e, b, 7)),
+        4 => (0..6u8, 0..60u8, 0..60u8).prop_map(|(n, d, after)| append_after(n, d, after)),
         3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
         2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
     ]
