@@ -99,6 +99,22 @@ impl Service {
         Node::start(folder.path(), name, "all", admin, &config)
     }
 
+    /// The same, with TLS.
+    pub fn secure_address(&self, carrier: Carrier) -> Address {
+        let plain = self.address(carrier).to_string();
+        let secure =
+            plain.replacen("tcp://", "tls://", 1).replacen("ws://", "wss://", 1).replacen("grpc://", "grpcs://", 1);
+        secure.parse().expect("address")
+    }
+
+    pub fn storage(&self) -> SocketAddr {
+        SocketAddr::new(self.tcp.ip(), 7401)
+    }
+
+    pub fn router(&self) -> SocketAddr {
+        SocketAddr::new(self.tcp.ip(), 7402)
+    }
+
     pub fn address(&self, carrier: Carrier) -> Address {
         let text = match carrier {
             Carrier::Tcp => format!("tcp://{}", self.tcp),
