@@ -75,7 +75,7 @@ impl<T> Outbox<T> {
             let Some(order) = self.first_free(after) else { return };
             let Some(entry) = self.waiting.remove(&order) else { return };
             let mut send = entry.send.clone();
-            send.after = self.last_unanswered(&send.to);
+            send.after = self.unanswered_before(order, &send.to);
             out(send);
             self.in_flight.insert(entry.send.client_id.clone(), (order, entry));
             after = order;
@@ -130,10 +130,10 @@ impl<T> Outbox<T> {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Waiting sends to this recipient come later: the first of them is the next to go.
-    fn last_unanswered(&self, to: &Option<Recipient>) -> String {
-        let same = self.in_flight.values().filter(|(_, entry)| entry.send.to == *to);
-        same.max_by_key(|(order, _)| *order).map(|(_, entry)| entry.send.client_id.clone()).unwrap_or_default()
+    /// The last of the earlier sends to this recipient that are in flight; one that waits goes out before.
+    fn unanswered_before(&self, order: u64, to: &Option<Recipient>) -> String {
+        let before = self.in_flight.values().filter(|(other, entry)| *other < order && entry.send.to == *to);
+        before.max_by_key(|(other, _)| *other).map(|(_, entry)| entry.send.client_id.clone()).unwrap_or_default()
     }
 
     /// The first waiting send from `after` on that nothing holds back.
@@ -212,6 +212,27 @@ mod tests {
         outbox.connected(10);
         assert_eq!(ready(&mut outbox, now), "1 3 4 5");
         assert_eq!(outbox.accepted("2"), None);
+    }
+
+    #[test]
+    fn a_send_names_the_unanswered_one_before_it_and_never_one_behind() {
+        let now = Instant::now();
+        let mut outbox = filled(10, now);
+        push(&mut outbox, "5", "bob", now + 1000 * MS);
+        let named = |outbox: &mut Outbox<String>, now| {
+            let mut named = Vec::new();
+            outbox.take_ready(now, |send| named.push((send.client_id, send.after)));
+            named
+        };
+        let pair = |id: &str, after: &str| (id.to_owned(), after.to_owned());
+        let all = [pair("1", ""), pair("2", ""), pair("3", "1"), pair("4", "2"), pair("5", "3")];
+        assert_eq!(named(&mut outbox, now), all);
+        // 5 is still in flight when 3 goes again.
+        assert_eq!(outbox.accepted("1"), Some("1".to_owned()));
+        assert_eq!(outbox.refused("3", &refusal(Code::Unavailable, true), now), None);
+        assert_eq!(named(&mut outbox, now + 100 * MS), [pair("3", "")]);
+        assert_eq!(outbox.refused("5", &refusal(Code::OutOfOrder, true), now + 100 * MS), None);
+        assert_eq!(named(&mut outbox, now + 200 * MS), [pair("5", "3")]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Credential, Event, Events, SendError};
 use carillon_proto::{
     TimelineId, UserId,
-    pb::client::{Direction, Envelope},
+    pb::client::{Code, Direction, Envelope},
     tasks::Tasks,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -305,6 +305,8 @@ impl Sender {
 
     fn ended(&self, counter: u64, error: &SendError) {
         let outcome = match error {
+            // It may have been carried out.
+            SendError::Refused(refusal) if refusal.code == Code::Unavailable => Outcome::Unknown,
             SendError::Refused(_) | SendError::InvalidId(_) => Outcome::Refused,
             SendError::TimedOut { .. } | SendError::Ended(_) => Outcome::Unknown,
         };
