@@ -11,6 +11,7 @@ use support::{Cluster, Gateway, session};
 
 fn send(to: &str, number: u32) -> Op {
     Op::Send(link::Send {
+        after: String::new(),
         sender: "alice".into(),
         sender_device: "phone".into(),
         to: Some(client::Recipient { to: Some(To::User(to.into())) }),

@@ -354,7 +354,10 @@ fn what_is_no_send_is_refused_by_its_id() {
     for (change, code) in [
         (send("m", ""), Code::Invalid),
         (send("m", &"x".repeat(1001)), Code::TooLarge),
-        (Body::Send(client::Send { client_id: "m".to_owned(), to: group, content: None }), Code::Unsupported),
+        (
+            Body::Send(client::Send { client_id: "m".to_owned(), to: group, content: None, ..Default::default() }),
+            Code::Unsupported,
+        ),
         (Body::Send(client::Send { client_id: "m".to_owned(), ..Default::default() }), Code::Invalid),
     ] {
         play.says(change);

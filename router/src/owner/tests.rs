@@ -127,6 +127,7 @@ fn found(user: &str, sessions: &[Session]) -> StoreAnswer {
 
 fn send(to: &str, client_id: &str) -> Op {
     Op::Send(Send {
+        after: String::new(),
         sender: "alice".into(),
         sender_device: "phone".into(),
         to: Some(Recipient { to: Some(To::User(to.into())) }),
