@@ -22,6 +22,9 @@ use super::{
     state::{Plan, State, size},
 };
 
+/// Entries read at once while the log is checked at its opening.
+const VERIFY_BYTES: usize = 4 << 20;
+
 /// A handle to one shard's log. Clones share it. One owner writes; anyone reads.
 #[derive(Clone)]
 pub(crate) struct ShardLog {
@@ -49,6 +52,7 @@ impl ShardLog {
             Some(next) => Some(u64::from_be_bytes(next.try_into().map_err(|_| invalid("cut"))?)),
         };
         let end = cut.map_or(end, |next| next.clamp(first, end));
+        verify(&engine, group, first..end)?;
         let last = if end > first { read_disk(&engine, group, end - 1..end, usize::MAX)?.pop() } else { None };
         let purged: Option<LogId> = get(&engine, group, PURGED)?;
         let present = if end > first { first..end } else { purged.map_or(0..0, |id| id.index + 1..id.index + 1) };
@@ -185,6 +189,27 @@ fn read_disk(engine: &Engine, group: u64, range: Range<u64>, bytes: usize) -> io
         .fetch_entries_to::<Entries>(group, range.start, range.end, Some(bytes), &mut found)
         .map_err(io::Error::other)?;
     found.into_iter().map(|entry| entry.decode().map_err(|_| invalid("entry"))).collect()
+}
+
+/// Reads every entry once. raft-engine checks an entry's checksum only when it is read, which for what is applied may be
+/// never, or when a follower needs it: better to know before this node votes or leads.
+fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<()> {
+    let mut next = range.start;
+    while next < range.end {
+        let corrupt = |error: &dyn std::fmt::Display| {
+            let why = format!(
+                "raft log is corrupt: entries of group {group} from index {next} can't be read: {error}. This node must \
+                 not serve; the other members hold the data"
+            );
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        };
+        let entries = read_disk(engine, group, next..range.end, VERIFY_BYTES).map_err(|error| corrupt(&error))?;
+        let Some(last) = entries.last().and_then(|entry| entry.log_id) else {
+            return Err(corrupt(&"nothing is there"));
+        };
+        next = last.index + 1;
+    }
+    Ok(())
 }
 
 fn get<M: Message + Default>(engine: &Engine, group: u64, key: &[u8]) -> io::Result<Option<M>> {
