@@ -4,12 +4,14 @@
 //! consistent views, so [`Views`] makes them; a kill while it opens can leave a file on which the next open fails.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -254,7 +256,27 @@ impl From<Failure> for io::Error {
     }
 }
 
+/// How long sled's threads may take to let go of a folder that this process had open before.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// The folder is ours already (see `Mark`), but sled gives up its own lock only when its last background task has ended,
+/// which may be after the handle was dropped.
+fn wait_for_release(dir: &Path) -> io::Result<()> {
+    let path = dir.join("db");
+    if !path.try_exists()? {
+        return Ok(());
+    }
+    let file = File::open(path)?;
+    let give_up = Instant::now() + RELEASE;
+    // What is wrong after that, sled says itself.
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < give_up {
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 fn open(dir: &Path, cache_bytes: u64) -> Result<::sled::Db, Failure> {
+    wait_for_release(dir).map_err(Failure::Other)?;
     let config = ::sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
     // Some kinds of damage make it panic.
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
