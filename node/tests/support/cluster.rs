@@ -90,8 +90,10 @@ impl Cluster {
 
     /// The number of the storage node that leads the most timeline shards.
     pub fn leader(&self) -> usize {
-        let led = |node: &Node| node.metric("carillon_storage_leaders_shards") as u64;
-        (0..self.storage.len()).max_by_key(|number| led(&self.storage[*number])).expect("three nodes")
+        let led = |node: &Node| node.metric("carillon_storage_leading_shards") as u64;
+        let leader = (0..self.storage.len()).max_by_key(|number| led(&self.storage[*number])).expect("three nodes");
+        assert!(led(&self.storage[leader]) > 0, "nobody leads");
+        leader
     }
 
     pub fn data(&self, name: &str) -> PathBuf {
