@@ -162,7 +162,8 @@ impl Driver {
     ) -> Result<(), End> {
         session.heard = Instant::now();
         let mut frame = first;
-        for _ in 0..FRAMES_AT_ONCE {
+        let mut left = FRAMES_AT_ONCE;
+        loop {
             match frame {
                 Some(Ok(client::ServerFrame { body: Some(body) })) => self.handle(body)?,
                 // A frame of a newer release.
@@ -170,7 +171,9 @@ impl Driver {
                 Some(Err(error)) => return Err(lost(error)),
                 None => return Err(lost(ConnectionError::Closed)),
             }
-            if !self.events.has_room() {
+            left -= 1;
+            // What is taken out of the connection is handled: nothing is taken that may not be.
+            if left == 0 || !self.events.has_room() {
                 break;
             }
             match session.incoming.next().now_or_never() {

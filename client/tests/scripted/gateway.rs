@@ -117,8 +117,14 @@ impl Peer {
     }
 
     pub(crate) async fn send(&mut self, body: server_frame::Body) {
-        let frame = ServerFrame { body: Some(body) };
-        self.stream.write_all(&frame.encode_length_delimited_to_vec()).await.expect("written");
+        self.send_together([body]).await;
+    }
+
+    /// In one write, so that they arrive as close together as they can.
+    pub(crate) async fn send_together(&mut self, bodies: impl IntoIterator<Item = server_frame::Body>) {
+        let frames = bodies.into_iter().map(|body| ServerFrame { body: Some(body) });
+        let bytes: Vec<u8> = frames.flat_map(|frame| frame.encode_length_delimited_to_vec()).collect();
+        self.stream.write_all(&bytes).await.expect("written");
     }
 
     pub(crate) async fn deliver(&mut self, seq: u64) {
@@ -128,15 +134,18 @@ impl Peer {
     }
 
     pub(crate) async fn accept(&mut self, client_id: &str, seq: u64) {
-        self.send(server_frame::Body::Accepted(Accepted {
-            client_id: client_id.to_owned(),
-            message_id: format!("message-{seq}"),
-            timeline: Some(inbox().to_client()),
-            position: Some(at(seq).into()),
-            time_ms: 1,
-        }))
-        .await;
+        self.send(accepted(client_id, seq)).await;
     }
+}
+
+pub(crate) fn accepted(client_id: &str, seq: u64) -> server_frame::Body {
+    server_frame::Body::Accepted(Accepted {
+        client_id: client_id.to_owned(),
+        message_id: format!("message-{seq}"),
+        timeline: Some(inbox().to_client()),
+        position: Some(at(seq).into()),
+        time_ms: 1,
+    })
 }
 
 pub(crate) fn config(gateways: &[&Gateway]) -> ClientConfig {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::gateway::{Gateway, at, config, delivered, ended, inbox, next, open, within};
+use crate::gateway::{Gateway, accepted, at, config, delivered, ended, inbox, next, open, within};
 use carillon_client::{Acknowledge, Client, Event, SendError};
 use carillon_proto::pb::client::{
     Bye, Code, Direction, Page, Pong, Refused, TimelinePosition, client_frame, refused::What, server_frame,
@@ -37,6 +37,25 @@ async fn unanswered_sends_go_out_again_first_in_order_and_under_the_same_ids() {
         peer.accept(id, 2 + number as u64).await;
     }
     for pending in [a, c, d] {
+        within("the answer", pending).await.expect("accepted");
+    }
+}
+
+#[tokio::test]
+async fn of_many_frames_that_come_at_once_none_is_dropped() {
+    const SENDS: usize = 99;
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(3).await;
+    let mut pending = Vec::new();
+    let mut answers = Vec::new();
+    for _ in 0..SENDS {
+        pending.push(submit(&client, "a").await);
+        // All in one position, so that nothing but these answers is to be heard.
+        answers.push(accepted(&peer.receive_send().await, 3));
+    }
+    peer.send_together(answers).await;
+    for pending in pending {
         within("the answer", pending).await.expect("accepted");
     }
 }
