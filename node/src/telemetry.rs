@@ -10,7 +10,7 @@ use opentelemetry_sdk::{
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry,
+    EnvFilter, Layer, Registry,
     filter::{FilterExt as _, filter_fn},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
@@ -40,20 +40,8 @@ impl Telemetry {
     /// Within a Tokio runtime. `name` is what the process is, for the name of the service.
     pub fn install(config: &Config, name: &str) -> Result<Self, TelemetryError> {
         let tracer = if config.trace.otlp_endpoint.is_empty() { None } else { Some(provider(config, name)?) };
-        // Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing.
         let level: EnvFilter = format!("{QUIET},{}", config.log.level).parse()?;
-        let events = level.and(filter_fn(is_no_span));
-        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-        let logs = match config.log.format {
-            LogFormat::Text => logs.with_ansi(false).boxed(),
-            LogFormat::Json => logs.json().flatten_event(true).boxed(),
-        };
-        let traces = tracer.as_ref().map(|provider| {
-            tracing_opentelemetry::layer().with_tracer(provider.tracer("carillon")).with_filter(filter_fn(|metadata| {
-                metadata.is_span() && metadata.target().starts_with("carillon") && *metadata.level() <= Level::INFO
-            }))
-        });
-        Registry::default().with(traces).with(logs.with_filter(events)).try_init()?;
+        Registry::default().with(layers(level, config.log.format, tracer.as_ref())).try_init()?;
         Ok(Self { tracer })
     }
 
@@ -67,8 +55,30 @@ impl Telemetry {
     }
 }
 
+/// Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing: a list,
+/// because an `Option` of a layer wants every span where it is None.
+fn layers(level: EnvFilter, format: LogFormat, tracer: Option<&SdkTracerProvider>) -> Vec<BoxedLayer> {
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = match format {
+        LogFormat::Text => logs.with_ansi(false).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    let mut layers = vec![logs.with_filter(level.and(filter_fn(is_no_span))).boxed()];
+    if let Some(provider) = tracer {
+        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("carillon"));
+        layers.push(traces.with_filter(filter_fn(is_own_span)).boxed());
+    }
+    layers
+}
+
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 fn is_no_span(metadata: &Metadata<'_>) -> bool {
     !metadata.is_span()
+}
+
+fn is_own_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with("carillon") && *metadata.level() <= Level::INFO
 }
 
 fn provider(config: &Config, name: &str) -> Result<SdkTracerProvider, TelemetryError> {
@@ -97,8 +107,7 @@ mod tests {
     #[test]
     fn without_a_tracer_spans_are_disabled_and_events_are_logged() {
         let level: EnvFilter = "info".parse().expect("valid");
-        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
-        let subscriber = Registry::default().with(logs.with_filter(level.and(filter_fn(is_no_span))));
+        let subscriber = Registry::default().with(layers(level, LogFormat::Text, None));
         tracing::subscriber::with_default(subscriber, || {
             assert!(tracing::info_span!("send").is_disabled());
             assert!(tracing::enabled!(tracing::Level::INFO));

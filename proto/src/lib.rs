@@ -1,6 +1,7 @@
 //! The words and contracts that all roles share: generated messages, validated ids, shard and ring keys, limits, and
 //! how nodes authenticate to each other. See `docs/architecture.md`.
 
+mod batch;
 pub mod credentials;
 mod duplicate;
 mod id;
@@ -14,6 +15,7 @@ pub mod tasks;
 mod timeline;
 pub mod trace;
 
+pub use batch::Batches;
 pub use duplicate::DuplicateKey;
 pub use id::{ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, LeaseId, MessageId, UserId, now_ms};
 pub use ready::{Readiness, Ready};

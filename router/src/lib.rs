@@ -3,7 +3,6 @@
 
 mod admin;
 mod backoff;
-mod batch;
 mod config;
 mod cursors;
 mod directory;

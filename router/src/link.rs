@@ -12,7 +12,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, UserId,
+    Batches, LeaseId, UserId,
     pb::{
         link::{
             Evict, FromRouter, Hello, Hint, NotOwner, Push, RouterReply, RouterRequest, ToRouter, router_reply,
@@ -33,7 +33,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
 use crate::{
-    batch::Batches,
     lease::Held,
     metrics,
     owner::Delivery,

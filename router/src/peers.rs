@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    TimelineId, limits,
+    Batches, TimelineId, limits,
     pb::{
         link::{Hello, Hint, ToRouter, router_client::RouterClient},
         store::NodeKind,
@@ -20,7 +20,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::{backoff, batch::Batches, lease::Held, metrics, owner::Delivery, topology::Topology};
+use crate::{backoff, lease::Held, metrics, owner::Delivery, topology::Topology};
 
 /// Deliveries that wait for one router; above it they are dropped.
 const HINTS: usize = 16_384;

@@ -1,20 +1,18 @@
 //! The gRPC service `Store`: requests of routers, in batches both ways.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use carillon_proto::{
-    ShardId, ShardKind, TimelineId, UserId,
-    limits::{BATCH_BYTES, BATCH_ITEMS},
+    Batches, ShardId, ShardKind, TimelineId, UserId,
     pb::store::{
-        FromStore, Rejected, StoreReply, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
-        store_request::Op, store_server,
+        FromStore, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op,
+        store_server,
     },
     tasks::Tasks,
     trace,
 };
+use futures_util::{StreamExt as _, stream::Map};
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
@@ -24,6 +22,8 @@ use crate::{
     metrics as names,
     shard::{Lanes, ReadOp, Replies, Reply},
 };
+
+type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
 
 /// Requests of one stream that are not answered. When it is reached, the stream is not read: the router waits.
 const IN_FLIGHT: usize = 8192;
@@ -42,13 +42,11 @@ impl StoreService {
 
 #[tonic::async_trait]
 impl store_server::Store for StoreService {
-    type StreamStream = ReceiverStream<Result<FromStore, Status>>;
+    type StreamStream = ReplyStream;
 
     async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
         started(&self.serving)?;
         let (replies, queue) = Replies::new(IN_FLIGHT);
-        // When it is full, replies wait and stay in flight.
-        let (out, outgoing) = mpsc::channel(8);
         let serving = Arc::clone(&self.serving);
         let incoming = request.into_inner();
         self.tasks.spawn("store requests", async move {
@@ -58,8 +56,9 @@ impl store_server::Store for StoreService {
             }
             metrics::gauge!(names::STREAMS).decrement(1);
         });
-        self.tasks.spawn("store replies", send_replies(queue, out));
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        // While it is not read, replies wait and stay in flight.
+        let batches = Batches::new(queue, |reply| reply.reply.encoded_len());
+        Ok(Response::new(batches.map(message as fn(_) -> _)))
     }
 }
 
@@ -165,28 +164,6 @@ fn span(traceparent: &str, op: Option<&Op>) -> Span {
     span
 }
 
-async fn send_replies(mut queue: mpsc::Receiver<Reply>, out: mpsc::Sender<Result<FromStore, Status>>) {
-    let mut taken = Vec::with_capacity(BATCH_ITEMS);
-    while queue.recv_many(&mut taken, BATCH_ITEMS).await > 0 {
-        let mut waiting: VecDeque<Reply> = taken.drain(..).collect();
-        while !waiting.is_empty() {
-            let replies = next_message(&mut waiting);
-            if out.send(Ok(FromStore { replies })).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-fn next_message(waiting: &mut VecDeque<Reply>) -> Vec<StoreReply> {
-    let mut bytes = 0;
-    let mut replies = Vec::with_capacity(waiting.len());
-    while let Some(next) = waiting.front() {
-        bytes += next.reply.encoded_len();
-        if !replies.is_empty() && bytes > BATCH_BYTES {
-            break;
-        }
-        replies.extend(waiting.pop_front().map(|next| next.reply));
-    }
-    replies
+fn message(replies: Vec<Reply>) -> Result<FromStore, Status> {
+    Ok(FromStore { replies: replies.into_iter().map(|next| next.reply).collect() })
 }

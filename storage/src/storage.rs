@@ -9,7 +9,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use carillon_proto::{
@@ -43,7 +43,7 @@ use crate::{
     log::{Log, LogOptions, ShardLog},
     machine::{Machine, Retention},
     maintenance, placement,
-    raft::{Group, GroupOptions, Links, RaftService, StartError},
+    raft::{Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
     registry::RegistryService,
     service::StoreService,
     shard::{Reader, Shard},
@@ -377,11 +377,11 @@ impl Node {
         links: &Links,
     ) -> Result<Vec<(ShardId, Arc<Group>, Reader)>, StartError> {
         // One at a time: a snapshot reads a whole shard.
-        let building = Arc::new(Semaphore::new(1));
+        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
         let mut groups = Vec::with_capacity(replicas.len());
         for Replica { shard, log, machine, reader, snapshots } in replicas {
-            let (links, building) = (links.clone(), Arc::clone(&building));
-            let options = GroupOptions { shard, config: &self.config, links, log, machine, snapshots, building };
+            let (links, node) = (links.clone(), node.clone());
+            let options = GroupOptions { shard, config: &self.config, links, log, machine, snapshots, node };
             groups.push((shard, Arc::new(Group::start(options).await?), reader));
         }
         Ok(groups)

@@ -3,18 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    limits,
+    Batches, limits,
     pb::{
         link::{FromRouter, Hello, RouterRequest, ToRouter, router_client::RouterClient, router_request::Op},
         store::NodeKind,
     },
     peer::{PeerError, PeerSecurity},
 };
+use futures_util::{StreamExt as _, stream};
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Event, dispatch::Input};
@@ -83,20 +83,19 @@ impl Link {
         let mut client = RouterClient::with_interceptor(channel, self.security.auth().0)
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
-        // Full when the router does not read: then requests wait in `requests`.
-        let (outbound, stream) = mpsc::channel(4);
+        // Never full: it has room for all that may be pending; a request beyond is refused as overload.
+        let (sender, requests) = mpsc::channel(self.max_pending);
         let hello = Hello { lease, kind: NodeKind::Gateway.into() };
         let first = ToRouter { hello: Some(hello), ..Default::default() };
-        outbound.send(first).await.map_err(|_| LinkError::Closed)?;
+        let rest = Batches::new(requests, size).map(|requests| ToRouter { requests, ..Default::default() });
+        let outbound = stream::iter([first]).chain(rest);
         let open = async {
-            let mut inbound = client.link(ReceiverStream::new(stream)).await?.into_inner();
+            let mut inbound = client.link(outbound).await?.into_inner();
             let first = inbound.message().await?.ok_or(LinkError::Closed)?;
             Ok::<_, LinkError>((inbound, first))
         };
         let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
         self.receive(first).await?;
-        // Never full: it has room for all that may be pending; a request beyond is refused as overload.
-        let (sender, requests) = mpsc::channel(self.max_pending);
         let up = Event::Up(Arc::clone(&self.address), sender);
         self.events.send(up).await.map_err(|_| LinkError::Closed)?;
         *was_up = true;
@@ -104,7 +103,6 @@ impl Link {
         let mut watched = self.lease.clone();
         tokio::select! {
             result = self.read(inbound) => result,
-            result = write(requests, outbound) => result,
             _ = watched.wait_for(|now| now.is_some_and(|now| now != lease)) => Ok(()),
         }
     }
@@ -138,32 +136,6 @@ impl Link {
         }
         Ok(())
     }
-}
-
-/// Sends what waits, many requests in one message.
-async fn write(mut requests: mpsc::Receiver<RouterRequest>, outbound: mpsc::Sender<ToRouter>) -> Result<(), LinkError> {
-    let mut waiting = Vec::new();
-    while requests.recv_many(&mut waiting, limits::BATCH_ITEMS).await > 0 {
-        let mut bytes = 0;
-        let mut batch = Vec::with_capacity(waiting.len());
-        for request in waiting.drain(..) {
-            bytes += size(&request);
-            batch.push(request);
-            if bytes >= limits::BATCH_BYTES {
-                bytes = 0;
-                send(&outbound, std::mem::take(&mut batch)).await?;
-            }
-        }
-        if !batch.is_empty() {
-            send(&outbound, batch).await?;
-        }
-    }
-    Err(LinkError::Closed)
-}
-
-async fn send(outbound: &mpsc::Sender<ToRouter>, requests: Vec<RouterRequest>) -> Result<(), LinkError> {
-    let message = ToRouter { requests, ..Default::default() };
-    outbound.send(message).await.map_err(|_| LinkError::Closed)
 }
 
 /// About how many bytes it takes.

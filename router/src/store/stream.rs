@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    limits,
+    Batches, limits,
     pb::store::{
         StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, time};
 use tonic::service::interceptor::InterceptedService;
 
 use super::engine::StreamId;
-use crate::{backoff, batch::Batches};
+use crate::backoff;
 
 /// Requests that wait for the stream. Lanes and reads are bounded, so that it is full only when the node does not read:
 /// what finds it full is taken as refused and tried again.

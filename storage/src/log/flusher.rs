@@ -73,10 +73,10 @@ struct Disk {
 
 fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
     let mut waiting = Vec::with_capacity(QUEUE);
+    let mut batch = Batch::default();
     while queue.blocking_recv_many(&mut waiting, QUEUE) > 0 {
         let mut ops = waiting.drain(..).peekable();
         while ops.peek().is_some() {
-            let mut batch = Batch::default();
             while batch.bytes < WRITE_BYTES {
                 let Some(op) = ops.next() else { break };
                 if let Err(error) = batch.add(op) {
@@ -92,6 +92,7 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
     }
 }
 
+/// Reused: the engine empties its part when it is written, and keeps the memory.
 #[derive(Default)]
 struct Batch {
     log: LogBatch,
@@ -134,7 +135,7 @@ impl Batch {
         Ok(())
     }
 
-    fn write(mut self, disk: &Disk, flushes: &mut u64) -> raft_engine::Result<()> {
+    fn write(&mut self, disk: &Disk, flushes: &mut u64) -> raft_engine::Result<()> {
         let start = Instant::now();
         if self.sync {
             *flushes += 1;
@@ -150,14 +151,15 @@ impl Batch {
             metrics::histogram!(names::FLUSH_SECONDS).record(start.elapsed());
             metrics::histogram!(names::FLUSH_ENTRIES).record(self.entries as f64);
         }
+        (self.bytes, self.entries, self.sync) = (0, 0, false);
         match result {
             Ok(()) => {
-                self.done.into_iter().for_each(|done| done(Ok(())));
+                self.done.drain(..).for_each(|done| done(Ok(())));
                 Ok(())
             }
             Err(error) => {
                 let text = error.to_string();
-                self.done.into_iter().for_each(|done| done(Err(io::Error::other(text.clone()))));
+                self.done.drain(..).for_each(|done| done(Err(io::Error::other(text.clone()))));
                 Err(error)
             }
         }

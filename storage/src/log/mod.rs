@@ -72,6 +72,8 @@ impl Log {
             purge_threshold: ReadableSize(options.purge_bytes),
             // Otherwise up to one and a half of the purge threshold stays behind as empty files.
             enable_log_recycle: false,
+            // What is in it is soon purged, and to compress it takes as long as to write it.
+            batch_compression_threshold: ReadableSize(0),
             ..Config::default()
         })
         .map_err(|error| {

@@ -18,8 +18,10 @@ use crate::engine::{
     fjall::{TimelineShard, TimelineView},
 };
 
-/// Timelines whose state is held in memory, per shard: some 200 bytes each.
+/// Timelines whose state is held in memory, per shard: some 400 bytes each.
 const STATES: usize = 16 * 1024;
+/// Of each of them, the duplicate keys of the last appends: what is appended next mostly names one of these.
+const TAIL: usize = 8;
 
 /// A timeline and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,15 @@ pub(crate) struct TimelineState {
 pub(crate) struct TimelineMachine {
     shard: TimelineShard,
     /// By the key of the timeline. What is not here is read from the engine.
-    states: Recent<Vec<u8>, TimelineState>,
+    states: Recent<Vec<u8>, Held>,
+}
+
+/// What is held in memory of a timeline.
+#[derive(Clone, Copy)]
+struct Held {
+    state: TimelineState,
+    /// Duplicate keys and positions of the last appends; position 0 where there is none. Says nothing about others.
+    tail: [([u8; 16], u64); TAIL],
 }
 
 impl TimelineMachine {
@@ -59,9 +69,9 @@ impl TimelineMachine {
         }
         let Batch { touched, changes, .. } = batch;
         self.shard.commit(changes, applied)?;
-        for (key, state) in touched {
-            if let Some(state) = state {
-                self.states.put(key, state);
+        for (key, held) in touched {
+            if let Some(held) = held {
+                self.states.put(key, held);
             }
         }
         Ok(outcomes)
@@ -113,12 +123,29 @@ impl TimelineState {
     }
 }
 
+impl Held {
+    fn new(state: TimelineState) -> Self {
+        Self { state, tail: [([0; 16], 0); TAIL] }
+    }
+
+    fn append(&mut self, duplicate: [u8; 16]) -> u64 {
+        self.state.last += 1;
+        self.tail[(self.state.last % TAIL as u64) as usize] = (duplicate, self.state.last);
+        self.state.last
+    }
+
+    /// False: not known. What has been trimmed is none of the timeline's messages any more.
+    fn surely_has(&self, duplicate: &[u8; 16]) -> bool {
+        self.tail.iter().any(|(key, seq)| key == duplicate && *seq >= self.state.first.max(1))
+    }
+}
+
 /// What the entries of one batch come to.
 struct Batch<'a> {
     shard: &'a TimelineShard,
-    states: &'a mut Recent<Vec<u8>, TimelineState>,
+    states: &'a mut Recent<Vec<u8>, Held>,
     /// Timelines of this batch; None if there is no such timeline.
-    touched: HashMap<Vec<u8>, Option<TimelineState>>,
+    touched: HashMap<Vec<u8>, Option<Held>>,
     changes: Changes,
 }
 
@@ -139,9 +166,9 @@ impl Batch<'_> {
             return Err(broken("epoch 0"));
         }
         let key = timeline_key(op.timeline.as_ref())?;
-        let state = self.state(&key)?;
+        let held = self.held(&key)?;
         // An empty timeline has no duplicate keys.
-        if let Some(TimelineState { number, epoch, first, last }) = state
+        if let Some(TimelineState { number, epoch, first, last }) = held.map(|held| held.state)
             && first <= last
             && let Some(seq) = self.get(&keys::duplicate(number, &duplicate), keys::number_of)?
         {
@@ -150,34 +177,33 @@ impl Batch<'_> {
                 .ok_or_else(|| broken("duplicate key without its envelope"))?;
             return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
         }
-        if !self.follows(state, op)? {
+        if !self.follows(held.as_ref(), op)? {
             let detail = "the message that this one follows is not in the timeline".to_owned();
             let why = Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
             return Ok(Outcome::Error(StoreError { why: Some(why) }));
         }
-        let mut state = match state {
-            Some(state) => state,
-            None => self.create(key.clone(), op.new_epoch)?,
+        let mut held = match held {
+            Some(held) => held,
+            None => Held::new(self.create(key.clone(), op.new_epoch)?),
         };
-        let TimelineState { number, epoch, .. } = state;
-        let duplicate_key = keys::duplicate(number, &duplicate);
-        state.last += 1;
-        let seq = state.last;
+        let seq = held.append(duplicate);
+        let TimelineState { number, epoch, .. } = held.state;
         let stored = Stored { time_ms: op.time_ms, duplicate, envelope: &op.envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
-        self.changes.put(duplicate_key, keys::number_value(seq));
-        self.touched.insert(key, Some(state));
+        self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
+        self.touched.insert(key, Some(held));
         Ok(Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() }))
     }
 
     /// Is the message that must stand before this one there, if it names one?
-    fn follows(&mut self, state: Option<TimelineState>, op: &Append) -> io::Result<bool> {
+    fn follows(&self, held: Option<&Held>, op: &Append) -> io::Result<bool> {
         if op.after_key.is_empty() {
             return Ok(true);
         }
         let after: [u8; 16] = op.after_key.as_ref().try_into().map_err(|_| broken("key of the message before"))?;
-        match state {
-            Some(state) if state.first <= state.last => {
+        match held {
+            Some(held) if held.surely_has(&after) => Ok(true),
+            Some(Held { state, .. }) if state.first <= state.last => {
                 Ok(self.get(&keys::duplicate(state.number, &after), keys::number_of)?.is_some())
             }
             Some(_) | None => Ok(false),
@@ -186,7 +212,7 @@ impl Batch<'_> {
 
     fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
-        if let Some(state) = self.state(&key)?
+        if let Some(Held { state, .. }) = self.held(&key)?
             && state.epoch == op.epoch
             && op.seq <= state.last
         {
@@ -200,7 +226,8 @@ impl Batch<'_> {
 
     fn trim(&mut self, op: &Trim) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
-        let Some(mut state) = self.state(&key)? else { return Ok(done()) };
+        let Some(mut held) = self.held(&key)? else { return Ok(done()) };
+        let state = &mut held.state;
         let end = op.before_seq.min(state.last + 1).min(state.first.saturating_add(op.limit.into()));
         if end <= state.first {
             return Ok(done());
@@ -225,20 +252,20 @@ impl Batch<'_> {
         }
         state.first = end;
         self.changes.put(key.clone(), state.to_value());
-        self.touched.insert(key, Some(state));
+        self.touched.insert(key, Some(held));
         Ok(done())
     }
 
-    fn state(&mut self, key: &[u8]) -> io::Result<Option<TimelineState>> {
-        if let Some(state) = self.touched.get(key) {
-            return Ok(*state);
+    fn held(&mut self, key: &[u8]) -> io::Result<Option<Held>> {
+        if let Some(held) = self.touched.get(key) {
+            return Ok(*held);
         }
-        let state = match self.states.take(key) {
-            Some(state) => Some(state),
-            None => TimelineState::load(&self.shard.view(), key)?,
+        let held = match self.states.take(key) {
+            Some(held) => Some(held),
+            None => TimelineState::load(&self.shard.view(), key)?.map(Held::new),
         };
-        self.touched.insert(key.to_vec(), state);
-        Ok(state)
+        self.touched.insert(key.to_vec(), held);
+        Ok(held)
     }
 
     fn create(&mut self, key: Vec<u8>, epoch: u64) -> io::Result<TimelineState> {

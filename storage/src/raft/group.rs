@@ -12,9 +12,10 @@ use openraft::{
     raft::ClientWriteResult,
     type_config::alias::OneshotReceiverOf,
 };
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{
+    NodeShare,
     link::Links,
     machine::ShardMachine,
     network::Network,
@@ -37,7 +38,7 @@ pub(crate) struct GroupOptions<'a> {
     pub(crate) machine: Box<dyn Machine>,
     pub(crate) snapshots: Arc<SnapshotDir>,
     /// How many snapshots this node makes at a time.
-    pub(crate) building: Arc<Semaphore>,
+    pub(crate) node: NodeShare,
 }
 
 pub(crate) struct Group {
@@ -108,10 +109,10 @@ pub(crate) struct GroupStatus {
 
 impl Group {
     pub(crate) async fn start(options: GroupOptions<'_>) -> Result<Self, StartError> {
-        let GroupOptions { shard, config, links, log, machine, snapshots, building } = options;
+        let GroupOptions { shard, config, links, log, machine, snapshots, node } = options;
         let failed = |why: String| StartError::Raft { shard, why };
         let raft_config = raft_config(shard, config).map_err(failed)?;
-        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), building)
+        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), node)
             .map_err(|source| StartError::Machine { shard, source })?;
         let machine_alive = machine.alive();
         let own = links.own();

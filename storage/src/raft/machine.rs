@@ -16,6 +16,7 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
+    Pace,
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
 };
@@ -29,7 +30,17 @@ use crate::{
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 1 << 20;
 
+const TIMELINE: &str = "timeline";
+
 type Sync = Arc<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
+
+/// What the shards of a node share.
+#[derive(Clone)]
+pub(crate) struct NodeShare {
+    /// How many snapshots this node makes at a time.
+    pub(crate) building: Arc<Semaphore>,
+    pub(crate) pace: Arc<Pace>,
+}
 
 /// One shard's machine and its snapshots.
 pub(crate) struct ShardMachine {
@@ -40,8 +51,7 @@ pub(crate) struct ShardMachine {
     snapshots: Arc<SnapshotDir>,
     /// As the machine keeps it.
     applied: SnapshotMeta,
-    /// How many snapshots this node makes at a time.
-    building: Arc<Semaphore>,
+    node: NodeShare,
     /// Closed when the machine is dropped: openraft's core does not notice that its worker panicked.
     alive: watch::Sender<()>,
 }
@@ -51,7 +61,7 @@ impl ShardMachine {
         shard: ShardId,
         machine: Box<dyn Machine>,
         snapshots: Arc<SnapshotDir>,
-        building: Arc<Semaphore>,
+        node: NodeShare,
     ) -> io::Result<Self> {
         let applied = match machine.applied()? {
             None => SnapshotMeta::default(),
@@ -61,7 +71,7 @@ impl ShardMachine {
         };
         let kind = match shard.kind {
             ShardKind::Directory => "directory",
-            ShardKind::Timeline => "timeline",
+            ShardKind::Timeline => TIMELINE,
         };
         let sync = Arc::from(machine.syncer());
         Ok(Self {
@@ -70,7 +80,7 @@ impl ShardMachine {
             sync,
             snapshots,
             applied,
-            building,
+            node,
             alive: watch::Sender::new(()),
         })
     }
@@ -91,8 +101,13 @@ impl ShardMachine {
         let machine = Arc::clone(&self.machine);
         let entries = batch.entries;
         let count = entries.len();
-        // An engine may stop writers for a while: not on the threads of the others.
-        let outcomes = blocking(move || machine.lock().apply(&entries, &encoded)).await?;
+        // sled waits for its disk now and then, and directory commands are few.
+        let outcomes = if self.kind == TIMELINE && self.node.pace.is_quick(start) {
+            machine.lock().apply(&entries, &encoded)?
+        } else {
+            blocking(move || machine.lock().apply(&entries, &encoded)).await?
+        };
+        self.node.pace.took(start, Instant::now());
         if outcomes.len() != count {
             return Err(io::Error::other("the machine gave another number of outcomes than it was given entries"));
         }
@@ -170,7 +185,7 @@ impl RaftStateMachine<Types> for ShardMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        let building = Arc::clone(&self.building);
+        let building = Arc::clone(&self.node.building);
         // Not forced: another shard is at it, the next try will come.
         let permit = if force { building.acquire_owned().await.ok()? } else { building.try_acquire_owned().ok()? };
         let machine = Arc::clone(&self.machine);

@@ -15,6 +15,7 @@ mod group;
 mod link;
 mod machine;
 mod network;
+mod pace;
 mod server;
 mod store;
 #[cfg(test)]
@@ -23,4 +24,6 @@ mod types;
 
 pub(crate) use group::{Era, Group, GroupOptions, GroupStatus, ProposeError, ReadError, StartError};
 pub(crate) use link::Links;
+pub(crate) use machine::NodeShare;
+pub(crate) use pace::Pace;
 pub(crate) use server::RaftService;

@@ -1,6 +1,6 @@
 //! openraft's own tests of a store, on the log and the machines that the service runs with.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use carillon_proto::{ShardId, ShardKind, ShardMap};
 use openraft::{
@@ -10,7 +10,7 @@ use openraft::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use super::{machine::ShardMachine, store::LogStore, types::Types};
+use super::{NodeShare, Pace, machine::ShardMachine, store::LogStore, types::Types};
 use crate::{
     engine::Engines,
     log::{Log, LogOptions},
@@ -44,7 +44,8 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
         let store = LogStore::new(log.shard(shard).expect("opens"));
         let snapshots = SnapshotDir::open(&dir.path().join("snapshots"), shard.to_string(), shard.group());
         let snapshots = Arc::new(snapshots.expect("opens"));
-        let machine = ShardMachine::open(shard, machine, snapshots, Arc::new(Semaphore::new(1))).expect("opens");
+        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
+        let machine = ShardMachine::open(shard, machine, snapshots, node).expect("opens");
         Ok((Guard { _log: log, _engines: engines, _dir: dir }, store, machine))
     }
 }

@@ -1,4 +1,6 @@
-//! What waits in a queue, as a stream of batches: the slower the reader, the larger the batch, and no timer.
+//! What waits in a queue, as a stream of batches: the slower the reader, the larger the batch, and no timer. What comes
+//! to an empty queue waits until every task that is ready has had its turn, for what comes with it: one write to a
+//! connection costs more than that.
 
 use std::{
     collections::VecDeque,
@@ -6,23 +8,26 @@ use std::{
     task::{Context, Poll},
 };
 
-use carillon_proto::limits;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
+use crate::limits;
+
 /// Ends when the queue is closed and empty.
-pub(crate) struct Batches<T> {
+pub struct Batches<T> {
     queue: mpsc::Receiver<T>,
     /// Taken from the queue, not yet given out.
     taken: VecDeque<T>,
     scratch: Vec<T>,
     weigh: fn(&T) -> usize,
+    /// It was empty when it was asked last.
+    idle: bool,
 }
 
 impl<T> Batches<T> {
     /// `weigh` estimates an item's encoded size in bytes.
-    pub(crate) fn new(queue: mpsc::Receiver<T>, weigh: fn(&T) -> usize) -> Self {
-        Self { queue, taken: VecDeque::new(), scratch: Vec::new(), weigh }
+    pub fn new(queue: mpsc::Receiver<T>, weigh: fn(&T) -> usize) -> Self {
+        Self { queue, taken: VecDeque::new(), scratch: Vec::new(), weigh, idle: false }
     }
 
     /// At most `BATCH_ITEMS`, and `BATCH_BYTES` unless a single item is larger.
@@ -51,9 +56,16 @@ impl<T: Unpin> Stream for Batches<T> {
         if room > 0 {
             match this.queue.poll_recv_many(context, &mut this.scratch, room) {
                 Poll::Ready(0) if this.taken.is_empty() => return Poll::Ready(None),
-                Poll::Pending if this.taken.is_empty() => return Poll::Pending,
+                Poll::Pending if this.taken.is_empty() => {
+                    this.idle = true;
+                    return Poll::Pending;
+                }
                 Poll::Ready(_) | Poll::Pending => this.taken.extend(this.scratch.drain(..)),
             }
+        }
+        if std::mem::take(&mut this.idle) && this.taken.len() < limits::BATCH_ITEMS {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(Some(this.cut()))
     }
@@ -61,8 +73,26 @@ impl<T: Unpin> Stream for Batches<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_together_goes_together_also_to_a_reader_that_waits() {
+        let (tx, rx) = mpsc::channel(10);
+        let reader = tokio::spawn(Batches::new(rx, |_| 1).next_with_rest());
+        tokio::task::yield_now().await;
+        // The reader is ready from here on, and comes before the next task.
+        tx.send(1).await.expect("open");
+        tokio::spawn(async move { tx.send(2).await.expect("open") }).await.expect("sent");
+        assert_eq!(reader.await.expect("read"), [vec![1, 2]]);
+    }
+
+    impl Batches<i32> {
+        async fn next_with_rest(self) -> Vec<Vec<i32>> {
+            self.collect().await
+        }
+    }
 
     #[tokio::test]
     async fn batches_keep_order_and_stay_below_both_limits() {
