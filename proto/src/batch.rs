@@ -78,20 +78,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_comes_together_goes_together_also_to_a_reader_that_waits() {
+    async fn what_comes_one_turn_later_goes_together_with_the_first() {
         let (tx, rx) = mpsc::channel(10);
-        let reader = tokio::spawn(Batches::new(rx, |_| 1).next_with_rest());
-        tokio::task::yield_now().await;
-        // The reader is ready from here on, and comes before the next task.
-        tx.send(1).await.expect("open");
-        tokio::spawn(async move { tx.send(2).await.expect("open") }).await.expect("sent");
-        assert_eq!(reader.await.expect("read"), [vec![1, 2]]);
-    }
-
-    impl Batches<i32> {
-        async fn next_with_rest(self) -> Vec<Vec<i32>> {
-            self.collect().await
-        }
+        let mut batches = Batches::new(rx, |_| 1);
+        let sending = async {
+            tx.send(1).await.expect("open");
+            tokio::task::yield_now().await;
+            tx.send(2).await.expect("open");
+        };
+        let (first, ()) = futures_util::join!(batches.next(), sending);
+        assert_eq!(first, Some(vec![1, 2]));
+        tx.send(3).await.expect("open");
+        assert_eq!(batches.next().await, Some(vec![3]));
     }
 
     #[tokio::test]
