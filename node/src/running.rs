@@ -65,7 +65,10 @@ pub async fn start(config: Config, roles: &[Role]) -> Result<Running, StartError
     if is_whole(roles) {
         secrets.generate()?;
     }
-    let security = secrets.peer_security(&config)?;
+    let mut security = secrets.peer_security(&config)?;
+    if roles.len() > 1 {
+        security = security.within_process();
+    }
     let recorder = metrics::install().map_err(StartError::Metrics)?;
     let tasks = Tasks::new();
 

@@ -6,6 +6,7 @@ pub mod credentials;
 mod duplicate;
 mod id;
 pub mod limits;
+mod nearby;
 pub mod pb;
 pub mod peer;
 mod ready;

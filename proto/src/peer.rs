@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use subtle::ConstantTimeEq as _;
+use tokio::net::TcpListener;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -10,12 +12,15 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig},
 };
 
+use crate::nearby::{Nearby, PeerIncoming, PeerStream};
+
 /// What a node needs to be one of the cluster.
 #[derive(Clone)]
 pub struct PeerSecurity {
     secret: Arc<str>,
     header: MetadataValue<Ascii>,
     tls: Option<Arc<PeerTls>>,
+    nearby: Option<Nearby>,
 }
 
 /// PEM texts. Both sides of each connection present a certificate signed by `ca` and check the other's.
@@ -48,7 +53,18 @@ impl PeerSecurity {
         let mut header =
             MetadataValue::try_from(format!("Bearer {secret}")).map_err(|_| PeerError::Secret(secret.len()))?;
         header.set_sensitive(true);
-        Ok(Self { secret: Arc::from(secret), header, tls: tls.map(Arc::new) })
+        Ok(Self { secret: Arc::from(secret), header, tls: tls.map(Arc::new), nearby: None })
+    }
+
+    /// For all nodes of this process: what is made from this and its clones reaches each other without sockets.
+    #[must_use]
+    pub fn within_process(self) -> Self {
+        Self { nearby: Some(Nearby::default()), ..self }
+    }
+
+    /// What comes to the internal listener, for [`PeerSecurity::server`].
+    pub fn incoming(&self, listener: TcpListener) -> PeerIncoming {
+        PeerIncoming::new(listener, self.nearby.as_ref())
     }
 
     /// A key for what must not be guessable outside the cluster, derived from the secret by `purpose`.
@@ -105,7 +121,12 @@ impl PeerSecurity {
                 endpoint.tls_config(config).map_err(PeerError::Tls)?
             }
         };
-        Ok(endpoint.connect_lazy())
+        let Some(nearby) = self.nearby.clone() else { return Ok(endpoint.connect_lazy()) };
+        let address: Arc<str> = Arc::from(address);
+        Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let (nearby, address) = (nearby.clone(), Arc::clone(&address));
+            async move { PeerStream::connect(&nearby, &address).await.map(TokioIo::new) }
+        })))
     }
 
     /// For clients: adds the secret to each call. For servers: refuses calls without it.

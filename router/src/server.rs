@@ -23,11 +23,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status, Streaming,
-    service::interceptor::InterceptedService,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Server};
 
 use crate::{
     admin::Admin,
@@ -62,10 +58,7 @@ impl Services {
             .add_service(InterceptedService::new(links, check.clone()))
             .add_service(InterceptedService::new(RegistryServer::new(passed), check.clone()))
             .add_service(InterceptedService::new(AdminServer::new(self.admin), check))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                self.closing.clone().cancelled_owned(),
-            )
+            .serve_with_incoming_shutdown(self.security.incoming(listener), self.closing.clone().cancelled_owned())
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "the internal listener of the router has failed");

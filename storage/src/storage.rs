@@ -28,10 +28,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
-use tonic::{
-    service::interceptor::InterceptedService,
-    transport::server::{Router, TcpIncoming},
-};
+use tonic::{service::interceptor::InterceptedService, transport::server::Router};
 
 use crate::{
     bootstrap::{Bootstrap, BootstrapError, Settings},
@@ -113,8 +110,8 @@ impl Storage {
             Err(error) => return tasks.fail(format!("storage can't serve: {error}")),
         };
         let (stopping, failing) = (tasks.clone(), tasks.clone());
+        let incoming = self.node.security.incoming(listener);
         tasks.spawn_graceful("storage server", async move {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await });
             if let Err(error) = served.await {
                 failing.fail(format!("storage server failed: {error}"));

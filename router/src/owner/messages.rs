@@ -34,16 +34,11 @@ impl Owner {
 
     pub(super) fn first_appended(
         &mut self,
-        mut sending: Box<Sending>,
+        sending: Box<Sending>,
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
-        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
-            Ok(appended) => appended,
-            Err(failure) => return self.refuse(sending.slot, &failure),
-        };
-        metrics::append(now - sending.since);
-        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
+        let Some((mut sending, position)) = self.placed(sending, answer, now) else { return };
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
             user: sending.recipient.clone(),
@@ -67,16 +62,11 @@ impl Owner {
 
     pub(super) fn second_appended(
         &mut self,
-        mut sending: Box<Sending>,
+        sending: Box<Sending>,
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
-        let appended = match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
-            Ok(appended) => appended,
-            Err(failure) => return self.refuse(sending.slot, &failure),
-        };
-        metrics::append(now - sending.since);
-        let position = client::Position { epoch: appended.epoch, seq: appended.seq };
+        let Some((sending, position)) = self.placed(sending, answer, now) else { return };
         let accepted = sending.accepted(position);
         self.effects.push(Effect::Deliver(Delivery {
             user: sending.sender,
@@ -86,5 +76,24 @@ impl Owner {
             except: (sending.lease, sending.connection),
         }));
         self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
+    }
+
+    /// Where the store has put the envelope. None: it has not, and the send is refused.
+    fn placed(
+        &mut self,
+        mut sending: Box<Sending>,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+    ) -> Option<(Box<Sending>, client::Position)> {
+        match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
+            Ok(appended) => {
+                metrics::append(now - sending.since);
+                Some((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
+            }
+            Err(failure) => {
+                self.refuse(sending.slot, &failure);
+                None
+            }
+        }
     }
 }
