@@ -7,6 +7,9 @@ mod batch;
 mod config;
 mod cursors;
 mod directory;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lease;
 mod link;
 pub mod metrics;

@@ -55,6 +55,23 @@ fn length(from: &[u8]) -> Result<Option<(usize, u64)>, ConnectionError> {
     if from.len() < 5 { Ok(None) } else { Err(ConnectionError::TooLong { bytes: length, max: MAX_SERVER_FRAME_BYTES }) }
 }
 
+/// Takes the frames of these bytes as a connection does, and says how many there were.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn take_frames(bytes: &[u8]) -> usize {
+    let mut buffer = BytesMut::new();
+    let mut taken = 0;
+    // In pieces, as they come.
+    for piece in bytes.chunks(7) {
+        buffer.extend_from_slice(piece);
+        while let Ok(Some(frame)) = Codec.decode(&mut buffer) {
+            taken += 1;
+            let encoded = frame.encode_to_vec();
+            assert_eq!(ServerFrame::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
+        }
+    }
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
