@@ -226,3 +226,49 @@ fn signed_in() -> Body {
     let credential = Some(Credential::Token(TOKEN.clone()));
     Body::SignIn(SignIn { device: "phone".to_owned(), credential, ..Default::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text: String) {
+            frames(&bytes);
+            frame(&bytes);
+            envelopes(&bytes);
+            scram(&bytes);
+            session(&bytes);
+            json(&text);
+            token(&text);
+        }
+
+        /// Frames that are some, so that the session gets beyond its first answer to nonsense.
+        #[test]
+        fn no_frames_panic_a_session(
+            said in prop::collection::vec((0..125u8, 0..4u8, 0..20u64, "[a-c/]{0,3}"), 0..40),
+        ) {
+            use carillon_proto::pb::client::{Ack, Fetch, Ping, Recipient, Send, recipient::To};
+            let mut bytes = Vec::new();
+            for (from, kind, number, text) in said {
+                let timeline = Some(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) });
+                let body = match kind {
+                    0 => Body::Ping(Ping { nonce: number }),
+                    1 => Body::Ack(Ack { timeline, position: Some(Position { epoch: 7, seq: number }) }),
+                    2 => Body::Fetch(Fetch { request: number as u32, timeline, limit: 5, ..Default::default() }),
+                    _ => Body::Send(Send {
+                        client_id: text.clone(),
+                        to: Some(Recipient { to: Some(To::User(text)) }),
+                        ..Default::default()
+                    }),
+                };
+                let frame = ClientFrame { body: Some(body) }.encode_to_vec();
+                bytes.extend([from << 1, frame.len() as u8]);
+                bytes.extend(frame);
+            }
+            session(&bytes);
+        }
+    }
+}

@@ -200,3 +200,48 @@ fn folder(name: &str) -> PathBuf {
     fs::create_dir_all(&folder).expect("a folder");
     folder
 }
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::store::{Append, SetCursor, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            commands(&bytes);
+            snapshot(&bytes);
+            log_entry(&bytes);
+            raft(&bytes);
+            super::keys(&bytes);
+        }
+
+        #[test]
+        fn what_passes_the_check_is_applied(
+            given in prop::collection::vec((0..4u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
+        ) {
+            let command = |(kind, owner, small, any)| {
+                let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
+                let op = match kind {
+                    0 => Op::SetCursor(SetCursor { timeline, device: "phone".into(), epoch: small % 3, seq: any }),
+                    1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32 }),
+                    _ => Op::Append(Append {
+                        timeline,
+                        duplicate_key: vec![small as u8; 16].into(),
+                        time_ms: any,
+                        envelope: vec![0; small as usize].into(),
+                        new_epoch: small,
+                        after_key: if any % 2 == 0 { vec![(any >> 8) as u8; 16].into() } else { Bytes::new() },
+                    }),
+                };
+                TimelineCommand { op: Some(op) }.encode_to_vec().into()
+            };
+            let batch = CommandBatch { commands: given.into_iter().map(command).collect() };
+            commands(&[&[0], &*batch.encode_to_vec()].concat());
+        }
+    }
+}
