@@ -12,6 +12,9 @@ mod connection;
 mod driver;
 mod event;
 mod fetches;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod outbox;
 mod positions;
 mod scram;

@@ -51,7 +51,7 @@ impl Scram {
         Self::with_nonce(user, BASE64_STANDARD.encode(noise))
     }
 
-    fn with_nonce(user: &str, nonce: String) -> Self {
+    pub(crate) fn with_nonce(user: &str, nonce: String) -> Self {
         let user = user.replace('=', "=3D").replace(',', "=2C");
         Self { first_bare: format!("n={user},r={nonce}"), nonce }
     }

@@ -12,6 +12,9 @@ mod codec;
 mod config;
 mod connection;
 mod connections;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod jitter;
 mod lease;

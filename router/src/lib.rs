@@ -6,6 +6,9 @@ mod backoff;
 mod config;
 mod cursors;
 mod directory;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lease;
 mod link;
 pub mod metrics;

@@ -20,6 +20,9 @@ mod bootstrap;
 mod cluster;
 mod config;
 mod engine;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod lease_clock;
 mod log;

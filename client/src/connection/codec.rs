@@ -55,10 +55,28 @@ fn length(from: &[u8]) -> Result<Option<(usize, u64)>, ConnectionError> {
     if from.len() < 5 { Ok(None) } else { Err(ConnectionError::TooLong { bytes: length, max: MAX_SERVER_FRAME_BYTES }) }
 }
 
+/// Takes the frames of these bytes as a connection does, and says how many there were.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn take_frames(bytes: &[u8]) -> usize {
+    let mut buffer = BytesMut::new();
+    let mut taken = 0;
+    // In pieces, as they come.
+    for piece in bytes.chunks(7) {
+        buffer.extend_from_slice(piece);
+        while let Ok(Some(frame)) = Codec.decode(&mut buffer) {
+            taken += 1;
+            let encoded = frame.encode_to_vec();
+            assert_eq!(ServerFrame::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
+        }
+    }
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use carillon_proto::pb::client::{Bye, Challenge, server_frame};
+    use proptest::prelude::*;
 
     #[test]
     fn frames_come_whole_however_the_bytes_are_cut() {
@@ -81,6 +99,23 @@ mod tests {
                 }
             }
             assert_eq!(decoded, frames, "cut every {cut} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            take_frames(&bytes);
+        }
+
+        #[test]
+        fn whatever_follows_a_frame_leaves_it_whole(message in "[a-z]{0,300}", rest: Vec<u8>) {
+            let challenge = Challenge { scram_server_first: message.into_bytes().into() };
+            let frame = ServerFrame { body: Some(server_frame::Body::Challenge(challenge)) };
+            let mut buffer = BytesMut::from(&*frame.encode_length_delimited_to_vec());
+            buffer.extend_from_slice(&rest);
+            prop_assert_eq!(Codec.decode(&mut buffer).expect("valid"), Some(frame));
+            prop_assert_eq!(&buffer[..], &rest[..]);
         }
     }
 

@@ -13,6 +13,9 @@ use carillon_proto::{
 };
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use codec::take_frames;
+
 use crate::{Address, TlsError, Transport, Trust};
 
 /// Longest frame that the client reads, in bytes: the longest message and what surrounds it.

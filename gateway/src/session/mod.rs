@@ -5,7 +5,7 @@ pub(crate) mod content;
 mod delivery;
 mod live;
 pub(crate) mod rate;
-mod scram;
+pub(crate) mod scram;
 mod sending;
 mod sign_in;
 #[cfg(test)]

@@ -120,8 +120,21 @@ impl fmt::Debug for DiskEntry {
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::raft::{LogId, entry::Payload};
+    use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn entries_round_trip(term: u64, node: u64, index: u64, commands: Vec<u8>) {
+            let payload = Some(Payload::Commands(commands.into()));
+            let entry = Entry { log_id: Some(LogId { term, node, index }), payload };
+            let written = DiskEntry::new(&entry).write_to_bytes().expect("writes");
+            let read = DiskEntry::parse_from_bytes(&written).expect("parses");
+            prop_assert_eq!(Entries::index(&read), index);
+            prop_assert_eq!(read.decode().expect("decodes"), entry);
+        }
+    }
 
     #[test]
     fn an_entry_survives_the_way_to_the_engine_and_back() {

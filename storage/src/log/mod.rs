@@ -30,6 +30,15 @@ use self::{
     high_water::HighWater,
 };
 
+/// An entry, with its index, from the bytes in which raft-engine keeps it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_entry(bytes: &[u8]) -> Option<(u64, carillon_proto::pb::raft::Entry)> {
+    use {protobuf::Message as _, raft_engine::MessageExt as _};
+    let entry = disk_entry::DiskEntry::parse_from_bytes(bytes).ok()?;
+    let index = disk_entry::Entries::index(&entry);
+    Some((index, entry.decode().expect("was decoded to find its index")))
+}
+
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";

@@ -10,7 +10,7 @@
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
 //! ```
 
-mod convert;
+pub(crate) mod convert;
 mod group;
 mod link;
 mod machine;

@@ -154,6 +154,8 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn meta(index: u64) -> SnapshotMeta {
@@ -181,6 +183,26 @@ mod tests {
         assert_eq!(read, many);
         // An older one that was slow does not replace a newer one.
         assert_eq!(write(&dir, 4, &many).0, meta(6));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_records_round_trip(
+            few in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), any::<Vec<u8>>()), 0..40),
+            long in 0..3_000_000usize,
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let dir = SnapshotDir::open(folder.path(), "timeline-0".into(), 7).expect("opens");
+            // One that is longer than a block, among others.
+            let records: Vec<_> = few.into_iter().chain([(vec![9], vec![3; long])]).collect();
+            let (found, file) = write(&dir, 5, &records);
+            prop_assert_eq!(found, meta(5));
+            prop_assert_eq!(file.verify().expect("sound"), (7, meta(5)));
+            let read: Vec<_> = file.records().expect("opens").map(|record| record.expect("whole")).collect();
+            prop_assert!(read == records);
+        }
     }
 
     #[test]

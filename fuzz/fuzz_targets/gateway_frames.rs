@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    carillon_gateway::fuzzing::frames(data);
+    carillon_gateway::fuzzing::frame(data);
+});

@@ -1,0 +1,274 @@
+//! What the fuzz targets reach: each parser of bytes from clients, with what must hold for whatever it takes.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use carillon_proto::pb::{
+    client::{Bye, ClientFrame, Position, ServerFrame, Timeline, client_frame::Body, server_frame, timeline::Owner},
+    link::{RouterReply, router_reply::Result as Reply},
+    store::session::Protocol,
+};
+use prost::Message as _;
+
+use crate::{
+    codec::{self, Outgoing, RawPage, TimelineWords, raw::RawEntry, varint},
+    config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
+    links::{Answered, refusal},
+    session::{
+        Effect, Input, Now, Rules, Session, Tag, TokenKeys, content,
+        scram::{self, ClientFirst},
+    },
+    throttle::Throttle,
+};
+
+const MAX_FRAME: usize = 4096;
+const NOW_MS: u64 = 1_800_000_000_000;
+
+/// A byte stream of a client.
+pub fn frames(mut bytes: &[u8]) {
+    while let Ok(Some(at)) = varint::next_frame(bytes, MAX_FRAME) {
+        assert!(at.start <= at.end && at.end - at.start <= MAX_FRAME && at.start > 0);
+        frame(&bytes[at.clone()]);
+        bytes = &bytes[at.end..];
+    }
+}
+
+/// One binary frame.
+pub fn frame(bytes: &[u8]) {
+    let Ok(frame) = codec::decode(bytes) else { return };
+    let encoded = frame.encode_to_vec();
+    // By bytes: a NaN is not equal to itself.
+    assert_eq!(codec::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
+    if let Some(Body::Send(send)) = &frame.body
+        && let Some(content) = &send.content
+    {
+        let _ = content::check(content, 1000);
+    }
+}
+
+/// One text frame.
+pub fn json(text: &str) {
+    let Ok(frame) = codec::decode_json(text) else { return };
+    let again = serde_json::to_string(&frame).expect("encodes");
+    let decoded = codec::decode_json(&again).unwrap_or_else(|error| panic!("{error}: {again}"));
+    assert_eq!(decoded.encode_to_vec(), frame.encode_to_vec(), "{again}");
+}
+
+/// Envelopes that a router hands on, in each frame that they travel in.
+pub fn envelopes(bytes: &[u8]) {
+    let envelope = Bytes::copy_from_slice(bytes);
+    let timeline = Timeline { owner: Some(Owner::Inbox("alice".to_owned())) };
+    let entries = vec![RawEntry { seq: 9, envelope: envelope.clone() }];
+    let (request, epoch, first, last, complete) = (1, 2, 3, 4, true);
+    let page = RawPage { request, timeline: Some(timeline.clone()), epoch, entries, first, last, complete };
+    let position = Position { epoch: 7, seq: 9 };
+    let deliver = Outgoing::Deliver { timeline: Arc::new(TimelineWords::new(timeline)), position, envelope };
+    for outgoing in [deliver, Outgoing::Page(page)] {
+        let mut encoded = BytesMut::new();
+        varint::put_frame(&outgoing, &mut encoded);
+        let at = varint::next_frame(&encoded, usize::MAX).expect("framed").expect("whole");
+        assert_eq!(at.end, encoded.len());
+        let typed = outgoing.clone().into_frame();
+        // What one form of the frame takes the other one takes too, as the same.
+        let read = ServerFrame::decode(&encoded[at]);
+        assert_eq!(typed.is_ok(), read.is_ok());
+        if let (Ok(typed), Ok(read)) = (typed, read) {
+            assert_eq!(typed.encode_to_vec(), read.encode_to_vec());
+            let json = outgoing.into_json().expect("encodes");
+            let read: ServerFrame = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+            assert_eq!(read.encode_to_vec(), typed.encode_to_vec(), "{json}");
+        }
+    }
+}
+
+/// Both messages of a client that signs in by password, with a line break between.
+pub fn scram(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (first, last) = bytes.split_at(at);
+    if let Ok(first) = ClientFirst::parse(first) {
+        let (challenge, exchange) = first.challenge(scram::decoy(&[1; 32], "alice"), "server");
+        assert!(challenge.starts_with("r="));
+        exchange.finish(last.get(1..).unwrap_or_default()).expect_err("nobody has this password");
+    }
+}
+
+/// A token, which nobody can sign without the key.
+pub fn token(text: &str) {
+    RULES.tokens.check(text, "", NOW_MS).expect_err("nobody has the key");
+}
+
+/// A session that is signed in, and whatever its client says and the routers answer. Each message is preceded by its
+/// length as a byte, or two from 128 on; the first byte says from whom it is.
+pub fn session(mut bytes: &[u8]) {
+    let mut now = Now { instant: *START, unix_ms: NOW_MS };
+    let mut session = Session::new(Arc::clone(&RULES), 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
+    let mut asked = Vec::new();
+    let mut closed = false;
+    let sign_in = bytes.first().is_some_and(|byte| byte & 1 == 0);
+    if sign_in {
+        session.handle(now, Input::Frame(ClientFrame { body: Some(signed_in()) }), &mut Vec::new());
+        let ensured = Answered { result: Ok(Reply::Account(Default::default())), lease: 5 };
+        session.handle(now, Input::Answer(Tag::Ensure, ensured), &mut Vec::new());
+    }
+    while let Some((head, rest)) = bytes.split_first_chunk::<2>() {
+        let len = usize::from(head[1]).min(rest.len());
+        let (message, rest) = rest.split_at(len);
+        bytes = rest;
+        let input = match head[0] >> 1 {
+            0..=49 => match codec::decode(message) {
+                Ok(frame) => Input::Frame(frame),
+                Err(_) => continue,
+            },
+            50..=99 => {
+                if asked.is_empty() {
+                    continue;
+                }
+                let tag = asked.swap_remove(usize::from(head[0]) % asked.len());
+                let result = match RouterReply::decode(message) {
+                    Ok(RouterReply { result: Some(Reply::Refusal(refusal)), .. }) => Err(refusal),
+                    Ok(RouterReply { result: Some(result), .. }) => Ok(result),
+                    _ => Err(refusal(carillon_proto::pb::client::Code::Unavailable, "gone", 10)),
+                };
+                Input::Answer(tag, Answered { result, lease: 5 })
+            }
+            100..=114 => match carillon_proto::pb::link::Push::decode(message) {
+                Ok(push) => Input::Push(Arc::new(push)),
+                Err(_) => continue,
+            },
+            115..=119 => match carillon_proto::pb::link::Heads::decode(message) {
+                Ok(heads) => Input::Heads(heads.heads),
+                Err(_) => continue,
+            },
+            120..=125 => {
+                let wait = Duration::from_millis(u64::from(head[1]) * 20);
+                now = Now { instant: now.instant + wait, unix_ms: now.unix_ms + wait.as_millis() as u64 };
+                match session.wake_at() {
+                    Some(at) if at <= now.instant => Input::Wake,
+                    _ => continue,
+                }
+            }
+            126 => Input::Backlog(head[1] & 1 == 0),
+            _ => Input::Drain { come_back: Duration::from_secs(1) },
+        };
+        let mut effects = Vec::new();
+        session.handle(now, input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Write(frame) => {
+                    assert!(!closed, "said something after the end");
+                    check_written(&frame);
+                }
+                Effect::Request { tag, .. } => asked.push(tag),
+                Effect::SignedIn => {}
+                Effect::Close => {
+                    assert!(!closed, "closed twice");
+                    closed = true;
+                }
+            }
+        }
+    }
+    session.leave();
+}
+
+fn check_written(frame: &Outgoing) {
+    let mut encoded = BytesMut::new();
+    varint::put_frame(frame, &mut encoded);
+    if let Outgoing::Frame(frame) = frame
+        && let Some(server_frame::Body::Bye(Bye { reason, .. })) = &frame.body
+    {
+        assert!(!reason.is_empty(), "a bye without a reason");
+    }
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
+    let key = JwtKeyConfig {
+        algorithm: JwtAlgorithm::HS256,
+        secret: Some(Secret(SECRET.to_owned())),
+        secret_file: None,
+        public_key_file: None,
+        kid: None,
+    };
+    let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
+    Arc::new(Rules {
+        heartbeat_ms: 30_000,
+        sign_in_timeout: Duration::from_secs(10),
+        max_frame_bytes: 65_536,
+        max_content_bytes: 1_000,
+        sends_per_second: 10,
+        send_burst: 5,
+        max_pending_sends: 3,
+        max_page: 100,
+        max_page_bytes: 65_536,
+        gap_grace: Duration::from_millis(20),
+        ack_interval: Duration::from_millis(100),
+        password_sign_in: true,
+        tokens: TokenKeys::load(&jwt).expect("loads"),
+        decoy_key: [1; 32],
+        throttle: Throttle::new(2, 60),
+    })
+});
+
+fn signed_in() -> Body {
+    use carillon_proto::pb::client::{SignIn, sign_in::Credential};
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    static TOKEN: LazyLock<String> = LazyLock::new(|| {
+        let claims = serde_json::json!({"sub": "alice", "exp": NOW_MS / 1000 + 3600});
+        encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("signs")
+    });
+    let credential = Some(Credential::Token(TOKEN.clone()));
+    Body::SignIn(SignIn { device: "phone".to_owned(), credential, ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text: String) {
+            frames(&bytes);
+            frame(&bytes);
+            envelopes(&bytes);
+            scram(&bytes);
+            session(&bytes);
+            json(&text);
+            token(&text);
+        }
+
+        /// Frames that are some, so that the session gets beyond its first answer to nonsense.
+        #[test]
+        fn no_frames_panic_a_session(
+            said in prop::collection::vec((0..125u8, 0..4u8, 0..20u64, "[a-c/]{0,3}"), 0..40),
+        ) {
+            use carillon_proto::pb::client::{Ack, Fetch, Ping, Recipient, Send, recipient::To};
+            let mut bytes = Vec::new();
+            for (from, kind, number, text) in said {
+                let timeline = Some(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) });
+                let body = match kind {
+                    0 => Body::Ping(Ping { nonce: number }),
+                    1 => Body::Ack(Ack { timeline, position: Some(Position { epoch: 7, seq: number }) }),
+                    2 => Body::Fetch(Fetch { request: number as u32, timeline, limit: 5, ..Default::default() }),
+                    _ => Body::Send(Send {
+                        client_id: text.clone(),
+                        to: Some(Recipient { to: Some(To::User(text)) }),
+                        ..Default::default()
+                    }),
+                };
+                let frame = ClientFrame { body: Some(body) }.encode_to_vec();
+                bytes.extend([from << 1, frame.len() as u8]);
+                bytes.extend(frame);
+            }
+            session(&bytes);
+        }
+    }
+}

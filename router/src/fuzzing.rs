@@ -1,0 +1,110 @@
+//! What the fuzz targets reach: requests of gateways and hints of other routers, and what the store may answer.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use carillon_proto::pb::{
+    link::{Hint, RouterRequest},
+    store::{Node, NodeKind, RegistryView, StoreReply},
+};
+use carillon_proto::{UserId, now_ms};
+use prost::Message as _;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    config::UnknownRecipient,
+    owner::{Delivery, Effect, Owner},
+    reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
+    topology::Topology,
+};
+
+const LONGEST: Duration = Duration::from_secs(10);
+/// Of one call; it also bounds the answers.
+const MESSAGES: usize = 256;
+
+/// One partition of a router. Each message is preceded by two bytes: what it is, and its length.
+pub fn link(mut bytes: &[u8]) {
+    let topology = Arc::clone(&TOPOLOGY);
+    let mut owner =
+        Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), UnknownRecipient::Refuse);
+    let now = Instant::now();
+    let (replies, mut answers) = mpsc::channel(MESSAGES);
+    let (mut asked, mut requests) = (Vec::new(), 0);
+    for _ in 0..MESSAGES {
+        let Some((head, rest)) = bytes.split_first_chunk::<2>() else { break };
+        let (message, rest) = rest.split_at(usize::from(head[1]).min(rest.len()));
+        bytes = rest;
+        match head[0] {
+            0..=149 => {
+                let Ok(request) = RouterRequest::decode(message) else { continue };
+                let Some(op) = request.op else { continue };
+                let Ok(user) = routed_by(&op) else { continue };
+                let place = replies.clone().try_reserve_owned().expect("a place for each message");
+                let _counted = InFlight::default().enter();
+                let slot = ReplySlot { id: request.id, place, op: op_name(&op), since: now, _counted };
+                let deadline = deadline(now, request.deadline_ms, LONGEST);
+                requests += 1;
+                owner.request(Request { user, op, lease: 10, deadline, span: None, slot }, now, now_ms());
+            }
+            150..=219 => {
+                let Ok(StoreReply { result: Some(answer), .. }) = StoreReply::decode(message) else { continue };
+                if !asked.is_empty() {
+                    let token = asked.swap_remove(usize::from(head[0]) % asked.len());
+                    owner.answer(token, Ok(answer), now);
+                }
+            }
+            220..=244 => {
+                let Ok(hint) = Hint::decode(message) else { continue };
+                let (Ok(user), Some(position)) = (UserId::new(&hint.user), hint.position) else { continue };
+                let except = (hint.except_lease, hint.except_connection);
+                let (envelope, traceparent) = (hint.envelope, hint.traceparent);
+                owner.deliver(Delivery { user, position, envelope, traceparent, except }, now);
+            }
+            _ => owner.flush_cursors(),
+        }
+        for effect in std::mem::take(&mut owner.effects) {
+            match effect {
+                Effect::Store { token, .. } => asked.push(token),
+                Effect::Answer(slot, answer) => slot.answer(answer),
+                Effect::Push(_, push) => assert!(!push.connections.is_empty(), "pushed to nobody"),
+                Effect::Evict { .. } | Effect::Deliver(_) => {}
+            }
+        }
+    }
+    drop((owner, replies));
+    let mut answered = 0;
+    while answers.try_recv().is_ok() {
+        answered += 1;
+    }
+    assert!(answered <= requests, "{answered} answers to {requests} requests");
+}
+
+static TOPOLOGY: LazyLock<Arc<Topology>> = LazyLock::new(|| {
+    let node = |lease, kind: NodeKind, address: &str| Node { lease, kind: kind.into(), address: address.to_owned() };
+    let gateways = [10, 20].map(|lease| node(lease, NodeKind::Gateway, ""));
+    let view = RegistryView {
+        version: 1,
+        ring_version: 1,
+        nodes: [node(1, NodeKind::Router, "here:1")].into_iter().chain(gateways).collect(),
+        directory_shards: 4,
+        timeline_shards: 4,
+        ..RegistryView::default()
+    };
+    Arc::new(Topology::new(view, "here:1".into()))
+});
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            link(&bytes);
+        }
+    }
+}

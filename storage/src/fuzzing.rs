@@ -1,0 +1,247 @@
+//! What the fuzz targets reach: each parser of bytes from other nodes and from the disk, with what must hold for
+//! whatever it takes.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardId, ShardKind, ShardMap,
+    pb::{
+        raft::{AppendRequest, Entry, LogId, SnapshotHeader, SnapshotMeta, VoteReply, VoteRequest},
+        store::{CommandBatch, DirectoryCommand, TimelineCommand},
+    },
+};
+use prost::Message;
+
+use crate::{
+    engine::{Caches, Engines},
+    log,
+    machine::{EntryCommands, Machine, check_directory, check_timeline, keys},
+    raft::convert,
+    snapshot::SnapshotDir,
+};
+
+/// All owners are in the first shard of each kind.
+const MAP: ShardMap = ShardMap { directory: 1, timeline: 1 };
+const TIMELINE: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
+
+/// Commands as they come from routers. Whatever may enter the log can be applied. What was applied stays from call to
+/// call, as in a store.
+pub fn commands(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Ok(batch) = CommandBatch::decode(bytes) else { return };
+    let mut machines = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    if kind & 1 == 0 {
+        let checked = |command: &TimelineCommand| check_timeline(TIMELINE, MAP, command).is_ok();
+        machines.timeline.apply(&batch, checked);
+    } else {
+        let checked = |command: &DirectoryCommand| check_directory(ShardId::REGISTRY, MAP, command).is_ok();
+        machines.directory.apply(&batch, checked);
+    }
+}
+
+/// A snapshot from another node: as it came, and, because nobody guesses checksums, as the inside of a whole one.
+pub fn snapshot(bytes: &[u8]) {
+    let snapshots = &*SNAPSHOTS;
+    let mut whole = b"CRLNSNP\x01".to_vec();
+    let meta = SnapshotMeta { last_log_id: Some(LogId { term: 1, node: 1, index: 7 }), ..SnapshotMeta::default() };
+    let header = SnapshotHeader { group: 7, meta: Some(meta), ..SnapshotHeader::default() }.encode_to_vec();
+    put_checked(&mut whole, &[], &header);
+    // The first byte: packed by us, or already packed in whatever way.
+    let packed = bytes.first().is_some_and(|first| first & 1 == 0);
+    let block = if packed { lz4_flex::block::compress(bytes) } else { bytes.to_vec() };
+    put_checked(&mut whole, &(bytes.len() as u32).to_le_bytes(), &block);
+    whole.extend([0; 8]);
+    let count = 1u64.to_le_bytes();
+    whole.extend(crc32fast::hash(&count).to_le_bytes());
+    whole.extend(count);
+    for file in [bytes, &whole] {
+        let mut receiving = snapshots.receive().expect("a new file");
+        receiving.write(file).expect("writes");
+        if let Ok((_, file)) = receiving.finish(7) {
+            for record in file.records().expect("was verified") {
+                record.expect("was verified");
+            }
+            snapshots.discard(file.path());
+        }
+    }
+}
+
+fn put_checked(out: &mut Vec<u8>, between: &[u8], bytes: &[u8]) {
+    out.extend((bytes.len() as u32).to_le_bytes());
+    out.extend(between);
+    out.extend(crc32fast::hash(bytes).to_le_bytes());
+    out.extend(bytes);
+}
+
+/// An entry as raft-engine gives it back.
+pub fn log_entry(bytes: &[u8]) {
+    let Some((index, entry)) = log::read_entry(bytes) else { return };
+    assert_eq!(index, entry.log_id.map_or(0, |id| id.index));
+    round_trip(entry, |entry| convert::entry_from_pb(entry).ok(), convert::entry_to_pb);
+}
+
+/// What nodes of a Raft group say to each other; the first byte says which of it.
+pub fn raft(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    fn decoded<M: Message + Default>(bytes: &[u8]) -> M {
+        M::decode(bytes).unwrap_or_default()
+    }
+    match kind % 5 {
+        0 => round_trip(decoded::<Entry>(bytes), |it| convert::entry_from_pb(it).ok(), convert::entry_to_pb),
+        1 => round_trip(decoded::<AppendRequest>(bytes), |it| convert::append_from_pb(it).ok(), convert::append_to_pb),
+        2 => round_trip(
+            decoded::<VoteRequest>(bytes),
+            |it| convert::vote_request_from_pb(it).ok(),
+            |it| convert::vote_request_to_pb(&it),
+        ),
+        3 => round_trip(
+            decoded::<VoteReply>(bytes),
+            |it| convert::vote_reply_from_pb(it).ok(),
+            |it| convert::vote_reply_to_pb(&it),
+        ),
+        _ => round_trip(
+            decoded::<SnapshotMeta>(bytes),
+            |it| convert::meta_from_pb(it).ok(),
+            |it| convert::meta_to_pb(&it),
+        ),
+    }
+}
+
+/// What is understood is understood in the same way when it is said again.
+fn round_trip<M: Message + Default + PartialEq + Clone + std::fmt::Debug, T>(
+    message: M,
+    from: impl Fn(M) -> Option<T>,
+    to: impl Fn(T) -> M,
+) {
+    if let Some(understood) = from(message) {
+        let said = to(understood);
+        let again = to(from(said.clone()).expect("was understood once"));
+        assert_eq!(said, again);
+    }
+}
+
+/// Keys and values of the engines.
+pub fn keys(bytes: &[u8]) {
+    if let Ok(timeline) = keys::timeline_of(bytes) {
+        assert_eq!(keys::timeline(&timeline), bytes);
+    }
+    if let Ok(lease) = keys::lease_of(bytes) {
+        assert_eq!(keys::lease(lease), bytes);
+    }
+    if let Ok(seq) = keys::seq_of(bytes) {
+        assert_eq!(bytes[9..], seq.to_be_bytes());
+    }
+    if let Ok(number) = keys::number_of(bytes) {
+        assert_eq!(keys::number_value(number), bytes);
+    }
+    if let Ok(numbers) = keys::numbers_of::<4>(bytes) {
+        assert_eq!(keys::numbers_value(numbers), bytes);
+    }
+    if let Ok(lease) = keys::Lease::decode(bytes) {
+        assert_eq!(lease.encode(), bytes);
+    }
+    if let Ok(stored) = keys::Stored::decode(bytes) {
+        assert_eq!(stored.encode(), bytes);
+    }
+}
+
+struct Machines {
+    directory: Applied<crate::machine::DirectoryMachine>,
+    timeline: Applied<crate::machine::TimelineMachine>,
+    _engines: Engines,
+}
+
+struct Applied<M> {
+    machine: M,
+    index: u64,
+}
+
+impl<M: Machine> Applied<M> {
+    fn apply<C: Message + Default>(&mut self, batch: &CommandBatch, is_checked: impl Fn(&C) -> bool) {
+        // As the service does: checked, then encoded anew.
+        let commands: Vec<Bytes> = batch
+            .commands
+            .iter()
+            .filter_map(|command| C::decode(command.clone()).ok())
+            .filter(is_checked)
+            .map(|command| command.encode_to_vec().into())
+            .collect();
+        self.index += 1;
+        let entry = EntryCommands { index: self.index, commands };
+        let count = entry.commands.len();
+        let outcomes = self.machine.apply(&[entry], &self.index.to_be_bytes()).expect("what was checked is applied");
+        assert_eq!(outcomes.iter().map(Vec::len).collect::<Vec<_>>(), [count]);
+    }
+}
+
+static MACHINES: LazyLock<Mutex<Machines>> = LazyLock::new(|| {
+    let engines = Engines::open(&folder("machines"), MAP, Caches::default()).expect("opens");
+    let (directory, _) = engines.directory(ShardId::REGISTRY).expect("a shard");
+    let (timeline, _) = engines.timeline(TIMELINE).expect("a shard");
+    Mutex::new(Machines {
+        directory: Applied { machine: directory, index: 0 },
+        timeline: Applied { machine: timeline, index: 0 },
+        _engines: engines,
+    })
+});
+
+static SNAPSHOTS: LazyLock<SnapshotDir> =
+    LazyLock::new(|| SnapshotDir::open(&folder("snapshots"), "fuzz".into(), 7).expect("opens"));
+
+/// In TMPDIR, which .ci/fuzz removes.
+fn folder(name: &str) -> PathBuf {
+    let folder = env::temp_dir().join(format!("carillon-fuzz-{}-{name}", process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::store::{Append, SetCursor, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            commands(&bytes);
+            snapshot(&bytes);
+            log_entry(&bytes);
+            raft(&bytes);
+            super::keys(&bytes);
+        }
+
+        #[test]
+        fn what_passes_the_check_is_applied(
+            given in prop::collection::vec((0..4u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
+        ) {
+            let command = |(kind, owner, small, any)| {
+                let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
+                let op = match kind {
+                    0 => Op::SetCursor(SetCursor { timeline, device: "phone".into(), epoch: small % 3, seq: any }),
+                    1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32 }),
+                    _ => Op::Append(Append {
+                        timeline,
+                        duplicate_key: vec![small as u8; 16].into(),
+                        time_ms: any,
+                        envelope: vec![0; small as usize].into(),
+                        new_epoch: small,
+                        after_key: if any % 2 == 0 { vec![(any >> 8) as u8; 16].into() } else { Bytes::new() },
+                    }),
+                };
+                TimelineCommand { op: Some(op) }.encode_to_vec().into()
+            };
+            let batch = CommandBatch { commands: given.into_iter().map(command).collect() };
+            commands(&[&[0], &*batch.encode_to_vec()].concat());
+        }
+    }
+}

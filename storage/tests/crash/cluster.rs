@@ -1,0 +1,115 @@
+//! Three nodes, of which one was away for too long: it is killed while it installs the snapshot that it gets.
+
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use carillon_proto::pb::store::store_reply::Result as Outcome;
+use tokio::runtime::Runtime;
+
+use crate::{
+    Folder, Moments,
+    kills::{address, forgetful, is_temporary, names, runtime, watch},
+    ledger::Ledger,
+    load::{Extent, ask_one, check, write_more},
+    node::Node,
+    rounds,
+    support::MAP,
+};
+
+const AWAY: usize = 2;
+
+#[test]
+fn kills_while_a_snapshot_is_installed_lose_nothing() {
+    let (folder, runtime, mut moments) = (Folder::new("install"), runtime(), Moments::new());
+    let addresses: Vec<_> = (0..3).map(|host| address(10 + host)).collect();
+    let members: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let mut nodes: Vec<_> = addresses
+        .iter()
+        .enumerate()
+        .map(|(number, listen)| {
+            Node::new(folder.0.join(format!("node-{number}")), *listen, |config| {
+                forgetful(config);
+                config.log_keep_entries = 0;
+                config.members = members.clone();
+            })
+        })
+        .collect();
+    nodes.iter_mut().for_each(Node::start);
+    for node in &mut nodes {
+        node.wait_ready();
+    }
+    let snapshots = nodes[AWAY].config.data_dir.join("snapshots");
+    let mut ledger = Ledger::new(6, moments.next(), 4000);
+    let (mut half_done, mut round, rounds) = (0, 0, rounds(1));
+    while round < rounds || half_done == 0 {
+        round += 1;
+        assert!(round <= rounds + 10, "no kill struck while a snapshot came in");
+        nodes[AWAY].kill();
+        // Until the others no longer have the entries that the one away would need.
+        let made = |nodes: &[Node]| -> Vec<_> { nodes[..AWAY].iter().flat_map(snapshot_times).collect() };
+        let before = made(&nodes);
+        let mut tries = 0;
+        while made(&nodes).iter().zip(&before).any(|(now, before)| now == before) {
+            runtime.block_on(write_more(&addresses[..AWAY], &mut ledger, 60));
+            tries += 1;
+            assert!(tries < 300, "no new snapshots");
+        }
+        nodes[AWAY].start();
+        watch("a snapshot that comes in", || names(&snapshots).iter().any(|name| is_temporary(name)));
+        thread::sleep(moments.below(Duration::from_millis(15)));
+        nodes[AWAY].kill();
+        half_done += u64::from(names(&snapshots).iter().any(|name| is_temporary(name)));
+        // Another time, while it goes on with what it has.
+        nodes[AWAY].start();
+        let opening = nodes[AWAY].wait_ready();
+        thread::sleep(moments.below(Duration::from_millis(200)));
+        nodes[AWAY].kill();
+        nodes[AWAY].start();
+        thread::sleep(moments.below(opening));
+        nodes[AWAY].kill();
+        nodes[AWAY].start();
+        nodes[AWAY].wait_ready();
+        runtime.block_on(check(&addresses, &ledger, Extent::Recent));
+        if round % 5 == 0 {
+            check_replica(&runtime, &mut nodes, &addresses, &ledger);
+        }
+    }
+    println!("{half_done} of {round} kills left a snapshot that had come in by half");
+    check_replica(&runtime, &mut nodes, &addresses, &ledger);
+    println!("{} writes acknowledged, all there", ledger.acknowledged());
+}
+
+/// Reads everything from the node that was away, as the leader of all shards. It can lead only with what it has.
+fn check_replica(runtime: &Runtime, nodes: &mut [Node], addresses: &[SocketAddr], ledger: &Ledger) {
+    let leads = |ledger: &Ledger| {
+        let reads = (0..ledger.writers.len()).map(|writer| ask_one(addresses[AWAY], ledger.read(writer, 0)));
+        let answers = runtime.block_on(futures_util::future::join_all(reads));
+        answers.iter().all(|answer| matches!(answer, Some(Outcome::TimelineRead(_))))
+    };
+    // Whoever leads a shard loses it when it is killed; sooner or later all are with the third.
+    for turn in 0..60 {
+        nodes[turn % AWAY].kill();
+        for _ in 0..20 {
+            if leads(ledger) {
+                runtime.block_on(check(&addresses[AWAY..], ledger, Extent::Whole));
+                nodes[turn % AWAY].start();
+                nodes[turn % AWAY].wait_ready();
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        nodes[turn % AWAY].start();
+        nodes[turn % AWAY].wait_ready();
+    }
+    panic!("the node that was away never led everything");
+}
+
+/// When each timeline shard had its last snapshot. The writers write to all of them.
+fn snapshot_times(node: &Node) -> Vec<Option<SystemTime>> {
+    let path = |shard| node.config.data_dir.join(format!("snapshots/timeline-{shard}.snapshot"));
+    let time = |shard| path(shard).metadata().and_then(|meta| meta.modified()).ok();
+    (0..MAP.timeline).map(time).collect()
+}
