@@ -7,6 +7,7 @@ mod batch;
 mod config;
 mod cursors;
 mod directory;
+mod gate;
 mod lease;
 mod link;
 pub mod metrics;
@@ -18,6 +19,8 @@ mod reply;
 mod router;
 mod send;
 mod server;
+#[doc(hidden)]
+pub mod simulation;
 mod store;
 mod topology;
 

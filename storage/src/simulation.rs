@@ -6,9 +6,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind, ShardMap,
     pb::store::{
-        DirectoryCommand, RegistryView, Rejected, TimelineCommand,
-        store_reply::Result as Outcome,
-        store_request::Op,
+        DirectoryCommand, RegistryView, Rejected, TimelineCommand, store_reply::Result as Outcome, store_request::Op,
     },
 };
 use prost::Message as _;
@@ -38,7 +36,9 @@ impl Machines {
         let shards = |kind| map.all().filter(move |shard| shard.kind == kind);
         Ok(Self {
             map,
-            directories: shards(ShardKind::Directory).map(|shard| engines.directory(shard)).collect::<Result<_, _>>()?,
+            directories: shards(ShardKind::Directory)
+                .map(|shard| engines.directory(shard))
+                .collect::<Result<_, _>>()?,
             timelines: shards(ShardKind::Timeline).map(|shard| engines.timeline(shard)).collect::<Result<_, _>>()?,
         })
     }
