@@ -77,12 +77,16 @@ impl Model {
         })
     }
 
-    /// Messages of one device to one user stand in the order in which they were sent, in both inboxes.
+    /// Accepted messages of one device to one user stand in the order in which they were sent, in both inboxes. One
+    /// that its device gave up, or forgot, may still be under way while later ones are sent.
     fn check_order(&self) -> Result<(), String> {
         for (owner, inbox) in &self.inboxes {
             let mut last: BTreeMap<(&str, String), u64> = BTreeMap::new();
             for entry in &inbox.entries {
                 let envelope = &entry.envelope;
+                if !self.is_accepted(&envelope.sender_device, &envelope.client_id) {
+                    continue;
+                }
                 let number = number_of(&envelope.client_id);
                 let flow = (envelope.sender_device.as_str(), recipient_of(envelope));
                 let before = last.entry(flow).or_default();
@@ -97,6 +101,11 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    fn is_accepted(&self, device: &str, client_id: &str) -> bool {
+        let device = self.devices.iter().find(|known| known.name == device);
+        matches!(device.and_then(|device| device.sends.get(client_id)), Some(Some(Ended::Accepted(_))))
     }
 
     /// Accepted: in both inboxes. Refused for good: in none. Nobody but a device of this world has sent anything.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use carillon_client::{Event as Told, SendError, simulation::Device};
+use carillon_client::simulation::Device;
+use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{

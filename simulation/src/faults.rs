@@ -2,7 +2,7 @@
 
 use crate::{
     gateways::GatewayEvent,
-    scenario::Fault,
+    scenario::{BEGINS, Fault},
     schedule::{MS, Time},
     store::MAP,
     wires::{Ends, WireId},
@@ -13,7 +13,8 @@ impl World<'_> {
     /// Schedules the next fault of this kind.
     pub(crate) fn next_fault(&mut self, fault: usize) {
         let (_, mean) = self.scenario.faults[fault];
-        let after = self.random.between(mean / 10, mean * 2);
+        let after = self.random.between(mean / 20, mean * 2);
+        let after = after.max(BEGINS.saturating_sub(self.schedule.now()));
         if self.schedule.now() + after < self.scenario.heals_at {
             self.schedule.after(after, Event::Fault(fault));
         }

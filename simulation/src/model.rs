@@ -218,7 +218,8 @@ impl Model {
         if seq != *next {
             return Err(format!("{user}/{name} was shown position {seq} instead of {next}"));
         }
-        let entry = self.entry(user, seq).ok_or_else(|| format!("{user}/{name} was shown {seq}, which is not there"))?;
+        let entry =
+            self.entry(user, seq).ok_or_else(|| format!("{user}/{name} was shown {seq}, which is not there"))?;
         if !is_it(entry) {
             return Err(format!("{user}/{name} was shown at {seq} what is not there"));
         }

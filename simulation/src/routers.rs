@@ -204,8 +204,12 @@ impl World<'_> {
                     replies.entry(link).or_default().push(reply);
                 }
                 Output::Push { link, push } => self.push(link, push),
-                Output::Evict { link, evict } => self.say(link, FromRouter { evictions: vec![evict], ..FromRouter::default() }),
-                Output::View { link, view } => self.say(link, FromRouter { registry: Some(view), ..FromRouter::default() }),
+                Output::Evict { link, evict } => {
+                    self.say(link, FromRouter { evictions: vec![evict], ..FromRouter::default() })
+                }
+                Output::View { link, view } => {
+                    self.say(link, FromRouter { registry: Some(view), ..FromRouter::default() })
+                }
                 Output::Hint { address, hint } => self.hint(&address, hint),
             }
         }

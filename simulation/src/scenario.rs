@@ -64,43 +64,49 @@ pub(crate) enum Fault {
 }
 
 const FAULTS: [(Fault, Time); 12] = [
-    (Fault::ClientWire, 400 * MS),
-    (Fault::LinkWire, 400 * MS),
-    (Fault::StreamWire, 400 * MS),
-    (Fault::ClientRestarts, 1200 * MS),
-    (Fault::ClientDoesNotRead, 600 * MS),
-    (Fault::GatewayCrashes, 1200 * MS),
-    (Fault::GatewayPauses, 800 * MS),
-    (Fault::RouterCrashes, 1000 * MS),
-    (Fault::RouterLeaves, 1000 * MS),
-    (Fault::RouterPauses, 800 * MS),
-    (Fault::LeaderChanges, 500 * MS),
-    (Fault::NodeCrashes, 1200 * MS),
+    (Fault::ClientWire, 300 * MS),
+    (Fault::LinkWire, 200 * MS),
+    (Fault::StreamWire, 200 * MS),
+    (Fault::ClientRestarts, 1000 * MS),
+    (Fault::ClientDoesNotRead, 500 * MS),
+    (Fault::GatewayCrashes, 1000 * MS),
+    (Fault::GatewayPauses, 500 * MS),
+    (Fault::RouterCrashes, 700 * MS),
+    (Fault::RouterLeaves, 500 * MS),
+    (Fault::RouterPauses, 500 * MS),
+    (Fault::LeaderChanges, 200 * MS),
+    (Fault::NodeCrashes, 1000 * MS),
 ];
+/// Before it nothing goes wrong and nothing is sent: most are signed in by then.
+pub(crate) const BEGINS: Time = 300 * MS;
 
 impl Scenario {
     pub(crate) fn new(random: &mut Random) -> Self {
         let users = random.between(2, 4) as usize;
         let mut devices: Vec<usize> = (0..users).collect();
         devices.extend((0..users).filter(|_| random.in_thousand(300)));
-        let heals_at = random.between(1200, 3500) * MS;
-        let bursts = (0..random.between(4, 14)).map(|_| {
-            let from = random.index(devices.len());
+        let heals_at = BEGINS + random.between(700, 2500) * MS;
+        let mut bursts = Vec::new();
+        for _ in 0..random.between(3, 8) {
             // Some write to themselves.
-            let to = random.index(users);
-            (from, random.between(100 * MS, heals_at), to, random.between(1, 8))
-        });
-        let bursts = bursts.collect();
-        let faulty = |random: &mut Random, often: u64| if random.in_thousand(500) { random.between(1, often) } else { 0 };
-        let chosen = random.between(0, 700);
+            let (from, to) = (random.index(devices.len()), random.index(users));
+            let (mut at, pause) = (random.between(BEGINS, heals_at), random.between(MS, 100 * MS));
+            for _ in 0..random.between(1, 5) {
+                bursts.push((from, at, to, random.between(1, 4)));
+                at += random.between(0, pause);
+            }
+        }
+        let faulty =
+            |random: &mut Random, often: u64| if random.in_thousand(500) { random.between(1, often) } else { 0 };
+        let chosen = random.between(0, 900);
         let faults = FAULTS.into_iter().filter(|_| random.in_thousand(chosen)).collect();
         let least = random.between(20, 2000);
-        let disk = random.between(100, 5000);
+        let disk = if random.in_thousand(300) { random.between(5 * MS, 40 * MS) } else { random.between(100, 5 * MS) };
         Self {
             users,
             devices,
             gateways: random.between(1, 3) as usize,
-            routers: random.between(1, 3) as usize,
+            routers: random.between(1, 4) as usize,
             bursts,
             heals_at,
             send_timeout: random.between(3, 20) * SECOND,

@@ -49,14 +49,36 @@ pub(crate) enum Node {
 
 #[derive(Debug)]
 pub(crate) enum Event {
-    Arrives { wire: WireId, to: Side, message: Message },
+    Arrives {
+        wire: WireId,
+        to: Side,
+        message: Message,
+    },
     /// This side learns of the end.
-    Ends { wire: WireId, at: Side },
-    Gateway { gateway: usize, life: u64, what: GatewayEvent },
-    Router { router: usize, life: u64, what: RouterEvent },
-    Client { client: usize, what: ClientEvent },
+    Ends {
+        wire: WireId,
+        at: Side,
+    },
+    Gateway {
+        gateway: usize,
+        life: u64,
+        what: GatewayEvent,
+    },
+    Router {
+        router: usize,
+        life: u64,
+        what: RouterEvent,
+    },
+    Client {
+        client: usize,
+        what: ClientEvent,
+    },
     Store(StoreEvent),
-    Lease { node: Node, life: u64, call: Call },
+    Lease {
+        node: Node,
+        life: u64,
+        call: Call,
+    },
     Fault(usize),
     Heals,
     Looks,
@@ -247,7 +269,9 @@ impl<'m> World<'m> {
 
     fn paused_until(&self, event: &Event) -> Option<Time> {
         let node = match event {
-            Event::Gateway { gateway, .. } | Event::Lease { node: Node::Gateway(gateway), .. } => Node::Gateway(*gateway),
+            Event::Gateway { gateway, .. } | Event::Lease { node: Node::Gateway(gateway), .. } => {
+                Node::Gateway(*gateway)
+            }
             Event::Router { router, .. } | Event::Lease { node: Node::Router(router), .. } => Node::Router(*router),
             Event::Arrives { wire, to: side, .. } | Event::Ends { wire, at: side } => {
                 match (self.wires.ends(*wire, *side)?, side) {

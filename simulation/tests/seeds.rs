@@ -52,7 +52,8 @@ fn one_seed_is_one_run() {
 fn is_found(plant: Plant, how: &str) {
     let (_dir, mut simulator) = simulator();
     let began = Instant::now();
-    let failure = (1..=PLANTED).find_map(|seed| simulator.run(seed, Some(plant), false).err().map(|failure| (seed, failure)));
+    let failure =
+        (1..=PLANTED).find_map(|seed| simulator.run(seed, Some(plant), false).err().map(|failure| (seed, failure)));
     let (seed, failure) = failure.unwrap_or_else(|| panic!("{plant:?} was not found in {PLANTED} runs"));
     println!("{plant:?} was found by seed {seed} in {:?}: {}", began.elapsed(), failure.what);
     assert!(failure.what.contains(how), "{plant:?} was found for another reason: {}", failure.what);
