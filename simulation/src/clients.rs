@@ -234,10 +234,13 @@ impl World<'_> {
         }
         self.model.forgets(client);
         let node = &mut self.clients[client];
-        let positions = node.done.filter(|_| knows).map(|done| (node.inbox(), done));
-        node.is_fresh = positions.is_none();
+        let positions: Vec<_> = node.done.filter(|_| knows).map(|done| (node.inbox(), done)).into_iter().collect();
+        node.is_fresh = positions.is_empty();
+        if let Some((_, done)) = positions.first() {
+            self.model.resumes(client, *done);
+        }
         node.is_live = false;
-        node.device = Device::new(&user_name(node.user), &node.name, &node.token, positions.into_iter().collect());
+        node.device = Device::new(&user_name(node.user), &node.name, &node.token, positions);
         let after = self.random.below(300 * MS);
         self.at_client(client, after, ClientEvent::Connects);
     }

@@ -171,6 +171,11 @@ impl Model {
         !self.devices[device].waits.is_empty()
     }
 
+    /// A device restarts with what its application has stored.
+    pub(crate) fn resumes(&mut self, device: usize, done: Position) {
+        self.devices[device].next = done.seq + 1;
+    }
+
     /// A device that did not know its position begins after this one.
     pub(crate) fn begins(&mut self, device: usize, after: u64) {
         let known = &mut self.devices[device];
