@@ -26,7 +26,7 @@ use crate::{
     reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     store::{
         Answer,
-        simulation::{Event, StoreSide},
+        simulation::{Done, Event, StoreSide},
     },
     topology::Topology,
 };
@@ -219,7 +219,7 @@ impl Router {
         for event in std::mem::take(&mut self.store_events) {
             self.store.take(event, now);
         }
-        let (sends, answers) = self.store.perform(now);
+        let Done { sends, answers } = self.store.perform(now);
         self.outputs.extend(sends.into_iter().map(|(stream, request)| Output::Store { stream, request }));
         for (partition, answer) in answers {
             self.partitions[partition].answers.push_back(answer);

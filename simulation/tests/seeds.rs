@@ -6,7 +6,7 @@ use carillon_simulation::{Plant, Report, Simulator};
 use tempfile::TempDir;
 
 /// How many runs there are unless CARILLON_SEEDS says otherwise.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 500;
 /// Within so many runs each planted bug is found.
 const PLANTED: u64 = 200;
 

@@ -24,6 +24,13 @@ pub(crate) enum Event {
     Tick,
 }
 
+pub(crate) struct Done {
+    /// On which stream.
+    pub(crate) sends: Vec<(u64, StoreRequest)>,
+    /// To which partition.
+    pub(crate) answers: Vec<(usize, Answer)>,
+}
+
 impl StoreSide {
     pub(crate) fn new(writes_bound: usize, seed: u64) -> Self {
         Self { engine: Engine::new(writes_bound, seed) }
@@ -46,11 +53,10 @@ impl StoreSide {
         }
     }
 
-    /// What is to be sent on which stream, and which partition hears what.
-    pub(crate) fn perform(&mut self, now: Instant) -> (Vec<(u64, StoreRequest)>, Vec<(usize, Answer)>) {
+    pub(crate) fn perform(&mut self, now: Instant) -> Done {
         self.engine.flush(now);
         let effects = &mut self.engine.effects;
         let answers = effects.answers.drain(..).map(|((partition, token), answer)| (partition, (token, answer)));
-        (std::mem::take(&mut effects.sends), answers.collect())
+        Done { answers: answers.collect(), sends: std::mem::take(&mut effects.sends) }
     }
 }
