@@ -85,8 +85,8 @@ pub struct Pending {
 
 /// Where the answer goes, and the place among the pending sends that it frees.
 pub(crate) struct Answer {
-    sender: oneshot::Sender<Result<Accepted, SendError>>,
-    _permit: OwnedSemaphorePermit,
+    pub(crate) sender: oneshot::Sender<Result<Accepted, SendError>>,
+    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
 impl Client {

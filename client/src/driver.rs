@@ -51,7 +51,7 @@ pub(crate) struct Driver {
 
 /// Events on their way to the application. Bounded, because the connection is not read while it is long.
 pub(crate) struct EventQueue {
-    waiting: VecDeque<Event>,
+    pub(crate) waiting: VecDeque<Event>,
     sender: mpsc::Sender<Event>,
 }
 
@@ -150,15 +150,19 @@ impl Driver {
         }
     }
 
-    fn attempt(&self, address: Address) -> impl Future<Output = Result<(Connection, SignedIn), SignInError>> + 'static {
-        let request = client::SignIn {
+    pub(crate) fn sign_in(&self) -> client::SignIn {
+        client::SignIn {
             user: self.config.user.clone(),
             device: self.config.device.clone(),
             credential: None,
             positions: self.positions.to_sign_in(),
             start: self.config.start.into(),
             client: self.config.program.clone(),
-        };
+        }
+    }
+
+    fn attempt(&self, address: Address) -> impl Future<Output = Result<(Connection, SignedIn), SignInError>> + 'static {
+        let request = self.sign_in();
         let (options, keys) = (self.config.connect.clone(), Arc::clone(&self.keys));
         let (credential, limit) = (self.config.credential.clone(), self.config.sign_in_timeout);
         async move {
@@ -184,7 +188,7 @@ impl Driver {
                     }
                 }
                 () = self.events.give(), if !self.events.is_empty() => {}
-                () = sleep(TICK), if self.has_deadlines() => self.expire(),
+                () = sleep(TICK), if self.has_deadlines() => self.expire(Instant::now()),
             }
         }
     }
@@ -207,8 +211,7 @@ impl Driver {
         !self.outbox.is_empty() || !self.fetches.is_empty()
     }
 
-    pub(crate) fn expire(&mut self) {
-        let now = Instant::now();
+    pub(crate) fn expire(&mut self, now: Instant) {
         self.outbox.expire(now, |expired| {
             expired.answer.give(Err(SendError::TimedOut { client_id: expired.client_id, last: expired.refusal }));
         });

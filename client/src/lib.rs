@@ -22,6 +22,11 @@ mod session;
 mod sign_in;
 mod tls;
 
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::session::simulation::{Device, Lost};
+}
+
 pub use address::{Address, Format, InvalidAddress, Transport};
 pub use client::{Client, FetchError, OpenError, Pending, SendError};
 pub use config::{Acknowledge, ClientConfig, Credential};

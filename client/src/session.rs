@@ -1,5 +1,7 @@
 //! One connection after the sign-in.
 
+pub(crate) mod simulation;
+
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -149,7 +151,7 @@ impl Driver {
         }
         if now >= session.next_tick {
             session.next_tick = now + TICK;
-            self.expire();
+            self.expire(now);
         }
         Ok(())
     }
@@ -165,7 +167,7 @@ impl Driver {
         let mut left = FRAMES_AT_ONCE;
         loop {
             match frame {
-                Some(Ok(client::ServerFrame { body: Some(body) })) => self.handle(body)?,
+                Some(Ok(client::ServerFrame { body: Some(body) })) => self.handle(body, session.heard)?,
                 // A frame of a newer release.
                 Some(Ok(client::ServerFrame { body: None })) => {}
                 Some(Err(error)) => return Err(lost(error)),
@@ -185,11 +187,11 @@ impl Driver {
         Ok(())
     }
 
-    fn handle(&mut self, body: Frame) -> Result<(), End> {
+    fn handle(&mut self, body: Frame, now: Instant) -> Result<(), End> {
         match body {
             Frame::Deliver(deliver) => self.on_deliver(deliver),
             Frame::Accepted(accepted) => self.on_accepted(accepted),
-            Frame::Refused(refused) => self.on_refused(refused),
+            Frame::Refused(refused) => self.on_refused(refused, now),
             Frame::Trimmed(trimmed) => {
                 let timeline = timeline(trimmed.timeline.as_ref())?;
                 let first = trimmed.first.ok_or_else(|| lost_because("Trimmed has no position"))?.into();
@@ -260,12 +262,12 @@ impl Driver {
         Ok(())
     }
 
-    fn on_refused(&mut self, refused: client::Refused) -> Result<(), End> {
+    fn on_refused(&mut self, refused: client::Refused, now: Instant) -> Result<(), End> {
         let what = refused.what.clone();
         let refusal = Refusal::from(refused);
         match what {
             Some(What::ClientId(client_id)) => {
-                if let Some(answer) = self.outbox.refused(&client_id, &refusal, Instant::now()) {
+                if let Some(answer) = self.outbox.refused(&client_id, &refusal, now) {
                     answer.give(Err(SendError::Refused(refusal)));
                 }
                 Ok(())
@@ -291,7 +293,7 @@ impl Driver {
                         // Nobody takes it any more; the cursor stays before it.
                         Some(Ok(client::ServerFrame { body: Some(Frame::Deliver(_)) | None })) => {}
                         Some(Ok(client::ServerFrame { body: Some(body) })) => {
-                            if self.handle(body).is_err() {
+                            if self.handle(body, Instant::now()).is_err() {
                                 return;
                             }
                         }

@@ -23,6 +23,8 @@ mod listener;
 mod mailbox;
 pub mod metrics;
 mod session;
+#[doc(hidden)]
+pub mod simulation;
 mod status;
 mod throttle;
 mod transport;

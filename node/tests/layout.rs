@@ -24,7 +24,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn users_of(words: &[&str]) -> Vec<String> {
     let root = root();
     let mut files = Vec::new();
-    for krate in ["proto", "storage", "router", "gateway", "client", "node", "loadtest"] {
+    for krate in ["proto", "storage", "router", "gateway", "client", "node", "loadtest", "simulation"] {
         sources(&root.join(krate).join("src"), &mut files);
     }
     let names = |path: &&PathBuf| {
@@ -58,8 +58,20 @@ fn one_place_names_each_engine_and_the_ring() {
 fn roles_do_not_know_each_other() {
     for role in ["storage", "router", "gateway"] {
         let manifest = fs::read_to_string(root().join(role).join("Cargo.toml")).expect("manifest");
-        for other in ["storage", "router", "gateway", "client", "loadtest"] {
+        for other in ["storage", "router", "gateway", "client", "loadtest", "simulation"] {
             assert!(!manifest.contains(&format!("carillon-{other}.workspace")), "{role} depends on {other}");
         }
+    }
+}
+
+/// Each role lets it in, so nobody else may use that way.
+#[test]
+fn only_the_simulation_looks_inside_the_roles() {
+    for role in ["storage", "router", "gateway", "client"] {
+        only_below(&[&format!("carillon_{role}::simulation")], "simulation/src/");
+    }
+    for krate in ["node", "loadtest"] {
+        let manifest = fs::read_to_string(root().join(krate).join("Cargo.toml")).expect("manifest");
+        assert!(!manifest.contains("carillon-simulation"), "{krate} depends on the simulation");
     }
 }

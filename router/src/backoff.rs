@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
+use rand::{Rng, RngExt as _};
 
 /// Doubles with each failure from `min` to `max`; a random half of it is left out, so that many who failed together do
 /// not come back together.
 pub(crate) fn pause(failures: u32, min: Duration, max: Duration) -> Duration {
+    pause_by(&mut rand::rng(), failures, min, max)
+}
+
+pub(crate) fn pause_by(random: &mut impl Rng, failures: u32, min: Duration, max: Duration) -> Duration {
     let full = min.saturating_mul(1 << failures.min(16)).min(max);
-    full.mul_f64(rand::rng().random_range(0.5..1.0))
+    full.mul_f64(random.random_range(0.5..1.0))
 }
 
 #[cfg(test)]

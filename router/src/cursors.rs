@@ -61,10 +61,12 @@ impl<W> Cursors<W> {
         self.due
     }
 
-    /// All that is to be stored now.
+    /// All that is to be stored now, in the order of users and devices.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (CursorKey, Cursor<W>)> + use<W> {
         self.due = None;
-        std::mem::take(&mut self.waiting).into_iter()
+        let mut taken: Vec<_> = std::mem::take(&mut self.waiting).into_iter().collect();
+        taken.sort_unstable_by(|(a, _), (b, _)| (&a.user, &a.device, a.epoch.0).cmp(&(&b.user, &b.device, b.epoch.0)));
+        taken.into_iter()
     }
 }
 

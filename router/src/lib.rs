@@ -9,6 +9,7 @@ mod directory;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod lease;
 mod link;
 pub mod metrics;
@@ -20,6 +21,8 @@ mod reply;
 mod router;
 mod send;
 mod server;
+#[doc(hidden)]
+pub mod simulation;
 mod store;
 mod topology;
 

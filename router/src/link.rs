@@ -14,10 +14,7 @@ use std::{
 use carillon_proto::{
     Batches, LeaseId, UserId,
     pb::{
-        link::{
-            Evict, FromRouter, Hello, Hint, NotOwner, Push, RouterReply, RouterRequest, ToRouter, router_reply,
-            router_request::Op,
-        },
+        link::{Evict, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
         store::NodeKind,
     },
     trace,
@@ -33,6 +30,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
 use crate::{
+    gate::{Asked, Gate, Verdict},
     lease::Held,
     metrics,
     owner::Delivery,
@@ -46,8 +44,6 @@ use crate::{
 const EVICTIONS: usize = 1024;
 /// How long a caller may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request waits for the ring by which it was routed.
-const RING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The gateways' links, by lease. Cheap to clone.
 #[derive(Clone, Default)]
@@ -114,10 +110,7 @@ pub(crate) struct Reader {
     replies: mpsc::Sender<RouterReply>,
     way: Way,
     hello: Hello,
-    /// The ring that was waited for last, and until when.
-    awaited: (u64, Instant),
-    /// Sends of an era below are not taken: one before them was not. See `RouterRequest.era`.
-    closed_below: u64,
+    gate: Gate,
 }
 
 /// A link's two halves.
@@ -136,14 +129,7 @@ pub(crate) fn open(context: LinkContext, closing: &CancellationToken) -> (Reader
         cut: Box::pin(cut.clone().cancelled_owned()),
         closing: Box::pin(closing.clone().cancelled_owned()),
     };
-    let reader = Reader {
-        context,
-        replies: to_replies,
-        way,
-        hello: Hello::default(),
-        awaited: (0, Instant::now()),
-        closed_below: 0,
-    };
+    let reader = Reader { context, replies: to_replies, way, hello: Hello::default(), gate: Gate::new(Instant::now()) };
     (reader, outgoing)
 }
 
@@ -204,16 +190,7 @@ impl Reader {
                     continue;
                 }
             };
-            let keeps_order = matches!(op, Op::Send(_));
-            let checked = if keeps_order && era < self.closed_below {
-                Err(self.not_owner())
-            } else {
-                self.check_owner(&user, ring_version).await
-            };
-            if let Err(answer) = checked {
-                if keeps_order {
-                    self.closed_below = self.closed_below.max(era + 1);
-                }
+            if let Err(answer) = self.pass(&Asked::new(&op, &user, ring_version, era)).await {
                 slot.answer(answer);
                 continue;
             }
@@ -231,29 +208,25 @@ impl Reader {
         true
     }
 
-    async fn check_owner(&mut self, user: &UserId, routed_by: u64) -> Result<(), Answer> {
-        if self.context.topology.borrow().ring.version() < routed_by {
-            if self.awaited.0 != routed_by {
-                self.awaited = (routed_by, Instant::now() + RING_TIMEOUT);
+    /// Through the gate, or the answer that the request gets instead.
+    async fn pass(&mut self, asked: &Asked<'_>) -> Result<(), Answer> {
+        loop {
+            let until = {
+                let now = Instant::now();
+                let held = self.context.lease.borrow().as_ref().is_some_and(|held| held.until > now);
+                match self.gate.pass(asked, &self.context.topology.borrow(), held, now) {
+                    Verdict::Pass => return Ok(()),
+                    Verdict::NotOwner(not) => return Err(router_reply::Result::NotOwner(not)),
+                    Verdict::Wait(until) => until,
+                }
+            };
+            let newer = self.context.topology.wait_for(|topology| topology.ring.version() >= asked.routed_by);
+            // Whether it came in time is seen above.
+            let stopping = matches!(time::timeout_at(until, newer).await, Ok(Err(_)));
+            if stopping {
+                time::sleep_until(until).await;
             }
-            let newer = self.context.topology.wait_for(|topology| topology.ring.version() >= routed_by);
-            // Whether it came in time is seen below.
-            let _ = time::timeout_at(self.awaited.1, newer).await;
         }
-        let held = self.context.lease.borrow().as_ref().is_some_and(|held| held.until > Instant::now());
-        let topology = self.context.topology.borrow();
-        if !held || topology.ring.version() < routed_by || !topology.owns(user.as_str()) {
-            return Err(Self::not_owner_by(&topology));
-        }
-        Ok(())
-    }
-
-    fn not_owner(&self) -> Answer {
-        Self::not_owner_by(&self.context.topology.borrow())
-    }
-
-    fn not_owner_by(topology: &Topology) -> Answer {
-        router_reply::Result::NotOwner(NotOwner { ring_version: topology.ring.version() })
     }
 
     fn take_hint(&self, hint: Hint) {

@@ -3,6 +3,7 @@
 mod actor;
 mod engine;
 mod lane;
+pub(crate) mod simulation;
 mod stream;
 
 use carillon_proto::{

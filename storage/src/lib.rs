@@ -34,6 +34,8 @@ mod raft;
 mod registry;
 mod service;
 mod shard;
+#[doc(hidden)]
+pub mod simulation;
 mod snapshot;
 mod storage;
 

@@ -9,7 +9,7 @@ mod announce;
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::{Duration, Instant},
@@ -87,8 +87,8 @@ pub(crate) struct Dispatch<C> {
     /// Ids in the order of their deadlines; what is not pending any more is skipped.
     deadlines: VecDeque<(Instant, u64)>,
     lanes: HashMap<LaneKey, Lane>,
-    /// Lanes with something parked.
-    parked: HashSet<LaneKey>,
+    /// Lanes with something parked, in the order in which they get their turns.
+    parked: BTreeSet<LaneKey>,
     sessions: HashMap<u64, Live>,
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
@@ -149,7 +149,7 @@ impl<C> Dispatch<C> {
             deadline,
             deadlines: VecDeque::new(),
             lanes: HashMap::new(),
-            parked: HashSet::new(),
+            parked: BTreeSet::new(),
             sessions: HashMap::new(),
             to_announce: VecDeque::new(),
             announce_again: VecDeque::new(),

@@ -1,6 +1,6 @@
 //! All that the gateway says to routers and hears from them.
 
-mod dispatch;
+pub(crate) mod dispatch;
 mod link;
 
 use std::{

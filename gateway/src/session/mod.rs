@@ -227,7 +227,7 @@ impl Session {
     fn answer(&mut self, now: Now, tag: Tag, answered: Answered, out: &mut Vec<Effect>) {
         match (&mut self.state, tag) {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
-            (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
+            (State::SigningIn(_), Tag::Ensure) => self.ensured(answered.result, out),
             (State::SigningIn(_), Tag::Open) => self.opened(now, answered, out),
             (State::SigningOut { waiting }, Tag::Ack | Tag::Close) => {
                 *waiting -= 1;

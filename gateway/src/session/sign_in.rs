@@ -73,6 +73,8 @@ pub(super) struct Applicant {
     user: UserId,
     device: DeviceId,
     positions: Vec<TimelinePosition>,
+    /// When it asked. A device's later sign-in is the one that counts, however long the earlier one takes.
+    since_ms: u64,
     start: Start,
     way: &'static str,
     expires_ms: Option<u64>,
@@ -113,6 +115,7 @@ impl Session {
             user,
             device,
             positions: frame.positions,
+            since_ms: now.unix_ms,
             start,
             way,
             expires_ms,
@@ -171,23 +174,24 @@ impl Session {
         match exchange.finish(message) {
             Ok(verdict) => {
                 applicant.scram_server_final = verdict.into_bytes().into();
-                self.open(now, applicant, out);
+                self.open(applicant, out);
             }
             Err(error @ ScramError::Wrong) => self.unauthenticated(now, applicant.way, &error.to_string(), out),
             Err(error @ ScramError::Malformed(_)) => self.bye(Code::Invalid, &error.to_string(), None, out),
         }
     }
 
-    pub(super) fn ensured(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+    pub(super) fn ensured(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
         let SignIn::Ensuring { applicant } = self.step() else { return };
         match result {
-            Ok(_) => self.open(now, applicant, out),
+            Ok(_) => self.open(applicant, out),
             Err(refusal) => self.not_now(applicant.way, &refusal, out),
         }
     }
 
-    fn open(&mut self, now: Now, applicant: Applicant, out: &mut Vec<Effect>) {
-        let who = Who { user: applicant.user.clone(), device: applicant.device.clone(), since_ms: now.unix_ms };
+    fn open(&mut self, applicant: Applicant, out: &mut Vec<Effect>) {
+        let (user, device) = (applicant.user.clone(), applicant.device.clone());
+        let who = Who { user, device, since_ms: applicant.since_ms };
         let open = OpenSession { session: Some(self.stored(&who)) };
         self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who, heard: None }));
         out.push(request(Tag::Open, Op::OpenSession(open)));
@@ -337,6 +341,7 @@ mod tests {
                 user: user.clone(),
                 device: DeviceId::new("phone").expect("valid"),
                 positions: positions.into_iter().collect(),
+                since_ms: 0,
                 start,
                 way: "token",
                 expires_ms: None,

@@ -252,6 +252,19 @@ fn prove(play: &mut Play, stored: Option<ScramCredentials>, password: &str) {
 }
 
 #[test]
+fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    // Meanwhile the device may have given up and signed in on another connection.
+    play.wait(Duration::from_secs(3));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    match &play.asked[..] {
+        [(Tag::Open, Op::OpenSession(open))] => assert_eq!(open.session.as_ref().expect("set").since_ms, START_MS),
+        other => panic!("not an OpenSession: {other:?}"),
+    }
+}
+
+#[test]
 fn sign_in_by_password_opens_a_session() {
     let mut play = Play::new();
     prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");

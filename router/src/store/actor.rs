@@ -61,7 +61,7 @@ impl StoreActor {
         let (to_events, events) = mpsc::channel(EVENTS);
         let leaders = Leaders::default();
         let actor = Self {
-            engine: Engine::new(shard_writes),
+            engine: Engine::new(shard_writes, rand::random()),
             ops,
             events,
             to_events,

@@ -9,6 +9,7 @@ use carillon_proto::{
     ShardId,
     pb::store::{Rejected, StoreReply, StoreRequest, rejected, store_error::Why, store_reply, store_request::Op},
 };
+use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use super::{StoreFailure, StoreOp, lane::Lane};
@@ -37,6 +38,8 @@ pub(super) struct Engine<A> {
     attempts: HashMap<u64, Attempt>,
     next_id: u64,
     writes_bound: usize,
+    /// Makes that of the shards.
+    random: StdRng,
     /// Operations without an answer.
     outstanding: usize,
     pub(super) effects: Effects<A>,
@@ -62,6 +65,7 @@ struct Shard<A> {
     failures: u32,
     /// A hint was followed since the last pause.
     followed: bool,
+    random: StdRng,
 }
 
 struct Read<A> {
@@ -83,7 +87,8 @@ enum What {
 }
 
 impl<A> Engine<A> {
-    pub(super) fn new(writes_bound: usize) -> Self {
+    /// `seed`: what is random in its pauses comes from it alone.
+    pub(super) fn new(writes_bound: usize, seed: u64) -> Self {
         Self {
             shards: BTreeMap::new(),
             members: Vec::new(),
@@ -91,6 +96,7 @@ impl<A> Engine<A> {
             attempts: HashMap::new(),
             next_id: 1,
             writes_bound,
+            random: StdRng::seed_from_u64(seed),
             outstanding: 0,
             effects: Effects { sends: Vec::new(), answers: Vec::new(), lanes_reopened: 0 },
         }
@@ -116,7 +122,7 @@ impl<A> Engine<A> {
         }
         let id = op.shard;
         let bound = self.writes_bound;
-        let shard = self.shards.entry(id).or_insert_with(|| Shard::new(bound));
+        let shard = self.shards.entry(id).or_insert_with(|| Shard::new(bound, StdRng::from_rng(&mut self.random)));
         let refused = if is_write(&op.op) {
             let deadline = op.deadline;
             shard.lane.push(op, deadline).err()
@@ -283,8 +289,9 @@ impl<A> Engine<A> {
                 answers.push((op.to, Err(StoreFailure::Expired { shard: id })));
             };
             shard.lane.expire(now, &mut expire);
-            let over: Vec<u64> =
+            let mut over: Vec<u64> =
                 shard.reads.iter().filter(|(_, read)| read.op.deadline <= now).map(|(number, _)| *number).collect();
+            over.sort_unstable();
             for number in over {
                 if let Some(read) = shard.end_read(number) {
                     if let Some((attempt, _)) = read.attempt {
@@ -338,7 +345,7 @@ impl<A> Engine<A> {
 }
 
 impl<A> Shard<A> {
-    fn new(writes_bound: usize) -> Self {
+    fn new(writes_bound: usize, random: StdRng) -> Self {
         Self {
             lane: Lane::new(writes_bound),
             reads: HashMap::new(),
@@ -349,6 +356,7 @@ impl<A> Shard<A> {
             known: false,
             failures: 0,
             followed: false,
+            random,
         }
     }
 
@@ -401,7 +409,7 @@ impl<A> Shard<A> {
 
     fn backoff(&mut self) -> Duration {
         self.followed = false;
-        let pause = backoff::pause(self.failures, BACKOFF_MIN, BACKOFF_MAX);
+        let pause = backoff::pause_by(&mut self.random, self.failures, BACKOFF_MIN, BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         pause
     }

@@ -17,7 +17,7 @@ struct Play {
 impl Play {
     /// Nodes a, b and c with streams 1, 2 and 3.
     fn new() -> Self {
-        let mut engine = Engine::new(100);
+        let mut engine = Engine::new(100, 1);
         engine.set_members(["a", "b", "c"].map(str::to_owned).to_vec());
         for (address, stream) in [("a", 1), ("b", 2), ("c", 3)] {
             engine.stream_up(address, stream);

@@ -18,11 +18,7 @@ impl<C> Dispatch<C> {
     pub(super) fn new_lease(&mut self, now: Instant, lease: Option<u64>, out: &mut Vec<Effect<C>>) {
         self.lease = lease;
         let Some(lease) = lease else { return };
-        for (connection, live) in &mut self.sessions {
-            if live.session.lease != lease {
-                queue(&mut self.to_announce, *connection, live);
-            }
-        }
+        self.queue_where(|live, _| live.session.lease != lease);
         self.pump_all(now, out);
         self.announce(now, out);
     }
@@ -81,23 +77,24 @@ impl<C> Dispatch<C> {
     }
 
     pub(super) fn queue_owned_by(&mut self, address: &str) {
-        let (ring, sessions) = (&self.ring, &mut self.sessions);
-        for (connection, live) in sessions.iter_mut() {
-            if ring.owner(&live.session.user).is_some_and(|owner| owner.address == address) {
-                queue(&mut self.to_announce, *connection, live);
-            }
-        }
+        self.queue_where(|_, owner| owner == Some(address));
     }
 
     /// Those whose owner does not know them.
     pub(super) fn queue_moved(&mut self) {
-        let (ring, sessions) = (&self.ring, &mut self.sessions);
-        for (connection, live) in sessions.iter_mut() {
-            let owner = ring.owner(&live.session.user).map(|owner| owner.address.as_str());
-            if owner.is_some() && owner != live.known_at.as_deref() {
+        self.queue_where(|live, owner| owner.is_some() && owner != live.known_at.as_deref());
+    }
+
+    /// In the order of connections. `which` is given the session and the address of its owner.
+    fn queue_where(&mut self, which: impl Fn(&Live, Option<&str>) -> bool) {
+        let before = self.to_announce.len();
+        for (connection, live) in &mut self.sessions {
+            let owner = self.ring.owner(&live.session.user).map(|owner| owner.address.as_str());
+            if which(live, owner) {
                 queue(&mut self.to_announce, *connection, live);
             }
         }
+        self.to_announce.make_contiguous()[before..].sort_unstable();
     }
 }
 

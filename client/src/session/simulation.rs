@@ -1,0 +1,148 @@
+//! For the simulation only: a client without its task, its connection and a clock. See `Driver::session`.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    Position, TimelineId,
+    pb::client::{Accepted, Ack, Send, SignIn, SignedIn, server_frame::Body, sign_in},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{
+    ClientConfig, Credential, Event, SendError, State,
+    acks::Acks,
+    client::Answer,
+    driver::{Command, Driver, End},
+};
+
+/// One device.
+pub struct Device {
+    driver: Driver,
+    acks: Arc<Acks>,
+    /// One for each send without an answer.
+    permits: Arc<Semaphore>,
+    answers: BTreeMap<String, oneshot::Receiver<Result<Accepted, SendError>>>,
+    token: String,
+    _commands: mpsc::Sender<Command>,
+    _events: mpsc::Receiver<Event>,
+}
+
+/// The connection is of no more use.
+#[derive(Debug)]
+pub struct Lost {
+    pub why: String,
+    /// Not to be tried again before that, if the gateway asked for it.
+    pub after: Option<Duration>,
+    /// No use in connecting again.
+    pub is_final: bool,
+}
+
+impl Device {
+    /// `token` signs it in. It has its timelines up to `positions`.
+    pub fn new(user: &str, device: &str, token: &str, positions: Vec<(TimelineId, Position)>) -> Self {
+        let address = "tcp://127.0.0.1:1".parse().expect("an address");
+        let credential = Credential::Token(token.to_owned());
+        let config = ClientConfig { positions, ..ClientConfig::new(vec![address], user, device, credential) };
+        let (to_commands, commands) = mpsc::channel(1);
+        let (to_events, events) = mpsc::channel(1);
+        let acks = Arc::new(Acks::default());
+        let driver = Driver::new(config, commands, to_events, watch::channel(State::Connecting).0, Arc::clone(&acks));
+        Self {
+            driver,
+            acks,
+            permits: Arc::new(Semaphore::new(1 << 20)),
+            answers: BTreeMap::new(),
+            token: token.to_owned(),
+            _commands: to_commands,
+            _events: events,
+        }
+    }
+
+    pub fn sign_in(&self) -> SignIn {
+        SignIn { credential: Some(sign_in::Credential::Token(self.token.clone())), ..self.driver.sign_in() }
+    }
+
+    pub fn signed_in(&mut self, signed_in: &SignedIn) -> Result<(), Lost> {
+        self.driver.begin(signed_in).map_err(Lost::from)
+    }
+
+    pub fn disconnected(&mut self) {
+        self.driver.outbox.disconnected();
+    }
+
+    /// The application sends.
+    pub fn send(&mut self, send: Send, deadline: Instant) {
+        let (sender, answer) = oneshot::channel();
+        let permit = Arc::clone(&self.permits).try_acquire_owned().expect("more permits than sends");
+        self.answers.insert(send.client_id.clone(), answer);
+        self.driver.outbox.push(send, deadline, Answer { sender, _permit: permit });
+    }
+
+    /// A frame after the sign-in.
+    pub fn hears(&mut self, body: Body, now: Instant) -> Result<(), Lost> {
+        self.driver.handle(body, now).map_err(Lost::from)
+    }
+
+    /// What may go out now, in order.
+    pub fn ready(&mut self, now: Instant) -> Vec<Send> {
+        let mut ready = Vec::new();
+        self.driver.outbox.take_ready(now, |send| ready.push(send));
+        ready
+    }
+
+    /// When `ready` may have more although nothing else happened.
+    pub fn next_release(&self) -> Option<Instant> {
+        self.driver.outbox.next_release()
+    }
+
+    pub fn expire(&mut self, now: Instant) {
+        self.driver.expire(now);
+    }
+
+    /// What the application is told.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.driver.events.waiting.drain(..).collect()
+    }
+
+    /// The sends that have ended, each once.
+    pub fn take_answers(&mut self) -> Vec<(String, Result<Accepted, SendError>)> {
+        let mut ended = Vec::new();
+        self.answers.retain(|client_id, answer| match answer.try_recv() {
+            Ok(answer) => {
+                ended.push((client_id.clone(), answer));
+                false
+            }
+            Err(oneshot::error::TryRecvError::Empty) => true,
+            Err(oneshot::error::TryRecvError::Closed) => {
+                ended.push((client_id.clone(), Err(SendError::Ended("without a word".to_owned()))));
+                false
+            }
+        });
+        ended
+    }
+
+    /// The application is done with everything up to here.
+    pub fn acknowledge(&mut self, timeline: &TimelineId, position: Position) {
+        self.acks.note(timeline, position);
+    }
+
+    pub fn take_acks(&mut self) -> Vec<Ack> {
+        let mut acks = Vec::new();
+        self.acks.take(|ack| acks.push(ack));
+        acks
+    }
+}
+
+impl From<End> for Lost {
+    fn from(end: End) -> Self {
+        match end {
+            End::Closed => Self { why: "closed".to_owned(), after: None, is_final: true },
+            End::Lost { why, after } => Self { why, after, is_final: false },
+            End::Final { why } => Self { why, after: None, is_final: true },
+        }
+    }
+}

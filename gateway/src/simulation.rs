@@ -1,0 +1,285 @@
+//! For the simulation only: a gateway without tasks, sockets and clock. What its tasks do between the parts that decide
+//! (`Session`, `Mailbox`, `Dispatch`) is done here in the same order: see `Connection` and `LinksTask`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::pb::{
+    client::{ClientFrame, ServerFrame},
+    link::{FromRouter, RouterRequest, router_request::Op},
+    store::session::Protocol,
+};
+
+use crate::{
+    JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenKeyError,
+    links::dispatch::{self, Dispatch, Submit},
+    mailbox::{Mail, Mailbox},
+    session::{self, Now, Rules, Session, Tag, TokenKeys},
+    throttle::Throttle,
+};
+
+/// What leaves the gateway.
+pub enum Output {
+    Router { address: Arc<str>, request: RouterRequest },
+    Client { connection: u64, frame: ServerFrame },
+    Close { connection: u64 },
+}
+
+/// The part of a gateway that is to run next. Parts run at their own pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Links,
+    Connection(u64),
+}
+
+pub struct Settings {
+    /// Of the tokens that it takes, HS256; at least 32 bytes.
+    pub secret: String,
+    pub heartbeat_ms: u32,
+    pub max_pending_sends: u32,
+    /// How long a request to a router is tried.
+    pub deadline: Duration,
+    pub gap_grace: Duration,
+}
+
+pub struct Gateway {
+    rules: Arc<Rules>,
+    dispatch: Dispatch<Asker>,
+    events: VecDeque<dispatch::Input<Asker>>,
+    connections: BTreeMap<u64, Connection>,
+    with_mail: BTreeSet<u64>,
+    last_number: u64,
+    outputs: Vec<Output>,
+}
+
+/// Connection and what for. The mailbox may outlive the connection.
+type Asker = (u64, Arc<Mailbox>, Tag);
+
+struct Connection {
+    session: Session,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Gateway {
+    pub fn new(settings: Settings) -> Result<Self, TokenKeyError> {
+        let key = JwtKeyConfig {
+            algorithm: JwtAlgorithm::HS256,
+            secret: Some(Secret(settings.secret)),
+            secret_file: None,
+            public_key_file: None,
+            kid: None,
+        };
+        let rules = Rules {
+            heartbeat_ms: settings.heartbeat_ms,
+            sign_in_timeout: Duration::from_secs(10),
+            max_frame_bytes: 65_536,
+            max_content_bytes: 1_000,
+            sends_per_second: 10_000,
+            send_burst: 10_000,
+            max_pending_sends: settings.max_pending_sends,
+            max_page: 8,
+            max_page_bytes: 65_536,
+            gap_grace: settings.gap_grace,
+            ack_interval: Duration::from_millis(100),
+            password_sign_in: false,
+            tokens: TokenKeys::load(&JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() })?,
+            decoy_key: [1; 32],
+            throttle: Throttle::new(2, 60),
+        };
+        Ok(Self {
+            rules: Arc::new(rules),
+            dispatch: Dispatch::new(4096, settings.deadline),
+            events: VecDeque::new(),
+            connections: BTreeMap::new(),
+            with_mail: BTreeSet::new(),
+            last_number: 0,
+            outputs: Vec::new(),
+        })
+    }
+
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Those with something to do.
+    pub fn runnable(&self) -> impl Iterator<Item = Part> {
+        let links = (!self.events.is_empty()).then_some(Part::Links);
+        links.into_iter().chain(self.with_mail.iter().map(|connection| Part::Connection(*connection)))
+    }
+
+    pub fn run(&mut self, part: Part, now: Instant, unix_ms: u64) {
+        match part {
+            Part::Links => self.run_links(now),
+            Part::Connection(connection) => self.run_mail(connection, Now { instant: now, unix_ms }),
+        }
+    }
+
+    /// A client has come.
+    pub fn connected(&mut self, now: Instant, unix_ms: u64) -> u64 {
+        self.last_number += 1;
+        let number = self.last_number;
+        let now = Now { instant: now, unix_ms };
+        let session = Session::new(Arc::clone(&self.rules), number, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
+        self.connections.insert(number, Connection { session, mailbox: Arc::default() });
+        number
+    }
+
+    pub fn client_says(&mut self, connection: u64, frame: ClientFrame, now: Instant, unix_ms: u64) {
+        self.input(connection, session::Input::Frame(frame), Now { instant: now, unix_ms });
+    }
+
+    /// What waits to be written is more than its bound, or no more.
+    pub fn backlog(&mut self, connection: u64, over: bool, now: Instant, unix_ms: u64) {
+        self.input(connection, session::Input::Backlog(over), Now { instant: now, unix_ms });
+    }
+
+    /// The connection is over, with or without a word.
+    pub fn disconnected(&mut self, connection: u64) {
+        self.with_mail.remove(&connection);
+        let Some(mut gone) = self.connections.remove(&connection) else { return };
+        for op in gone.session.leave() {
+            self.submit(connection, None, op);
+        }
+    }
+
+    /// When `wake` of a connection is due.
+    pub fn wake_at(&self, connection: u64) -> Option<Instant> {
+        self.connections.get(&connection)?.session.wake_at()
+    }
+
+    pub fn wake(&mut self, connection: u64, now: Instant, unix_ms: u64) {
+        if self.wake_at(connection).is_some_and(|at| at <= now) {
+            self.input(connection, session::Input::Wake, Now { instant: now, unix_ms });
+        }
+    }
+
+    /// Requests without an answer.
+    pub fn pending(&self) -> usize {
+        self.dispatch.pending()
+    }
+
+    /// The routers of the ring, and which of all links are up.
+    pub fn routers(&self) -> impl Iterator<Item = &str> {
+        self.dispatch.ring().routers().iter().map(|router| router.address.as_str())
+    }
+
+    pub fn is_up(&self, address: &str) -> bool {
+        self.dispatch.is_up(address)
+    }
+
+    pub fn router_up(&mut self, address: &str) {
+        self.events.push_back(dispatch::Input::Up(address.into()));
+    }
+
+    pub fn router_down(&mut self, address: &str) {
+        self.events.push_back(dispatch::Input::Down(address.into()));
+    }
+
+    pub fn has_lease(&mut self, lease: Option<u64>) {
+        self.events.push_back(dispatch::Input::Lease(lease));
+    }
+
+    /// Every 50 ms.
+    pub fn tick(&mut self) {
+        self.events.push_back(dispatch::Input::Tick);
+    }
+
+    pub fn router_says(&mut self, address: &str, said: FromRouter) {
+        let FromRouter { registry, replies, pushes, evictions } = said;
+        for push in pushes {
+            let push = Arc::new(push);
+            for connection in &push.connections {
+                if let Some(open) = self.connections.get(connection) {
+                    open.mailbox.push(Arc::clone(&push));
+                    self.with_mail.insert(*connection);
+                }
+            }
+        }
+        for evict in evictions {
+            if let Some(open) = self.connections.get(&evict.connection) {
+                open.mailbox.replaced();
+                self.with_mail.insert(evict.connection);
+            }
+        }
+        self.events.extend(registry.map(dispatch::Input::Registry));
+        if !replies.is_empty() {
+            self.events.push_back(dispatch::Input::Replies(address.into(), replies));
+        }
+    }
+
+    fn run_links(&mut self, now: Instant) {
+        let mut effects = Vec::new();
+        for event in std::mem::take(&mut self.events) {
+            self.dispatch.handle(now, event, &mut effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    dispatch::Effect::Transmit { to, request } => {
+                        self.outputs.push(Output::Router { address: to, request });
+                    }
+                    dispatch::Effect::Answer { client: (connection, mailbox, tag), answered } => {
+                        mailbox.answer(tag, answered);
+                        if self.connections.contains_key(&connection) {
+                            self.with_mail.insert(connection);
+                        }
+                    }
+                    dispatch::Effect::Announced { connection, heads, replaced } => {
+                        if let Some(open) = self.connections.get(&connection) {
+                            open.mailbox.announced(heads, replaced);
+                            self.with_mail.insert(connection);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_mail(&mut self, connection: u64, now: Now) {
+        self.with_mail.remove(&connection);
+        let Some(open) = self.connections.get(&connection) else { return };
+        let Mail { answers, pushes, behind, heads, replaced, drain, .. } = open.mailbox.take();
+        let answers = answers.into_iter().map(|(tag, answered)| session::Input::Answer(tag, answered));
+        let rest = [
+            behind.map(session::Input::Behind),
+            heads.map(session::Input::Heads),
+            replaced.then_some(session::Input::Replaced),
+            drain.map(|come_back| session::Input::Drain { come_back }),
+        ];
+        let inputs = answers.chain(pushes.into_iter().map(session::Input::Push)).chain(rest.into_iter().flatten());
+        for input in inputs.collect::<Vec<_>>() {
+            self.input(connection, input, now);
+        }
+    }
+
+    fn input(&mut self, connection: u64, input: session::Input, now: Now) {
+        let Some(open) = self.connections.get_mut(&connection) else { return };
+        let mut effects = Vec::new();
+        open.session.handle(now, input, &mut effects);
+        let mailbox = Arc::clone(&open.mailbox);
+        for effect in effects {
+            match effect {
+                session::Effect::Write(frame) => {
+                    // The envelopes are what the router made of what this gateway had checked.
+                    let frame = frame.into_frame().expect("an envelope of the store can be decoded");
+                    self.outputs.push(Output::Client { connection, frame });
+                }
+                session::Effect::Request { tag, op, .. } => {
+                    self.submit(connection, Some((connection, Arc::clone(&mailbox), tag)), op);
+                }
+                session::Effect::SignedIn => {}
+                session::Effect::Close => {
+                    self.outputs.push(Output::Close { connection });
+                    self.disconnected(connection);
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, connection: u64, client: Option<Asker>, op: Op) {
+        let submit = Submit { connection, client, op, traceparent: String::new() };
+        self.events.push_back(dispatch::Input::Submit(submit));
+    }
+}

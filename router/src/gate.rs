@@ -1,0 +1,72 @@
+//! Which requests of a link this router takes: no waiting, no clock.
+
+use std::time::Duration;
+
+use carillon_proto::{
+    UserId,
+    pb::link::{NotOwner, router_request::Op},
+};
+use tokio::time::Instant;
+
+use crate::topology::Topology;
+
+/// How long a request waits for the ring by which it was routed.
+const RING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of one link. Requests come to it in the order of the link, each until it has another verdict than `Wait`.
+pub(crate) struct Gate {
+    /// The ring that was waited for last, and until when.
+    awaited: (u64, Instant),
+    /// Sends of an era below are not taken: one before them was not. See `RouterRequest.era`.
+    closed_below: u64,
+}
+
+/// What the gate looks at.
+pub(crate) struct Asked<'a> {
+    keeps_order: bool,
+    user: &'a UserId,
+    /// Version of the ring.
+    pub(crate) routed_by: u64,
+    era: u64,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    Pass,
+    NotOwner(NotOwner),
+    /// Until the ring by which it was routed is known here, at most until then.
+    Wait(Instant),
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(op: &Op, user: &'a UserId, routed_by: u64, era: u64) -> Self {
+        Self { keeps_order: matches!(op, Op::Send(_)), user, routed_by, era }
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { awaited: (0, now), closed_below: 0 }
+    }
+
+    /// `held`: this router's lease runs.
+    pub(crate) fn pass(&mut self, asked: &Asked<'_>, topology: &Topology, held: bool, now: Instant) -> Verdict {
+        let version = topology.ring.version();
+        let closed = asked.keeps_order && asked.era < self.closed_below;
+        if !closed && version < asked.routed_by {
+            if self.awaited.0 != asked.routed_by {
+                self.awaited = (asked.routed_by, now + RING_TIMEOUT);
+            }
+            if now < self.awaited.1 {
+                return Verdict::Wait(self.awaited.1);
+            }
+        }
+        if !closed && held && version >= asked.routed_by && topology.owns(asked.user.as_str()) {
+            return Verdict::Pass;
+        }
+        if asked.keeps_order {
+            self.closed_below = self.closed_below.max(asked.era + 1);
+        }
+        Verdict::NotOwner(NotOwner { ring_version: version })
+    }
+}

@@ -1,0 +1,62 @@
+//! The client of the store without its task.
+
+use carillon_proto::{
+    ShardId,
+    pb::store::{StoreReply, StoreRequest, store_request::Op},
+};
+use tokio::time::Instant;
+
+use super::{Answer, StoreOp, engine::Engine};
+
+/// Partition and token.
+type To = (usize, u64);
+
+pub(crate) struct StoreSide {
+    engine: Engine<To>,
+}
+
+pub(crate) enum Event {
+    Op { shard: ShardId, op: Op, deadline: Instant, to: To },
+    Members(Vec<String>),
+    Up { address: String, stream: u64 },
+    Down { stream: u64 },
+    Reply(StoreReply),
+    Tick,
+}
+
+pub(crate) struct Done {
+    /// On which stream.
+    pub(crate) sends: Vec<(u64, StoreRequest)>,
+    /// To which partition.
+    pub(crate) answers: Vec<(usize, Answer)>,
+}
+
+impl StoreSide {
+    pub(crate) fn new(writes_bound: usize, seed: u64) -> Self {
+        Self { engine: Engine::new(writes_bound, seed) }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.engine.is_idle()
+    }
+
+    pub(crate) fn take(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Op { shard, op, deadline, to } => {
+                self.engine.submit(StoreOp { shard, op, traceparent: String::new(), deadline, tries: 0, to }, now);
+            }
+            Event::Members(members) => self.engine.set_members(members),
+            Event::Up { address, stream } => self.engine.stream_up(&address, stream),
+            Event::Down { stream } => self.engine.stream_down(stream, now),
+            Event::Reply(reply) => self.engine.reply(reply, now),
+            Event::Tick => self.engine.tick(now),
+        }
+    }
+
+    pub(crate) fn perform(&mut self, now: Instant) -> Done {
+        self.engine.flush(now);
+        let effects = &mut self.engine.effects;
+        let answers = effects.answers.drain(..).map(|((partition, token), answer)| (partition, (token, answer)));
+        Done { answers: answers.collect(), sends: std::mem::take(&mut effects.sends) }
+    }
+}

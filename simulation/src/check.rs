@@ -1,0 +1,149 @@
+//! When all is quiet, and what must hold then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use carillon_proto::{
+    TimelineId, UserId,
+    pb::store::{ReadTimeline, StoredEntry, TimelineRead, store_reply::Result as Outcome, store_request::Op},
+};
+
+use crate::{
+    clients::user_name,
+    model::{Ended, Inbox, Model, recipient_of},
+    store::MAP,
+    world::World,
+};
+
+impl World<'_> {
+    /// All devices are signed in, have all answers, and were shown everything.
+    pub(crate) fn is_quiet(&self) -> bool {
+        (0..self.clients.len()).all(|client| self.is_live(client))
+            && self.gateways.iter().all(|node| node.up.as_ref().is_some_and(|up| up.pending() == 0))
+            && self.model.waiting().next().is_none()
+    }
+
+    pub(crate) fn unquiet(&self) -> String {
+        let away = (0..self.clients.len()).filter(|client| !self.is_live(*client));
+        let away = away.map(|client| format!("device {client} is not signed in"));
+        let pending = self.gateways.iter().enumerate().filter_map(|(gateway, node)| {
+            let pending = node.up.as_ref().map_or(0, |up| up.pending());
+            (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
+        });
+        away.chain(pending).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn check_end(&mut self) -> Result<(), String> {
+        for user in 0..self.scenario.users {
+            let name = user_name(user);
+            let read = self.read_inbox(&name);
+            let expected = self.model.inboxes.get(&name).map(Inbox::stored).unwrap_or_default();
+            if read != expected {
+                return Err(format!("the inbox of {name} is not what was appended to it"));
+            }
+        }
+        self.model.check_order()?;
+        self.model.check_sends()?;
+        self.report.count(&self.model);
+        Ok(())
+    }
+
+    fn read_inbox(&self, user: &str) -> Vec<StoredEntry> {
+        let timeline = TimelineId::Inbox(UserId::new(user).expect("valid"));
+        let op = ReadTimeline { timeline: Some(timeline.to_key()), ..ReadTimeline::default() };
+        match self.cluster.read(MAP.timeline_of(&timeline), &Op::ReadTimeline(op)) {
+            Outcome::TimelineRead(TimelineRead { entries, .. }) => entries,
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Inbox {
+    fn stored(&self) -> Vec<StoredEntry> {
+        let entries = self.entries.iter().zip(1..);
+        entries.map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone() }).collect()
+    }
+}
+
+impl Model {
+    /// What has not come yet.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = String> {
+        self.devices.iter().flat_map(|device| {
+            let (_, head) = self.head(&device.user);
+            let behind = (device.next != head + 1).then(|| {
+                format!("{}/{} has {} of {head} positions", device.user, device.name, device.next.saturating_sub(1))
+            });
+            let waits = device.waits.iter().map(|id| format!("{}/{} has no answer to {id}", device.user, device.name));
+            behind.into_iter().chain(waits)
+        })
+    }
+
+    /// Accepted messages of one device to one user stand in the order in which they were sent, in both inboxes. One
+    /// that its device gave up, or forgot, may still be under way while later ones are sent.
+    fn check_order(&self) -> Result<(), String> {
+        for (owner, inbox) in &self.inboxes {
+            let mut last: BTreeMap<(&str, String), u64> = BTreeMap::new();
+            for entry in &inbox.entries {
+                let envelope = &entry.envelope;
+                if !self.is_accepted(&envelope.sender_device, &envelope.client_id) {
+                    continue;
+                }
+                let number = number_of(&envelope.client_id);
+                let flow = (envelope.sender_device.as_str(), recipient_of(envelope));
+                let before = last.entry(flow).or_default();
+                if number <= *before {
+                    let device = &envelope.sender_device;
+                    let to = recipient_of(envelope);
+                    return Err(format!(
+                        "in the inbox of {owner}, message {number} of {device} to {to} stands behind its {before}"
+                    ));
+                }
+                *before = number;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_accepted(&self, device: &str, client_id: &str) -> bool {
+        let device = self.devices.iter().find(|known| known.name == device);
+        matches!(device.and_then(|device| device.sends.get(client_id)), Some(Some(Ended::Accepted(_))))
+    }
+
+    /// Accepted: in both inboxes. Refused for good: in none. Nobody but a device of this world has sent anything.
+    fn check_sends(&self) -> Result<(), String> {
+        let mut known: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for device in &self.devices {
+            for (client_id, ended) in &device.sends {
+                known.insert((&device.name, client_id));
+                let to = user_name(client_id.split('-').next().and_then(|to| to.parse().ok()).unwrap_or(usize::MAX));
+                let key = (device.user.clone(), device.name.clone(), client_id.clone());
+                let place = |user: &str| self.inboxes.get(user).and_then(|inbox| inbox.known.get(&key)).copied();
+                let name = format!("{client_id} of {}", device.name);
+                match ended {
+                    None => return Err(format!("{name} never ended")),
+                    Some(Ended::Unknown) => {}
+                    Some(Ended::Accepted(accepted)) => {
+                        let told = accepted.position.map(|position| position.seq);
+                        if place(&device.user) != told || place(&to).is_none() {
+                            return Err(format!("{name} was accepted but is not where it should be"));
+                        }
+                    }
+                    Some(Ended::Refused(why)) => {
+                        if place(&device.user).is_some() || place(&to).is_some() {
+                            return Err(format!("{name} was refused for good but is there: {why}"));
+                        }
+                    }
+                }
+            }
+        }
+        for entry in self.inboxes.values().flat_map(|inbox| &inbox.entries) {
+            if !known.contains(&(entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str())) {
+                return Err(format!("{:?} was never sent", entry.envelope));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number_of(client_id: &str) -> u64 {
+    client_id.split('-').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,356 @@
+//! The clients as processes: their applications, their connections, their ends. What they decide is real.
+
+use std::collections::BTreeMap;
+
+use carillon_client::simulation::Device;
+use carillon_client::{Event as Told, SendError};
+use carillon_proto::{
+    Position, TimelineId, UserId,
+    pb::client::{
+        ClientFrame, Content, Ping, Recipient, Send, ServerFrame, SignedIn, Text, client_frame::Body, content,
+        recipient::To, server_frame,
+    },
+};
+
+use crate::{
+    model::Ended,
+    schedule::{MS, SECOND, Time},
+    wires::{Side, WireId},
+    world::{Event, Message, World},
+};
+
+pub(crate) const TOKEN_SECRET: &str = "0123456789abcdef0123456789abcdef";
+const SIGN_IN_TIMEOUT: Time = 3 * SECOND;
+const TICK: Time = 250 * MS;
+const ACK_PAUSE: Time = 200 * MS;
+/// Before and after each failure to connect, doubled.
+const BACKOFF: (Time, Time) = (50 * MS, 1000 * MS);
+
+pub(crate) struct ClientNode {
+    pub(crate) user: usize,
+    pub(crate) wire: Option<WireId>,
+    name: String,
+    device: Device,
+    token: String,
+    is_live: bool,
+    /// It has begun without knowing its positions.
+    is_fresh: bool,
+    turn: usize,
+    failures: u32,
+    heard: Time,
+    next_ping: Time,
+    next_tick: Time,
+    next_acks: Option<Time>,
+    will_wake: Option<Time>,
+    /// The last number of a message to each user.
+    numbers: BTreeMap<usize, u64>,
+    /// What the application has taken.
+    done: Option<Position>,
+}
+
+#[derive(Debug)]
+pub(crate) enum ClientEvent {
+    Connects,
+    GivesUp(WireId),
+    Wakes,
+    Sends { to: usize, count: u64 },
+}
+
+pub(crate) fn user_name(user: usize) -> String {
+    format!("user{user}")
+}
+
+pub(crate) fn device_name(number: usize) -> String {
+    format!("device{number}")
+}
+
+impl ClientNode {
+    pub(crate) fn new(number: usize, user: usize) -> Self {
+        let claims = serde_json::json!({"sub": user_name(user), "exp": 1_900_000_000});
+        let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signs");
+        let name = device_name(number);
+        Self {
+            user,
+            wire: None,
+            device: Device::new(&user_name(user), &name, &token, Vec::new()),
+            name,
+            token,
+            is_live: false,
+            is_fresh: true,
+            turn: number,
+            failures: 0,
+            heard: 0,
+            next_ping: 0,
+            next_tick: 0,
+            next_acks: None,
+            will_wake: None,
+            numbers: BTreeMap::new(),
+            done: None,
+        }
+    }
+
+    fn inbox(&self) -> TimelineId {
+        TimelineId::Inbox(UserId::new(&user_name(self.user)).expect("valid"))
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn at_client(&mut self, client: usize, after: Time, what: ClientEvent) {
+        self.schedule.after(after, Event::Client { client, what });
+    }
+
+    pub(crate) fn client_event(&mut self, client: usize, what: ClientEvent) {
+        match what {
+            ClientEvent::Connects => self.client_connects(client),
+            ClientEvent::GivesUp(wire) => {
+                if self.clients[client].wire == Some(wire) && !self.clients[client].is_live {
+                    self.client_gives_up(client, None);
+                }
+            }
+            ClientEvent::Wakes => {
+                self.clients[client].will_wake = None;
+                self.client_timers(client);
+            }
+            ClientEvent::Sends { to, count } => (0..count).for_each(|_| self.client_sends(client, to)),
+        }
+        self.after_client(client);
+    }
+
+    fn client_sends(&mut self, client: usize, to: usize) {
+        let number = self.clients[client].numbers.entry(to).or_default();
+        *number += 1;
+        let client_id = format!("{to}-{number}");
+        let text = Text { body: client_id.clone() };
+        let send = Send {
+            client_id: client_id.clone(),
+            to: Some(Recipient { to: Some(To::User(user_name(to))) }),
+            content: Some(Content { body: Some(content::Body::Text(text)) }),
+            after: String::new(),
+        };
+        let deadline = self.schedule.instant_at(self.schedule.now() + self.scenario.send_timeout);
+        self.model.sends(client, client_id);
+        self.clients[client].device.send(send, deadline);
+    }
+
+    fn client_connects(&mut self, client: usize) {
+        if self.clients[client].wire.is_some() {
+            return;
+        }
+        let gateway = self.clients[client].turn % self.gateways.len();
+        let Some(wire) = self.connect(client, gateway) else { return self.client_retries(client, None) };
+        let node = &mut self.clients[client];
+        node.wire = Some(wire);
+        let frame = ClientFrame { body: Some(Body::SignIn(node.device.sign_in())) };
+        self.send(wire, Side::Second, Message::ToGateway(frame));
+        self.at_client(client, SIGN_IN_TIMEOUT, ClientEvent::GivesUp(wire));
+    }
+
+    pub(crate) fn client_hears(&mut self, client: usize, wire: WireId, frame: ServerFrame) {
+        if self.clients[client].wire != Some(wire) {
+            return;
+        }
+        let now = self.schedule.instant();
+        let node = &mut self.clients[client];
+        node.heard = self.schedule.now();
+        match frame.body {
+            Some(server_frame::Body::SignedIn(signed_in)) if !node.is_live => self.client_signed_in(client, &signed_in),
+            Some(server_frame::Body::Bye(bye)) if !node.is_live => {
+                if !bye.reconnect {
+                    let what = format!("{} may never sign in again: {}", node.name, bye.reason);
+                    self.model.breaks(what);
+                }
+                let after = Time::from(bye.reconnect_after_ms) * MS;
+                self.client_gives_up(client, Some(after));
+            }
+            Some(body) => {
+                if let Err(lost) = node.device.hears(body, now) {
+                    if lost.is_final {
+                        let what = format!("{} was ended for ever: {}", node.name, lost.why);
+                        self.model.breaks(what);
+                    }
+                    // What it was told before counts.
+                    self.client_told(client);
+                    self.client_gives_up(client, lost.after.map(|after| after.as_micros() as Time));
+                }
+            }
+            None => {}
+        }
+        self.after_client(client);
+    }
+
+    fn client_signed_in(&mut self, client: usize, signed_in: &SignedIn) {
+        let now = self.schedule.now();
+        let heartbeat = Time::from(signed_in.heartbeat_ms) * MS * 4 / 5;
+        let node = &mut self.clients[client];
+        node.is_live = true;
+        node.failures = 0;
+        node.next_ping = now + heartbeat;
+        node.next_tick = now + TICK;
+        node.next_acks = Some(now);
+        let began = node.device.signed_in(signed_in);
+        if std::mem::replace(&mut node.is_fresh, false) {
+            let after = signed_in.timelines.first().map_or(0, |state| state.delivered_from);
+            self.model.begins(client, after);
+        }
+        if let Err(lost) = began {
+            self.model.breaks(format!("the sign-in can't be read: {}", lost.why));
+        }
+    }
+
+    /// The connection is over.
+    pub(crate) fn client_lost(&mut self, client: usize, wire: WireId) {
+        if self.clients[client].wire == Some(wire) {
+            self.client_told(client);
+            self.client_retries(client, None);
+        }
+    }
+
+    fn client_gives_up(&mut self, client: usize, after: Option<Time>) {
+        if let Some(wire) = self.clients[client].wire {
+            self.close_wire(wire, Side::First);
+        }
+        self.client_retries(client, after);
+    }
+
+    fn client_retries(&mut self, client: usize, asked: Option<Time>) {
+        let jitter = self.random.between(500, 1000);
+        let node = &mut self.clients[client];
+        node.device.disconnected();
+        node.wire = None;
+        node.is_live = false;
+        node.turn += 1;
+        let pause = (BACKOFF.0 << node.failures.min(10)).min(BACKOFF.1) * jitter / 1000;
+        node.failures += 1;
+        self.at_client(client, pause.max(asked.unwrap_or(0)), ClientEvent::Connects);
+    }
+
+    /// It forgets all but, perhaps, what its application has stored; the sends under way have no answer.
+    pub(crate) fn client_restarts(&mut self, client: usize) {
+        self.client_told(client);
+        let knows = self.random.in_thousand(500);
+        if let Some(wire) = self.clients[client].wire.take() {
+            self.abandon_wire(wire, Side::First);
+        }
+        self.model.forgets(client);
+        let node = &mut self.clients[client];
+        let positions: Vec<_> = node.done.filter(|_| knows).map(|done| (node.inbox(), done)).into_iter().collect();
+        node.is_fresh = positions.is_empty();
+        if let Some((_, done)) = positions.first() {
+            self.model.resumes(client, *done);
+        }
+        node.is_live = false;
+        node.device = Device::new(&user_name(node.user), &node.name, &node.token, positions);
+        let after = self.random.below(300 * MS);
+        self.at_client(client, after, ClientEvent::Connects);
+    }
+
+    /// What the application hears.
+    fn client_told(&mut self, client: usize) {
+        let now = self.schedule.now();
+        let (events, answers) = {
+            let device = &mut self.clients[client].device;
+            (device.take_events(), device.take_answers())
+        };
+        for told in events {
+            let position = match told {
+                Told::Delivered { position, envelope, .. } => {
+                    self.model.delivered(client, position, &envelope);
+                    position
+                }
+                Told::Sent { position, client_id, message_id, .. } => {
+                    self.model.sent(client, position, &client_id, &message_id);
+                    position
+                }
+                Told::Trimmed { .. } => {
+                    self.model.breaks("told of a trimmed timeline, but nothing is trimmed here".to_owned());
+                    continue;
+                }
+                Told::State(_) => continue,
+            };
+            let acknowledges = self.random.in_thousand(self.scenario.acknowledged);
+            let node = &mut self.clients[client];
+            node.done = Some(position);
+            if acknowledges {
+                let inbox = node.inbox();
+                node.device.acknowledge(&inbox, position);
+                node.next_acks.get_or_insert(now + ACK_PAUSE);
+                self.model.acknowledged(client, position);
+            }
+        }
+        for (client_id, answer) in answers {
+            let ended = match answer {
+                Ok(accepted) => Ended::Accepted(accepted),
+                Err(SendError::Refused(refusal)) if !refusal.retry => Ended::Refused(refusal.to_string()),
+                Err(_) => Ended::Unknown,
+            };
+            self.model.ends(client, &client_id, ended);
+        }
+    }
+
+    fn client_timers(&mut self, client: usize) {
+        let (now, instant) = (self.schedule.now(), self.schedule.instant());
+        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 4 / 5;
+        let node = &mut self.clients[client];
+        if now >= node.next_tick {
+            node.next_tick = now + TICK;
+            node.device.expire(instant);
+        }
+        if !node.is_live {
+            return;
+        }
+        if now >= node.heard + 2 * heartbeat + SECOND {
+            return self.client_gives_up(client, None);
+        }
+        let mut bodies = Vec::new();
+        if now >= node.next_ping {
+            node.next_ping = now + heartbeat;
+            bodies.push(Body::Ping(Ping { nonce: 0 }));
+        }
+        if node.next_acks.is_some_and(|due| now >= due) {
+            node.next_acks = None;
+            bodies.extend(node.device.take_acks().into_iter().map(Body::Ack));
+        }
+        for body in bodies {
+            self.client_says(client, body);
+        }
+    }
+
+    fn client_says(&mut self, client: usize, body: Body) {
+        if let Some(wire) = self.clients[client].wire {
+            self.send(wire, Side::Second, Message::ToGateway(ClientFrame { body: Some(body) }));
+        }
+    }
+
+    /// Sends what may go out, and sees to what comes next.
+    fn after_client(&mut self, client: usize) {
+        self.client_told(client);
+        let (now, instant) = (self.schedule.now(), self.schedule.instant());
+        if self.clients[client].is_live {
+            for send in self.clients[client].device.ready(instant) {
+                self.client_says(client, Body::Send(send));
+            }
+        }
+        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 4 / 5;
+        let waits = self.model.waits_for_answers(client);
+        let node = &self.clients[client];
+        let mut wakes = Vec::new();
+        if waits {
+            wakes.push(node.next_tick);
+        }
+        if node.is_live {
+            wakes.extend([node.next_ping, node.heard + 2 * heartbeat + SECOND]);
+            wakes.extend(node.next_acks);
+            wakes.extend(node.device.next_release().map(|at| self.schedule.time_of(at)));
+        }
+        let Some(at) = wakes.into_iter().min().map(|at| at.max(now + 1)) else { return };
+        if node.will_wake.is_none_or(|planned| at < planned) {
+            self.clients[client].will_wake = Some(at);
+            self.at_client(client, at - now, ClientEvent::Wakes);
+        }
+    }
+
+    pub(crate) fn is_live(&self, client: usize) -> bool {
+        self.clients[client].is_live
+    }
+}

@@ -1,0 +1,50 @@
+//! Runs seeds of the simulation by hand: `carillon-simulation --seed 1 --seeds 1000`.
+
+use std::{process::ExitCode, time::Instant};
+
+use carillon_simulation::{Report, Simulator};
+use clap::Parser;
+
+#[derive(Parser)]
+struct Args {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many, one after the other.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Print everything that happens.
+    #[arg(long)]
+    verbose: bool,
+    /// Go on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    // In memory where the machine has a folder for that.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+    let mut simulator = Simulator::open(dir.path())?;
+    let (began, mut all, mut failed) = (Instant::now(), Report::default(), 0);
+    for seed in args.seed..args.seed + args.seeds {
+        match simulator.run(seed, None, args.verbose) {
+            Ok(report) => all += report,
+            Err(failure) => {
+                failed += 1;
+                println!("seed {seed} failed after {} us: {}", failure.at_us, failure.what);
+                if !args.keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    let Report { events, time_us, sent, accepted, appended, .. } = all;
+    println!(
+        "{} seeds in {:.1} s, {failed} failed; {events} events, {} s of virtual time, {sent} sent, {accepted} accepted, {appended} appended",
+        args.seeds,
+        began.elapsed().as_secs_f64(),
+        time_us / 1_000_000,
+    );
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,241 @@
+//! What the service promises, and what has been seen of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use carillon_proto::{
+    Position, TimelineId,
+    pb::{
+        client::{Accepted, Envelope, recipient::To},
+        link,
+        store::{Append, TimelineCommand, store_reply::Result as Outcome, timeline_command},
+    },
+};
+use prost::Message as _;
+
+use crate::clients::{device_name, user_name};
+
+pub(crate) struct Model {
+    /// Of each user.
+    pub(crate) inboxes: BTreeMap<String, Inbox>,
+    pub(crate) devices: Vec<Device>,
+    /// The first thing that went wrong.
+    pub(crate) broken: Option<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbox {
+    epoch: u64,
+    /// In the order of their positions.
+    pub(crate) entries: Vec<Entry>,
+    /// Sender, its device and the client's id: at which position.
+    pub(crate) known: BTreeMap<(String, String, String), u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) envelope: Envelope,
+    pub(crate) bytes: Bytes,
+}
+
+#[derive(Default)]
+pub(crate) struct Device {
+    pub(crate) user: String,
+    pub(crate) name: String,
+    /// The next position that it must be shown.
+    pub(crate) next: u64,
+    /// The application is done with all up to here and has said so.
+    acknowledged: u64,
+    pub(crate) sends: BTreeMap<String, Option<Ended>>,
+    pub(crate) waits: BTreeSet<String>,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ended {
+    Accepted(Accepted),
+    /// For good: it must not be in any timeline.
+    Refused(String),
+    /// It may be there, once.
+    Unknown,
+}
+
+impl Model {
+    /// With the user of each device.
+    pub(crate) fn new(devices: &[usize]) -> Self {
+        let device = |(number, user): (usize, &usize)| Device {
+            user: user_name(*user),
+            name: device_name(number),
+            next: 1,
+            ..Device::default()
+        };
+        Self { inboxes: BTreeMap::new(), devices: devices.iter().enumerate().map(device).collect(), broken: None }
+    }
+
+    pub(crate) fn breaks(&mut self, what: String) {
+        self.broken.get_or_insert(what);
+    }
+
+    /// Epoch and last position of a user's inbox.
+    pub(crate) fn head(&self, user: &str) -> (u64, u64) {
+        self.inboxes.get(user).map_or((0, 0), |inbox| (inbox.epoch, inbox.entries.len() as u64))
+    }
+
+    /// The state machine has applied a command.
+    pub(crate) fn applied(&mut self, command: &Bytes, outcome: &Outcome) {
+        let command = TimelineCommand::decode(command.clone()).expect("it was applied");
+        if let (Some(timeline_command::Op::Append(append)), Outcome::Appended(appended)) = (command.op, outcome)
+            && let Err(what) = self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
+        {
+            self.breaks(what);
+        }
+    }
+
+    fn appended(&mut self, append: Append, epoch: u64, seq: u64, first: &Bytes) -> Result<(), String> {
+        let owner = append.timeline.map(|timeline| timeline.owner).unwrap_or_default();
+        let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
+        let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
+        let inbox = self.inboxes.entry(owner.clone()).or_default();
+        if inbox.epoch == 0 {
+            inbox.epoch = epoch;
+        }
+        if inbox.epoch != epoch {
+            return Err(format!("{owner} is of epoch {epoch} after {}", inbox.epoch));
+        }
+        let known = inbox.known.get(&key).copied();
+        match known {
+            Some(known) if known != seq => Err(format!("{key:?} is in {owner} at {known} and at {seq}")),
+            Some(known) if *first != inbox.entries[known as usize - 1].bytes => {
+                Err(format!("{key:?} in {owner} was answered with another message"))
+            }
+            Some(_) => Ok(()),
+            None if !first.is_empty() => Err(format!("{key:?} in {owner} was called a repetition")),
+            None if seq != inbox.entries.len() as u64 + 1 => {
+                Err(format!("{owner} has position {seq} after {}", inbox.entries.len()))
+            }
+            None => {
+                inbox.entries.push(Entry { envelope, bytes: append.envelope });
+                inbox.known.insert(key, seq);
+                Ok(())
+            }
+        }
+    }
+
+    /// A router says that a message is accepted: it must be applied in both inboxes by now.
+    pub(crate) fn accepted_by_router(&mut self, accepted: &link::Accepted) {
+        let timeline = accepted.timeline.as_ref().and_then(|timeline| TimelineId::from_client(timeline).ok().flatten());
+        let sender = timeline.map(|timeline| timeline.owner().to_owned()).unwrap_or_default();
+        let seq = accepted.position.map_or(0, |position| position.seq);
+        let id = &accepted.message_id;
+        if let Err(what) = self.stands_in_both(&sender, seq, id) {
+            self.breaks(format!("accepted before it was appended: {what}"));
+        }
+    }
+
+    fn stands_in_both(&self, sender: &str, seq: u64, id: &str) -> Result<(), String> {
+        let entry = self.entry(sender, seq).ok_or_else(|| format!("{sender} has nothing at {seq}"))?;
+        if entry.envelope.id != *id {
+            return Err(format!("{sender} has another message at {seq}"));
+        }
+        let recipient = recipient_of(&entry.envelope);
+        let inbox = self.inboxes.get(&recipient).ok_or_else(|| format!("{recipient} has no inbox"))?;
+        let envelope = &entry.envelope;
+        let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
+        let there = inbox.known.get(&key).ok_or_else(|| format!("{key:?} is not in the inbox of {recipient}"))?;
+        if inbox.entries[*there as usize - 1] != *entry {
+            return Err(format!("{key:?} is another message in the inbox of {recipient}"));
+        }
+        Ok(())
+    }
+
+    fn entry(&self, user: &str, seq: u64) -> Option<&Entry> {
+        self.inboxes.get(user)?.entries.get(usize::try_from(seq.checked_sub(1)?).ok()?)
+    }
+
+    pub(crate) fn sends(&mut self, device: usize, client_id: String) {
+        self.devices[device].waits.insert(client_id.clone());
+        self.devices[device].sends.insert(client_id, None);
+    }
+
+    pub(crate) fn ends(&mut self, device: usize, client_id: &str, ended: Ended) {
+        let known = &mut self.devices[device];
+        known.waits.remove(client_id);
+        match known.sends.get_mut(client_id) {
+            Some(how @ None) => *how = Some(ended),
+            Some(Some(_)) => self.breaks(format!("{client_id} of device {device} ended twice")),
+            None => self.breaks(format!("{client_id} of device {device} ended but was never sent")),
+        }
+    }
+
+    pub(crate) fn waits_for_answers(&self, device: usize) -> bool {
+        !self.devices[device].waits.is_empty()
+    }
+
+    /// A device restarts with what its application has stored.
+    pub(crate) fn resumes(&mut self, device: usize, done: Position) {
+        self.devices[device].next = done.seq + 1;
+    }
+
+    /// A device that did not know its position begins after this one.
+    pub(crate) fn begins(&mut self, device: usize, after: u64) {
+        let known = &mut self.devices[device];
+        known.next = after + 1;
+        if after > known.acknowledged {
+            let what = format!("device {device} begins after {after}, but acknowledged only {}", known.acknowledged);
+            self.breaks(what);
+        }
+    }
+
+    pub(crate) fn acknowledged(&mut self, device: usize, position: Position) {
+        let known = &mut self.devices[device];
+        known.acknowledged = known.acknowledged.max(position.seq);
+    }
+
+    /// It restarts: nobody hears the answers to what it sent.
+    pub(crate) fn forgets(&mut self, device: usize) {
+        for client_id in std::mem::take(&mut self.devices[device].waits) {
+            self.devices[device].sends.insert(client_id, Some(Ended::Unknown));
+        }
+    }
+
+    /// A device was shown an envelope.
+    pub(crate) fn delivered(&mut self, device: usize, position: Position, envelope: &Envelope) {
+        if let Err(what) = self.shown(device, position, |entry| entry.envelope == *envelope) {
+            self.breaks(what);
+        }
+    }
+
+    /// A device was told the place of what it sent.
+    pub(crate) fn sent(&mut self, device: usize, position: Position, client_id: &str, message_id: &str) {
+        let name = self.devices[device].name.clone();
+        let is_it = |entry: &Entry| {
+            let envelope = &entry.envelope;
+            envelope.sender_device == name && envelope.client_id == client_id && envelope.id == message_id
+        };
+        if let Err(what) = self.shown(device, position, is_it) {
+            self.breaks(what);
+        }
+    }
+
+    fn shown(&mut self, device: usize, position: Position, is_it: impl Fn(&Entry) -> bool) -> Result<(), String> {
+        let Device { user, name, next, .. } = &self.devices[device];
+        let seq = position.seq;
+        if seq != *next {
+            return Err(format!("{user}/{name} was shown position {seq} instead of {next}"));
+        }
+        let entry =
+            self.entry(user, seq).ok_or_else(|| format!("{user}/{name} was shown {seq}, which is not there"))?;
+        if !is_it(entry) {
+            return Err(format!("{user}/{name} was shown at {seq} what is not there"));
+        }
+        self.devices[device].next += 1;
+        Ok(())
+    }
+}
+
+pub(crate) fn recipient_of(envelope: &Envelope) -> String {
+    match envelope.to.as_ref().and_then(|to| to.to.as_ref()) {
+        Some(To::User(user)) => user.clone(),
+        Some(To::Group(_)) | None => String::new(),
+    }
+}

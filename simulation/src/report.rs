@@ -1,0 +1,63 @@
+//! What a run did.
+
+use std::ops::AddAssign;
+
+use crate::{
+    model::{Ended, Model},
+    schedule::Time,
+    world::Event,
+};
+
+/// Counts of one run, or of many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Of all that happened and when: two runs of one seed have the same.
+    pub digest: u64,
+    pub events: u64,
+    /// Virtual microseconds.
+    pub time_us: u64,
+    pub sent: u64,
+    pub accepted: u64,
+    /// Envelopes in all inboxes.
+    pub appended: u64,
+}
+
+impl Report {
+    pub(crate) fn note(&mut self, now: Time, event: &Event) {
+        self.events += 1;
+        self.time_us = now;
+        let (kind, which) = match event {
+            Event::Arrives { wire, to, .. } => (*to as u64, *wire),
+            Event::Ends { wire, at } => (2 + *at as u64, *wire),
+            Event::Gateway { gateway, .. } => (4, *gateway as u64),
+            Event::Router { router, .. } => (5, *router as u64),
+            Event::Client { client, .. } => (6, *client as u64),
+            Event::Store(_) => (7, 0),
+            Event::Lease { .. } => (8, 0),
+            Event::Fault(fault) => (9, *fault as u64),
+            Event::Heals | Event::Looks => (10, 0),
+        };
+        // FNV-1a over whole words.
+        for word in [now, kind, which] {
+            self.digest = (self.digest ^ word).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn count(&mut self, model: &Model) {
+        let sends = || model.devices.iter().flat_map(|device| device.sends.values());
+        self.sent = sends().count() as u64;
+        self.accepted = sends().filter(|ended| matches!(ended, Some(Ended::Accepted(_)))).count() as u64;
+        self.appended = model.inboxes.values().map(|inbox| inbox.entries.len() as u64).sum();
+    }
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.digest ^= other.digest;
+        self.events += other.events;
+        self.time_us += other.time_us;
+        self.sent += other.sent;
+        self.accepted += other.accepted;
+        self.appended += other.appended;
+    }
+}

@@ -1,0 +1,130 @@
+//! What one seed decides before the run begins.
+
+use crate::{
+    random::Random,
+    schedule::{MS, SECOND, Time},
+};
+
+/// How large the world is, what is sent in it and what goes wrong. Most runs have some of the faults only, so that each
+/// is seen alone and with every other one.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) users: usize,
+    /// The user of each device.
+    pub(crate) devices: Vec<usize>,
+    pub(crate) gateways: usize,
+    pub(crate) routers: usize,
+    /// Device, when, recipient, how many at once.
+    pub(crate) bursts: Vec<(usize, Time, usize, u64)>,
+    /// After it nothing goes wrong any more.
+    pub(crate) heals_at: Time,
+    pub(crate) send_timeout: Time,
+    /// How long a gateway tries a request.
+    pub(crate) gateway_deadline_ms: u64,
+    pub(crate) window: u32,
+    pub(crate) heartbeat_ms: u32,
+    /// Least and most of a message's way.
+    pub(crate) latency: (Time, Time),
+    /// Of a write to the disk.
+    pub(crate) disk: (Time, Time),
+    /// Most writes in an entry.
+    pub(crate) entry: u64,
+    /// In thousand messages: those that take much longer than the others.
+    pub(crate) slow: u64,
+    /// Mean pauses between faults of a kind; None: there are none.
+    pub(crate) faults: Vec<(Fault, Time)>,
+    /// In thousand pushes.
+    pub(crate) pushes_lost: u64,
+    pub(crate) pushes_doubled: u64,
+    pub(crate) pushes_late: u64,
+    /// In thousand hints between routers.
+    pub(crate) hints_lost: u64,
+    /// Most that a router learns of a change of the registry too late.
+    pub(crate) registry_late: Time,
+    /// In thousand writes that the store calls too many.
+    pub(crate) busy: u64,
+    /// In thousand deliveries after which the application acknowledges.
+    pub(crate) acknowledged: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    ClientWire,
+    LinkWire,
+    StreamWire,
+    ClientRestarts,
+    ClientDoesNotRead,
+    GatewayCrashes,
+    GatewayPauses,
+    RouterCrashes,
+    RouterLeaves,
+    RouterPauses,
+    LeaderChanges,
+    NodeCrashes,
+}
+
+const FAULTS: [(Fault, Time); 12] = [
+    (Fault::ClientWire, 300 * MS),
+    (Fault::LinkWire, 200 * MS),
+    (Fault::StreamWire, 200 * MS),
+    (Fault::ClientRestarts, 1000 * MS),
+    (Fault::ClientDoesNotRead, 500 * MS),
+    (Fault::GatewayCrashes, 1000 * MS),
+    (Fault::GatewayPauses, 500 * MS),
+    (Fault::RouterCrashes, 700 * MS),
+    (Fault::RouterLeaves, 500 * MS),
+    (Fault::RouterPauses, 500 * MS),
+    (Fault::LeaderChanges, 200 * MS),
+    (Fault::NodeCrashes, 1000 * MS),
+];
+/// Before it nothing goes wrong and nothing is sent: most are signed in by then.
+pub(crate) const BEGINS: Time = 300 * MS;
+
+impl Scenario {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let users = random.between(2, 4) as usize;
+        let mut devices: Vec<usize> = (0..users).collect();
+        devices.extend((0..users).filter(|_| random.in_thousand(300)));
+        let heals_at = BEGINS + random.between(700, 2500) * MS;
+        let mut bursts = Vec::new();
+        for _ in 0..random.between(3, 8) {
+            // Some write to themselves.
+            let (from, to) = (random.index(devices.len()), random.index(users));
+            let (mut at, pause) = (random.between(BEGINS, heals_at), random.between(MS, 100 * MS));
+            for _ in 0..random.between(1, 5) {
+                bursts.push((from, at, to, random.between(1, 4)));
+                at += random.between(0, pause);
+            }
+        }
+        let faulty =
+            |random: &mut Random, often: u64| if random.in_thousand(500) { random.between(1, often) } else { 0 };
+        let chosen = random.between(0, 900);
+        let faults = FAULTS.into_iter().filter(|_| random.in_thousand(chosen)).collect();
+        let least = random.between(20, 2000);
+        let disk = if random.in_thousand(300) { random.between(5 * MS, 40 * MS) } else { random.between(100, 5 * MS) };
+        Self {
+            users,
+            devices,
+            gateways: random.between(1, 3) as usize,
+            routers: random.between(1, 4) as usize,
+            bursts,
+            heals_at,
+            send_timeout: random.between(3, 20) * SECOND,
+            gateway_deadline_ms: random.between(1500, 10_000),
+            window: random.between(1, 16) as u32,
+            heartbeat_ms: 2000,
+            latency: (least, least * random.between(1, 4)),
+            disk: (disk, disk * random.between(1, 4)),
+            entry: random.between(1, 16),
+            slow: faulty(random, 30),
+            faults,
+            pushes_lost: faulty(random, 500),
+            pushes_doubled: faulty(random, 300),
+            pushes_late: faulty(random, 300),
+            hints_lost: faulty(random, 500),
+            registry_late: if random.in_thousand(500) { random.between(1, 1500) * MS } else { 20 * MS },
+            busy: faulty(random, 50),
+            acknowledged: random.between(0, 1000),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Virtual time, and what will happen when.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Microseconds since the run began.
+pub(crate) type Time = u64;
+
+pub(crate) const MS: Time = 1000;
+pub(crate) const SECOND: Time = 1000 * MS;
+
+/// When all runs begin, in milliseconds since 1970.
+const START_MS: u64 = 1_800_000_000_000;
+
+pub(crate) struct Schedule<E> {
+    start: Instant,
+    now: Time,
+    next: u64,
+    /// What is due at the same time happens in the order in which it was scheduled.
+    events: BTreeMap<(Time, u64), E>,
+}
+
+impl<E> Schedule<E> {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), now: 0, next: 0, events: BTreeMap::new() }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Now, as the logic of the product has it: only differences count there.
+    pub(crate) fn instant(&self) -> Instant {
+        self.start + Duration::from_micros(self.now)
+    }
+
+    pub(crate) fn unix_ms(&self) -> u64 {
+        START_MS + self.now / MS
+    }
+
+    pub(crate) fn instant_at(&self, at: Time) -> Instant {
+        self.start + Duration::from_micros(at)
+    }
+
+    /// Rounded up.
+    pub(crate) fn time_of(&self, instant: Instant) -> Time {
+        instant.saturating_duration_since(self.start).as_nanos().div_ceil(1000) as Time
+    }
+
+    pub(crate) fn at(&mut self, at: Time, event: E) {
+        self.events.insert((at.max(self.now), self.next), event);
+        self.next += 1;
+    }
+
+    pub(crate) fn after(&mut self, wait: Time, event: E) {
+        self.at(self.now + wait, event);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<E> {
+        let ((at, _), event) = self.events.pop_first()?;
+        self.now = at;
+        Some(event)
+    }
+}

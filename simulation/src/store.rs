@@ -1,0 +1,414 @@
+//! The store, with Raft reduced to what others see of it: an entry that is committed is applied once, in the order of
+//! the log; a change of the leader makes what is in flight uncertain; only the leader answers. The machines are real.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardId, ShardKind, ShardMap, UserId,
+    pb::store::{
+        Account, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, PutAccount,
+        RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, put_account,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+    },
+};
+use carillon_storage::simulation::{Lane, Lanes, Machines};
+use prost::Message as _;
+
+use crate::{
+    Plant,
+    clients::user_name,
+    routers::RouterEvent,
+    schedule::{MS, Time},
+    wires::{Ends, Side, WireId},
+    world::{Event, Message, World},
+};
+
+pub(crate) const NODES: usize = 3;
+pub(crate) const MAP: ShardMap = ShardMap { directory: 1, timeline: 2 };
+/// How often the lease clock advances.
+const CLOCK: Time = 500 * MS;
+
+pub(crate) struct Cluster<'m> {
+    machines: &'m mut Machines,
+    shards: BTreeMap<ShardId, Shard>,
+    /// Of each stream.
+    lanes: BTreeMap<WireId, Lanes>,
+    node_is_up: [bool; NODES],
+    clock_at: Time,
+    /// Makes what is planted different each time.
+    planted: u64,
+}
+
+#[derive(Default)]
+struct Shard {
+    leader: usize,
+    /// While it is not elected, nobody answers.
+    elected: bool,
+    term: u64,
+    applied: u64,
+    waiting: VecDeque<Write>,
+    in_flight: VecDeque<Vec<Write>>,
+    proposes: bool,
+    last_commit: Time,
+}
+
+struct Write {
+    wire: WireId,
+    id: u64,
+    command: Bytes,
+    lane: Lane,
+}
+
+#[derive(Debug)]
+pub(crate) enum StoreEvent {
+    Proposes(ShardId),
+    Commits { shard: ShardId, term: u64 },
+    Reads { wire: WireId, shard: ShardId, term: u64, id: u64, op: Op },
+    Elected { shard: ShardId, term: u64 },
+    NodeStarts(usize),
+    Clock,
+}
+
+impl<'m> Cluster<'m> {
+    pub(crate) fn new(machines: &'m mut Machines) -> Self {
+        let shard = |(place, shard)| (shard, Shard { leader: place % NODES, elected: true, ..Shard::default() });
+        Self {
+            machines,
+            shards: MAP.all().enumerate().map(shard).collect(),
+            lanes: BTreeMap::new(),
+            node_is_up: [true; NODES],
+            clock_at: 0,
+            planted: 0,
+        }
+    }
+
+    pub(crate) fn node_is_up(&self, node: usize) -> bool {
+        self.node_is_up[node]
+    }
+
+    pub(crate) fn registry_is_led(&self) -> bool {
+        self.shards[&ShardId::REGISTRY].elected
+    }
+
+    /// A stream has ended.
+    pub(crate) fn forget(&mut self, wire: WireId) {
+        self.lanes.remove(&wire);
+    }
+
+    pub(crate) fn read(&self, shard: ShardId, op: &Op) -> Outcome {
+        self.machines.read(shard, op).expect("the machine reads")
+    }
+
+    fn shard(&mut self, shard: ShardId) -> &mut Shard {
+        self.shards.get_mut(&shard).expect("all shards are there")
+    }
+
+    fn apply(&mut self, shard: ShardId, commands: Vec<Bytes>) -> Vec<Outcome> {
+        let applied = self.shard(shard);
+        applied.applied += 1;
+        let index = applied.applied;
+        self.machines.apply(shard, index, commands).expect("the machine applies")
+    }
+
+    fn view(&self) -> RegistryView {
+        let storage = (0..NODES).map(|node| Node {
+            lease: node as u64,
+            kind: NodeKind::Storage.into(),
+            address: node_name(node),
+        });
+        RegistryView { storage: storage.collect(), ..self.machines.registry() }
+    }
+}
+
+pub(crate) fn node_name(node: usize) -> String {
+    format!("s{node}:1")
+}
+
+impl World<'_> {
+    /// All users have accounts when the run begins.
+    pub(crate) fn found_cluster(&mut self) {
+        for user in 0..self.scenario.users {
+            let account = Account { user: user_name(user), scram: None, created_ms: 1 };
+            let put = PutAccount { account: Some(account), mode: put_account::Mode::Create.into() };
+            let user = UserId::new(&user_name(user)).expect("valid");
+            let command = DirectoryCommand { op: Some(directory_command::Op::PutAccount(put)) };
+            self.cluster.apply(MAP.directory_of(&user), vec![command.encode_to_vec().into()]);
+        }
+        self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
+    }
+
+    pub(crate) fn store_event(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Proposes(shard) => self.proposes(shard),
+            StoreEvent::Commits { shard, term } => {
+                let known = self.cluster.shard(shard);
+                if known.term == term
+                    && let Some(writes) = known.in_flight.pop_front()
+                {
+                    self.commits(shard, writes, true);
+                }
+            }
+            StoreEvent::Reads { wire, shard, term, id, op } => {
+                let outcome = match self.cluster.shard(shard).term == term {
+                    true => self.read(shard, &op),
+                    false => error(Why::Unknown(Unknown { why: "led no more".to_owned() })),
+                };
+                self.reply(wire, id, outcome);
+            }
+            StoreEvent::Elected { shard, term } => {
+                let known = self.cluster.shard(shard);
+                known.elected |= known.term == term;
+            }
+            StoreEvent::NodeStarts(node) => self.cluster.node_is_up[node] = true,
+            StoreEvent::Clock => self.clock(),
+        }
+    }
+
+    pub(crate) fn store_request(&mut self, node: usize, wire: WireId, request: StoreRequest) {
+        let StoreRequest { id, shard, lane, op, .. } = request;
+        let shard = shard.as_ref().and_then(ShardId::from_pb).expect("the router names a shard");
+        let op = op.expect("the router asks for something");
+        let lane = self.cluster.lanes.entry(wire).or_default().lane(shard, lane);
+        let command = match self.cluster.machines.check(shard, &op) {
+            Ok(command) => command,
+            Err(rejected) => return self.reply(wire, id, error(Why::Rejected(rejected))),
+        };
+        let busy = !self.healed && self.random.in_thousand(self.scenario.busy);
+        let known = self.cluster.shard(shard);
+        let why = if command.is_some() && lane.is_closed() && self.plant != Some(Plant::LanesStayOpen) {
+            Why::LaneClosed(LaneClosed {})
+        } else if node != known.leader || !known.elected {
+            let leader = if known.elected { node_name(known.leader) } else { String::new() };
+            Why::NotLeader(NotLeader { leader })
+        } else if busy {
+            Why::Busy(Busy { retry_after_ms: 50 })
+        } else {
+            let term = known.term;
+            match command {
+                Some(command) => {
+                    known.waiting.push_back(Write { wire, id, command, lane });
+                    self.will_propose(shard);
+                }
+                None => {
+                    let after = self.random.below(1000);
+                    self.schedule.after(after, Event::Store(StoreEvent::Reads { wire, shard, term, id, op }));
+                }
+            }
+            return;
+        };
+        if command.is_some() {
+            lane.close();
+        }
+        self.reply(wire, id, error(why));
+    }
+
+    fn will_propose(&mut self, shard: ShardId) {
+        let after = self.random.below(1000);
+        let known = self.cluster.shard(shard);
+        if !std::mem::replace(&mut known.proposes, true) {
+            self.schedule.after(after, Event::Store(StoreEvent::Proposes(shard)));
+        }
+    }
+
+    fn proposes(&mut self, shard: ShardId) {
+        let lanes_count = self.plant != Some(Plant::LanesStayOpen);
+        let mut entry = Vec::new();
+        let known = self.cluster.shard(shard);
+        known.proposes = false;
+        let mut closed = Vec::new();
+        while (entry.len() as u64) < self.scenario.entry
+            && let Some(write) = known.waiting.pop_front()
+        {
+            match lanes_count && write.lane.is_closed() {
+                true => closed.push(write),
+                false => entry.push(write),
+            }
+        }
+        let more = !known.waiting.is_empty();
+        for write in closed {
+            self.reply(write.wire, write.id, error(Why::LaneClosed(LaneClosed {})));
+        }
+        if more {
+            self.will_propose(shard);
+        }
+        if entry.is_empty() {
+            return;
+        }
+        self.plant_in(shard, &mut entry);
+        let (least, most) = self.scenario.disk;
+        let at = self.schedule.now() + self.random.between(least, most);
+        let known = self.cluster.shard(shard);
+        known.last_commit = known.last_commit.max(at);
+        let (at, term) = (known.last_commit, known.term);
+        known.in_flight.push_back(entry);
+        self.schedule.at(at, Event::Store(StoreEvent::Commits { shard, term }));
+    }
+
+    fn commits(&mut self, shard: ShardId, writes: Vec<Write>, answers: bool) {
+        let commands: Vec<Bytes> = writes.iter().map(|write| write.command.clone()).collect();
+        let before = self.cluster.view().version;
+        let outcomes = self.cluster.apply(shard, commands);
+        for (write, outcome) in writes.into_iter().zip(outcomes) {
+            if shard.kind == ShardKind::Timeline {
+                self.model.applied(&write.command, &outcome);
+            }
+            if answers {
+                self.reply(write.wire, write.id, outcome);
+            }
+        }
+        if shard == ShardId::REGISTRY {
+            self.registry_changed(before);
+        }
+    }
+
+    /// Another node leads from now on. What is in flight is committed up to a point that nobody chooses; who asked for
+    /// it hears that it is not known.
+    pub(crate) fn leader_changes(&mut self, shard: ShardId) {
+        let known = self.cluster.shard(shard);
+        known.term += 1;
+        known.elected = false;
+        let in_flight = std::mem::take(&mut known.in_flight);
+        let waiting = std::mem::take(&mut known.waiting);
+        let survive = self.random.index(in_flight.len() + 1);
+        let term = known.term;
+        for (place, writes) in in_flight.into_iter().enumerate() {
+            for write in &writes {
+                write.lane.close();
+                let why = Why::Unknown(Unknown { why: "led no more".to_owned() });
+                self.reply(write.wire, write.id, error(why));
+            }
+            if place < survive {
+                self.commits(shard, writes, false);
+            }
+        }
+        for write in waiting {
+            write.lane.close();
+            self.reply(write.wire, write.id, error(Why::NotLeader(NotLeader::default())));
+        }
+        let up: Vec<usize> = (0..NODES).filter(|node| self.cluster.node_is_up[*node]).collect();
+        let leader = up[self.random.index(up.len())];
+        self.cluster.shard(shard).leader = leader;
+        let after = self.random.below(300 * MS);
+        self.schedule.after(after, Event::Store(StoreEvent::Elected { shard, term }));
+    }
+
+    /// One at a time, so that the others are a majority.
+    pub(crate) fn node_crashes(&mut self) {
+        let node = self.random.index(NODES);
+        if self.cluster.node_is_up.contains(&false) {
+            return;
+        }
+        self.cluster.node_is_up[node] = false;
+        let is_its = |ends: Ends| matches!(ends, Ends::Stream { node: other, .. } if other == node);
+        let its: Vec<WireId> = self.wires.all().filter(|(_, ends)| is_its(*ends)).map(|(wire, _)| wire).collect();
+        for wire in its {
+            self.abandon_wire(wire, Side::Second);
+            self.cluster.forget(wire);
+        }
+        let led: Vec<ShardId> =
+            self.cluster.shards.iter().filter(|(_, known)| known.leader == node).map(|(shard, _)| *shard).collect();
+        for shard in led {
+            self.leader_changes(shard);
+        }
+        let after = self.random.between(50 * MS, 800 * MS);
+        self.schedule.after(after, Event::Store(StoreEvent::NodeStarts(node)));
+    }
+
+    /// A command to the registry that did not come on a stream.
+    pub(crate) fn registry_write(&mut self, op: directory_command::Op) -> Outcome {
+        let before = self.cluster.view().version;
+        let command = DirectoryCommand { op: Some(op) };
+        let outcomes = self.cluster.apply(ShardId::REGISTRY, vec![command.encode_to_vec().into()]);
+        self.registry_changed(before);
+        outcomes.into_iter().next().expect("one outcome for one command")
+    }
+
+    pub(crate) fn view(&self) -> RegistryView {
+        self.cluster.view()
+    }
+
+    fn registry_changed(&mut self, before: u64) {
+        let view = self.cluster.view();
+        if view.version == before {
+            return;
+        }
+        for router in 0..self.routers.len() {
+            let late = if self.healed { 20 * MS } else { self.scenario.registry_late };
+            let after = self.random.below(late);
+            self.at_router(router, after, RouterEvent::Sees(view.clone()));
+        }
+    }
+
+    fn clock(&mut self) {
+        let now = self.schedule.now();
+        let elapsed = Duration::from_micros(now - self.cluster.clock_at);
+        self.cluster.clock_at = now;
+        // Time without a leader does not count.
+        if self.cluster.registry_is_led() {
+            let elapsed_ms = elapsed.as_millis() as u32;
+            let op = carillon_proto::pb::store::AdvanceLeaseClock { elapsed_ms };
+            self.registry_write(directory_command::Op::AdvanceLeaseClock(op));
+        }
+        self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
+    }
+
+    fn read(&mut self, shard: ShardId, op: &Op) -> Outcome {
+        let mut outcome = self.cluster.read(shard, op);
+        if self.plant == Some(Plant::GapsStayOpen)
+            && let Outcome::TimelineRead(read) = &mut outcome
+        {
+            read.entries.clear();
+        }
+        outcome
+    }
+
+    fn reply(&mut self, wire: WireId, id: u64, outcome: Outcome) {
+        self.send(wire, Side::First, Message::FromStore(StoreReply { id, result: Some(outcome) }));
+    }
+
+    /// Bugs that the checks have to find.
+    fn plant_in(&mut self, shard: ShardId, entry: &mut Vec<Write>) {
+        let Some(plant) = self.plant.filter(|_| shard.kind == ShardKind::Timeline) else { return };
+        if plant == Plant::ReorderedBatch {
+            entry.reverse();
+        }
+        let mut early = Vec::new();
+        for write in entry {
+            let mut command = TimelineCommand::decode(write.command.clone()).expect("checked");
+            match (plant, &mut command.op) {
+                (Plant::DuplicatesForgotten, Some(timeline_command::Op::Append(append))) => {
+                    self.cluster.planted += 1;
+                    append.duplicate_key = vec![self.cluster.planted as u8; 16].into();
+                    append.after_key = Bytes::new();
+                }
+                (Plant::ReorderedBatch | Plant::LanesStayOpen, Some(timeline_command::Op::Append(append))) => {
+                    append.after_key = Bytes::new();
+                }
+                (Plant::AnsweredBeforeCommit, Some(timeline_command::Op::Append(append))) => {
+                    early.push((write.wire, write.id, self.guess(append)));
+                }
+                (Plant::CursorTooFar, Some(timeline_command::Op::SetCursor(set))) => set.seq += 1,
+                _ => {}
+            }
+            write.command = command.encode_to_vec().into();
+        }
+        for (wire, id, outcome) in early {
+            self.reply(wire, id, outcome);
+        }
+    }
+
+    fn guess(&self, append: &Append) -> Outcome {
+        let owner = append.timeline.as_ref().map(|timeline| timeline.owner.clone()).unwrap_or_default();
+        let (epoch, last) = self.model.head(&owner);
+        let epoch = if epoch == 0 { append.new_epoch } else { epoch };
+        Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
+    }
+}
+
+fn error(why: Why) -> Outcome {
+    Outcome::Error(StoreError { why: Some(why) })
+}

@@ -1,0 +1,295 @@
+//! The world: who is in it, what may happen, and the loop that makes it happen.
+
+use carillon_proto::pb::{
+    client::{ClientFrame, ServerFrame},
+    link::{FromRouter, ToRouter},
+    store::{StoreReply, StoreRequest},
+};
+use carillon_storage::simulation::Machines;
+
+use crate::{
+    Failure, Plant, Report,
+    clients::{ClientEvent, ClientNode},
+    gateways::{GatewayEvent, GatewayNode},
+    lease::Call,
+    model::Model,
+    random::Random,
+    routers::{RouterEvent, RouterNode},
+    scenario::Scenario,
+    schedule::{MS, SECOND, Schedule, Time},
+    store::{Cluster, StoreEvent},
+    wires::{Ends, Side, WireId, Wires},
+};
+
+/// After the last fault, all must be quiet within this time.
+const PATIENCE: Time = 60 * SECOND;
+
+pub(crate) struct World<'m> {
+    pub(crate) schedule: Schedule<Event>,
+    pub(crate) random: Random,
+    pub(crate) scenario: Scenario,
+    pub(crate) plant: Option<Plant>,
+    pub(crate) wires: Wires,
+    pub(crate) cluster: Cluster<'m>,
+    pub(crate) gateways: Vec<GatewayNode>,
+    pub(crate) routers: Vec<RouterNode>,
+    pub(crate) clients: Vec<ClientNode>,
+    pub(crate) model: Model,
+    pub(crate) healed: bool,
+    pub(crate) report: Report,
+    verbose: bool,
+}
+
+/// A process with a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    Gateway(usize),
+    Router(usize),
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Arrives {
+        wire: WireId,
+        to: Side,
+        message: Message,
+    },
+    /// This side learns of the end.
+    Ends {
+        wire: WireId,
+        at: Side,
+    },
+    Gateway {
+        gateway: usize,
+        life: u64,
+        what: GatewayEvent,
+    },
+    Router {
+        router: usize,
+        life: u64,
+        what: RouterEvent,
+    },
+    Client {
+        client: usize,
+        what: ClientEvent,
+    },
+    Store(StoreEvent),
+    Lease {
+        node: Node,
+        life: u64,
+        call: Call,
+    },
+    Fault(usize),
+    Heals,
+    Looks,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    ToGateway(ClientFrame),
+    ToClient(ServerFrame),
+    ToRouter(ToRouter),
+    FromRouter(FromRouter),
+    ToStore(StoreRequest),
+    FromStore(StoreReply),
+}
+
+impl<'m> World<'m> {
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, machines: &'m mut Machines, verbose: bool) -> Self {
+        let mut random = Random::new(seed);
+        let scenario = Scenario::new(&mut random);
+        let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
+        Self {
+            schedule: Schedule::new(),
+            wires: Wires::default(),
+            cluster: Cluster::new(machines),
+            gateways: (0..scenario.gateways).map(|_| GatewayNode::default()).collect(),
+            routers: (0..scenario.routers).map(|_| RouterNode::default()).collect(),
+            model: Model::new(&scenario.devices),
+            clients,
+            random,
+            scenario,
+            plant,
+            healed: false,
+            report: Report::default(),
+            verbose,
+        }
+    }
+
+    /// Until all is quiet, or something is wrong.
+    pub(crate) fn run(mut self) -> Result<Report, Failure> {
+        if self.verbose {
+            println!("{:#?}", self.scenario);
+        }
+        self.begin();
+        while let Some(event) = self.schedule.pop() {
+            if let Some(until) = self.paused_until(&event) {
+                self.schedule.at(until, event);
+                continue;
+            }
+            self.report.note(self.schedule.now(), &event);
+            if self.verbose {
+                println!("{:>10} {event:?}", self.schedule.now());
+            }
+            let looks = matches!(event, Event::Looks);
+            self.handle(event);
+            if let Some(what) = self.model.broken.take() {
+                return Err(self.failure(what));
+            }
+            if looks && self.is_quiet() {
+                return match self.check_end() {
+                    Ok(()) => Ok(self.report),
+                    Err(what) => Err(self.failure(what)),
+                };
+            }
+            if self.schedule.now() > self.scenario.heals_at + PATIENCE {
+                let what = format!("not quiet {} s after the last fault: {}", PATIENCE / SECOND, self.unquiet());
+                return Err(self.failure(what));
+            }
+        }
+        Err(self.failure("nothing is left to happen".to_owned()))
+    }
+
+    fn failure(&self, what: String) -> Failure {
+        Failure { what, at_us: self.schedule.now() }
+    }
+
+    fn begin(&mut self) {
+        self.found_cluster();
+        for gateway in 0..self.gateways.len() {
+            let after = self.random.below(50 * MS);
+            self.at_gateway(gateway, after, GatewayEvent::Starts);
+        }
+        for router in 0..self.routers.len() {
+            let after = self.random.below(50 * MS);
+            self.at_router(router, after, RouterEvent::Starts);
+        }
+        for client in 0..self.clients.len() {
+            let after = self.random.below(400 * MS);
+            self.at_client(client, after, ClientEvent::Connects);
+        }
+        for (client, at, to, count) in self.scenario.bursts.clone() {
+            self.at_client(client, at, ClientEvent::Sends { to, count });
+        }
+        for fault in 0..self.scenario.faults.len() {
+            self.next_fault(fault);
+        }
+        self.schedule.at(self.scenario.heals_at, Event::Heals);
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrives { wire, to, message } => self.arrives(wire, to, message),
+            Event::Ends { wire, at } => self.ends(wire, at),
+            Event::Gateway { gateway, life, what } if self.gateways[gateway].life == life => {
+                self.gateway_event(gateway, what);
+            }
+            Event::Router { router, life, what } if self.routers[router].life == life => {
+                self.router_event(router, what);
+            }
+            // Of a process that is no more.
+            Event::Gateway { .. } | Event::Router { .. } => {}
+            Event::Client { client, what } => self.client_event(client, what),
+            Event::Store(what) => self.store_event(what),
+            Event::Lease { node, life, call } => self.lease_call(node, life, call),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Heals => {
+                self.healed = true;
+                self.schedule.after(100 * MS, Event::Looks);
+            }
+            Event::Looks => self.schedule.after(100 * MS, Event::Looks),
+        }
+    }
+
+    fn arrives(&mut self, wire: WireId, to: Side, message: Message) {
+        let Some(ends) = self.wires.arrives(wire, to, self.schedule.now()) else { return };
+        match (ends, message) {
+            (Ends::Client { gateway, connection, .. }, Message::ToGateway(frame)) => {
+                self.gateway_hears(gateway, connection, frame);
+            }
+            (Ends::Client { client, .. }, Message::ToClient(frame)) => self.client_hears(client, wire, frame),
+            (Ends::Link { router, .. }, Message::ToRouter(said)) => self.router_hears(router, wire, said),
+            (Ends::Link { gateway, .. }, Message::FromRouter(said)) => self.gateway_hears_router(gateway, wire, said),
+            (Ends::Stream { node, .. }, Message::ToStore(request)) => self.store_request(node, wire, request),
+            (Ends::Stream { router, .. }, Message::FromStore(reply)) => self.router_hears_store(router, reply),
+            (ends, message) => unreachable!("{message:?} on {ends:?}"),
+        }
+    }
+
+    fn ends(&mut self, wire: WireId, at: Side) {
+        match (self.wires.learnt(wire, at), at) {
+            (None, _) => {}
+            (Some(Ends::Client { client, .. }), Side::First) => self.client_lost(client, wire),
+            (Some(Ends::Client { gateway, connection, .. }), Side::Second) => {
+                self.gateway_lost_client(gateway, connection);
+            }
+            (Some(Ends::Link { gateway, .. }), Side::First) => self.gateway_lost_router(gateway, wire),
+            (Some(Ends::Link { router, .. }), Side::Second) => self.router_lost_link(router, wire),
+            (Some(Ends::Stream { router, node }), Side::First) => self.router_lost_store(router, node, wire),
+            (Some(Ends::Stream { .. }), Side::Second) => self.cluster.forget(wire),
+        }
+    }
+
+    pub(crate) fn send(&mut self, wire: WireId, to: Side, message: Message) {
+        let latency = self.latency();
+        if let Some(at) = self.wires.send(wire, to, self.schedule.now(), latency) {
+            self.schedule.at(at, Event::Arrives { wire, to, message });
+        }
+    }
+
+    pub(crate) fn latency(&mut self) -> Time {
+        let (least, most) = self.scenario.latency;
+        let usual = self.random.between(least, most);
+        let slow = !self.healed && self.random.in_thousand(self.scenario.slow);
+        if slow { usual + self.random.between(5 * MS, 300 * MS) } else { usual }
+    }
+
+    /// Something between the two breaks: each learns of it in its own time.
+    pub(crate) fn break_wire(&mut self, wire: WireId) {
+        let now = self.schedule.now();
+        let most = if self.random.in_thousand(200) { 400 * MS } else { 5 * MS };
+        let at = [now + self.random.below(most), now + self.random.below(most)];
+        for (at, time) in self.wires.cut(wire, at) {
+            self.schedule.at(time, Event::Ends { wire, at });
+        }
+    }
+
+    /// The process at this side is no more.
+    pub(crate) fn abandon_wire(&mut self, wire: WireId, side: Side) {
+        self.break_wire(wire);
+        self.wires.learnt(wire, side);
+    }
+
+    pub(crate) fn close_wire(&mut self, wire: WireId, by: Side) {
+        let at = self.schedule.now() + self.latency();
+        if let Some(at) = self.wires.close(wire, by, at) {
+            self.schedule.at(at, Event::Ends { wire, at: by.other() });
+        }
+    }
+
+    fn paused_until(&self, event: &Event) -> Option<Time> {
+        let node = match event {
+            Event::Gateway { gateway, .. } | Event::Lease { node: Node::Gateway(gateway), .. } => {
+                Node::Gateway(*gateway)
+            }
+            Event::Router { router, .. } | Event::Lease { node: Node::Router(router), .. } => Node::Router(*router),
+            Event::Arrives { wire, to: side, .. } | Event::Ends { wire, at: side } => {
+                match (self.wires.ends(*wire, *side)?, side) {
+                    (Ends::Client { gateway, .. }, Side::Second) | (Ends::Link { gateway, .. }, Side::First) => {
+                        Node::Gateway(gateway)
+                    }
+                    (Ends::Link { router, .. }, Side::Second) | (Ends::Stream { router, .. }, Side::First) => {
+                        Node::Router(router)
+                    }
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        let until = match node {
+            Node::Gateway(gateway) => self.gateways[gateway].paused_until,
+            Node::Router(router) => self.routers[router].paused_until,
+        };
+        (until > self.schedule.now()).then_some(until)
+    }
+}

@@ -1,0 +1,91 @@
+//! Many seeds, and the proof that a broken service would not pass them.
+
+use std::time::{Duration, Instant};
+
+use carillon_simulation::{Plant, Report, Simulator};
+use tempfile::TempDir;
+
+/// How many runs there are unless CARILLON_SEEDS says otherwise.
+const SEEDS: u64 = 500;
+/// Within so many runs each planted bug is found.
+const PLANTED: u64 = 200;
+
+/// In memory where the machine has a folder for that: the engines are made anew for each test.
+fn simulator() -> (TempDir, Simulator) {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder");
+    let simulator = Simulator::open(dir.path()).expect("opens");
+    (dir, simulator)
+}
+
+fn seeds() -> u64 {
+    let asked = std::env::var("CARILLON_SEEDS").ok();
+    asked.map_or(SEEDS, |asked| asked.parse().expect("CARILLON_SEEDS is a number"))
+}
+
+#[test]
+fn every_run_keeps_the_promises() {
+    let (_dir, mut simulator) = simulator();
+    let (began, mut all) = (Instant::now(), Report::default());
+    for seed in 1..=seeds() {
+        match simulator.run(seed, None, false) {
+            Ok(report) => all += report,
+            Err(failure) => panic!(
+                "seed {seed} failed after {} us: {}\nagain: cargo run -p carillon-simulation -- --seed {seed} --verbose",
+                failure.at_us, failure.what
+            ),
+        }
+    }
+    println!("{} runs in {:?}: {all:?}", seeds(), began.elapsed());
+    // A world in which hardly anything is accepted would prove nothing.
+    assert!(all.accepted * 10 > all.sent * 8, "{all:?}");
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let (_dir, mut simulator) = simulator();
+    for seed in 1..=20 {
+        let (first, second) = (simulator.run(seed, None, false), simulator.run(seed, None, false));
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+fn is_found(plant: Plant, how: &str) {
+    let (_dir, mut simulator) = simulator();
+    let began = Instant::now();
+    let failure =
+        (1..=PLANTED).find_map(|seed| simulator.run(seed, Some(plant), false).err().map(|failure| (seed, failure)));
+    let (seed, failure) = failure.unwrap_or_else(|| panic!("{plant:?} was not found in {PLANTED} runs"));
+    println!("{plant:?} was found by seed {seed} in {:?}: {}", began.elapsed(), failure.what);
+    assert!(failure.what.contains(how), "{plant:?} was found for another reason: {}", failure.what);
+    assert!(began.elapsed() < Duration::from_secs(300));
+}
+
+#[test]
+fn forgotten_duplicates_are_found() {
+    is_found(Plant::DuplicatesForgotten, " and at ");
+}
+
+#[test]
+fn a_reordered_batch_is_found() {
+    is_found(Plant::ReorderedBatch, "stands behind");
+}
+
+#[test]
+fn an_answer_before_the_commit_is_found() {
+    is_found(Plant::AnsweredBeforeCommit, "accepted before it was appended");
+}
+
+#[test]
+fn a_lane_that_stays_open_is_found() {
+    is_found(Plant::LanesStayOpen, "stands behind");
+}
+
+#[test]
+fn a_gap_that_stays_open_is_found() {
+    is_found(Plant::GapsStayOpen, "not quiet");
+}
+
+#[test]
+fn a_cursor_too_far_is_found() {
+    is_found(Plant::CursorTooFar, "acknowledged only");
+}

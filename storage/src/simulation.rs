@@ -1,0 +1,126 @@
+//! For the simulation only: the state machines on their real engines, without Raft around them.
+
+use std::{io, path::Path};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardId, ShardKind, ShardMap,
+    pb::store::{
+        DirectoryCommand, RegistryView, Rejected, TimelineCommand, store_reply::Result as Outcome, store_request::Op,
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    engine::{Caches, Engines},
+    machine::{
+        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, TimelineMachine, TimelineReader,
+        check_directory, check_timeline,
+    },
+    shard,
+};
+
+/// All shards of a cluster, once: what every replica would hold.
+pub struct Machines {
+    map: ShardMap,
+    directories: Vec<(DirectoryMachine, DirectoryReader)>,
+    timelines: Vec<(TimelineMachine, TimelineReader)>,
+}
+
+impl Machines {
+    /// Opens, or makes, the engines in this folder. Blocking.
+    pub fn open(dir: &Path, map: ShardMap) -> io::Result<Self> {
+        let mib = 1024 * 1024;
+        let caches = Caches { directory_bytes: 8 * mib, timeline_bytes: 8 * mib, memtables_bytes: 8 * mib };
+        let engines = Engines::open(dir, map, caches).map_err(io::Error::other)?;
+        let shards = |kind| map.all().filter(move |shard| shard.kind == kind);
+        Ok(Self {
+            map,
+            directories: shards(ShardKind::Directory)
+                .map(|shard| engines.directory(shard))
+                .collect::<Result<_, _>>()?,
+            timelines: shards(ShardKind::Timeline).map(|shard| engines.timeline(shard)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) -> io::Result<()> {
+        let nothing = &mut std::iter::empty();
+        self.directories.iter_mut().try_for_each(|(machine, _)| machine.restore(nothing, b""))?;
+        self.timelines.iter_mut().try_for_each(|(machine, _)| machine.restore(nothing, b""))
+    }
+
+    /// The command that goes into the log, or why it must not. None: a read.
+    pub fn check(&self, shard: ShardId, op: &Op) -> Result<Option<Bytes>, Rejected> {
+        Ok(match op {
+            Op::Timeline(command) => {
+                check_timeline(shard, self.map, command)?;
+                Some(TimelineCommand::encode_to_vec(command).into())
+            }
+            Op::Directory(command) => {
+                check_directory(shard, self.map, command)?;
+                Some(DirectoryCommand::encode_to_vec(command).into())
+            }
+            Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) => None,
+        })
+    }
+
+    /// Applies one committed entry. `index` grows from entry to entry of a shard.
+    pub fn apply(&mut self, shard: ShardId, index: u64, commands: Vec<Bytes>) -> io::Result<Vec<Outcome>> {
+        let entry = [EntryCommands { index, commands }];
+        let applied = index.to_be_bytes();
+        let machine = usize::from(shard.index);
+        let outcomes = match shard.kind {
+            ShardKind::Directory => self.directories[machine].0.apply(&entry, &applied)?,
+            ShardKind::Timeline => self.timelines[machine].0.apply(&entry, &applied)?,
+        };
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    pub fn read(&self, shard: ShardId, op: &Op) -> io::Result<Outcome> {
+        let place = usize::from(shard.index);
+        match (shard.kind, op) {
+            (ShardKind::Timeline, Op::ReadTimeline(op)) => Ok(Outcome::TimelineRead(self.timelines[place].1.read(op)?)),
+            (ShardKind::Timeline, Op::ReadHead(op)) => Ok(Outcome::Head(self.timelines[place].1.head(op)?)),
+            (ShardKind::Directory, Op::ReadUser(op)) => Ok(Outcome::User(self.directories[place].1.user(&op.user)?)),
+            _ => Err(io::Error::other("the shard has nothing of the kind that was asked for")),
+        }
+    }
+
+    /// The registry as it is now, without the storage nodes.
+    pub fn registry(&self) -> RegistryView {
+        let state = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
+        RegistryView {
+            version: state.version,
+            ring_version: state.ring_version,
+            nodes: state.nodes,
+            directory_shards: self.map.directory.into(),
+            timeline_shards: self.map.timeline.into(),
+            ..RegistryView::default()
+        }
+    }
+}
+
+/// The lanes of one stream: see `StoreRequest.lane`.
+#[derive(Default)]
+pub struct Lanes(shard::Lanes);
+
+/// The place of one write.
+#[derive(Debug, Clone)]
+pub struct Lane(shard::Lane);
+
+impl Lanes {
+    pub fn lane(&mut self, shard: ShardId, number: u64) -> Lane {
+        Lane(self.0.lane(shard, number))
+    }
+}
+
+impl Lane {
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
