@@ -63,7 +63,7 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
         };
         let recorder = Arc::clone(&environment.recorder);
         let measured = async { wait(|| recorder.acceptance.total().len() >= 100).await };
-        let found = direct::run(&environment, config, Duration::ZERO, measured).await.expect("it runs");
+        let found = direct::run(&environment, config, (Duration::ZERO, PATIENCE), measured).await.expect("it runs");
         let summary = found.findings.summary;
         assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);
         // To both devices of the recipient and the other one of the sender; and in both inboxes.

@@ -120,6 +120,9 @@ pub(super) struct Direct {
     pub(super) warm_up: f64,
     #[arg(long, default_value_t = 10.0)]
     pub(super) seconds: f64,
+    /// How long the last messages may take after the end
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    pub(super) patience: f64,
     /// Measure a bare relay and flushes in this folder (one on the servers' disk) right before the run
     #[arg(long, value_name = "FOLDER")]
     pub(super) limits: Option<PathBuf>,

@@ -23,7 +23,15 @@ use crate::{
 
 /// Reads the command line, does what it says, and tells how that went; see docs/loadtest.md for the codes.
 pub fn main() -> ExitCode {
-    match run(Arguments::parse().chosen()) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help is no error. Of all others clap would make 2, which says that integrity is broken.
+            let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return if error.print().is_ok() { code } else { ExitCode::FAILURE };
+        }
+    };
+    match run(arguments.chosen()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("carillon-loadtest: {error:#}");
@@ -65,8 +73,9 @@ async fn run_scenario(scenario: &Scenario, workers: usize) -> anyhow::Result<Rep
             let session = Session::start("direct", &arguments.common, workers)?
                 .with_limits(arguments.limits.as_deref(), arguments.bytes)?;
             let config = arguments.config(&session.environment);
-            let (warm_up, measured) = (seconds(arguments.warm_up), session.for_seconds(arguments.seconds));
-            session.finish(direct::run(&session.environment, config, warm_up, measured)).await
+            let times = (seconds(arguments.warm_up), seconds(arguments.patience));
+            let measured = session.for_seconds(arguments.seconds);
+            session.finish(direct::run(&session.environment, config, times, measured)).await
         }
         Scenario::Idle(arguments) => {
             let session = Session::start("idle", &arguments.common, workers)?;

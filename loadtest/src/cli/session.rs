@@ -34,7 +34,8 @@ impl<'a> Session<'a> {
         let secret = std::fs::read_to_string(&common.token_secret_file)
             .with_context(|| format!("can't read the token secret {}", common.token_secret_file.display()))?;
         let secret = secret.trim().to_owned();
-        let run = format!("load-{:x}", carillon_proto::now_ms());
+        // Several processes may begin at the same time.
+        let run = format!("load-{:x}-{:x}", carillon_proto::now_ms(), std::process::id());
         let environment = Environment {
             run,
             target: target(common)?,

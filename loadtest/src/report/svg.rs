@@ -27,7 +27,7 @@ pub(super) struct Series {
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 28.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 62.0;
 const COLOURS: [&str; 8] = ["#1f6fb4", "#d9541e", "#2a9d4a", "#8a4fb0", "#b58900", "#0f8b8d", "#c2185b", "#666666"];
@@ -89,7 +89,8 @@ impl Chart<'_> {
     /// What is drawn, and 0 below it where the axis is linear.
     fn axes(&self) -> Axes {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let x = bounds(points().map(|(x, _)| *x)).unwrap_or((0.0, 1.0));
+        let marks = self.marks.iter().map(|(x, _)| *x);
+        let x = bounds(points().map(|(x, _)| *x).chain(marks)).unwrap_or((0.0, 1.0));
         let y = bounds(points().filter_map(|(_, y)| *y)).unwrap_or((0.0, 1.0));
         let x = if x.0 == x.1 { (x.0, x.0 + 1.0) } else { x };
         let y = if self.log_y {

@@ -72,6 +72,9 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// Users who sign in at the same time.
+const SIGNING_IN: usize = 64;
+
 impl Direct {
     /// Signs everyone in, then begins to send; all latencies count. `token` makes a token for a user.
     pub async fn start(config: DirectConfig, token: impl Fn(&str) -> String, tasks: &Tasks) -> Result<Self, RunError> {
@@ -110,11 +113,12 @@ impl Direct {
                 devices.push(open(&load, (&user, device), &token, &flows, tasks)?);
             }
             clients.push(devices);
-        }
-        for (number, devices) in clients.iter().enumerate() {
-            for client in devices {
-                signed_in(client, &load.user("", number)).await?;
+            if let Some(earlier) = number.checked_sub(SIGNING_IN) {
+                all_signed_in(&load, &clients, earlier).await?;
             }
+        }
+        for number in 0..config.users {
+            all_signed_in(&load, &clients, number).await?;
         }
         let (stop, stopped) = watch::channel(false);
         let paced = config.rate.map(|rate| Pacer::start(&load.recorder, config.users, rate));
@@ -149,6 +153,7 @@ impl Direct {
     pub async fn finish(self, patience: Duration) -> Report {
         let took = self.began.elapsed();
         let _ = self.stop.send(true);
+        self.load.recorder.mark("sending ends");
         self.load.recorder.set_phase("waiting for the last messages");
         eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
         self.senders.stop();
@@ -172,6 +177,13 @@ impl Direct {
             took,
         }
     }
+}
+
+async fn all_signed_in(load: &Load, clients: &[Vec<Client>], number: usize) -> Result<(), RunError> {
+    for client in &clients[number] {
+        signed_in(client, &load.user("", number)).await?;
+    }
+    Ok(())
 }
 
 fn previous(number: usize, users: usize) -> usize {
@@ -201,11 +213,11 @@ fn open(
     Ok(client)
 }
 
-/// Runs it with a warm-up, measures the time after that, and tells all.
+/// Runs it with a warm-up, measures the time after that, waits at most `patience` for the last messages, and tells all.
 pub async fn run(
     environment: &Environment,
     config: DirectConfig,
-    warm_up: Duration,
+    (warm_up, patience): (Duration, Duration),
     measured: impl Future<Output = ()>,
 ) -> Result<Found, RunError> {
     let closed_loop = config.rate.is_none();
@@ -223,7 +235,7 @@ pub async fn run(
     measured.await;
     let after = Reading::now(&recorder, &environment.servers).await;
     let window = before.until(&after);
-    let report = direct.finish(Duration::from_secs(60)).await;
+    let report = direct.finish(patience).await;
     let mut figures = message_figures(&window);
     if let Some(wanted) = wanted_rate {
         figures.push(Figure::neutral("wanted", "1/s", wanted));
