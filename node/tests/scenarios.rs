@@ -62,7 +62,7 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
             send_timeout: PATIENCE,
         };
         let recorder = Arc::clone(&environment.recorder);
-        let measured = async { wait(|| recorder.acceptance.total().len() >= 100).await };
+        let measured = wait(|| recorder.acceptance.total().len() >= 100);
         let found = direct::run(&environment, config, (Duration::ZERO, PATIENCE), measured).await.expect("it runs");
         let summary = found.findings.summary;
         assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);

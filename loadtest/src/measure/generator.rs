@@ -43,7 +43,7 @@ impl Generator {
             return Some(format!("{late} of {scheduled} sends went out more than {} ms late", LATE_US / 1000));
         }
         // Without the servers' own figures whatever else used the machine is taken for them.
-        let others = window.server_cores().unwrap_or_else(|| window.machine_busy * self.cores as f64 - own);
+        let others = window.server_cores().unwrap_or(window.machine_busy * self.cores as f64 - own);
         if self.as_fast_as_possible && window.machine_busy > MACHINE_FULL && own > others {
             return Some(format!("the machine was full, and it used {own:.2} cores, the servers {others:.2}"));
         }

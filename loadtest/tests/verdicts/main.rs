@@ -104,5 +104,5 @@ fn two_reports_are_compared() {
     let output = loadtest(folder.path(), &["compare", "a.json", "a.json", "--html", "both.html"]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("acceptance p99 ms"));
-    assert!(fs::read_to_string(folder.path().join("both.html")).expect("page").contains("B accepted"));
+    assert!(fs::read_to_string(folder.path().join("both.html")).expect("page").contains("B acceptance"));
 }
