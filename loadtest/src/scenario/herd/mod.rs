@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::{
-    member::{DEVICE, Member},
+    member::{DEVICE, Fate, Member},
     outcome::Outcome,
 };
 use super::{
@@ -67,12 +67,13 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
     let before = Reading::now(&environment.recorder, &environment.servers).await;
     let broken_at = herd.stampede(&senders, &first_life).await?;
     let after = Reading::now(&environment.recorder, &environment.servers).await;
+    // Before anything else ends connections.
+    let outcome = Outcome::of(broken_at, &herd.members);
     herd.read_back(&senders).await;
     let findings = herd.load.checker.finish();
     let clients: Vec<_> = herd.members.iter().filter_map(|member| member.client.lock().clone()).collect();
     futures_util::stream::iter(clients).for_each_concurrent(CONCURRENCY, async |client| client.close().await).await;
     let window = before.until(&after);
-    let outcome = Outcome::of(broken_at, &herd.members);
     Ok(Found {
         findings,
         distributions: outcome.distributions(),
@@ -123,6 +124,8 @@ impl Herd<'_> {
         let recorder = &self.load.recorder;
         recorder.set_phase("connections break");
         recorder.mark("connections break");
+        // What broke before has nothing to do with it.
+        self.members.iter().for_each(|member| *member.fate.lock() = Fate::default());
         let broken_at = Instant::now();
         match &self.config.trigger {
             Some(command) => trigger(command).await?,
