@@ -1,6 +1,14 @@
-//! Load on a running service, and the checker that finds what was lost, doubled, reordered, invented or corrupted.
+//! Load on a running service, what it costs, and the checker that finds what was lost, doubled, reordered, invented or
+//! corrupted.
 
 pub mod checker;
-pub mod direct;
+pub mod cli;
+pub mod flush_probe;
+pub mod measure;
 pub mod payload;
+pub mod relay;
+pub mod report;
+pub mod scenario;
 pub mod token;
+
+pub use scenario::direct;

@@ -1,18 +1,20 @@
-//! What each test message carries: run, sender, counter, and a checksum over them and the filling.
+//! What each test message carries: run, sender, recipient, counter, its time, and a checksum over them and the filling.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, hash::Hasher as _, sync::LazyLock};
 
 use carillon_proto::pb::client::{Content, Text, content::Body};
-use sha2::{Digest as _, Sha256};
+use siphasher::sip::SipHasher13;
 
 /// One test message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payload {
-    pub run: String,
-    pub sender: String,
-    pub recipient: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload<'a> {
+    pub run: &'a str,
+    pub sender: &'a str,
+    pub recipient: &'a str,
     /// From 1 for each pair of sender and recipient, in the order of sending.
     pub counter: u64,
+    /// When it was meant to be sent, in microseconds after the beginning of the run.
+    pub intended_us: u64,
 }
 
 /// Not one of our messages, or not as it was sent.
@@ -20,60 +22,75 @@ pub struct Payload {
 #[error("payload is corrupt: {0}")]
 pub struct Corrupt(pub &'static str);
 
-impl Payload {
+/// Text that does not repeat within a message of the usual size.
+static FILLING: LazyLock<String> = LazyLock::new(|| {
+    let letter = |number: u64| char::from(b'a' + (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26);
+    (1..8192).map(letter).collect()
+});
+
+const CHECKSUM_CHARS: usize = 16;
+
+impl<'a> Payload<'a> {
     /// Text content of at least `bytes` bytes.
     pub fn to_content(&self, bytes: usize) -> Content {
-        let mut body = format!("{} {} {} {} ", self.run, self.sender, self.recipient, self.counter);
-        while body.len() + 17 < bytes {
-            let _ = write!(body, "{:x}", self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ body.len() as u64);
+        let Self { run, sender, recipient, counter, intended_us } = self;
+        let mut body = String::with_capacity(bytes.max(128));
+        let _ = write!(body, "{run} {sender} {recipient} {counter} {intended_us} ");
+        let mut from = *counter as usize % 4096;
+        while body.len() + 1 + CHECKSUM_CHARS < bytes {
+            let wanted = bytes - body.len() - 1 - CHECKSUM_CHARS;
+            let until = FILLING.len().min(from + wanted);
+            body.push_str(&FILLING[from..until]);
+            from = 0;
         }
         let digest = checksum(&body);
-        let _ = write!(body, " {digest}");
+        let _ = write!(body, " {digest:016x}");
         Content { body: Some(Body::Text(Text { body })) }
     }
 
-    pub fn from_content(content: &Content) -> Result<Self, Corrupt> {
+    pub fn from_content(content: &'a Content) -> Result<Self, Corrupt> {
         let Some(Body::Text(Text { body })) = &content.body else { return Err(Corrupt("it is not a text")) };
         let (hashed, digest) = body.rsplit_once(' ').ok_or(Corrupt("it has no checksum"))?;
-        if checksum(hashed) != digest {
+        if digest.len() != CHECKSUM_CHARS || u64::from_str_radix(digest, 16) != Ok(checksum(hashed)) {
             return Err(Corrupt("its checksum is wrong"));
         }
-        let mut fields = hashed.split(' ').map(str::to_owned);
+        let mut fields = hashed.split(' ');
         let mut next = || fields.next().ok_or(Corrupt("a field is missing"));
-        let (run, sender, recipient, counter) = (next()?, next()?, next()?, next()?);
+        let (run, sender, recipient, counter, intended_us) = (next()?, next()?, next()?, next()?, next()?);
         let counter = counter.parse().map_err(|_| Corrupt("its counter is not a number"))?;
-        Ok(Self { run, sender, recipient, counter })
+        let intended_us = intended_us.parse().map_err(|_| Corrupt("its time is not a number"))?;
+        Ok(Self { run, sender, recipient, counter, intended_us })
     }
 }
 
-fn checksum(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+/// SipHash 1-3 under a fixed key: against faults, not against forgers.
+fn checksum(text: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0x6361_7269_6c6c_6f6e, 0x6c6f_6164_7465_7374);
+    hasher.write(text.as_bytes());
+    hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn payload() -> Payload {
-        Payload { run: "r1".into(), sender: "alice".into(), recipient: "bob".into(), counter: 7 }
-    }
+    const PAYLOAD: Payload<'_> =
+        Payload { run: "r1", sender: "alice", recipient: "bob", counter: 7, intended_us: 1_234_567 };
 
     #[test]
     fn what_was_sent_is_read_back() {
-        for bytes in [0, 64, 256, 5000] {
-            let content = payload().to_content(bytes);
-            assert_eq!(Payload::from_content(&content), Ok(payload()));
+        for bytes in [0, 64, 256, 5000, 20_000] {
+            let content = PAYLOAD.to_content(bytes);
+            assert_eq!(Payload::from_content(&content), Ok(PAYLOAD));
+            let Some(Body::Text(Text { body })) = &content.body else { panic!("text") };
+            assert!(body.len() == bytes || bytes < 64, "{} bytes instead of {bytes}", body.len());
         }
     }
 
     #[test]
     fn a_changed_byte_is_noticed() {
-        let Some(Body::Text(Text { body })) = payload().to_content(256).body else { panic!("text") };
-        for at in [0, 20, 100, body.len() - 1] {
+        let Some(Body::Text(Text { body })) = PAYLOAD.to_content(256).body else { panic!("text") };
+        for at in 0..body.len() {
             let mut bytes = body.clone().into_bytes();
             bytes[at] ^= 1;
             let body = String::from_utf8(bytes).expect("still ASCII");

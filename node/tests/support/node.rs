@@ -68,6 +68,11 @@ impl Node {
         self.process = Some(child);
     }
 
+    /// Of the process that runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));

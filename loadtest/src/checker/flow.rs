@@ -1,0 +1,169 @@
+//! One flow: how its sends ended, and how far each of its watchers is.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{
+    Flow, Outcome, Summary, Violation, WatcherCheck,
+    ranges::Ranges,
+    violation::{Kept, Violations},
+};
+
+/// A flow under watch. It has a lock of its own, so that flows do not wait for each other.
+pub struct FlowCheck {
+    pub name: Flow,
+    state: Mutex<State>,
+    violations: Arc<Violations>,
+}
+
+/// Whatever is neither pending nor refused nor unknown was accepted.
+#[derive(Default)]
+struct State {
+    sent: u64,
+    pending: Ranges,
+    refused: Ranges,
+    unknown: Ranges,
+    seen: Vec<Seen>,
+}
+
+struct Seen {
+    watcher: Arc<WatcherCheck>,
+    /// Must it be shown all that is accepted?
+    expects: bool,
+    /// The highest counter that it was shown.
+    last: u64,
+    /// Below `last` and not shown.
+    skipped: Ranges,
+}
+
+impl FlowCheck {
+    pub(super) fn new(name: Flow, violations: Arc<Violations>) -> Self {
+        Self { name, state: Mutex::default(), violations }
+    }
+
+    /// This watcher must be shown everything that is accepted.
+    pub fn expect(&self, watcher: &Arc<WatcherCheck>) {
+        self.state.lock().seen(watcher).expects = true;
+    }
+
+    /// Notes a new send and gives its counter.
+    pub fn sending(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.sent += 1;
+        let counter = state.sent;
+        state.pending.insert(counter, counter);
+        counter
+    }
+
+    /// The send has ended; further endings of the same one are ignored.
+    pub fn ended(&self, counter: u64, outcome: Outcome) {
+        let mut state = self.state.lock();
+        if !state.pending.remove(counter) {
+            return;
+        }
+        match outcome {
+            Outcome::Accepted => {}
+            Outcome::Unknown => state.unknown.insert(counter, counter),
+            Outcome::Refused => {
+                state.refused.insert(counter, counter);
+                for seen in state.seen.iter().filter(|seen| seen.shown(counter)) {
+                    self.violations.add(self.invented(&seen.watcher, counter));
+                }
+            }
+        }
+    }
+
+    /// The watcher was shown this message. True if it was the first time, in order, and the watcher expects it.
+    pub fn delivered(&self, watcher: &Arc<WatcherCheck>, counter: u64) -> bool {
+        let mut state = self.state.lock();
+        if counter == 0 || counter > state.sent || state.refused.contains(counter) {
+            self.violations.add(self.invented(watcher, counter));
+            return false;
+        }
+        let seen = state.seen(watcher);
+        if counter > seen.last {
+            seen.skipped.insert(seen.last + 1, counter - 1);
+            seen.last = counter;
+            if seen.expects {
+                watcher.count();
+            }
+            return seen.expects;
+        }
+        let (watcher, flow) = (watcher.name.clone(), self.name.clone());
+        self.violations.add(if seen.skipped.remove(counter) {
+            Violation::Reordered { watcher, flow, counter, after: seen.last }
+        } else {
+            Violation::Doubled { watcher, flow, counter }
+        });
+        false
+    }
+
+    /// Has every send ended, and was every watcher that expects it shown all that was accepted?
+    pub fn complete(&self) -> bool {
+        let state = self.state.lock();
+        let waits = |seen: &Seen| seen.expects && state.missing(seen).next().is_some();
+        state.pending.len() == 0 && !state.seen.iter().any(waits)
+    }
+
+    /// Was this watcher shown all that was accepted so far?
+    pub fn complete_for(&self, watcher: &Arc<WatcherCheck>) -> bool {
+        let mut state = self.state.lock();
+        state.seen(watcher);
+        let all = |seen: &Seen| Arc::ptr_eq(&seen.watcher, watcher) && state.missing(seen).next().is_some();
+        !state.seen.iter().any(all)
+    }
+
+    /// Adds what is lost, and the counts.
+    pub(super) fn finish(&self, summary: &mut Summary, kept: &mut Kept) {
+        let state = self.state.lock();
+        summary.sent += state.sent;
+        summary.refused += state.refused.len();
+        summary.unknown += state.unknown.len() + state.pending.len();
+        summary.accepted += state.sent - state.refused.len() - state.unknown.len() - state.pending.len();
+        for seen in state.seen.iter().filter(|seen| seen.expects) {
+            for counter in state.missing(seen) {
+                let (watcher, flow) = (seen.watcher.name.clone(), self.name.clone());
+                kept.add(Violation::Lost { watcher, flow, counter });
+            }
+        }
+    }
+
+    /// Entries that the flow's sets hold: what its memory grows with.
+    #[cfg(test)]
+    pub(super) fn weight(&self) -> usize {
+        let state = self.state.lock();
+        let sets = [&state.pending, &state.refused, &state.unknown];
+        sets.into_iter().chain(state.seen.iter().map(|seen| &seen.skipped)).map(|set| set.runs().count()).sum()
+    }
+
+    fn invented(&self, watcher: &WatcherCheck, counter: u64) -> Violation {
+        Violation::Invented { watcher: watcher.name.clone(), flow: self.name.clone(), counter }
+    }
+}
+
+impl State {
+    /// A flow has few watchers: looking at each is quicker than hashing.
+    fn seen(&mut self, watcher: &Arc<WatcherCheck>) -> &mut Seen {
+        let at = self.seen.iter().position(|seen| Arc::ptr_eq(&seen.watcher, watcher)).unwrap_or_else(|| {
+            let watcher = Arc::clone(watcher);
+            self.seen.push(Seen { watcher, expects: false, last: 0, skipped: Ranges::default() });
+            self.seen.len() - 1
+        });
+        &mut self.seen[at]
+    }
+
+    /// Accepted and not shown.
+    fn missing<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = u64> + 'a {
+        let runs = seen.skipped.runs().chain([(seen.last + 1, self.sent)]);
+        let accepted =
+            |counter: &u64| ![&self.pending, &self.refused, &self.unknown].iter().any(|s| s.contains(*counter));
+        runs.flat_map(|(first, last)| first..=last).filter(accepted)
+    }
+}
+
+impl Seen {
+    fn shown(&self, counter: u64) -> bool {
+        counter <= self.last && !self.skipped.contains(counter)
+    }
+}

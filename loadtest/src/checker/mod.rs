@@ -1,0 +1,136 @@
+//! Compares what was accepted with what each device was shown.
+//!
+//! A *flow* is the messages of one sender to one recipient, numbered from 1. For each flow the checker keeps how its
+//! sends ended, and for each *watcher* (a device, or one who reads a timeline back) how far it is and what it has
+//! skipped. All of it as runs of numbers: memory grows with the sends that are on their way and with the places at
+//! which something was refused, unknown or skipped, not with the number of messages.
+
+mod flow;
+mod ranges;
+#[cfg(test)]
+mod tests;
+mod violation;
+mod watcher;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+
+use self::violation::Violations;
+pub use self::{flow::FlowCheck, violation::Violation, watcher::WatcherCheck};
+
+/// The messages of one sender to one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    pub sender: String,
+    pub recipient: String,
+}
+
+/// A device that watches flows: user and device name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Watcher {
+    pub user: String,
+    pub device: String,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It must be delivered.
+    Accepted,
+    /// It must not be delivered.
+    Refused,
+    /// It may be delivered, once.
+    Unknown,
+}
+
+/// Counts of a run.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    pub sent: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    /// To devices, each device counted; not to the one that sent it.
+    pub delivered: u64,
+    /// Found in timelines at the end.
+    pub read_back: u64,
+}
+
+/// What the checker found.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    pub summary: Summary,
+    /// How many of each class, see [`Violation::kind`]; empty if all is well.
+    pub counts: std::collections::BTreeMap<&'static str, u64>,
+    /// The first 1,000.
+    pub violations: Vec<Violation>,
+}
+
+/// See the module. Flows and watchers are asked for once, at the start; what happens goes to their handles.
+#[derive(Default)]
+pub struct Checker {
+    flows: Mutex<HashMap<Flow, Arc<FlowCheck>>>,
+    watchers: Mutex<HashMap<Watcher, Arc<WatcherCheck>>>,
+    violations: Arc<Violations>,
+}
+
+impl Checker {
+    /// The flow of this name.
+    pub fn flow(&self, sender: &str, recipient: &str) -> Arc<FlowCheck> {
+        let name = Flow { sender: sender.to_owned(), recipient: recipient.to_owned() };
+        let new = || Arc::new(FlowCheck::new(name.clone(), Arc::clone(&self.violations)));
+        Arc::clone(self.flows.lock().entry(name.clone()).or_insert_with(new))
+    }
+
+    /// The device of this name.
+    pub fn watcher(&self, user: &str, device: &str) -> Arc<WatcherCheck> {
+        self.watch(user, device, false)
+    }
+
+    /// Who reads this user's timeline back.
+    pub fn reader(&self, user: &str) -> Arc<WatcherCheck> {
+        self.watch(user, "read back", true)
+    }
+
+    fn watch(&self, user: &str, device: &str, reads_back: bool) -> Arc<WatcherCheck> {
+        let name = Watcher { user: user.to_owned(), device: device.to_owned() };
+        let new = || Arc::new(WatcherCheck::new(name.clone(), reads_back, Arc::clone(&self.violations)));
+        Arc::clone(self.watchers.lock().entry(name.clone()).or_insert_with(new))
+    }
+
+    /// Has every send ended, and was everyone shown all that was accepted?
+    pub fn complete(&self) -> bool {
+        // Copied, so that nobody waits for a look at all flows.
+        let flows: Vec<_> = self.flows.lock().values().cloned().collect();
+        flows.iter().all(|flow| flow.complete())
+    }
+
+    /// What went wrong, after all that was accepted should have come to its watchers.
+    pub fn finish(&self) -> Findings {
+        let mut kept = self.violations.so_far();
+        let mut summary = Summary::default();
+        for watcher in self.watchers.lock().values() {
+            let count = if watcher.reads_back { &mut summary.read_back } else { &mut summary.delivered };
+            *count += watcher.shown();
+        }
+        let mut flows: Vec<_> = self.flows.lock().values().cloned().collect();
+        flows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for flow in flows {
+            flow.finish(&mut summary, &mut kept);
+        }
+        Findings { summary, counts: kept.counts, violations: kept.first }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.sender, self.recipient)
+    }
+}
+
+impl fmt::Display for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.user, self.device)
+    }
+}

@@ -1,0 +1,181 @@
+use super::*;
+
+struct Setup {
+    checker: Checker,
+    flow: Arc<FlowCheck>,
+    watcher: Arc<WatcherCheck>,
+}
+
+/// A flow to one device, with this many messages accepted.
+fn setup(accepted: u64) -> Setup {
+    let checker = Checker::default();
+    let (flow, watcher) = (checker.flow("alice", "bob"), checker.watcher("bob", "d"));
+    flow.expect(&watcher);
+    let setup = Setup { checker, flow, watcher };
+    for _ in 0..accepted {
+        setup.send(Outcome::Accepted);
+    }
+    setup
+}
+
+impl Setup {
+    fn send(&self, outcome: Outcome) -> u64 {
+        let counter = self.flow.sending();
+        self.flow.ended(counter, outcome);
+        counter
+    }
+
+    fn deliver(&self, counters: impl IntoIterator<Item = u64>) {
+        for counter in counters {
+            self.flow.delivered(&self.watcher, counter);
+        }
+    }
+
+    fn found(&self) -> Vec<String> {
+        self.checker.finish().violations.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn all_in_order_is_clean() {
+    let setup = setup(3);
+    for counter in 1..=3 {
+        assert!(!setup.checker.complete());
+        setup.deliver([counter]);
+    }
+    assert!(setup.checker.complete());
+    assert!(setup.found().is_empty());
+    let expected = Summary { sent: 3, accepted: 3, delivered: 3, ..Summary::default() };
+    assert_eq!(setup.checker.finish().summary, expected);
+}
+
+#[test]
+fn what_was_accepted_and_not_shown_is_lost() {
+    let setup = setup(4);
+    setup.deliver([1, 3]);
+    assert_eq!(setup.found(), ["lost: bob/d: alice -> bob #2", "lost: bob/d: alice -> bob #4"]);
+    assert!(!setup.checker.complete());
+}
+
+#[test]
+fn what_is_shown_again_is_doubled() {
+    let setup = setup(3);
+    setup.deliver([1, 2, 2, 3, 1]);
+    assert_eq!(setup.found(), ["doubled: bob/d: alice -> bob #2", "doubled: bob/d: alice -> bob #1"]);
+}
+
+#[test]
+fn what_is_shown_after_a_later_one_is_reordered_and_then_doubled() {
+    let setup = setup(3);
+    setup.deliver([2, 1, 3, 1]);
+    assert_eq!(setup.found(), ["reordered: bob/d: alice -> bob #1 after #2", "doubled: bob/d: alice -> bob #1"]);
+}
+
+#[test]
+fn what_was_never_sent_is_invented() {
+    let setup = setup(1);
+    setup.deliver([1, 2, 0]);
+    assert_eq!(setup.found(), ["invented: bob/d: alice -> bob #2", "invented: bob/d: alice -> bob #0"]);
+}
+
+#[test]
+fn what_was_refused_is_invented_whether_shown_before_or_after() {
+    let setup = setup(1);
+    setup.deliver([1]);
+    let early = setup.flow.sending();
+    setup.deliver([early]);
+    setup.flow.ended(early, Outcome::Refused);
+    let late = setup.send(Outcome::Refused);
+    setup.deliver([late]);
+    assert_eq!(setup.found(), ["invented: bob/d: alice -> bob #2", "invented: bob/d: alice -> bob #3"]);
+}
+
+#[test]
+fn what_is_not_readable_is_corrupted() {
+    let setup = setup(0);
+    setup.watcher.corrupted("its checksum is wrong".to_owned());
+    assert_eq!(setup.found(), ["corrupted: bob/d: its checksum is wrong"]);
+}
+
+#[test]
+fn a_position_that_is_not_the_next_one_is_a_gap() {
+    let setup = setup(0);
+    for seq in [5, 6, 8, 8] {
+        setup.watcher.position(seq);
+    }
+    let gaps = ["gap: bob/d: position 8 where 7 is next", "gap: bob/d: position 8 where 9 is next"];
+    assert_eq!(setup.found(), gaps);
+}
+
+#[test]
+fn a_trimmed_timeline_goes_on_at_its_new_beginning() {
+    let setup = setup(0);
+    setup.watcher.position(5);
+    setup.watcher.trimmed(9);
+    setup.watcher.position(9);
+    assert!(setup.found().is_empty());
+}
+
+#[test]
+fn an_unknown_send_may_be_shown_once_or_never() {
+    let setup = setup(1);
+    let (shown, never) = (setup.send(Outcome::Unknown), setup.send(Outcome::Unknown));
+    setup.deliver([1, shown]);
+    assert!(setup.checker.complete());
+    assert!(setup.found().is_empty());
+    setup.deliver([shown]);
+    assert_eq!(setup.found(), [format!("doubled: bob/d: alice -> bob #{shown}")]);
+    assert_eq!(setup.checker.finish().summary.unknown, never - 1);
+}
+
+#[test]
+fn a_send_that_has_not_ended_keeps_the_run_open_and_counts_as_unknown() {
+    let setup = setup(0);
+    setup.flow.sending();
+    assert!(!setup.checker.complete());
+    assert_eq!(setup.checker.finish().summary.unknown, 1);
+    assert!(setup.found().is_empty());
+}
+
+#[test]
+fn each_watcher_is_followed_by_itself() {
+    let setup = setup(2);
+    let (other, passer_by) = (setup.checker.watcher("bob", "e"), setup.checker.watcher("alice", "f"));
+    setup.flow.expect(&other);
+    setup.deliver([1, 2]);
+    setup.flow.delivered(&other, 2);
+    setup.flow.delivered(&passer_by, 2);
+    assert_eq!(setup.found(), ["lost: bob/e: alice -> bob #1"]);
+    assert!(setup.flow.complete_for(&setup.watcher));
+    assert!(!setup.flow.complete_for(&other));
+}
+
+#[test]
+fn memory_does_not_grow_with_the_messages() {
+    let setup = setup(0);
+    for round in 0..10_000u64 {
+        // A window of 8 that ends in another order than it began.
+        let window: Vec<u64> = (0..8).map(|_| setup.flow.sending()).collect();
+        for at in [3, 0, 7, 1, 2, 6, 5, 4] {
+            setup.flow.ended(window[at], Outcome::Accepted);
+        }
+        setup.deliver(window);
+        assert!(setup.flow.weight() == 0, "round {round}");
+    }
+    let first = setup.flow.sending();
+    for _ in 0..1000 {
+        setup.send(Outcome::Refused);
+        setup.send(Outcome::Refused);
+    }
+    setup.flow.ended(first, Outcome::Accepted);
+    assert_eq!(setup.flow.weight(), 1);
+    assert_eq!(setup.found(), [format!("lost: bob/d: alice -> bob #{first}")]);
+}
+
+#[test]
+fn many_violations_are_counted_and_the_first_are_kept() {
+    let setup = setup(5000);
+    let findings = setup.checker.finish();
+    assert_eq!(findings.counts["lost"], 5000);
+    assert_eq!(findings.violations.len(), 1000);
+}

@@ -1,0 +1,89 @@
+//! What can go wrong.
+
+use std::{collections::BTreeMap, fmt};
+
+use parking_lot::Mutex;
+
+use super::{Flow, Watcher};
+
+/// Each is a broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// Accepted and never shown.
+    Lost { watcher: Watcher, flow: Flow, counter: u64 },
+    /// Shown again.
+    Doubled { watcher: Watcher, flow: Flow, counter: u64 },
+    /// Shown after `after`, which was sent later.
+    Reordered { watcher: Watcher, flow: Flow, counter: u64, after: u64 },
+    /// Never sent, or refused.
+    Invented { watcher: Watcher, flow: Flow, counter: u64 },
+    /// Not what was sent, or not readable.
+    Corrupted { watcher: Watcher, why: String },
+    /// A position that was not the next one.
+    Gap { watcher: Watcher, expected: u64, got: u64 },
+}
+
+impl Violation {
+    /// The class, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "lost",
+            Self::Doubled { .. } => "doubled",
+            Self::Reordered { .. } => "reordered",
+            Self::Invented { .. } => "invented",
+            Self::Corrupted { .. } => "corrupted",
+            Self::Gap { .. } => "gap",
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
+        match self {
+            Self::Lost { watcher, flow, counter }
+            | Self::Doubled { watcher, flow, counter }
+            | Self::Invented { watcher, flow, counter } => write!(f, "{kind}: {watcher}: {flow} #{counter}"),
+            Self::Reordered { watcher, flow, counter, after } => {
+                write!(f, "{kind}: {watcher}: {flow} #{counter} after #{after}")
+            }
+            Self::Corrupted { watcher, why } => write!(f, "{kind}: {watcher}: {why}"),
+            Self::Gap { watcher, expected, got } => {
+                write!(f, "{kind}: {watcher}: position {got} where {expected} is next")
+            }
+        }
+    }
+}
+
+/// Counts all, keeps the first ones.
+#[derive(Default)]
+pub(crate) struct Violations(Mutex<Kept>);
+
+#[derive(Default, Clone)]
+pub(crate) struct Kept {
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// At most [`KEPT`].
+    pub(crate) first: Vec<Violation>,
+}
+
+/// A broken run breaks in thousands of places; the first ones tell why.
+const KEPT: usize = 1000;
+
+impl Violations {
+    pub(crate) fn add(&self, violation: Violation) {
+        self.0.lock().add(violation);
+    }
+
+    pub(crate) fn so_far(&self) -> Kept {
+        self.0.lock().clone()
+    }
+}
+
+impl Kept {
+    pub(crate) fn add(&mut self, violation: Violation) {
+        *self.counts.entry(violation.kind()).or_default() += 1;
+        if self.first.len() < KEPT {
+            self.first.push(violation);
+        }
+    }
+}

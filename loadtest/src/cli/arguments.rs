@@ -1,0 +1,280 @@
+//! What can be asked for.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::measure::proc;
+
+/// Load on a running Carillon, what it costs, and a verdict on every message.
+///
+/// Without a command it is `direct`. Exit codes: 0 all was well; 1 the request was wrong or something failed; 2 a
+/// promise was broken; 3 a level was missed; 4 the run says nothing, for example because the generator was the limit.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    direct: Direct,
+}
+
+impl Arguments {
+    pub(super) fn chosen(self) -> Command {
+        self.command.unwrap_or(Command::Scenario(Scenario::Direct(self.direct)))
+    }
+}
+
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
+pub(super) enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// A bare relay: what a message costs at least on this machine
+    Relay(RelayArguments),
+    /// Small appends with fdatasync: how quick an acceptance can be on this disk
+    FlushProbe(FlushProbe),
+    /// Two reports beside each other
+    Compare(Compare),
+}
+
+#[derive(Subcommand)]
+pub(super) enum Scenario {
+    /// Users who write to each other, as fast as it goes or at a rate
+    Direct(Direct),
+    /// Connections that are signed in and idle: memory and CPU of the servers
+    Idle(Idle),
+    /// Sign-ins a second and what they cost
+    SignIn(SignIn),
+    /// Messages to users who are away, and their catch-up
+    Offline(Offline),
+    /// Connections that break at once and come back
+    Herd(Herd),
+}
+
+#[derive(Args)]
+pub(super) struct Common {
+    /// A gateway, for example tcp://127.0.0.1:7410 or wss://127.0.0.1:7411/ws; may be given several times
+    #[arg(long, default_value = "tcp://127.0.0.1:7410")]
+    pub(super) url: Vec<String>,
+    /// The file with the secret that signs tokens
+    #[arg(long, default_value = "data/secrets/token")]
+    pub(super) token_secret_file: PathBuf,
+    /// PEM file with the authority that signed the gateways' certificate, instead of the public ones
+    #[arg(long)]
+    pub(super) ca: Option<PathBuf>,
+    /// The name in the gateways' certificate, if it is not the host of the URL
+    #[arg(long)]
+    pub(super) server_name: Option<String>,
+    /// Processes whose CPU and memory are measured
+    #[arg(long, num_args = 1.., value_name = "PID")]
+    pub(super) server_pid: Vec<u32>,
+    /// Servers whose CPU and memory are read from their admin listener, for example http://127.0.0.1:7400. They renew
+    /// these figures every 5 s: process ids are more exact
+    #[arg(long, num_args = 1.., value_name = "URL")]
+    pub(super) admin: Vec<String>,
+    /// Threads that make the load
+    #[arg(long, default_value_t = proc::cores())]
+    pub(super) workers: usize,
+    /// Write the report here
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write a page with plots here
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Goes into the report
+    #[arg(long, default_value = "")]
+    pub(super) note: String,
+    /// Level: 99th percentile of every kind of latency that the run has
+    #[arg(long)]
+    pub(super) max_p99_ms: Option<f64>,
+    /// Level: accepted messages (or sign-ins) a second
+    #[arg(long)]
+    pub(super) min_rate: Option<f64>,
+    /// Level: server CPU in microseconds for each message (or sign-in)
+    #[arg(long)]
+    pub(super) max_cpu_us: Option<f64>,
+}
+
+#[derive(Args)]
+pub(super) struct Direct {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// At least 2
+    #[arg(long, default_value_t = 10)]
+    pub(super) users: usize,
+    /// Connections of each user
+    #[arg(long, default_value_t = 1)]
+    pub(super) devices: usize,
+    /// Sends a second over all users; without it as many as the window allows
+    #[arg(long)]
+    pub(super) rate: Option<f64>,
+    /// Sends of each user without an answer
+    #[arg(long, default_value_t = 16)]
+    pub(super) window: usize,
+    /// Size of a message's text
+    #[arg(long, default_value_t = 256)]
+    pub(super) bytes: usize,
+    /// Sending before anything is measured
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    pub(super) warm_up: f64,
+    #[arg(long, default_value_t = 10.0)]
+    pub(super) seconds: f64,
+    /// How long the last messages may take after the end
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    pub(super) patience: f64,
+    /// Measure a bare relay and flushes in this folder (one on the servers' disk) right before the run
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) limits: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct Idle {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[arg(long, default_value_t = 1000)]
+    pub(super) connections: usize,
+    /// Sign-ins at the same time
+    #[arg(long, default_value_t = 64)]
+    pub(super) concurrency: usize,
+    /// Between the last sign-in and the measurement
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub(super) warm_up: f64,
+    #[arg(long, default_value_t = 10.0)]
+    pub(super) seconds: f64,
+}
+
+#[derive(Args)]
+pub(super) struct SignIn {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Sign-ins in all
+    #[arg(long, default_value_t = 1000)]
+    pub(super) count: usize,
+    /// Who sign in, in turn; without it each one once
+    #[arg(long)]
+    pub(super) users: Option<usize>,
+    /// Sign-ins at the same time
+    #[arg(long, default_value_t = 32)]
+    pub(super) concurrency: usize,
+    /// Sign-ins begun a second; without it as many as the concurrency allows
+    #[arg(long)]
+    pub(super) rate: Option<f64>,
+    /// Sign out after each, rather than stay until the end; what it costs is in the figures then
+    #[arg(long)]
+    pub(super) sign_out: bool,
+    /// Do not sign everyone in once before, so that the making of their accounts is measured, too
+    #[arg(long)]
+    pub(super) new_users: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Offline {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Users who are away
+    #[arg(long, default_value_t = 100)]
+    pub(super) absent: usize,
+    #[arg(long, default_value_t = 10)]
+    pub(super) senders: usize,
+    /// Messages in all
+    #[arg(long, default_value_t = 10_000)]
+    pub(super) messages: u64,
+    /// Sends a second over all senders; without it as many as the window allows
+    #[arg(long)]
+    pub(super) rate: Option<f64>,
+    /// Sends of each sender without an answer
+    #[arg(long, default_value_t = 64)]
+    pub(super) window: usize,
+    /// Size of a message's text
+    #[arg(long, default_value_t = 256)]
+    pub(super) bytes: usize,
+    /// How long each part may take
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
+    pub(super) patience: f64,
+}
+
+#[derive(Args)]
+pub(super) struct Herd {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[arg(long, default_value_t = 1000)]
+    pub(super) connections: usize,
+    #[arg(long, default_value_t = 4)]
+    pub(super) senders: usize,
+    /// A shell command that breaks the connections, for example by killing a gateway; without it the clients drop them
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) trigger_cmd: Option<String>,
+    /// Size of a message's text
+    #[arg(long, default_value_t = 256)]
+    pub(super) bytes: usize,
+    /// How long the way back may take
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    pub(super) patience: f64,
+}
+
+#[derive(Args)]
+pub(super) struct RelayArguments {
+    /// Size of a message's text
+    #[arg(long, default_value_t = 256)]
+    pub(super) bytes: usize,
+    /// Messages that travel together in the second part
+    #[arg(long, default_value_t = 64)]
+    pub(super) batch: usize,
+    /// Of each part
+    #[arg(long, default_value_t = 2.0)]
+    pub(super) seconds: f64,
+}
+
+#[derive(Args)]
+pub(super) struct FlushProbe {
+    /// Where the file is made, and removed at the end
+    pub(super) folder: PathBuf,
+    /// Of each append
+    #[arg(long, default_value_t = 256)]
+    pub(super) bytes: usize,
+    #[arg(long, default_value_t = 2.0)]
+    pub(super) seconds: f64,
+}
+
+#[derive(Args)]
+pub(super) struct Compare {
+    pub(super) a: PathBuf,
+    pub(super) b: PathBuf,
+    /// Write a page with both runs in each plot here
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+}
+
+impl Scenario {
+    pub(super) fn common(&self) -> &Common {
+        match self {
+            Self::Direct(arguments) => &arguments.common,
+            Self::Idle(arguments) => &arguments.common,
+            Self::SignIn(arguments) => &arguments.common,
+            Self::Offline(arguments) => &arguments.common,
+            Self::Herd(arguments) => &arguments.common,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_is_direct() {
+        let arguments =
+            Arguments::parse_from(["loadtest", "--users", "3", "--rate", "9", "--url", "ws://a", "--url", "tcp://b"]);
+        let Command::Scenario(Scenario::Direct(direct)) = arguments.chosen() else { panic!("direct") };
+        assert_eq!((direct.users, direct.rate, direct.common.url.len()), (3, Some(9.0), 2));
+        let arguments = Arguments::parse_from(["loadtest", "idle", "--server-pid", "1", "2", "--connections", "5"]);
+        let Command::Scenario(Scenario::Idle(idle)) = arguments.chosen() else { panic!("idle") };
+        assert_eq!((idle.common.server_pid, idle.connections), (vec![1, 2], 5));
+    }
+}

@@ -1,0 +1,131 @@
+//! A report as one page without anything from outside. Pure. Several reports are laid over each other.
+
+use super::{
+    Report,
+    sample::{Quantiles, Sample},
+    svg::{Chart, Series, escape},
+    text::text,
+};
+
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1500px;padding:0 1rem;color:#222}\
+    h1{font-size:1.4rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;\
+    border-bottom:1px solid #ddd}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(520px,1fr));gap:1rem}\
+    svg{width:100%;background:#fcfcfc;border:1px solid #e5e5e5}svg text{font:11px system-ui,sans-serif;fill:#444}\
+    svg .title{font-size:14px;font-weight:600;fill:#111}svg path{stroke-width:1.6}.grid{stroke:#e3e3e3}\
+    .mark{stroke:#b00;stroke-dasharray:3 3}svg .mark-label{fill:#b00;font-size:10px}pre{background:#f6f6f6;padding:1rem;\
+    overflow:auto}";
+
+/// The page of one run.
+pub fn page(report: &Report) -> String {
+    let head = format!("{} {}", report.scenario, report.run);
+    let body = format!("<pre>{}</pre>", escape(&text(report)));
+    document(&head, &report.note, &body, &charts(&[("", report)]))
+}
+
+/// Two runs over each other, under a table that compares them.
+pub fn overlay(a: &Report, b: &Report, table: &str) -> String {
+    let head = format!("{} {} and {}", a.scenario, a.run, b.run);
+    let note = format!("A: {} B: {}", a.note, b.note);
+    document(&head, &note, &format!("<pre>{}</pre>", escape(table)), &charts(&[("A ", a), ("B ", b)]))
+}
+
+fn document(head: &str, note: &str, body: &str, charts: &str) -> String {
+    let (head, note) = (escape(head), escape(note));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{head}</title>\
+         <style>{STYLE}</style></head>\n<body>\n<h1>{head}</h1>\n<p>{note}</p>\n{body}\n\
+         <div class=\"charts\">\n{charts}</div>\n</body>\n</html>\n"
+    )
+}
+
+type Named<'a> = [(&'a str, &'a Report)];
+
+fn charts(reports: &Named<'_>) -> String {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let latency = |which: fn(&Sample) -> Option<Quantiles>| {
+        let of = |quantile: fn(&Quantiles) -> u64| move |sample: &Sample| which(sample).map(|q| ms(quantile(&q)));
+        [
+            over_time(reports, "p50", false, of(|q| q.p50_us)),
+            over_time(reports, "p99", true, of(|q| q.p99_us)),
+            over_time(reports, "max", true, of(|q| q.max_us)),
+        ]
+        .concat()
+    };
+    let rates = [
+        over_time(reports, "accepted", false, |sample| Some(sample.accepted_per_s)),
+        over_time(reports, "delivered", true, |sample| Some(sample.delivered_per_s)),
+    ];
+    let cpu = [
+        servers(reports, "", |server| server.cores),
+        over_time(reports, "generator", true, |sample| Some(sample.generator_cores)),
+    ];
+    let mut html = String::new();
+    let mut add = |title, y_label, log_y, series: Vec<Series>| {
+        let drawn = |series: &Series| series.points.iter().any(|(_, y)| y.is_some_and(|y| y > 0.0));
+        if series.iter().any(drawn) {
+            let (marks, x_ticks) = (marks(reports), None);
+            html.push_str(&Chart { title, x_label: "seconds", y_label, series, marks, log_y, x_ticks }.to_svg());
+        }
+    };
+    add("Messages a second", "1/s", false, rates.concat());
+    add("Acceptance, from the intended time", "ms", true, latency(|sample| sample.acceptance));
+    add("Delivery, from the intended time", "ms", true, latency(|sample| sample.delivery));
+    add("CPU", "cores", false, cpu.concat());
+    add("Memory of the servers", "MiB", false, servers(reports, "", |server| server.rss_bytes as f64 / 1_048_576.0));
+    let signed_in = over_time(reports, "signed in", false, |sample| Some(sample.signed_in as f64));
+    add("Connections", "", false, signed_in);
+    html.push_str(&percentiles(reports));
+    html
+}
+
+fn over_time(reports: &Named<'_>, name: &str, dashed: bool, y: impl Fn(&Sample) -> Option<f64>) -> Vec<Series> {
+    let series = |(prefix, report): &(&str, &Report)| {
+        let points = report.samples.iter().map(|sample| (seconds(sample.at_ms), y(sample))).collect();
+        Series { name: format!("{prefix}{name}"), points, dashed }
+    };
+    reports.iter().map(series).collect()
+}
+
+fn servers(reports: &Named<'_>, name: &str, y: impl Fn(&super::sample::ServerSample) -> f64) -> Vec<Series> {
+    let mut all = Vec::new();
+    for (prefix, report) in reports {
+        for (at, server) in report.servers.iter().enumerate() {
+            let point = |sample: &Sample| (seconds(sample.at_ms), sample.servers.get(at).map(&y));
+            let points = report.samples.iter().map(point).collect();
+            all.push(Series { name: format!("{prefix}{name}{}", server.name), points, dashed: false });
+        }
+    }
+    all
+}
+
+/// Those of the first report: two runs have no common time but their beginning.
+fn marks(reports: &Named<'_>) -> Vec<(f64, String)> {
+    let (_, report) = reports[0];
+    let warm_up = report.measured_from_ms.map(|ms| (seconds(ms), "measured from here".to_owned()));
+    let marks = report.marks.iter().map(|mark| (seconds(mark.at_ms), mark.label.clone()));
+    warm_up.into_iter().chain(marks).collect()
+}
+
+/// The x axis gives each further nine the same room.
+fn percentiles(reports: &Named<'_>) -> String {
+    let nines = |percentile: f64| -(1.0 - percentile.min(99.999) / 100.0).log10();
+    let mut series = Vec::new();
+    for (prefix, report) in reports {
+        for distribution in &report.distributions {
+            let point = |(percentile, us): &(f64, u64)| (nines(*percentile), Some(*us as f64 / 1000.0));
+            let points = distribution.curve.iter().map(point).collect();
+            series.push(Series { name: format!("{prefix}{}", distribution.name), points, dashed: *prefix == "B " });
+        }
+    }
+    if series.is_empty() {
+        return String::new();
+    }
+    let ticks = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999];
+    let x_ticks = Some(ticks.map(|tick| (nines(tick), format!("{tick} %"))).to_vec());
+    let (title, marks) = ("Percentiles", Vec::new());
+    Chart { title, x_label: "percentile", y_label: "ms", series, marks, log_y: true, x_ticks }.to_svg()
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}

@@ -1,0 +1,210 @@
+//! What a run tells: one JSON file, documented in docs/loadtest.md, and a page with plots.
+
+pub mod compare;
+pub mod figure;
+pub mod html;
+pub mod levels;
+pub mod recorder;
+pub mod sample;
+mod svg;
+pub mod text;
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::recorder::Mark;
+use self::{
+    figure::Figure,
+    levels::Level,
+    sample::{Distribution, Sample},
+};
+use crate::{checker::Findings, flush_probe::FlushReport, measure::window::Window, relay::RelayReport};
+
+/// Changes when a field changes its meaning or goes.
+pub const FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub format: u32,
+    /// Of the program that made it.
+    pub version: String,
+    pub scenario: String,
+    pub note: String,
+    pub run: String,
+    pub began_unix_ms: u64,
+    /// As given on the command line.
+    pub options: Vec<String>,
+    pub machine: Machine,
+    pub verdict: Verdict,
+    /// Of what was measured: without warm-up and reading back.
+    pub measured_s: f64,
+    /// Where that began, in milliseconds after the beginning; absent if it never did.
+    pub measured_from_ms: Option<u64>,
+    pub figures: Vec<Figure>,
+    pub distributions: Vec<Distribution>,
+    pub integrity: Integrity,
+    pub levels: Vec<Level>,
+    /// Empty if neither process ids nor admin addresses were given.
+    pub servers: Vec<ServerReport>,
+    pub generator: GeneratorReport,
+    /// Absent unless asked for.
+    pub limits: Option<Limits>,
+    pub marks: Vec<Mark>,
+    /// One a second.
+    pub samples: Vec<Sample>,
+}
+
+/// In the order in which they matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    IntegrityBroken,
+    /// The figures mean nothing: the generator was the limit, connections were lost, ...
+    Invalid,
+    LevelMissed,
+    Pass,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    pub cores: usize,
+    pub os: String,
+    pub architecture: String,
+}
+
+/// Counts of the whole run, warm-up included.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Integrity {
+    pub sent: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    /// Neither accepted nor refused for good.
+    pub unknown: u64,
+    /// To devices, each device counted.
+    pub delivered: u64,
+    /// Found in timelines at the end.
+    pub read_back: u64,
+    /// By class: lost, doubled, reordered, invented, corrupted, gap.
+    pub violations: BTreeMap<String, u64>,
+    /// The first ones.
+    pub examples: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerReport {
+    pub name: String,
+    /// In the measured part, in microseconds.
+    pub cpu_us: u64,
+    pub rss_before_bytes: u64,
+    pub rss_after_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratorReport {
+    pub workers: usize,
+    /// In the measured part, in microseconds.
+    pub cpu_us: u64,
+    pub cores: f64,
+    /// Part of all cores' time that was used, by anyone: 0 to 1.
+    pub machine_busy: f64,
+    pub scheduled: u64,
+    pub late: u64,
+    /// Why the run is invalid.
+    pub invalid: Option<String>,
+}
+
+/// What the machine could do at most, measured right before the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    pub relay: RelayReport,
+    pub flush: FlushReport,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("can't read report {path}: {source}")]
+    Io { path: String, source: io::Error },
+    #[error("{path} is not a report: {source}")]
+    Json { path: String, source: serde_json::Error },
+    #[error("report {path} has format {found}, this program reads {FORMAT}")]
+    Format { path: String, found: u64 },
+}
+
+impl Report {
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        fs::write(path, json)
+    }
+
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let shown = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| ReadError::Io { path: shown.clone(), source })?;
+        let json = |source| ReadError::Json { path: shown.clone(), source };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(json)?;
+        match value["format"].as_u64() {
+            Some(found) if found != u64::from(FORMAT) => Err(ReadError::Format { path: shown, found }),
+            _ => serde_json::from_value(value).map_err(json),
+        }
+    }
+
+    pub fn figure(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
+    }
+}
+
+impl Machine {
+    pub fn this() -> Self {
+        Self {
+            cores: crate::measure::proc::cores(),
+            os: std::env::consts::OS.to_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+        }
+    }
+}
+
+impl From<&Findings> for Integrity {
+    fn from(findings: &Findings) -> Self {
+        let summary = findings.summary;
+        Self {
+            sent: summary.sent,
+            accepted: summary.accepted,
+            refused: summary.refused,
+            unknown: summary.unknown,
+            delivered: summary.delivered,
+            read_back: summary.read_back,
+            violations: findings.counts.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            examples: findings.violations.iter().take(20).map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl GeneratorReport {
+    pub fn new(window: &Window, workers: usize, invalid: Option<String>) -> Self {
+        Self {
+            workers,
+            cpu_us: window.own_cpu_us,
+            cores: window.own_cores(),
+            machine_busy: window.machine_busy,
+            scheduled: window.counts.scheduled,
+            late: window.counts.late,
+            invalid,
+        }
+    }
+}
+
+impl ServerReport {
+    pub fn all(window: &Window) -> Vec<Self> {
+        let report = |server: &crate::measure::window::ServerWindow| Self {
+            name: server.name.clone(),
+            cpu_us: server.cpu_us,
+            rss_before_bytes: server.rss_before_bytes,
+            rss_after_bytes: server.rss_after_bytes,
+        };
+        window.servers.iter().map(report).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

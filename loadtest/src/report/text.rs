@@ -1,0 +1,117 @@
+//! A report for a terminal.
+
+use std::fmt::Write as _;
+
+use super::{Report, Verdict, figure::Figure, sample::Quantiles};
+
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write(&mut text, report);
+    text
+}
+
+fn write(to: &mut String, report: &Report) -> std::fmt::Result {
+    writeln!(to, "{} for {:.1} s, run {}", report.scenario, report.measured_s, report.run)?;
+    for figure in &report.figures {
+        writeln!(to, "  {:<28} {}", figure.name, value(figure))?;
+    }
+    for distribution in &report.distributions {
+        writeln!(to, "  {:<28} {}", format!("{} in ms", distribution.name), quantiles(&distribution.quantiles))?;
+    }
+    for server in &report.servers {
+        let (before, after) = (mebibytes(server.rss_before_bytes), mebibytes(server.rss_after_bytes));
+        let cores = server.cpu_us as f64 / 1e6 / report.measured_s.max(1e-9);
+        writeln!(
+            to,
+            "  {:<28} {cores:.2} cores, memory {before:.1} to {after:.1} MiB",
+            format!("server {}", server.name)
+        )?;
+    }
+    let generator = &report.generator;
+    let busy = 100.0 * generator.machine_busy;
+    writeln!(
+        to,
+        "  {:<28} {:.2} cores on {} threads; machine {busy:.0} % busy",
+        "generator", generator.cores, generator.workers
+    )?;
+    if generator.scheduled > 0 {
+        writeln!(to, "  {:<28} {} of {} sends", "sent more than 5 ms late", generator.late, generator.scheduled)?;
+    }
+    if let Some(limits) = &report.limits {
+        let (relay, flush) = (&limits.relay, &limits.flush);
+        writeln!(
+            to,
+            "  {:<28} {:.2} us of CPU a message alone, {:.2} us in batches of {}",
+            "limit: bare relay", relay.alone_cpu_us, relay.batched_cpu_us, relay.batch
+        )?;
+        writeln!(to, "  {:<28} {:.0} a second, ms: {}", "limit: fdatasync", flush.per_s, quantiles(&flush.latency))?;
+    }
+    integrity(to, report)?;
+    for level in &report.levels {
+        let verdict = if level.met { "met" } else { "MISSED" };
+        let got = level.got.map_or("no figure".to_owned(), |got| format!("{got:.1}"));
+        writeln!(to, "level {}: wanted {}, got {got}: {verdict}", level.name, level.wanted)?;
+    }
+    if let Some(why) = &generator.invalid {
+        writeln!(to, "INVALID: {why}")?;
+    }
+    writeln!(to, "verdict: {}", verdict(report.verdict))
+}
+
+fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {
+    let integrity = &report.integrity;
+    if integrity.sent == 0 {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "sent {}, accepted {}, refused {}, unknown {}, deliveries {}, read back {}",
+        integrity.sent,
+        integrity.accepted,
+        integrity.refused,
+        integrity.unknown,
+        integrity.delivered,
+        integrity.read_back
+    )?;
+    if integrity.violations.is_empty() {
+        return writeln!(to, "integrity: nothing lost, doubled, reordered, invented or corrupted");
+    }
+    let counts: Vec<_> = integrity.violations.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    writeln!(to, "integrity BROKEN: {}", counts.join(", "))?;
+    integrity.examples.iter().try_for_each(|example| writeln!(to, "  {example}"))
+}
+
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::IntegrityBroken => "integrity broken",
+        Verdict::Invalid => "invalid",
+        Verdict::LevelMissed => "level missed",
+        Verdict::Pass => "pass",
+    }
+}
+
+pub(super) fn value(figure: &Figure) -> String {
+    format!("{} {}", number(figure.value), figure.unit).trim_end().to_owned()
+}
+
+/// Three or four significant digits.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 1000.0 || value.fract() == 0.0 => format!("{value:.0}"),
+        size if size >= 100.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn quantiles(q: &Quantiles) -> String {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let (p50, p90, p99, p999, max) = (ms(q.p50_us), ms(q.p90_us), ms(q.p99_us), ms(q.p999_us), ms(q.max_us));
+    format!("p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2}")
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}

@@ -1,0 +1,106 @@
+//! A device that follows what it is shown.
+
+use std::sync::Arc;
+
+use carillon_client::{Event, Events};
+use carillon_proto::{Position, pb::client::Envelope};
+use parking_lot::Mutex;
+
+use super::Load;
+use crate::{
+    checker::{FlowCheck, WatcherCheck},
+    payload::Payload,
+};
+
+/// Tells checker and recorder what a device is shown.
+pub(crate) struct Device {
+    load: Arc<Load>,
+    watcher: Arc<WatcherCheck>,
+    /// Those that it is to be shown, and its own: few.
+    flows: Vec<Arc<FlowCheck>>,
+    shard: usize,
+    connected: bool,
+    /// How far it is, for one who goes on in its place.
+    place: Arc<Mutex<Option<Position>>>,
+}
+
+impl Device {
+    pub(crate) fn new(load: &Arc<Load>, watcher: &Arc<WatcherCheck>, flows: Vec<Arc<FlowCheck>>) -> Self {
+        let (watcher, shard) = (Arc::clone(watcher), load.recorder.shard());
+        Self { load: Arc::clone(load), watcher, flows, shard, connected: false, place: Arc::default() }
+    }
+
+    /// Where its inbox's position is kept.
+    pub(crate) fn with_place(mut self, place: &Arc<Mutex<Option<Position>>>) -> Self {
+        self.place = Arc::clone(place);
+        self
+    }
+
+    pub(crate) async fn follow(mut self, mut events: Events) {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Delivered { position, envelope, .. } => {
+                    self.position(position);
+                    self.shown(&envelope);
+                }
+                Event::Sent { position, .. } => self.position(position),
+                Event::Trimmed { first, .. } => self.watcher.trimmed(first.seq),
+                Event::State(state) => self.set_connected(state.is_connected()),
+            }
+        }
+    }
+
+    fn position(&self, position: Position) {
+        self.watcher.position(position.seq);
+        *self.place.lock() = Some(position);
+    }
+
+    fn shown(&self, envelope: &Envelope) {
+        if let Some(payload) = check(&self.load, &self.watcher, &self.flows, envelope) {
+            let timed = payload.sender != self.watcher.name.user;
+            self.load.recorder.delivered(self.shard, payload.intended_us, timed);
+        }
+    }
+
+    fn set_connected(&mut self, connected: bool) {
+        match (self.connected, connected) {
+            (false, true) => self.load.recorder.signed_in(),
+            (true, false) => self.load.recorder.signed_out(),
+            _ => {}
+        }
+        self.connected = connected;
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.set_connected(false);
+    }
+}
+
+/// Gives the envelope to the checker. The payload, if it is one that the watcher waits for.
+pub(crate) fn check<'a>(
+    load: &Load,
+    watcher: &Arc<WatcherCheck>,
+    flows: &[Arc<FlowCheck>],
+    envelope: &'a Envelope,
+) -> Option<Payload<'a>> {
+    let payload = match envelope.content.as_ref().map(Payload::from_content) {
+        Some(Ok(payload)) if payload.run == load.run && payload.sender == envelope.sender => payload,
+        Some(Err(corrupt)) => {
+            watcher.corrupted(format!("message {}: {corrupt}", envelope.id));
+            return None;
+        }
+        _ => {
+            watcher.corrupted(format!("message {} is not of this run and sender", envelope.id));
+            return None;
+        }
+    };
+    let is = |flow: &&Arc<FlowCheck>| flow.name.sender == payload.sender && flow.name.recipient == payload.recipient;
+    let expected = match flows.iter().find(is) {
+        Some(flow) => flow.delivered(watcher, payload.counter),
+        // Not for this device.
+        None => load.checker.flow(payload.sender, payload.recipient).delivered(watcher, payload.counter),
+    };
+    expected.then_some(payload)
+}

@@ -1,0 +1,254 @@
+//! The scenario *direct chat*: each user sends to the next one, and every device of every user watches.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_client::{Address, Client, ConnectOptions};
+use carillon_proto::tasks::Tasks;
+use hdrhistogram::Histogram;
+use tokio::sync::watch;
+
+use super::{
+    Environment, Found, Load, RunError, Target, check_open_files,
+    device::Device,
+    eventually,
+    pacer::Pacer,
+    read_back::{Inbox, read_back},
+    sender::Sender,
+    signed_in,
+};
+use crate::{
+    checker::{Checker, Findings, FlowCheck, Summary, Violation},
+    measure::window::Reading,
+    report::{
+        figure::{Figure, message_figures},
+        recorder::Recorder,
+        sample::Distribution,
+    },
+};
+
+#[derive(Clone)]
+pub struct DirectConfig {
+    /// Names the run; user ids begin with it, so that runs do not mix.
+    pub run: String,
+    pub addresses: Vec<Address>,
+    pub users: usize,
+    /// Each with a connection of its own; the first one sends.
+    pub devices: usize,
+    /// Sends a second of each user; None: as fast as the window allows.
+    pub rate: Option<f64>,
+    /// Sends of one user without an answer.
+    pub window: usize,
+    /// Size of a message's text.
+    pub bytes: usize,
+    /// A send without an answer for so long is counted as unknown.
+    pub send_timeout: Duration,
+}
+
+/// A run that goes on.
+pub struct Direct {
+    load: Arc<Load>,
+    /// By user, then by device.
+    clients: Vec<Vec<Client>>,
+    stop: watch::Sender<bool>,
+    senders: Tasks,
+    /// Wakes the senders as long as it is here.
+    _pacer: Option<Pacer>,
+    began: Instant,
+}
+
+/// What a run found.
+pub struct Report {
+    pub summary: Summary,
+    /// The first 1,000.
+    pub violations: Vec<Violation>,
+    pub findings: Findings,
+    /// Acceptance latency in microseconds, from the intended time of the send.
+    pub latencies: Histogram<u64>,
+    /// Delivery latency in microseconds: from there to each device of the recipient.
+    pub delivery: Histogram<u64>,
+    pub took: Duration,
+}
+
+/// Users who sign in at the same time.
+const SIGNING_IN: usize = 64;
+
+impl Direct {
+    /// Signs everyone in, then begins to send; all latencies count. `token` makes a token for a user.
+    pub async fn start(config: DirectConfig, token: impl Fn(&str) -> String, tasks: &Tasks) -> Result<Self, RunError> {
+        let recorder = Arc::new(Recorder::default());
+        recorder.measure_from_now();
+        Self::start_with(config, ConnectOptions::default(), recorder, token, tasks).await
+    }
+
+    /// With a recorder that others share; latencies count from [`Recorder::measure_from_now`] on.
+    pub async fn start_with(
+        config: DirectConfig,
+        connect: ConnectOptions,
+        recorder: Arc<Recorder>,
+        token: impl Fn(&str) -> String,
+        tasks: &Tasks,
+    ) -> Result<Self, RunError> {
+        check_open_files(config.users * config.devices)?;
+        let load = Arc::new(Load {
+            run: config.run,
+            target: Target { addresses: config.addresses, connect },
+            checker: Checker::default(),
+            recorder,
+            bytes: config.bytes,
+            send_timeout: config.send_timeout,
+            window: config.window,
+        });
+        load.recorder.set_phase("signing in");
+        let mut clients = Vec::new();
+        for number in 0..config.users {
+            let user = load.user("", number);
+            let token = token(&user);
+            let flows =
+                vec![flow(&load, previous(number, config.users), config.users), flow(&load, number, config.users)];
+            let mut devices = Vec::new();
+            for device in 0..config.devices {
+                devices.push(open(&load, (&user, device), &token, &flows, tasks)?);
+            }
+            clients.push(devices);
+            if let Some(earlier) = number.checked_sub(SIGNING_IN) {
+                all_signed_in(&load, &clients, earlier).await?;
+            }
+        }
+        for number in 0..config.users {
+            all_signed_in(&load, &clients, number).await?;
+        }
+        let (stop, stopped) = watch::channel(false);
+        let paced = config.rate.map(|rate| Pacer::start(&load.recorder, config.users, rate));
+        let (pacer, schedules) = paced.map_or((None, Vec::new()), |(pacer, schedules)| (Some(pacer), schedules));
+        let senders = tasks.child();
+        for (number, devices) in clients.iter().enumerate() {
+            let mut sender = Sender::new(&load, devices[0].clone(), vec![flow(&load, number, config.users)]);
+            sender.schedule = schedules.get(number).cloned();
+            senders.spawn("send", sender.run(stopped.clone()));
+        }
+        load.recorder.set_phase("sending");
+        Ok(Self { load, clients, stop, senders, _pacer: pacer, began: Instant::now() })
+    }
+
+    /// Messages accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.load.recorder.counts().accepted
+    }
+
+    /// Deliveries so far, over all devices.
+    pub fn delivered(&self) -> u64 {
+        self.load.recorder.counts().delivered
+    }
+
+    /// Everything that is counted while the run goes on; takes marks.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.load.recorder
+    }
+
+    /// Stops sending, waits (at most so long) until every send has ended and every device has everything, then reads
+    /// all timelines back.
+    pub async fn finish(self, patience: Duration) -> Report {
+        let took = self.began.elapsed();
+        let _ = self.stop.send(true);
+        self.load.recorder.mark("sending ends");
+        self.load.recorder.set_phase("waiting for the last messages");
+        eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
+        self.senders.stop();
+        let users = self.clients.len();
+        let inbox = |(number, devices): (usize, &Vec<Client>)| Inbox {
+            user: self.load.user("", number),
+            client: devices[0].clone(),
+            flows: vec![flow(&self.load, previous(number, users), users), flow(&self.load, number, users)],
+        };
+        read_back(&self.load, self.clients.iter().enumerate().map(inbox).collect()).await;
+        let findings = self.load.checker.finish();
+        for client in self.clients.iter().flatten() {
+            client.close().await;
+        }
+        Report {
+            summary: findings.summary,
+            violations: findings.violations.clone(),
+            findings,
+            latencies: self.load.recorder.acceptance.total(),
+            delivery: self.load.recorder.delivery.total(),
+            took,
+        }
+    }
+}
+
+async fn all_signed_in(load: &Load, clients: &[Vec<Client>], number: usize) -> Result<(), RunError> {
+    for client in &clients[number] {
+        signed_in(client, &load.user("", number)).await?;
+    }
+    Ok(())
+}
+
+fn previous(number: usize, users: usize) -> usize {
+    (number + users - 1) % users
+}
+
+fn flow(load: &Load, sender: usize, users: usize) -> Arc<FlowCheck> {
+    load.checker.flow(&load.user("", sender), &load.user("", (sender + 1) % users))
+}
+
+/// The first flow is the one to the user, the second the user's own, which the first device sends.
+fn open(
+    load: &Arc<Load>,
+    (user, number): (&str, usize),
+    token: &str,
+    flows: &[Arc<FlowCheck>],
+    tasks: &Tasks,
+) -> Result<Client, RunError> {
+    let device = format!("device-{number}");
+    let watcher = load.checker.watcher(user, &device);
+    flows[0].expect(&watcher);
+    if number > 0 {
+        flows[1].expect(&watcher);
+    }
+    let (client, events) = load.open((user, &device), token, Vec::new(), tasks)?;
+    tasks.spawn("watch", Device::new(load, &watcher, flows.to_vec()).follow(events));
+    Ok(client)
+}
+
+/// Runs it with a warm-up, measures the time after that, waits at most `patience` for the last messages, and tells all.
+pub async fn run(
+    environment: &Environment,
+    config: DirectConfig,
+    (warm_up, patience): (Duration, Duration),
+    measured: impl Future<Output = ()>,
+) -> Result<Found, RunError> {
+    let closed_loop = config.rate.is_none();
+    let wanted_rate = config.rate.map(|rate| rate * config.users as f64);
+    let recorder = Arc::clone(&environment.recorder);
+    let token = |user: &str| (environment.token)(user);
+    let connect = environment.target.connect.clone();
+    let direct = Direct::start_with(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
+    recorder.set_phase("warming up");
+    recorder.phase_lasts(warm_up);
+    tokio::time::sleep(warm_up).await;
+    recorder.set_phase("measuring");
+    recorder.measure_from_now();
+    let before = Reading::now(&recorder, &environment.servers).await;
+    measured.await;
+    let after = Reading::now(&recorder, &environment.servers).await;
+    let window = before.until(&after);
+    let report = direct.finish(patience).await;
+    let mut figures = message_figures(&window);
+    if let Some(wanted) = wanted_rate {
+        figures.push(Figure::neutral("wanted", "1/s", wanted));
+        figures.push(Figure::lower("not sent in time", "messages", recorder.not_sent_count() as f64));
+    }
+    Ok(Found {
+        findings: report.findings,
+        distributions: [("acceptance", &report.latencies), ("delivery", &report.delivery)]
+            .into_iter()
+            .filter_map(|(name, histogram)| Distribution::of(name, histogram))
+            .collect(),
+        figures,
+        invalid: environment.generator_limit(&window, closed_loop),
+        window,
+    })
+}

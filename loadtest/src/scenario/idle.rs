@@ -1,0 +1,85 @@
+//! The scenario *idle hold*: many who are signed in and do nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+
+use super::{Environment, Found, RunError, check_open_files, light::Light};
+use crate::{
+    checker::Checker,
+    measure::window::Reading,
+    report::figure::{Figure, SERVER_CPU},
+};
+
+#[derive(Debug, Clone)]
+pub struct IdleConfig {
+    pub connections: usize,
+    /// Sign-ins at the same time.
+    pub concurrency: usize,
+}
+
+/// Holds them while `measured` lasts.
+pub async fn run(
+    environment: &Environment,
+    config: IdleConfig,
+    settle: Duration,
+    measured: impl Future<Output = ()>,
+) -> Result<Found, RunError> {
+    check_open_files(config.connections)?;
+    let recorder = &environment.recorder;
+    let (lost, failed) = (Arc::new(AtomicU64::new(0)), Mutex::new(None));
+    recorder.set_phase("signing in");
+    let empty = Reading::now(recorder, &environment.servers).await;
+    let sign_in = |number: usize| {
+        let (lost, failed) = (Arc::clone(&lost), &failed);
+        async move {
+            let user = format!("{}-{number}", environment.run);
+            let token = (environment.token)(&user);
+            match Light::open(environment, number, (&user, "idle"), token).await {
+                Ok(light) => {
+                    let phase = number as f64 / config.connections as f64;
+                    environment.tasks.spawn("idle", light.hold(phase, lost));
+                }
+                Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),
+            }
+        }
+    };
+    let all = futures_util::stream::iter(0..config.connections);
+    all.for_each_concurrent(config.concurrency.max(1), sign_in).await;
+    if let Some((user, why)) = failed.lock().take() {
+        return Err(RunError::SignIn { user, why });
+    }
+    recorder.set_phase("settling");
+    tokio::time::sleep(settle).await;
+    let before = Reading::now(recorder, &environment.servers).await;
+    recorder.set_phase("holding");
+    measured.await;
+    let after = Reading::now(recorder, &environment.servers).await;
+    let (filling, window) = (empty.until(&before), before.until(&after));
+    let connections = config.connections as f64;
+    let mut figures = vec![Figure::neutral("connections", "", connections)];
+    if let Some(growth) = filling.server_rss_growth_bytes() {
+        figures.push(Figure::lower("server memory", "bytes/connection", growth as f64 / connections));
+    }
+    if let (Some(us), Some(cores)) = (window.server_cpu_us(), window.server_cores()) {
+        figures.push(Figure::lower("idle servers", "cores", cores));
+        let each = us as f64 / connections / window.took.as_secs_f64();
+        figures.push(Figure::lower(SERVER_CPU, "us/connection/s", each));
+    }
+    let lost = lost.load(Ordering::Relaxed);
+    figures.push(Figure::lower("connections lost", "", lost as f64));
+    Ok(Found {
+        findings: Checker::default().finish(),
+        distributions: Vec::new(),
+        figures,
+        invalid: (lost > 0).then(|| format!("{lost} of {connections} connections were lost while they were held")),
+        window,
+    })
+}

@@ -1,0 +1,97 @@
+//! A connection that is signed in and does nothing: one task and one socket, without the client's queues.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use carillon_client::{Connection, ConnectionError, Credential, SignInError, sign_in};
+use carillon_proto::pb::client::{Ping, SignIn, SignOut, Start, client_frame::Body};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Environment;
+use crate::report::recorder::Recorder;
+
+pub(crate) struct Light {
+    connection: Connection,
+    heartbeat: Duration,
+    recorder: Arc<Recorder>,
+}
+
+/// For a connection and the sign-in on it.
+const SIGN_IN: Duration = Duration::from_secs(30);
+const SIGN_OUT: Duration = Duration::from_secs(5);
+
+impl Light {
+    /// The gateways take turns: `number` says whose it is.
+    pub(crate) async fn open(
+        environment: &Environment,
+        number: usize,
+        (user, device): (&str, &str),
+        token: String,
+    ) -> Result<Self, SignInError> {
+        let addresses = &environment.target.addresses;
+        let address = &addresses[number % addresses.len()];
+        let request = SignIn {
+            user: user.to_owned(),
+            device: device.to_owned(),
+            start: Start::Head.into(),
+            client: "carillon-loadtest".to_owned(),
+            ..SignIn::default()
+        };
+        let signing_in = async {
+            let mut connection = Connection::connect(address, &environment.target.connect).await?;
+            let signed_in = sign_in(&mut connection, request, &Credential::Token(token)).await?;
+            Ok::<_, SignInError>((connection, signed_in))
+        };
+        let late = || ConnectionError::Timeout { address: address.to_string(), after: SIGN_IN };
+        let (connection, signed_in) = timeout(SIGN_IN, signing_in).await.unwrap_or_else(|_| Err(late().into()))?;
+        environment.recorder.signed_in();
+        // A little early, so that it is there in time.
+        let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.8);
+        Ok(Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) })
+    }
+
+    /// Until the gateway ends it; counts that in `lost`. The first ping comes after this part of the heartbeat, so that
+    /// the connections take turns.
+    pub(crate) async fn hold(mut self, phase: f64, lost: Arc<AtomicU64>) {
+        let mut next_ping = Instant::now() + self.heartbeat.mul_f64(phase);
+        loop {
+            // Both are cancel-safe.
+            tokio::select! {
+                frame = self.connection.next_frame() => {
+                    if !matches!(frame, Ok(Some(_))) {
+                        break;
+                    }
+                }
+                () = sleep_until(next_ping) => {
+                    next_ping += self.heartbeat;
+                    if self.connection.send_frame(Body::Ping(Ping { nonce: 0 })).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Signs out and waits for the answer.
+    pub(crate) async fn sign_out(mut self) {
+        let goodbye = async {
+            self.connection.send_frame(Body::SignOut(SignOut {})).await?;
+            while self.connection.next_frame().await?.is_some() {}
+            Ok::<_, ConnectionError>(())
+        };
+        // Gone without a word is as good.
+        let _ = timeout(SIGN_OUT, goodbye).await;
+    }
+}
+
+impl Drop for Light {
+    fn drop(&mut self) {
+        self.recorder.signed_out();
+    }
+}

@@ -1,0 +1,171 @@
+//! What users do, and what is measured while they do it.
+
+mod device;
+pub mod direct;
+pub mod herd;
+pub mod idle;
+mod light;
+pub mod offline;
+mod pacer;
+mod read_back;
+mod sender;
+pub mod sign_in;
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_client::{Acknowledge, Address, Client, ClientConfig, ConnectOptions, Credential, Events};
+use carillon_proto::{Position, TimelineId, tasks::Tasks};
+
+use crate::{
+    checker::{Checker, Findings},
+    measure::{generator::Generator, servers::Servers, window::Window},
+    report::{figure::Figure, recorder::Recorder, sample::Distribution},
+};
+
+/// The service under load.
+#[derive(Clone)]
+pub struct Target {
+    /// Gateways, over which the connections are spread.
+    pub addresses: Vec<Address>,
+    pub connect: ConnectOptions,
+}
+
+/// Makes a token for a user.
+pub type Token = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// What all scenarios need.
+#[derive(Clone)]
+pub struct Environment {
+    /// Names the run; user ids begin with it, so that runs do not mix.
+    pub run: String,
+    pub target: Target,
+    pub token: Token,
+    pub recorder: Arc<Recorder>,
+    pub servers: Arc<Servers>,
+    /// Threads of this process that make the load.
+    pub workers: usize,
+    pub tasks: Tasks,
+}
+
+/// What a scenario found.
+pub struct Found {
+    pub findings: Findings,
+    pub distributions: Vec<Distribution>,
+    pub figures: Vec<Figure>,
+    /// Of the part that was measured.
+    pub window: Window,
+    /// Why the figures mean nothing; None if they do.
+    pub invalid: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] carillon_client::OpenError),
+    #[error("user {user} can't sign in: {why}")]
+    SignIn { user: String, why: String },
+    #[error(
+        "{wanted} connections need {wanted} open files and some {SPARE_FILES} more, and this process may have {limit}: \
+         raise ulimit -n or spread the connections over several processes"
+    )]
+    OpenFiles { wanted: u64, limit: u64 },
+    #[error("command {command:?} {why}")]
+    Trigger { command: String, why: String },
+}
+
+impl RunError {
+    /// Is it the run that came to nothing, rather than the operator's request that was wrong?
+    pub fn makes_the_run_invalid(&self) -> bool {
+        matches!(self, Self::SignIn { .. })
+    }
+}
+
+/// Files that the generator needs for itself.
+const SPARE_FILES: u64 = 64;
+
+/// What the clients of a run with messages share.
+pub(crate) struct Load {
+    pub(crate) run: String,
+    pub(crate) target: Target,
+    pub(crate) checker: Checker,
+    pub(crate) recorder: Arc<Recorder>,
+    /// Size of a message's text.
+    pub(crate) bytes: usize,
+    /// A send without an answer for so long is counted as unknown.
+    pub(crate) send_timeout: Duration,
+    /// Sends of one client without an answer.
+    pub(crate) window: usize,
+}
+
+impl Load {
+    pub(crate) fn user(&self, kind: &str, number: usize) -> String {
+        format!("{}-{kind}{number}", self.run)
+    }
+
+    pub(crate) fn open(
+        &self,
+        (user, device): (&str, &str),
+        token: &str,
+        positions: Vec<(TimelineId, Position)>,
+        tasks: &Tasks,
+    ) -> Result<(Client, Events), RunError> {
+        let credential = Credential::Token(token.to_owned());
+        let mut config = ClientConfig::new(self.target.addresses.clone(), user, device, credential);
+        config.connect = self.target.connect.clone();
+        config.max_pending = self.window;
+        config.send_timeout = self.send_timeout;
+        config.acknowledge = Acknowledge::Taken(Duration::from_millis(500));
+        config.backoff = (Duration::from_millis(50), Duration::from_secs(1));
+        config.positions = positions;
+        Ok(Client::open(config, tasks)?)
+    }
+}
+
+impl Environment {
+    pub(crate) fn load(&self, bytes: usize, window: usize) -> Load {
+        Load {
+            run: self.run.clone(),
+            target: self.target.clone(),
+            checker: Checker::default(),
+            recorder: Arc::clone(&self.recorder),
+            bytes,
+            send_timeout: Duration::from_secs(30),
+            window,
+        }
+    }
+
+    /// Why the generator was the limit in this window.
+    pub(crate) fn generator_limit(&self, window: &Window, as_fast_as_possible: bool) -> Option<String> {
+        let generator = Generator {
+            workers: self.workers,
+            cores: crate::measure::proc::cores(),
+            scheduled: window.counts.scheduled,
+            late: window.counts.late,
+            as_fast_as_possible,
+        };
+        generator.was_the_limit(window).map(|why| format!("the generator was the limit: {why}"))
+    }
+}
+
+pub(crate) async fn signed_in(client: &Client, user: &str) -> Result<(), RunError> {
+    let result = client.connected(Duration::from_secs(60)).await;
+    result.map(|_| ()).map_err(|why| RunError::SignIn { user: user.to_owned(), why })
+}
+
+/// Refuses more connections than this process may have.
+pub(crate) fn check_open_files(wanted: usize) -> Result<(), RunError> {
+    let (wanted, limit) = (wanted as u64, crate::measure::proc::open_files_limit().unwrap_or(u64::MAX));
+    if wanted.saturating_add(SPARE_FILES) > limit { Err(RunError::OpenFiles { wanted, limit }) } else { Ok(()) }
+}
+
+/// Looks every 20 ms. False when it was not so in time.
+pub(crate) async fn eventually(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let give_up = tokio::time::Instant::now() + patience;
+    while !so() {
+        if tokio::time::Instant::now() >= give_up {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
+}

@@ -1,0 +1,219 @@
+//! The scenario *offline and catch-up*: messages to users who are away, and then they come.
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_client::Client;
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    Environment, Found, Load, RunError, check_open_files,
+    device::Device,
+    eventually,
+    light::Light,
+    pacer::Pacer,
+    read_back::{Inbox, read_back},
+    sender::Sender,
+    signed_in,
+};
+use crate::{
+    checker::FlowCheck,
+    measure::window::{Reading, Window},
+    report::{
+        figure::{Figure, SERVER_CPU, cost, message_figures},
+        sample::Distribution,
+    },
+};
+
+#[derive(Debug, Clone)]
+pub struct OfflineConfig {
+    /// Users who are away.
+    pub absent: usize,
+    pub senders: usize,
+    /// Messages in all.
+    pub messages: u64,
+    /// Sends a second over all senders; None: as fast as the window allows.
+    pub rate: Option<f64>,
+    /// Sends of one sender without an answer.
+    pub window: usize,
+    /// Size of a message's text.
+    pub bytes: usize,
+    /// How long each part may take.
+    pub patience: Duration,
+}
+
+const DEVICE: &str = "device-0";
+
+struct Offline<'a> {
+    environment: &'a Environment,
+    config: OfflineConfig,
+    load: Arc<Load>,
+}
+
+pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Found, RunError> {
+    check_open_files(config.absent + config.senders)?;
+    let load = Arc::new(environment.load(config.bytes, config.window));
+    let offline = Offline { environment, config, load };
+    offline.make_accounts().await?;
+    let senders = offline.open_senders().await?;
+    let stored = offline.store(&senders).await;
+    let accepted = stored.counts.accepted;
+    let (receivers, caught_up) = offline.catch_up().await?;
+    offline.read_back(&senders, &receivers).await;
+    let findings = offline.load.checker.finish();
+    for client in senders.iter().chain(&receivers) {
+        client.close().await;
+    }
+    Ok(Found {
+        findings,
+        distributions: Distribution::of("acceptance", &environment.recorder.acceptance.total()).into_iter().collect(),
+        figures: figures(&stored, &caught_up),
+        // The catch-up has its own speed whatever the generator does; what it has to read is the same.
+        invalid: (accepted == 0)
+            .then(|| "nothing was accepted".to_owned())
+            .or_else(|| environment.generator_limit(&stored, offline.config.rate.is_none())),
+        window: stored,
+    })
+}
+
+impl Offline<'_> {
+    /// An absent user has been there once.
+    async fn make_accounts(&self) -> Result<(), RunError> {
+        self.environment.recorder.set_phase("making accounts");
+        let failed = Mutex::new(None);
+        let all = futures_util::stream::iter(0..self.config.absent);
+        all.for_each_concurrent(64, |number| {
+            let (user, failed) = (self.load.user("away", number), &failed);
+            async move {
+                let token = (self.environment.token)(&user);
+                match Light::open(self.environment, number, (&user, DEVICE), token).await {
+                    Ok(light) => light.sign_out().await,
+                    Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),
+                }
+            }
+        })
+        .await;
+        failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
+    }
+
+    async fn open_senders(&self) -> Result<Vec<Client>, RunError> {
+        let mut senders = Vec::new();
+        for number in 0..self.config.senders {
+            let user = self.load.user("sender", number);
+            let watcher = self.load.checker.watcher(&user, DEVICE);
+            let token = (self.environment.token)(&user);
+            let (client, events) = self.load.open((&user, DEVICE), &token, Vec::new(), &self.environment.tasks)?;
+            let device = Device::new(&self.load, &watcher, self.flows_from(number));
+            self.environment.tasks.spawn("watch", device.follow(events));
+            senders.push(client);
+        }
+        for (number, client) in senders.iter().enumerate() {
+            signed_in(client, &self.load.user("sender", number)).await?;
+        }
+        Ok(senders)
+    }
+
+    async fn store(&self, senders: &[Client]) -> Window {
+        let (recorder, config) = (&self.environment.recorder, &self.config);
+        recorder.set_phase("storing");
+        recorder.mark("sending to absent users");
+        recorder.measure_from_now();
+        let before = Reading::now(recorder, &self.environment.servers).await;
+        let (stop, stopped) = watch::channel(false);
+        let paced = config.rate.map(|rate| Pacer::start(recorder, senders.len(), rate / senders.len() as f64));
+        for (number, client) in senders.iter().enumerate() {
+            let flows = self.flows_from(number);
+            if flows.is_empty() {
+                continue;
+            }
+            let mut sender = Sender::new(&self.load, client.clone(), flows);
+            sender.schedule = paced.as_ref().map(|(_, schedules)| schedules[number].clone());
+            sender.limit = Some(share(config.messages, config.senders, number));
+            self.environment.tasks.spawn("send", sender.run(stopped.clone()));
+        }
+        drop(stopped);
+        eventually(config.patience, || stop.is_closed()).await;
+        let _ = stop.send(true);
+        before.until(&Reading::now(recorder, &self.environment.servers).await)
+    }
+
+    /// All sign in at once, and read until they have everything.
+    async fn catch_up(&self) -> Result<(Vec<Client>, Window), RunError> {
+        let recorder = &self.environment.recorder;
+        recorder.set_phase("catching up");
+        recorder.mark("absent users sign in");
+        let before = Reading::now(recorder, &self.environment.servers).await;
+        let mut receivers = Vec::new();
+        for number in 0..self.config.absent {
+            let user = self.load.user("away", number);
+            let watcher = self.load.checker.watcher(&user, DEVICE);
+            let flow = self.flow_to(number);
+            flow.expect(&watcher);
+            let token = (self.environment.token)(&user);
+            let (client, events) = self.load.open((&user, DEVICE), &token, Vec::new(), &self.environment.tasks)?;
+            self.environment.tasks.spawn("watch", Device::new(&self.load, &watcher, vec![flow]).follow(events));
+            receivers.push(client);
+        }
+        eventually(self.config.patience, || self.load.checker.complete()).await;
+        let window = before.until(&Reading::now(recorder, &self.environment.servers).await);
+        recorder.mark("all caught up");
+        Ok((receivers, window))
+    }
+
+    async fn read_back(&self, senders: &[Client], receivers: &[Client]) {
+        let sender = |(number, client): (usize, &Client)| Inbox {
+            user: self.load.user("sender", number),
+            client: client.clone(),
+            flows: self.flows_from(number),
+        };
+        let receiver = |(number, client): (usize, &Client)| Inbox {
+            user: self.load.user("away", number),
+            client: client.clone(),
+            flows: vec![self.flow_to(number)],
+        };
+        let senders = senders.iter().enumerate().map(sender);
+        read_back(&self.load, senders.chain(receivers.iter().enumerate().map(receiver)).collect()).await;
+    }
+
+    /// Each absent user hears from one sender.
+    fn flow_to(&self, absent: usize) -> Arc<FlowCheck> {
+        let sender = self.load.user("sender", absent % self.config.senders);
+        self.load.checker.flow(&sender, &self.load.user("away", absent))
+    }
+
+    fn flows_from(&self, sender: usize) -> Vec<Arc<FlowCheck>> {
+        (sender..self.config.absent).step_by(self.config.senders).map(|absent| self.flow_to(absent)).collect()
+    }
+}
+
+/// Of so many, divided as evenly as it goes.
+fn share(all: u64, parts: usize, number: usize) -> u64 {
+    all / parts as u64 + u64::from((number as u64) < all % parts as u64)
+}
+
+fn figures(stored: &Window, caught_up: &Window) -> Vec<Figure> {
+    let mut figures = message_figures(stored);
+    figures.retain(|figure| figure.name != "delivered");
+    let delivered = caught_up.counts.delivered;
+    figures.push(Figure::lower("catch-up", "s", caught_up.took.as_secs_f64()));
+    figures.push(Figure::higher("catch-up rate", "1/s", delivered as f64 / caught_up.took.as_secs_f64()));
+    for mut figure in cost(caught_up, delivered, "message") {
+        figure.name =
+            if figure.name == SERVER_CPU { "catch-up server CPU" } else { "catch-up generator CPU" }.to_owned();
+        figures.push(figure);
+    }
+    figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        for (all, parts) in [(10, 3), (2, 5), (0, 1), (7, 7)] {
+            assert_eq!((0..parts).map(|number| share(all, parts, number)).sum::<u64>(), all);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Reads timelines back: what was accepted must stand in both inboxes, once and in order.
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_client::{Client, FetchError};
+use carillon_proto::{TimelineId, UserId, pb::client::Direction};
+use futures_util::StreamExt as _;
+
+use super::{Load, device};
+use crate::checker::FlowCheck;
+
+/// Inboxes that are read at the same time.
+const AT_ONCE: usize = 8;
+/// How often an inbox may be refused for now.
+const TRIES: u32 = 50;
+
+/// One inbox to read: of whom, by which client, and the flows that must stand in it.
+pub(crate) struct Inbox {
+    pub(crate) user: String,
+    pub(crate) client: Client,
+    pub(crate) flows: Vec<Arc<FlowCheck>>,
+}
+
+pub(crate) async fn read_back(load: &Arc<Load>, inboxes: Vec<Inbox>) {
+    load.recorder.set_phase("reading back");
+    futures_util::stream::iter(inboxes).for_each_concurrent(AT_ONCE, |inbox| read(load, inbox)).await;
+}
+
+async fn read(load: &Load, inbox: Inbox) {
+    let reader = load.checker.reader(&inbox.user);
+    for flow in &inbox.flows {
+        flow.expect(&reader);
+    }
+    let timeline = TimelineId::Inbox(UserId::new(&inbox.user).expect("made by Load::user"));
+    let mut from = 1;
+    let mut failures = 0;
+    loop {
+        let page = match inbox.client.fetch(&timeline, Direction::Forward, from, 0).await {
+            Ok(page) => page,
+            // A service that is under load or has just lost a node says so, and when to ask again.
+            Err(FetchError::Refused(refusal)) if refusal.retry && failures < TRIES => {
+                failures += 1;
+                tokio::time::sleep(refusal.retry_after.max(Duration::from_millis(100))).await;
+                continue;
+            }
+            Err(error) => return reader.corrupted(format!("can't be read back: {error}")),
+        };
+        if reader.last_position().is_none() {
+            // Where it begins by now.
+            reader.trimmed(page.first.max(1));
+        }
+        for entry in &page.entries {
+            reader.position(entry.seq);
+            from = entry.seq + 1;
+            if let Some(envelope) = &entry.envelope {
+                device::check(load, &reader, &inbox.flows, envelope);
+            }
+        }
+        if page.complete || page.entries.is_empty() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The scenario *sign-in ramp*: many sign in, some at the same time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+
+use super::{Environment, Found, RunError, check_open_files, light::Light};
+use crate::{
+    checker::Checker,
+    measure::{
+        latencies::histogram,
+        window::{Reading, Window},
+    },
+    report::{
+        figure::{Figure, cost},
+        sample::Distribution,
+    },
+};
+
+#[derive(Debug, Clone)]
+pub struct SignInConfig {
+    /// Sign-ins in all, each on a connection of its own.
+    pub count: usize,
+    /// Who sign in, in turn; each time with another device.
+    pub users: usize,
+    /// Sign-ins at the same time.
+    pub concurrency: usize,
+    /// Sign-ins begun a second, if the concurrency allows it; latency is from the time that this gives to each. None: as
+    /// many as the concurrency allows.
+    pub rate: Option<f64>,
+    /// Sign out after each, rather than stay signed in until the end. Its cost is in the figures then.
+    pub sign_out: bool,
+    /// Users who were never there, so that their accounts are made in the measured part.
+    pub new_users: bool,
+}
+
+pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Found, RunError> {
+    check_open_files(if config.sign_out { config.concurrency } else { config.count })?;
+    let recorder = &environment.recorder;
+    if !config.new_users {
+        recorder.set_phase("making accounts");
+        let first = SignInConfig { count: config.users, rate: None, sign_out: true, ..config.clone() };
+        if let Some((user, why)) = Ramp::new(environment, &first, "first").run().await.failure {
+            return Err(RunError::SignIn { user, why });
+        }
+    }
+    recorder.set_phase("signing in");
+    recorder.measure_from_now();
+    let before = Reading::now(recorder, &environment.servers).await;
+    let ramped = Ramp::new(environment, &config, "ramp").run().await;
+    let after = Reading::now(recorder, &environment.servers).await;
+    let window = before.until(&after);
+    Ok(Found {
+        findings: Checker::default().finish(),
+        figures: figures(&window, &ramped),
+        distributions: Distribution::of("sign_in", &ramped.latencies).into_iter().collect(),
+        invalid: ramped.failed(&config).or_else(|| environment.generator_limit(&window, config.rate.is_none())),
+        window,
+    })
+}
+
+struct Ramp<'a> {
+    environment: &'a Environment,
+    config: &'a SignInConfig,
+    device: &'static str,
+}
+
+struct Ramped {
+    latencies: hdrhistogram::Histogram<u64>,
+    succeeded: u64,
+    /// The first one: user and reason.
+    failure: Option<(String, String)>,
+    lost: Arc<AtomicU64>,
+}
+
+impl<'a> Ramp<'a> {
+    fn new(environment: &'a Environment, config: &'a SignInConfig, device: &'static str) -> Self {
+        Self { environment, config, device }
+    }
+
+    async fn run(&self) -> Ramped {
+        let (began, lost) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let (latencies, failure) = (Mutex::new(histogram()), Mutex::new(None));
+        let all = futures_util::stream::iter(0..self.config.count);
+        all.for_each_concurrent(self.config.concurrency.max(1), |number| {
+            let (latencies, failure, lost) = (&latencies, &failure, &lost);
+            async move {
+                let intended = self.config.rate.map(|rate| began + Duration::from_secs_f64(number as f64 / rate));
+                if let Some(intended) = intended {
+                    tokio::time::sleep_until(intended.into()).await;
+                }
+                let intended = intended.unwrap_or_else(Instant::now);
+                match self.one(number, lost).await {
+                    Ok(signed_in_at) => {
+                        let us = signed_in_at.saturating_duration_since(intended).as_micros() as u64;
+                        latencies.lock().saturating_record(us);
+                    }
+                    Err(why) => _ = failure.lock().get_or_insert(why),
+                }
+            }
+        })
+        .await;
+        let latencies = latencies.into_inner();
+        Ramped { succeeded: latencies.len(), latencies, failure: failure.into_inner(), lost }
+    }
+
+    /// When it was signed in.
+    async fn one(&self, number: usize, lost: &Arc<AtomicU64>) -> Result<Instant, (String, String)> {
+        let environment = self.environment;
+        let users = self.config.users.max(1);
+        let (user, device) =
+            (format!("{}-{}", environment.run, number % users), format!("{}-{}", self.device, number / users));
+        let token = (environment.token)(&user);
+        let opened = Light::open(environment, number, (&user, &device), token).await;
+        let light = opened.map_err(|error| (user, error.to_string()))?;
+        let at = Instant::now();
+        if self.config.sign_out {
+            light.sign_out().await;
+        } else {
+            environment.tasks.spawn("signed in", light.hold(0.5, Arc::clone(lost)));
+        }
+        Ok(at)
+    }
+}
+
+impl Ramped {
+    fn failed(&self, config: &SignInConfig) -> Option<String> {
+        let lost = self.lost.load(Ordering::Relaxed);
+        if let Some((user, why)) = &self.failure {
+            let failed = config.count as u64 - self.succeeded;
+            return Some(format!("{failed} of {} sign-ins failed, first that of {user}: {why}", config.count));
+        }
+        (lost > 0).then(|| format!("{lost} connections were lost after their sign-in"))
+    }
+}
+
+fn figures(window: &Window, ramped: &Ramped) -> Vec<Figure> {
+    let mut figures = vec![Figure::higher("sign-ins", "1/s", ramped.succeeded as f64 / window.took.as_secs_f64())];
+    figures.extend(cost(window, ramped.succeeded, "sign-in"));
+    figures
+}
