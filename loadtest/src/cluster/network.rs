@@ -150,8 +150,8 @@ fn sweep() {
 
 /// The nftables rules of the node at `to`: they replace the ones before in one step.
 fn rules(to: usize, ips: &[Ipv4Addr], filters: &[Filter]) -> String {
-    let mut rules = "table inet faults {}\ndelete table inet faults\n\
-                     table inet faults { chain arriving { type filter hook input priority 0; policy accept;\n"
+    let mut rules = "add table inet faults\ndelete table inet faults\ntable inet faults {\nchain arriving {\n\
+                     type filter hook input priority 0; policy accept;\n"
         .to_owned();
     for filter in filters.iter().filter(|filter| filter.to == to) {
         let some = match filter.percent {
@@ -160,7 +160,7 @@ fn rules(to: usize, ips: &[Ipv4Addr], filters: &[Filter]) -> String {
         };
         let _ = writeln!(rules, "ip saddr {} {some}drop", ips[filter.from]);
     }
-    rules + "} }\n"
+    rules + "}\n}\n"
 }
 
 #[cfg(test)]

@@ -140,7 +140,11 @@ impl FromStr for Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.fault, self.target)?;
-        if self.length.is_zero() { Ok(()) } else { write!(f, " for {}ms", self.length.as_millis()) }
+        match self.length.as_millis() {
+            0 => Ok(()),
+            ms if ms % 1000 == 0 => write!(f, " for {}s", ms / 1000),
+            ms => write!(f, " for {ms}ms"),
+        }
     }
 }
 
