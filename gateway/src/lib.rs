@@ -12,6 +12,7 @@ mod codec;
 mod config;
 mod connection;
 mod connections;
+mod cut_off;
 mod gateway;
 mod jitter;
 mod lease;
