@@ -1,6 +1,10 @@
 //! The cluster as a whole.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use carillon_client::Address;
 
@@ -37,6 +41,7 @@ pub struct Cluster {
     addresses: Vec<Address>,
     secrets: Secrets,
     data: PathBuf,
+    folder: PathBuf,
 }
 
 /// A cluster that does not become ready within this time at its start is given up.
@@ -59,6 +64,7 @@ impl Cluster {
             addresses: plan.addresses(),
             secrets: Secrets { cluster: random("cluster-secret"), token: random("token-secret-of-a-cluster") },
             data: folder.join("data"),
+            folder: folder.clone(),
         };
         for (at, planned) in plan.nodes.iter().enumerate() {
             let file = |ending: &str| folder.join(format!("{}.{ending}", planned.name));
@@ -87,6 +93,11 @@ impl Cluster {
             node.wait_ready(START).await?;
         }
         Ok(cluster)
+    }
+
+    /// Where its configuration, logs and data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Of the gateways, for clients.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::RunOptions;
 use crate::{
-    checker::Summary,
+    checker::{Summary, Violation},
     cluster::Cluster,
     direct::{Direct, DirectConfig, RunError},
 };
@@ -23,7 +23,9 @@ pub(crate) struct Load {
 #[derive(Default)]
 pub(crate) struct Verdict {
     pub(crate) summary: Summary,
-    pub(crate) violations: Vec<String>,
+    pub(crate) violations: Vec<Violation>,
+    /// Timelines that could not be read back, which says nothing about what stands in them.
+    pub(crate) unread: Vec<Violation>,
     /// The longest that a send waited for its acceptance, from when it was due.
     pub(crate) slowest: Duration,
 }
@@ -87,8 +89,29 @@ impl Load {
             all.unknown += one.unknown;
             all.delivered += one.delivered;
             verdict.slowest = verdict.slowest.max(Duration::from_micros(report.latencies.max()));
-            verdict.violations.extend(report.violations.iter().map(ToString::to_string));
+            let (unread, violations): (Vec<_>, Vec<_>) = report.violations.into_iter().partition(is_unread);
+            verdict.violations.extend(violations);
+            verdict.unread.extend(unread);
         }
         Some(verdict)
+    }
+}
+
+/// As [`Direct::finish`] says it.
+fn is_unread(violation: &Violation) -> bool {
+    matches!(violation, Violation::Corrupted { why, .. } if why.starts_with("can't be read back"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Watcher;
+
+    #[test]
+    fn a_timeline_that_is_not_read_is_not_taken_for_a_broken_one() {
+        let watcher = Watcher { user: "bob".into(), device: "audit".into() };
+        let corrupted = |why: &str| Violation::Corrupted { watcher: watcher.clone(), why: why.into() };
+        assert!(is_unread(&corrupted("can't be read back: fetch was refused")));
+        assert!(!is_unread(&corrupted("payload is corrupt: its checksum is wrong")));
     }
 }

@@ -5,6 +5,7 @@ mod fault;
 mod inject;
 mod load;
 mod outage;
+mod probe;
 mod pulse;
 mod report;
 mod run;

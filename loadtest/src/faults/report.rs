@@ -16,6 +16,8 @@ pub struct RunRecord {
     pub deliveries_away_ms: u64,
     /// The longest that one send waited, from when it was due.
     pub slowest_acceptance_ms: u64,
+    /// The longest that a small flush of this program's own to the same disk took.
+    pub slowest_probe_ms: u64,
     pub sent: u64,
     pub accepted: u64,
     pub refused: u64,
@@ -86,7 +88,7 @@ impl Report {
     /// One line for each schedule.
     pub fn table(&self) -> String {
         let mut table = "| fault | runs | broken promises | not back | sends away p50 / max | deliveries away p50 / max | \
-                         slowest acceptance | unknown | refused |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+                         slowest acceptance | slowest flush beside it | unknown | refused |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for Row { name, runs, failed } in &self.rows {
             let sum = |count: fn(&RunRecord) -> u64| runs.iter().map(count).sum::<u64>();
@@ -97,12 +99,13 @@ impl Report {
                     |(middle, largest)| format!("{:.2} / {:.2} s", middle.as_secs_f64(), largest.as_secs_f64()),
                 )
             };
-            let slowest = runs.iter().map(|run| run.slowest_acceptance_ms).max().unwrap_or(0) as f64 / 1000.0;
+            let largest = |ms: fn(&RunRecord) -> u64| runs.iter().map(ms).max().unwrap_or(0) as f64 / 1000.0;
+            let (slowest, flush) = (largest(|run| run.slowest_acceptance_ms), largest(|run| run.slowest_probe_ms));
             let not_carried_out =
                 if failed.is_empty() { String::new() } else { format!(" (+{} failed)", failed.len()) };
             let _ = writeln!(
                 table,
-                "| {name} | {}{not_carried_out} | {} | {} | {} | {} | {slowest:.2} s | {} | {} |",
+                "| {name} | {}{not_carried_out} | {} | {} | {} | {} | {slowest:.2} s | {flush:.2} s | {} | {} |",
                 runs.len(),
                 sum(|run| run.violations.len() as u64),
                 runs.iter().filter(|run| !run.problems.is_empty()).count(),
@@ -122,11 +125,12 @@ impl RunRecord {
         let nodes: Vec<_> = self.marks.first().map(|mark| mark.nodes.clone()).unwrap_or_default();
         let nodes = if nodes.len() > 3 { format!("{} nodes", nodes.len()) } else { nodes.join(", ") };
         let mut lines = format!(
-            "{nodes}: sends away {} ms, deliveries {} ms, slowest acceptance {} ms; sent {}, accepted {}, refused {}, \
+            "{nodes}: sends away {} ms, deliveries {} ms, slowest acceptance {} ms, slowest flush beside it {} ms; sent {}, accepted {}, refused {}, \
              unknown {}, delivered {}; {}",
             self.sends_away_ms,
             self.deliveries_away_ms,
             self.slowest_acceptance_ms,
+            self.slowest_probe_ms,
             self.sent,
             self.accepted,
             self.refused,
@@ -175,6 +179,6 @@ mod tests {
         let run = |ms| RunRecord { sends_away_ms: ms, deliveries_away_ms: 2 * ms, unknown: 1, ..RunRecord::default() };
         let table = report(vec![run(100), run(3000), run(200)], &[]).table();
         let row = table.lines().nth(2).expect("a row");
-        assert_eq!(row, "| kill router | 3 | 0 | 0 | 0.20 / 3.00 s | 0.40 / 6.00 s | 0.00 s | 3 | 0 |");
+        assert_eq!(row, "| kill router | 3 | 0 | 0 | 0.20 / 3.00 s | 0.40 / 6.00 s | 0.00 s | 0.00 s | 3 | 0 |");
     }
 }

@@ -12,6 +12,7 @@ use super::{
     Edge, Schedule, inject,
     inject::Active,
     load::{Load, Verdict},
+    probe::Probe,
     pulse,
     report::RunRecord,
 };
@@ -85,6 +86,8 @@ async fn under_load(
     tasks: &Tasks,
 ) -> Result<RunRecord, RunFailed> {
     let began = Instant::now();
+    let folder = cluster.folder();
+    let probe = Probe::start(folder).map_err(ClusterError::io(folder))?;
     let pulses = pulse::watch(&load, began, tasks);
     load.goes_on(PROGRESS, options.patience).await.map_err(RunFailed::StandsStill)?;
     tokio::time::sleep(options.warm_up).await;
@@ -107,19 +110,21 @@ async fn under_load(
         problems.push("deliveries were not complete, or timelines not read back, in time".to_owned());
         Verdict::default()
     });
+    problems.extend(verdict.unread.iter().map(ToString::to_string));
     let tenths = std::mem::take(&mut *pulses.lock()).into_tenths();
     Ok(RunRecord {
         began_unix_ms: 0,
         marks,
         sends_away_ms: sends_away.as_millis() as u64,
         deliveries_away_ms: deliveries_away.as_millis() as u64,
+        slowest_probe_ms: probe.slowest().as_millis() as u64,
         slowest_acceptance_ms: verdict.slowest.as_millis() as u64,
         sent: verdict.summary.sent,
         accepted: verdict.summary.accepted,
         refused: verdict.summary.refused,
         unknown: verdict.summary.unknown,
         delivered: verdict.summary.delivered,
-        violations: verdict.violations,
+        violations: verdict.violations.iter().map(ToString::to_string).collect(),
         problems,
         notes,
         tenths,
