@@ -2,10 +2,16 @@
 
 use std::process::ExitCode;
 
-use carillon_loadtest::faults::FaultsCommand;
+use carillon_loadtest::faults::{FaultsCommand, Outcome};
 use clap::Parser as _;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    FaultsCommand::parse().run().await
+async fn main() -> ExitCode {
+    match FaultsCommand::parse().run().await {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            eprintln!("carillon-faults: {error:#}");
+            Outcome::Invalid.into()
+        }
+    }
 }

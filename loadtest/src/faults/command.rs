@@ -1,11 +1,11 @@
 //! The command line of `carillon-faults`.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{RunOptions, Schedule, Step, fault::parse_length, suite::Suite};
+use super::{Outcome, RunOptions, Schedule, Step, fault::parse_length, suite::Suite};
 use crate::cluster::Layout;
 
 /// Starts a cluster of 3 storage nodes, 2 routers and 2 gateways on this machine, puts a load on it, makes its nodes,
@@ -128,7 +128,8 @@ clock=-3600s all for 8s
 ";
 
 impl FaultsCommand {
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
+    /// An error: nothing was found out.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
         let suite = self.suite()?;
         let (mut interrupted, mut told) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         // What was made on the machine is removed when the future is dropped.
@@ -142,7 +143,7 @@ impl FaultsCommand {
             let file = fs::File::create(path).with_context(|| format!("can't write {}", path.display()))?;
             serde_json::to_writer(file, &report).context("can't write the results")?;
         }
-        Ok(ExitCode::from(report.outcome().exit_code()))
+        Ok(report.outcome())
     }
 
     fn suite(&self) -> anyhow::Result<Suite> {

@@ -14,6 +14,6 @@ mod suite;
 
 pub use command::FaultsCommand;
 pub use fault::{Fault, ParseError, Step, Target};
-pub use report::{Report, Row, RunRecord};
+pub use report::{Outcome, Report, Row, RunRecord};
 pub use run::{Mark, RunOptions};
 pub use schedule::{Edge, Schedule};

@@ -1,6 +1,6 @@
 //! What a suite found, as text and as JSON.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use super::{Mark, outage::middle_and_largest};
 
@@ -59,8 +59,14 @@ pub enum Outcome {
     Broken,
 }
 
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome.number())
+    }
+}
+
 impl Outcome {
-    pub fn exit_code(self) -> u8 {
+    fn number(self) -> u8 {
         match self {
             Self::Passed => 0,
             Self::NotBack => 1,
@@ -166,7 +172,7 @@ mod tests {
         let hung = RunRecord { problems: vec!["p".into()], ..good.clone() };
         let broken = RunRecord { violations: vec!["lost".into()], ..hung.clone() };
         let outcome = |runs: &[&RunRecord], failed: &[&str]| {
-            report(runs.iter().map(|&run| run.clone()).collect(), failed).outcome().exit_code()
+            report(runs.iter().map(|&run| run.clone()).collect(), failed).outcome().number()
         };
         assert_eq!(outcome(&[&good, &good], &[]), 0);
         assert_eq!(outcome(&[&good, &hung], &[]), 1);
