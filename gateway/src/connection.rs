@@ -118,7 +118,7 @@ impl Connection {
     }
 
     fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
-        let Mail { answers, pushes, behind, heads, replaced, drain, .. } = mail;
+        let Mail { answers, pushes, behind, heads, replaced, drain, cut_off, .. } = mail;
         let now = now();
         for (tag, answered) in answers {
             self.input_at(now, Input::Answer(tag, answered), transport);
@@ -131,6 +131,7 @@ impl Connection {
             heads.map(Input::Heads),
             replaced.then_some(Input::Replaced),
             drain.map(|come_back| Input::Drain { come_back }),
+            cut_off.map(|come_back| Input::CutOff { come_back }),
         ];
         for input in rest.into_iter().flatten() {
             self.input_at(now, input, transport);

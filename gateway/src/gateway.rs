@@ -18,6 +18,7 @@ use crate::{
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
+    cut_off,
     lease::{Lease, deregister},
     links::{Links, LinksConfig, LinksTask},
     listener::{Addresses, BindError, Listeners},
@@ -115,6 +116,7 @@ impl Gateway {
     pub fn run(&self, tasks: &Tasks) {
         let Some(Parts { listeners, links, lease }) = self.parts.lock().take() else { return };
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
+        tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
         tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
         groups.lease.spawn("gateway-lease", lease.run());
         listeners.run(&self.shared, tasks, &groups.accepting);

@@ -12,6 +12,7 @@ mod codec;
 mod config;
 mod connection;
 mod connections;
+mod cut_off;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

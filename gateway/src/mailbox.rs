@@ -37,6 +37,8 @@ pub(crate) struct Mail {
     pub(crate) replaced: bool,
     /// The gateway is stopping; when the client may come back.
     pub(crate) drain: Option<Duration>,
+    /// The gateway reaches no router; when the client may come back.
+    pub(crate) cut_off: Option<Duration>,
 }
 
 impl Mailbox {
@@ -75,6 +77,10 @@ impl Mailbox {
 
     pub(crate) fn drain(&self, come_back: Duration) {
         self.put(|mail| mail.drain = Some(come_back));
+    }
+
+    pub(crate) fn cut_off(&self, come_back: Duration) {
+        self.put(|mail| mail.cut_off = Some(come_back));
     }
 
     /// Waits until there is mail. Cancel-safe: what came stays.

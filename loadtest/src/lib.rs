@@ -3,6 +3,8 @@
 
 pub mod checker;
 pub mod cli;
+pub mod cluster;
+pub mod faults;
 pub mod flush_probe;
 pub mod measure;
 pub mod payload;

@@ -64,6 +64,9 @@ pub(crate) struct LinksTask {
     lease: watch::Sender<Option<u64>>,
     /// How many requests wait, as of the last tick.
     pending: watch::Sender<usize>,
+    /// It had a lease, and has neither that nor a link.
+    cut_off: watch::Sender<bool>,
+    had_lease: bool,
     security: PeerSecurity,
     connections: Arc<Connections>,
     status: Arc<Status>,
@@ -98,6 +101,8 @@ impl Links {
             addresses,
             lease,
             pending,
+            cut_off: watch::Sender::new(false),
+            had_lease: false,
             security,
             connections,
             status,
@@ -269,9 +274,18 @@ impl LinksTask {
         gone
     }
 
-    fn report(&self) {
+    /// True while this gateway is of no use to anybody.
+    pub(crate) fn cut_off(&self) -> watch::Receiver<bool> {
+        self.cut_off.subscribe()
+    }
+
+    fn report(&mut self) {
+        let lease = self.lease.borrow().is_some();
+        self.had_lease |= lease;
+        let cut_off = self.had_lease && !lease && self.dispatch.links_up() == 0;
+        self.cut_off.send_if_modified(|before| std::mem::replace(before, cut_off) != cut_off);
         let routers = self.dispatch.ring().routers();
-        let missing = if self.lease.borrow().is_none() {
+        let missing = if !lease {
             Some("waiting for a lease")
         } else if routers.is_empty() {
             Some("waiting for the ring of routers")

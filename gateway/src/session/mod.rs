@@ -86,6 +86,10 @@ pub(crate) enum Input {
     Drain {
         come_back: Duration,
     },
+    /// The gateway reaches no router.
+    CutOff {
+        come_back: Duration,
+    },
     /// `wake_at` has come.
     Wake,
 }
@@ -174,6 +178,8 @@ impl Session {
                 self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
             }
             Input::Drain { come_back } => self.drain(come_back, out),
+            // Pending sends would only run into their deadlines here: the client repeats them elsewhere.
+            Input::CutOff { come_back } => self.bye(Code::Unavailable, CUT_OFF, Some(millis(come_back)), out),
             Input::Wake => self.wake(now, out),
         }
         self.flow(now, out);
@@ -356,6 +362,7 @@ impl Session {
 }
 
 const STOPPING: &str = "this gateway is stopping; another one will take the connection";
+const CUT_OFF: &str = "this gateway reaches no router now";
 
 /// For how long a client may say nothing.
 fn silence(rules: &Rules) -> Duration {

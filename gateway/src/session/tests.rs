@@ -586,3 +586,12 @@ fn a_drain_waits_for_pending_sends() {
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect, bye.reconnect_after_ms), (Code::ShuttingDown, true, 300));
 }
+
+#[test]
+fn a_client_of_a_gateway_that_is_cut_off_goes_at_once() {
+    let mut play = Play::live(0);
+    play.says(send("m1", "hi"));
+    play.input(Input::CutOff { come_back: Duration::from_millis(300) });
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect, bye.reconnect_after_ms), (Code::Unavailable, true, 300));
+}

@@ -1,0 +1,152 @@
+//! The cluster as a whole.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use carillon_client::Address;
+
+use super::{
+    ClusterError, Disk, Layout, Network, Node, Role,
+    clock::Clock,
+    plan::{Plan, Secrets},
+    tool,
+};
+use crate::token;
+
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// The program `carillon`.
+    pub program: PathBuf,
+    /// Configuration, logs and data; the data is removed at the end.
+    pub folder: PathBuf,
+    pub layout: Layout,
+    /// The first three numbers of the nodes' addresses.
+    pub subnet: [u8; 3],
+    /// Gives each storage node a disk of its own of so many MiB, for the faults of disks. Needs root.
+    pub disk_mib: Option<u64>,
+    /// Gives each node a clock that can jump.
+    pub clocks: bool,
+}
+
+/// Three storage nodes, two routers and two gateways, each a process. Everything that it made on the machine is gone when
+/// it is dropped, but for configuration and logs.
+pub struct Cluster {
+    // Processes end before the disks and the network that they use.
+    pub nodes: Vec<Node>,
+    disks: Vec<Disk>,
+    network: Option<Network>,
+    addresses: Vec<Address>,
+    secrets: Secrets,
+    data: PathBuf,
+    folder: PathBuf,
+}
+
+/// A cluster that does not become ready within this time at its start is given up.
+const START: Duration = Duration::from_secs(60);
+
+impl Cluster {
+    pub async fn start(config: &ClusterConfig) -> Result<Self, ClusterError> {
+        tool::require(&[("timeout", "coreutils"), ("kill", "procps")])?;
+        let (plan, folder) = (Plan::new(config.subnet), &config.folder);
+        fs::create_dir_all(folder).map_err(ClusterError::io(folder))?;
+        let folder = &fs::canonicalize(folder).map_err(ClusterError::io(folder))?;
+        let random = |purpose: &str| format!("{purpose}-{}-{:x}", std::process::id(), carillon_proto::now_ms());
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            disks: Vec::new(),
+            network: match config.layout {
+                Layout::Loopback => None,
+                Layout::Namespaces => Some(Network::create(&plan)?),
+            },
+            addresses: plan.addresses(),
+            secrets: Secrets { cluster: random("cluster-secret"), token: random("token-secret-of-a-cluster") },
+            data: folder.join("data"),
+            folder: folder.clone(),
+        };
+        for (at, planned) in plan.nodes.iter().enumerate() {
+            let file = |ending: &str| folder.join(format!("{}.{ending}", planned.name));
+            let data = cluster.data.join(&planned.name);
+            fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
+            if let (Some(mib), Role::Storage) = (config.disk_mib, planned.role) {
+                let disk = Disk::create(cluster.data.join(format!("{}.disk", planned.name)), data.clone(), mib)?;
+                cluster.disks.push(disk);
+            }
+            let path = file("toml");
+            fs::write(&path, plan.config(planned, &data, &cluster.secrets)).map_err(ClusterError::io(&path))?;
+            cluster.nodes.push(Node {
+                planned: planned.clone(),
+                program: config.program.clone(),
+                config: path,
+                log: file("log"),
+                namespace: cluster.network.as_ref().map(|network| network.namespace(at).to_owned()),
+                clock: if config.clocks { Some(Clock::new(file("clock"))?) } else { None },
+                process: None,
+            });
+        }
+        for node in &mut cluster.nodes {
+            node.start()?;
+        }
+        for node in &mut cluster.nodes {
+            node.wait_ready(START).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Where its configuration, logs and data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Of the gateways, for clients.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// With which any user signs in.
+    pub fn token(&self, user: &str) -> String {
+        token::sign(&self.secrets.token, user)
+    }
+
+    pub fn network(&mut self) -> Result<&mut Network, ClusterError> {
+        self.network.as_mut().ok_or(ClusterError::Without("network namespaces"))
+    }
+
+    /// Storage nodes come first: a storage node's disk has the node's place.
+    pub fn disk(&mut self, node: usize) -> Result<&mut Disk, ClusterError> {
+        self.disks.get_mut(node).ok_or(ClusterError::Without("a disk of its own for this node"))
+    }
+
+    pub fn set_clock(&self, node: usize, seconds: i64) -> Result<(), ClusterError> {
+        self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
+    }
+
+    /// Places of the nodes of a role.
+    pub fn of(&self, role: Role) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|at| self.nodes[*at].role() == role).collect()
+    }
+
+    /// Storage nodes, the one that leads the most shards first.
+    pub async fn storage_by_leadership(&self) -> Result<Vec<usize>, ClusterError> {
+        let mut led = Vec::new();
+        for at in self.of(Role::Storage) {
+            led.push((self.nodes[at].metric("carillon_storage_leading_shards").await as u64, at));
+        }
+        led.sort_unstable_by(|a, b| b.cmp(a));
+        if led.first().is_none_or(|(shards, _)| *shards == 0) {
+            return Err(ClusterError::NoLeader);
+        }
+        Ok(led.into_iter().map(|(_, at)| at).collect())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.iter_mut().for_each(Node::kill);
+        self.disks.clear();
+        self.network = None;
+        let _ = fs::remove_dir_all(&self.data);
+    }
+}

@@ -1,0 +1,20 @@
+//! A cluster of processes on this machine whose nodes, network, disks and clocks can be made to fail.
+
+mod admin;
+mod clock;
+#[allow(clippy::module_inception, reason = "the type that the module is named after")]
+mod cluster;
+mod disk;
+mod error;
+mod network;
+mod node;
+mod plan;
+mod tool;
+mod wire;
+
+pub use cluster::{Cluster, ClusterConfig};
+pub use disk::Disk;
+pub use error::ClusterError;
+pub use network::{Filter, Network};
+pub use node::Node;
+pub use plan::{Layout, Role};

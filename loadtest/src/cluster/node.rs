@@ -1,0 +1,130 @@
+//! One process of the cluster, which can be killed, stopped for a time and started again.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use super::{ClusterError, Role, admin, clock::Clock, plan::PlannedNode, tool};
+
+pub struct Node {
+    pub(crate) planned: PlannedNode,
+    pub(crate) program: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) log: PathBuf,
+    /// The network namespace that it runs in.
+    pub(crate) namespace: Option<String>,
+    pub(crate) clock: Option<Clock>,
+    pub(crate) process: Option<Child>,
+}
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.planned.name
+    }
+
+    pub fn role(&self) -> Role {
+        self.planned.role
+    }
+
+    pub fn start(&mut self) -> Result<(), ClusterError> {
+        let log = File::options().create(true).append(true).open(&self.log).map_err(ClusterError::io(&self.log))?;
+        let errors = log.try_clone().map_err(ClusterError::io(&self.log))?;
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        command.arg(self.planned.role.as_str()).arg("--config").arg(&self.config);
+        // It ends with this process, however that ends.
+        command.arg("--stop-with-stdin").stdin(Stdio::piped()).stdout(log).stderr(errors);
+        // Ctrl-C in a terminal reaches this process alone, which cleans up in order.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        if let Some(clock) = &self.clock {
+            command.envs(clock.environment());
+        }
+        self.process = Some(command.spawn().map_err(ClusterError::io(&self.program))?);
+        Ok(())
+    }
+
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// How the process ended, if it did so by itself since it was last asked.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut()?.try_wait().ok()??;
+        self.process = None;
+        Some(status)
+    }
+
+    /// SIGKILL; also wakes a stopped process. Nothing happens to one that does not run.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Sends a signal by its name, for example `STOP`.
+    pub fn signal(&self, signal: &str) -> Result<(), ClusterError> {
+        let Some(process) = &self.process else { return Ok(()) };
+        tool::run("kill", &["-s", signal, &process.id().to_string()]).map(drop)
+    }
+
+    /// Waits for the process to end, after it was told to.
+    pub async fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus, ClusterError> {
+        let give_up = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if self.process.is_none() || Instant::now() > give_up {
+                return Err(ClusterError::NotEnding { node: self.name().to_owned(), patience, log: self.log.clone() });
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let answer = admin::get(self.planned.admin(), "/readyz").await;
+        answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    pub async fn wait_ready(&mut self, patience: Duration) -> Result<(), ClusterError> {
+        let give_up = Instant::now() + patience;
+        while !self.is_ready().await {
+            if let Some(status) = self.ended() {
+                let (node, log) = (self.name().to_owned(), self.log.clone());
+                return Err(ClusterError::Ended { node, status: status.to_string(), log });
+            }
+            if Instant::now() > give_up {
+                return Err(ClusterError::NotReady { node: self.name().to_owned(), patience, log: self.log.clone() });
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// The sum of a metric over its labels; 0 when the node does not answer.
+    pub async fn metric(&self, name: &str) -> f64 {
+        admin::metric(&admin::get(self.planned.admin(), "/metrics").await.unwrap_or_default(), name)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

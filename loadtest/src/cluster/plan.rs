@@ -1,0 +1,166 @@
+//! Which nodes a cluster has, where they listen, and their configuration files.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use carillon_client::Address;
+
+/// Where the nodes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// Each on a loopback address of its own.
+    Loopback,
+    /// Each in a network namespace of its own, joined by a bridge that this process can reach. Needs root.
+    Namespaces,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Storage,
+    Router,
+    Gateway,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Router => "router",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedNode {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) ip: Ipv4Addr,
+}
+
+const INTERNAL: u16 = 7500;
+const ADMIN: u16 = 7700;
+const TCP: u16 = 7800;
+const WS: u16 = 7810;
+const GRPC: u16 = 7820;
+
+impl PlannedNode {
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.at(ADMIN)
+    }
+
+    fn internal(&self) -> String {
+        self.at(INTERNAL).to_string()
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.ip), port)
+    }
+}
+
+pub(crate) struct Secrets {
+    pub(crate) cluster: String,
+    pub(crate) token: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) nodes: Vec<PlannedNode>,
+}
+
+impl Plan {
+    /// 3 storage nodes, 2 routers and 2 gateways at `subnet`.11 and above.
+    pub(crate) fn new(subnet: [u8; 3]) -> Self {
+        let roles = [(Role::Storage, 3), (Role::Router, 2), (Role::Gateway, 2)];
+        let numbered = roles.into_iter().flat_map(|(role, count)| (0..count).map(move |number| (role, number)));
+        let [a, b, c] = subnet;
+        let nodes = numbered.zip(11..).map(|((role, number), host)| PlannedNode {
+            name: format!("{}-{number}", role.as_str()),
+            role,
+            ip: Ipv4Addr::new(a, b, c, host),
+        });
+        Self { nodes: nodes.collect() }
+    }
+
+    /// Each gateway over TCP and over WebSocket, so that two after each other are of different gateways.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let gateways: Vec<_> = self.of(Role::Gateway).collect();
+        let tcp = |node: &PlannedNode| format!("tcp://{}", node.at(TCP));
+        let ws = |node: &PlannedNode| format!("ws://{}/ws", node.at(WS));
+        let urls = [tcp(gateways[0]), ws(gateways[1]), ws(gateways[0]), tcp(gateways[1])];
+        // Made of two numbers.
+        urls.iter().map(|url| url.parse().expect("a valid address")).collect()
+    }
+
+    fn of(&self, role: Role) -> impl Iterator<Item = &PlannedNode> {
+        self.nodes.iter().filter(move |node| node.role == role)
+    }
+
+    /// The TOML file of a node whose data is in `data`.
+    pub(crate) fn config(&self, node: &PlannedNode, data: &Path, secrets: &Secrets) -> String {
+        let internal = |role| self.of(role).map(PlannedNode::internal).collect::<Vec<_>>();
+        let listen = node.internal();
+        let own = match node.role {
+            Role::Storage => {
+                format!("storage.listen = {listen:?}\nstorage.members = {:?}\n", internal(Role::Storage))
+            }
+            Role::Router => format!("router.listen = {listen:?}\nrouter.storage = {:?}\n", internal(Role::Storage)),
+            Role::Gateway => format!(
+                "gateway.routers = {:?}\n\
+                 gateway.tcp.listen = \"{}\"\n\
+                 gateway.ws.listen = \"{}\"\n\
+                 gateway.grpc.listen = \"{}\"\n\
+                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = {:?} }}]\n",
+                internal(Role::Router),
+                node.at(TCP),
+                node.at(WS),
+                node.at(GRPC),
+                secrets.token,
+            ),
+        };
+        format!(
+            "{own}cluster.secret = {:?}\nadmin.listen = \"{}\"\ndata_dir = {data:?}\nstorage.data_dir = {:?}\n",
+            secrets.cluster,
+            node.admin(),
+            data.join("storage"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_an_address_and_a_name_of_its_own() {
+        let plan = Plan::new([127, 32, 7]);
+        let names: Vec<_> = plan.nodes.iter().map(|node| format!("{} {}", node.name, node.ip)).collect();
+        let expected = [
+            "storage-0 127.32.7.11",
+            "storage-1 127.32.7.12",
+            "storage-2 127.32.7.13",
+            "router-0 127.32.7.14",
+            "router-1 127.32.7.15",
+            "gateway-0 127.32.7.16",
+            "gateway-1 127.32.7.17",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn storage_nodes_name_all_members_in_one_order() {
+        let plan = Plan::new([127, 32, 7]);
+        let secrets = Secrets { cluster: "c".into(), token: "t".into() };
+        let members = |node| {
+            let config = plan.config(node, Path::new("/d"), &secrets);
+            config.lines().find(|line| line.starts_with("storage.members")).map(str::to_owned)
+        };
+        let all: Vec<_> = plan.of(Role::Storage).map(members).collect();
+        assert!(all[0].as_deref().is_some_and(|line| line.matches(":7500").count() == 3));
+        assert!(all.iter().all(|line| line == &all[0]));
+    }
+}

@@ -1,0 +1,44 @@
+//! Programs of the machine, each bounded in time.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::ClusterError;
+
+/// Runs a program for at most 20 seconds and gives what it wrote to standard output.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterError> {
+    let failed = |why: String| ClusterError::Tool { command: format!("{program} {}", arguments.join(" ")), why };
+    let output = Command::new("timeout").args(["-k", "1", "20", program]).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(format!("{}: {}", output.status, said.trim())))
+}
+
+/// A line of words, without quoting.
+pub(crate) fn line(words: &str) -> Result<String, ClusterError> {
+    let mut words = words.split_whitespace();
+    let program = words.next().unwrap_or_default();
+    run(program, &words.collect::<Vec<_>>())
+}
+
+pub(crate) fn require_root() -> Result<(), ClusterError> {
+    let me = fs::metadata("/proc/self").map_err(ClusterError::io("/proc/self"))?;
+    if me.uid() == 0 { Ok(()) } else { Err(ClusterError::NotRoot) }
+}
+
+pub(crate) fn require(tools: &[(&'static str, &'static str)]) -> Result<(), ClusterError> {
+    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    for (tool, package) in tools.iter().copied() {
+        if !folders.iter().any(|folder| Path::new(folder).join(tool).exists()) {
+            return Err(ClusterError::Missing { tool, package });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The command line of `carillon-faults`.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Outcome, RunOptions, Schedule, Step, fault::parse_length, suite::Suite};
+use crate::cluster::Layout;
+
+/// Starts a cluster of 3 storage nodes, 2 routers and 2 gateways on this machine, puts a load on it, makes its nodes,
+/// network, disks and clocks fail, and checks that nothing that was accepted is lost, doubled, reordered or corrupted.
+///
+/// Exit code 0: all well; 1: the service did not come back by itself; 2: a promise was broken; 3: a run could not be
+/// carried out.
+#[derive(Debug, clap::Parser)]
+#[command(name = "carillon-faults", version)]
+pub struct FaultsCommand {
+    /// The program `carillon`; by default the one beside this program.
+    #[arg(long)]
+    carillon: Option<PathBuf>,
+    /// A fault such as "kill storage-leader for 3s"; may be given several times. Without any, and without a timeline: all
+    /// faults against all kinds of nodes.
+    #[arg(long = "fault", value_name = "FAULT TARGET [for LENGTH]")]
+    faults: Vec<Step>,
+    /// Only faults whose text contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// A file with one `TIME FAULT TARGET [for LENGTH]` a line: all in one run. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    timeline: Vec<PathBuf>,
+    /// How often each.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Configuration, logs and, while it runs, data.
+    #[arg(long, default_value = "faults-run")]
+    folder: PathBuf,
+    /// Where to write the results as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Each node in a network namespace, also for faults that don't need it.
+    #[arg(long)]
+    namespaces: bool,
+    /// Size in MiB of the disk of each storage node, for the faults of disks.
+    #[arg(long, default_value_t = 1536)]
+    disk_mib: u64,
+    /// They write to each other in pairs.
+    #[arg(long, default_value_t = 8)]
+    users: usize,
+    /// Connections of each user.
+    #[arg(long, default_value_t = 2)]
+    devices: usize,
+    /// Sends a second over all users.
+    #[arg(long, default_value_t = 160.0)]
+    rate: f64,
+    /// Load before the first fault.
+    #[arg(long, default_value = "2s", value_parser = parse_length)]
+    warm_up: Duration,
+    /// How long nodes may take to come back, the load to go on, and deliveries to be complete.
+    #[arg(long, default_value = "60s", value_parser = parse_length)]
+    patience: Duration,
+}
+
+/// Every fault against every kind of node that it can hit.
+const ALL: &str = "
+kill storage-leader for 3s
+kill storage-follower for 3s
+kill router for 3s
+kill gateway for 3s
+kill storage for 1s
+kill routers for 1s
+kill gateways for 1s
+kill all for 1s
+restart storage-leader
+restart storage-follower
+restart router
+restart gateway
+restart all
+pause storage-leader for 5s
+pause storage-follower for 5s
+pause router for 5s
+pause gateway for 5s
+pause all for 5s
+partition storage-leader for 8s
+partition storage-follower for 8s
+partition router for 8s
+partition gateway for 8s
+deaf storage-leader for 8s
+deaf storage-follower for 8s
+deaf router for 8s
+deaf gateway for 8s
+mute storage-leader for 8s
+mute storage-follower for 8s
+mute router for 8s
+mute gateway for 8s
+unplug storage-leader for 8s
+unplug router for 8s
+unplug gateway for 8s
+delay=50ms storage-leader for 8s
+delay=50ms storage-follower for 8s
+delay=50ms router for 8s
+delay=50ms gateway for 8s
+delay=25ms all for 8s
+loss=10% storage-leader for 8s
+loss=10% storage-follower for 8s
+loss=10% router for 8s
+loss=10% gateway for 8s
+loss=5% all for 8s
+slow-disk=1000k storage-leader for 8s
+slow-disk=1000k storage-follower for 8s
+slow-disk=1000k storage for 8s
+full-disk storage-leader for 8s
+full-disk storage-follower for 8s
+full-disk storage for 8s
+disk-errors storage-leader for 5s
+disk-errors storage-follower for 5s
+power-cut storage-leader for 3s
+power-cut storage-follower for 3s
+power-cut storage for 3s
+clock=+3600s storage-leader for 8s
+clock=-3600s storage-leader for 8s
+clock=+3600s storage-follower for 8s
+clock=+3600s router for 8s
+clock=-3600s router for 8s
+clock=+3600s gateway for 8s
+clock=+3600s all for 8s
+clock=-3600s all for 8s
+";
+
+impl FaultsCommand {
+    /// An error: nothing was found out.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let suite = self.suite()?;
+        let (mut interrupted, mut told) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // What was made on the machine is removed when the future is dropped.
+        let report = tokio::select! {
+            report = suite.run(|line| println!("{line}")) => report,
+            _ = interrupted.recv() => anyhow::bail!("interrupted"),
+            _ = told.recv() => anyhow::bail!("told to end"),
+        };
+        println!("\n{}", report.table());
+        if let Some(path) = &self.json {
+            let file = fs::File::create(path).with_context(|| format!("can't write {}", path.display()))?;
+            serde_json::to_writer(file, &report).context("can't write the results")?;
+        }
+        Ok(report.outcome())
+    }
+
+    fn suite(&self) -> anyhow::Result<Suite> {
+        let program = match &self.carillon {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("can't find this program")?.with_file_name("carillon"),
+        };
+        let program = fs::canonicalize(&program).with_context(|| format!("there is no {}", program.display()))?;
+        let mut schedules = Vec::new();
+        for path in &self.timeline {
+            let text = fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+            let schedule = text.parse().with_context(|| format!("{} is not a timeline", path.display()))?;
+            schedules.push((path.display().to_string(), schedule));
+        }
+        let steps = if self.faults.is_empty() && self.timeline.is_empty() { all() } else { self.faults.clone() };
+        let steps = steps.into_iter().map(|step| (step.to_string(), Schedule::of(step)));
+        schedules.extend(steps.filter(|(name, _)| name.contains(&self.only)));
+        anyhow::ensure!(!schedules.is_empty(), "no fault contains {:?}", self.only);
+        Ok(Suite {
+            schedules,
+            runs: self.runs,
+            program,
+            folder: self.folder.clone(),
+            layout: if self.namespaces { Layout::Namespaces } else { Layout::Loopback },
+            disk_mib: self.disk_mib,
+            options: RunOptions {
+                users: self.users.max(2).next_multiple_of(2),
+                devices: self.devices.max(1),
+                rate: self.rate,
+                send_timeout: self.patience,
+                warm_up: self.warm_up,
+                patience: self.patience,
+            },
+        })
+    }
+}
+
+fn all() -> Vec<Step> {
+    // A test reads them.
+    ALL.trim().lines().map(|line| line.parse().expect("ALL is valid")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_standard_suite_is_valid() {
+        assert!(all().len() > 40);
+    }
+
+    #[test]
+    fn a_wrong_fault_is_refused_with_what_would_be_right() {
+        let error = FaultsCommand::try_parse_from(["carillon-faults", "--fault", "kill bill"]).expect_err("wrong");
+        assert!(error.to_string().contains("\"bill\" is no target: storage-leader"), "{error}");
+    }
+}

@@ -1,0 +1,290 @@
+//! What is done to whom, for how long; and how that is written.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// What is done to a node. The end of a fault heals it: what was stopped goes on, what died is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM; the orderly end is waited for.
+    Restart,
+    /// SIGSTOP.
+    Pause,
+    /// Cut off from the other nodes, both ways; clients still reach it.
+    Partition,
+    /// What the other nodes send does not arrive.
+    Deaf,
+    /// What it sends does not arrive at the other nodes.
+    Mute,
+    /// Its cable is out: cut off from nodes and clients.
+    Unplug,
+    /// Milliseconds, each way.
+    Delay(u64),
+    /// Percent of the packets to and from other nodes.
+    Loss(u8),
+    /// Kilobits a second.
+    SlowDisk(u64),
+    FullDisk,
+    /// Writes fail. At the end the node gets its disk back as it was left, and is started again.
+    DiskErrors,
+    /// SIGKILL, and what was never flushed is lost.
+    PowerCut,
+    /// Seconds that the wall clock jumps; at the end it jumps back.
+    Clock(i64),
+}
+
+/// What a fault needs of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    Nothing,
+    Namespaces,
+    Disks,
+    Clocks,
+}
+
+impl Fault {
+    pub fn needs(self) -> Needs {
+        match self {
+            Self::Kill | Self::Restart | Self::Pause => Needs::Nothing,
+            Self::Partition | Self::Deaf | Self::Mute | Self::Unplug | Self::Delay(_) | Self::Loss(_) => {
+                Needs::Namespaces
+            }
+            Self::SlowDisk(_) | Self::FullDisk | Self::DiskErrors | Self::PowerCut => Needs::Disks,
+            Self::Clock(_) => Needs::Clocks,
+        }
+    }
+}
+
+/// Whom it hits. Roles with several nodes take turns, run by run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The storage node that leads the most shards.
+    StorageLeader,
+    /// The one that leads the fewest.
+    StorageFollower,
+    /// All storage nodes at once.
+    Storage,
+    Router,
+    /// All routers at once.
+    Routers,
+    Gateway,
+    /// All gateways at once.
+    Gateways,
+    /// Every node at once.
+    All,
+}
+
+const TARGETS: [(Target, &str); 8] = [
+    (Target::StorageLeader, "storage-leader"),
+    (Target::StorageFollower, "storage-follower"),
+    (Target::Storage, "storage"),
+    (Target::Router, "router"),
+    (Target::Routers, "routers"),
+    (Target::Gateway, "gateway"),
+    (Target::Gateways, "gateways"),
+    (Target::All, "all"),
+];
+
+impl Target {
+    pub fn is_storage(self) -> bool {
+        matches!(self, Self::StorageLeader | Self::StorageFollower | Self::Storage)
+    }
+}
+
+/// Written `kill storage-leader for 3s`, `loss=20% router for 10s`, `restart gateway`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    pub fault: Fault,
+    pub target: Target,
+    pub length: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    #[error("{0:?} is not FAULT TARGET [for LENGTH], for example: kill storage-leader for 3s")]
+    Form(String),
+    #[error(
+        "{0:?} is no fault: kill, restart, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
+         slow-disk=512k, full-disk, disk-errors, power-cut, clock=+3600s"
+    )]
+    Fault(String),
+    #[error("{0:?} is no target: storage-leader, storage-follower, storage, router, routers, gateway, gateways, all")]
+    Target(String),
+    #[error("{0:?} is no length of time: 500ms, 3s or 2m")]
+    Length(String),
+    #[error("{0} is for storage nodes")]
+    NoDisk(String),
+    #[error("line {line}: {error}")]
+    Line { line: usize, error: Box<ParseError> },
+}
+
+impl FromStr for Step {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let (fault, target, length) = match words[..] {
+            [fault, target] => (fault, target, "0s"),
+            [fault, target, "for", length] => (fault, target, length),
+            _ => return Err(ParseError::Form(text.to_owned())),
+        };
+        let step = Self { fault: fault.parse()?, target: target.parse()?, length: parse_length(length)? };
+        if step.fault.needs() == Needs::Disks && !step.target.is_storage() {
+            return Err(ParseError::NoDisk(step.fault.to_string()));
+        }
+        Ok(step)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.fault, self.target)?;
+        match self.length.as_millis() {
+            0 => Ok(()),
+            ms if ms % 1000 == 0 => write!(f, " for {}s", ms / 1000),
+            ms => write!(f, " for {ms}ms"),
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = || ParseError::Fault(text.to_owned());
+        let number = |value: &str, unit: &str| -> Option<u64> { value.strip_suffix(unit)?.parse().ok() };
+        Ok(match text.split_once('=') {
+            Some(("delay", value)) => Self::Delay(number(value, "ms").ok_or_else(wrong)?),
+            Some(("loss", value)) => {
+                let percent = number(value, "%").filter(|percent| (1..=99).contains(percent));
+                Self::Loss(percent.ok_or_else(wrong)? as u8)
+            }
+            Some(("slow-disk", value)) => Self::SlowDisk(number(value, "k").filter(|k| *k > 0).ok_or_else(wrong)?),
+            Some(("clock", value)) => {
+                let seconds = value.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+                Self::Clock(seconds.ok_or_else(wrong)?)
+            }
+            Some(_) => return Err(wrong()),
+            None => match text {
+                "kill" => Self::Kill,
+                "restart" => Self::Restart,
+                "pause" => Self::Pause,
+                "partition" => Self::Partition,
+                "deaf" => Self::Deaf,
+                "mute" => Self::Mute,
+                "unplug" => Self::Unplug,
+                "full-disk" => Self::FullDisk,
+                "disk-errors" => Self::DiskErrors,
+                "power-cut" => Self::PowerCut,
+                _ => return Err(wrong()),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Partition => "partition",
+            Self::Deaf => "deaf",
+            Self::Mute => "mute",
+            Self::Unplug => "unplug",
+            Self::FullDisk => "full-disk",
+            Self::DiskErrors => "disk-errors",
+            Self::PowerCut => "power-cut",
+            Self::Delay(ms) => return write!(f, "delay={ms}ms"),
+            Self::Loss(percent) => return write!(f, "loss={percent}%"),
+            Self::SlowDisk(kbit) => return write!(f, "slow-disk={kbit}k"),
+            Self::Clock(seconds) => return write!(f, "clock={seconds:+}s"),
+        })
+    }
+}
+
+impl FromStr for Target {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let known = TARGETS.iter().find(|(_, name)| *name == text);
+        known.map(|(target, _)| *target).ok_or_else(|| ParseError::Target(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = TARGETS.iter().find(|(target, _)| target == self).expect("TARGETS names all");
+        f.write_str(name)
+    }
+}
+
+/// `500ms`, `3s`, `2m`.
+pub(crate) fn parse_length(text: &str) -> Result<Duration, ParseError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let ms = unit_ms.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
+    ms.map(Duration::from_millis).ok_or_else(|| ParseError::Length(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_and_target_is_read_as_it_is_written() {
+        let faults = [
+            "kill",
+            "restart",
+            "pause",
+            "partition",
+            "deaf",
+            "mute",
+            "unplug",
+            "delay=80ms",
+            "loss=20%",
+            "slow-disk=512k",
+            "full-disk",
+            "disk-errors",
+            "power-cut",
+            "clock=+3600s",
+            "clock=-60s",
+        ];
+        for fault in faults {
+            assert_eq!(fault.parse::<Fault>().map(|fault| fault.to_string()), Ok(fault.to_owned()));
+        }
+        for (target, name) in TARGETS {
+            assert_eq!((name.parse(), target.to_string()), (Ok(target), name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_step_is_read_with_and_without_a_length() {
+        let step = |text: &str| text.parse::<Step>();
+        let (fault, target) = (Fault::Kill, Target::StorageLeader);
+        let length = Duration::from_millis(1500);
+        assert_eq!(step("kill storage-leader for 1500ms"), Ok(Step { fault, target, length }));
+        assert_eq!(step("kill  storage-leader"), Ok(Step { fault, target, length: Duration::ZERO }));
+        let written = Step { fault, target, length }.to_string();
+        assert_eq!(step(&written), Ok(Step { fault, target, length }));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_by_its_name() {
+        let error = |text: &str| text.parse::<Step>().expect_err("wrong");
+        assert_eq!(error("kill"), ParseError::Form("kill".into()));
+        assert_eq!(error("kill router for"), ParseError::Form("kill router for".into()));
+        assert_eq!(error("hug router"), ParseError::Fault("hug".into()));
+        assert_eq!(error("loss=100% router"), ParseError::Fault("loss=100%".into()));
+        assert_eq!(error("delay=fast router"), ParseError::Fault("delay=fast".into()));
+        assert_eq!(error("kill me"), ParseError::Target("me".into()));
+        assert_eq!(error("kill router for 3"), ParseError::Length("3".into()));
+        assert_eq!(error("full-disk router for 3s"), ParseError::NoDisk("full-disk".into()));
+    }
+}

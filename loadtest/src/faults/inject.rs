@@ -1,0 +1,173 @@
+//! Does a step to a cluster, and undoes it.
+
+use std::time::Duration;
+
+use carillon_proto::tasks::Tasks;
+
+use super::{Fault, Step, Target};
+use crate::cluster::{Cluster, ClusterError, Filter, Role};
+
+/// A step that has begun.
+pub(crate) struct Active {
+    step: Step,
+    /// Places of the nodes that it hit.
+    nodes: Vec<usize>,
+    filters: Vec<Filter>,
+}
+
+/// More than the program's own bound for an orderly end.
+const ORDERLY_END: Duration = Duration::from_secs(30);
+
+impl Active {
+    pub(crate) fn names(&self, cluster: &Cluster) -> Vec<String> {
+        self.nodes.iter().map(|at| cluster.nodes[*at].name().to_owned()).collect()
+    }
+}
+
+/// The places of the nodes that a target means in this round.
+async fn resolve(cluster: &Cluster, target: Target, round: usize) -> Result<Vec<usize>, ClusterError> {
+    let turn = |role| {
+        let nodes = cluster.of(role);
+        vec![nodes[round % nodes.len()]]
+    };
+    Ok(match target {
+        Target::StorageLeader => cluster.storage_by_leadership().await?[..1].to_vec(),
+        Target::StorageFollower => {
+            let by_leadership = cluster.storage_by_leadership().await?;
+            by_leadership[by_leadership.len() - 1..].to_vec()
+        }
+        Target::Storage => cluster.of(Role::Storage),
+        Target::Router => turn(Role::Router),
+        Target::Routers => cluster.of(Role::Router),
+        Target::Gateway => turn(Role::Gateway),
+        Target::Gateways => cluster.of(Role::Gateway),
+        Target::All => (0..cluster.nodes.len()).collect(),
+    })
+}
+
+/// Packets between the nodes that are hit and the others.
+fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
+    let (arriving, leaving, percent) = match fault {
+        Fault::Partition => (true, true, 100),
+        Fault::Deaf => (true, false, 100),
+        Fault::Mute => (false, true, 100),
+        Fault::Loss(percent) => (true, true, percent),
+        _ => return Vec::new(),
+    };
+    let pairs = hit.iter().flat_map(|node| (0..all).map(move |peer| (*node, peer)));
+    // A pair of nodes that are both hit comes twice: once is enough.
+    let pairs = pairs.filter(|(node, peer)| node != peer && !(hit.contains(peer) && peer < node));
+    let both = pairs.flat_map(|(node, peer)| {
+        let arriving = arriving.then_some(Filter { from: peer, to: node, percent });
+        arriving.into_iter().chain(leaving.then_some(Filter { from: node, to: peer, percent }))
+    });
+    both.collect()
+}
+
+/// `notes` get what an operator would want to know.
+pub(crate) async fn begin(
+    cluster: &mut Cluster,
+    step: Step,
+    round: usize,
+    tasks: &Tasks,
+    notes: &mut Vec<String>,
+) -> Result<Active, ClusterError> {
+    let nodes = resolve(cluster, step.target, round).await?;
+    let filters = filters(step.fault, &nodes, cluster.nodes.len());
+    if !filters.is_empty() {
+        cluster.network()?.add(&filters)?;
+    }
+    for at in nodes.iter().copied() {
+        match step.fault {
+            Fault::Kill => cluster.nodes[at].kill(),
+            Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) => {}
+            Fault::Pause => cluster.nodes[at].signal("STOP")?,
+            Fault::Unplug => cluster.network()?.unplug(at)?,
+            Fault::Delay(ms) => cluster.network()?.slow(at, ms, tasks)?,
+            Fault::SlowDisk(kbit) => cluster.disk(at)?.slow(kbit)?,
+            Fault::FullDisk => cluster.disk(at)?.fill()?,
+            Fault::DiskErrors => cluster.disk(at)?.fail()?,
+            Fault::PowerCut => {
+                cluster.disk(at)?.cut_power();
+                cluster.nodes[at].kill();
+            }
+            Fault::Clock(seconds) => cluster.set_clock(at, seconds)?,
+        }
+    }
+    if step.fault == Fault::Restart {
+        // All are told before the first is waited for.
+        for at in &nodes {
+            cluster.nodes[*at].signal("TERM")?;
+        }
+        for at in &nodes {
+            let status = cluster.nodes[*at].wait_end(ORDERLY_END).await?;
+            if !status.success() {
+                notes.push(format!("{} ended with {status} after SIGTERM", cluster.nodes[*at].name()));
+            }
+        }
+    }
+    Ok(Active { step, nodes, filters })
+}
+
+pub(crate) async fn end(cluster: &mut Cluster, active: &Active, notes: &mut Vec<String>) -> Result<(), ClusterError> {
+    if !active.filters.is_empty() {
+        cluster.network()?.remove(&active.filters)?;
+    }
+    for at in active.nodes.iter().copied() {
+        match active.step.fault {
+            Fault::Kill | Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) => {}
+            Fault::Pause => cluster.nodes[at].signal("CONT")?,
+            Fault::Unplug => cluster.network()?.plug(at)?,
+            Fault::Delay(_) => cluster.network()?.fast(at),
+            Fault::SlowDisk(_) => cluster.disk(at)?.fast()?,
+            Fault::FullDisk => cluster.disk(at)?.empty()?,
+            Fault::DiskErrors | Fault::PowerCut => {
+                note_ended(cluster, at, notes);
+                if cluster.nodes[at].runs() {
+                    notes.push(format!("{} still ran", cluster.nodes[at].name()));
+                    cluster.nodes[at].kill();
+                }
+                cluster.disk(at)?.detach();
+                cluster.disk(at)?.attach()?;
+            }
+            Fault::Clock(_) => cluster.set_clock(at, 0)?,
+        }
+    }
+    for at in 0..cluster.nodes.len() {
+        note_ended(cluster, at, notes);
+        if active.nodes.contains(&at) && !cluster.nodes[at].runs() {
+            cluster.nodes[at].start()?;
+        }
+    }
+    Ok(())
+}
+
+fn note_ended(cluster: &mut Cluster, at: usize, notes: &mut Vec<String>) {
+    if let Some(status) = cluster.nodes[at].ended() {
+        notes.push(format!("{} ended by itself with {status}", cluster.nodes[at].name()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ways(fault: Fault, hit: &[usize]) -> Vec<(usize, usize, u8)> {
+        filters(fault, hit, 3).iter().map(|filter| (filter.from, filter.to, filter.percent)).collect()
+    }
+
+    #[test]
+    fn a_cut_has_its_directions() {
+        assert_eq!(ways(Fault::Deaf, &[1]), [(0, 1, 100), (2, 1, 100)]);
+        assert_eq!(ways(Fault::Mute, &[1]), [(1, 0, 100), (1, 2, 100)]);
+        assert_eq!(ways(Fault::Partition, &[0]), [(1, 0, 100), (0, 1, 100), (2, 0, 100), (0, 2, 100)]);
+        assert_eq!(ways(Fault::Kill, &[0]), []);
+    }
+
+    #[test]
+    fn loss_hits_each_way_once_though_all_nodes_have_it() {
+        let all = ways(Fault::Loss(9), &[0, 1, 2]);
+        assert_eq!(all.len(), 6);
+        assert!(all.iter().all(|(from, to, percent)| from != to && *percent == 9));
+    }
+}

@@ -1,0 +1,118 @@
+//! The load of a run: pairs of users who write to each other, so that what one pair feels is not hidden by the others.
+
+use std::time::{Duration, Instant};
+
+use carillon_proto::tasks::Tasks;
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+
+use super::RunOptions;
+use crate::{
+    checker::{Summary, Violation},
+    cluster::Cluster,
+    direct::{Direct, DirectConfig},
+    scenario::RunError,
+};
+
+const PAIR: usize = 2;
+
+pub(crate) struct Load {
+    /// None any more after the end.
+    pairs: Mutex<Vec<Direct>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Verdict {
+    pub(crate) summary: Summary,
+    pub(crate) violations: Vec<Violation>,
+    /// Timelines that could not be read back, which says nothing about what stands in them.
+    pub(crate) unread: Vec<Violation>,
+    /// The longest that a send waited for its acceptance, from when it was due.
+    pub(crate) slowest: Duration,
+}
+
+impl Load {
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        name: &str,
+        options: &RunOptions,
+        tasks: &Tasks,
+    ) -> Result<Self, RunError> {
+        let mut pairs = Vec::new();
+        for pair in 0..options.users.div_ceil(PAIR) {
+            let config = DirectConfig {
+                run: format!("{name}-{pair}"),
+                addresses: cluster.addresses().to_vec(),
+                users: PAIR,
+                devices: options.devices,
+                rate: Some(options.rate / options.users as f64),
+                window: 64,
+                bytes: 256,
+                send_timeout: options.send_timeout,
+            };
+            pairs.push(Direct::start(config, |user| cluster.token(user), tasks).await?);
+        }
+        Ok(Self { pairs: Mutex::new(pairs) })
+    }
+
+    /// Accepted and delivered so far, of each pair.
+    pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
+        self.pairs.lock().iter().map(|pair| (pair.accepted(), pair.delivered())).collect()
+    }
+
+    /// Waits until each pair has accepted and delivered so many more. The error says who stands still.
+    pub(crate) async fn goes_on(&self, messages: u64, patience: Duration) -> Result<(), String> {
+        let goal: Vec<_> = self.counts().iter().map(|(a, d)| (a + messages, d + messages)).collect();
+        let give_up = Instant::now() + patience;
+        loop {
+            let mut pairs = self.counts().into_iter().zip(&goal).enumerate();
+            let behind = pairs.find(|(_, (count, goal))| count.0 < goal.0 || count.1 < goal.1);
+            let Some((pair, (count, goal))) = behind else { return Ok(()) };
+            if Instant::now() > give_up {
+                let what = if count.0 < goal.0 { "sends" } else { "deliveries" };
+                return Err(format!("{what} of pair {pair} stand still"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until all that was accepted is delivered, and reads the timelines back. None: it did not end in time.
+    pub(crate) async fn finish(&self, patience: Duration) -> Option<Verdict> {
+        let pairs = std::mem::take(&mut *self.pairs.lock());
+        let finished = join_all(pairs.into_iter().map(|pair| pair.finish(patience)));
+        let reports = tokio::time::timeout(patience * 2, finished).await;
+        let mut verdict = Verdict::default();
+        for report in reports.ok()? {
+            let (all, one) = (&mut verdict.summary, &report.summary);
+            all.sent += one.sent;
+            all.accepted += one.accepted;
+            all.refused += one.refused;
+            all.unknown += one.unknown;
+            all.delivered += one.delivered;
+            verdict.slowest = verdict.slowest.max(Duration::from_micros(report.latencies.max()));
+            let (unread, violations): (Vec<_>, Vec<_>) = report.violations.into_iter().partition(is_unread);
+            verdict.violations.extend(violations);
+            verdict.unread.extend(unread);
+        }
+        Some(verdict)
+    }
+}
+
+/// As [`Direct::finish`] says it.
+fn is_unread(violation: &Violation) -> bool {
+    matches!(violation, Violation::Corrupted { why, .. } if why.starts_with("can't be read back"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Watcher;
+
+    #[test]
+    fn a_timeline_that_is_not_read_is_not_taken_for_a_broken_one() {
+        let watcher = Watcher { user: "bob".into(), device: "audit".into() };
+        let corrupted = |why: &str| Violation::Corrupted { watcher: watcher.clone(), why: why.into() };
+        assert!(is_unread(&corrupted("can't be read back: fetch was refused")));
+        assert!(!is_unread(&corrupted("payload is corrupt: its checksum is wrong")));
+    }
+}

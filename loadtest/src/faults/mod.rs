@@ -1,0 +1,19 @@
+//! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were away.
+
+mod command;
+mod fault;
+mod inject;
+mod load;
+mod outage;
+mod probe;
+mod pulse;
+mod report;
+mod run;
+mod schedule;
+mod suite;
+
+pub use command::FaultsCommand;
+pub use fault::{Fault, ParseError, Step, Target};
+pub use report::{Outcome, Report, Row, RunRecord};
+pub use run::{Mark, RunOptions};
+pub use schedule::{Edge, Schedule};

@@ -1,0 +1,181 @@
+//! One run: load, a schedule of faults, and what came of it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::tasks::Tasks;
+use tokio::time::sleep_until;
+
+use super::{
+    Edge, Schedule, inject,
+    inject::Active,
+    load::{Load, Verdict},
+    probe::Probe,
+    pulse,
+    report::RunRecord,
+};
+use crate::{
+    cluster::{Cluster, ClusterError},
+    scenario::RunError,
+};
+
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub users: usize,
+    /// Connections of each user.
+    pub devices: usize,
+    /// Sends a second over all users.
+    pub rate: f64,
+    pub send_timeout: Duration,
+    /// Load before the first fault.
+    pub warm_up: Duration,
+    /// How long nodes may take to be ready, the load to go on, and deliveries to be complete.
+    pub patience: Duration,
+}
+
+/// Something that happened at a time of the run.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Mark {
+    /// Since the run's begin.
+    pub at_ms: u64,
+    pub what: String,
+    /// The nodes that it happened to.
+    pub nodes: Vec<String>,
+}
+
+/// A run that could not be carried out says nothing about the service.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunFailed {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the load does not start: {0}")]
+    Load(#[from] RunError),
+    #[error("before any fault {0}")]
+    StandsStill(String),
+}
+
+/// The load of a pair has gone on when it has accepted and delivered so many more.
+const PROGRESS: u64 = 20;
+
+/// `round` counts the runs on this cluster, so that nodes take turns.
+pub(crate) async fn run(
+    cluster: &mut Cluster,
+    schedule: &Schedule,
+    round: usize,
+    options: &RunOptions,
+) -> Result<RunRecord, RunFailed> {
+    let began_unix_ms = carillon_proto::now_ms();
+    let tasks = Tasks::new();
+    let load = Load::start(cluster, &format!("faults-{began_unix_ms:x}"), options, &tasks).await;
+    let record = match load {
+        Ok(load) => under_load(cluster, schedule, round, options, Arc::new(load), &tasks).await,
+        Err(error) => Err(error.into()),
+    };
+    tasks.finish(Duration::from_secs(5)).await;
+    Ok(RunRecord { began_unix_ms, ..record? })
+}
+
+async fn under_load(
+    cluster: &mut Cluster,
+    schedule: &Schedule,
+    round: usize,
+    options: &RunOptions,
+    load: Arc<Load>,
+    tasks: &Tasks,
+) -> Result<RunRecord, RunFailed> {
+    let began = Instant::now();
+    let folder = cluster.folder();
+    let probe = Probe::start(folder).map_err(ClusterError::io(folder))?;
+    let pulses = pulse::watch(&load, began, tasks);
+    load.goes_on(PROGRESS, options.patience).await.map_err(RunFailed::StandsStill)?;
+    tokio::time::sleep(options.warm_up).await;
+
+    let mut story = Story { cluster, began, marks: Vec::new(), notes: Vec::new(), problems: Vec::new() };
+    let from = began.elapsed();
+    story.carry_out(schedule, round, tasks).await?;
+    story.mark("healed", Vec::new());
+    story.all_ready(options.patience).await;
+    if let Err(stands_still) = load.goes_on(PROGRESS, options.patience).await {
+        story.problems.push(format!("{stands_still} {:?} after everything was healed", options.patience));
+    }
+    story.mark("goes on", Vec::new());
+    // So that a late stumble is seen.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (sends_away, deliveries_away) = pulses.lock().away(from, began.elapsed());
+
+    let Story { marks, notes, mut problems, .. } = story;
+    let verdict = load.finish(options.patience).await.unwrap_or_else(|| {
+        problems.push("deliveries were not complete, or timelines not read back, in time".to_owned());
+        Verdict::default()
+    });
+    problems.extend(verdict.unread.iter().map(ToString::to_string));
+    let tenths = std::mem::take(&mut *pulses.lock()).into_tenths();
+    Ok(RunRecord {
+        began_unix_ms: 0,
+        marks,
+        sends_away_ms: sends_away.as_millis() as u64,
+        deliveries_away_ms: deliveries_away.as_millis() as u64,
+        slowest_probe_ms: probe.slowest().as_millis() as u64,
+        slowest_acceptance_ms: verdict.slowest.as_millis() as u64,
+        sent: verdict.summary.sent,
+        accepted: verdict.summary.accepted,
+        refused: verdict.summary.refused,
+        unknown: verdict.summary.unknown,
+        delivered: verdict.summary.delivered,
+        violations: verdict.violations.iter().map(ToString::to_string).collect(),
+        problems,
+        notes,
+        tenths,
+    })
+}
+
+struct Story<'a> {
+    cluster: &'a mut Cluster,
+    began: Instant,
+    marks: Vec<Mark>,
+    notes: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Story<'_> {
+    async fn carry_out(&mut self, schedule: &Schedule, round: usize, tasks: &Tasks) -> Result<(), RunFailed> {
+        let start = Instant::now();
+        let mut active: Vec<Option<Active>> = schedule.steps.iter().map(|_| None).collect();
+        for (when, edge) in schedule.edges() {
+            sleep_until((start + when).into()).await;
+            match edge {
+                Edge::Begin(at) => {
+                    let step = schedule.steps[at].1;
+                    // Doing it takes its own time; the fault counts from here.
+                    let at_ms = self.began.elapsed().as_millis() as u64;
+                    let begun = inject::begin(self.cluster, step, round, tasks, &mut self.notes).await?;
+                    let nodes = begun.names(self.cluster);
+                    self.marks.push(Mark { at_ms, what: format!("{step} begins"), nodes });
+                    active[at] = Some(begun);
+                }
+                Edge::End(at) => {
+                    let Some(ending) = active[at].take() else { continue };
+                    inject::end(self.cluster, &ending, &mut self.notes).await?;
+                    let nodes = ending.names(self.cluster);
+                    self.mark(&format!("{} ends", schedule.steps[at].1), nodes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn all_ready(&mut self, patience: Duration) {
+        for node in &mut self.cluster.nodes {
+            if let Err(error) = node.wait_ready(patience).await {
+                self.problems.push(error.to_string());
+            }
+        }
+    }
+
+    fn mark(&mut self, what: &str, nodes: Vec<String>) {
+        let at_ms = self.began.elapsed().as_millis() as u64;
+        self.marks.push(Mark { at_ms, what: what.to_owned(), nodes });
+    }
+}

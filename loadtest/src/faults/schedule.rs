@@ -1,0 +1,94 @@
+//! Steps on a timeline.
+
+use std::{str::FromStr, time::Duration};
+
+use super::{
+    ParseError, Step,
+    fault::{Needs, parse_length},
+};
+
+/// What happens when, from the end of the warm-up. Written one step a line, `#` begins a comment:
+///
+/// ```text
+/// 0s kill storage-leader for 3s
+/// 1s partition router for 10s
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    pub steps: Vec<(Duration, Step)>,
+}
+
+/// The begin or end of a step, by its place in the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    Begin(usize),
+    End(usize),
+}
+
+impl Schedule {
+    pub fn of(step: Step) -> Self {
+        Self { steps: vec![(Duration::ZERO, step)] }
+    }
+
+    /// All begins and ends in the order in which they happen; at the same time, in that of the steps.
+    pub fn edges(&self) -> Vec<(Duration, Edge)> {
+        let both = |(at, (begin, step)): (usize, &(Duration, Step))| {
+            [(*begin, Edge::Begin(at)), (*begin + step.length, Edge::End(at))]
+        };
+        let mut edges: Vec<_> = self.steps.iter().enumerate().flat_map(both).collect();
+        edges.sort_by_key(|(when, _)| *when);
+        edges
+    }
+
+    pub(crate) fn needs(&self, what: Needs) -> bool {
+        self.steps.iter().any(|(_, step)| step.fault.needs() == what)
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut steps = Vec::new();
+        for (line, words) in (1..).zip(text.lines()) {
+            let words = words.split('#').next().unwrap_or_default().trim();
+            if words.is_empty() {
+                continue;
+            }
+            let at_line = |error| ParseError::Line { line, error: Box::new(error) };
+            let (when, step) =
+                words.split_once(char::is_whitespace).ok_or_else(|| at_line(ParseError::Form(words.to_owned())))?;
+            steps.push((parse_length(when).map_err(at_line)?, step.parse().map_err(at_line)?));
+        }
+        Ok(Self { steps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_may_overlap() {
+        let schedule: Schedule =
+            "# two at once\n0s kill storage-leader for 3s\n\n1s pause router for 1s # short\n2s restart gateway"
+                .parse()
+                .expect("valid");
+        let seconds: Vec<_> = schedule.edges().iter().map(|(when, edge)| (when.as_secs(), *edge)).collect();
+        let expected = [
+            (0, Edge::Begin(0)),
+            (1, Edge::Begin(1)),
+            (2, Edge::End(1)),
+            (2, Edge::Begin(2)),
+            (2, Edge::End(2)),
+            (3, Edge::End(0)),
+        ];
+        assert_eq!(seconds, expected);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_line() {
+        let error = "0s kill router\nsoon kill router".parse::<Schedule>().expect_err("wrong");
+        assert_eq!(error.to_string(), "line 2: \"soon\" is no length of time: 500ms, 3s or 2m");
+    }
+}
