@@ -26,6 +26,9 @@ pub struct ClientConfig {
     pub max_pending: usize,
     /// After this time a send that was not accepted is given up.
     pub send_timeout: Duration,
+    /// When nothing is heard for so long while a send waits for its answer, the client connects again. Longer than a
+    /// gateway takes to say that it has no answer, which by default is 10 seconds.
+    pub answer_patience: Duration,
     /// For a connection and the sign-in on it.
     pub sign_in_timeout: Duration,
     /// The pause after a failed attempt to connect, doubled each time up to the second.
@@ -64,6 +67,7 @@ impl ClientConfig {
             acknowledge: Acknowledge::Taken(Duration::from_millis(200)),
             max_pending: 256,
             send_timeout: Duration::from_secs(30),
+            answer_patience: Duration::from_secs(15),
             sign_in_timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(100), Duration::from_secs(10)),
             program: concat!("carillon-client/", env!("CARGO_PKG_VERSION")).to_owned(),

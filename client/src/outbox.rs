@@ -130,6 +130,11 @@ impl<T> Outbox<T> {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
+    /// Has something gone out that has no answer?
+    pub(crate) fn awaits_answer(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// The last of the earlier sends to this recipient that are in flight; one that waits goes out before.
     fn unanswered_before(&self, order: u64, to: &Option<Recipient>) -> String {
         let before = self.in_flight.values().filter(|(other, entry)| *other < order && entry.send.to == *to);

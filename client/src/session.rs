@@ -37,6 +37,8 @@ struct Session {
     /// At least this often the client says something.
     heartbeat: Duration,
     heard: Instant,
+    /// Since when there has always been a send without an answer.
+    asked: Option<Instant>,
     next_ping: Instant,
     /// When noted acknowledgements go out.
     next_acks: Option<Instant>,
@@ -116,13 +118,14 @@ impl Driver {
 
     /// Puts into the writer what may go out.
     fn fill(&mut self, session: &mut Session) {
-        let writer = &mut session.writer;
-        self.outbox.take_ready(Instant::now(), |send| writer.push(Body::Send(send)));
+        let (writer, now) = (&mut session.writer, Instant::now());
+        self.outbox.take_ready(now, |send| writer.push(Body::Send(send)));
+        session.asked = self.outbox.awaits_answer().then(|| session.asked.unwrap_or(now));
         self.fetches.take_ready(|fetch| writer.push(Body::Fetch(fetch)));
     }
 
     fn next_wake(&self, session: &Session) -> Instant {
-        let silent = session.heard + session.silence();
+        let silent = session.dead_at(self.config.answer_patience);
         let mut wake = session.next_ping.min(silent);
         if let Some(acks) = session.next_acks {
             wake = wake.min(acks);
@@ -138,8 +141,8 @@ impl Driver {
 
     fn on_timer(&mut self, session: &mut Session) -> Result<(), End> {
         let now = Instant::now();
-        if now >= session.heard + session.silence() {
-            return Err(lost_because("nothing was heard for twice the heartbeat"));
+        if now >= session.dead_at(self.config.answer_patience) {
+            return Err(lost_because("nothing was heard for too long"));
         }
         if now >= session.next_ping {
             session.next_ping = now + session.heartbeat;
@@ -324,15 +327,20 @@ impl Session {
             writer: Writer { outgoing, waiting: VecDeque::new(), dirty: false },
             heartbeat,
             heard: now,
+            asked: None,
             next_ping: now + heartbeat,
             next_acks: None,
             next_tick: now + TICK,
         }
     }
 
-    /// The gateway answers each ping, so this much of it means that the connection is dead.
-    fn silence(&self) -> Duration {
-        2 * self.heartbeat + Duration::from_secs(1)
+    /// When silence means that the connection is dead: the gateway answers each ping, and a send before that.
+    fn dead_at(&self, answer_patience: Duration) -> Instant {
+        let unheard_ping = self.heard + 2 * self.heartbeat + Duration::from_secs(1);
+        match self.asked {
+            Some(asked) => unheard_ping.min(self.heard.max(asked) + answer_patience),
+            None => unheard_ping,
+        }
     }
 }
 

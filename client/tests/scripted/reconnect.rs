@@ -231,6 +231,23 @@ async fn a_gateway_that_does_not_deliver_what_it_has_is_left() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_is_silent_while_a_send_waits_is_left_and_one_that_is_idle_is_not() {
+    let gateway = Gateway::start().await;
+    let answer_patience = Duration::from_millis(50);
+    let settings = carillon_client::ClientConfig { answer_patience, ..config(&[&gateway]) };
+    let (client, _events) = open(settings);
+    let (mut first, _) = gateway.accept_signed_in(3).await;
+    // Longer than the patience, and nothing is asked.
+    tokio::time::sleep(answer_patience * 4).await;
+    let pending = submit(&client, "a").await;
+    let id = first.receive_send().await;
+    let (mut second, _) = gateway.accept_signed_in(3).await;
+    assert_eq!(second.receive_send().await, id);
+    second.accept(&id, 4).await;
+    within("the answer", pending).await.expect("accepted");
+}
+
+#[tokio::test]
 async fn closing_signs_out() {
     let gateway = Gateway::start().await;
     let (client, mut events) = open(config(&[&gateway]));

@@ -58,10 +58,10 @@ fn kills_while_a_snapshot_is_installed_lose_nothing() {
             assert!(tries < 300, "no new snapshots");
         }
         nodes[AWAY].start();
-        watch("a snapshot that comes in", || names(&snapshots).iter().any(|name| is_temporary(name)));
+        watch("a snapshot that comes in", || names(&snapshots).iter().any(is_temporary));
         thread::sleep(moments.below(Duration::from_millis(15)));
         nodes[AWAY].kill();
-        half_done += u64::from(names(&snapshots).iter().any(|name| is_temporary(name)));
+        half_done += u64::from(names(&snapshots).iter().any(is_temporary));
         // Another time, while it goes on with what it has.
         nodes[AWAY].start();
         let opening = nodes[AWAY].wait_ready();

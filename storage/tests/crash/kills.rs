@@ -102,10 +102,10 @@ fn kills_during_a_snapshot_lose_nothing() {
         verify(&runtime, &node, &ledger, round);
         let load = Load::start(&runtime, node.address(), ledger);
         // Seen from its first moment on; then the file grows, is synced, takes its name, and the log is cut.
-        watch("a snapshot", || names(&snapshots).iter().any(|name| is_temporary(name)));
+        watch("a snapshot", || names(&snapshots).iter().any(is_temporary));
         thread::sleep(moments.below(Duration::from_millis(10)));
         node.kill();
-        half_done += u64::from(names(&snapshots).iter().any(|name| is_temporary(name)));
+        half_done += u64::from(names(&snapshots).iter().any(is_temporary));
         ledger = load.stop(&runtime);
     }
     println!("{half_done} of {round} kills left a half-made snapshot");
