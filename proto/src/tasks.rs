@@ -1,7 +1,8 @@
 //! The one place where tasks are spawned: each has a name, is awaited at shutdown, and its panic is an event.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Spawns tasks and ends them. Clones share one group; [`Tasks::child`] makes a group that ends with its parent but
@@ -27,6 +28,8 @@ impl Tasks {
     /// own nothing that needs an orderly end. A panic is logged and ends only this task.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        // Boxed, as below: what a future takes in and what it awaits lie side by side in it.
+        let work = Box::pin(work);
         self.track(name, false, async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -37,28 +40,28 @@ impl Tasks {
 
     /// Like `spawn`, but the task watches [`Tasks::stopping`] itself and ends in order.
     pub fn spawn_graceful(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, false, work);
+        self.track(name, false, Box::pin(work));
     }
 
     /// Without this task the process is of no use: when it ends by panic or returns before the stop, all stops.
     pub fn spawn_critical(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, true, work);
+        self.track(name, true, Box::pin(work));
     }
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {
         let this = self.clone();
+        // What a panicking task leaves behind is nobody's but its own, or the process ends with it.
+        let work = AssertUnwindSafe(work).catch_unwind();
         #[allow(clippy::disallowed_methods, reason = "this is the tracker")]
         self.tracker.spawn(async move {
-            // Awaiting the inner task is how its panic is seen.
-            let panicked = match tokio::spawn(work).await {
-                Ok(()) => false,
-                Err(error) => {
-                    tracing::error!(task = name, %error, "task panicked");
-                    error.is_panic()
-                }
-            };
+            let result = work.await;
+            if let Err(panic) = &result {
+                let text = panic.downcast_ref::<&str>().copied();
+                let why = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown");
+                tracing::error!(task = name, why, "task panicked");
+            }
             if critical && !this.stop.is_cancelled() {
-                let how = if panicked { "panicked" } else { "ended" };
+                let how = if result.is_err() { "panicked" } else { "ended" };
                 this.fail(format!("task {name} {how}"));
             }
         });
@@ -96,5 +99,49 @@ impl Tasks {
         self.stop.cancel();
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_panic_ends_only_its_task_unless_it_is_critical() {
+        let tasks = Tasks::new();
+        let other = tasks.child();
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        other.spawn("other", async move {
+            let _tell = tell;
+            std::future::pending::<()>().await;
+        });
+        let (panicking, panicked) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn("panics", async move {
+            let _panicking = panicking;
+            panic!("on purpose");
+        });
+        panicked.await.expect_err("dropped by the panic");
+        assert!(!tasks.is_stopping() && told.is_empty());
+        tasks.spawn_critical("critical", async { panic!("on purpose") });
+        tokio::time::timeout(PATIENCE, tasks.stopping()).await.expect("stops");
+        assert_eq!(tasks.failure(), Some("task critical panicked"));
+        told.await.expect_err("stopped with the rest");
+        assert!(tasks.finish(PATIENCE).await);
+    }
+
+    #[tokio::test]
+    async fn a_graceful_task_ends_in_its_own_time() {
+        let tasks = Tasks::new();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let stopping = tasks.clone();
+        tasks.spawn_graceful("graceful", async move {
+            stopping.stopping().await;
+            tokio::task::yield_now().await;
+            let _ = tell.send("in order");
+        });
+        assert!(tasks.finish(PATIENCE).await);
+        assert_eq!(told.await, Ok("in order"));
     }
 }

@@ -106,12 +106,13 @@ async fn bind(
 async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, handshake: Duration, accepted: Accepted) {
     let Accepted { stream, peer, slot } = accepted;
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
+    // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
-        None => serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip()).await,
+        None => Box::pin(serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip())).await,
         Some(acceptor) => {
             // Whoever does not finish the handshake in time is let go without a word.
-            if let Ok(Ok(stream)) = timeout(handshake, acceptor.accept(stream)).await {
-                serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip()).await;
+            if let Ok(Ok(stream)) = Box::pin(timeout(handshake, acceptor.accept(stream))).await {
+                Box::pin(serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip())).await;
             }
         }
     }

@@ -32,16 +32,17 @@ pub(super) async fn serve(
     accepted: Accepted,
 ) {
     let Accepted { stream, peer, slot } = accepted;
+    // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
         None => {
-            if let Ok(Some(transport)) = timeout(handshake, shake(stream, max_frame)).await {
-                connection::serve(shared, transport, Protocol::Websocket, peer.ip()).await;
+            if let Ok(Some(transport)) = Box::pin(timeout(handshake, shake(stream, max_frame))).await {
+                Box::pin(connection::serve(shared, transport, Protocol::Websocket, peer.ip())).await;
             }
         }
         Some(acceptor) => {
             let both = async { shake(acceptor.accept(stream).await.ok()?, max_frame).await };
-            if let Ok(Some(transport)) = timeout(handshake, both).await {
-                connection::serve(shared, transport, Protocol::Websocket, peer.ip()).await;
+            if let Ok(Some(transport)) = Box::pin(timeout(handshake, both)).await {
+                Box::pin(connection::serve(shared, transport, Protocol::Websocket, peer.ip())).await;
             }
         }
     }
