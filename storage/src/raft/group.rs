@@ -37,7 +37,6 @@ pub(crate) struct GroupOptions<'a> {
     pub(crate) log: ShardLog,
     pub(crate) machine: Box<dyn Machine>,
     pub(crate) snapshots: Arc<SnapshotDir>,
-    /// How many snapshots this node makes at a time.
     pub(crate) node: NodeShare,
 }
 

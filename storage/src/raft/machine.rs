@@ -30,8 +30,6 @@ use crate::{
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 1 << 20;
 
-const TIMELINE: &str = "timeline";
-
 type Sync = Arc<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
 
 /// What the shards of a node share.
@@ -44,6 +42,7 @@ pub(crate) struct NodeShare {
 
 /// One shard's machine and its snapshots.
 pub(crate) struct ShardMachine {
+    shard: ShardId,
     kind: &'static str,
     /// The lock is never waited for: openraft asks one thing at a time.
     machine: Arc<Mutex<Box<dyn Machine>>>,
@@ -71,10 +70,11 @@ impl ShardMachine {
         };
         let kind = match shard.kind {
             ShardKind::Directory => "directory",
-            ShardKind::Timeline => TIMELINE,
+            ShardKind::Timeline => "timeline",
         };
         let sync = Arc::from(machine.syncer());
         Ok(Self {
+            shard,
             kind,
             machine: Arc::new(Mutex::new(machine)),
             sync,
@@ -102,7 +102,7 @@ impl ShardMachine {
         let entries = batch.entries;
         let count = entries.len();
         // sled waits for its disk now and then, and directory commands are few.
-        let outcomes = if self.kind == TIMELINE && self.node.pace.is_quick(start) {
+        let outcomes = if self.shard.kind == ShardKind::Timeline && self.node.pace.is_quick(start) {
             machine.lock().apply(&entries, &encoded)?
         } else {
             blocking(move || machine.lock().apply(&entries, &encoded)).await?

@@ -11,7 +11,8 @@ const SLOW: Duration = Duration::from_millis(20);
 const DOUBT: Duration = Duration::from_secs(1);
 
 /// Shared by the shards of a node, whose engines have one disk. While they are quick, entries are applied where they
-/// are; while they are not, on threads that may wait: at most one wait of an engine holds up what else the thread does.
+/// are; while they are not, on threads that may wait: a slow engine holds up what else a thread does once, not again
+/// and again.
 pub(crate) struct Pace {
     began: Instant,
     /// Milliseconds since `began`.

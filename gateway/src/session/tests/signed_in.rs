@@ -1,0 +1,195 @@
+//! Sends, deliveries, history and acknowledgements of a session that is signed in.
+
+use super::*;
+
+#[test]
+fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
+    let mut play = Play::live(3);
+    play.says(send("m1", "hi"));
+    let Op::Send(sent) = play.op() else { panic!("no Send") };
+    assert_eq!((sent.sender.as_str(), sent.sender_device.as_str(), sent.connection), ("alice", "phone", 42));
+    assert_eq!(sent.to, Some(Recipient { to: Some(To::User("bob".to_owned())) }));
+    assert!(Content::decode(sent.content.clone()).is_ok());
+    play.hears_answer(Ok(accepted(4)));
+    let server_frame::Body::Accepted(accepted) = play.wrote() else { panic!("not accepted") };
+    assert_eq!((accepted.client_id.as_str(), accepted.position), ("m1", Some(at(4))));
+    play.pushed(4);
+    play.pushed(5);
+    assert_eq!(play.delivered(), [5], "Accepted has delivered 4");
+}
+
+#[test]
+fn what_is_no_send_is_refused_by_its_id() {
+    let mut play = Play::live(0);
+    let group = Some(Recipient { to: Some(To::Group("g".to_owned())) });
+    for (change, code) in [
+        (send("m", ""), Code::Invalid),
+        (send("m", &"x".repeat(1001)), Code::TooLarge),
+        (
+            Body::Send(client::Send { client_id: "m".to_owned(), to: group, content: None, ..Default::default() }),
+            Code::Unsupported,
+        ),
+        (Body::Send(client::Send { client_id: "m".to_owned(), ..Default::default() }), Code::Invalid),
+    ] {
+        play.says(change);
+        assert_eq!(play.refused(), (Some(What::ClientId("m".to_owned())), code));
+        play.quiet();
+    }
+}
+
+#[test]
+fn sends_are_bounded_by_pending_and_by_rate() {
+    let mut play = Play::live(0);
+    for id in ["m1", "m2", "m3"] {
+        play.says(send(id, "hi"));
+    }
+    play.says(send("m4", "hi"));
+    assert_eq!(play.refused().1, Code::Overloaded);
+    for seq in 1..=3 {
+        play.hears_answer(Ok(accepted(seq)));
+    }
+    play.wrote.clear();
+    for id in ["m4", "m5"] {
+        play.says(send(id, "hi"));
+    }
+    play.says(send("m6", "hi"));
+    assert_eq!(play.refused().1, Code::RateLimited, "the burst is 5");
+    play.wait(Duration::from_millis(100));
+    play.says(send("m6", "hi"));
+    assert!(play.wrote.is_empty());
+}
+
+#[test]
+fn what_was_missed_is_read_and_delivered_in_order() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    // Of after the heads were read, but before they came.
+    play.pushed(6);
+    play.hears_answer(Ok(opened(5, Some(2))));
+    let server_frame::Body::SignedIn(_) = play.wrote() else { panic!("not signed in") };
+    let Op::Read(asked) = play.op() else { panic!("no read") };
+    assert_eq!((asked.from_seq, asked.backward), (3, false));
+    play.pushed(7);
+    play.hears_answer(Ok(read(1, 6, 3..=6)));
+    assert_eq!(play.delivered(), [3, 4, 5, 6, 7]);
+    play.quiet();
+}
+
+#[test]
+fn what_is_no_longer_kept_is_said_to_be_trimmed() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    let heads = heads(4, 5, Some(1));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads, replaced: false })));
+    play.wrote();
+    play.hears_answer(Ok(read(4, 5, 4..=5)));
+    let server_frame::Body::Trimmed(trimmed) = play.wrote() else { panic!("not trimmed") };
+    assert_eq!(trimmed.first, Some(at(4)));
+    assert_eq!(play.delivered(), [4, 5]);
+}
+
+#[test]
+fn a_slow_reader_gets_nothing_until_it_has_read() {
+    let mut play = Play::live(0);
+    play.input(Input::Backlog(true));
+    for seq in 1..=3 {
+        play.pushed(seq);
+    }
+    play.wait(Duration::from_secs(1));
+    play.quiet();
+    play.input(Input::Backlog(false));
+    assert_eq!(play.delivered(), [1, 2, 3], "those that were kept");
+    play.input(Input::Backlog(true));
+    play.input(Input::Behind(at(9)));
+    play.quiet();
+    play.input(Input::Backlog(false));
+    assert!(matches!(play.op(), Op::Read(read) if read.from_seq == 4));
+}
+
+#[test]
+fn a_timeline_of_another_epoch_needs_a_new_sign_in() {
+    let mut play = Play::live(3);
+    let position = Some(Position { epoch: 8, seq: 1 });
+    play.input(Input::Push(Arc::new(Push { position, ..push(1) })));
+    assert!(matches!(play.op(), Op::ReadHeads(_)), "a push is a hint: ask");
+    let head = Some(Head { epoch: 8, first: 1, last: 1, ..Default::default() });
+    let heads = vec![TimelineHead { timeline: Some(inbox("alice")), head }];
+    play.hears_answer(Ok(Reply::Heads(Heads { heads })));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
+}
+
+#[test]
+fn a_ping_brings_the_head_and_what_was_missed() {
+    let mut play = Play::live(3);
+    play.says(Body::Ping(Ping { nonce: 1 }));
+    play.says(Body::Ping(Ping { nonce: 2 }));
+    assert!(matches!(play.op(), Op::ReadHeads(_)), "one for both");
+    play.hears_answer(Ok(Reply::Heads(Heads { heads: heads(1, 4, None) })));
+    for nonce in [1, 2] {
+        let server_frame::Body::Pong(pong) = play.wrote() else { panic!("no pong") };
+        let head = TimelinePosition { timeline: Some(inbox("alice")), position: Some(at(4)) };
+        assert_eq!((pong.nonce, pong.heads), (nonce, vec![head]));
+    }
+    play.hears_answer(Ok(read(1, 4, 4..=4)));
+    assert_eq!(play.delivered(), [4]);
+}
+
+#[test]
+fn silence_for_twice_the_heartbeat_ends_the_connection() {
+    let mut play = Play::live(0);
+    play.wait(Duration::from_secs(59));
+    play.says(Body::Ack(Ack::default()));
+    play.wait(Duration::from_secs(59));
+    play.quiet();
+    play.wait(Duration::from_secs(1));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::TimedOut, true));
+}
+
+#[test]
+fn acknowledgements_are_coalesced_and_the_last_one_is_said_in_the_end() {
+    let ack = |seq| Body::Ack(Ack { timeline: Some(inbox("alice")), position: Some(at(seq)) });
+    let acked = |op: &Op| match op {
+        Op::Acknowledge(ack) => ack.position.expect("a position").seq,
+        other => panic!("no Acknowledge: {other:?}"),
+    };
+    let mut play = Play::live(9);
+    for seq in [1, 2, 3, 2, 99] {
+        play.says(ack(seq));
+    }
+    assert_eq!(acked(play.op()), 1);
+    play.hears_answer(Ok(Reply::Done(Done {})));
+    play.quiet();
+    play.wait(Duration::from_millis(100));
+    assert_eq!(acked(play.op()), 3);
+    play.says(ack(9));
+    let left = play.session.leave();
+    assert_eq!(acked(&left[0]), 9);
+    assert!(matches!(left[1], Op::CloseSession(_)));
+}
+
+#[test]
+fn history_is_the_own_inbox_only() {
+    let mut play = Play::live(9);
+    let fetch = |timeline: Timeline| {
+        Body::Fetch(Fetch { request: 7, timeline: Some(timeline), direction: 1, from_seq: 0, limit: 500 })
+    };
+    play.says(fetch(inbox("bob")));
+    assert_eq!(play.refused(), (Some(What::Request(7)), Code::Forbidden));
+    play.says(fetch(Timeline { owner: Some(Owner::Group("g".to_owned())) }));
+    assert_eq!(play.refused().1, Code::Unsupported);
+    play.says(fetch(inbox("Alice")));
+    let Op::Read(asked) = play.op() else { panic!("no read") };
+    assert_eq!((asked.from_seq, asked.backward, asked.limit), (0, true, 100));
+    play.hears_answer(Ok(read(1, 9, 8..=9)));
+    let server_frame::Body::Page(page) = play.wrote() else { panic!("no page") };
+    assert_eq!((page.request, page.epoch, page.entries.len(), page.last), (7, EPOCH, 2, 9));
+    for _ in 0..4 {
+        play.says(fetch(inbox("alice")));
+    }
+    play.says(fetch(inbox("alice")));
+    assert_eq!(play.refused().1, Code::Overloaded);
+}

@@ -1,0 +1,96 @@
+//! How a session begins, or does not.
+
+use super::*;
+
+#[test]
+fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    // Meanwhile the device may have given up and signed in on another connection.
+    play.wait(Duration::from_secs(3));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    match &play.asked[..] {
+        [(Tag::Open, Op::OpenSession(open))] => assert_eq!(open.session.as_ref().expect("set").since_ms, START_MS),
+        other => panic!("not an OpenSession: {other:?}"),
+    }
+}
+
+#[test]
+fn sign_in_by_password_opens_a_session() {
+    let mut play = Play::new();
+    prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");
+    let Op::OpenSession(open) = play.op() else { panic!("no OpenSession") };
+    let session = open.session.as_ref().expect("a session");
+    assert_eq!((session.user.as_str(), session.device.as_str(), session.connection), ("alice", "phone", 42));
+    assert_eq!(session.since_ms, START_MS);
+    play.hears_answer(Ok(opened(3, Some(3))));
+    let server_frame::Body::SignedIn(signed_in) = play.wrote() else { panic!("not signed in") };
+    assert_eq!(signed_in.handle, "5-42");
+    assert!(signed_in.scram_server_final.starts_with(b"v="));
+    let state = &signed_in.timelines[0];
+    assert_eq!((state.epoch, state.first, state.last, state.delivered_from), (EPOCH, 1, 3, 3));
+    play.quiet();
+}
+
+#[test]
+fn wrong_passwords_and_unknown_users_hear_the_same() {
+    let mut play = Play::new();
+    prove(&mut play, Some(new_credentials("secret").expect("valid")), "wrong");
+    let wrong = play.bye();
+    let mut play = Play::new();
+    prove(&mut play, None, "secret");
+    let unknown = play.bye();
+    assert_eq!(wrong, unknown);
+    assert_eq!((wrong.code(), wrong.reconnect), (Code::Unauthenticated, false));
+    assert!(play.asked.is_empty());
+}
+
+#[test]
+fn failed_sign_ins_from_one_address_are_throttled() {
+    let rules = Arc::new(rules());
+    for expected in [Code::Unauthenticated, Code::Unauthenticated, Code::RateLimited] {
+        let mut play = Play::with(Arc::clone(&rules));
+        play.says(sign_in("", Credential::Token("no token".to_owned())));
+        assert_eq!(play.bye().code(), expected);
+    }
+}
+
+#[test]
+fn a_tokens_end_is_the_sessions_end() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 20));
+    assert!(matches!(play.op(), Op::EnsureAccount(_)));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(Ok(opened(0, None)));
+    assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+    play.wait(Duration::from_millis(19_999));
+    play.quiet();
+    play.wait(Duration::from_millis(1));
+    assert_eq!(play.bye().code(), Code::Expired);
+    assert!(matches!(play.op(), Op::CloseSession(_)));
+}
+
+#[test]
+fn frames_out_of_place_end_the_connection() {
+    let mut play = Play::new();
+    play.says(Body::Ping(Ping { nonce: 1 }));
+    assert_eq!(play.bye().code(), Code::Invalid);
+    let mut play = Play::live(0);
+    play.says(token_sign_in("alice", 20));
+    assert_eq!(play.bye().code(), Code::Invalid);
+    let mut play = Play::live(0);
+    play.input(Input::Frame(ClientFrame { body: None }));
+    assert_eq!(play.bye().code(), Code::Invalid);
+    let mut play = Play::new();
+    play.wait(Duration::from_secs(10));
+    assert_eq!(play.bye().code(), Code::TimedOut);
+}
+
+#[test]
+fn a_service_that_is_down_invites_to_come_back() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 20));
+    play.hears_answer(Err(refusal(Code::Unavailable, "no answer", 500)));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
+}
