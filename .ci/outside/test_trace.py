@@ -73,7 +73,10 @@ def test_one_message_is_one_trace_across_the_tiers(receiver, tmp_path, capsys):
         config = ["--config", str(next(iter((tmp_path / "local").glob("router-*.toml"))))]
         for user in ("tina", "tom"):
             until(f"{user} to be made", lambda: cluster.run("user", "add", user, "--no-password", *config).returncode == 0)
+        # What is pushed is part of the trace of its message; what somebody finds when they sign in is not.
         listening = cluster.start("listen", "tom", "--url", f"tcp://{urls[1]}", *config)
+        cluster.ok("send", "tina", "tom", "are you there?", "--url", f"tcp://{urls[0]}", *config)
+        until("tom to have read all that was there", lambda: "are you there?" in listening.stdout.readline())
         cluster.ok("send", "tina", "tom", "traced", "--url", f"tcp://{urls[0]}", *config)
         until("tom to read it", lambda: "traced" in listening.stdout.readline())
         listening.terminate()
