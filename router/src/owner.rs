@@ -146,7 +146,7 @@ impl Owner {
                 self.read_head(&parts.user, read.device, parts.deadline, asked);
             }
             Op::OpenSession(link::OpenSession { session }) => match session {
-                Some(session) => self.put_session(parts.user, session, parts.slot, parts.deadline),
+                Some(session) => self.put_session(parts.user, session, false, parts.slot, parts.deadline),
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Announce(link::Announce { session }) => match session {

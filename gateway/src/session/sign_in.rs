@@ -200,7 +200,9 @@ impl Session {
     pub(super) fn opened(&mut self, now: Now, answered: Answered, out: &mut Vec<Effect>) {
         let heads = match answered.result {
             Ok(Reply::SessionOpened(opened)) if opened.replaced => {
-                return self.bye(Code::Replaced, "this device has signed in elsewhere", None, out);
+                // Whoever is still there wants it most.
+                let why = "a later sign-in of this device was quicker: try again";
+                return self.bye(Code::Unavailable, why, Some(AGAIN_MS), out);
             }
             Ok(Reply::SessionOpened(opened)) => opened.heads,
             Ok(_) => {

@@ -30,16 +30,23 @@ impl Owner {
             let asked = Asked::SessionHead(parts.user.clone(), parts.slot);
             self.read_head(&parts.user, session.device, parts.deadline, asked);
         } else {
-            self.put_session(parts.user, session, parts.slot, parts.deadline);
+            self.put_session(parts.user, session, true, parts.slot, parts.deadline);
         }
     }
 
-    pub(super) fn put_session(&mut self, user: UserId, mut session: Session, slot: ReplySlot, deadline: Instant) {
+    pub(super) fn put_session(
+        &mut self,
+        user: UserId,
+        mut session: Session,
+        announced: bool,
+        slot: ReplySlot,
+        deadline: Instant,
+    ) {
         if let Err(wrong) = DeviceId::new(&session.device) {
             return self.refuse(slot, &wrong.into());
         }
         user.as_str().clone_into(&mut session.user);
-        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()) });
+        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()), announced });
         let asked = Asked::Session { user: user.clone(), session, slot, deadline };
         self.directory_write(&user, op, deadline, asked);
     }

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
+/// What is newer than a sign-in by more than this did not overtake it.
+const SIGN_IN_TAKES_MS: u64 = 60_000;
+
 pub(crate) struct DirectoryMachine {
     shard: DirectoryShard,
     registry: Registry,
@@ -124,7 +127,7 @@ impl Batch<'_> {
         Ok(match command.op.ok_or_else(|| broken("command without an operation"))? {
             Op::PutAccount(op) => self.put_account(op)?,
             Op::DeleteAccount(op) => self.delete_account(&op.user)?,
-            Op::PutSession(op) => self.put_session(op.session.ok_or_else(|| broken("PutSession"))?)?,
+            Op::PutSession(op) => self.put_session(op.session.ok_or_else(|| broken("PutSession"))?, op.announced)?,
             Op::DeleteSession(op) => self.delete_session(&op)?,
             Op::RegisterNode(op) => {
                 Outcome::Registered(Registered { lease: self.registry.register(at, &op, &mut self.changes)? })
@@ -176,16 +179,20 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    fn put_session(&mut self, session: Session) -> io::Result<Outcome> {
+    fn put_session(&mut self, session: Session, announced: bool) -> io::Result<Outcome> {
         if self.get::<Account>(&keys::account(&session.user), "account")?.is_none() {
             return Ok(not_found(format!("there is no user {:?}", session.user)));
         }
         let age = |session: &Session| (session.since_ms, session.lease, session.connection);
+        // A later sign-in was quicker, or a gateway's clock is ahead.
+        let overtook = |existing: &Session| {
+            age(existing) > age(&session) && (announced || existing.since_ms - session.since_ms <= SIGN_IN_TAKES_MS)
+        };
         let handle = |session: &Session| (session.lease, session.connection);
         let key = keys::session(&session.user, &session.device);
         let mut answer = SessionPut::default();
         match self.get::<Session>(&key, "session")? {
-            Some(existing) if age(&existing) > age(&session) => {
+            Some(existing) if overtook(&existing) => {
                 if handle(&existing) != handle(&session) {
                     answer.kept = Some(existing);
                 }

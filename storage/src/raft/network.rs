@@ -161,7 +161,8 @@ impl RaftNetworkV2<Types> for Peer {
 
 impl Peer {
     async fn ask_vote(&self, body: Body, option: RPCOption) -> Rpc<VoteResponse<Types>> {
-        match self.link.call(self.group, body, option.soft_ttl()).await {
+        // All of the time that openraft waits: on a slow disk a vote needs it.
+        match self.link.call(self.group, body, option.hard_ttl()).await {
             Ok(Body::VoteReply(reply)) => vote_reply_from_pb(reply).map_err(unusable),
             Ok(_) => Err(unusable(Missing("a vote reply"))),
             Err(error) => Err(self.error(RPCTypes::Vote, error)),

@@ -16,6 +16,16 @@ fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
 }
 
 #[test]
+fn a_sign_in_that_a_later_one_overtook_may_be_tried_again() {
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads: Vec::new(), replaced: true })));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
+}
+
+#[test]
 fn sign_in_by_password_opens_a_session() {
     let mut play = Play::new();
     prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");

@@ -120,7 +120,7 @@ fn directory_commands(index: u64) -> Vec<DirectoryCommand> {
         } else {
             let (device, since_ms) = (format!("d{}", noise % 3), index);
             let session = Session { user, device, lease: 1, connection: noise, protocol: 1, since_ms };
-            directory_command::Op::PutSession(PutSession { session: Some(session) })
+            directory_command::Op::PutSession(PutSession { session: Some(session), announced: false })
         };
         DirectoryCommand { op: Some(op) }
     };

@@ -14,6 +14,7 @@ use super::*;
 use crate::machine::{DirectoryMachine, DirectoryReader, Outcome};
 
 const SHARD: ShardId = ShardId::REGISTRY;
+const MINUTE_MS: u64 = 60_000;
 const USERS: [&str; 3] = ["a", "ab", "b"];
 
 #[derive(Default)]
@@ -71,7 +72,9 @@ impl Model {
                 };
                 let age = |session: &Session| (session.since_ms, session.lease, session.connection);
                 let existing = sessions.get(&session.device).cloned();
-                let newer = existing.as_ref().is_none_or(|existing| age(existing) <= age(&session));
+                let newer = existing.as_ref().is_none_or(|existing| {
+                    age(existing) <= age(&session) || !op.announced && existing.since_ms > session.since_ms + MINUTE_MS
+                });
                 if newer {
                     sessions.insert(session.device.clone(), session.clone());
                 }
@@ -156,14 +159,21 @@ fn check_reads(reader: &DirectoryReader, model: &Model) {
     assert_eq!(registry.nodes, model.nodes.iter().map(node).collect::<Vec<_>>());
 }
 
+/// Close to each other, or about as far apart as sign-ins can be.
+fn since_ms() -> impl Strategy<Value = u64> {
+    prop_oneof![0..4u64, MINUTE_MS - 1..MINUTE_MS + 4]
+}
+
 fn session() -> impl Strategy<Value = Session> {
-    (0..3usize, 0..3usize, 1..4u64, 0..3u64, 0..4u64).prop_map(|(user, device, lease, connection, since_ms)| Session {
-        user: USERS[user].to_owned(),
-        device: ["d", "de", "e"][device].to_owned(),
-        lease,
-        connection,
-        protocol: 1,
-        since_ms,
+    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms()).prop_map(|(user, device, lease, connection, since_ms)| {
+        Session {
+            user: USERS[user].to_owned(),
+            device: ["d", "de", "e"][device].to_owned(),
+            lease,
+            connection,
+            protocol: 1,
+            since_ms,
+        }
     })
 }
 
@@ -200,7 +210,8 @@ fn command() -> impl Strategy<Value = DirectoryCommand> {
         4 => (account(), mode)
             .prop_map(|(account, mode)| Op::PutAccount(PutAccount { account: Some(account), mode: mode.into() })),
         1 => (0..3usize).prop_map(|user| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned() })),
-        8 => session().prop_map(|session| Op::PutSession(PutSession { session: Some(session) })),
+        8 => (session(), any::<bool>())
+            .prop_map(|(session, announced)| Op::PutSession(PutSession { session: Some(session), announced })),
         4 => session().prop_map(|Session { user, device, lease, connection, .. }| {
             Op::DeleteSession(DeleteSession { user, device, lease, connection })
         }),
