@@ -22,7 +22,8 @@ pub struct StorageConfig {
     /// Fixed when the cluster is made.
     pub timeline_shards: u16,
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing from its leader for a time between these two asks for an election.
+    /// A follower that hears nothing from its leader for its lease and a time between these two asks for an election. Votes
+    /// have the lesser one to be on disk and answered.
     pub election_min_ms: u64,
     /// Also the length of a leader's lease.
     pub election_max_ms: u64,
@@ -73,8 +74,8 @@ impl Default for StorageConfig {
             directory_shards: 4,
             timeline_shards: 8,
             heartbeat_ms: 150,
-            election_min_ms: 450,
-            election_max_ms: 900,
+            election_min_ms: 750,
+            election_max_ms: 950,
             retention: RetentionConfig::default(),
             directory_cache_bytes: 64 << 20,
             timeline_cache_bytes: 128 << 20,
