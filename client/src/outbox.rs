@@ -12,13 +12,17 @@ use carillon_proto::pb::client::{self, Code, Recipient, Send};
 ///
 /// Order: sends go out in the order in which they came. After a reconnect, all that is unanswered goes out again, in
 /// that order, before anything newer. A send that was refused for now holds back the later ones to its recipient (or
-/// all, when the refusal is about this client), not those to others. What is sent while an earlier message to the same
+/// all, when the refusal is about this client or the service is overloaded), not those to others. While the service is
+/// overloaded fewer are in flight: half as many after each pause, one more after as many acceptances (AIMD). What is sent while an earlier message to the same
 /// recipient has no answer names it in `Send.after`, so that it can't overtake it whatever fails.
 pub(crate) struct Outbox<T> {
     next_order: u64,
     waiting: BTreeMap<u64, Entry<T>>,
     in_flight: HashMap<String, (u64, Entry<T>)>,
     window: usize,
+    /// Of the window, so many are used.
+    allowed: usize,
+    accepted: usize,
     held: HashMap<Option<Recipient>, Instant>,
 }
 
@@ -48,7 +52,15 @@ pub(crate) struct Expired<T> {
 
 impl<T> Outbox<T> {
     pub(crate) fn new() -> Self {
-        Self { next_order: 0, waiting: BTreeMap::new(), in_flight: HashMap::new(), window: 1, held: HashMap::new() }
+        Self {
+            next_order: 0,
+            waiting: BTreeMap::new(),
+            in_flight: HashMap::new(),
+            window: 1,
+            allowed: 1,
+            accepted: 0,
+            held: HashMap::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, send: Send, deadline: Instant, answer: T) {
@@ -60,6 +72,7 @@ impl<T> Outbox<T> {
     pub(crate) fn connected(&mut self, window: usize) {
         self.disconnected();
         self.window = window.max(1);
+        self.allowed = self.window;
         self.held.clear();
     }
 
@@ -71,7 +84,7 @@ impl<T> Outbox<T> {
     pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Send)) {
         self.held.retain(|_, until| *until > now);
         let mut after = 0;
-        while self.in_flight.len() < self.window {
+        while self.in_flight.len() < self.allowed {
             let Some(order) = self.first_free(after) else { return };
             let Some(entry) = self.waiting.remove(&order) else { return };
             let mut send = entry.send.clone();
@@ -89,7 +102,13 @@ impl<T> Outbox<T> {
 
     /// Takes the answer's place out; None if nothing waits under this id any more.
     pub(crate) fn accepted(&mut self, client_id: &str) -> Option<T> {
-        self.in_flight.remove(client_id).map(|(_, entry)| entry.answer)
+        let (_, entry) = self.in_flight.remove(client_id)?;
+        self.accepted += 1;
+        if self.accepted >= self.allowed {
+            self.accepted = 0;
+            self.allowed = (self.allowed + 1).min(self.window);
+        }
+        Some(entry.answer)
     }
 
     /// The answer's place if the refusal is final; otherwise the send waits for its next try.
@@ -97,6 +116,11 @@ impl<T> Outbox<T> {
         let (order, mut entry) = self.in_flight.remove(client_id)?;
         if !refusal.retry || now + refusal.retry_after >= entry.deadline {
             return Some(entry.answer);
+        }
+        // Once for all that are refused together.
+        if refusal.code == Code::Overloaded && self.held.get(&None).is_none_or(|until| *until <= now) {
+            self.allowed = (self.allowed / 2).max(1);
+            self.accepted = 0;
         }
         let who = match refusal.code {
             Code::RateLimited | Code::Overloaded => None,
@@ -271,6 +295,28 @@ mod tests {
         assert_eq!(outbox.refused("1", &refusal(Code::RateLimited, true), now), None);
         assert_eq!(ready(&mut outbox, now + 99 * MS), "");
         assert_eq!(ready(&mut outbox, now + 100 * MS), "1");
+    }
+
+    #[test]
+    fn while_the_service_is_overloaded_fewer_are_in_flight() {
+        let start = Instant::now();
+        let mut outbox = Outbox::new();
+        for number in 0..40 {
+            push(&mut outbox, &number.to_string(), "bob", start + 10_000 * MS);
+        }
+        outbox.connected(8);
+        assert_eq!(ready(&mut outbox, start).split(' ').count(), 8);
+        for id in ["0", "1", "2", "3", "4", "5", "6", "7"] {
+            assert_eq!(outbox.refused(id, &refusal(Code::Overloaded, true), start), None);
+        }
+        let now = start + 100 * MS;
+        assert_eq!(ready(&mut outbox, now), "0 1 2 3", "half as many for all that were refused together");
+        outbox.accepted("0");
+        assert_eq!(ready(&mut outbox, now), "4");
+        for id in ["1", "2", "3"] {
+            outbox.accepted(id);
+        }
+        assert_eq!(ready(&mut outbox, now), "5 6 7 8", "one more after four acceptances");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use carillon_loadtest::direct::{Direct, DirectConfig};
+use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
 use carillon_proto::tasks::Tasks;
 use support::cluster::Cluster;
 
@@ -29,6 +29,7 @@ impl Load {
             window: 64,
             bytes: 256,
             send_timeout: Duration::from_secs(60),
+            slow_readers: SlowReaders::default(),
         };
         let run = Direct::start(config, |user| cluster.token(user), &tasks).await.expect("load starts");
         let load = Self { tasks, run };

@@ -4,7 +4,7 @@ mod support;
 
 use std::{fs, time::Duration};
 
-use carillon_loadtest::direct::{Direct, DirectConfig};
+use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
 use carillon_proto::tasks::Tasks;
 use support::{
     cluster::Cluster,
@@ -27,6 +27,7 @@ fn kill_9_in_a_loop_while_writing_loses_and_doubles_nothing() {
             window: 32,
             bytes: 200,
             send_timeout: Duration::from_secs(60),
+            slow_readers: SlowReaders::default(),
         };
         let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
         let run = Direct::start(config, token, &tasks).await.expect("load starts");
@@ -85,6 +86,7 @@ fn a_damaged_log_is_refused_and_never_served() {
             window: 16,
             bytes: 300,
             send_timeout: Duration::from_secs(30),
+            slow_readers: SlowReaders::default(),
         };
         let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
         let run = Direct::start(config, token, &tasks).await.expect("load starts");

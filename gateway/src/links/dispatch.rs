@@ -16,7 +16,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Ring,
+    Ring, Room,
     pb::{
         client::{Code, recipient},
         link::{Announce, Done, Refusal, RouterReply, RouterRequest, TimelineHead, router_reply, router_request::Op},
@@ -26,6 +26,9 @@ use carillon_proto::{
 
 /// How often what is parked is tried again although nothing has changed.
 const PUMP: Duration = Duration::from_millis(200);
+/// While the service takes longer than this for a send, fewer may wait. Longer than the routers' own for the store, so that a
+/// shard that is slow alone does not hold up the others.
+const IN_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) enum Input<C> {
     Submit(Submit<C>),
@@ -83,6 +86,8 @@ pub(crate) struct Dispatch<C> {
     pending: HashMap<u64, Pending<C>>,
     next_id: u64,
     max_pending: usize,
+    /// For sends.
+    room: Room,
     deadline: Duration,
     /// Ids in the order of their deadlines; what is not pending any more is skipped.
     deadlines: VecDeque<(Instant, u64)>,
@@ -146,6 +151,7 @@ impl<C> Dispatch<C> {
             pending: HashMap::new(),
             next_id: 1,
             max_pending,
+            room: Room::new(max_pending, IN_TIME),
             deadline,
             deadlines: VecDeque::new(),
             lanes: HashMap::new(),
@@ -211,13 +217,22 @@ impl<C> Dispatch<C> {
                 Some(live) if !live.closing => live.closing = true,
                 _ => return answer(asker, Ok(router_reply::Result::Done(Done {})), 0, out),
             },
-            _ if self.pending.len() >= self.max_pending => {
+            op if self.pending.len() >= self.bound(op) => {
                 let why = "too many requests are waiting for routers";
-                return answer(asker, Err(refusal(Code::Overloaded, why, 200)), 0, out);
+                let after = self.room.come_back().as_millis() as u32;
+                return answer(asker, Err(refusal(Code::Overloaded, why, after)), 0, out);
             }
             _ => {}
         }
         self.begin(now, connection, asker, op, traceparent, out);
+    }
+
+    /// How many may be pending when this one comes.
+    fn bound(&self, op: &Op) -> usize {
+        match op {
+            Op::Send(_) => self.room.limit(),
+            _ => self.max_pending,
+        }
     }
 
     fn begin(
@@ -351,6 +366,11 @@ impl<C> Dispatch<C> {
         }
         let connection = pending.connection;
         let lease = match &pending.op {
+            Op::Send(_) if result.is_ok() => {
+                let waited = (now + self.deadline).saturating_duration_since(pending.deadline);
+                self.room.answered(waited, self.pending.len(), now);
+                0
+            }
             Op::OpenSession(open) => {
                 self.opened(connection, result.is_ok());
                 open.session.as_ref().map_or(0, |session| session.lease)

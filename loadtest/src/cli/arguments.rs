@@ -73,6 +73,10 @@ pub(super) struct Common {
     /// these figures every 5 s: process ids are more exact
     #[arg(long, num_args = 1.., value_name = "URL")]
     pub(super) admin: Vec<String>,
+    /// Gateways whose admin listener is asked how many sends they read and refused, and how long those took that they
+    /// let in; for direct chat
+    #[arg(long, num_args = 1.., value_name = "URL")]
+    pub(super) gateway_admin: Vec<String>,
     /// Threads that make the load
     #[arg(long, default_value_t = proc::cores())]
     pub(super) workers: usize,
@@ -112,6 +116,12 @@ pub(super) struct Direct {
     /// Sends of each user without an answer
     #[arg(long, default_value_t = 16)]
     pub(super) window: usize,
+    /// So many users have one more device, which reads slowly until the sending ends
+    #[arg(long, default_value_t = 0)]
+    pub(super) slow_readers: usize,
+    /// Milliseconds that such a device pauses after each message
+    #[arg(long, default_value_t = 50)]
+    pub(super) slow_pause_ms: u64,
     /// Size of a message's text
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,

@@ -9,7 +9,11 @@ use super::{
 use crate::{
     report::levels::Levels,
     scenario::{
-        Environment, direct::DirectConfig, herd::HerdConfig, idle::IdleConfig, offline::OfflineConfig,
+        Environment,
+        direct::{DirectConfig, SlowReaders},
+        herd::HerdConfig,
+        idle::IdleConfig,
+        offline::OfflineConfig,
         sign_in::SignInConfig,
     },
 };
@@ -32,6 +36,10 @@ impl Direct {
             window: self.window.max(1),
             bytes: self.bytes,
             send_timeout: Duration::from_secs(30),
+            slow_readers: SlowReaders {
+                count: self.slow_readers.min(users),
+                pause: Duration::from_millis(self.slow_pause_ms),
+            },
         }
     }
 }

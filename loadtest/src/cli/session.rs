@@ -9,7 +9,7 @@ use carillon_proto::tasks::Tasks;
 use super::{arguments::Common, flush_at, progress};
 use crate::{
     flush_probe::FlushConfig,
-    measure::{sampler, servers::Servers},
+    measure::{gateways::Gateways, sampler, servers::Servers},
     relay::{self, RelayConfig},
     report::{
         self, GeneratorReport, Integrity, Limits, Machine, Report, ServerReport, Verdict, html, recorder::Recorder,
@@ -42,6 +42,7 @@ impl<'a> Session<'a> {
             token: Arc::new(move |user| crate::token::sign(&secret, user)),
             recorder: Arc::default(),
             servers: Arc::new(servers(common)?),
+            gateways: Arc::new(Gateways::new(&common.gateway_admin)?),
             workers,
             tasks: Tasks::new(),
         };

@@ -10,7 +10,7 @@ use super::RunOptions;
 use crate::{
     checker::{Summary, Violation},
     cluster::Cluster,
-    direct::{Direct, DirectConfig},
+    direct::{Direct, DirectConfig, SlowReaders},
     scenario::RunError,
 };
 
@@ -49,6 +49,7 @@ impl Load {
                 window: 64,
                 bytes: 256,
                 send_timeout: options.send_timeout,
+                slow_readers: SlowReaders::default(),
             };
             pairs.push(Direct::start(config, |user| cluster.token(user), tasks).await?);
         }

@@ -31,8 +31,13 @@ pub fn authority(url: &str) -> Result<String, AdminError> {
     Ok(authority.to_owned())
 }
 
-/// Asks `/metrics`. A server renews these figures every 5 s, so they lag.
+/// A server renews these figures every 5 s, so they lag.
 pub async fn usage(authority: &str) -> Result<Usage, AdminError> {
+    parse(&metrics(authority).await?).ok_or_else(|| AdminError::Missing(authority.to_owned()))
+}
+
+/// The answer to `/metrics`.
+pub async fn metrics(authority: &str) -> Result<String, AdminError> {
     let failed = |why: String| AdminError::Unreachable { address: authority.to_owned(), why };
     let asking = async {
         let mut stream = TcpStream::connect(authority).await?;
@@ -44,7 +49,7 @@ pub async fn usage(authority: &str) -> Result<Usage, AdminError> {
     };
     let answer =
         timeout(Duration::from_secs(2), asking).await.map_err(|_| failed("no answer within 2 s".to_owned()))?;
-    parse(&answer.map_err(|error| failed(error.to_string()))?).ok_or_else(|| AdminError::Missing(authority.to_owned()))
+    answer.map_err(|error| failed(error.to_string()))
 }
 
 /// The names of Carillon, or those that Prometheus's own clients use.

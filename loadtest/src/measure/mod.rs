@@ -1,6 +1,7 @@
 //! What a run costs and how long things take.
 
 pub mod admin;
+pub mod gateways;
 pub mod generator;
 pub mod latencies;
 pub mod proc;

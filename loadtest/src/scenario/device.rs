@@ -1,16 +1,24 @@
 //! A device that follows what it is shown.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use carillon_client::{Event, Events};
 use carillon_proto::{Position, pb::client::Envelope};
 use parking_lot::Mutex;
+use tokio::{sync::watch, time::timeout};
 
 use super::Load;
 use crate::{
     checker::{FlowCheck, WatcherCheck},
     payload::Payload,
 };
+
+/// Takes a pause after each event.
+pub(crate) struct Slow {
+    pub(crate) pause: Duration,
+    /// True when it hurries up.
+    pub(crate) until: watch::Receiver<bool>,
+}
 
 /// Tells checker and recorder what a device is shown.
 pub(crate) struct Device {
@@ -20,6 +28,7 @@ pub(crate) struct Device {
     flows: Vec<Arc<FlowCheck>>,
     shard: usize,
     connected: bool,
+    slow: Option<Slow>,
     /// How far it is, for one who goes on in its place.
     place: Arc<Mutex<Option<Position>>>,
 }
@@ -27,7 +36,12 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(load: &Arc<Load>, watcher: &Arc<WatcherCheck>, flows: Vec<Arc<FlowCheck>>) -> Self {
         let (watcher, shard) = (Arc::clone(watcher), load.recorder.shard());
-        Self { load: Arc::clone(load), watcher, flows, shard, connected: false, place: Arc::default() }
+        Self { load: Arc::clone(load), watcher, flows, shard, connected: false, slow: None, place: Arc::default() }
+    }
+
+    pub(crate) fn slowed(mut self, slow: Slow) -> Self {
+        self.slow = Some(slow);
+        self
     }
 
     /// Where its inbox's position is kept.
@@ -47,6 +61,10 @@ impl Device {
                 Event::Trimmed { first, .. } => self.watcher.trimmed(first.seq),
                 Event::State(state) => self.set_connected(state.is_connected()),
             }
+            if let Some(slow) = &mut self.slow {
+                let hurry = slow.until.wait_for(|hurry| *hurry);
+                let _ = timeout(slow.pause, hurry).await;
+            }
         }
     }
 
@@ -57,7 +75,7 @@ impl Device {
 
     fn shown(&self, envelope: &Envelope) {
         if let Some(payload) = check(&self.load, &self.watcher, &self.flows, envelope) {
-            let timed = payload.sender != self.watcher.name.user;
+            let timed = payload.sender != self.watcher.name.user && self.slow.is_none();
             self.load.recorder.delivered(self.shard, payload.intended_us, timed);
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     Environment, Found, Load, RunError, Target, check_open_files,
-    device::Device,
+    device::{Device, Slow},
     eventually,
     pacer::Pacer,
     read_back::{Inbox, read_back},
@@ -45,6 +45,15 @@ pub struct DirectConfig {
     pub bytes: usize,
     /// A send without an answer for so long is counted as unknown.
     pub send_timeout: Duration,
+    pub slow_readers: SlowReaders,
+}
+
+/// The first so many users have one more device, which takes a pause after each event while messages are sent. Its
+/// delivery latencies are not recorded; that it gets everything is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SlowReaders {
+    pub count: usize,
+    pub pause: Duration,
 }
 
 /// A run that goes on.
@@ -53,6 +62,8 @@ pub struct Direct {
     /// By user, then by device.
     clients: Vec<Vec<Client>>,
     stop: watch::Sender<bool>,
+    /// For slow readers.
+    hurry: watch::Sender<bool>,
     senders: Tasks,
     /// Wakes the senders as long as it is here.
     _pacer: Option<Pacer>,
@@ -72,6 +83,8 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// The device that sends.
+const SENDER: &str = "device-0";
 /// Users who sign in at the same time.
 const SIGNING_IN: usize = 64;
 
@@ -102,6 +115,7 @@ impl Direct {
             window: config.window,
         });
         load.recorder.set_phase("signing in");
+        let (hurry, hurried) = watch::channel(false);
         let mut clients = Vec::new();
         for number in 0..config.users {
             let user = load.user("", number);
@@ -110,7 +124,11 @@ impl Direct {
                 vec![flow(&load, previous(number, config.users), config.users), flow(&load, number, config.users)];
             let mut devices = Vec::new();
             for device in 0..config.devices {
-                devices.push(open(&load, (&user, device), &token, &flows, tasks)?);
+                devices.push(open(&load, (&user, &format!("device-{device}")), &token, &flows, None, tasks)?);
+            }
+            if number < config.slow_readers.count {
+                let slow = Slow { pause: config.slow_readers.pause, until: hurried.clone() };
+                devices.push(open(&load, (&user, "slow"), &token, &flows, Some(slow), tasks)?);
             }
             clients.push(devices);
             if let Some(earlier) = number.checked_sub(SIGNING_IN) {
@@ -130,7 +148,7 @@ impl Direct {
             senders.spawn("send", sender.run(stopped.clone()));
         }
         load.recorder.set_phase("sending");
-        Ok(Self { load, clients, stop, senders, _pacer: pacer, began: Instant::now() })
+        Ok(Self { load, clients, stop, hurry, senders, _pacer: pacer, began: Instant::now() })
     }
 
     /// Messages accepted so far.
@@ -153,6 +171,7 @@ impl Direct {
     pub async fn finish(self, patience: Duration) -> Report {
         let took = self.began.elapsed();
         let _ = self.stop.send(true);
+        self.hurry.send_replace(true);
         self.load.recorder.mark("sending ends");
         self.load.recorder.set_phase("waiting for the last messages");
         eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
@@ -197,19 +216,24 @@ fn flow(load: &Load, sender: usize, users: usize) -> Arc<FlowCheck> {
 /// The first flow is the one to the user, the second the user's own, which the first device sends.
 fn open(
     load: &Arc<Load>,
-    (user, number): (&str, usize),
+    (user, device): (&str, &str),
     token: &str,
     flows: &[Arc<FlowCheck>],
+    slow: Option<Slow>,
     tasks: &Tasks,
 ) -> Result<Client, RunError> {
-    let device = format!("device-{number}");
-    let watcher = load.checker.watcher(user, &device);
+    let watcher = load.checker.watcher(user, device);
     flows[0].expect(&watcher);
-    if number > 0 {
+    if device != SENDER {
         flows[1].expect(&watcher);
     }
-    let (client, events) = load.open((user, &device), token, Vec::new(), tasks)?;
-    tasks.spawn("watch", Device::new(load, &watcher, flows.to_vec()).follow(events));
+    let (client, events) = load.open((user, device), token, Vec::new(), tasks)?;
+    let device = Device::new(load, &watcher, flows.to_vec());
+    let device = match slow {
+        Some(slow) => device.slowed(slow),
+        None => device,
+    };
+    tasks.spawn("watch", device.follow(events));
     Ok(client)
 }
 
@@ -232,14 +256,19 @@ pub async fn run(
     recorder.set_phase("measuring");
     recorder.measure_from_now();
     let before = Reading::now(&recorder, &environment.servers).await;
+    let told_before = environment.gateways.read().await;
     measured.await;
     let after = Reading::now(&recorder, &environment.servers).await;
+    let told_after = environment.gateways.read().await;
     let window = before.until(&after);
     let report = direct.finish(patience).await;
     let mut figures = message_figures(&window);
     if let Some(wanted) = wanted_rate {
         figures.push(Figure::neutral("wanted", "1/s", wanted));
         figures.push(Figure::lower("not sent in time", "messages", recorder.not_sent_count() as f64));
+    }
+    if let (Some(before), Some(after)) = (told_before, told_after) {
+        figures.extend(before.figures(&after, window.took));
     }
     Ok(Found {
         findings: report.findings,

@@ -18,7 +18,7 @@ use carillon_proto::{Position, TimelineId, tasks::Tasks};
 
 use crate::{
     checker::{Checker, Findings},
-    measure::{generator::Generator, servers::Servers, window::Window},
+    measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
     report::{figure::Figure, recorder::Recorder, sample::Distribution},
 };
 
@@ -42,6 +42,8 @@ pub struct Environment {
     pub token: Token,
     pub recorder: Arc<Recorder>,
     pub servers: Arc<Servers>,
+    /// Asked what they refused; empty if not wanted.
+    pub gateways: Arc<Gateways>,
     /// Threads of this process that make the load.
     pub workers: usize,
     pub tasks: Tasks,

@@ -35,7 +35,7 @@ pub struct Node {
     role: &'static str,
     config: PathBuf,
     log: PathBuf,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
     process: Option<Child>,
 }
 

@@ -125,7 +125,7 @@ impl<A> Engine<A> {
         let shard = self.shards.entry(id).or_insert_with(|| Shard::new(bound, StdRng::from_rng(&mut self.random)));
         let refused = if is_write(&op.op) {
             let deadline = op.deadline;
-            shard.lane.push(op, deadline).err()
+            shard.lane.push(op, deadline, now).err()
         } else if shard.reads.len() >= READS {
             Some(op)
         } else {
@@ -137,7 +137,8 @@ impl<A> Engine<A> {
         };
         match refused {
             Some(op) => {
-                self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: id, retry_after_ms: 200 })));
+                let retry_after_ms = shard.lane.come_back().as_millis() as u32;
+                self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: id, retry_after_ms })));
             }
             None => self.outstanding += 1,
         }
@@ -220,7 +221,7 @@ impl<A> Engine<A> {
                 shard.followed = false;
                 shard.known = true;
                 match what {
-                    What::Write { lane, seq } => shard.lane.answered(lane, seq, answer),
+                    What::Write { lane, seq } => shard.lane.answered(lane, seq, answer, now),
                     What::Read { read } => {
                         if let Some(read) = shard.end_read(read) {
                             self.outstanding -= 1;

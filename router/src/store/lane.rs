@@ -2,10 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use carillon_proto::Room;
 use tokio::time::Instant;
 
 /// Writes that may be under way at once; the rest wait here. Less than a shard of the store queues.
 const WINDOW: usize = 512;
+/// While the store takes longer than this for a write, fewer may wait.
+const IN_TIME: Duration = Duration::from_millis(250);
 /// How long answers of a closed lane are waited for before the next one opens without them.
 const GIVE_UP: Duration = Duration::from_millis(250);
 /// A write that has no answer for so long closes the lane: the leader may be gone without a word.
@@ -24,7 +27,7 @@ pub(super) struct Lane<T, R> {
     next: u64,
     /// Sent on this lane and not answered.
     in_flight: usize,
-    bound: usize,
+    room: Room,
     /// Not later than any deadline in `entries`.
     earliest_deadline: Option<Instant>,
 }
@@ -36,7 +39,7 @@ enum State {
 }
 
 enum Entry<T, R> {
-    Pending { write: T, deadline: Instant, sent: Option<Instant> },
+    Pending { write: T, deadline: Instant, since: Instant, sent: Option<Instant> },
     Answered { write: T, deadline: Instant, answer: R },
     Gone,
 }
@@ -51,7 +54,7 @@ impl<T, R> Lane<T, R> {
             base: 0,
             next: 0,
             in_flight: 0,
-            bound,
+            room: Room::new(bound, IN_TIME),
             earliest_deadline: None,
         }
     }
@@ -64,12 +67,12 @@ impl<T, R> Lane<T, R> {
         self.entries.is_empty()
     }
 
-    /// Gives the write back if the lane is full.
-    pub(super) fn push(&mut self, write: T, deadline: Instant) -> Result<(), T> {
-        if self.entries.len() >= self.bound {
+    /// Gives the write back if the lane is full, or has as many as are answered in good time.
+    pub(super) fn push(&mut self, write: T, deadline: Instant, now: Instant) -> Result<(), T> {
+        if self.entries.len() >= self.room.limit() {
             return Err(write);
         }
-        self.entries.push_back(Entry::Pending { write, deadline, sent: None });
+        self.entries.push_back(Entry::Pending { write, deadline, since: now, sent: None });
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
         Ok(())
     }
@@ -100,9 +103,15 @@ impl<T, R> Lane<T, R> {
         None
     }
 
+    /// After how long there may be room for what is refused now.
+    pub(super) fn come_back(&mut self) -> Duration {
+        self.room.come_back()
+    }
+
     /// The store carried it out.
-    pub(super) fn answered(&mut self, lane: u64, seq: u64, answer: R) {
-        if let Some((write, deadline)) = self.take(lane, seq) {
+    pub(super) fn answered(&mut self, lane: u64, seq: u64, answer: R, now: Instant) {
+        if let Some((write, deadline, since)) = self.take(lane, seq) {
+            self.room.answered(now - since, self.entries.len(), now.into_std());
             let index = (seq - self.base) as usize;
             self.entries[index] = Entry::Answered { write, deadline, answer };
         }
@@ -110,7 +119,7 @@ impl<T, R> Lane<T, R> {
 
     /// The store will never carry it out. Gives the write back; what came after it is not touched.
     pub(super) fn rejected(&mut self, lane: u64, seq: u64) -> Option<T> {
-        let (write, _) = self.take(lane, seq)?;
+        let (write, ..) = self.take(lane, seq)?;
         self.trim();
         Some(write)
     }
@@ -225,16 +234,16 @@ impl<T, R> Lane<T, R> {
         }
     }
 
-    /// Takes a pending write that was sent on this lane; its place is Gone.
-    fn take(&mut self, lane: u64, seq: u64) -> Option<(T, Instant)> {
+    /// Takes a pending write that was sent on this lane, with its deadline and since when it waits; its place is Gone.
+    fn take(&mut self, lane: u64, seq: u64) -> Option<(T, Instant, Instant)> {
         if lane != self.number || seq < self.base {
             return None;
         }
         let entry = self.entries.get_mut((seq - self.base) as usize)?;
         match std::mem::replace(entry, Entry::Gone) {
-            Entry::Pending { write, deadline, sent: Some(_) } => {
+            Entry::Pending { write, deadline, since, sent: Some(_) } => {
                 self.in_flight -= 1;
-                Some((write, deadline))
+                Some((write, deadline, since))
             }
             other => {
                 *entry = other;
@@ -275,7 +284,7 @@ mod tests {
     fn lane(writes: u32, deadline: Instant) -> Lane<u32, u32> {
         let mut lane = Lane::new(1000);
         for write in 0..writes {
-            lane.push(write, deadline).expect("room");
+            lane.push(write, deadline, Instant::now()).expect("room");
         }
         lane
     }
@@ -285,10 +294,10 @@ mod tests {
         let now = Instant::now();
         let mut lane = lane(4, now + TRY);
         assert_eq!(sent(&mut lane, now), [(1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)]);
-        lane.answered(1, 0, 100);
+        lane.answered(1, 0, 100, now);
         lane.refused(1, 1, now, SOON);
         assert_eq!(lane.release(), Some((0, 100)));
-        lane.push(4, now + TRY).expect("room");
+        lane.push(4, now + TRY, now).expect("room");
         assert_eq!(sent(&mut lane, now), [], "closed");
         assert!(!lane.reopen(now + SOON), "two answers are outstanding");
         lane.refused(1, 2, now, SOON);
@@ -302,8 +311,8 @@ mod tests {
         let now = Instant::now();
         let mut lane = lane(3, now + TRY);
         sent(&mut lane, now);
-        lane.answered(1, 2, 2);
-        lane.answered(1, 1, 1);
+        lane.answered(1, 2, 2, now);
+        lane.answered(1, 1, 1, now);
         assert_eq!(lane.release(), None);
         assert_eq!(lane.rejected(1, 0), Some(0));
         assert_eq!(lane.release(), Some((1, 1)));
@@ -319,9 +328,9 @@ mod tests {
         lane.broken(now, SOON);
         assert!(lane.reopen(now + SOON));
         sent(&mut lane, now);
-        lane.answered(1, 0, 7);
+        lane.answered(1, 0, 7, now);
         assert_eq!(lane.release(), None);
-        lane.answered(2, 0, 8);
+        lane.answered(2, 0, 8, now);
         assert_eq!(lane.release(), Some((0, 8)));
     }
 
@@ -329,8 +338,8 @@ mod tests {
     fn a_full_lane_gives_the_write_back() {
         let now = Instant::now();
         let mut lane: Lane<u32, u32> = Lane::new(1);
-        lane.push(1, now).expect("room");
-        assert_eq!(lane.push(2, now), Err(2));
+        lane.push(1, now, now).expect("room");
+        assert_eq!(lane.push(2, now, now), Err(2));
     }
 
     #[test]
@@ -427,7 +436,7 @@ mod tests {
             for step in steps.into_iter().chain([Step::Break]).chain(calm) {
                 match step {
                     Step::Push => {
-                        lane.push(pushed, far).expect("room");
+                        lane.push(pushed, far, now).expect("room");
                         pushed += 1;
                     }
                     Step::Send => shard.wire.extend(sent(&mut lane, now)),
@@ -438,7 +447,7 @@ mod tests {
                         if !shard.answers.is_empty() {
                             let (number, seq, write, said) = shard.answers.remove(which % shard.answers.len());
                             match said {
-                                Said::Done => lane.answered(number, seq, write),
+                                Said::Done => lane.answered(number, seq, write, now),
                                 Said::Refused => lane.refused(number, seq, now, SOON),
                                 Said::Rejected => rejected.extend(lane.rejected(number, seq)),
                             }
@@ -471,7 +480,7 @@ mod tests {
             let start = Instant::now();
             let mut lane: Lane<u32, u32> = Lane::new(1000);
             for (write, ms) in deadlines.iter().enumerate() {
-                lane.push(write as u32, start + Duration::from_millis(*ms)).expect("room");
+                lane.push(write as u32, start + Duration::from_millis(*ms), start).expect("room");
             }
             sent(&mut lane, start);
             let now = start + Duration::from_millis(at);
@@ -479,7 +488,7 @@ mod tests {
             lane.expire(now, |write| expired.push(write));
             lane.expire(now, |write| expired.push(write));
             for seq in 0..deadlines.len() as u64 {
-                lane.answered(1, seq, seq as u32);
+                lane.answered(1, seq, seq as u32, now);
             }
             while let Some((write, _)) = lane.release() {
                 prop_assert!(deadlines[write as usize] > at);

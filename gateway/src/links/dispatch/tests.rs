@@ -285,3 +285,22 @@ fn sessions_wait_for_a_lease() {
     assert!(world.open().is_empty());
     assert_eq!(world.input(Input::Lease(Some(8))).len(), 1);
 }
+
+#[test]
+fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
+    let mut world = World::with(&["a"]);
+    world.dispatch.max_pending = 1000;
+    world.dispatch.room = Room::new(1000, IN_TIME);
+    for _ in 0..600 {
+        assert!(matches!(world.send("send")[..], [Effect::Transmit { .. }]));
+    }
+    world.wait(IN_TIME * 2);
+    assert!(matches!(world.reply("a", 1, accepted())[..], [Effect::Answer { .. }]));
+    let refused = world.send("one more");
+    let [Effect::Answer { answered: Answered { result: Err(refusal), .. }, .. }] = &refused[..] else {
+        panic!("not refused: {refused:?}")
+    };
+    assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
+    assert!(refusal.retry_after_ms >= 1000, "{refusal:?}");
+    assert!(matches!(world.open()[..], [Effect::Transmit { .. }]));
+}
