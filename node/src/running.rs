@@ -55,12 +55,17 @@ pub enum StartError {
     Router(#[from] carillon_router::OpenError),
     #[error("{hint}{0}", hint = gateway_hint(.0))]
     Gateway(#[from] carillon_gateway::OpenError),
+    #[cfg(feature = "planted-bugs")]
+    #[error(transparent)]
+    PlantedBug(#[from] carillon_proto::planted::UnknownBug),
 }
 
 /// Opens and binds everything, then starts it. A process with all roles is a cluster of its own where the
 /// configuration does not say otherwise: it makes its secrets, and its roles find each other wherever they are bound.
 pub async fn start(config: Config, roles: &[Role]) -> Result<Running, StartError> {
     config.validate(roles)?;
+    #[cfg(feature = "planted-bugs")]
+    carillon_proto::planted::PlantedBug::announce()?;
     let secrets = Secrets::of(&config);
     if is_whole(roles) {
         secrets.generate()?;

@@ -9,6 +9,8 @@ pub mod limits;
 mod nearby;
 pub mod pb;
 pub mod peer;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod ready;
 mod ring;
 mod room;

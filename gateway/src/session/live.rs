@@ -53,6 +53,8 @@ pub(super) struct Live {
     asked_heads: bool,
     ack: Acks,
     drain: Option<Duration>,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) planted: super::planted::Renumbered,
     _counted: metrics::Held,
 }
 
@@ -93,6 +95,8 @@ impl Live {
             asked_heads: false,
             ack: Acks { latest: None, sent: None, done: 0, not_before: now.instant },
             drain: None,
+            #[cfg(feature = "planted-bugs")]
+            planted: super::planted::Renumbered::default(),
             _counted: metrics::Held::session(),
         }
     }
@@ -336,6 +340,8 @@ impl Live {
             let op = Op::Acknowledge(acknowledge(&self.who, self.timeline.client.clone(), position));
             out.push(Effect::Request { tag: Tag::Ack, op, traceparent: String::new() });
         }
+        #[cfg(feature = "planted-bugs")]
+        self.planted.drop_push(out);
     }
 
     fn read(&self, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {

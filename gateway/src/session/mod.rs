@@ -4,6 +4,8 @@
 pub(crate) mod content;
 mod delivery;
 mod live;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 pub(crate) mod rate;
 pub(crate) mod scram;
 mod sending;

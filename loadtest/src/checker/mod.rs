@@ -63,7 +63,7 @@ pub struct Findings {
     pub summary: Summary,
     /// How many of each class, see [`Violation::kind`]; empty if all is well.
     pub counts: std::collections::BTreeMap<&'static str, u64>,
-    /// The first 1,000.
+    /// The first 1,000 of each class.
     pub violations: Vec<Violation>,
 }
 

@@ -179,3 +179,15 @@ fn many_violations_are_counted_and_the_first_are_kept() {
     assert_eq!(findings.counts["lost"], 5000);
     assert_eq!(findings.violations.len(), 1000);
 }
+
+#[test]
+fn what_is_lost_is_kept_however_much_was_doubled() {
+    let setup = setup(2);
+    setup.deliver(std::iter::repeat_n(1, 2001));
+    let findings = setup.checker.finish();
+    assert_eq!((findings.counts["doubled"], findings.counts["lost"]), (2000, 1));
+    assert_eq!(findings.violations.len(), 1001);
+    let report = crate::report::Integrity::from(&findings);
+    assert_eq!(report.examples.last().expect("some"), "lost: bob/d: alice -> bob #2");
+    assert_eq!(report.examples.len(), 11);
+}

@@ -62,12 +62,12 @@ pub(crate) struct Violations(Mutex<Kept>);
 #[derive(Default, Clone)]
 pub(crate) struct Kept {
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// At most [`KEPT`].
+    /// At most [`KEPT`] of each class: what is lost is known last, and would have no room behind many others.
     pub(crate) first: Vec<Violation>,
 }
 
 /// A broken run breaks in thousands of places; the first ones tell why.
-const KEPT: usize = 1000;
+const KEPT: u64 = 1000;
 
 impl Violations {
     pub(crate) fn add(&self, violation: Violation) {
@@ -81,8 +81,9 @@ impl Violations {
 
 impl Kept {
     pub(crate) fn add(&mut self, violation: Violation) {
-        *self.counts.entry(violation.kind()).or_default() += 1;
-        if self.first.len() < KEPT {
+        let count = self.counts.entry(violation.kind()).or_default();
+        *count += 1;
+        if *count <= KEPT {
             self.first.push(violation);
         }
     }

@@ -21,6 +21,9 @@ use self::{
 };
 use crate::{checker::Findings, flush_probe::FlushReport, measure::window::Window, relay::RelayReport};
 
+/// Of each class of violations.
+const EXAMPLES: usize = 10;
+
 /// Changes when a field changes its meaning or goes.
 pub const FORMAT: u32 = 1;
 
@@ -87,7 +90,7 @@ pub struct Integrity {
     pub read_back: u64,
     /// By class: lost, doubled, reordered, invented, corrupted, gap.
     pub violations: BTreeMap<String, u64>,
-    /// The first ones.
+    /// The first ones of each class.
     pub examples: Vec<String>,
 }
 
@@ -167,6 +170,7 @@ impl Machine {
 impl From<&Findings> for Integrity {
     fn from(findings: &Findings) -> Self {
         let summary = findings.summary;
+        let first = |kind| findings.violations.iter().filter(move |violation| violation.kind() == kind).take(EXAMPLES);
         Self {
             sent: summary.sent,
             accepted: summary.accepted,
@@ -175,7 +179,7 @@ impl From<&Findings> for Integrity {
             delivered: summary.delivered,
             read_back: summary.read_back,
             violations: findings.counts.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
-            examples: findings.violations.iter().take(20).map(ToString::to_string).collect(),
+            examples: findings.counts.keys().flat_map(|kind| first(*kind)).map(ToString::to_string).collect(),
         }
     }
 }

@@ -73,7 +73,7 @@ pub struct Direct {
 /// What a run found.
 pub struct Report {
     pub summary: Summary,
-    /// The first 1,000.
+    /// The first 1,000 of each class.
     pub violations: Vec<Violation>,
     pub findings: Findings,
     /// Acceptance latency in microseconds, from the intended time of the send.

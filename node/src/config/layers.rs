@@ -30,7 +30,14 @@ pub enum ConfigError {
 }
 
 /// The environment's own, which are not settings.
-const NOT_SETTINGS: [&str; 4] = ["CARILLON_CONFIG", "CARILLON_PASSWORD", "CARILLON_TOKEN", "CARILLON_URL"];
+const NOT_SETTINGS: &[&str] = &[
+    "CARILLON_CONFIG",
+    "CARILLON_PASSWORD",
+    "CARILLON_TOKEN",
+    "CARILLON_URL",
+    #[cfg(feature = "planted-bugs")]
+    carillon_proto::planted::VARIABLE,
+];
 
 impl Layers {
     pub fn file(self, path: &Path) -> Self {

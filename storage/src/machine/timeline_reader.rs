@@ -73,6 +73,11 @@ impl TimelineReader {
         Ok(head)
     }
 
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn foresee(&self, commands: impl Iterator<Item = bytes::Bytes>) -> io::Result<Vec<super::Outcome>> {
+        super::timeline::planted::foresee(&self.shard, commands)
+    }
+
     /// At most `limit` trims that are due at this time. Each call looks at a bounded number of timelines and begins
     /// where the last one ended.
     pub(crate) fn due_trims(&self, now_ms: u64, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {

@@ -71,7 +71,14 @@ impl Shard {
     pub(crate) fn start(id: ShardId, group: Arc<Group>, reader: Reader, tasks: &Tasks) -> Self {
         let (writes, write_queue) = mpsc::channel(QUEUE_COMMANDS);
         let (reads, read_queue) = mpsc::channel(QUEUE_READS);
-        tasks.spawn("proposer", Proposer::new(id, Arc::clone(&group), write_queue).run());
+        let proposer = Proposer::new(
+            id,
+            Arc::clone(&group),
+            write_queue,
+            #[cfg(feature = "planted-bugs")]
+            reader.clone(),
+        );
+        tasks.spawn("proposer", proposer.run());
         tasks.spawn("reads", Reads::new(id, Arc::clone(&group), reader.clone(), read_queue).run());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         Self { inner: Arc::new(Inner { id, group, reader, writes, waiting_bytes, reads }) }

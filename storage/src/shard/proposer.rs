@@ -5,6 +5,9 @@
 //! entries once it is over. So an entry can succeed only if those proposed before it did, or were answered, and closed
 //! their lanes, before it was proposed.
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -45,6 +48,8 @@ pub(super) struct Proposer {
     era: Option<Era>,
     /// Since when the leader refuses for lack of a majority.
     refused_since: Option<Instant>,
+    #[cfg(feature = "planted-bugs")]
+    reader: super::Reader,
 }
 
 /// Who waits for one command of an entry.
@@ -70,7 +75,12 @@ enum Refused {
 }
 
 impl Proposer {
-    pub(super) fn new(shard: ShardId, group: Arc<Group>, queue: mpsc::Receiver<Write>) -> Self {
+    pub(super) fn new(
+        shard: ShardId,
+        group: Arc<Group>,
+        queue: mpsc::Receiver<Write>,
+        #[cfg(feature = "planted-bugs")] reader: super::Reader,
+    ) -> Self {
         let kind = match shard.kind {
             ShardKind::Directory => "directory",
             ShardKind::Timeline => "timeline",
@@ -83,6 +93,8 @@ impl Proposer {
             in_flight: FuturesUnordered::new(),
             era: None,
             refused_since: None,
+            #[cfg(feature = "planted-bugs")]
+            reader,
         }
     }
 
@@ -124,6 +136,8 @@ impl Proposer {
         if writes.is_empty() {
             return;
         }
+        #[cfg(feature = "planted-bugs")]
+        let writes = self.spoil(writes).await;
         match self.place(era, writes).await {
             Ok(()) => self.refused_since = None,
             Err(Refused::Settled) => {}

@@ -1,0 +1,63 @@
+//! The program under test, as a process.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use carillon_loadtest::report::Report;
+
+use crate::service::{Service, wait};
+
+/// A run of the load generator against a service.
+pub(crate) struct Load {
+    process: Child,
+    report: PathBuf,
+}
+
+/// How a run ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) report: Report,
+}
+
+/// A run that is not interrupted sooner ends by itself then.
+const LONGEST: Duration = Duration::from_secs(120);
+
+impl Load {
+    /// Several messages of each user are on their way at any time. `patience`: for the last ones, in seconds.
+    pub(crate) fn start(service: &Service, patience: &str) -> Self {
+        let report = service.folder.path().join("run.json");
+        let log = service.folder.path().join("load.log");
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
+        let longest = LONGEST.as_secs().to_string();
+        let process = Command::new(env!("CARGO_BIN_EXE_carillon-loadtest"))
+            .args(["--url", &service.url(), "--token-secret-file", "token", "--json", "run.json"])
+            .args(["--users", "4", "--window", "16", "--seconds", &longest, "--patience", patience])
+            .current_dir(service.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("starts");
+        Self { process, report }
+    }
+
+    /// Ends the sending, and waits for the verdict.
+    pub(crate) fn finish(mut self) -> Ended {
+        let interrupt = ["-INT".to_owned(), self.process.id().to_string()];
+        assert!(Command::new("kill").args(interrupt).status().expect("runs").success());
+        wait(&mut self.process, LONGEST).expect("it ends");
+        let code = self.process.wait().expect("ended").code();
+        Ended { code, report: Report::read(&self.report).expect("a report") }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed before.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

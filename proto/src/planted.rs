@@ -1,0 +1,75 @@
+//! Bugs that tests put into the real service, to show that each would be found. See docs/testing.md.
+
+use std::{env, sync::OnceLock};
+
+/// Names the bug of this process.
+pub const VARIABLE: &str = "CARILLON_PLANTED_BUG";
+
+/// A process has one at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantedBug {
+    /// A timeline's appends are answered before they have their place in the log.
+    AckBeforeCommit,
+    /// A send that comes again is not recognised.
+    ForgetDuplicates,
+    /// A session leaves out what it should deliver, and numbers what follows so that the device sees no gap.
+    DropPush,
+    /// Two messages of one sender change places in an entry of the log.
+    ReorderBatch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{VARIABLE} is {0:?}: it must be one of {names}", names = PlantedBug::ALL.map(PlantedBug::name).join(", "))]
+pub struct UnknownBug(String);
+
+impl PlantedBug {
+    pub const ALL: [Self; 4] = [Self::AckBeforeCommit, Self::ForgetDuplicates, Self::DropPush, Self::ReorderBatch];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeCommit => "ack-before-commit",
+            Self::ForgetDuplicates => "forget-duplicates",
+            Self::DropPush => "drop-push",
+            Self::ReorderBatch => "reorder-batch",
+        }
+    }
+
+    /// For the start of a process: warns of its bug, and refuses one that is not known.
+    pub fn announce() -> Result<(), UnknownBug> {
+        if let Some(bug) = Self::of_process()? {
+            tracing::warn!(bug = bug.name(), "a bug is planted in this process: it breaks its promises");
+        }
+        Ok(())
+    }
+
+    pub fn is_planted(self) -> bool {
+        Self::of_process() == Ok(Some(self))
+    }
+
+    /// Looks at the environment once.
+    fn of_process() -> Result<Option<Self>, UnknownBug> {
+        static PLANTED: OnceLock<Result<Option<PlantedBug>, UnknownBug>> = OnceLock::new();
+        let named = || env::var_os(VARIABLE).map(|name| Self::named(&name.to_string_lossy())).transpose();
+        PLANTED.get_or_init(named).clone()
+    }
+
+    fn named(name: &str) -> Result<Self, UnknownBug> {
+        Self::ALL.into_iter().find(|bug| bug.name() == name).ok_or_else(|| UnknownBug(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_known_by_its_name_and_no_other_is() {
+        for bug in PlantedBug::ALL {
+            assert_eq!(PlantedBug::named(bug.name()), Ok(bug));
+        }
+        for name in ["", "Drop-Push", "drop"] {
+            let error = PlantedBug::named(name).expect_err("refused").to_string();
+            assert!(error.contains(name) && error.contains("ack-before-commit, forget-duplicates"), "{error}");
+        }
+    }
+}

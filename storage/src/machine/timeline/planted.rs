@@ -1,0 +1,21 @@
+//! See `carillon_proto::planted`.
+
+use std::{collections::HashMap, io};
+
+use bytes::Bytes;
+use carillon_proto::planted::PlantedBug;
+
+use super::{Batch, Outcome, Recent, TimelineState};
+use crate::engine::{Changes, fjall::TimelineShard};
+
+/// In which timeline to look for the duplicate key: in none.
+pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<TimelineState> {
+    known.filter(|_| !PlantedBug::ForgetDuplicates.is_planted())
+}
+
+/// What these commands would come to if they were applied now.
+pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
+    let (states, changes) = (&mut Recent::new(0), Changes::default());
+    let mut batch = Batch { shard, states, touched: HashMap::new(), changes };
+    commands.map(|command| batch.command(command)).collect()
+}
