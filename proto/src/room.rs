@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// So many may always wait: batches need them, however slow the answers are.
 const LEAST: usize = 256;
 /// So many may wait at first.
-const START: usize = 2048;
+const START: usize = 4096;
 /// Answers in time, while half of the room is in use, for each one that may wait more.
 const FOR_ONE_MORE: u32 = 8;
 /// When what is refused may come back, at the earliest and, but for being spread, at the latest.

@@ -87,7 +87,9 @@ fn a_reordered_batch_is_found_as_a_reordering() {
 fn without_a_bug_the_same_service_passes_whatever_is_killed() {
     let Ended { code, report } = run(None, kills, "60");
     println!("no bug: {:?}, {:?}", report.verdict, report.integrity);
-    assert_eq!((code, report.verdict), (Some(0), Verdict::Pass), "{:?} {:?}", report.integrity, report.generator);
+    assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 0, "{:?}", report.integrity);
+    // On a busy machine the generator may have been the limit, which makes the figures mean nothing.
+    assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{code:?}");
 }
 
 #[test]

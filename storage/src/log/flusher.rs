@@ -16,6 +16,8 @@ use crate::metrics as names;
 
 /// Writes that wait. When it is full, the shard that wants to write waits: its own queue fills and refuses.
 const QUEUE: usize = 4096;
+/// How often others get a turn before a write begins.
+const TURNS: usize = 4;
 /// Bytes after which a write is closed.
 const WRITE_BYTES: usize = 8 << 20;
 
@@ -35,10 +37,10 @@ pub(super) enum Write {
         compact_to: Option<u64>,
         /// A cut was made before; the append overwrites what lies behind it.
         clear_cut: bool,
+        committed: Option<LogId>,
         done: Done,
     },
     Vote(Vote, Done),
-    Committed(LogId),
     /// Index after the last entry that counts.
     Cut(u64),
     Purge(LogId),
@@ -75,6 +77,7 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
     let mut waiting = Vec::with_capacity(QUEUE);
     let mut batch = Batch::default();
     while queue.blocking_recv_many(&mut waiting, QUEUE) > 0 {
+        gather(&mut queue, &mut waiting);
         let mut ops = waiting.drain(..).peekable();
         while ops.peek().is_some() {
             while batch.bytes < WRITE_BYTES {
@@ -88,6 +91,19 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
                 tracing::error!(%error, "raft log write failed");
                 return;
             }
+        }
+    }
+}
+
+/// Lets those go first who are about to write: what belongs to one request in several shards shares a flush. Costs no
+/// time when nobody else wants to run.
+fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
+    for _ in 0..TURNS {
+        thread::yield_now();
+        while waiting.len() < QUEUE
+            && let Ok(op) = queue.try_recv()
+        {
+            waiting.push(op);
         }
     }
 }
@@ -106,7 +122,7 @@ impl Batch {
     /// On an error nobody is told that the write went well: the callbacks are dropped, and the whole log ends.
     fn add(&mut self, Op { group, write }: Op) -> raft_engine::Result<()> {
         match write {
-            Write::Append { entries, compact_to, clear_cut, done } => {
+            Write::Append { entries, compact_to, clear_cut, committed, done } => {
                 if let Some(index) = compact_to {
                     self.log.add_command(group, Command::Compact { index });
                 }
@@ -117,6 +133,9 @@ impl Batch {
                 if clear_cut {
                     self.log.delete(group, CUT.to_vec());
                 }
+                if let Some(committed) = committed {
+                    self.log.put(group, COMMITTED.to_vec(), committed.encode_to_vec())?;
+                }
                 self.sync = true;
                 self.done.push(done);
             }
@@ -125,7 +144,6 @@ impl Batch {
                 self.sync = true;
                 self.done.push(done);
             }
-            Write::Committed(log_id) => self.log.put(group, COMMITTED.to_vec(), log_id.encode_to_vec())?,
             Write::Cut(next) => self.log.put(group, CUT.to_vec(), next.to_be_bytes().to_vec())?,
             Write::Purge(log_id) => {
                 self.log.put(group, PURGED.to_vec(), log_id.encode_to_vec())?;

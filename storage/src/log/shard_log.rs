@@ -19,7 +19,7 @@ use super::{
     COMMITTED, CUT, PURGED, VOTE, closed,
     disk_entry::{DiskEntry, Entries},
     flusher::{Op, Write},
-    state::{Plan, State, size},
+    state::{Appended, Plan, State, size},
 };
 
 /// Entries read at once while the log is checked at its opening.
@@ -107,10 +107,9 @@ impl ShardLog {
         done.await.map_err(|_| closed())?
     }
 
-    /// On disk some time later, in the order of the other writes.
-    pub(crate) async fn save_committed(&self, committed: LogId) -> io::Result<()> {
-        self.inner.state.lock().committed = Some(committed);
-        self.submit(Write::Committed(committed)).await
+    /// On disk with the next append: a restart that does not know of it hears it from the leader.
+    pub(crate) fn save_committed(&self, committed: LogId) {
+        self.inner.state.lock().set_committed(committed);
     }
 
     /// The entries can be read when it returns; `done` is called when they are on disk.
@@ -137,8 +136,8 @@ impl ShardLog {
             }
             done(result);
         });
-        let (compact_to, clear_cut) = (appended.compact_to, appended.clear_cut);
-        self.submit(Write::Append { entries, compact_to, clear_cut, done }).await
+        let Appended { compact_to, clear_cut, committed, .. } = appended;
+        self.submit(Write::Append { entries, compact_to, clear_cut, committed, done }).await
     }
 
     /// Drops all entries behind `last`, or all.

@@ -10,6 +10,8 @@ use super::disk_entry::index;
 pub(super) struct State {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
+    /// `committed` is newer than what is on disk.
+    committed_waits: bool,
     pub(super) purged: Option<LogId>,
     /// Log id of the last entry, or `purged`.
     pub(super) last: Option<LogId>,
@@ -36,6 +38,7 @@ pub(super) struct Appended {
     pub(super) write: u64,
     pub(super) compact_to: Option<u64>,
     pub(super) clear_cut: bool,
+    pub(super) committed: Option<LogId>,
 }
 
 impl State {
@@ -48,7 +51,24 @@ impl State {
         cut: bool,
     ) -> Self {
         let last = last.or(purged);
-        Self { vote, committed, purged, last, present, cut, tail: VecDeque::new(), tail_bytes: 0, writes: 0 }
+        Self {
+            vote,
+            committed,
+            committed_waits: false,
+            purged,
+            last,
+            present,
+            cut,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            writes: 0,
+        }
+    }
+
+    /// It is written together with what is appended next.
+    pub(super) fn set_committed(&mut self, committed: LogId) {
+        self.committed = Some(committed);
+        self.committed_waits = true;
     }
 
     /// Entries follow the last one without a gap.
@@ -67,7 +87,8 @@ impl State {
         self.present.end = index(last) + 1;
         self.last = last.log_id;
         let clear_cut = std::mem::take(&mut self.cut);
-        Some(Appended { write: self.writes, compact_to, clear_cut })
+        let committed = self.committed.filter(|_| std::mem::take(&mut self.committed_waits));
+        Some(Appended { write: self.writes, compact_to, clear_cut, committed })
     }
 
     /// Keeps what is not on disk yet, and of the rest the newest `bytes`.

@@ -62,6 +62,20 @@ async fn entries_and_votes_are_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn the_committed_id_is_on_disk_with_the_next_append() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    append(&shard, 1, 0..5).await;
+    shard.save_committed(id(1, 2));
+    append(&shard, 1, 5..6).await;
+    shard.save_committed(id(1, 5));
+    assert_eq!(shard.committed(), Some(id(1, 5)));
+    close(log, shard).await;
+    let (_log, shard) = open(dir.path(), 0);
+    assert_eq!(shard.committed(), Some(id(1, 2)), "the leader tells the rest");
+}
+
+#[tokio::test]
 async fn what_was_truncated_does_not_come_back() {
     for overwrite in [false, true] {
         let dir = tempfile::tempdir().expect("a folder");

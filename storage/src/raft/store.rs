@@ -52,10 +52,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        match committed {
-            Some(committed) => self.log.save_committed(log_id_to_pb(committed)).await,
-            None => Ok(()),
+        if let Some(committed) = committed {
+            self.log.save_committed(log_id_to_pb(committed));
         }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

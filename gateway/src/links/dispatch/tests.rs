@@ -301,6 +301,6 @@ fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
         panic!("not refused: {refused:?}")
     };
     assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
-    assert!(refusal.retry_after_ms >= 1000, "{refusal:?}");
+    assert!(u128::from(refusal.retry_after_ms) >= (IN_TIME * 2).as_millis(), "{refusal:?}");
     assert!(matches!(world.open()[..], [Effect::Transmit { .. }]));
 }
