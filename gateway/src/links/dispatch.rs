@@ -28,7 +28,7 @@ use carillon_proto::{
 const PUMP: Duration = Duration::from_millis(200);
 /// While the service takes longer than this for a send, fewer may wait. Longer than the routers' own for the store, so that a
 /// shard that is slow alone does not hold up the others.
-const IN_TIME: Duration = Duration::from_millis(300);
+const IN_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) enum Input<C> {
     Submit(Submit<C>),

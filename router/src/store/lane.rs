@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Writes that may be under way at once; the rest wait here. Less than a shard of the store queues.
 const WINDOW: usize = 512;
 /// While the store takes longer than this for a write, fewer may wait.
-const IN_TIME: Duration = Duration::from_millis(150);
+const IN_TIME: Duration = Duration::from_millis(250);
 /// How long answers of a closed lane are waited for before the next one opens without them.
 const GIVE_UP: Duration = Duration::from_millis(250);
 /// A write that has no answer for so long closes the lane: the leader may be gone without a word.
