@@ -19,7 +19,7 @@ use crate::{
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
     links::{Answered, refusal},
     session::{
-        Effect, Input, Now, Rules, Session, Tag, TokenKeys, content,
+        Effect, Input, Now, Rules, Session, TokenKeys, content,
         scram::{self, ClientFirst},
     },
     throttle::Throttle,
@@ -115,8 +115,6 @@ pub fn session(mut bytes: &[u8]) {
     let sign_in = bytes.first().is_some_and(|byte| byte & 1 == 0);
     if sign_in {
         session.handle(now, Input::Frame(ClientFrame { body: Some(signed_in()) }), &mut Vec::new());
-        let ensured = Answered { result: Ok(Reply::Account(Default::default())), lease: 5 };
-        session.handle(now, Input::Answer(Tag::Ensure, ensured), &mut Vec::new());
     }
     while let Some((head, rest)) = bytes.split_first_chunk::<2>() {
         let len = usize::from(head[1]).min(rest.len());

@@ -32,6 +32,9 @@ pub struct StorageConfig {
     pub directory_cache_bytes: u64,
     /// Memory for fjall's cache of the timelines.
     pub timeline_cache_bytes: u64,
+    /// Memory for what was written to timelines and is not in their tables yet, of all shards together. A start reads at
+    /// most 256 MiB of it again.
+    pub timeline_memtables_bytes: u64,
     /// Memory for the newest entries of each shard's log.
     pub log_cache_bytes: u64,
     /// Entries of each shard's log that stay behind its snapshot, so that a node that was away catches up by them.
@@ -79,6 +82,7 @@ impl Default for StorageConfig {
             retention: RetentionConfig::default(),
             directory_cache_bytes: 64 << 20,
             timeline_cache_bytes: 128 << 20,
+            timeline_memtables_bytes: 256 << 20,
             log_cache_bytes: 4 << 20,
             log_keep_entries: 20_000,
             snapshot_entries: 20_000,
@@ -138,6 +142,13 @@ impl StorageConfig {
         }
         if self.advertise.is_empty() && self.members.len() > 1 && self.listen.ip().is_unspecified() {
             return wrong("advertise", "is empty: other nodes can't reach the address that listen names".into());
+        }
+        let least = u64::from(self.timeline_shards) << 20;
+        if self.timeline_memtables_bytes < least {
+            return wrong(
+                "timeline_memtables_bytes",
+                format!("is {}: it must be {least} or more, 1 MiB for each shard", self.timeline_memtables_bytes),
+            );
         }
         if self.snapshot_entries == 0 {
             return wrong("snapshot_entries", "is 0: it must be 1 or more".into());

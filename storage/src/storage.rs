@@ -333,7 +333,7 @@ impl Node {
         let caches = Caches {
             directory_bytes: self.config.directory_cache_bytes,
             timeline_bytes: self.config.timeline_cache_bytes,
-            ..Caches::default()
+            memtables_bytes: self.config.timeline_memtables_bytes,
         };
         let engines = Engines::open(self.bootstrap.dir().path(), map, caches)?;
         // Opened by one task only.

@@ -37,7 +37,7 @@ pub(super) enum SignIn {
         applicant: Applicant,
         exchange: Exchange,
     },
-    /// The token is good; the account is made if there is none.
+    /// The token is good, and there is no account yet: it is being made.
     Ensuring {
         applicant: Applicant,
     },
@@ -77,6 +77,8 @@ pub(super) struct Applicant {
     since_ms: u64,
     start: Start,
     way: &'static str,
+    /// If there is no account, one is made. Asked only once it is known that there is none: nearly always there is one.
+    make_account: bool,
     expires_ms: Option<u64>,
     scram_server_final: Bytes,
 }
@@ -118,6 +120,7 @@ impl Session {
             since_ms: now.unix_ms,
             start,
             way,
+            make_account: false,
             expires_ms,
             scram_server_final: Bytes::new(),
         };
@@ -138,10 +141,8 @@ impl Session {
             }
             Some(Credential::Token(token)) => match self.rules.tokens.check(&token, &frame.user, now.unix_ms) {
                 Ok(token) => {
-                    let ensure = EnsureAccount { user: token.user.as_str().to_owned() };
                     let applicant = applicant(token.user, "token", Some(token.expires_ms));
-                    self.state = State::SigningIn(Box::new(SignIn::Ensuring { applicant }));
-                    out.push(request(Tag::Ensure, Op::EnsureAccount(ensure)));
+                    self.open(Applicant { make_account: true, ..applicant }, out);
                 }
                 Err(error) => self.unauthenticated(now, "token", &error.to_string(), out),
             },
@@ -181,6 +182,13 @@ impl Session {
         }
     }
 
+    fn ensure(&mut self, applicant: Applicant, out: &mut Vec<Effect>) {
+        let ensure = EnsureAccount { user: applicant.user.as_str().to_owned() };
+        let applicant = Applicant { make_account: false, ..applicant };
+        self.state = State::SigningIn(Box::new(SignIn::Ensuring { applicant }));
+        out.push(request(Tag::Ensure, Op::EnsureAccount(ensure)));
+    }
+
     pub(super) fn ensured(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
         let SignIn::Ensuring { applicant } = self.step() else { return };
         match result {
@@ -209,7 +217,14 @@ impl Session {
                 let why = "the service gave an answer of the wrong kind";
                 return self.bye(Code::Internal, why, Some(AGAIN_MS), out);
             }
-            Err(refusal) => return self.not_now("any", &refusal, out),
+            Err(refusal) => {
+                return match self.step() {
+                    SignIn::Opening { applicant, .. } if applicant.make_account && refusal.code() == Code::NotFound => {
+                        self.ensure(applicant, out)
+                    }
+                    _ => self.not_now("any", &refusal, out),
+                };
+            }
         };
         let SignIn::Opening { applicant, who, heard } = self.step() else { return };
         metrics::sign_in(applicant.way, "ok");
@@ -346,6 +361,7 @@ mod tests {
                 since_ms: 0,
                 start,
                 way: "token",
+                make_account: false,
                 expires_ms: None,
                 scram_server_final: Bytes::new(),
             };

@@ -83,7 +83,6 @@ impl Play {
     fn live(last: u64) -> Self {
         let mut play = Self::new();
         play.says(token_sign_in("alice", 3600));
-        play.hears_answer(Ok(Reply::Account(Account::default())));
         play.hears_answer(Ok(opened(last, Some(last))));
         assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
         play.quiet();

@@ -14,8 +14,9 @@ use crate::machine::{Record, keys};
 
 /// Records that one batch of a restore holds.
 const BULK: usize = 512;
-/// Journals kept before memtables are written out for the sake of their removal. Also what a start reads at most.
-const MAX_JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
+/// Journals kept before memtables are written out for the sake of their removal, as many bytes as memtables may have, but
+/// between these. Also what a start reads at most.
+const JOURNAL_BYTES: RangeInclusive<u64> = 64 * 1024 * 1024..=256 * 1024 * 1024;
 const MIN_MEMTABLE_BYTES: u64 = 1024 * 1024;
 const MAX_MEMTABLE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -54,7 +55,8 @@ impl TimelineStore {
     pub(crate) fn open(dir: &Path, cache_bytes: u64, memtables_bytes: u64, shards: u16) -> Result<Self, OpenError> {
         let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
         let (mark, before) = Mark::open(dir)?;
-        let open = || Database::builder(dir).cache_size(cache_bytes).max_journaling_size(MAX_JOURNAL_BYTES).open();
+        let journal_bytes = memtables_bytes.clamp(*JOURNAL_BYTES.start(), *JOURNAL_BYTES.end());
+        let open = || Database::builder(dir).cache_size(cache_bytes).max_journaling_size(journal_bytes).open();
         let db = if before == Before::PowerLost {
             let db = match open() {
                 Err(::fjall::Error::JournalRecovery(error)) => {

@@ -35,10 +35,10 @@ pub(crate) struct Caches {
     pub(crate) memtables_bytes: u64,
 }
 
+#[cfg(any(test, fuzzing))]
 impl Default for Caches {
     fn default() -> Self {
-        let mib = 1024 * 1024;
-        Self { directory_bytes: 128 * mib, timeline_bytes: 256 * mib, memtables_bytes: 256 * mib }
+        Self { directory_bytes: 16 << 20, timeline_bytes: 16 << 20, memtables_bytes: 64 << 20 }
     }
 }
 

@@ -48,6 +48,8 @@ fn memory_disk_and_opening_time_stay_flat() {
             config.snapshot_entries = 2000;
             config.log_keep_entries = 500;
             config.log_purge_bytes = 8 << 20;
+            // So that they are full within the first minutes.
+            config.timeline_memtables_bytes = 8 << 20;
         })
     });
     nodes.iter_mut().for_each(Node::start);

@@ -63,7 +63,6 @@ fn sends_are_bounded_by_pending_and_by_rate() {
 fn what_was_missed_is_read_and_delivered_in_order() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
-    play.hears_answer(Ok(Reply::Account(Account::default())));
     // Of after the heads were read, but before they came.
     play.pushed(6);
     play.hears_answer(Ok(opened(5, Some(2))));
@@ -80,7 +79,6 @@ fn what_was_missed_is_read_and_delivered_in_order() {
 fn what_is_no_longer_kept_is_said_to_be_trimmed() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
-    play.hears_answer(Ok(Reply::Account(Account::default())));
     let heads = heads(4, 5, Some(1));
     play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads, replaced: false })));
     play.wrote();

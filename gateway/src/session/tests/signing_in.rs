@@ -8,7 +8,6 @@ fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
     play.says(token_sign_in("alice", 3600));
     // Meanwhile the device may have given up and signed in on another connection.
     play.wait(Duration::from_secs(3));
-    play.hears_answer(Ok(Reply::Account(Account::default())));
     match &play.asked[..] {
         [(Tag::Open, Op::OpenSession(open))] => assert_eq!(open.session.as_ref().expect("set").since_ms, START_MS),
         other => panic!("not an OpenSession: {other:?}"),
@@ -16,10 +15,38 @@ fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
 }
 
 #[test]
+fn a_token_makes_an_account_if_there_is_none() {
+    let nobody = || Err(refusal(Code::NotFound, "no such user", 0));
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(nobody());
+    let Op::EnsureAccount(ensure) = play.op() else { panic!("no EnsureAccount") };
+    assert_eq!(ensure.user, "alice");
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(Ok(opened(0, None)));
+    assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+
+    // Deleted again meanwhile: once is enough.
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(nobody());
+    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(nobody());
+    assert_eq!(play.bye().code(), Code::NotFound);
+}
+
+#[test]
+fn a_password_makes_no_account() {
+    let mut play = Play::new();
+    prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");
+    play.hears_answer(Err(refusal(Code::NotFound, "no such user", 0)));
+    assert_eq!(play.bye().code(), Code::NotFound);
+}
+
+#[test]
 fn a_sign_in_that_a_later_one_overtook_may_be_tried_again() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
-    play.hears_answer(Ok(Reply::Account(Account::default())));
     play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads: Vec::new(), replaced: true })));
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
@@ -69,8 +96,6 @@ fn failed_sign_ins_from_one_address_are_throttled() {
 fn a_tokens_end_is_the_sessions_end() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 20));
-    assert!(matches!(play.op(), Op::EnsureAccount(_)));
-    play.hears_answer(Ok(Reply::Account(Account::default())));
     play.hears_answer(Ok(opened(0, None)));
     assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
     play.wait(Duration::from_millis(19_999));
