@@ -70,43 +70,48 @@ fn one_seed_is_one_run() {
     }
 }
 
-fn is_found(plant: Plant, how: &str) {
+/// `how`: what a run with this bug may end in.
+fn is_found(plant: Plant, how: &[&str]) {
     let (_dir, mut simulator) = simulator();
     let began = Instant::now();
     let failure =
         (1..=PLANTED).find_map(|seed| simulator.run(seed, Some(plant), false).err().map(|failure| (seed, failure)));
     let (seed, failure) = failure.unwrap_or_else(|| panic!("{plant:?} was not found in {PLANTED} runs"));
     println!("{plant:?} was found by seed {seed} in {:?}: {}", began.elapsed(), failure.what);
-    assert!(failure.what.contains(how), "{plant:?} was found for another reason: {}", failure.what);
+    assert!(
+        how.iter().any(|how| failure.what.contains(how)),
+        "{plant:?} was found for another reason: {}",
+        failure.what
+    );
     assert!(began.elapsed() < Duration::from_secs(300));
 }
 
 #[test]
 fn forgotten_duplicates_are_found() {
-    is_found(Plant::DuplicatesForgotten, " and at ");
+    is_found(Plant::DuplicatesForgotten, &[" and at "]);
 }
 
 #[test]
 fn a_reordered_batch_is_found() {
-    is_found(Plant::ReorderedBatch, "stands behind");
+    is_found(Plant::ReorderedBatch, &["stands behind"]);
 }
 
 #[test]
 fn an_answer_before_the_commit_is_found() {
-    is_found(Plant::AnsweredBeforeCommit, "accepted before it was appended");
+    is_found(Plant::AnsweredBeforeCommit, &["accepted before it was appended", "which is not there"]);
 }
 
 #[test]
 fn a_lane_that_stays_open_is_found() {
-    is_found(Plant::LanesStayOpen, "stands behind");
+    is_found(Plant::LanesStayOpen, &["stands behind"]);
 }
 
 #[test]
 fn a_gap_that_stays_open_is_found() {
-    is_found(Plant::GapsStayOpen, "not quiet");
+    is_found(Plant::GapsStayOpen, &["not quiet"]);
 }
 
 #[test]
 fn a_cursor_too_far_is_found() {
-    is_found(Plant::CursorTooFar, "acknowledged only");
+    is_found(Plant::CursorTooFar, &["acknowledged only"]);
 }
