@@ -13,8 +13,9 @@ use carillon_proto::pb::client::{self, Code, Recipient, Send};
 /// Order: sends go out in the order in which they came. After a reconnect, all that is unanswered goes out again, in
 /// that order, before anything newer. A send that was refused for now holds back the later ones to its recipient (or
 /// all, when the refusal is about this client or the service is overloaded), not those to others. While the service is
-/// overloaded fewer are in flight: half as many after each pause, one more after as many acceptances (AIMD). What is sent while an earlier message to the same
-/// recipient has no answer names it in `Send.after`, so that it can't overtake it whatever fails.
+/// overloaded fewer are in flight: half as many after each pause, one more after as many acceptances (AIMD). What is sent
+/// while an earlier message to the same recipient has no answer names it in `Send.after`, so that it can't overtake it
+/// whatever fails.
 pub(crate) struct Outbox<T> {
     next_order: u64,
     waiting: BTreeMap<u64, Entry<T>>,

@@ -5,12 +5,12 @@
 //! is at one router; what could overtake is parked until nothing is in flight.
 
 mod announce;
+mod lanes;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,16 +18,18 @@ use std::{
 use carillon_proto::{
     Ring, Room,
     pb::{
-        client::{Code, recipient},
-        link::{Announce, Done, Refusal, RouterReply, RouterRequest, TimelineHead, router_reply, router_request::Op},
+        client::Code,
+        link::{Done, Refusal, RouterReply, RouterRequest, TimelineHead, router_reply, router_request::Op},
         store::{RegistryView, Session},
     },
 };
 
+use lanes::{Lane, LaneKey, lane_of};
+
 /// How often what is parked is tried again although nothing has changed.
 const PUMP: Duration = Duration::from_millis(200);
-/// While the service takes longer than this for a send, fewer may wait. Longer than the routers' own for the store, so that a
-/// shard that is slow alone does not hold up the others.
+/// While the service takes longer than this for a send, fewer may wait. Longer than the routers' own for the store, so
+/// that a shard that is slow alone does not hold up the others.
 const IN_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) enum Input<C> {
@@ -102,8 +104,6 @@ pub(crate) struct Dispatch<C> {
     next_pump: Option<Instant>,
 }
 
-type LaneKey = (u64, u64);
-
 struct Pending<C> {
     connection: u64,
     asker: Asker<C>,
@@ -119,15 +119,6 @@ enum Asker<C> {
     Client(C),
     Nobody,
     Announcer,
-}
-
-#[derive(Default)]
-struct Lane {
-    /// Where everything is that is in flight.
-    router: Option<Arc<str>>,
-    in_flight: u32,
-    /// In order of ids.
-    parked: VecDeque<u64>,
 }
 
 /// A session of this gateway, from the moment when it is first asked for.
@@ -246,7 +237,7 @@ impl<C> Dispatch<C> {
     ) {
         let id = self.next_id;
         self.next_id += 1;
-        let lane_key = (connection, hash(key_of(&op)));
+        let lane_key = lane_of(connection, &op);
         let deadline = now + self.deadline;
         let target = self.target(&op);
         let pending = Pending { connection, asker, lane: lane_key, op, traceparent, deadline, at: None };
@@ -262,49 +253,6 @@ impl<C> Dispatch<C> {
                 self.parked.insert(lane_key);
             }
         }
-    }
-
-    /// The router that can take this now.
-    fn target(&self, op: &Op) -> Option<Arc<str>> {
-        let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_));
-        if needs_lease && self.lease.is_none() {
-            return None;
-        }
-        self.up.get(self.ring.owner(key_of(op))?.address.as_str()).cloned()
-    }
-
-    fn transmit(&mut self, now: Instant, id: u64, to: Arc<str>, out: &mut Vec<Effect<C>>) {
-        // Ids in lanes are pending: they leave both together.
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let live = self.sessions.get_mut(&pending.connection);
-        match (&mut pending.op, live) {
-            (
-                Op::OpenSession(carillon_proto::pb::link::OpenSession { session: Some(session) })
-                | Op::Announce(Announce { session: Some(session) }),
-                Some(live),
-            ) => {
-                live.session.lease = self.lease.unwrap_or_default();
-                live.known_at = Some(Arc::clone(&to));
-                session.lease = live.session.lease;
-            }
-            (Op::CloseSession(close), Some(live)) => close.session = Some(live.session.clone()),
-            _ => {}
-        }
-        let era = self.eras.get(&to).copied().unwrap_or_default();
-        pending.at = Some((Arc::clone(&to), era));
-        let left = pending.deadline.saturating_duration_since(now).as_millis();
-        let request = RouterRequest {
-            id,
-            ring_version: self.ring.version(),
-            traceparent: pending.traceparent.clone(),
-            deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
-            era,
-            op: Some(pending.op.clone()),
-        };
-        let lane = self.lanes.entry(pending.lane).or_default();
-        lane.in_flight += 1;
-        lane.router = Some(Arc::clone(&to));
-        out.push(Effect::Transmit { to, request });
     }
 
     fn reply(&mut self, now: Instant, from: &Arc<str>, reply: RouterReply, out: &mut Vec<Effect<C>>) {
@@ -326,28 +274,6 @@ impl<C> Dispatch<C> {
             None => Err(refusal(Code::Internal, "the router's answer is of an unknown kind", 0)),
         };
         self.finish(now, reply.id, result, out);
-    }
-
-    /// A router that can't just now may soon, or another one takes its place. Not for a send that a later one of its
-    /// lane may have overtaken: the client is told that this one was refused.
-    fn goes_again(&self, now: Instant, id: u64, why: &Refusal) -> bool {
-        let Some(pending) = self.pending.get(&id) else { return false };
-        let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
-        let may = why.retry && why.code() == Code::Unavailable && pending.deadline > now + PUMP;
-        may && (alone || !matches!(pending.op, Op::Send(_)))
-    }
-
-    /// Back to wait for another chance: a new ring, a new link, or the next tick.
-    fn park(&mut self, id: u64) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let lane = self.lanes.entry(pending.lane).or_default();
-        if pending.at.take().is_some() {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-        }
-        let place = lane.parked.partition_point(|other| *other < id);
-        lane.parked.insert(place, id);
-        self.parked.insert(pending.lane);
-        self.repeated += 1;
     }
 
     fn finish(
@@ -386,39 +312,6 @@ impl<C> Dispatch<C> {
             asker => answer(asker, result, lease, out),
         }
         self.pump(now, pending.lane, out);
-    }
-
-    /// Sends what the lane has parked, if nothing can be overtaken.
-    fn pump(&mut self, now: Instant, key: LaneKey, out: &mut Vec<Effect<C>>) {
-        let Some(lane) = self.lanes.get(&key) else { return };
-        if lane.in_flight > 0 {
-            return;
-        }
-        let Some(first) = lane.parked.front() else {
-            self.lanes.remove(&key);
-            self.parked.remove(&key);
-            return;
-        };
-        // One owner for all: they have one key.
-        let Some(to) = self.pending.get(first).and_then(|pending| self.target(&pending.op)) else { return };
-        while let Some(lane) = self.lanes.get(&key) {
-            let Some(id) = lane.parked.front().copied() else { break };
-            // A session needs a lease, too.
-            if self.pending.get(&id).is_none_or(|pending| self.target(&pending.op).is_none()) {
-                return;
-            }
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.parked.pop_front();
-            }
-            self.transmit(now, id, Arc::clone(&to), out);
-        }
-        self.parked.remove(&key);
-    }
-
-    fn pump_all(&mut self, now: Instant, out: &mut Vec<Effect<C>>) {
-        for key in self.parked.iter().copied().collect::<Vec<_>>() {
-            self.pump(now, key, out);
-        }
     }
 
     fn link_up(&mut self, now: Instant, address: Arc<str>, out: &mut Vec<Effect<C>>) {
@@ -485,28 +378,4 @@ fn answer<C>(asker: Asker<C>, result: Result<router_reply::Result, Refusal>, lea
 /// A refusal that invites to try again, unless `retry_after_ms` is 0.
 pub(crate) fn refusal(code: Code, reason: &str, retry_after_ms: u32) -> Refusal {
     Refusal { code: code.into(), reason: reason.to_owned(), retry: retry_after_ms > 0, retry_after_ms }
-}
-
-/// Whose owner takes the request: the user's, or for a Send the recipient's.
-fn key_of(op: &Op) -> &str {
-    match op {
-        Op::LookUpAccount(op) => &op.user,
-        Op::EnsureAccount(op) => &op.user,
-        Op::OpenSession(op) => op.session.as_ref().map_or("", |session| &session.user),
-        Op::Announce(op) => op.session.as_ref().map_or("", |session| &session.user),
-        Op::CloseSession(op) => op.session.as_ref().map_or("", |session| &session.user),
-        Op::Acknowledge(op) => &op.user,
-        Op::Read(op) => &op.user,
-        Op::ReadHeads(op) => &op.user,
-        Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
-            Some(recipient::To::User(id) | recipient::To::Group(id)) => id,
-            None => "",
-        },
-    }
-}
-
-fn hash(key: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }

@@ -464,5 +464,4 @@ fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

@@ -1,6 +1,11 @@
 //! The one thread that writes the log: it takes what waits from all shards, writes it once, syncs once, answers all.
 
-use std::{io, sync::Arc, thread, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use carillon_proto::pb::raft::{Entry, LogId, Vote};
 use prost::Message as _;
@@ -16,8 +21,9 @@ use crate::metrics as names;
 
 /// Writes that wait. When it is full, the shard that wants to write waits: its own queue fills and refuses.
 const QUEUE: usize = 4096;
-/// How often others get a turn before a write begins.
+/// How often others get a turn before a write begins, and after how long that is enough.
 const TURNS: usize = 4;
+const LONGEST: Duration = Duration::from_micros(200);
 /// Bytes after which a write is closed.
 const WRITE_BYTES: usize = 8 << 20;
 
@@ -96,9 +102,13 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
 }
 
 /// Lets those go first who are about to write: what belongs to one request in several shards shares a flush. Costs no
-/// time when nobody else wants to run.
+/// time when nobody else wants to run, and one turn when many do. Votes do not wait.
 fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
+    let start = Instant::now();
     for _ in 0..TURNS {
+        if start.elapsed() > LONGEST || waiting.iter().any(|op| matches!(op.write, Write::Vote(..))) {
+            return;
+        }
         thread::yield_now();
         while waiting.len() < QUEUE
             && let Ok(op) = queue.try_recv()

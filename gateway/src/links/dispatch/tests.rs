@@ -2,8 +2,8 @@
 
 use super::{announce::ANNOUNCE_AGAIN, *};
 use carillon_proto::pb::{
-    client::Recipient,
-    link::{Accepted, CloseSession, NotOwner, OpenSession, Send, SessionOpened},
+    client::{Recipient, recipient},
+    link::{Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened},
     store::{Node, NodeKind},
 };
 

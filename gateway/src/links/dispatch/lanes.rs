@@ -1,0 +1,156 @@
+//! What is in flight and what is parked: to whom a request goes, and when what waits may follow.
+
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Instant,
+};
+
+use carillon_proto::pb::{
+    client::{Code, recipient},
+    link::{Announce, OpenSession, Refusal, RouterRequest, router_request::Op},
+};
+
+use super::{Dispatch, Effect, PUMP};
+
+/// Connection, and the key's hash.
+pub(super) type LaneKey = (u64, u64);
+
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Where everything is that is in flight.
+    pub(super) router: Option<Arc<str>>,
+    pub(super) in_flight: u32,
+    /// In order of ids.
+    pub(super) parked: VecDeque<u64>,
+}
+
+impl<C> Dispatch<C> {
+    /// The router that can take this now.
+    pub(super) fn target(&self, op: &Op) -> Option<Arc<str>> {
+        let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_));
+        if needs_lease && self.lease.is_none() {
+            return None;
+        }
+        self.up.get(self.ring.owner(key_of(op))?.address.as_str()).cloned()
+    }
+
+    pub(super) fn transmit(&mut self, now: Instant, id: u64, to: Arc<str>, out: &mut Vec<Effect<C>>) {
+        // Ids in lanes are pending: they leave both together.
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let live = self.sessions.get_mut(&pending.connection);
+        match (&mut pending.op, live) {
+            (
+                Op::OpenSession(OpenSession { session: Some(session) })
+                | Op::Announce(Announce { session: Some(session) }),
+                Some(live),
+            ) => {
+                live.session.lease = self.lease.unwrap_or_default();
+                live.known_at = Some(Arc::clone(&to));
+                session.lease = live.session.lease;
+            }
+            (Op::CloseSession(close), Some(live)) => close.session = Some(live.session.clone()),
+            _ => {}
+        }
+        let era = self.eras.get(&to).copied().unwrap_or_default();
+        pending.at = Some((Arc::clone(&to), era));
+        let left = pending.deadline.saturating_duration_since(now).as_millis();
+        let request = RouterRequest {
+            id,
+            ring_version: self.ring.version(),
+            traceparent: pending.traceparent.clone(),
+            deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
+            era,
+            op: Some(pending.op.clone()),
+        };
+        let lane = self.lanes.entry(pending.lane).or_default();
+        lane.in_flight += 1;
+        lane.router = Some(Arc::clone(&to));
+        out.push(Effect::Transmit { to, request });
+    }
+
+    /// A router that can't just now may soon, or another one takes its place. Not for a send that a later one of its
+    /// lane may have overtaken: the client is told that this one was refused.
+    pub(super) fn goes_again(&self, now: Instant, id: u64, why: &Refusal) -> bool {
+        let Some(pending) = self.pending.get(&id) else { return false };
+        let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
+        let may = why.retry && why.code() == Code::Unavailable && pending.deadline > now + PUMP;
+        may && (alone || !matches!(pending.op, Op::Send(_)))
+    }
+
+    /// Back to wait for another chance: a new ring, a new link, or the next tick.
+    pub(super) fn park(&mut self, id: u64) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let lane = self.lanes.entry(pending.lane).or_default();
+        if pending.at.take().is_some() {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        let place = lane.parked.partition_point(|other| *other < id);
+        lane.parked.insert(place, id);
+        self.parked.insert(pending.lane);
+        self.repeated += 1;
+    }
+
+    /// Sends what the lane has parked, if nothing can be overtaken.
+    pub(super) fn pump(&mut self, now: Instant, key: LaneKey, out: &mut Vec<Effect<C>>) {
+        let Some(lane) = self.lanes.get(&key) else { return };
+        if lane.in_flight > 0 {
+            return;
+        }
+        let Some(first) = lane.parked.front() else {
+            self.lanes.remove(&key);
+            self.parked.remove(&key);
+            return;
+        };
+        // One owner for all: they have one key.
+        let Some(to) = self.pending.get(first).and_then(|pending| self.target(&pending.op)) else { return };
+        while let Some(lane) = self.lanes.get(&key) {
+            let Some(id) = lane.parked.front().copied() else { break };
+            // A session needs a lease, too.
+            if self.pending.get(&id).is_none_or(|pending| self.target(&pending.op).is_none()) {
+                return;
+            }
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.parked.pop_front();
+            }
+            self.transmit(now, id, Arc::clone(&to), out);
+        }
+        self.parked.remove(&key);
+    }
+
+    pub(super) fn pump_all(&mut self, now: Instant, out: &mut Vec<Effect<C>>) {
+        for key in self.parked.iter().copied().collect::<Vec<_>>() {
+            self.pump(now, key, out);
+        }
+    }
+}
+
+/// The lane of a request.
+pub(super) fn lane_of(connection: u64, op: &Op) -> LaneKey {
+    (connection, hash(key_of(op)))
+}
+
+/// Whose owner takes the request: the user's, or for a Send the recipient's.
+fn key_of(op: &Op) -> &str {
+    match op {
+        Op::LookUpAccount(op) => &op.user,
+        Op::EnsureAccount(op) => &op.user,
+        Op::OpenSession(op) => op.session.as_ref().map_or("", |session| &session.user),
+        Op::Announce(op) => op.session.as_ref().map_or("", |session| &session.user),
+        Op::CloseSession(op) => op.session.as_ref().map_or("", |session| &session.user),
+        Op::Acknowledge(op) => &op.user,
+        Op::Read(op) => &op.user,
+        Op::ReadHeads(op) => &op.user,
+        Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
+            Some(recipient::To::User(id) | recipient::To::Group(id)) => id,
+            None => "",
+        },
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
