@@ -223,8 +223,7 @@ impl Connection {
 
     fn count(&mut self, transport: &impl Transport) {
         let (read, written) = (transport.read_bytes(), transport.written_bytes());
-        ::metrics::counter!(metrics::RECEIVED).increment(read - self.counted.0);
-        ::metrics::counter!(metrics::SENT).increment(written - self.counted.1);
+        metrics::bytes(read - self.counted.0, written - self.counted.1);
         self.counted = (read, written);
     }
 

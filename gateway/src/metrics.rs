@@ -1,6 +1,10 @@
 //! All metrics of the gateway.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::sync::LazyLock;
+
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 pub const CONNECTIONS: &str = "carillon_gateway_connections";
 pub const CONNECTIONS_REFUSED: &str = "carillon_gateway_connections_refused_total";
@@ -59,6 +63,13 @@ const ALL: &[(&str, Kind, Unit, &str)] = &[
     (LEASES, Kind::Counter, Unit::Count, "Leases taken; more than one in a process's life means that one was lost"),
 ];
 
+/// What every message counts, looked up in the recorder once.
+static SEND: LazyLock<Counter> = LazyLock::new(|| counter!(SENDS));
+static ACCEPT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| (counter!(ACCEPTED), histogram!(SEND_LATENCY)));
+static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "push"));
+static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
+static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
+
 /// Tells the recorder the help texts.
 pub fn describe() {
     for (name, kind, unit, help) in ALL {
@@ -111,13 +122,28 @@ pub(crate) fn bye(code: carillon_proto::pb::client::Code) {
     counter!(BYES, "code" => code.as_str_name()).increment(1);
 }
 
-pub(crate) fn delivered(from: &'static str, count: u64) {
-    counter!(DELIVERIES, "from" => from).increment(count);
+pub(crate) fn delivered_from_push() {
+    PUSHED.increment(1);
+}
+
+pub(crate) fn delivered_from_read() {
+    READ.increment(1);
+}
+
+pub(crate) fn send() {
+    SEND.increment(1);
 }
 
 pub(crate) fn accepted(latency: std::time::Duration) {
-    counter!(ACCEPTED).increment(1);
-    histogram!(SEND_LATENCY).record(latency.as_secs_f64());
+    let (accepted, seconds) = &*ACCEPT;
+    accepted.increment(1);
+    seconds.record(latency.as_secs_f64());
+}
+
+pub(crate) fn bytes(received: u64, sent: u64) {
+    let (all_received, all_sent) = &*BYTES;
+    all_received.increment(received);
+    all_sent.increment(sent);
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Everything that the router counts.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 pub const REQUESTS: &str = "carillon_router_requests_total";
 pub const REQUEST_SECONDS: &str = "carillon_router_request_duration_seconds";
@@ -42,6 +44,12 @@ pub enum Kind {
     Seconds,
 }
 
+/// What every message counts, looked up in the recorder once.
+static APPEND: LazyLock<Histogram> = LazyLock::new(|| histogram!(APPEND_SECONDS));
+static PUSH: LazyLock<Counter> = LazyLock::new(|| counter!(PUSHES));
+static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
+static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "ok"));
+
 /// Gives the recorder the help texts.
 pub fn describe() {
     for (name, kind, help) in ALL {
@@ -54,16 +62,26 @@ pub fn describe() {
 }
 
 pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {
-    counter!(REQUESTS, "op" => op, "outcome" => outcome).increment(1);
-    histogram!(REQUEST_SECONDS, "op" => op).record(took);
+    let count = |(requests, seconds): &(Counter, Histogram)| {
+        requests.increment(1);
+        seconds.record(took);
+    };
+    match (op, outcome) {
+        ("send", "ok") => count(&SENT),
+        _ => count(&handled(op, outcome)),
+    }
+}
+
+fn handled(op: &'static str, outcome: &'static str) -> (Counter, Histogram) {
+    (counter!(REQUESTS, "op" => op, "outcome" => outcome), histogram!(REQUEST_SECONDS, "op" => op))
 }
 
 pub(crate) fn append(took: Duration) {
-    histogram!(APPEND_SECONDS).record(took);
+    APPEND.record(took);
 }
 
 pub(crate) fn push(given: bool) {
-    counter!(if given { PUSHES } else { PUSHES_DROPPED }).increment(1);
+    if given { PUSH.increment(1) } else { counter!(PUSHES_DROPPED).increment(1) }
 }
 
 pub(crate) fn hint(given: bool) {
@@ -75,7 +93,11 @@ pub(crate) fn lanes_reopened(count: u64) {
 }
 
 pub(crate) fn directory_lookup(hit: bool) {
-    counter!(DIRECTORY_LOOKUPS, "result" => if hit { "hit" } else { "miss" }).increment(1);
+    if hit { LOOKUP_HIT.increment(1) } else { lookup("miss").increment(1) }
+}
+
+fn lookup(result: &'static str) -> Counter {
+    counter!(DIRECTORY_LOOKUPS, "result" => result)
 }
 
 pub(crate) fn directory_entries(partition: usize, entries: usize) {

@@ -135,7 +135,10 @@ pub fn keys(bytes: &[u8]) {
         assert_eq!(keys::lease(lease), bytes);
     }
     if let Ok(seq) = keys::seq_of(bytes) {
-        assert_eq!(bytes[9..], seq.to_be_bytes());
+        assert!(bytes.ends_with(&seq.to_be_bytes()));
+    }
+    if let Some(now) = keys::upgraded(bytes) {
+        assert_eq!(keys::upgraded(&now), None);
     }
     if let Ok(number) = keys::number_of(bytes) {
         assert_eq!(keys::number_value(number), bytes);

@@ -119,7 +119,7 @@ impl Live {
                 trace::continue_from(&span, &push.traceparent);
                 span.in_scope(|| tracing::trace!("delivered"));
             }
-            metrics::delivered("push", 1);
+            metrics::delivered_from_push();
             self.deliver(position.seq, envelope, out);
         }
     }
@@ -185,7 +185,7 @@ impl Live {
         }
         for entry in entries {
             if self.delivery.read(entry.seq, now.instant) {
-                metrics::delivered("read", 1);
+                metrics::delivered_from_read();
                 self.deliver(entry.seq, entry.envelope, out);
             }
         }
@@ -318,7 +318,7 @@ impl Live {
     /// Whatever is possible now.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         while let Some((seq, envelope)) = self.delivery.take_early(now.instant) {
-            metrics::delivered("push", 1);
+            metrics::delivered_from_push();
             self.deliver(seq, envelope, out);
         }
         if let Some(from) = self.delivery.begin_read(now.instant) {

@@ -30,7 +30,7 @@ const SOON_MS: u32 = 100;
 
 impl Live {
     pub(super) fn send(&mut self, rules: &Rules, now: Now, send: client::Send, out: &mut Vec<Effect>) {
-        ::metrics::counter!(metrics::SENDS).increment(1);
+        metrics::send();
         let client::Send { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
             Err(why) => out.push(refused(What::ClientId(client_id), why)),

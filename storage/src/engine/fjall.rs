@@ -87,6 +87,7 @@ impl TimelineStore {
             // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
             shard.keyspace.clear().map_err(to_io)?;
         }
+        shard.upgrade()?;
         Ok(shard)
     }
 }
@@ -118,6 +119,30 @@ impl TimelineShard {
         batch.commit().map_err(to_io)
     }
 
+    /// Gives what an older version wrote the keys that it has today. An interruption leaves some of each, for next time.
+    fn upgrade(&self) -> io::Result<()> {
+        let mut count = 0;
+        loop {
+            let outdated = self.engine.db.snapshot().range(&self.keyspace, keys::outdated()).take(BULK);
+            let mut batch = self.batch(2 * BULK);
+            for record in outdated {
+                let (key, value) = record.into_inner().map_err(to_io)?;
+                let now = keys::upgraded(&key).ok_or_else(|| io::Error::other("a key of format 1 is broken"))?;
+                batch.insert(&self.keyspace, now, value);
+                batch.remove(&self.keyspace, key);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            count += batch.len() / 2;
+            batch.commit().map_err(to_io)?;
+        }
+        if count > 0 {
+            tracing::info!(keyspace = &**self.keyspace.name(), count, "timelines have the keys of this version now");
+        }
+        Ok(())
+    }
+
     /// On disk when it returns.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.engine.sync()
@@ -146,7 +171,7 @@ impl TimelineShard {
             let mut batch = self.batch(BULK);
             for record in (&mut *records).take(BULK) {
                 let (key, value) = record?;
-                batch.insert(&self.keyspace, key, value);
+                batch.insert(&self.keyspace, keys::upgraded(&key).unwrap_or(key), value);
             }
             let count = batch.len();
             batch.commit().map_err(to_io)?;
@@ -223,7 +248,7 @@ mod tests {
         let shard = open(&dir).shard(0).expect("shard");
         for round in 0..100u8 {
             let mut changes = Changes::default();
-            changes.put(vec![0x11, round], vec![0]);
+            changes.put(vec![0x13, round], vec![0]);
             shard.commit(changes, &[round]).expect("commits");
         }
         let before = all(&shard);
@@ -234,8 +259,8 @@ mod tests {
             move || {
                 for round in 0..100u8 {
                     let mut changes = Changes::default();
-                    changes.put(vec![0x11, round], vec![1]);
-                    changes.delete(vec![0x11, round / 2]);
+                    changes.put(vec![0x13, round], vec![1]);
+                    changes.delete(vec![0x13, round / 2]);
                     shard.commit(changes, &[round]).expect("commits");
                 }
             }
@@ -254,10 +279,10 @@ mod tests {
             let (shard, other) = (store.shard(0).expect("shard"), store.shard(1).expect("shard"));
             for shard in [&shard, &other] {
                 let mut changes = Changes::default();
-                changes.put(b"\x11old".to_vec(), b"old".to_vec());
+                changes.put(b"\x13old".to_vec(), b"old".to_vec());
                 shard.commit(changes, b"1").expect("commits");
             }
-            let new = || (0..2000u32).map(|i| Ok((format!("\x11{i}").into_bytes(), vec![1])));
+            let new = || (0..2000u32).map(|i| Ok((format!("\x13{i}").into_bytes(), vec![1])));
             let mut broken = new().chain([Err(io::Error::other("damaged"))]);
             shard.restore(&mut broken, b"new").expect_err("damaged");
             assert!(all(&shard).is_empty(), "nothing is left of a restore that failed");
@@ -270,12 +295,41 @@ mod tests {
         let (shard, other) = (store.shard(0).expect("shard"), store.shard(1).expect("shard"));
         assert_eq!(shard.applied().expect("reads"), None);
         assert!(all(&shard).is_empty());
-        assert_eq!(all(&other), [(b"\x11old".to_vec(), b"old".to_vec())]);
-        shard.restore(&mut [Ok((b"\x11a".to_vec(), b"b".to_vec()))].into_iter(), b"new").expect("restores");
+        assert_eq!(all(&other), [(b"\x13old".to_vec(), b"old".to_vec())]);
+        shard.restore(&mut [Ok((b"\x13a".to_vec(), b"b".to_vec()))].into_iter(), b"new").expect("restores");
         drop((shard, other, store));
         let shard = open(&dir).shard(0).expect("shard");
         assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"new".as_slice()));
-        assert_eq!(all(&shard), [(b"\x11a".to_vec(), b"b".to_vec())]);
+        assert_eq!(all(&shard), [(b"\x13a".to_vec(), b"b".to_vec())]);
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_gets_the_keys_of_this_one() {
+        let old = |number: u64, seq: u64| [&[0x11], number.to_be_bytes().as_slice(), &seq.to_be_bytes()].concat();
+        let count = 2 * BULK as u64 + 10;
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
+        {
+            let shard = open(&dir).shard(0).expect("shard");
+            let mut changes = Changes::default();
+            (1..=count).for_each(|seq| changes.put(old(3, seq), seq.to_be_bytes().to_vec()));
+            changes.put(keys::cursor(3, "d"), vec![1]);
+            // As an interrupted upgrade leaves it.
+            changes.delete(old(3, 1));
+            changes.put(keys::record(3, 1), 1u64.to_be_bytes().to_vec());
+            shard.commit(changes, b"1").expect("commits");
+        }
+        let store = open(&dir);
+        let shard = store.shard(0).expect("shard");
+        let mut expected = vec![(keys::cursor(3, "d"), vec![1])];
+        expected.extend((1..=count).map(|seq| (keys::record(3, seq), seq.to_be_bytes().to_vec())));
+        assert_eq!(all(&shard), expected);
+        assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"1".as_slice()));
+        let other = store.shard(1).expect("shard");
+        other
+            .restore(&mut (1..=count).map(|seq| Ok((old(3, seq), seq.to_be_bytes().to_vec()))), b"1")
+            .expect("restores");
+        assert_eq!(all(&other), expected[1..]);
     }
 
     #[test]
@@ -285,7 +339,7 @@ mod tests {
         let tear = || {
             let shard = open(&dir).shard(0).expect("shard");
             let mut changes = Changes::default();
-            changes.put(b"\x11torn".to_vec(), vec![0xab; 4000]);
+            changes.put(b"\x13torn".to_vec(), vec![0xab; 4000]);
             shard.commit(changes, b"1").expect("commits");
             drop(shard);
             let journals = fs::read_dir(&dir).expect("lists").map(|entry| entry.expect("lists").path());

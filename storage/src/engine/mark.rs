@@ -82,7 +82,7 @@ impl Mark {
 fn read(mark: &str, boot: Option<&str>) -> Result<Before, String> {
     let mut lines = mark.lines();
     let found = lines.next().and_then(|line| line.strip_prefix("format ")).unwrap_or("unknown");
-    if found != keys::FORMAT.to_string() {
+    if !found.parse().is_ok_and(|format: u32| (keys::OLDEST_FORMAT..=keys::FORMAT).contains(&format)) {
         return Err(found.to_owned());
     }
     Ok(match (lines.next(), boot) {
@@ -122,10 +122,15 @@ mod tests {
     fn another_format_is_refused() {
         let dir = tempfile::tempdir().expect("folder");
         let engine = dir.path().join("engine");
-        for (mark, found) in [("format 2\nclosed\n", "format 2,"), ("format 11\n", "format 11,"), ("\0", "unknown")] {
+        for (mark, found) in [
+            ("format 3\nclosed\n", "format 3,"),
+            ("format 0\n", "format 0,"),
+            ("format 11\n", "format 11,"),
+            ("\0", "unknown"),
+        ] {
             fs::write(engine.with_extension("mark"), mark).expect("writes");
             let error = Mark::open(&engine).err().expect("refused").to_string();
-            assert!(error.contains(found) && error.contains("reads format 1"), "{error}");
+            assert!(error.contains(found) && error.contains("reads formats up to 2"), "{error}");
         }
         fs::remove_file(engine.with_extension("mark")).expect("removes");
         fs::create_dir(&engine).expect("folder");

@@ -51,7 +51,7 @@ pub(crate) enum OpenError {
          with an empty disk, which gets them from the others"
     )]
     Timeline { path: PathBuf, source: io::Error },
-    #[error("{path} has format {found}, but this version reads format {known}: run the version that wrote it")]
+    #[error("{path} has format {found}, but this version reads formats up to {known}: run the version that wrote it")]
     Format { path: PathBuf, found: String, known: u32 },
     #[error("{path} can't be read or written: {source}")]
     Mark { path: PathBuf, source: io::Error },

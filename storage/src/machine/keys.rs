@@ -9,10 +9,21 @@
 //! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
 //! | 0x04 `REGISTRY` | directory 0 | nothing | lease clock in ms u64, version u64, ring version u64 |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed |
-//! | 0x11 `RECORD` | timeline | number u64, seq u64 | time_ms u64, duplicate key 16 bytes, envelope |
-//! | 0x12 `DUPLICATE` | timeline | number u64, duplicate key 16 bytes | seq u64 |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
+//! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | time_ms u64, duplicate key 16 bytes, envelope |
+//! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
+//!
+//! The first byte of `RECORD` and `DUPLICATE` says how long the number is, which is as short as can be. So these keys,
+//! which are most of all, have what distinguishes them in their first four bytes, and no more than 20 bytes as long as a
+//! shard has fewer than 2^24 timelines: the engine compares and holds such keys without following a pointer.
+//!
+//! Format 1 had two others in their place, which [`upgraded`] turns into these wherever they are found:
+//!
+//! | first byte | rest of the key |
+//! | --- | --- |
+//! | 0x11 `RECORD` | number u64, seq u64 |
+//! | 0x12 `DUPLICATE` | number u64, duplicate key 16 bytes |
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -24,8 +35,9 @@ use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::broken;
 
-/// The version of all layouts above.
-pub(crate) const FORMAT: u32 = 1;
+/// The version of all layouts above, and the oldest that can be read.
+pub(crate) const FORMAT: u32 = 2;
+pub(crate) const OLDEST_FORMAT: u32 = 1;
 
 pub(crate) const APPLIED: &[u8] = &[0x00];
 pub(crate) const REGISTRY: &[u8] = &[0x04];
@@ -35,9 +47,11 @@ const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;
 const TIMELINE: u8 = 0x10;
-const RECORD: u8 = 0x11;
-const DUPLICATE: u8 = 0x12;
+const RECORD_1: u8 = 0x11;
+const DUPLICATE_1: u8 = 0x12;
 const CURSOR: u8 = 0x13;
+const RECORD: u8 = 0x20;
+const DUPLICATE: u8 = 0x28;
 
 pub(crate) fn account(user: &str) -> Vec<u8> {
     key(ACCOUNT, &[user.as_bytes()])
@@ -101,18 +115,39 @@ fn kind_byte(kind: Kind) -> u8 {
 }
 
 pub(crate) fn record(number: u64, seq: u64) -> Vec<u8> {
-    key(RECORD, &[&number.to_be_bytes(), &seq.to_be_bytes()])
+    numbered(RECORD, number, &seq.to_be_bytes())
 }
 
 pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
     match key.split_last_chunk::<8>() {
-        Some(([RECORD, number @ ..], seq)) if number.len() == 8 => Ok(u64::from_be_bytes(*seq)),
+        Some(([first @ RECORD..DUPLICATE, number @ ..], seq)) if number.len() == usize::from(first - RECORD) + 1 => {
+            Ok(u64::from_be_bytes(*seq))
+        }
         _ => Err(broken("key of a record")),
     }
 }
 
 pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> Vec<u8> {
-    key(DUPLICATE, &[&number.to_be_bytes(), duplicate])
+    numbered(DUPLICATE, number, duplicate)
+}
+
+/// The key that format 2 has in the place of one of format 1; None if it is the same in both.
+pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
+    let [first @ (RECORD_1 | DUPLICATE_1), rest @ ..] = key else { return None };
+    let (number, rest) = rest.split_first_chunk()?;
+    let now = if *first == RECORD_1 { RECORD } else { DUPLICATE };
+    Some(numbered(now, u64::from_be_bytes(*number), rest))
+}
+
+/// What all keys of format 1 that are no longer written lie between.
+pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
+}
+
+fn numbered(first: u8, number: u64, rest: &[u8]) -> Vec<u8> {
+    let bytes = number.to_be_bytes();
+    let skip = (number.leading_zeros() / 8).min(7) as usize;
+    key(first + (7 - skip) as u8, &[&bytes[skip..], rest])
 }
 
 pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
@@ -231,8 +266,27 @@ mod tests {
 
         #[test]
         fn records_sort_by_timeline_then_position(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
-            prop_assert_eq!(record(a.0, a.1).cmp(&record(b.0, b.1)), a.cmp(&b));
+            for shift in [0, 8, 30, 60] {
+                let (a, b) = ((a.0 >> shift, a.1), (b.0 >> shift, b.1));
+                prop_assert_eq!(record(a.0, a.1).cmp(&record(b.0, b.1)), a.cmp(&b));
+            }
             prop_assert_eq!(lease(a.0).cmp(&lease(b.0)), a.0.cmp(&b.0));
+        }
+
+        #[test]
+        fn keys_of_format_1_become_those_of_format_2(number in any::<u64>(), shift in 0..64u32, seq in any::<u64>()) {
+            let number = number >> shift;
+            let record_1 = key(RECORD_1, &[&number.to_be_bytes(), &seq.to_be_bytes()]);
+            prop_assert_eq!(upgraded(&record_1), Some(record(number, seq)));
+            let duplicate_1 = key(DUPLICATE_1, &[&number.to_be_bytes(), &[7; 16]]);
+            prop_assert_eq!(upgraded(&duplicate_1), Some(duplicate(number, &[7; 16])));
+            for outdated_key in [record_1, duplicate_1] {
+                prop_assert!(outdated().contains(&outdated_key));
+            }
+            for key in [record(number, seq), duplicate(number, &[7; 16]), cursor(number, "d"), NEXT_NUMBER.to_vec()] {
+                prop_assert_eq!(upgraded(&key), None);
+                prop_assert!(!outdated().contains(&key));
+            }
         }
 
         #[test]
@@ -253,8 +307,11 @@ mod tests {
     fn layouts_never_change() {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "al".into() };
         assert_eq!(timeline(&inbox), [0x10, 1, b'a', b'l']);
-        assert_eq!(record(1, 2), [0x11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        assert_eq!(duplicate(1, &[7; 16])[..10], [0x12, 0, 0, 0, 0, 0, 0, 0, 1, 7]);
+        assert_eq!(record(1, 2), [0x20, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(record(0x100, 2), [0x21, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(record(u64::MAX, 2)[..9], [0x27, 255, 255, 255, 255, 255, 255, 255, 255]);
+        assert_eq!(duplicate(1, &[7; 16])[..3], [0x28, 1, 7]);
+        assert_eq!(duplicate(0xff_ffff, &[7; 16]).len(), 20);
         assert_eq!(cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
         assert_eq!(account("al"), [1, b'a', b'l']);
         assert_eq!(session("al", "d"), [2, b'a', b'l', 0, b'd']);

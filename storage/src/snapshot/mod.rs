@@ -4,7 +4,7 @@
 //!
 //! | what | bytes |
 //! | --- | --- |
-//! | magic and format version | `CRLNSNP` and 1 |
+//! | magic and format version | `CRLNSNP` and 2; 1 if the keys are of format 1 (`machine/keys.rs`), which are read, too |
 //! | header | length u32, CRC-32 u32, encoded `carillon.raft.v1.SnapshotHeader` with group and meta |
 //! | blocks | length u32, raw length u32, CRC-32 u32, LZ4 block of about 1 MiB of records |
 //! | a record | length of the key u32, of the value u32, key, value |
@@ -17,7 +17,8 @@ mod writer;
 pub(crate) use dir::SnapshotDir;
 pub(crate) use reader::SnapshotFile;
 
-const MAGIC: &[u8; 8] = b"CRLNSNP\x01";
+const MAGIC: &[u8; 8] = b"CRLNSNP\x02";
+const MAGIC_1: &[u8; 8] = b"CRLNSNP\x01";
 /// Raw bytes after which a block is closed.
 const BLOCK_BYTES: usize = 1 << 20;
 /// A block is not longer than this, unless the file is damaged: the longest record, and the block before it.

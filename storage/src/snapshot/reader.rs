@@ -11,7 +11,7 @@ use std::{
 use carillon_proto::pb::raft::{SnapshotHeader, SnapshotMeta};
 use prost::Message as _;
 
-use super::{MAGIC, MAX_BLOCK_BYTES, damaged};
+use super::{MAGIC, MAGIC_1, MAX_BLOCK_BYTES, damaged};
 use crate::machine::Record;
 
 /// An open snapshot file. It stays readable when a newer one takes its place.
@@ -149,7 +149,7 @@ impl Records {
 fn read_header(reader: &mut impl Read) -> io::Result<(u64, SnapshotMeta)> {
     let mut magic = [0; 8];
     reader.read_exact(&mut magic)?;
-    if &magic != MAGIC {
+    if ![MAGIC, MAGIC_1].contains(&&magic) {
         if magic[..7] == MAGIC[..7] {
             return Err(damaged(&format!("format {} is newer than what this release reads", magic[7])));
         }
