@@ -147,7 +147,8 @@ impl Gateway {
     }
 
     /// Stops in order: accepts no more, sends clients away spread over time once their sends are answered, ends their
-    /// sessions, gives the lease back. Takes no longer than `drain_spread_ms`, `send_deadline_ms` and some seconds.
+    /// sessions, gives the lease back. Takes no longer than `drain_spread_ms`, `send_deadline_ms` and some seconds, and
+    /// only some seconds when no router is left.
     pub async fn drain(&self) {
         self.status.draining();
         let Some(groups) = self.groups.get() else { return };
@@ -158,11 +159,21 @@ impl Gateway {
                 sleep(STEP).await;
             }
         };
-        if timeout(self.send_deadline + LAST_WORDS, gone).await.is_err() {
-            tracing::warn!(left = self.shared.connections.len(), "clients are still connected at the end of the drain");
-        }
-        if timeout(LAST_WORDS, self.shared.links.idle()).await.is_err() {
-            tracing::warn!("routers have not answered all at the end of the drain; sessions end with the lease");
+        let answered = async {
+            if timeout(self.send_deadline + LAST_WORDS, gone).await.is_err() {
+                let left = self.shared.connections.len();
+                tracing::warn!(left, "clients are still connected at the end of the drain");
+            }
+            if timeout(LAST_WORDS, self.shared.links.idle()).await.is_err() {
+                tracing::warn!("routers have not answered all at the end of the drain; sessions end with the lease");
+            }
+        };
+        tokio::select! {
+            () = answered => {}
+            // Everything is being stopped. What has no answer comes again, by the clients.
+            () = self.shared.links.without_routers(LAST_WORDS) => {
+                tracing::warn!(left = self.shared.connections.len(), "no router is left to wait for");
+            }
         }
         groups.lease.stop();
         let (lease, routers) = (*self.lease.borrow(), self.routers.borrow().clone());

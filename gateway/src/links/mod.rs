@@ -48,6 +48,7 @@ pub(crate) enum Event {
 pub(crate) struct Links {
     events: mpsc::Sender<Event>,
     pending: watch::Receiver<usize>,
+    up: watch::Receiver<usize>,
 }
 
 /// What runs behind [`Links`].
@@ -64,6 +65,8 @@ pub(crate) struct LinksTask {
     lease: watch::Sender<Option<u64>>,
     /// How many requests wait, as of the last tick.
     pending: watch::Sender<usize>,
+    /// How many links are open.
+    up: watch::Sender<usize>,
     /// It had a lease, and has neither that nor a link.
     cut_off: watch::Sender<bool>,
     had_lease: bool,
@@ -91,6 +94,7 @@ impl Links {
         let (events, inbox) = mpsc::channel(EVENTS);
         let (addresses, known) = watch::channel(config.seeds.clone());
         let (pending, pending_seen) = watch::channel(0);
+        let (up, up_seen) = watch::channel(0);
         let task = LinksTask {
             inbox,
             events: events.clone(),
@@ -101,6 +105,7 @@ impl Links {
             addresses,
             lease,
             pending,
+            up,
             cut_off: watch::Sender::new(false),
             had_lease: false,
             security,
@@ -108,7 +113,7 @@ impl Links {
             status,
             max_pending: config.max_pending,
         };
-        (Self { events, pending: pending_seen }, task, known)
+        (Self { events, pending: pending_seen, up: up_seen }, task, known)
     }
 
     /// The answer comes to the asker's mailbox, always. Gives the request back if there is no room for it.
@@ -127,6 +132,19 @@ impl Links {
         let mut quiet = 0;
         while quiet < 2 && pending.changed().await.is_ok() {
             quiet = if *pending.borrow_and_update() == 0 { quiet + 1 } else { 0 };
+        }
+    }
+
+    /// Resolves when no link has been open for so long.
+    pub(crate) async fn without_routers(&self, patience: Duration) {
+        let mut up = self.up.clone();
+        loop {
+            // An error: the task has ended, and with it all links.
+            if up.wait_for(|up| *up == 0).await.is_err()
+                || tokio::time::timeout(patience, up.wait_for(|up| *up > 0)).await.is_err()
+            {
+                return;
+            }
         }
     }
 
@@ -280,9 +298,10 @@ impl LinksTask {
     }
 
     fn report(&mut self) {
-        let lease = self.lease.borrow().is_some();
+        let (lease, up) = (self.lease.borrow().is_some(), self.dispatch.links_up());
+        self.up.send_if_modified(|before| std::mem::replace(before, up) != up);
         self.had_lease |= lease;
-        let cut_off = self.had_lease && !lease && self.dispatch.links_up() == 0;
+        let cut_off = self.had_lease && !lease && up == 0;
         self.cut_off.send_if_modified(|before| std::mem::replace(before, cut_off) != cut_off);
         let routers = self.dispatch.ring().routers();
         let missing = if !lease {

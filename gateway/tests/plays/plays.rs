@@ -275,6 +275,17 @@ async fn a_drain_says_bye_closes_the_sessions_and_gives_the_lease_back() {
 }
 
 #[tokio::test]
+async fn a_drain_does_not_wait_for_answers_when_no_router_is_left() {
+    let World { router, gateway, tasks } = world(|config| config.send_deadline_ms = 600_000).await;
+    let mut alice = StreamClient::signed_in(gateway.tcp_address().expect("on"), "alice", "phone").await;
+    router.stop().await;
+    alice.says(send("m1", "bob")).await;
+    in_time(gateway.drain()).await;
+    assert!(tasks.finish(Duration::from_secs(10)).await, "all tasks end");
+    drop(alice);
+}
+
+#[tokio::test]
 async fn all_three_ways_work_over_tls() {
     let folder = tempfile::tempdir().expect("folder");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
