@@ -1,19 +1,25 @@
 //! Whom the client trusts to be the service.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tonic::transport::{Certificate, ClientTlsConfig};
 
-/// Whose signature on the service's certificate counts.
+/// Whose signature on the service's certificate counts. Clones share what a connection can take over from an earlier one:
+/// coming back costs both sides less.
 #[derive(Debug, Clone, Default)]
-pub enum Trust {
-    /// Mozilla's list of public authorities.
+pub struct Trust {
+    authorities: Authorities,
+    rustls: Arc<OnceLock<Arc<ClientConfig>>>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Authorities {
     #[default]
     Public,
-    /// Only these authorities, as PEM.
-    Ca(String),
+    /// As PEM.
+    Own(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +35,30 @@ pub enum TlsError {
 }
 
 impl Trust {
+    /// Mozilla's list of public authorities.
+    pub fn public() -> Self {
+        Self::default()
+    }
+
+    /// Only these authorities.
+    pub fn ca(pem: impl Into<String>) -> Self {
+        Self { authorities: Authorities::Own(pem.into()), ..Self::default() }
+    }
+
     /// For TCP and WebSocket.
     pub(crate) fn rustls(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        if let Some(config) = self.rustls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = self.make()?;
+        Ok(Arc::clone(self.rustls.get_or_init(|| config)))
+    }
+
+    fn make(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let mut roots = RootCertStore::empty();
-        match self {
-            Self::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Self::Ca(pem) => {
+        match &self.authorities {
+            Authorities::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Authorities::Own(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
                     let certificate = certificate.map_err(|error| TlsError::Pem(error.to_string()))?;
                     roots.add(certificate).map_err(TlsError::Certificate)?;
@@ -55,9 +79,9 @@ impl Trust {
     /// For gRPC.
     pub(crate) fn tonic(&self, server_name: &str) -> ClientTlsConfig {
         let config = ClientTlsConfig::new().domain_name(server_name);
-        match self {
-            Self::Public => config.trust_anchors(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Self::Ca(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+        match &self.authorities {
+            Authorities::Public => config.trust_anchors(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Authorities::Own(pem) => config.ca_certificate(Certificate::from_pem(pem)),
         }
     }
 }

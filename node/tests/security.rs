@@ -128,7 +128,7 @@ fn clients_talk_over_tls() {
     for carrier in Carrier::ALL {
         works(&service, |config| {
             config.addresses = vec![service.secure_address(carrier)];
-            config.connect.trust = Trust::Ca(ours.ca.clone());
+            config.connect.trust = Trust::ca(ours.ca.clone());
             config.connect.server_name = Some(NAME.to_owned());
         });
     }

@@ -30,7 +30,7 @@ fn certified() -> (String, ServerConfig) {
 
 fn trusting(gateway: &Gateway, ca: &str, name: &str) -> ClientConfig {
     let mut config = config(&[gateway]);
-    config.connect.trust = Trust::Ca(ca.to_owned());
+    config.connect.trust = Trust::ca(ca.to_owned());
     config.connect.server_name = Some(name.to_owned());
     config
 }

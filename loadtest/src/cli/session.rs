@@ -133,9 +133,9 @@ fn target(common: &Common) -> anyhow::Result<Target> {
     let addresses = common.url.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
     let trust = match &common.ca {
         Some(path) => {
-            Trust::Ca(std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?)
+            Trust::ca(std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?)
         }
-        None => Trust::Public,
+        None => Trust::public(),
     };
     let connect = ConnectOptions { trust, server_name: common.server_name.clone(), ..ConnectOptions::default() };
     Ok(Target { addresses, connect })

@@ -131,7 +131,7 @@ impl Connect {
         let mut settings = ClientConfig::new(urls, user.as_str(), device, credential);
         if let Some(ca) = &self.ca {
             let pem = std::fs::read_to_string(ca).with_context(|| format!("can't read {}", ca.display()))?;
-            settings.connect.trust = Trust::Ca(pem);
+            settings.connect.trust = Trust::ca(pem);
         }
         settings.connect.server_name.clone_from(&self.server_name);
         settings.program = concat!("carillon/", env!("CARGO_PKG_VERSION")).to_owned();

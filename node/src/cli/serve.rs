@@ -57,7 +57,12 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         () = tell_ready(name, &running) => "",
         signal = signals.next() => signal,
         () = end_of_stdin(), if with_stdin => "the end of standard input",
-        why = running.failed() => anyhow::bail!("{why}"),
+        why = running.failed() => {
+            tracing::error!(role = name, why, "ended at once");
+            eprintln!("carillon: {why}");
+            // As if it had been killed: stopping in order would flush the engines to what may be the disk that failed.
+            std::process::exit(1);
+        }
     };
     tracing::info!(role = name, because = why, "stopping");
     let stopped = tokio::select! {
