@@ -1,5 +1,8 @@
 //! The recorder of all metrics, and those about the process itself.
 
+#[cfg(feature = "count-allocations")]
+mod allocations;
+
 use std::{sync::OnceLock, time::Duration};
 
 use carillon_proto::tasks::Tasks;
@@ -42,6 +45,8 @@ pub(crate) fn describe() {
     describe_gauge!(RESIDENT_MEMORY_BYTES, Unit::Bytes, "Memory of the process that is in RAM");
     describe_gauge!(CPU_SECONDS, Unit::Seconds, "Time that the process has computed, user and system");
     describe_gauge!(OPEN_FILES, Unit::Count, "Open file descriptors of the process, sockets included");
+    #[cfg(feature = "count-allocations")]
+    allocations::describe();
 }
 
 /// Keeps histograms small and the process's own gauges fresh.
@@ -55,6 +60,8 @@ pub(crate) fn run(handle: PrometheusHandle, roles: &[Role], tasks: &Tasks) {
     }
     let roles = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join("+");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "roles" => roles).set(1.0);
+    #[cfg(feature = "count-allocations")]
+    allocations::run(tasks);
     tasks.spawn("metrics", async move {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         loop {

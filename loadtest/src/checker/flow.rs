@@ -90,12 +90,13 @@ impl FlowCheck {
             }
             return seen.expects;
         }
-        let (watcher, flow) = (watcher.name.clone(), self.name.clone());
-        self.violations.add(if seen.skipped.remove(counter) {
-            Violation::Reordered { watcher, flow, counter, after: seen.last }
-        } else {
-            Violation::Doubled { watcher, flow, counter }
-        });
+        let (watcher, flow, after) = (watcher.name.clone(), self.name.clone(), seen.last);
+        if !seen.skipped.remove(counter) {
+            self.violations.add(Violation::Doubled { watcher, flow, counter });
+        } else if !state.unknown.contains(counter) {
+            // The sender did not wait for what it gave up: such a message may come behind later ones.
+            self.violations.add(Violation::Reordered { watcher, flow, counter, after });
+        }
         false
     }
 

@@ -129,6 +129,17 @@ fn an_unknown_send_may_be_shown_once_or_never() {
 }
 
 #[test]
+fn a_send_that_was_given_up_may_come_late_but_once() {
+    let setup = setup(0);
+    let given_up = setup.send(Outcome::Unknown);
+    setup.send(Outcome::Accepted);
+    setup.deliver([2, given_up]);
+    assert!(setup.found().is_empty());
+    setup.deliver([given_up]);
+    assert_eq!(setup.found(), ["doubled: bob/d: alice -> bob #1"]);
+}
+
+#[test]
 fn a_send_that_has_not_ended_keeps_the_run_open_and_counts_as_unknown() {
     let setup = setup(0);
     setup.flow.sending();

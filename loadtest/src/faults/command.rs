@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Outcome, RunOptions, Schedule, Step, fault::parse_length, suite::Suite};
+use super::{Outcome, Report, RunOptions, Schedule, Step, fault::parse_length, page::page, suite::Suite};
 use crate::cluster::Layout;
 
 /// Starts a cluster of 3 storage nodes, 2 routers and 2 gateways on this machine, puts a load on it, makes its nodes,
@@ -38,6 +38,13 @@ pub struct FaultsCommand {
     /// Where to write the results as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where to write a page with the table and a chart of each run.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Run nothing: the results are those of such a JSON file. May be given several times; runs of the same fault are put
+    /// together.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["faults", "only", "timeline", "runs"])]
+    from: Vec<PathBuf>,
     /// Each node in a network namespace, also for faults that don't need it.
     #[arg(long)]
     namespaces: bool,
@@ -130,20 +137,27 @@ clock=-3600s all for 8s
 impl FaultsCommand {
     /// An error: nothing was found out.
     pub async fn run(self) -> anyhow::Result<Outcome> {
-        let suite = self.suite()?;
-        let (mut interrupted, mut told) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // What was made on the machine is removed when the future is dropped.
-        let report = tokio::select! {
-            report = suite.run(|line| println!("{line}")) => report,
-            _ = interrupted.recv() => anyhow::bail!("interrupted"),
-            _ = told.recv() => anyhow::bail!("told to end"),
-        };
+        let report = if self.from.is_empty() { self.carry_out().await? } else { read(&self.from)? };
         println!("\n{}", report.table());
         if let Some(path) = &self.json {
             let file = fs::File::create(path).with_context(|| format!("can't write {}", path.display()))?;
             serde_json::to_writer(file, &report).context("can't write the results")?;
         }
+        if let Some(path) = &self.html {
+            fs::write(path, page(&report)).with_context(|| format!("can't write {}", path.display()))?;
+        }
         Ok(report.outcome())
+    }
+
+    async fn carry_out(&self) -> anyhow::Result<Report> {
+        let suite = self.suite()?;
+        let (mut interrupted, mut told) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // What was made on the machine is removed when the future is dropped.
+        tokio::select! {
+            report = suite.run(|line| println!("{line}")) => Ok(report),
+            _ = interrupted.recv() => anyhow::bail!("interrupted"),
+            _ = told.recv() => anyhow::bail!("told to end"),
+        }
     }
 
     fn suite(&self) -> anyhow::Result<Suite> {
@@ -181,6 +195,18 @@ impl FaultsCommand {
     }
 }
 
+fn read(paths: &[PathBuf]) -> anyhow::Result<Report> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        let report: Report = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not what --json of this program writes", path.display()))?;
+        anyhow::ensure!(!report.rows.is_empty(), "{} has no runs", path.display());
+        reports.push(report);
+    }
+    Ok(Report::join(reports))
+}
+
 fn all() -> Vec<Step> {
     // A test reads them.
     ALL.trim().lines().map(|line| line.parse().expect("ALL is valid")).collect()
@@ -190,7 +216,10 @@ fn all() -> Vec<Step> {
 mod tests {
     use clap::Parser as _;
 
-    use super::*;
+    use super::{
+        super::{Row, RunRecord},
+        *,
+    };
 
     #[test]
     fn the_standard_suite_is_valid() {
@@ -201,5 +230,38 @@ mod tests {
     fn a_wrong_fault_is_refused_with_what_would_be_right() {
         let error = FaultsCommand::try_parse_from(["carillon-faults", "--fault", "kill bill"]).expect_err("wrong");
         assert!(error.to_string().contains("\"bill\" is no target: storage-leader"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn files_of_earlier_runs_make_a_page_and_their_worst_outcome() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (good, bad, html) = ["good.json", "bad.json", "page.html"].map(|name| folder.path().join(name)).into();
+        let file = |problems: &[&str]| {
+            let problems = problems.iter().map(|&problem| problem.to_owned()).collect();
+            let run = RunRecord { problems, ..RunRecord::default() };
+            Report { rows: vec![Row { name: "kill router for 3s".to_owned(), runs: vec![run], failed: Vec::new() }] }
+        };
+        for (path, report) in [(&good, file(&[])), (&bad, file(&["router-1 is not ready"]))] {
+            fs::write(path, serde_json::to_vec(&report).expect("json")).expect("written");
+        }
+        let from = |paths: &[&PathBuf]| {
+            let mut arguments = vec!["carillon-faults".to_owned(), "--html".to_owned(), html.display().to_string()];
+            arguments.extend(paths.iter().flat_map(|path| ["--from".to_owned(), path.display().to_string()]));
+            FaultsCommand::try_parse_from(arguments).expect("valid")
+        };
+        assert_eq!(from(&[&good]).run().await.expect("read"), Outcome::Passed);
+        assert_eq!(from(&[&good, &bad]).run().await.expect("read"), Outcome::NotBack);
+        let page = fs::read_to_string(&html).expect("a page");
+        assert!(page.contains("run 2: NOT BACK: router-1 is not ready"), "{page}");
+
+        fs::write(&bad, "{}").expect("written");
+        let error = from(&[&bad]).run().await.expect_err("no report");
+        assert!(error.to_string().contains("bad.json is not what --json"), "{error}");
+    }
+
+    #[test]
+    fn earlier_runs_and_new_ones_at_once_are_refused() {
+        let both = ["carillon-faults", "--from", "a.json", "--fault", "kill router for 3s"];
+        assert!(FaultsCommand::try_parse_from(both).is_err());
     }
 }

@@ -5,6 +5,7 @@ mod fault;
 mod inject;
 mod load;
 mod outage;
+mod page;
 mod probe;
 mod pulse;
 mod report;

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, process::ExitCode, time::Duration};
 use super::{Mark, outage::middle_and_largest};
 
 /// One run. Times are in milliseconds.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunRecord {
     pub began_unix_ms: u64,
     /// When what was done to which nodes.
@@ -35,7 +35,7 @@ pub struct RunRecord {
 }
 
 /// All runs of one schedule.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
     /// The step, or the file of the schedule.
     pub name: String,
@@ -44,7 +44,7 @@ pub struct Row {
     pub failed: Vec<String>,
 }
 
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     pub rows: Vec<Row>,
 }
@@ -91,48 +91,85 @@ impl Report {
         self.rows.iter().map(of_row).max().unwrap_or(Outcome::Passed)
     }
 
-    /// One line for each schedule.
-    pub fn table(&self) -> String {
-        let mut table = "| fault | runs | broken promises | not back | sends away p50 / max | deliveries away p50 / max | \
-                         slowest acceptance | slowest flush beside it | unknown | refused |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-            .to_owned();
-        for Row { name, runs, failed } in &self.rows {
-            let sum = |count: fn(&RunRecord) -> u64| runs.iter().map(count).sum::<u64>();
-            let away = |ms: fn(&RunRecord) -> u64| {
-                let times = runs.iter().map(|run| Duration::from_millis(ms(run)));
-                middle_and_largest(times).map_or_else(
-                    || "-".to_owned(),
-                    |(middle, largest)| format!("{:.2} / {:.2} s", middle.as_secs_f64(), largest.as_secs_f64()),
-                )
-            };
-            let largest = |ms: fn(&RunRecord) -> u64| runs.iter().map(ms).max().unwrap_or(0) as f64 / 1000.0;
-            let (slowest, flush) = (largest(|run| run.slowest_acceptance_ms), largest(|run| run.slowest_probe_ms));
-            let not_carried_out =
-                if failed.is_empty() { String::new() } else { format!(" (+{} failed)", failed.len()) };
-            let _ = writeln!(
-                table,
-                "| {name} | {}{not_carried_out} | {} | {} | {} | {} | {slowest:.2} s | {flush:.2} s | {} | {} |",
-                runs.len(),
-                sum(|run| run.violations.len() as u64),
-                runs.iter().filter(|run| !run.problems.is_empty()).count(),
-                away(|run| run.sends_away_ms),
-                away(|run| run.deliveries_away_ms),
-                sum(|run| run.unknown),
-                sum(|run| run.refused),
-            );
+    /// One report of several; rows of the same name are one, where the first of them was.
+    pub fn join(reports: impl IntoIterator<Item = Self>) -> Self {
+        let mut rows: Vec<Row> = Vec::new();
+        for row in reports.into_iter().flat_map(|report| report.rows) {
+            match rows.iter_mut().find(|known| known.name == row.name) {
+                Some(known) => {
+                    known.runs.extend(row.runs);
+                    known.failed.extend(row.failed);
+                }
+                None => rows.push(row),
+            }
         }
+        Self { rows }
+    }
+
+    /// One line for each schedule, in Markdown.
+    pub fn table(&self) -> String {
+        let mut table = String::new();
+        let mut line = |cells: &[String]| {
+            let _ = writeln!(table, "| {} |", cells.join(" | "));
+        };
+        line(&COLUMNS.map(str::to_owned));
+        line(&COLUMNS.map(|_| "---".to_owned()));
+        self.rows.iter().for_each(|row| line(&row.cells()));
         table
+    }
+}
+
+/// Of the table.
+pub(super) const COLUMNS: [&str; 10] = [
+    "fault",
+    "runs",
+    "broken promises",
+    "not back",
+    "sends away p50 / max",
+    "deliveries away p50 / max",
+    "slowest acceptance",
+    "slowest flush beside it",
+    "unknown",
+    "refused",
+];
+
+impl Row {
+    /// What stands in each of the columns.
+    pub(super) fn cells(&self) -> [String; COLUMNS.len()] {
+        let Self { name, runs, failed } = self;
+        let sum = |count: fn(&RunRecord) -> u64| runs.iter().map(count).sum::<u64>().to_string();
+        let away = |ms: fn(&RunRecord) -> u64| {
+            let times = runs.iter().map(|run| Duration::from_millis(ms(run)));
+            middle_and_largest(times).map_or_else(
+                || "-".to_owned(),
+                |(middle, largest)| format!("{:.2} / {:.2} s", middle.as_secs_f64(), largest.as_secs_f64()),
+            )
+        };
+        let largest =
+            |ms: fn(&RunRecord) -> u64| format!("{:.2} s", runs.iter().map(ms).max().unwrap_or(0) as f64 / 1000.0);
+        let not_carried_out = if failed.is_empty() { String::new() } else { format!(" (+{} failed)", failed.len()) };
+        [
+            name.clone(),
+            format!("{}{not_carried_out}", runs.len()),
+            sum(|run| run.violations.len() as u64),
+            sum(|run| u64::from(!run.problems.is_empty())),
+            away(|run| run.sends_away_ms),
+            away(|run| run.deliveries_away_ms),
+            largest(|run| run.slowest_acceptance_ms),
+            largest(|run| run.slowest_probe_ms),
+            sum(|run| run.unknown),
+            sum(|run| run.refused),
+        ]
     }
 }
 
 impl RunRecord {
     /// One line, and one more for each thing that was not as it should be.
     pub fn lines(&self) -> String {
-        let nodes: Vec<_> = self.marks.first().map(|mark| mark.nodes.clone()).unwrap_or_default();
-        let nodes = if nodes.len() > 3 { format!("{} nodes", nodes.len()) } else { nodes.join(", ") };
         let mut lines = format!(
-            "{nodes}: sends away {} ms, deliveries {} ms, slowest acceptance {} ms, slowest flush beside it {} ms; sent {}, accepted {}, refused {}, \
+            "{}: sends away {} ms, deliveries {} ms, slowest acceptance {} ms, slowest flush beside it {} ms; sent {}, accepted {}, refused {}, \
              unknown {}, delivered {}; {}",
+            self.nodes(),
             self.sends_away_ms,
             self.deliveries_away_ms,
             self.slowest_acceptance_ms,
@@ -144,16 +181,26 @@ impl RunRecord {
             self.delivered,
             if self.violations.is_empty() { "integrity kept" } else { "integrity BROKEN" },
         );
-        for violation in self.violations.iter().take(10) {
-            let _ = write!(lines, "\n    VIOLATION ({} in all): {violation}", self.violations.len());
-        }
-        for problem in &self.problems {
-            let _ = write!(lines, "\n    NOT BACK: {problem}");
-        }
-        for note in &self.notes {
-            let _ = write!(lines, "\n    note: {note}");
+        for finding in self.findings() {
+            let _ = write!(lines, "\n    {finding}");
         }
         lines
+    }
+
+    /// What was not as it should be.
+    pub(super) fn findings(&self) -> Vec<String> {
+        let broken = self.violations.len();
+        let violations = self.violations.iter().take(10).map(|it| format!("VIOLATION ({broken} in all): {it}"));
+        let problems = self.problems.iter().map(|it| format!("NOT BACK: {it}"));
+        violations.chain(problems).chain(self.notes.iter().map(|it| format!("note: {it}"))).collect()
+    }
+
+    /// Those that the first fault hit.
+    pub(super) fn nodes(&self) -> String {
+        match self.marks.first().map_or(&[][..], |mark| &mark.nodes) {
+            many if many.len() > 3 => format!("{} nodes", many.len()),
+            few => few.join(", "),
+        }
     }
 }
 
@@ -186,5 +233,35 @@ mod tests {
         let table = report(vec![run(100), run(3000), run(200)], &[]).table();
         let row = table.lines().nth(2).expect("a row");
         assert_eq!(row, "| kill router | 3 | 0 | 0 | 0.20 / 3.00 s | 0.40 / 6.00 s | 0.00 s | 0.00 s | 3 | 0 |");
+    }
+
+    #[test]
+    fn joining_puts_runs_of_the_same_name_together_in_the_order_of_first_appearance() {
+        let run = |began_unix_ms| RunRecord { began_unix_ms, ..RunRecord::default() };
+        let row = |name: &str, began: &[u64], failed: &[&str]| Row {
+            name: name.into(),
+            runs: began.iter().map(|ms| run(*ms)).collect(),
+            failed: failed.iter().map(|&why| why.to_owned()).collect(),
+        };
+        let first = Report { rows: vec![row("b", &[1, 2], &[]), row("a", &[3], &["f"])] };
+        let second = Report { rows: vec![row("c", &[4], &[]), row("a", &[5], &["g"]), row("b", &[6], &[])] };
+        let joined = Report::join([first, second]);
+        let expected = vec![row("b", &[1, 2, 6], &[]), row("a", &[3, 5], &["f", "g"]), row("c", &[4], &[])];
+        assert_eq!(joined.rows, expected);
+        assert_eq!(joined.outcome(), Outcome::Invalid, "that of the worst of all files");
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let mark = Mark { at_ms: 7, what: "healed".into(), nodes: vec!["router-1".into()] };
+        let run = RunRecord {
+            marks: vec![mark],
+            tenths: vec![(1, 2), (3, 4)],
+            notes: vec!["n".into()],
+            ..RunRecord::default()
+        };
+        let written = report(vec![run], &["f"]);
+        let json = serde_json::to_string(&written).expect("written");
+        assert_eq!(serde_json::from_str::<Report>(&json).expect("read"), written);
     }
 }

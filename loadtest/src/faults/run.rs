@@ -36,7 +36,7 @@ pub struct RunOptions {
 }
 
 /// Something that happened at a time of the run.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mark {
     /// Since the run's begin.
     pub at_ms: u64,
@@ -97,10 +97,13 @@ async fn under_load(
     story.carry_out(schedule, round, tasks).await?;
     story.mark("healed", Vec::new());
     story.all_ready(options.patience).await;
-    if let Err(stands_still) = load.goes_on(PROGRESS, options.patience).await {
-        story.problems.push(format!("{stands_still} {:?} after everything was healed", options.patience));
+    match load.goes_on(PROGRESS, options.patience).await {
+        Ok(()) => story.mark("goes on", Vec::new()),
+        Err(stands_still) => {
+            story.mark("still away", Vec::new());
+            story.problems.push(format!("{stands_still} {:?} after everything was healed", options.patience));
+        }
     }
-    story.mark("goes on", Vec::new());
     // So that a late stumble is seen.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (sends_away, deliveries_away) = pulses.lock().away(from, began.elapsed());

@@ -8,34 +8,42 @@ use super::{
 };
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1500px;padding:0 1rem;color:#222}\
-    h1{font-size:1.4rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;\
-    border-bottom:1px solid #ddd}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(520px,1fr));gap:1rem}\
+    h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}\
+    table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;\
+    border-bottom:1px solid #ddd}.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(520px,1fr));gap:1rem}\
     svg{width:100%;background:#fcfcfc;border:1px solid #e5e5e5}svg text{font:11px system-ui,sans-serif;fill:#444}\
     svg .title{font-size:14px;font-weight:600;fill:#111}svg path{stroke-width:1.6}.grid{stroke:#e3e3e3}\
-    .mark{stroke:#b00;stroke-dasharray:3 3}svg .mark-label{fill:#b00;font-size:10px}pre{background:#f6f6f6;padding:1rem;\
+    .mark{stroke:#b00;stroke-dasharray:3 3}svg .mark-label{fill:#b00;font-size:10px;paint-order:stroke;\
+    stroke:#fcfcfc;stroke-width:3px}pre{background:#f6f6f6;padding:1rem;\
     overflow:auto}";
 
 /// The page of one run.
 pub fn page(report: &Report) -> String {
     let head = format!("{} {}", report.scenario, report.run);
     let body = format!("<pre>{}</pre>", escape(&text(report)));
-    document(&head, &report.note, &body, &charts(&[("", report)]))
+    document(&head, &report.note, &format!("{body}\n{}", grid(&charts(&[("", report)]))))
 }
 
 /// Two runs over each other, under a table that compares them.
 pub fn overlay(a: &Report, b: &Report, table: &str) -> String {
     let head = format!("{} {} and {}", a.scenario, a.run, b.run);
     let note = format!("A: {} B: {}", a.note, b.note);
-    document(&head, &note, &format!("<pre>{}</pre>", escape(table)), &charts(&[("A ", a), ("B ", b)]))
+    let body = format!("<pre>{}</pre>", escape(table));
+    document(&head, &note, &format!("{body}\n{}", grid(&charts(&[("A ", a), ("B ", b)]))))
 }
 
-fn document(head: &str, note: &str, body: &str, charts: &str) -> String {
+/// A whole page; `body` is HTML, the others are text.
+pub(crate) fn document(head: &str, note: &str, body: &str) -> String {
     let (head, note) = (escape(head), escape(note));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{head}</title>\
-         <style>{STYLE}</style></head>\n<body>\n<h1>{head}</h1>\n<p>{note}</p>\n{body}\n\
-         <div class=\"charts\">\n{charts}</div>\n</body>\n</html>\n"
+         <style>{STYLE}</style></head>\n<body>\n<h1>{head}</h1>\n<p>{note}</p>\n{body}\n</body>\n</html>\n"
     )
+}
+
+/// As many charts beside each other as there is room for.
+pub(crate) fn grid(charts: &str) -> String {
+    format!("<div class=\"charts\">\n{charts}</div>")
 }
 
 type Named<'a> = [(&'a str, &'a Report)];

@@ -6,7 +6,7 @@ pub mod html;
 pub mod levels;
 pub mod recorder;
 pub mod sample;
-mod svg;
+pub(crate) mod svg;
 pub mod text;
 
 use std::{collections::BTreeMap, fs, io, path::Path};

@@ -3,25 +3,25 @@
 use std::fmt::Write as _;
 
 /// A chart with one y axis.
-pub(super) struct Chart<'a> {
-    pub(super) title: &'a str,
-    pub(super) x_label: &'a str,
-    pub(super) y_label: &'a str,
-    pub(super) series: Vec<Series>,
+pub(crate) struct Chart<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) x_label: &'a str,
+    pub(crate) y_label: &'a str,
+    pub(crate) series: Vec<Series>,
     /// Vertical lines: where, and what they say.
-    pub(super) marks: Vec<(f64, String)>,
+    pub(crate) marks: Vec<(f64, String)>,
     /// The y axis is logarithmic; values below its lowest are drawn there.
-    pub(super) log_y: bool,
+    pub(crate) log_y: bool,
     /// What the ticks of the x axis say instead of their numbers.
-    pub(super) x_ticks: Option<Vec<(f64, String)>>,
+    pub(crate) x_ticks: Option<Vec<(f64, String)>>,
 }
 
 #[derive(Clone)]
-pub(super) struct Series {
-    pub(super) name: String,
+pub(crate) struct Series {
+    pub(crate) name: String,
     /// x and y, in the order of x; a point without y breaks the line.
-    pub(super) points: Vec<(f64, Option<f64>)>,
-    pub(super) dashed: bool,
+    pub(crate) points: Vec<(f64, Option<f64>)>,
+    pub(crate) dashed: bool,
 }
 
 const WIDTH: f64 = 720.0;
@@ -55,7 +55,7 @@ impl Axes {
 }
 
 impl Chart<'_> {
-    pub(super) fn to_svg(&self) -> String {
+    pub(crate) fn to_svg(&self) -> String {
         let mut svg = String::new();
         // Writing to a string does not fail.
         let _ = self.write(&mut svg);
@@ -67,13 +67,15 @@ impl Chart<'_> {
         writeln!(to, r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg">"#)?;
         writeln!(to, r#"<text x="{LEFT}" y="18" class="title">{}</text>"#, escape(self.title))?;
         self.grid(to, &axes)?;
-        for (x, label) in &self.marks {
-            let x = axes.x(*x);
-            let bottom = HEIGHT - BOTTOM;
+        let marks: Vec<_> = self.marks.iter().map(|(x, label)| (axes.x(*x), label.as_str())).collect();
+        let bottom = HEIGHT - BOTTOM;
+        for (x, _) in &marks {
             writeln!(to, r#"<line x1="{x:.1}" y1="{TOP}" x2="{x:.1}" y2="{bottom}" class="mark"/>"#)?;
+        }
+        for ((_, label), (x, y)) in marks.iter().zip(label_places(&marks)) {
             writeln!(
                 to,
-                r#"<text x="{x:.1}" y="{TOP}" class="mark-label" transform="rotate(90 {x:.1} {TOP})" dy="-3" dx="4">{}</text>"#,
+                r#"<text x="{x:.1}" y="{y:.1}" class="mark-label" transform="rotate(90 {x:.1} {y:.1})" dy="-3" dx="4">{}</text>"#,
                 escape(label)
             )?;
         }
@@ -152,6 +154,29 @@ impl Chart<'_> {
     }
 }
 
+/// Where labels begin, which run downwards: those of close marks below each other, or else on the other side of the line.
+fn label_places(marks: &[(f64, &str)]) -> Vec<(f64, f64)> {
+    const ACROSS: f64 = 11.0;
+    let room = HEIGHT - BOTTOM - TOP;
+    let mut taken: Vec<(f64, f64, f64)> = Vec::new();
+    for (line, label) in marks {
+        let length = (8.0 + 5.5 * label.chars().count() as f64).min(room);
+        let free = [0.0, -14.0, 14.0, -28.0].into_iter().find_map(|beside| {
+            let (x, mut top) = (line + beside, TOP);
+            let over = |top: f64, &(other, from, to): &(f64, f64, f64)| {
+                (other - x).abs() < ACROSS && from < top + length && top < to
+            };
+            while let Some((_, _, to)) = taken.iter().find(|place| over(top, place)) {
+                top = *to;
+            }
+            (top + length <= TOP + room).then_some((x, top))
+        });
+        let (x, top) = free.unwrap_or((*line, TOP));
+        taken.push((x, top, top + length));
+    }
+    taken.into_iter().map(|(x, top, _)| (x, top)).collect()
+}
+
 fn path(points: &[(f64, Option<f64>)], axes: &Axes) -> String {
     let mut path = String::new();
     let mut pen_down = false;
@@ -195,7 +220,7 @@ fn short(value: f64) -> String {
     format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -238,6 +263,16 @@ mod tests {
         let svg = chart(vec![(0.0, Some(1.0)), (1.0, Some(2.0)), (2.0, None), (3.0, Some(1.0))], false);
         let line = svg.lines().find(|line| line.starts_with("<path")).expect("a line");
         assert_eq!((line.matches('M').count(), line.matches('L').count()), (2, 1));
+    }
+
+    #[test]
+    fn labels_of_close_marks_are_below_or_beside_each_other() {
+        let long = "partition storage-leader for 8s begins";
+        let places = label_places(&[(100.0, "ends"), (104.0, "healed"), (300.0, "a"), (500.0, long), (501.0, long)]);
+        assert_eq!((places[0], places[2], places[3]), ((100.0, TOP), (300.0, TOP), (500.0, TOP)));
+        assert_eq!(places[1], (104.0, TOP + 30.0));
+        assert!(places[4].0 < 490.0, "there is no room below: {places:?}");
+        assert_eq!(label_places(&[(100.0, long); 9]).len(), 9, "and where there is none at all they are drawn anyway");
     }
 
     #[test]
