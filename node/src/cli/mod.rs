@@ -81,10 +81,21 @@ pub fn run() -> ExitCode {
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("carillon: {error:#}");
+            eprintln!("carillon: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each once: some errors have their cause in their text.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -156,6 +167,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no room");
+        let shown = anyhow::Error::new(cause()).context("can't write: no room; make some");
+        assert_eq!(told(&shown), "can't write: no room; make some");
+        let hidden = anyhow::Error::new(cause()).context("can't write");
+        assert_eq!(told(&hidden), "can't write: no room");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::{
 
 /// Rounds after which everything is read, not only what is new.
 const WHOLE_EVERY: u64 = 20;
+/// Rounds on one folder, where a round is longer the more there is.
+const LIFE: u64 = 25;
 
 /// A small log, so that it is cut behind snapshots all the time.
 pub(crate) fn forgetful(config: &mut StorageConfig) {
@@ -86,30 +88,40 @@ fn kills_while_opening_lose_nothing() {
 
 #[test]
 fn kills_during_a_snapshot_lose_nothing() {
-    let (folder, runtime, mut moments) = (Folder::new("snapshot"), runtime(), Moments::new());
+    let (runtime, mut moments, mut left) = (runtime(), Moments::new(), rounds(4));
+    // The longer a node has lived, the more there is to write until its next snapshot, and to read in the end.
+    while left > 0 {
+        let rounds = left.min(LIFE);
+        kill_during_snapshots(&runtime, &mut moments, rounds);
+        left -= rounds;
+    }
+}
+
+fn kill_during_snapshots(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
+    let folder = Folder::new("snapshot");
     let mut node = Node::new(folder.0.join("node"), address(3), |config| {
         forgetful(config);
         config.log_keep_entries = 0;
     });
     let snapshots = node.config.data_dir.join("snapshots");
     let mut ledger = Ledger::new(6, moments.next(), 4000);
-    let (mut half_done, mut round, rounds) = (0, 0, rounds(4));
+    let (mut half_done, mut round) = (0, 0);
     while round < rounds || half_done == 0 {
         round += 1;
         assert!(round <= rounds + 20, "no kill struck within the making of a snapshot");
         node.start();
         node.wait_ready();
-        verify(&runtime, &node, &ledger, round);
-        let load = Load::start(&runtime, node.address(), ledger);
+        verify(runtime, &node, &ledger, round);
+        let load = Load::start(runtime, node.address(), ledger);
         // Seen from its first moment on; then the file grows, is synced, takes its name, and the log is cut.
         watch("a snapshot", || names(&snapshots).iter().any(is_temporary));
         thread::sleep(moments.below(Duration::from_millis(10)));
         node.kill();
         half_done += u64::from(names(&snapshots).iter().any(is_temporary));
-        ledger = load.stop(&runtime);
+        ledger = load.stop(runtime);
     }
     println!("{half_done} of {round} kills left a half-made snapshot");
-    finish(&runtime, node, &ledger);
+    finish(runtime, node, &ledger);
 }
 
 #[test]
