@@ -20,7 +20,7 @@ use carillon_proto::{
     limits::{ENTRY_BYTES, ENTRY_COMMANDS},
     pb::store::{CommandBatch, LaneClosed, store_error::Why},
 };
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
 
@@ -43,7 +43,9 @@ pub(super) struct Proposer {
     group: Arc<Group>,
     queue: mpsc::Receiver<Write>,
     waiting: VecDeque<Write>,
-    in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// Lands in the order of the log: of two that are applied together, the later one may be looked at first, and whoever
+    /// asked would have to keep its answer until the earlier one comes.
+    in_flight: FuturesOrdered<BoxFuture<'static, Landed>>,
     /// That of what is in flight.
     era: Option<Era>,
     /// Since when the leader refuses for lack of a majority.
@@ -90,7 +92,7 @@ impl Proposer {
             group,
             queue,
             waiting: VecDeque::new(),
-            in_flight: FuturesUnordered::new(),
+            in_flight: FuturesOrdered::new(),
             era: None,
             refused_since: None,
             #[cfg(feature = "planted-bugs")]
@@ -182,8 +184,9 @@ impl Proposer {
         };
         if accepted.is_ok() {
             let callers = writes.into_iter().map(|write| Caller { lane: write.lane, answer: write.answer }).collect();
-            self.in_flight
-                .push(Box::pin(async move { Landed { callers, result: proposed.outcomes().await, proposed: start } }));
+            self.in_flight.push_back(Box::pin(async move {
+                Landed { callers, result: proposed.outcomes().await, proposed: start }
+            }));
             return Ok(());
         }
         match proposed.outcomes().await {

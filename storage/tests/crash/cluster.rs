@@ -20,10 +20,21 @@ use crate::{
 };
 
 const AWAY: usize = 2;
+/// Rounds on the same folders: the more there is, the longer snapshots take to be made.
+const LIFE: u64 = 10;
 
 #[test]
 fn kills_while_a_snapshot_is_installed_lose_nothing() {
-    let (folder, runtime, mut moments) = (Folder::new("install"), runtime(), Moments::new());
+    let (runtime, mut moments, mut left) = (runtime(), Moments::new(), rounds(1));
+    while left > 0 {
+        let rounds = left.min(LIFE);
+        kill_during_installation(&runtime, &mut moments, rounds);
+        left -= rounds;
+    }
+}
+
+fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
+    let folder = Folder::new("install");
     let addresses: Vec<_> = (0..3).map(|host| address(10 + host)).collect();
     let members: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let mut nodes: Vec<_> = addresses
@@ -43,7 +54,7 @@ fn kills_while_a_snapshot_is_installed_lose_nothing() {
     }
     let snapshots = nodes[AWAY].config.data_dir.join("snapshots");
     let mut ledger = Ledger::new(6, moments.next(), 4000);
-    let (mut half_done, mut round, rounds) = (0, 0, rounds(1));
+    let (mut half_done, mut round) = (0, 0);
     while round < rounds || half_done == 0 {
         round += 1;
         assert!(round <= rounds + 10, "no kill struck while a snapshot came in");
@@ -74,11 +85,11 @@ fn kills_while_a_snapshot_is_installed_lose_nothing() {
         nodes[AWAY].wait_ready();
         runtime.block_on(check(&addresses, &ledger, Extent::Recent));
         if round % 5 == 0 {
-            check_replica(&runtime, &mut nodes, &addresses, &ledger);
+            check_replica(runtime, &mut nodes, &addresses, &ledger);
         }
     }
     println!("{half_done} of {round} kills left a snapshot that had come in by half");
-    check_replica(&runtime, &mut nodes, &addresses, &ledger);
+    check_replica(runtime, &mut nodes, &addresses, &ledger);
     println!("{} writes acknowledged, all there", ledger.acknowledged());
 }
 

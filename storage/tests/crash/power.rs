@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::Runtime;
+
 use crate::{
     Folder, Moments,
     kills::{address, forgetful, runtime, watch},
@@ -20,11 +22,22 @@ use crate::{
 };
 
 const DISK_BYTES: u64 = 512 << 20;
+/// Rounds on one disk, which nothing is ever taken away from.
+const LIFE: u64 = 50;
 
 #[test]
 #[ignore = "needs root, nbdkit with Python, nbdfuse and a mount namespace of its own: run .ci/crash power"]
 fn power_cuts_lose_nothing_acknowledged() {
-    let (folder, runtime, mut moments) = (Folder::new("power"), runtime(), Moments::new());
+    let (runtime, mut moments, mut left) = (runtime(), Moments::new(), rounds(5));
+    while left > 0 {
+        let rounds = left.min(LIFE);
+        cut_power(&runtime, &mut moments, rounds);
+        left -= rounds;
+    }
+}
+
+fn cut_power(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
+    let folder = Folder::new("power");
     let image = folder.0.join("image");
     fs::File::create(&image).and_then(|file| file.set_len(DISK_BYTES)).expect("an image");
     run("mkfs.ext4", &["-q", path(&image)]);
@@ -32,7 +45,6 @@ fn power_cuts_lose_nothing_acknowledged() {
     let mut node = Node::new(mount.join("node"), address(20), forgetful);
     node.log = folder.0.join("node.log");
     let mut ledger = Ledger::new(6, moments.next(), 1500);
-    let rounds = rounds(5);
     for round in 1..=rounds {
         // From a disk that writes nothing unasked to one that has written nearly all.
         let early = [0, 50, 90, 10][round as usize % 4];
@@ -42,11 +54,11 @@ fn power_cuts_lose_nothing_acknowledged() {
         node.wait_ready();
         let extent = if round % 10 == 1 { Extent::Whole } else { Extent::Recent };
         runtime.block_on(check(&[node.address()], &ledger, extent));
-        let load = Load::start(&runtime, node.address(), ledger);
+        let load = Load::start(runtime, node.address(), ledger);
         load.wait_for(100);
         thread::sleep(moments.below(Duration::from_millis(600)));
         disk.cut(&mut node);
-        ledger = load.stop(&runtime);
+        ledger = load.stop(runtime);
     }
     let disk = Disk::up(&folder.0, &mount, 0, 0);
     node.wrapper = another_boot(&folder.0, rounds + 1);
