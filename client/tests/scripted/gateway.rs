@@ -13,6 +13,7 @@ use carillon_proto::{
     tasks::Tasks,
 };
 use prost::Message as _;
+use rustls::HandshakeKind;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
@@ -31,6 +32,8 @@ pub(crate) struct Gateway {
 pub(crate) struct Peer {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
+    /// The client has taken up the TLS session of an earlier connection.
+    pub(crate) resumed: bool,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -49,11 +52,15 @@ impl Gateway {
 
     pub(crate) async fn accept(&self) -> Peer {
         let (stream, _) = within("a connection", self.listener.accept()).await.expect("accepted");
-        let stream: Box<dyn Stream> = match &self.tls {
-            None => Box::new(stream),
-            Some(tls) => Box::new(tls.accept(stream).await.expect("handshake")),
+        let (stream, resumed): (Box<dyn Stream>, _) = match &self.tls {
+            None => (Box::new(stream), false),
+            Some(tls) => {
+                let stream = tls.accept(stream).await.expect("handshake");
+                let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                (Box::new(stream), resumed)
+            }
         };
-        Peer { stream, buffer: BytesMut::new() }
+        Peer { stream, buffer: BytesMut::new(), resumed }
     }
 
     /// Accepts a connection whose handshake fails.

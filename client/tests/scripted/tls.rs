@@ -45,6 +45,19 @@ async fn a_gateway_with_a_certificate_of_the_given_authority_is_trusted() {
 }
 
 #[tokio::test]
+async fn a_connection_takes_up_the_session_of_the_one_before() {
+    let (ca, server) = certified();
+    let gateway = Gateway::start_tls(server).await;
+    let (client, _events) = crate::gateway::open(trusting(&gateway, &ca, "chat.example"));
+    let (first, _) = gateway.accept_signed_in(3).await;
+    assert!(!first.resumed);
+    client.connected(Duration::from_secs(20)).await.expect("signed in");
+    drop(first);
+    let (second, _) = gateway.accept_signed_in(3).await;
+    assert!(second.resumed);
+}
+
+#[tokio::test]
 async fn no_other_certificate_is() {
     let ((ca, server), (other, _)) = (certified(), certified());
     let gateway = Gateway::start_tls(server).await;
