@@ -4,6 +4,8 @@ import contextlib
 import pathlib
 import shutil
 
+from service.process import free_ports, running, until
+
 from . import machine, xmpp
 
 # No more modules than the load takes; nothing is slowed down on purpose.
@@ -32,7 +34,7 @@ def installed():
 
 @contextlib.contextmanager
 def service(folder):
-    [port] = machine.free_ports(1)
+    [port] = free_ports(1)
     (folder / "ejabberd.yml").write_text(CONFIGURATION.format(port=port))
     environment = {
         "ERL_LIBS": str(installed().parent),
@@ -43,8 +45,8 @@ def service(folder):
     }
     # The options of the package's ejabberdctl.
     command = ["erl", "+K", "true", "+P", 250_000, "-noinput", "-mnesia", "dir", f'"{folder}/mnesia"', "-s", "ejabberd"]
-    with machine.running(command, folder, environment=environment) as process:
-        machine.until(lambda: machine.listens(port), "ejabberd", process)
+    with running(command, folder, environment=environment) as process:
+        until(lambda: machine.listens(port), "ejabberd", process)
         yield process, port
 
 

@@ -6,7 +6,8 @@ import re
 import shutil
 import socket
 import subprocess
-import time
+
+from service.process import free_ports, running, until
 
 from . import machine
 from .load import Load
@@ -62,7 +63,7 @@ def version():
 
 @contextlib.contextmanager
 def service(folder, sync):
-    found = machine.free_ports(6)
+    found = free_ports(6)
     ports, routes = found[:3], found[3:]
     with contextlib.ExitStack() as nodes:
         processes = []
@@ -74,10 +75,10 @@ def service(folder, sync):
                 name=home.name, port=port, route=route, routes=json.dumps(known), folder=home, sync=sync
             )
             (home / "nats.conf").write_text(configuration)
-            processes.append(nodes.enter_context(machine.running(["nats-server", "-c", home / "nats.conf"], home)))
+            processes.append(nodes.enter_context(running(["nats-server", "-c", home / "nats.conf"], home)))
         for port, process in zip(ports, processes):
-            machine.until(lambda: machine.listens(port), "nats-server", process)
-        machine.until(lambda: created(ports[0]), "the stream", *processes)
+            until(lambda: machine.listens(port), "nats-server", process)
+        until(lambda: created(ports[0]), "the stream", *processes)
         yield ports, [process.pid for process in processes]
 
 

@@ -4,6 +4,8 @@ import contextlib
 import pathlib
 import shutil
 
+from service.process import free_ports, running, until
+
 from . import machine, xmpp
 
 # No more modules than the load takes. Passwords are plain, as ejabberd's are: sign-in is not compared.
@@ -35,11 +37,11 @@ def version():
 
 @contextlib.contextmanager
 def service(folder):
-    [port] = machine.free_ports(1)
+    [port] = free_ports(1)
     (folder / "data").mkdir()
     (folder / "prosody.cfg.lua").write_text(CONFIGURATION.format(folder=folder, port=port))
-    with machine.running(["prosody", "--config", folder / "prosody.cfg.lua", "-F"], folder) as process:
-        machine.until(lambda: machine.listens(port), "prosody", process)
+    with running(["prosody", "--config", folder / "prosody.cfg.lua", "-F"], folder) as process:
+        until(lambda: machine.listens(port), "prosody", process)
         yield process, port
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from . import service
+from service import carillon
 
 ALLOCATIONS = "carillon_process_allocations_total"
 BYTES = "carillon_process_allocated_bytes_total"
@@ -26,4 +26,4 @@ class Counts:
             raise SystemExit("this program does not count allocations: build it with --features count-allocations")
         self.allocations = {name: of_node[ALLOCATIONS] for name, of_node in metrics.items()}
         self.bytes = {name: of_node[BYTES] for name, of_node in metrics.items()}
-        self.accepted = sum(of_node.get(service.ACCEPTED, 0) for of_node in metrics.values())
+        self.accepted = sum(of_node.get(carillon.ACCEPTED, 0) for of_node in metrics.values())

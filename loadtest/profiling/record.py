@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 import typing
 
-from . import areas, inlined, names, service
+from service.process import running
+
+from . import areas, inlined, names
 
 CUT_OFF = "[stack cut off]"
 UNKNOWN = "[unknown]"
@@ -71,7 +74,7 @@ def missing():
 def samples(program, pids, seconds, frequency, stack_bytes, folder):
     data = folder / "perf.data"
     command = ["perf", "record", "--output", data, "--freq", frequency, "--call-graph", f"dwarf,{stack_bytes}"]
-    with service.running([*command, "--pid", ",".join(map(str, pids))], folder, log="perf.log") as process:
+    with running([*command, "--pid", ",".join(map(str, pids))], folder, stop=signal.SIGINT, log="perf.log") as process:
         end = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)

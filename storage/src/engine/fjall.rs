@@ -121,14 +121,17 @@ impl TimelineShard {
 
     /// Gives what an older version wrote the keys that it has today. An interruption leaves some of each, for next time.
     fn upgrade(&self) -> io::Result<()> {
+        let (mut from, end) = keys::outdated().into_inner();
         let mut count = 0;
         loop {
-            let outdated = self.engine.db.snapshot().range(&self.keyspace, keys::outdated()).take(BULK);
+            let outdated = self.engine.db.snapshot().range(&self.keyspace, from.clone()..=end.clone()).take(BULK);
             let mut batch = self.batch(2 * BULK);
             for record in outdated {
                 let (key, value) = record.into_inner().map_err(to_io)?;
                 let now = keys::upgraded(&key).ok_or_else(|| io::Error::other("a key of format 1 is broken"))?;
                 batch.insert(&self.keyspace, now, value);
+                // What was removed before it is not to be passed again.
+                from = [&*key, &[0]].concat();
                 batch.remove(&self.keyspace, key);
             }
             if batch.is_empty() {

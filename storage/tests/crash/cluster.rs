@@ -7,7 +7,8 @@ use std::{
 };
 
 use carillon_proto::pb::store::store_reply::Result as Outcome;
-use tokio::runtime::Runtime;
+use futures_util::future::join_all;
+use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
     Folder, Moments,
@@ -94,27 +95,42 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
 
 /// Reads everything from the node that was away, as the leader of all shards. It can lead only with what it has.
 fn check_replica(runtime: &Runtime, nodes: &mut [Node], addresses: &[SocketAddr], ledger: &Ledger) {
-    let leads = |ledger: &Ledger| {
-        let reads = (0..ledger.writers.len()).map(|writer| ask_one(addresses[AWAY], ledger.read(writer, 0)));
-        let answers = runtime.block_on(futures_util::future::join_all(reads));
-        answers.iter().all(|answer| matches!(answer, Some(Outcome::TimelineRead(_))))
-    };
+    let third = &addresses[AWAY..];
     // Whoever leads a shard loses it when it is killed; sooner or later all are with the third.
     for turn in 0..60 {
-        nodes[turn % AWAY].kill();
-        for _ in 0..20 {
-            if leads(ledger) {
-                runtime.block_on(check(&addresses[AWAY..], ledger, Extent::Whole));
-                nodes[turn % AWAY].start();
-                nodes[turn % AWAY].wait_ready();
-                return;
+        let other = &mut nodes[turn % AWAY];
+        other.kill();
+        let all_read = runtime.block_on(async {
+            for _ in 0..20 {
+                if leads(third[0], ledger).await {
+                    // It may hand a shard on to the one that is left, as leaders are spread.
+                    return tokio::select! {
+                        () = check(third, ledger, Extent::Whole) => true,
+                        () = no_longer_leads(third[0], ledger) => false,
+                    };
+                }
+                sleep(Duration::from_millis(100)).await;
             }
-            thread::sleep(Duration::from_millis(100));
+            false
+        });
+        other.start();
+        other.wait_ready();
+        if all_read {
+            return;
         }
-        nodes[turn % AWAY].start();
-        nodes[turn % AWAY].wait_ready();
     }
-    panic!("the node that was away never led everything");
+    panic!("the node that was away never led everything for long enough");
+}
+
+async fn leads(node: SocketAddr, ledger: &Ledger) -> bool {
+    let reads = (0..ledger.writers.len()).map(|writer| ask_one(node, ledger.read(writer, 0)));
+    join_all(reads).await.iter().all(|answer| matches!(answer, Some(Outcome::TimelineRead(_))))
+}
+
+async fn no_longer_leads(node: SocketAddr, ledger: &Ledger) {
+    while leads(node, ledger).await {
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// When each timeline shard had its last snapshot. The writers write to all of them.

@@ -1,13 +1,13 @@
-"""The service under test: started in a folder of its own on free ports, asked for its metrics, ended."""
+"""The service under test: one process or a cluster, on free ports of loopback, asked for its metrics."""
 
 import contextlib
 import json
-import signal
-import socket
-import subprocess
-import time
+import pathlib
 import urllib.request
 
+from .process import free_ports, running, until
+
+PROGRAMS = pathlib.Path(__file__).resolve().parents[2] / "target/release"
 LIMITS = ["--set", "gateway.sends_per_second=1000000", "--set", "gateway.send_burst=1000000"]
 ACCEPTED = "carillon_gateway_accepted_total"
 
@@ -18,6 +18,11 @@ class Serving:
     def __init__(self, program, folder, nodes, gateways, secret):
         self.program, self.folder, self.nodes, self.gateways = program, folder, nodes, gateways
         self.secret = folder / secret
+
+    def arguments(self):
+        """What the load generator needs."""
+        urls = [part for address in self.gateways for part in ("--url", f"tcp://{address}")]
+        return [*urls, "--token-secret-file", self.secret, "--server-pid", *(node.pid for node in self.nodes)]
 
 
 class Node:
@@ -40,59 +45,6 @@ class Node:
                 name = series.partition("{")[0]
                 sums[name] = sums.get(name, 0) + float(value)
         return sums
-
-
-@contextlib.contextmanager
-def running(command, folder, log="log"):
-    """A process that writes to `log` in the folder. No Ctrl-C of a terminal reaches it: it is ended here, in order."""
-    path = folder / log
-    with open(path, "ab") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    process.log = path
-    try:
-        yield process
-    finally:
-        end(process)
-
-
-def end(process):
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
-    finally:
-        # Also when a second Ctrl-C came meanwhile.
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def until(condition, what, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        if process.poll() is not None:
-            raise SystemExit(f"{what}: ended with {process.returncode}:\n{process.log.read_text()[-2000:]}")
-        if time.monotonic() > end:
-            raise SystemExit(f"{what}: waited {seconds} s in vain")
-        time.sleep(0.05)
-    return found
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as held:
-        # All are held until the last is chosen, so that none is chosen twice.
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextlib.contextmanager
