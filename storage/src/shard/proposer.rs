@@ -33,6 +33,9 @@ use crate::{
 
 /// Entries in flight. More wait in the queue.
 const IN_FLIGHT: usize = 32;
+/// Entries in flight behind which only a full one is proposed: what comes meanwhile becomes one entry, not many small
+/// ones that each cost a round to the other nodes.
+const IN_FLIGHT_SMALL: usize = 2;
 /// A leader that is new gets its first answer of a majority in this time, or it won't.
 const PATIENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -103,25 +106,29 @@ impl Proposer {
     pub(super) async fn run(mut self) {
         let mut taken = Vec::with_capacity(ENTRY_COMMANDS);
         loop {
-            if self.waiting.len() < ENTRY_COMMANDS {
-                // Every branch is cancel-safe; the last one is there so that what waits is not held up.
-                tokio::select! {
-                    biased;
-                    Some(landed) = self.in_flight.next() => land(landed),
-                    count = self.queue.recv_many(&mut taken, ENTRY_COMMANDS) => {
-                        if count == 0 {
-                            return;
-                        }
-                        self.waiting.extend(taken.drain(..));
+            // Every branch is cancel-safe; the last one is there so that what may be proposed is not held up.
+            tokio::select! {
+                biased;
+                Some(landed) = self.in_flight.next() => land(landed),
+                count = self.queue.recv_many(&mut taken, ENTRY_COMMANDS), if self.waiting.len() < ENTRY_COMMANDS => {
+                    if count == 0 {
+                        return;
                     }
-                    () = std::future::ready(()), if !self.waiting.is_empty() => {}
+                    self.waiting.extend(taken.drain(..));
                 }
+                () = std::future::ready(()), if self.may_propose() => {}
             }
-            if self.in_flight.len() >= IN_FLIGHT {
-                self.land_next().await;
-            } else if !self.waiting.is_empty() {
+            if self.may_propose() {
                 self.propose().await;
             }
+        }
+    }
+
+    fn may_propose(&self) -> bool {
+        match self.in_flight.len() {
+            0..IN_FLIGHT_SMALL => !self.waiting.is_empty(),
+            IN_FLIGHT_SMALL..IN_FLIGHT => fill_an_entry(&self.waiting),
+            IN_FLIGHT.. => false,
         }
     }
 
@@ -233,6 +240,10 @@ impl Proposer {
     }
 }
 
+fn fill_an_entry(waiting: &VecDeque<Write>) -> bool {
+    waiting.len() >= ENTRY_COMMANDS || waiting.iter().map(|write| write.command.len()).sum::<usize>() >= ENTRY_BYTES
+}
+
 /// Takes what fits one entry; what stands in a closed lane is answered.
 fn next_entry(waiting: &mut VecDeque<Write>) -> Vec<Write> {
     let mut bytes = 0;
@@ -309,6 +320,16 @@ mod tests {
         assert_eq!(sizes(&[10; 100]), [64, 36]);
         assert_eq!(sizes(&[ENTRY_BYTES / 2, ENTRY_BYTES / 2, 1]), [2, 1]);
         assert_eq!(sizes(&[ENTRY_BYTES * 2, 1]), [1, 1]);
+    }
+
+    #[test]
+    fn an_entry_is_full_by_commands_or_bytes() {
+        let full = |sizes: &[usize]| fill_an_entry(&sizes.iter().map(|bytes| write(*bytes, None).0).collect());
+        assert!(!full(&[]));
+        assert!(!full(&[10; ENTRY_COMMANDS - 1]));
+        assert!(full(&[10; ENTRY_COMMANDS]));
+        assert!(!full(&[ENTRY_BYTES - 1]));
+        assert!(full(&[ENTRY_BYTES / 2; 2]));
     }
 
     #[test]
