@@ -8,7 +8,11 @@ mod ws;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon_proto::{limits, pb::store::session::Protocol, tasks::Tasks};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpSocket, lookup_host},
+    sync::Semaphore,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
 pub use tls::TlsError;
@@ -19,6 +23,10 @@ use crate::{
     transport::stream::StreamTransport,
 };
 use accept::Accepted;
+
+/// Connections that wait to be accepted; the system has a bound of its own (Linux: net.core.somaxconn). All clients of a
+/// gateway that has ended come at once, and whoever finds no place is tried again by its system a whole second later.
+const BACKLOG: u32 = 16 * 1024;
 
 /// A listener can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +106,23 @@ async fn bind(
         return Ok((None, None));
     }
     let failed = |why| BindError::Listen { key, address: config.listen.clone(), why };
-    let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+    let listener = listen(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((Some(listener), Some(address)))
+}
+
+/// On the first of its addresses that can be had.
+async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut failed = None;
+    for address in lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")))
 }
 
 async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, handshake: Duration, accepted: Accepted) {
