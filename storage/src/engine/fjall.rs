@@ -1,8 +1,10 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
-use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc};
+use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread};
 
-use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot};
+use ::fjall::{
+    AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
+};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
@@ -19,6 +21,11 @@ const BULK: usize = 512;
 const JOURNAL_BYTES: RangeInclusive<u64> = 64 * 1024 * 1024..=256 * 1024 * 1024;
 const MIN_MEMTABLE_BYTES: u64 = 1024 * 1024;
 const MAX_MEMTABLE_BYTES: u64 = 64 * 1024 * 1024;
+/// The engine's own bound, which is never reached.
+const ENGINE_MEMTABLE_BYTES: u64 = 1024 * 1024 * 1024;
+/// With fewer cores the engine has one thread to write tables. When it has more, the first one keeps away from merging, and
+/// turns in a loop as long as the others have some of it to do.
+const CORES_TO_SPARE: usize = 4;
 
 /// All timeline shards of a node.
 pub(crate) struct TimelineStore {
@@ -37,6 +44,8 @@ struct Engine {
 pub(crate) struct TimelineShard {
     engine: Arc<Engine>,
     keyspace: Keyspace,
+    /// Size from which on a table in memory is to be written to disk.
+    memtable_bytes: u64,
     /// Held for writing while everything is replaced.
     whole: Arc<RwLock<()>>,
 }
@@ -56,7 +65,11 @@ impl TimelineStore {
         let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
         let (mark, before) = Mark::open(dir)?;
         let journal_bytes = memtables_bytes.clamp(*JOURNAL_BYTES.start(), *JOURNAL_BYTES.end());
-        let open = || Database::builder(dir).cache_size(cache_bytes).max_journaling_size(journal_bytes).open();
+        let one_thread = thread::available_parallelism().is_ok_and(|cores| cores.get() < CORES_TO_SPARE);
+        let open = || {
+            let database = Database::builder(dir).cache_size(cache_bytes).max_journaling_size(journal_bytes);
+            if one_thread { database.worker_threads(1) } else { database }.open()
+        };
         let db = if before == Before::PowerLost {
             let db = match open() {
                 Err(::fjall::Error::JournalRecovery(error)) => {
@@ -80,9 +93,10 @@ impl TimelineStore {
     }
 
     pub(crate) fn shard(&self, index: u16) -> io::Result<TimelineShard> {
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(self.memtable_bytes);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(ENGINE_MEMTABLE_BYTES);
         let keyspace = self.engine.db.keyspace(&format!("shard-{index}"), options).map_err(to_io)?;
-        let shard = TimelineShard { engine: Arc::clone(&self.engine), keyspace, whole: Arc::default() };
+        let (engine, memtable_bytes) = (Arc::clone(&self.engine), self.memtable_bytes);
+        let shard = TimelineShard { engine, keyspace, memtable_bytes, whole: Arc::default() };
         if shard.applied()?.is_none() && !shard.keyspace.is_empty().map_err(to_io)? {
             // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
             shard.keyspace.clear().map_err(to_io)?;
@@ -116,7 +130,7 @@ impl TimelineShard {
             }
         }
         batch.insert(&self.keyspace, keys::APPLIED, applied);
-        batch.commit().map_err(to_io)
+        self.write(batch)
     }
 
     /// Gives what an older version wrote the keys that it has today. An interruption leaves some of each, for next time.
@@ -138,7 +152,7 @@ impl TimelineShard {
                 break;
             }
             count += batch.len() / 2;
-            batch.commit().map_err(to_io)?;
+            self.write(batch)?;
         }
         if count > 0 {
             tracing::info!(keyspace = &**self.keyspace.name(), count, "timelines have the keys of this version now");
@@ -177,7 +191,7 @@ impl TimelineShard {
                 batch.insert(&self.keyspace, keys::upgraded(&key).unwrap_or(key), value);
             }
             let count = batch.len();
-            batch.commit().map_err(to_io)?;
+            self.write(batch)?;
             if count < BULK {
                 break;
             }
@@ -185,6 +199,17 @@ impl TimelineShard {
         self.sync()?;
         self.keyspace.insert(keys::APPLIED, applied).map_err(to_io)?;
         self.sync()
+    }
+
+    /// Also begins a new table in memory when this one is full. Left to itself, the engine asks its threads for that with
+    /// each write until one of them gets to it; when they are busy for a thousand writes, their queue is full, and they
+    /// may wait for each other to empty it for ever.
+    fn write(&self, batch: OwnedWriteBatch) -> io::Result<()> {
+        batch.commit().map_err(to_io)?;
+        if self.keyspace.tree.active_memtable().size() >= self.memtable_bytes {
+            self.keyspace.rotate_memtable().map_err(to_io)?;
+        }
+        Ok(())
     }
 
     /// Handed to the operating system when committed: what is applied outlives a killed process, not a power failure.
@@ -271,6 +296,28 @@ mod tests {
         writer.join().expect("writer");
         let seen: Vec<_> = [first].into_iter().chain(view.map(|record| record.expect("reads"))).collect();
         assert_eq!(seen, before);
+    }
+
+    #[test]
+    fn a_full_table_in_memory_is_followed_by_an_empty_one_at_once() {
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
+        let store = TimelineStore::open(&dir, 8 << 20, 2 * MIN_MEMTABLE_BYTES, 2).expect("opens");
+        let shards = [store.shard(0).expect("shard"), store.shard(1).expect("shard")];
+        let value = vec![7; 1024];
+        // More writes than the engine's threads have room for requests, while they are busy.
+        let count = 5 * MIN_MEMTABLE_BYTES / value.len() as u64;
+        for number in 0..count {
+            for shard in &shards {
+                let mut changes = Changes::default();
+                changes.put(number.to_be_bytes().to_vec(), value.clone());
+                shard.commit(changes, b"1").expect("commits");
+                assert!(shard.keyspace.tree.active_memtable().size() < MIN_MEMTABLE_BYTES);
+            }
+        }
+        for shard in &shards {
+            assert_eq!(all(shard).len() as u64, count);
+        }
     }
 
     #[test]
