@@ -1,13 +1,12 @@
 //! Was the load generator the limit, rather than the service?
 
 use super::window::Window;
+use crate::report::recorder::LATE_US;
 
 /// Above this part of what its threads can use, the generator has no time to spare.
 const FULL: f64 = 0.85;
 /// Above this part of all cores' time the machine is full.
 const MACHINE_FULL: f64 = 0.95;
-/// A send that goes out so much after its time, although nothing but the generator held it back, is late.
-pub const LATE_US: u64 = 5_000;
 /// So many late sends are the machine's noise.
 const LATE_PART: f64 = 0.01;
 

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
-use crate::{
-    checker::Outcome,
-    measure::{generator::LATE_US, latencies::Latencies},
-};
+use crate::{checker::Outcome, measure::latencies::Latencies};
+
+/// A send that goes out so much after its time, although nothing but the generator held it back, is late.
+pub const LATE_US: u64 = 5_000;
 
 /// Something that happened to the service, for the plots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

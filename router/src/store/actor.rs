@@ -26,8 +26,6 @@ const OPS: usize = 8192;
 const EVENTS: usize = 64;
 /// How late a retry or the end of a deadline may be.
 const TICK: Duration = Duration::from_millis(10);
-/// Streams of one node differ by this, so that nodes count without asking each other.
-pub(super) const STREAM_STEP: StreamId = 1 << 16;
 
 /// Answers to one partition: token and result.
 pub(crate) type Answer = (u64, Result<StoreAnswer, StoreFailure>);

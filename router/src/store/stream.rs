@@ -20,6 +20,8 @@ use crate::backoff;
 /// Requests that wait for the stream. Lanes and reads are bounded, so that it is full only when the node does not read:
 /// what finds it full is taken as refused and tried again.
 const QUEUE: usize = 16_384;
+/// Streams of one node differ by this, so that nodes count without asking each other.
+const STREAM_STEP: StreamId = 1 << 16;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -30,7 +32,7 @@ pub(super) enum Event {
     Down { stream: StreamId },
 }
 
-/// Runs until the receiver of `events` is gone. Stream ids are `first`, `first + step`, ...
+/// Runs until the receiver of `events` is gone. Stream ids are `first`, `first + STREAM_STEP`, ...
 pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::Sender<Event>, first: StreamId) {
     let channel = match security.channel(&address) {
         Ok(channel) => channel,
@@ -73,7 +75,7 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
                 if events.send(Event::Down { stream }).await.is_err() {
                     return;
                 }
-                stream += super::actor::STREAM_STEP;
+                stream += STREAM_STEP;
                 why
             }
         };
