@@ -48,7 +48,7 @@ pub fn commands(bytes: &[u8]) {
 /// A snapshot from another node: as it came, and, because nobody guesses checksums, as the inside of a whole one.
 pub fn snapshot(bytes: &[u8]) {
     let snapshots = &*SNAPSHOTS;
-    let version = 1 + (bytes.first().is_some_and(|first| first & 2 == 0) as u8);
+    let version = 1 + u8::from(bytes.first().is_some_and(|first| first & 2 == 0));
     let mut whole = [b"CRLNSNP".as_slice(), &[version]].concat();
     let meta = SnapshotMeta { last_log_id: Some(LogId { term: 1, node: 1, index: 7 }), ..SnapshotMeta::default() };
     let header = SnapshotHeader { group: 7, meta: Some(meta), ..SnapshotHeader::default() }.encode_to_vec();

@@ -115,14 +115,19 @@ async fn bind(
 async fn listen(address: &str) -> io::Result<TcpListener> {
     let mut failed = None;
     for address in lookup_host(address).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+        match listen_on(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => failed = Some(error),
         }
     }
     Err(failed.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")))
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, handshake: Duration, accepted: Accepted) {
