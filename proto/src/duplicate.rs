@@ -17,9 +17,45 @@ impl DuplicateKey {
             hash.update([part.len() as u8]);
             hash.update(part.as_bytes());
         }
+        Self::cut(hash)
+    }
+
+    /// The key of a message to this recipient whose client has called another message by the same id: SHA-256 over this
+    /// key and the recipient, cut to 16 bytes.
+    pub fn to(self, recipient: &UserId) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(recipient.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
+    fn cut(hash: Sha256) -> Self {
         let digest: [u8; 32] = hash.finalize().into();
         let mut key = [0; 16];
         key.copy_from_slice(&digest[..16]);
         Self(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_never_change() {
+        let id = |id: &str| (UserId::new(id).expect("valid"), DeviceId::new(id).expect("valid"));
+        let ((alice, phone), (bob, _)) = (id("alice"), id("bob"));
+        let key = DuplicateKey::new(&alice, &phone, &ClientId::new("1").expect("valid"));
+        // By sha256sum, of `\x05alice\x05alice\x011` and of the first 16 bytes of that with `bob` behind them.
+        assert_eq!(hex(key), KEY);
+        assert_eq!(hex(key.to(&bob)), KEY_TO_BOB);
+        assert_ne!(key.to(&bob), key.to(&alice));
+    }
+
+    const KEY: &str = "57bc915300902eb4eed5eacc6b7459e2";
+    const KEY_TO_BOB: &str = "0be645a46d0240dfaa1aaa34066d1c43";
+
+    fn hex(key: DuplicateKey) -> String {
+        key.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

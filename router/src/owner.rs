@@ -28,7 +28,7 @@ use crate::{
     metrics,
     reply::{Answer, Failure, ReplySlot, Request},
     send::{Parts, Sending},
-    store::{StoreAnswer, StoreFailure},
+    store::{Place, StoreAnswer, StoreFailure},
     topology::Topology,
 };
 
@@ -48,6 +48,7 @@ pub(crate) enum Effect {
         op: store_request::Op,
         traceparent: String,
         deadline: Instant,
+        place: Place,
     },
     Answer(ReplySlot, Answer),
     Push(LeaseId, Push),
@@ -282,10 +283,16 @@ impl Owner {
     }
 
     fn ask(&mut self, shard: ShardId, op: store_request::Op, traceparent: String, deadline: Instant, asked: Asked) {
+        let token = self.token(asked);
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Own });
+    }
+
+    /// Names what goes on with the answer.
+    fn token(&mut self, asked: Asked) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         self.asked.insert(token, asked);
-        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline });
+        token
     }
 
     fn end(&mut self, slot: ReplySlot, answer: Result<Answer, Failure>) {

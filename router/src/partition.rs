@@ -129,9 +129,9 @@ impl Partition {
         while !self.owner.effects.is_empty() {
             for effect in std::mem::take(&mut self.owner.effects) {
                 match effect {
-                    Effect::Store { token, shard, op, traceparent, deadline } => {
+                    Effect::Store { token, shard, op, traceparent, deadline, place } => {
                         let to = AnswerTo::Partition(self.index, token);
-                        let op = StoreOp { shard, op, traceparent, deadline, tries: 0, to };
+                        let op = StoreOp { shard, op, traceparent, deadline, place, tries: 0, to };
                         if let Err(failure) = self.store.submit(op) {
                             self.owner.answer(token, Err(failure), Instant::now());
                         }

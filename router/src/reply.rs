@@ -93,6 +93,11 @@ pub(crate) enum Failure {
     Forbidden,
     #[error("too many requests wait for this user")]
     Crowded,
+    #[error("the client id was used for another message")]
+    Reused,
+    /// Of a message that may stand in an inbox already: the same frame again finds it there.
+    #[error("it is not known whether it was done: {why}")]
+    Halfway { why: String, retry_after_ms: u32 },
 }
 
 impl Failure {
@@ -111,8 +116,16 @@ impl Failure {
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden => (Code::Forbidden, false, 0),
             Self::Crowded => (Code::Overloaded, true, 200),
+            Self::Reused => (Code::Invalid, false, 0),
+            Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
         };
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
+    }
+
+    /// The same, of something that may have been done: a refusal would say that it was not.
+    pub(crate) fn halfway(self) -> Self {
+        let retry_after_ms = self.to_refusal().retry_after_ms.max(200);
+        Self::Halfway { why: self.to_string(), retry_after_ms }
     }
 }
 

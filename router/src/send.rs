@@ -25,6 +25,8 @@ pub(crate) struct Sending {
     pub(crate) sender: UserId,
     pub(crate) recipient: UserId,
     key: DuplicateKey,
+    /// The client has used its id for a message to somebody else, too: the key in the sender's inbox names the recipient.
+    pub(crate) key_names_recipient: bool,
     /// Of the message that must stand before this one.
     after: Option<DuplicateKey>,
     id: String,
@@ -94,6 +96,7 @@ impl Sending {
             sender,
             recipient,
             key,
+            key_names_recipient: false,
             after,
             id,
             time_ms,
@@ -110,6 +113,11 @@ impl Sending {
 
     pub(crate) fn is_to_oneself(&self) -> bool {
         self.sender == self.recipient
+    }
+
+    pub(crate) fn name_recipient(&mut self) {
+        self.key_names_recipient = true;
+        self.key = self.key.to(&self.recipient);
     }
 
     /// The append to the inbox of `owner`: recipient or sender.
@@ -136,7 +144,7 @@ impl Sending {
             .map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
         let to = first.to.and_then(|to| to.to);
         if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
-            return Err(Failure::Invalid("the client id was used for a message to somebody else"));
+            return Err(Failure::Reused);
         }
         self.id = first.id;
         self.time_ms = first.time_ms;

@@ -248,8 +248,8 @@ impl Router {
     fn perform(&mut self, index: usize, _now: Instant) {
         for effect in std::mem::take(&mut self.partitions[index].owner.effects) {
             match effect {
-                Effect::Store { token, shard, op, deadline, .. } => {
-                    self.store_events.push_back(Event::Op { shard, op, deadline, to: (index, token) });
+                Effect::Store { token, shard, op, deadline, place, .. } => {
+                    self.store_events.push_back(Event::Op { shard, op, deadline, place, to: (index, token) });
                 }
                 Effect::Answer(slot, answer) => slot.answer(answer),
                 Effect::Push(gateway, push) => {

@@ -25,9 +25,22 @@ pub(crate) struct StoreOp<A = AnswerTo> {
     /// Empty if not traced.
     pub(crate) traceparent: String,
     pub(crate) deadline: Instant,
+    pub(crate) place: Place,
     /// How often it was sent; at first 0.
     pub(crate) tries: u32,
     pub(crate) to: A,
+}
+
+/// What a write needs room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// For itself.
+    Own,
+    /// For itself and, in the lane of this shard, for the write that will follow from it: for both or for neither.
+    AndFor(ShardId),
+    /// For nothing: it follows from a write that was carried out, and is never refused because its lane is full. So
+    /// many can be above the bound of a lane as are on their way from the first answer to the second write.
+    Follows,
 }
 
 /// Who waits for the answer.
@@ -78,7 +91,8 @@ impl Store {
 
     pub(crate) async fn call(&self, shard: ShardId, op: Op, deadline: Instant) -> Result<StoreAnswer, StoreFailure> {
         let (to, answer) = oneshot::channel();
-        let op = StoreOp { shard, op, traceparent: String::new(), deadline, tries: 0, to: AnswerTo::Once(to) };
+        let to = AnswerTo::Once(to);
+        let op = StoreOp { shard, op, traceparent: String::new(), deadline, place: Place::Own, tries: 0, to };
         self.submit(op)?;
         answer.await.unwrap_or(Err(StoreFailure::Stopping))
     }

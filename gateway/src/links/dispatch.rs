@@ -113,6 +113,8 @@ struct Pending<C> {
     deadline: Instant,
     /// The router that has it, and the era in which it was sent.
     at: Option<(Arc<str>, u64)>,
+    /// An earlier try may have been carried out: its answer did not come, or was that it is not known.
+    may_be_done: bool,
 }
 
 enum Asker<C> {
@@ -240,7 +242,8 @@ impl<C> Dispatch<C> {
         let lane_key = lane_of(connection, &op);
         let deadline = now + self.deadline;
         let target = self.target(&op);
-        let pending = Pending { connection, asker, lane: lane_key, op, traceparent, deadline, at: None };
+        let pending =
+            Pending { connection, asker, lane: lane_key, op, traceparent, deadline, at: None, may_be_done: false };
         self.pending.insert(id, pending);
         self.deadlines.push_back((deadline, id));
         let lane = self.lanes.entry(lane_key).or_default();
@@ -267,9 +270,9 @@ impl<C> Dispatch<C> {
                 return self.park(reply.id);
             }
             Some(router_reply::Result::Refusal(why)) if self.goes_again(now, reply.id, &why) => {
-                return self.park(reply.id);
+                return self.park_unknown(reply.id);
             }
-            Some(router_reply::Result::Refusal(refusal)) => Err(refusal),
+            Some(router_reply::Result::Refusal(refusal)) => Err(self.of_all_tries(reply.id, refusal)),
             Some(result) => Ok(result),
             None => Err(refusal(Code::Internal, "the router's answer is of an unknown kind", 0)),
         };
@@ -329,7 +332,7 @@ impl<C> Dispatch<C> {
         };
         let lost: Vec<u64> = self.pending.iter().filter_map(lost).collect();
         for id in lost {
-            self.park(id);
+            self.park_unknown(id);
         }
         self.pump_all(now, out);
     }

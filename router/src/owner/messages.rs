@@ -1,13 +1,17 @@
 //! Messages on their way into both inboxes. See docs/architecture.md, steps 2 to 5.
 
-use carillon_proto::pb::{client, link};
+use carillon_proto::{
+    TimelineId,
+    pb::{client, link},
+};
 use tokio::time::Instant;
 
 use super::{Answer, Asked, Delivery, Effect, Owner, Waiter, appended};
 use crate::{
     metrics,
+    reply::Failure,
     send::{Parts, Sending},
-    store::{StoreAnswer, StoreFailure},
+    store::{Place, StoreAnswer, StoreFailure},
 };
 
 impl Owner {
@@ -26,10 +30,25 @@ impl Owner {
     }
 
     pub(super) fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
-        let (shard, op) = sending.append(&sending.recipient, self.topology.shards);
+        let shards = self.topology.shards;
+        let (shard, op) = sending.append(&sending.recipient, shards);
+        // What could not get into the sender's inbox must not get into the recipient's: refused means nothing was done.
+        let place = match sending.is_to_oneself() {
+            true => Place::Own,
+            false => Place::AndFor(shards.timeline_of(&TimelineId::Inbox(sending.sender.clone()))),
+        };
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-        self.ask(shard, op, traceparent, deadline, Asked::FirstAppend(sending));
+        let token = self.token(Asked::FirstAppend(sending));
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place });
+    }
+
+    fn append_second(&mut self, mut sending: Box<Sending>, now: Instant) {
+        let (shard, op) = sending.append(&sending.sender, self.topology.shards);
+        sending.since = now;
+        let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
+        let token = self.token(Asked::SecondAppend(sending));
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Follows });
     }
 
     pub(super) fn first_appended(
@@ -38,7 +57,10 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
-        let Some((mut sending, position)) = self.placed(sending, answer, now) else { return };
+        let (sending, position) = match placed(sending, answer, now) {
+            Ok(placed) => placed,
+            Err((sending, failure)) => return self.refuse(sending.slot, &failure),
+        };
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
             user: sending.recipient.clone(),
@@ -51,10 +73,7 @@ impl Owner {
             let accepted = sending.accepted(position);
             self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
         } else {
-            let (shard, op) = sending.append(&sending.sender, self.topology.shards);
-            sending.since = now;
-            let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-            self.ask(shard, op, traceparent, deadline, Asked::SecondAppend(sending));
+            self.append_second(sending, now);
         }
         // The recipient need not wait for the sender's copy.
         self.deliver(delivery, now);
@@ -66,7 +85,18 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
-        let Some((sending, position)) = self.placed(sending, answer, now) else { return };
+        let (sending, position) = match placed(sending, answer, now) {
+            Ok(placed) => placed,
+            // The recipient has it, so it is a message of its own, whatever else the client has called so.
+            Err((mut sending, Failure::Reused)) if !sending.key_names_recipient => {
+                sending.name_recipient();
+                return self.append_second(sending, now);
+            }
+            Err((sending, failure)) => {
+                tracing::debug!(%failure, "a message stands in one of its two inboxes");
+                return self.refuse(sending.slot, &failure.halfway());
+            }
+        };
         let accepted = sending.accepted(position);
         self.effects.push(Effect::Deliver(Delivery {
             user: sending.sender,
@@ -77,23 +107,21 @@ impl Owner {
         }));
         self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
     }
+}
 
-    /// Where the store has put the envelope. None: it has not, and the send is refused.
-    fn placed(
-        &mut self,
-        mut sending: Box<Sending>,
-        answer: Result<StoreAnswer, StoreFailure>,
-        now: Instant,
-    ) -> Option<(Box<Sending>, client::Position)> {
-        match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
-            Ok(appended) => {
-                metrics::append(now - sending.since);
-                Some((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
-            }
-            Err(failure) => {
-                self.refuse(sending.slot, &failure);
-                None
-            }
+/// The message with the place that the store has given it.
+fn placed(
+    mut sending: Box<Sending>,
+    answer: Result<StoreAnswer, StoreFailure>,
+    now: Instant,
+) -> Result<(Box<Sending>, client::Position), (Box<Sending>, Failure)> {
+    match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
+        Ok(appended) => {
+            metrics::append(now - sending.since);
+            Ok((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
         }
+        // The store has said something that is no answer to an append: it may have been done.
+        Err(failure @ Failure::Store(StoreFailure::Unexpected)) => Err((sending, failure.halfway())),
+        Err(failure) => Err((sending, failure)),
     }
 }

@@ -207,19 +207,51 @@ fn a_message_to_oneself_is_appended_once() {
 }
 
 #[test]
-fn a_client_id_that_was_used_for_somebody_else_is_refused() {
+fn a_client_id_that_was_used_for_somebody_else_is_no_repetition() {
     let mut play = Play::new();
     play.knows("bob", &[]);
     play.knows("carol", &[]);
     let effects = play.request(send("carol", "1"));
     let [Did::Append(_, _, to_carol)] = &effects[..] else { panic!("{effects:?}") };
     let to_carol = to_carol.clone();
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*first, appended(1, &Bytes::new()));
-    let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*second, appended(1, &to_carol));
-    assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
+    for seq in [1, 2] {
+        let effects = play.request(send("bob", "1"));
+        let [Did::Append(first, _, to_bob)] = &effects[..] else { panic!("{effects:?}") };
+        let effects = play.answer(*first, appended(1, &Bytes::new()));
+        let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
+        let effects = play.answer(*second, appended(1, &to_carol));
+        let [Did::Append(third, owner, copy)] = &effects[..] else { panic!("bob has it: {effects:?}") };
+        assert_eq!((owner.as_str(), copy), ("alice", to_bob));
+        let effects = play.answer(*third, appended(seq + 1, &Bytes::new()));
+        assert!(matches!(effects[..], [Did::Deliver(_), Did::Answer(_, Answer::Accepted(_))]), "{effects:?}");
+    }
+}
+
+#[test]
+fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
+    let failures = [
+        StoreFailure::Overloaded { shard: ShardId::REGISTRY, retry_after_ms: 70 },
+        StoreFailure::Expired { shard: ShardId::REGISTRY },
+        StoreFailure::Exists { repeated: false },
+        StoreFailure::NotFound { detail: String::new() },
+        StoreFailure::OutOfOrder { detail: String::new() },
+        StoreFailure::Rejected { detail: String::new() },
+        StoreFailure::Unexpected,
+        StoreFailure::Stopping,
+    ];
+    for failure in failures {
+        let mut play = Play::new();
+        play.knows("bob", &[]);
+        let effects = play.request(send("bob", "1"));
+        let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
+        let effects = play.answer(*first, appended(5, &Bytes::new()));
+        let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
+        play.owner.answer(*second, Err(failure.clone()), play.now);
+        let effects = play.effects();
+        let refusal = refusal(&effects[0]);
+        assert_eq!((refusal.code(), refusal.retry), (client::Code::Unavailable, true), "{failure:?}");
+        assert!(refusal.retry_after_ms > 0, "{failure:?}");
+    }
 }
 
 #[test]

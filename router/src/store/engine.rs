@@ -12,7 +12,7 @@ use carillon_proto::{
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
-use super::{StoreFailure, StoreOp, lane::Lane};
+use super::{Place, StoreFailure, StoreOp, lane::Lane};
 use crate::backoff;
 
 /// Reads of one shard that are under way at once: each answer may be large.
@@ -121,27 +121,53 @@ impl<A> Engine<A> {
             return;
         }
         let id = op.shard;
-        let bound = self.writes_bound;
-        let shard = self.shards.entry(id).or_insert_with(|| Shard::new(bound, StdRng::from_rng(&mut self.random)));
-        let refused = if is_write(&op.op) {
+        if let Some(full) = self.full(&op) {
+            let retry_after_ms = self.shard(full).lane.come_back().as_millis() as u32;
+            self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: full, retry_after_ms })));
+            return;
+        }
+        self.outstanding += 1;
+        if let Place::AndFor(other) = op.place {
+            self.shard(other).lane.keep_place();
+        }
+        let shard = self.shard(id);
+        if is_write(&op.op) {
             let deadline = op.deadline;
-            shard.lane.push(op, deadline, now).err()
-        } else if shard.reads.len() >= READS {
-            Some(op)
+            shard.lane.push(op, deadline, now);
         } else {
             let read = shard.next_read;
             shard.next_read += 1;
             shard.reads.insert(read, Read { op, retry_at: now, attempt: None });
             shard.reads_waiting.push_back(read);
-            None
-        };
-        match refused {
-            Some(op) => {
-                let retry_after_ms = shard.lane.come_back().as_millis() as u32;
-                self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: id, retry_after_ms })));
-            }
-            None => self.outstanding += 1,
         }
+    }
+
+    /// The shard that has no room for it, if one has none.
+    fn full(&mut self, op: &StoreOp<A>) -> Option<ShardId> {
+        let id = op.shard;
+        if !is_write(&op.op) {
+            return (self.shard(id).reads.len() >= READS).then_some(id);
+        }
+        match op.place {
+            Place::Own => (!self.shard(id).lane.has_room(1)).then_some(id),
+            Place::AndFor(other) if other == id => (!self.shard(id).lane.has_room(2)).then_some(id),
+            Place::AndFor(other) => [id, other].into_iter().find(|shard| !self.shard(*shard).lane.has_room(1)),
+            Place::Follows => None,
+        }
+    }
+
+    fn shard(&mut self, id: ShardId) -> &mut Shard<A> {
+        let (bound, random) = (self.writes_bound, &mut self.random);
+        self.shards.entry(id).or_insert_with(|| Shard::new(bound, StdRng::from_rng(random)))
+    }
+
+    /// The answer to an operation, which is nowhere else any more.
+    fn end(&mut self, op: StoreOp<A>, result: Result<StoreAnswer, StoreFailure>) {
+        self.outstanding -= 1;
+        if let Place::AndFor(other) = op.place {
+            self.shard(other).lane.let_place_go();
+        }
+        self.effects.answers.push((op.to, result));
     }
 
     /// Sends what may be sent. Call it after a batch of inputs.
@@ -224,8 +250,7 @@ impl<A> Engine<A> {
                     What::Write { lane, seq } => shard.lane.answered(lane, seq, answer, now),
                     What::Read { read } => {
                         if let Some(read) = shard.end_read(read) {
-                            self.outstanding -= 1;
-                            self.effects.answers.push((read.op.to, Ok(answer)));
+                            self.end(read.op, Ok(answer));
                         }
                     }
                 }
@@ -242,9 +267,8 @@ impl<A> Engine<A> {
                     What::Read { read } => shard.end_read(read).map(|read| read.op),
                 };
                 if let Some(op) = op {
-                    self.outstanding -= 1;
                     let failure = failure_of(rejected, op.tries > 1);
-                    self.effects.answers.push((op.to, Err(failure)));
+                    self.end(op, Err(failure));
                 }
                 self.release(id);
                 return;
@@ -284,12 +308,8 @@ impl<A> Engine<A> {
             if shard.lane.is_idle() && shard.reads.is_empty() {
                 continue;
             }
-            let (outstanding, answers) = (&mut self.outstanding, &mut self.effects.answers);
-            let mut expire = |op: StoreOp<A>| {
-                *outstanding -= 1;
-                answers.push((op.to, Err(StoreFailure::Expired { shard: id })));
-            };
-            shard.lane.expire(now, &mut expire);
+            let mut expired = Vec::new();
+            shard.lane.expire(now, |op| expired.push(op));
             let mut over: Vec<u64> =
                 shard.reads.iter().filter(|(_, read)| read.op.deadline <= now).map(|(number, _)| *number).collect();
             over.sort_unstable();
@@ -298,7 +318,7 @@ impl<A> Engine<A> {
                     if let Some((attempt, _)) = read.attempt {
                         self.attempts.remove(&attempt);
                     }
-                    expire(read.op);
+                    expired.push(read.op);
                 }
             }
             if shard.lane.is_stuck(now) {
@@ -317,6 +337,9 @@ impl<A> Engine<A> {
                 }
             }
             shard.wake_reads(now);
+            for op in expired {
+                self.end(op, Err(StoreFailure::Expired { shard: id }));
+            }
             self.release(id);
             self.reopen(id, now);
         }
@@ -337,10 +360,8 @@ impl<A> Engine<A> {
     }
 
     fn release(&mut self, id: ShardId) {
-        let Some(shard) = self.shards.get_mut(&id) else { return };
-        while let Some((op, answer)) = shard.lane.release() {
-            self.outstanding -= 1;
-            self.effects.answers.push((op.to, Ok(answer)));
+        while let Some((op, answer)) = self.shards.get_mut(&id).and_then(|shard| shard.lane.release()) {
+            self.end(op, Ok(answer));
         }
     }
 }

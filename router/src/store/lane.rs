@@ -28,6 +28,8 @@ pub(super) struct Lane<T, R> {
     /// Sent on this lane and not answered.
     in_flight: usize,
     room: Room,
+    /// Places that are kept for writes that follow from writes in other lanes.
+    kept: usize,
     /// Not later than any deadline in `entries`.
     earliest_deadline: Option<Instant>,
 }
@@ -55,6 +57,7 @@ impl<T, R> Lane<T, R> {
             next: 0,
             in_flight: 0,
             room: Room::new(bound, IN_TIME),
+            kept: 0,
             earliest_deadline: None,
         }
     }
@@ -67,14 +70,24 @@ impl<T, R> Lane<T, R> {
         self.entries.is_empty()
     }
 
-    /// Gives the write back if the lane is full, or has as many as are answered in good time.
-    pub(super) fn push(&mut self, write: T, deadline: Instant, now: Instant) -> Result<(), T> {
-        if self.entries.len() >= self.room.limit() {
-            return Err(write);
-        }
+    /// False if the lane is full, or has as many as are answered in good time: for so many more there is no room.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.entries.len() + self.kept + more <= self.room.limit()
+    }
+
+    /// Keeps a place, until it is let go.
+    pub(super) fn keep_place(&mut self) {
+        self.kept += 1;
+    }
+
+    pub(super) fn let_place_go(&mut self) {
+        self.kept -= 1;
+    }
+
+    /// Whoever calls this has looked for room, or must not be refused.
+    pub(super) fn push(&mut self, write: T, deadline: Instant, now: Instant) {
         self.entries.push_back(Entry::Pending { write, deadline, since: now, sent: None });
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-        Ok(())
     }
 
     pub(super) fn wants_to_send(&self) -> bool {
@@ -111,7 +124,7 @@ impl<T, R> Lane<T, R> {
     /// The store carried it out.
     pub(super) fn answered(&mut self, lane: u64, seq: u64, answer: R, now: Instant) {
         if let Some((write, deadline, since)) = self.take(lane, seq) {
-            self.room.answered(now - since, self.entries.len(), now.into_std());
+            self.room.answered(now - since, self.entries.len() + self.kept, now.into_std());
             let index = (seq - self.base) as usize;
             self.entries[index] = Entry::Answered { write, deadline, answer };
         }

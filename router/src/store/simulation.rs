@@ -6,7 +6,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, StoreOp, engine::Engine};
+use super::{Answer, Place, StoreOp, engine::Engine};
 
 /// Partition and token.
 type To = (usize, u64);
@@ -16,7 +16,7 @@ pub(crate) struct StoreSide {
 }
 
 pub(crate) enum Event {
-    Op { shard: ShardId, op: Op, deadline: Instant, to: To },
+    Op { shard: ShardId, op: Op, deadline: Instant, place: Place, to: To },
     Members(Vec<String>),
     Up { address: String, stream: u64 },
     Down { stream: u64 },
@@ -32,7 +32,9 @@ pub(crate) struct Done {
 }
 
 impl StoreSide {
+    /// Of every other seed, a lane is full with a few writes.
     pub(crate) fn new(writes_bound: usize, seed: u64) -> Self {
+        let writes_bound = if seed % 2 == 0 { writes_bound } else { 2 + (seed as usize / 2) % 6 };
         Self { engine: Engine::new(writes_bound, seed) }
     }
 
@@ -42,8 +44,9 @@ impl StoreSide {
 
     pub(crate) fn take(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Op { shard, op, deadline, to } => {
-                self.engine.submit(StoreOp { shard, op, traceparent: String::new(), deadline, tries: 0, to }, now);
+            Event::Op { shard, op, deadline, place, to } => {
+                let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to };
+                self.engine.submit(op, now);
             }
             Event::Members(members) => self.engine.set_members(members),
             Event::Up { address, stream } => self.engine.stream_up(&address, stream),

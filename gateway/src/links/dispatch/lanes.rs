@@ -79,6 +79,25 @@ impl<C> Dispatch<C> {
         may && (alone || !matches!(pending.op, Op::Send(_)))
     }
 
+    /// That nothing was done this time says nothing of the tries before.
+    pub(super) fn of_all_tries(&self, id: u64, refusal: Refusal) -> Refusal {
+        let pending = self.pending.get(&id);
+        let unknown = pending.is_some_and(|pending| pending.may_be_done && matches!(pending.op, Op::Send(_)));
+        if !unknown || !refusal.retry || refusal.code() == Code::Unavailable {
+            return refusal;
+        }
+        let reason = format!("it is not known whether an earlier try was carried out; now: {}", refusal.reason);
+        Refusal { code: Code::Unavailable.into(), reason, ..refusal }
+    }
+
+    /// Back to wait, and nobody knows whether it was carried out.
+    pub(super) fn park_unknown(&mut self, id: u64) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.may_be_done = true;
+        }
+        self.park(id);
+    }
+
     /// Back to wait for another chance: a new ring, a new link, or the next tick.
     pub(super) fn park(&mut self, id: u64) {
         let Some(pending) = self.pending.get_mut(&id) else { return };

@@ -204,6 +204,26 @@ fn what_a_router_cannot_do_just_now_goes_again_unless_it_was_overtaken() {
 }
 
 #[test]
+fn what_an_earlier_try_may_have_done_is_not_said_to_be_refused() {
+    let mut world = World::with(&["a:1"]);
+    let refused = |code| router_reply::Result::Refusal(refusal(code, "full", 700));
+    for (name, code) in [("m1", Code::Overloaded), ("m2", Code::OutOfOrder)] {
+        let first = sent(&world.send(name))[0].2;
+        assert_eq!(answers(&world.reply("a:1", first, refused(code))), [(name, Err(code))], "nothing was done");
+    }
+    for (name, code) in [("m3", Code::Overloaded), ("m4", Code::OutOfOrder)] {
+        world.send(name);
+        world.input(Input::Down(Arc::from("a:1")));
+        let again = sent(&world.input(Input::Up(Arc::from("a:1"))))[0].2;
+        assert_eq!(answers(&world.reply("a:1", again, refused(code))), [(name, Err(Code::Unavailable))]);
+    }
+    let first = sent(&world.send("m5"))[0].2;
+    assert!(world.reply("a:1", first, refused(Code::Unavailable)).is_empty());
+    let again = sent(&world.wait(PUMP))[0].2;
+    assert_eq!(answers(&world.reply("a:1", again, refused(Code::Overloaded))), [("m5", Err(Code::Unavailable))]);
+}
+
+#[test]
 fn more_than_the_bound_is_refused_at_once() {
     let mut world = World::with(&["a:1"]);
     for _ in 0..100 {

@@ -7,6 +7,7 @@ use carillon_proto::{
 };
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
+const OTHER: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const SOON: Duration = Duration::from_secs(1);
 
 struct Play {
@@ -26,9 +27,22 @@ impl Play {
     }
 
     fn submit(&mut self, name: u32, op: Op) {
+        self.submit_to(SHARD, name, op, Place::Own);
+    }
+
+    fn submit_to(&mut self, shard: ShardId, name: u32, op: Op, place: Place) {
         let deadline = self.now + SOON * 10;
-        let op = StoreOp { shard: SHARD, op, traceparent: String::new(), deadline, tries: 0, to: name };
+        let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to: name };
         self.engine.submit(op, self.now);
+    }
+
+    /// The first of two writes: the other one will go to another shard.
+    fn first(&mut self, shard: ShardId, name: u32, other: ShardId) {
+        self.submit_to(shard, name, Op::Timeline(TimelineCommand::default()), Place::AndFor(other));
+    }
+
+    fn second(&mut self, shard: ShardId, name: u32) {
+        self.submit_to(shard, name, Op::Timeline(TimelineCommand::default()), Place::Follows);
     }
 
     fn write(&mut self, name: u32) {
@@ -226,4 +240,43 @@ fn a_full_stream_delays_and_a_full_shard_refuses() {
     assert_eq!(play.answered(), []);
     play.write(101);
     assert_eq!(play.answered(), [(101, false)]);
+}
+
+#[test]
+fn the_first_of_two_writes_is_refused_when_only_the_second_would_find_its_shard_full() {
+    let mut play = Play::new();
+    (1..=99).for_each(|name| play.write(name));
+    play.first(OTHER, 100, SHARD);
+    assert_eq!(play.answered(), []);
+    play.first(OTHER, 101, SHARD);
+    play.write(102);
+    assert_eq!(play.answered(), [(101, false), (102, false)], "the last place is kept");
+    let sent = play.sent();
+    let first = sent.last().expect("sent").1;
+    assert_eq!(sent.len(), 100);
+    play.says(first, appended());
+    play.second(SHARD, 103);
+    play.second(SHARD, 104);
+    assert_eq!(play.answered(), [(100, true)], "what follows from a write is never refused");
+    assert_eq!(play.sent().len(), 2);
+}
+
+#[test]
+fn a_kept_place_is_let_go_however_the_first_write_ends() {
+    let mut play = Play::new();
+    play.first(OTHER, 1, SHARD);
+    play.first(OTHER, 2, SHARD);
+    play.first(OTHER, 3, SHARD);
+    play.first(SHARD, 4, SHARD);
+    let ids: Vec<u64> = play.sent().iter().map(|sent| sent.1).collect();
+    // Shards are sent to in their order.
+    play.says(ids[0], appended());
+    play.says(ids[1], appended());
+    play.refuses(ids[2], Why::Rejected(Rejected::default()));
+    assert_eq!(play.answered(), [(4, true), (1, true), (2, false)]);
+    play.wait(SOON * 10);
+    assert_eq!(play.answered(), [(3, false)]);
+    for shard in [SHARD, OTHER] {
+        assert!(play.engine.shard(shard).lane.has_room(100) && !play.engine.shard(shard).lane.has_room(101));
+    }
 }
