@@ -34,6 +34,9 @@ pub struct GatewayConfig {
     pub send_burst: u32,
     /// Sends of one connection without an answer.
     pub max_pending_sends: u32,
+    /// Requests for history of one connection: in the long run, and at once.
+    pub fetches_per_second: u32,
+    pub fetch_burst: u32,
     /// Entries in one page of history.
     pub max_page: u32,
     /// Bytes of envelopes after which a page of history, or a read of what was missed, ends.
@@ -91,14 +94,41 @@ pub struct JwtConfig {
     pub audience: Option<String>,
     /// If set, the token must come from it.
     pub issuer: Option<String>,
+    /// If set, the `typ` in the token's header must be it. If not, it may be `JWT`, `at+jwt` or absent.
+    pub typ: Option<String>,
+    /// The claim that names the user.
+    pub user_claim: String,
+    /// How a user id is made of it.
+    pub user_form: UserForm,
     /// Seconds by which clocks may differ.
     pub leeway_s: u64,
 }
 
 impl Default for JwtConfig {
     fn default() -> Self {
-        Self { keys: Vec::new(), audience: None, issuer: None, leeway_s: 30 }
+        Self {
+            keys: Vec::new(),
+            audience: None,
+            issuer: None,
+            typ: None,
+            user_claim: "sub".to_owned(),
+            user_form: UserForm::Exact,
+            leeway_s: 30,
+        }
     }
+}
+
+/// From the text of a claim to a user id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserForm {
+    /// It must be a user id in normal form.
+    Exact,
+    /// Its normal form. Several texts become one user: only for an issuer that never gives two users such texts.
+    Normalise,
+    /// Letters a to z, digits and `._-+` as they are, each other byte as a backslash and two digits. No two texts become
+    /// one user.
+    Escape,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -117,6 +147,12 @@ pub struct JwtKeyConfig {
     /// If set, only tokens with this `kid` are checked with this key.
     #[serde(default)]
     pub kid: Option<String>,
+    /// Tokens that it has signed must come from this issuer; if not set, from `jwt.issuer`.
+    #[serde(default)]
+    pub issuer: Option<String>,
+    /// Put before the user ids of its tokens, with a `!` between. Each issuer needs one of its own; one may have none.
+    #[serde(default)]
+    pub realm: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +161,18 @@ pub enum JwtAlgorithm {
     RS256,
     ES256,
     EdDSA,
+}
+
+impl JwtAlgorithm {
+    /// As `alg` of a token has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+            Self::EdDSA => "EdDSA",
+        }
+    }
 }
 
 /// Never shown.
@@ -170,6 +218,8 @@ impl Default for GatewayConfig {
             sends_per_second: 50,
             send_burst: 200,
             max_pending_sends: 256,
+            fetches_per_second: 20,
+            fetch_burst: 100,
             max_page: 100,
             max_page_bytes: 128 * 1024,
             send_deadline_ms: 10_000,
@@ -218,6 +268,8 @@ impl GatewayConfig {
         within("sends_per_second", self.sends_per_second.into(), 1, 1_000_000)?;
         within("send_burst", self.send_burst.into(), 1, 1_000_000)?;
         within("max_pending_sends", self.max_pending_sends.into(), 1, 65_536)?;
+        within("fetches_per_second", self.fetches_per_second.into(), 1, 1_000_000)?;
+        within("fetch_burst", self.fetch_burst.into(), 1, 1_000_000)?;
         within("max_page", self.max_page.into(), 1, 10_000)?;
         within("max_page_bytes", self.max_page_bytes.into(), 1_024, limits::MAX_NODE_MESSAGE_BYTES as u64 / 2)?;
         within("send_deadline_ms", self.send_deadline_ms, 100, 600_000)?;
@@ -230,9 +282,7 @@ impl GatewayConfig {
         within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;
         within("failed_sign_ins_per_minute", self.failed_sign_ins_per_minute.into(), 1, 1_000_000)?;
         within("jwt.leeway_s", self.jwt.leeway_s, 0, 3_600)?;
-        for key in &self.jwt.keys {
-            key.validate()?;
-        }
+        self.jwt.validate()?;
         if !self.password_sign_in && self.jwt.keys.is_empty() {
             let why = "is false and jwt.keys is empty, but there must be one way to sign in".to_owned();
             return Err(InvalidConfig { key: "password_sign_in", why });
@@ -245,8 +295,43 @@ impl GatewayConfig {
     }
 }
 
+impl JwtConfig {
+    fn validate(&self) -> Result<(), InvalidConfig> {
+        for key in &self.keys {
+            key.validate()?;
+        }
+        if self.user_claim.is_empty() {
+            let why = "is empty but must name a claim, for example sub".to_owned();
+            return Err(InvalidConfig { key: "jwt.user_claim", why });
+        }
+        // "sub" is unique within one issuer only (RFC 7519 section 4.1.2).
+        let issuer = |key: &JwtKeyConfig| key.issuer.clone().or_else(|| self.issuer.clone());
+        for (at, key) in self.keys.iter().enumerate() {
+            let clash = self.keys[..at].iter().find(|other| other.realm == key.realm && issuer(other) != issuer(key));
+            if let Some(other) = clash {
+                let name = |key| issuer(key).unwrap_or_else(|| "no issuer".to_owned());
+                let why = format!(
+                    "has keys of {:?} and {:?} with the same realm, but each issuer must have its own: their users would \
+                     be taken for each other",
+                    name(other),
+                    name(key)
+                );
+                return Err(InvalidConfig { key: "jwt.keys", why });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl JwtKeyConfig {
     fn validate(&self) -> Result<(), InvalidConfig> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        let realm = self.realm.as_deref().unwrap_or("x");
+        if realm.is_empty() || realm.len() > 32 || !realm.bytes().all(plain) {
+            let why =
+                format!("has the realm {realm:?}, but it must be 1 to 32 letters a to z, digits, dots and dashes");
+            return Err(InvalidConfig { key: "jwt.keys", why });
+        }
         let given = (self.secret.is_some(), self.secret_file.is_some(), self.public_key_file.is_some());
         let right = match self.algorithm {
             JwtAlgorithm::HS256 => matches!(given, (true, false, false) | (false, true, false)),
@@ -287,6 +372,34 @@ mod tests {
     }
 
     #[test]
+    fn issuers_share_no_realm() {
+        let key = |issuer: Option<&str>, realm: Option<&str>| JwtKeyConfig {
+            algorithm: JwtAlgorithm::HS256,
+            secret: Some(Secret("x".to_owned())),
+            secret_file: None,
+            public_key_file: None,
+            kid: None,
+            issuer: issuer.map(str::to_owned),
+            realm: realm.map(str::to_owned),
+        };
+        let check = |keys: Vec<JwtKeyConfig>| {
+            let jwt = JwtConfig { keys, ..Default::default() };
+            GatewayConfig { jwt, ..Default::default() }.validate().map_err(|error| error.key)
+        };
+        assert_eq!(check(vec![key(None, None), key(None, None)]), Ok(()));
+        assert_eq!(check(vec![key(Some("a"), None), key(Some("b"), Some("b")), key(Some("b"), Some("b"))]), Ok(()));
+        for wrong in [
+            vec![key(Some("a"), None), key(Some("b"), None)],
+            vec![key(Some("a"), None), key(None, None)],
+            vec![key(Some("a"), Some("x")), key(Some("b"), Some("x"))],
+            vec![key(None, Some("a!b"))],
+            vec![key(None, Some(""))],
+        ] {
+            assert_eq!(check(wrong), Err("jwt.keys"));
+        }
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let key = JwtKeyConfig {
             algorithm: JwtAlgorithm::HS256,
@@ -294,6 +407,8 @@ mod tests {
             secret_file: None,
             public_key_file: None,
             kid: None,
+            issuer: None,
+            realm: None,
         };
         assert!(!format!("{key:?}").contains("hunter2"));
         assert!(!serde_json::to_string(&key).expect("serialises").contains("hunter2"));

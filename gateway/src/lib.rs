@@ -31,7 +31,7 @@ mod throttle;
 mod transport;
 
 pub use config::{
-    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, Secret, TlsConfig,
+    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, Secret, TlsConfig, UserForm,
 };
 pub use gateway::{Gateway, OpenError};
 pub use listener::{BindError, TlsError};

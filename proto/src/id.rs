@@ -1,6 +1,6 @@
 //! Names and ids, validated where they are made.
 
-use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use rand::RngExt as _;
 
@@ -8,31 +8,41 @@ use crate::limits;
 
 /// An id that a client or a file gave is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {given:?} is not valid: {rule}")]
+#[error("{what} {given:?} is not valid: {wrong}")]
 pub struct InvalidId {
     what: &'static str,
     /// At most 40 characters of what was given.
     given: String,
-    rule: &'static str,
+    wrong: Wrong,
+}
+
+/// What is wrong with an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Wrong {
+    #[error("{0}")]
+    Rule(&'static str),
+    /// It would be an id in another form. Never taken for it: two that look alike must not be one.
+    #[error("its normal form is {0:?}")]
+    NotNormal(String),
 }
 
 impl InvalidId {
-    fn new(what: &'static str, given: &str, rule: &'static str) -> Self {
-        Self { what, given: given.chars().take(40).collect(), rule }
+    fn new(what: &'static str, given: &str, wrong: Wrong) -> Self {
+        Self { what, given: given.chars().take(40).collect(), wrong }
     }
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $normalise:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Validates and normalises.
+            /// Validates. One that is not in its normal form is refused, and the error tells that form.
             pub fn new(given: &str) -> Result<Self, InvalidId> {
-                let normalise: fn(&str) -> Result<std::borrow::Cow<'_, str>, &'static str> = $normalise;
-                normalise(given).map(|name| Self(Arc::from(name.as_ref()))).map_err(|rule| InvalidId::new($what, given, rule))
+                let check: fn(&str) -> Result<(), Wrong> = $check;
+                check(given).map(|()| Self(Arc::from(given))).map_err(|wrong| InvalidId::new($what, given, wrong))
             }
 
             pub fn as_str(&self) -> &str {
@@ -69,10 +79,19 @@ macro_rules! name {
 }
 
 name!(
-    /// A user. Normalised like the local part of an XMPP address (nodeprep, RFC 3920 appendix A): lower case, no
-    /// spaces, none of `"&'/:<>@`; 1 to 128 bytes.
+    /// A user, in the normal form of the local part of an XMPP address (Nodeprep, RFC 3920 appendix A, which is a profile
+    /// of stringprep over Unicode 3.2): lower case, no spaces, none of `"&'/:<>@`; 1 to 128 bytes.
     UserId, "user id", owner
 );
+
+impl UserId {
+    /// The user whose normal form this has. Only where somebody has decided that several texts are one user.
+    pub fn normalised(given: &str) -> Result<Self, InvalidId> {
+        let normal = normal(given).map_err(|rule| InvalidId::new("user id", given, Wrong::Rule(rule)))?;
+        Self::new(&normal)
+    }
+}
+
 name!(
     /// A group. The same rule as for users.
     GroupId, "group id", owner
@@ -86,24 +105,34 @@ name!(
     ClientId, "client id", |given| printable(given, limits::MAX_CLIENT_ID_BYTES, "1 to 64 bytes without control characters")
 );
 
-fn owner(given: &str) -> Result<std::borrow::Cow<'_, str>, &'static str> {
+fn owner(given: &str) -> Result<(), Wrong> {
+    let normal = normal(given).map_err(Wrong::Rule)?;
+    if normal == given { Ok(()) } else { Err(Wrong::NotNormal(normal.into_owned())) }
+}
+
+/// The normal form of a user's or group's name.
+fn normal(given: &str) -> Result<Cow<'_, str>, &'static str> {
     const RULE: &str = "1 to 128 bytes in lower case, without spaces and \" & ' / : < > @";
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'+');
-    if given.is_empty() || given.len() > limits::MAX_OWNER_BYTES {
+    let fits = |name: &str| (1..=limits::MAX_OWNER_BYTES).contains(&name.len());
+    // Not much longer than its normal form can be: nobody makes us work for nothing.
+    if given.is_empty() || given.len() > 4 * limits::MAX_OWNER_BYTES {
         return Err(RULE);
     }
     if given.bytes().all(plain) {
-        return Ok(given.into());
+        return if fits(given) { Ok(given.into()) } else { Err(RULE) };
     }
     let name = stringprep::nodeprep(given).map_err(|_| RULE)?;
-    if name.is_empty() || name.len() > limits::MAX_OWNER_BYTES { Err(RULE) } else { Ok(name) }
+    // What is told as a normal form is one.
+    let again = stringprep::nodeprep(&name).map_err(|_| RULE)?;
+    if fits(&name) && again == name { Ok(name) } else { Err(RULE) }
 }
 
-fn printable<'a>(given: &'a str, max: usize, rule: &'static str) -> Result<std::borrow::Cow<'a, str>, &'static str> {
+fn printable(given: &str, max: usize, rule: &'static str) -> Result<(), Wrong> {
     if given.is_empty() || given.len() > max || given.chars().any(char::is_control) {
-        Err(rule)
+        Err(Wrong::Rule(rule))
     } else {
-        Ok(given.into())
+        Ok(())
     }
 }
 
@@ -167,12 +196,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_ids_are_case_folded_and_refused_with_the_rule() {
-        assert_eq!(UserId::new("Alice").expect("valid").as_str(), "alice");
-        assert_eq!(UserId::new("jörg").expect("valid").as_str(), "jörg");
-        for bad in ["", "a b", "a@b", "a/b", "\u{0}", &"x".repeat(129)] {
+    fn user_ids_that_look_alike_are_refused_with_their_normal_form() {
+        for normal in ["alice", "jörg", "a.b_c-d+e", "\\40", "two!alice"] {
+            assert_eq!(UserId::new(normal).expect("valid").as_str(), normal);
+            assert_eq!(UserId::normalised(normal).expect("valid").as_str(), normal);
+        }
+        for (given, normal) in [
+            ("Alice", "alice"),
+            ("Straße", "strasse"),
+            ("ａｌｉｃｅ", "alice"),
+            ("al\u{ad}ice", "alice"),
+            ("al\u{200d}ice", "alice"),
+            ("ﬁ", "fi"),
+            ("jo\u{308}rg", "jörg"),
+        ] {
+            let error = UserId::new(given).expect_err(given).to_string();
+            assert!(error.ends_with(&format!("its normal form is {normal:?}")), "{error}");
+            assert_eq!(UserId::normalised(given).expect(given).as_str(), normal);
+            let error = GroupId::new(given).expect_err(given).to_string();
+            assert!(error.starts_with("group id"), "{error}");
+        }
+        for bad in ["", "a b", "a@b", "a/b", "\u{0}", &"x".repeat(129), &"X".repeat(129), &"ß".repeat(65), "\u{1f600}"]
+        {
             let error = UserId::new(bad).expect_err("refused").to_string();
             assert!(error.contains("1 to 128 bytes"), "{error}");
+            UserId::normalised(bad).expect_err("refused");
+        }
+    }
+
+    #[test]
+    fn devices_and_client_ids_are_what_was_given() {
+        for given in ["Phone", "phone", "ｐｈｏｎｅ", "a b", "x@y", "\u{1f600}"] {
+            assert_eq!(DeviceId::new(given).expect("valid").as_str(), given);
+            assert_eq!(ClientId::new(given).expect("valid").as_str(), given);
         }
     }
 

@@ -26,11 +26,16 @@ proptest! {
     #[test]
     fn what_is_normal_stays_as_it_is(text in text()) {
         if let Ok(user) = UserId::new(&text) {
-            prop_assert_eq!(UserId::new(user.as_str()), Ok(user.clone()));
+            prop_assert_eq!(user.as_str(), text.as_str());
+            prop_assert_eq!(UserId::normalised(&text), Ok(user.clone()));
             prop_assert!((1..=128).contains(&user.as_str().len()));
             prop_assert!(!user.as_str().contains(|c: char| c.is_control() || "\"&'/:<>@ ".contains(c)));
             let group = GroupId::new(&text).expect("the same rule");
             prop_assert_eq!(group.as_str(), user.as_str());
+        }
+        if let Ok(normal) = UserId::normalised(&text) {
+            prop_assert_eq!(UserId::new(normal.as_str()), Ok(normal.clone()));
+            prop_assert_eq!(UserId::new(&text).is_ok(), normal.as_str() == text);
         }
         if let (Ok(device), Ok(client)) = (DeviceId::new(&text), ClientId::new(&text)) {
             prop_assert_eq!((device.as_str(), client.as_str()), (text.as_str(), text.as_str()));

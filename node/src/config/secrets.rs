@@ -94,6 +94,8 @@ impl Secrets {
             secret_file: Some(path),
             public_key_file: None,
             kid: None,
+            issuer: None,
+            realm: None,
         })
     }
 

@@ -1,0 +1,120 @@
+//! Keys that check tokens.
+
+use std::fs;
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    crypto::{rust_crypto, verify},
+};
+
+use super::parts::Parts;
+use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
+
+/// A key in the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenKeyError {
+    #[error("jwt key file {path} can't be read: {why}")]
+    File { path: String, why: std::io::Error },
+    #[error("jwt key {path} is not a PEM public key for {algorithm:?}: {why}")]
+    Key { path: String, algorithm: JwtAlgorithm, why: jsonwebtoken::errors::Error },
+    #[error("jwt secret is {0} bytes but must be at least 32 (RFC 7518 section 3.2)")]
+    ShortSecret(usize),
+    #[error("jwt secret is a PEM file: a public key is no secret")]
+    PublicSecret,
+    #[error("jwt key {path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
+    ShortKey { path: String, bits: usize },
+    #[error("jwt key {path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
+    Curve { path: String },
+}
+
+/// Shortest secret for HS256, in bytes.
+const MIN_SECRET_BYTES: usize = 32;
+/// Shortest modulus for RS256, in bits.
+const MIN_RSA_BITS: usize = 2048;
+/// An uncompressed point of P-256.
+const P256_POINT_BYTES: usize = 65;
+
+pub(super) struct Key {
+    algorithm: JwtAlgorithm,
+    kid: Option<String>,
+    key: DecodingKey,
+    /// Whose key it is: tokens must name it.
+    pub(super) issuer: Option<String>,
+    pub(super) realm: Option<String>,
+}
+
+impl Key {
+    pub(super) fn load(config: &JwtKeyConfig, jwt: &JwtConfig) -> Result<Self, TokenKeyError> {
+        let key = match config.algorithm {
+            JwtAlgorithm::HS256 => secret(config)?,
+            JwtAlgorithm::RS256 => rsa(config)?,
+            JwtAlgorithm::ES256 => {
+                let (path, key) = public(config, DecodingKey::from_ec_pem)?;
+                if key.try_get_as_bytes().is_ok_and(|point| point.len() != P256_POINT_BYTES) {
+                    return Err(TokenKeyError::Curve { path });
+                }
+                key
+            }
+            JwtAlgorithm::EdDSA => public(config, DecodingKey::from_ed_pem)?.1,
+        };
+        let issuer = config.issuer.clone().or_else(|| jwt.issuer.clone());
+        Ok(Self { algorithm: config.algorithm, kid: config.kid.clone(), key, issuer, realm: config.realm.clone() })
+    }
+
+    /// Is it for tokens with this header? The names of algorithms know case, and each key has one algorithm.
+    pub(super) fn fits(&self, algorithm: &str, kid: Option<&str>) -> bool {
+        self.algorithm.name() == algorithm && (self.kid.is_none() || self.kid.as_deref() == kid)
+    }
+
+    pub(super) fn has_signed(&self, parts: &Parts<'_>) -> bool {
+        let algorithm = match self.algorithm {
+            JwtAlgorithm::HS256 => Algorithm::HS256,
+            JwtAlgorithm::RS256 => Algorithm::RS256,
+            JwtAlgorithm::ES256 => Algorithm::ES256,
+            JwtAlgorithm::EdDSA => Algorithm::EdDSA,
+        };
+        verify(parts.signature, parts.signed.as_bytes(), &self.key, algorithm).unwrap_or(false)
+    }
+}
+
+fn secret(config: &JwtKeyConfig) -> Result<DecodingKey, TokenKeyError> {
+    let bytes = match (&config.secret, &config.secret_file) {
+        (Some(secret), _) => secret.0.clone().into_bytes(),
+        (None, Some(path)) => fs::read(path)
+            .map_err(|why| TokenKeyError::File { path: path.display().to_string(), why })?
+            .trim_ascii_end()
+            .to_vec(),
+        (None, None) => Vec::new(),
+    };
+    if bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+        return Err(TokenKeyError::PublicSecret);
+    }
+    if bytes.len() < MIN_SECRET_BYTES {
+        return Err(TokenKeyError::ShortSecret(bytes.len()));
+    }
+    Ok(DecodingKey::from_secret(&bytes))
+}
+
+fn rsa(config: &JwtKeyConfig) -> Result<DecodingKey, TokenKeyError> {
+    let (path, key) = public(config, DecodingKey::from_rsa_pem)?;
+    let wrong = |why| TokenKeyError::Key { path: path.clone(), algorithm: config.algorithm, why };
+    let der = key.try_get_as_bytes().map_err(wrong)?;
+    let components = rust_crypto::DEFAULT_PROVIDER.key_utils.rsa_pub_components_from_public_key;
+    let (modulus, _) = components(der).map_err(wrong)?;
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let bits = modulus.get(zeros).map_or(0, |first| (modulus.len() - zeros) * 8 - first.leading_zeros() as usize);
+    if bits < MIN_RSA_BITS { Err(TokenKeyError::ShortKey { path, bits }) } else { Ok(key) }
+}
+
+fn public(
+    config: &JwtKeyConfig,
+    parse: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>,
+) -> Result<(String, DecodingKey), TokenKeyError> {
+    let path = config.public_key_file.clone().unwrap_or_default();
+    let shown = path.display().to_string();
+    let pem = fs::read(&path).map_err(|why| TokenKeyError::File { path: shown.clone(), why })?;
+    match parse(&pem) {
+        Ok(key) => Ok((shown, key)),
+        Err(why) => Err(TokenKeyError::Key { path: shown, algorithm: config.algorithm, why }),
+    }
+}

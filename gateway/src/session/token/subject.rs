@@ -1,0 +1,120 @@
+//! From a token's claim to a user id, so that two subjects are never one user by accident.
+
+use carillon_proto::UserId;
+use serde_json::Value;
+
+use super::{TokenError, parts::Members};
+use crate::config::{JwtConfig, UserForm};
+
+/// Between a realm and the subject within it. No subject has it while there are realms.
+const REALM_END: char = '!';
+
+/// How users are named by tokens.
+pub(super) struct Subject {
+    claim: String,
+    form: UserForm,
+    has_realms: bool,
+}
+
+impl Subject {
+    pub(super) fn new(config: &JwtConfig) -> Self {
+        let has_realms = config.keys.iter().any(|key| key.realm.is_some());
+        Self { claim: config.user_claim.clone(), form: config.user_form, has_realms }
+    }
+
+    /// `realm`: of the key that signed the token.
+    pub(super) fn user(&self, claims: &Members, realm: Option<&str>) -> Result<UserId, TokenError> {
+        let subject = claims.needed_text(&self.claim)?;
+        // Whoever may write any address into a profile could be anybody.
+        if self.claim == "email" && claims.get("email_verified").is_some_and(|is| *is != Value::Bool(true)) {
+            return Err(self.wrong("the address is not verified (email_verified)".to_owned()));
+        }
+        let escaped;
+        let subject = match self.form {
+            UserForm::Exact | UserForm::Normalise => subject,
+            UserForm::Escape => {
+                escaped = escape(subject);
+                &escaped
+            }
+        };
+        if self.has_realms && subject.contains(REALM_END) {
+            return Err(self.wrong(format!("it has a {REALM_END:?}, which ends a realm's name")));
+        }
+        let whole = match realm {
+            Some(realm) => format!("{realm}{REALM_END}{subject}"),
+            None => subject.to_owned(),
+        };
+        let user = match self.form {
+            UserForm::Normalise => UserId::normalised(&whole),
+            UserForm::Exact | UserForm::Escape => UserId::new(&whole),
+        };
+        user.map_err(|error| self.wrong(error.to_string()))
+    }
+
+    fn wrong(&self, why: String) -> TokenError {
+        TokenError::Subject { claim: self.claim.clone(), why }
+    }
+}
+
+/// Two subjects never have the same form: what stays is plain, and all else is a backslash with two digits for each byte.
+/// Characters that an XMPP address can't have are written as XEP-0106 does it.
+fn escape(subject: &str) -> String {
+    let mut form = String::with_capacity(subject.len() + 8);
+    for byte in subject.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'+' => form.push(byte.into()),
+            _ => {
+                form.push('\\');
+                for digit in [byte >> 4, byte & 15] {
+                    // One of sixteen.
+                    form.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+                }
+            }
+        }
+    }
+    form
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The way back, which only the tests need.
+    fn unescape(form: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let mut rest = form.as_bytes();
+        while let Some((first, more)) = rest.split_first() {
+            if *first == b'\\' {
+                let digits = std::str::from_utf8(more.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &more[2..];
+            } else {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+        String::from_utf8(bytes).ok()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_escaped_is_an_id_and_can_be_read_back(subject in "\\PC{1,30}") {
+            let form = escape(&subject);
+            prop_assert_eq!(unescape(&form), Some(subject));
+            prop_assert!(form.is_ascii() && !form.contains(REALM_END));
+            match UserId::new(&form) {
+                Ok(user) => prop_assert_eq!(user.as_str(), &*form),
+                Err(_) => prop_assert!(form.len() > 128, "{}", form),
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_of_mail_reads_as_in_xmpp() {
+        assert_eq!(escape("alice@example.org"), "alice\\40example.org");
+        assert_eq!(escape("Alice@example.org"), "\\41lice\\40example.org");
+        assert_eq!(escape("a\\40b"), "a\\5c40b");
+        assert_eq!(escape("jörg"), "j\\c3\\b6rg");
+    }
+}
