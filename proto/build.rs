@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
 
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
-    // Canonical JSON for what clients see.
-    pbjson_build::Builder::new().register_descriptors(&encoded)?.build(&[".carillon.client.v1"])?;
+    // Canonical JSON for what clients see. Unknown fields are ignored, as in protobuf: they are of a newer release.
+    pbjson_build::Builder::new()
+        .register_descriptors(&encoded)?
+        .ignore_unknown_fields()
+        .build(&[".carillon.client.v1"])?;
     Ok(())
 }

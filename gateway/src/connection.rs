@@ -60,6 +60,8 @@ struct Connection {
     /// Requests for which there was no room: their answers.
     refused: Vec<Input>,
     over: bool,
+    /// The client has closed its half: there is nothing more to read.
+    half_closed: bool,
     closing: bool,
     /// Bytes read and written that the metrics know.
     counted: (u64, u64),
@@ -81,6 +83,7 @@ impl Connection {
             effects: Vec::new(),
             refused: Vec::new(),
             over: false,
+            half_closed: false,
             closing: false,
             counted: (0, 0),
             stuck: None,
@@ -98,12 +101,17 @@ impl Connection {
                 sleeps_until = wake_at;
             }
             // Above the bound nothing more is read: what a client sends has answers.
-            let read = !self.over;
+            let read = !self.over && !self.half_closed && self.session.reads();
             let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
             tokio::select! {
                 event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
                     Event::Frame(frame) => self.input(Input::Frame(frame), transport),
                     Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
+                    Event::Unreadable(what, reason) => self.input(Input::Unreadable { what, reason }, transport),
+                    Event::HalfClosed => {
+                        self.half_closed = true;
+                        self.input(Input::HalfClosed, transport);
+                    }
                     Event::Flushed => {}
                     Event::Ended => return,
                 },

@@ -52,6 +52,10 @@ pub fn frame(bytes: &[u8]) {
 
 /// One text frame.
 pub fn json(text: &str) {
+    if let (Ok(one), Ok(other)) = (serde_json::from_str::<ClientFrame>(text), codec::decode_json_by_schema(text)) {
+        let shown = |frame: &ClientFrame| serde_json::to_string(frame).expect("encodes");
+        assert_eq!(shown(&one), shown(&other), "{text}");
+    }
     let Ok(frame) = codec::decode_json(text) else { return };
     let again = serde_json::to_string(&frame).expect("encodes");
     let decoded = codec::decode_json(&again).unwrap_or_else(|error| panic!("{error}: {again}"));
@@ -197,6 +201,8 @@ static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
         secret_file: None,
         public_key_file: None,
         kid: None,
+        issuer: None,
+        realm: None,
     };
     let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
     Arc::new(Rules {
@@ -207,6 +213,8 @@ static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
         sends_per_second: 10,
         send_burst: 5,
         max_pending_sends: 3,
+        fetches_per_second: 20,
+        fetch_burst: 100,
         max_page: 100,
         max_page_bytes: 65_536,
         gap_grace: Duration::from_millis(20),

@@ -217,6 +217,8 @@ fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenE
         sends_per_second: config.sends_per_second,
         send_burst: config.send_burst,
         max_pending_sends: config.max_pending_sends,
+        fetches_per_second: config.fetches_per_second,
+        fetch_burst: config.fetch_burst,
         max_page: config.max_page,
         max_page_bytes: config.max_page_bytes,
         gap_grace: Duration::from_millis(config.gap_grace_ms),

@@ -72,6 +72,8 @@ impl Gateway {
             secret_file: None,
             public_key_file: None,
             kid: None,
+            issuer: None,
+            realm: None,
         };
         let rules = Rules {
             heartbeat_ms: settings.heartbeat_ms,
@@ -81,6 +83,8 @@ impl Gateway {
             sends_per_second: 10_000,
             send_burst: 10_000,
             max_pending_sends: settings.max_pending_sends,
+            fetches_per_second: 20,
+            fetch_burst: 100,
             max_page: 8,
             max_page_bytes: 65_536,
             gap_grace: settings.gap_grace,

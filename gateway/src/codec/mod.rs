@@ -1,5 +1,6 @@
 //! Frames as bytes and back.
 
+mod json;
 pub(crate) mod raw;
 pub(crate) mod varint;
 
@@ -7,10 +8,11 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use carillon_proto::pb::client::{
-    ClientFrame, Deliver, Entry, Envelope, Page, Position, ServerFrame, Timeline, server_frame::Body,
+    ClientFrame, Deliver, Entry, Envelope, Page, Position, ServerFrame, Timeline, refused::What, server_frame::Body,
 };
 use prost::Message as _;
 
+pub(crate) use json::Unique;
 pub(crate) use raw::RawPage;
 
 /// A frame of a client can't be read.
@@ -18,8 +20,18 @@ pub(crate) use raw::RawPage;
 pub(crate) enum DecodeError {
     #[error("frame is not protobuf: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    #[error("frame is not protobuf's canonical JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Json(#[from] json::JsonError),
+}
+
+impl DecodeError {
+    /// The send or request that the frame is, if it says so for all that.
+    pub(crate) fn what(&self) -> Option<What> {
+        match self {
+            Self::Json(error) => error.what.clone(),
+            Self::Protobuf(_) => None,
+        }
+    }
 }
 
 /// What a session says to its client. Envelopes stay encoded as they came.
@@ -107,8 +119,11 @@ pub(crate) fn decode(frame: impl Buf) -> Result<ClientFrame, DecodeError> {
 }
 
 pub(crate) fn decode_json(frame: &str) -> Result<ClientFrame, DecodeError> {
-    Ok(serde_json::from_str(frame)?)
+    Ok(json::decode(frame)?)
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use json::decode_by_schema as decode_json_by_schema;
 
 fn append(message: &impl prost::Message, out: &mut BytesMut) {
     out.reserve(message.encoded_len());
@@ -179,6 +194,6 @@ mod tests {
         let frame = decode_json(r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
         let again = serde_json::to_string(&frame.expect("decodes")).expect("encodes");
         assert_eq!(again, r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
-        decode_json(r#"{"sned":{}}"#).expect_err("an unknown field");
+        assert_eq!(decode_json(r#"{"sned":{}}"#).expect("unknown fields are ignored").body, None);
     }
 }

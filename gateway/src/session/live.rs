@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     pb::{
-        client::{self, Code, Direction, Pong, Position, TimelinePosition, Trimmed, refused::What, server_frame},
+        client::{self, Code, Pong, Position, TimelinePosition, Trimmed, server_frame},
         link::{
             Acknowledge, Push, ReadHeads, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply,
             router_request::Op,
@@ -21,18 +21,16 @@ use carillon_proto::{
 use super::{
     Effect, Now, Rules, Tag, Who, acknowledge,
     delivery::{Delivery, Heard},
-    rate::Bucket,
-    sending::{may_use, refused},
+    history::History,
+    pace::Pace,
+    sending::may_use,
     sign_in::Begin,
 };
 use crate::{
-    codec::{Outgoing, RawPage, TimelineWords, raw::RawEntry},
-    links::refusal,
+    codec::{Outgoing, TimelineWords},
     metrics,
 };
 
-/// Fetches of one connection without an answer; more are refused.
-const MAX_FETCHES: u32 = 4;
 /// Pings that wait for the heads together; later ones are answered with what is known.
 const MAX_PINGS: usize = 8;
 /// Before an acknowledgement is sent again that was refused.
@@ -44,15 +42,17 @@ pub(super) struct Live {
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
     pub(super) delivery: Delivery<Bytes>,
-    pub(super) bucket: Bucket,
+    pub(super) pace: Pace,
     pub(super) pending_sends: u32,
+    pub(super) history: History,
     /// Something was heard of another epoch: the heads will tell.
     pub(super) doubt: bool,
-    fetches: u32,
     pings: Vec<u64>,
     asked_heads: bool,
     ack: Acks,
     drain: Option<Duration>,
+    /// The client has said its last word; it waits for answers.
+    finishing: Option<LastWord>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: super::planted::Renumbered,
     _counted: metrics::Held,
@@ -63,6 +63,14 @@ pub(super) struct LiveStart {
     pub(super) timeline: client::Timeline,
     pub(super) expires: Option<Instant>,
     pub(super) begin: Begin,
+}
+
+/// How a client says that nothing more will come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastWord {
+    SignOut,
+    /// It has closed its half of the connection.
+    HalfClosed,
 }
 
 /// The device's acknowledgements: the latest one waits while another is on its way.
@@ -87,14 +95,15 @@ impl Live {
             connection,
             expires,
             delivery: Delivery::new(begin.epoch, begin.from, begin.last, rules.gap_grace, now.instant),
-            bucket: Bucket::new(rules.sends_per_second.into(), rules.send_burst, now.instant),
+            pace: Pace::new(rules.sends_per_second, rules.send_burst, now.instant),
             pending_sends: 0,
+            history: History::default(),
             doubt: false,
-            fetches: 0,
             pings: Vec::new(),
             asked_heads: false,
             ack: Acks { latest: None, sent: None, done: 0, not_before: now.instant },
             drain: None,
+            finishing: None,
             #[cfg(feature = "planted-bugs")]
             planted: super::planted::Renumbered::default(),
             _counted: metrics::Held::session(),
@@ -103,7 +112,7 @@ impl Live {
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let ack = (self.ack.latest.is_some() && self.ack.sent.is_none()).then_some(self.ack.not_before);
-        [self.expires, self.delivery.wake_at(), ack].into_iter().flatten().min()
+        [self.expires, self.delivery.wake_at(), ack, self.pace.wake_at()].into_iter().flatten().min()
     }
 
     pub(super) fn push(&mut self, now: Now, push: &Push, out: &mut Vec<Effect>) {
@@ -199,47 +208,6 @@ impl Live {
         out.push(Effect::Write(Outgoing::Deliver { timeline: Arc::clone(&self.timeline), position, envelope }));
     }
 
-    pub(super) fn fetch(&mut self, rules: &Rules, fetch: client::Fetch, out: &mut Vec<Effect>) {
-        let why = match (may_use(self, fetch.timeline.as_ref()), Direction::try_from(fetch.direction)) {
-            (Err(why), _) => why,
-            (_, Err(_)) => refusal(Code::Invalid, "direction is neither forward nor backward", 0),
-            _ if self.fetches >= MAX_FETCHES => refusal(Code::Overloaded, "too many fetches wait for an answer", 100),
-            (Ok(()), Ok(direction)) => {
-                self.fetches += 1;
-                let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
-                let backward = direction == Direction::Backward;
-                let op = self.read(fetch.from_seq, backward, limit, rules.max_page_bytes);
-                out.push(Effect::Request { tag: Tag::Fetch(fetch.request), op, traceparent: String::new() });
-                return;
-            }
-        };
-        out.push(refused(What::Request(fetch.request), why));
-    }
-
-    fn fetched(&mut self, request: u32, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
-        self.fetches = self.fetches.saturating_sub(1);
-        let read = match result {
-            Ok(Reply::TimelineRead(read)) => read,
-            Ok(_) => {
-                let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
-                return out.push(refused(What::Request(request), why));
-            }
-            Err(why) => return out.push(refused(What::Request(request), why)),
-        };
-        let head = read.head.unwrap_or_default();
-        let entry =
-            |entry: carillon_proto::pb::store::StoredEntry| RawEntry { seq: entry.seq, envelope: entry.envelope };
-        out.push(Effect::Write(Outgoing::Page(RawPage {
-            request,
-            timeline: Some(self.timeline.client.clone()),
-            epoch: head.epoch,
-            entries: read.entries.into_iter().map(entry).collect(),
-            first: head.first.max(1),
-            last: head.last,
-            complete: read.complete,
-        })));
-    }
-
     pub(super) fn ping(&mut self, nonce: u64, out: &mut Vec<Effect>) {
         if self.pings.len() < MAX_PINGS {
             self.pings.push(nonce);
@@ -315,8 +283,24 @@ impl Live {
         self.drain.filter(|_| self.pending_sends == 0)
     }
 
+    /// The first last word counts.
+    pub(super) fn finish(&mut self, word: LastWord) {
+        self.finishing.get_or_insert(word);
+    }
+
+    pub(super) fn is_finishing(&self) -> bool {
+        self.finishing.is_some()
+    }
+
+    /// The client has said its last word, and has all its answers.
+    pub(super) fn finished(&self) -> Option<LastWord> {
+        let answered = self.pending_sends == 0 && self.history.waiting == 0 && self.pings.is_empty();
+        self.finishing.filter(|_| answered)
+    }
+
     /// Whatever is possible now.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
+        self.pace.sweep(now.instant);
         while let Some((seq, envelope)) = self.delivery.take_early(now.instant) {
             metrics::delivered_from_push();
             self.deliver(seq, envelope, out);
@@ -344,7 +328,7 @@ impl Live {
         self.planted.drop_push(out);
     }
 
-    fn read(&self, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
+    pub(super) fn read(&self, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
         Op::Read(ReadTimeline {
             user: self.who.user.as_str().to_owned(),
             timeline: Some(self.timeline.client.clone()),

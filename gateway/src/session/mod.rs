@@ -3,7 +3,9 @@
 
 pub(crate) mod content;
 mod delivery;
+mod history;
 mod live;
+mod pace;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 pub(crate) mod rate;
@@ -23,7 +25,7 @@ use std::{
 use carillon_proto::{
     DeviceId, UserId,
     pb::{
-        client::{Bye, ClientFrame, Code, Position, client_frame::Body, server_frame},
+        client::{Bye, ClientFrame, Code, Position, client_frame::Body, refused::What, server_frame},
         link::{Acknowledge, CloseSession, Push, TimelineHead, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
@@ -33,7 +35,7 @@ pub use token::TokenKeyError;
 pub(crate) use token::TokenKeys;
 
 use crate::{codec::Outgoing, links::Answered, metrics, throttle::Throttle};
-use live::Live;
+use live::{LastWord, Live};
 use sending::Sent;
 use sign_in::SignIn;
 
@@ -46,6 +48,8 @@ pub(crate) struct Rules {
     pub(crate) sends_per_second: u32,
     pub(crate) send_burst: u32,
     pub(crate) max_pending_sends: u32,
+    pub(crate) fetches_per_second: u32,
+    pub(crate) fetch_burst: u32,
     pub(crate) max_page: u32,
     pub(crate) max_page_bytes: u32,
     pub(crate) gap_grace: Duration,
@@ -72,6 +76,13 @@ pub(crate) enum Input {
         code: Code,
         reason: String,
     },
+    /// A frame that can't be read, but says which send or request it is.
+    Unreadable {
+        what: What,
+        reason: String,
+    },
+    /// The client has closed its half of the connection.
+    HalfClosed,
     Answer(Tag, Answered),
     Push(Arc<Push>),
     /// A push of this position was lost.
@@ -166,6 +177,8 @@ impl Session {
             _ if matches!(self.state, State::Ended) => {}
             Input::Frame(frame) => self.frame(now, frame, out),
             Input::Malformed { code, reason } => self.bye(code, &reason, None, out),
+            Input::Unreadable { what, reason } => self.unreadable(now, what, &reason, out),
+            Input::HalfClosed => self.half_closed(out),
             Input::Answer(tag, answered) => self.answer(now, tag, answered, out),
             Input::Push(push) => self.push(now, &push, out),
             Input::Behind(position) => self.behind(now, position),
@@ -196,6 +209,14 @@ impl Session {
         }
     }
 
+    /// Is a frame of use now? While an answer to the sign-in is on its way, what the client has sent ahead waits.
+    pub(crate) fn reads(&self) -> bool {
+        match &self.state {
+            State::SigningIn(at) => at.awaits_client(),
+            State::Live(_) | State::SigningOut { .. } | State::Ended => true,
+        }
+    }
+
     /// The connection is over: what is left to be said to the routers. None of it has an answer that matters.
     pub(crate) fn leave(&mut self) -> Vec<Op> {
         match std::mem::replace(&mut self.state, State::Ended) {
@@ -213,6 +234,8 @@ impl Session {
             (State::SigningIn(_), Some(Body::SignIn(frame))) => self.sign_in(now, frame, out),
             (State::SigningIn(_), Some(Body::ScramFinal(frame))) => self.scram_final(now, &frame.message, out),
             (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
+            // It has signed out.
+            (State::Live(live), _) if live.is_finishing() => {}
             (State::Live(_), Some(Body::SignIn(_) | Body::ScramFinal(_))) => {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);
             }
@@ -221,14 +244,35 @@ impl Session {
                 match body {
                     Body::Send(send) => live.send(&self.rules, now, send, out),
                     Body::Ack(ack) => live.ack(&ack),
-                    Body::Fetch(fetch) => live.fetch(&self.rules, fetch, out),
+                    Body::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
                     Body::Ping(ping) => live.ping(ping.nonce, out),
-                    Body::SignOut(_) => self.sign_out(now, out),
+                    Body::SignOut(_) => live.finish(LastWord::SignOut),
                     Body::SignIn(_) | Body::ScramFinal(_) => {}
                 }
             }
             (State::Live(_), None) => self.bye(Code::Invalid, "frame has no body that this service knows", None, out),
             (State::SigningOut { .. } | State::Ended, _) => {}
+        }
+    }
+
+    fn unreadable(&mut self, now: Now, what: What, reason: &str, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Live(live) if live.is_finishing() => {}
+            State::Live(live) => {
+                self.patience = now.instant + silence(&self.rules);
+                live.unreadable(&self.rules, now, what, reason, out);
+            }
+            State::SigningIn(_) => self.bye(Code::Invalid, reason, None, out),
+            State::SigningOut { .. } | State::Ended => {}
+        }
+    }
+
+    fn half_closed(&mut self, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Live(live) => live.finish(LastWord::HalfClosed),
+            // It will say no more, and is owed no answer.
+            State::SigningIn(_) => out.push(Effect::Close),
+            State::SigningOut { .. } | State::Ended => {}
         }
     }
 
@@ -240,7 +284,7 @@ impl Session {
             (State::SigningOut { waiting }, Tag::Ack | Tag::Close) => {
                 *waiting -= 1;
                 if *waiting == 0 {
-                    self.bye(Code::SignedOut, "signed out", None, out);
+                    self.bye(Code::SignedOut, SIGNED_OUT, None, out);
                 }
             }
             (State::Live(live), tag) => {
@@ -294,7 +338,8 @@ impl Session {
     fn wake(&mut self, now: Now, out: &mut Vec<Effect>) {
         if now.instant >= self.patience {
             match &self.state {
-                State::SigningOut { .. } => return self.bye(Code::SignedOut, "signed out", None, out),
+                State::SigningOut { .. } => return self.bye(Code::SignedOut, SIGNED_OUT, None, out),
+                State::Live(live) if live.is_finishing() => return self.bye(Code::SignedOut, SIGNED_OUT, None, out),
                 State::SigningIn(_) => metrics::sign_in("any", "timed_out"),
                 State::Live(_) | State::Ended => {}
             }
@@ -311,6 +356,12 @@ impl Session {
     fn flow(&mut self, now: Now, out: &mut Vec<Effect>) {
         if let State::Live(live) = &mut self.state {
             live.flow(&self.rules, now, out);
+            // Before anything that is behind the last word: an orderly end has its answers.
+            match live.finished() {
+                Some(LastWord::SignOut) => return self.sign_out(now, out),
+                Some(LastWord::HalfClosed) => return self.bye(Code::SignedOut, SIGNED_OUT, None, out),
+                None => {}
+            }
             if let Some(come_back) = live.drained() {
                 self.bye(Code::ShuttingDown, STOPPING, Some(millis(come_back)), out);
             }
@@ -363,6 +414,7 @@ impl Session {
     }
 }
 
+const SIGNED_OUT: &str = "signed out";
 const STOPPING: &str = "this gateway is stopping; another one will take the connection";
 const CUT_OFF: &str = "this gateway reaches no router now";
 

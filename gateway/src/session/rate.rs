@@ -31,6 +31,23 @@ impl Bucket {
         if self.tokens >= 1.0 { Ok(()) } else { Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second)) }
     }
 
+    /// Takes one that is not there yet, and says after how long it will be.
+    pub(crate) fn owe(&mut self, now: Instant) -> Duration {
+        let _ = self.check(now);
+        self.tokens -= 1.0;
+        Duration::from_secs_f64((-self.tokens / self.per_second).max(0.0))
+    }
+
+    /// After how long there will be one, as of the last time that somebody asked.
+    pub(crate) fn wait_for_one(&self) -> Duration {
+        Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))
+    }
+
+    /// One that was taken was not used.
+    pub(crate) fn give_back(&mut self) {
+        self.tokens = self.burst.min(self.tokens + 1.0);
+    }
+
     pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         let _ = self.check(now);
         self.tokens >= self.burst

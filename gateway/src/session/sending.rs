@@ -1,6 +1,6 @@
 //! A client's Send: is it one, may it be sent now, and what came of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use carillon_proto::{
     ClientId, TimelineId, UserId,
@@ -13,13 +13,19 @@ use carillon_proto::{
 use prost::Message as _;
 use tracing::Span;
 
-use super::{Effect, Now, Rules, Tag, content, delivery::Heard, live::Live};
+use super::{
+    Effect, Now, Rules, Tag, content,
+    delivery::Heard,
+    live::Live,
+    pace::{Named, NotNow},
+};
 use crate::{links::refusal, metrics};
 
 /// A Send that waits for its answer.
 #[derive(Debug)]
 pub(crate) struct Sent {
     client_id: String,
+    after: Option<Named>,
     at: Instant,
     /// Ends when the answer is there.
     _span: Span,
@@ -38,6 +44,7 @@ impl Live {
                 self.pending_sends += 1;
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
                 let traceparent = trace::traceparent(&span);
+                let named = Named::of(&after);
                 let op = Op::Send(link::Send {
                     sender: self.who.user.as_str().to_owned(),
                     sender_device: self.who.device.as_str().to_owned(),
@@ -47,10 +54,20 @@ impl Live {
                     connection: self.connection,
                     after,
                 });
-                let tag = Tag::Send(Sent { client_id, at: now.instant, _span: span });
+                let tag = Tag::Send(Sent { client_id, after: named, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });
             }
         }
+    }
+
+    /// What names a send or a request and can't be read. It costs as much as one that can.
+    pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: What, reason: &str, out: &mut Vec<Effect>) {
+        let allowed = match &what {
+            What::ClientId(client_id) => self.admit(now, client_id, ""),
+            What::Request(_) => self.history.take(rules, now),
+        };
+        let why = allowed.err().unwrap_or_else(|| refusal(Code::Invalid, reason, 0));
+        out.push(refused(what, why));
     }
 
     pub(super) fn sent(&mut self, now: Now, sent: Sent, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
@@ -79,7 +96,28 @@ impl Live {
             Ok(_) => refusal(Code::Internal, "the service gave an answer of the wrong kind", SOON_MS),
             Err(why) => why,
         };
+        let why = self.postponed(now, &sent.client_id, sent.after, why, true);
         out.push(refused(What::ClientId(sent.client_id), why));
+    }
+
+    fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<(), Refusal> {
+        self.pace.admit(now.instant, client_id, after).map_err(|why| match why {
+            NotNow::Rate(wait) => refusal(Code::RateLimited, "more sends than the limit allows", whole_ms(wait)),
+            NotNow::Follows(wait) => {
+                let why = "the message that this one follows was refused and has not come again";
+                refusal(Code::OutOfOrder, why, whole_ms(wait))
+            }
+        })
+    }
+
+    /// The refusal with the time after which the send may come again, which is kept.
+    fn postponed(&mut self, now: Now, client_id: &str, after: Option<Named>, why: Refusal, paid: bool) -> Refusal {
+        if !why.retry {
+            return why;
+        }
+        let wait = Duration::from_millis(why.retry_after_ms.into());
+        let wait = self.pace.postpone(now.instant, client_id, after, wait, paid);
+        Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
     /// The recipient as the service names it, and the content encoded.
@@ -92,16 +130,17 @@ impl Live {
         to: Option<client::Recipient>,
         content: Option<client::Content>,
     ) -> Result<(client::Recipient, Vec<u8>), Refusal> {
-        if self.is_draining() {
-            return Err(refusal(Code::Unavailable, super::STOPPING, SOON_MS));
+        let not_yet = if self.is_draining() {
+            Some(refusal(Code::Unavailable, super::STOPPING, SOON_MS))
+        } else if self.pending_sends >= rules.max_pending_sends {
+            Some(refusal(Code::Overloaded, "too many sends of this connection wait for an answer", SOON_MS))
+        } else {
+            None
+        };
+        if let Some(why) = not_yet {
+            return Err(self.postponed(now, client_id, Named::of(after), why, false));
         }
-        if self.pending_sends >= rules.max_pending_sends {
-            return Err(refusal(Code::Overloaded, "too many sends of this connection wait for an answer", SOON_MS));
-        }
-        self.bucket.take(now.instant).map_err(|wait| {
-            let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-            refusal(Code::RateLimited, "more sends than the limit allows", after)
-        })?;
+        self.admit(now, client_id, after)?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
         ClientId::new(client_id).map_err(|error| invalid(&error))?;
         if !after.is_empty() {
@@ -117,6 +156,11 @@ impl Live {
             .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
         Ok((client::Recipient { to: Some(to) }, content.encode_to_vec()))
     }
+}
+
+/// At least 1, and never less than the time.
+pub(super) fn whole_ms(wait: Duration) -> u32 {
+    u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 pub(super) const NO_GROUPS: &str = "this service has no groups";

@@ -52,6 +52,14 @@ pub(super) enum SignIn {
 }
 
 impl SignIn {
+    /// It is the client's turn.
+    pub(super) fn awaits_client(&self) -> bool {
+        match self {
+            Self::Start | Self::Challenged { .. } => true,
+            Self::Asked { .. } | Self::Ensuring { .. } | Self::Opening { .. } | Self::Between => false,
+        }
+    }
+
     /// Whose session may be stored by now.
     pub(super) fn opening(&self) -> Option<&Who> {
         match self {
@@ -243,6 +251,8 @@ impl Session {
                 send_burst: self.rules.send_burst,
                 max_pending_sends: self.rules.max_pending_sends,
                 max_page: self.rules.max_page,
+                fetches_per_second: self.rules.fetches_per_second,
+                fetch_burst: self.rules.fetch_burst,
             }),
             heartbeat_ms: self.rules.heartbeat_ms,
             timelines: vec![client::TimelineState {
@@ -317,7 +327,7 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
 fn scram_user(message: &[u8], named: &str) -> Result<(ClientFirst, UserId), String> {
     let first = ClientFirst::parse(message).map_err(|error| error.to_string())?;
     let user = UserId::new(&first.user).map_err(|error| error.to_string())?;
-    if !named.is_empty() && UserId::new(named).as_ref() != Ok(&user) {
+    if !named.is_empty() && named != user.as_str() {
         return Err("user is another one than that of the SCRAM message".to_owned());
     }
     Ok((first, user))

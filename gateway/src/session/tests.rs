@@ -47,6 +47,8 @@ fn rules() -> Rules {
         secret_file: None,
         public_key_file: None,
         kid: None,
+        issuer: None,
+        realm: None,
     };
     let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
     Rules {
@@ -57,6 +59,8 @@ fn rules() -> Rules {
         sends_per_second: 10,
         send_burst: 5,
         max_pending_sends: 3,
+        fetches_per_second: 20,
+        fetch_burst: 100,
         max_page: 100,
         max_page_bytes: 65_536,
         gap_grace: Duration::from_millis(20),
@@ -222,7 +226,7 @@ fn token_sign_in(user: &str, seconds: u64) -> Body {
 fn send(client_id: &str, body: &str) -> Body {
     Body::Send(client::Send {
         client_id: client_id.to_owned(),
-        to: Some(Recipient { to: Some(To::User("Bob".to_owned())) }),
+        to: Some(Recipient { to: Some(To::User("bob".to_owned())) }),
         content: Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) }),
         after: String::new(),
     })

@@ -100,7 +100,8 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
             Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                 Event::Malformed(Code::TooLarge, status.message().to_owned())
             }
-            Some(Err(_)) | None => Event::Ended,
+            Some(Err(_)) => Event::Ended,
+            None => Event::HalfClosed,
         })
     }
 

@@ -6,7 +6,7 @@ pub(crate) mod ws;
 
 use std::task::{Context, Poll};
 
-use carillon_proto::pb::client::{ClientFrame, Code};
+use carillon_proto::pb::client::{ClientFrame, Code, refused::What};
 
 use crate::codec::Outgoing;
 
@@ -39,8 +39,12 @@ pub(crate) enum Event {
     Frame(ClientFrame),
     /// What came is no frame: it is refused and the connection ends.
     Malformed(Code, String),
+    /// A frame that can't be read, but says which send or request it is: that one is refused.
+    Unreadable(What, String),
     /// All that was queued is written.
     Flushed,
+    /// The client has closed its half: nothing more will be read. `poll` is not asked to read again.
+    HalfClosed,
     /// The client is gone.
     Ended,
 }

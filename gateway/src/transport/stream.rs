@@ -142,7 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> 
                 return Poll::Pending;
             }
             match ready!(self.poll_fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(Event::Ended),
+                Ok(0) => return Poll::Ready(Event::HalfClosed),
+                Err(_) => return Poll::Ready(Event::Ended),
                 Ok(_) => {}
             }
         }
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(transport.input.capacity(), 0);
         assert!(transport.output.capacity() <= KEEP);
         drop(client);
-        assert!(matches!(poll_fn(|cx| transport.poll(cx, true)).await, Event::Ended));
+        assert!(matches!(poll_fn(|cx| transport.poll(cx, true)).await, Event::HalfClosed));
     }
 
     #[tokio::test]

@@ -128,7 +128,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
         };
         Some(match decoded {
             Ok(frame) => Event::Frame(frame),
-            Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
+            Err(error) => match error.what() {
+                Some(what) => Event::Unreadable(what, error.to_string()),
+                None => Event::Malformed(Code::Invalid, error.to_string()),
+            },
         })
     }
 }

@@ -39,6 +39,8 @@ async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
         secret_file: None,
         public_key_file: None,
         kid: None,
+        issuer: None,
+        realm: None,
     };
     let mut config = GatewayConfig {
         tcp: listen(),

@@ -36,7 +36,10 @@ async fn read(load: &Load, inbox: Inbox) {
     let mut failures = 0;
     loop {
         let page = match inbox.client.fetch(&timeline, Direction::Forward, from, 0).await {
-            Ok(page) => page,
+            Ok(page) => {
+                failures = 0;
+                page
+            }
             // A service that is under load or has just lost a node says so, and when to ask again.
             Err(FetchError::Refused(refusal)) if refusal.retry && failures < TRIES => {
                 failures += 1;

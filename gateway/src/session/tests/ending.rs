@@ -61,3 +61,59 @@ fn a_client_of_a_gateway_that_is_cut_off_goes_at_once() {
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect, bye.reconnect_after_ms), (Code::Unavailable, true, 300));
 }
+
+#[test]
+fn signing_out_waits_for_pending_answers_and_takes_nothing_more() {
+    let mut play = Play::live(9);
+    play.says(send("m1", "hi"));
+    play.says(Body::Fetch(Fetch { request: 7, timeline: Some(inbox("alice")), ..Default::default() }));
+    play.says(Body::SignOut(SignOut {}));
+    play.says(send("m2", "behind the last word"));
+    play.says(Body::Ping(Ping { nonce: 1 }));
+    play.input(Input::Unreadable { what: What::Request(1), reason: String::new() });
+    assert_eq!(play.asked.len(), 2, "{:?}", play.asked);
+    play.hears_answer(Ok(accepted(10)));
+    assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));
+    assert!(!play.closed);
+    play.hears_answer(Ok(read(1, 9, 9..=9)));
+    assert!(matches!(play.wrote(), server_frame::Body::Page(_)));
+    assert!(matches!(play.op(), Op::CloseSession(_)));
+    play.hears_answer(Ok(Reply::Done(Done {})));
+    assert_eq!(play.bye().code(), Code::SignedOut);
+}
+
+#[test]
+fn a_half_closed_connection_gets_its_answers_before_it_ends() {
+    let mut play = Play::live(0);
+    play.says(send("m1", "hi"));
+    play.input(Input::HalfClosed);
+    play.pushed(1);
+    assert_eq!(play.delivered(), [1], "it still hears");
+    assert!(!play.closed);
+    play.hears_answer(Ok(accepted(2)));
+    assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));
+    assert_eq!(play.bye().code(), Code::SignedOut);
+
+    let mut idle = Play::live(0);
+    idle.input(Input::HalfClosed);
+    assert_eq!(idle.bye().code(), Code::SignedOut, "nothing is waited for");
+
+    let mut stranger = Play::new();
+    stranger.input(Input::HalfClosed);
+    assert!(stranger.closed && stranger.wrote.is_empty());
+}
+
+#[test]
+fn what_is_sent_ahead_waits_for_the_sign_in() {
+    let mut play = Play::new();
+    assert!(play.session.reads());
+    play.says(token_sign_in("alice", 3600));
+    assert!(!play.session.reads(), "the answer is on its way");
+    play.hears_answer(Ok(opened(0, None)));
+    assert!(play.session.reads());
+    let mut play = Play::new();
+    play.says(sign_in("alice", Credential::ScramFirst(b"n,,n=alice,r=0123456789".to_vec().into())));
+    assert!(!play.session.reads());
+    play.hears_answer(Err(refusal(Code::NotFound, "no such user", 0)));
+    assert!(play.session.reads(), "the proof is waited for");
+}

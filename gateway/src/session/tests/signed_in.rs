@@ -49,14 +49,95 @@ fn sends_are_bounded_by_pending_and_by_rate() {
         play.hears_answer(Ok(accepted(seq)));
     }
     play.wrote.clear();
-    for id in ["m4", "m5"] {
+    play.says(send("m4", "hi"));
+    assert_eq!(play.refused().1, Code::RateLimited, "before the time that it was told");
+    play.wait(Duration::from_millis(100));
+    for id in ["m4", "m5", "m6"] {
         play.says(send(id, "hi"));
     }
-    play.says(send("m6", "hi"));
-    assert_eq!(play.refused().1, Code::RateLimited, "the burst is 5");
+    for seq in 4..=6 {
+        play.hears_answer(Ok(accepted(seq)));
+    }
+    play.wrote.clear();
+    play.says(send("m7", "hi"));
+    assert_eq!(play.refused().1, Code::RateLimited, "the burst is 5, and one came back");
     play.wait(Duration::from_millis(100));
-    play.says(send("m6", "hi"));
+    play.says(send("m7", "hi"));
     assert!(play.wrote.is_empty());
+}
+
+#[test]
+fn what_follows_a_refused_send_is_refused_without_asking_and_not_before_it() {
+    let mut play = Play::live(0);
+    let after = |id: &str, after: &str| match send(id, "hi") {
+        Body::Send(send) => Body::Send(client::Send { after: after.to_owned(), ..send }),
+        other => other,
+    };
+    play.says(send("m1", "hi"));
+    play.says(after("m2", "m1"));
+    play.hears_answer(Err(refusal(Code::Unavailable, "no answer in time", 500)));
+    play.hears_answer(Err(link::Refusal { code: Code::OutOfOrder.into(), retry: true, ..Default::default() }));
+    let told = |play: &mut Play| match play.wrote() {
+        server_frame::Body::Refused(refused) => {
+            assert!(refused.retry);
+            (refused.code(), refused.retry_after_ms)
+        }
+        other => panic!("not refused: {other:?}"),
+    };
+    let (first, second) = (told(&mut play), told(&mut play));
+    assert_eq!(first, (Code::Unavailable, 500));
+    assert!(second.0 == Code::OutOfOrder && second.1 > 500, "{second:?}");
+    for n in 3..8 {
+        play.says(after(&format!("m{n}"), &format!("m{}", n - 1)));
+        let (code, wait) = told(&mut play);
+        assert!(code == Code::OutOfOrder && wait > second.1, "{code:?} {wait}");
+    }
+    play.quiet();
+    play.wait(Duration::from_millis(500));
+    play.says(send("m1", "hi"));
+    play.wait(Duration::from_millis(u64::from(second.1) - 500));
+    play.says(after("m2", "m1"));
+    assert!(play.wrote.is_empty(), "both go, and in order: {:?}", play.wrote);
+    assert_eq!(play.asked.len(), 2);
+}
+
+#[test]
+fn a_frame_that_cannot_be_read_is_refused_by_name_and_costs_like_another() {
+    let mut play = Play::live(0);
+    let bad = |what: What| Input::Unreadable { what, reason: "send.to must be an object".to_owned() };
+    for _ in 0..5 {
+        play.input(bad(What::ClientId("m1".to_owned())));
+        assert_eq!(play.refused(), (Some(What::ClientId("m1".to_owned())), Code::Invalid));
+    }
+    play.input(bad(What::ClientId("m1".to_owned())));
+    assert_eq!(play.refused().1, Code::RateLimited);
+    play.input(bad(What::Request(3)));
+    assert_eq!(play.refused(), (Some(What::Request(3)), Code::Invalid));
+    assert!(!play.closed);
+    let mut stranger = Play::new();
+    stranger.input(bad(What::ClientId("m1".to_owned())));
+    assert_eq!(stranger.bye().code(), Code::Invalid);
+}
+
+#[test]
+fn history_has_a_rate() {
+    let mut play = Play::live(9);
+    let fetch = |request: u32| {
+        Body::Fetch(Fetch { request, timeline: Some(inbox("alice")), direction: 1, from_seq: 0, limit: 1 })
+    };
+    for request in 0..100 {
+        play.says(fetch(request));
+        play.hears_answer(Ok(read(1, 9, 9..=9)));
+        assert!(matches!(play.wrote(), server_frame::Body::Page(_)), "within the burst");
+    }
+    play.says(fetch(100));
+    let server_frame::Body::Refused(refused) = play.wrote() else { panic!("not refused") };
+    assert_eq!((refused.code(), refused.retry, refused.what), (Code::RateLimited, true, Some(What::Request(100))));
+    assert!((1..=50).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
+    play.quiet();
+    play.wait(Duration::from_millis(refused.retry_after_ms.into()));
+    play.says(fetch(100));
+    assert!(matches!(play.op(), Op::Read(_)));
 }
 
 #[test]
@@ -179,7 +260,7 @@ fn history_is_the_own_inbox_only() {
     assert_eq!(play.refused(), (Some(What::Request(7)), Code::Forbidden));
     play.says(fetch(Timeline { owner: Some(Owner::Group("g".to_owned())) }));
     assert_eq!(play.refused().1, Code::Unsupported);
-    play.says(fetch(inbox("Alice")));
+    play.says(fetch(inbox("alice")));
     let Op::Read(asked) = play.op() else { panic!("no read") };
     assert_eq!((asked.from_seq, asked.backward, asked.limit), (0, true, 100));
     play.hears_answer(Ok(read(1, 9, 8..=9)));

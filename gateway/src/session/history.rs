@@ -1,0 +1,93 @@
+//! Pages of history: how many, how fast, and what came of them.
+
+use carillon_proto::pb::{
+    client::{self, Code, Direction, refused::What},
+    link::{Refusal, router_reply::Result as Reply},
+    store::StoredEntry,
+};
+
+use super::{
+    Effect, Now, Rules, Tag,
+    live::Live,
+    rate::Bucket,
+    sending::{may_use, refused, whole_ms},
+};
+use crate::{
+    codec::{Outgoing, RawPage, raw::RawEntry},
+    links::refusal,
+};
+
+/// Fetches of one connection without an answer; more are refused.
+const MAX_FETCHES: u32 = 4;
+
+#[derive(Default)]
+pub(super) struct History {
+    /// Without an answer.
+    pub(super) waiting: u32,
+    /// Made at the first request: most connections never ask.
+    rate: Option<Box<Bucket>>,
+}
+
+impl History {
+    /// One more request, if the rate allows it.
+    pub(super) fn take(&mut self, rules: &Rules, now: Now) -> Result<(), Refusal> {
+        let new = || Box::new(Bucket::new(rules.fetches_per_second.into(), rules.fetch_burst, now.instant));
+        self.rate.get_or_insert_with(new).take(now.instant).map_err(|wait| {
+            refusal(Code::RateLimited, "more requests for history than the limit allows", whole_ms(wait))
+        })
+    }
+}
+
+impl Live {
+    pub(super) fn fetch(&mut self, rules: &Rules, now: Now, fetch: client::Fetch, out: &mut Vec<Effect>) {
+        let request = fetch.request;
+        match self.fetch_op(rules, now, &fetch) {
+            Ok(op) => {
+                self.history.waiting += 1;
+                out.push(Effect::Request { tag: Tag::Fetch(request), op, traceparent: String::new() });
+            }
+            Err(why) => out.push(refused(What::Request(request), why)),
+        }
+    }
+
+    fn fetch_op(
+        &mut self,
+        rules: &Rules,
+        now: Now,
+        fetch: &client::Fetch,
+    ) -> Result<carillon_proto::pb::link::router_request::Op, Refusal> {
+        may_use(self, fetch.timeline.as_ref())?;
+        let Ok(direction) = Direction::try_from(fetch.direction) else {
+            return Err(refusal(Code::Invalid, "direction is neither forward nor backward", 0));
+        };
+        if self.history.waiting >= MAX_FETCHES {
+            return Err(refusal(Code::Overloaded, "too many fetches wait for an answer", 100));
+        }
+        self.history.take(rules, now)?;
+        let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
+        Ok(self.read(fetch.from_seq, direction == Direction::Backward, limit, rules.max_page_bytes))
+    }
+
+    pub(super) fn fetched(&mut self, request: u32, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        self.history.waiting = self.history.waiting.saturating_sub(1);
+        let read = match result {
+            Ok(Reply::TimelineRead(read)) => read,
+            Ok(_) => {
+                let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
+                return out.push(refused(What::Request(request), why));
+            }
+            Err(why) => return out.push(refused(What::Request(request), why)),
+        };
+        let head = read.head.unwrap_or_default();
+        let entry = |entry: StoredEntry| RawEntry { seq: entry.seq, envelope: entry.envelope };
+        out.push(Effect::Write(Outgoing::Page(RawPage {
+            request,
+            timeline: Some(self.timeline.client.clone()),
+            epoch: head.epoch,
+            entries: read.entries.into_iter().map(entry).collect(),
+            first: head.first.max(1),
+            last: head.last,
+            complete: read.complete,
+        })));
+    }
+}

@@ -1,0 +1,321 @@
+//! How fast a client may send, and when what was refused for now may come again.
+//!
+//! A send over the rate is refused with a time, and that time is kept for it: it has paid, and goes through when it comes
+//! again. The times lie one behind the other, so a client that does no more than send each again after its own time gets
+//! through at the rate. A send that names a refused one (`Send.after`) is refused as well, before anything is done for
+//! it, and its time is behind that of the one it names.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use super::rate::Bucket;
+
+/// Refused sends of one connection whose times are kept: some 25 KiB. What comes beyond is refused with a time, too, but
+/// no time is kept for it.
+const MAX_PLACES: usize = 896;
+/// For so long after its time a refused send may come and is let through. Then its place goes to others.
+const LATE: Duration = Duration::from_secs(10);
+/// Clients' timers are not exact.
+const EARLY: Duration = Duration::from_millis(2);
+/// Between a send and the one that follows it.
+const BEHIND: Duration = Duration::from_millis(1);
+/// No refusal invites to try again before this.
+const SOONEST: Duration = Duration::from_millis(10);
+
+/// The rate of one connection.
+pub(super) struct Pace {
+    bucket: Bucket,
+    /// None while no refused send is waited for: nearly always.
+    later: Option<Box<Later>>,
+}
+
+/// Why a send may not go now, and after how long it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// There were too many.
+    Rate(Duration),
+    /// The one that it names was refused and has not come again.
+    Follows(Duration),
+}
+
+/// A send, by the hash of its client id under a key that nobody outside can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Named(u64);
+
+impl Named {
+    /// None for the empty id, which names none.
+    pub(super) fn of(client_id: &str) -> Option<Self> {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        (!client_id.is_empty()).then(|| Self(KEY.hash_one(client_id)))
+    }
+}
+
+struct Later {
+    places: HashMap<Named, Place>,
+    sweep_at: Instant,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    /// Not before this.
+    at: Instant,
+    /// It has been taken from the bucket already.
+    paid: bool,
+}
+
+impl Pace {
+    pub(super) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+        Self { bucket: Bucket::new(per_second.into(), burst, now), later: None }
+    }
+
+    /// May this send go now? `after`: the client id that it names, or empty.
+    pub(super) fn admit(&mut self, now: Instant, client_id: &str, after: &str) -> Result<(), NotNow> {
+        let Some(later) = &mut self.later else {
+            return match self.bucket.take(now) {
+                Ok(()) => Ok(()),
+                Err(_) => Err(NotNow::Rate(self.book(now, client_id, now) - now)),
+            };
+        };
+        // An empty id is refused for itself, right after this.
+        let Some(id) = Named::of(client_id) else { return Ok(()) };
+        let mine = later.places.get(&id).copied();
+        if let Some(before) = later.before(Named::of(after)) {
+            let behind = before.at + BEHIND;
+            let at = match mine {
+                Some(mine) => {
+                    let at = mine.at.max(behind).max(now + SOONEST);
+                    later.places.insert(id, Place { at, ..mine });
+                    at
+                }
+                None => self.book(now, client_id, behind.max(now + SOONEST)),
+            };
+            return Err(NotNow::Follows(at - now));
+        }
+        match mine {
+            Some(mine) if mine.at > now + EARLY => Err(NotNow::Rate(mine.at - now)),
+            Some(Place { paid: true, .. }) => {
+                later.places.remove(&id);
+                Ok(())
+            }
+            Some(_) | None => match self.bucket.take(now) {
+                Ok(()) => {
+                    later.places.remove(&id);
+                    Ok(())
+                }
+                Err(_) => Err(NotNow::Rate(self.book(now, client_id, now) - now)),
+            },
+        }
+    }
+
+    /// A send was refused for now, for another reason than the rate. Gives the time after which it may come again: `wait`,
+    /// or more. `paid`: it had been admitted.
+    pub(super) fn postpone(
+        &mut self,
+        now: Instant,
+        client_id: &str,
+        after: Option<Named>,
+        wait: Duration,
+        paid: bool,
+    ) -> Duration {
+        let later = self.later.get_or_insert_with(|| Box::new(Later::new(now)));
+        let Some(id) = Named::of(client_id) else { return wait };
+        let mine = later.places.get(&id).copied();
+        let mut at = now + wait.max(SOONEST);
+        if let Some(before) = later.before(after) {
+            at = at.max(before.at + BEHIND);
+        }
+        if mine.is_some() || later.places.len() < MAX_PLACES {
+            let paid = paid || mine.is_some_and(|mine| mine.paid);
+            later.places.insert(id, Place { at, paid });
+        }
+        at - now
+    }
+
+    /// Gives up places whose time has long passed.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let Some(later) = self.later.as_mut().filter(|later| later.sweep_at <= now) else { return };
+        later.sweep_at = now + LATE;
+        let bucket = &mut self.bucket;
+        later.places.retain(|_, place| {
+            let keep = place.at + LATE > now;
+            if !keep && place.paid {
+                bucket.give_back();
+            }
+            keep
+        });
+        if later.places.is_empty() {
+            self.later = None;
+        }
+    }
+
+    /// When `sweep` is due.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.later.as_ref().map(|later| later.sweep_at)
+    }
+
+    /// Takes one in advance. Gives the time at which it may be used, not before `earliest`.
+    fn book(&mut self, now: Instant, client_id: &str, earliest: Instant) -> Instant {
+        let later = self.later.get_or_insert_with(|| Box::new(Later::new(now)));
+        match Named::of(client_id) {
+            Some(id) if later.places.len() < MAX_PLACES || later.places.contains_key(&id) => {
+                let at = earliest.max(now + self.bucket.owe(now));
+                later.places.insert(id, Place { at, paid: true });
+                at
+            }
+            Some(_) | None => earliest.max(now + self.bucket.wait_for_one()),
+        }
+    }
+}
+
+impl Later {
+    fn new(now: Instant) -> Self {
+        Self { places: HashMap::new(), sweep_at: now + LATE }
+    }
+
+    /// The place of the send before, if that one was refused and has not come again.
+    fn before(&self, after: Option<Named>) -> Option<Place> {
+        self.places.get(&after?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn each_refused_send_is_told_a_later_time_and_goes_through_at_it() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 2, start);
+        for id in ["1", "2"] {
+            pace.admit(start, id, "").expect("within the burst");
+        }
+        let told: Vec<Duration> = (3..8)
+            .map(|id| match pace.admit(start, &id.to_string(), "") {
+                Err(NotNow::Rate(wait)) => wait,
+                other => panic!("{id}: {other:?}"),
+            })
+            .collect();
+        for (n, wait) in told.iter().enumerate() {
+            let right = 100 * MS * (n as u32 + 1);
+            assert!((right - MS..=right + MS).contains(wait), "{n}: {wait:?}");
+        }
+        for (id, wait) in (3..8).zip(told) {
+            pace.admit(start + wait, &id.to_string(), "").expect("at its time");
+        }
+        assert!(matches!(pace.admit(start + 500 * MS, "new", ""), Err(NotNow::Rate(_))), "the rate was used up");
+    }
+
+    #[test]
+    fn one_that_comes_too_early_is_told_the_same_time_and_pays_once() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 1, start);
+        pace.admit(start, "1", "").expect("within the burst");
+        pace.admit(start, "2", "").expect_err("over it");
+        for _ in 0..50 {
+            let Err(NotNow::Rate(wait)) = pace.admit(start + 50 * MS, "2", "") else { panic!("too early") };
+            assert!((49 * MS..=51 * MS).contains(&wait), "{wait:?}");
+        }
+        pace.admit(start + 100 * MS, "2", "").expect("at its time");
+        pace.admit(start + 200 * MS, "3", "").expect("one came back");
+    }
+
+    #[test]
+    fn what_follows_a_refused_send_is_behind_it_and_costs_no_more_than_its_own_place() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 1, start);
+        pace.admit(start, "1", "").expect("within the burst");
+        let told = |pace: &mut Pace, id: &str, after: &str| match pace.admit(start, id, after) {
+            Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => wait,
+            Ok(()) => panic!("{id} went through"),
+        };
+        let (two, three) = (told(&mut pace, "2", "1"), told(&mut pace, "3", "2"));
+        assert!(two < three, "{two:?} {three:?}");
+        for _ in 0..100 {
+            assert!(matches!(pace.admit(start, "3", "2"), Err(NotNow::Follows(_))));
+        }
+        pace.admit(start + two, "2", "1").expect("its time");
+        pace.admit(start + three, "3", "2").expect("its time, and 2 went before");
+        assert!(three < 250 * MS, "two places of 100 ms: {three:?}");
+    }
+
+    #[test]
+    fn after_a_refusal_by_the_service_it_goes_again_without_paying_twice() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 2, start);
+        pace.admit(start, "1", "").expect("goes");
+        pace.admit(start, "2", "1").expect("goes");
+        let one = pace.postpone(start, "1", None, 500 * MS, true);
+        let two = pace.postpone(start, "2", Named::of("1"), Duration::ZERO, true);
+        assert!(one >= 500 * MS && two > one, "{one:?} {two:?}");
+        let at = start + one;
+        // Others have used up the rate.
+        for id in 0..7 {
+            let _ = pace.admit(at, &format!("other {id}"), "");
+        }
+        pace.admit(at, "2", "1").expect_err("1 has not come again");
+        pace.admit(at, "1", "").expect("paid");
+        pace.admit(start + two, "2", "1").expect_err("was told a later time meanwhile");
+        pace.admit(start + two + SOONEST, "2", "1").expect("paid");
+    }
+
+    #[test]
+    fn places_that_nobody_takes_are_given_back() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 5, start);
+        for id in 0..2000 {
+            let _ = pace.admit(start, &id.to_string(), "");
+        }
+        let mut now = start;
+        while let Some(at) = pace.wake_at() {
+            now = at;
+            pace.sweep(now);
+            assert!(now < start + Duration::from_secs(300), "nothing is kept for ever");
+        }
+        let taken = (0..100).filter(|id| pace.admit(now, &format!("new {id}"), "").is_ok()).count();
+        assert_eq!(taken, 5, "the burst is whole again");
+    }
+
+    /// A client that sends each again after its own time, and nothing more clever, whatever the order of its timers.
+    #[test]
+    fn a_naive_client_gets_through_at_the_rate() {
+        const RATE: u32 = 50;
+        const SENDS: usize = 700;
+        let start = Instant::now();
+        let mut pace = Pace::new(RATE, 200, start);
+        // When, and for order at the same time a number that shuffles.
+        let mut timers: BTreeMap<(Duration, usize), usize> = (0..SENDS).map(|n| ((Duration::ZERO, n), n)).collect();
+        let (mut refusals, mut end, mut order) = (0, Duration::ZERO, Vec::new());
+        while let Some(((at, _), n)) = timers.pop_first() {
+            let after = if n >= 3 { (n - 3).to_string() } else { String::new() };
+            match pace.admit(start + at, &n.to_string(), &after) {
+                Ok(()) => {
+                    order.push(n);
+                    end = end.max(at);
+                }
+                Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => {
+                    refusals += 1;
+                    assert!(refusals < 4 * SENDS, "it spirals");
+                    // Whole milliseconds, as on the wire.
+                    let wait = Duration::from_millis(wait.as_micros().div_ceil(1000) as u64);
+                    timers.insert((at + wait, (n * 7919) % SENDS), n);
+                }
+            }
+        }
+        assert_eq!(order.len(), SENDS);
+        for to in 0..3 {
+            let of_one: Vec<usize> = order.iter().copied().filter(|n| n % 3 == to).collect();
+            assert!(of_one.is_sorted(), "the order of one recipient is kept");
+        }
+        let allowed = Duration::from_secs_f64((SENDS as f64 - 200.0) / f64::from(RATE));
+        assert!(end >= allowed - 25 * MS, "faster than the rate: {end:?}");
+        assert!(end < allowed * 5 / 4, "{end:?} of virtual time for what the rate allows in {allowed:?}");
+    }
+}
