@@ -146,6 +146,11 @@ impl Sending {
         if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
             return Err(Failure::Reused);
         }
+        // Decoded only here, where something is repeated. Its own envelope is one that it has made.
+        let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
+        if own.content != first.content {
+            return Err(Failure::Reused);
+        }
         self.id = first.id;
         self.time_ms = first.time_ms;
         self.envelope = appended.first_envelope.clone();

@@ -193,6 +193,22 @@ fn a_repetition_is_answered_with_the_first_envelope() {
 }
 
 #[test]
+fn another_content_under_the_same_id_is_refused_and_changes_nothing() {
+    let mut play = Play::new();
+    play.knows("bob", &[]);
+    let effects = play.request(send("bob", "1"));
+    let [Did::Append(_, _, original)] = &effects[..] else { panic!("{effects:?}") };
+    let Op::Send(other) = send("bob", "1") else { unreachable!("a send") };
+    let effects = play.request(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other }));
+    let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*first, appended(5, original));
+    let [did] = &effects[..] else { panic!("nothing else is done: {effects:?}") };
+    let refusal = refusal(did);
+    assert_eq!((refusal.code(), refusal.retry), (client::Code::Invalid, false));
+    assert!(refusal.reason.contains("another message"), "{}", refusal.reason);
+}
+
+#[test]
 fn a_message_to_oneself_is_appended_once() {
     let mut play = Play::new();
     play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "laptop", 20, 2)]);
