@@ -12,7 +12,8 @@ use carillon_proto::pb::client::{self, Code, Recipient, Send};
 ///
 /// Order: sends go out in the order in which they came. After a reconnect, all that is unanswered goes out again, in
 /// that order, before anything newer. A send that was refused for now holds back the later ones to its recipient (or
-/// all, when the refusal is about this client or the service is overloaded), not those to others. While the service is
+/// all, when the service is overloaded), not those to others. One that was refused for the rate holds back all behind it,
+/// until its own time: each refused one has a place in the rate. While the service is
 /// overloaded fewer are in flight: half as many after each pause, one more after as many acceptances (AIMD). What is sent
 /// while an earlier message to the same recipient has no answer names it in `Send.after`, so that it can't overtake it
 /// whatever fails.
@@ -25,11 +26,15 @@ pub(crate) struct Outbox<T> {
     allowed: usize,
     accepted: usize,
     held: HashMap<Option<Recipient>, Instant>,
+    /// When the first one goes that waits for its place in the rate; as of the last `take_ready`.
+    rate: Option<Instant>,
 }
 
 struct Entry<T> {
     send: Send,
     deadline: Instant,
+    /// Its place in the rate.
+    not_before: Option<Instant>,
     answer: T,
     refusal: Option<Refusal>,
 }
@@ -61,11 +66,12 @@ impl<T> Outbox<T> {
             allowed: 1,
             accepted: 0,
             held: HashMap::new(),
+            rate: None,
         }
     }
 
     pub(crate) fn push(&mut self, send: Send, deadline: Instant, answer: T) {
-        self.waiting.insert(self.next_order, Entry { send, deadline, answer, refusal: None });
+        self.waiting.insert(self.next_order, Entry { send, deadline, not_before: None, answer, refusal: None });
         self.next_order += 1;
     }
 
@@ -79,14 +85,17 @@ impl<T> Outbox<T> {
 
     pub(crate) fn disconnected(&mut self) {
         self.waiting.extend(self.in_flight.drain().map(|(_, entry)| entry));
+        // A place is one connection's.
+        self.waiting.values_mut().for_each(|entry| entry.not_before = None);
     }
 
     /// What may go out now, in order.
     pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Send)) {
         self.held.retain(|_, until| *until > now);
+        self.rate = None;
         let mut after = 0;
         while self.in_flight.len() < self.allowed {
-            let Some(order) = self.first_free(after) else { return };
+            let Some(order) = self.first_free(after, now) else { return };
             let Some(entry) = self.waiting.remove(&order) else { return };
             let mut send = entry.send.clone();
             send.after = self.unanswered_before(order, &send.to);
@@ -98,7 +107,7 @@ impl<T> Outbox<T> {
 
     /// When [`Outbox::take_ready`] may have more although nothing else happened.
     pub(crate) fn next_release(&self) -> Option<Instant> {
-        if self.waiting.is_empty() { None } else { self.held.values().min().copied() }
+        if self.waiting.is_empty() { None } else { self.held.values().copied().chain(self.rate).min() }
     }
 
     /// Takes the answer's place out; None if nothing waits under this id any more.
@@ -123,13 +132,19 @@ impl<T> Outbox<T> {
             self.allowed = (self.allowed / 2).max(1);
             self.accepted = 0;
         }
-        let who = match refusal.code {
-            Code::RateLimited | Code::Overloaded => None,
-            _ => entry.send.to.clone(),
-        };
         let until = now + refusal.retry_after.max(MIN_PAUSE);
-        let held = self.held.entry(who).or_insert(until);
-        *held = until.max(*held);
+        let who = match refusal.code {
+            Code::RateLimited => {
+                entry.not_before = Some(until);
+                None
+            }
+            Code::Overloaded => Some(None),
+            _ => Some(entry.send.to.clone()),
+        };
+        if let Some(who) = who {
+            let held = self.held.entry(who).or_insert(until);
+            *held = until.max(*held);
+        }
         entry.refusal = Some(refusal.clone());
         self.waiting.insert(order, entry);
         None
@@ -167,12 +182,20 @@ impl<T> Outbox<T> {
     }
 
     /// The first waiting send from `after` on that nothing holds back.
-    fn first_free(&self, after: u64) -> Option<u64> {
+    fn first_free(&mut self, after: u64, now: Instant) -> Option<u64> {
         if self.held.contains_key(&None) {
             return None;
         }
-        let free = |entry: &Entry<T>| self.held.is_empty() || !self.held.contains_key(&entry.send.to);
-        self.waiting.range(after..).find(|(_, entry)| free(entry)).map(|(order, _)| *order)
+        for (order, entry) in self.waiting.range(after..) {
+            if let Some(at) = entry.not_before.filter(|at| *at > now) {
+                self.rate = Some(at);
+                return None;
+            }
+            if self.held.is_empty() || !self.held.contains_key(&entry.send.to) {
+                return Some(*order);
+            }
+        }
+        None
     }
 }
 
@@ -296,6 +319,26 @@ mod tests {
         assert_eq!(outbox.refused("1", &refusal(Code::RateLimited, true), now), None);
         assert_eq!(ready(&mut outbox, now + 99 * MS), "");
         assert_eq!(ready(&mut outbox, now + 100 * MS), "1");
+    }
+
+    #[test]
+    fn each_send_over_the_rate_goes_at_its_own_time() {
+        let now = Instant::now();
+        let mut outbox = filled(4, now);
+        assert_eq!(ready(&mut outbox, now), "1 2 3 4");
+        for (id, ms) in [("2", 20), ("3", 40), ("4", 60)] {
+            let told = Refusal { retry_after: ms * MS, ..refusal(Code::RateLimited, true) };
+            assert_eq!(outbox.refused(id, &told, now), None);
+        }
+        push(&mut outbox, "5", "dora", now + 1000 * MS);
+        for (ms, goes, next) in [(19, "", Some(20)), (20, "2", Some(40)), (45, "3", Some(60)), (60, "4 5", None)] {
+            assert_eq!(ready(&mut outbox, now + ms * MS), goes, "after {ms} ms");
+            assert_eq!(outbox.next_release(), next.map(|ms| now + ms * MS), "after {ms} ms");
+            goes.split(' ').for_each(|id| {
+                outbox.accepted(id);
+            });
+        }
+        assert_eq!(outbox.accepted("1"), Some("1".to_owned()));
     }
 
     #[test]
