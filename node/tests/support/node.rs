@@ -73,6 +73,12 @@ impl Node {
         self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
     }
 
+    /// Sends it a signal, by name: STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));

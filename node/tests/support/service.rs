@@ -133,6 +133,10 @@ impl Service {
         self.ws
     }
 
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
     pub fn token(&self, user: &str) -> String {
         carillon_loadtest::token::sign(TOKEN_SECRET, user)
     }

@@ -1,0 +1,202 @@
+//! A client that knows no more than docs/protocol.md, "Sending again", says, and does no more than that. It is told here
+//! once more, rule by rule, with raw frames; the client library is not used, for it is cleverer.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use carillon_client::{Address, Client, ConnectOptions, Connection, ConnectionError};
+use carillon_proto::pb::client::{
+    Code, Limits, Send, ServerFrame, SignIn, client_frame::Body, refused::What, server_frame, sign_in,
+};
+use support::{cluster::Cluster, node::until};
+use tokio::time::{sleep, timeout};
+
+/// Messages that wait through the outage.
+const SENDS: usize = 500;
+const RECIPIENTS: usize = 3;
+const OUTAGE: Duration = Duration::from_secs(10);
+/// For the whole test, should it go wrong.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+struct Naive {
+    address: Address,
+    token: String,
+    /// Rule 1: kept until they are accepted, in the order in which they were sent first.
+    kept: BTreeMap<usize, Send>,
+    /// What has not been sent on this connection.
+    to_send: VecDeque<usize>,
+    /// Rule 2: each by its own time.
+    timers: BTreeMap<(Instant, usize), ()>,
+    in_flight: usize,
+    limits: Limits,
+    refusals: BTreeMap<&'static str, usize>,
+}
+
+impl Naive {
+    fn new(address: Address, token: String) -> Self {
+        Self {
+            address,
+            token,
+            kept: BTreeMap::new(),
+            to_send: VecDeque::new(),
+            timers: BTreeMap::new(),
+            in_flight: 0,
+            limits: Limits::default(),
+            refusals: BTreeMap::new(),
+        }
+    }
+
+    /// `after`: the last message to the same recipient, which has no answer yet.
+    fn add(&mut self, number: usize, to: &str) {
+        let after = number.checked_sub(RECIPIENTS).filter(|before| self.kept.contains_key(before));
+        let send = Send {
+            client_id: number.to_string(),
+            to: Some(Client::user(to)),
+            content: Some(Client::text(&format!("message {number}"))),
+            after: after.map(|before| before.to_string()).unwrap_or_default(),
+        };
+        self.kept.insert(number, send);
+        self.to_send.push_back(number);
+    }
+
+    /// Until nothing is kept. Rule 4: connect again, and everything in the first order.
+    async fn run(&mut self) {
+        while !self.kept.is_empty() {
+            let why = match self.connect().await {
+                Ok(mut connection) => self.serve(&mut connection).await.err(),
+                Err(error) => Some(error),
+            };
+            if let Some(why) = why {
+                println!("{} are left: {why}", self.kept.len());
+                sleep(Duration::from_millis(300)).await;
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connection, String> {
+        let said = |error: ConnectionError| error.to_string();
+        let mut connection = Connection::connect(&self.address, &ConnectOptions::default()).await.map_err(said)?;
+        let credential = Some(sign_in::Credential::Token(self.token.clone()));
+        let request = SignIn { device: "naive".to_owned(), credential, ..Default::default() };
+        connection.send_frame(Body::SignIn(request)).await.map_err(said)?;
+        match connection.next_frame().await.map_err(said)? {
+            Some(ServerFrame { body: Some(server_frame::Body::SignedIn(signed_in)) }) => {
+                self.limits = signed_in.limits.expect("limits");
+                self.to_send = self.kept.keys().copied().collect();
+                self.timers.clear();
+                self.in_flight = 0;
+                Ok(connection)
+            }
+            other => Err(format!("not signed in: {other:?}")),
+        }
+    }
+
+    async fn serve(&mut self, connection: &mut Connection) -> Result<(), String> {
+        let said = |error: ConnectionError| error.to_string();
+        while !self.kept.is_empty() {
+            while self.in_flight < self.limits.max_pending_sends as usize {
+                let Some(number) = self.next(Instant::now()) else { break };
+                self.in_flight += 1;
+                connection.send_frame(Body::Send(self.kept[&number].clone())).await.map_err(said)?;
+            }
+            let next = self.timers.first_key_value().map_or(Duration::from_secs(20), |((at, _), ())| {
+                at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+            });
+            match timeout(next, connection.next_frame()).await {
+                Err(_) => {}
+                Ok(frame) => self.hear(frame.map_err(said)?.ok_or("closed")?)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What may be sent now: what was refused and whose time has come, then what was not sent yet.
+    fn next(&mut self, now: Instant) -> Option<usize> {
+        match self.timers.first_key_value() {
+            Some(((at, _), ())) if *at <= now => self.timers.pop_first().map(|((_, number), ())| number),
+            _ => self.to_send.pop_front(),
+        }
+    }
+
+    fn hear(&mut self, frame: ServerFrame) -> Result<(), String> {
+        match frame.body {
+            Some(server_frame::Body::Accepted(accepted)) => {
+                self.in_flight -= 1;
+                self.kept.remove(&accepted.client_id.parse().expect("own id"));
+            }
+            Some(server_frame::Body::Refused(refused)) => {
+                self.in_flight -= 1;
+                assert!(refused.retry, "nothing is refused for good: {refused:?}");
+                *self.refusals.entry(refused.code().as_str_name()).or_default() += 1;
+                let Some(What::ClientId(id)) = refused.what else { panic!("names no send") };
+                let at = Instant::now() + Duration::from_millis(refused.retry_after_ms.into());
+                self.timers.insert((at, id.parse().expect("own id")), ());
+            }
+            Some(server_frame::Body::Bye(bye)) => {
+                assert!(bye.reconnect, "{bye:?}");
+                return Err(format!("{:?}", bye.code()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn refused(&self, code: Code) -> usize {
+        self.refusals.get(code.as_str_name()).copied().unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
+    let mut cluster = Cluster::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        for number in 0..RECIPIENTS {
+            // The account is made by its first sign-in.
+            let token = cluster.token(&format!("friend-{number}"));
+            Naive::new(cluster.addresses[0].clone(), token).connect().await.expect("signs in");
+        }
+        let mut naive = Naive::new(cluster.addresses[0].clone(), cluster.token("naive"));
+        naive.add(0, "friend-0");
+        timeout(PATIENCE, naive.run()).await.expect("the first is accepted");
+        naive.refusals.clear();
+
+        for router in &cluster.routers {
+            router.signal("STOP");
+        }
+        let stopped = Instant::now();
+        for number in 1..=SENDS {
+            naive.add(number, &format!("friend-{}", number % RECIPIENTS));
+        }
+        let back = async {
+            tokio::time::sleep_until((stopped + OUTAGE).into()).await;
+            for router in &cluster.routers {
+                router.signal("CONT");
+            }
+            let routers = &mut cluster.routers;
+            tokio::task::block_in_place(|| {
+                until("the routers are back", Duration::from_secs(60), || {
+                    routers.iter().all(|router| router.is_ready())
+                });
+            });
+            Instant::now()
+        };
+        let all = async {
+            timeout(PATIENCE, naive.run()).await.unwrap_or_else(|_| panic!("the naive client does not get through"));
+            Instant::now()
+        };
+        let (back, done) = tokio::join!(back, all);
+        let took = done.saturating_duration_since(back);
+        let Limits { send_burst, sends_per_second, .. } = naive.limits;
+        let allowed = Duration::from_secs_f64((SENDS as f64 - f64::from(send_burst)) / f64::from(sends_per_second));
+        println!("{took:?} where the rate allows {allowed:?}; refused: {:?}", naive.refusals);
+        // The spiral had 500 refusals for rate, and more, for each message.
+        let (rate, order) = (naive.refused(Code::RateLimited), naive.refused(Code::OutOfOrder));
+        assert!(rate + order < 6 * SENDS, "it spirals: {:?}", naive.refusals);
+        assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
+    });
+}
