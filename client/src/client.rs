@@ -76,6 +76,15 @@ pub enum FetchError {
     Ended(String),
 }
 
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RenewError {
+    /// The session goes on until the token before expires; then this one is tried.
+    #[error("token was refused: {0}")]
+    Refused(Refusal),
+    #[error("client has ended: {0}")]
+    Ended(String),
+}
+
 /// The answer to a message that is on its way.
 #[must_use = "a message counts only when it was accepted"]
 pub struct Pending {
@@ -144,6 +153,16 @@ impl Client {
         let command = Command::Send { send, deadline, answer: Answer { sender, _permit: permit } };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })
+    }
+
+    /// A new token of the same user: the session goes on until that one expires, and later sign-ins are with it. Answered
+    /// when the gateway has taken it, or at once while there is no connection.
+    pub async fn renew(&self, token: &str) -> Result<(), RenewError> {
+        let (answer, renewed) = oneshot::channel();
+        let ended = || RenewError::Ended("closed".to_owned());
+        let command = Command::Renew { token: token.to_owned(), answer };
+        self.inner.commands.send(command).await.map_err(|_| ended())?;
+        renewed.await.map_err(|_| ended())?
     }
 
     /// A page of history. `from_seq` 0 is the end that the direction begins at.

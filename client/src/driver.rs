@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Address, ClientConfig, Connection, ConnectionError, Event, FetchError, SendError, SignInError, State,
+    Address, ClientConfig, Connection, ConnectionError, Credential, Event, FetchError, RenewError, SendError,
+    SignInError, State,
     acks::Acks,
     backoff::Backoff,
     client::Answer,
@@ -32,6 +33,7 @@ use crate::{
 pub(crate) enum Command {
     Send { send: client::Send, deadline: Instant, answer: Answer },
     Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },
+    Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
     Close(oneshot::Sender<()>),
 }
 
@@ -41,6 +43,8 @@ pub(crate) struct Driver {
     pub(crate) acks: Arc<Acks>,
     pub(crate) outbox: Outbox<Answer>,
     pub(crate) fetches: Fetches<oneshot::Sender<Result<Page, FetchError>>>,
+    /// New tokens that wait for the gateway's word, the oldest first. Bounded by who asks: each waits for its answer.
+    pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
     state: watch::Sender<State>,
@@ -53,6 +57,13 @@ pub(crate) struct Driver {
 pub(crate) struct EventQueue {
     pub(crate) waiting: VecDeque<Event>,
     sender: mpsc::Sender<Event>,
+}
+
+/// A token on its way.
+pub(crate) struct Renewal {
+    pub(crate) token: String,
+    pub(crate) sent: bool,
+    pub(crate) answer: oneshot::Sender<Result<(), RenewError>>,
 }
 
 /// Why a session is over.
@@ -85,6 +96,7 @@ impl Driver {
             acks,
             outbox: Outbox::new(),
             fetches: Fetches::new(),
+            renewals: VecDeque::new(),
             events: EventQueue { waiting: VecDeque::new(), sender: events },
             state,
             keys: Arc::default(),
@@ -103,6 +115,9 @@ impl Driver {
         for answer in self.fetches.drain() {
             let _ = answer.send(Err(FetchError::Ended(why.clone())));
         }
+        for renewal in self.renewals.drain(..) {
+            let _ = renewal.answer.send(Err(RenewError::Ended(why.clone())));
+        }
         self.set_state(State::Ended { why });
         self.events.give_what_fits();
         for closed in self.closing.drain(..) {
@@ -114,6 +129,7 @@ impl Driver {
     async fn stay_signed_in(&mut self) -> String {
         loop {
             let address = self.config.addresses[self.backoff.address()].clone();
+            self.answer_renewals();
             self.set_state(State::Connecting);
             let attempt = self.attempt(address.clone());
             let (why, after) = match self.serve_until(attempt).await {
@@ -128,6 +144,7 @@ impl Driver {
                     let state = State::Connected { address: address.to_string(), signed_in: Arc::clone(&signed_in) };
                     self.set_state(state);
                     let end = self.session(connection, &signed_in).await;
+                    self.answer_renewals();
                     self.outbox.disconnected();
                     self.fetches.disconnected();
                     // A connection that ends at once is as good as none.
@@ -147,6 +164,14 @@ impl Driver {
             if self.serve_until(sleep(pause)).await.is_none() {
                 return "closed".to_owned();
             }
+        }
+    }
+
+    /// There is no connection on which to ask: the next sign-in is with the newest token, and shows whether it is good.
+    pub(crate) fn answer_renewals(&mut self) {
+        for renewal in self.renewals.drain(..) {
+            self.config.credential = Credential::Token(renewal.token);
+            let _ = renewal.answer.send(Ok(()));
         }
     }
 
@@ -198,6 +223,9 @@ impl Driver {
         match command {
             Some(Command::Send { send, deadline, answer }) => self.outbox.push(send, deadline, answer),
             Some(Command::Fetch { fetch, deadline, answer }) => self.fetches.push(fetch, deadline, answer),
+            Some(Command::Renew { token, answer }) => {
+                self.renewals.push_back(Renewal { token, sent: false, answer });
+            }
             Some(Command::Close(done)) => {
                 self.closing.push(done);
                 return Err(());

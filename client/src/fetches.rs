@@ -24,7 +24,8 @@ impl<T> Fetches<T> {
 
     pub(crate) fn push(&mut self, fetch: Fetch, deadline: Instant, answer: T) {
         let request = self.next;
-        self.next = self.next.wrapping_add(1);
+        // 0 is none of a fetch.
+        self.next = self.next.checked_add(1).unwrap_or(1);
         let fetch = Fetch { request, ..fetch };
         self.pending.insert(request, Pending { fetch, deadline, answer, sent: false });
     }

@@ -28,7 +28,7 @@ pub mod simulation {
 }
 
 pub use address::{Address, Format, InvalidAddress, Transport};
-pub use client::{Client, FetchError, OpenError, Pending, SendError};
+pub use client::{Client, FetchError, OpenError, Pending, RenewError, SendError};
 pub use config::{Acknowledge, ClientConfig, Credential};
 pub use connection::{ConnectOptions, Connection, ConnectionError};
 pub use event::{Event, Events, State};

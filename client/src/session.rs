@@ -12,7 +12,7 @@ use std::{
 use carillon_proto::{
     TimelineId,
     pb::client::{
-        self, ClientFrame, Limits, Ping, SignOut, SignedIn, Timeline, client_frame::Body, refused::What,
+        self, ClientFrame, Limits, Ping, Renew, SignOut, SignedIn, Timeline, client_frame::Body, refused::What,
         server_frame::Body as Frame,
     },
 };
@@ -20,7 +20,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    Connection, ConnectionError, Event, FetchError, Refusal, SendError,
+    Connection, ConnectionError, Credential, Event, FetchError, Refusal, RenewError, SendError,
     connection::{Incoming, Outgoing},
     driver::{Command, Driver, End, TICK, bye_pause},
     positions::Step,
@@ -28,6 +28,8 @@ use crate::{
 
 /// Frames that are handled before anything else gets its turn.
 const FRAMES_AT_ONCE: usize = 64;
+/// The request's number of a new token: none of a fetch, whose numbers begin at 1.
+const RENEWAL: u32 = 0;
 /// How long a sign-out may take.
 const SIGN_OUT: Duration = Duration::from_secs(2);
 
@@ -122,6 +124,10 @@ impl Driver {
         self.outbox.take_ready(now, |send| writer.push(Body::Send(send)));
         session.asked = self.outbox.awaits_answer().then(|| session.asked.unwrap_or(now));
         self.fetches.take_ready(|fetch| writer.push(Body::Fetch(fetch)));
+        for renewal in self.renewals.iter_mut().filter(|renewal| !renewal.sent) {
+            renewal.sent = true;
+            writer.push(Body::Renew(Renew { request: RENEWAL, token: renewal.token.clone() }));
+        }
     }
 
     fn next_wake(&self, session: &Session) -> Instant {
@@ -209,6 +215,10 @@ impl Driver {
                 }
                 Ok(())
             }
+            Frame::Renewed(_) => {
+                self.renewed(Ok(()));
+                Ok(())
+            }
             Frame::Pong(pong) => {
                 for head in pong.heads {
                     let timeline = timeline(head.timeline.as_ref())?;
@@ -275,6 +285,10 @@ impl Driver {
                 }
                 Ok(())
             }
+            Some(What::Request(RENEWAL)) => {
+                self.renewed(Err(RenewError::Refused(refusal)));
+                Ok(())
+            }
             Some(What::Request(request)) => {
                 if let Some(answer) = self.fetches.answered(request) {
                     let _ = answer.send(Err(FetchError::Refused(refusal)));
@@ -282,6 +296,16 @@ impl Driver {
                 Ok(())
             }
             None => Err(End::Lost { why: refusal.to_string(), after: Some(refusal.retry_after) }),
+        }
+    }
+
+    /// They are answered in the order in which they were sent.
+    fn renewed(&mut self, result: Result<(), RenewError>) {
+        if let Some(renewal) = self.renewals.pop_front() {
+            if result.is_ok() {
+                self.config.credential = Credential::Token(renewal.token);
+            }
+            let _ = renewal.answer.send(result);
         }
     }
 

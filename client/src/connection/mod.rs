@@ -95,6 +95,20 @@ impl Connection {
         self.outgoing.send(ClientFrame { body: Some(body) }).await
     }
 
+    /// Several at once: they may travel in one segment.
+    pub async fn send_frames(&mut self, bodies: Vec<client_frame::Body>) -> Result<(), ConnectionError> {
+        for body in bodies {
+            self.outgoing.feed(ClientFrame { body: Some(body) }).await?;
+        }
+        self.outgoing.flush().await
+    }
+
+    /// Says nothing more, but still hears: closes the half of the connection that goes to the gateway. Over WebSocket,
+    /// which has no halves, this begins its closing handshake.
+    pub async fn close_half(&mut self) -> Result<(), ConnectionError> {
+        self.outgoing.close().await
+    }
+
     /// A frame without a body, which no gateway takes: for tests of gateways.
     pub async fn send_empty(&mut self) -> Result<(), ConnectionError> {
         self.outgoing.send(ClientFrame { body: None }).await

@@ -48,7 +48,7 @@ fn name(frame: &str) -> Option<What> {
     if let Some(Value::String(client_id)) = member("send", ["clientId", "client_id"]) {
         return Some(What::ClientId(client_id));
     }
-    let request = match member("fetch", ["request"; 2])? {
+    let request = match member("fetch", ["request"; 2]).or_else(|| member("renew", ["request"; 2]))? {
         Value::Number(number) => number.as_u64()?,
         Value::String(text) => text.parse().ok()?,
         _ => return None,
@@ -323,6 +323,7 @@ mod tests {
         assert_eq!(what(r#"{"send": {"client_id": "7", "x": 1, "to": "bob"}}"#), Some(What::ClientId("7".to_owned())));
         assert_eq!(what(r#"{"fetch": {"request": 9, "direction": 7}}"#), Some(What::Request(9)));
         assert_eq!(what(r#"{"fetch": {"request": "9", "direction": "up"}}"#), Some(What::Request(9)));
+        assert_eq!(what(r#"{"renew": {"request": 5, "token": 7}}"#), Some(What::Request(5)));
         assert_eq!(what(r#"{"send": {"to": 1}}"#), None);
         assert_eq!(what(r#"{"ack": {"position": 1}}"#), None);
         assert_eq!(what(r#"{"fetch": {"request": -1}}"#), None);

@@ -9,6 +9,7 @@ mod pace;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 pub(crate) mod rate;
+mod renewal;
 pub(crate) mod scram;
 mod sending;
 mod sign_in;
@@ -246,6 +247,7 @@ impl Session {
                     Body::Ack(ack) => live.ack(&ack),
                     Body::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
                     Body::Ping(ping) => live.ping(ping.nonce, out),
+                    Body::Renew(renew) => live.renew(&self.rules, now, renew, out),
                     Body::SignOut(_) => live.finish(LastWord::SignOut),
                     Body::SignIn(_) | Body::ScramFinal(_) => {}
                 }

@@ -255,6 +255,7 @@ impl Session {
                 fetch_burst: self.rules.fetch_burst,
             }),
             heartbeat_ms: self.rules.heartbeat_ms,
+            expires_ms: applicant.expires_ms.unwrap_or(0),
             timelines: vec![client::TimelineState {
                 timeline: Some(timeline.clone()),
                 epoch: begin.epoch,
@@ -337,7 +338,7 @@ fn is_sound(scram: &ScramCredentials) -> bool {
     (1..=MAX_ITERATIONS.max(ITERATIONS)).contains(&scram.iterations) && !scram.salt.is_empty()
 }
 
-fn instant_of(unix_ms: u64, now: Now) -> Instant {
+pub(super) fn instant_of(unix_ms: u64, now: Now) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     now.instant + Duration::from_millis(unix_ms.saturating_sub(now.unix_ms)).min(YEAR)
 }

@@ -100,6 +100,10 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
             Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                 Event::Malformed(Code::TooLarge, status.message().to_owned())
             }
+            // What came is no frame. (If it was something else that broke, nobody hears of it.)
+            Some(Err(status)) if status.code() == tonic::Code::Internal => {
+                Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {}", status.message()))
+            }
             Some(Err(_)) => Event::Ended,
             None => Event::HalfClosed,
         })

@@ -117,3 +117,34 @@ fn what_is_sent_ahead_waits_for_the_sign_in() {
     play.hears_answer(Err(refusal(Code::NotFound, "no such user", 0)));
     assert!(play.session.reads(), "the proof is waited for");
 }
+
+#[test]
+fn a_new_token_lets_the_session_go_on() {
+    let renew = |request: u32, user: &str, seconds: u64| match token_sign_in(user, seconds) {
+        Body::SignIn(client::SignIn { credential: Some(Credential::Token(token)), .. }) => {
+            Body::Renew(client::Renew { request, token })
+        }
+        other => panic!("no token: {other:?}"),
+    };
+    let mut play = Play::new();
+    play.says(token_sign_in("alice", 20));
+    play.hears_answer(Ok(opened(0, None)));
+    let server_frame::Body::SignedIn(signed_in) = play.wrote() else { panic!("not signed in") };
+    assert_eq!(signed_in.expires_ms, START_MS + 20_000);
+    play.wait(Duration::from_secs(15));
+    // Of another user, out of date, no token: the one in use stays.
+    play.says(renew(1, "bob", 3600));
+    play.says(renew(2, "alice", 10));
+    play.says(Body::Renew(client::Renew { request: 3, token: "x".to_owned() }));
+    for request in 1..=3 {
+        assert_eq!(play.refused(), (Some(What::Request(request)), Code::Unauthenticated));
+    }
+    play.says(renew(4, "alice", 40));
+    let server_frame::Body::Renewed(renewed) = play.wrote() else { panic!("not renewed") };
+    assert_eq!((renewed.request, renewed.expires_ms), (4, START_MS + 40_000));
+    play.wait(Duration::from_secs(10));
+    assert!(!play.closed, "the first one has expired");
+    play.says(Body::Ping(Ping { nonce: 1 }));
+    play.wait(Duration::from_secs(15));
+    assert_eq!(play.bye().code(), Code::Expired);
+}
