@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -16,11 +17,27 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use carillon_proto::{Readiness, Ready, tasks::Tasks};
+use carillon_proto::{Readiness, Ready, accepting::Accepting, tasks::Tasks};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
 
 use crate::Role;
+
+/// Connections at a time; more are closed at once.
+pub(crate) const MAX_CONNECTIONS: usize = 64;
+/// From the first byte to the end of the request's head, and between two requests. Above the pause between two scrapes.
+const REQUEST_IN: Duration = Duration::from_secs(20);
+/// However much is asked on it: no answer takes long, and whoever has more to ask connects again.
+const CONNECTION_LASTS: Duration = Duration::from_secs(600);
 
 pub(crate) struct Admin {
     listener: TcpListener,
@@ -53,12 +70,29 @@ impl Admin {
             .route("/readyz", get(readyz))
             .with_state(health)
             .route("/metrics", get(async move || scrape(&metrics)));
+        let connections = tasks.clone();
         tasks.spawn("admin", async move {
-            if let Err(error) = axum::serve(self.listener, app).await {
-                tracing::error!(%error, "admin listener ended");
+            let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+            let mut accepting = Accepting::new(self.listener, "admin listener");
+            loop {
+                let (stream, _) = accepting.next().await;
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let app = app.clone();
+                connections.spawn("admin-connection", async move {
+                    // Whoever stays too long, or breaks off, is of no interest.
+                    let _ = timeout(CONNECTION_LASTS, serve(stream, app)).await;
+                    drop(place);
+                });
             }
         });
     }
+}
+
+async fn serve(stream: TcpStream, app: Router) {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_IN);
+    // An error is the client's, or its silence.
+    let _ = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
 }
 
 impl Health {

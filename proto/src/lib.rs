@@ -1,6 +1,7 @@
 //! The words and contracts that all roles share: generated messages, validated ids, shard and ring keys, limits, and
 //! how nodes authenticate to each other. See `docs/architecture.md`.
 
+pub mod accepting;
 mod batch;
 pub mod credentials;
 mod duplicate;
@@ -11,9 +12,11 @@ pub mod pb;
 pub mod peer;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
+pub mod probation;
 mod ready;
 mod ring;
 mod room;
+pub mod seldom;
 mod shard;
 pub mod tasks;
 mod timeline;

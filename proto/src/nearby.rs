@@ -6,21 +6,37 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
-use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::server::Connected;
+
+use crate::{
+    accepting::Accepting,
+    probation::{OnProbation, Probation},
+    seldom::Seldom,
+};
 
 /// Connections that wait to be accepted. When it is full, the caller takes a socket.
 const BACKLOG: usize = 64;
 /// Each way. A writer waits when it is full.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// From the first byte to the first call with the cluster's secret; the handshake of TLS is part of it.
+const PROVE_IN: Duration = Duration::from_secs(10);
+/// Connections to one internal listener that have not shown the secret yet. More are closed at once: a node tries again,
+/// and needs milliseconds.
+pub const MAX_UNPROVEN_PEERS: usize = 128;
+/// Connections to one internal listener at all. More are closed at once.
+const MAX_PEERS: usize = 4096;
+/// Between two lines of the log about connections that were closed at once.
+const TELL: Duration = Duration::from_secs(30);
 
 /// The internal listeners of this process, by address.
 #[derive(Clone, Default)]
@@ -30,13 +46,20 @@ pub(crate) struct Nearby {
 
 /// A connection between two nodes.
 pub enum PeerStream {
+    /// To another node.
     Tcp(TcpStream),
+    /// From what has to show that it is a node.
+    Accepted(OnProbation<TcpStream, OwnedSemaphorePermit>),
     Memory(DuplexStream),
 }
 
+/// What the calls of a connection know of it: whoever shows the secret vouches for it. None: it is of this process.
+#[derive(Clone)]
+pub struct PeerConnection(pub(crate) Option<Probation>);
+
 /// Connections to an internal listener, from this process and from others.
 pub struct PeerIncoming {
-    tcp: TcpIncoming,
+    tcp: BoxStream<'static, PeerStream>,
     nearby: Option<Listening>,
 }
 
@@ -83,8 +106,36 @@ impl PeerIncoming {
         // Without an address of its own nobody could name it.
         let address = listener.local_addr().ok().map(|address| address.to_string());
         let nearby = nearby.zip(address).map(|(nearby, address)| nearby.listen(address));
-        Self { tcp: TcpIncoming::from(listener).with_nodelay(Some(true)), nearby }
+        Self { tcp: accepted(listener).boxed(), nearby }
     }
+}
+
+/// Never fails: what the server above takes for a failure of the listener ends it, and with it the node.
+fn accepted(listener: TcpListener) -> impl Stream<Item = PeerStream> {
+    let state = (
+        Accepting::new(listener, "internal listener"),
+        Arc::new(Semaphore::new(MAX_PEERS)),
+        Arc::new(Semaphore::new(MAX_UNPROVEN_PEERS)),
+        Seldom::new(1, TELL),
+    );
+    futures_util::stream::unfold(state, async |(mut accepting, all, unproven, refused)| {
+        loop {
+            let (stream, peer) = accepting.next().await;
+            let places = (Arc::clone(&all).try_acquire_owned(), Arc::clone(&unproven).try_acquire_owned());
+            if let (Ok(place), Ok(unproven_place)) = places {
+                let probation = Probation::with_place(unproven_place);
+                let stream = PeerStream::Accepted(OnProbation::new(stream, probation, PROVE_IN, place));
+                return Some((stream, (accepting, all, unproven, refused)));
+            }
+            if let Some(left_out) = refused.turn(Instant::now()) {
+                tracing::warn!(
+                    %peer, left_out, most_unproven = MAX_UNPROVEN_PEERS, most = MAX_PEERS,
+                    "connections to the internal listener are refused: too many are open that have not shown the \
+                     cluster's secret, or too many at all"
+                );
+            }
+        }
+    })
 }
 
 impl Stream for PeerIncoming {
@@ -97,20 +148,29 @@ impl Stream for PeerIncoming {
         {
             return Poll::Ready(Some(Ok(PeerStream::Memory(stream))));
         }
-        Pin::new(&mut this.tcp).poll_next(context).map_ok(PeerStream::Tcp)
+        Pin::new(&mut this.tcp).poll_next(context).map(|stream| stream.map(Ok))
     }
 }
 
 impl Connected for PeerStream {
-    type ConnectInfo = ();
+    type ConnectInfo = PeerConnection;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> PeerConnection {
+        PeerConnection(match self {
+            Self::Accepted(stream) => Some(stream.probation().clone()),
+            Self::Tcp(_) | Self::Memory(_) => None,
+        })
+    }
 }
 
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             PeerStream::Tcp(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            PeerStream::Accepted(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
@@ -176,7 +236,7 @@ mod tests {
         assert_eq!(&heard, b"hello");
         // From another process.
         PeerStream::connect(&Nearby::default(), &address).await.expect("connects");
-        assert!(matches!(incoming.next().await.expect("open").expect("accepted"), PeerStream::Tcp(_)));
+        assert!(matches!(incoming.next().await.expect("open").expect("accepted"), PeerStream::Accepted(_)));
         drop(incoming);
         assert!(PeerStream::connect(&nearby, &address).await.is_err());
     }

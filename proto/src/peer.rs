@@ -12,7 +12,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig},
 };
 
-use crate::nearby::{Nearby, PeerIncoming, PeerStream};
+use crate::nearby::{Nearby, PeerConnection, PeerIncoming, PeerStream};
+
+pub use crate::nearby::MAX_UNPROVEN_PEERS;
 
 /// What a node needs to be one of the cluster.
 #[derive(Clone)]
@@ -152,6 +154,9 @@ impl Interceptor for CheckSecret {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let given = request.metadata().get("authorization").map(|value| value.as_encoded_bytes()).unwrap_or_default();
         if bool::from(given.ct_eq(self.0.as_encoded_bytes())) {
+            if let Some(PeerConnection(Some(probation))) = request.extensions().get() {
+                probation.vouch_for_good();
+            }
             Ok(request)
         } else {
             Err(Status::unauthenticated("the cluster secret is missing or is another cluster's"))
