@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod config;
+mod descriptors;
 mod metrics;
 mod role;
 mod running;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     Config, ConfigError, Role, SecretError, Secrets,
     admin::{Admin, Health},
-    metrics,
+    descriptors, metrics,
 };
 
 /// What runs.
@@ -62,8 +62,9 @@ pub enum StartError {
 
 /// Opens and binds everything, then starts it. A process with all roles is a cluster of its own where the
 /// configuration does not say otherwise: it makes its secrets, and its roles find each other wherever they are bound.
-pub async fn start(config: Config, roles: &[Role]) -> Result<Running, StartError> {
+pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartError> {
     config.validate(roles)?;
+    descriptors::arrange(&mut config, roles);
     #[cfg(feature = "planted-bugs")]
     carillon_proto::planted::PlantedBug::announce()?;
     let secrets = Secrets::of(&config);

@@ -32,6 +32,8 @@ pub struct StorageConfig {
     pub directory_cache_bytes: u64,
     /// Memory for fjall's cache of the timelines.
     pub timeline_cache_bytes: u64,
+    /// Files of the timelines' tables that are kept open; others are opened when they are read.
+    pub timeline_open_files: usize,
     /// Memory for what was written to timelines and is not in their tables yet, of all shards together. A start reads at
     /// most 256 MiB of it again.
     pub timeline_memtables_bytes: u64,
@@ -82,6 +84,7 @@ impl Default for StorageConfig {
             retention: RetentionConfig::default(),
             directory_cache_bytes: 64 << 20,
             timeline_cache_bytes: 128 << 20,
+            timeline_open_files: 900,
             timeline_memtables_bytes: 256 << 20,
             log_cache_bytes: 4 << 20,
             log_keep_entries: 20_000,
@@ -142,6 +145,9 @@ impl StorageConfig {
         }
         if self.advertise.is_empty() && self.members.len() > 1 && self.listen.ip().is_unspecified() {
             return wrong("advertise", "is empty: other nodes can't reach the address that listen names".into());
+        }
+        if !(16..=1_000_000).contains(&self.timeline_open_files) {
+            return wrong("timeline_open_files", format!("is {}: it must be 16 to 1000000", self.timeline_open_files));
         }
         let least = u64::from(self.timeline_shards) << 20;
         if self.timeline_memtables_bytes < least {

@@ -31,7 +31,8 @@ impl Machines {
     /// Opens, or makes, the engines in this folder. Blocking.
     pub fn open(dir: &Path, map: ShardMap) -> io::Result<Self> {
         let mib = 1024 * 1024;
-        let caches = Caches { directory_bytes: 8 * mib, timeline_bytes: 8 * mib, memtables_bytes: 8 * mib };
+        let caches =
+            Caches { directory_bytes: 8 * mib, timeline_bytes: 8 * mib, timeline_files: 64, memtables_bytes: 8 * mib };
         let engines = Engines::open(dir, map, caches).map_err(io::Error::other)?;
         let shards = |kind| map.all().filter(move |shard| shard.kind == kind);
         Ok(Self {

@@ -333,6 +333,7 @@ impl Node {
         let caches = Caches {
             directory_bytes: self.config.directory_cache_bytes,
             timeline_bytes: self.config.timeline_cache_bytes,
+            timeline_files: self.config.timeline_open_files,
             memtables_bytes: self.config.timeline_memtables_bytes,
         };
         let engines = Engines::open(self.bootstrap.dir().path(), map, caches)?;

@@ -36,16 +36,30 @@ pub struct Node {
     config: PathBuf,
     log: PathBuf,
     pub admin: SocketAddr,
+    /// None: as many as this program may have.
+    open_files: Option<u32>,
     process: Option<Child>,
 }
 
 impl Node {
     /// Writes the configuration (TOML) and starts the process.
     pub fn start(folder: &Path, name: &str, role: &'static str, admin: SocketAddr, config: &str) -> Self {
+        Self::start_with_open_files(folder, name, role, admin, config, None)
+    }
+
+    /// Under a limit (soft and hard) of open files.
+    pub fn start_with_open_files(
+        folder: &Path,
+        name: &str,
+        role: &'static str,
+        admin: SocketAddr,
+        config: &str,
+        open_files: Option<u32>,
+    ) -> Self {
         let path = folder.join(format!("{name}.toml"));
         File::create(&path).and_then(|mut file| file.write_all(config.as_bytes())).expect("configuration written");
         let log = folder.join(format!("{name}.log"));
-        let mut node = Self { name: name.to_owned(), role, config: path, log, admin, process: None };
+        let mut node = Self { name: name.to_owned(), role, config: path, log, admin, open_files, process: None };
         node.start_again();
         node
     }
@@ -53,7 +67,16 @@ impl Node {
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_carillon"))
+        let program = env!("CARGO_BIN_EXE_carillon");
+        let mut command = match self.open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(program);
+                shell
+            }
+        };
+        let child = command
             .arg(self.role)
             .arg("--config")
             .arg(&self.config)

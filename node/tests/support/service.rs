@@ -57,9 +57,14 @@ impl Service {
 
     /// One with more lines of configuration (dotted TOML keys).
     pub fn start(more: &str) -> Self {
+        Self::start_with_open_files(more, None)
+    }
+
+    /// The same under a limit of open files.
+    pub fn start_with_open_files(more: &str, open_files: Option<u32>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ip = own_address();
-        let mut node = Self::node(&folder, "all", ip, more);
+        let mut node = Self::node(&folder, "all", ip, more, open_files);
         node.wait_ready();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
         let [tcp, ws, grpc] = [7410, 7411, 7412].map(|port| SocketAddr::new(ip, port));
@@ -68,14 +73,14 @@ impl Service {
 
     /// Another process with the same data folder and addresses of its own.
     pub fn twin(&self) -> Node {
-        Self::node(&self.folder, "twin", own_address(), "")
+        Self::node(&self.folder, "twin", own_address(), "", None)
     }
 
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn node(folder: &TempDir, name: &str, ip: IpAddr, more: &str) -> Node {
+    fn node(folder: &TempDir, name: &str, ip: IpAddr, more: &str, open_files: Option<u32>) -> Node {
         let [admin, tcp, ws, grpc] = [7400, 7410, 7411, 7412].map(|port| SocketAddr::new(ip, port));
         let config = format!(
             r#"
@@ -92,11 +97,12 @@ impl Service {
             gateway.ws.listen = "{ws}"
             gateway.grpc.listen = "{grpc}"
             gateway.jwt.keys = [{{ algorithm = "HS256", secret = "{TOKEN_SECRET}" }}]
-            gateway.failed_sign_ins_burst = 1000
+            {patience}
             "#,
+            patience = if more.contains("failed_sign_ins") { "" } else { "gateway.failed_sign_ins_burst = 1000" },
             data = folder.path().join("data").display(),
         );
-        Node::start(folder.path(), name, "all", admin, &config)
+        Node::start_with_open_files(folder.path(), name, "all", admin, &config, open_files)
     }
 
     /// The same, with TLS.

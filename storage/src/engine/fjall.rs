@@ -9,7 +9,7 @@ use ::fjall::{
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
-    Changes, OpenError,
+    Caches, Changes, OpenError,
     mark::{Before, Mark},
 };
 use crate::machine::{Record, keys};
@@ -60,14 +60,16 @@ pub(crate) struct TimelineView<'a> {
 pub(crate) type Value = ::fjall::Slice;
 
 impl TimelineStore {
-    /// `memtables_bytes` is shared by `shards` shards.
-    pub(crate) fn open(dir: &Path, cache_bytes: u64, memtables_bytes: u64, shards: u16) -> Result<Self, OpenError> {
+    /// `caches` are shared by `shards` shards.
+    pub(crate) fn open(dir: &Path, caches: &Caches, shards: u16) -> Result<Self, OpenError> {
+        let memtables_bytes = caches.memtables_bytes;
         let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
         let (mark, before) = Mark::open(dir)?;
         let journal_bytes = memtables_bytes.clamp(*JOURNAL_BYTES.start(), *JOURNAL_BYTES.end());
         let one_thread = thread::available_parallelism().is_ok_and(|cores| cores.get() < CORES_TO_SPARE);
         let open = || {
-            let database = Database::builder(dir).cache_size(cache_bytes).max_journaling_size(journal_bytes);
+            let database = Database::builder(dir).cache_size(caches.timeline_bytes).max_journaling_size(journal_bytes);
+            let database = database.max_cached_files(Some(caches.timeline_files));
             if one_thread { database.worker_threads(1) } else { database }.open()
         };
         let db = if before == Before::PowerLost {
@@ -261,8 +263,12 @@ mod tests {
 
     use super::*;
 
+    fn caches(memtables_bytes: u64) -> Caches {
+        Caches { timeline_bytes: 8 << 20, memtables_bytes, ..Caches::default() }
+    }
+
     fn open(dir: &Path) -> TimelineStore {
-        TimelineStore::open(dir, 8 << 20, 16 << 20, 2).expect("opens")
+        TimelineStore::open(dir, &caches(16 << 20), 2).expect("opens")
     }
 
     fn all(shard: &TimelineShard) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -304,7 +310,7 @@ mod tests {
         let dir = dir.path().join("timeline");
         // What a shard was made with does not count.
         (0..2).for_each(|index| drop(open(&dir).shard(index).expect("shard")));
-        let store = TimelineStore::open(&dir, 8 << 20, 2 * MIN_MEMTABLE_BYTES, 2).expect("opens");
+        let store = TimelineStore::open(&dir, &caches(2 * MIN_MEMTABLE_BYTES), 2).expect("opens");
         let shards = [store.shard(0).expect("shard"), store.shard(1).expect("shard")];
         let value = vec![7; 1024];
         // More writes than the engine's threads have room for requests, while they are busy.
@@ -403,7 +409,7 @@ mod tests {
             fs::write(journal, bytes).expect("writes");
         };
         tear();
-        let error = TimelineStore::open(&dir, 8 << 20, 16 << 20, 2).err().expect("no power failure").to_string();
+        let error = TimelineStore::open(&dir, &caches(16 << 20), 2).err().expect("no power failure").to_string();
         assert!(error.contains("empty disk"), "{error}");
         fs::write(dir.with_extension("mark"), "format 1\nopen in boot another\n").expect("writes");
         assert_eq!(open(&dir).shard(0).expect("shard").applied().expect("reads"), None);
@@ -415,7 +421,7 @@ mod tests {
         let dir = dir.path().join("timeline");
         drop(open(&dir).shard(0).expect("shard"));
         fs::write(dir.join("version"), b"not what fjall wrote").expect("writes");
-        let error = TimelineStore::open(&dir, 8 << 20, 16 << 20, 2).err().expect("refused").to_string();
+        let error = TimelineStore::open(&dir, &caches(16 << 20), 2).err().expect("refused").to_string();
         assert!(error.contains("empty disk"), "{error}");
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Caches {
     pub(crate) directory_bytes: u64,
     /// Block cache of the timeline engine.
     pub(crate) timeline_bytes: u64,
+    /// Files of timelines' tables that are kept open.
+    pub(crate) timeline_files: usize,
     /// Written to timelines but not yet to their tables, over all shards; at least 1 MiB for each of them.
     pub(crate) memtables_bytes: u64,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Caches {
 #[cfg(any(test, fuzzing))]
 impl Default for Caches {
     fn default() -> Self {
-        Self { directory_bytes: 16 << 20, timeline_bytes: 16 << 20, memtables_bytes: 64 << 20 }
+        Self { directory_bytes: 16 << 20, timeline_bytes: 16 << 20, timeline_files: 64, memtables_bytes: 64 << 20 }
     }
 }
 
@@ -72,7 +74,7 @@ impl Engines {
         fs::create_dir_all(dir).map_err(|source| OpenError::Mark { path: dir.to_owned(), source })?;
         let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
         let path = dir.join("timeline");
-        let timeline = TimelineStore::open(&path, caches.timeline_bytes, caches.memtables_bytes, map.timeline)?;
+        let timeline = TimelineStore::open(&path, &caches, map.timeline)?;
         Ok(Self { map, directory, timeline })
     }
 

@@ -18,7 +18,8 @@ type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn open(dir: &Path) -> Engines {
     let mib = 1024 * 1024;
-    let caches = Caches { directory_bytes: 16 * mib, timeline_bytes: 16 * mib, memtables_bytes: 8 * mib };
+    let caches =
+        Caches { directory_bytes: 16 * mib, timeline_bytes: 16 * mib, timeline_files: 64, memtables_bytes: 8 * mib };
     Engines::open(dir, MAP, caches).expect("opens")
 }
 
