@@ -5,6 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use carillon_proto::limits;
 use serde::{Deserialize, Serialize};
 
+use crate::listener::proxies::{Cidr, ForwardedHeader, Proxies};
+
 /// Configuration of the gateway role. The defaults work on one machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,8 +23,12 @@ pub struct GatewayConfig {
     pub routers: Vec<String>,
     /// How long the gateway's registration lasts without a renewal.
     pub lease_ms: u64,
+    /// Proxies in front of the listeners.
+    pub proxies: ProxiesConfig,
     /// Connections of all protocols together; more are refused.
     pub max_connections: usize,
+    /// Connections of one address (of one /64 with IPv6); 0: no bound of their own.
+    pub max_connections_per_address: usize,
     /// From the first byte to SignedIn; also for the TLS and WebSocket handshakes.
     pub sign_in_timeout_ms: u64,
     /// How often clients have to say something; twice that in silence closes the connection.
@@ -69,11 +75,47 @@ pub struct ListenConfig {
     pub enabled: bool,
     /// host:port; port 0 takes a free one.
     pub listen: String,
+    /// Connections of this listener; 0: nine tenths of those of the gateway, or all if it is the only listener.
+    pub max_connections: usize,
+    /// Each connection begins with the PROXY protocol (version 1 or 2) and comes from a trusted proxy.
+    pub proxy_protocol: bool,
+}
+
+impl ListenConfig {
+    fn at(listen: String) -> Self {
+        Self { enabled: true, listen, max_connections: 0, proxy_protocol: false }
+    }
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { enabled: true, listen: "127.0.0.1:0".to_owned() }
+        Self::at("127.0.0.1:0".to_owned())
+    }
+}
+
+/// Whom to believe when they say whose connection they pass on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxiesConfig {
+    /// Addresses and networks (`10.0.0.0/8`) of proxies.
+    pub trusted: Vec<String>,
+    /// In which header they name the client, on WebSocket and gRPC.
+    pub header: ForwardedHeader,
+}
+
+impl ProxiesConfig {
+    /// What `validate` let pass.
+    pub(crate) fn to_proxies(&self) -> Proxies {
+        Proxies { trusted: self.trusted.iter().filter_map(|text| text.parse().ok()).collect(), header: self.header }
+    }
+
+    fn validate(&self) -> Result<(), InvalidConfig> {
+        match self.trusted.iter().find_map(|text| text.parse::<Cidr>().err()) {
+            Some(error) => {
+                Err(InvalidConfig { key: "proxies.trusted", why: format!("has an entry that is none: {error}") })
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -202,7 +244,7 @@ pub struct InvalidConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        let listen = |port: u16| ListenConfig { enabled: true, listen: format!("127.0.0.1:{port}") };
+        let listen = |port: u16| ListenConfig::at(format!("127.0.0.1:{port}"));
         Self {
             tcp: listen(7410),
             ws: listen(7411),
@@ -210,7 +252,9 @@ impl Default for GatewayConfig {
             tls: None,
             routers: vec!["127.0.0.1:7402".to_owned()],
             lease_ms: 10_000,
+            proxies: ProxiesConfig::default(),
             max_connections: 100_000,
+            max_connections_per_address: 20_000,
             sign_in_timeout_ms: 10_000,
             heartbeat_ms: 30_000,
             max_frame_bytes: 256 * 1024,
@@ -259,6 +303,19 @@ impl GatewayConfig {
         }
         within("lease_ms", self.lease_ms, 1_000, 600_000)?;
         within("max_connections", self.max_connections as u64, 1, 10_000_000)?;
+        within("max_connections_per_address", self.max_connections_per_address as u64, 0, 10_000_000)?;
+        self.proxies.validate()?;
+        for (bound, proxy, listener) in [
+            ("tcp.max_connections", "tcp.proxy_protocol", &self.tcp),
+            ("ws.max_connections", "ws.proxy_protocol", &self.ws),
+            ("grpc.max_connections", "grpc.proxy_protocol", &self.grpc),
+        ] {
+            within(bound, listener.max_connections as u64, 0, 10_000_000)?;
+            if listener.proxy_protocol && self.proxies.trusted.is_empty() {
+                let why = "is true, but proxies.trusted names nobody from whom it could be taken".to_owned();
+                return Err(InvalidConfig { key: proxy, why });
+            }
+        }
         within("sign_in_timeout_ms", self.sign_in_timeout_ms, 100, 600_000)?;
         within("heartbeat_ms", self.heartbeat_ms.into(), 100, 3_600_000)?;
         let frames = (limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u64, limits::MAX_FRAME_BYTES as u64);

@@ -38,10 +38,19 @@ const COUNT_EACH: u64 = 16 * 1024;
 /// How far ahead a sleep may be when there is nothing to wait for.
 const FAR: Duration = Duration::from_secs(3600);
 
+/// How a client came.
+pub(crate) struct Arrival {
+    pub(crate) protocol: Protocol,
+    /// The client's own, whatever proxies are between.
+    pub(crate) address: IpAddr,
+    /// By then it is signed in.
+    pub(crate) deadline: Instant,
+}
+
 /// Serves it to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, protocol: Protocol, address: IpAddr) {
-    let _counted = metrics::Held::connection(name(protocol));
-    let mut connection = Connection::new(shared, protocol, address);
+pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, arrival: Arrival) {
+    let _counted = metrics::Held::connection(name(arrival.protocol));
+    let mut connection = Connection::new(shared, &arrival);
     transport.set_max_frame(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
     connection.run(&mut transport).await;
     connection.leave().await;
@@ -70,11 +79,13 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(shared: Arc<Shared>, protocol: Protocol, address: IpAddr) -> Self {
+    fn new(shared: Arc<Shared>, arrival: &Arrival) -> Self {
         let number = shared.connections.number();
         let mailbox = Arc::new(Mailbox::default());
         shared.connections.insert(number, Arc::clone(&mailbox));
-        let session = Session::new(Arc::clone(&shared.rules), number, protocol, address, now());
+        let rules = Arc::clone(&shared.rules);
+        let mut session = Session::new(rules, number, arrival.protocol, arrival.address, now());
+        session.sign_in_by(arrival.deadline);
         Self {
             shared,
             number,
@@ -185,7 +196,10 @@ impl Connection {
                     self.refused.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
                 }
             }
-            Effect::SignedIn => transport.set_max_frame(self.shared.rules.max_frame_bytes),
+            Effect::SignedIn => {
+                transport.set_max_frame(self.shared.rules.max_frame_bytes);
+                transport.signed_in();
+            }
             Effect::Close => self.closing = true,
         }
     }
@@ -277,7 +291,7 @@ mod tests {
     use crate::transport::stream::StreamTransport;
     use tokio::net::TcpStream;
 
-    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -285,8 +299,7 @@ mod tests {
     #[test]
     fn an_idle_connections_task_is_small() {
         type Tcp = StreamTransport<TcpStream>;
-        let size =
-            size_of_future(|shared, transport: Tcp, protocol, address| serve(shared, transport, protocol, address));
+        let size = size_of_future(|shared, transport: Tcp, arrival| serve(shared, transport, arrival));
         assert!(size <= 2048, "{size} bytes");
     }
 }

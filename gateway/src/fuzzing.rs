@@ -18,6 +18,7 @@ use crate::{
     codec::{self, Outgoing, RawPage, TimelineWords, raw::RawEntry, varint},
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
     links::{Answered, refusal},
+    listener::proxy_protocol,
     session::{
         Effect, Input, Now, Rules, Session, TokenKeys, content,
         scram::{self, ClientFirst},
@@ -47,6 +48,22 @@ pub fn frame(bytes: &[u8]) {
         && let Some(content) = &send.content
     {
         let _ = content::check(content, 1000);
+    }
+}
+
+/// The first bytes of a connection through a proxy: never more is read than is known to belong to the header.
+pub fn proxy_header(bytes: &[u8]) {
+    let mut end = 12;
+    while end <= bytes.len() {
+        match proxy_protocol::parse(&bytes[..end]) {
+            Ok(proxy_protocol::Progress::Needs(more)) => {
+                assert!(more > 0);
+                end += more;
+            }
+            // A longer one is refused.
+            Ok(proxy_protocol::Progress::Done(_)) => return assert!(end <= 4 * 1024),
+            Err(_) => return,
+        }
     }
 }
 

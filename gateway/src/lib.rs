@@ -23,6 +23,7 @@ mod links;
 mod listener;
 mod mailbox;
 pub mod metrics;
+mod network;
 mod session;
 #[doc(hidden)]
 pub mod simulation;
@@ -31,8 +32,9 @@ mod throttle;
 mod transport;
 
 pub use config::{
-    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, Secret, TlsConfig, UserForm,
+    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret, TlsConfig,
+    UserForm,
 };
 pub use gateway::{Gateway, OpenError};
-pub use listener::{BindError, TlsError};
+pub use listener::{BindError, TlsError, proxies::ForwardedHeader};
 pub use session::TokenKeyError;

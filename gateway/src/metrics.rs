@@ -36,7 +36,7 @@ enum Kind {
 
 const ALL: &[(&str, Kind, Unit, &str)] = &[
     (CONNECTIONS, Kind::Gauge, Unit::Count, "Open client connections, by protocol"),
-    (CONNECTIONS_REFUSED, Kind::Counter, Unit::Count, "Connections refused because max_connections are open"),
+    (CONNECTIONS_REFUSED, Kind::Counter, Unit::Count, "Connections refused, by why: full, address"),
     (SESSIONS, Kind::Gauge, Unit::Count, "Connections that are signed in"),
     (SIGN_INS, Kind::Counter, Unit::Count, "Sign-ins, by way and result"),
     (SENDS, Kind::Counter, Unit::Count, "Sends that clients asked for"),
@@ -108,6 +108,10 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
+}
+
+pub(crate) fn connection_refused(why: &'static str) {
+    counter!(CONNECTIONS_REFUSED, "why" => why).increment(1);
 }
 
 pub(crate) fn sign_in(way: &'static str, result: &'static str) {

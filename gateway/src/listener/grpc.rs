@@ -3,13 +3,12 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use carillon_proto::{
+    accepting::Accepting,
     limits,
     pb::{
         client::{
@@ -21,24 +20,19 @@ use carillon_proto::{
     },
     tasks::Tasks,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{
-        Identity, Server, ServerTlsConfig,
-        server::{Connected, TcpConnectInfo},
-    },
+    transport::{Identity, Server, ServerTlsConfig},
 };
 
-use super::accept::{accept, overloaded};
+use super::{
+    accept::{self, Entry},
+    grpc_connection::{ClientConnection, GrpcConnection},
+};
 use crate::{
-    connection::{Shared, serve},
-    metrics,
+    connection::{Arrival, Shared, serve},
     transport::grpc::{AHEAD, GrpcTransport},
 };
 
@@ -51,13 +45,13 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Service {
     shared: Arc<Shared>,
-    slots: Arc<Semaphore>,
+    entry: Entry,
     tasks: Tasks,
 }
 
 impl Service {
-    pub(super) fn new(shared: Arc<Shared>, slots: Arc<Semaphore>, tasks: Tasks) -> Self {
-        Self { shared, slots, tasks }
+    pub(super) fn new(shared: Arc<Shared>, entry: Entry, tasks: Tasks) -> Self {
+        Self { shared, entry, tasks }
     }
 }
 
@@ -80,15 +74,16 @@ pub(super) async fn run(
             Err(error) => return tracing::error!(%error, "gRPC listener can't use the certificate"),
         };
     }
-    let slots = Arc::clone(&service.slots);
-    let incoming = futures_util::stream::unfold((listener, slots), async |(listener, slots)| {
+    let state = (Accepting::new(listener, "gRPC listener"), service.entry.clone());
+    let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
         loop {
-            let (stream, _) = accept(&listener).await;
+            let (stream, peer) = accepting.next().await;
             // A connection takes a slot as its streams do, so that those without streams are bounded, too.
-            if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-                return Some((Ok::<_, io::Error>(Slotted { stream, _slot: slot }), (listener, slots)));
+            if let Some(slot) = entry.slots.take()
+                && let Some(connection) = GrpcConnection::new(stream, peer, slot, &entry)
+            {
+                return Some((Ok::<_, io::Error>(connection), (accepting, entry)));
             }
-            ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
         }
     });
     let service = ClientServiceServer::new(service)
@@ -104,70 +99,42 @@ impl ClientService for Service {
     type ConnectStream = ReceiverStream<Result<ServerFrame, Status>>;
 
     async fn connect(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::ConnectStream>, Status> {
-        let address = request.remote_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        // Each connection has one: `GrpcConnection` says so.
+        let known = request.extensions().get::<ClientConnection>().cloned();
+        let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let address = self.entry.proxies.client(peer, request.metadata().as_ref());
         let (outbound, stream) = mpsc::channel(AHEAD);
-        match Arc::clone(&self.slots).try_acquire_owned() {
+        let slot = match self.entry.slots.take() {
+            Some(mut slot) => slot.belongs_to(address).map(|()| slot).map_err(|_| accept::crowded()),
+            None => Err(accept::full()),
+        };
+        match slot {
             Ok(slot) => {
                 let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
-                let transport = GrpcTransport::new(request.into_inner(), outbound, max);
+                let probation = known.as_ref().map(|known| known.probation.clone());
+                let deadline = self.deadline(known.as_ref());
+                let transport = GrpcTransport::new(request.into_inner(), outbound, max).on_probation(probation);
+                let arrival = Arrival { protocol: Protocol::Grpc, address, deadline };
                 let shared = Arc::clone(&self.shared);
                 self.tasks.spawn("client-connection", async move {
-                    serve(shared, transport, Protocol::Grpc, address).await;
+                    serve(shared, transport, arrival).await;
                     drop(slot);
                 });
             }
-            Err(_) => {
-                ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
+            Err(bye) => {
                 // The channel is new: there is room.
-                let _ = outbound.try_send(Ok(ServerFrame { body: Some(Body::Bye(overloaded())) }));
+                let _ = outbound.try_send(Ok(ServerFrame { body: Some(Body::Bye(bye)) }));
             }
         }
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-/// A socket that gives its slot back when it is closed.
-struct Slotted {
-    stream: TcpStream,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Connected for Slotted {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Slotted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Slotted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+impl Service {
+    /// The first stream has what is left of the connection's time, so that it hears why it ends. Later ones have their own.
+    fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
+        let now = Instant::now();
+        let own = now + self.entry.sign_in_timeout;
+        known.map(|known| known.deadline).filter(|first| *first > now).map_or(own, |first| own.min(first))
     }
 }

@@ -2,6 +2,10 @@
 
 mod accept;
 mod grpc;
+mod grpc_connection;
+pub(crate) mod proxies;
+pub(crate) mod proxy_protocol;
+mod slots;
 mod tls;
 mod ws;
 
@@ -10,8 +14,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use carillon_proto::{limits, pb::store::session::Protocol, tasks::Tasks};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
-    sync::Semaphore,
-    time::timeout,
+    time::timeout_at,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -19,10 +22,11 @@ pub use tls::TlsError;
 
 use crate::{
     config::{GatewayConfig, ListenConfig},
-    connection::{Shared, serve},
+    connection::{Arrival, Shared, serve},
     transport::stream::StreamTransport,
 };
-use accept::Accepted;
+use accept::{Accepted, Entry};
+use slots::{Common, Slots};
 
 /// Connections that wait to be accepted; the system has a bound of its own (Linux: net.core.somaxconn). All clients of a
 /// gateway that has ended come at once, and whoever finds no place is tried again by its system a whole second later.
@@ -43,9 +47,15 @@ pub(crate) struct Listeners {
     ws: Option<TcpListener>,
     grpc: Option<TcpListener>,
     tls: Option<tls::Tls>,
-    slots: Arc<Semaphore>,
-    handshake: Duration,
+    entries: Entries,
     max_frame_bytes: usize,
+}
+
+/// What holds for each listener.
+struct Entries {
+    tcp: Entry,
+    ws: Entry,
+    grpc: Entry,
 }
 
 /// Where the listeners are; None if off.
@@ -62,33 +72,32 @@ impl Listeners {
         let (tcp, tcp_at) = bind("tcp.listen", &config.tcp).await?;
         let (ws, ws_at) = bind("ws.listen", &config.ws).await?;
         let (grpc, grpc_at) = bind("grpc.listen", &config.grpc).await?;
-        let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        let handshake = Duration::from_millis(config.sign_in_timeout_ms);
         let max_frame_bytes = config.max_frame_bytes;
         let addresses = Addresses { tcp: tcp_at, ws: ws_at, grpc: grpc_at };
-        Ok((Self { tcp, ws, grpc, tls, slots, handshake, max_frame_bytes }, addresses))
+        Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes }, addresses))
     }
 
     /// Accepts until `accepting` is stopped; connections run in `tasks`.
     pub(crate) fn run(self, shared: &Arc<Shared>, tasks: &Tasks, accepting: &Tasks) {
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
+        let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
         if let Some(listener) = self.tcp {
-            let (shared, acceptor, handshake) = (Arc::clone(shared), acceptor.clone(), self.handshake);
-            let refusal = acceptor.is_none().then(accept::bye_overloaded);
-            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor.clone(), handshake, accepted);
-            let accept = accept::run(listener, Arc::clone(&self.slots), tasks.clone(), refusal, handle);
+            let (shared, acceptor, entry) = (Arc::clone(shared), acceptor.clone(), for_tcp.clone());
+            let refusal = is_plain(&acceptor, &entry).then(accept::bye_full);
+            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor.clone(), entry.clone(), accepted);
+            let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), refusal, handle);
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
-            let (shared, handshake, max_frame) = (Arc::clone(shared), self.handshake, self.max_frame_bytes);
-            let refusal = acceptor.is_none().then(accept::http_503);
+            let (shared, entry, max_frame) = (Arc::clone(shared), for_ws.clone(), self.max_frame_bytes);
+            let refusal = is_plain(&acceptor, &entry).then(accept::http_503);
             let handle =
-                move |accepted| ws::serve(Arc::clone(&shared), acceptor.clone(), handshake, max_frame, accepted);
-            let accept = accept::run(listener, Arc::clone(&self.slots), tasks.clone(), refusal, handle);
+                move |accepted| ws::serve(Arc::clone(&shared), acceptor.clone(), entry.clone(), max_frame, accepted);
+            let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), refusal, handle);
             accepting.spawn("ws-listener", accept);
         }
         if let Some(listener) = self.grpc {
-            let service = grpc::Service::new(Arc::clone(shared), Arc::clone(&self.slots), tasks.clone());
+            let service = grpc::Service::new(Arc::clone(shared), for_grpc, tasks.clone());
             let identity = self.tls.map(|tls| tls.identity);
             tasks.spawn(
                 "grpc-listener",
@@ -96,6 +105,26 @@ impl Listeners {
             );
         }
     }
+}
+
+impl Entries {
+    fn new(config: &GatewayConfig) -> Self {
+        let common = Common::new(config.max_connections, config.max_connections_per_address);
+        let proxies = Arc::new(config.proxies.to_proxies());
+        let alone = [&config.tcp, &config.ws, &config.grpc].iter().filter(|listener| listener.enabled).count() < 2;
+        let entry = |name: &'static str, listener: &ListenConfig| Entry {
+            slots: Slots::new(&common, name, listener.max_connections, alone),
+            proxies: Arc::clone(&proxies),
+            proxy_protocol: listener.proxy_protocol,
+            sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
+        };
+        Self { tcp: entry("tcp", &config.tcp), ws: entry("ws", &config.ws), grpc: entry("grpc", &config.grpc) }
+    }
+}
+
+/// Can words be written to whoever connects, without a handshake before?
+fn is_plain(acceptor: &Option<TlsAcceptor>, entry: &Entry) -> bool {
+    acceptor.is_none() && !entry.proxy_protocol
 }
 
 async fn bind(
@@ -130,16 +159,24 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, handshake: Duration, accepted: Accepted) {
-    let Accepted { stream, peer, slot } = accepted;
+async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Entry, mut accepted: Accepted) {
+    let Some(address) = entry.source(&mut accepted).await else { return };
+    let Accepted { stream, deadline, mut slot, .. } = accepted;
+    if slot.belongs_to(address).is_err() {
+        if acceptor.is_none() {
+            Box::pin(accept::refuse(stream, &accept::bye_crowded())).await;
+        }
+        return;
+    }
+    let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
     // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
-        None => Box::pin(serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip())).await,
+        None => Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await,
         Some(acceptor) => {
             // Whoever does not finish the handshake in time is let go without a word.
-            if let Ok(Ok(stream)) = Box::pin(timeout(handshake, acceptor.accept(stream))).await {
-                Box::pin(serve(shared, StreamTransport::new(stream, max), Protocol::Tcp, peer.ip())).await;
+            if let Ok(Ok(stream)) = Box::pin(timeout_at(deadline.into(), acceptor.accept(stream))).await {
+                Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await;
             }
         }
     }

@@ -1,11 +1,11 @@
 //! The WebSocket handshake.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use carillon_proto::pb::store::session::Protocol;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    time::timeout_at,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
@@ -16,9 +16,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::accept::Accepted;
+use super::{
+    accept::{Accepted, CROWDED_TEXT, Entry},
+    slots::Slot,
+};
 use crate::{
-    connection::{self, Shared},
+    connection::{self, Arrival, Shared},
     transport::ws::{Format, WsTransport, config},
 };
 
@@ -27,33 +30,59 @@ const PATH: &str = "/ws";
 pub(super) async fn serve(
     shared: Arc<Shared>,
     acceptor: Option<TlsAcceptor>,
-    handshake: Duration,
+    entry: Entry,
     max_frame: usize,
-    accepted: Accepted,
+    mut accepted: Accepted,
 ) {
-    let Accepted { stream, peer, slot } = accepted;
+    let Some(peer) = entry.source(&mut accepted).await else { return };
+    let Accepted { stream, deadline, mut slot, .. } = accepted;
+    let mut whose = Whose { entry, address: peer, slot: &mut slot };
     // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
         None => {
-            if let Ok(Some(transport)) = Box::pin(timeout(handshake, shake(stream, max_frame))).await {
-                Box::pin(connection::serve(shared, transport, Protocol::Websocket, peer.ip())).await;
+            let shaken = Box::pin(timeout_at(deadline.into(), shake(stream, max_frame, &mut whose))).await;
+            let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
+            if let Ok(Some(transport)) = shaken {
+                Box::pin(connection::serve(shared, transport, arrival)).await;
             }
         }
         Some(acceptor) => {
-            let both = async { shake(acceptor.accept(stream).await.ok()?, max_frame).await };
-            if let Ok(Some(transport)) = Box::pin(timeout(handshake, both)).await {
-                Box::pin(connection::serve(shared, transport, Protocol::Websocket, peer.ip())).await;
+            let both = async { shake(acceptor.accept(stream).await.ok()?, max_frame, &mut whose).await };
+            let shaken = Box::pin(timeout_at(deadline.into(), both)).await;
+            let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
+            if let Ok(Some(transport)) = shaken {
+                Box::pin(connection::serve(shared, transport, arrival)).await;
             }
         }
     }
     drop(slot);
 }
 
+/// Whose connection it is: the other end, until the headers of a trusted proxy say more.
+struct Whose<'a> {
+    entry: Entry,
+    address: IpAddr,
+    slot: &'a mut Slot,
+}
+
+impl Whose<'_> {
+    #[expect(clippy::result_large_err, reason = "the library says what a refusal is")]
+    fn hear(&mut self, request: &Request) -> Result<(), ErrorResponse> {
+        self.address = self.entry.proxies.client(self.address, request.headers());
+        self.slot.belongs_to(self.address).map_err(|_| refuse(StatusCode::TOO_MANY_REQUESTS, CROWDED_TEXT))
+    }
+}
+
 /// None if the client was refused; it has been told.
-async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, max_frame: usize) -> Option<WsTransport<S>> {
+async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: S,
+    max_frame: usize,
+    whose: &mut Whose<'_>,
+) -> Option<WsTransport<S>> {
     let mut format = None;
     #[expect(clippy::result_large_err, reason = "the library says what a refusal is")]
     let choose = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+        whose.hear(request)?;
         let chosen = choose(request)?;
         format = Some(chosen);
         let name = HeaderValue::from_static(chosen.subprotocol());

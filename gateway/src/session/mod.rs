@@ -173,6 +173,11 @@ impl Session {
         Self { rules, connection, protocol, address, state: State::SigningIn(Box::new(SignIn::Start)), patience }
     }
 
+    /// The client's time to sign in began before this session did.
+    pub(crate) fn sign_in_by(&mut self, deadline: Instant) {
+        self.patience = self.patience.min(deadline);
+    }
+
     pub(crate) fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         match input {
             _ if matches!(self.state, State::Ended) => {}

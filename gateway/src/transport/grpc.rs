@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use carillon_proto::pb::client::{ClientFrame, Code, ServerFrame};
+use carillon_proto::{
+    pb::client::{ClientFrame, Code, ServerFrame},
+    probation::{Probation, Voucher},
+};
 use futures_util::Stream;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -27,12 +30,31 @@ pub(crate) struct GrpcTransport<R> {
     max_frame: usize,
     written: u64,
     read: u64,
+    /// Of the connection that the stream is on.
+    probation: Option<Probation>,
+    /// Held for as long as the stream is.
+    voucher: Option<Voucher>,
 }
 
 impl<R> GrpcTransport<R> {
     pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<ServerFrame, Status>>, max_frame: usize) -> Self {
         let outbound = PollSender::new(outbound);
-        Self { inbound, outbound, queue: VecDeque::new(), queued: 0, max_frame, written: 0, read: 0 }
+        Self {
+            inbound,
+            outbound,
+            queue: VecDeque::new(),
+            queued: 0,
+            max_frame,
+            written: 0,
+            read: 0,
+            probation: None,
+            voucher: None,
+        }
+    }
+
+    /// The connection may stay while somebody is signed in on this stream.
+    pub(crate) fn on_probation(self, probation: Option<Probation>) -> Self {
+        Self { probation, ..self }
     }
 
     /// Ready when all is handed over; an error when the client is gone.
@@ -73,6 +95,10 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
 
     fn set_max_frame(&mut self, bytes: usize) {
         self.max_frame = bytes;
+    }
+
+    fn signed_in(&mut self) {
+        self.voucher = self.probation.take().map(|probation| probation.vouch());
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {

@@ -26,6 +26,9 @@ pub(crate) trait Transport: Send {
     /// Frames may be this large from now on.
     fn set_max_frame(&mut self, bytes: usize);
 
+    /// The client has signed in: it may stay.
+    fn signed_in(&mut self) {}
+
     /// Gives the frames that were read, and writes what is queued; with `read` false it reads no more. Cancel-safe.
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event>;
 

@@ -32,7 +32,7 @@ struct World {
 
 async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
-    let listen = || ListenConfig { enabled: true, listen: "127.0.0.1:0".to_owned() };
+    let listen = ListenConfig::default;
     let key = JwtKeyConfig {
         algorithm: JwtAlgorithm::HS256,
         secret: Some(Secret(SECRET.to_owned())),
@@ -240,7 +240,11 @@ async fn who_does_not_read_is_let_go_and_who_reads_gets_all() {
 
 #[tokio::test]
 async fn frames_above_the_limit_and_connections_above_the_limit_are_refused() {
-    let world = world(|config| config.max_connections = 2).await;
+    let world = world(|config| {
+        config.max_connections = 2;
+        config.tcp.max_connections = 2;
+    })
+    .await;
     let address = world.gateway.tcp_address().expect("on");
     let mut first = StreamClient::connect(address).await;
     let mut second = world.client("alice", "phone").await;

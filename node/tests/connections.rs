@@ -1,0 +1,160 @@
+//! What strangers can hold: connections that say nothing, or not enough, end by time on every listener, and those of
+//! one listener take nothing from the others.
+
+mod support;
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use carillon_client::{ConnectOptions, Connection};
+use carillon_proto::pb::client::{Ping, SignIn, client_frame::Body, server_frame, sign_in::Credential};
+use support::service::{Carrier, Service};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// HTTP/2's connection preface and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// A TLS record that announces a ClientHello of 512 bytes, and the first of them.
+const HALF_A_CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
+fn open(address: SocketAddr, first: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    // It may be refused already.
+    let _ = stream.write_all(first);
+    stream
+}
+
+/// Waits until the other side has closed it.
+fn closes(what: &str, stream: &mut TcpStream) {
+    let end = Instant::now() + PATIENCE;
+    let mut bytes = [0; 1024];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(_) => assert!(Instant::now() < end, "{what} is talked to and stays open"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("{what} stays open")
+            }
+            // A reset is an end, too.
+            Err(_) => return,
+        }
+    }
+}
+
+async fn signed_in(service: &Service, carrier: Carrier, user: &str) -> Connection {
+    let mut connection =
+        Connection::connect(&service.address(carrier), &ConnectOptions::default()).await.expect("connects");
+    let credential = Some(Credential::Token(service.token(user)));
+    let request = SignIn { device: "d".into(), credential, ..SignIn::default() };
+    connection.send_frame(Body::SignIn(request)).await.expect("sent");
+    let frame = connection.next_frame().await.expect("frame").expect("open");
+    assert!(matches!(frame.body, Some(server_frame::Body::SignedIn(_))), "{frame:?}");
+    connection
+}
+
+async fn pongs(connection: &mut Connection) {
+    connection.send_frame(Body::Ping(Ping { nonce: 1 })).await.expect("sent");
+    let frame = connection.next_frame().await.expect("frame").expect("open");
+    assert!(matches!(frame.body, Some(server_frame::Body::Pong(_))), "{frame:?}");
+}
+
+fn status_of_a_websocket_handshake(service: &Service) -> String {
+    let request = "GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   sec-websocket-protocol: carillon.v1.json\r\n\r\n";
+    let mut stream = open(service.ws(), request.as_bytes());
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn silent_connections_to_one_listener_take_nothing_from_the_others() {
+    let service = Service::start("gateway.max_connections = 50");
+    let _silent: Vec<_> = (0..60).map(|_| open(service.grpc(), b"")).collect();
+    let _shaking: Vec<_> = (0..60).map(|_| open(service.grpc(), PREFACE)).collect();
+    assert_eq!(status_of_a_websocket_handshake(&service), "HTTP/1.1 101");
+    let mut tcp = open(service.tcp(), b"\x05hello");
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).expect("a Bye");
+    assert!(!String::from_utf8_lossy(&answer).contains("as many connections"), "refused: {answer:?}");
+}
+
+#[test]
+fn whoever_does_not_sign_in_is_let_go_in_time_on_every_listener() {
+    let service = Service::start("gateway.sign_in_timeout_ms = 500");
+    let mut held = Vec::new();
+    for (name, address) in [("tcp", service.tcp()), ("ws", service.ws()), ("grpc", service.grpc())] {
+        for (what, bytes) in [("silence", &b""[..]), ("half a request", b"GET / H"), ("a preface", PREFACE)] {
+            held.push((format!("{name}: {what}"), open(address, bytes)));
+        }
+    }
+    for (what, stream) in &mut held {
+        closes(what, stream);
+    }
+}
+
+#[test]
+fn a_handshake_that_is_not_finished_ends_in_time_on_every_listener() {
+    let folder = tempfile::tempdir().expect("folder");
+    let made = rcgen::generate_simple_self_signed(vec!["carillon.test".to_owned()]).expect("certificate");
+    let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("written");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let service = Service::start(&format!(
+        "gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}\ngateway.sign_in_timeout_ms = 500"
+    ));
+    let mut held = Vec::new();
+    for (name, address) in [("tcp", service.tcp()), ("ws", service.ws()), ("grpc", service.grpc())] {
+        for (what, bytes) in [("silence", &b""[..]), ("half a hello", HALF_A_CLIENT_HELLO)] {
+            held.push((format!("{name}: {what}"), open(address, bytes)));
+        }
+    }
+    for (what, stream) in &mut held {
+        closes(what, stream);
+    }
+}
+
+/// A client of gRPC that signed in and out again, and then keeps its connection for nothing.
+#[test]
+fn a_grpc_connection_lasts_as_long_as_somebody_is_signed_in_on_it() {
+    let service = Service::start("gateway.sign_in_timeout_ms = 1000\ngateway.heartbeat_ms = 60000");
+    service.block_on(async {
+        let mut connection = signed_in(&service, Carrier::Grpc, "stays").await;
+        // Three times as long as a stranger may stay.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        pongs(&mut connection).await;
+    });
+}
+
+#[test]
+fn internal_and_admin_listeners_let_strangers_go() {
+    let service = Service::start("");
+    let mut held = Vec::new();
+    let listeners = [("storage", service.storage()), ("router", service.router()), ("admin", service.node.admin)];
+    for (name, address) in listeners {
+        for (what, bytes) in [("silence", &b""[..]), ("half a request", b"GET / H"), ("a preface", PREFACE)] {
+            held.push((format!("{name}: {what}"), open(address, bytes)));
+        }
+    }
+    for (what, stream) in &mut held {
+        closes(what, stream);
+    }
+}
+
+/// Many more than may be strangers at a time.
+#[test]
+fn silent_connections_to_the_internal_listeners_do_not_hurt_the_nodes() {
+    let service = Service::start("");
+    let addresses = [service.storage(), service.router()];
+    let _held: Vec<_> = addresses.iter().flat_map(|address| (0..600).map(|_| open(*address, b""))).collect();
+    service.block_on(async {
+        let mut connection = signed_in(&service, Carrier::Tcp, "works").await;
+        pongs(&mut connection).await;
+    });
+}
