@@ -32,8 +32,8 @@ mod throttle;
 mod transport;
 
 pub use config::{
-    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret, TlsConfig,
-    UserForm,
+    GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,
+    TlsConfig, UserForm,
 };
 pub use gateway::{Gateway, OpenError};
 pub use listener::{BindError, TlsError, proxies::ForwardedHeader};
