@@ -3,6 +3,10 @@
 //! The generated code reads what most clients write. What else the mapping allows (`null` for a default, `1.0` and `1e3`
 //! for whole numbers, in quotes too) it refuses; a frame that it refuses is read once more, by the schema, into the form
 //! that it takes.
+//!
+//! The tests follow the rules of the mapping and the kinds of inputs that protobuf's own conformance tests have. No client
+//! frame has maps, `Any`, `Timestamp`, `Duration`, `FieldMask`, `Struct`, `Value`, wrappers, extensions, signed numbers or
+//! `float`: what is said of those does not apply.
 
 mod schema;
 mod unique;

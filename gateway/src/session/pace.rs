@@ -63,8 +63,37 @@ struct Later {
 struct Place {
     /// Not before this.
     at: Instant,
-    /// It has been taken from the bucket already.
-    paid: bool,
+    paid: Paid,
+}
+
+impl Place {
+    /// By so much it may come before its time. After a refusal that told no time of its own, it may come at once.
+    fn early(&self) -> Duration {
+        match self.paid {
+            Paid::No | Paid::Ahead => EARLY,
+            Paid::Before => SOONEST,
+        }
+    }
+}
+
+/// Has it been taken from the bucket already?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paid {
+    No,
+    /// It has not been admitted yet.
+    Ahead,
+    /// It had been admitted, and the service refused it.
+    Before,
+}
+
+/// A send was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// Should the service refuse it for now, it is admitted once more for the same price: that is not the client's fault.
+    Paid,
+    /// It was that once more. It pays for each further time, so that what is refused again and again does not come faster
+    /// than twice the rate.
+    Again,
 }
 
 impl Pace {
@@ -73,15 +102,17 @@ impl Pace {
     }
 
     /// May this send go now? `after`: the client id that it names, or empty.
-    pub(super) fn admit(&mut self, now: Instant, client_id: &str, after: &str) -> Result<(), NotNow> {
+    pub(super) fn admit(&mut self, now: Instant, client_id: &str, after: &str) -> Result<Admitted, NotNow> {
         let Some(later) = &mut self.later else {
             return match self.bucket.take(now) {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(Admitted::Paid),
                 Err(_) => Err(NotNow::Rate(self.book(now, client_id, now) - now)),
             };
         };
         // An empty id is refused for itself, right after this.
-        let Some(id) = Named::of(client_id) else { return Ok(()) };
+        let Some(id) = Named::of(client_id) else {
+            return self.bucket.take(now).map(|()| Admitted::Paid).map_err(NotNow::Rate);
+        };
         let mine = later.places.get(&id).copied();
         if let Some(before) = later.before(Named::of(after)) {
             let behind = before.at + BEHIND;
@@ -95,31 +126,28 @@ impl Pace {
             };
             return Err(NotNow::Follows(at - now));
         }
-        match mine {
-            Some(mine) if mine.at > now + EARLY => Err(NotNow::Rate(mine.at - now)),
-            Some(Place { paid: true, .. }) => {
-                later.places.remove(&id);
-                Ok(())
-            }
-            Some(_) | None => match self.bucket.take(now) {
-                Ok(()) => {
-                    later.places.remove(&id);
-                    Ok(())
-                }
-                Err(_) => Err(NotNow::Rate(self.book(now, client_id, now) - now)),
+        let admitted = match mine {
+            Some(mine) if mine.at > now + mine.early() => return Err(NotNow::Rate(mine.at - now)),
+            Some(Place { paid: Paid::Ahead, .. }) => Admitted::Paid,
+            Some(Place { paid: Paid::Before, .. }) => Admitted::Again,
+            Some(Place { paid: Paid::No, .. }) | None => match self.bucket.take(now) {
+                Ok(()) => Admitted::Paid,
+                Err(_) => return Err(NotNow::Rate(self.book(now, client_id, now) - now)),
             },
-        }
+        };
+        later.places.remove(&id);
+        Ok(admitted)
     }
 
     /// A send was refused for now, for another reason than the rate. Gives the time after which it may come again: `wait`,
-    /// or more. `paid`: it had been admitted.
+    /// or more. `admitted`: None if it was not.
     pub(super) fn postpone(
         &mut self,
         now: Instant,
         client_id: &str,
         after: Option<Named>,
         wait: Duration,
-        paid: bool,
+        admitted: Option<Admitted>,
     ) -> Duration {
         let later = self.later.get_or_insert_with(|| Box::new(Later::new(now)));
         let Some(id) = Named::of(client_id) else { return wait };
@@ -129,7 +157,11 @@ impl Pace {
             at = at.max(before.at + BEHIND);
         }
         if mine.is_some() || later.places.len() < MAX_PLACES {
-            let paid = paid || mine.is_some_and(|mine| mine.paid);
+            let paid = match admitted {
+                Some(Admitted::Paid) => Paid::Before,
+                Some(Admitted::Again) => Paid::No,
+                None => mine.map_or(Paid::No, |mine| mine.paid),
+            };
             later.places.insert(id, Place { at, paid });
         }
         at - now
@@ -142,7 +174,7 @@ impl Pace {
         let bucket = &mut self.bucket;
         later.places.retain(|_, place| {
             let keep = place.at + LATE > now;
-            if !keep && place.paid {
+            if !keep && place.paid == Paid::Ahead {
                 bucket.give_back();
             }
             keep
@@ -163,7 +195,7 @@ impl Pace {
         match Named::of(client_id) {
             Some(id) if later.places.len() < MAX_PLACES || later.places.contains_key(&id) => {
                 let at = earliest.max(now + self.bucket.owe(now));
-                later.places.insert(id, Place { at, paid: true });
+                later.places.insert(id, Place { at, paid: Paid::Ahead });
                 at
             }
             Some(_) | None => earliest.max(now + self.bucket.wait_for_one()),
@@ -234,7 +266,7 @@ mod tests {
         pace.admit(start, "1", "").expect("within the burst");
         let told = |pace: &mut Pace, id: &str, after: &str| match pace.admit(start, id, after) {
             Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => wait,
-            Ok(()) => panic!("{id} went through"),
+            Ok(_) => panic!("{id} went through"),
         };
         let (two, three) = (told(&mut pace, "2", "1"), told(&mut pace, "3", "2"));
         assert!(two < three, "{two:?} {three:?}");
@@ -252,8 +284,8 @@ mod tests {
         let mut pace = Pace::new(10, 2, start);
         pace.admit(start, "1", "").expect("goes");
         pace.admit(start, "2", "1").expect("goes");
-        let one = pace.postpone(start, "1", None, 500 * MS, true);
-        let two = pace.postpone(start, "2", Named::of("1"), Duration::ZERO, true);
+        let one = pace.postpone(start, "1", None, 500 * MS, Some(Admitted::Paid));
+        let two = pace.postpone(start, "2", Named::of("1"), Duration::ZERO, Some(Admitted::Paid));
         assert!(one >= 500 * MS && two > one, "{one:?} {two:?}");
         let at = start + one;
         // Others have used up the rate.
@@ -261,9 +293,13 @@ mod tests {
             let _ = pace.admit(at, &format!("other {id}"), "");
         }
         pace.admit(at, "2", "1").expect_err("1 has not come again");
-        pace.admit(at, "1", "").expect("paid");
-        pace.admit(start + two, "2", "1").expect_err("was told a later time meanwhile");
-        pace.admit(start + two + SOONEST, "2", "1").expect("paid");
+        pace.admit(start, "1", "").expect_err("before its time");
+        assert_eq!(pace.admit(at, "1", ""), Ok(Admitted::Again));
+        let at = start + two;
+        assert_eq!(pace.admit(at, "2", "1"), Ok(Admitted::Again));
+        // Refused once more by the service: from now on it pays like a new one.
+        let again = pace.postpone(at, "2", None, 100 * MS, Some(Admitted::Again));
+        assert!(matches!(pace.admit(at + again, "2", ""), Err(NotNow::Rate(_))), "the others were before it");
     }
 
     #[test]
@@ -296,7 +332,7 @@ mod tests {
         while let Some(((at, _), n)) = timers.pop_first() {
             let after = if n >= 3 { (n - 3).to_string() } else { String::new() };
             match pace.admit(start + at, &n.to_string(), &after) {
-                Ok(()) => {
+                Ok(_) => {
                     order.push(n);
                     end = end.max(at);
                 }

@@ -17,7 +17,7 @@ use super::{
     Effect, Now, Rules, Tag, content,
     delivery::Heard,
     live::Live,
-    pace::{Named, NotNow},
+    pace::{Admitted, Named, NotNow},
 };
 use crate::{links::refusal, metrics};
 
@@ -26,6 +26,7 @@ use crate::{links::refusal, metrics};
 pub(crate) struct Sent {
     client_id: String,
     after: Option<Named>,
+    admitted: Admitted,
     at: Instant,
     /// Ends when the answer is there.
     _span: Span,
@@ -40,7 +41,7 @@ impl Live {
         let client::Send { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
             Err(why) => out.push(refused(What::ClientId(client_id), why)),
-            Ok((to, content)) => {
+            Ok((to, content, admitted)) => {
                 self.pending_sends += 1;
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
                 let traceparent = trace::traceparent(&span);
@@ -54,7 +55,7 @@ impl Live {
                     connection: self.connection,
                     after,
                 });
-                let tag = Tag::Send(Sent { client_id, after: named, at: now.instant, _span: span });
+                let tag = Tag::Send(Sent { client_id, after: named, admitted, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });
             }
         }
@@ -63,7 +64,7 @@ impl Live {
     /// What names a send or a request and can't be read. It costs as much as one that can.
     pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: What, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
-            What::ClientId(client_id) => self.admit(now, client_id, ""),
+            What::ClientId(client_id) => self.admit(now, client_id, "").map(|_| ()),
             What::Request(_) => self.history.take(rules, now),
         };
         let why = allowed.err().unwrap_or_else(|| refusal(Code::Invalid, reason, 0));
@@ -96,11 +97,11 @@ impl Live {
             Ok(_) => refusal(Code::Internal, "the service gave an answer of the wrong kind", SOON_MS),
             Err(why) => why,
         };
-        let why = self.postponed(now, &sent.client_id, sent.after, why, true);
+        let why = self.postponed(now, &sent.client_id, sent.after, why, Some(sent.admitted));
         out.push(refused(What::ClientId(sent.client_id), why));
     }
 
-    fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<(), Refusal> {
+    fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<Admitted, Refusal> {
         self.pace.admit(now.instant, client_id, after).map_err(|why| match why {
             NotNow::Rate(wait) => refusal(Code::RateLimited, "more sends than the limit allows", whole_ms(wait)),
             NotNow::Follows(wait) => {
@@ -111,16 +112,23 @@ impl Live {
     }
 
     /// The refusal with the time after which the send may come again, which is kept.
-    fn postponed(&mut self, now: Now, client_id: &str, after: Option<Named>, why: Refusal, paid: bool) -> Refusal {
+    fn postponed(
+        &mut self,
+        now: Now,
+        client_id: &str,
+        after: Option<Named>,
+        why: Refusal,
+        admitted: Option<Admitted>,
+    ) -> Refusal {
         if !why.retry {
             return why;
         }
         let wait = Duration::from_millis(why.retry_after_ms.into());
-        let wait = self.pace.postpone(now.instant, client_id, after, wait, paid);
+        let wait = self.pace.postpone(now.instant, client_id, after, wait, admitted);
         Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
-    /// The recipient as the service names it, and the content encoded.
+    /// The recipient, the content encoded, and how it was admitted.
     fn check(
         &mut self,
         rules: &Rules,
@@ -129,7 +137,7 @@ impl Live {
         after: &str,
         to: Option<client::Recipient>,
         content: Option<client::Content>,
-    ) -> Result<(client::Recipient, Vec<u8>), Refusal> {
+    ) -> Result<(client::Recipient, Vec<u8>, Admitted), Refusal> {
         let not_yet = if self.is_draining() {
             Some(refusal(Code::Unavailable, super::STOPPING, SOON_MS))
         } else if self.pending_sends >= rules.max_pending_sends {
@@ -138,9 +146,9 @@ impl Live {
             None
         };
         if let Some(why) = not_yet {
-            return Err(self.postponed(now, client_id, Named::of(after), why, false));
+            return Err(self.postponed(now, client_id, Named::of(after), why, None));
         }
-        self.admit(now, client_id, after)?;
+        let admitted = self.admit(now, client_id, after)?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
         ClientId::new(client_id).map_err(|error| invalid(&error))?;
         if !after.is_empty() {
@@ -154,7 +162,7 @@ impl Live {
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
         content::check(&content, rules.max_content_bytes)
             .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
-        Ok((client::Recipient { to: Some(to) }, content.encode_to_vec()))
+        Ok((client::Recipient { to: Some(to) }, content.encode_to_vec(), admitted))
     }
 }
 
