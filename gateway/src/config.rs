@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 use carillon_proto::limits;
 use serde::{Deserialize, Serialize};
 
-use crate::listener::proxies::{Cidr, ForwardedHeader, Proxies};
+use crate::listener::{
+    origin::Origins,
+    proxies::{Cidr, ForwardedHeader, Proxies},
+};
 
 /// Configuration of the gateway role. The defaults work on one machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,6 +18,9 @@ pub struct GatewayConfig {
     pub tcp: ListenConfig,
     /// WebSocket, path `/ws`.
     pub ws: ListenConfig,
+    /// Origins of web pages that may open a WebSocket, such as "https://chat.example.org"; "https://*.example.org" stands for
+    /// all hosts below. Empty: any. Programs that are no browser send no origin.
+    pub origins: Vec<String>,
     /// gRPC `ClientService.Connect`.
     pub grpc: ListenConfig,
     /// Certificate and key for all three listeners; without them clients are served in plain text.
@@ -31,8 +37,11 @@ pub struct GatewayConfig {
     pub max_connections_per_address: usize,
     /// From the first byte to SignedIn; also for the TLS and WebSocket handshakes.
     pub sign_in_timeout_ms: u64,
-    /// How often clients have to say something; twice that in silence closes the connection.
+    /// How often clients are to say something. Over WebSocket the gateway pings whoever does not.
     pub heartbeat_ms: u32,
+    /// A connection on which nothing was heard for this long is closed. Well above a minute: browsers run the timers of
+    /// hidden tabs once a minute, and telephones sleep.
+    pub silence_ms: u64,
     pub max_frame_bytes: usize,
     /// Content of one message, encoded as protobuf.
     pub max_content_bytes: usize,
@@ -248,6 +257,7 @@ impl Default for GatewayConfig {
         Self {
             tcp: listen(7410),
             ws: listen(7411),
+            origins: Vec::new(),
             grpc: listen(7412),
             tls: None,
             routers: vec!["127.0.0.1:7402".to_owned()],
@@ -257,6 +267,7 @@ impl Default for GatewayConfig {
             max_connections_per_address: 20_000,
             sign_in_timeout_ms: 10_000,
             heartbeat_ms: 30_000,
+            silence_ms: 150_000,
             max_frame_bytes: 256 * 1024,
             max_content_bytes: 64 * 1024,
             sends_per_second: 50,
@@ -318,6 +329,9 @@ impl GatewayConfig {
         }
         within("sign_in_timeout_ms", self.sign_in_timeout_ms, 100, 600_000)?;
         within("heartbeat_ms", self.heartbeat_ms.into(), 100, 3_600_000)?;
+        // A client that says something at each heartbeat, and one that answers a ping, must have time for it.
+        within("silence_ms", self.silence_ms, u64::from(self.heartbeat_ms) * 2, 86_400_000)?;
+        self.origins()?;
         let frames = (limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u64, limits::MAX_FRAME_BYTES as u64);
         within("max_frame_bytes", self.max_frame_bytes as u64, frames.0, frames.1)?;
         // A frame has room for its content, the ids and what JSON makes larger.
@@ -345,6 +359,10 @@ impl GatewayConfig {
             return Err(InvalidConfig { key: "password_sign_in", why });
         }
         Ok(())
+    }
+
+    pub(crate) fn origins(&self) -> Result<Origins, InvalidConfig> {
+        Origins::parse(&self.origins).map_err(|error| InvalidConfig { key: "origins", why: error.to_string() })
     }
 
     pub(crate) fn send_deadline(&self) -> Duration {

@@ -117,6 +117,7 @@ impl Connection {
             tokio::select! {
                 event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
                     Event::Frame(frame) => self.input(Input::Frame(frame), transport),
+                    Event::Alive => self.input(Input::Alive, transport),
                     Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
                     Event::Unreadable(what, reason) => self.input(Input::Unreadable { what, reason }, transport),
                     Event::HalfClosed => {
@@ -196,6 +197,7 @@ impl Connection {
                     self.refused.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
                 }
             }
+            Effect::Ping => transport.ping(),
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);
                 transport.signed_in();

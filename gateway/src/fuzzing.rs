@@ -186,7 +186,7 @@ pub fn session(mut bytes: &[u8]) {
                     check_written(&frame);
                 }
                 Effect::Request { tag, .. } => asked.push(tag),
-                Effect::SignedIn => {}
+                Effect::SignedIn | Effect::Ping => {}
                 Effect::Close => {
                     assert!(!closed, "closed twice");
                     closed = true;
@@ -224,6 +224,7 @@ static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
     let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
     Arc::new(Rules {
         heartbeat_ms: 30_000,
+        silence: Duration::from_secs(150),
         sign_in_timeout: Duration::from_secs(10),
         max_frame_bytes: 65_536,
         max_content_bytes: 1_000,

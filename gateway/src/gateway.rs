@@ -119,7 +119,7 @@ impl Gateway {
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
         tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
         groups.lease.spawn("gateway-lease", lease.run());
-        listeners.run(&self.shared, tasks, &groups.accepting);
+        listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
         let Addresses { tcp, ws, grpc } = self.addresses;
         tracing::info!(?tcp, ?ws, ?grpc, "gateway listens");
         // Set once: `parts` is taken once.
@@ -211,6 +211,7 @@ async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {
 fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenError> {
     Ok(Rules {
         heartbeat_ms: config.heartbeat_ms,
+        silence: Duration::from_millis(config.silence_ms),
         sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
         max_frame_bytes: config.max_frame_bytes,
         max_content_bytes: config.max_content_bytes,

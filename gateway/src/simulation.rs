@@ -77,6 +77,7 @@ impl Gateway {
         };
         let rules = Rules {
             heartbeat_ms: settings.heartbeat_ms,
+            silence: Duration::from_millis(u64::from(settings.heartbeat_ms) * 2),
             sign_in_timeout: Duration::from_secs(10),
             max_frame_bytes: 65_536,
             max_content_bytes: 1_000,
@@ -273,7 +274,8 @@ impl Gateway {
                 session::Effect::Request { tag, op, .. } => {
                     self.submit(connection, Some((connection, Arc::clone(&mailbox), tag)), op);
                 }
-                session::Effect::SignedIn => {}
+                // Frames are all that its clients say, and only WebSocket has pings.
+                session::Effect::SignedIn | session::Effect::Ping => {}
                 session::Effect::Close => {
                     self.outputs.push(Output::Close { connection });
                     self.disconnected(connection);

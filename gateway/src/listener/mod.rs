@@ -3,6 +3,8 @@
 mod accept;
 mod grpc;
 mod grpc_connection;
+mod http;
+pub(crate) mod origin;
 pub(crate) mod proxies;
 pub(crate) mod proxy_protocol;
 mod slots;
@@ -11,7 +13,7 @@ mod ws;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use carillon_proto::{limits, pb::store::session::Protocol, tasks::Tasks};
+use carillon_proto::{Ready, limits, pb::store::session::Protocol, tasks::Tasks};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     time::timeout_at,
@@ -21,11 +23,12 @@ use tokio_rustls::TlsAcceptor;
 pub use tls::TlsError;
 
 use crate::{
-    config::{GatewayConfig, ListenConfig},
+    config::{GatewayConfig, InvalidConfig, ListenConfig},
     connection::{Arrival, Shared, serve},
     transport::stream::StreamTransport,
 };
 use accept::{Accepted, Entry};
+use origin::Origins;
 use slots::{Common, Slots};
 
 /// Connections that wait to be accepted; the system has a bound of its own (Linux: net.core.somaxconn). All clients of a
@@ -38,6 +41,8 @@ pub enum BindError {
     #[error("{key} {address:?} can't be listened on: {why}")]
     Listen { key: &'static str, address: String, why: io::Error },
     #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
@@ -49,6 +54,7 @@ pub(crate) struct Listeners {
     tls: Option<tls::Tls>,
     entries: Entries,
     max_frame_bytes: usize,
+    origins: Origins,
 }
 
 /// What holds for each listener.
@@ -73,12 +79,13 @@ impl Listeners {
         let (ws, ws_at) = bind("ws.listen", &config.ws).await?;
         let (grpc, grpc_at) = bind("grpc.listen", &config.grpc).await?;
         let max_frame_bytes = config.max_frame_bytes;
+        let origins = config.origins()?;
         let addresses = Addresses { tcp: tcp_at, ws: ws_at, grpc: grpc_at };
-        Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes }, addresses))
+        Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes, origins }, addresses))
     }
 
     /// Accepts until `accepting` is stopped; connections run in `tasks`.
-    pub(crate) fn run(self, shared: &Arc<Shared>, tasks: &Tasks, accepting: &Tasks) {
+    pub(crate) fn run(self, shared: &Arc<Shared>, ready: &Ready, tasks: &Tasks, accepting: &Tasks) {
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
         let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
         if let Some(listener) = self.tcp {
@@ -89,10 +96,12 @@ impl Listeners {
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
-            let (shared, entry, max_frame) = (Arc::clone(shared), for_ws.clone(), self.max_frame_bytes);
+            let (shared, entry) = (Arc::clone(shared), for_ws.clone());
+            let site = Arc::new(http::Site { origins: self.origins, ready: ready.clone() });
             let refusal = is_plain(&acceptor, &entry).then(accept::http_503);
-            let handle =
-                move |accepted| ws::serve(Arc::clone(&shared), acceptor.clone(), entry.clone(), max_frame, accepted);
+            let handle = move |accepted| {
+                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor.clone(), entry.clone(), accepted)
+            };
             let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), refusal, handle);
             accepting.spawn("ws-listener", accept);
         }

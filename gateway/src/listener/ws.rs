@@ -3,54 +3,51 @@
 use std::{net::IpAddr, sync::Arc};
 
 use carillon_proto::pb::store::session::Protocol;
+use hyper::HeaderMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout_at,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::{
-    accept_hdr_async_with_config,
-    tungstenite::{
-        handshake::server::{ErrorResponse, Request, Response},
-        http::{HeaderValue, StatusCode, header},
-    },
-};
 
 use super::{
-    accept::{Accepted, CROWDED_TEXT, Entry},
-    slots::Slot,
+    accept::{Accepted, Entry},
+    http::{Site, Upgraded, serve_until_upgrade},
+    slots::{Crowded, Slot},
 };
 use crate::{
     connection::{self, Arrival, Shared},
-    transport::ws::{Format, WsTransport, config},
+    transport::ws::WsTransport,
 };
-
-const PATH: &str = "/ws";
 
 pub(super) async fn serve(
     shared: Arc<Shared>,
+    site: Arc<Site>,
     acceptor: Option<TlsAcceptor>,
     entry: Entry,
-    max_frame: usize,
     mut accepted: Accepted,
 ) {
     let Some(peer) = entry.source(&mut accepted).await else { return };
     let Accepted { stream, deadline, mut slot, .. } = accepted;
-    let mut whose = Whose { entry, address: peer, slot: &mut slot };
+    let mut whose = Whose { entry, peer, address: peer, slot: &mut slot };
     // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
         None => {
-            let shaken = Box::pin(timeout_at(deadline.into(), shake(stream, max_frame, &mut whose))).await;
+            let shaken = Box::pin(shake(stream, &site, deadline.into(), &mut whose)).await;
             let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
-            if let Ok(Some(transport)) = shaken {
+            if let Some(transport) = shaken {
                 Box::pin(connection::serve(shared, transport, arrival)).await;
             }
         }
         Some(acceptor) => {
-            let both = async { shake(acceptor.accept(stream).await.ok()?, max_frame, &mut whose).await };
-            let shaken = Box::pin(timeout_at(deadline.into(), both)).await;
+            let both = async {
+                // Whoever does not finish the handshake in time is let go without a word.
+                let stream = timeout_at(deadline.into(), acceptor.accept(stream)).await.ok()?.ok()?;
+                shake(stream, &site, deadline.into(), &mut whose).await
+            };
+            let shaken = Box::pin(both).await;
             let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
-            if let Ok(Some(transport)) = shaken {
+            if let Some(transport) = shaken {
                 Box::pin(connection::serve(shared, transport, arrival)).await;
             }
         }
@@ -61,86 +58,83 @@ pub(super) async fn serve(
 /// Whose connection it is: the other end, until the headers of a trusted proxy say more.
 struct Whose<'a> {
     entry: Entry,
+    peer: IpAddr,
     address: IpAddr,
     slot: &'a mut Slot,
 }
 
 impl Whose<'_> {
-    #[expect(clippy::result_large_err, reason = "the library says what a refusal is")]
-    fn hear(&mut self, request: &Request) -> Result<(), ErrorResponse> {
-        self.address = self.entry.proxies.client(self.address, request.headers());
-        self.slot.belongs_to(self.address).map_err(|_| refuse(StatusCode::TOO_MANY_REQUESTS, CROWDED_TEXT))
+    fn hear(&mut self, headers: &HeaderMap) -> Result<(), Crowded> {
+        self.address = self.entry.proxies.client(self.peer, headers);
+        self.slot.belongs_to(self.address)
     }
 }
 
-/// None if the client was refused; it has been told.
+/// None if the client wanted no WebSocket, or was refused; it has been told.
 async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
-    max_frame: usize,
+    site: &Site,
+    deadline: Instant,
     whose: &mut Whose<'_>,
 ) -> Option<WsTransport<S>> {
-    let mut format = None;
-    #[expect(clippy::result_large_err, reason = "the library says what a refusal is")]
-    let choose = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
-        whose.hear(request)?;
-        let chosen = choose(request)?;
-        format = Some(chosen);
-        let name = HeaderValue::from_static(chosen.subprotocol());
-        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-        Ok(response)
-    };
-    let ws = accept_hdr_async_with_config(stream, choose, Some(config(max_frame))).await.ok()?;
-    Some(WsTransport::new(ws, format?, max_frame))
-}
-
-#[expect(clippy::result_large_err, reason = "the library says what a refusal is")]
-fn choose(request: &Request) -> Result<Format, ErrorResponse> {
-    if request.uri().path() != PATH {
-        return Err(refuse(StatusCode::NOT_FOUND, "the path is /ws\n"));
-    }
-    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let known = |name: &str| Format::ALL.into_iter().find(|format| format.subprotocol() == name.trim());
-    offered.filter_map(known).next().ok_or_else(|| {
-        let text = "Sec-WebSocket-Protocol must be carillon.v1.proto or carillon.v1.json\n";
-        refuse(StatusCode::BAD_REQUEST, text)
-    })
-}
-
-fn refuse(status: StatusCode, text: &str) -> ErrorResponse {
-    let mut response = ErrorResponse::new(Some(text.to_owned()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
+    let admit = |headers: &HeaderMap| whose.hear(headers);
+    let Upgraded { stream, early, format } = serve_until_upgrade(stream, site, deadline, admit).await?;
+    Some(WsTransport::new(stream, early, format))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        listener::origin::Origins,
+        transport::ws::{Heard, MessageSocket},
+    };
+    use carillon_proto::{Readiness, tasks::Tasks};
+    use std::{future::poll_fn, time::Duration};
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
+    use tokio_tungstenite::tungstenite::Message;
 
-    fn request(path: &str, protocols: &[&'static str]) -> Request {
-        let mut request = Request::new(());
-        *request.uri_mut() = path.parse().expect("a path");
-        for protocol in protocols {
-            request.headers_mut().append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        }
-        request
+    /// Of the suite's largest message.
+    const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+
+    /// The real handshake and the real WebSocket layer, which gives back what comes: what the Autobahn test suite asks
+    /// for, and the service's own frames can't give.
+    #[tokio::test]
+    #[ignore = "a server for .ci/websocket; runs until its standard input ends"]
+    async fn echoes_for_the_autobahn_test_suite() {
+        let address = std::env::var("CARILLON_ECHO_LISTEN").expect("CARILLON_ECHO_LISTEN is host:port");
+        let listener = TcpListener::bind(address).await.expect("listens");
+        let (_tell, ready) = tokio::sync::watch::channel(Readiness::Ready);
+        let site = Arc::new(Site { origins: Origins::default(), ready });
+        let tasks = Tasks::new();
+        let (echoing, site) = (tasks.clone(), Arc::clone(&site));
+        tasks.spawn("echo-listener", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let site = Arc::clone(&site);
+                echoing.spawn("echo", async move { echo(stream, &site).await });
+            }
+        });
+        println!("echoes");
+        // Until whoever started it is gone.
+        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+        tasks.finish(Duration::from_secs(1)).await;
     }
 
-    #[test]
-    fn the_subprotocol_decides_the_format() {
-        let chosen = |protocols: &[&'static str]| choose(&request("/ws?x=y", protocols)).ok();
-        assert_eq!(chosen(&["carillon.v1.json"]), Some(Format::Json));
-        assert_eq!(chosen(&["other, carillon.v1.proto", "carillon.v1.json"]), Some(Format::Protobuf));
-        for bad in [&[][..], &["other"], &["carillon.v2.proto"]] {
-            let refused = choose(&request("/ws", bad)).expect_err("refused");
-            assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
-            assert!(refused.body().as_deref().is_some_and(|text| text.contains("carillon.v1.proto")));
+    async fn echo(stream: TcpStream, site: &Site) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let admitted = serve_until_upgrade(stream, site, deadline, |_| Ok(())).await;
+        let Some(Upgraded { stream, early, .. }) = admitted else { return };
+        let mut socket = MessageSocket::new(stream, early, MAX_MESSAGE);
+        loop {
+            match poll_fn(|cx| socket.poll(cx, true)).await {
+                Heard::Message(message @ (Message::Text(_) | Message::Binary(_))) => socket.queue(message),
+                Heard::Message(_) | Heard::Flushed => {}
+                Heard::Failed(..) | Heard::Ended => break,
+            }
         }
-        let refused = choose(&request("/", &["carillon.v1.json"])).expect_err("refused");
-        assert_eq!(refused.status(), StatusCode::NOT_FOUND);
+        let _ = tokio::time::timeout(Duration::from_secs(2), poll_fn(|cx| socket.poll_close(cx))).await;
     }
 }

@@ -43,6 +43,8 @@ use sign_in::SignIn;
 /// What holds for all sessions of this gateway.
 pub(crate) struct Rules {
     pub(crate) heartbeat_ms: u32,
+    /// For how long a client may say nothing.
+    pub(crate) silence: Duration,
     pub(crate) sign_in_timeout: Duration,
     pub(crate) max_frame_bytes: usize,
     pub(crate) max_content_bytes: usize,
@@ -72,6 +74,8 @@ pub(crate) struct Now {
 
 pub(crate) enum Input {
     Frame(ClientFrame),
+    /// The client is there, and said nothing else.
+    Alive,
     /// The client sent what is no frame.
     Malformed {
         code: Code,
@@ -117,6 +121,8 @@ pub(crate) enum Effect {
         op: Op,
         traceparent: String,
     },
+    /// Ask the client for a sign of life.
+    Ping,
     /// Signed in: larger frames are allowed.
     SignedIn,
     /// Write what waits, then close.
@@ -145,6 +151,8 @@ pub(crate) struct Session {
     state: State,
     /// When it is closed unless something happens before: the sign-in, or any frame after that.
     patience: Instant,
+    /// When the client is asked for a sign of life unless it gives one before.
+    ping_at: Instant,
 }
 
 enum State {
@@ -170,7 +178,8 @@ struct Who {
 impl Session {
     pub(crate) fn new(rules: Arc<Rules>, connection: u64, protocol: Protocol, address: IpAddr, now: Now) -> Self {
         let patience = now.instant + rules.sign_in_timeout;
-        Self { rules, connection, protocol, address, state: State::SigningIn(Box::new(SignIn::Start)), patience }
+        let state = State::SigningIn(Box::new(SignIn::Start));
+        Self { rules, connection, protocol, address, state, patience, ping_at: patience }
     }
 
     /// The client's time to sign in began before this session did.
@@ -182,6 +191,8 @@ impl Session {
         match input {
             _ if matches!(self.state, State::Ended) => {}
             Input::Frame(frame) => self.frame(now, frame, out),
+            // Nothing else can have become possible.
+            Input::Alive => return self.alive(now),
             Input::Malformed { code, reason } => self.bye(code, &reason, None, out),
             Input::Unreadable { what, reason } => self.unreadable(now, what, &reason, out),
             Input::HalfClosed => self.half_closed(out),
@@ -210,7 +221,10 @@ impl Session {
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match &self.state {
             State::Ended => None,
-            State::Live(live) => Some(live.wake_at().map_or(self.patience, |at| at.min(self.patience))),
+            State::Live(live) => {
+                let patience = if self.pings() { self.ping_at.min(self.patience) } else { self.patience };
+                Some(live.wake_at().map_or(patience, |at| at.min(patience)))
+            }
             State::SigningIn(_) | State::SigningOut { .. } => Some(self.patience),
         }
     }
@@ -246,7 +260,7 @@ impl Session {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);
             }
             (State::Live(live), Some(body)) => {
-                self.patience = now.instant + silence(&self.rules);
+                (self.patience, self.ping_at) = patience(&self.rules, now);
                 match body {
                     Body::Send(send) => live.send(&self.rules, now, send, out),
                     Body::Ack(ack) => live.ack(&ack),
@@ -266,7 +280,7 @@ impl Session {
         match &mut self.state {
             State::Live(live) if live.is_finishing() => {}
             State::Live(live) => {
-                self.patience = now.instant + silence(&self.rules);
+                (self.patience, self.ping_at) = patience(&self.rules, now);
                 live.unreadable(&self.rules, now, what, reason, out);
             }
             State::SigningIn(_) => self.bye(Code::Invalid, reason, None, out),
@@ -352,10 +366,26 @@ impl Session {
             }
             return self.bye(Code::TimedOut, "nothing was heard for too long", Some(0), out);
         }
-        if let State::Live(live) = &self.state
-            && live.expires.is_some_and(|at| now.instant >= at)
-        {
-            self.bye(Code::Expired, "the token has expired", None, out);
+        let State::Live(live) = &self.state else { return };
+        if live.expires.is_some_and(|at| now.instant >= at) {
+            return self.bye(Code::Expired, "the token has expired", None, out);
+        }
+        if self.pings() && now.instant >= self.ping_at {
+            out.push(Effect::Ping);
+            let (_, ping_at) = patience(&self.rules, now);
+            self.ping_at = ping_at;
+        }
+    }
+
+    /// A WebSocket's other end answers pings even while a browser has stopped the page's timers. Over TCP and gRPC the
+    /// client is a program that runs, and says something by itself.
+    fn pings(&self) -> bool {
+        self.protocol == Protocol::Websocket
+    }
+
+    fn alive(&mut self, now: Now) {
+        if let State::Live(_) = self.state {
+            (self.patience, self.ping_at) = patience(&self.rules, now);
         }
     }
 
@@ -425,9 +455,11 @@ const SIGNED_OUT: &str = "signed out";
 const STOPPING: &str = "this gateway is stopping; another one will take the connection";
 const CUT_OFF: &str = "this gateway reaches no router now";
 
-/// For how long a client may say nothing.
-fn silence(rules: &Rules) -> Duration {
-    Duration::from_millis(u64::from(rules.heartbeat_ms) * 2)
+/// When a client that has just been heard is given up, and when it is asked for a sign of life: a little later than a
+/// client that keeps to the heartbeat would give it, so that such a one is never asked.
+fn patience(rules: &Rules, now: Now) -> (Instant, Instant) {
+    let heartbeat = Duration::from_millis(rules.heartbeat_ms.into());
+    (now.instant + rules.silence, now.instant + heartbeat + heartbeat / 4)
 }
 
 fn millis(duration: Duration) -> u32 {

@@ -20,8 +20,8 @@ use rand::{RngExt as _, distr::Alphanumeric};
 use super::{
     Effect, Live, Now, Session, State, Tag, Who,
     live::LiveStart,
+    patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
-    silence,
 };
 use crate::{links::Answered, metrics};
 
@@ -267,7 +267,7 @@ impl Session {
         out.push(Effect::SignedIn);
         out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
-        self.patience = now.instant + silence(&self.rules);
+        (self.patience, self.ping_at) = patience(&self.rules, now);
         let mut live = Live::new(&self.rules, now, self.connection, LiveStart { who, timeline, expires, begin });
         if let Some(position) = heard {
             live.behind(now, position);

@@ -38,6 +38,7 @@ struct Play {
     wrote: Vec<ServerFrame>,
     asked: Vec<(Tag, Op)>,
     closed: bool,
+    pings: u32,
 }
 
 fn rules() -> Rules {
@@ -53,6 +54,7 @@ fn rules() -> Rules {
     let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
     Rules {
         heartbeat_ms: 30_000,
+        silence: Duration::from_secs(150),
         sign_in_timeout: Duration::from_secs(10),
         max_frame_bytes: 65_536,
         max_content_bytes: 1_000,
@@ -80,7 +82,7 @@ impl Play {
     fn with(rules: Arc<Rules>) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: START_MS };
         let session = Session::new(rules, 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        Self { session, now, wrote: vec![], asked: vec![], closed: false }
+        Self { session, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
     }
 
     /// Signed in by token, with the inbox up to `last`.
@@ -101,6 +103,7 @@ impl Play {
                 Effect::Write(frame) => self.wrote.push(frame.into_frame().expect("decodes")),
                 Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
                 Effect::SignedIn => {}
+                Effect::Ping => self.pings += 1,
                 Effect::Close => self.closed = true,
             }
         }

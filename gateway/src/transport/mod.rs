@@ -10,9 +10,16 @@ use carillon_proto::pb::client::{ClientFrame, Code, refused::What};
 
 use crate::codec::Outgoing;
 
+/// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset the
+/// connection under the frame.
+pub(crate) const LINGER: usize = 256 * 1024;
+
 pub(crate) trait Transport: Send {
     /// Queues a frame; never waits. What is queued is written by `poll`.
     fn queue(&mut self, frame: Outgoing);
+
+    /// Asks the client for a sign of life; nothing where the client's programs have to give it by themselves.
+    fn ping(&mut self) {}
 
     /// Bytes queued and not yet taken by the network.
     fn queued_bytes(&self) -> usize;
@@ -40,6 +47,8 @@ pub(crate) trait Transport: Send {
 #[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub(crate) enum Event {
     Frame(ClientFrame),
+    /// The client is there, and said nothing else.
+    Alive,
     /// What came is no frame: it is refused and the connection ends.
     Malformed(Code, String),
     /// A frame that can't be read, but says which send or request it is: that one is refused.

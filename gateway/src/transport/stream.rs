@@ -11,7 +11,7 @@ use bytes::{Buf as _, BytesMut};
 use carillon_proto::pb::client::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Event, Transport};
+use super::{Event, LINGER, Transport};
 use crate::codec::{
     self, Outgoing,
     varint::{FramingError, next_frame, put_frame},
@@ -21,9 +21,6 @@ use crate::codec::{
 const READ: usize = 8 * 1024;
 /// A buffer that has grown beyond this is given back when it is empty.
 const KEEP: usize = 4 * 1024;
-/// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset
-/// the connection under the frame.
-const LINGER: usize = 256 * 1024;
 
 pub(crate) struct StreamTransport<S> {
     io: S,

@@ -1,26 +1,23 @@
 //! Frames as WebSocket messages: binary protobuf or text JSON.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+mod close;
+mod polled;
+mod socket;
 
-use bytes::BytesMut;
-use carillon_proto::pb::client::Code;
-use futures_util::{Sink as _, Stream as _};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        error::CapacityError,
-        protocol::{WebSocketConfig, frame::CloseFrame, frame::coding::CloseCode},
-    },
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use carillon_proto::{
+    limits,
+    pb::client::{Code, server_frame},
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{Event, Transport};
 use crate::codec::{self, Outgoing};
+use close::{CloseCode, close_code};
+pub(crate) use socket::{Heard, MessageSocket};
 
 /// What a client asked for as subprotocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,104 +37,52 @@ impl Format {
     }
 }
 
-/// Small buffers: they are held while the connection is idle. A message above the limit after sign-in ends the
-/// connection while it is read; before sign-in it is read but refused.
-pub(crate) fn config(max_frame: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(4 * 1024)
-        .write_buffer_size(4 * 1024)
-        .max_message_size(Some(max_frame))
-        .max_frame_size(Some(max_frame))
-}
-
 pub(crate) struct WsTransport<S> {
-    ws: WebSocketStream<S>,
+    socket: MessageSocket<S>,
     format: Format,
-    /// Bounded by the session's limits and by `max_outgoing_bytes`, above which nothing more is delivered.
-    queue: VecDeque<Message>,
-    queued: usize,
-    max_frame: usize,
-    /// Handed to the socket but not known to be flushed.
-    unflushed: usize,
-    written: u64,
-    read: u64,
-    closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
-    pub(crate) fn new(ws: WebSocketStream<S>, format: Format, max_frame: usize) -> Self {
-        Self {
-            ws,
-            format,
-            queue: VecDeque::new(),
-            queued: 0,
-            max_frame,
-            unflushed: 0,
-            written: 0,
-            read: 0,
-            closing: false,
-        }
+    /// `early` is what came behind the handshake.
+    pub(crate) fn new(stream: S, early: Bytes, format: Format) -> Self {
+        Self { socket: MessageSocket::new(stream, early, limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN), format }
     }
 
-    /// Ready when all is written and flushed.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while !self.queue.is_empty() {
-            ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
-            // What was before is with the network.
-            self.taken();
-            let Some(message) = self.queue.pop_front() else { break };
-            let size = message.len();
-            self.queued -= size;
-            self.unflushed += size;
-            Pin::new(&mut self.ws).start_send(message)?;
-        }
-        ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
-        self.taken();
-        if self.queue.capacity() > 64 {
-            self.queue = VecDeque::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn taken(&mut self) {
-        self.written += self.unflushed as u64;
-        self.unflushed = 0;
-    }
-
-    fn message(&mut self, message: Message) -> Option<Event> {
-        let size = message.len();
-        self.read += size as u64;
+    fn message(&mut self, message: Message) -> Event {
         let decoded = match (self.format, message) {
-            (_, Message::Binary(_) | Message::Text(_)) if size > self.max_frame => {
-                let reason = format!("frame is {size} bytes but at most {} are allowed", self.max_frame);
-                return Some(Event::Malformed(Code::TooLarge, reason));
-            }
             (Format::Protobuf, Message::Binary(bytes)) => codec::decode(bytes),
             (Format::Json, Message::Text(text)) => codec::decode_json(&text),
             (Format::Protobuf, Message::Text(_)) => {
-                let reason = "carillon.v1.proto takes binary messages, not text";
-                return Some(Event::Malformed(Code::Invalid, reason.to_owned()));
+                return self.malformed("carillon.v1.proto takes binary messages, not text", CloseCode::Unsupported);
             }
             (Format::Json, Message::Binary(_)) => {
-                let reason = "carillon.v1.json takes text messages, not binary";
-                return Some(Event::Malformed(Code::Invalid, reason.to_owned()));
+                return self.malformed("carillon.v1.json takes text messages, not binary", CloseCode::Unsupported);
             }
-            // Answered by the library, at the next write or flush.
-            (_, Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => return None,
-            (_, Message::Close(_)) => return Some(Event::Ended),
+            // A ping is answered by the library, at the next flush or read.
+            (_, Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_)) => return Event::Alive,
         };
-        Some(match decoded {
+        match decoded {
             Ok(frame) => Event::Frame(frame),
             Err(error) => match error.what() {
                 Some(what) => Event::Unreadable(what, error.to_string()),
-                None => Event::Malformed(Code::Invalid, error.to_string()),
+                None => self.malformed(&error.to_string(), CloseCode::Invalid),
             },
-        })
+        }
+    }
+
+    fn malformed(&mut self, reason: &str, close: CloseCode) -> Event {
+        self.socket.ends_with(close, reason);
+        Event::Malformed(Code::Invalid, reason.to_owned())
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
     fn queue(&mut self, frame: Outgoing) {
+        if let Outgoing::Frame(frame) = &frame
+            && let Some(server_frame::Body::Bye(bye)) = &frame.body
+        {
+            self.socket.ends_with(close_code(bye.code()), &bye.reason);
+        }
         let message = match self.format {
             Format::Protobuf => {
                 let mut bytes = BytesMut::with_capacity(frame.size());
@@ -153,71 +98,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
                 }
             },
         };
-        self.queued += message.len();
-        self.queue.push_back(message);
+        self.socket.queue(message);
+    }
+
+    fn ping(&mut self) {
+        self.socket.ping();
     }
 
     fn queued_bytes(&self) -> usize {
-        self.queued + self.unflushed
+        self.socket.queued_bytes()
     }
 
     fn written_bytes(&self) -> u64 {
-        self.written
+        self.socket.written_bytes()
     }
 
     fn read_bytes(&self) -> u64 {
-        self.read
+        self.socket.read_bytes()
     }
 
     fn set_max_frame(&mut self, bytes: usize) {
-        self.max_frame = bytes;
+        self.socket.set_max_message(bytes);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
-        loop {
-            let wrote = self.queued_bytes() > 0;
-            match self.poll_write(cx) {
-                Poll::Ready(Ok(())) if wrote => return Poll::Ready(Event::Flushed),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Event::Ended),
-            }
-            if !read {
-                return Poll::Pending;
-            }
-            match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
-                Some(Ok(message)) => {
-                    if let Some(event) = self.message(message) {
-                        return Poll::Ready(event);
-                    }
-                }
-                Some(Err(Error::Capacity(CapacityError::MessageTooLong { size, max_size }))) => {
-                    let reason = format!("frame is {size} bytes but at most {max_size} are allowed");
-                    return Poll::Ready(Event::Malformed(Code::TooLarge, reason));
-                }
-                Some(Err(Error::Utf8(_))) => {
-                    return Poll::Ready(Event::Malformed(Code::Invalid, "text is not UTF-8".to_owned()));
-                }
-                Some(Err(_)) | None => return Poll::Ready(Event::Ended),
-            }
-        }
+        self.socket.poll(cx, read).map(|heard| match heard {
+            Heard::Message(message) => self.message(message),
+            Heard::Failed(code, reason) => Event::Malformed(code, reason),
+            Heard::Flushed => Event::Flushed,
+            Heard::Ended => Event::Ended,
+        })
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.closing {
-            if ready!(self.poll_write(cx)).is_err() || ready!(Pin::new(&mut self.ws).poll_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            self.closing = true;
-            let close = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
-            if Pin::new(&mut self.ws).start_send(Message::Close(Some(close))).is_err() {
-                return Poll::Ready(());
-            }
-        }
-        if ready!(Pin::new(&mut self.ws).poll_flush(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        // Until the client has answered the close.
-        while let Some(Ok(_)) = ready!(Pin::new(&mut self.ws).poll_next(cx)) {}
-        Poll::Ready(())
+        self.socket.poll_close(cx)
     }
 }

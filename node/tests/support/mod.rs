@@ -6,3 +6,4 @@ pub mod cluster;
 pub mod node;
 pub mod play;
 pub mod service;
+pub mod websocket;

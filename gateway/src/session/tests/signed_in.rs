@@ -217,11 +217,46 @@ fn a_ping_brings_the_head_and_what_was_missed() {
 }
 
 #[test]
-fn silence_for_twice_the_heartbeat_ends_the_connection() {
+fn a_client_is_pinged_after_a_heartbeat_over_websocket_only_and_an_answer_is_a_sign_of_life() {
     let mut play = Play::live(0);
-    play.wait(Duration::from_secs(59));
+    for _ in 0..10 {
+        play.wait(Duration::from_secs(30));
+        assert_eq!(play.pings, 0, "whoever keeps to the heartbeat is not asked");
+        play.says(Body::Ack(Ack::default()));
+    }
+    // For ten minutes no more than answers to pings.
+    play.session.protocol = Protocol::Websocket;
+    for pings in 1..=16 {
+        play.wait(Duration::from_millis(37_500));
+        assert_eq!(play.pings, pings);
+        play.input(Input::Alive);
+        play.quiet();
+    }
+    // Then not even that; it is asked again and again.
+    for pings in 17..=19 {
+        play.wait(Duration::from_millis(37_500));
+        assert_eq!(play.pings, pings);
+        play.quiet();
+    }
+    play.wait(Duration::from_millis(37_500));
+    assert_eq!(play.bye().code(), Code::TimedOut);
+}
+
+#[test]
+fn a_sign_of_life_does_not_make_the_sign_in_longer() {
+    let mut play = Play::new();
+    play.wait(Duration::from_secs(9));
+    play.input(Input::Alive);
+    play.wait(Duration::from_secs(1));
+    assert_eq!(play.bye().code(), Code::TimedOut);
+}
+
+#[test]
+fn silence_well_above_a_minute_ends_the_connection() {
+    let mut play = Play::live(0);
+    play.wait(Duration::from_secs(149));
     play.says(Body::Ack(Ack::default()));
-    play.wait(Duration::from_secs(59));
+    play.wait(Duration::from_secs(149));
     play.quiet();
     play.wait(Duration::from_secs(1));
     let bye = play.bye();

@@ -1,0 +1,60 @@
+//! A socket as the library reads and writes it: what is not possible now is `WouldBlock`, and wakes the task later.
+
+use std::{
+    io::{self, Read, Write},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(super) struct Polled<S> {
+    stream: S,
+    waker: Waker,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, waker: Waker::noop().clone() }
+    }
+
+    /// Said before each use: one task reads and writes.
+    pub(super) fn woken_by(&mut self, cx: &Context<'_>) {
+        if !self.waker.will_wake(cx.waker()) {
+            self.waker = cx.waker().clone();
+        }
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Read for Polled<S> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut into = ReadBuf::new(into);
+        let polled = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.waker), &mut into);
+        blocking(polled).map(|()| into.filled().len())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Polled<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        blocking(Pin::new(&mut self.stream).poll_write(&mut Context::from_waker(&self.waker), bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        blocking(Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(&self.waker)))
+    }
+}
+
+fn blocking<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
+    match polled {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}

@@ -1,0 +1,266 @@
+//! One WebSocket as messages: framing, pings, limits, and an end in order. It knows nothing of the service's frames.
+
+use std::{
+    collections::VecDeque,
+    io,
+    mem::MaybeUninit,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use carillon_proto::pb::client::Code;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    error::{CapacityError, ProtocolError},
+    protocol::{CloseFrame, Role, WebSocket, WebSocketConfig},
+};
+
+use super::{
+    super::LINGER,
+    close::{CloseCode, close_reason},
+    polled::Polled,
+};
+
+/// Small buffers: they are held while the connection is idle.
+const BUFFER: usize = 4 * 1024;
+
+pub(crate) struct MessageSocket<S> {
+    ws: WebSocket<Polled<S>>,
+    /// Bounded by the session's limits and by `max_outgoing_bytes`, above which nothing more is delivered.
+    queue: VecDeque<Message>,
+    queued: usize,
+    /// Handed to the library but not known to be flushed.
+    unflushed: usize,
+    /// The socket took no more: what the library holds goes first.
+    blocked: bool,
+    written: u64,
+    read: u64,
+    /// What the close frame will say.
+    ending: Option<CloseFrame>,
+    /// What the client sends can't be told into frames any more.
+    broken: bool,
+    closing: Closing,
+    lingered: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Message(Message),
+    /// No message can be read any more: what went wrong. The close frame will say so, too.
+    Failed(Code, String),
+    /// All that was queued is written.
+    Flushed,
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// The close frame is to be written.
+    Say,
+    /// The client's answer to it is waited for.
+    Hear,
+    /// The socket is to be shut down.
+    ShutDown,
+    /// What still comes is dropped, so that closing does not reset the connection under the last words.
+    Linger,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
+    /// `early` is what came behind the handshake.
+    pub(crate) fn new(stream: S, early: Bytes, max_message: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(BUFFER)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        Self {
+            ws: WebSocket::from_partially_read(Polled::new(stream), early.into(), Role::Server, Some(config)),
+            queue: VecDeque::new(),
+            queued: 0,
+            unflushed: 0,
+            blocked: false,
+            written: 0,
+            read: 0,
+            ending: None,
+            broken: false,
+            closing: Closing::Say,
+            lingered: 0,
+        }
+    }
+
+    pub(crate) fn queue(&mut self, message: Message) {
+        self.queued += message.len();
+        self.queue.push_back(message);
+    }
+
+    pub(crate) fn ping(&mut self) {
+        // Adds nothing to the bytes queued: that it is not taken at once is no sign of a client that does not read.
+        self.queue.push_back(Message::Ping(Bytes::new()));
+    }
+
+    /// What the close frame will say, unless that is said already.
+    pub(crate) fn ends_with(&mut self, code: CloseCode, reason: &str) {
+        self.ending.get_or_insert_with(|| CloseFrame { code, reason: close_reason(reason) });
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued + self.unflushed
+    }
+
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
+    pub(crate) fn set_max_message(&mut self, bytes: usize) {
+        self.ws.set_config(|config| {
+            config.max_message_size = Some(bytes);
+            config.max_frame_size = Some(bytes);
+        });
+    }
+
+    /// As `Transport::poll`.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Heard> {
+        let wrote = self.queued_bytes() > 0;
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(())) if wrote => return Poll::Ready(Heard::Flushed),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Heard::Ended),
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        match self.ws.read() {
+            // Answered by the library, when closing.
+            Ok(Message::Close(_)) => Poll::Ready(Heard::Ended),
+            Ok(message) => {
+                self.read += message.len() as u64;
+                Poll::Ready(Heard::Message(message))
+            }
+            Err(error) if would_block(&error) => Poll::Pending,
+            Err(error) => Poll::Ready(self.failed(&error)),
+        }
+    }
+
+    /// Ready when all is written and flushed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.ws.get_mut().woken_by(cx);
+        while !self.queue.is_empty() {
+            if self.blocked {
+                ready!(self.poll_flush())?;
+            }
+            let Some(message) = self.queue.pop_front() else { break };
+            let size = message.len();
+            self.queued -= size;
+            self.unflushed += size;
+            match self.ws.write(message) {
+                Ok(()) => {}
+                Err(error) if would_block(&error) => self.blocked = true,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        ready!(self.poll_flush())?;
+        if self.queue.capacity() > 64 {
+            self.queue = VecDeque::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self) -> Poll<Result<(), Error>> {
+        match self.ws.flush() {
+            Ok(()) => {
+                self.blocked = false;
+                self.written += self.unflushed as u64;
+                self.unflushed = 0;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if would_block(&error) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) -> Heard {
+        let (code, close, reason) = match error {
+            Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+                let reason = format!("frame is {size} bytes but at most {max_size} are allowed");
+                (Code::TooLarge, CloseCode::Size, reason)
+            }
+            Error::Utf8(_) => (Code::Invalid, CloseCode::Invalid, error.to_string()),
+            // The client is gone without a close frame.
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Heard::Ended,
+            Error::Protocol(_) => (Code::Invalid, CloseCode::Protocol, error.to_string()),
+            _ => return Heard::Ended,
+        };
+        self.broken = true;
+        self.ends_with(close, &reason);
+        Heard::Failed(code, reason)
+    }
+
+    /// Writes what is queued and the close frame, waits for the client's, and closes.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ws.get_mut().woken_by(cx);
+        if self.closing == Closing::Say {
+            if self.ws.can_write() {
+                if ready!(self.poll_write(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+                let silent = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+                let close = self.ending.take().unwrap_or(silent);
+                match self.ws.write(Message::Close(Some(close))) {
+                    Ok(()) => {}
+                    Err(error) if would_block(&error) => {}
+                    Err(_) => return Poll::Ready(()),
+                }
+            }
+            self.closing = Closing::Hear;
+        }
+        if self.closing == Closing::Hear {
+            match ready!(self.poll_flush()) {
+                // The client closed, and has its answer now.
+                Err(Error::ConnectionClosed) => self.broken = true,
+                Err(_) => return Poll::Ready(()),
+                Ok(()) => {}
+            }
+            while !self.broken {
+                match self.ws.read() {
+                    Ok(message) => self.lingered += message.len() + 1,
+                    Err(error) if would_block(&error) => return Poll::Pending,
+                    Err(_) => break,
+                }
+                self.broken = self.lingered >= LINGER;
+            }
+            self.closing = Closing::ShutDown;
+        }
+        if self.closing == Closing::ShutDown {
+            if ready!(self.ws.get_mut().poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            self.closing = Closing::Linger;
+        }
+        while self.lingered < LINGER {
+            match ready!(self.poll_drop(cx)) {
+                0 => break,
+                more => self.lingered += more,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// How many bytes came and were dropped; 0 at the end.
+    fn poll_drop(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let mut space = [MaybeUninit::uninit(); 1024];
+        let mut got = ReadBuf::uninit(&mut space);
+        Poll::Ready(match ready!(self.ws.get_mut().poll_read(cx, &mut got)) {
+            Ok(()) => got.filled().len(),
+            Err(_) => 0,
+        })
+    }
+}
+
+fn would_block(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
