@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let encoded = descriptors.encode_to_vec();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
+    // What strangers may know.
+    std::fs::write(out.join("client.bin"), protox::compile([FILES[0]], ["proto"])?.encode_to_vec())?;
 
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     // Canonical JSON for what clients see. Unknown fields are ignored, as in protobuf: they are of a newer release.

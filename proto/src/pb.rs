@@ -7,6 +7,9 @@ pub use generated::carillon::{
 /// The compiled descriptors of all files, for the generated pages of the documentation.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Of what clients may use alone, for gRPC reflection.
+pub const CLIENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client.bin"));
+
 #[allow(clippy::all, clippy::unwrap_used, clippy::nursery, unreachable_pub)]
 mod generated {
     /// The nesting follows the package names, as the generated paths between packages expect.

@@ -24,16 +24,18 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
+    codec::CompressionEncoding,
     transport::{Identity, Server, ServerTlsConfig},
 };
 
 use super::{
     accept::{self, Entry},
     grpc_connection::{ClientConnection, GrpcConnection},
+    grpc_services::{self, Health, HealthServer},
 };
 use crate::{
     connection::{Arrival, Shared, serve},
-    transport::grpc::{AHEAD, GrpcTransport},
+    transport::grpc::{AHEAD, Bounded, GrpcTransport, MessageLimit},
 };
 
 /// Streams on one HTTP/2 connection.
@@ -59,6 +61,7 @@ pub(super) async fn run(
     listener: TcpListener,
     identity: Option<Identity>,
     service: Service,
+    health: HealthServer<impl Health>,
     max_frame: usize,
     accepting: Tasks,
 ) {
@@ -67,7 +70,8 @@ pub(super) async fn run(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_header_list_size(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u32);
     if let Some(identity) = identity {
         server = match server.tls_config(ServerTlsConfig::new().identity(identity)) {
             Ok(server) => server,
@@ -87,8 +91,16 @@ pub(super) async fn run(
         }
     });
     let service = ClientServiceServer::new(service)
-        .max_decoding_message_size(max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN));
-    let serving = server.add_service(service).serve_with_incoming_shutdown(incoming, accepting.stopping());
+        .max_decoding_message_size(max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    let bounded = Bounded::new(service, limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
+    let server = server.add_service(bounded).add_service(health);
+    let server = match grpc_services::reflection() {
+        Ok((current, older)) => server.add_service(current).add_service(older),
+        Err(error) => return tracing::error!(%error, "gRPC reflection can't be set up"),
+    };
+    let serving = server.serve_with_incoming_shutdown(incoming, accepting.stopping());
     if let Err(error) = serving.await {
         tracing::error!(%error, "gRPC listener ended");
     }
@@ -103,6 +115,9 @@ impl ClientService for Service {
         let known = request.extensions().get::<ClientConnection>().cloned();
         let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let address = self.entry.proxies.client(peer, request.metadata().as_ref());
+        // `Bounded` gives one to each request.
+        let limit = request.extensions().get::<MessageLimit>().cloned();
+        let limit = limit.ok_or_else(|| Status::internal("a request without a bound"))?;
         let (outbound, stream) = mpsc::channel(AHEAD);
         let slot = match self.entry.slots.take() {
             Some(mut slot) => slot.belongs_to(address).map(|()| slot).map_err(|_| accept::crowded()),
@@ -110,10 +125,9 @@ impl ClientService for Service {
         };
         match slot {
             Ok(slot) => {
-                let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
                 let probation = known.as_ref().map(|known| known.probation.clone());
                 let deadline = self.deadline(known.as_ref());
-                let transport = GrpcTransport::new(request.into_inner(), outbound, max).on_probation(probation);
+                let transport = GrpcTransport::new(request.into_inner(), outbound, limit).on_probation(probation);
                 let arrival = Arrival { protocol: Protocol::Grpc, address, deadline };
                 let shared = Arc::clone(&self.shared);
                 self.tasks.spawn("client-connection", async move {

@@ -3,6 +3,7 @@
 mod accept;
 mod grpc;
 mod grpc_connection;
+mod grpc_services;
 mod http;
 pub(crate) mod origin;
 pub(crate) mod proxies;
@@ -108,9 +109,11 @@ impl Listeners {
         if let Some(listener) = self.grpc {
             let service = grpc::Service::new(Arc::clone(shared), for_grpc, tasks.clone());
             let identity = self.tls.map(|tls| tls.identity);
+            let (health, reporter) = grpc_services::health();
+            tasks.spawn("grpc-health", grpc_services::report(reporter, ready.clone()));
             tasks.spawn(
                 "grpc-listener",
-                grpc::run(listener, identity, service, self.max_frame_bytes, accepting.clone()),
+                grpc::run(listener, identity, service, health, self.max_frame_bytes, accepting.clone()),
             );
         }
     }

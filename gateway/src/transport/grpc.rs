@@ -1,5 +1,7 @@
 //! Frames as messages of a gRPC stream.
 
+mod bounded;
+
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -18,6 +20,7 @@ use tonic::Status;
 
 use super::{Event, Transport};
 use crate::codec::Outgoing;
+pub(crate) use bounded::{Bounded, MessageLimit};
 
 /// Frames handed to the HTTP/2 connection ahead of its flow control. When it is full, they wait in the queue.
 pub(crate) const AHEAD: usize = 16;
@@ -27,7 +30,7 @@ pub(crate) struct GrpcTransport<R> {
     outbound: PollSender<Result<ServerFrame, Status>>,
     queue: VecDeque<Outgoing>,
     queued: usize,
-    max_frame: usize,
+    limit: MessageLimit,
     written: u64,
     read: u64,
     /// Of the connection that the stream is on.
@@ -37,14 +40,14 @@ pub(crate) struct GrpcTransport<R> {
 }
 
 impl<R> GrpcTransport<R> {
-    pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<ServerFrame, Status>>, max_frame: usize) -> Self {
+    pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<ServerFrame, Status>>, limit: MessageLimit) -> Self {
         let outbound = PollSender::new(outbound);
         Self {
             inbound,
             outbound,
             queue: VecDeque::new(),
             queued: 0,
-            max_frame,
+            limit,
             written: 0,
             read: 0,
             probation: None,
@@ -94,7 +97,7 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
     }
 
     fn set_max_frame(&mut self, bytes: usize) {
-        self.max_frame = bytes;
+        self.limit.set(bytes);
     }
 
     fn signed_in(&mut self) {
@@ -113,21 +116,15 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
         }
         Poll::Ready(match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
             Some(Ok(frame)) => {
-                let size = frame.encoded_len();
-                self.read += size as u64;
-                if size > self.max_frame {
-                    let reason = format!("frame is {size} bytes but at most {} are allowed", self.max_frame);
-                    Event::Malformed(Code::TooLarge, reason)
-                } else {
-                    Event::Frame(frame)
-                }
+                self.read += frame.encoded_len() as u64;
+                Event::Frame(frame)
             }
-            // Larger than any frame may be.
+            // Larger than a frame may be now.
             Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                 Event::Malformed(Code::TooLarge, status.message().to_owned())
             }
-            // What came is no frame. (If it was something else that broke, nobody hears of it.)
-            Some(Err(status)) if status.code() == tonic::Code::Internal => {
+            // What came is neither protobuf nor gzip. (If it was something else that broke, nobody hears of it.)
+            Some(Err(status)) if matches!(status.code(), tonic::Code::Internal | tonic::Code::InvalidArgument) => {
                 Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {}", status.message()))
             }
             Some(Err(_)) => Event::Ended,
