@@ -12,7 +12,8 @@ import urllib.request
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CARILLON = ROOT / "target/release/carillon"
+# Another build may be tried.
+CARILLON = pathlib.Path(os.environ.get("CARILLON_BIN", ROOT / "target/release/carillon")).resolve()
 
 
 class Service:

@@ -66,9 +66,9 @@ class Tcp:
 
 
 class Grpc:
-    def __init__(self, address, messages, services):
+    def __init__(self, address, messages, services, compression=None):
         self.messages = messages
-        self.channel = grpc.insecure_channel(address)
+        self.channel = grpc.insecure_channel(address, compression=compression)
         self.outgoing = queue.Queue()
         self.incoming = queue.Queue()
         stream = services.ClientServiceStub(self.channel).Connect(iter(self.outgoing.get, None))
