@@ -12,8 +12,8 @@ import urllib.request
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Another build may be tried.
-CARILLON = pathlib.Path(os.environ.get("CARILLON_BIN", ROOT / "target/release/carillon")).resolve()
+# Another build may be tried. Taken out of the environment, in which the program looks for settings.
+CARILLON = pathlib.Path(os.environ.pop("CARILLON_BIN", ROOT / "target/release/carillon")).resolve()
 
 
 class Service:
