@@ -109,7 +109,7 @@ impl Schema {
             (Kind::Message(name), value) => self.message(name, value, at),
             (Kind::Whole { least, most }, value) => whole(&value)
                 .filter(|number| (least..=most).contains(&number))
-                .and_then(|number| Number::from_i128(number))
+                .and_then(Number::from_i128)
                 .map(Value::Number)
                 .ok_or_else(|| format!("{at} is {} but must be a whole number from {least} to {most}", short(&value))),
             (Kind::Fraction, value) => match &value {
