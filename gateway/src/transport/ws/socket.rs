@@ -75,7 +75,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         Self {
-            ws: WebSocket::from_partially_read(Polled::new(stream), early.into(), Role::Server, Some(config)),
+            // Copied, because the library would keep the whole buffer of which this is the rest.
+            ws: WebSocket::from_partially_read(Polled::new(stream), early.to_vec(), Role::Server, Some(config)),
             queue: VecDeque::new(),
             queued: 0,
             unflushed: 0,
