@@ -24,6 +24,10 @@ pub(crate) struct Gate {
 /// What the gate looks at.
 pub(crate) struct Asked<'a> {
     keeps_order: bool,
+    /// Only under this router's own lease. All else does no harm at a router that owns no longer what it believes to own:
+    /// the store gives each message its place, and pushes are hints. So sends, which would otherwise stop with the registry,
+    /// pass as long as the last known ring says so.
+    needs_lease: bool,
     user: &'a UserId,
     /// Version of the ring.
     pub(crate) routed_by: u64,
@@ -40,7 +44,8 @@ pub(crate) enum Verdict {
 
 impl<'a> Asked<'a> {
     pub(crate) fn new(op: &Op, user: &'a UserId, routed_by: u64, era: u64) -> Self {
-        Self { keeps_order: matches!(op, Op::Send(_)), user, routed_by, era }
+        let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_) | Op::CloseSession(_));
+        Self { keeps_order: matches!(op, Op::Send(_)), needs_lease, user, routed_by, era }
     }
 }
 
@@ -61,12 +66,43 @@ impl Gate {
                 return Verdict::Wait(self.awaited.1);
             }
         }
-        if !closed && held && version >= asked.routed_by && topology.owns(asked.user.as_str()) {
+        if !closed && (held || !asked.needs_lease) && version >= asked.routed_by && topology.owns(asked.user.as_str()) {
             return Verdict::Pass;
         }
         if asked.keeps_order {
             self.closed_below = self.closed_below.max(asked.era + 1);
         }
         Verdict::NotOwner(NotOwner { ring_version: version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::link::{self, Acknowledge, Announce, CloseSession, OpenSession, ReadTimeline};
+
+    use super::*;
+    use crate::topology::tests::topology;
+
+    #[test]
+    fn only_sessions_need_this_routers_lease() {
+        let (topology, now) = (topology(5, "a:1", &["a:1"], &[]), Instant::now());
+        let user = UserId::new("bob").expect("valid");
+        let verdict = |op: Op, held| Gate::new(now).pass(&Asked::new(&op, &user, 5, 0), &topology, held, now);
+        let not = || Verdict::NotOwner(NotOwner { ring_version: 5 });
+        let session = None;
+        for op in [
+            Op::OpenSession(OpenSession { session: session.clone() }),
+            Op::Announce(Announce { session: session.clone() }),
+            Op::CloseSession(CloseSession { session }),
+        ] {
+            assert_eq!((verdict(op.clone(), false), verdict(op, true)), (not(), Verdict::Pass));
+        }
+        for op in [
+            Op::Send(link::Send::default()),
+            Op::Read(ReadTimeline::default()),
+            Op::Acknowledge(Acknowledge::default()),
+        ] {
+            assert_eq!((verdict(op.clone(), false), verdict(op, true)), (Verdict::Pass, Verdict::Pass));
+        }
     }
 }

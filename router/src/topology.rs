@@ -13,7 +13,6 @@ pub(crate) struct Topology {
     pub(crate) ring: Ring,
     pub(crate) shards: ShardMap,
     gateways: HashSet<LeaseId>,
-    newest_lease: LeaseId,
     /// host:port of this router.
     here: Arc<str>,
 }
@@ -31,7 +30,6 @@ impl Topology {
             ring: Ring::from_view(&view),
             shards: ShardMap { directory: shards(view.directory_shards), timeline: shards(view.timeline_shards) },
             gateways: of_kind(NodeKind::Gateway).collect(),
-            newest_lease: view.nodes.iter().map(|node| LeaseId(node.lease)).max().unwrap_or(LeaseId(0)),
             here,
             view: Arc::new(view),
         }
@@ -56,9 +54,10 @@ impl Topology {
         self.ring.routers().iter().filter(|router| *router.address != *self.here)
     }
 
-    /// Has the lease of a session's gateway certainly ended? One that is newer than this view may still run.
+    /// Has the lease of a session's gateway certainly ended? One that is newer than this view may still run. Leases and
+    /// versions are numbers of one counter: a lease is the version of the view in which it is for the first time.
     pub(crate) fn has_ended(&self, gateway: LeaseId) -> bool {
-        !self.gateways.contains(&gateway) && gateway < self.newest_lease
+        !self.gateways.contains(&gateway) && gateway.0 <= self.view.version
     }
 
     /// host:port of all storage nodes.
@@ -79,10 +78,12 @@ pub(crate) mod tests {
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
         });
+        // No view is older than the leases in it.
+        let newest = gateways.iter().copied().fold(version, u64::max);
         let gateways =
             gateways.iter().map(|lease| Node { lease: *lease, kind: NodeKind::Gateway.into(), address: String::new() });
         let view = RegistryView {
-            version,
+            version: newest,
             ring_version: version,
             nodes: routers.chain(gateways).collect(),
             directory_shards: 4,
@@ -108,6 +109,9 @@ pub(crate) mod tests {
         assert!(!now.has_ended(LeaseId(10)));
         assert!(now.has_ended(LeaseId(15)));
         assert!(!now.has_ended(LeaseId(21)));
+        let next = topology(30, "a:1", &["a:1"], &[10]);
+        assert!(next.has_ended(LeaseId(20)), "also the newest one, when it has gone");
+        assert!(!next.has_ended(LeaseId(31)));
     }
 
     #[test]
