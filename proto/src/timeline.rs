@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rand::RngExt as _;
+
 use crate::{
     GroupId, InvalidId, UserId,
     pb::{client, store},
@@ -17,6 +19,13 @@ pub enum TimelineId {
 /// Names one life of a timeline. Positions compare only within it. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// For a timeline that begins anew. Never 0, and at most 63 bits, so that it is a whole number in every language.
+    pub fn random() -> Self {
+        Self(rand::rng().random_range(1..=i64::MAX as u64))
+    }
+}
 
 /// A place in a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
+    ClientId, DeviceId, DuplicateKey, Epoch, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
     pb::{
         client::{self, Recipient, recipient::To},
         link::{Accepted, RawEnvelope, Send},
@@ -11,7 +11,6 @@ use carillon_proto::{
     trace,
 };
 use prost::Message as _;
-use rand::RngExt as _;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -129,7 +128,7 @@ impl Sending {
             duplicate_key: Bytes::copy_from_slice(&self.key.0),
             time_ms: self.time_ms,
             envelope: self.envelope.clone(),
-            new_epoch: rand::rng().random_range(1..=u64::MAX),
+            new_epoch: Epoch::random().0,
             after_key: self.after.map(|after| Bytes::copy_from_slice(&after.0)).unwrap_or_default(),
         };
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
