@@ -18,8 +18,9 @@ use tracing_subscriber::{
 
 use crate::{Config, LogFormat};
 
-/// Libraries that tell at `info` what only their authors want to know. A directive in log.level overrides it.
-const QUIET: &str = "openraft=warn,raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
+/// Libraries that tell at `info` what only their authors want to know; openraft also warns of each heartbeat of each shard
+/// that a stopped node does not take, which storage tells itself, once. A directive in log.level overrides it.
+const QUIET: &str = "openraft=error,raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
 
 /// Installed for the process; [`Telemetry::flush`] at the end.
 pub struct Telemetry {

@@ -1,4 +1,4 @@
-//! The architecture's rules about who may name what (docs/architecture.md, invariant 8), read from the sources.
+//! The architecture's rules about who may name what (docs/architecture.md, invariant 9), read from the sources.
 
 use std::{
     fs,
@@ -73,5 +73,15 @@ fn only_the_simulation_looks_inside_the_roles() {
     for krate in ["node", "loadtest"] {
         let manifest = fs::read_to_string(root().join(krate).join("Cargo.toml")).expect("manifest");
         assert!(!manifest.contains("carillon-simulation"), "{krate} depends on the simulation");
+    }
+}
+
+/// What is removed and who owns what is decided by clocks that only run while somebody watches (ADRs 6 and 8).
+#[test]
+fn the_store_has_no_wall_clock() {
+    let users = users_of(&["now_ms(", "SystemTime", "UNIX_EPOCH"]);
+    assert!(users.iter().any(|user| user.starts_with("router/src/")), "this test looks for the wrong words");
+    for user in users.iter().filter(|user| user.starts_with("storage/src/")) {
+        assert!(user.starts_with("storage/src/machine/tests/"), "{user} asks for the time of day");
     }
 }

@@ -1,17 +1,17 @@
 //! What the command line asks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    ShardMap, UserId, now_ms,
+    ShardId, ShardMap, UserId, now_ms,
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, PutUserReply, PutUserRequest, ShardStatus, StatusReply, StatusRequest,
             admin_server,
         },
         store::{
-            Account, DeleteAccount, DirectoryCommand, PutAccount, ReadUser, directory_command, put_account,
-            store_request::Op,
+            Account, DeleteAccount, DirectoryCommand, LeadsReply, PutAccount, ReadUser, directory_command,
+            leads_reply::Led, put_account, store_request::Op,
         },
     },
 };
@@ -19,13 +19,14 @@ use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    store::{Leaders, Store, StoreAnswer, StoreFailure},
+    registry::Registry,
+    store::{Store, StoreAnswer, StoreFailure},
     topology::Topology,
 };
 
 pub(crate) struct Admin {
     pub(crate) store: Store,
-    pub(crate) leaders: Leaders,
+    pub(crate) registry: Registry,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) deadline: Duration,
 }
@@ -58,16 +59,18 @@ impl admin_server::Admin for Admin {
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let topology = Arc::clone(&self.topology.borrow());
-        let leaders = self.leaders.read();
+        let answers = self.registry.leads().await;
+        let leaders = leaders(&answers);
         let shards = topology
             .shards
             .all()
             .map(|shard| ShardStatus {
                 shard: Some(shard.to_pb()),
-                leader: leaders.get(&shard).cloned().unwrap_or_default(),
+                leader: leaders.get(&shard).map(|(_, address)| (*address).to_owned()).unwrap_or_default(),
             })
             .collect();
-        Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards }))
+        let silent = answers.iter().filter(|(_, led)| led.is_none()).map(|(address, _)| address.clone()).collect();
+        Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards, silent }))
     }
 }
 
@@ -97,6 +100,21 @@ impl Admin {
     }
 }
 
+/// Term and address of who leads each shard. A node that has just lost one may not know that yet: the higher term counts.
+fn leaders(answers: &[(String, Option<LeadsReply>)]) -> HashMap<ShardId, (u64, &str)> {
+    let mut leaders: HashMap<ShardId, (u64, &str)> = HashMap::new();
+    for (address, reply) in answers {
+        for Led { shard, term } in reply.iter().flat_map(|reply| &reply.led) {
+            let Some(shard) = shard.as_ref().and_then(ShardId::from_pb) else { continue };
+            let leader = leaders.entry(shard).or_insert((*term, address));
+            if leader.0 < *term {
+                *leader = (*term, address);
+            }
+        }
+    }
+    leaders
+}
+
 fn user_id(user: &str) -> Result<UserId, Status> {
     UserId::new(user).map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -108,8 +126,26 @@ fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
         StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
             Status::invalid_argument(failure.to_string())
         }
-        StoreFailure::Overloaded { .. } => Status::resource_exhausted(failure.to_string()),
+        StoreFailure::Overloaded { .. } | StoreFailure::Full { .. } => Status::resource_exhausted(failure.to_string()),
         StoreFailure::Expired { .. } | StoreFailure::Stopping => Status::unavailable(failure.to_string()),
         StoreFailure::Unexpected => Status::internal(failure.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::ShardKind;
+
+    #[test]
+    fn of_two_that_say_that_they_lead_the_later_one_does() {
+        let shard = |index| ShardId { kind: ShardKind::Timeline, index };
+        let reply = |led: &[(u16, u64)]| {
+            let led = led.iter().map(|(index, term)| Led { shard: Some(shard(*index).to_pb()), term: *term });
+            Some(LeadsReply { led: led.collect() })
+        };
+        let answers =
+            [("a:1".into(), reply(&[(0, 7), (1, 2)])), ("b:1".into(), None), ("c:1".into(), reply(&[(0, 8), (1, 1)]))];
+        assert_eq!(leaders(&answers), [(shard(0), (8, "c:1")), (shard(1), (2, "a:1"))].into());
     }
 }

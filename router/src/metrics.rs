@@ -14,6 +14,7 @@ pub const PUSHES_DROPPED: &str = "carillon_router_pushes_dropped_total";
 pub const HINTS: &str = "carillon_router_hints_total";
 pub const HINTS_DROPPED: &str = "carillon_router_hints_dropped_total";
 pub const LANES_REOPENED: &str = "carillon_router_lanes_reopened_total";
+pub const EPOCHS_RENEWED: &str = "carillon_router_epochs_renewed_total";
 pub const DIRECTORY_ENTRIES: &str = "carillon_router_directory_entries";
 pub const DIRECTORY_LOOKUPS: &str = "carillon_router_directory_lookups_total";
 pub const LINKS: &str = "carillon_router_links";
@@ -21,7 +22,7 @@ pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
 
 /// Name, kind and help of each metric.
-pub const ALL: [(&str, Kind, &str); 13] = [
+pub const ALL: [(&str, Kind, &str); 14] = [
     (REQUESTS, Kind::Counter, "Requests of gateways by operation and outcome"),
     (REQUEST_SECONDS, Kind::Seconds, "From reading a request to its answer, by operation"),
     (APPEND_SECONDS, Kind::Seconds, "From handing an append to the store client to the store's answer"),
@@ -30,6 +31,11 @@ pub const ALL: [(&str, Kind, &str); 13] = [
     (HINTS, Kind::Counter, "Deliveries given to other routers"),
     (HINTS_DROPPED, Kind::Counter, "Deliveries dropped on the way to their owner because a queue was full"),
     (LANES_REOPENED, Kind::Counter, "Times that the writes of a shard began again after a refusal or a loss"),
+    (
+        EPOCHS_RENEWED,
+        Kind::Counter,
+        "Inboxes of which a device had more than the store, which was put back from a copy",
+    ),
     (DIRECTORY_ENTRIES, Kind::Gauge, "Users whose sessions are in memory, by partition"),
     (DIRECTORY_LOOKUPS, Kind::Counter, "Looks into the directory, by whether the entry was in memory"),
     (LINKS, Kind::Gauge, "Open links of gateways and routers, by kind"),
@@ -90,6 +96,10 @@ pub(crate) fn hint(given: bool) {
 
 pub(crate) fn lanes_reopened(count: u64) {
     counter!(LANES_REOPENED).increment(count);
+}
+
+pub(crate) fn epoch_renewed() {
+    counter!(EPOCHS_RENEWED).increment(1);
 }
 
 pub(crate) fn directory_lookup(hit: bool) {

@@ -78,6 +78,8 @@ pub(crate) struct Owner {
     asked: HashMap<u64, Asked>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
+    /// When the log was last told that the store's data was put back from a copy.
+    restored_told: Option<Instant>,
     pub(crate) effects: Vec<Effect>,
 }
 
@@ -119,6 +121,7 @@ impl Owner {
             asked: HashMap::new(),
             next_token: 0,
             unknown_recipient,
+            restored_told: None,
             effects: Vec::new(),
         }
     }

@@ -12,8 +12,8 @@ use std::{
 use carillon_proto::{
     limits,
     pb::store::{
-        DeregisterRequest, RegisterReply, RegisterRequest, RegistryView, RenewRequest, WatchRequest,
-        registry_client::RegistryClient,
+        DeregisterRequest, LeadsReply, LeadsRequest, RegisterReply, RegisterRequest, RegistryView, RenewRequest,
+        WatchRequest, registry_client::RegistryClient,
     },
     peer::{AddSecret, PeerSecurity},
 };
@@ -68,6 +68,17 @@ impl Registry {
 
     pub(crate) async fn deregister(&self, request: DeregisterRequest, deadline: Instant) -> Result<(), Status> {
         self.in_turn(deadline, |mut client| async move { client.deregister(request).await.map(drop) }).await
+    }
+
+    /// What each storage node of the cluster says that it leads; None if it does not answer in time.
+    pub(crate) async fn leads(&self) -> Vec<(String, Option<LeadsReply>)> {
+        let nodes = self.topology.borrow().storage();
+        let asking = nodes.into_iter().map(|address| async move {
+            let asked = async { self.client(&address)?.leads(LeadsRequest {}).await };
+            let answer = time::timeout(TRY, asked).await;
+            (address, answer.ok().and_then(Result::ok).map(tonic::Response::into_inner))
+        });
+        futures_util::future::join_all(asking).await
     }
 
     /// Publishes each newer view.

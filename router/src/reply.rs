@@ -104,6 +104,7 @@ impl Failure {
     pub(crate) fn to_refusal(&self) -> Refusal {
         let (code, retry, retry_after_ms) = match self {
             Self::Store(StoreFailure::Overloaded { retry_after_ms, .. }) => (Code::Overloaded, true, *retry_after_ms),
+            Self::Store(StoreFailure::Full { retry_after_ms, .. }) => (Code::Overloaded, true, *retry_after_ms),
             Self::Store(StoreFailure::Expired { .. }) => (Code::Unavailable, true, 200),
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),

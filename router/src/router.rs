@@ -90,8 +90,7 @@ impl Router {
 
         let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
-        let (store, leaders, actor) =
-            StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
+        let (store, actor) = StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
         let links = Links::default();
         let peers = Peers::new(Arc::clone(&here));
         let mailboxes = Partitions::new(to_inputs);
@@ -129,7 +128,12 @@ impl Router {
             },
             registry: registry.clone(),
             topology: topology.clone(),
-            admin: Admin { store, leaders, topology: topology.clone(), deadline: config.send_deadline() },
+            admin: Admin {
+                store,
+                registry: registry.clone(),
+                topology: topology.clone(),
+                deadline: config.send_deadline(),
+            },
             security: security.clone(),
             closing: closing.clone(),
         };

@@ -11,8 +11,8 @@ use carillon_proto::{
             router_server::{Router as RouterService, RouterServer},
         },
         store::{
-            DeregisterReply, DeregisterRequest, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest,
-            WatchRequest,
+            DeregisterReply, DeregisterRequest, LeadsReply, LeadsRequest, RegisterReply, RegisterRequest, RegistryView,
+            RenewReply, RenewRequest, WatchRequest,
             registry_server::{Registry as RegistryService, RegistryServer},
         },
     },
@@ -107,6 +107,10 @@ impl RegistryService for PassedOn {
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
         let deadline = Instant::now() + REGISTRY_DEADLINE;
         self.registry.deregister(request.into_inner(), deadline).await.map(|()| Response::new(DeregisterReply {}))
+    }
+
+    async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
+        Err(Status::unimplemented("a router leads no shards: ask the storage nodes"))
     }
 
     type WatchStream = Out<RegistryView>;

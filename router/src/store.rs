@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use actor::{Answer, Leaders, StoreActor};
+pub(crate) use actor::{Answer, StoreActor};
 pub(crate) use engine::StoreAnswer;
 
 /// One write or read, tried until its deadline.
@@ -55,6 +55,8 @@ pub(crate) enum AnswerTo {
 pub(crate) enum StoreFailure {
     #[error("{shard} has too many requests waiting")]
     Overloaded { shard: ShardId, retry_after_ms: u32 },
+    #[error("the disk of {shard} is full")]
+    Full { shard: ShardId, retry_after_ms: u32 },
     #[error("no answer from {shard} in time")]
     Expired { shard: ShardId },
     #[error("it exists")]
@@ -105,6 +107,7 @@ impl<A> StoreOp<A> {
             shard: Some(self.shard.to_pb()),
             traceparent: self.traceparent.clone(),
             lane,
+            follows: self.place == Place::Follows,
             op: Some(self.op.clone()),
         }
     }

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     fn identity(disk: u8, cluster: Option<Cluster>) -> Option<Identity> {
-        Some(Identity { format: 1, disk: vec![disk].into(), cluster, node: 0 })
+        Some(Identity { format: 1, disk: vec![disk].into(), cluster, ..Identity::default() })
     }
 
     fn cluster(disks: &[(&str, u8)]) -> Option<Cluster> {

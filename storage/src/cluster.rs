@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::OnceLock};
 use carillon_proto::{ShardId, ShardMap, pb::raft};
 use tonic::Status;
 
-use crate::shard::Shard;
+use crate::{shard::Shard, space::Space};
 
 /// Set once, when the shards are started.
 pub(crate) type Serving = OnceLock<Cluster>;
@@ -17,6 +17,7 @@ pub(crate) struct Cluster {
     /// Ordered by node id. For now every storage node of the initial cluster replicates all shards.
     pub(crate) members: Vec<raft::Member>,
     pub(crate) shards: HashMap<ShardId, Shard>,
+    pub(crate) space: Space,
 }
 
 impl Cluster {

@@ -28,6 +28,9 @@ pub struct StorageConfig {
     /// Also the length of a leader's lease.
     pub election_max_ms: u64,
     pub retention: RetentionConfig,
+    /// With less free space on the disk of the data folder, or with less than a fifth of a smaller disk, sends are refused;
+    /// history can still be read.
+    pub disk_reserve_bytes: u64,
     /// Memory for sled's cache of the directory.
     pub directory_cache_bytes: u64,
     /// Memory for fjall's cache of the timelines.
@@ -49,7 +52,8 @@ pub struct StorageConfig {
     pub log_purge_bytes: u64,
 }
 
-/// What is removed from timelines. Nothing younger than `duplicate_window_ms` is ever removed.
+/// What is removed from timelines. Time counts by a clock of each shard's own, which runs while a leader of the shard is
+/// there, whatever the clocks on the walls say. Nothing younger than `duplicate_window_ms` is ever removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
@@ -59,6 +63,10 @@ pub struct RetentionConfig {
     pub max_count: u64,
     /// A message that is sent again within this time is recognised.
     pub duplicate_window_ms: u64,
+    /// The cursor of a device that has not taken what has been there for so long is removed, and after twice the time that
+    /// of any device which has not moved; 0: never. Such a device begins with the first envelope kept, unless it knows
+    /// its own position.
+    pub cursor_age_ms: u64,
 }
 
 /// A setting that can't be.
@@ -82,6 +90,7 @@ impl Default for StorageConfig {
             election_min_ms: 750,
             election_max_ms: 950,
             retention: RetentionConfig::default(),
+            disk_reserve_bytes: 1 << 30,
             directory_cache_bytes: 64 << 20,
             timeline_cache_bytes: 128 << 20,
             timeline_open_files: 900,
@@ -97,7 +106,8 @@ impl Default for StorageConfig {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { max_age_ms: 0, max_count: 0, duplicate_window_ms: 24 * 60 * 60 * 1000 }
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        Self { max_age_ms: 0, max_count: 0, duplicate_window_ms: DAY_MS, cursor_age_ms: 180 * DAY_MS }
     }
 }
 

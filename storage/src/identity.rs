@@ -1,11 +1,13 @@
 //! Who this node is: the file `identity` beside its data.
 //!
 //! Layout: the line `carillon storage identity`, then length (u32 little endian), CRC-32 (u32 little endian) and bytes
-//! of an encoded `carillon.raft.v1.Identity`. Format 1.
+//! of an encoded `carillon.raft.v1.Identity`. Format 1; 2 while `put_back` is set, of which a release of format 1 knows
+//! nothing.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +16,7 @@ use prost::Message as _;
 use rand::RngExt as _;
 
 const FORMAT: u32 = 1;
+const FORMAT_PUT_BACK: u32 = 2;
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
 
 /// The data folder, ours alone while this lives.
@@ -37,7 +40,7 @@ pub(crate) enum IdentityError {
     )]
     Damaged { path: PathBuf },
     #[error(
-        "file {path} has format {found}, but this release knows {FORMAT}: run the release that wrote it or a newer one"
+        "file {path} has format {found}, but this release knows {FORMAT_PUT_BACK}: run the release that wrote it or a newer one"
     )]
     Newer { path: PathBuf, found: u32 },
     #[error(
@@ -51,12 +54,20 @@ pub(crate) enum IdentityError {
          address"
     )]
     NoLog { path: PathBuf },
+    #[error("data folder {path} is not that of a node of a cluster: there is nothing to put back")]
+    NoNode { path: PathBuf },
+    #[error(
+        "data folder {path} is that of one of {members} nodes: a copy of it must not come back. The others may have counted on \
+         votes and messages that it no longer has, so that accepted messages would be lost; they have all the data. Only a \
+         node that is alone can be put back from a copy"
+    )]
+    NotAlone { path: PathBuf, members: usize },
 }
 
 impl DataDir {
     pub(crate) fn open(path: &Path) -> Result<Self, IdentityError> {
         let folder = |source| IdentityError::Folder { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(folder)?;
+        make_private(path).map_err(folder)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(folder)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -83,9 +94,28 @@ impl DataDir {
             return Err(IdentityError::Orphan { path: self.path.clone() });
         }
         let disk: [u8; 16] = rand::rng().random();
-        let identity = Identity { format: FORMAT, disk: disk.to_vec().into(), cluster: None, node: 0 };
+        let identity = Identity { format: FORMAT, disk: disk.to_vec().into(), cluster: None, node: 0, put_back: false };
         self.write(&identity)?;
         Ok(identity)
+    }
+
+    /// The data was put back from a copy: its timelines are to get new epochs at the next start.
+    pub(crate) fn put_back(&self) -> Result<(), IdentityError> {
+        let path = || self.path.clone();
+        let identity = self.read()?.ok_or_else(|| IdentityError::NoNode { path: path() })?;
+        match identity.cluster.as_ref().map(|cluster| cluster.members.len()) {
+            None => Err(IdentityError::NoNode { path: path() }),
+            Some(1) => self.write(&Identity { put_back: true, format: FORMAT_PUT_BACK, ..identity }),
+            Some(members) => Err(IdentityError::NotAlone { path: path(), members }),
+        }
+    }
+
+    /// They have them.
+    pub(crate) fn epochs_are_new(&self) -> Result<(), IdentityError> {
+        match self.read()? {
+            Some(identity) => self.write(&Identity { put_back: false, format: FORMAT, ..identity }),
+            None => Ok(()),
+        }
     }
 
     /// On disk when it returns, as a whole or not at all.
@@ -115,7 +145,7 @@ impl DataDir {
         let Some(identity) = decode(&bytes) else {
             return Err(IdentityError::Damaged { path });
         };
-        if identity.format > FORMAT {
+        if identity.format > FORMAT_PUT_BACK {
             return Err(IdentityError::Newer { path, found: identity.format });
         }
         Ok(Some(identity))
@@ -124,6 +154,19 @@ impl DataDir {
     fn file(&self) -> PathBuf {
         self.path.join("identity")
     }
+}
+
+/// For nobody else to read, whoever has made the folder: what stands in it are the messages of all users. A folder that
+/// belongs to another user of the machine is left as it is.
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0
+        && let Err(error) = fs::set_permissions(path, Permissions::from_mode(mode & 0o700))
+    {
+        tracing::warn!(path = %path.display(), %error, "others can read the data folder, and this process can't change that");
+    }
+    Ok(())
 }
 
 fn decode(bytes: &[u8]) -> Option<Identity> {
@@ -154,6 +197,41 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_is_private_whoever_has_made_it() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = above.path().join("of/ours");
+        let mode = || fs::metadata(&path).expect("is there").permissions().mode() & 0o777;
+        drop(DataDir::open(&path).expect("opens"));
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("changes");
+        drop(DataDir::open(&path).expect("opens"));
+        assert_eq!(mode(), 0o700);
+    }
+
+    #[test]
+    fn only_the_folder_of_a_node_that_is_alone_is_put_back() {
+        use carillon_proto::pb::raft::{Cluster, Member};
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(folder.path()).expect("opens");
+        assert!(matches!(dir.put_back(), Err(IdentityError::NoNode { .. })));
+        let identity = dir.identity().expect("is made");
+        assert!(matches!(dir.put_back(), Err(IdentityError::NoNode { .. })));
+        let of = |members| Identity {
+            cluster: Some(Cluster { members: vec![Member::default(); members], ..Cluster::default() }),
+            ..identity.clone()
+        };
+        dir.write(&of(3)).expect("writes");
+        let refused = dir.put_back().expect_err("two others may have counted on it").to_string();
+        assert!(refused.contains("one of 3 nodes"), "{refused}");
+        dir.write(&of(1)).expect("writes");
+        dir.put_back().expect("it is alone");
+        let put_back = Identity { put_back: true, format: 2, ..of(1) };
+        assert_eq!(dir.read().expect("reads"), Some(put_back));
+        dir.epochs_are_new().expect("writes");
+        assert_eq!(dir.read().expect("reads"), Some(of(1)));
+    }
+
+    #[test]
     fn a_folder_in_use_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = DataDir::open(folder.path()).expect("opens");
@@ -180,8 +258,8 @@ mod tests {
             fs::write(dir.file(), bytes).expect("writes");
             assert!(matches!(dir.identity(), Err(IdentityError::Damaged { .. })), "byte {at}");
         }
-        dir.write(&Identity { format: 2, ..identity }).expect("writes");
+        dir.write(&Identity { format: 3, ..identity }).expect("writes");
         let error = dir.identity().expect_err("refused").to_string();
-        assert!(error.contains("format 2") && error.contains("run the release"), "{error}");
+        assert!(error.contains("format 3") && error.contains("run the release"), "{error}");
     }
 }

@@ -6,6 +6,9 @@
 //! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
+//! shard_clock.rs, maintenance.rs   how time passes for a shard, and what is removed and given back
+//! space.rs     how full the disk is
+//! put_back.rs  a data folder that was put back from a copy
 //! shard/       queues of writes and reads of one shard
 //! raft/        openraft: groups, network, state machine
 //! log/         raft-engine: log and votes of all shards
@@ -14,7 +17,7 @@
 //! engine/      sled and fjall
 //! ```
 //!
-//! On disk, in the data folder: `identity`, `lock`, `log/`, `snapshots/`, `directory/`, `timeline/`.
+//! On disk, in the data folder: `identity`, `lock`, `ballast`, `log/`, `snapshots/`, `directory/`, `timeline/`.
 
 mod bootstrap;
 mod cluster;
@@ -30,14 +33,18 @@ mod machine;
 mod maintenance;
 pub mod metrics;
 mod placement;
+mod put_back;
 mod raft;
 mod registry;
 mod service;
 mod shard;
+mod shard_clock;
 #[doc(hidden)]
 pub mod simulation;
 mod snapshot;
+mod space;
 mod storage;
 
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
+pub use put_back::mark_put_back;
 pub use storage::{OpenError, Storage};

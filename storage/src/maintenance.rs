@@ -1,10 +1,10 @@
 //! What is done now and then: snapshots, giving disk back, retention.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    ShardId, now_ms,
-    pb::store::{StoreError, TimelineCommand, Trim, timeline_command::Op},
+    ShardId,
+    pb::store::{StoreError, SweepCursors, TimelineCommand, timeline_command::Op},
 };
 use prost::Message as _;
 use tokio::time::sleep;
@@ -13,7 +13,7 @@ use crate::{
     cluster::Serving,
     config::StorageConfig,
     log::Log,
-    machine::{Outcome, Retention, TimelineReader},
+    machine::{Outcome, Retention, SWEEP_CURSORS, TimelineReader},
     metrics as names,
     shard::{Reader, Shard},
 };
@@ -93,10 +93,10 @@ pub(crate) async fn purge_log(serving: Arc<Serving>, log: Arc<Log>) {
     }
 }
 
-/// Proposes the trims that are due in the timeline shards that this node leads.
+/// Proposes the trims and sweeps that are due in the timeline shards that this node leads.
 pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     let Some(cluster) = serving.get() else { return };
-    if retention.max_age_ms == 0 && retention.max_count == 0 {
+    if !retention.needs_clock() {
         return;
     }
     loop {
@@ -104,6 +104,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
         for shard in cluster.shards.values() {
             if let Reader::Timeline(reader) = shard.reader() {
                 trim(shard, reader, retention).await;
+                sweep(shard, reader, retention).await;
             }
         }
     }
@@ -111,32 +112,54 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
 
 async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention) {
     for _ in 0..LOOKS {
-        if !shard.group().leads() {
-            return;
-        }
-        let reader = reader.clone();
-        let looked = tokio::task::spawn_blocking(move || reader.due_trims(now_ms(), &retention, TRIMS)).await;
-        let due = match looked {
-            Ok(Ok(due)) => due,
-            Ok(Err(error)) => return tracing::error!(shard = %shard.id(), %error, "timelines can't be read"),
-            Err(error) => return tracing::error!(shard = %shard.id(), %error, "retention panicked"),
-        };
-        if due.is_empty() {
-            return;
-        }
+        let look = move |reader: &TimelineReader| reader.due_trims(&retention, TRIMS);
+        let Some(due) = look_for(shard, reader, look).await.filter(|due| !due.is_empty()) else { return };
         for trim in due {
-            if !carry_out(shard, trim).await {
+            if !carry_out(shard, Op::Trim(trim)).await {
                 return;
             }
         }
     }
 }
 
-async fn carry_out(shard: &Shard, trim: Trim) -> bool {
-    let command = TimelineCommand { op: Some(Op::Trim(trim)) }.encode_to_vec();
+/// One look each time: there is no hurry.
+async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention) {
+    let look = move |reader: &TimelineReader| reader.gone_cursors(&retention, SWEEP_CURSORS);
+    let Some(cursors) = look_for(shard, reader, look).await.filter(|gone| !gone.is_empty()) else { return };
+    let count = cursors.len() as u64;
+    if carry_out(shard, Op::SweepCursors(SweepCursors { cursors })).await {
+        metrics::counter!(names::CURSORS_SWEPT).increment(count);
+    }
+}
+
+/// None if this node does not lead, or can't read.
+async fn look_for<T: Send + 'static>(
+    shard: &Shard,
+    reader: &TimelineReader,
+    look: impl FnOnce(&TimelineReader) -> io::Result<T> + Send + 'static,
+) -> Option<T> {
+    if !shard.group().leads() {
+        return None;
+    }
+    let reader = reader.clone();
+    match tokio::task::spawn_blocking(move || look(&reader)).await {
+        Ok(Ok(found)) => Some(found),
+        Ok(Err(error)) => {
+            tracing::error!(shard = %shard.id(), %error, "timelines can't be read");
+            None
+        }
+        Err(error) => {
+            tracing::error!(shard = %shard.id(), %error, "retention panicked");
+            None
+        }
+    }
+}
+
+async fn carry_out(shard: &Shard, op: Op) -> bool {
+    let command = TimelineCommand { op: Some(op) }.encode_to_vec();
     match shard.write(command.into()).await {
         Outcome::Error(StoreError { why }) => {
-            tracing::debug!(shard = %shard.id(), ?why, "nothing was trimmed");
+            tracing::debug!(shard = %shard.id(), ?why, "nothing was removed");
             false
         }
         _ => true,

@@ -14,6 +14,11 @@ pub(crate) const READ_SECONDS: &str = "carillon_storage_read_seconds";
 pub(crate) const APPLIED: &str = "carillon_storage_applied_entries_total";
 pub(crate) const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
 pub(crate) const LEADING: &str = "carillon_storage_leading_shards";
+pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
+pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
+pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
+pub(crate) const CURSORS_SWEPT: &str = "carillon_storage_cursors_swept_total";
+pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
 pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
 pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
@@ -58,6 +63,15 @@ const ALL: &[(&str, &str, Kind)] = &[
     (APPLIED, "Raft entries applied; kind is directory or timeline.", Kind::Counter),
     (APPLY_SECONDS, "Time to apply one batch of Raft entries.", Kind::Histogram),
     (LEADING, "Shards that this node leads.", Kind::Gauge),
+    (DISK_FREE, "Bytes that are free on the disk of the data folder.", Kind::Gauge),
+    (DISK_TOTAL, "Size in bytes of the disk of the data folder.", Kind::Gauge),
+    (DISK_FULL, "1 while sends are refused because the disk is nearly full.", Kind::Gauge),
+    (CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed.", Kind::Counter),
+    (
+        TRANSFERS,
+        "Leads that were handed to the node that is preferred, by outcome: taken, or failed, which costs the shard its writes until the next election.",
+        Kind::Counter,
+    ),
     (SNAPSHOTS, "Snapshots, by what was done: built, sent or installed.", Kind::Counter),
     (SNAPSHOT_SECONDS, "Time to build or install a snapshot.", Kind::Histogram),
     (SNAPSHOT_BYTES, "Bytes of a snapshot that was built.", Kind::Histogram),

@@ -22,8 +22,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A leader is moved only after it has led for so long: a node that hands its shards over, because it stops, does not
 /// get them back before it has gone.
 const SETTLED: Duration = Duration::from_secs(15);
-/// A node that is so many entries behind takes no lead over.
-const BEHIND: u64 = 64;
+/// A node whose disk is nearly full gives each lead away, as others may have space; not to and fro if none has.
+const RELIEF: Duration = Duration::from_secs(60);
+/// A node that has not taken the lead over by then does not.
+const TAKEN: Duration = Duration::from_secs(5);
 /// How long a node that stops waits for the others to take over.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
@@ -31,16 +33,32 @@ const HAND_OVER: Duration = Duration::from_secs(5);
 pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
     let Some(cluster) = serving.get() else { return };
     let mut since: HashMap<ShardId, Instant> = HashMap::new();
+    let mut moving: HashMap<ShardId, Moving> = HashMap::new();
+    let mut relieved: HashMap<ShardId, Instant> = HashMap::new();
     loop {
         sleep(INTERVAL).await;
         let mut leading = 0;
         for shard in cluster.shards.values() {
             let (id, status) = (shard.id(), shard.group().status());
+            if let Some(taken) = moving.get(&id).and_then(|moving| moving.taken(&status, Instant::now())) {
+                moving.remove(&id);
+                count(id, taken);
+            }
             if !status.leads {
                 since.remove(&id);
                 continue;
             }
             leading += 1;
+            if cluster.space.is_low()
+                && relieved.get(&id).is_none_or(|at| at.elapsed() >= RELIEF)
+                && let Some(to) = most_up_to_date(&status, cluster.own).filter(|to| is_up_to_date(&status, *to))
+                && !draining.load(Ordering::Relaxed)
+            {
+                tracing::info!(shard = %id, to, "handing the lead over, as the disk of this node is nearly full");
+                shard.group().transfer_leader(to).await;
+                relieved.insert(id, Instant::now());
+                continue;
+            }
             let settled = since.entry(id).or_insert_with(Instant::now).elapsed() >= SETTLED;
             if let Some(to) = cluster.preferred_leader(id)
                 && to != cluster.own
@@ -50,11 +68,34 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
             {
                 tracing::info!(shard = %id, to, "handing the lead over to the preferred node");
                 shard.group().transfer_leader(to).await;
+                moving.insert(id, Moving { to, until: Instant::now() + TAKEN });
                 // Not tried again before another while.
                 since.insert(id, Instant::now());
             }
         }
         metrics::gauge!(names::LEADING).set(f64::from(leading));
+    }
+}
+
+/// A lead on its way to another node. Until somebody leads anew, the shard takes no writes: openraft's leader takes none
+/// from when it hands over, whether that is taken or not, and sends no heartbeats, so that others are elected.
+struct Moving {
+    to: u64,
+    until: Instant,
+}
+
+impl Moving {
+    /// None: not known yet.
+    fn taken(&self, status: &GroupStatus, now: Instant) -> Option<bool> {
+        let leader = status.leader.as_ref().map(|(node, _)| *node);
+        if leader == Some(self.to) { Some(true) } else { (now >= self.until).then_some(false) }
+    }
+}
+
+fn count(shard: ShardId, taken: bool) {
+    metrics::counter!(names::TRANSFERS, "outcome" => if taken { "taken" } else { "failed" }).increment(1);
+    if !taken {
+        tracing::info!(%shard, "the preferred node did not take the lead over");
     }
 }
 
@@ -84,9 +125,11 @@ pub(crate) async fn hand_over(cluster: &Cluster) {
     }
 }
 
+/// Has it all entries? One that lacks some, or to which some are on their way, would let the shard wait for them; under
+/// load there are quiet moments, too.
 fn is_up_to_date(status: &GroupStatus, node: u64) -> bool {
     let matched = status.matched.get(&node).copied().flatten();
-    status.voters.contains(&node) && matched.is_some_and(|matched| matched + BEHIND >= status.last_log.unwrap_or(0))
+    status.voters.contains(&node) && matched.is_some() && matched >= status.last_log
 }
 
 fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
@@ -102,16 +145,37 @@ mod tests {
     fn only_a_node_that_is_up_to_date_takes_the_lead_over() {
         let status = GroupStatus {
             leads: true,
+            term: 1,
             leader: None,
             last_log: Some(1000),
             applied: None,
             snapshot: None,
-            matched: [(1, Some(1000)), (2, Some(10)), (3, Some(990)), (9, Some(1000))].into(),
-            voters: vec![1, 2, 3],
+            matched: [(1, Some(1000)), (2, Some(999)), (3, Some(1000)), (4, None), (9, Some(1000))].into(),
+            voters: vec![1, 2, 3, 4],
         };
-        assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2));
+        assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));
         assert!(!is_up_to_date(&status, 9), "not a voter");
         assert_eq!(most_up_to_date(&status, 1), Some(3));
         assert_eq!(most_up_to_date(&GroupStatus { voters: vec![1], ..status }, 1), None);
+    }
+
+    #[test]
+    fn a_lead_that_is_not_taken_in_time_has_failed() {
+        let now = Instant::now();
+        let moving = Moving { to: 2, until: now + TAKEN };
+        let led_by = |node: Option<u64>| GroupStatus {
+            leads: false,
+            term: 1,
+            leader: node.map(|node| (node, String::new())),
+            last_log: None,
+            applied: None,
+            snapshot: None,
+            matched: Default::default(),
+            voters: vec![1, 2, 3],
+        };
+        assert_eq!(moving.taken(&led_by(Some(1)), now), None);
+        assert_eq!(moving.taken(&led_by(None), now), None);
+        assert_eq!(moving.taken(&led_by(Some(2)), now), Some(true));
+        assert_eq!(moving.taken(&led_by(Some(3)), now + TAKEN), Some(false));
     }
 }

@@ -6,10 +6,10 @@ use carillon_proto::{
     ShardId,
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::store::{
-        DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, Node, NodeKind, RegisterNode,
-        RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply, RenewRequest,
-        StoreError, WatchRequest, directory_command::Op, registry_client::RegistryClient, registry_server,
-        rejected::Reason, store_error::Why,
+        DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
+        RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply,
+        RenewRequest, StoreError, WatchRequest, directory_command::Op, leads_reply::Led,
+        registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
     },
     peer::{AddSecret, PeerSecurity},
     tasks::Tasks,
@@ -128,6 +128,15 @@ impl Leaders {
 #[tonic::async_trait]
 impl registry_server::Registry for RegistryService {
     type WatchStream = ReceiverStream<Result<RegistryView, Status>>;
+
+    async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
+        let shards = started(&self.serving)?.shards.values();
+        let led = shards.filter_map(|shard| {
+            let status = shard.group().status();
+            status.leads.then(|| Led { shard: Some(shard.id().to_pb()), term: status.term })
+        });
+        Ok(Response::new(LeadsReply { led: led.collect() }))
+    }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let (forwarded, message) = open(request);

@@ -6,7 +6,7 @@ use carillon_proto::{
     Batches, ShardId, ShardKind, TimelineId, UserId,
     pb::store::{
         FromStore, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op,
-        store_server,
+        store_server, timeline_command,
     },
     tasks::Tasks,
     trace,
@@ -18,7 +18,7 @@ use tracing::Span;
 
 use crate::{
     cluster::{Cluster, Serving, started},
-    machine::{check_directory, check_timeline},
+    machine::{check_directory, check_timeline, is_the_leaders},
     metrics as names,
     shard::{Lanes, ReadOp, Replies, Reply},
 };
@@ -83,13 +83,21 @@ async fn take_requests(cluster: &Cluster, mut incoming: Streaming<ToStore>, repl
 }
 
 async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreRequest, replies: &Replies) -> Option<()> {
-    let StoreRequest { id, shard, traceparent, lane, op } = request;
+    let StoreRequest { id, shard, traceparent, lane, follows, op } = request;
     let span = (!traceparent.is_empty()).then(|| span(&traceparent, op.as_ref()));
     let answer = replies.answer(id, span).await?;
     let Some(shard) = shard.as_ref().and_then(ShardId::from_pb).and_then(|shard| cluster.shards.get(&shard)) else {
         answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
         return Some(());
     };
+    // What is not led here is passed on to who leads, whose disk counts.
+    if is_append(op.as_ref())
+        && shard.group().leads()
+        && let Some(full) = cluster.space.refusal(follows)
+    {
+        answer.refuse(full);
+        return Some(());
+    }
     match check(cluster, shard.id(), op) {
         Ok(Checked::Write(command)) => shard.submit(command, Some(lanes.lane(shard.id(), lane)), answer),
         Ok(Checked::Read(op)) => shard.read(op, answer),
@@ -97,6 +105,14 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
         Err(rejected) => answer.refuse(Why::Rejected(rejected)),
     }
     Some(())
+}
+
+fn is_append(op: Option<&Op>) -> bool {
+    let command = match op {
+        Some(Op::Timeline(command)) => command.op.as_ref(),
+        _ => None,
+    };
+    matches!(command, Some(timeline_command::Op::Append(_)))
 }
 
 enum Checked {
@@ -118,6 +134,9 @@ fn check(cluster: &Cluster, shard: ShardId, op: Option<Op>) -> Result<Checked, R
         }
     };
     match (shard.kind, op) {
+        (ShardKind::Timeline, Some(Op::Timeline(command))) if is_the_leaders(&command) => {
+            Err(wrong(Reason::Invalid, "only the shard's leader says what is removed"))
+        }
         (ShardKind::Timeline, Some(Op::Timeline(command))) => {
             check_timeline(shard, cluster.map, &command)?;
             Ok(Checked::Write(command.encode_to_vec().into()))

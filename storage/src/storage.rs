@@ -1,7 +1,7 @@
 //! A storage node as a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
     path::Path,
@@ -38,13 +38,15 @@ use crate::{
     identity::DataDir,
     lease_clock,
     log::{Log, LogOptions, ShardLog},
-    machine::{Machine, Retention},
-    maintenance, placement,
+    machine::Machine,
+    maintenance, placement, put_back,
     raft::{Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
     registry::RegistryService,
     service::StoreService,
     shard::{Reader, Shard},
+    shard_clock,
     snapshot::SnapshotDir,
+    space::{self, Space},
 };
 
 /// Bounds each step of an orderly stop.
@@ -61,6 +63,7 @@ pub struct Storage {
 
 struct Node {
     config: StorageConfig,
+    space: Space,
     security: PeerSecurity,
     bootstrap: Bootstrap,
     log: Arc<Log>,
@@ -127,7 +130,7 @@ impl Storage {
         tasks.spawn("storage log", async move {
             node.log.ended().await;
             if !node.draining.load(Ordering::Relaxed) {
-                failing.fail("the raft log can't be written any more".to_owned());
+                failing.fail("the raft log can't be written any more: see the error before this one; if the disk is full, make space and start again".to_owned());
             }
         });
     }
@@ -163,7 +166,9 @@ impl Node {
     /// Blocking.
     fn open(config: StorageConfig, security: PeerSecurity, address: SocketAddr) -> Result<Self, OpenError> {
         let disk = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
+        space::make_room(&config.data_dir);
         let dir = DataDir::open(&config.data_dir).map_err(|error| disk(&error))?;
+        let space = Space::open(dir.path(), config.disk_reserve_bytes);
         let identity = dir.identity().map_err(|error| disk(&error))?;
         let settings = Settings {
             security: security.clone(),
@@ -182,6 +187,7 @@ impl Node {
         let log = Log::open(&path, options).map_err(|error| disk(&error))?;
         let node = Self {
             config,
+            space,
             security,
             bootstrap,
             log: Arc::new(log),
@@ -261,11 +267,19 @@ impl Node {
                 group.initialize(&members).await.map_err(|error| error.to_string())?;
             }
         }
-        let shards = groups
+        let shards: HashMap<_, _> = groups
             .into_iter()
             .map(|(shard, group, reader)| (shard, Shard::start(shard, group, reader, tasks)))
             .collect();
-        self.serve(Cluster { id: cluster.id, own: identity.node, map, members: cluster.members, shards }, tasks);
+        if identity.put_back {
+            self.not_ready("giving the timelines new epochs, as the data was put back from a copy");
+            let timelines = put_back::renew_epochs(&shards).await?;
+            self.bootstrap.dir().epochs_are_new().map_err(|error| error.to_string())?;
+            tracing::info!(timelines, "the data was put back from a copy: its timelines have new epochs");
+        }
+        let Self { space, .. } = &*self;
+        let (members, space) = (cluster.members, space.clone());
+        self.serve(Cluster { id: cluster.id, own: identity.node, map, members, shards, space }, tasks);
         Ok(())
     }
 
@@ -285,15 +299,13 @@ impl Node {
         let _ = self.serving.set(cluster);
         let serving = || Arc::clone(&self.serving);
         let retention = &self.config.retention;
-        let retention = Retention {
-            max_age_ms: retention.max_age_ms,
-            max_count: retention.max_count,
-            duplicate_window_ms: retention.duplicate_window_ms,
-        };
+        let retention = shard_clock::retention(retention);
+        tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving()));
         tasks.spawn("snapshots", maintenance::make_snapshots(serving(), self.config.clone()));
         tasks.spawn("log purge", maintenance::purge_log(serving(), Arc::clone(&self.log)));
+        tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));
         tasks.spawn("storage readiness", self.watch_readiness());
     }

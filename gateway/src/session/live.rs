@@ -84,7 +84,7 @@ struct Acks {
 /// The connection can't go on: why.
 pub(super) struct Gone(pub(super) Code, pub(super) &'static str);
 
-const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
+pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
@@ -131,6 +131,11 @@ impl Live {
             metrics::delivered_from_push();
             self.deliver(position.seq, envelope, out);
         }
+    }
+
+    /// The device has this position, which its timeline does not reach.
+    pub(super) fn has_beyond(&self, position: Position) -> Op {
+        Op::Acknowledge(Acknowledge { beyond: true, ..acknowledge(&self.who, self.timeline.client.clone(), position) })
     }
 
     pub(super) fn behind(&mut self, now: Now, position: Position) {

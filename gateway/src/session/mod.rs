@@ -473,5 +473,6 @@ fn acknowledge(who: &Who, timeline: carillon_proto::pb::client::Timeline, positi
         device: who.device.as_str().to_owned(),
         timeline: Some(timeline),
         position: Some(position),
+        beyond: false,
     }
 }

@@ -19,7 +19,7 @@ use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
     Effect, Live, Now, Session, State, Tag, Who,
-    live::LiveStart,
+    live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
@@ -238,6 +238,7 @@ impl Session {
         metrics::sign_in(applicant.way, "ok");
         let timeline = TimelineId::Inbox(who.user.clone()).to_client();
         let begin = begin(&timeline, &applicant, &heads);
+        let beyond = beyond(&timeline, &applicant, &begin);
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
         let signed_in = SignedIn {
             handle: handle.to_string(),
@@ -272,7 +273,13 @@ impl Session {
         if let Some(position) = heard {
             live.behind(now, position);
         }
+        let beyond = beyond.map(|position| live.has_beyond(position));
         self.state = State::Live(Box::new(live));
+        if let Some(op) = beyond {
+            // It must drop what it has before it takes anything: it signs in to the new epoch.
+            out.push(request(Tag::Ack, op));
+            self.bye(RESTORED.0, RESTORED.1, Some(AGAIN_MS), out);
+        }
     }
 
     /// Credentials are wrong.
@@ -322,6 +329,13 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
         (None, Start::Cursor) => kept_before,
     };
     Begin { epoch, first, last, from }
+}
+
+/// What the device has of this epoch that the timeline has not: the store was put back from a copy.
+fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &Begin) -> Option<Position> {
+    let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
+    let position = named.and_then(|named| named.position)?;
+    (begin.epoch != 0 && position.epoch == begin.epoch && position.seq > begin.last).then_some(position)
 }
 
 /// The user that a SCRAM exchange is for; the sign-in frame may name it, too.

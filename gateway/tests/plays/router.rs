@@ -20,8 +20,8 @@ use carillon_proto::{
             router_server::{Router, RouterServer},
         },
         store::{
-            Account, DeregisterReply, DeregisterRequest, Head, Node, NodeKind, RegisterReply, RegisterRequest,
-            RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead, WatchRequest,
+            Account, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind, RegisterReply,
+            RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead, WatchRequest,
             registry_server::{Registry, RegistryServer},
         },
     },
@@ -278,6 +278,10 @@ impl Registry for State {
 
     async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         Ok(Response::new(RenewReply {}))
+    }
+
+    async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
+        Ok(Response::new(LeadsReply::default()))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {

@@ -105,9 +105,12 @@ impl Plan {
         let internal = |role| self.of(role).map(PlannedNode::internal).collect::<Vec<_>>();
         let listen = node.internal();
         let own = match node.role {
-            Role::Storage => {
-                format!("storage.listen = {listen:?}\nstorage.members = {:?}\n", internal(Role::Storage))
-            }
+            // Longer than a run, shorter than clocks jump: if they decided what is removed, it would show.
+            Role::Storage => format!(
+                "storage.listen = {listen:?}\nstorage.members = {:?}\n\
+                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n",
+                internal(Role::Storage)
+            ),
             Role::Router => format!("router.listen = {listen:?}\nrouter.storage = {:?}\n", internal(Role::Storage)),
             Role::Gateway => format!(
                 "gateway.routers = {:?}\n\

@@ -71,6 +71,9 @@ enum Command {
     Chat(chat::Chat),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
+    /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
+    /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
+    PutBack,
     /// A whole cluster on this machine, each node a process of its own.
     Cluster(cluster::Cluster),
 }
@@ -112,8 +115,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
+        Some(Command::PutBack) => put_back(&options.load()?),
         Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
     }
+}
+
+fn put_back(config: &Config) -> anyhow::Result<()> {
+    let folder = &config.storage.data_dir;
+    carillon_storage::mark_put_back(folder)?;
+    println!("{}: all timelines get new epochs at the next start", folder.display());
+    Ok(())
 }
 
 /// For commands that do one thing.

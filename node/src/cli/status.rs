@@ -57,6 +57,7 @@ fn show(status: &StatusReply) -> String {
     );
     for node in view.storage.iter().chain(&view.nodes) {
         let (kind, leads) = match node.kind() {
+            NodeKind::Storage if status.silent.contains(&node.address) => ("storage", "does not answer".to_owned()),
             NodeKind::Storage => ("storage", led.get(node.address.as_str()).copied().unwrap_or(0).to_string()),
             NodeKind::Router => ("router", String::new()),
             NodeKind::Gateway => ("gateway", String::new()),
@@ -89,14 +90,24 @@ mod tests {
             shard: Some(ShardId { kind: ShardKind::Timeline, index }.to_pb()),
             leader: leader.to_owned(),
         };
-        let storage = Node { lease: 1, kind: NodeKind::Storage.into(), address: "a:1".into() };
+        let storage = |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into() };
         let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into() };
-        let registry = RegistryView { storage: vec![storage], nodes: vec![router], ..Default::default() };
-        let status =
-            StatusReply { registry: Some(registry), shards: vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")] };
+        let registry = RegistryView {
+            storage: vec![storage(1, "a:1"), storage(2, "c:1")],
+            nodes: vec![router],
+            ..Default::default()
+        };
+        let shards = vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")];
+        let status = StatusReply { registry: Some(registry), shards, silent: vec!["c:1".into()] };
         let lines: Vec<String> =
             show(&status).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        for line in ["storage 1 a:1 2", "router 7 b:2", "timeline-1 a:1", "timeline-2 none known"] {
+        for line in [
+            "storage 1 a:1 2",
+            "storage 2 c:1 does not answer",
+            "router 7 b:2",
+            "timeline-1 a:1",
+            "timeline-2 none known",
+        ] {
             assert!(lines.iter().any(|shown| shown == line), "{line} is not in {lines:#?}");
         }
     }

@@ -65,10 +65,14 @@ impl Play {
                 },
                 store_request::Op::Timeline(command) => match command.op.expect("set") {
                     timeline_command::Op::Append(append) => {
-                        assert_ne!(append.new_epoch, 0);
+                        assert!((1..=i64::MAX as u64).contains(&append.new_epoch), "{}", append.new_epoch);
                         Did::Append(token, append.timeline.expect("set").owner, append.envelope)
                     }
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
+                    timeline_command::Op::RenewEpoch(renew) => {
+                        assert!((1..=i64::MAX as u64).contains(&renew.new_epoch), "{}", renew.new_epoch);
+                        Did::RenewEpoch(token, renew.epoch, renew.seq)
+                    }
                     other => panic!("unexpected {other:?}"),
                 },
             },
@@ -110,6 +114,7 @@ enum Did {
     PutAccount(u64, put_account::Mode),
     Append(u64, String, Bytes),
     SetCursor(u64, String, u64),
+    RenewEpoch(u64, u64, u64),
     Answer(u64, Answer),
     Push(u64, Vec<u64>, u64),
     Evict(u64, u64),
@@ -247,6 +252,7 @@ fn a_client_id_that_was_used_for_somebody_else_is_no_repetition() {
 fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
     let failures = [
         StoreFailure::Overloaded { shard: ShardId::REGISTRY, retry_after_ms: 70 },
+        StoreFailure::Full { shard: ShardId::REGISTRY, retry_after_ms: 70 },
         StoreFailure::Expired { shard: ShardId::REGISTRY },
         StoreFailure::Exists { repeated: false },
         StoreFailure::NotFound { detail: String::new() },
@@ -422,6 +428,7 @@ fn acknowledgements_are_stored_once_and_answered_together() {
     let mut play = Play::new();
     let acknowledge = |user: &str, seq| {
         Op::Acknowledge(Acknowledge {
+            beyond: false,
             user: "bob".into(),
             device: "a".into(),
             timeline: Some(TimelineId::Inbox(UserId::new(user).expect("valid")).to_client()),
@@ -480,4 +487,25 @@ fn accounts_are_looked_up_in_the_store_each_time() {
     let [Did::PutAccount(token, put_account::Mode::Ensure)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(token, StoreAnswer::Done(Done {}));
     assert_eq!(effects, [Did::Answer(3, Answer::Done(link::Done {}))]);
+}
+
+#[test]
+fn a_position_beyond_the_end_begins_a_new_epoch_of_ones_own_inbox_only() {
+    let mut play = Play::new();
+    let beyond = |owner: &str| {
+        Op::Acknowledge(Acknowledge {
+            user: "bob".into(),
+            device: "a".into(),
+            timeline: Some(TimelineId::Inbox(UserId::new(owner).expect("valid")).to_client()),
+            position: Some(client::Position { epoch: 7, seq: 10 }),
+            beyond: true,
+        })
+    };
+    let effects = play.request(beyond("carol"));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Forbidden);
+    let effects = play.request(beyond("bob"));
+    let [Did::RenewEpoch(token, 7, 10)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(play.owner.cursors_due(), None, "it is no acknowledgement");
+    let effects = play.answer(token, StoreAnswer::Done(Done {}));
+    assert_eq!(effects, [Did::Answer(2, Answer::Done(link::Done {}))]);
 }

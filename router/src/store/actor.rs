@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{ShardId, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
-use parking_lot::RwLock;
+use carillon_proto::{pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
 use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant, MissedTickBehavior},
@@ -42,11 +41,7 @@ pub(crate) struct StoreActor {
     streams: HashMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
     members: HashMap<String, Tasks>,
     nodes_seen: StreamId,
-    leaders: Leaders,
 }
-
-/// Who leads each shard, as this router knows it.
-pub(crate) type Leaders = Arc<RwLock<HashMap<ShardId, String>>>;
 
 impl StoreActor {
     pub(crate) fn new(
@@ -54,10 +49,9 @@ impl StoreActor {
         partitions: Vec<mpsc::Sender<Answer>>,
         security: PeerSecurity,
         shard_writes: usize,
-    ) -> (Store, Leaders, Self) {
+    ) -> (Store, Self) {
         let (to_ops, ops) = mpsc::channel(OPS);
         let (to_events, events) = mpsc::channel(EVENTS);
-        let leaders = Leaders::default();
         let actor = Self {
             engine: Engine::new(shard_writes, rand::random()),
             ops,
@@ -69,17 +63,14 @@ impl StoreActor {
             streams: HashMap::new(),
             members: HashMap::new(),
             nodes_seen: 0,
-            leaders: Arc::clone(&leaders),
         };
-        (Store { ops: to_ops }, leaders, actor)
+        (Store { ops: to_ops }, actor)
     }
 
     /// Until nobody can ask any more.
     pub(crate) async fn run(mut self, tasks: Tasks) {
         let mut tick = time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut publish = time::interval(Duration::from_millis(500));
-        publish.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ops = Vec::with_capacity(512);
         self.topology.mark_changed();
         loop {
@@ -88,7 +79,6 @@ impl StoreActor {
             tokio::select! {
                 biased;
                 _ = tick.tick(), if !self.engine.is_idle() => self.engine.tick(Instant::now()),
-                _ = publish.tick() => *self.leaders.write() = self.engine.leaders(),
                 event = self.events.recv() => {
                     // `to_events` is ours, so it never closes.
                     if let Some(event) = event {

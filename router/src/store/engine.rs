@@ -63,6 +63,8 @@ struct Shard<A> {
     /// Confirmed by an answer.
     known: bool,
     failures: u32,
+    /// Its leader has said that its disk is full: until then nothing is begun that would end with an append there.
+    full_until: Option<Instant>,
     /// A hint was followed since the last pause.
     followed: bool,
     random: StdRng,
@@ -107,6 +109,7 @@ impl<A> Engine<A> {
     }
 
     /// Who leads each shard, as far as it is known.
+    #[cfg(test)]
     pub(super) fn leaders(&self) -> HashMap<ShardId, String> {
         self.shards.iter().filter(|(_, s)| s.known).filter_map(|(id, s)| Some((*id, s.leader.clone()?))).collect()
     }
@@ -121,6 +124,13 @@ impl<A> Engine<A> {
             return;
         }
         let id = op.shard;
+        if let Place::AndFor(other) = op.place
+            && let Some(until) = self.shard(other).full_until.filter(|until| *until > now)
+        {
+            let retry_after_ms = (until - now).as_millis() as u32;
+            self.effects.answers.push((op.to, Err(StoreFailure::Full { shard: other, retry_after_ms })));
+            return;
+        }
         if let Some(full) = self.full(&op) {
             let retry_after_ms = self.shard(full).lane.come_back().as_millis() as u32;
             self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: full, retry_after_ms })));
@@ -273,6 +283,24 @@ impl<A> Engine<A> {
                 self.release(id);
                 return;
             }
+            Some(Why::Full(full)) => {
+                shard.failures = 0;
+                shard.full_until = Some(now + Duration::from_millis(full.retry_after_ms.into()));
+                let op = match what {
+                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
+                    What::Read { read } => shard.end_read(read).map(|read| read.op),
+                };
+                if let Some(op) = op {
+                    let failure = match op.tries {
+                        0 | 1 => StoreFailure::Full { shard: id, retry_after_ms: full.retry_after_ms },
+                        // An earlier try may have been carried out.
+                        _ => StoreFailure::Expired { shard: id },
+                    };
+                    self.end(op, Err(failure));
+                }
+                self.release(id);
+                return;
+            }
             Some(Why::NotLeader(not)) => shard.not_leader(not.leader, stream, &self.members, &self.streams),
             Some(Why::Busy(busy)) => {
                 let wait = shard.backoff();
@@ -376,6 +404,7 @@ impl<A> Shard<A> {
             next_read: 0,
             leader: None,
             known: false,
+            full_until: None,
             failures: 0,
             followed: false,
             random,

@@ -12,9 +12,10 @@ use carillon_proto::{
     pb::{
         link::RawEnvelope,
         store::{
-            Account, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed, Node, NodeKind,
-            NotLeader, RegisterReply, RegisterRequest, RegistryView, Rejected, RenewReply, RenewRequest, Session,
-            SessionPut, StoreError, StoreReply, StoreRequest, ToStore, User, WatchRequest,
+            Account, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed, LeadsReply,
+            LeadsRequest, Node, NodeKind, NotLeader, RegisterReply, RegisterRequest, RegistryView, Rejected,
+            RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, ToStore, User,
+            WatchRequest,
             directory_command::Op as Directory,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -198,7 +199,11 @@ impl State {
                 let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
                 Reply::Appended(Appended { epoch: 1, seq, first_envelope })
             }
-            Timeline::SetCursor(_) | Timeline::Trim(_) => Reply::Done(Done {}),
+            Timeline::SetCursor(_)
+            | Timeline::Trim(_)
+            | Timeline::AdvanceClock(_)
+            | Timeline::SweepCursors(_)
+            | Timeline::RenewEpoch(_) => Reply::Done(Done {}),
         }
     }
 
@@ -309,6 +314,10 @@ impl Registry for MemoryStore {
         } else {
             Err(Status::failed_precondition("the lease has ended"))
         }
+    }
+
+    async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
+        Ok(Response::new(LeadsReply::default()))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {

@@ -123,14 +123,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let engine = dir.path().join("engine");
         for (mark, found) in [
-            ("format 3\nclosed\n", "format 3,"),
+            ("format 4\nclosed\n", "format 4,"),
             ("format 0\n", "format 0,"),
             ("format 11\n", "format 11,"),
             ("\0", "unknown"),
         ] {
             fs::write(engine.with_extension("mark"), mark).expect("writes");
             let error = Mark::open(&engine).err().expect("refused").to_string();
-            assert!(error.contains(found) && error.contains("reads formats up to 2"), "{error}");
+            assert!(error.contains(found) && error.contains("reads formats up to 3"), "{error}");
         }
         fs::remove_file(engine.with_extension("mark")).expect("removes");
         fs::create_dir(&engine).expect("folder");

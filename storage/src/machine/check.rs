@@ -12,7 +12,7 @@ use carillon_proto::{
     },
 };
 
-use super::retention::TRIM_ENVELOPES;
+use super::retention::{SWEEP_CURSORS, TRIM_ENVELOPES};
 
 /// The largest frame and what the service adds to it: id, sender and time.
 const MAX_ENVELOPE_BYTES: usize = MAX_FRAME_BYTES + 1024;
@@ -53,6 +53,11 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
     }
 }
 
+/// The shard's leader alone makes this command: it decides what is removed.
+pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
+    matches!(command.op, Some(TimelineOp::Trim(_) | TimelineOp::AdvanceClock(_) | TimelineOp::SweepCursors(_)))
+}
+
 /// May this enter the log of this shard?
 pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCommand) -> Result<(), Rejected> {
     match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
@@ -90,6 +95,15 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
                 limit => Err(invalid(format!("trim of {limit} envelopes, not 1 to {TRIM_ENVELOPES}"))),
             }
         }
+        TimelineOp::RenewEpoch(op) => {
+            check_timeline_key(shard, map, op.timeline.as_ref())?;
+            if op.new_epoch == 0 { Err(invalid("new epoch is 0")) } else { Ok(()) }
+        }
+        TimelineOp::AdvanceClock(_) => Ok(()),
+        TimelineOp::SweepCursors(op) => match op.cursors.len() {
+            0..=SWEEP_CURSORS => Ok(()),
+            count => Err(invalid(format!("sweep of {count} cursors, not at most {SWEEP_CURSORS}"))),
+        },
     }
 }
 

@@ -9,9 +9,10 @@
 //! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
 //! | 0x04 `REGISTRY` | directory 0 | nothing | lease clock in ms u64, version u64, ring version u64 |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed |
-//! | 0x13 `CURSOR` | timeline | number u64, device | seq u64 |
+//! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
-//! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | time_ms u64, duplicate key 16 bytes, envelope |
+//! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
+//! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
 //! The first byte of `RECORD` and `DUPLICATE` says how long the number is, which is as short as can be. So these keys,
@@ -25,6 +26,10 @@
 //! | 0x11 `RECORD` | number u64, seq u64 |
 //! | 0x12 `DUPLICATE` | number u64, duplicate key 16 bytes |
 //!
+//! Before format 3 there was no clock: the value of `RECORD` began with milliseconds since 1970 by the clock of a router,
+//! and that of `CURSOR` was the position alone. Both are read as written when the shard's clock began, so they are kept too
+//! long rather than too short; an older version would take the shard's clock for 1970 and remove everything.
+//!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
 
@@ -36,12 +41,15 @@ use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 use super::broken;
 
 /// The version of all layouts above, and the oldest that can be read.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 pub(crate) const OLDEST_FORMAT: u32 = 1;
 
 pub(crate) const APPLIED: &[u8] = &[0x00];
 pub(crate) const REGISTRY: &[u8] = &[0x04];
 pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
+pub(crate) const CLOCK: &[u8] = &[0x15];
+/// In the place of the shard's clock, this or more is a time since 1970: 2004 or later, and for a clock, 34 years.
+const SINCE_1970_MS: u64 = 1 << 40;
 
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
@@ -154,6 +162,24 @@ pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
     key(CURSOR, &[&number.to_be_bytes(), device.as_bytes()])
 }
 
+/// What all cursors begin with.
+pub(crate) fn cursors() -> Vec<u8> {
+    vec![CURSOR]
+}
+
+/// What is greater than all cursors, and less than the key after them, which is one byte.
+pub(crate) fn after_cursors() -> Vec<u8> {
+    key(CURSOR, &[&[0xff; 9]])
+}
+
+/// Number and device.
+pub(crate) fn cursor_of(key: &[u8]) -> io::Result<(u64, &str)> {
+    let [CURSOR, rest @ ..] = key else { return Err(broken("key of a cursor")) };
+    let (number, device) = rest.split_first_chunk().ok_or_else(|| broken("key of a cursor"))?;
+    let device = str::from_utf8(device).map_err(|_| broken("device in the key of a cursor"))?;
+    Ok((u64::from_be_bytes(*number), device))
+}
+
 fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
     key.push(first);
@@ -163,13 +189,35 @@ fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// Value of `DUPLICATE`, `CURSOR` and `NEXT_NUMBER`.
+/// Value of `DUPLICATE`, `NEXT_NUMBER` and `CLOCK`.
 pub(crate) fn number_value(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
 
 pub(crate) fn number_of(value: &[u8]) -> io::Result<u64> {
     value.try_into().map(u64::from_be_bytes).map_err(|_| broken("number"))
+}
+
+/// Value of `CURSOR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) seq: u64,
+    /// By the shard's clock.
+    pub(crate) moved_ms: u64,
+}
+
+impl Cursor {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        numbers_value([self.seq, self.moved_ms])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        if value.len() == 8 {
+            return Ok(Self { seq: number_of(value)?, moved_ms: 0 });
+        }
+        let [seq, moved_ms] = numbers_of(value)?;
+        Ok(Self { seq, moved_ms })
+    }
 }
 
 /// Value of `REGISTRY` and, with one more, of `TIMELINE`.
@@ -185,20 +233,22 @@ pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
 
 /// Value of `RECORD`.
 pub(crate) struct Stored<'a> {
-    pub(crate) time_ms: u64,
+    /// The shard's clock when it was appended.
+    pub(crate) clock_ms: u64,
     pub(crate) duplicate: [u8; 16],
     pub(crate) envelope: &'a [u8],
 }
 
 impl<'a> Stored<'a> {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        [&self.time_ms.to_be_bytes(), self.duplicate.as_slice(), self.envelope].concat()
+        [&self.clock_ms.to_be_bytes(), self.duplicate.as_slice(), self.envelope].concat()
     }
 
     pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
-        let (time_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
+        let (clock_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
+        let clock_ms = Some(u64::from_be_bytes(*clock_ms)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
         let (duplicate, envelope) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
-        Ok(Self { time_ms: u64::from_be_bytes(*time_ms), duplicate: *duplicate, envelope })
+        Ok(Self { clock_ms, duplicate: *duplicate, envelope })
     }
 
     pub(crate) fn envelope(&self) -> Bytes {
@@ -259,9 +309,16 @@ mod tests {
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
-            let encoded = Stored { time_ms: a, duplicate: sixteen, envelope: &bytes }.encode();
+            let clock_ms = a >> 24;
+            let encoded = Stored { clock_ms, duplicate: sixteen, envelope: &bytes }.encode();
             let stored = Stored::decode(&encoded).expect("decodes");
-            prop_assert_eq!((stored.time_ms, stored.duplicate, stored.envelope), (a, sixteen, bytes.as_slice()));
+            prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.envelope), (clock_ms, sixteen, bytes.as_slice()));
+            let moved = Cursor { seq: a, moved_ms: b };
+            prop_assert_eq!(Cursor::decode(&moved.encode()).expect("decodes"), moved);
+            let phone = cursor(a, "phone");
+            prop_assert_eq!(cursor_of(&phone).expect("decodes"), (a, "phone"));
+            prop_assert!((cursors()..=after_cursors()).contains(&phone));
+            prop_assert!(!(cursors()..=after_cursors()).contains(&NEXT_NUMBER.to_vec()));
         }
 
         #[test]
@@ -299,8 +356,17 @@ mod tests {
         #[test]
         fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = (timeline_of(&bytes), seq_of(&bytes), lease_of(&bytes), number_of(&bytes));
+            let _ = (cursor_of(&bytes).is_ok(), Cursor::decode(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
         }
+    }
+
+    #[test]
+    fn what_has_a_time_since_1970_or_none_counts_from_the_begin_of_the_clock() {
+        let march_2026 = 1_774_000_000_000u64;
+        let stored = Stored { clock_ms: march_2026, duplicate: [7; 16], envelope: b"e" }.encode();
+        assert_eq!(Stored::decode(&stored).expect("decodes").clock_ms, 0);
+        assert_eq!(Cursor::decode(&number_value(5)).expect("decodes"), Cursor { seq: 5, moved_ms: 0 });
     }
 
     #[test]

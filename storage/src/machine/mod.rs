@@ -17,10 +17,10 @@ use std::io;
 use bytes::Bytes;
 
 pub(crate) use self::{
-    check::{check_directory, check_timeline},
+    check::{check_directory, check_timeline, is_the_leaders},
     directory::{DirectoryMachine, DirectoryReader},
     registry::RegistryState,
-    retention::Retention,
+    retention::{Retention, SWEEP_CURSORS},
     timeline::TimelineMachine,
     timeline_reader::TimelineReader,
 };

@@ -1,18 +1,21 @@
-//! Which envelopes have been kept long enough.
+//! Which envelopes, and which cursors, have been kept long enough. Ages are counted by the shard's own clock (see
+//! `AdvanceClock`): no wall clock decides what is removed.
 
 use std::io;
 
-use carillon_proto::pb::store::Trim;
+use carillon_proto::pb::store::{Trim, sweep_cursors::Seen};
 
 use super::{
-    keys::{self, Stored},
+    keys::{self, Cursor, Stored},
     timeline::TimelineState,
 };
 use crate::engine::fjall::TimelineView;
 
 /// Envelopes that one command removes at most: what the state machine does at once stays short.
 pub(crate) const TRIM_ENVELOPES: u32 = 256;
-/// Timelines that one call looks at.
+/// Cursors that one command removes at most.
+pub(crate) const SWEEP_CURSORS: usize = 256;
+/// Timelines, or cursors, that one call looks at.
 const LOOKED_AT: usize = 4096;
 
 /// How long envelopes are kept. What either limit ends is due, unless it is younger than the duplicate window.
@@ -24,25 +27,45 @@ pub(crate) struct Retention {
     pub(crate) max_count: u64,
     /// For so long a repeated send is recognised.
     pub(crate) duplicate_window_ms: u64,
+    /// A device that has not taken what has been there for so long is gone. 0: never.
+    pub(crate) cursor_age_ms: u64,
+    /// What is written has the clock as it was told last, at most so long ago: ages seem so much longer than they are.
+    pub(crate) slack_ms: u64,
+}
+
+impl Retention {
+    /// Envelopes are removed.
+    pub(crate) fn trims(&self) -> bool {
+        self.max_age_ms != 0 || self.max_count != 0
+    }
+
+    pub(crate) fn needs_clock(&self) -> bool {
+        self.trims() || self.cursor_age_ms != 0
+    }
+
+    /// How old it is at least.
+    fn age_ms(&self, clock_ms: u64, written_ms: u64) -> u64 {
+        clock_ms.saturating_sub(written_ms).saturating_sub(self.slack_ms)
+    }
 }
 
 /// At most `limit` trims of the timelines after the key `after`, and the key after which to go on; empty at the end.
 pub(crate) fn due(
     view: &TimelineView<'_>,
     after: &[u8],
-    now_ms: u64,
     retention: &Retention,
     limit: usize,
 ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
     let mut trims = Vec::new();
-    if retention.max_age_ms == 0 && retention.max_count == 0 {
+    if !retention.trims() {
         return Ok((trims, Vec::new()));
     }
+    let clock_ms = clock(view)?;
     let begin = if after.is_empty() { keys::timelines() } else { [after, &[0]].concat() };
     let mut looked_at = 0;
     for record in view.range(begin..=keys::after_timelines()) {
         let (key, value) = record?;
-        let (first, before_seq) = first_and_first_kept(view, &value, now_ms, retention)?;
+        let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, retention)?;
         if before_seq > first {
             trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES });
         }
@@ -54,11 +77,68 @@ pub(crate) fn due(
     Ok((trims, Vec::new()))
 }
 
+/// The same for cursors of devices that are gone.
+pub(crate) fn gone(
+    view: &TimelineView<'_>,
+    after: &[u8],
+    retention: &Retention,
+    limit: usize,
+) -> io::Result<(Vec<Seen>, Vec<u8>)> {
+    let mut gone = Vec::new();
+    if retention.cursor_age_ms == 0 {
+        return Ok((gone, Vec::new()));
+    }
+    let clock_ms = clock(view)?;
+    let begin = if after.is_empty() { keys::cursors() } else { [after, &[0]].concat() };
+    let mut looked_at = 0;
+    for row in view.range(begin..=keys::after_cursors()) {
+        let (key, value) = row?;
+        let (number, device) = keys::cursor_of(&key)?;
+        let cursor = Cursor::decode(&value)?;
+        if is_gone(view, number, cursor, clock_ms, retention)? {
+            gone.push(Seen { number, device: device.to_owned(), seq: cursor.seq });
+        }
+        looked_at += 1;
+        if gone.len() >= limit || looked_at >= LOOKED_AT {
+            return Ok((gone, key.to_vec()));
+        }
+    }
+    Ok((gone, Vec::new()))
+}
+
+/// A device that has taken everything may well be there, however long nothing has come for it. So it is gone when the
+/// first envelope that it has not taken is too old. One for which nothing comes is given up after twice the time, so that
+/// devices that were there only once do not add up.
+fn is_gone(
+    view: &TimelineView<'_>,
+    number: u64,
+    cursor: Cursor,
+    clock_ms: u64,
+    retention: &Retention,
+) -> io::Result<bool> {
+    let age_ms = retention.age_ms(clock_ms, cursor.moved_ms);
+    if age_ms <= retention.cursor_age_ms {
+        return Ok(false);
+    }
+    let next = keys::record(number, cursor.seq.saturating_add(1))..=keys::record(number, u64::MAX);
+    match view.range(next).next() {
+        Some(record) => {
+            let written_ms = Stored::decode(&record?.1)?.clock_ms;
+            Ok(retention.age_ms(clock_ms, written_ms) > retention.cursor_age_ms)
+        }
+        None => Ok(age_ms > retention.cursor_age_ms.saturating_mul(2)),
+    }
+}
+
+fn clock(view: &TimelineView<'_>) -> io::Result<u64> {
+    view.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))
+}
+
 /// Of the timeline with this value: the first position, and the first that is to be kept.
 fn first_and_first_kept(
     view: &TimelineView<'_>,
     value: &[u8],
-    now_ms: u64,
+    clock_ms: u64,
     retention: &Retention,
 ) -> io::Result<(u64, u64)> {
     let [number, _, first, _] = keys::numbers_of(value)?;
@@ -75,7 +155,7 @@ fn first_and_first_kept(
     let records = view.range(keys::record(number, first)..=keys::record(number, u64::MAX));
     for record in records.take(TRIM_ENVELOPES as usize) {
         let (_, value) = record?;
-        let age_ms = now_ms.saturating_sub(Stored::decode(&value)?.time_ms);
+        let age_ms = retention.age_ms(clock_ms, Stored::decode(&value)?.clock_ms);
         let too_old = retention.max_age_ms != 0 && age_ms > retention.max_age_ms;
         if age_ms <= retention.duplicate_window_ms || !(too_old || kept - first < too_many) {
             break;

@@ -6,14 +6,14 @@ pub(super) mod planted;
 use std::{collections::HashMap, io};
 
 use carillon_proto::pb::store::{
-    Append, Appended, Done, Rejected, SetCursor, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
-    store_error::Why, timeline_command::Op, timeline_key::Kind,
+    AdvanceClock, Append, Appended, Done, Rejected, RenewEpoch, SetCursor, StoreError, SweepCursors, TimelineCommand,
+    TimelineKey, Trim, rejected, store_error::Why, timeline_command::Op, timeline_key::Kind,
 };
 use prost::Message as _;
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
-    keys::{self, Stored},
+    keys::{self, Cursor, Stored},
     recent::Recent,
 };
 use crate::engine::{
@@ -42,6 +42,8 @@ pub(crate) struct TimelineMachine {
     shard: TimelineShard,
     /// By the key of the timeline. What is not here is read from the engine.
     states: Recent<Vec<u8>, Held>,
+    /// The shard's clock, see `AdvanceClock`; None: to be read from the engine.
+    clock_ms: Option<u64>,
 }
 
 /// What is held in memory of a timeline.
@@ -55,11 +57,22 @@ struct Held {
 impl TimelineMachine {
     pub(crate) fn open(shard: TimelineShard) -> io::Result<(Self, TimelineReader)> {
         let reader = TimelineReader::new(shard.clone());
-        Ok((Self { shard, states: Recent::new(STATES) }, reader))
+        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None }, reader))
+    }
+
+    /// What is held in memory of the engine.
+    fn forget(&mut self) {
+        self.states.clear();
+        self.clock_ms = None;
     }
 
     fn apply_all(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
+        let clock_ms = match self.clock_ms {
+            Some(clock_ms) => clock_ms,
+            None => self.shard.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))?,
+        };
         let mut batch = Batch {
+            clock_ms,
             shard: &self.shard,
             states: &mut self.states,
             touched: HashMap::new(),
@@ -70,8 +83,9 @@ impl TimelineMachine {
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
-        let Batch { touched, changes, .. } = batch;
+        let Batch { touched, changes, clock_ms, .. } = batch;
         self.shard.commit(changes, applied)?;
+        self.clock_ms = Some(clock_ms);
         for (key, held) in touched {
             if let Some(held) = held {
                 self.states.put(key, held);
@@ -87,7 +101,7 @@ impl Machine for TimelineMachine {
     }
 
     fn apply(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
-        self.apply_all(entries, applied).inspect_err(|_| self.states.clear())
+        self.apply_all(entries, applied).inspect_err(|_| self.forget())
     }
 
     fn syncer(&self) -> Box<dyn Fn() -> io::Result<()> + Send + Sync> {
@@ -100,7 +114,7 @@ impl Machine for TimelineMachine {
     }
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        self.states.clear();
+        self.forget();
         self.shard.restore(records, applied)
     }
 }
@@ -149,6 +163,7 @@ struct Batch<'a> {
     states: &'a mut Recent<Vec<u8>, Held>,
     /// Timelines of this batch; None if there is no such timeline.
     touched: HashMap<Vec<u8>, Option<Held>>,
+    clock_ms: u64,
     changes: Changes,
 }
 
@@ -160,6 +175,9 @@ impl Batch<'_> {
             Op::Append(op) => self.append(&op),
             Op::SetCursor(op) => self.set_cursor(&op),
             Op::Trim(op) => self.trim(&op),
+            Op::AdvanceClock(op) => Ok(self.advance_clock(&op)),
+            Op::SweepCursors(op) => self.sweep_cursors(&op),
+            Op::RenewEpoch(op) => self.renew_epoch(&op),
         }
     }
 
@@ -194,7 +212,7 @@ impl Batch<'_> {
         };
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
-        let stored = Stored { time_ms: op.time_ms, duplicate, envelope: &op.envelope };
+        let stored = Stored { clock_ms: self.clock_ms, duplicate, envelope: &op.envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
         self.touched.insert(key, Some(held));
@@ -223,8 +241,40 @@ impl Batch<'_> {
             && op.seq <= state.last
         {
             let key = keys::cursor(state.number, &op.device);
-            if self.get(&key, keys::number_of)?.is_none_or(|seq| seq < op.seq) {
-                self.changes.put(key, keys::number_value(op.seq));
+            if self.get(&key, Cursor::decode)?.is_none_or(|cursor| cursor.seq < op.seq) {
+                self.changes.put(key, Cursor { seq: op.seq, moved_ms: self.clock_ms }.encode());
+            }
+        }
+        Ok(done())
+    }
+
+    fn renew_epoch(&mut self, op: &RenewEpoch) -> io::Result<Outcome> {
+        if op.new_epoch == 0 {
+            return Err(broken("epoch 0"));
+        }
+        let key = timeline_key(op.timeline.as_ref())?;
+        if let Some(mut held) = self.held(&key)?
+            && held.state.epoch == op.epoch
+            && held.state.last < op.seq
+        {
+            held.state.epoch = op.new_epoch;
+            self.changes.put(key.clone(), held.state.to_value());
+            self.touched.insert(key, Some(held));
+        }
+        Ok(done())
+    }
+
+    fn advance_clock(&mut self, op: &AdvanceClock) -> Outcome {
+        self.clock_ms = self.clock_ms.saturating_add(op.elapsed_ms.into());
+        self.changes.put(keys::CLOCK.to_vec(), keys::number_value(self.clock_ms));
+        done()
+    }
+
+    fn sweep_cursors(&mut self, op: &SweepCursors) -> io::Result<Outcome> {
+        for seen in &op.cursors {
+            let key = keys::cursor(seen.number, &seen.device);
+            if self.get(&key, Cursor::decode)?.is_some_and(|cursor| cursor.seq == seen.seq) {
+                self.changes.delete(key);
             }
         }
         Ok(done())

@@ -4,12 +4,12 @@ use std::{io, sync::Arc};
 
 use carillon_proto::{
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
-    pb::store::{Head, ReadHead, ReadTimeline, StoredEntry, TimelineKey, TimelineRead, Trim},
+    pb::store::{Head, ReadHead, ReadTimeline, StoredEntry, TimelineKey, TimelineRead, Trim, sweep_cursors::Seen},
 };
 use parking_lot::Mutex;
 
 use super::{
-    keys::{self, Stored},
+    keys::{self, Cursor, Stored},
     retention::{self, Retention},
     timeline::TimelineState,
 };
@@ -26,11 +26,13 @@ pub(crate) struct TimelineReader {
     shard: TimelineShard,
     /// Where the next search for what is due begins.
     due_after: Arc<Mutex<Vec<u8>>>,
+    /// The same for cursors.
+    gone_after: Arc<Mutex<Vec<u8>>>,
 }
 
 impl TimelineReader {
     pub(crate) fn new(shard: TimelineShard) -> Self {
-        Self { shard, due_after: Arc::default() }
+        Self { shard, due_after: Arc::default(), gone_after: Arc::default() }
     }
 
     /// A limit of 0 is for the store to choose.
@@ -67,10 +69,22 @@ impl TimelineReader {
         if !op.device.is_empty()
             && let Some(value) = view.get(&keys::cursor(state.number, &op.device))?
         {
-            head.cursor = keys::number_of(&value)?;
+            head.cursor = Cursor::decode(&value)?.seq;
             head.has_cursor = true;
         }
         Ok(head)
+    }
+
+    /// Each timeline of the shard with its epoch, at most `limit` after this one.
+    pub(crate) fn epochs(&self, after: Option<&TimelineKey>, limit: usize) -> io::Result<Vec<(TimelineKey, u64)>> {
+        let view = self.shard.view();
+        let begin = after.map_or_else(keys::timelines, |after| [keys::timeline(after), vec![0]].concat());
+        let rows = view.range(begin..=keys::after_timelines()).take(limit);
+        rows.map(|row| {
+            let (key, value) = row?;
+            Ok((keys::timeline_of(&key)?, TimelineState::of_value(&view, &value)?.epoch))
+        })
+        .collect()
     }
 
     #[cfg(feature = "planted-bugs")]
@@ -78,13 +92,21 @@ impl TimelineReader {
         super::timeline::planted::foresee(&self.shard, commands)
     }
 
-    /// At most `limit` trims that are due at this time. Each call looks at a bounded number of timelines and begins
-    /// where the last one ended.
-    pub(crate) fn due_trims(&self, now_ms: u64, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
+    /// At most `limit` trims that are due by the shard's clock. Each call looks at a bounded number of timelines and
+    /// begins where the last one ended.
+    pub(crate) fn due_trims(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
         let after = self.due_after.lock().clone();
-        let (trims, next) = retention::due(&self.shard.view(), &after, now_ms, retention, limit)?;
+        let (trims, next) = retention::due(&self.shard.view(), &after, retention, limit)?;
         *self.due_after.lock() = next;
         Ok(trims)
+    }
+
+    /// At most `limit` cursors of devices that have been gone for too long, found in the same way.
+    pub(crate) fn gone_cursors(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Seen>> {
+        let after = self.gone_after.lock().clone();
+        let (gone, next) = retention::gone(&self.shard.view(), &after, retention, limit)?;
+        *self.gone_after.lock() = next;
+        Ok(gone)
     }
 }
 

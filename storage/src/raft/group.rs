@@ -96,6 +96,7 @@ pub(crate) struct Proposed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupStatus {
     pub(crate) leads: bool,
+    pub(crate) term: u64,
     /// Node and address.
     pub(crate) leader: Option<(u64, String)>,
     pub(crate) last_log: Option<u64>,
@@ -157,6 +158,7 @@ impl Group {
             .map(|nodes| nodes.iter().map(|(node, matched)| (*node, matched.as_ref().map(|id| id.index))).collect());
         GroupStatus {
             leads: metrics.state == ServerState::Leader,
+            term: metrics.current_term,
             leader,
             last_log: metrics.last_log_index,
             applied: metrics.last_applied.as_ref().map(|id| id.index),
@@ -284,10 +286,13 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         // Snapshots are asked for by `crate::maintenance`, which also looks at their size.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_keep_entries,
-        // Bounded here; a full one makes the sender wait, down to the shard's own queue, which refuses.
+        // A full one makes the sender wait, down to the shard's own queue, which refuses.
         api_channel_size: Some(4096),
-        notification_channel_size: Some(4096),
-        state_machine_channel_size: Some(256),
+        // Never to be full both: then the core waits for its machine to take a command, and the machine for the core to
+        // take a word of what it has done. While the machine is held up by its disk, ticks and flushes go on to fill the
+        // former; the latter takes a command for each batch of entries that is committed.
+        notification_channel_size: Some(65_536),
+        state_machine_channel_size: Some(65_536),
         backoff: "50ms 100ms ...500ms".to_owned(),
         // A node that was cut off does not disturb the others when it comes back.
         enable_pre_vote: Some(true),

@@ -161,6 +161,46 @@ impl Link {
     }
 }
 
+/// Tells of a node that can't be reached: when it is lost, once more when it stays away, and when it is back. openraft tells
+/// each heartbeat of each shard that did not arrive, which says no more.
+#[derive(Default)]
+struct Away {
+    since: Option<Instant>,
+    told: bool,
+}
+
+/// A node that is started anew is back by then.
+const LONG_AWAY: Duration = Duration::from_secs(60);
+
+impl Away {
+    fn connected(&mut self, node: u64, address: &str) {
+        tracing::info!(node, address, "connected to storage node");
+        *self = Self::default();
+    }
+
+    /// True if it is told as a warning.
+    fn failed(&mut self, node: u64, address: &str, why: &str, now: Instant) -> bool {
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            tracing::info!(node, address, why, "no connection to storage node");
+            return false;
+        };
+        let tells = !self.told && now >= since + LONG_AWAY;
+        if tells {
+            self.told = true;
+            let seconds = (now - since).as_secs();
+            tracing::warn!(
+                node,
+                address,
+                why,
+                seconds,
+                "no connection to storage node for long: the shards have a replica less"
+            );
+        }
+        tells
+    }
+}
+
 /// The task of a link.
 struct Runner {
     links: Links,
@@ -172,11 +212,12 @@ struct Runner {
 impl Runner {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
+        let mut away = Away::default();
         loop {
             let why = match self.open().await {
                 Ok((out, incoming)) => {
                     pause = FIRST_PAUSE;
-                    tracing::info!(node = self.node, address = %self.address, "connected to storage node");
+                    away.connected(self.node, &self.address);
                     match self.carry(out, incoming).await {
                         Some(why) => why,
                         None => return,
@@ -185,7 +226,7 @@ impl Runner {
                 Err(why) => why,
             };
             metrics::counter!(names::PEER_DISCONNECTS).increment(1);
-            tracing::debug!(node = self.node, address = %self.address, %why, "no stream to storage node");
+            away.failed(self.node, &self.address, &why, Instant::now());
             // Whoever waited for the stream learns at once that it is not there, until the next try.
             let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
             let error = LinkError::Unreachable { node: self.node, why };
@@ -282,4 +323,20 @@ pub(crate) fn next_message(waiting: &mut VecDeque<RaftFrame>) -> Vec<RaftFrame> 
 
 fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_stays_away_is_told_once() {
+        let (mut away, start) = (Away::default(), Instant::now());
+        let failed = |away: &mut Away, seconds| away.failed(2, "b:1", "refused", start + Duration::from_secs(seconds));
+        assert!(!failed(&mut away, 0) && !failed(&mut away, 59));
+        assert!(failed(&mut away, 60));
+        assert!(!failed(&mut away, 61) && !failed(&mut away, 1000));
+        away.connected(2, "b:1");
+        assert!(!failed(&mut away, 1001), "it has been back");
+    }
 }

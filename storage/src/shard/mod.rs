@@ -181,6 +181,7 @@ fn name_of(why: &Why) -> &'static str {
     match why {
         Why::NotLeader(_) => "not_leader",
         Why::Busy(_) => "busy",
+        Why::Full(_) => "full",
         Why::Unknown(_) => "unknown",
         Why::LaneClosed(_) => "lane_closed",
         Why::Rejected(_) => "rejected",

@@ -53,6 +53,29 @@ fn a_sign_in_that_a_later_one_overtook_may_be_tried_again() {
 }
 
 #[test]
+fn a_device_that_has_more_than_the_timeline_makes_it_begin_a_new_epoch() {
+    let mut play = Play::new();
+    let Body::SignIn(mut frame) = token_sign_in("alice", 3600) else { panic!("no sign-in") };
+    frame.positions = vec![TimelinePosition { timeline: Some(inbox("alice")), position: Some(at(10)) }];
+    play.says(Body::SignIn(frame.clone()));
+    play.hears_answer(Ok(opened(5, None)));
+    assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
+    let told = play.asked.iter().find_map(|(_, op)| match op {
+        Op::Acknowledge(told) => Some(told),
+        _ => None,
+    });
+    assert!(told.is_some_and(|told| told.beyond && told.position == Some(at(10))), "{:?}", play.asked);
+
+    let mut play = Play::new();
+    play.says(Body::SignIn(frame));
+    play.hears_answer(Ok(opened(10, None)));
+    assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+    assert!(!play.asked.iter().any(|(_, op)| matches!(op, Op::Acknowledge(_))), "{:?}", play.asked);
+}
+
+#[test]
 fn sign_in_by_password_opens_a_session() {
     let mut play = Play::new();
     prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");

@@ -5,6 +5,7 @@ mod node;
 mod plan;
 
 use std::{
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -53,7 +54,11 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 impl Cluster {
     pub(super) async fn run(self, options: &Options) -> anyhow::Result<()> {
         let mut signals = Signals::install()?;
-        std::fs::create_dir_all(&self.dir).with_context(|| format!("can't make {}", self.dir.display()))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .with_context(|| format!("can't make {}", self.dir.display()))?;
         let dir = self.dir.canonicalize().with_context(|| format!("can't find {}", self.dir.display()))?;
         let plan = self.plan(&dir)?;
         let config = configure(&plan, &dir, options)?;

@@ -3,7 +3,9 @@
 use super::*;
 use carillon_proto::{
     ShardKind,
-    pb::store::{Appended, Busy, Done, Head, LaneClosed, NotLeader, ReadHead, StoreError, TimelineCommand, Unknown},
+    pb::store::{
+        Appended, Busy, Done, Full, Head, LaneClosed, NotLeader, ReadHead, StoreError, TimelineCommand, Unknown,
+    },
 };
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
@@ -279,4 +281,34 @@ fn a_kept_place_is_let_go_however_the_first_write_ends() {
     for shard in [SHARD, OTHER] {
         assert!(play.engine.shard(shard).lane.has_room(100) && !play.engine.shard(shard).lane.has_room(101));
     }
+}
+
+#[test]
+fn a_full_disk_refuses_at_once_with_a_time_and_before_the_first_of_two_writes() {
+    let mut play = Play::new();
+    let full = || Why::Full(Full { retry_after_ms: 3000 });
+    let failed = |play: &mut Play| -> Vec<(u32, StoreFailure)> {
+        let answers = std::mem::take(&mut play.engine.effects.answers);
+        answers.into_iter().filter_map(|(who, answer)| Some((who, answer.err()?))).collect()
+    };
+    play.write(1);
+    play.write(2);
+    let sent = play.sent();
+    play.refuses(sent[0].1, full());
+    assert_eq!(failed(&mut play), [(1, StoreFailure::Full { shard: SHARD, retry_after_ms: 3000 })]);
+    play.first(OTHER, 3, SHARD);
+    assert_eq!(failed(&mut play), [(3, StoreFailure::Full { shard: SHARD, retry_after_ms: 3000 })]);
+    play.refuses(sent[1].1, not_leader(""));
+    play.wait(SOON);
+    let again = play.sent();
+    play.refuses(again[0].1, full());
+    assert_eq!(
+        failed(&mut play),
+        [(2, StoreFailure::Expired { shard: SHARD })],
+        "an earlier try may have been carried out"
+    );
+    play.wait(SOON * 3);
+    play.first(OTHER, 4, SHARD);
+    assert_eq!(play.sent().len(), 1);
+    assert!(play.engine.effects.answers.is_empty());
 }

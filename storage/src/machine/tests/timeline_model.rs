@@ -1,11 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        Append, Appended, Done, Head, ReadHead, ReadTimeline, Rejected, SetCursor, StoreError, TimelineCommand,
-        TimelineKey, Trim, rejected, store_error, timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, Appended, Done, Head, ReadHead, ReadTimeline, Rejected, RenewEpoch, SetCursor,
+        StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected, store_error, sweep_cursors::Seen,
+        timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -18,6 +19,7 @@ const DEVICES: [&str; 2] = ["phone", "bob/web"];
 
 #[derive(Default, Clone)]
 struct Timeline {
+    number: u64,
     epoch: u64,
     first: u64,
     /// From `first`.
@@ -54,7 +56,9 @@ impl Model {
                 if !op.after_key.is_empty() && !has(&op.duplicate_key) && !has(&op.after_key) {
                     return out_of_order();
                 }
+                let number = self.0.len() as u64 + 1;
                 let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| Timeline {
+                    number,
                     epoch: op.new_epoch,
                     first: 1,
                     ..Timeline::default()
@@ -88,6 +92,25 @@ impl Model {
                             timeline.kept.remove(0);
                             timeline.first += 1;
                         }
+                    }
+                }
+            }
+            Op::AdvanceClock(_) => {}
+            Op::RenewEpoch(op) => {
+                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
+                    && timeline.epoch == op.epoch
+                    && timeline.last() < op.seq
+                {
+                    timeline.epoch = op.new_epoch;
+                }
+            }
+            // Numbers are given in the order in which timelines begin.
+            Op::SweepCursors(op) => {
+                for seen in &op.cursors {
+                    if let Some(timeline) = self.0.values_mut().find(|timeline| timeline.number == seen.number)
+                        && timeline.cursors.get(&seen.device) == Some(&seen.seq)
+                    {
+                        timeline.cursors.remove(&seen.device);
                     }
                 }
             }
@@ -136,6 +159,19 @@ fn set_cursor(number: u8, device: usize, epoch: u64, seq: u64) -> TimelineComman
     TimelineCommand { op: Some(Op::SetCursor(SetCursor { timeline: Some(key(number)), device, epoch, seq })) }
 }
 
+fn advance(elapsed_ms: u32) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::AdvanceClock(AdvanceClock { elapsed_ms })) }
+}
+
+fn sweep(number: u64, device: usize, seq: u64) -> TimelineCommand {
+    let seen = Seen { number, device: DEVICES[device].to_owned(), seq };
+    TimelineCommand { op: Some(Op::SweepCursors(SweepCursors { cursors: vec![seen] })) }
+}
+
+fn renew_epoch(number: u8, epoch: u64, seq: u64, new_epoch: u64) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::RenewEpoch(RenewEpoch { timeline: Some(key(number)), epoch, seq, new_epoch })) }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Apply(Vec<Vec<TimelineCommand>>),
@@ -149,6 +185,9 @@ fn command() -> impl Strategy<Value = TimelineCommand> {
         4 => (0..6u8, 0..60u8, 0..60u8).prop_map(|(n, d, after)| append_after(n, d, after)),
         3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
         2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
+        1 => any::<u32>().prop_map(advance),
+        1 => (0..6u8, 1..4u64, 0..60u64, 1..4u64).prop_map(|(n, e, s, new)| renew_epoch(n, e, s, new)),
+        1 => (0..7u64, 0..2usize, 0..40u64).prop_map(|(n, d, s)| sweep(n, d, s)),
     ]
 }
 
@@ -304,35 +343,129 @@ fn a_malformed_command_stops_the_machine_and_changes_nothing() {
     assert_eq!((records(&mut machine), applied(&machine)), (before, 1));
 }
 
+/// All that is due: of each timeline, the first position that is kept.
+fn due(reader: &TimelineReader, retention: Retention) -> Vec<(TimelineKey, u64)> {
+    let mut due = Vec::new();
+    // Two a call: six timelines, and a call that comes to the end.
+    for _ in 0..4 {
+        let trims = reader.due_trims(&retention, 2).expect("reads");
+        assert!(trims.len() <= 2);
+        due.extend(trims.into_iter().map(|trim| (trim.timeline.expect("a key"), trim.before_seq)));
+    }
+    due.sort_by(|a, b| (a.0.kind, &a.0.owner).cmp(&(b.0.kind, &b.0.owner)));
+    due
+}
+
 #[test]
 fn only_what_retention_ends_is_due_and_each_timeline_gets_its_turn() {
     let dir = tempfile::tempdir().expect("folder");
     let (mut machine, reader) = machine(dir.path());
-    let commands: Vec<_> =
-        (0..6).flat_map(|number| (1..=9u8).map(move |n| append(number, n, 1, 5, 1000 * u64::from(n)))).collect();
+    // The clock is at 0 for the first of each timeline, at 8000 for the last one.
+    let turn = |n: u8| (0..6).map(move |number| append(number, n, 1, 5, 7)).chain([advance(1000)]);
+    let commands: Vec<_> = (1..=9u8).flat_map(turn).chain([advance(1)]).collect();
     machine.apply(&[entry(1, &commands)], &[0; 8]).expect("applies");
-    let due = |now_ms, retention: Retention| {
-        let mut due = Vec::new();
-        // Two a call: six timelines, and a call that comes to the end.
-        for _ in 0..4 {
-            let trims = reader.due_trims(now_ms, &retention, 2).expect("reads");
-            assert!(trims.len() <= 2);
-            due.extend(trims.into_iter().map(|trim| (trim.timeline.expect("a key"), trim.before_seq)));
-        }
-        due.sort_by(|a, b| (a.0.kind, &a.0.owner).cmp(&(b.0.kind, &b.0.owner)));
-        due
-    };
+    let due = |retention| due(&reader, retention);
     let all = |before_seq| {
         let mut all: Vec<_> = (0..6).map(|number| (key(number), before_seq)).collect();
         all.sort_by(|a, b| (a.0.kind, &a.0.owner).cmp(&(b.0.kind, &b.0.owner)));
         all
     };
     let by_age = Retention { max_age_ms: 6000, ..Retention::default() };
-    assert_eq!(due(10_001, by_age), all(5));
+    assert_eq!(due(by_age), all(5));
+    assert_eq!(due(Retention { slack_ms: 1000, ..by_age }), all(4), "it may be so much younger");
     let by_count = Retention { max_count: 2, ..Retention::default() };
-    assert_eq!(due(10_001, by_count), all(8));
-    assert_eq!(due(10_001, Retention { duplicate_window_ms: 8000, ..by_age }), all(3));
-    assert_eq!(due(10_001, Retention { duplicate_window_ms: 8000, ..by_count }), all(3));
-    assert_eq!(due(10_001, Retention::default()), []);
-    assert_eq!(due(0, by_age), [], "a clock that is behind ends nothing");
+    assert_eq!(due(by_count), all(8));
+    assert_eq!(due(Retention { duplicate_window_ms: 8000, ..by_age }), all(3));
+    assert_eq!(due(Retention { duplicate_window_ms: 8000, ..by_count }), all(3));
+    assert_eq!(due(Retention::default()), []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_wall_clock_makes_anything_due(times_ms in proptest::collection::vec(any::<u64>(), 1..20), ahead in 0..64u32) {
+        const DAY_MS: u64 = 86_400_000;
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut machine, reader) = machine(dir.path());
+        let now_ms = carillon_proto::now_ms();
+        let odd = [0, now_ms, now_ms + 31 * DAY_MS, now_ms - 31 * DAY_MS, u64::MAX, 1 << ahead];
+        let appends: Vec<_> =
+            times_ms.into_iter().chain(odd).zip(1..).map(|(time_ms, n)| append(0, n, 1, 5, time_ms)).collect();
+        let count = appends.len() as u64;
+        machine.apply(&[entry(1, &appends), entry(2, &[advance(1000)])], &[0; 8]).expect("applies");
+        let month = Retention { max_age_ms: 30 * DAY_MS, ..Retention::default() };
+        prop_assert_eq!(due(&reader, month), []);
+        // The same envelopes, as many as there are, when the shard has had a leader for a month.
+        let days: Vec<_> = (0..31).map(|_| advance(DAY_MS as u32)).collect();
+        machine.apply(&[entry(3, &days)], &[0; 8]).expect("applies");
+        let trims = reader.due_trims(&month, 9).expect("reads");
+        prop_assert_eq!(trims.into_iter().map(|trim| trim.before_seq).collect::<Vec<_>>(), [count + 1]);
+    }
+}
+
+#[test]
+fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    machine
+        .apply(&[entry(1, &[append(0, 1, 1, 5, 7), set_cursor(0, 0, 1, 1), append(0, 2, 1, 5, 7)])], &[0; 8])
+        .expect("applies");
+    // As format 2 wrote them.
+    let mut old = Vec::new();
+    for (key, value) in records(&mut machine) {
+        let value = match key[0] {
+            0x13 => value[..8].to_vec(),
+            0x20 => [&1_700_000_000_000u64.to_be_bytes(), &value[8..]].concat(),
+            _ => value,
+        };
+        old.push(Ok((key, value)));
+    }
+    machine.restore(&mut old.into_iter(), &[0; 8]).expect("restores");
+    let ages = Retention { max_age_ms: 6000, cursor_age_ms: 6000, ..Retention::default() };
+    let head = |reader: &TimelineReader| {
+        reader.head(&ReadHead { timeline: Some(key(0)), device: DEVICES[0].to_owned() }).expect("reads")
+    };
+    assert_eq!((head(&reader).cursor, head(&reader).last), (1, 2));
+    machine.apply(&[entry(2, &[advance(6000)])], &[0; 8]).expect("applies");
+    assert_eq!((due(&reader, ages), reader.gone_cursors(&ages, 9).expect("reads")), (vec![], vec![]));
+    machine.apply(&[entry(3, &[advance(1)])], &[0; 8]).expect("applies");
+    assert_eq!(reader.due_trims(&ages, 9).expect("reads")[0].before_seq, 3);
+    assert_eq!(reader.gone_cursors(&ages, 9).expect("reads").len(), 1);
+}
+
+#[test]
+fn cursors_of_devices_that_are_gone_are_swept_and_no_others() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    let ages = Retention { cursor_age_ms: 1000, ..Retention::default() };
+    let gone = || {
+        // One at a time, so that each look goes on where the last one ended; behind the end they begin again.
+        let looks = (0..5).flat_map(|_| reader.gone_cursors(&ages, 1).expect("reads"));
+        let gone: BTreeSet<_> = looks.map(|seen| (seen.device, seen.seq)).collect();
+        gone.into_iter().collect::<Vec<_>>()
+    };
+    let mut index = 0;
+    let mut apply = |commands: &[TimelineCommand]| {
+        index += 1;
+        machine.apply(&[entry(index, commands)], &[0; 8]).expect("applies");
+    };
+    apply(&[append(0, 1, 1, 5, 7), append(0, 2, 1, 5, 7), set_cursor(0, 0, 1, 1), set_cursor(0, 1, 1, 2)]);
+    apply(&[advance(1000)]);
+    assert_eq!(gone(), [], "not for longer than that");
+    apply(&[advance(1)]);
+    assert_eq!(gone(), [(DEVICES[0].to_owned(), 1)], "the other one has all there is");
+    apply(&[append(0, 3, 1, 5, 7), set_cursor(0, 0, 1, 3), sweep(1, 0, 1)]);
+    let cursor = |device: usize| {
+        let read = ReadHead { timeline: Some(key(0)), device: DEVICES[device].to_owned() };
+        Some(reader.head(&read).expect("reads")).filter(|head| head.has_cursor).map(|head| head.cursor)
+    };
+    assert_eq!(cursor(0), Some(3), "it has moved since it was seen");
+    assert_eq!(gone(), [], "what came for the other one is new");
+    apply(&[advance(1001)]);
+    assert_eq!(gone(), [(DEVICES[1].to_owned(), 2)]);
+    apply(&[sweep(1, 1, 2)]);
+    assert_eq!((cursor(0), cursor(1)), (Some(3), None));
+    apply(&[advance(1000)]);
+    assert_eq!(gone(), [(DEVICES[0].to_owned(), 3)], "nothing has come for it for twice the time");
 }

@@ -16,6 +16,6 @@ pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<Timeline
 /// What these commands would come to if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, changes) = (&mut Recent::new(0), Changes::default());
-    let mut batch = Batch { shard, states, touched: HashMap::new(), changes };
+    let mut batch = Batch { shard, states, touched: HashMap::new(), clock_ms: 0, changes };
     commands.map(|command| batch.command(command)).collect()
 }
