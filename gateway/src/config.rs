@@ -1,13 +1,17 @@
 //! What an operator may set.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use carillon_proto::limits;
 use serde::{Deserialize, Serialize};
 
-use crate::listener::{
-    origin::Origins,
-    proxies::{Cidr, ForwardedHeader, Proxies},
+use crate::{
+    listener::{
+        origin::Origins,
+        proxies::{Cidr, ForwardedHeader, Proxies},
+    },
+    throttle::{Allowed, Tries},
+    users::Users,
 };
 
 /// Configuration of the gateway role. The defaults work on one machine.
@@ -47,6 +51,11 @@ pub struct GatewayConfig {
     pub max_content_bytes: usize,
     pub sends_per_second: u32,
     pub send_burst: u32,
+    /// Sends of one user over all of its connections to this gateway; 0: four times those of one connection.
+    pub user_sends_per_second: u32,
+    pub user_send_burst: u32,
+    /// Connections of one user to this gateway.
+    pub max_connections_per_user: u32,
     /// Sends of one connection without an answer.
     pub max_pending_sends: u32,
     /// Requests for history of one connection: in the long run, and at once.
@@ -76,6 +85,12 @@ pub struct GatewayConfig {
     /// Failed sign-ins that one network address may have at once, and how many come back each minute.
     pub failed_sign_ins_burst: u32,
     pub failed_sign_ins_per_minute: u32,
+    /// Wrong passwords of one user, from one address and from all others together: at once, and back each minute.
+    pub user_failed_sign_ins_burst: u32,
+    pub user_failed_sign_ins_per_minute: u32,
+    /// Sign-ins by password that one address may have begun and not ended well: at once, and back each minute.
+    pub password_sign_ins_burst: u32,
+    pub password_sign_ins_per_minute: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -272,6 +287,9 @@ impl Default for GatewayConfig {
             max_content_bytes: 64 * 1024,
             sends_per_second: 50,
             send_burst: 200,
+            user_sends_per_second: 0,
+            user_send_burst: 0,
+            max_connections_per_user: 200,
             max_pending_sends: 256,
             fetches_per_second: 20,
             fetch_burst: 100,
@@ -288,6 +306,10 @@ impl Default for GatewayConfig {
             jwt: JwtConfig::default(),
             failed_sign_ins_burst: 20,
             failed_sign_ins_per_minute: 10,
+            user_failed_sign_ins_burst: 10,
+            user_failed_sign_ins_per_minute: 5,
+            password_sign_ins_burst: 2_000,
+            password_sign_ins_per_minute: 600,
         }
     }
 }
@@ -338,6 +360,9 @@ impl GatewayConfig {
         within("max_content_bytes", self.max_content_bytes as u64, 1, self.max_frame_bytes as u64 - 1024)?;
         within("sends_per_second", self.sends_per_second.into(), 1, 1_000_000)?;
         within("send_burst", self.send_burst.into(), 1, 1_000_000)?;
+        within("user_sends_per_second", self.user_sends_per_second.into(), 0, 1_000_000)?;
+        within("user_send_burst", self.user_send_burst.into(), 0, 1_000_000)?;
+        within("max_connections_per_user", self.max_connections_per_user.into(), 1, 10_000_000)?;
         within("max_pending_sends", self.max_pending_sends.into(), 1, 65_536)?;
         within("fetches_per_second", self.fetches_per_second.into(), 1, 1_000_000)?;
         within("fetch_burst", self.fetch_burst.into(), 1, 1_000_000)?;
@@ -352,6 +377,10 @@ impl GatewayConfig {
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
         within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;
         within("failed_sign_ins_per_minute", self.failed_sign_ins_per_minute.into(), 1, 1_000_000)?;
+        within("user_failed_sign_ins_burst", self.user_failed_sign_ins_burst.into(), 1, 1_000_000)?;
+        within("user_failed_sign_ins_per_minute", self.user_failed_sign_ins_per_minute.into(), 1, 1_000_000)?;
+        within("password_sign_ins_burst", self.password_sign_ins_burst.into(), 1, 1_000_000)?;
+        within("password_sign_ins_per_minute", self.password_sign_ins_per_minute.into(), 1, 1_000_000)?;
         within("jwt.leeway_s", self.jwt.leeway_s, 0, 3_600)?;
         self.jwt.validate()?;
         if !self.password_sign_in && self.jwt.keys.is_empty() {
@@ -363,6 +392,24 @@ impl GatewayConfig {
 
     pub(crate) fn origins(&self) -> Result<Origins, InvalidConfig> {
         Origins::parse(&self.origins).map_err(|error| InvalidConfig { key: "origins", why: error.to_string() })
+    }
+
+    pub(crate) fn users(&self) -> Arc<Users> {
+        let or_four_times = |own: u32, one: u32| if own == 0 { one.saturating_mul(4) } else { own };
+        Users::new(
+            self.max_connections_per_user,
+            or_four_times(self.user_sends_per_second, self.sends_per_second),
+            or_four_times(self.user_send_burst, self.send_burst),
+        )
+    }
+
+    pub(crate) fn tries(&self) -> Tries {
+        let allowed = |burst, per_minute| Allowed { burst, per_minute };
+        Tries {
+            of_address: allowed(self.failed_sign_ins_burst, self.failed_sign_ins_per_minute),
+            of_user: allowed(self.user_failed_sign_ins_burst, self.user_failed_sign_ins_per_minute),
+            begun: allowed(self.password_sign_ins_burst, self.password_sign_ins_per_minute),
+        }
     }
 
     pub(crate) fn send_deadline(&self) -> Duration {

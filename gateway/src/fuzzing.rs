@@ -240,7 +240,8 @@ static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
         password_sign_in: true,
         tokens: TokenKeys::load(&jwt).expect("loads"),
         decoy_key: [1; 32],
-        throttle: Throttle::new(2, 60),
+        throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
+        users: crate::config::GatewayConfig::default().users(),
     })
 });
 

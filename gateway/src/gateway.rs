@@ -24,7 +24,7 @@ use crate::{
     listener::{Addresses, BindError, Listeners},
     session::{Rules, TokenKeyError, TokenKeys},
     status::Status,
-    throttle::Throttle,
+    throttle::{TELL_REST, Throttle},
 };
 
 /// The gateway can't be opened.
@@ -116,6 +116,7 @@ impl Gateway {
     pub fn run(&self, tasks: &Tasks) {
         let Some(Parts { listeners, links, lease }) = self.parts.lock().take() else { return };
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
+        tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
         tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
         groups.lease.spawn("gateway-lease", lease.run());
@@ -201,6 +202,16 @@ impl Gateway {
     }
 }
 
+/// Failed sign-ins that were left out of the log are told as a number, also when no other one follows.
+async fn tell_the_rest(rules: Arc<Rules>) {
+    loop {
+        sleep(TELL_REST).await;
+        if let Some(left_out) = rules.throttle.not_told() {
+            tracing::warn!(left_out, "more sign-ins failed");
+        }
+    }
+}
+
 async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {
     tokio::select! {
         () = tasks.stopping() => {}
@@ -227,6 +238,7 @@ fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenE
         password_sign_in: config.password_sign_in,
         tokens: TokenKeys::load(&config.jwt)?,
         decoy_key: security.derive_key("gateway: credentials of users who have none"),
-        throttle: Throttle::new(config.failed_sign_ins_burst, config.failed_sign_ins_per_minute),
+        throttle: Throttle::new(config.tries()),
+        users: config.users(),
     })
 }

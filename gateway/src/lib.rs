@@ -30,6 +30,7 @@ pub mod simulation;
 mod status;
 mod throttle;
 mod transport;
+mod users;
 
 pub use config::{
     GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,

@@ -93,7 +93,8 @@ impl Gateway {
             password_sign_in: false,
             tokens: TokenKeys::load(&JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() })?,
             decoy_key: [1; 32],
-            throttle: Throttle::new(2, 60),
+            throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
+            users: crate::config::GatewayConfig::default().users(),
         };
         Ok(Self {
             rules: Arc::new(rules),

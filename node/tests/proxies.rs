@@ -15,7 +15,7 @@ use carillon_proto::pb::client::{
 };
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
-use support::service::Service;
+use support::{node::until, service::Service};
 use tokio::io::AsyncWriteExt as _;
 use tonic::transport::Endpoint;
 
@@ -71,12 +71,16 @@ fn over_websocket(service: &Service, header: &str, token: &str, before: &[u8]) -
     bytes.extend((frame.len() as u16).to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(frame.as_bytes());
-    stream.write_all(&bytes).expect("written");
-    let (mut heard, mut more) = (Vec::new(), [0; 4096]);
+    let (mut heard, mut more, mut shaken) = (Vec::new(), [0; 4096], false);
     loop {
         let got = stream.read(&mut more).expect("reads");
         heard.extend_from_slice(&more[..got]);
-        let text = String::from_utf8_lossy(&heard);
+        let text = String::from_utf8_lossy(&heard).into_owned();
+        if !shaken && text.starts_with("HTTP/1.1 101") && text.contains("\r\n\r\n") {
+            stream.write_all(&bytes).expect("written");
+            shaken = true;
+            continue;
+        }
         for word in ["signedIn", "CODE_UNAUTHENTICATED", "CODE_RATE_LIMITED", "CODE_OVERLOADED", " 429 "] {
             if text.contains(word) {
                 return word.to_owned();
@@ -97,6 +101,24 @@ fn one_bad_client_behind_a_proxy_does_not_lock_out_the_others() {
     assert_eq!(heard.last().map(String::as_str), Some("CODE_RATE_LIMITED"), "{heard:?}");
     assert_eq!(from("203.0.113.2", "x.y.z"), "CODE_UNAUTHENTICATED");
     assert_eq!(from("203.0.113.2", &service.token("alice")), "signedIn");
+    // Whoever bans addresses by the log sees the client's.
+    let log = service.node.log();
+    let told = |address: &str| log.lines().any(|line| line.contains("sign-in failed") && line.contains(address));
+    assert!(told("address=203.0.113.1 way=\"token\"") && told("address=203.0.113.2"), "{log}");
+}
+
+#[test]
+fn a_flood_of_failed_sign_ins_is_told_with_a_bound_and_a_count() {
+    let service = Service::start("");
+    let wrong = sign_in("x.y.z").encode_length_delimited_to_vec();
+    for _ in 0..80 {
+        let mut stream = open(service.tcp(), &wrong);
+        assert!(matches!(hears(&mut stream), server_frame::Body::Bye(_)));
+    }
+    until("the rest is told", Duration::from_secs(60), || service.node.log().contains("left_out="));
+    let lines = service.node.log().lines().filter(|line| line.contains("sign-in failed")).count();
+    // Twenty at once, and then one a second.
+    assert!((20..70).contains(&lines), "{lines} lines for 80 failures");
 }
 
 #[test]

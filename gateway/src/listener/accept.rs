@@ -30,7 +30,6 @@ use super::{
 use crate::codec::varint::put_frame;
 
 /// What holds for one listener.
-#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) slots: Arc<Slots>,
     pub(super) proxies: Arc<Proxies>,
@@ -61,7 +60,7 @@ const CROWDED: &str = "this address has as many connections as it may";
 pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     name: &'static str,
-    entry: Entry,
+    entry: Arc<Entry>,
     tasks: Tasks,
     refusal: Option<Vec<u8>>,
     handle: impl Fn(Accepted) -> F,

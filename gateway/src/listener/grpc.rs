@@ -47,12 +47,12 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Service {
     shared: Arc<Shared>,
-    entry: Entry,
+    entry: Arc<Entry>,
     tasks: Tasks,
 }
 
 impl Service {
-    pub(super) fn new(shared: Arc<Shared>, entry: Entry, tasks: Tasks) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, tasks: Tasks) -> Self {
         Self { shared, entry, tasks }
     }
 }
@@ -78,7 +78,7 @@ pub(super) async fn run(
             Err(error) => return tracing::error!(%error, "gRPC listener can't use the certificate"),
         };
     }
-    let state = (Accepting::new(listener, "gRPC listener"), service.entry.clone());
+    let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&service.entry));
     let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
         loop {
             let (stream, peer) = accepting.next().await;

@@ -41,13 +41,13 @@ pub(super) struct ClientConnection {
 
 struct Header {
     reader: Reader,
-    entry: Entry,
+    entry: Arc<Entry>,
     peer: IpAddr,
 }
 
 impl GrpcConnection {
     /// None: the client, or the proxy, may not.
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, mut slot: Slot, entry: &Entry) -> Option<Self> {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, mut slot: Slot, entry: &Arc<Entry>) -> Option<Self> {
         let probation = Probation::default();
         let deadline = Instant::now() + entry.sign_in_timeout;
         let address = Arc::new(OnceLock::new());
@@ -59,7 +59,7 @@ impl GrpcConnection {
                 let _ = entry.client_of(peer, Err(error));
                 return None;
             }
-            Some(Box::new(Header { reader: Reader::default(), entry: entry.clone(), peer }))
+            Some(Box::new(Header { reader: Reader::default(), entry: Arc::clone(entry), peer }))
         } else {
             // A proxy's connections carry many clients' streams: those are counted.
             if !entry.proxies.trust(peer) {
@@ -71,6 +71,7 @@ impl GrpcConnection {
         Some(Self { io, known, header, slot })
     }
 
+    /// Nothing is read by others, or written, before the header has been read.
     fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(header) = &mut self.header else { return Poll::Ready(Ok(())) };
         let source = ready!(header.reader.poll(&mut self.io, cx));
@@ -108,7 +109,9 @@ impl AsyncRead for GrpcConnection {
 
 impl AsyncWrite for GrpcConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        ready!(this.poll_header(cx))?;
+        Pin::new(&mut this.io).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -124,7 +127,9 @@ impl AsyncWrite for GrpcConnection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        ready!(this.poll_header(cx))?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

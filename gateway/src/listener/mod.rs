@@ -60,9 +60,9 @@ pub(crate) struct Listeners {
 
 /// What holds for each listener.
 struct Entries {
-    tcp: Entry,
-    ws: Entry,
-    grpc: Entry,
+    tcp: Arc<Entry>,
+    ws: Arc<Entry>,
+    grpc: Arc<Entry>,
 }
 
 /// Where the listeners are; None if off.
@@ -90,18 +90,18 @@ impl Listeners {
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
         let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
         if let Some(listener) = self.tcp {
-            let (shared, acceptor, entry) = (Arc::clone(shared), acceptor.clone(), for_tcp.clone());
+            let (shared, acceptor, entry) = (Arc::clone(shared), acceptor.clone(), Arc::clone(&for_tcp));
             let refusal = is_plain(&acceptor, &entry).then(accept::bye_full);
-            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor.clone(), entry.clone(), accepted);
+            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor.clone(), Arc::clone(&entry), accepted);
             let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), refusal, handle);
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
-            let (shared, entry) = (Arc::clone(shared), for_ws.clone());
+            let (shared, entry) = (Arc::clone(shared), Arc::clone(&for_ws));
             let site = Arc::new(http::Site { origins: self.origins, ready: ready.clone() });
             let refusal = is_plain(&acceptor, &entry).then(accept::http_503);
             let handle = move |accepted| {
-                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor.clone(), entry.clone(), accepted)
+                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor.clone(), Arc::clone(&entry), accepted)
             };
             let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), refusal, handle);
             accepting.spawn("ws-listener", accept);
@@ -124,11 +124,13 @@ impl Entries {
         let common = Common::new(config.max_connections, config.max_connections_per_address);
         let proxies = Arc::new(config.proxies.to_proxies());
         let alone = [&config.tcp, &config.ws, &config.grpc].iter().filter(|listener| listener.enabled).count() < 2;
-        let entry = |name: &'static str, listener: &ListenConfig| Entry {
-            slots: Slots::new(&common, name, listener.max_connections, alone),
-            proxies: Arc::clone(&proxies),
-            proxy_protocol: listener.proxy_protocol,
-            sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
+        let entry = |name: &'static str, listener: &ListenConfig| {
+            Arc::new(Entry {
+                slots: Slots::new(&common, name, listener.max_connections, alone),
+                proxies: Arc::clone(&proxies),
+                proxy_protocol: listener.proxy_protocol,
+                sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
+            })
         };
         Self { tcp: entry("tcp", &config.tcp), ws: entry("ws", &config.ws), grpc: entry("grpc", &config.grpc) }
     }
@@ -171,7 +173,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Entry, mut accepted: Accepted) {
+async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entry>, mut accepted: Accepted) {
     let Some(address) = entry.source(&mut accepted).await else { return };
     let Accepted { stream, deadline, mut slot, .. } = accepted;
     if slot.belongs_to(address).is_err() {

@@ -172,7 +172,8 @@ mod tests {
         assert!(other.take().is_none(), "all together");
         drop(last);
         drop(held);
-        assert_eq!(std::iter::from_fn(|| other.take()).count(), 9, "all came back");
+        let again: Vec<_> = std::iter::from_fn(|| other.take()).collect();
+        assert_eq!(again.len(), 9, "all came back");
     }
 
     #[test]

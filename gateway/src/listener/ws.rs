@@ -24,7 +24,7 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     site: Arc<Site>,
     acceptor: Option<TlsAcceptor>,
-    entry: Entry,
+    entry: Arc<Entry>,
     mut accepted: Accepted,
 ) {
     let Some(peer) = entry.source(&mut accepted).await else { return };
@@ -57,7 +57,7 @@ pub(super) async fn serve(
 
 /// Whose connection it is: the other end, until the headers of a trusted proxy say more.
 struct Whose<'a> {
-    entry: Entry,
+    entry: Arc<Entry>,
     peer: IpAddr,
     address: IpAddr,
     slot: &'a mut Slot,

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     codec::{Outgoing, TimelineWords},
     metrics,
+    users::Share,
 };
 
 /// Pings that wait for the heads together; later ones are answered with what is known.
@@ -43,6 +44,8 @@ pub(super) struct Live {
     pub(super) expires: Option<Instant>,
     pub(super) delivery: Delivery<Bytes>,
     pub(super) pace: Pace,
+    /// In what the user may do over all of its connections.
+    pub(super) share: Share,
     pub(super) pending_sends: u32,
     pub(super) history: History,
     /// Something was heard of another epoch: the heads will tell.
@@ -63,6 +66,7 @@ pub(super) struct LiveStart {
     pub(super) timeline: client::Timeline,
     pub(super) expires: Option<Instant>,
     pub(super) begin: Begin,
+    pub(super) share: Share,
 }
 
 /// How a client says that nothing more will come.
@@ -88,7 +92,7 @@ pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was rest
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
-        let LiveStart { who, timeline, expires, begin } = start;
+        let LiveStart { who, timeline, expires, begin, share } = start;
         Self {
             who,
             timeline: Arc::new(TimelineWords::new(timeline)),
@@ -96,6 +100,7 @@ impl Live {
             expires,
             delivery: Delivery::new(begin.epoch, begin.from, begin.last, rules.gap_grace, now.instant),
             pace: Pace::new(rules.sends_per_second, rules.send_burst, now.instant),
+            share,
             pending_sends: 0,
             history: History::default(),
             doubt: false,

@@ -35,7 +35,7 @@ use carillon_proto::{
 pub use token::TokenKeyError;
 pub(crate) use token::TokenKeys;
 
-use crate::{codec::Outgoing, links::Answered, metrics, throttle::Throttle};
+use crate::{codec::Outgoing, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{LastWord, Live};
 use sending::Sent;
 use sign_in::SignIn;
@@ -62,6 +62,7 @@ pub(crate) struct Rules {
     /// Makes up credentials for users who have none.
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
+    pub(crate) users: Arc<Users>,
 }
 
 /// When an input comes.
@@ -300,7 +301,7 @@ impl Session {
     fn answer(&mut self, now: Now, tag: Tag, answered: Answered, out: &mut Vec<Effect>) {
         match (&mut self.state, tag) {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
-            (State::SigningIn(_), Tag::Ensure) => self.ensured(answered.result, out),
+            (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
             (State::SigningIn(_), Tag::Open) => self.opened(now, answered, out),
             (State::SigningOut { waiting }, Tag::Ack | Tag::Close) => {
                 *waiting -= 1;

@@ -23,7 +23,7 @@ use super::{
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
-use crate::{links::Answered, metrics};
+use crate::{links::Answered, metrics, users::Share};
 
 /// How far the sign-in is.
 pub(super) enum SignIn {
@@ -89,10 +89,16 @@ pub(super) struct Applicant {
     make_account: bool,
     expires_ms: Option<u64>,
     scram_server_final: Bytes,
+    /// In what the user may have; from when it is known who it is.
+    share: Option<Share>,
 }
 
 /// Before a client whose sign-in could not be carried out tries again.
 const AGAIN_MS: u32 = 1_000;
+/// The user has too many connections; some of them may be dead.
+const CROWDED_AGAIN_MS: u32 = 30_000;
+/// Of what a client says that its user is, in the log.
+const MAX_TOLD_CHARS: usize = 64;
 /// Longest name and version of a client program.
 const MAX_CLIENT_BYTES: usize = 64;
 /// Timelines whose positions a client may give.
@@ -102,11 +108,6 @@ impl Session {
     pub(super) fn sign_in(&mut self, now: Now, frame: client::SignIn, out: &mut Vec<Effect>) {
         if !matches!(&self.state, State::SigningIn(at) if matches!(**at, SignIn::Start)) {
             return self.bye(Code::Invalid, "sign_in was sent twice", None, out);
-        }
-        if let Err(wait) = self.rules.throttle.check(self.address, now.instant) {
-            metrics::sign_in("any", "throttled");
-            let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-            return self.bye(Code::RateLimited, "too many failed sign-ins from this address", Some(after), out);
         }
         let device = match DeviceId::new(&frame.device) {
             Ok(device) => device,
@@ -131,6 +132,7 @@ impl Session {
             make_account: false,
             expires_ms,
             scram_server_final: Bytes::new(),
+            share: None,
         };
         match frame.credential {
             Some(Credential::ScramFirst(message)) => {
@@ -139,6 +141,9 @@ impl Session {
                 }
                 match scram_user(&message, &frame.user) {
                     Ok((first, user)) => {
+                        if let Err(wait) = self.rules.throttle.begin(self.address, &user, now.instant) {
+                            return self.throttled(now, "password", user.as_str(), wait, out);
+                        }
                         let look_up = LookUpAccount { user: user.as_str().to_owned() };
                         let applicant = applicant(user, "password", None);
                         self.state = State::SigningIn(Box::new(SignIn::Asked { applicant, first }));
@@ -150,9 +155,17 @@ impl Session {
             Some(Credential::Token(token)) => match self.rules.tokens.check(&token, &frame.user, now.unix_ms) {
                 Ok(token) => {
                     let applicant = applicant(token.user, "token", Some(token.expires_ms));
-                    self.open(Applicant { make_account: true, ..applicant }, out);
+                    self.open(now, Applicant { make_account: true, ..applicant }, out);
                 }
-                Err(error) => self.unauthenticated(now, "token", &error.to_string(), out),
+                Err(error) => {
+                    if error.is_a_guess() {
+                        if let Err(wait) = self.rules.throttle.check_address(self.address, now.instant) {
+                            return self.throttled(now, "token", &frame.user, wait, out);
+                        }
+                        self.rules.throttle.failed(self.address, None, now.instant);
+                    }
+                    self.unauthenticated(now, "token", &frame.user, &error.to_string(), out);
+                }
             },
             None => self.bye(Code::Unauthenticated, "sign_in has no credential", None, out),
         }
@@ -183,9 +196,13 @@ impl Session {
         match exchange.finish(message) {
             Ok(verdict) => {
                 applicant.scram_server_final = verdict.into_bytes().into();
-                self.open(applicant, out);
+                self.rules.throttle.succeeded(self.address, &applicant.user, now.instant);
+                self.open(now, applicant, out);
             }
-            Err(error @ ScramError::Wrong) => self.unauthenticated(now, applicant.way, &error.to_string(), out),
+            Err(error @ ScramError::Wrong) => {
+                self.rules.throttle.failed(self.address, Some(&applicant.user), now.instant);
+                self.unauthenticated(now, applicant.way, applicant.user.as_str(), &error.to_string(), out);
+            }
             Err(error @ ScramError::Malformed(_)) => self.bye(Code::Invalid, &error.to_string(), None, out),
         }
     }
@@ -197,15 +214,25 @@ impl Session {
         out.push(request(Tag::Ensure, Op::EnsureAccount(ensure)));
     }
 
-    pub(super) fn ensured(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+    pub(super) fn ensured(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
         let SignIn::Ensuring { applicant } = self.step() else { return };
         match result {
-            Ok(_) => self.open(applicant, out),
+            Ok(_) => self.open(now, applicant, out),
             Err(refusal) => self.not_now(applicant.way, &refusal, out),
         }
     }
 
-    fn open(&mut self, applicant: Applicant, out: &mut Vec<Effect>) {
+    fn open(&mut self, now: Now, mut applicant: Applicant, out: &mut Vec<Effect>) {
+        if applicant.share.is_none() {
+            match self.rules.users.join(&applicant.user, now.instant) {
+                Ok(share) => applicant.share = Some(share),
+                Err(_) => {
+                    metrics::sign_in(applicant.way, "crowded");
+                    let why = "this user has as many connections as it may";
+                    return self.bye(Code::Overloaded, why, Some(CROWDED_AGAIN_MS), out);
+                }
+            }
+        }
         let (user, device) = (applicant.user.clone(), applicant.device.clone());
         let who = Who { user, device, since_ms: applicant.since_ms };
         let open = OpenSession { session: Some(self.stored(&who)) };
@@ -234,7 +261,9 @@ impl Session {
                 };
             }
         };
-        let SignIn::Opening { applicant, who, heard } = self.step() else { return };
+        let SignIn::Opening { mut applicant, who, heard } = self.step() else { return };
+        // `open` has put it in.
+        let Some(share) = applicant.share.take() else { return };
         metrics::sign_in(applicant.way, "ok");
         let timeline = TimelineId::Inbox(who.user.clone()).to_client();
         let begin = begin(&timeline, &applicant, &heads);
@@ -269,7 +298,7 @@ impl Session {
         out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
-        let mut live = Live::new(&self.rules, now, self.connection, LiveStart { who, timeline, expires, begin });
+        let mut live = Live::new(&self.rules, now, self.connection, LiveStart { who, timeline, expires, begin, share });
         if let Some(position) = heard {
             live.behind(now, position);
         }
@@ -283,10 +312,33 @@ impl Session {
     }
 
     /// Credentials are wrong.
-    fn unauthenticated(&mut self, now: Now, way: &'static str, reason: &str, out: &mut Vec<Effect>) {
+    fn unauthenticated(&mut self, now: Now, way: &'static str, user: &str, reason: &str, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "unauthenticated");
-        self.rules.throttle.failed(self.address, now.instant);
+        self.tell_failed(now, way, user, reason);
         self.bye(Code::Unauthenticated, reason, None, out);
+    }
+
+    /// Too much was wrong before.
+    fn throttled(&mut self, now: Now, way: &'static str, user: &str, wait: Duration, out: &mut Vec<Effect>) {
+        metrics::sign_in(way, "throttled");
+        let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+        let reason = "too many failed sign-ins from this address or for this user";
+        self.tell_failed(now, way, user, reason);
+        self.bye(Code::RateLimited, reason, Some(after), out);
+    }
+
+    /// One line in the log, unless there are too many: for whoever reads it, and for what bans addresses by it. `user` is
+    /// what the client says; empty if it says nothing.
+    fn tell_failed(&self, now: Now, way: &'static str, user: &str, reason: &str) {
+        if let Some(left_out) = self.rules.throttle.tell(now.instant) {
+            let address = self.address;
+            let user: String = user.chars().take(MAX_TOLD_CHARS).flat_map(char::escape_debug).collect();
+            if left_out == 0 {
+                tracing::warn!(%address, way, user, reason, "sign-in failed");
+            } else {
+                tracing::warn!(%address, way, user, reason, left_out, "sign-in failed");
+            }
+        }
     }
 
     /// The service could not carry out the sign-in.
@@ -389,6 +441,7 @@ mod tests {
                 make_account: false,
                 expires_ms: None,
                 scram_server_final: Bytes::new(),
+                share: None,
             };
             begin(&timeline, &applicant, &[TimelineHead { timeline: Some(timeline.clone()), head: Some(head) }]).from
         };

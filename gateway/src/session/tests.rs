@@ -70,7 +70,8 @@ fn rules() -> Rules {
         password_sign_in: true,
         tokens: TokenKeys::load(&jwt).expect("loads"),
         decoy_key: [1; 32],
-        throttle: Throttle::new(2, 60),
+        throttle: Throttle::new(crate::throttle::Tries::few()),
+        users: Users::new(2, 20, 7),
     }
 }
 

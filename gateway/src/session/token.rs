@@ -31,6 +31,9 @@ pub(crate) enum TokenError {
     Off,
     #[error("token is not valid: {0}")]
     Invalid(String),
+    /// Rightly signed, but not for this service, or lacking something.
+    #[error("token is not valid: {0}")]
+    Unfit(String),
     #[error("token has expired")]
     Expired,
     #[error("token is not valid yet")]
@@ -50,6 +53,25 @@ pub(crate) struct Token {
     pub(crate) issued_ms: Option<u64>,
     /// Its own name (`jti`), 1 to 128 bytes; None if it has none. By it a single token can be taken back.
     pub(crate) id: Option<String>,
+}
+
+impl TokenError {
+    /// Whoever has what was rightly signed has not guessed it.
+    pub(crate) fn is_a_guess(&self) -> bool {
+        match self {
+            Self::Invalid(_) => true,
+            Self::Off | Self::Unfit(_) | Self::Expired | Self::TooEarly | Self::Subject { .. } | Self::OtherUser => {
+                false
+            }
+        }
+    }
+
+    fn rightly_signed(self) -> Self {
+        match self {
+            Self::Invalid(why) => Self::Unfit(why),
+            other => other,
+        }
+    }
 }
 
 /// The keys of those who may make tokens.
@@ -91,8 +113,8 @@ impl TokenKeys {
             return Err(invalid(if any { "its signature is wrong" } else { "no key for its algorithm and kid" }));
         };
         // Read only now: nobody but the key's holder can make the claims' reader work.
-        let claims = Members::read("claims", parts.claims)?;
-        self.check_claims(key, &claims, named, now_ms)
+        let claims = Members::read("claims", parts.claims).map_err(TokenError::rightly_signed)?;
+        self.check_claims(key, &claims, named, now_ms).map_err(TokenError::rightly_signed)
     }
 
     fn check_header(&self, header: &Members) -> Result<(), TokenError> {

@@ -108,11 +108,116 @@ fn wrong_passwords_and_unknown_users_hear_the_same() {
 #[test]
 fn failed_sign_ins_from_one_address_are_throttled() {
     let rules = Arc::new(rules());
-    for expected in [Code::Unauthenticated, Code::Unauthenticated, Code::RateLimited] {
+    let wrong = || sign_in("", Credential::Token("no token".to_owned()));
+    for expected in [Code::Unauthenticated; 4].into_iter().chain([Code::RateLimited]) {
         let mut play = Play::with(Arc::clone(&rules));
-        play.says(sign_in("", Credential::Token("no token".to_owned())));
+        play.says(wrong());
         assert_eq!(play.bye().code(), expected);
     }
+    // A token that is right can't be guessed: its holder is not kept out by those who guess.
+    let mut play = Play::with(Arc::clone(&rules));
+    play.says(token_sign_in("alice", 3600));
+    assert!(matches!(play.op(), Op::OpenSession(_)));
+}
+
+#[test]
+fn what_was_rightly_signed_is_no_failure_of_guessing() {
+    let rules = Arc::new(rules());
+    let sign = |claims: serde_json::Value| {
+        let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("signs");
+        sign_in("", Credential::Token(token))
+    };
+    let (past, future) = (START_MS / 1000 - 60, START_MS / 1000 + 60);
+    let bad = [
+        serde_json::json!({"sub": "alice", "exp": past}),
+        serde_json::json!({"sub": "alice", "exp": future, "nbf": future}),
+        serde_json::json!({"sub": "alice", "exp": future, "aud": "another service"}),
+        serde_json::json!({"sub": "alice"}),
+        serde_json::json!({"sub": "", "exp": future}),
+    ];
+    for claims in bad.iter().cycle().take(20) {
+        let mut play = Play::with(Arc::clone(&rules));
+        play.says(sign(claims.clone()));
+        assert_eq!(play.bye().code(), Code::Unauthenticated, "{claims}");
+    }
+    let mut play = Play::with(Arc::clone(&rules));
+    play.says(sign_in("", Credential::Token("no token".to_owned())));
+    assert_eq!(play.bye().code(), Code::Unauthenticated, "nothing was counted");
+}
+
+#[test]
+fn wrong_passwords_of_one_user_are_counted_for_that_user() {
+    let rules = Arc::new(rules());
+    let stored = || Some(new_credentials("secret").expect("valid"));
+    for _ in 0..2 {
+        let mut play = Play::with(Arc::clone(&rules));
+        prove(&mut play, stored(), "wrong");
+        assert_eq!(play.bye().code(), Code::Unauthenticated);
+    }
+    let mut play = Play::with(Arc::clone(&rules));
+    play.says(sign_in("alice", Credential::ScramFirst(b"n,,n=alice,r=0123456789".to_vec().into())));
+    let bye = play.bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::RateLimited, true));
+    assert!(play.asked.is_empty(), "the store is not asked");
+    // Another user of the same address is not kept out.
+    let mut play = Play::with(Arc::clone(&rules));
+    play.says(sign_in("bob", Credential::ScramFirst(b"n,,n=bob,r=0123456789".to_vec().into())));
+    assert!(matches!(play.op(), Op::LookUpAccount(_)));
+}
+
+#[test]
+fn passwords_that_are_begun_and_left_have_a_rate_and_right_ones_do_not_count() {
+    let rules = Arc::new(rules());
+    for _ in 0..20 {
+        let mut play = Play::with(Arc::clone(&rules));
+        prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");
+        assert!(matches!(play.op(), Op::OpenSession(_)));
+    }
+    let begin = || {
+        let mut play = Play::with(Arc::clone(&rules));
+        play.says(sign_in("alice", Credential::ScramFirst(b"n,,n=alice,r=0123456789".to_vec().into())));
+        !play.asked.is_empty()
+    };
+    assert_eq!((0..20).filter(|_| begin()).count(), 8);
+}
+
+#[test]
+fn a_user_has_a_bound_of_connections() {
+    let rules = Arc::new(rules());
+    let sign_in = || {
+        let mut play = Play::with(Arc::clone(&rules));
+        play.says(token_sign_in("alice", 3600));
+        play
+    };
+    let (first, _second) = (sign_in(), sign_in());
+    let bye = sign_in().bye();
+    assert_eq!((bye.code(), bye.reconnect), (Code::Overloaded, true));
+    drop(first);
+    assert!(matches!(sign_in().op(), Op::OpenSession(_)));
+}
+
+#[test]
+fn the_connections_of_a_user_share_what_it_may_send() {
+    let rules = Arc::new(rules());
+    let mut plays = [Play::with(Arc::clone(&rules)), Play::with(rules)];
+    for play in &mut plays {
+        play.says(token_sign_in("alice", 3600));
+        play.hears_answer(Ok(opened(0, None)));
+        assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+    }
+    let mut sent = 0;
+    for number in 0..10 {
+        let play = &mut plays[number % 2];
+        play.says(send(&number.to_string(), "hello"));
+        if play.asked.is_empty() {
+            assert_eq!(play.refused().1, Code::RateLimited);
+        } else {
+            play.hears_answer(Err(refusal(Code::NotFound, "no such user", 0)));
+            assert_eq!(play.refused().1, Code::NotFound);
+            sent += 1;
+        }
+    }
+    assert_eq!(sent, 7, "each connection may send five at once, the user seven");
 }
 
 #[test]
