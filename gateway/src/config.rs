@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use carillon_proto::limits;
+use carillon_proto::{address::check_reachable, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -77,6 +77,8 @@ pub struct GatewayConfig {
     pub ack_interval_ms: u64,
     /// Requests to routers without an answer, of all connections together; more are refused.
     pub max_pending_requests: usize,
+    /// At shutdown, how long new clients are still served after the gateway has said that it is not ready.
+    pub drain_delay_ms: u64,
     /// At shutdown, over how long clients are told to go.
     pub drain_spread_ms: u64,
     /// Sign-in with SCRAM-SHA-256.
@@ -301,6 +303,7 @@ impl Default for GatewayConfig {
             gap_grace_ms: 20,
             ack_interval_ms: 100,
             max_pending_requests: 65_536,
+            drain_delay_ms: 500,
             drain_spread_ms: 2_000,
             password_sign_in: true,
             jwt: JwtConfig::default(),
@@ -331,8 +334,8 @@ impl GatewayConfig {
         if self.routers.is_empty() {
             return Err(InvalidConfig { key: "routers", why: "is empty but must name at least one router".to_owned() });
         }
-        if let Some(bad) = self.routers.iter().find(|address| !is_host_port(address)) {
-            return Err(InvalidConfig { key: "routers", why: format!("has {bad:?} but must be host:port") });
+        for address in &self.routers {
+            check_reachable(address).map_err(|error| InvalidConfig { key: "routers", why: error.to_string() })?;
         }
         within("lease_ms", self.lease_ms, 1_000, 600_000)?;
         within("max_connections", self.max_connections as u64, 1, 10_000_000)?;
@@ -374,6 +377,7 @@ impl GatewayConfig {
         within("gap_grace_ms", self.gap_grace_ms, 0, 10_000)?;
         within("ack_interval_ms", self.ack_interval_ms, 0, 60_000)?;
         within("max_pending_requests", self.max_pending_requests as u64, 1, 10_000_000)?;
+        within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
         within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;
         within("failed_sign_ins_per_minute", self.failed_sign_ins_per_minute.into(), 1, 1_000_000)?;

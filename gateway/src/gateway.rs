@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{Ready, peer::PeerSecurity, tasks::Tasks};
+use arc_swap::ArcSwap;
+use carillon_proto::{
+    Ready,
+    peer::{PeerError, PeerSecurity, Tier},
+    tasks::Tasks,
+};
 use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::{
@@ -21,7 +26,7 @@ use crate::{
     cut_off,
     lease::{Lease, deregister},
     links::{Links, LinksConfig, LinksTask},
-    listener::{Addresses, BindError, Listeners},
+    listener::{Addresses, BindError, Listeners, Tls, TlsError},
     session::{Rules, TokenKeyError, TokenKeys},
     status::Status,
     throttle::{TELL_REST, Throttle},
@@ -36,6 +41,8 @@ pub enum OpenError {
     TokenKey(#[from] TokenKeyError),
     #[error(transparent)]
     Listen(#[from] BindError),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
 }
 
 /// Ends the connections of clients and speaks for them to the routers. Stores nothing.
@@ -46,8 +53,10 @@ pub struct Gateway {
     security: PeerSecurity,
     routers: watch::Receiver<Vec<String>>,
     lease: watch::Receiver<Option<u64>>,
+    drain_delay: Duration,
     drain_spread: Duration,
     send_deadline: Duration,
+    tls: Option<Arc<Tls>>,
     /// Taken by `run`.
     parts: Mutex<Option<Parts>>,
     groups: OnceLock<Groups>,
@@ -70,13 +79,16 @@ struct Groups {
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between groups of clients that are told to go.
 const STEP: Duration = Duration::from_millis(20);
-/// Up to this a client waits before it comes back, elsewhere.
+/// Up to this a client waits before it comes back, elsewhere; longer where there are more clients than the others can take
+/// in that time.
 const COME_BACK_MS: u64 = 1_000;
+const COME_BACK_PER_S: u64 = 10_000;
 
 impl Gateway {
     /// Reads keys and binds listeners; nothing is accepted yet.
     pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
+        let security = security.of_tier(Tier::Gateway)?;
         let rules = Arc::new(rules(&config, &security)?);
         let (listeners, addresses) = Listeners::bind(&config).await?;
         let status = Arc::new(Status::new());
@@ -105,8 +117,10 @@ impl Gateway {
             security,
             routers,
             lease,
+            drain_delay: Duration::from_millis(config.drain_delay_ms),
             drain_spread: Duration::from_millis(config.drain_spread_ms),
             send_deadline: config.send_deadline(),
+            tls: listeners.tls(),
             parts: Mutex::new(Some(Parts { listeners, links: links_task, lease: lease_task })),
             groups: OnceLock::new(),
         })
@@ -122,9 +136,23 @@ impl Gateway {
         groups.lease.spawn("gateway-lease", lease.run());
         listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
         let Addresses { tcp, ws, grpc } = self.addresses;
-        tracing::info!(?tcp, ?ws, ?grpc, "gateway listens");
+        let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |address| address.to_string());
+        tracing::info!(tcp = shown(tcp), ws = shown(ws), grpc = shown(grpc), "gateway listens");
         // Set once: `parts` is taken once.
         let _ = self.groups.set(groups);
+    }
+
+    /// From now on tokens are checked by these keys, and new connections are met with these certificates. Open ones go on.
+    /// After an error everything is as it was.
+    pub fn reload(&self, config: &GatewayConfig) -> Result<(), OpenError> {
+        let tokens = TokenKeys::load(&config.jwt)?;
+        match (&self.tls, &config.tls) {
+            (None, None) => {}
+            (Some(tls), Some(config)) => tls.reload(config).map_err(BindError::Tls)?,
+            (None, Some(_)) | (Some(_), None) => return Err(BindError::Tls(TlsError::Switched).into()),
+        }
+        self.shared.rules.tokens.store(Arc::new(tokens));
+        Ok(())
     }
 
     /// Ready while it holds a lease and a link to a router of the ring.
@@ -147,12 +175,14 @@ impl Gateway {
         self.addresses.grpc
     }
 
-    /// Stops in order: accepts no more, sends clients away spread over time once their sends are answered, ends their
-    /// sessions, gives the lease back. Takes no longer than `drain_spread_ms`, `send_deadline_ms` and some seconds, and
+    /// Stops in order: says that it is not ready, after `drain_delay_ms` accepts no more, sends clients away spread over time once their sends are answered, ends their
+    /// sessions, gives the lease back. Takes no longer than `drain_delay_ms`, `drain_spread_ms`, `send_deadline_ms` and some seconds, and
     /// only some seconds when no router is left.
     pub async fn drain(&self) {
         self.status.draining();
         let Some(groups) = self.groups.get() else { return };
+        // Until those who send clients here have seen that it is not ready, whoever comes is still served.
+        sleep(self.drain_delay).await;
         groups.accepting.stop();
         self.send_clients_away().await;
         let gone = async {
@@ -188,16 +218,17 @@ impl Gateway {
 
     async fn send_clients_away(&self) {
         let clients = self.shared.connections.all();
+        let come_back_ms = COME_BACK_MS.max(clients.len() as u64 * 1_000 / COME_BACK_PER_S);
         let steps = (self.drain_spread.as_millis() / STEP.as_millis()).max(1) as usize;
         for group in clients.chunks(clients.len().div_ceil(steps).max(1)) {
             for client in group {
-                client.drain(Duration::from_millis(rand::rng().random_range(0..COME_BACK_MS)));
+                client.drain(Duration::from_millis(rand::rng().random_range(0..come_back_ms)));
             }
             sleep(STEP).await;
         }
         // Those that were accepted at the last moment.
         for client in self.shared.connections.all() {
-            client.drain(Duration::from_millis(rand::rng().random_range(0..COME_BACK_MS)));
+            client.drain(Duration::from_millis(rand::rng().random_range(0..come_back_ms)));
         }
     }
 }
@@ -210,6 +241,13 @@ async fn tell_the_rest(rules: Arc<Rules>) {
             tracing::warn!(left_out, "more sign-ins failed");
         }
     }
+}
+
+/// What is wrong with the files that the configuration names.
+pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
+    let keys = TokenKeys::load(&config.jwt).err().map(OpenError::from);
+    let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
+    keys.into_iter().chain(tls.map(|error| BindError::from(error).into())).collect()
 }
 
 async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {
@@ -236,7 +274,7 @@ fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenE
         gap_grace: Duration::from_millis(config.gap_grace_ms),
         ack_interval: Duration::from_millis(config.ack_interval_ms),
         password_sign_in: config.password_sign_in,
-        tokens: TokenKeys::load(&config.jwt)?,
+        tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
         decoy_key: security.derive_key("gateway: credentials of users who have none"),
         throttle: Throttle::new(config.tries()),
         users: config.users(),

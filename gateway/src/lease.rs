@@ -7,7 +7,8 @@ use std::{
 
 use carillon_proto::{
     pb::store::{DeregisterRequest, NodeKind, RegisterRequest, RenewRequest, registry_client::RegistryClient},
-    peer::{AddSecret, PeerError, PeerSecurity},
+    peer::{AddToken, PeerError, PeerSecurity, cause},
+    waiting::Waiting,
 };
 use rand::RngExt as _;
 use tokio::{
@@ -27,17 +28,20 @@ pub(crate) struct Lease {
     /// Routers, any of which passes the call on.
     routers: watch::Receiver<Vec<String>>,
     turn: usize,
+    /// Who was asked last.
+    asked: String,
+    waiting: Waiting,
     clients: HashMap<String, Client>,
     publish: watch::Sender<Option<u64>>,
 }
 
-type Client = RegistryClient<InterceptedService<Channel, AddSecret>>;
+type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
 
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
     #[error(transparent)]
     Peer(#[from] PeerError),
-    #[error("registry answers {0}")]
+    #[error("{}", cause(.0))]
     Status(#[from] Status),
     #[error("registry did not answer in time")]
     Slow,
@@ -59,7 +63,8 @@ impl Lease {
         routers: watch::Receiver<Vec<String>>,
         publish: watch::Sender<Option<u64>>,
     ) -> Self {
-        Self { security, ttl, routers, turn: 0, clients: HashMap::new(), publish }
+        let waiting = Waiting::new("a router that registers this gateway");
+        Self { security, ttl, routers, turn: 0, asked: String::new(), waiting, clients: HashMap::new(), publish }
     }
 
     /// For ever.
@@ -94,9 +99,12 @@ impl Lease {
                 Err(error) => Err(error),
             };
             match answer {
-                Ok(reply) => return (reply.lease, before),
+                Ok(reply) => {
+                    self.waiting.over();
+                    return (reply.lease, before);
+                }
                 Err(error) => {
-                    tracing::debug!(%error, "can't register");
+                    self.waiting.still(&self.asked, error);
                     sleep(jittered(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -124,12 +132,13 @@ impl Lease {
                 match answer {
                     Ok(_) => {
                         counted_from = before;
+                        self.waiting.over();
                         self.say(Some(lease));
                         break;
                     }
                     Err(error) if error.is_end() => return,
                     Err(error) => {
-                        tracing::debug!(%error, lease, "can't renew the lease");
+                        self.waiting.still(&self.asked, error);
                         let left = (counted_from + self.ttl).saturating_duration_since(Instant::now());
                         if left.is_zero() {
                             self.say(None);
@@ -162,6 +171,7 @@ impl Lease {
         let turn = self.turn;
         self.turn = turn.wrapping_add(1);
         let address = routers.get(turn % routers.len().max(1)).ok_or(LeaseError::NoRouter)?;
+        self.asked.clone_from(address);
         if let Some(client) = self.clients.get(address) {
             return Ok(client.clone());
         }
@@ -184,7 +194,7 @@ pub(crate) async fn deregister(security: &PeerSecurity, routers: &[String], leas
 
 fn client(security: &PeerSecurity, address: &str) -> Result<Client, PeerError> {
     let channel = security.channel(address)?;
-    Ok(RegistryClient::with_interceptor(channel, security.auth().0))
+    Ok(RegistryClient::with_interceptor(channel, security.token()))
 }
 
 async fn within<T>(

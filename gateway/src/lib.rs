@@ -36,6 +36,6 @@ pub use config::{
     GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,
     TlsConfig, UserForm,
 };
-pub use gateway::{Gateway, OpenError};
+pub use gateway::{Gateway, OpenError, check_files};
 pub use listener::{BindError, TlsError, proxies::ForwardedHeader};
 pub use session::TokenKeyError;

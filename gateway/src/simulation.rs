@@ -91,7 +91,11 @@ impl Gateway {
             gap_grace: settings.gap_grace,
             ack_interval: Duration::from_millis(100),
             password_sign_in: false,
-            tokens: TokenKeys::load(&JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() })?,
+            tokens: arc_swap::ArcSwap::from_pointee(TokenKeys::load(&JwtConfig {
+                keys: vec![key],
+                leeway_s: 0,
+                ..JwtConfig::default()
+            })?),
             decoy_key: [1; 32],
             throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
             users: crate::config::GatewayConfig::default().users(),

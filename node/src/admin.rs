@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -47,7 +47,7 @@ pub(crate) struct Admin {
 /// What the roles of this process say of themselves.
 #[derive(Clone)]
 pub(crate) struct Health {
-    roles: Arc<[(Role, Ready)]>,
+    roles: Arc<[(Role, OnceLock<Ready>)]>,
     draining: Arc<AtomicBool>,
 }
 
@@ -96,8 +96,16 @@ async fn serve(stream: TcpStream, app: Router) {
 }
 
 impl Health {
-    pub(crate) fn new(roles: Vec<(Role, Ready)>) -> Self {
-        Self { roles: roles.into(), draining: Arc::default() }
+    /// None of them is open yet.
+    pub(crate) fn new(roles: &[Role]) -> Self {
+        Self { roles: roles.iter().map(|role| (*role, OnceLock::new())).collect(), draining: Arc::default() }
+    }
+
+    /// From now on the role speaks for itself.
+    pub(crate) fn opened(&self, role: Role, ready: Ready) {
+        for (_, opened) in self.roles.iter().filter(|(other, _)| *other == role) {
+            opened.get_or_init(|| ready.clone());
+        }
     }
 
     pub(crate) fn set_draining(&self) {
@@ -106,30 +114,37 @@ impl Health {
 
     /// What keeps the process from being ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
+        let mut reasons = self.reasons_of_roles();
         if self.draining.load(Ordering::Relaxed) {
-            reasons.push("stopping".to_owned());
+            reasons.insert(0, "stopping".to_owned());
         }
+        reasons
+    }
+
+    fn reasons_of_roles(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
         for (role, ready) in &*self.roles {
-            if let Readiness::NotReady(why) = &*ready.borrow() {
-                reasons.push(format!("{role}: {why}"));
+            match ready.get().map(|ready| ready.borrow().clone()) {
+                Some(Readiness::Ready) => {}
+                Some(Readiness::NotReady(why)) => reasons.push(format!("{role}: {why}")),
+                None => reasons.push(format!("{role}: opening")),
             }
         }
         reasons
     }
 
-    /// Resolves when all roles are ready.
+    /// Resolves when all roles are ready; they are open.
     pub(crate) async fn ready(&self) {
         'again: loop {
             for (_, ready) in &*self.roles {
-                let mut ready = ready.clone();
+                let Some(mut ready) = ready.get().cloned() else { return std::future::pending().await };
                 // A role that has ended will never be ready.
                 if ready.wait_for(Readiness::is_ready).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
             // An earlier one may have changed its mind while a later one was waited for.
-            if self.roles.iter().all(|(_, ready)| ready.borrow().is_ready()) {
+            if self.reasons_of_roles().is_empty() {
                 return;
             }
             continue 'again;
@@ -159,7 +174,10 @@ mod tests {
     async fn readyz_tells_the_reasons_until_all_roles_are_ready_and_while_draining() {
         let (router, ready) = watch::channel(Readiness::NotReady("no lease".to_owned()));
         let (_gateway, gateway_ready) = watch::channel(Readiness::Ready);
-        let health = Health::new(vec![(Role::Router, ready), (Role::Gateway, gateway_ready)]);
+        let health = Health::new(&[Role::Router, Role::Gateway]);
+        health.opened(Role::Gateway, gateway_ready);
+        assert_eq!(readyz(State(health.clone())).await.1, "router: opening\n");
+        health.opened(Role::Router, ready);
         let (status, body) = readyz(State(health.clone())).await;
         assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "router: no lease\n"));
         router.send_replace(Readiness::Ready);

@@ -1,10 +1,17 @@
 //! Carillon as a program: the roles of one process, wired, started, watched and stopped in order.
 
+// What can fail must not panic: see cli/out.rs.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod admin;
+mod certificates;
+mod check;
 mod cli;
 mod config;
 mod descriptors;
+mod log_writer;
 mod metrics;
+mod reload;
 mod role;
 mod running;
 mod shutdown;

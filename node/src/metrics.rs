@@ -14,6 +14,8 @@ use crate::Role;
 pub(crate) const BUILD_INFO: &str = "carillon_node_build_info";
 pub(crate) const RESIDENT_MEMORY_BYTES: &str = "carillon_node_resident_memory_bytes";
 pub(crate) const CPU_SECONDS: &str = "carillon_node_cpu_seconds";
+/// Label `used_for`: clients, nodes, or nodes-ca.
+pub(crate) const CERTIFICATE_ENDS_SECONDS: &str = "carillon_node_certificate_ends_seconds";
 pub(crate) const OPEN_FILES: &str = "carillon_node_open_files";
 
 /// 100 microseconds to 30 seconds.
@@ -44,6 +46,11 @@ pub(crate) fn describe() {
     describe_gauge!(BUILD_INFO, "1; the labels tell the version and the roles of the process");
     describe_gauge!(RESIDENT_MEMORY_BYTES, Unit::Bytes, "Memory of the process that is in RAM");
     describe_gauge!(CPU_SECONDS, Unit::Seconds, "Time that the process has computed, user and system");
+    describe_gauge!(
+        CERTIFICATE_ENDS_SECONDS,
+        Unit::Seconds,
+        "When the first certificate of the file ends, since 1970, by what it is used for"
+    );
     describe_gauge!(OPEN_FILES, Unit::Count, "Open file descriptors of the process, sockets included");
     #[cfg(feature = "count-allocations")]
     allocations::describe();

@@ -2,8 +2,11 @@
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
-use carillon_gateway::{BindError, Gateway, GatewayConfig};
-use carillon_proto::{peer::PeerSecurity, tasks::Tasks};
+use carillon_gateway::{Gateway, GatewayConfig};
+use carillon_proto::{
+    peer::{PeerSecurity, Tier},
+    tasks::Tasks,
+};
 use carillon_router::{Router, RouterConfig};
 use carillon_storage::Storage;
 use tokio::time::{Instant, timeout_at};
@@ -11,6 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     Config, ConfigError, Role, SecretError, Secrets,
     admin::{Admin, Health},
+    certificates::{self, Certificates},
+    config::peer_tls,
     descriptors, metrics,
 };
 
@@ -19,6 +24,10 @@ pub struct Running {
     storage: Option<Storage>,
     router: Option<Router>,
     gateway: Option<Gateway>,
+    roles: Vec<Role>,
+    secrets: Secrets,
+    security: PeerSecurity,
+    certificates: Certificates,
     health: Health,
     addresses: Addresses,
     tasks: Tasks,
@@ -71,7 +80,7 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     if is_whole(roles) {
         secrets.generate()?;
     }
-    let mut security = secrets.peer_security(&config)?;
+    let mut security = secrets.peer_security(&config, &tiers(roles))?;
     if roles.len() > 1 {
         security = security.within_process();
     }
@@ -80,65 +89,87 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
 
     let listen = config.admin.listen;
     let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;
-    let mut running = open(config, roles, &secrets, security, &tasks).await?;
-    running.addresses.admin = Some(admin.address());
-
+    let mut addresses = Addresses { admin: Some(admin.address()), ..Addresses::default() };
     metrics::run(recorder.clone(), roles, &tasks);
-    admin.run(running.health.clone(), recorder, &tasks);
+    // It answers while the roles are opened, which may take long.
+    let health = Health::new(roles);
+    admin.run(health.clone(), recorder, &tasks);
+    let certificates = Certificates::default();
+    certificates.use_files(certificates::files_of(&config, roles));
+    certificates.run(&tasks);
+    let shutdown_deadline = Duration::from_millis(config.shutdown_deadline_ms);
+    let opened = open(config, roles, &secrets, &security, &health, &mut addresses).await?;
+    let Opened { storage, router, gateway } = opened;
+    let running = Running {
+        storage,
+        router,
+        gateway,
+        roles: roles.to_vec(),
+        secrets,
+        security,
+        certificates,
+        health,
+        addresses,
+        tasks,
+        shutdown_deadline,
+    };
     running.run();
     Ok(running)
+}
+
+#[derive(Default)]
+struct Opened {
+    storage: Option<Storage>,
+    router: Option<Router>,
+    gateway: Option<Gateway>,
 }
 
 async fn open(
     config: Config,
     roles: &[Role],
     secrets: &Secrets,
-    security: PeerSecurity,
-    tasks: &Tasks,
-) -> Result<Running, StartError> {
-    let (mut addresses, mut ready) = (Addresses::default(), Vec::new());
-    let (mut router_config, mut gateway_config) = (config.router, config.gateway);
-
-    let mut storage = None;
+    security: &PeerSecurity,
+    health: &Health,
+    addresses: &mut Addresses,
+) -> Result<Opened, StartError> {
+    let mut gateway_config = gateway_config(&config, roles, secrets);
+    let mut router_config = config.router;
+    let mut all = Opened::default();
     if roles.contains(&Role::Storage) {
         let opened = Storage::open(config.storage, security.clone()).await?;
         addresses.storage = Some(opened.address());
-        ready.push((Role::Storage, opened.ready()));
-        storage = Some(opened);
+        health.opened(Role::Storage, opened.ready());
+        all.storage = Some(opened);
     }
-    let mut router = None;
     if roles.contains(&Role::Router) {
         if let Some(address) = addresses.storage.filter(|_| router_config.storage == RouterConfig::default().storage) {
             router_config.storage = vec![address.to_string()];
         }
         let opened = Router::open(router_config, security.clone()).await?;
         addresses.router = Some(opened.address());
-        ready.push((Role::Router, opened.ready()));
-        router = Some(opened);
+        health.opened(Role::Router, opened.ready());
+        all.router = Some(opened);
     }
-    let mut gateway = None;
     if roles.contains(&Role::Gateway) {
         if let Some(address) = addresses.router.filter(|_| gateway_config.routers == GatewayConfig::default().routers) {
             gateway_config.routers = vec![address.to_string()];
         }
-        if gateway_config.jwt.keys.is_empty() && is_whole(roles) {
-            gateway_config.jwt.keys.extend(secrets.token_key());
-        }
-        let opened = Gateway::open(gateway_config, security).await?;
+        let opened = Gateway::open(gateway_config, security.clone()).await?;
         (addresses.tcp, addresses.ws, addresses.grpc) =
             (opened.tcp_address(), opened.ws_address(), opened.grpc_address());
-        ready.push((Role::Gateway, opened.ready()));
-        gateway = Some(opened);
+        health.opened(Role::Gateway, opened.ready());
+        all.gateway = Some(opened);
     }
-    Ok(Running {
-        storage,
-        router,
-        gateway,
-        health: Health::new(ready),
-        addresses,
-        tasks: tasks.clone(),
-        shutdown_deadline: Duration::from_millis(config.shutdown_deadline_ms),
-    })
+    Ok(all)
+}
+
+/// A process that is a cluster of its own makes the key of its tokens, unless it is given keys.
+pub(crate) fn gateway_config(config: &Config, roles: &[Role], secrets: &Secrets) -> GatewayConfig {
+    let mut gateway = config.gateway.clone();
+    if gateway.jwt.keys.is_empty() && is_whole(roles) {
+        gateway.jwt.keys.extend(secrets.token_key());
+    }
+    gateway
 }
 
 fn storage_hint(error: &carillon_storage::OpenError) -> &'static str {
@@ -151,9 +182,9 @@ fn storage_hint(error: &carillon_storage::OpenError) -> &'static str {
 /// Begins a text that begins with a key.
 fn gateway_hint(error: &carillon_gateway::OpenError) -> &'static str {
     match error {
-        carillon_gateway::OpenError::Listen(BindError::Listen { .. }) | carillon_gateway::OpenError::Config(_) => {
-            "gateway."
-        }
+        carillon_gateway::OpenError::Listen(_)
+        | carillon_gateway::OpenError::Config(_)
+        | carillon_gateway::OpenError::TokenKey(_) => "gateway.",
         _ => "gateway: ",
     }
 }
@@ -165,7 +196,17 @@ fn router_hint(error: &carillon_router::OpenError) -> &'static str {
     }
 }
 
-fn is_whole(roles: &[Role]) -> bool {
+/// As what this process calls others.
+pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
+    let tier = |role: &Role| match role {
+        Role::Storage => Tier::Storage,
+        Role::Router => Tier::Router,
+        Role::Gateway => Tier::Gateway,
+    };
+    roles.iter().map(tier).collect()
+}
+
+pub(crate) fn is_whole(roles: &[Role]) -> bool {
     Role::ALL.iter().all(|role| roles.contains(role))
 }
 
@@ -180,6 +221,25 @@ impl Running {
         if let Some(gateway) = &self.gateway {
             gateway.run(&self.tasks);
         }
+    }
+
+    /// Takes up what the files of this configuration hold now: certificates, keys and tokens. What fails is told, and stays
+    /// as it was; connections go on.
+    pub(crate) fn reload(&self, config: &Config) -> Vec<String> {
+        let mut failures = Vec::new();
+        let peers = || {
+            let (tokens, tls) = (self.secrets.tokens(config)?, peer_tls(config)?);
+            self.security.replace(tokens, tls.as_ref()).map_err(SecretError::from)
+        };
+        failures.extend(peers().err().map(|error| error.to_string()));
+        if let Some(gateway) = &self.gateway {
+            let config = gateway_config(config, &self.roles, &self.secrets);
+            failures.extend(gateway.reload(&config).err().map(|error| format!("{}{error}", gateway_hint(&error))));
+        }
+        if failures.is_empty() {
+            self.certificates.use_files(certificates::files_of(config, &self.roles));
+        }
+        failures
     }
 
     pub fn addresses(&self) -> &Addresses {

@@ -11,20 +11,26 @@ use opentelemetry_sdk::{
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{FilterExt as _, filter_fn},
+    filter::{FilterExt as _, LevelFilter, filter_fn},
     layer::SubscriberExt as _,
+    reload::{self, Handle},
     util::SubscriberInitExt as _,
 };
 
-use crate::{Config, LogFormat};
+use crate::{Config, LogFormat, log_writer::LogWriter};
 
 /// Libraries that tell at `info` what only their authors want to know; openraft also warns of each heartbeat of each shard
 /// that a stopped node does not take, which storage tells itself, once. A directive in log.level overrides it.
 const QUIET: &str = "openraft=error,raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
 
+/// For what waits to be written at the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// Installed for the process; [`Telemetry::flush`] at the end.
 pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
+    level: Handle<EnvFilter, Registry>,
+    log: LogWriter,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +38,9 @@ pub enum TelemetryError {
     #[error("trace.otlp_endpoint: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("log.level: {0}")]
-    Level(#[from] tracing_subscriber::filter::ParseError),
+    Level(String),
+    #[error("can't start the thread that writes the log: {0}")]
+    Log(#[from] std::io::Error),
     #[error("telemetry is installed already: {0}")]
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
@@ -41,25 +49,57 @@ impl Telemetry {
     /// Within a Tokio runtime. `name` is what the process is, for the name of the service.
     pub fn install(config: &Config, name: &str) -> Result<Self, TelemetryError> {
         let tracer = if config.trace.otlp_endpoint.is_empty() { None } else { Some(provider(config, name)?) };
-        let level: EnvFilter = format!("{QUIET},{}", config.log.level).parse()?;
-        Registry::default().with(layers(level, config.log.format, tracer.as_ref())).try_init()?;
-        Ok(Self { tracer })
+        let log = LogWriter::start(std::io::stderr())?;
+        let (level, handle) = reload::Layer::new(filter(&config.log.level).map_err(TelemetryError::Level)?);
+        Registry::default().with(layers(level, config.log.format, log.clone(), tracer.as_ref())).try_init()?;
+        Ok(Self { tracer, level: handle, log })
     }
 
-    /// Sends what waits, for a short time. Blocks.
-    pub fn flush(self) {
-        if let Some(tracer) = self.tracer
+    /// From now on this is logged, by the rules of log.level.
+    pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
+        let level = filter(level).map_err(TelemetryError::Level)?;
+        self.level.reload(level).map_err(|error| TelemetryError::Level(error.to_string()))
+    }
+
+    /// Sends and writes what waits, for a short time. Blocks.
+    pub fn flush(&self) {
+        self.log.flush(LAST_LINES);
+        if let Some(tracer) = &self.tracer
             && let Err(error) = tracer.shutdown_with_timeout(Duration::from_secs(3))
         {
             tracing::warn!(%error, "not all traces were sent");
+            self.log.flush(LAST_LINES);
         }
     }
 }
 
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.log.flush(LAST_LINES);
+    }
+}
+
+/// What log.level says, or what is wrong with it.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+    // A single word that is no level would be taken for the name of a module, and nothing else be logged.
+    let words = level.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    if let Some(wrong) = words.into_iter().find(|word| word.is_empty() || word.parse::<LevelFilter>().is_err()) {
+        return Err(format!(
+            "\"{wrong}\" is no level: it must be error, warn, info, debug, trace or off, or MODULE=LEVEL"
+        ));
+    }
+    format!("{QUIET},{level}").parse::<EnvFilter>().map_err(|error| error.to_string())
+}
+
 /// Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing: a list,
 /// because an `Option` of a layer wants every span where it is None.
-fn layers(level: EnvFilter, format: LogFormat, tracer: Option<&SdkTracerProvider>) -> Vec<BoxedLayer> {
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+fn layers(
+    level: ReplaceableLevel,
+    format: LogFormat,
+    log: LogWriter,
+    tracer: Option<&SdkTracerProvider>,
+) -> Vec<BoxedLayer> {
+    let logs = tracing_subscriber::fmt::layer().with_writer(log);
     let logs = match format {
         LogFormat::Text => logs.with_ansi(false).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
@@ -72,6 +112,8 @@ fn layers(level: EnvFilter, format: LogFormat, tracer: Option<&SdkTracerProvider
     layers
 }
 
+/// Can be replaced while it is in use.
+type ReplaceableLevel = reload::Layer<EnvFilter, Registry>;
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 fn is_no_span(metadata: &Metadata<'_>) -> bool {
@@ -107,24 +149,36 @@ mod tests {
 
     #[test]
     fn without_a_tracer_spans_are_disabled_and_events_are_logged() {
-        let level: EnvFilter = "info".parse().expect("valid");
-        let subscriber = Registry::default().with(layers(level, LogFormat::Text, None));
+        let (level, handle) = reload::Layer::new(filter("info").expect("valid"));
+        let log = LogWriter::start(std::io::sink()).expect("a thread");
+        let subscriber = Registry::default().with(layers(level, LogFormat::Text, log, None));
         tracing::subscriber::with_default(subscriber, || {
             assert!(tracing::info_span!("send").is_disabled());
             assert!(tracing::enabled!(tracing::Level::INFO));
             assert!(!tracing::enabled!(tracing::Level::DEBUG));
+            handle.reload(filter("debug").expect("valid")).expect("in use");
+            assert!(tracing::enabled!(tracing::Level::DEBUG), "the level can be changed");
         });
     }
 
     #[test]
     fn libraries_are_quiet_unless_the_level_names_them() {
         let shown = |level: &str| {
-            let filter: EnvFilter = format!("{QUIET},{level}").parse().expect("valid");
-            let subscriber = Registry::default().with(filter);
+            let subscriber = Registry::default().with(filter(level).expect("valid"));
             tracing::subscriber::with_default(subscriber, || tracing::enabled!(target: "openraft", Level::INFO))
         };
         assert!(!shown("info"));
         assert!(!shown("debug"));
         assert!(shown("info,openraft=info"));
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for right in ["info", "WARN", "off", "info,carillon_router=debug", "warn,[sign_in]=debug"] {
+            filter(right).expect(right);
+        }
+        for wrong in ["loud", "inof", "carillon_router", "info,,debug", "", "info,=loud", "info,x=loud"] {
+            assert!(filter(wrong).is_err(), "{wrong}");
+        }
     }
 }

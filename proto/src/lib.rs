@@ -2,6 +2,7 @@
 //! how nodes authenticate to each other. See `docs/architecture.md`.
 
 pub mod accepting;
+pub mod address;
 mod batch;
 pub mod credentials;
 mod duplicate;
@@ -20,7 +21,9 @@ pub mod seldom;
 mod shard;
 pub mod tasks;
 mod timeline;
+pub mod tls;
 pub mod trace;
+pub mod waiting;
 
 pub use batch::Batches;
 pub use duplicate::DuplicateKey;

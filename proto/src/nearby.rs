@@ -58,14 +58,14 @@ pub enum PeerStream {
 pub struct PeerConnection(pub(crate) Option<Probation>);
 
 /// Connections to an internal listener, from this process and from others.
-pub struct PeerIncoming {
+pub(crate) struct PeerIncoming {
     tcp: BoxStream<'static, PeerStream>,
     nearby: Option<Listening>,
 }
 
 /// Known to the others of the process until it is dropped.
 struct Listening {
-    address: String,
+    addresses: Vec<String>,
     nearby: Nearby,
     queue: mpsc::Receiver<DuplexStream>,
 }
@@ -77,22 +77,25 @@ impl Nearby {
         self.listeners.lock().get(address)?.try_send(theirs).ok().map(|()| ours)
     }
 
-    fn listen(&self, address: String) -> Listening {
+    fn listen(&self, addresses: Vec<String>) -> Listening {
         let (sender, queue) = mpsc::channel(BACKLOG);
-        self.listeners.lock().insert(address.clone(), sender);
-        Listening { address, nearby: self.clone(), queue }
+        self.listeners.lock().extend(addresses.iter().map(|address| (address.clone(), sender.clone())));
+        Listening { addresses, nearby: self.clone(), queue }
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.nearby.listeners.lock().remove(&self.address);
+        let mut listeners = self.nearby.listeners.lock();
+        for address in &self.addresses {
+            listeners.remove(address);
+        }
     }
 }
 
 impl PeerStream {
-    pub(crate) async fn connect(nearby: &Nearby, address: &str) -> io::Result<Self> {
-        if let Some(stream) = nearby.connect(address) {
+    pub(crate) async fn connect(nearby: Option<&Nearby>, address: &str) -> io::Result<Self> {
+        if let Some(stream) = nearby.and_then(|nearby| nearby.connect(address)) {
             return Ok(Self::Memory(stream));
         }
         let stream = TcpStream::connect(address).await?;
@@ -102,10 +105,11 @@ impl PeerStream {
 }
 
 impl PeerIncoming {
-    pub(crate) fn new(listener: TcpListener, nearby: Option<&Nearby>) -> Self {
-        // Without an address of its own nobody could name it.
-        let address = listener.local_addr().ok().map(|address| address.to_string());
-        let nearby = nearby.zip(address).map(|(nearby, address)| nearby.listen(address));
+    pub(crate) fn new(listener: TcpListener, advertised: Option<&str>, nearby: Option<&Nearby>) -> Self {
+        // Others may know it by either address. Without any nobody could name it.
+        let bound = listener.local_addr().ok().map(|address| address.to_string());
+        let addresses = bound.into_iter().chain(advertised.map(str::to_owned)).collect();
+        let nearby = nearby.map(|nearby| nearby.listen(addresses));
         Self { tcp: accepted(listener).boxed(), nearby }
     }
 }
@@ -226,8 +230,8 @@ mod tests {
         let nearby = Nearby::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address").to_string();
-        let mut incoming = PeerIncoming::new(listener, Some(&nearby));
-        let mut ours = PeerStream::connect(&nearby, &address).await.expect("connects");
+        let mut incoming = PeerIncoming::new(listener, Some("carillon.example:7401"), Some(&nearby));
+        let mut ours = PeerStream::connect(Some(&nearby), &address).await.expect("connects");
         let mut theirs = incoming.next().await.expect("open").expect("accepted");
         assert!(matches!((&ours, &theirs), (PeerStream::Memory(_), PeerStream::Memory(_))));
         ours.write_all(b"hello").await.expect("written");
@@ -235,9 +239,12 @@ mod tests {
         theirs.read_exact(&mut heard).await.expect("read");
         assert_eq!(&heard, b"hello");
         // From another process.
-        PeerStream::connect(&Nearby::default(), &address).await.expect("connects");
+        PeerStream::connect(Some(&Nearby::default()), &address).await.expect("connects");
         assert!(matches!(incoming.next().await.expect("open").expect("accepted"), PeerStream::Accepted(_)));
+        // By the address that others know.
+        let ours = PeerStream::connect(Some(&nearby), "carillon.example:7401").await.expect("connects");
+        assert!(matches!(ours, PeerStream::Memory(_)));
         drop(incoming);
-        assert!(PeerStream::connect(&nearby, &address).await.is_err());
+        assert!(PeerStream::connect(Some(&nearby), &address).await.is_err());
     }
 }

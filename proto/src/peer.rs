@@ -1,27 +1,34 @@
-//! How nodes authenticate to each other: a cluster secret in each call's metadata, and mutual TLS if it is configured.
+//! How nodes authenticate to each other: a token of the caller's tier in each call's metadata, and mutual TLS if it is
+//! configured. Both can be replaced while connections go on.
 
-use std::{sync::Arc, time::Duration};
+mod tokens;
 
+use std::{io, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
-use subtle::ConstantTimeEq as _;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::Interceptor,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig},
+    Status,
+    transport::{Channel, Endpoint, Server},
 };
 
-use crate::nearby::{Nearby, PeerConnection, PeerIncoming, PeerStream};
+use crate::{
+    nearby::{Nearby, PeerIncoming, PeerStream},
+    tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
+};
 
 pub use crate::nearby::MAX_UNPROVEN_PEERS;
+pub use tokens::{AddToken, CheckToken, Tier, TierTokens, derive, lines};
 
-/// What a node needs to be one of the cluster.
+/// What a node needs to be one of the cluster. Clones follow each other's changes.
 #[derive(Clone)]
 pub struct PeerSecurity {
-    secret: Arc<str>,
-    header: MetadataValue<Ascii>,
-    tls: Option<Arc<PeerTls>>,
+    tier: Tier,
+    tokens: Arc<ArcSwap<TierTokens>>,
+    tls: Option<Arc<ArcSwap<TlsSides>>>,
     nearby: Option<Nearby>,
 }
 
@@ -35,27 +42,51 @@ pub struct PeerTls {
     pub server_name: Option<String>,
 }
 
+/// Made of a [`PeerTls`]; a connection takes what is there when it is opened.
+pub(crate) struct TlsSides {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    server_name: Option<String>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    #[error("cluster secret must be 16 to 512 visible ASCII characters, but has {0} bytes or others")]
-    Secret(usize),
+    #[error("must have 16 to 512 visible ASCII characters on a line, but has {bytes} bytes or others")]
+    Secret { bytes: usize },
+    #[error("has {lines} lines, but at most two are taken: the one in use, and the one before or after it")]
+    TooMany { lines: usize },
+    #[error("there is no token for the {tier} tier: set cluster.tokens.{tier}_file, or cluster.secret_file")]
+    NoToken { tier: Tier },
     #[error("node address {0:?} is not host:port")]
     Address(String),
-    #[error("TLS between nodes can't be set up: {0}")]
-    Tls(#[source] tonic::transport::Error),
+    #[error("cluster.tls.{setting} {why}")]
+    Tls { setting: &'static str, why: TlsError },
+    #[error("cluster.tls was switched on or off: that needs a restart")]
+    TlsSwitched,
 }
 
 impl PeerSecurity {
-    pub fn new(secret: &str, tls: Option<PeerTls>) -> Result<Self, PeerError> {
-        let secret = secret.trim();
-        let visible = secret.bytes().all(|byte| byte.is_ascii_graphic());
-        if !(16..=512).contains(&secret.len()) || !visible {
-            return Err(PeerError::Secret(secret.len()));
-        }
-        let mut header =
-            MetadataValue::try_from(format!("Bearer {secret}")).map_err(|_| PeerError::Secret(secret.len()))?;
-        header.set_sensitive(true);
-        Ok(Self { secret: Arc::from(secret), header, tls: tls.map(Arc::new), nearby: None })
+    /// For a node of this tier, or for the operator.
+    pub fn new(tier: Tier, tokens: TierTokens, tls: Option<PeerTls>) -> Result<Self, PeerError> {
+        tokens.presented(tier)?;
+        let tls = tls.as_ref().map(TlsSides::new).transpose()?;
+        Ok(Self {
+            tier,
+            tokens: Arc::new(ArcSwap::from_pointee(tokens)),
+            tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
+            nearby: None,
+        })
+    }
+
+    /// With all tiers' tokens derived from the cluster's secret.
+    pub fn from_secret(tier: Tier, secret: &str, tls: Option<PeerTls>) -> Result<Self, PeerError> {
+        Self::new(tier, TierTokens::derived(secret)?, tls)
+    }
+
+    /// For another tier of this process.
+    pub fn of_tier(&self, tier: Tier) -> Result<Self, PeerError> {
+        self.tokens.load().presented(tier)?;
+        Ok(Self { tier, ..self.clone() })
     }
 
     /// For all nodes of this process: what is made from this and its clones reaches each other without sockets.
@@ -64,123 +95,161 @@ impl PeerSecurity {
         Self { nearby: Some(Nearby::default()), ..self }
     }
 
-    /// What comes to the internal listener, for [`PeerSecurity::server`].
-    pub fn incoming(&self, listener: TcpListener) -> PeerIncoming {
-        PeerIncoming::new(listener, self.nearby.as_ref())
+    /// From now on calls present, and are checked by, these tokens, and new connections use these certificates. Open ones
+    /// go on. After an error everything is as it was.
+    pub fn replace(&self, tokens: TierTokens, tls: Option<&PeerTls>) -> Result<(), PeerError> {
+        let before = self.tokens.load();
+        if let Some(tier) = Tier::ALL.into_iter().find(|tier| before.has(*tier) && !tokens.has(*tier)) {
+            return Err(PeerError::NoToken { tier });
+        }
+        match (&self.tls, tls.map(TlsSides::new).transpose()?) {
+            (None, None) => {}
+            (Some(current), Some(new)) => current.store(Arc::new(new)),
+            (None, Some(_)) | (Some(_), None) => return Err(PeerError::TlsSwitched),
+        }
+        self.tokens.store(Arc::new(tokens));
+        Ok(())
     }
 
-    /// A key for what must not be guessable outside the cluster, derived from the secret by `purpose`.
+    /// What comes to the internal listener, for [`PeerSecurity::server`]. `advertised`: the address by which others know
+    /// it, if that is not the one it is bound to.
+    pub fn incoming(
+        &self,
+        listener: TcpListener,
+        advertised: Option<&str>,
+    ) -> impl Stream<Item = io::Result<MaybeTls<PeerStream>>> + use<> {
+        let tls = self.tls.clone();
+        PeerIncoming::new(listener, advertised, self.nearby.as_ref()).map(move |stream| {
+            Ok(match (stream?, &tls) {
+                // What does not leave the process needs no TLS.
+                (stream @ PeerStream::Memory(_), _) | (stream, None) => MaybeTls::plain(stream),
+                (stream, Some(tls)) => MaybeTls::accept(stream, Arc::clone(&tls.load().server)),
+            })
+        })
+    }
+
+    /// A key for what must not be guessable outside the tier, derived from its token by `purpose`.
     pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
         use sha2::Digest as _;
         let mut hash = sha2::Sha256::new();
         hash.update(purpose.as_bytes());
         hash.update([0]);
-        hash.update(self.secret.as_bytes());
+        // A node has its own tier's token from the start to the end.
+        hash.update(self.tokens.load().presented(self.tier).expect("its own").as_encoded_bytes());
         hash.finalize().into()
     }
 
-    /// A server builder for the internal listener. Wrap each of its services with [`PeerSecurity::auth`].
-    pub fn server(&self) -> Result<Server, PeerError> {
-        let server = Server::builder()
-            .tcp_nodelay(true)
+    /// A server builder for the internal listener, for what comes by [`PeerSecurity::incoming`]. Wrap each of its services
+    /// with [`PeerSecurity::check`].
+    pub fn server(&self) -> Server {
+        Server::builder()
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(5)));
-        match &self.tls {
-            None => Ok(server),
-            Some(tls) => server
-                .tls_config(
-                    ServerTlsConfig::new()
-                        .identity(Identity::from_pem(&tls.certificate, &tls.key))
-                        .client_ca_root(Certificate::from_pem(&tls.ca)),
-                )
-                .map_err(PeerError::Tls),
-        }
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
     }
 
     /// A channel to the internal listener of another node, connected when it is first used and again when it broke.
     pub fn channel(&self, address: &str) -> Result<Channel, PeerError> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+        // TLS is the connector's.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| PeerError::Address(address.to_owned()))?
             .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
-        let endpoint = match &self.tls {
-            None => endpoint,
-            Some(tls) => {
-                let mut config = ClientTlsConfig::new()
-                    .ca_certificate(Certificate::from_pem(&tls.ca))
-                    .identity(Identity::from_pem(&tls.certificate, &tls.key));
-                if let Some(name) = &tls.server_name {
-                    config = config.domain_name(name);
-                }
-                endpoint.tls_config(config).map_err(PeerError::Tls)?
-            }
-        };
-        let Some(nearby) = self.nearby.clone() else { return Ok(endpoint.connect_lazy()) };
-        let address: Arc<str> = Arc::from(address);
+        let (address, nearby, tls): (Arc<str>, _, _) = (address.into(), self.nearby.clone(), self.tls.clone());
         Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-            let (nearby, address) = (nearby.clone(), Arc::clone(&address));
-            async move { PeerStream::connect(&nearby, &address).await.map(TokioIo::new) }
+            let (address, nearby, tls) = (Arc::clone(&address), nearby.clone(), tls.clone());
+            async move { connect(nearby.as_ref(), tls.as_deref(), &address).await.map(TokioIo::new) }
         })))
     }
 
-    /// For clients: adds the secret to each call. For servers: refuses calls without it.
-    pub fn auth(&self) -> (AddSecret, CheckSecret) {
-        (AddSecret(self.header.clone()), CheckSecret(self.header.clone()))
+    /// For clients: adds this tier's token to each call.
+    pub fn token(&self) -> AddToken {
+        AddToken { tokens: Arc::clone(&self.tokens), tier: self.tier }
+    }
+
+    /// For servers: refuses all calls but these tiers'.
+    pub fn check(&self, allowed: &'static [Tier]) -> CheckToken {
+        CheckToken { tokens: Arc::clone(&self.tokens), allowed }
     }
 }
 
-#[derive(Clone)]
-pub struct AddSecret(MetadataValue<Ascii>);
-
-impl Interceptor for AddSecret {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
+impl PeerTls {
+    /// Can it be used?
+    pub fn check(&self) -> Result<(), PeerError> {
+        TlsSides::new(self).map(drop)
     }
 }
 
-#[derive(Clone)]
-pub struct CheckSecret(MetadataValue<Ascii>);
+impl TlsSides {
+    fn new(tls: &PeerTls) -> Result<Self, PeerError> {
+        let wrong = |setting| move |why| PeerError::Tls { setting, why };
+        let authorities = Authorities::from_pem(tls.ca.as_bytes()).map_err(wrong("ca"))?;
+        let identity = Identity::from_pem(tls.certificate.as_bytes(), tls.key.as_bytes());
+        let identity = identity.map_err(|why| {
+            let setting = if why.is_of_key() { "key" } else { "certificate" };
+            PeerError::Tls { setting, why }
+        })?;
+        let mut server = identity.server(Some(&authorities)).map_err(wrong("ca"))?;
+        server.alpn_protocols = vec![HTTP2.to_vec()];
+        let mut client = identity.client(&authorities).map_err(wrong("certificate"))?;
+        client.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), server_name: tls.server_name.clone() })
+    }
+}
 
-impl Interceptor for CheckSecret {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let given = request.metadata().get("authorization").map(|value| value.as_encoded_bytes()).unwrap_or_default();
-        if bool::from(given.ct_eq(self.0.as_encoded_bytes())) {
-            if let Some(PeerConnection(Some(probation))) = request.extensions().get() {
-                probation.vouch_for_good();
-            }
-            Ok(request)
-        } else {
-            Err(Status::unauthenticated("the cluster secret is missing or is another cluster's"))
+async fn connect(
+    nearby: Option<&Nearby>,
+    tls: Option<&ArcSwap<TlsSides>>,
+    address: &str,
+) -> io::Result<MaybeTls<PeerStream>> {
+    match (PeerStream::connect(nearby, address).await?, tls) {
+        (stream @ PeerStream::Memory(_), _) | (stream, None) => Ok(MaybeTls::plain(stream)),
+        (stream, Some(tls)) => {
+            let tls = tls.load_full();
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+            let name = tls.server_name.as_deref().unwrap_or(host).to_owned();
+            MaybeTls::connect(stream, Arc::clone(&tls.client), name).await
         }
     }
+}
+
+/// Why a call failed, for people: the innermost cause, which the status's own text shows as a program sees it.
+pub fn cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            let between = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{between}{inner}");
+        }
+        source = error.source();
+    }
+    if text.is_empty() { status.code().description().to_lowercase() } else { text }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_call_with_another_secret_is_refused() {
-        let ours = PeerSecurity::new("0123456789abcdef", None).expect("valid");
-        let theirs = PeerSecurity::new("0123456789abcdeX", None).expect("valid");
-        let (mut add, mut check) = ours.auth();
-        check.call(add.call(Request::new(())).expect("adds")).expect("our own");
-        let (mut add, _) = theirs.auth();
-        check.call(add.call(Request::new(())).expect("adds")).expect_err("another cluster's");
-        check.call(Request::new(())).expect_err("none at all");
-    }
-
-    #[test]
-    fn a_short_secret_is_refused() {
-        assert!(PeerSecurity::new("short", None).is_err());
+    #[tokio::test]
+    async fn the_cause_of_a_failed_call_is_told_in_words() {
+        let security = PeerSecurity::from_secret(Tier::Router, "0123456789abcdef", None).expect("valid");
+        // Nothing listens on a port that was just given back.
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("port").local_addr().expect("address");
+        let channel = security.channel(&free.to_string()).expect("address");
+        let mut client = crate::pb::admin::admin_client::AdminClient::with_interceptor(channel, security.token());
+        let status = client.status(crate::pb::admin::StatusRequest {}).await.expect_err("nobody is there");
+        let told = cause(&status);
+        assert!(told.contains("refused"), "{told}");
+        for ugly in ["Some(", "ConnectError", "{", "\""] {
+            assert!(!told.contains(ugly), "{told}");
+        }
+        assert_eq!(cause(&Status::unavailable("")), "the service is currently unavailable");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use carillon_proto::limits;
+use carillon_proto::{address::check_reachable, limits};
 use serde::{Deserialize, Serialize};
 
 /// Times in milliseconds, sizes in items unless the name says otherwise.
@@ -93,10 +93,10 @@ impl RouterConfig {
             return Err(InvalidConfig { key: "storage", why: "is empty, but must name a storage node".to_owned() });
         }
         for address in &self.storage {
-            host_port("storage", address)?;
+            reachable("storage", address)?;
         }
         if !self.advertise.is_empty() {
-            host_port("advertise", &self.advertise)?;
+            reachable("advertise", &self.advertise)?;
         } else if self.listen.ip().is_unspecified() {
             let why = format!("is empty, but must be set where listen is {}", self.listen);
             return Err(InvalidConfig { key: "advertise", why });
@@ -113,11 +113,8 @@ impl RouterConfig {
     }
 }
 
-fn host_port(key: &'static str, address: &str) -> Result<(), InvalidConfig> {
-    let valid = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-    if valid { Ok(()) } else { Err(InvalidConfig { key, why: format!("has {address:?}, but must be host:port") }) }
+fn reachable(key: &'static str, address: &str) -> Result<(), InvalidConfig> {
+    check_reachable(address).map_err(|error| InvalidConfig { key, why: error.to_string() })
 }
 
 #[cfg(test)]
@@ -130,6 +127,8 @@ mod tests {
         let wrong = RouterConfig { storage: vec!["nowhere".into()], ..RouterConfig::default() };
         assert_eq!(wrong.validate().expect_err("refused").key, "storage");
         let wrong = RouterConfig { listen: SocketAddr::from(([0, 0, 0, 0], 7402)), ..RouterConfig::default() };
+        assert_eq!(wrong.validate().expect_err("refused").key, "advertise");
+        let wrong = RouterConfig { advertise: "[::]:7402".into(), ..RouterConfig::default() };
         assert_eq!(wrong.validate().expect_err("refused").key, "advertise");
         let wrong = RouterConfig { lease_ms: 1, ..RouterConfig::default() };
         assert_eq!(

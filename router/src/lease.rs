@@ -6,6 +6,8 @@ use bytes::Bytes;
 use carillon_proto::{
     LeaseId,
     pb::store::{DeregisterRequest, NodeKind, RegisterRequest, RenewRequest},
+    peer::cause,
+    waiting::Waiting,
 };
 use rand::RngExt as _;
 use tokio::{
@@ -17,6 +19,7 @@ use tonic::Code;
 use crate::{backoff, metrics, registry::Registry};
 
 const PAUSE: Duration = Duration::from_millis(100);
+const WAITING: &str = "a storage node that registers this router";
 
 /// The lease, and until when this router may act by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +58,17 @@ impl LeaseKeeper {
             ttl_ms: self.length.as_millis() as u32,
             nonce: Bytes::copy_from_slice(&nonce),
         };
+        let mut waiting = Waiting::new(WAITING);
         // The first try may be the one that counts in the store.
         let asked = Instant::now();
         loop {
             match self.registry.register(request.clone(), Instant::now() + self.length).await {
-                Ok(reply) => return (LeaseId(reply.lease), asked),
+                Ok(reply) => {
+                    waiting.over();
+                    return (LeaseId(reply.lease), asked);
+                }
                 Err(status) => {
-                    tracing::info!(%status, "this router can't be registered yet");
+                    waiting.still(self.registry.addresses(), cause(&status));
                     time::sleep(backoff::pause(1, PAUSE, PAUSE * 2)).await;
                 }
             }
@@ -71,6 +78,7 @@ impl LeaseKeeper {
     /// Returns when the store says that the lease has ended.
     async fn renew(&self, lease: LeaseId, mut asked: Instant) {
         let third = self.length / 3;
+        let mut waiting = Waiting::new(WAITING);
         loop {
             let held = Held { lease, until: asked + self.length };
             self.publish((held.until > Instant::now()).then_some(held));
@@ -79,13 +87,14 @@ impl LeaseKeeper {
                 let now = Instant::now();
                 match self.registry.renew(RenewRequest { lease: lease.0 }, now + third).await {
                     Ok(()) => {
+                        waiting.over();
                         asked = now;
                         break;
                     }
                     Err(status) if status.code() == Code::FailedPrecondition => return,
                     Err(status) => {
                         // The store's lease clock stands still while nobody leads: the lease may well go on.
-                        tracing::info!(%status, "this router's lease can't be renewed yet");
+                        waiting.still(self.registry.addresses(), cause(&status));
                         if held.until <= Instant::now() {
                             self.publish(None);
                         }
@@ -106,6 +115,7 @@ impl LeaseKeeper {
 pub(crate) async fn give_up(registry: &Registry, lease: LeaseId, within: Duration) {
     let request = DeregisterRequest { lease: lease.0 };
     if let Err(status) = registry.deregister(request, Instant::now() + within).await {
-        tracing::info!(%status, "this router could not deregister; its lease runs out by itself");
+        let cause = cause(&status);
+        tracing::info!(%cause, "this router could not deregister; its lease runs out by itself");
     }
 }

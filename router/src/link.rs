@@ -17,6 +17,7 @@ use carillon_proto::{
         link::{Evict, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
         store::NodeKind,
     },
+    peer::Tier,
     trace,
 };
 use futures_util::Stream;
@@ -107,6 +108,8 @@ pub(crate) struct LinkContext {
 /// Reads the link. Made together with what goes out.
 pub(crate) struct Reader {
     context: LinkContext,
+    /// Whose token opened it.
+    tier: Tier,
     replies: mpsc::Sender<RouterReply>,
     way: Way,
     hello: Hello,
@@ -114,7 +117,7 @@ pub(crate) struct Reader {
 }
 
 /// A link's two halves.
-pub(crate) fn open(context: LinkContext, closing: &CancellationToken) -> (Reader, Outgoing) {
+pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken) -> (Reader, Outgoing) {
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
     let (to_pushes, pushes) = mpsc::channel(context.pushes_bound);
     let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
@@ -129,7 +132,8 @@ pub(crate) fn open(context: LinkContext, closing: &CancellationToken) -> (Reader
         cut: Box::pin(cut.clone().cancelled_owned()),
         closing: Box::pin(closing.clone().cancelled_owned()),
     };
-    let reader = Reader { context, replies: to_replies, way, hello: Hello::default(), gate: Gate::new(Instant::now()) };
+    let (hello, gate) = (Hello::default(), Gate::new(Instant::now()));
+    let reader = Reader { context, tier, replies: to_replies, way, hello, gate };
     (reader, outgoing)
 }
 
@@ -143,6 +147,10 @@ impl Reader {
             cut.cancel();
             return;
         };
+        if !self.may_say(&hello, &hints) {
+            cut.cancel();
+            return;
+        }
         let kind = if hello.kind() == NodeKind::Gateway { "gateway" } else { "router" };
         self.hello = hello;
         self.context.links.enter(&self.hello, &self.way);
@@ -154,6 +162,10 @@ impl Reader {
                 message = incoming.message() => message,
             };
             let Ok(Some(ToRouter { hello, requests, hints })) = message else { break };
+            if !self.may_say(hello.as_ref().unwrap_or(&self.hello), &hints) {
+                cut.cancel();
+                break;
+            }
             if let Some(hello) = hello {
                 // A gateway that had to register anew.
                 self.context.links.leave(&self.hello, &self.way);
@@ -164,6 +176,19 @@ impl Reader {
         }
         self.context.links.leave(&self.hello, &self.way);
         metrics::link(kind, -1.0);
+    }
+
+    /// A gateway's token speaks for gateways, and hints are for routers alone.
+    fn may_say(&self, hello: &Hello, hints: &[Hint]) -> bool {
+        let may = match (self.tier, hello.kind()) {
+            (Tier::Gateway, NodeKind::Gateway) => hints.is_empty(),
+            (Tier::Router, NodeKind::Router) => true,
+            _ => false,
+        };
+        if !may {
+            tracing::warn!(tier = %self.tier, "a link was cut: it said what the token of its tier does not allow");
+        }
+        may
     }
 
     /// False if nobody wants answers any more.

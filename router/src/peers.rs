@@ -8,8 +8,9 @@ use carillon_proto::{
         link::{Hello, Hint, ToRouter, router_client::RouterClient},
         store::NodeKind,
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, cause},
     tasks::Tasks,
+    waiting::Waiting,
 };
 use futures_util::StreamExt as _;
 use parking_lot::RwLock;
@@ -108,12 +109,13 @@ async fn keep(
             return;
         }
     };
-    let (secret, _) = security.auth();
-    let mut client = RouterClient::new(InterceptedService::new(channel, secret))
+    let token = security.token();
+    let mut client = RouterClient::new(InterceptedService::new(channel, token))
         .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
     let mut hints = Batches::new(hints, |hint| hint.envelope.len() + 256);
     let mut failures = 0u32;
+    let mut waiting = Waiting::new("another router's link");
     loop {
         // The other side wants to know who calls.
         let Ok(held) = lease.wait_for(Option::is_some).await.map(|held| held.as_ref().map(|held| held.lease.0)) else {
@@ -126,6 +128,7 @@ async fn keep(
         match time::timeout(OPEN_TIMEOUT, client.link(ReceiverStream::new(queue))).await {
             Ok(Ok(response)) => {
                 failures = 0;
+                waiting.over();
                 let mut said = response.into_inner();
                 loop {
                     // Both are cancel-safe; what is taken is given on before the next turn.
@@ -146,8 +149,8 @@ async fn keep(
                     }
                 }
             }
-            Ok(Err(status)) => tracing::debug!(%address, %status, "link to router can't be opened"),
-            Err(_) => tracing::debug!(%address, "link to router was not opened in time"),
+            Ok(Err(status)) => waiting.still(&address, cause(&status)),
+            Err(_) => waiting.still(&address, "no answer in time"),
         }
         let pause = backoff::pause(failures, BACKOFF_MIN, BACKOFF_MAX);
         failures = failures.saturating_add(1);

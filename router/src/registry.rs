@@ -15,7 +15,7 @@ use carillon_proto::{
         DeregisterRequest, LeadsReply, LeadsRequest, RegisterReply, RegisterRequest, RegistryView, RenewRequest,
         WatchRequest, registry_client::RegistryClient,
     },
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity, cause},
 };
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A watch moves to another node after this long: the one it had may be cut off from the rest and not know.
 const WATCH: Duration = Duration::from_secs(10);
 
-type Client = RegistryClient<InterceptedService<Channel, AddSecret>>;
+type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl Registry {
             let lasts = WATCH.mul_f64(rand::rng().random_range(0.7..1.3));
             let ended = time::timeout(lasts, self.watch_one(address, &publish)).await;
             if let Ok(Err(status)) = ended {
-                tracing::debug!(%address, %status, "watch of the registry has ended");
+                tracing::debug!(%address, cause = cause(&status), "watch of the registry has ended");
                 time::sleep(backoff::pause(1, PAUSE, PAUSE * 2)).await;
             }
         }
@@ -148,6 +148,11 @@ impl Registry {
         }
     }
 
+    /// Whom it asks, for people.
+    pub(crate) fn addresses(&self) -> String {
+        self.nodes().join(", ")
+    }
+
     /// Those that the view names, then the seeds.
     fn nodes(&self) -> Vec<String> {
         let mut nodes = self.topology.borrow().storage();
@@ -165,7 +170,7 @@ impl Registry {
             return Ok(client.clone());
         }
         let channel = self.security.channel(address).map_err(|error| Status::unavailable(error.to_string()))?;
-        let client = RegistryClient::new(InterceptedService::new(channel, self.security.auth().0))
+        let client = RegistryClient::new(InterceptedService::new(channel, self.security.token()))
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         clients.insert(address.to_owned(), client.clone());
         Ok(client)

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Readiness, Ready,
-    peer::{PeerError, PeerSecurity},
+    peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -14,7 +14,6 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 
 use crate::{
     admin::Admin,
@@ -61,7 +60,6 @@ pub enum OpenError {
 /// What waits to be started.
 struct Parts {
     listener: TcpListener,
-    server: Server,
     services: Services,
     store: StoreActor,
     partitions: Vec<Partition>,
@@ -75,7 +73,7 @@ impl Router {
     /// Binds the listener; nothing is sent yet.
     pub async fn open(config: RouterConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
-        let server = security.server()?;
+        let security = security.of_tier(Tier::Router)?;
         let listen = |source| OpenError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -135,9 +133,10 @@ impl Router {
                 deadline: config.send_deadline(),
             },
             security: security.clone(),
+            here: Arc::clone(&here),
             closing: closing.clone(),
         };
-        let parts = Parts { listener, server, services, store: actor, partitions, peers, keeper, publish, security };
+        let parts = Parts { listener, services, store: actor, partitions, peers, keeper, publish, security };
         Ok(Self {
             address,
             here,
@@ -165,7 +164,7 @@ impl Router {
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(parts) = self.parts.lock().take() else { return };
-        let Parts { listener, server, services, store, partitions, peers, keeper, publish, security } = parts;
+        let Parts { listener, services, store, partitions, peers, keeper, publish, security } = parts;
         tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
         tasks.spawn_critical("router_store", graceful(tasks.clone(), store.run(tasks.clone())));
         for partition in partitions {
@@ -186,7 +185,7 @@ impl Router {
         tasks.spawn("router_readiness", readiness);
         let (closing, stopping) = (self.closing.clone(), tasks.clone());
         tasks.spawn_graceful("router_listener", async move {
-            let serve = services.serve(server, listener, stopping.clone());
+            let serve = services.serve(listener, stopping.clone());
             let stop = async {
                 stopping.stopping().await;
                 closing.cancel();

@@ -11,19 +11,19 @@ use carillon_proto::{
             router_server::{Router as RouterService, RouterServer},
         },
         store::{
-            DeregisterReply, DeregisterRequest, LeadsReply, LeadsRequest, RegisterReply, RegisterRequest, RegistryView,
-            RenewReply, RenewRequest, WatchRequest,
+            DeregisterReply, DeregisterRequest, LeadsReply, LeadsRequest, NodeKind, RegisterReply, RegisterRequest,
+            RegistryView, RenewReply, RenewRequest, WatchRequest,
             registry_server::{Registry as RegistryService, RegistryServer},
         },
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, Tier},
     tasks::Tasks,
 };
 use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Server};
+use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
 use crate::{
     admin::Admin,
@@ -42,23 +42,28 @@ pub(crate) struct Services {
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) admin: Admin,
     pub(crate) security: PeerSecurity,
+    /// host:port by which others know this router.
+    pub(crate) here: Arc<str>,
     pub(crate) closing: CancellationToken,
 }
 
 impl Services {
     /// Until `closing`, and then until the streams have ended.
-    pub(crate) async fn serve(self, mut server: Server, listener: TcpListener, tasks: Tasks) {
-        let (_, check) = self.security.auth();
+    pub(crate) async fn serve(self, listener: TcpListener, tasks: Tasks) {
         let links = LinkService { context: self.context, tasks, closing: self.closing.clone() };
         let links = RouterServer::new(links)
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         let passed = PassedOn { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
-        let served = server
-            .add_service(InterceptedService::new(links, check.clone()))
-            .add_service(InterceptedService::new(RegistryServer::new(passed), check.clone()))
-            .add_service(InterceptedService::new(AdminServer::new(self.admin), check))
-            .serve_with_incoming_shutdown(self.security.incoming(listener), self.closing.clone().cancelled_owned())
+        let incoming = self.security.incoming(listener, Some(&self.here));
+        let check = |allowed| self.security.check(allowed);
+        let served = self
+            .security
+            .server()
+            .add_service(InterceptedService::new(links, check(&[Tier::Gateway, Tier::Router])))
+            .add_service(InterceptedService::new(RegistryServer::new(passed), check(&[Tier::Gateway])))
+            .add_service(InterceptedService::new(AdminServer::new(self.admin), check(&[Tier::Operator])))
+            .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned())
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "the internal listener of the router has failed");
@@ -79,7 +84,8 @@ impl RouterService for LinkService {
     type LinkStream = Outgoing;
 
     async fn link(&self, request: Request<Streaming<ToRouter>>) -> Result<Response<Self::LinkStream>, Status> {
-        let (reader, outgoing) = link::open(self.context.clone(), &self.closing);
+        let tier = caller(&request)?;
+        let (reader, outgoing) = link::open(self.context.clone(), tier, &self.closing);
         self.tasks.spawn("router_link", reader.run(request.into_inner()));
         Ok(Response::new(outgoing))
     }
@@ -92,21 +98,44 @@ struct PassedOn {
     closing: CancellationToken,
 }
 
+impl PassedOn {
+    /// A lease that this router does not know yet is left to the store: it is new, or has ended.
+    fn only_of_gateways(&self, lease: u64) -> Result<(), Status> {
+        let topology = self.topology.borrow();
+        let other = topology.view.nodes.iter().any(|node| node.lease == lease && node.kind() != NodeKind::Gateway);
+        if other { Err(Status::permission_denied("the lease is not a gateway's")) } else { Ok(()) }
+    }
+}
+
+/// Whose token it was.
+fn caller<T>(request: &Request<T>) -> Result<Tier, Status> {
+    request.extensions().get().copied().ok_or_else(|| Status::internal("nobody has looked at the token"))
+}
+
 #[tonic::async_trait]
 impl RegistryService for PassedOn {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let request = request.into_inner();
+        // As a router it would be given the messages of others.
+        if request.kind() != NodeKind::Gateway {
+            return Err(Status::permission_denied("a gateway's token registers gateways alone"));
+        }
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.register(request.into_inner(), deadline).await.map(Response::new)
+        self.registry.register(request, deadline).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let request = request.into_inner();
+        self.only_of_gateways(request.lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.renew(request.into_inner(), deadline).await.map(|()| Response::new(RenewReply {}))
+        self.registry.renew(request, deadline).await.map(|()| Response::new(RenewReply {}))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
+        let request = request.into_inner();
+        self.only_of_gateways(request.lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.deregister(request.into_inner(), deadline).await.map(|()| Response::new(DeregisterReply {}))
+        self.registry.deregister(request, deadline).await.map(|()| Response::new(DeregisterReply {}))
     }
 
     async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {

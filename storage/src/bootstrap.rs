@@ -6,7 +6,8 @@ use carillon_proto::{
     pb::raft::{
         AssignRequest, Cluster, DescribeRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server,
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, cause},
+    waiting::Waiting,
 };
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -53,8 +54,8 @@ pub(crate) enum BootstrapError {
     #[error("the cluster at {other} has no member {own}: a node joins only while the cluster is made")]
     NotMember { own: String, other: String },
     #[error(
-        "this data folder belongs to the storage node at {known}, but this node's address is {own}: set advertise to \
-         {known}, or use another data folder"
+        "this data folder belongs to the storage node at {known}, but this node's address is {own}: set \
+         storage.advertise to {known}, or use another data folder"
     )]
     OtherAddress { own: String, known: String },
     #[error("the identity names no member with its own node number: the file is not this node's")]
@@ -86,6 +87,14 @@ impl Bootstrap {
         if members.is_empty() {
             members.push(own.clone());
         }
+        let identity = match alone_elsewhere(&identity, &own) {
+            Some(moved) if members == [own.clone()] => {
+                tracing::info!(address = %own, "this node, which is alone, has another address than before");
+                dir.write(&moved)?;
+                moved
+            }
+            _ => identity,
+        };
         if identity.cluster.is_some() {
             check_address(&identity, &own)?;
         }
@@ -107,12 +116,14 @@ impl Bootstrap {
     /// Makes the cluster or waits until this node has its place in it.
     pub(crate) async fn settle(&self) -> Result<Identity, BootstrapError> {
         let mut assigned = self.inner.assigned.subscribe();
+        let mut waiting = Waiting::new("the other storage nodes of the new cluster");
         loop {
             if let Some(identity) = assigned.borrow_and_update().clone() {
+                waiting.over();
                 return Ok(identity);
             }
             let (own, disk) = (&self.inner.own, self.inner.identity.lock().disk.clone());
-            let answers = self.ask_all().await;
+            let (answers, silent) = self.ask_all().await;
             match decide(own, &disk, &self.inner.members, answers)? {
                 Step::Make(answers) => {
                     let cluster = self.make(answers);
@@ -122,6 +133,14 @@ impl Bootstrap {
                     self.assign(cluster, node)?;
                 }
                 Step::Wait => {
+                    if silent.is_empty() {
+                        let first = self.inner.members.first().map_or("", String::as_str);
+                        waiting.still(first, "it has not made the cluster yet");
+                    } else {
+                        let addresses: Vec<&str> = silent.iter().map(|(address, _)| &**address).collect();
+                        let causes: Vec<&str> = silent.iter().map(|(_, cause)| &**cause).collect();
+                        waiting.still(addresses.join(", "), causes.join(", "));
+                    }
                     let pause = PAUSE.mul_f64(rand::rng().random_range(0.75..1.25));
                     // Ends early when the node that makes the cluster has called.
                     let _ = timeout(pause, assigned.changed()).await;
@@ -139,7 +158,7 @@ impl Bootstrap {
             for member in left {
                 if let Err(status) = self.tell(&member, &cluster).await {
                     if status.code() == Code::FailedPrecondition {
-                        tracing::error!(address = %member.address, %status, "a storage node refuses its place");
+                        tracing::error!(address = %member.address, cause = cause(&status), "a storage node refuses its place");
                     } else {
                         again.push(member);
                     }
@@ -153,33 +172,37 @@ impl Bootstrap {
     async fn tell(&self, member: &Member, cluster: &Cluster) -> Result<(), Status> {
         let request = AssignRequest { disk: member.disk.clone(), cluster: Some(cluster.clone()), node: member.node };
         let channel = self.inner.security.channel(&member.address).map_err(|_| Status::unavailable("address"))?;
-        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.auth().0);
+        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.token());
         let call = timeout(CALL_DEADLINE, client.assign(request)).await;
         call.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
         Ok(())
     }
 
-    /// The identity of each member by address; None of those that do not answer.
-    async fn ask_all(&self) -> Vec<(String, Option<Identity>)> {
+    /// The identity of each member by address, None of those that do not answer; and why those don't.
+    async fn ask_all(&self) -> (Vec<(String, Option<Identity>)>, Vec<(String, String)>) {
         let asked = self.inner.members.iter().map(|address| async move {
             if *address == self.inner.own {
-                return (address.clone(), Some(self.inner.identity.lock().clone()));
+                return (address.clone(), Ok(self.inner.identity.lock().clone()));
             }
             (address.clone(), self.ask(address).await)
         });
-        futures_util::future::join_all(asked).await
+        let (mut answers, mut silent) = (Vec::new(), Vec::new());
+        for (address, answer) in futures_util::future::join_all(asked).await {
+            if let Err(cause) = &answer {
+                silent.push((address.clone(), cause.clone()));
+            }
+            answers.push((address, answer.ok()));
+        }
+        (answers, silent)
     }
 
-    async fn ask(&self, address: &str) -> Option<Identity> {
-        let channel = self.inner.security.channel(address).ok()?;
-        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.auth().0);
+    async fn ask(&self, address: &str) -> Result<Identity, String> {
+        let channel = self.inner.security.channel(address).map_err(|error| error.to_string())?;
+        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.token());
         match timeout(CALL_DEADLINE, client.describe(DescribeRequest {})).await {
-            Ok(Ok(reply)) => Some(reply.into_inner()),
-            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
-                tracing::error!(%address, %status, "a storage node refuses this one");
-                None
-            }
-            Ok(Err(_)) | Err(_) => None,
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(cause(&status)),
+            Err(_) => Err("no answer in time".to_owned()),
         }
     }
 
@@ -236,6 +259,19 @@ impl bootstrap_server::Bootstrap for Bootstrap {
         let assign = tokio::task::spawn_blocking(move || Bootstrap::assign(&this, cluster, node)).await;
         let assigned = assign.map_err(|error| Status::internal(error.to_string()))?;
         assigned.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
+    }
+}
+
+/// The identity with this address, if it had another one and nobody else is in the cluster who knows it. Before 0.2.0 a
+/// node could have 0.0.0.0, or a port that was free by chance.
+fn alone_elsewhere(identity: &Identity, own: &str) -> Option<Identity> {
+    let mut moved = identity.clone();
+    match moved.cluster.as_mut()?.members.as_mut_slice() {
+        [member] if member.node == identity.node && member.disk == identity.disk && member.address != own => {
+            own.clone_into(&mut member.address);
+            Some(moved)
+        }
+        _ => None,
     }
 }
 
@@ -305,6 +341,18 @@ mod tests {
         assert!(matches!(step("b", 2, &all), Ok(Step::Wait)));
         let some = [("a", identity(1, None)), ("b", None), ("c", identity(3, None))];
         assert!(matches!(step("a", 1, &some), Ok(Step::Wait)));
+    }
+
+    #[test]
+    fn a_node_that_is_alone_takes_another_address_and_one_with_others_does_not() {
+        let alone = Identity { node: 1, ..identity(7, cluster(&[("0.0.0.0:7401", 7)])).expect("made") };
+        let moved = alone_elsewhere(&alone, "host:7401").expect("moves");
+        check_address(&moved, "host:7401").expect("its own");
+        assert!(alone_elsewhere(&moved, "host:7401").is_none(), "nothing to do");
+        let others = Identity { node: 1, ..identity(7, cluster(&[("a", 7), ("b", 8)])).expect("made") };
+        assert!(alone_elsewhere(&others, "host:7401").is_none());
+        let empty = Identity { disk: vec![9].into(), ..alone };
+        assert!(alone_elsewhere(&empty, "host:7401").is_none(), "another disk");
     }
 
     #[test]

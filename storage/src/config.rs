@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use carillon_proto::address::check_reachable;
 use serde::{Deserialize, Serialize};
 
 /// Settings of a storage node. The defaults make a cluster of one node on loopback.
@@ -71,7 +72,7 @@ pub struct RetentionConfig {
 
 /// A setting that can't be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("setting {key} {why}")]
+#[error("storage.{key} {why}")]
 pub struct InvalidConfig {
     pub key: &'static str,
     pub why: String,
@@ -137,12 +138,17 @@ impl StorageConfig {
                 format!("is {}: it must be more than election_min_ms", self.election_max_ms),
             );
         }
-        for address in self.members.iter().chain((!self.advertise.is_empty()).then_some(&self.advertise)) {
-            let port =
-                address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-            if !matches!(port, Some(Ok(1..))) {
-                return wrong("members", format!("or advertise has {address:?}: it must be host:port"));
-            }
+        let advertised = (!self.advertise.is_empty()).then_some(("advertise", &self.advertise));
+        for (key, address) in self.members.iter().map(|member| ("members", member)).chain(advertised) {
+            check_reachable(address).map_err(|error| InvalidConfig { key, why: error.to_string() })?;
+        }
+        if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
+            let why = format!(
+                "is empty, but must be host:port of this node where listen is {}: it is what others reach it by, and \
+                 what it is known by",
+                self.listen
+            );
+            return wrong("advertise", why);
         }
         let mut sorted = self.members.clone();
         sorted.sort();
@@ -152,9 +158,6 @@ impl StorageConfig {
         if self.members.len() > 1 && !self.members.contains(&self.advertised_or(self.listen)) {
             let own = self.advertised_or(self.listen);
             return wrong("members", format!("lacks this node's own address {own}: add it or set advertise"));
-        }
-        if self.advertise.is_empty() && self.members.len() > 1 && self.listen.ip().is_unspecified() {
-            return wrong("advertise", "is empty: other nodes can't reach the address that listen names".into());
         }
         if !(16..=1_000_000).contains(&self.timeline_open_files) {
             return wrong("timeline_open_files", format!("is {}: it must be 16 to 1000000", self.timeline_open_files));

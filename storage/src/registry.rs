@@ -11,7 +11,7 @@ use carillon_proto::{
         RenewRequest, StoreError, WatchRequest, directory_command::Op, leads_reply::Led,
         registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
     },
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ pub(crate) struct RegistryService {
     leaders: Arc<Leaders>,
 }
 
-type Client = RegistryClient<InterceptedService<Channel, AddSecret>>;
+type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
 
 /// Clients of the nodes that led the registry's shard; as many as there are storage nodes.
 struct Leaders {
@@ -118,7 +118,7 @@ impl Leaders {
             return Ok(client.clone());
         }
         let channel = self.security.channel(address).map_err(|error| Status::internal(error.to_string()))?;
-        let client = RegistryClient::with_interceptor(channel, self.security.auth().0)
+        let client = RegistryClient::with_interceptor(channel, self.security.token())
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
         clients.insert(address.to_owned(), client.clone());
         Ok(client)

@@ -8,6 +8,7 @@ use carillon_proto::{
         FromStore, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op,
         store_server, timeline_command,
     },
+    peer::cause,
     tasks::Tasks,
     trace,
 };
@@ -75,7 +76,7 @@ async fn take_requests(cluster: &Cluster, mut incoming: Streaming<ToStore>, repl
             }
             Ok(None) => return,
             Err(status) => {
-                tracing::debug!(%status, "a router's stream broke");
+                tracing::debug!(cause = cause(&status), "a router's stream broke");
                 return;
             }
         }

@@ -1,7 +1,7 @@
 //! A storage node as a whole.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::SocketAddr,
     path::Path,
@@ -19,7 +19,7 @@ use carillon_proto::{
         raft::{Identity, bootstrap_server::BootstrapServer, raft_server::RaftServer},
         store::{registry_server::RegistryServer, store_server::StoreServer},
     },
-    peer::{PeerError, PeerSecurity},
+    peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -93,8 +93,7 @@ impl Storage {
     /// Opens the disk and binds the listener. No traffic yet.
     pub async fn open(config: StorageConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
-        // Wrong certificates are told now, not by a task.
-        security.server()?;
+        let security = security.of_tier(Tier::Storage)?;
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.map_err(|source| OpenError::Listen { address: config.listen, source })?;
         let address = listener.local_addr().map_err(|source| OpenError::Listen { address: config.listen, source })?;
@@ -108,12 +107,9 @@ impl Storage {
     pub fn run(&self, tasks: &Tasks) {
         let Some(listener) = self.listener.lock().take() else { return };
         let node = Arc::clone(&self.node);
-        let server = match node.server(tasks) {
-            Ok(server) => server,
-            Err(error) => return tasks.fail(format!("storage can't serve: {error}")),
-        };
+        let server = node.server(tasks);
         let (stopping, failing) = (tasks.clone(), tasks.clone());
-        let incoming = self.node.security.incoming(listener);
+        let incoming = self.node.security.incoming(listener, Some(&self.node.config.advertised_or(self.address)));
         tasks.spawn_graceful("storage server", async move {
             let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await });
             if let Err(error) = served.await {
@@ -212,8 +208,7 @@ impl Node {
         self.log.close();
     }
 
-    fn server(&self, tasks: &Tasks) -> Result<Router, PeerError> {
-        let (_, check) = self.security.auth();
+    fn server(&self, tasks: &Tasks) -> Router {
         let store = StoreServer::new(StoreService::new(Arc::clone(&self.serving), tasks.clone()))
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
@@ -224,13 +219,13 @@ impl Node {
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
-        Ok(self
-            .security
-            .server()?
-            .add_service(InterceptedService::new(store, check.clone()))
-            .add_service(InterceptedService::new(registry, check.clone()))
-            .add_service(InterceptedService::new(raft, check.clone()))
-            .add_service(InterceptedService::new(bootstrap, check)))
+        let check = |allowed| self.security.check(allowed);
+        self.security
+            .server()
+            .add_service(InterceptedService::new(store, check(&[Tier::Router])))
+            .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
+            .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
+            .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
     }
 
     /// From the first word with the other members to serving. What it returns stops the process.
@@ -312,10 +307,26 @@ impl Node {
 
     async fn watch_readiness(self: Arc<Self>) {
         let Some(cluster) = self.serving.get() else { return };
+        // Once is enough: under load a node is always some entries behind.
+        let mut caught_up = HashSet::new();
         loop {
-            let leaderless = cluster.shards.values().find(|shard| shard.group().leader().is_none());
-            match leaderless {
-                Some(shard) => self.not_ready(&format!("shard {} has no leader that this node knows", shard.id())),
+            let mut why = None;
+            for shard in cluster.shards.values() {
+                let (id, status) = (shard.id(), shard.group().status());
+                if status.leader.is_none() {
+                    why = Some(format!("shard {id} has no leader that this node knows"));
+                    break;
+                }
+                if !caught_up.contains(&id) {
+                    match status.caught_up() {
+                        Ok(()) => drop(caught_up.insert(id)),
+                        Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
+                        Err(Some(behind)) => why = Some(format!("shard {id} is {behind} entries behind its leader")),
+                    }
+                }
+            }
+            match why {
+                Some(why) => self.not_ready(&why),
                 None => self.set_readiness(Readiness::Ready),
             }
             sleep(Duration::from_millis(100)).await;

@@ -8,7 +8,8 @@ use carillon_proto::{
         link::{FromRouter, Hello, RouterRequest, ToRouter, router_client::RouterClient, router_request::Op},
         store::NodeKind,
     },
-    peer::{PeerError, PeerSecurity},
+    peer::{PeerError, PeerSecurity, cause},
+    waiting::Waiting,
 };
 use futures_util::{StreamExt as _, stream};
 use tokio::{
@@ -38,7 +39,7 @@ pub(crate) struct Link {
 enum LinkError {
     #[error(transparent)]
     Peer(#[from] PeerError),
-    #[error("router answers {0}")]
+    #[error("{}", cause(.0))]
     Status(#[from] Status),
     #[error("router did not open the link within {} s", OPEN.as_secs())]
     Slow,
@@ -50,6 +51,7 @@ impl Link {
     /// For ever.
     pub(crate) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
+        let mut waiting = Waiting::new("a router's link");
         loop {
             let Some(lease) = *self.lease.borrow_and_update() else {
                 if self.lease.changed().await.is_err() {
@@ -58,7 +60,11 @@ impl Link {
                 continue;
             };
             let mut was_up = false;
-            match self.attempt(lease, &mut was_up).await {
+            let ended = self.attempt(lease, &mut was_up).await;
+            if was_up {
+                waiting.over();
+            }
+            match ended {
                 // Another lease: say hello again, at once.
                 Ok(()) => pause = Duration::ZERO,
                 Err(error) if was_up => {
@@ -66,7 +72,7 @@ impl Link {
                     pause = SHORTEST_PAUSE;
                 }
                 Err(error) => {
-                    tracing::debug!(router = %self.address, %error, "router link can't be opened");
+                    waiting.still(&self.address, error);
                     pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 }
             }
@@ -80,7 +86,7 @@ impl Link {
     /// Opens the link and keeps it until it breaks, or another lease runs.
     async fn attempt(&self, lease: u64, was_up: &mut bool) -> Result<(), LinkError> {
         let channel = self.security.channel(&self.address)?;
-        let mut client = RouterClient::with_interceptor(channel, self.security.auth().0)
+        let mut client = RouterClient::with_interceptor(channel, self.security.token())
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         // Never full: it has room for all that may be pending; a request beyond is refused as overload.

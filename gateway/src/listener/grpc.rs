@@ -19,19 +19,18 @@ use carillon_proto::{
         store::session::Protocol,
     },
     tasks::Tasks,
+    tls::MaybeTls,
 };
+use futures_util::StreamExt as _;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Response, Status, Streaming,
-    codec::CompressionEncoding,
-    transport::{Identity, Server, ServerTlsConfig},
-};
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding, transport::Server};
 
 use super::{
     accept::{self, Entry},
     grpc_connection::{ClientConnection, GrpcConnection},
     grpc_services::{self, Health, HealthServer},
+    tls::Tls,
 };
 use crate::{
     connection::{Arrival, Shared, serve},
@@ -59,7 +58,7 @@ impl Service {
 
 pub(super) async fn run(
     listener: TcpListener,
-    identity: Option<Identity>,
+    tls: Option<Arc<Tls>>,
     service: Service,
     health: HealthServer<impl Health>,
     max_frame: usize,
@@ -72,12 +71,6 @@ pub(super) async fn run(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u32);
-    if let Some(identity) = identity {
-        server = match server.tls_config(ServerTlsConfig::new().identity(identity)) {
-            Ok(server) => server,
-            Err(error) => return tracing::error!(%error, "gRPC listener can't use the certificate"),
-        };
-    }
     let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&service.entry));
     let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
         loop {
@@ -89,6 +82,12 @@ pub(super) async fn run(
                 return Some((Ok::<_, io::Error>(connection), (accepting, entry)));
             }
         }
+    });
+    let incoming = incoming.map(move |stream| {
+        Ok::<_, io::Error>(match &tls {
+            None => MaybeTls::plain(stream?),
+            Some(tls) => MaybeTls::accept(stream?, tls.grpc()),
+        })
     });
     let service = ClientServiceServer::new(service)
         .max_decoding_message_size(max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN))

@@ -21,6 +21,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use tls::Tls;
 pub use tls::TlsError;
 
 use crate::{
@@ -52,7 +53,7 @@ pub(crate) struct Listeners {
     tcp: Option<TcpListener>,
     ws: Option<TcpListener>,
     grpc: Option<TcpListener>,
-    tls: Option<tls::Tls>,
+    tls: Option<Arc<Tls>>,
     entries: Entries,
     max_frame_bytes: usize,
     origins: Origins,
@@ -75,7 +76,7 @@ pub(crate) struct Addresses {
 
 impl Listeners {
     pub(crate) async fn bind(config: &GatewayConfig) -> Result<(Self, Addresses), BindError> {
-        let tls = config.tls.as_ref().map(tls::Tls::load).transpose()?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let (tcp, tcp_at) = bind("tcp.listen", &config.tcp).await?;
         let (ws, ws_at) = bind("ws.listen", &config.ws).await?;
         let (grpc, grpc_at) = bind("grpc.listen", &config.grpc).await?;
@@ -85,36 +86,38 @@ impl Listeners {
         Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes, origins }, addresses))
     }
 
+    /// What the listeners meet clients with; None in plain text.
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
+    }
+
     /// Accepts until `accepting` is stopped; connections run in `tasks`.
     pub(crate) fn run(self, shared: &Arc<Shared>, ready: &Ready, tasks: &Tasks, accepting: &Tasks) {
-        let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
+        let tls = self.tls;
         let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
         if let Some(listener) = self.tcp {
-            let (shared, acceptor, entry) = (Arc::clone(shared), acceptor.clone(), Arc::clone(&for_tcp));
-            let refusal = is_plain(&acceptor, &entry).then(accept::bye_full);
-            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor.clone(), Arc::clone(&entry), accepted);
+            let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_tcp));
+            let refusal = is_plain(&tls, &entry).then(accept::bye_full);
+            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor(&tls), Arc::clone(&entry), accepted);
             let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), refusal, handle);
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
-            let (shared, entry) = (Arc::clone(shared), Arc::clone(&for_ws));
+            let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_ws));
             let site = Arc::new(http::Site { origins: self.origins, ready: ready.clone() });
-            let refusal = is_plain(&acceptor, &entry).then(accept::http_503);
+            let refusal = is_plain(&tls, &entry).then(accept::http_503);
             let handle = move |accepted| {
-                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor.clone(), Arc::clone(&entry), accepted)
+                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor(&tls), Arc::clone(&entry), accepted)
             };
             let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), refusal, handle);
             accepting.spawn("ws-listener", accept);
         }
         if let Some(listener) = self.grpc {
             let service = grpc::Service::new(Arc::clone(shared), for_grpc, tasks.clone());
-            let identity = self.tls.map(|tls| tls.identity);
             let (health, reporter) = grpc_services::health();
             tasks.spawn("grpc-health", grpc_services::report(reporter, ready.clone()));
-            tasks.spawn(
-                "grpc-listener",
-                grpc::run(listener, identity, service, health, self.max_frame_bytes, accepting.clone()),
-            );
+            let max_frame = self.max_frame_bytes;
+            tasks.spawn("grpc-listener", grpc::run(listener, tls, service, health, max_frame, accepting.clone()));
         }
     }
 }
@@ -137,8 +140,13 @@ impl Entries {
 }
 
 /// Can words be written to whoever connects, without a handshake before?
-fn is_plain(acceptor: &Option<TlsAcceptor>, entry: &Entry) -> bool {
-    acceptor.is_none() && !entry.proxy_protocol
+fn is_plain(tls: &Option<Arc<Tls>>, entry: &Entry) -> bool {
+    tls.is_none() && !entry.proxy_protocol
+}
+
+/// With the certificate of now.
+fn acceptor(tls: &Option<Arc<Tls>>) -> Option<TlsAcceptor> {
+    tls.as_ref().map(|tls| tls.acceptor())
 }
 
 async fn bind(

@@ -1,53 +1,72 @@
-//! Certificate and key for clients.
+//! Certificate and key for clients, which can be replaced.
 
 use std::{fs, io, path::Path, sync::Arc};
 
-use rustls::{ServerConfig, crypto::ring};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use arc_swap::ArcSwap;
+use carillon_proto::tls::{HTTP2, Identity};
+use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
-use tonic::transport::Identity;
 
 use crate::config::TlsConfig;
 
 /// TLS for clients can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("tls file {path} can't be read: {why}")]
-    File { path: String, why: io::Error },
-    #[error("tls file {path} is not PEM: {why}")]
-    Pem { path: String, why: rustls_pki_types::pem::Error },
-    #[error("tls.certificate {path} has no certificate")]
-    NoCertificate { path: String },
-    #[error("tls certificate and key can't be used: {0}")]
-    Rustls(#[from] rustls::Error),
+    #[error("tls.{setting} {path} can't be read: {why}")]
+    File { setting: &'static str, path: String, why: io::Error },
+    #[error("tls.{setting} {path} {why}")]
+    Content { setting: &'static str, path: String, why: carillon_proto::tls::TlsError },
+    #[error("tls was switched on or off: that needs a restart")]
+    Switched,
 }
 
-pub(super) struct Tls {
-    pub(super) acceptor: TlsAcceptor,
-    pub(super) identity: Identity,
+/// What new connections are met with. Open ones keep what they had.
+pub(crate) struct Tls(ArcSwap<Sides>);
+
+struct Sides {
+    frames: Arc<ServerConfig>,
+    /// As above, for HTTP/2.
+    grpc: Arc<ServerConfig>,
 }
 
 impl Tls {
-    pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
-        let (certificate, key) = (read(&config.certificate)?, read(&config.key)?);
-        let pem = |path: &Path| {
-            let path = path.display().to_string();
-            move |why| TlsError::Pem { path, why }
-        };
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(&certificate).collect::<Result<_, _>>().map_err(pem(&config.certificate))?;
-        if chain.is_empty() {
-            return Err(TlsError::NoCertificate { path: config.certificate.display().to_string() });
-        }
-        let private = PrivateKeyDer::from_pem_slice(&key).map_err(pem(&config.key))?;
-        let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, private)?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), identity: Identity::from_pem(certificate, key) })
+    pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        Ok(Self(ArcSwap::from_pointee(Sides::load(config)?)))
+    }
+
+    /// After an error everything is as it was.
+    pub(crate) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
+        self.0.store(Arc::new(Sides::load(config)?));
+        Ok(())
+    }
+
+    /// For TCP and WebSocket.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0.load().frames))
+    }
+
+    pub(super) fn grpc(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.load().grpc)
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|why| TlsError::File { path: path.display().to_string(), why })
+impl Sides {
+    fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let certificate = read("certificate", &config.certificate)?;
+        let key = read("key", &config.key)?;
+        let wrong = |why: carillon_proto::tls::TlsError| {
+            let (setting, path) =
+                if why.is_of_key() { ("key", &config.key) } else { ("certificate", &config.certificate) };
+            TlsError::Content { setting, path: path.display().to_string(), why }
+        };
+        let identity = Identity::from_pem(&certificate, &key).map_err(wrong)?;
+        let frames = identity.server(None).map_err(wrong)?;
+        let mut grpc = frames.clone();
+        grpc.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self { frames: Arc::new(frames), grpc: Arc::new(grpc) })
+    }
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|why| TlsError::File { setting, path: path.display().to_string(), why })
 }

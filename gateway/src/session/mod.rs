@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use carillon_proto::{
     DeviceId, UserId,
     pb::{
@@ -58,7 +59,8 @@ pub(crate) struct Rules {
     pub(crate) gap_grace: Duration,
     pub(crate) ack_interval: Duration,
     pub(crate) password_sign_in: bool,
-    pub(crate) tokens: TokenKeys,
+    /// Replaced when the keys change.
+    pub(crate) tokens: ArcSwap<TokenKeys>,
     /// Makes up credentials for users who have none.
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,

@@ -28,6 +28,6 @@ impl Live {
         // Checking a signature costs about what a page of history does.
         self.history.take(rules, now)?;
         let wrong = |error: &dyn ToString| refusal(Code::Unauthenticated, &error.to_string(), 0);
-        rules.tokens.check(token, self.who.user.as_str(), now.unix_ms).map_err(|error| wrong(&error))
+        rules.tokens.load().check(token, self.who.user.as_str(), now.unix_ms).map_err(|error| wrong(&error))
     }
 }

@@ -152,7 +152,7 @@ impl Session {
                     Err(reason) => self.bye(Code::Invalid, &reason, None, out),
                 }
             }
-            Some(Credential::Token(token)) => match self.rules.tokens.check(&token, &frame.user, now.unix_ms) {
+            Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &frame.user, now.unix_ms) {
                 Ok(token) => {
                     let applicant = applicant(token.user, "token", Some(token.expires_ms));
                     self.open(now, Applicant { make_account: true, ..applicant }, out);

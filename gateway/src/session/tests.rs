@@ -6,6 +6,7 @@ mod signing_in;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use carillon_proto::{
     credentials::{ClientKeys, new_credentials},
     pb::{
@@ -68,7 +69,7 @@ fn rules() -> Rules {
         gap_grace: Duration::from_millis(20),
         ack_interval: Duration::from_millis(100),
         password_sign_in: true,
-        tokens: TokenKeys::load(&jwt).expect("loads"),
+        tokens: ArcSwap::from_pointee(TokenKeys::load(&jwt).expect("loads")),
         decoy_key: [1; 32],
         throttle: Throttle::new(crate::throttle::Tries::few()),
         users: Users::new(2, 20, 7),

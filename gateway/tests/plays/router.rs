@@ -25,7 +25,7 @@ use carillon_proto::{
             registry_server::{Registry, RegistryServer},
         },
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, Tier},
     tasks::Tasks,
 };
 use futures_util::Stream;
@@ -57,7 +57,7 @@ pub(crate) struct MiniRouter {
 }
 
 pub(crate) fn security() -> PeerSecurity {
-    PeerSecurity::new("0123456789abcdef", None).expect("valid")
+    PeerSecurity::from_secret(Tier::Gateway, "0123456789abcdef", None).expect("valid")
 }
 
 impl MiniRouter {
@@ -69,10 +69,9 @@ impl MiniRouter {
         let listener = bound.expect("ends").expect("binds");
         let address = listener.local_addr().expect("bound");
         let state = State { store: Arc::clone(&store), links: Arc::default(), tasks: Tasks::new(), address };
-        let check = security().auth().1;
+        let check = security().check(&[Tier::Gateway]);
         let server = security()
             .server()
-            .expect("plain text")
             .add_service(RouterServer::with_interceptor(state.clone(), check.clone()))
             .add_service(RegistryServer::with_interceptor(state, check))
             .serve_with_incoming(TcpListenerStream::new(listener));

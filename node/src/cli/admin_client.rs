@@ -1,4 +1,4 @@
-//! Calls to the Admin service of a router, with the cluster secret.
+//! Calls to the Admin service of a router, with the operator's token.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use anyhow::{Context as _, bail};
 use carillon_gateway::GatewayConfig;
 use carillon_proto::{
     pb::admin::admin_client::AdminClient,
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity, Tier, cause},
 };
 use tonic::{Code, Request, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{Config, Secrets};
 
-pub(super) type Admin = AdminClient<InterceptedService<Channel, AddSecret>>;
+pub(super) type Admin = AdminClient<InterceptedService<Channel, AddToken>>;
 
 /// Routers to ask, and how.
 pub(super) struct Routers {
@@ -31,7 +31,7 @@ impl Routers {
             None if config.gateway.routers == GatewayConfig::default().routers => vec![own],
             None => config.gateway.routers.clone(),
         };
-        Ok(Self { addresses, security: Secrets::of(config).peer_security(config)? })
+        Ok(Self { addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
     }
 
     /// Asks one router after the other until one answers. `call` may be repeated.
@@ -42,13 +42,16 @@ impl Routers {
         let mut last = None;
         for address in &self.addresses {
             let channel = self.security.channel(address).context("gateway.routers")?;
-            let client = AdminClient::with_interceptor(channel, self.security.auth().0);
+            let client = AdminClient::with_interceptor(channel, self.security.token());
             match call(client, DEADLINE).await {
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                    last = Some(format!("{address}: {}", status.message()));
+                    last = Some(format!("{address}: {}", cause(&status)));
                 }
-                Err(status) if status.code() == Code::Unauthenticated => {
-                    bail!("router {address}: {}; check cluster.secret_file or --data-dir", status.message());
+                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => {
+                    bail!(
+                        "router {address}: {}; check cluster.tokens.operator_file, cluster.secret_file or --data-dir",
+                        status.message()
+                    );
                 }
                 answer => return Ok(answer),
             }

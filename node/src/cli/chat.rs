@@ -12,14 +12,14 @@ use carillon_proto::{
 use clap::Args;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::credential::CredentialOptions;
+use super::{credential::CredentialOptions, out, variable};
 use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
 struct Connect {
     /// A gateway: tcp://host:port, tls://, ws://host:port/ws (with ?format=json for JSON), wss://, grpc://, grpcs://; may
-    /// be repeated. Otherwise the TCP listener of the configuration.
-    #[arg(long = "url", env = "CARILLON_URL", value_delimiter = ',')]
+    /// be repeated. Otherwise those in CARILLON_URL, with commas; otherwise the TCP listener of the configuration.
+    #[arg(long = "url", value_delimiter = ',')]
     urls: Vec<Address>,
     /// PEM file with the authority that signed the gateway's certificate, instead of the public ones.
     #[arg(long)]
@@ -82,8 +82,7 @@ impl Send {
         client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
         let sent = client.send(Client::user(self.to.as_str()), Client::text(&self.text)).await;
         client.close().await;
-        println!("{}", accepted(&sent.map_err(|error| refused(&self.to, error))?));
-        Ok(())
+        out::line(accepted(&sent.map_err(|error| refused(&self.to, error))?))
     }
 }
 
@@ -93,13 +92,11 @@ impl Listen {
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
         let ended = tokio::select! {
-            ended = print_events(&mut events, self.user.as_str()) => Some(ended),
-            _ = signals.next() => None,
+            ended = print_events(&mut events, self.user.as_str()) => Err(ended),
+            _ = signals.next() => Ok(()),
         };
-        // What was printed is done with.
-        events.done();
-        client.close().await;
-        ended.map_or(Ok(()), Err)
+        close(&client, events, &ended).await;
+        ended
     }
 }
 
@@ -113,16 +110,26 @@ impl Chat {
             typed = send_lines(&client, &self.with) => typed,
             _ = signals.next() => Ok(()),
         };
-        events.done();
-        client.close().await;
+        close(&client, events, &ended).await;
         ended
     }
+}
+
+/// What was printed is done with; the last one was not, if printing failed.
+async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) {
+    let unprinted = |error: &anyhow::Error| error.is::<out::Unread>() || error.is::<std::io::Error>();
+    if !ended.as_ref().is_err_and(unprinted) {
+        events.done();
+    }
+    client.close().await;
 }
 
 impl Connect {
     fn settings(&self, config: &Config, user: &UserId, device: &str) -> anyhow::Result<ClientConfig> {
         let credential = self.credential.credential(config, user)?;
-        let urls = if self.urls.is_empty() {
+        let urls = if let Some(urls) = variable("CARILLON_URL").filter(|_| self.urls.is_empty()) {
+            urls.split(',').map(|url| url.trim().parse()).collect::<Result<_, _>>().context("CARILLON_URL")?
+        } else if self.urls.is_empty() {
             let scheme = if config.gateway.tls.is_some() { "tls" } else { "tcp" };
             vec![format!("{scheme}://{}", config.gateway.tcp.listen).parse().context("gateway.tcp.listen")?]
         } else {
@@ -143,13 +150,22 @@ impl Connect {
 async fn print_events(events: &mut Events, user: &str) -> anyhow::Error {
     while let Some(event) = events.next().await {
         match event {
-            Event::Delivered { envelope, .. } => println!("{}", line(&envelope, user)),
-            Event::Sent { .. } => {}
-            Event::Trimmed { first, .. } => eprintln!("(older messages before position {} are gone)", first.seq),
-            Event::State(State::Connected { address, signed_in }) => {
-                eprintln!("({} is signed in at {address} as device {})", signed_in.user, signed_in.device);
+            Event::Delivered { envelope, .. } => {
+                if let Err(error) = out::line(line(&envelope, user)) {
+                    return error;
+                }
             }
-            Event::State(State::Disconnected { why }) => eprintln!("(not connected: {why}; trying again)"),
+            Event::Sent { .. } => {}
+            Event::Trimmed { first, .. } => {
+                out::tell(format_args!("(older messages before position {} are gone)", first.seq));
+            }
+            Event::State(State::Connected { address, signed_in }) => {
+                let (user, device) = (&signed_in.user, &signed_in.device);
+                out::tell(format_args!("({user} is signed in at {address} as device {device})"));
+            }
+            Event::State(State::Disconnected { why }) => {
+                out::tell(format_args!("(not connected: {why}; trying again)"));
+            }
             Event::State(State::Connecting) => {}
             Event::State(State::Ended { why }) => return anyhow!(why),
         }
@@ -164,9 +180,9 @@ async fn send_lines(client: &Client, to: &UserId) -> anyhow::Result<()> {
             continue;
         }
         match client.send(Client::user(to.as_str()), Client::text(&text)).await {
-            Ok(accepted) => eprintln!("({})", self::accepted(&accepted)),
+            Ok(accepted) => out::tell(format_args!("({})", self::accepted(&accepted))),
             Err(error @ SendError::Ended(_)) => return Err(refused(to, error)),
-            Err(error) => eprintln!("({})", refused(to, error)),
+            Err(error) => out::tell(format_args!("({:#})", refused(to, error))),
         }
     }
     Ok(())

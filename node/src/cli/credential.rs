@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use carillon_client::Credential;
-use carillon_proto::UserId;
+use carillon_proto::{UserId, peer::Tier};
 use clap::Args;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
+use super::{out, variable};
 use crate::{Config, Secrets};
 
 /// RFC 7519.
@@ -39,25 +40,42 @@ impl TokenCommand {
         let token = make_token(config, &self.user, self.ttl)?;
         let missing =
             "there is no HS256 secret to sign with: start `carillon` here first, or configure gateway.jwt.keys";
-        println!("{}", token.context(missing)?);
-        Ok(())
+        out::line(token.context(missing)?)
     }
 }
 
 #[derive(Args)]
+pub(super) struct TierToken {
+    /// storage, router, gateway or operator.
+    #[arg(value_parser = parse_tier)]
+    tier: Tier,
+}
+
+impl TierToken {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        out::line(Secrets::of(config).derived_token(config, self.tier)?)
+    }
+}
+
+fn parse_tier(text: &str) -> Result<Tier, String> {
+    let known = || Tier::ALL.map(Tier::as_str).join(", ");
+    Tier::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or_else(|| format!("it must be one of {}", known()))
+}
+
+#[derive(Args)]
 pub(super) struct CredentialOptions {
-    /// Sign in with this token. Without it: the password in CARILLON_PASSWORD; a token made with the local secret, if
+    /// Sign in with this token. Without it: the token in CARILLON_TOKEN; the password in CARILLON_PASSWORD; a token made with the local secret, if
     /// the data folder has it; a question for the password.
-    #[arg(long, env = "CARILLON_TOKEN", hide_env_values = true)]
+    #[arg(long)]
     token: Option<String>,
 }
 
 impl CredentialOptions {
     pub(super) fn credential(&self, config: &Config, user: &UserId) -> anyhow::Result<Credential> {
-        if let Some(token) = &self.token {
-            return Ok(Credential::Token(token.clone()));
+        if let Some(token) = self.token.clone().or_else(|| variable("CARILLON_TOKEN")) {
+            return Ok(Credential::Token(token));
         }
-        if let Ok(password) = std::env::var("CARILLON_PASSWORD") {
+        if let Some(password) = variable("CARILLON_PASSWORD") {
             return Ok(Credential::Password(password));
         }
         if let Some(token) = make_token(config, user, Duration::from_secs(24 * 60 * 60))? {

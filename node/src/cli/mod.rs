@@ -4,11 +4,12 @@ mod admin_client;
 mod chat;
 mod cluster;
 mod credential;
+mod out;
 mod serve;
 mod status;
 mod user;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{borrow::Cow, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 #[cfg(test)]
 pub(crate) use credential::make_token;
 
-use crate::{Config, Layers, Role};
+use crate::{Config, Layers, Role, config::is_secret};
 
 /// A clustered instant-messaging service.
 ///
@@ -34,8 +35,8 @@ struct Cli {
 /// (CARILLON_GATEWAY__TCP__LISTEN), flags.
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// TOML file; deploy/carillon.toml has every key.
-    #[arg(long, global = true, env = "CARILLON_CONFIG", value_name = "FILE")]
+    /// TOML file; deploy/carillon.toml has every key. Otherwise the one in CARILLON_CONFIG.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting, for example gateway.tcp.listen=127.0.0.1:7410; may be repeated.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
@@ -63,6 +64,8 @@ enum Command {
     User(user::User),
     /// Prints a token with which a user signs in.
     Token(credential::TokenCommand),
+    /// Prints a tier's token as the cluster's secret gives it, for cluster.tokens of a machine that is to have no more.
+    TierToken(credential::TierToken),
     /// Sends one message and waits until it is accepted.
     Send(chat::Send),
     /// Signs in and prints messages, one a line.
@@ -80,18 +83,22 @@ enum Command {
 
 /// Everything from the arguments to the exit code.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return out::usage(&error),
+    };
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<out::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("carillon: {}", told(&error));
+            out::tell(format_args!("carillon: {}", told(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
 /// The error and its causes, each once: some errors have their cause in their text.
-fn told(error: &anyhow::Error) -> String {
+pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -111,6 +118,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Storage(serve)) => serve::run(&[Role::Storage], &options, serve),
         Some(Command::User(user)) => small(async { user.run(&options.load()?).await }),
         Some(Command::Token(token)) => token.run(&options.load()?),
+        Some(Command::TierToken(token)) => token.run(&options.load()?),
         Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
@@ -139,17 +147,27 @@ fn small<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
 
 impl Options {
     pub(crate) fn load(&self) -> anyhow::Result<Config> {
-        Ok(self.layers(Layers::default())?.load()?)
+        let layers = self.layers(Layers::default())?;
+        for warning in layers.warnings() {
+            out::tell(format_args!("carillon: {warning}"));
+        }
+        Ok(layers.load()?)
+    }
+
+    /// Relative to the current folder.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| variable("CARILLON_CONFIG").map(PathBuf::from))
     }
 
     /// File, environment and flags on top of what is there.
     pub(crate) fn layers(&self, mut layers: Layers) -> anyhow::Result<Layers> {
-        if let Some(file) = &self.config {
-            layers = layers.file(file);
+        if let Some(file) = self.file() {
+            layers = layers.file(&file);
         }
-        let layers = layers.environment(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
+        let layers = layers.environment(std::env::vars_os().filter_map(|(name, value)| {
+            // Text that is none can't be a setting, and the name of a setting is ASCII.
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        }));
         let layers = layers.sets(&self.sets)?;
         Ok(layers.flag("data_dir", self.data_dir.as_deref(), "--data-dir").flag(
             "log.level",
@@ -160,13 +178,26 @@ impl Options {
 
     /// The flags again that other commands need to reach the same service.
     pub(crate) fn to_flags(&self) -> String {
-        let config = self.config.iter().map(|file| format!(" --config {}", file.display()));
+        let config = self.file().into_iter().map(|file| format!(" --config {}", file.display()));
         let data = self.data_dir.iter().map(|folder| format!(" --data-dir {folder}"));
         let needed =
             ["data_dir=", "cluster.", "router.listen=", "router.advertise=", "gateway.routers=", "gateway.jwt"];
         let needed = |set: &&String| needed.iter().any(|start| set.starts_with(start));
-        let sets = self.sets.iter().filter(needed).map(|set| format!(" --set '{set}'"));
+        let sets = self.sets.iter().filter(needed).map(|set| format!(" --set '{}'", without_secret(set)));
         config.chain(data).chain(sets).collect()
+    }
+}
+
+/// An environment variable that is there and not empty: an empty one is as good as none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// `KEY=VALUE` as it may be shown.
+fn without_secret(set: &str) -> Cow<'_, str> {
+    match set.split_once('=') {
+        Some((key, _)) if is_secret(key.trim()) => Cow::Owned(format!("{key}=...")),
+        _ => Cow::Borrowed(set),
     }
 }
 

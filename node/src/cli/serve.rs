@@ -1,15 +1,27 @@
 //! Runs roles until a signal or a failure ends them.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::Args;
-use tokio::io::AsyncReadExt as _;
+use tokio::{
+    io::AsyncReadExt as _,
+    task::block_in_place,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
 
-use super::Options;
-use crate::{Addresses, Config, Role, Running, Telemetry, shutdown::Signals, start};
+use super::{Options, out};
+use crate::{
+    Addresses, Config, Role, Running, Telemetry,
+    check::{Findings, check},
+    reload::{self, Reloader},
+    shutdown::{Hangup, Signals},
+    start,
+};
 
 #[derive(Args, Default)]
 pub(super) struct Serve {
-    /// Check the configuration and end.
+    /// Look at the configuration and all files that it names, and end.
     #[arg(long)]
     check_config: bool,
     /// Print the configuration as TOML, without secrets, and end.
@@ -22,14 +34,12 @@ pub(super) struct Serve {
 
 pub(super) fn run(roles: &[Role], options: &Options, serve: Serve) -> anyhow::Result<()> {
     let config = options.load()?;
+    if serve.check_config {
+        return check_config(&config, roles);
+    }
     config.validate(roles)?;
     if serve.print_config {
-        print!("{}", config.to_toml());
-        return Ok(());
-    }
-    if serve.check_config {
-        println!("configuration is valid");
-        return Ok(());
+        return out::print(config.to_toml());
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
@@ -39,6 +49,23 @@ pub(super) fn run(roles: &[Role], options: &Options, serve: Serve) -> anyhow::Re
     served
 }
 
+/// A start takes less where all is well.
+const NOT_READY: Duration = Duration::from_secs(15);
+const NOT_READY_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_READY: Duration = Duration::from_secs(1);
+
+fn check_config(config: &Config, roles: &[Role]) -> anyhow::Result<()> {
+    let Findings { problems, warnings } = check(config, roles);
+    for warning in warnings {
+        out::tell(format_args!("carillon: {warning}"));
+    }
+    match problems.as_slice() {
+        [] => out::line("configuration is valid"),
+        [one] => anyhow::bail!("{one}"),
+        all => anyhow::bail!("the configuration has {} problems:\n  {}", all.len(), all.join("\n  ")),
+    }
+}
+
 async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_stdin: bool) -> anyhow::Result<()> {
     let name = match roles {
         [role] => role.as_str(),
@@ -46,20 +73,38 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
     };
     let telemetry = Telemetry::install(&config, name)?;
     let mut signals = Signals::install().context("can't watch signals")?;
+    let mut hangup = Hangup::install().context("can't watch signals")?;
+    let mut reloader = Reloader::new(|| options.load(), roles, config.clone());
     let running = tokio::select! {
         started = start(config, roles) => started?,
         signal = signals.next() => anyhow::bail!("{signal} while starting"),
     };
+    if roles == Role::ALL {
+        // It may just have made files that are watched.
+        reloader.started();
+    }
     announce(name, &running, options);
-    let addresses = running.addresses().clone();
 
+    let changes = async {
+        let mut tick = interval(reload::LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Reading files blocks, though not for long.
+            tokio::select! {
+                () = hangup.next() => block_in_place(|| reloader.on_signal(&running, &telemetry)),
+                _ = tick.tick() => block_in_place(|| reloader.look(&running)),
+            }
+        }
+    };
     let why = tokio::select! {
+        () = changes => "",
         () = tell_ready(name, &running) => "",
         signal = signals.next() => signal,
         () = end_of_stdin(), if with_stdin => "the end of standard input",
         why = running.failed() => {
             tracing::error!(role = name, why, "ended at once");
-            eprintln!("carillon: {why}");
+            telemetry.flush();
+            out::tell_briefly(format_args!("carillon: {why}"));
             // As if it had been killed: stopping in order would flush the engines to what may be the disk that failed.
             std::process::exit(1);
         }
@@ -69,18 +114,27 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         in_time = running.stop() => in_time,
         signal = signals.next() => anyhow::bail!("a second {signal}: ended at once"),
     };
+    tracing::info!(role = name, "stopped");
     // Sending the rest of the traces blocks.
-    tokio::task::spawn_blocking(|| telemetry.flush()).await.context("telemetry")?;
-    tracing::info!(role = name, admin = ?addresses.admin, "stopped");
+    block_in_place(|| telemetry.flush());
     anyhow::ensure!(stopped, "not everything had stopped within shutdown_deadline_ms");
     Ok(())
 }
 
-/// Never returns.
+/// Tells when it becomes ready, and what it waits for when that takes long. Never returns.
 async fn tell_ready(name: &str, running: &Running) {
-    running.ready().await;
-    tracing::info!(role = name, "ready");
-    std::future::pending().await
+    loop {
+        let mut patience = NOT_READY;
+        while timeout(patience, running.ready()).await.is_err() {
+            tracing::warn!(role = name, waiting = running.not_ready().join("; "), "not ready");
+            patience = NOT_READY_AGAIN;
+        }
+        tracing::info!(role = name, "ready");
+        while running.not_ready().is_empty() {
+            sleep(LOOK_READY).await;
+        }
+        tracing::info!(role = name, waiting = running.not_ready().join("; "), "no longer ready");
+    }
 }
 
 async fn end_of_stdin() {
@@ -92,9 +146,10 @@ async fn end_of_stdin() {
 /// On standard output, for people; the log goes to standard error.
 fn announce(name: &str, running: &Running, options: &Options) {
     let addresses = running.addresses();
-    println!("carillon {} ({name}) listens:\n{addresses}", env!("CARGO_PKG_VERSION"));
+    let version = env!("CARGO_PKG_VERSION");
+    out::note(format_args!("carillon {version} ({name}) listens:\n{addresses}"));
     if name == "all" {
-        println!("Try:\n{}", to_try(addresses, options));
+        out::note(format_args!("Try:\n{}", to_try(addresses, options)));
     }
 }
 

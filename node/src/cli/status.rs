@@ -12,7 +12,10 @@ use carillon_proto::{
 };
 use clap::Args;
 
-use super::admin_client::{Routers, with_deadline};
+use super::{
+    admin_client::{Routers, with_deadline},
+    out,
+};
 use crate::Config;
 
 #[derive(Args)]
@@ -24,8 +27,7 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        print!("{}", show(&fetch(&Routers::of(config, self.router.as_deref())?).await?));
-        Ok(())
+        out::print(show(&fetch(&Routers::of(config, self.router.as_deref())?).await?))
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::Code;
 use super::{
     admin_client::{Routers, with_deadline},
     credential::new_password,
+    out,
 };
 use crate::Config;
 
@@ -56,7 +57,7 @@ impl User {
                     .ask(async |mut admin, deadline| admin.put_user(with_deadline(request.clone(), deadline)).await)
                     .await?;
                 match put {
-                    Ok(_) => println!("user {name} is there"),
+                    Ok(_) => out::line(format_args!("user {name} is there"))?,
                     Err(status) if status.code() == Code::AlreadyExists => {
                         bail!("there is a user {name} already; use --replace to change the credentials")
                     }
@@ -69,7 +70,7 @@ impl User {
                     .ask(async |mut admin, deadline| admin.delete_user(with_deadline(request.clone(), deadline)).await)
                     .await?;
                 match deleted {
-                    Ok(_) => println!("user {name} is gone"),
+                    Ok(_) => out::line(format_args!("user {name} is gone"))?,
                     Err(status) => bail!("user {name} was not removed: {}", status.message()),
                 }
             }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{
+    Config,
+    keys::{is_in_section, is_known, is_secret, is_section, meant},
+};
 
 /// Settings from several places. The later call wins.
 #[derive(Default)]
@@ -13,19 +16,22 @@ pub struct Layers {
     /// Which place each key came from, for errors.
     origins: BTreeMap<String, String>,
     problem: Option<ConfigError>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("can't read configuration {file}: {why}")]
     File { file: String, why: String },
-    #[error("unknown setting {key} (from {origin}); {known}")]
-    Unknown { key: String, origin: String, known: String },
+    /// `hint`: what was meant, or what there is.
+    #[error("unknown setting {key} (from {origin}); {hint}")]
+    Unknown { key: String, origin: String, hint: String },
     #[error("setting {key} (from {origin}): {why}")]
     Type { key: String, origin: String, why: String },
     #[error("{key} {why}")]
     Value { key: String, why: String },
-    #[error("--set takes KEY=VALUE, for example gateway.tcp.listen=127.0.0.1:7410, but not {0:?}")]
+    /// Without what may be a secret.
+    #[error("--set takes KEY=VALUE, for example gateway.tcp.listen=127.0.0.1:7410, but here is no = behind {0}")]
     Set(String),
 }
 
@@ -54,28 +60,55 @@ impl Layers {
                 self.merge(table, origin);
                 self
             }
-            Err(error) => self.fail(ConfigError::File { file: origin.to_owned(), why: error.to_string() }),
+            Err(error) => {
+                // Its own text quotes the line, which may be the secret.
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                self.fail(ConfigError::File {
+                    file: origin.to_owned(),
+                    why: format!("line {line}: {}", error.message().trim()),
+                })
+            }
         }
     }
 
-    /// `CARILLON_GATEWAY__TCP__LISTEN` is gateway.tcp.listen.
+    /// `CARILLON_GATEWAY__TCP__LISTEN` is gateway.tcp.listen. An empty one counts as absent, and one that is nobody's
+    /// setting is left alone; if it looks like a slip, that is a warning.
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         for (name, value) in variables {
             let Some(key) = name.strip_prefix("CARILLON_") else { continue };
-            if NOT_SETTINGS.contains(&name.as_str()) || is_kubernetes_service(key) {
+            if value.is_empty() || NOT_SETTINGS.contains(&name.as_str()) || is_kubernetes_service(key) {
                 continue;
             }
             let key = key.to_lowercase().replace("__", ".");
-            self.set(&key, &value, &format!("environment variable {name}"));
+            let parts: Vec<&str> = key.split('.').collect();
+            // What names a section is meant for this program, and refused where it is wrong.
+            if is_known(&key, &value_of(&parts, &value)) || is_in_section(&key) {
+                self.set(&key, &value, &format!("environment variable {name}"));
+            } else if is_section(&key) {
+                self.warnings.push(format!("environment variable {name} sets nothing: {key} is a section of settings"));
+            } else if let Some(meant) = meant(&key) {
+                let right = format!("CARILLON_{}", meant.to_uppercase().replace('.', "__"));
+                self.warnings.push(format!("environment variable {name} sets nothing: did you mean {right}?"));
+            }
         }
         self
+    }
+
+    /// For people, one each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// `KEY=VALUE` each.
     pub fn sets(mut self, sets: &[String]) -> Result<Self, ConfigError> {
         for set in sets {
-            let (key, value) = set.split_once('=').ok_or_else(|| ConfigError::Set(set.clone()))?;
-            self.set(key.trim(), value, &format!("--set {set}"));
+            let Some((key, value)) = set.split_once('=') else {
+                let is_of_key = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+                let end = set.find(|c| !is_of_key(c)).unwrap_or(set.len());
+                return Err(ConfigError::Set(set[..end].to_owned()));
+            };
+            self.set(key.trim(), value, &format!("--set {}", key.trim()));
         }
         Ok(self)
     }
@@ -110,9 +143,14 @@ impl Layers {
                         "." | "" => field.to_owned(),
                         _ => format!("{path}.{field}"),
                     };
-                    ConfigError::Unknown { origin: origin_of(&key), key, known: known.to_owned() }
+                    let hint = meant(&key).map_or(known.to_owned(), |meant| format!("did you mean {meant}?"));
+                    ConfigError::Unknown { origin: origin_of(&key), key, hint }
                 }
-                None => ConfigError::Type { origin: origin_of(&path), key: path, why },
+                None => {
+                    // Serde's words have the value.
+                    let why = if is_secret(&path) { "has a value of a wrong type".to_owned() } else { why };
+                    ConfigError::Type { origin: origin_of(&path), key: path, why }
+                }
             }
         })
     }
@@ -242,7 +280,6 @@ mod tests {
                 "router.shards",
                 "CARILLON_ROUTER__SHARDS",
             ),
-            (Layers::default().environment(env("CARILLON_TYPO", "1")), "typo", "CARILLON_TYPO"),
             (sets(&["storage.retention.max_agee=1"]), "storage.retention.max_agee", "--set"),
         ] {
             let error = layers.load().expect_err(key);
@@ -274,6 +311,46 @@ mod tests {
         assert_eq!(config.trace.sample_ratio, 1.0);
         let config = sets(&["router.storage=[\"c:3\"]"]).load().expect("valid");
         assert_eq!(config.router.storage, ["c:3"]);
+    }
+
+    #[test]
+    fn foreign_and_empty_variables_do_no_harm_and_a_near_miss_is_told() {
+        for (name, value) in [("CARILLON_HOME", "/opt"), ("CARILLON_LOG__LEVEL", ""), ("CARILLON_IMAGE_TAG", "7")] {
+            let layers = Layers::default().environment(env(name, value));
+            assert!(layers.warnings().is_empty(), "{:?}", layers.warnings());
+            assert_eq!(layers.load().expect(name).log.level, "info");
+        }
+        for (name, right) in [
+            ("CARILLON_LOG_LEVEL", "CARILLON_LOG__LEVEL"),
+            ("CARILLON_DATADIR", "CARILLON_DATA_DIR"),
+            ("CARILLON_GATEWAY_TCP_LISTEN", "CARILLON_GATEWAY__TCP__LISTEN"),
+        ] {
+            let layers = Layers::default().environment(env(name, "debug"));
+            let told = layers.warnings().concat();
+            assert!(told.contains(name) && told.contains(&format!("did you mean {right}?")), "{told}");
+            layers.load().expect(name);
+        }
+        let error = Layers::default().environment(env("CARILLON_LOG__LEVL", "debug")).load().expect_err("refused");
+        assert!(error.to_string().contains("did you mean log.level?"), "{error}");
+    }
+
+    #[test]
+    fn no_error_shows_a_secret() {
+        const SECRET: &str = "hunter2hunter2hunter2";
+        let set = |set: String| Layers::default().sets(&[set]);
+        let text = |text: String| Layers::default().text(&text, "x.toml").load().expect_err("refused").to_string();
+        for error in [
+            set(format!("cluster.secret.x={SECRET}")).expect("parsed").load().expect_err("refused").to_string(),
+            set(format!("cluster.secre={SECRET}")).expect("parsed").load().expect_err("refused").to_string(),
+            set(format!("gateway.jwt.keys=[{SECRET:?}]")).expect("parsed").load().expect_err("refused").to_string(),
+            set(format!("cluster.secret:{SECRET}")).err().expect("refused").to_string(),
+            text(format!("[cluster]\nsecret = \"{SECRET}")),
+            text(format!("[cluster]\nsecret = {SECRET}")),
+            text(format!("[gateway.jwt]\nkeys = \"{SECRET}\"")),
+            text(format!("[[gateway.jwt.keys]]\nalgorithm = \"HS256\"\nsecret = [\"{SECRET}\"]")),
+        ] {
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! What an operator may set: one typed structure, filled from the defaults, a file, the environment and flags.
 
+mod keys;
 mod layers;
 mod secrets;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use carillon_gateway::GatewayConfig;
+use carillon_proto::peer::Tier;
 use carillon_router::RouterConfig;
 use carillon_storage::StorageConfig;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use keys::is_secret;
 pub use layers::{ConfigError, Layers};
+pub(crate) use secrets::peer_tls;
 pub use secrets::{Secret, SecretError, Secrets};
 
 use crate::Role;
@@ -38,9 +46,34 @@ pub struct ClusterConfig {
     /// The same on all nodes: 16 to 512 visible ASCII characters. Either this or `secret_file`; without both, the one
     /// in `data_dir/secrets`.
     pub secret: Secret,
+    /// One secret a line, at most two: the first one is used, the second one is taken from others, too.
     pub secret_file: PathBuf,
+    /// Tokens by themselves, for nodes that are not to have the secret.
+    pub tokens: TokensConfig,
     /// Mutual TLS between nodes.
     pub tls: Option<ClusterTlsConfig>,
+}
+
+/// Files, as `secret_file` is one. Where one is set, it takes the place of what the secret gives this tier.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensConfig {
+    pub storage_file: PathBuf,
+    pub router_file: PathBuf,
+    pub gateway_file: PathBuf,
+    pub operator_file: PathBuf,
+}
+
+impl TokensConfig {
+    /// Empty if it is not set.
+    pub fn of(&self, tier: Tier) -> &Path {
+        match tier {
+            Tier::Storage => &self.storage_file,
+            Tier::Router => &self.router_file,
+            Tier::Gateway => &self.gateway_file,
+            Tier::Operator => &self.operator_file,
+        }
+    }
 }
 
 /// PEM files.
@@ -133,21 +166,31 @@ impl Config {
 
     /// Checks the values that these roles use.
     pub fn validate(&self, roles: &[Role]) -> Result<(), ConfigError> {
-        let invalid = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
+        self.invalid(roles).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All that is wrong with the values that these roles use, but of each role the first.
+    pub(crate) fn invalid(&self, roles: &[Role]) -> Vec<ConfigError> {
+        let mut invalid = Vec::new();
+        let mut add =
+            |key: &str, why: &str| invalid.push(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
         if self.data_dir.as_os_str().is_empty() {
-            return invalid("data_dir", "is empty, but must name a folder");
+            add("data_dir", "is empty, but must name a folder");
         }
         if !(100..=600_000).contains(&self.shutdown_deadline_ms) {
-            return invalid("shutdown_deadline_ms", "must be 100 to 600000");
+            add("shutdown_deadline_ms", "must be 100 to 600000");
         }
         if !self.cluster.secret.is_empty() && !self.cluster.secret_file.as_os_str().is_empty() {
-            return invalid("cluster.secret", "and cluster.secret_file are both set, but one of them is enough");
+            add("cluster.secret", "and cluster.secret_file are both set, but one of them is enough");
         }
         if !(0.0..=1.0).contains(&self.trace.sample_ratio) {
-            return invalid("trace.sample_ratio", "must be 0.0 to 1.0");
+            add("trace.sample_ratio", "must be 0.0 to 1.0");
         }
-        if let Err(error) = self.log.level.parse::<tracing_subscriber::EnvFilter>() {
-            return invalid("log.level", &format!("is {:?}: {error}", self.log.level));
+        if let Err(why) = check_endpoint(&self.trace.otlp_endpoint) {
+            add("trace.otlp_endpoint", why);
+        }
+        if let Err(why) = crate::telemetry::filter(&self.log.level) {
+            add("log.level", &format!("is \"{}\": {why}", self.log.level));
         }
         for role in roles {
             let (key, why) = match role {
@@ -156,17 +199,31 @@ impl Config {
                     Err(error) => (error.key, error.why),
                 },
                 Role::Router => match self.router.validate() {
-                    Ok(()) => continue,
+                    Ok(()) => self.stops_in_time("drain_ms", self.router.drain_ms.into()),
                     Err(error) => (error.key, error.why),
                 },
                 Role::Gateway => match self.gateway.validate() {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        let gateway = &self.gateway;
+                        self.stops_in_time("drain_spread_ms", gateway.drain_delay_ms + gateway.drain_spread_ms)
+                    }
                     Err(error) => (error.key, error.why),
                 },
             };
-            return invalid(&format!("{role}.{key}"), &why);
+            if !why.is_empty() {
+                add(&format!("{role}.{key}"), &why);
+            }
         }
-        Ok(())
+        invalid
+    }
+
+    /// Empty: it does.
+    fn stops_in_time(&self, key: &'static str, takes_ms: u64) -> (&'static str, String) {
+        let deadline_ms = self.shutdown_deadline_ms;
+        if takes_ms < deadline_ms {
+            return (key, String::new());
+        }
+        (key, format!("is {takes_ms}, but a stop is given up after shutdown_deadline_ms, which is {deadline_ms}"))
     }
 
     /// As TOML, without secrets.
@@ -174,6 +231,33 @@ impl Config {
         // Every key is a string and every number fits: these are the types above.
         toml::to_string(self).expect("the configuration is representable as TOML")
     }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
+    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    match rest {
+        None if endpoint.is_empty() => Ok(()),
+        None | Some("") => Err("must be http://host:port or https://host:port"),
+        // It is shown with the rest of the configuration.
+        Some(rest) if rest.contains('@') => Err("must not have a user or a password in it"),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The names of the settings that differ. Secrets in the configuration itself are not compared.
+pub(crate) fn changed(before: &Config, after: &Config) -> Vec<String> {
+    let settings = |config: &Config| {
+        let mut settings = BTreeMap::new();
+        // As in `to_toml`.
+        let table = toml::Table::try_from(config).expect("the configuration is representable as TOML");
+        keys::flat(&toml::Value::Table(table), "", &mut |key, value| {
+            settings.insert(key.to_owned(), value.clone());
+        });
+        settings
+    };
+    let (before, after) = (settings(before), settings(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -196,6 +280,7 @@ mod tests {
         assert!(why(|config| config.router.lease_ms = 0).starts_with("router.lease_ms"));
         assert!(why(|config| config.storage.heartbeat_ms = 0).starts_with("storage.heartbeat_ms"));
         assert!(why(|config| config.log.level = "info,,=loud".into()).starts_with("log.level"));
+        assert!(why(|config| config.log.level = "loud".into()).starts_with("log.level"));
         assert!(why(|config| config.trace.sample_ratio = 1.5).starts_with("trace.sample_ratio"));
     }
 

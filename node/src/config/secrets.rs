@@ -9,7 +9,7 @@ use std::{
 };
 
 use carillon_gateway::{JwtAlgorithm, JwtKeyConfig};
-use carillon_proto::peer::{PeerError, PeerSecurity, PeerTls};
+use carillon_proto::peer::{self, PeerError, PeerSecurity, PeerTls, Tier, TierTokens};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -32,12 +32,15 @@ pub enum SecretError {
     #[error("can't write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "there is no cluster secret: set cluster.secret_file to a file that all nodes share (looked for {})",
+        "there is no cluster secret: set cluster.secret_file to a file that all nodes share, or cluster.tokens \
+         (looked for {})",
         looked_for.display()
     )]
     NoClusterSecret { looked_for: PathBuf },
-    #[error("cluster.secret: {0}")]
-    Invalid(#[from] PeerError),
+    #[error("{setting} {why}")]
+    Invalid { setting: String, why: PeerError },
+    #[error(transparent)]
+    Peer(#[from] PeerError),
 }
 
 impl Secrets {
@@ -61,28 +64,63 @@ impl Secrets {
         self.folder.join("token")
     }
 
-    /// How this node authenticates to others.
-    pub fn peer_security(&self, config: &Config) -> Result<PeerSecurity, SecretError> {
-        let cluster = &config.cluster;
-        let secret = if !cluster.secret.is_empty() {
-            cluster.secret.0.clone()
-        } else if !cluster.secret_file.as_os_str().is_empty() {
-            read(&cluster.secret_file)?
-        } else if self.cluster_path().exists() {
-            read(&self.cluster_path())?
-        } else {
+    /// How a process of these tiers, or the operator, authenticates to others. It calls as the first of them.
+    pub fn peer_security(&self, config: &Config, tiers: &[Tier]) -> Result<PeerSecurity, SecretError> {
+        let tokens = self.tokens(config)?;
+        let needed = || tiers.iter().flat_map(|tier| needed_by(*tier).iter().copied());
+        if let Some(tier) = needed().find(|tier| !tokens.has(*tier)) {
+            return Err(match Tier::ALL.iter().any(|tier| tokens.has(*tier)) {
+                true => PeerError::NoToken { tier }.into(),
+                false => SecretError::NoClusterSecret { looked_for: self.cluster_path() },
+            });
+        }
+        let own = tiers.first().copied().unwrap_or(Tier::Operator);
+        Ok(PeerSecurity::new(own, tokens, peer_tls(config)?)?)
+    }
+
+    /// All tokens that are known here.
+    pub(crate) fn tokens(&self, config: &Config) -> Result<TierTokens, SecretError> {
+        let invalid = |setting: &str| {
+            let setting = setting.to_owned();
+            move |why| SecretError::Invalid { setting, why }
+        };
+        let mut tokens = match self.secret(config)? {
+            Some((setting, secrets)) => TierTokens::derived(&secrets).map_err(invalid(&setting))?,
+            None => TierTokens::default(),
+        };
+        for tier in Tier::ALL {
+            let path = config.cluster.tokens.of(tier);
+            if !path.as_os_str().is_empty() {
+                let setting = format!("cluster.tokens.{tier}_file {}", path.display());
+                tokens.give(tier, &read(path)?).map_err(invalid(&setting))?;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The tier's token as the secret gives it: for a file on a machine that is to have no more.
+    pub(crate) fn derived_token(&self, config: &Config, tier: Tier) -> Result<String, SecretError> {
+        let Some((setting, secrets)) = self.secret(config)? else {
             return Err(SecretError::NoClusterSecret { looked_for: self.cluster_path() });
         };
-        let tls = match &cluster.tls {
-            None => None,
-            Some(tls) => Some(PeerTls {
-                ca: read(&tls.ca)?,
-                certificate: read(&tls.certificate)?,
-                key: read(&tls.key)?,
-                server_name: Some(tls.server_name.clone()).filter(|name| !name.is_empty()),
-            }),
+        let lines = peer::lines(&secrets).map_err(|why| SecretError::Invalid { setting, why })?;
+        Ok(lines.iter().map(|secret| peer::derive(secret, tier)).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Where it was found, and what it is; one a line.
+    fn secret(&self, config: &Config) -> Result<Option<(String, String)>, SecretError> {
+        let cluster = &config.cluster;
+        if !cluster.secret.is_empty() {
+            return Ok(Some(("cluster.secret".to_owned(), cluster.secret.0.clone())));
+        }
+        let path = if !cluster.secret_file.as_os_str().is_empty() {
+            cluster.secret_file.clone()
+        } else if self.cluster_path().exists() {
+            self.cluster_path()
+        } else {
+            return Ok(None);
         };
-        Ok(PeerSecurity::new(&secret, tls)?)
+        Ok(Some((format!("cluster.secret_file {}", path.display()), read(&path)?)))
     }
 
     /// The key by which gateways check tokens that this process makes, if there is none in the configuration.
@@ -114,6 +152,27 @@ impl Secrets {
             None => Ok(None),
         }
     }
+}
+
+/// Its own token, and those of its callers. Without the operator's, a router does all but what the command line asks.
+fn needed_by(tier: Tier) -> &'static [Tier] {
+    match tier {
+        Tier::Storage => &[Tier::Storage, Tier::Router],
+        Tier::Router => &[Tier::Router, Tier::Gateway],
+        Tier::Gateway => &[Tier::Gateway],
+        Tier::Operator => &[Tier::Operator],
+    }
+}
+
+/// The files of cluster.tls.
+pub(crate) fn peer_tls(config: &Config) -> Result<Option<PeerTls>, SecretError> {
+    let Some(tls) = &config.cluster.tls else { return Ok(None) };
+    Ok(Some(PeerTls {
+        ca: read(&tls.ca)?,
+        certificate: read(&tls.certificate)?,
+        key: read(&tls.key)?,
+        server_name: Some(tls.server_name.clone()).filter(|name| !name.is_empty()),
+    }))
 }
 
 /// Makes the file with 256 random bits in hexadecimal, unless it exists. Whoever comes second finds the first one's.
@@ -190,7 +249,7 @@ mod tests {
         assert_eq!(first.len(), 64);
         secrets.generate().expect("nothing to do");
         assert_eq!(secrets.token_secret(&config).expect("readable").expect("there"), first);
-        secrets.peer_security(&config).expect("valid");
+        secrets.peer_security(&config, &[Tier::Storage]).expect("valid");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&secrets.folder), 0o700);
         for entry in fs::read_dir(&secrets.folder).expect("folder") {
@@ -203,11 +262,23 @@ mod tests {
     fn without_a_cluster_secret_the_error_names_the_setting() {
         let folder = tempfile::tempdir().expect("folder");
         let (config, secrets) = in_folder(folder.path());
-        let error = secrets.peer_security(&config).err().expect("refused").to_string();
+        let error = secrets.peer_security(&config, &[Tier::Gateway]).err().expect("refused").to_string();
         assert!(error.contains("cluster.secret_file"), "{error}");
         let mut short = config;
         short.cluster.secret = Secret::new("short");
-        let error = secrets.peer_security(&short).err().expect("refused").to_string();
+        let error = secrets.peer_security(&short, &[Tier::Gateway]).err().expect("refused").to_string();
         assert!(error.contains("cluster.secret"), "{error}");
+    }
+
+    #[test]
+    fn a_gateway_starts_with_its_own_token_and_without_the_secret() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut config, secrets) = in_folder(folder.path());
+        let token = folder.path().join("gateway-token");
+        fs::write(&token, peer::derive("0123456789abcdef", Tier::Gateway)).expect("written");
+        config.cluster.tokens.gateway_file = token;
+        secrets.peer_security(&config, &[Tier::Gateway]).expect("enough");
+        let error = secrets.peer_security(&config, &[Tier::Router]).err().expect("refused").to_string();
+        assert!(error.contains("cluster.secret_file"), "{error}");
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+pub mod calls;
+pub mod certificates;
 pub mod cluster;
 pub mod node;
 pub mod play;

@@ -96,7 +96,7 @@ impl Node {
         self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
     }
 
-    /// Sends it a signal, by name: STOP, CONT.
+    /// Sends it a signal, by name: STOP, CONT, HUP.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
         assert!(status.expect("kill runs").success());
@@ -107,6 +107,12 @@ impl Node {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
         process.kill().expect("killed");
         process.wait().expect("reaped");
+    }
+
+    /// Changes the text of the configuration file, which a process that runs has read already.
+    pub fn change_config(&self, change: impl FnOnce(String) -> String) {
+        let text = std::fs::read_to_string(&self.config).expect("configuration");
+        std::fs::write(&self.config, change(text)).expect("configuration written");
     }
 
     /// SIGTERM, and waits for the orderly end.
@@ -184,7 +190,7 @@ impl Drop for Node {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> Option<String> {
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;

@@ -62,6 +62,15 @@ impl Service {
 
     /// The same under a limit of open files.
     pub fn start_with_open_files(more: &str, open_files: Option<u32>) -> Self {
+        Self::start_as(&format!("cluster.secret = {CLUSTER_SECRET:?}\n{more}"), open_files)
+    }
+
+    /// The lines say how nodes authenticate to each other, too.
+    pub fn start_with_secret(more: &str) -> Self {
+        Self::start_as(more, None)
+    }
+
+    fn start_as(more: &str, open_files: Option<u32>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ip = own_address();
         let mut node = Self::node(&folder, "all", ip, more, open_files);
@@ -73,7 +82,8 @@ impl Service {
 
     /// Another process with the same data folder and addresses of its own.
     pub fn twin(&self) -> Node {
-        Self::node(&self.folder, "twin", own_address(), "", None)
+        let secret = format!("cluster.secret = {CLUSTER_SECRET:?}");
+        Self::node(&self.folder, "twin", own_address(), &secret, None)
     }
 
     pub fn data(&self) -> PathBuf {
@@ -85,7 +95,6 @@ impl Service {
         let config = format!(
             r#"
             {more}
-            cluster.secret = "{CLUSTER_SECRET}"
             data_dir = "{data}"
             admin.listen = "{admin}"
             storage.listen = "{ip}:7401"

@@ -8,7 +8,8 @@ use carillon_proto::{
         StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, cause},
+    waiting::Waiting,
 };
 use futures_util::StreamExt as _;
 use tokio::{sync::mpsc, time};
@@ -41,21 +42,23 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
             return;
         }
     };
-    let (secret, _) = security.auth();
-    let mut client = StoreClient::new(InterceptedService::new(channel, secret))
+    let token = security.token();
+    let mut client = StoreClient::new(InterceptedService::new(channel, token))
         .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
     let mut stream = first;
     let mut failures = 0u32;
+    let mut waiting = Waiting::new("a storage node's stream");
     while !events.is_closed() {
         let (requests, queue) = mpsc::channel(QUEUE);
         let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
         let opened = time::timeout(OPEN_TIMEOUT, client.stream(batches)).await;
         let why = match opened {
             Err(_) => "no answer in time".to_owned(),
-            Ok(Err(status)) => status.message().to_owned(),
+            Ok(Err(status)) => cause(&status),
             Ok(Ok(response)) => {
                 failures = 0;
+                waiting.over();
                 tracing::debug!(%address, "stream to storage node is open");
                 if events.send(Event::Up { address: address.clone(), stream, requests }).await.is_err() {
                     return;
@@ -69,7 +72,7 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
                             }
                         }
                         Ok(None) => break "closed by the node".to_owned(),
-                        Err(status) => break status.message().to_owned(),
+                        Err(status) => break cause(&status),
                     }
                 };
                 if events.send(Event::Down { stream }).await.is_err() {
@@ -82,6 +85,7 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
         let pause = backoff::pause(failures, BACKOFF_MIN, BACKOFF_MAX);
         failures = failures.saturating_add(1);
         tracing::debug!(%address, %why, "stream to storage node is down");
+        waiting.still(&address, why);
         time::sleep(pause).await;
     }
 }

@@ -14,7 +14,7 @@ use carillon_proto::{
         },
         store::{NodeKind, Session},
     },
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity, Tier},
     tasks::Tasks,
 };
 use carillon_router::{Router, RouterConfig};
@@ -107,10 +107,10 @@ impl Cluster {
         links
     }
 
-    pub(crate) fn admin(&self) -> AdminClient<InterceptedService<Channel, AddSecret>> {
-        let security = security(SECRET);
+    pub(crate) fn admin(&self) -> AdminClient<InterceptedService<Channel, AddToken>> {
+        let security = security(SECRET).of_tier(Tier::Operator).expect("derived");
         let channel = security.channel(&self.address(0)).expect("an address");
-        AdminClient::new(InterceptedService::new(channel, security.auth().0))
+        AdminClient::new(InterceptedService::new(channel, security.token()))
     }
 
     /// Begins at once; resolves when it is done.
@@ -146,9 +146,9 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn connect_with(secret: &str, address: &str) -> Result<Self, Status> {
-        let security = security(secret);
+        let security = security(secret).of_tier(Tier::Gateway).expect("derived");
         let channel = security.channel(address).expect("an address");
-        let mut client = RouterClient::new(InterceptedService::new(channel, security.auth().0));
+        let mut client = RouterClient::new(InterceptedService::new(channel, security.token()));
         let (requests, queue) = mpsc::channel(1000);
         let messages = client.link(ReceiverStream::new(queue)).await?.into_inner();
         Ok(Self { lease: 0, ring_version: 0, era: 0, next_id: 1, requests, messages, seen: Vec::new() })
@@ -238,5 +238,5 @@ pub(crate) fn session(user: &str, device: &str, gateway: &Gateway, connection: u
 }
 
 fn security(secret: &str) -> PeerSecurity {
-    PeerSecurity::new(secret, None).expect("valid")
+    PeerSecurity::from_secret(Tier::Router, secret, None).expect("valid")
 }

@@ -27,7 +27,7 @@ use carillon_proto::{
             timeline_command::Op as Timeline,
         },
     },
-    peer::PeerSecurity,
+    peer::{PeerSecurity, Tier},
     tasks::Tasks,
 };
 use futures_util::{Stream, StreamExt as _};
@@ -78,10 +78,9 @@ impl MemoryStore {
         let state = State { accounts: users.iter().map(account).collect(), ..State::default() };
         let state = Arc::new(Mutex::new(state));
         let store = Arc::new(Self { address, view: watch::channel(view).0, state, tasks: tasks.clone() });
-        let (_, check) = security.auth();
+        let check = security.check(&[Tier::Router]);
         let serve = security
             .server()
-            .expect("no TLS")
             .add_service(InterceptedService::new(StoreServer::from_arc(Arc::clone(&store)), check.clone()))
             .add_service(InterceptedService::new(RegistryServer::from_arc(Arc::clone(&store)), check))
             .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));

@@ -76,7 +76,7 @@ impl TimelineStore {
             let db = match open() {
                 Err(::fjall::Error::JournalRecovery(error)) => {
                     // The part of its journal that was not synced has holes, and it does not cut it off there.
-                    tracing::warn!(path = %dir.display(), ?error, "timeline engine begins anew after a power failure, from snapshot and log");
+                    tracing::warn!(path = %dir.display(), %error, "timeline engine begins anew after a power failure, from snapshot and log");
                     fs::remove_dir_all(dir).map_err(|error| failed(error.into()))?;
                     open()
                 }

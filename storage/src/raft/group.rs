@@ -101,10 +101,23 @@ pub(crate) struct GroupStatus {
     pub(crate) leader: Option<(u64, String)>,
     pub(crate) last_log: Option<u64>,
     pub(crate) applied: Option<u64>,
+    /// What a majority has, as a leader last said since this node started; None: it has said nothing.
+    pub(crate) committed: Option<u64>,
     pub(crate) snapshot: Option<u64>,
     /// On the leader: how far the log of each node is known to match.
     pub(crate) matched: BTreeMap<u64, Option<u64>>,
     pub(crate) voters: Vec<u64>,
+}
+
+impl GroupStatus {
+    /// Has this node all that a majority has? Otherwise, how many entries it lacks, if that is known.
+    pub(crate) fn caught_up(&self) -> Result<(), Option<u64>> {
+        let committed = self.committed.ok_or(None)?;
+        match committed.saturating_sub(self.applied.unwrap_or(0)) {
+            0 if self.applied.is_some() => Ok(()),
+            behind => Err(Some(behind)),
+        }
+    }
 }
 
 impl Group {
@@ -162,6 +175,7 @@ impl Group {
             leader,
             last_log: metrics.last_log_index,
             applied: metrics.last_applied.as_ref().map(|id| id.index),
+            committed: metrics.cluster_committed.as_ref().map(|id| id.index),
             snapshot: metrics.snapshot.as_ref().map(|id| id.index),
             matched: matched.unwrap_or_default(),
             voters: membership.voter_ids().collect(),
@@ -301,4 +315,29 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_caught_up_when_it_has_applied_what_a_majority_has() {
+        let status = |applied, committed| GroupStatus {
+            leads: false,
+            term: 1,
+            leader: Some((1, "a:1".to_owned())),
+            last_log: Some(1000),
+            applied,
+            committed,
+            snapshot: None,
+            matched: BTreeMap::new(),
+            voters: vec![1, 2, 3],
+        };
+        assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
+        assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));
+        assert_eq!(status(None, Some(0)).caught_up(), Err(Some(0)));
+        assert_eq!(status(Some(1000), Some(1000)).caught_up(), Ok(()));
+        assert_eq!(status(Some(1001), Some(1000)).caught_up(), Ok(()));
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use carillon_proto::{
     limits::{BATCH_BYTES, BATCH_ITEMS},
     pb::raft::{RaftFrame, RaftFrames, raft_client::RaftClient, raft_frame::Body},
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity, cause},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -79,7 +79,7 @@ struct Call {
     reply: oneshot::Sender<Result<Body, LinkError>>,
 }
 
-pub(crate) type Client = RaftClient<InterceptedService<Channel, AddSecret>>;
+pub(crate) type Client = RaftClient<InterceptedService<Channel, AddToken>>;
 
 impl Links {
     /// None if the cluster's name can't be carried, which a valid one can.
@@ -107,7 +107,7 @@ impl Links {
     pub(crate) fn client(&self, address: &str) -> Result<Client, String> {
         let channel = self.inner.security.channel(address).map_err(|error| error.to_string())?;
         let limit = carillon_proto::limits::MAX_NODE_MESSAGE_BYTES;
-        Ok(RaftClient::with_interceptor(channel, self.inner.security.auth().0)
+        Ok(RaftClient::with_interceptor(channel, self.inner.security.token())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit))
     }
@@ -322,7 +322,7 @@ pub(crate) fn next_message(waiting: &mut VecDeque<RaftFrame>) -> Vec<RaftFrame> 
 }
 
 fn describe(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    cause(status)
 }
 
 #[cfg(test)]

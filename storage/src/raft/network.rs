@@ -2,7 +2,10 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use carillon_proto::pb::raft::{self as pb, append_reply, raft_frame::Body, snapshot_piece::Piece};
+use carillon_proto::{
+    pb::raft::{self as pb, append_reply, raft_frame::Body, snapshot_piece::Piece},
+    peer::cause,
+};
 use futures_util::{
     Stream, StreamExt as _,
     future::BoxFuture,
@@ -182,7 +185,7 @@ impl Peer {
         };
         let reading = tokio::task::spawn_blocking(move || read_pieces(&snapshot.snapshot, header, &pieces));
         let reply = client.install_snapshot(self.links.request(ReceiverStream::new(outgoing))).await;
-        let reply = reply.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+        let reply = reply.map_err(|status| cause(&status))?;
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         metrics::counter!(names::SNAPSHOTS, "what" => "sent").increment(1);
         reply.into_inner().vote.map(vote_from_pb).ok_or_else(|| Missing("the vote of a snapshot reply").to_string())

@@ -11,6 +11,7 @@ use carillon_proto::{
         self as pb, RaftFrame, RaftFrames, SnapshotPiece, SnapshotReply, append_reply, raft_frame::Body, raft_server,
         snapshot_piece::Piece,
     },
+    peer::cause,
     tasks::Tasks,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
@@ -135,7 +136,7 @@ async fn answer_frames(
                 }
                 Ok(None) => return,
                 Err(status) => {
-                    tracing::debug!(%status, "a storage node's stream broke");
+                    tracing::debug!(cause = cause(&status), "a storage node's stream broke");
                     return;
                 }
             },

@@ -14,7 +14,7 @@ use carillon_proto::{
         TimelineRead, ToStore, WatchRequest, registry_client::RegistryClient, store_client::StoreClient,
         store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
-    peer::{AddSecret, PeerSecurity},
+    peer::{AddToken, PeerSecurity, Tier},
     tasks::Tasks,
 };
 use carillon_storage::{Storage, StorageConfig};
@@ -30,7 +30,8 @@ pub(crate) const MAP: ShardMap = ShardMap { directory: 2, timeline: 3 };
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn security() -> PeerSecurity {
-    PeerSecurity::new("a secret of sixteen or more".replace(' ', "-").as_str(), None).expect("valid")
+    PeerSecurity::from_secret(Tier::Router, "a secret of sixteen or more".replace(' ', "-").as_str(), None)
+        .expect("valid")
 }
 
 /// One storage node and its place.
@@ -194,9 +195,9 @@ impl Node {
         timeout(Duration::from_secs(5), call).await.ok()??.result
     }
 
-    pub(crate) fn registry(&self) -> RegistryClient<InterceptedService<Channel, AddSecret>> {
+    pub(crate) fn registry(&self) -> RegistryClient<InterceptedService<Channel, AddToken>> {
         let channel = security().channel(&self.address().to_string()).expect("an address");
-        RegistryClient::with_interceptor(channel, security().auth().0)
+        RegistryClient::with_interceptor(channel, security().token())
     }
 
     /// The view of this node, once it is as wanted.
@@ -236,7 +237,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) async fn open(address: SocketAddr) -> Option<Self> {
         let channel = security().channel(&address.to_string()).expect("an address");
-        let mut client = StoreClient::with_interceptor(channel, security().auth().0);
+        let mut client = StoreClient::with_interceptor(channel, security().token());
         let (out, outgoing) = mpsc::channel(64);
         let incoming = client.stream(ReceiverStream::new(outgoing)).await.ok()?.into_inner();
         Some(Self { out, incoming, taken: Default::default() })

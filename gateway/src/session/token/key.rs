@@ -13,17 +13,17 @@ use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 /// A key in the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
-    #[error("jwt key file {path} can't be read: {why}")]
+    #[error("jwt.keys: {path} can't be read: {why}")]
     File { path: String, why: std::io::Error },
-    #[error("jwt key {path} is not a PEM public key for {algorithm:?}: {why}")]
+    #[error("jwt.keys: {path} is not a PEM public key for {algorithm:?}: {why}")]
     Key { path: String, algorithm: JwtAlgorithm, why: jsonwebtoken::errors::Error },
-    #[error("jwt secret is {0} bytes but must be at least 32 (RFC 7518 section 3.2)")]
+    #[error("jwt.keys: a secret is {0} bytes but must be at least 32 (RFC 7518 section 3.2)")]
     ShortSecret(usize),
-    #[error("jwt secret is a PEM file: a public key is no secret")]
+    #[error("jwt.keys: a secret is a PEM file: a public key is no secret")]
     PublicSecret,
-    #[error("jwt key {path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
+    #[error("jwt.keys: {path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
     ShortKey { path: String, bits: usize },
-    #[error("jwt key {path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
+    #[error("jwt.keys: {path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
     Curve { path: String },
 }
 

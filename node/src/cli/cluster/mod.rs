@@ -18,7 +18,7 @@ use self::{
     node::Node,
     plan::{Counts, Plan},
 };
-use super::{Options, admin_client::Routers, status};
+use super::{Options, admin_client::Routers, out, status};
 use crate::{Config, Layers, Role, Secrets, shutdown::Signals};
 
 #[derive(Args)]
@@ -69,7 +69,7 @@ impl Cluster {
         let served = tokio::select! {
             served = self.serve(&dir, &mut nodes, &config) => served,
             signal = signals.next() => {
-                println!("{signal}: stopping");
+                out::note(format_args!("{signal}: stopping"));
                 Ok(())
             }
         };
@@ -79,7 +79,7 @@ impl Cluster {
             // Dropping the nodes kills them.
             signal = signals.next() => bail!("a second {signal}: ended at once"),
         }
-        println!("all nodes have stopped");
+        out::note(format_args!("all nodes have stopped"));
         served
     }
 
@@ -101,11 +101,11 @@ impl Cluster {
         }
         plan::write(dir, nodes.iter().map(|node| &node.planned))?;
         let routers = Routers::of(config, None)?;
-        println!("{} nodes are starting, cluster.json and logs are in {}", nodes.len(), dir.display());
+        out::note(format_args!("{} nodes are starting, cluster.json and logs are in {}", nodes.len(), dir.display()));
         self.become_ready(nodes).await?;
         let mut leaders = leaders_of(&routers).await.unwrap_or_default();
-        print!("{}", table(nodes, &leaders));
-        println!("all nodes are ready; Ctrl-C stops them");
+        out::note(table(nodes, &leaders).trim_end());
+        out::note(format_args!("all nodes are ready; Ctrl-C stops them"));
 
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,18 +113,18 @@ impl Cluster {
             tick.tick().await;
             for node in nodes.iter_mut() {
                 if node.look().await {
-                    println!("{}: {}", node.planned.name, node.state);
+                    out::note(format_args!("{}: {}", node.planned.name, node.state));
                 }
                 if self.restart && node.died_since().is_some_and(|since| since.elapsed() >= RESTART) {
                     node.start()?;
-                    println!("{}: started again as process {}", node.planned.name, node.planned.pid);
+                    out::note(format_args!("{}: started again as process {}", node.planned.name, node.planned.pid));
                     plan::write(dir, [&node.planned].into_iter())?;
                 }
             }
             if let Ok(now) = leaders_of(&routers).await
                 && now != leaders
             {
-                println!("leaders: {}", show(&now));
+                out::note(format_args!("leaders: {}", show(&now)));
                 leaders = now;
             }
         }

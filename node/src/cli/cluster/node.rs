@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{http, plan::Planned};
+use super::{super::out, http, plan::Planned};
 
 pub(super) struct Node {
     pub(super) planned: Planned,
@@ -98,9 +98,9 @@ impl Node {
     pub(super) async fn stopped(&mut self, patience: Duration) {
         let Some(child) = &mut self.child else { return };
         if timeout(patience, child.wait()).await.is_err() {
-            println!("{} did not stop in time: killed", self.planned.name);
+            out::note(format_args!("{} did not stop in time: killed", self.planned.name));
             if let Err(error) = child.kill().await {
-                println!("{}: {error}", self.planned.name);
+                out::note(format_args!("{}: {error}", self.planned.name));
             }
         }
     }

@@ -1,0 +1,416 @@
+//! What operators meet: signals, files that change, bad configurations, environment variables, closed streams.
+
+mod support;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use carillon_client::{Client, ClientConfig, Credential, Event, Events, State, Trust};
+use carillon_proto::{
+    peer::{PeerSecurity, PeerTls, Tier},
+    tasks::Tasks,
+};
+use support::{
+    certificates::{Files, NAME},
+    node::{own_address, until},
+    service::{CLUSTER_SECRET, Carrier, Service},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A signed-in client that notices when its connection is lost.
+struct Connected {
+    client: Client,
+    events: Events,
+    tasks: Tasks,
+}
+
+impl Connected {
+    async fn open(
+        service: &Service,
+        carrier: Carrier,
+        user: &str,
+        configure: impl FnOnce(&mut ClientConfig),
+    ) -> Option<Self> {
+        let tasks = Tasks::new();
+        let token = Credential::Token(service.token(user));
+        let mut config = ClientConfig::new(vec![service.address(carrier)], user, "d", token);
+        configure(&mut config);
+        let (client, events) = Client::open(config, &tasks).expect("opens");
+        match client.connected(Duration::from_secs(5)).await {
+            Ok(_) => Some(Self { client, events, tasks }),
+            Err(_) => {
+                tasks.finish(Duration::from_secs(5)).await;
+                None
+            }
+        }
+    }
+
+    /// A message to oneself is accepted, and the connection was never lost.
+    async fn goes_on(&mut self, user: &str) {
+        self.client.send(Client::user(user), Client::text("note")).await.expect("accepted");
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(50), self.events.next()).await {
+            if let Event::State(State::Disconnected { why }) = event {
+                panic!("the connection was lost: {why}");
+            }
+        }
+    }
+
+    async fn close(self) {
+        self.client.close().await;
+        self.tasks.finish(Duration::from_secs(5)).await;
+    }
+}
+
+#[test]
+fn a_hangup_changes_the_level_of_logging_and_nobody_notices() {
+    let service = Service::start("log.level = \"info\"");
+    service.block_on(async {
+        let mut alice = Connected::open(&service, Carrier::Tcp, "alice", |_| {}).await.expect("signs in");
+        service.node.change_config(|text| {
+            let text = text.replace("log.level = \"info\"", "log.level = \"info,carillon_gateway=debug\"");
+            text.replace("gateway.failed_sign_ins_burst = 1000", "gateway.failed_sign_ins_burst = 999")
+        });
+        service.node.signal("HUP");
+        until("the level is taken up", PATIENCE, || {
+            service.node.log().contains("level=\"info,carillon_gateway=debug\"")
+        });
+        let log = service.node.log();
+        assert!(log.contains("gateway.failed_sign_ins_burst") && log.contains("need a restart"), "{log}");
+        alice.goes_on("alice").await;
+
+        service.node.change_config(|text| text.replace("log.level = \"info,", "log.level = \"loud,"));
+        service.node.signal("HUP");
+        until("the bad one is told", PATIENCE, || service.node.log().contains("nothing was changed: log.level"));
+        alice.goes_on("alice").await;
+        alice.close().await;
+    });
+}
+
+/// Files as Kubernetes shows a secret: a link to a folder, which is changed as a whole.
+struct Volume {
+    folder: PathBuf,
+    versions: u32,
+}
+
+impl Volume {
+    fn new(folder: &Path, files: &Files) -> Self {
+        let mut volume = Self { folder: folder.to_owned(), versions: 0 };
+        volume.show(files);
+        volume
+    }
+
+    fn show(&mut self, files: &Files) {
+        self.versions += 1;
+        let version = format!("version-{}", self.versions);
+        fs::create_dir(self.folder.join(&version)).expect("folder");
+        files.write(&self.folder.join(&version));
+        let new = self.folder.join("..data_tmp");
+        symlink(&version, &new).expect("link");
+        fs::rename(&new, self.folder.join("..data")).expect("renamed");
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join("..data").join(name).display().to_string()
+    }
+}
+
+#[test]
+fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
+    let (first, second) = (Files::new(), Files::new());
+    let folder = tempfile::tempdir().expect("folder");
+    let mut volume = Volume::new(folder.path(), &first);
+    let (ca, certificate, key) = (volume.path("ca.pem"), volume.path("certificate.pem"), volume.path("key.pem"));
+    let service = Service::start(&format!(
+        "gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}\n\
+         cluster.tls = {{ ca = {ca:?}, certificate = {certificate:?}, key = {key:?}, server_name = {NAME:?} }}"
+    ));
+    let open = async |carrier: Carrier, user: &str, ca: &str| {
+        let trust = |config: &mut ClientConfig| {
+            config.addresses = vec![service.secure_address(carrier)];
+            config.connect.trust = Trust::ca(ca);
+            config.connect.server_name = Some(NAME.to_owned());
+        };
+        Connected::open(&service, carrier, user, trust).await
+    };
+    let is_node = async |files: &Files| {
+        let tls = PeerTls {
+            ca: files.ca.clone(),
+            certificate: files.certificate.clone(),
+            key: files.key.clone(),
+            server_name: Some(NAME.to_owned()),
+        };
+        let security = PeerSecurity::from_secret(Tier::Operator, CLUSTER_SECRET, Some(tls)).expect("valid");
+        support::calls::status(&service, &security).await.is_ok()
+    };
+    service.block_on(async {
+        let mut old = Vec::new();
+        for carrier in [Carrier::Tcp, Carrier::WebSocketJson, Carrier::Grpc] {
+            old.push((carrier, open(carrier, carrier.name(), &first.ca).await.expect("signs in")));
+        }
+        assert!(is_node(&first).await && !is_node(&second).await);
+
+        volume.show(&second);
+        until("the new ones are taken up", PATIENCE, || service.node.log().contains("files have changed"));
+        for carrier in [Carrier::Tcp, Carrier::WebSocketJson, Carrier::Grpc] {
+            open(carrier, "new", &second.ca).await.expect("the new one").close().await;
+            assert!(open(carrier, "new", &first.ca).await.is_none(), "{}: the old one is met", carrier.name());
+        }
+        assert!(is_node(&second).await && !is_node(&first).await);
+        for (carrier, mut client) in old {
+            client.goes_on(carrier.name()).await;
+            client.close().await;
+        }
+
+        // Half of a pair is not taken up, and what there was goes on.
+        let key = fs::read_to_string(volume.path("key.pem")).expect("key");
+        fs::write(volume.path("key.pem"), &first.key).expect("written");
+        until("the bad pair is told", PATIENCE, || service.node.log().contains("is not the key of the certificate"));
+        open(Carrier::Tcp, "new", &second.ca).await.expect("as before").close().await;
+        assert!(!service.node.log().contains(&key[40..80]), "no key is ever shown");
+    });
+    let ends = service.node.metric("carillon_node_certificate_ends_seconds");
+    assert!(ends > 1_000_000_000.0, "{ends}");
+}
+
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < end, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn a_secret_is_replaced_without_a_restart() {
+    const NEW: &str = "another-secret-of-the-tests";
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("secret");
+    fs::write(&file, format!("{CLUSTER_SECRET}\n")).expect("written");
+    let service = Service::start_with_secret(&format!("cluster.secret_file = {file:?}"));
+    let opens = async |secret: &str| {
+        let security = PeerSecurity::from_secret(Tier::Operator, secret, None).expect("valid");
+        support::calls::status(&service, &security).await.is_ok()
+    };
+    service.block_on(async {
+        let mut alice = Connected::open(&service, Carrier::Tcp, "alice", |_| {}).await.expect("signs in");
+        assert!(opens(CLUSTER_SECRET).await && !opens(NEW).await);
+        fs::write(&file, format!("{NEW}\n{CLUSTER_SECRET}\n")).expect("written");
+        service.node.signal("HUP");
+        eventually("both are taken", async || opens(NEW).await && opens(CLUSTER_SECRET).await).await;
+        fs::write(&file, format!("{NEW}\n")).expect("written");
+        service.node.signal("HUP");
+        eventually("the old one is gone", async || !opens(CLUSTER_SECRET).await).await;
+        assert!(opens(NEW).await);
+        alice.goes_on("alice").await;
+        alice.close().await;
+    });
+}
+
+#[test]
+fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
+    let mut service = Service::start("gateway.drain_delay_ms = 4000");
+    service.node.signal("TERM");
+    until("it is not ready", PATIENCE, || !service.node.is_ready());
+    service.block_on(async {
+        let mut late = Connected::open(&service, Carrier::Tcp, "late", |_| {}).await.expect("still served");
+        late.client.send(Client::user("late"), Client::text("note")).await.expect("accepted");
+        // It is told to go like the others.
+        let told = async {
+            while let Some(event) = late.events.next().await {
+                if matches!(event, Event::State(State::Disconnected { .. })) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("told");
+        late.tasks.finish(Duration::from_secs(5)).await;
+    });
+    assert!(service.node.wait_end(), "{}", service.node.log());
+}
+
+fn carillon(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.envs(environment.iter().copied()).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn check_config_finds_what_would_not_work_and_names_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (files, others) = (Files::new(), Files::new());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    files.write(folder.path());
+    fs::create_dir(folder.path().join("others")).expect("folder");
+    others.write(&folder.path().join("others"));
+    fs::write(at("ended.pem"), files.ended()).expect("written");
+    fs::write(at("short"), "short").expect("written");
+    let (certificate, key, ca) = (at("certificate.pem"), at("key.pem"), at("ca.pem"));
+    let other_key = at("others/key.pem");
+    let ended = at("ended.pem");
+    let tls = |certificate: &str, key: &str| format!("[gateway.tls]\ncertificate = {certificate:?}\nkey = {key:?}");
+    let jwt = |key: &str| format!("[[gateway.jwt.keys]]\n{key}");
+    for (config, expected) in [
+        ("log.level = \"loud\"".to_owned(), &["log.level is \"loud\"", "error, warn, info"][..]),
+        ("admin.listen = \"127.0.0.1:7401\"".to_owned(), &["storage.listen 127.0.0.1:7401 and admin.listen"]),
+        ("gateway.ws.listen = \"0.0.0.0:7410\"".to_owned(), &["gateway.ws.listen", "gateway.tcp.listen"]),
+        ("gateway.tcp.listen = \"nowhere\"".to_owned(), &["gateway.tcp.listen"]),
+        ("gateway.drain_spread_ms = 20000".to_owned(), &["gateway.drain_spread_ms", "shutdown_deadline_ms"]),
+        ("router.drain_ms = 30000".to_owned(), &["router.drain_ms", "shutdown_deadline_ms"]),
+        ("storage.listen = \"0.0.0.0:7401\"".to_owned(), &["storage.advertise", "0.0.0.0:7401"]),
+        ("storage.advertise = \"[::]:7401\"".to_owned(), &["storage.advertise", "must name the host"]),
+        ("router.advertise = \"host:0\"".to_owned(), &["router.advertise", "must name the port"]),
+        ("gateway.routers = [\"0.0.0.0:7402\"]".to_owned(), &["gateway.routers", "must name the host"]),
+        ("trace.otlp_endpoint = \"collector\"".to_owned(), &["trace.otlp_endpoint"]),
+        (format!("data_dir = {:?}", at("short")), &["data_dir", "is no folder"]),
+        (format!("cluster.secret_file = {:?}", at("short")), &["cluster.secret_file", "16 to 512"]),
+        (format!("cluster.secret_file = {:?}", at("none")), &["none", "No such file"]),
+        (format!("cluster.tokens.gateway_file = {:?}", at("short")), &["cluster.tokens.gateway_file", "16 to 512"]),
+        (tls(&certificate, &other_key), &["gateway.tls.key", "is not the key of the certificate"]),
+        (tls(&key, &key), &["gateway.tls.certificate", "has no certificate"]),
+        (tls(&at("none"), &key), &["gateway.tls.certificate", "can't be read"]),
+        (tls(&ended, &key), &["ended.pem", "has ended"]),
+        (
+            format!("[cluster.tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {other_key:?}"),
+            &["cluster.tls.key", "is not the key"],
+        ),
+        (jwt(&format!("algorithm = \"HS256\"\nsecret_file = {:?}", at("short"))), &["gateway.jwt.keys", "at least 32"]),
+        (jwt(&format!("algorithm = \"RS256\"\npublic_key_file = {key:?}")), &["gateway.jwt.keys", "public key"]),
+        ("log.level = \"loud\"\nrouter.drain_ms = 30000".to_owned(), &["2 problems", "log.level", "router.drain_ms"]),
+        ("gateway.max_pages = 3".to_owned(), &["gateway.max_pages", "did you mean gateway.max_page?"]),
+    ] {
+        fs::write(at("x.toml"), &config).expect("written");
+        let output = carillon(&["all", "--check-config", "--config", "x.toml"], &[], folder.path());
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{config}\n{told}");
+        for part in expected {
+            assert!(told.contains(part), "{config}\nlacks {part}:\n{told}");
+        }
+        assert!(!told.contains("Some(") && !told.contains("panicked"), "{told}");
+    }
+    fs::write(at("x.toml"), tls(&certificate, &key)).expect("written");
+    let output = carillon(&["all", "--check-config", "--config", "x.toml"], &[], folder.path());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "configuration is valid\n");
+    assert!(!folder.path().join("data").exists(), "looking changes nothing");
+}
+
+#[test]
+fn foreign_and_empty_variables_do_no_harm_and_a_near_miss_is_told() {
+    let folder = tempfile::tempdir().expect("folder");
+    let check = |environment: &[(&str, &str)]| carillon(&["all", "--check-config"], environment, folder.path());
+    for name in ["CARILLON_HOME", "CARILLON_SERVICE_HOST", "CARILLON_VERSION"] {
+        let output = check(&[(name, "x")]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {}", text(&output.stderr));
+    }
+    for name in ["CARILLON_CONFIG", "CARILLON_URL", "CARILLON_TOKEN", "CARILLON_LOG__LEVEL", "CARILLON_ADMIN__LISTEN"] {
+        let output = check(&[(name, "")]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {}", text(&output.stderr));
+    }
+    let output = check(&[("CARILLON_LOG_LEVEL", "debug")]);
+    assert!(output.status.success());
+    assert!(text(&output.stderr).contains("CARILLON_LOG_LEVEL sets nothing: did you mean CARILLON_LOG__LEVEL?"));
+    let output = check(&[("CARILLON_LOG__LEVEL", "loud")]);
+    assert!(!output.status.success() && text(&output.stderr).contains("log.level"));
+}
+
+#[test]
+fn no_secret_is_shown_by_an_error() {
+    let folder = tempfile::tempdir().expect("folder");
+    for arguments in [
+        &["--set", "cluster.secret=hunter2"][..],
+        &["--set", "cluster.secret:hunter2"],
+        &["--set", "cluster.secrt=hunter2hunter2hunter2"],
+        &["--set", "gateway.jwt.keys=[\"hunter2\"]"],
+        &["--set", "gateway.jwt.keys=[{algorithm=\"HS256\",secret=\"hunter2\"}]"],
+    ] {
+        let output = carillon(&[&["all", "--check-config"], arguments].concat(), &[], folder.path());
+        let told = text(&output.stderr) + &text(&output.stdout);
+        assert!(!output.status.success() && !told.contains("hunter2"), "{arguments:?}: {told}");
+    }
+}
+
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").expect("Linux has it")
+}
+
+#[test]
+fn a_command_whose_output_nobody_reads_or_can_take_does_not_panic() {
+    let folder = tempfile::tempdir().expect("folder");
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    for arguments in [&["all", "--print-config"][..], &["--help"], &["--version"], &["all", "--check-config"]] {
+        // As `| true`: the reader has gone before anything is written.
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let output = command(arguments).stdout(writer).output().expect("starts");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{arguments:?}");
+
+        let output = command(arguments).stdout(full()).output().expect("starts");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+
+        // Neither can be written to: the code is all that is left.
+        let status = command(arguments).stdout(full()).stderr(full()).status().expect("starts");
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+    }
+    let status = command(&["status", "--router", "127.0.0.1:9"]).stderr(full()).status().expect("starts");
+    assert_eq!(status.code(), Some(1));
+    let shell = |line: &str| {
+        let line = format!("exec {} {line}", env!("CARGO_BIN_EXE_carillon"));
+        Command::new("sh").args(["-c", &line]).current_dir(folder.path()).output().expect("starts")
+    };
+    for closed in ["all --check-config >&-", "all --check-config <&- >&- 2>&-", "--help >&-"] {
+        assert_eq!(shell(closed).status.code(), Some(0), "{closed}");
+    }
+}
+
+#[test]
+fn a_service_goes_on_when_its_streams_are_full_or_nobody_reads_them() {
+    // A pipe has room for 64 KiB, which tracing fills at once.
+    let (unread, pipe) = std::io::pipe().expect("pipe");
+    for (stdout, stderr) in
+        [(Stdio::from(full()), Stdio::from(full())), (Stdio::from(pipe.try_clone().expect("pipe")), pipe.into())]
+    {
+        let folder = tempfile::tempdir().expect("folder");
+        let ip = own_address();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.arg("all").current_dir(folder.path()).args(["--log-level", "trace"]);
+        for (key, port) in [
+            ("admin", 7400),
+            ("storage", 7401),
+            ("router", 7402),
+            ("gateway.tcp", 7410),
+            ("gateway.ws", 7411),
+            ("gateway.grpc", 7412),
+        ] {
+            command.args(["--set", &format!("{key}.listen={ip}:{port}")]);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().expect("starts");
+        let admin = (ip, 7400).into();
+        until("it is ready", PATIENCE, || {
+            support::node::get(admin, "/readyz").is_some_and(|answer| answer.contains(" 200 "))
+        });
+        let stopped = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+        assert!(stopped.success());
+        let mut status = None;
+        until("it has stopped", PATIENCE, || {
+            status = child.try_wait().expect("status");
+            status.is_some()
+        });
+        assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    }
+    drop(unread);
+}
