@@ -20,8 +20,10 @@ use tracing_subscriber::{
 use crate::{Config, LogFormat, log_writer::LogWriter};
 
 /// Libraries that tell at `info` what only their authors want to know; openraft also warns of each heartbeat of each shard
-/// that a stopped node does not take, which storage tells itself, once. A directive in log.level overrides it.
-const QUIET: &str = "openraft=error,raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
+/// that a stopped node does not take, which storage tells itself, once, and calls it an error when another node asks a shard
+/// that has stopped (one that stops by itself ends the process). A directive in log.level overrides it.
+const QUIET: &str = "openraft=error,openraft::raft::raft_inner=off,raft_engine=warn,\
+     fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
 
 /// For what waits to be written at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -24,6 +24,10 @@ use crate::{
     topology::Topology,
 };
 
+/// How often, and after which pause, it is asked again for a shard that nobody leads: its lead may just be on its way to
+/// another node.
+const ASK_AGAIN: (usize, Duration) = (3, Duration::from_millis(500));
+
 pub(crate) struct Admin {
     pub(crate) store: Store,
     pub(crate) registry: Registry,
@@ -59,7 +63,15 @@ impl admin_server::Admin for Admin {
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let topology = Arc::clone(&self.topology.borrow());
-        let answers = self.registry.leads().await;
+        let mut answers = self.registry.leads().await;
+        for _ in 0..ASK_AGAIN.0 {
+            let known = leaders(&answers);
+            if topology.shards.all().all(|shard| known.contains_key(&shard)) {
+                break;
+            }
+            tokio::time::sleep(ASK_AGAIN.1).await;
+            answers = self.registry.leads().await;
+        }
         let leaders = leaders(&answers);
         let shards = topology
             .shards

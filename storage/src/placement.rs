@@ -121,7 +121,8 @@ pub(crate) async fn hand_over(cluster: &Cluster) {
         }
     };
     if timeout(HAND_OVER, handing).await.is_err() {
-        tracing::warn!("no other node took over all shards in time; they are elected anew");
+        // So it is whenever all nodes are stopped together.
+        tracing::info!("no other node took over all shards in time; they are elected anew");
     }
 }
 

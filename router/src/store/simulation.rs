@@ -34,7 +34,7 @@ pub(crate) struct Done {
 impl StoreSide {
     /// Of every other seed, a lane is full with a few writes.
     pub(crate) fn new(writes_bound: usize, seed: u64) -> Self {
-        let writes_bound = if seed % 2 == 0 { writes_bound } else { 2 + (seed as usize / 2) % 6 };
+        let writes_bound = if seed.is_multiple_of(2) { writes_bound } else { 2 + (seed as usize / 2) % 6 };
         Self { engine: Engine::new(writes_bound, seed) }
     }
 
