@@ -170,6 +170,20 @@ pub struct JwtConfig {
     pub user_form: UserForm,
     /// Seconds by which clocks may differ.
     pub leeway_s: u64,
+    /// When a token makes an account for its user.
+    pub accounts: TokenAccounts,
+}
+
+/// For whom a token makes an account, if there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenAccounts {
+    /// For names that nobody has had yet; a deleted user stays deleted.
+    NewNames,
+    /// For deleted users, too: a new account that begins with nothing.
+    Always,
+    /// For nobody: only the operator makes accounts.
+    Never,
 }
 
 impl Default for JwtConfig {
@@ -182,6 +196,7 @@ impl Default for JwtConfig {
             user_claim: "sub".to_owned(),
             user_form: UserForm::Exact,
             leeway_s: 30,
+            accounts: TokenAccounts::NewNames,
         }
     }
 }

@@ -138,7 +138,7 @@ impl Connection {
     }
 
     fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
-        let Mail { answers, pushes, behind, heads, replaced, drain, cut_off, .. } = mail;
+        let Mail { answers, pushes, behind, heads, over, drain, cut_off, .. } = mail;
         let now = now();
         for (tag, answered) in answers {
             self.input_at(now, Input::Answer(tag, answered), transport);
@@ -149,7 +149,7 @@ impl Connection {
         let rest = [
             behind.map(Input::Behind),
             heads.map(Input::Heads),
-            replaced.then_some(Input::Replaced),
+            over.map(Input::Over),
             drain.map(|come_back| Input::Drain { come_back }),
             cut_off.map(|come_back| Input::CutOff { come_back }),
         ];

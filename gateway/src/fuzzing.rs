@@ -239,6 +239,7 @@ static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
         ack_interval: Duration::from_millis(100),
         password_sign_in: true,
         tokens: arc_swap::ArcSwap::from_pointee(TokenKeys::load(&jwt).expect("loads")),
+        token_accounts: crate::config::TokenAccounts::NewNames,
         decoy_key: [1; 32],
         throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
         users: crate::config::GatewayConfig::default().users(),

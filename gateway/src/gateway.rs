@@ -275,6 +275,7 @@ fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenE
         ack_interval: Duration::from_millis(config.ack_interval_ms),
         password_sign_in: config.password_sign_in,
         tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
+        token_accounts: config.jwt.accounts,
         decoy_key: security.derive_key("gateway: credentials of users who have none"),
         throttle: Throttle::new(config.tries()),
         users: config.users(),

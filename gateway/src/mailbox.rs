@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use carillon_proto::pb::{
     client::Position,
-    link::{Push, TimelineHead},
+    link::{Push, TimelineHead, evict::Why},
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -34,7 +34,8 @@ pub(crate) struct Mail {
     pub(crate) behind: Option<Position>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
-    pub(crate) replaced: bool,
+    /// Why the session is over, if it is.
+    pub(crate) over: Option<Why>,
     /// The gateway is stopping; when the client may come back.
     pub(crate) drain: Option<Duration>,
     /// The gateway reaches no router; when the client may come back.
@@ -64,15 +65,12 @@ impl Mailbox {
         });
     }
 
-    pub(crate) fn announced(&self, heads: Vec<TimelineHead>, replaced: bool) {
-        self.put(|mail| {
-            mail.heads = Some(heads);
-            mail.replaced |= replaced;
-        });
+    pub(crate) fn announced(&self, heads: Vec<TimelineHead>) {
+        self.put(|mail| mail.heads = Some(heads));
     }
 
-    pub(crate) fn replaced(&self) {
-        self.put(|mail| mail.replaced = true);
+    pub(crate) fn over(&self, why: Why) {
+        self.put(|mail| mail.over = Some(why));
     }
 
     pub(crate) fn drain(&self, come_back: Duration) {

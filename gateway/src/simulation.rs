@@ -16,6 +16,7 @@ use carillon_proto::pb::{
 
 use crate::{
     JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenKeyError,
+    config::TokenAccounts,
     links::dispatch::{self, Dispatch, Submit},
     mailbox::{Mail, Mailbox},
     session::{self, Now, Rules, Session, Tag, TokenKeys},
@@ -96,6 +97,7 @@ impl Gateway {
                 leeway_s: 0,
                 ..JwtConfig::default()
             })?),
+            token_accounts: TokenAccounts::NewNames,
             decoy_key: [1; 32],
             throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
             users: crate::config::GatewayConfig::default().users(),
@@ -211,7 +213,7 @@ impl Gateway {
         }
         for evict in evictions {
             if let Some(open) = self.connections.get(&evict.connection) {
-                open.mailbox.replaced();
+                open.mailbox.over(evict.why());
                 self.with_mail.insert(evict.connection);
             }
         }
@@ -236,9 +238,15 @@ impl Gateway {
                             self.with_mail.insert(connection);
                         }
                     }
-                    dispatch::Effect::Announced { connection, heads, replaced } => {
+                    dispatch::Effect::Announced { connection, heads } => {
                         if let Some(open) = self.connections.get(&connection) {
-                            open.mailbox.announced(heads, replaced);
+                            open.mailbox.announced(heads);
+                            self.with_mail.insert(connection);
+                        }
+                    }
+                    dispatch::Effect::Over { connection, why } => {
+                        if let Some(open) = self.connections.get(&connection) {
+                            open.mailbox.over(why);
                             self.with_mail.insert(connection);
                         }
                     }
@@ -250,12 +258,12 @@ impl Gateway {
     fn run_mail(&mut self, connection: u64, now: Now) {
         self.with_mail.remove(&connection);
         let Some(open) = self.connections.get(&connection) else { return };
-        let Mail { answers, pushes, behind, heads, replaced, drain, .. } = open.mailbox.take();
+        let Mail { answers, pushes, behind, heads, over, drain, .. } = open.mailbox.take();
         let answers = answers.into_iter().map(|(tag, answered)| session::Input::Answer(tag, answered));
         let rest = [
             behind.map(session::Input::Behind),
             heads.map(session::Input::Heads),
-            replaced.then_some(session::Input::Replaced),
+            over.map(session::Input::Over),
             drain.map(|come_back| session::Input::Drain { come_back }),
         ];
         let inputs = answers.chain(pushes.into_iter().map(session::Input::Push)).chain(rest.into_iter().flatten());

@@ -10,6 +10,9 @@ use crate::pb::store::ScramCredentials;
 
 /// Rounds of PBKDF2 for new credentials. RFC 7677 asks for at least 4,096.
 pub const ITERATIONS: u32 = 10_000;
+/// All that credentials were ever made with, the present one among them. None is ever taken out: credentials made up for
+/// who has none use all of these, so that an older number tells nobody that an account is real.
+pub const ITERATIONS_EVER: &[u32] = &[ITERATIONS];
 /// More rounds than this a client need not compute for a server.
 pub const MAX_ITERATIONS: u32 = 1_000_000;
 

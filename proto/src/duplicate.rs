@@ -4,8 +4,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{ClientId, DeviceId, UserId};
 
-/// SHA-256 over sender, device and client id, each preceded by its length in bytes as one byte, cut to 16 bytes. On
-/// disk for ever. A cryptographic hash, because whoever could choose a colliding id could keep another's message out.
+/// SHA-256 over sender, device and client id, each preceded by its length in bytes as one byte, cut to 16 bytes; if the
+/// sender's account has an incarnation, SHA-256 over that and the incarnation as u64, cut likewise. On disk for ever. A cryptographic hash, because whoever could choose a colliding id could keep another's message out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DuplicateKey(pub [u8; 16]);
 
@@ -26,6 +26,19 @@ impl DuplicateKey {
         let mut hash = Sha256::new();
         hash.update(self.0);
         hash.update(recipient.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
+    /// The key of the same ids for the sender with this incarnation of its account: what the name's owner before has sent
+    /// is not repeated by the next one. 0: the first one, of old.
+    #[must_use]
+    pub fn of_incarnation(self, incarnation: u64) -> Self {
+        if incarnation == 0 {
+            return self;
+        }
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(incarnation.to_be_bytes());
         Self::cut(hash)
     }
 

@@ -186,6 +186,22 @@ impl fmt::Display for ConnectionHandle {
     }
 }
 
+impl std::str::FromStr for ConnectionHandle {
+    type Err = InvalidHandle;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHandle> {
+        let parse = || {
+            let (lease, connection) = text.split_once('-')?;
+            Some(Self { lease: LeaseId(lease.parse().ok()?), connection: connection.parse().ok()? })
+        };
+        parse().filter(|handle| handle.to_string() == text).ok_or_else(|| InvalidHandle(text.to_owned()))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a connection handle: two numbers with a hyphen between them, as SignedIn tells it")]
+pub struct InvalidHandle(String);
+
 /// Milliseconds since 1970, for stamping what is new. Never for deciding who owns what.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
@@ -229,6 +245,15 @@ mod tests {
         for given in ["Phone", "phone", "ｐｈｏｎｅ", "a b", "x@y", "\u{1f600}"] {
             assert_eq!(DeviceId::new(given).expect("valid").as_str(), given);
             assert_eq!(ClientId::new(given).expect("valid").as_str(), given);
+        }
+    }
+
+    #[test]
+    fn a_handle_is_read_as_it_was_written() {
+        let handle = ConnectionHandle { lease: LeaseId(64), connection: 7 };
+        assert_eq!(handle.to_string().parse(), Ok(handle));
+        for wrong in ["", "64", "64-", "-7", "64-7-1", "+64-7", "064-7", "a-b"] {
+            wrong.parse::<ConnectionHandle>().expect_err(wrong);
         }
     }
 

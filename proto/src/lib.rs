@@ -18,6 +18,7 @@ mod ready;
 mod ring;
 mod room;
 pub mod seldom;
+pub mod sessions;
 mod shard;
 pub mod tasks;
 mod timeline;

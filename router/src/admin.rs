@@ -1,23 +1,30 @@
 //! What the command line asks.
 
+mod ending;
+mod put_out;
+mod sessions;
+mod users;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    ShardId, ShardMap, UserId, now_ms,
+    ShardId, ShardMap, UserId,
     pb::{
         admin::{
-            DeleteUserReply, DeleteUserRequest, PutUserReply, PutUserRequest, ShardStatus, StatusReply, StatusRequest,
-            admin_server,
+            DeleteUserReply, DeleteUserRequest, EndSessionsReply, EndSessionsRequest, ListSessionsReply,
+            ListSessionsRequest, ListUsersReply, ListUsersRequest, PutUserReply, PutUserRequest, RevokeTokensReply,
+            RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, admin_server,
         },
         store::{
-            Account, DeleteAccount, DirectoryCommand, LeadsReply, PutAccount, ReadUser, directory_command,
-            leads_reply::Led, put_account, store_request::Op,
+            AccountChanged, DirectoryCommand, LeadsReply, ReadUser, User, directory_command, leads_reply::Led,
+            store_request::Op,
         },
     },
 };
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::{ending::end_inboxes, put_out::PutOut};
 use crate::{
     registry::Registry,
     store::{Store, StoreAnswer, StoreFailure},
@@ -28,37 +35,52 @@ use crate::{
 /// another node.
 const ASK_AGAIN: (usize, Duration) = (3, Duration::from_millis(500));
 
+/// Rows of one page.
+const PAGE: u32 = 1000;
+
+#[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) store: Store,
     pub(crate) registry: Registry,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) deadline: Duration,
+    pub(crate) put_out: PutOut,
 }
 
 #[tonic::async_trait]
 impl admin_server::Admin for Admin {
     async fn put_user(&self, request: Request<PutUserRequest>) -> Result<Response<PutUserReply>, Status> {
-        let PutUserRequest { user, scram, replace } = request.into_inner();
-        let user = user_id(&user)?;
-        let account = Account { user: user.as_str().to_owned(), scram, created_ms: now_ms() };
-        let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
-        let put = PutAccount { account: Some(account.clone()), mode: mode.into() };
-        match self.write(&user, directory_command::Op::PutAccount(put)).await {
-            Ok(()) => {}
-            // It may be our own: the answer to the first try was lost.
-            Err(StoreFailure::Exists { repeated: true }) if self.read(&user).await?.as_ref() == Some(&account) => {}
-            Err(failure) => return Err(to_status(&failure, &user)),
-        }
-        Ok(Response::new(PutUserReply {}))
+        self.put_account(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<DeleteUserReply>, Status> {
-        let user = user_id(&request.into_inner().user)?;
-        let delete = DeleteAccount { user: user.as_str().to_owned() };
-        self.write(&user, directory_command::Op::DeleteAccount(delete))
-            .await
-            .map_err(|failure| to_status(&failure, &user))?;
-        Ok(Response::new(DeleteUserReply {}))
+        self.delete_account(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersReply>, Status> {
+        self.list_accounts(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn show_user(&self, request: Request<ShowUserRequest>) -> Result<Response<ShowUserReply>, Status> {
+        self.show_account(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsReply>, Status> {
+        self.sessions(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn end_sessions(&self, request: Request<EndSessionsRequest>) -> Result<Response<EndSessionsReply>, Status> {
+        self.end(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<RevokeTokensRequest>,
+    ) -> Result<Response<RevokeTokensReply>, Status> {
+        self.revoke(request.into_inner()).await.map(Response::new)
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
@@ -87,28 +109,38 @@ impl admin_server::Admin for Admin {
 }
 
 impl Admin {
-    async fn write(&self, user: &UserId, op: directory_command::Op) -> Result<(), StoreFailure> {
-        let Some(shards) = self.shards() else { return Err(StoreFailure::Stopping) };
+    /// What the account is after this.
+    async fn change(&self, user: &UserId, op: directory_command::Op) -> Result<AccountChanged, Status> {
         let op = Op::Directory(DirectoryCommand { op: Some(op) });
-        match self.store.call(shards.directory_of(user), op, Instant::now() + self.deadline).await? {
-            StoreAnswer::Done(_) => Ok(()),
-            _ => Err(StoreFailure::Unexpected),
-        }
-    }
-
-    async fn read(&self, user: &UserId) -> Result<Option<Account>, Status> {
-        let shard = self.shards().unwrap_or(ShardMap { directory: 1, timeline: 1 }).directory_of(user);
-        let op = Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
-        match self.store.call(shard, op, Instant::now() + self.deadline).await {
-            Ok(StoreAnswer::User(found)) => Ok(found.account),
+        match self.call(self.shards()?.directory_of(user), op).await {
+            Ok(StoreAnswer::AccountChanged(changed)) => Ok(changed),
             Ok(_) => Err(to_status(&StoreFailure::Unexpected, user)),
             Err(failure) => Err(to_status(&failure, user)),
         }
     }
 
-    fn shards(&self) -> Option<ShardMap> {
+    async fn read(&self, user: &UserId) -> Result<User, Status> {
+        let op = Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+        match self.call(self.shards()?.directory_of(user), op).await {
+            Ok(StoreAnswer::User(found)) => Ok(found),
+            Ok(_) => Err(to_status(&StoreFailure::Unexpected, user)),
+            Err(failure) => Err(to_status(&failure, user)),
+        }
+    }
+
+    async fn call(&self, shard: ShardId, op: Op) -> Result<StoreAnswer, StoreFailure> {
+        self.store.call(shard, op, Instant::now() + self.deadline).await
+    }
+
+    fn shards(&self) -> Result<ShardMap, Status> {
         let topology = self.topology.borrow();
-        topology.is_known().then_some(topology.shards)
+        let known = topology.is_known().then_some(topology.shards);
+        known.ok_or_else(|| Status::unavailable("this router does not know the storage nodes yet"))
+    }
+
+    fn directory_shards(&self) -> Result<Vec<ShardId>, Status> {
+        let directory = |shard: &ShardId| shard.kind == carillon_proto::ShardKind::Directory;
+        Ok(self.shards()?.all().filter(directory).collect())
     }
 }
 
@@ -134,7 +166,8 @@ fn user_id(user: &str) -> Result<UserId, Status> {
 fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
     match failure {
         StoreFailure::Exists { .. } => Status::already_exists(format!("there is a user {user:?} already")),
-        StoreFailure::NotFound { .. } => Status::not_found(format!("there is no user {user:?}")),
+        StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } => Status::not_found(detail),
+        StoreFailure::NoRoom { detail } => Status::resource_exhausted(detail),
         StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
             Status::invalid_argument(failure.to_string())
         }

@@ -27,10 +27,19 @@ enum Entry<W> {
         outdated: bool,
     },
     Loaded {
-        sessions: Vec<Session>,
+        user: Known,
         at: Instant,
         used: bool,
     },
+}
+
+/// What the store says of a user.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Known {
+    /// Of the account: whose inbox it is.
+    pub(crate) incarnation: u64,
+    /// Those that go on.
+    pub(crate) sessions: Vec<Session>,
 }
 
 /// What to do after [`Directory::wait`].
@@ -61,17 +70,17 @@ impl<W> Directory<W> {
     }
 
     /// None: not known, or known for too long.
-    pub(crate) fn sessions(&mut self, user: &UserId, now: Instant) -> Option<&[Session]> {
+    pub(crate) fn user(&mut self, user: &UserId, now: Instant) -> Option<&Known> {
         match self.entries.get_mut(user)? {
-            Entry::Loaded { sessions, at, used } if now < *at + self.ttl => {
+            Entry::Loaded { user, at, used } if now < *at + self.ttl => {
                 *used = true;
-                Some(sessions)
+                Some(user)
             }
             Entry::Loaded { .. } | Entry::Loading { .. } => None,
         }
     }
 
-    /// After `sessions` gave None.
+    /// After `user` gave None.
     pub(crate) fn wait(&mut self, user: &UserId, waiter: W) -> Wait<W> {
         match self.entries.get_mut(user) {
             Some(Entry::Loading { waiters, .. }) => {
@@ -95,28 +104,32 @@ impl<W> Directory<W> {
     }
 
     /// The store's answer; None: it gave none, or there is no such user, so that the next one asks again.
-    pub(crate) fn loaded(&mut self, user: &UserId, sessions: Option<Vec<Session>>, now: Instant) -> Loaded<W> {
+    pub(crate) fn loaded(&mut self, user: &UserId, known: Option<Known>, now: Instant) -> Loaded<W> {
         let Some(entry) = self.entries.get_mut(user) else { return Loaded::Serve(Vec::new()) };
         let Entry::Loading { waiters, outdated } = entry else { return Loaded::Serve(Vec::new()) };
-        if *outdated && sessions.is_some() {
+        if *outdated && known.is_some() {
             *outdated = false;
             return Loaded::ReadAgain;
         }
         let waiters = std::mem::take(waiters);
-        match sessions {
-            Some(sessions) => *entry = Entry::Loaded { sessions, at: now, used: false },
+        match known {
+            Some(user) => *entry = Entry::Loaded { user, at: now, used: false },
             // Its place in the clock is dropped when it comes to the front.
             None => drop(self.entries.remove(user)),
         }
         Loaded::Serve(waiters)
     }
 
-    /// The store has this session now.
-    pub(crate) fn put(&mut self, user: &UserId, session: Session) {
+    /// The store has this session of the account with this incarnation now.
+    pub(crate) fn put(&mut self, user: &UserId, incarnation: u64, session: Session) {
         match self.entries.get_mut(user) {
-            Some(Entry::Loaded { sessions, .. }) => {
-                sessions.retain(|other| other.device != session.device);
-                sessions.push(session);
+            // Another owner of the name.
+            Some(Entry::Loaded { user: known, .. }) if known.incarnation != incarnation => {
+                self.entries.remove(user);
+            }
+            Some(Entry::Loaded { user: known, .. }) => {
+                known.sessions.retain(|other| other.device != session.device);
+                known.sessions.push(session);
             }
             Some(Entry::Loading { outdated, .. }) => *outdated = true,
             None => {}
@@ -126,16 +139,9 @@ impl<W> Directory<W> {
     /// The store does not have this session any more.
     pub(crate) fn remove(&mut self, user: &UserId, session: &Session) {
         match self.entries.get_mut(user) {
-            Some(Entry::Loaded { sessions, .. }) => sessions.retain(|other| !is_same(other, session)),
+            Some(Entry::Loaded { user, .. }) => user.sessions.retain(|other| !is_same(other, session)),
             Some(Entry::Loading { outdated, .. }) => *outdated = true,
             None => {}
-        }
-    }
-
-    /// The store knows more of this user now than a read that is under way may say.
-    pub(crate) fn outdate(&mut self, user: &UserId) {
-        if let Some(Entry::Loading { outdated, .. }) = self.entries.get_mut(user) {
-            *outdated = true;
         }
     }
 
@@ -194,16 +200,30 @@ mod tests {
         Session { user: "alice".into(), device: device.into(), lease: 1, connection, ..Session::default() }
     }
 
+    fn known(sessions: Vec<Session>) -> Option<Known> {
+        Some(Known { incarnation: 7, sessions })
+    }
+
+    #[test]
+    fn a_session_of_another_owner_of_the_name_is_not_put_beside_those_before() {
+        let (now, alice) = (Instant::now(), user("alice"));
+        let mut directory = Directory::new(10, TTL);
+        assert_eq!(directory.wait(&alice, 1), Wait::Read);
+        directory.loaded(&alice, known(vec![session("a", 1)]), now);
+        directory.put(&alice, 8, session("b", 2));
+        assert_eq!(directory.user(&alice, now), None, "read again");
+    }
+
     #[test]
     fn requests_wait_behind_one_read_and_are_served_in_order() {
         let (now, alice) = (Instant::now(), user("alice"));
         let mut directory = Directory::new(10, TTL);
-        assert_eq!(directory.sessions(&alice, now), None);
+        assert_eq!(directory.user(&alice, now), None);
         assert_eq!(directory.wait(&alice, 1), Wait::Read);
         assert_eq!(directory.wait(&alice, 2), Wait::Queued);
-        assert_eq!(directory.loaded(&alice, Some(vec![session("a", 1)]), now), Loaded::Serve(vec![1, 2]));
-        assert_eq!(directory.sessions(&alice, now), Some(&[session("a", 1)][..]));
-        assert_eq!(directory.sessions(&alice, now + TTL), None, "read again after a while");
+        assert_eq!(directory.loaded(&alice, known(vec![session("a", 1)]), now), Loaded::Serve(vec![1, 2]));
+        assert_eq!(directory.user(&alice, now), known(vec![session("a", 1)]).as_ref());
+        assert_eq!(directory.user(&alice, now + TTL), None, "read again after a while");
         assert_eq!(directory.wait(&alice, 3), Wait::Read);
     }
 
@@ -212,9 +232,9 @@ mod tests {
         let (now, alice) = (Instant::now(), user("alice"));
         let mut directory = Directory::new(10, TTL);
         assert_eq!(directory.wait(&alice, 1), Wait::Read);
-        directory.put(&alice, session("a", 1));
-        assert_eq!(directory.loaded(&alice, Some(vec![]), now), Loaded::ReadAgain);
-        assert_eq!(directory.loaded(&alice, Some(vec![session("a", 1)]), now), Loaded::Serve(vec![1]));
+        directory.put(&alice, 7, session("a", 1));
+        assert_eq!(directory.loaded(&alice, known(vec![]), now), Loaded::ReadAgain);
+        assert_eq!(directory.loaded(&alice, known(vec![session("a", 1)]), now), Loaded::Serve(vec![1]));
     }
 
     #[test]
@@ -222,12 +242,12 @@ mod tests {
         let (now, alice) = (Instant::now(), user("alice"));
         let mut directory = Directory::new(10, TTL);
         assert_eq!(directory.wait(&alice, 1), Wait::Read);
-        directory.loaded(&alice, Some(vec![session("a", 1), session("b", 2)]), now);
-        directory.put(&alice, session("a", 3));
+        directory.loaded(&alice, known(vec![session("a", 1), session("b", 2)]), now);
+        directory.put(&alice, 7, session("a", 3));
         directory.remove(&alice, &session("a", 1));
-        assert_eq!(directory.sessions(&alice, now), Some(&[session("b", 2), session("a", 3)][..]));
+        assert_eq!(directory.user(&alice, now), known(vec![session("b", 2), session("a", 3)]).as_ref());
         directory.remove(&alice, &session("a", 3));
-        assert_eq!(directory.sessions(&alice, now), Some(&[session("b", 2)][..]));
+        assert_eq!(directory.user(&alice, now), known(vec![session("b", 2)]).as_ref());
     }
 
     #[test]
@@ -246,14 +266,14 @@ mod tests {
         let mut directory = Directory::new(4, TTL);
         let hot = user("hot");
         for i in 0..100 {
-            if directory.sessions(&hot, now).is_none() {
+            if directory.user(&hot, now).is_none() {
                 assert!(i < 4, "the entry in use was dropped at {i}");
                 directory.wait(&hot, 0);
-                directory.loaded(&hot, Some(vec![]), now);
+                directory.loaded(&hot, known(vec![]), now);
             }
             let cold = user(&format!("cold{i}"));
             directory.wait(&cold, 0);
-            directory.loaded(&cold, Some(vec![]), now);
+            directory.loaded(&cold, known(vec![]), now);
             assert!(directory.len() <= 4);
         }
     }
@@ -264,12 +284,12 @@ mod tests {
         let mut directory = Directory::new(10, TTL);
         for name in ["mine", "theirs"] {
             directory.wait(&user(name), 0);
-            directory.loaded(&user(name), Some(vec![]), now);
+            directory.loaded(&user(name), known(vec![]), now);
         }
         directory.wait(&user("loading"), 7);
         directory.retain(|user| user.as_str() == "mine");
-        assert!(directory.sessions(&user("mine"), now).is_some());
-        assert!(directory.sessions(&user("theirs"), now).is_none());
-        assert_eq!(directory.loaded(&user("loading"), Some(vec![]), now), Loaded::Serve(vec![7]));
+        assert!(directory.user(&user("mine"), now).is_some());
+        assert!(directory.user(&user("theirs"), now).is_none());
+        assert_eq!(directory.loaded(&user("loading"), known(vec![]), now), Loaded::Serve(vec![7]));
     }
 }

@@ -52,7 +52,7 @@ pub fn link(mut bytes: &[u8]) {
                 let Ok(StoreReply { result: Some(answer), .. }) = StoreReply::decode(message) else { continue };
                 if !asked.is_empty() {
                     let token = asked.swap_remove(usize::from(head[0]) % asked.len());
-                    owner.answer(token, Ok(answer), now);
+                    owner.answer(token, Ok(answer), now, 1_000);
                 }
             }
             220..=244 => {

@@ -14,7 +14,7 @@ use std::{
 use carillon_proto::{
     Batches, LeaseId, UserId,
     pb::{
-        link::{Evict, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
+        link::{Evict, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, evict, router_reply},
         store::NodeKind,
     },
     peer::Tier,
@@ -68,10 +68,10 @@ impl Links {
         self.gateways.read().get(&gateway).is_some_and(|way| way.pushes.try_send(push).is_ok())
     }
 
-    pub(crate) fn evict(&self, gateway: LeaseId, connection: u64) {
+    pub(crate) fn evict(&self, gateway: LeaseId, connection: u64, why: evict::Why) {
         // A gateway without a link announces its sessions when it has one.
         if let Some(way) = self.gateways.read().get(&gateway)
-            && way.evictions.try_send(Evict { connection }).is_err()
+            && way.evictions.try_send(Evict { connection, why: why.into() }).is_err()
         {
             way.cut.cancel();
         }
@@ -142,7 +142,7 @@ impl Reader {
     pub(crate) async fn run(mut self, mut incoming: Streaming<ToRouter>) {
         let cut = self.way.cut.clone();
         let first = time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        let Ok(Ok(Some(ToRouter { hello: Some(hello), requests, hints }))) = first else {
+        let Ok(Ok(Some(ToRouter { hello: Some(hello), requests, hints, changed_users }))) = first else {
             tracing::debug!("a link without a greeting was closed");
             cut.cancel();
             return;
@@ -155,13 +155,14 @@ impl Reader {
         self.hello = hello;
         self.context.links.enter(&self.hello, &self.way);
         metrics::link(kind, 1.0);
+        self.take_changed(changed_users);
         let mut goes_on = self.take(requests, hints).await;
         while goes_on {
             let message = tokio::select! {
                 () = cut.cancelled() => break,
                 message = incoming.message() => message,
             };
-            let Ok(Some(ToRouter { hello, requests, hints })) = message else { break };
+            let Ok(Some(ToRouter { hello, requests, hints, changed_users })) = message else { break };
             if !self.may_say(hello.as_ref().unwrap_or(&self.hello), &hints) {
                 cut.cancel();
                 break;
@@ -172,6 +173,7 @@ impl Reader {
                 self.hello = hello;
                 self.context.links.enter(&self.hello, &self.way);
             }
+            self.take_changed(changed_users);
             goes_on = self.take(requests, hints).await;
         }
         self.context.links.leave(&self.hello, &self.way);
@@ -250,6 +252,17 @@ impl Reader {
             let stopping = matches!(time::timeout_at(until, newer).await, Ok(Err(_)));
             if stopping {
                 time::sleep_until(until).await;
+            }
+        }
+    }
+
+    fn take_changed(&self, users: Vec<String>) {
+        for user in users {
+            // Another router's word about somebody else's users costs nothing here.
+            if let Ok(user) = UserId::new(&user)
+                && self.context.topology.borrow().owns(user.as_str())
+            {
+                self.context.partitions.changed(user);
             }
         }
     }

@@ -12,7 +12,7 @@ use carillon_proto::{
     LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client,
-        link::{self, Heads, Push, SessionOpened, TimelineHead, router_request},
+        link::{self, Heads, Push, SessionOpened, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
             directory_command, put_account, store_request, timeline_command,
@@ -55,6 +55,7 @@ pub(crate) enum Effect {
     Evict {
         gateway: LeaseId,
         connection: u64,
+        why: evict::Why,
     },
     /// To the owner of its user, which may be this router or another one.
     Deliver(Delivery),
@@ -88,15 +89,29 @@ enum Waiter {
     Send(Box<Sending>),
     Deliver(Delivery),
     Announce(Box<(Session, ReplySlot, Instant)>),
+    /// Reading is all that was wanted.
+    Nobody,
 }
 
 /// What goes on when the store has answered.
 enum Asked {
     User(UserId),
+    /// An account without an owner was made for a message.
+    Reserved(UserId),
     Account(UserId, ReplySlot),
     Ensured(UserId, ReplySlot),
-    Session { user: UserId, session: Session, slot: ReplySlot, deadline: Instant },
-    SessionHead(UserId, ReplySlot),
+    Session {
+        user: UserId,
+        session: Session,
+        slot: ReplySlot,
+        deadline: Instant,
+    },
+    SessionHead {
+        user: UserId,
+        incarnation: u64,
+        generation: u64,
+        slot: ReplySlot,
+    },
     Closed(ReplySlot),
     Heads(UserId, ReplySlot),
     Timeline(ReplySlot),
@@ -147,7 +162,7 @@ impl Owner {
             Op::Read(read) => self.read_timeline(read, parts),
             Op::ReadHeads(read) => {
                 let asked = Asked::Heads(parts.user.clone(), parts.slot);
-                self.read_head(&parts.user, read.device, parts.deadline, asked);
+                self.read_head(&parts.user, read.incarnation, read.device, parts.deadline, asked);
             }
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => self.put_session(parts.user, session, false, parts.slot, parts.deadline),
@@ -171,9 +186,11 @@ impl Owner {
                 let asked = Asked::Account(parts.user.clone(), parts.slot);
                 self.read_user(&parts.user, parts.deadline, asked);
             }
-            Op::EnsureAccount(_) => {
-                let account = Account { user: parts.user.as_str().to_owned(), scram: None, created_ms: time_ms };
-                let put = PutAccount { account: Some(account), mode: put_account::Mode::Ensure.into() };
+            Op::EnsureAccount(link::EnsureAccount { revive, .. }) => {
+                let user = parts.user.as_str().to_owned();
+                let account = Account { user, created_ms: time_ms, ..Account::default() };
+                let mode = put_account::Mode::Ensure.into();
+                let put = PutAccount { account: Some(account), mode, numbered: true, revive };
                 let asked = Asked::Ensured(parts.user.clone(), parts.slot);
                 self.directory_write(&parts.user, directory_command::Op::PutAccount(put), parts.deadline, asked);
             }
@@ -181,7 +198,7 @@ impl Owner {
     }
 
     pub(crate) fn deliver(&mut self, delivery: Delivery, now: Instant) {
-        let Some(sessions) = self.directory.sessions(&delivery.user, now) else {
+        let Some(known) = self.directory.user(&delivery.user, now) else {
             metrics::directory_lookup(false);
             let user = delivery.user.clone();
             self.wait(&user, Waiter::Deliver(delivery), now);
@@ -190,7 +207,7 @@ impl Owner {
         metrics::directory_lookup(true);
         // Devices of one user are few.
         let mut gateways: Vec<(u64, Vec<u64>)> = Vec::new();
-        for session in sessions {
+        for session in &known.sessions {
             if (session.lease, session.connection) == delivery.except || self.topology.has_ended(LeaseId(session.lease))
             {
                 continue;
@@ -232,22 +249,24 @@ impl Owner {
         }
     }
 
-    pub(crate) fn answer(&mut self, token: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+    pub(crate) fn answer(&mut self, token: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
         // Tokens are given once and answered once.
         let Some(asked) = self.asked.remove(&token) else { return };
         match asked {
-            Asked::User(user) => self.user_read(user, answer, now),
+            Asked::User(user) => self.user_read(user, answer, now, time_ms),
+            Asked::Reserved(user) => self.reserved(user, answer, now, time_ms),
             Asked::Account(user, slot) => self.account_read(&user, slot, answer),
             Asked::Ensured(user, slot) => {
-                // Without an account there was no entry.
-                self.directory.outdate(&user);
+                // It may have another owner now.
+                self.directory.forget(&user);
                 self.end(slot, done(answer));
             }
             Asked::Session { user, session, slot, deadline } => self.session_put(user, session, slot, deadline, answer),
-            Asked::SessionHead(user, slot) => {
-                let opened = head(&user, answer)
-                    .map(|head| Answer::SessionOpened(SessionOpened { heads: vec![head], replaced: false }));
-                self.end(slot, opened);
+            Asked::SessionHead { user, incarnation, generation, slot } => {
+                let opened = |head| SessionOpened { heads: vec![head], replaced: false, incarnation, generation };
+                let opened = head(&user, answer).map(|head| Answer::SessionOpened(opened(head)));
+                // The session is stored: whatever is wrong now, "nothing was done" would not be true.
+                self.end(slot, opened.map_err(Failure::after_the_session));
             }
             Asked::Closed(slot) => self.end(slot, done(answer)),
             Asked::Heads(user, slot) => {

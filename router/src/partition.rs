@@ -33,6 +33,8 @@ const TURN: usize = 256;
 pub(crate) enum Input {
     Request(Request),
     Deliver(Delivery),
+    /// The account or sessions of this user have changed.
+    Changed(UserId),
 }
 
 /// All partitions' mailboxes. Cheap to clone.
@@ -52,6 +54,14 @@ impl Partitions {
     /// A hint: dropped if the user's partition is full.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         let given = self.0[self.index(&delivery.user)].try_send(Input::Deliver(delivery)).is_ok();
+        if !given {
+            metrics::hint(false);
+        }
+    }
+
+    /// A hint: dropped if the user's partition is full.
+    pub(crate) fn changed(&self, user: UserId) {
+        let given = self.0[self.index(&user)].try_send(Input::Changed(user)).is_ok();
         if !given {
             metrics::hint(false);
         }
@@ -102,7 +112,8 @@ impl Partition {
                         return;
                     }
                     let now = Instant::now();
-                    answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now));
+                    let time_ms = now_ms();
+                    answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now, time_ms));
                 }
                 () = time::sleep_until(cursors.unwrap_or_else(Instant::now)), if cursors.is_some() => {
                     self.owner.flush_cursors();
@@ -116,6 +127,7 @@ impl Partition {
                         match input {
                             Input::Request(request) => self.owner.request(request, now, time_ms),
                             Input::Deliver(delivery) => self.owner.deliver(delivery, now),
+                            Input::Changed(user) => self.owner.changed(&user, now),
                         }
                     }
                 }
@@ -133,12 +145,12 @@ impl Partition {
                         let to = AnswerTo::Partition(self.index, token);
                         let op = StoreOp { shard, op, traceparent, deadline, place, tries: 0, to };
                         if let Err(failure) = self.store.submit(op) {
-                            self.owner.answer(token, Err(failure), Instant::now());
+                            self.owner.answer(token, Err(failure), Instant::now(), now_ms());
                         }
                     }
                     Effect::Answer(slot, answer) => slot.answer(answer),
                     Effect::Push(gateway, push) => metrics::push(self.links.push(gateway, push)),
-                    Effect::Evict { gateway, connection } => self.links.evict(gateway, connection),
+                    Effect::Evict { gateway, connection, why } => self.links.evict(gateway, connection, why),
                     Effect::Deliver(delivery) => self.deliver(delivery),
                 }
             }

@@ -1,9 +1,9 @@
-//! Links to the other routers, for deliveries to the users that they own.
+//! Links to the other routers, for what they must hear of the users that they own.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, TimelineId, limits,
+    Batches, TimelineId, UserId, limits,
     pb::{
         link::{Hello, Hint, ToRouter, router_client::RouterClient},
         store::NodeKind,
@@ -23,9 +23,9 @@ use tonic::service::interceptor::InterceptedService;
 
 use crate::{backoff, lease::Held, metrics, owner::Delivery, topology::Topology};
 
-/// Deliveries that wait for one router; above it they are dropped.
+/// Words that wait for one router; above it they are dropped.
 const HINTS: usize = 16_384;
-/// Batches that wait for the connection. When it is full, deliveries wait above.
+/// Batches that wait for the connection. When it is full, words wait above.
 const BATCHES: usize = 2;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -35,7 +35,13 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Peers {
     here: Arc<str>,
-    queues: Arc<RwLock<HashMap<String, mpsc::Sender<Hint>>>>,
+    queues: Arc<RwLock<HashMap<String, mpsc::Sender<Word>>>>,
+}
+
+/// What a router tells another one. Lost without harm.
+enum Word {
+    Hint(Hint),
+    Changed(UserId),
 }
 
 impl Peers {
@@ -57,7 +63,12 @@ impl Peers {
             except_lease: delivery.except.0,
             except_connection: delivery.except.1,
         };
-        let given = self.queues.read().get(address).is_some_and(|queue| queue.try_send(hint).is_ok());
+        let given = self.queues.read().get(address).is_some_and(|queue| queue.try_send(Word::Hint(hint)).is_ok());
+        metrics::hint(given);
+    }
+
+    pub(crate) fn changed(&self, address: &str, user: UserId) {
+        let given = self.queues.read().get(address).is_some_and(|queue| queue.try_send(Word::Changed(user)).is_ok());
         metrics::hint(given);
     }
 
@@ -86,10 +97,10 @@ impl Peers {
                 if groups.contains_key(&address) {
                     continue;
                 }
-                let (queue, hints) = mpsc::channel(HINTS);
+                let (queue, words) = mpsc::channel(HINTS);
                 self.queues.write().insert(address.clone(), queue);
                 let group = tasks.child();
-                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), hints));
+                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), words));
                 groups.insert(address, group);
             }
         }
@@ -100,7 +111,7 @@ async fn keep(
     address: String,
     security: PeerSecurity,
     mut lease: watch::Receiver<Option<Held>>,
-    hints: mpsc::Receiver<Hint>,
+    words: mpsc::Receiver<Word>,
 ) {
     let channel = match security.channel(&address) {
         Ok(channel) => channel,
@@ -113,7 +124,10 @@ async fn keep(
     let mut client = RouterClient::new(InterceptedService::new(channel, token))
         .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
-    let mut hints = Batches::new(hints, |hint| hint.envelope.len() + 256);
+    let mut words = Batches::new(words, |word| match word {
+        Word::Hint(hint) => hint.envelope.len() + 256,
+        Word::Changed(_) => 256,
+    });
     let mut failures = 0u32;
     let mut waiting = Waiting::new("another router's link");
     loop {
@@ -138,9 +152,15 @@ async fn keep(
                             Ok(Some(_)) => {}
                             Ok(None) | Err(_) => break,
                         },
-                        next = hints.next() => {
-                            let Some(hints) = next else { return };
-                            let message = ToRouter { hints, ..ToRouter::default() };
+                        next = words.next() => {
+                            let Some(words) = next else { return };
+                            let mut message = ToRouter::default();
+                            for word in words {
+                                match word {
+                                    Word::Hint(hint) => message.hints.push(hint),
+                                    Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
+                                }
+                            }
                             let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
                             if !matches!(given, Ok(Ok(()))) {
                                 break;

@@ -98,6 +98,8 @@ pub(crate) enum Failure {
     /// Of a message that may stand in an inbox already: the same frame again finds it there.
     #[error("it is not known whether it was done: {why}")]
     Halfway { why: String, retry_after_ms: u32 },
+    #[error("the account of the recipient is just being changed")]
+    Changing,
 }
 
 impl Failure {
@@ -108,7 +110,10 @@ impl Failure {
             Self::Store(StoreFailure::Expired { .. }) => (Code::Unavailable, true, 200),
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
-            Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. }) => (Code::Invalid, false, 0),
+            Self::Store(StoreFailure::Gone { .. }) => (Code::Unauthenticated, false, 0),
+            Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
+                (Code::Invalid, false, 0)
+            }
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
@@ -119,6 +124,7 @@ impl Failure {
             Self::Crowded => (Code::Overloaded, true, 200),
             Self::Reused => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
+            Self::Changing => (Code::Unavailable, true, 200),
         };
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
     }
@@ -127,6 +133,15 @@ impl Failure {
     pub(crate) fn halfway(self) -> Self {
         let retry_after_ms = self.to_refusal().retry_after_ms.max(200);
         Self::Halfway { why: self.to_string(), retry_after_ms }
+    }
+
+    /// The same for a session that is stored already: it is not known what the caller can rely on.
+    pub(crate) fn after_the_session(self) -> Self {
+        match self {
+            gone @ Self::Store(StoreFailure::Gone { .. }) => gone,
+            Self::Store(StoreFailure::Overloaded { shard, .. }) => Self::Store(StoreFailure::Expired { shard }),
+            other => other,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, PutOut, end_inboxes},
     config::{InvalidConfig, RouterConfig},
     lease::{self, Held, LeaseKeeper},
     link::{LinkContext, Links},
@@ -113,6 +113,7 @@ impl Router {
 
         let in_flight = InFlight::default();
         let closing = CancellationToken::new();
+        let (admins_links, admins_partitions, admins_peers) = (links.clone(), mailboxes.clone(), peers.clone());
         let services = Services {
             context: LinkContext {
                 links,
@@ -131,6 +132,7 @@ impl Router {
                 registry: registry.clone(),
                 topology: topology.clone(),
                 deadline: config.send_deadline(),
+                put_out: PutOut { links: admins_links, partitions: admins_partitions, peers: admins_peers },
             },
             security: security.clone(),
             here: Arc::clone(&here),
@@ -172,6 +174,7 @@ impl Router {
         }
         let follow = peers.follow(self.topology.clone(), self.lease.clone(), security, tasks.child());
         tasks.spawn("router_peers", follow);
+        tasks.spawn("router_end_inboxes", end_inboxes(services.admin.clone()));
         let group = tasks.child();
         group.spawn("router_lease", keeper.run());
         *self.keeper.lock() = Some(group);

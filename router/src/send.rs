@@ -23,6 +23,10 @@ use crate::{
 pub(crate) struct Sending {
     pub(crate) sender: UserId,
     pub(crate) recipient: UserId,
+    /// Of the sender's account, as the sender's session has it.
+    pub(crate) incarnation: u64,
+    /// The recipient was read anew, because what was known of it had ended.
+    pub(crate) read_again: bool,
     key: DuplicateKey,
     /// The client has used its id for a message to somebody else, too: the key in the sender's inbox names the recipient.
     pub(crate) key_names_recipient: bool,
@@ -67,10 +71,11 @@ impl Sending {
         let named = || {
             let sender = UserId::new(&send.sender)?;
             let device = DeviceId::new(&send.sender_device)?;
-            let key = DuplicateKey::new(&sender, &device, &ClientId::new(&send.client_id)?);
+            let key_of = |id| DuplicateKey::new(&sender, &device, &id).of_incarnation(send.incarnation);
+            let key = key_of(ClientId::new(&send.client_id)?);
             let after = match &*send.after {
                 "" => None,
-                after => Some(DuplicateKey::new(&sender, &device, &ClientId::new(after)?)),
+                after => Some(key_of(ClientId::new(after)?)),
             };
             if send.content.len() > limits::MAX_FRAME_BYTES {
                 return Err(Failure::TooLarge { bytes: send.content.len(), max: limits::MAX_FRAME_BYTES });
@@ -94,6 +99,8 @@ impl Sending {
         Ok(Self {
             sender,
             recipient,
+            incarnation: send.incarnation,
+            read_again: false,
             key,
             key_names_recipient: false,
             after,
@@ -119,8 +126,8 @@ impl Sending {
         self.key = self.key.to(&self.recipient);
     }
 
-    /// The append to the inbox of `owner`: recipient or sender.
-    pub(crate) fn append(&self, owner: &UserId, shards: ShardMap) -> (ShardId, Op) {
+    /// The append to the inbox of `owner`, recipient or sender, whose account has this incarnation.
+    pub(crate) fn append(&self, owner: &UserId, incarnation: u64, shards: ShardMap) -> (ShardId, Op) {
         let timeline = TimelineId::Inbox(owner.clone());
         let shard = shards.timeline_of(&timeline);
         let append = Append {
@@ -130,6 +137,7 @@ impl Sending {
             envelope: self.envelope.clone(),
             new_epoch: Epoch::random().0,
             after_key: self.after.map(|after| Bytes::copy_from_slice(&after.0)).unwrap_or_default(),
+            incarnation,
         };
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
     }

@@ -188,6 +188,11 @@ impl Router {
         for hint in said.hints {
             self.take_hint(hint);
         }
+        for user in said.changed_users.iter().filter_map(|user| UserId::new(user).ok()) {
+            if self.topology.owns(user.as_str()) {
+                self.partitions[partition_of(&user)].inputs.push_back(Input::Changed(user));
+            }
+        }
         let Some(link) = self.links.get_mut(&link) else { return };
         link.hello = said.hello.or(link.hello.take());
         link.unread.extend(said.requests);
@@ -232,7 +237,7 @@ impl Router {
             partition.owner.follow(Arc::clone(&self.topology));
         }
         for (token, answer) in std::mem::take(&mut partition.answers) {
-            partition.owner.answer(token, answer, now);
+            partition.owner.answer(token, answer, now, time_ms);
         }
         self.perform(index, now);
         let partition = &mut self.partitions[index];
@@ -240,6 +245,7 @@ impl Router {
             match input {
                 Input::Request(request) => partition.owner.request(request, now, time_ms),
                 Input::Deliver(delivery) => partition.owner.deliver(delivery, now),
+                Input::Changed(user) => partition.owner.changed(&user, now),
             }
         }
         self.perform(index, now);
@@ -257,9 +263,9 @@ impl Router {
                         self.outputs.push(Output::Push { link, push });
                     }
                 }
-                Effect::Evict { gateway, connection } => {
+                Effect::Evict { gateway, connection, why } => {
                     if let Some(link) = self.link_of(gateway) {
-                        self.outputs.push(Output::Evict { link, evict: Evict { connection } });
+                        self.outputs.push(Output::Evict { link, evict: Evict { connection, why: why.into() } });
                     }
                 }
                 Effect::Deliver(delivery) => self.pass_on(delivery),

@@ -68,6 +68,11 @@ pub(crate) enum StoreFailure {
     NotFound { detail: String },
     #[error("{detail}")]
     OutOfOrder { detail: String },
+    /// The user was deleted, the session was ended, or the inbox has another owner by now.
+    #[error("{detail}")]
+    Gone { detail: String },
+    #[error("{detail}")]
+    NoRoom { detail: String },
     #[error("rejected by the store: {detail}")]
     Rejected { detail: String },
     #[error("unexpected answer from the store")]

@@ -18,6 +18,7 @@ fn send(to: &str, number: u32) -> Op {
         client_id: number.to_string(),
         content: bytes::Bytes::from_static(b"content"),
         connection: 1,
+        incarnation: 0,
     })
 }
 
@@ -206,6 +207,10 @@ async fn users_are_made_and_replaced_by_the_administrator() {
     gateway.ask_until_accepted(send("dave", 1)).await;
     let status = admin.status(StatusRequest {}).await.expect("answers").into_inner();
     assert_eq!(status.shards.len(), 8);
-    admin.delete_user(DeleteUserRequest { user: "dave".into() }).await.expect("deleted");
+    let delete = || DeleteUserRequest { user: "dave".into(), time_ms: 0 };
+    let deleted = admin.delete_user(delete()).await.expect("deleted").into_inner();
+    assert!(deleted.inbox_ended);
+    let status = admin.delete_user(delete()).await.expect_err("there is nobody");
+    assert_eq!(status.code(), tonic::Code::NotFound);
     cluster.stop().await;
 }

@@ -7,7 +7,7 @@ use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{
-        ClientFrame, Content, Ping, Recipient, Send, ServerFrame, SignedIn, Text, client_frame::Body, content,
+        ClientFrame, Code, Content, Ping, Recipient, Send, ServerFrame, SignedIn, Text, client_frame::Body, content,
         recipient::To, server_frame,
     },
 };
@@ -33,6 +33,8 @@ pub(crate) struct ClientNode {
     device: Device,
     token: String,
     is_live: bool,
+    /// Its account has ended, and the name has no other owner yet.
+    pub(crate) is_out: bool,
     /// It has begun without knowing its positions.
     is_fresh: bool,
     turn: usize,
@@ -64,11 +66,16 @@ pub(crate) fn device_name(number: usize) -> String {
     format!("device{number}")
 }
 
+fn token(user: usize, issued_s: u64) -> String {
+    let claims = serde_json::json!({"sub": user_name(user), "iat": issued_s, "exp": 1_900_000_000});
+    let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signs")
+}
+
 impl ClientNode {
     pub(crate) fn new(number: usize, user: usize) -> Self {
-        let claims = serde_json::json!({"sub": user_name(user), "exp": 1_900_000_000});
-        let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signs");
+        // Of long ago: no owner of the name after this one can be meant.
+        let token = token(user, 1);
         let name = device_name(number);
         Self {
             user,
@@ -77,6 +84,7 @@ impl ClientNode {
             name,
             token,
             is_live: false,
+            is_out: false,
             is_fresh: true,
             turn: number,
             failures: 0,
@@ -118,6 +126,9 @@ impl World<'_> {
     }
 
     fn client_sends(&mut self, client: usize, to: usize) {
+        if self.clients[client].is_out {
+            return;
+        }
         let number = self.clients[client].numbers.entry(to).or_default();
         *number += 1;
         let client_id = format!("{to}-{number}");
@@ -134,7 +145,7 @@ impl World<'_> {
     }
 
     fn client_connects(&mut self, client: usize) {
-        if self.clients[client].wire.is_some() {
+        if self.clients[client].wire.is_some() || self.clients[client].is_out {
             return;
         }
         let gateway = self.clients[client].turn % self.gateways.len();
@@ -158,19 +169,19 @@ impl World<'_> {
             Some(server_frame::Body::Bye(bye)) if !node.is_live => {
                 if !bye.reconnect {
                     let what = format!("{} may never sign in again: {}", node.name, bye.reason);
-                    self.model.breaks(what);
+                    return self.client_is_put_out(client, what);
                 }
                 let after = Time::from(bye.reconnect_after_ms) * MS;
                 self.client_gives_up(client, Some(after));
             }
             Some(body) => {
                 if let Err(lost) = node.device.hears(body, now) {
-                    if lost.is_final {
-                        let what = format!("{} was ended for ever: {}", node.name, lost.why);
-                        self.model.breaks(what);
-                    }
+                    let what = format!("{} was ended for ever: {}", node.name, lost.why);
                     // What it was told before counts.
                     self.client_told(client);
+                    if lost.is_final {
+                        return self.client_is_put_out(client, what);
+                    }
                     self.client_gives_up(client, lost.after.map(|after| after.as_micros() as Time));
                 }
             }
@@ -225,8 +236,40 @@ impl World<'_> {
         self.at_client(client, pause.max(asked.unwrap_or(0)), ClientEvent::Connects);
     }
 
+    /// Right only if its account has ended. The name's next owner, as soon as there is one, has a device of the same name.
+    fn client_is_put_out(&mut self, client: usize, what: String) {
+        if !self.model.has_ended(client) {
+            return self.model.breaks(what);
+        }
+        if let Some(wire) = self.clients[client].wire.take() {
+            self.close_wire(wire, Side::First);
+        }
+        self.model.forgets(client);
+        let node = &mut self.clients[client];
+        (node.is_live, node.is_out) = (false, true);
+        // What it has not heard of it never will.
+        node.device = Device::new(&user_name(node.user), &node.name, &node.token, Vec::new());
+        if self.model.owner(&user_name(node.user)).is_some() {
+            self.client_begins_anew(client);
+        }
+    }
+
+    pub(crate) fn client_begins_anew(&mut self, client: usize) {
+        self.model.begins_anew(client);
+        let issued_s = self.schedule.unix_ms() / 1000;
+        let node = &mut self.clients[client];
+        node.token = token(node.user, issued_s);
+        node.device = Device::new(&user_name(node.user), &node.name, &node.token, Vec::new());
+        (node.is_out, node.is_fresh, node.done) = (false, true, None);
+        let after = self.random.below(100 * MS);
+        self.at_client(client, after, ClientEvent::Connects);
+    }
+
     /// It forgets all but, perhaps, what its application has stored; the sends under way have no answer.
     pub(crate) fn client_restarts(&mut self, client: usize) {
+        if self.clients[client].is_out {
+            return;
+        }
         self.client_told(client);
         let knows = self.random.in_thousand(500);
         if let Some(wire) = self.clients[client].wire.take() {
@@ -281,6 +324,8 @@ impl World<'_> {
         for (client_id, answer) in answers {
             let ended = match answer {
                 Ok(accepted) => Ended::Accepted(accepted),
+                // The recipient was deleted: an earlier try may stand in what was its inbox.
+                Err(SendError::Refused(refusal)) if refusal.code == Code::NotFound => Ended::Unknown,
                 Err(SendError::Refused(refusal)) if !refusal.retry => Ended::Refused(refusal.to_string()),
                 Err(_) => Ended::Unknown,
             };

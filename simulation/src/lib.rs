@@ -2,6 +2,7 @@
 //! with virtual time, where whatever can go wrong between them does, against a model of what is promised. One seed is
 //! one run, always the same. See docs/testing.md.
 
+mod accounts;
 mod check;
 mod clients;
 mod faults;
@@ -38,6 +39,8 @@ pub enum Plant {
     GapsStayOpen,
     /// A cursor is stored one too far.
     CursorTooFar,
+    /// The inbox of a deleted user goes on under the name's next owner.
+    InboxGoesOn,
 }
 
 /// What a run found.

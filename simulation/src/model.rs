@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carillon_proto::{
     Position, TimelineId,
     pb::{
-        client::{Accepted, Envelope, recipient::To},
+        client::{self, Accepted, Envelope, recipient::To},
         link,
         store::{Append, TimelineCommand, store_reply::Result as Outcome, timeline_command},
     },
@@ -16,8 +16,12 @@ use prost::Message as _;
 use crate::clients::{device_name, user_name};
 
 pub(crate) struct Model {
-    /// Of each user.
-    pub(crate) inboxes: BTreeMap<String, Inbox>,
+    /// Of each user and incarnation.
+    pub(crate) inboxes: BTreeMap<(String, u64), Inbox>,
+    /// The incarnation that has the name now; None while it is deleted.
+    owners: BTreeMap<String, Option<u64>>,
+    /// The one that had it first.
+    first_owners: BTreeMap<String, u64>,
     pub(crate) devices: Vec<Device>,
     /// The first thing that went wrong.
     pub(crate) broken: Option<String>,
@@ -26,6 +30,8 @@ pub(crate) struct Model {
 #[derive(Default)]
 pub(crate) struct Inbox {
     epoch: u64,
+    /// The operator has been told that its owner is deleted.
+    is_closed: bool,
     /// In the order of their positions.
     pub(crate) entries: Vec<Entry>,
     /// Sender, its device and the client's id: at which position.
@@ -42,6 +48,8 @@ pub(crate) struct Entry {
 pub(crate) struct Device {
     pub(crate) user: String,
     pub(crate) name: String,
+    /// Of the account for which it signs in.
+    pub(crate) incarnation: u64,
     /// The next position that it must be shown.
     pub(crate) next: u64,
     /// The application is done with all up to here and has said so.
@@ -60,6 +68,12 @@ pub(crate) enum Ended {
     Unknown,
 }
 
+impl Inbox {
+    pub(crate) fn at(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(seq.checked_sub(1)?).ok()?)
+    }
+}
+
 impl Model {
     /// With the user of each device.
     pub(crate) fn new(devices: &[usize]) -> Self {
@@ -69,16 +83,68 @@ impl Model {
             next: 1,
             ..Device::default()
         };
-        Self { inboxes: BTreeMap::new(), devices: devices.iter().enumerate().map(device).collect(), broken: None }
+        Self {
+            inboxes: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            first_owners: BTreeMap::new(),
+            devices: devices.iter().enumerate().map(device).collect(),
+            broken: None,
+        }
     }
 
     pub(crate) fn breaks(&mut self, what: String) {
         self.broken.get_or_insert(what);
     }
 
-    /// Epoch and last position of a user's inbox.
-    pub(crate) fn head(&self, user: &str) -> (u64, u64) {
-        self.inboxes.get(user).map_or((0, 0), |inbox| (inbox.epoch, inbox.entries.len() as u64))
+    /// Epoch and last position of the inbox of this incarnation of a user.
+    pub(crate) fn head(&self, user: &str, incarnation: u64) -> (u64, u64) {
+        let inbox = self.inboxes.get(&(user.to_owned(), incarnation));
+        inbox.map_or((0, 0), |inbox| (inbox.epoch, inbox.entries.len() as u64))
+    }
+
+    /// All inboxes that the name has had.
+    pub(crate) fn inboxes_of(&self, user: &str) -> impl Iterator<Item = &Inbox> {
+        self.inboxes.range((user.to_owned(), 0)..=(user.to_owned(), u64::MAX)).map(|(_, inbox)| inbox)
+    }
+
+    pub(crate) fn owner(&self, user: &str) -> Option<u64> {
+        self.owners.get(user).copied().flatten()
+    }
+
+    pub(crate) fn first_owner(&self, user: &str) -> Option<u64> {
+        self.first_owners.get(user).copied()
+    }
+
+    /// The name has an owner; devices that have no account yet are this one's.
+    pub(crate) fn makes(&mut self, user: &str, incarnation: u64) {
+        self.owners.insert(user.to_owned(), Some(incarnation));
+        self.first_owners.entry(user.to_owned()).or_insert(incarnation);
+        for device in self.devices.iter_mut().filter(|device| device.user == user && device.incarnation == 0) {
+            device.incarnation = incarnation;
+        }
+    }
+
+    pub(crate) fn deletes(&mut self, user: &str) {
+        self.owners.insert(user.to_owned(), None);
+    }
+
+    /// From now on nothing that is sent to the user, or by it, is accepted any more.
+    pub(crate) fn deletion_is_answered(&mut self, user: &str) {
+        let all = (user.to_owned(), 0)..=(user.to_owned(), u64::MAX);
+        self.inboxes.range_mut(all).for_each(|(_, inbox)| inbox.is_closed = true);
+    }
+
+    /// May the device be refused for good? Only if its account has ended.
+    pub(crate) fn has_ended(&self, device: usize) -> bool {
+        let device = &self.devices[device];
+        self.owner(&device.user) != Some(device.incarnation)
+    }
+
+    /// The device is that of the name's owner now, and knows nothing.
+    pub(crate) fn begins_anew(&mut self, device: usize) {
+        let owner = self.owner(&self.devices[device].user).unwrap_or(0);
+        let device = &mut self.devices[device];
+        (device.incarnation, device.next, device.acknowledged) = (owner, 1, 0);
     }
 
     /// The state machine has applied a command.
@@ -95,7 +161,7 @@ impl Model {
         let owner = append.timeline.map(|timeline| timeline.owner).unwrap_or_default();
         let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
-        let inbox = self.inboxes.entry(owner.clone()).or_default();
+        let inbox = self.inboxes.entry((owner.clone(), append.incarnation)).or_default();
         if inbox.epoch == 0 {
             inbox.epoch = epoch;
         }
@@ -109,6 +175,7 @@ impl Model {
                 Err(format!("{key:?} in {owner} was answered with another message"))
             }
             Some(_) => Ok(()),
+            None if inbox.is_closed => Err(format!("{owner} was deleted, and then got {key:?}")),
             None if !first.is_empty() => Err(format!("{key:?} in {owner} was called a repetition")),
             None if seq != inbox.entries.len() as u64 + 1 => {
                 Err(format!("{owner} has position {seq} after {}", inbox.entries.len()))
@@ -125,31 +192,30 @@ impl Model {
     pub(crate) fn accepted_by_router(&mut self, accepted: &link::Accepted) {
         let timeline = accepted.timeline.as_ref().and_then(|timeline| TimelineId::from_client(timeline).ok().flatten());
         let sender = timeline.map(|timeline| timeline.owner().to_owned()).unwrap_or_default();
-        let seq = accepted.position.map_or(0, |position| position.seq);
-        let id = &accepted.message_id;
-        if let Err(what) = self.stands_in_both(&sender, seq, id) {
+        let position = accepted.position.unwrap_or_default();
+        if let Err(what) = self.stands_in_both(&sender, position, &accepted.message_id) {
             self.breaks(format!("accepted before it was appended: {what}"));
         }
     }
 
-    fn stands_in_both(&self, sender: &str, seq: u64, id: &str) -> Result<(), String> {
-        let entry = self.entry(sender, seq).ok_or_else(|| format!("{sender} has nothing at {seq}"))?;
+    fn stands_in_both(&self, sender: &str, position: client::Position, id: &str) -> Result<(), String> {
+        let seq = position.seq;
+        let inbox = self.inboxes_of(sender).find(|inbox| inbox.epoch == position.epoch);
+        let entry = inbox.and_then(|inbox| inbox.at(seq)).ok_or_else(|| format!("{sender} has nothing at {seq}"))?;
         if entry.envelope.id != *id {
             return Err(format!("{sender} has another message at {seq}"));
         }
         let recipient = recipient_of(&entry.envelope);
-        let inbox = self.inboxes.get(&recipient).ok_or_else(|| format!("{recipient} has no inbox"))?;
         let envelope = &entry.envelope;
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
-        let there = inbox.known.get(&key).ok_or_else(|| format!("{key:?} is not in the inbox of {recipient}"))?;
-        if inbox.entries[*there as usize - 1] != *entry {
+        let mut there = self.inboxes_of(&recipient).filter_map(|inbox| inbox.at(*inbox.known.get(&key)?)).peekable();
+        if there.peek().is_none() {
+            return Err(format!("{key:?} is not in the inbox of {recipient}"));
+        }
+        if !there.any(|there| there == entry) {
             return Err(format!("{key:?} is another message in the inbox of {recipient}"));
         }
         Ok(())
-    }
-
-    fn entry(&self, user: &str, seq: u64) -> Option<&Entry> {
-        self.inboxes.get(user)?.entries.get(usize::try_from(seq.checked_sub(1)?).ok()?)
     }
 
     pub(crate) fn sends(&mut self, device: usize, client_id: String) {
@@ -218,13 +284,15 @@ impl Model {
     }
 
     fn shown(&mut self, device: usize, position: Position, is_it: impl Fn(&Entry) -> bool) -> Result<(), String> {
-        let Device { user, name, next, .. } = &self.devices[device];
+        let Device { user, name, incarnation, next, .. } = &self.devices[device];
         let seq = position.seq;
         if seq != *next {
             return Err(format!("{user}/{name} was shown position {seq} instead of {next}"));
         }
-        let entry =
-            self.entry(user, seq).ok_or_else(|| format!("{user}/{name} was shown {seq}, which is not there"))?;
+        // What is another owner's is not there for this one.
+        let inbox = self.inboxes.get(&(user.clone(), *incarnation));
+        let entry = inbox.and_then(|inbox| inbox.at(seq));
+        let entry = entry.ok_or_else(|| format!("{user}/{name} was shown {seq}, which is not there"))?;
         if !is_it(entry) {
             return Err(format!("{user}/{name} was shown at {seq} what is not there"));
         }

@@ -36,6 +36,7 @@ impl Report {
             Event::Lease { .. } => (8, 0),
             Event::Fault(fault) => (9, *fault as u64),
             Event::Heals | Event::Looks => (10, 0),
+            Event::Account(_) => (11, 0),
         };
         // FNV-1a over whole words.
         for word in [now, kind, which] {

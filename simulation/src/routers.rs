@@ -44,6 +44,8 @@ pub(crate) enum RouterEvent {
     Wakes,
     Sees(RegistryView),
     Hears(Hint),
+    /// The account or sessions of this user have changed.
+    Changed(String),
     /// A stream to this storage node.
     Opens(usize),
 }
@@ -87,6 +89,11 @@ impl World<'_> {
                 // The storage nodes are known from now on.
                 if !std::mem::replace(&mut node.knows, true) {
                     (0..NODES).for_each(|storage| self.at_router(router, 0, RouterEvent::Opens(storage)));
+                }
+            }
+            RouterEvent::Changed(user) => {
+                if let Some(up) = &mut self.routers[router].up {
+                    up.link_says(0, ToRouter { changed_users: vec![user], ..ToRouter::default() }, now);
                 }
             }
             RouterEvent::Hears(hint) => {

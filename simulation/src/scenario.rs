@@ -16,6 +16,9 @@ pub(crate) struct Scenario {
     pub(crate) routers: usize,
     /// Device, when, recipient, how many at once.
     pub(crate) bursts: Vec<(usize, Time, usize, u64)>,
+    /// User, and when its account is deleted; the name gets another owner soon after that. At most once each: tokens tell
+    /// their time in seconds, and a run takes a few.
+    pub(crate) deletions: Vec<(usize, Time)>,
     /// After it nothing goes wrong any more.
     pub(crate) heals_at: Time,
     pub(crate) send_timeout: Time,
@@ -102,7 +105,12 @@ impl Scenario {
         let faults = FAULTS.into_iter().filter(|_| random.in_thousand(chosen)).collect();
         let least = random.between(20, 2000);
         let disk = if random.in_thousand(300) { random.between(5 * MS, 40 * MS) } else { random.between(100, 5 * MS) };
+        let usual = |random: &mut Random| random.between(BEGINS, heals_at);
+        let deleted = if random.in_thousand(500) { random.between(0, 600) } else { 0 };
+        let deletions =
+            (0..users).filter_map(|user| random.in_thousand(deleted).then(|| (user, usual(random)))).collect();
         Self {
+            deletions,
             users,
             devices,
             gateways: random.between(1, 3) as usize,

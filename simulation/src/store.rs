@@ -8,11 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardKind, ShardMap, UserId,
+    ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, PutAccount,
-        RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, put_account,
-        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, RegistryView, StoreError,
+        StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command, store_error::Why,
+        store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -20,7 +20,6 @@ use prost::Message as _;
 
 use crate::{
     Plant,
-    clients::user_name,
     routers::RouterEvent,
     schedule::{MS, Time},
     wires::{Ends, Side, WireId},
@@ -107,7 +106,7 @@ impl<'m> Cluster<'m> {
         self.shards.get_mut(&shard).expect("all shards are there")
     }
 
-    fn apply(&mut self, shard: ShardId, commands: Vec<Bytes>) -> Vec<Outcome> {
+    pub(crate) fn apply(&mut self, shard: ShardId, commands: Vec<Bytes>) -> Vec<Outcome> {
         let applied = self.shard(shard);
         applied.applied += 1;
         let index = applied.applied;
@@ -132,11 +131,7 @@ impl World<'_> {
     /// All users have accounts when the run begins.
     pub(crate) fn found_cluster(&mut self) {
         for user in 0..self.scenario.users {
-            let account = Account { user: user_name(user), scram: None, created_ms: 1 };
-            let put = PutAccount { account: Some(account), mode: put_account::Mode::Create.into() };
-            let user = UserId::new(&user_name(user)).expect("valid");
-            let command = DirectoryCommand { op: Some(directory_command::Op::PutAccount(put)) };
-            self.cluster.apply(MAP.directory_of(&user), vec![command.encode_to_vec().into()]);
+            self.make_account(user, 1);
         }
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
     }
@@ -357,7 +352,15 @@ impl World<'_> {
     }
 
     fn read(&mut self, shard: ShardId, op: &Op) -> Outcome {
-        let mut outcome = self.cluster.read(shard, op);
+        let mut op = op.clone();
+        if self.plant == Some(Plant::InboxGoesOn) {
+            match &mut op {
+                Op::ReadTimeline(read) => read.incarnation = self.first_owner(read.timeline.as_ref()),
+                Op::ReadHead(read) => read.incarnation = self.first_owner(read.timeline.as_ref()),
+                _ => {}
+            }
+        }
+        let mut outcome = self.cluster.read(shard, &op);
         if self.plant == Some(Plant::GapsStayOpen)
             && let Outcome::TimelineRead(read) = &mut outcome
         {
@@ -392,6 +395,9 @@ impl World<'_> {
                     early.push((write.wire, write.id, self.guess(append)));
                 }
                 (Plant::CursorTooFar, Some(timeline_command::Op::SetCursor(set))) => set.seq += 1,
+                (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
+                    append.incarnation = self.first_owner(append.timeline.as_ref());
+                }
                 _ => {}
             }
             write.command = command.encode_to_vec().into();
@@ -401,9 +407,13 @@ impl World<'_> {
         }
     }
 
+    fn first_owner(&self, timeline: Option<&TimelineKey>) -> u64 {
+        timeline.and_then(|timeline| self.model.first_owner(&timeline.owner)).unwrap_or(0)
+    }
+
     fn guess(&self, append: &Append) -> Outcome {
         let owner = append.timeline.as_ref().map(|timeline| timeline.owner.clone()).unwrap_or_default();
-        let (epoch, last) = self.model.head(&owner);
+        let (epoch, last) = self.model.head(&owner, append.incarnation);
         let epoch = if epoch == 0 { append.new_epoch } else { epoch };
         Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
     }

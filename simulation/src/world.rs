@@ -9,6 +9,7 @@ use carillon_storage::simulation::Machines;
 
 use crate::{
     Failure, Plant, Report,
+    accounts::AccountEvent,
     clients::{ClientEvent, ClientNode},
     gateways::{GatewayEvent, GatewayNode},
     lease::Call,
@@ -74,6 +75,7 @@ pub(crate) enum Event {
         what: ClientEvent,
     },
     Store(StoreEvent),
+    Account(AccountEvent),
     Lease {
         node: Node,
         life: u64,
@@ -171,6 +173,9 @@ impl<'m> World<'m> {
         for (client, at, to, count) in self.scenario.bursts.clone() {
             self.at_client(client, at, ClientEvent::Sends { to, count });
         }
+        for (user, at) in self.scenario.deletions.clone() {
+            self.schedule.at(at, Event::Account(AccountEvent::Deletes(user)));
+        }
         for fault in 0..self.scenario.faults.len() {
             self.next_fault(fault);
         }
@@ -191,6 +196,7 @@ impl<'m> World<'m> {
             Event::Gateway { .. } | Event::Router { .. } => {}
             Event::Client { client, what } => self.client_event(client, what),
             Event::Store(what) => self.store_event(what),
+            Event::Account(what) => self.account_event(what),
             Event::Lease { node, life, call } => self.lease_call(node, life, call),
             Event::Fault(fault) => self.fault(fault),
             Event::Heals => {

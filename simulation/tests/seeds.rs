@@ -115,3 +115,8 @@ fn a_gap_that_stays_open_is_found() {
 fn a_cursor_too_far_is_found() {
     is_found(Plant::CursorTooFar, &["acknowledged only"]);
 }
+
+#[test]
+fn an_inbox_that_goes_on_under_the_next_owner_is_found() {
+    is_found(Plant::InboxGoesOn, &["which is not there", "what is not there", "acknowledged only"]);
+}

@@ -210,7 +210,9 @@ fn folder(name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::store::{Append, SetCursor, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind};
+    use carillon_proto::pb::store::{
+        Append, CollectGarbage, EndTimeline, SetCursor, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -229,13 +231,15 @@ mod tests {
 
         #[test]
         fn what_passes_the_check_is_applied(
-            given in prop::collection::vec((0..4u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
+            given in prop::collection::vec((0..8u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
         ) {
             let command = |(kind, owner, small, any)| {
                 let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
                 let op = match kind {
                     0 => Op::SetCursor(SetCursor { timeline, device: "phone".into(), epoch: small % 3, seq: any }),
-                    1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32 }),
+                    1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32, epoch: any % 2 }),
+                    2 => Op::EndTimeline(EndTimeline { timeline, incarnation: small }),
+                    3 => Op::CollectGarbage(CollectGarbage { number: small % 4, limit: small as u32 }),
                     _ => Op::Append(Append {
                         timeline,
                         duplicate_key: vec![small as u8; 16].into(),
@@ -243,6 +247,7 @@ mod tests {
                         envelope: vec![0; small as usize].into(),
                         new_epoch: small,
                         after_key: if any % 2 == 0 { vec![(any >> 8) as u8; 16].into() } else { Bytes::new() },
+                        incarnation: any % 3,
                     }),
                 };
                 TimelineCommand { op: Some(op) }.encode_to_vec().into()

@@ -4,6 +4,7 @@
 //! ```text
 //! storage.rs   the node as a whole: open, run, drain
 //! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
+//! maintenance.rs, sweep.rs    what is done now and then
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
 //! shard_clock.rs, maintenance.rs   how time passes for a shard, and what is removed and given back
@@ -44,6 +45,7 @@ pub mod simulation;
 mod snapshot;
 mod space;
 mod storage;
+mod sweep;
 
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
 pub use put_back::mark_put_back;

@@ -24,6 +24,8 @@ pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
 pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
 pub(crate) const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
 pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_total";
+/// Rows that nobody needed any more.
+pub(crate) const SWEPT: &str = "carillon_storage_swept_total";
 pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
 
 /// Tells the recorder what each metric means. Call it once, after the recorder is installed.
@@ -77,6 +79,11 @@ const ALL: &[(&str, &str, Kind)] = &[
     (SNAPSHOT_BYTES, "Bytes of a snapshot that was built.", Kind::Histogram),
     (PEER_FRAMES, "Raft frames sent to other storage nodes.", Kind::Counter),
     (PEER_DISCONNECTS, "Streams to other storage nodes that broke or could not be opened.", Kind::Counter),
+    (
+        SWEPT,
+        "Commands that removed what nobody needed any more, by what: timelines that ended, sessions of ended gateways.",
+        Kind::Counter,
+    ),
     (STREAMS, "Streams that routers hold open.", Kind::Gauge),
 ];
 

@@ -161,6 +161,8 @@ fn check(cluster: &Cluster, shard: ShardId, op: Option<Op>) -> Result<Checked, R
             }
             Ok(Checked::Read(ReadOp::User(read)))
         }
+        (ShardKind::Directory, Some(Op::ListAccounts(list))) => Ok(Checked::Read(ReadOp::Accounts(list))),
+        (ShardKind::Directory, Some(Op::ListSessions(list))) => Ok(Checked::Read(ReadOp::Sessions(list))),
         (_, Some(_)) => Err(wrong(Reason::WrongShard, "the shard is of the other kind")),
         (_, None) => Err(wrong(Reason::Invalid, "this release does not know the request")),
     }
@@ -177,6 +179,8 @@ fn span(traceparent: &str, op: Option<&Op>) -> Span {
         Some(Op::ReadTimeline(_)) => "read timeline",
         Some(Op::ReadHead(_)) => "read head",
         Some(Op::ReadUser(_)) => "read user",
+        Some(Op::ListAccounts(_)) => "list accounts",
+        Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",
     };
     let span = tracing::info_span!("store", op = name);

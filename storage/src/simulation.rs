@@ -6,7 +6,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind, ShardMap,
     pb::store::{
-        DirectoryCommand, RegistryView, Rejected, TimelineCommand, store_reply::Result as Outcome, store_request::Op,
+        DirectoryCommand, RegistryView, Rejected, StoreError, TimelineCommand, store_error::Why,
+        store_reply::Result as Outcome, store_request::Op,
     },
 };
 use prost::Message as _;
@@ -14,7 +15,7 @@ use prost::Message as _;
 use crate::{
     engine::{Caches, Engines},
     machine::{
-        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, TimelineMachine, TimelineReader,
+        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, TimelineMachine, TimelineReader, Unread,
         check_directory, check_timeline,
     },
     shard,
@@ -62,7 +63,7 @@ impl Machines {
                 check_directory(shard, self.map, command)?;
                 Some(DirectoryCommand::encode_to_vec(command).into())
             }
-            Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) => None,
+            Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) | Op::ListAccounts(_) | Op::ListSessions(_) => None,
         })
     }
 
@@ -80,11 +81,24 @@ impl Machines {
 
     pub fn read(&self, shard: ShardId, op: &Op) -> io::Result<Outcome> {
         let place = usize::from(shard.index);
-        match (shard.kind, op) {
-            (ShardKind::Timeline, Op::ReadTimeline(op)) => Ok(Outcome::TimelineRead(self.timelines[place].1.read(op)?)),
-            (ShardKind::Timeline, Op::ReadHead(op)) => Ok(Outcome::Head(self.timelines[place].1.head(op)?)),
-            (ShardKind::Directory, Op::ReadUser(op)) => Ok(Outcome::User(self.directories[place].1.user(&op.user)?)),
-            _ => Err(io::Error::other("the shard has nothing of the kind that was asked for")),
+        let found = || {
+            Ok(match (shard.kind, op) {
+                (ShardKind::Timeline, Op::ReadTimeline(op)) => Outcome::TimelineRead(self.timelines[place].1.read(op)?),
+                (ShardKind::Timeline, Op::ReadHead(op)) => Outcome::Head(self.timelines[place].1.head(op)?),
+                (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
+                (ShardKind::Directory, Op::ListAccounts(op)) => {
+                    Outcome::AccountList(self.directories[place].1.accounts(op)?)
+                }
+                (ShardKind::Directory, Op::ListSessions(op)) => {
+                    Outcome::SessionList(self.directories[place].1.sessions(op)?)
+                }
+                _ => return Err(io::Error::other("the shard has nothing of the kind that was asked for").into()),
+            })
+        };
+        match found() {
+            Err(Unread::Rejected(rejected)) => Ok(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })),
+            Err(Unread::Engine(error)) => Err(error),
+            Ok(outcome) => Ok(outcome),
         }
     }
 

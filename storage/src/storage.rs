@@ -47,6 +47,7 @@ use crate::{
     shard_clock,
     snapshot::SnapshotDir,
     space::{self, Space},
+    sweep::sweep,
 };
 
 /// Bounds each step of an orderly stop.
@@ -302,6 +303,7 @@ impl Node {
         tasks.spawn("log purge", maintenance::purge_log(serving(), Arc::clone(&self.log)));
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));
+        tasks.spawn("sweep", sweep(serving()));
         tasks.spawn("storage readiness", self.watch_readiness());
     }
 

@@ -459,7 +459,7 @@ async fn a_router_does_not_say_what_is_removed() {
     let timeline = Some(support::inbox("alice").to_key());
     for op in [
         timeline_command::Op::AdvanceClock(AdvanceClock { elapsed_ms: u32::MAX }),
-        timeline_command::Op::Trim(Trim { timeline, before_seq: 2, limit: 1 }),
+        timeline_command::Op::Trim(Trim { timeline, before_seq: 2, limit: 1, epoch: 0 }),
     ] {
         let asked = Op::Timeline(TimelineCommand { op: Some(op) });
         let outcome = cluster.nodes[0].ask(timeline_shard("alice"), asked).await;

@@ -19,7 +19,7 @@ use carillon_proto::{
     Ring, Room,
     pb::{
         client::Code,
-        link::{Done, Refusal, RouterReply, RouterRequest, TimelineHead, router_reply, router_request::Op},
+        link::{Done, Refusal, RouterReply, RouterRequest, TimelineHead, evict::Why, router_reply, router_request::Op},
         store::{RegistryView, Session},
     },
 };
@@ -62,11 +62,15 @@ pub(crate) enum Effect<C> {
         client: C,
         answered: Answered,
     },
-    /// The router knows the session now, or has a newer one in its place.
+    /// The router knows the session now.
     Announced {
         connection: u64,
         heads: Vec<TimelineHead>,
-        replaced: bool,
+    },
+    /// The router has a newer one in its place, or it was ended.
+    Over {
+        connection: u64,
+        why: Why,
     },
 }
 
@@ -100,6 +104,8 @@ pub(crate) struct Dispatch<C> {
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
+    /// Sessions that could not be closed, and when that is tried again.
+    unclosed: VecDeque<(Instant, u64)>,
     repeated: u64,
     next_pump: Option<Instant>,
 }
@@ -153,6 +159,7 @@ impl<C> Dispatch<C> {
             to_announce: VecDeque::new(),
             announce_again: VecDeque::new(),
             announcing: 0,
+            unclosed: VecDeque::new(),
             repeated: 0,
             next_pump: None,
         }
@@ -301,11 +308,12 @@ impl<C> Dispatch<C> {
                 0
             }
             Op::OpenSession(open) => {
-                self.opened(connection, result.is_ok());
-                open.session.as_ref().map_or(0, |session| session.lease)
+                let lease = open.session.as_ref().map_or(0, |session| session.lease);
+                self.opened(now, connection, &result, pending.may_be_done, out);
+                lease
             }
             Op::CloseSession(_) => {
-                self.sessions.remove(&connection);
+                self.closed(now, connection, &result);
                 0
             }
             _ => 0,
@@ -364,6 +372,7 @@ impl<C> Dispatch<C> {
             }
         }
         self.queue_again(now);
+        self.close_again(now, out);
         if self.next_pump.is_none_or(|due| due <= now) {
             self.next_pump = Some(now + PUMP);
             self.pump_all(now, out);

@@ -132,7 +132,7 @@ impl Link {
         }
         for evict in evictions {
             if let Some(mailbox) = self.connections.get(evict.connection) {
-                mailbox.replaced();
+                mailbox.over(evict.why());
             }
         }
         let registry = registry.map(Input::Registry);

@@ -238,10 +238,15 @@ impl LinksTask {
                 }
             }
             Effect::Answer { client: (mailbox, tag), answered } => mailbox.answer(tag, answered),
-            Effect::Announced { connection, heads, replaced } => {
+            Effect::Announced { connection, heads } => {
                 ::metrics::counter!(metrics::ANNOUNCEMENTS).increment(1);
                 if let Some(mailbox) = self.connections.get(connection) {
-                    mailbox.announced(heads, replaced);
+                    mailbox.announced(heads);
+                }
+            }
+            Effect::Over { connection, why } => {
+                if let Some(mailbox) = self.connections.get(connection) {
+                    mailbox.over(why);
                 }
             }
         }

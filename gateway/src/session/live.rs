@@ -39,6 +39,8 @@ const ACK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Live {
     pub(super) who: Who,
+    /// Of the account: what is asked in its name is not asked in that of the name's next owner.
+    pub(super) incarnation: u64,
     pub(super) timeline: Arc<TimelineWords>,
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
@@ -63,6 +65,7 @@ pub(super) struct Live {
 
 pub(super) struct LiveStart {
     pub(super) who: Who,
+    pub(super) incarnation: u64,
     pub(super) timeline: client::Timeline,
     pub(super) expires: Option<Instant>,
     pub(super) begin: Begin,
@@ -88,13 +91,15 @@ struct Acks {
 /// The connection can't go on: why.
 pub(super) struct Gone(pub(super) Code, pub(super) &'static str);
 
+const ENDED: Gone = Gone(Code::Unauthenticated, "the account has ended");
 pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
-        let LiveStart { who, timeline, expires, begin, share } = start;
+        let LiveStart { who, incarnation, timeline, expires, begin, share } = start;
         Self {
             who,
+            incarnation,
             timeline: Arc::new(TimelineWords::new(timeline)),
             connection,
             expires,
@@ -175,15 +180,19 @@ impl Live {
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
     ) -> Result<(), Gone> {
+        // The router refuses so only what an account that has ended asks for.
+        let ended = result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
         match tag {
+            // What came of it is not known: the recipient may have it, and the sender has no inbox any more.
+            Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
             Tag::Send(sent) => self.sent(now, sent, result, out),
-            Tag::Gap => return self.gap_read(now, result, out),
+            Tag::Gap => self.gap_read(now, result, out)?,
             Tag::Fetch(request) => self.fetched(request, result, out),
-            Tag::Heads => return self.heads_read(now, result, out),
+            Tag::Heads => self.heads_read(now, result, out)?,
             Tag::Ack => self.acked(now, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close => {}
         }
-        Ok(())
+        if ended { Err(ENDED) } else { Ok(()) }
     }
 
     /// What was missing has been read.
@@ -322,7 +331,8 @@ impl Live {
         }
         if (self.doubt || !self.pings.is_empty()) && !self.asked_heads {
             self.asked_heads = true;
-            let op = Op::ReadHeads(ReadHeads { user: self.who.user.as_str().to_owned(), device: String::new() });
+            let user = self.who.user.as_str().to_owned();
+            let op = Op::ReadHeads(ReadHeads { user, device: String::new(), incarnation: self.incarnation });
             out.push(Effect::Request { tag: Tag::Heads, op, traceparent: String::new() });
         }
         if self.ack.sent.is_none()
@@ -346,6 +356,7 @@ impl Live {
             backward,
             limit,
             max_bytes,
+            incarnation: self.incarnation,
         })
     }
 }

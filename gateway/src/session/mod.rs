@@ -28,15 +28,16 @@ use carillon_proto::{
     DeviceId, UserId,
     pb::{
         client::{Bye, ClientFrame, Code, Position, client_frame::Body, refused::What, server_frame},
-        link::{Acknowledge, CloseSession, Push, TimelineHead, router_request::Op},
+        link::{Acknowledge, CloseSession, Push, TimelineHead, evict::Why, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
+    sessions,
 };
 
 pub use token::TokenKeyError;
 pub(crate) use token::TokenKeys;
 
-use crate::{codec::Outgoing, links::Answered, metrics, throttle::Throttle, users::Users};
+use crate::{codec::Outgoing, config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{LastWord, Live};
 use sending::Sent;
 use sign_in::SignIn;
@@ -61,6 +62,8 @@ pub(crate) struct Rules {
     pub(crate) password_sign_in: bool,
     /// Replaced when the keys change.
     pub(crate) tokens: ArcSwap<TokenKeys>,
+    /// When a token makes an account for its user.
+    pub(crate) token_accounts: TokenAccounts,
     /// Makes up credentials for users who have none.
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
@@ -97,8 +100,8 @@ pub(crate) enum Input {
     Behind(Position),
     /// The router told the heads of what the user follows.
     Heads(Vec<TimelineHead>),
-    /// The same device signed in elsewhere.
-    Replaced,
+    /// The session was replaced or ended.
+    Over(Why),
     /// What waits to be written is more than its bound, or no more.
     Backlog(bool),
     /// Nothing of what waits could be written for too long.
@@ -178,6 +181,19 @@ struct Who {
     since_ms: u64,
 }
 
+/// By what somebody signed in.
+#[derive(Debug, Clone)]
+enum Proof {
+    /// Credentials of this generation of the account.
+    Password {
+        generation: u64,
+    },
+    Token {
+        id: Option<String>,
+        issued_ms: u64,
+    },
+}
+
 impl Session {
     pub(crate) fn new(rules: Arc<Rules>, connection: u64, protocol: Protocol, address: IpAddr, now: Now) -> Self {
         let patience = now.instant + rules.sign_in_timeout;
@@ -203,9 +219,10 @@ impl Session {
             Input::Push(push) => self.push(now, &push, out),
             Input::Behind(position) => self.behind(now, position),
             Input::Heads(heads) => self.heads(now, &heads, out),
-            Input::Replaced => {
+            Input::Over(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
-                self.bye(Code::Replaced, "this device has signed in elsewhere", None, out);
+                let code = if why == Why::Replaced { Code::Replaced } else { Code::Unauthenticated };
+                self.bye(code, sessions::told(why), None, out);
             }
             Input::Backlog(over) => self.backlog(now, over),
             Input::TooSlow => {
@@ -313,7 +330,8 @@ impl Session {
             }
             (State::Live(live), tag) => {
                 if let Err(gone) = live.answer(now, tag, answered.result, out) {
-                    self.bye(gone.0, gone.1, Some(0), out);
+                    let again = (gone.0 != Code::Unauthenticated).then_some(0);
+                    self.bye(gone.0, gone.1, again, out);
                 }
             }
             _ => {}
@@ -441,7 +459,7 @@ impl Session {
         Op::CloseSession(CloseSession { session: Some(self.stored(who)) })
     }
 
-    /// The lease is filled in by whoever sends it: it is the one that runs then.
+    /// Names the session. The lease is filled in by whoever sends it: it is the one that runs then.
     fn stored(&self, who: &Who) -> StoredSession {
         StoredSession {
             user: who.user.as_str().to_owned(),
@@ -450,6 +468,7 @@ impl Session {
             connection: self.connection,
             protocol: self.protocol.into(),
             since_ms: who.since_ms,
+            ..StoredSession::default()
         }
     }
 }

@@ -102,10 +102,16 @@ pub(crate) fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
     salt.truncate(16);
     ScramCredentials {
         salt: salt.into(),
-        iterations: credentials::ITERATIONS,
+        iterations: iterations(&made_up("iterations"), credentials::ITERATIONS_EVER),
         stored_key: made_up("stored key").into(),
         server_key: made_up("server key").into(),
     }
+}
+
+/// One of all numbers that real credentials may have.
+fn iterations(made_up: &[u8], ever: &[u32]) -> u32 {
+    let place = made_up.first().map_or(0, |byte| usize::from(*byte)) % ever.len().max(1);
+    ever.get(place).copied().unwrap_or(credentials::ITERATIONS)
 }
 
 /// saslname: `=2C` is a comma, `=3D` an equals sign, and no other `=` may stand.
@@ -176,6 +182,20 @@ mod tests {
         assert_eq!(login(decoy(&[7; 32], "alice"), "secret"), Err(ScramError::Wrong));
         assert_eq!(decoy(&[7; 32], "alice"), decoy(&[7; 32], "alice"));
         assert_ne!(decoy(&[7; 32], "alice").salt, decoy(&[7; 32], "bob").salt);
+    }
+
+    #[test]
+    fn made_up_credentials_have_every_number_of_rounds_that_real_ones_may_have() {
+        assert!(credentials::ITERATIONS_EVER.contains(&credentials::ITERATIONS));
+        let ever = [4096, 10_000];
+        let of = |user: u32| iterations(&hmac(&[7; 32], format!("iterations\0user{user}").as_bytes()), &ever);
+        for rounds in ever {
+            let count = (0..1000).filter(|user| of(*user) == rounds).count();
+            assert!((300..700).contains(&count), "{count} of 1000 have {rounds}");
+        }
+        assert_eq!(of(1), of(1), "always the same for one name");
+        let made_up = decoy(&[7; 32], "nobody").iterations;
+        assert!(credentials::ITERATIONS_EVER.contains(&made_up));
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl Live {
                     content: content.into(),
                     connection: self.connection,
                     after,
+                    incarnation: self.incarnation,
                 });
                 let tag = Tag::Send(Sent { client_id, after: named, admitted, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });

@@ -18,12 +18,12 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Effect, Live, Now, Session, State, Tag, Who,
+    Effect, Live, Now, Proof, Session, State, Tag, Who,
     live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
-use crate::{links::Answered, metrics, users::Share};
+use crate::{config::TokenAccounts, links::Answered, metrics, users::Share};
 
 /// How far the sign-in is.
 pub(super) enum SignIn {
@@ -85,6 +85,7 @@ pub(super) struct Applicant {
     since_ms: u64,
     start: Start,
     way: &'static str,
+    proof: Proof,
     /// If there is no account, one is made. Asked only once it is known that there is none: nearly always there is one.
     make_account: bool,
     expires_ms: Option<u64>,
@@ -122,13 +123,14 @@ impl Session {
         let Ok(start) = Start::try_from(frame.start) else {
             return self.bye(Code::Invalid, "start is neither cursor nor head", None, out);
         };
-        let applicant = |user: UserId, way: &'static str, expires_ms: Option<u64>| Applicant {
+        let applicant = |user: UserId, way: &'static str, proof: Proof, expires_ms: Option<u64>| Applicant {
             user,
             device,
             positions: frame.positions,
             since_ms: now.unix_ms,
             start,
             way,
+            proof,
             make_account: false,
             expires_ms,
             scram_server_final: Bytes::new(),
@@ -145,7 +147,8 @@ impl Session {
                             return self.throttled(now, "password", user.as_str(), wait, out);
                         }
                         let look_up = LookUpAccount { user: user.as_str().to_owned() };
-                        let applicant = applicant(user, "password", None);
+                        // Which generation is known when the account has been read.
+                        let applicant = applicant(user, "password", Proof::Password { generation: 0 }, None);
                         self.state = State::SigningIn(Box::new(SignIn::Asked { applicant, first }));
                         out.push(request(Tag::Account, Op::LookUpAccount(look_up)));
                     }
@@ -154,8 +157,10 @@ impl Session {
             }
             Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &frame.user, now.unix_ms) {
                 Ok(token) => {
-                    let applicant = applicant(token.user, "token", Some(token.expires_ms));
-                    self.open(now, Applicant { make_account: true, ..applicant }, out);
+                    let proof = Proof::Token { id: token.id, issued_ms: token.issued_ms.unwrap_or(0) };
+                    let applicant = applicant(token.user, "token", proof, Some(token.expires_ms));
+                    let make_account = self.rules.token_accounts != TokenAccounts::Never;
+                    self.open(now, Applicant { make_account, ..applicant }, out);
                 }
                 Err(error) => {
                     if error.is_a_guess() {
@@ -173,9 +178,12 @@ impl Session {
 
     /// The account that the user has, or none.
     pub(super) fn account(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
-        let SignIn::Asked { applicant, first } = self.step() else { return };
+        let SignIn::Asked { mut applicant, first } = self.step() else { return };
         let stored = match result {
-            Ok(Reply::Account(account)) => account.scram,
+            Ok(Reply::Account(account)) => {
+                applicant.proof = Proof::Password { generation: account.generation };
+                account.scram
+            }
             Ok(_) => None,
             Err(refusal) if refusal.code() == Code::NotFound => None,
             Err(refusal) => return self.not_now(applicant.way, &refusal, out),
@@ -208,7 +216,8 @@ impl Session {
     }
 
     fn ensure(&mut self, applicant: Applicant, out: &mut Vec<Effect>) {
-        let ensure = EnsureAccount { user: applicant.user.as_str().to_owned() };
+        let revive = self.rules.token_accounts == TokenAccounts::Always;
+        let ensure = EnsureAccount { user: applicant.user.as_str().to_owned(), revive };
         let applicant = Applicant { make_account: false, ..applicant };
         self.state = State::SigningIn(Box::new(SignIn::Ensuring { applicant }));
         out.push(request(Tag::Ensure, Op::EnsureAccount(ensure)));
@@ -235,27 +244,44 @@ impl Session {
         }
         let (user, device) = (applicant.user.clone(), applicant.device.clone());
         let who = Who { user, device, since_ms: applicant.since_ms };
-        let open = OpenSession { session: Some(self.stored(&who)) };
+        let mut session = self.stored(&who);
+        match &applicant.proof {
+            Proof::Password { generation } => session.generation = *generation,
+            Proof::Token { id, issued_ms } => {
+                session.by_token = true;
+                session.token_id = id.clone().unwrap_or_default();
+                session.token_issued_ms = *issued_ms;
+            }
+        }
+        let open = OpenSession { session: Some(session) };
         self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who, heard: None }));
         out.push(request(Tag::Open, Op::OpenSession(open)));
     }
 
     pub(super) fn opened(&mut self, now: Now, answered: Answered, out: &mut Vec<Effect>) {
-        let heads = match answered.result {
+        let (heads, incarnation) = match answered.result {
             Ok(Reply::SessionOpened(opened)) if opened.replaced => {
                 // Whoever is still there wants it most.
                 let why = "a later sign-in of this device was quicker: try again";
                 return self.bye(Code::Unavailable, why, Some(AGAIN_MS), out);
             }
-            Ok(Reply::SessionOpened(opened)) => opened.heads,
+            Ok(Reply::SessionOpened(opened)) => (opened.heads, opened.incarnation),
             Ok(_) => {
                 let why = "the service gave an answer of the wrong kind";
                 return self.bye(Code::Internal, why, Some(AGAIN_MS), out);
             }
             Err(refusal) => {
+                let revives = self.rules.token_accounts == TokenAccounts::Always;
+                let code = refusal.code();
+                let may_be_made = code == Code::NotFound || revives && code == Code::Unauthenticated;
                 return match self.step() {
-                    SignIn::Opening { applicant, .. } if applicant.make_account && refusal.code() == Code::NotFound => {
+                    SignIn::Opening { applicant, .. } if applicant.make_account && may_be_made => {
                         self.ensure(applicant, out)
+                    }
+                    // What it came with does not count any more. No guess of a password: it was right.
+                    SignIn::Opening { applicant, .. } if code == Code::Unauthenticated || code == Code::NotFound => {
+                        metrics::sign_in(applicant.way, "unauthenticated");
+                        self.bye(Code::Unauthenticated, &refusal.reason, None, out)
                     }
                     _ => self.not_now("any", &refusal, out),
                 };
@@ -298,7 +324,8 @@ impl Session {
         out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
-        let mut live = Live::new(&self.rules, now, self.connection, LiveStart { who, timeline, expires, begin, share });
+        let start = LiveStart { who, incarnation, timeline, expires, begin, share };
+        let mut live = Live::new(&self.rules, now, self.connection, start);
         if let Some(position) = heard {
             live.behind(now, position);
         }
@@ -438,6 +465,7 @@ mod tests {
                 since_ms: 0,
                 start,
                 way: "token",
+                proof: Proof::Password { generation: 0 },
                 make_account: false,
                 expires_ms: None,
                 scram_server_final: Bytes::new(),

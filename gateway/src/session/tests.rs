@@ -15,7 +15,9 @@ use carillon_proto::{
             SignOut, Text, Timeline, TimelinePosition, client_frame::Body, content, recipient::To, refused::What,
             server_frame, sign_in::Credential, timeline::Owner,
         },
-        link::{self, Accepted, Done, Heads, Push, SessionOpened, TimelineHead, router_reply::Result as Reply},
+        link::{
+            self, Accepted, Done, Heads, Push, SessionOpened, TimelineHead, evict::Why, router_reply::Result as Reply,
+        },
         store::{Account, Head, ScramCredentials, StoredEntry, TimelineRead},
     },
 };
@@ -24,7 +26,7 @@ use prost::Message as _;
 
 use super::{token::TokenKeys, *};
 use crate::{
-    config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
+    config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
     links::{Answered, refusal},
 };
 
@@ -70,6 +72,7 @@ fn rules() -> Rules {
         ack_interval: Duration::from_millis(100),
         password_sign_in: true,
         tokens: ArcSwap::from_pointee(TokenKeys::load(&jwt).expect("loads")),
+        token_accounts: TokenAccounts::NewNames,
         decoy_key: [1; 32],
         throttle: Throttle::new(crate::throttle::Tries::few()),
         users: Users::new(2, 20, 7),
@@ -205,7 +208,7 @@ fn heads(first: u64, last: u64, cursor: Option<u64>) -> Vec<TimelineHead> {
 }
 
 fn opened(last: u64, cursor: Option<u64>) -> Reply {
-    Reply::SessionOpened(SessionOpened { heads: heads(1, last, cursor), replaced: false })
+    Reply::SessionOpened(SessionOpened { heads: heads(1, last, cursor), ..SessionOpened::default() })
 }
 
 fn read(first: u64, last: u64, seqs: std::ops::RangeInclusive<u64>) -> Reply {
@@ -244,10 +247,17 @@ fn accepted(seq: u64) -> Reply {
 
 /// The client's side of SCRAM up to its proof.
 fn prove(play: &mut Play, stored: Option<ScramCredentials>, password: &str) {
+    prove_as(play, stored.map(|scram| (scram, 0)), password);
+}
+
+/// The same with the generation of the account.
+fn prove_as(play: &mut Play, stored: Option<(ScramCredentials, u64)>, password: &str) {
     play.says(sign_in("alice", Credential::ScramFirst(b"n,,n=alice,r=0123456789".to_vec().into())));
     assert!(matches!(play.op(), Op::LookUpAccount(_)));
     let account = match stored {
-        Some(scram) => Ok(Reply::Account(Account { scram: Some(scram), ..Default::default() })),
+        Some((scram, generation)) => {
+            Ok(Reply::Account(Account { scram: Some(scram), generation, ..Default::default() }))
+        }
         None => Err(refusal(Code::NotFound, "no such user", 0)),
     };
     play.hears_answer(account);

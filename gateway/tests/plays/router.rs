@@ -134,11 +134,11 @@ impl State {
         let key = (session.user.clone(), session.device.clone());
         let old = self.store.lock().sessions.insert(key, session.clone());
         if let Some(old) = old.filter(|old| old.connection != session.connection) {
-            let evictions = vec![Evict { connection: old.connection }];
+            let evictions = vec![Evict { connection: old.connection, ..Evict::default() }];
             self.tell(old.lease, FromRouter { evictions, ..Default::default() });
         }
         let heads = self.heads(&session.user, &session.device);
-        Reply::SessionOpened(SessionOpened { heads, replaced: false })
+        Reply::SessionOpened(SessionOpened { heads, ..SessionOpened::default() })
     }
 
     fn append(&self, owner: &str, envelope: &Bytes, except: u64) -> usize {

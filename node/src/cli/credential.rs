@@ -7,12 +7,17 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use carillon_client::Credential;
-use carillon_proto::{UserId, peer::Tier};
-use clap::Args;
+use carillon_proto::{UserId, now_ms, pb::admin::RevokeTokensRequest, peer::Tier};
+use clap::{Args, Subcommand};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{out, variable};
+use super::{
+    admin_client::{Routers, with_deadline},
+    date, out, small,
+    user::ended,
+    variable,
+};
 use crate::{Config, Secrets};
 
 /// RFC 7519.
@@ -28,19 +33,69 @@ struct Claims<'a> {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct TokenCommand {
-    user: UserId,
+    #[command(subcommand)]
+    command: Option<Token>,
+    #[arg(required = true)]
+    user: Option<UserId>,
     /// How long it is valid, for example 90s, 15m, 24h or 30d.
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
     ttl: Duration,
 }
 
+#[derive(Subcommand)]
+enum Token {
+    /// Refuses tokens of a user from now on, and ends the sessions that were opened with them.
+    Revoke {
+        user: UserId,
+        /// All that were issued before this time: `now`, seconds since 1970, or like 2026-12-31T23:59:59Z. Tokens without
+        /// `iat` are among them.
+        #[arg(long, value_name = "TIME", value_parser = parse_time, required_unless_present = "id")]
+        before: Option<u64>,
+        /// The one with this `jti`.
+        #[arg(long, value_name = "JTI", conflicts_with = "before")]
+        id: Option<String>,
+        /// With --id: how long that token can be valid at most, as from now.
+        #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+        expires: Duration,
+        /// host:port of a router; otherwise from the configuration.
+        #[arg(long)]
+        router: Option<String>,
+    },
+}
+
 impl TokenCommand {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
-        let token = make_token(config, &self.user, self.ttl)?;
+        if let Some(Token::Revoke { user, before, id, expires, router }) = &self.command {
+            let id = id.clone().unwrap_or_default();
+            let expires_ms = if id.is_empty() { 0 } else { now_ms().saturating_add(expires.as_millis() as u64) };
+            let request = RevokeTokensRequest {
+                user: user.as_str().to_owned(),
+                before_ms: before.unwrap_or_default(),
+                id,
+                expires_ms,
+            };
+            return small(revoke(config, request, router.as_deref()));
+        }
+        let Some(user) = &self.user else { bail!("no user is named") };
+        let token = make_token(config, user, self.ttl)?;
         let missing =
             "there is no HS256 secret to sign with: start `carillon` here first, or configure gateway.jwt.keys";
         out::line(token.context(missing)?)
+    }
+}
+
+async fn revoke(config: &Config, request: RevokeTokensRequest, router: Option<&str>) -> anyhow::Result<()> {
+    let reply = Routers::of(config, router)?
+        .ask(async |mut admin, deadline| admin.revoke_tokens(with_deadline(request.clone(), deadline)).await)
+        .await?;
+    match reply {
+        Ok(reply) => {
+            out::line(format_args!("tokens of {} are revoked{}", request.user, ended(reply.into_inner().ended)))?;
+            Ok(())
+        }
+        Err(status) => bail!("no token was revoked: {}", status.message()),
     }
 }
 
@@ -127,6 +182,19 @@ pub(super) fn new_password(user: &UserId, stdin: bool) -> anyhow::Result<String>
     Ok(password)
 }
 
+/// In milliseconds since 1970.
+fn parse_time(text: &str) -> Result<u64, String> {
+    // Tokens tell seconds: none that was issued by now may hold, so that new ones do from the next second on.
+    if text == "now" {
+        return Ok((now_ms() / 1000 + 1) * 1000);
+    }
+    if let Ok(seconds) = text.parse::<u64>() {
+        return seconds.checked_mul(1000).ok_or_else(|| format!("{text} is too late"));
+    }
+    date::parse(text)
+        .ok_or_else(|| format!("{text:?} is neither now, nor seconds since 1970, nor like 2026-12-31T23:59:59Z"))
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time like 90s, 15m, 24h or 30d");
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
@@ -151,6 +219,16 @@ mod tests {
         assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
         for wrong in ["", "5", "h", "5 h", "-1h", "0s", "99999999999999999999d"] {
             parse_duration(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn times_are_told_in_several_ways() {
+        assert_eq!(parse_time("1700000000"), Ok(1_700_000_000_000));
+        assert_eq!(parse_time("2023-11-14T22:13:20Z"), Ok(1_700_000_000_000));
+        assert!(parse_time("now").is_ok_and(|now| now > 1_700_000_000_000 && now % 1000 == 0));
+        for wrong in ["", "tomorrow", "-1", "99999999999999999999", "2023-13-01T00:00:00Z"] {
+            parse_time(wrong).expect_err(wrong);
         }
     }
 

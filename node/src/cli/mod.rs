@@ -4,9 +4,12 @@ mod admin_client;
 mod chat;
 mod cluster;
 mod credential;
+mod date;
 mod out;
 mod serve;
+mod session;
 mod status;
+mod table;
 mod user;
 
 use std::{borrow::Cow, path::PathBuf, process::ExitCode};
@@ -59,10 +62,13 @@ enum Command {
     Router(serve::Serve),
     /// A storage node.
     Storage(serve::Serve),
-    /// Makes and removes accounts.
+    /// Makes, shows and removes accounts.
     #[command(subcommand)]
     User(user::User),
-    /// Prints a token with which a user signs in.
+    /// Shows and ends sessions.
+    #[command(subcommand)]
+    Session(session::Session),
+    /// Prints a token with which a user signs in; `token revoke` takes tokens back.
     Token(credential::TokenCommand),
     /// Prints a tier's token as the cluster's secret gives it, for cluster.tokens of a machine that is to have no more.
     TierToken(credential::TierToken),
@@ -117,6 +123,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Router(serve)) => serve::run(&[Role::Router], &options, serve),
         Some(Command::Storage(serve)) => serve::run(&[Role::Storage], &options, serve),
         Some(Command::User(user)) => small(async { user.run(&options.load()?).await }),
+        Some(Command::Session(session)) => small(async { session.run(&options.load()?).await }),
         Some(Command::Token(token)) => token.run(&options.load()?),
         Some(Command::TierToken(token)) => token.run(&options.load()?),
         Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),

@@ -96,6 +96,10 @@ impl Cluster {
         leader
     }
 
+    pub fn router_addresses(&self) -> Vec<String> {
+        self.addresses_of(7600, 2)
+    }
+
     pub fn data(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

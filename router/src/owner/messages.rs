@@ -20,18 +20,21 @@ impl Owner {
             Ok(sending) => Box::new(sending),
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
-        if self.directory.sessions(&sending.recipient, now).is_some() {
+        if let Some(known) = self.directory.user(&sending.recipient, now) {
+            let incarnation = known.incarnation;
             metrics::directory_lookup(true);
-            return self.append_first(sending, now);
+            return self.append_first(sending, incarnation, now);
         }
         metrics::directory_lookup(false);
         let recipient = sending.recipient.clone();
         self.wait(&recipient, Waiter::Send(sending), now);
     }
 
-    pub(super) fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
+    pub(super) fn append_first(&mut self, mut sending: Box<Sending>, incarnation: u64, now: Instant) {
         let shards = self.topology.shards;
-        let (shard, op) = sending.append(&sending.recipient, shards);
+        // Who writes to itself means itself, and not the name's next owner.
+        let incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
+        let (shard, op) = sending.append(&sending.recipient, incarnation, shards);
         // What could not get into the sender's inbox must not get into the recipient's: refused means nothing was done.
         let place = match sending.is_to_oneself() {
             true => Place::Own,
@@ -44,7 +47,7 @@ impl Owner {
     }
 
     fn append_second(&mut self, mut sending: Box<Sending>, now: Instant) {
-        let (shard, op) = sending.append(&sending.sender, self.topology.shards);
+        let (shard, op) = sending.append(&sending.sender, sending.incarnation, self.topology.shards);
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
         let token = self.token(Asked::SecondAppend(sending));
@@ -57,6 +60,9 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
+        if matches!(answer, Err(StoreFailure::Gone { .. })) && !sending.is_to_oneself() {
+            return self.send_again(sending, now);
+        }
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
             Err((sending, failure)) => return self.refuse(sending.slot, &failure),
@@ -79,6 +85,16 @@ impl Owner {
         self.deliver(delivery, now);
     }
 
+    /// The account that was known here has ended: there is none now, or the name has another owner.
+    fn send_again(&mut self, mut sending: Box<Sending>, now: Instant) {
+        if std::mem::replace(&mut sending.read_again, true) {
+            return self.refuse(sending.slot, &Failure::Changing);
+        }
+        let recipient = sending.recipient.clone();
+        self.directory.forget(&recipient);
+        self.wait(&recipient, Waiter::Send(sending), now);
+    }
+
     pub(super) fn second_appended(
         &mut self,
         sending: Box<Sending>,
@@ -91,6 +107,10 @@ impl Owner {
             Err((mut sending, Failure::Reused)) if !sending.key_names_recipient => {
                 sending.name_recipient();
                 return self.append_second(sending, now);
+            }
+            // The sender was deleted meanwhile: its gateway ends the session, and what came of the message is not known.
+            Err((sending, failure @ Failure::Store(StoreFailure::Gone { .. }))) => {
+                return self.refuse(sending.slot, &failure);
             }
             Err((sending, failure)) => {
                 tracing::debug!(%failure, "a message stands in one of its two inboxes");

@@ -3,8 +3,8 @@
 use carillon_proto::{
     DeviceId, LeaseId, UserId,
     pb::{
-        link::SessionOpened,
-        store::{DeleteSession, PutSession, Session, directory_command},
+        link::{SessionOpened, evict::Why},
+        store::{DeleteSession, PutSession, Session, SessionPut, directory_command},
     },
 };
 use tokio::time::Instant;
@@ -20,15 +20,17 @@ use crate::{
 
 impl Owner {
     pub(super) fn announce(&mut self, session: Session, parts: Parts, now: Instant) {
-        let Some(sessions) = self.directory.sessions(&parts.user, now) else {
+        let Some(known) = self.directory.user(&parts.user, now) else {
             metrics::directory_lookup(false);
             let waiter = Waiter::Announce(Box::new((session, parts.slot, parts.deadline)));
             return self.wait(&parts.user, waiter, now);
         };
         metrics::directory_lookup(true);
-        if sessions.iter().any(|known| is_same(known, &session)) {
-            let asked = Asked::SessionHead(parts.user.clone(), parts.slot);
-            self.read_head(&parts.user, session.device, parts.deadline, asked);
+        let incarnation = known.incarnation;
+        if known.sessions.iter().any(|known| is_same(known, &session) && known.generation == session.generation) {
+            let generation = session.generation;
+            let asked = Asked::SessionHead { user: parts.user.clone(), incarnation, generation, slot: parts.slot };
+            self.read_head(&parts.user, incarnation, session.device, parts.deadline, asked);
         } else {
             self.put_session(parts.user, session, true, parts.slot, parts.deadline);
         }
@@ -54,12 +56,12 @@ impl Owner {
     pub(super) fn session_put(
         &mut self,
         user: UserId,
-        session: Session,
+        mut session: Session,
         slot: ReplySlot,
         deadline: Instant,
         answer: Result<StoreAnswer, StoreFailure>,
     ) {
-        let put = match answer {
+        let mut put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
             other => {
                 // It may have been stored all the same.
@@ -67,21 +69,23 @@ impl Owner {
                 return self.refuse(slot, &unexpected(other));
             }
         };
-        if let Some(kept) = put.kept {
-            self.directory.put(&user, kept);
-            let lost = SessionOpened { heads: Vec::new(), replaced: true };
+        if let Some(kept) = put.kept.take() {
+            self.directory.put(&user, put.incarnation, kept);
+            let lost = SessionOpened { replaced: true, ..SessionOpened::default() };
             return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
         }
-        if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
+        if let Some(replaced) = put.replaced.take().filter(|replaced| !is_same(replaced, &session)) {
             let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
-            self.effects.push(Effect::Evict { gateway, connection });
+            self.effects.push(Effect::Evict { gateway, connection, why: Why::Replaced });
         }
         let device = session.device.clone();
-        self.directory.put(&user, session);
+        let SessionPut { incarnation, generation, .. } = put;
+        session.generation = generation;
+        self.directory.put(&user, incarnation, session);
         // After the session is in the directory: what is appended from now on is pushed, what came before is in the
         // head.
-        let asked = Asked::SessionHead(user.clone(), slot);
-        self.read_head(&user, device, deadline, asked);
+        let asked = Asked::SessionHead { user: user.clone(), incarnation, generation, slot };
+        self.read_head(&user, incarnation, device, deadline, asked);
     }
 
     pub(super) fn delete_session(&mut self, user: &UserId, session: &Session, deadline: Instant, asked: Asked) {

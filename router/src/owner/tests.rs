@@ -41,7 +41,7 @@ impl Play {
     }
 
     fn answer(&mut self, token: u64, answer: StoreAnswer) -> Vec<Did> {
-        self.owner.answer(token, Ok(answer), self.now);
+        self.owner.answer(token, Ok(answer), self.now, 1_000);
         self.effects()
     }
 
@@ -57,6 +57,9 @@ impl Play {
                     Did::ReadHead(token, read.timeline.expect("set").owner, read.device)
                 }
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
+                other @ (store_request::Op::ListAccounts(_) | store_request::Op::ListSessions(_)) => {
+                    panic!("unexpected {other:?}")
+                }
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
@@ -82,7 +85,7 @@ impl Play {
                 Did::Answer(id, answer)
             }
             Effect::Push(lease, push) => Did::Push(lease.0, push.connections, push.position.expect("set").seq),
-            Effect::Evict { gateway, connection } => Did::Evict(gateway.0, connection),
+            Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
         }
     }
@@ -132,6 +135,7 @@ fn found(user: &str, sessions: &[Session]) -> StoreAnswer {
 
 fn send(to: &str, client_id: &str) -> Op {
     Op::Send(Send {
+        incarnation: 0,
         after: String::new(),
         sender: "alice".into(),
         sender_device: "phone".into(),
@@ -268,7 +272,7 @@ fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
         let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
         let effects = play.answer(*first, appended(5, &Bytes::new()));
         let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
-        play.owner.answer(*second, Err(failure.clone()), play.now);
+        play.owner.answer(*second, Err(failure.clone()), play.now, 1_000);
         let effects = play.effects();
         let refusal = refusal(&effects[0]);
         assert_eq!((refusal.code(), refusal.retry), (client::Code::Unavailable, true), "{failure:?}");
@@ -305,7 +309,8 @@ fn a_message_to_nobody_is_refused_unless_configured_otherwise() {
     let mut play = Play::with(UnknownRecipient::Accept);
     let effects = play.request(send("nobody", "1"));
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    assert!(matches!(play.answer(*token, StoreAnswer::User(User::default()))[..], [Did::Append(..)]));
+    // The name gets an inbox that its first owner will find: see below.
+    assert!(matches!(play.answer(*token, StoreAnswer::User(User::default()))[..], [Did::PutAccount(..)]));
 }
 
 #[test]
@@ -314,7 +319,7 @@ fn a_failed_append_is_told_with_when_to_retry() {
     play.knows("bob", &[]);
     let effects = play.request(send("bob", "1"));
     let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    play.owner.answer(*token, Err(StoreFailure::Expired { shard: ShardId::REGISTRY }), play.now);
+    play.owner.answer(*token, Err(StoreFailure::Expired { shard: ShardId::REGISTRY }), play.now, 1_000);
     let effects = play.effects();
     let refusal = refusal(&effects[0]);
     assert_eq!((refusal.code(), refusal.retry), (client::Code::Unavailable, true));
@@ -329,7 +334,7 @@ fn opening_a_session_stores_it_evicts_the_older_and_then_reads_the_head() {
     let effects = play.request(Op::OpenSession(OpenSession { session: Some(new.clone()) }));
     let [Did::PutSession(token, stored)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(*stored, new);
-    let put = SessionPut { replaced: Some(session("bob", "a", 10, 1)), kept: None };
+    let put = SessionPut { replaced: Some(session("bob", "a", 10, 1)), ..SessionPut::default() };
     let effects = play.answer(*token, StoreAnswer::SessionPut(put));
     let [Did::Evict(10, 1), Did::ReadHead(token, user, device)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((user.as_str(), device.as_str()), ("bob", "a"));
@@ -356,7 +361,7 @@ fn an_announced_session_that_is_known_is_not_written_again() {
 
     let effects = play.request(Op::Announce(Announce { session: Some(session("bob", "b", 10, 2)) }));
     let [Did::PutSession(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let put = SessionPut { replaced: None, kept: Some(session("bob", "b", 20, 9)) };
+    let put = SessionPut { kept: Some(session("bob", "b", 20, 9)), ..SessionPut::default() };
     let effects = play.answer(*token, StoreAnswer::SessionPut(put));
     let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
     assert!(opened.replaced);
@@ -483,7 +488,7 @@ fn accounts_are_looked_up_in_the_store_each_time() {
     let effects = play.answer(token, StoreAnswer::User(User::default()));
     assert_eq!(refusal(&effects[0]).code(), client::Code::NotFound);
 
-    let effects = play.request(Op::EnsureAccount(link::EnsureAccount { user: "bob".into() }));
+    let effects = play.request(Op::EnsureAccount(link::EnsureAccount { user: "bob".into(), revive: false }));
     let [Did::PutAccount(token, put_account::Mode::Ensure)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(token, StoreAnswer::Done(Done {}));
     assert_eq!(effects, [Did::Answer(3, Answer::Done(link::Done {}))]);
@@ -508,4 +513,85 @@ fn a_position_beyond_the_end_begins_a_new_epoch_of_ones_own_inbox_only() {
     assert_eq!(play.owner.cursors_due(), None, "it is no acknowledgement");
     let effects = play.answer(token, StoreAnswer::Done(Done {}));
     assert_eq!(effects, [Did::Answer(2, Answer::Done(link::Done {}))]);
+}
+
+/// As `found`, of an account with this incarnation.
+fn found_as(incarnation: u64, account: Account, sessions: &[Session]) -> StoreAnswer {
+    let account = Some(Account { user: "bob".into(), incarnation, generation: incarnation, ..account });
+    StoreAnswer::User(User { account, sessions: sessions.to_vec() })
+}
+
+fn gone(play: &mut Play, token: u64) -> Vec<Did> {
+    let gone = StoreFailure::Gone { detail: "the inbox of this user has ended".into() };
+    play.owner.answer(token, Err(gone), play.now, 1_000);
+    play.effects()
+}
+
+#[test]
+fn a_send_to_a_user_who_was_deleted_meanwhile_is_refused_at_once() {
+    let mut play = Play::new();
+    play.knows("bob", &[]);
+    let effects = play.request(send("bob", "1"));
+    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = gone(&mut play, *token);
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let deleted = Account { deleted: true, ..Account::default() };
+    let effects = play.answer(*token, found_as(7, deleted, &[]));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::NotFound);
+}
+
+#[test]
+fn a_send_to_a_name_that_has_another_owner_by_now_goes_to_that_one() {
+    let mut play = Play::new();
+    play.knows("bob", &[session("bob", "old", 10, 1)]);
+    let effects = play.request(send("bob", "1"));
+    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = gone(&mut play, *token);
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let old = session("bob", "old", 10, 1);
+    let new = Session { generation: 7, ..session("bob", "new", 20, 2) };
+    let effects = play.answer(*token, found_as(7, Account::default(), &[old, new]));
+    let [Did::Evict(10, 1), Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, appended(1, &Bytes::new()));
+    assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, _, 1)]), "{effects:?}");
+    // Should that be out of date again, the sender is not told that its own account has ended.
+    let mut play = Play::new();
+    play.knows("bob", &[]);
+    let effects = play.request(send("bob", "1"));
+    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = gone(&mut play, *token);
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, found("bob", &[]));
+    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = gone(&mut play, *token);
+    assert_eq!((refusal(&effects[0]).code(), refusal(&effects[0]).retry), (client::Code::Unavailable, true));
+}
+
+#[test]
+fn sessions_that_are_over_are_put_out_by_whoever_reads_them_and_get_nothing() {
+    let mut play = Play::new();
+    play.owner.changed(&UserId::new("bob").expect("valid"), play.now);
+    let effects = play.effects();
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let sessions = [session("bob", "a", 10, 1), Session { generation: 7, ..session("bob", "b", 20, 2) }];
+    let effects = play.answer(*token, found_as(7, Account::default(), &sessions));
+    assert_eq!(effects, [Did::Evict(10, 1)]);
+    let effects = play.request(send("bob", "1"));
+    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, appended(1, &Bytes::new()));
+    assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, _, 1)]), "{effects:?}");
+}
+
+#[test]
+fn a_message_for_a_name_that_nobody_has_had_reserves_it_if_that_is_wanted() {
+    let mut play = Play::with(UnknownRecipient::Accept);
+    let effects = play.request(send("bob", "1"));
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, StoreAnswer::User(User::default()));
+    let [Did::PutAccount(token, put_account::Mode::Ensure)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, StoreAnswer::Done(Done {}));
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let reserved = Account { reserved: true, ..Account::default() };
+    let effects = play.answer(*token, found_as(7, reserved, &[]));
+    assert!(matches!(effects[..], [Did::Append(..)]), "{effects:?}");
 }

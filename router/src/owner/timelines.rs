@@ -69,14 +69,22 @@ impl Owner {
             limit: most(read.limit, MAX_PAGE),
             // The frame that carries a page is at most this large, too.
             max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
+            incarnation: read.incarnation,
         });
         let shard = self.topology.shards.timeline_of(&timeline);
         self.ask(shard, op, String::new(), parts.deadline, Asked::Timeline(parts.slot));
     }
 
-    pub(super) fn read_head(&mut self, user: &UserId, device: String, deadline: Instant, asked: Asked) {
+    pub(super) fn read_head(
+        &mut self,
+        user: &UserId,
+        incarnation: u64,
+        device: String,
+        deadline: Instant,
+        asked: Asked,
+    ) {
         let timeline = TimelineId::Inbox(user.clone());
-        let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device });
+        let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device, incarnation });
         let shard = self.topology.shards.timeline_of(&timeline);
         self.ask(shard, op, String::new(), deadline, asked);
     }

@@ -498,7 +498,7 @@ impl<A> Shard<A> {
 fn is_write(op: &Op) -> bool {
     match op {
         Op::Timeline(_) | Op::Directory(_) => true,
-        Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) => false,
+        Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) | Op::ListAccounts(_) | Op::ListSessions(_) => false,
     }
 }
 
@@ -507,6 +507,8 @@ fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
         rejected::Reason::Exists => StoreFailure::Exists { repeated },
         rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
         rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
+        rejected::Reason::Gone => StoreFailure::Gone { detail: rejected.detail },
+        rejected::Reason::Full => StoreFailure::NoRoom { detail: rejected.detail },
         rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
             StoreFailure::Rejected { detail: rejected.detail }
         }

@@ -96,20 +96,13 @@ fn weigh(request: &StoreRequest) -> usize {
     let content = match &request.op {
         Some(Op::Timeline(command)) => match &command.op {
             Some(timeline_command::Op::Append(append)) => append.envelope.len(),
-            Some(
-                timeline_command::Op::SetCursor(_)
-                | timeline_command::Op::Trim(_)
-                | timeline_command::Op::AdvanceClock(_)
-                | timeline_command::Op::SweepCursors(_)
-                | timeline_command::Op::RenewEpoch(_),
-            )
-            | None => 0,
+            Some(_) | None => 0,
         },
         Some(Op::Directory(command)) => match &command.op {
             Some(directory_command::Op::PutAccount(_)) => 512,
             _ => 0,
         },
-        Some(Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_)) | None => 0,
+        Some(_) | None => 0,
     };
     REST + content
 }

@@ -12,10 +12,10 @@ use carillon_proto::{
     pb::{
         link::RawEnvelope,
         store::{
-            Account, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed, LeadsReply,
-            LeadsRequest, Node, NodeKind, NotLeader, RegisterReply, RegisterRequest, RegistryView, Rejected,
-            RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, ToStore, User,
-            WatchRequest,
+            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed,
+            LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, RegisterReply, RegisterRequest, RegistryView,
+            Rejected, RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, ToStore,
+            User, WatchRequest,
             directory_command::Op as Directory,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -182,7 +182,9 @@ impl State {
                 account: self.accounts.get(&read.user).cloned(),
                 sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
             }),
-            Op::ReadTimeline(_) => panic!("not asked here"),
+            other @ (Op::ReadTimeline(_) | Op::ListAccounts(_) | Op::ListSessions(_)) => {
+                panic!("not asked here: {other:?}")
+            }
         }
     }
 
@@ -202,7 +204,9 @@ impl State {
             | Timeline::Trim(_)
             | Timeline::AdvanceClock(_)
             | Timeline::SweepCursors(_)
-            | Timeline::RenewEpoch(_) => Reply::Done(Done {}),
+            | Timeline::RenewEpoch(_)
+            | Timeline::EndTimeline(_) => Reply::Done(Done {}),
+            Timeline::CollectGarbage(_) => panic!("only a storage node asks for it"),
         }
     }
 
@@ -211,15 +215,28 @@ impl State {
             Directory::PutAccount(put) => {
                 let account = put.account.clone().expect("set");
                 let exists = self.accounts.contains_key(&account.user);
-                if exists && put.mode() == Mode::Create {
+                let is_same = self.accounts.get(&account.user) == Some(&account);
+                if exists && !is_same && put.mode() == Mode::Create {
                     let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new() };
                     return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
                 }
                 if !exists || put.mode() == Mode::Replace {
-                    self.accounts.insert(account.user.clone(), account);
+                    self.accounts.insert(account.user.clone(), account.clone());
+                }
+                if put.mode() != Mode::Ensure {
+                    return Reply::AccountChanged(AccountChanged { account: Some(account), over: Vec::new() });
                 }
             }
-            Directory::DeleteAccount(delete) => drop(self.accounts.remove(&delete.user)),
+            Directory::DeleteAccount(delete) => {
+                if self.accounts.remove(&delete.user).is_none() {
+                    let rejected = Rejected { reason: rejected::Reason::NotFound.into(), detail: "nobody".into() };
+                    return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
+                }
+                let account =
+                    Account { user: delete.user.clone(), incarnation: 7, deleted: true, ..Account::default() };
+                return Reply::AccountChanged(AccountChanged { account: Some(account), over: Vec::new() });
+            }
+            Directory::InboxEnded(ended) => assert_eq!(ended.incarnation, 7),
             Directory::PutSession(put) => {
                 let session = put.session.clone().expect("set");
                 let sessions = self.sessions.entry(session.user.clone()).or_default();
@@ -227,11 +244,14 @@ impl State {
                 if let Some(old) = old {
                     let rank = |s: &Session| (s.since_ms, s.lease, s.connection);
                     if rank(&sessions[old]) > rank(&session) {
-                        return Reply::SessionPut(SessionPut { replaced: None, kept: Some(sessions[old].clone()) });
+                        return Reply::SessionPut(SessionPut {
+                            kept: Some(sessions[old].clone()),
+                            ..SessionPut::default()
+                        });
                     }
                     let replaced = std::mem::replace(&mut sessions[old], session.clone());
                     let replaced = Some(replaced).filter(|replaced| *replaced != session);
-                    return Reply::SessionPut(SessionPut { replaced, kept: None });
+                    return Reply::SessionPut(SessionPut { replaced, ..SessionPut::default() });
                 }
                 sessions.push(session);
                 return Reply::SessionPut(SessionPut::default());

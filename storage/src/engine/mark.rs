@@ -97,6 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_older_versions_wrote_is_opened_and_what_newer_ones_wrote_is_not() {
+        let dir = tempfile::tempdir().expect("folder");
+        let engine = dir.path().join("engine");
+        for format in 1..=keys::FORMAT + 1 {
+            fs::write(engine.with_extension("mark"), format!("format {format}\n{CLOSED}\n")).expect("writes");
+            let opened = Mark::open(&engine).map(|(_, before)| before);
+            assert_eq!(opened.is_ok(), format <= keys::FORMAT, "format {format}: {opened:?}");
+        }
+    }
+
+    #[test]
     fn the_mark_tells_how_the_engine_ended() {
         let dir = tempfile::tempdir().expect("folder");
         let engine = dir.path().join("engine");

@@ -100,6 +100,18 @@ impl DirectoryShard {
         self.tree.scan_prefix(prefix).map(|record| record.map_err(io::Error::from))
     }
 
+    /// Records whose keys begin with the prefix and are greater than `after`, in order.
+    pub(crate) fn after(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+    ) -> impl Iterator<Item = io::Result<(Value, Value)>> + use<> {
+        let prefix = prefix.to_vec();
+        let records = self.tree.range::<&[u8], _>((Bound::Excluded(after), Bound::Unbounded));
+        let records = records.map(|record| record.map_err(io::Error::from));
+        records.take_while(move |record| record.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
+    }
+
     /// While this is held no batch is applied, so that several reads see one state.
     pub(crate) fn hold(&self) -> RwLockReadGuard<'_, impl Sized> {
         self.views.read()

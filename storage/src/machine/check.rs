@@ -12,13 +12,18 @@ use carillon_proto::{
     },
 };
 
-use super::retention::{SWEEP_CURSORS, TRIM_ENVELOPES};
+use super::{
+    retention::{SWEEP_CURSORS, TRIM_ENVELOPES},
+    timeline_reader::COLLECTED_KEYS,
+};
 
 /// The largest frame and what the service adds to it: id, sender and time.
 const MAX_ENVELOPE_BYTES: usize = MAX_FRAME_BYTES + 1024;
 /// A host name of 253 bytes, a colon and a port.
 const MAX_ADDRESS_BYTES: usize = 259;
 const MAX_SALT_BYTES: usize = 64;
+/// Of a token's `jti`.
+const MAX_TOKEN_ID_BYTES: usize = 128;
 const LEASE_TTL_MS: std::ops::RangeInclusive<u32> = 100..=600_000;
 
 /// May this enter the log of this shard?
@@ -33,10 +38,21 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
             check_credentials(account)
         }
         DirectoryOp::DeleteAccount(op) => check_user(shard, map, &op.user),
+        DirectoryOp::RevokeTokens(op) => {
+            check_user(shard, map, &op.user)?;
+            match (op.before_ms, op.id.is_empty(), op.time_ms) {
+                (0, true, _) => Err(invalid("revocation names neither a time nor a token")),
+                (_, _, 0) => Err(invalid("revocation has no time")),
+                _ => check_token_id(&op.id),
+            }
+        }
+        DirectoryOp::EndSessions(op) => check_user(shard, map, &op.user),
+        DirectoryOp::InboxEnded(op) => check_user(shard, map, &op.user),
         DirectoryOp::PutSession(op) => {
             let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
             check_user(shard, map, &session.user)?;
             check_device(&session.device)?;
+            check_token_id(&session.token_id)?;
             if session.lease == 0 { Err(invalid("session has lease 0")) } else { Ok(()) }
         }
         DirectoryOp::DeleteSession(op) => {
@@ -55,7 +71,15 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
 
 /// The shard's leader alone makes this command: it decides what is removed.
 pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
-    matches!(command.op, Some(TimelineOp::Trim(_) | TimelineOp::AdvanceClock(_) | TimelineOp::SweepCursors(_)))
+    matches!(
+        command.op,
+        Some(
+            TimelineOp::Trim(_)
+                | TimelineOp::AdvanceClock(_)
+                | TimelineOp::SweepCursors(_)
+                | TimelineOp::CollectGarbage(_)
+        )
+    )
 }
 
 /// May this enter the log of this shard?
@@ -104,6 +128,14 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             0..=SWEEP_CURSORS => Ok(()),
             count => Err(invalid(format!("sweep of {count} cursors, not at most {SWEEP_CURSORS}"))),
         },
+        TimelineOp::EndTimeline(op) => {
+            check_timeline_key(shard, map, op.timeline.as_ref())?;
+            if op.incarnation == 0 { Err(invalid("a timeline ends for incarnation 0")) } else { Ok(()) }
+        }
+        TimelineOp::CollectGarbage(op) => match op.limit {
+            1..=COLLECTED_KEYS => Ok(()),
+            limit => Err(invalid(format!("removal of {limit} records, not 1 to {COLLECTED_KEYS}"))),
+        },
     }
 }
 
@@ -129,6 +161,13 @@ fn parse_user(given: &str) -> Result<UserId, Rejected> {
 fn check_device(given: &str) -> Result<(), Rejected> {
     let device = DeviceId::new(given).map_err(invalid)?;
     check_normalised("device", given, device.as_str())
+}
+
+fn check_token_id(id: &str) -> Result<(), Rejected> {
+    match id.len() {
+        0..=MAX_TOKEN_ID_BYTES => Ok(()),
+        bytes => Err(invalid(format!("id of a token has {bytes} bytes, not up to {MAX_TOKEN_ID_BYTES}"))),
+    }
 }
 
 fn check_normalised(what: &str, given: &str, right: &str) -> Result<(), Rejected> {
@@ -185,7 +224,8 @@ fn invalid(detail: impl Display) -> Rejected {
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::store::{
-        AdvanceLeaseClock, Append, PutAccount, ScramCredentials, SetCursor, Trim, timeline_key::Kind,
+        AdvanceLeaseClock, Append, CollectGarbage, EndTimeline, PutAccount, RevokeTokens, ScramCredentials, SetCursor,
+        Trim, timeline_key::Kind,
     };
 
     use super::*;
@@ -219,6 +259,7 @@ mod tests {
             envelope: vec![1].into(),
             new_epoch: 1,
             after_key: Default::default(),
+            incarnation: 0,
         }
     }
 
@@ -258,7 +299,8 @@ mod tests {
         {
             assert!(timeline(cursor(kind, device)).is_err(), "{device:?}");
         }
-        let trim = |limit| TimelineOp::Trim(Trim { timeline: key(Kind::Inbox, "alice"), before_seq: 2, limit });
+        let trim =
+            |limit| TimelineOp::Trim(Trim { timeline: key(Kind::Inbox, "alice"), before_seq: 2, limit, epoch: 0 });
         assert_eq!(timeline(trim(TRIM_ENVELOPES)), Ok(()));
         assert!(timeline(trim(0)).is_err() && timeline(trim(TRIM_ENVELOPES + 1)).is_err());
     }
@@ -267,8 +309,8 @@ mod tests {
     fn malformed_accounts_are_refused() {
         let shard = alices(ShardKind::Directory);
         let put = |user: &str, scram| {
-            let account = Some(Account { user: user.into(), scram, created_ms: 1 });
-            DirectoryOp::PutAccount(PutAccount { account, mode: Mode::Create.into() })
+            let account = Some(Account { user: user.into(), scram, created_ms: 1, ..Account::default() });
+            DirectoryOp::PutAccount(PutAccount { account, mode: Mode::Create.into(), ..PutAccount::default() })
         };
         let scram = ScramCredentials {
             salt: vec![1; 16].into(),
@@ -282,6 +324,31 @@ mod tests {
         assert!(directory(shard, put("alice", Some(short))).is_err());
         assert!(directory(shard, put("ALICE", None)).is_err());
         assert_eq!(directory(shard, put("bob", None)).expect_err("bob's shard").0, Reason::WrongShard);
+    }
+
+    #[test]
+    fn malformed_endings_are_refused() {
+        let end =
+            |incarnation| TimelineOp::EndTimeline(EndTimeline { timeline: key(Kind::Inbox, "alice"), incarnation });
+        assert_eq!(timeline(end(1)), Ok(()));
+        timeline(end(0)).expect_err("every timeline has at least incarnation 0");
+        let collect = |limit| TimelineOp::CollectGarbage(CollectGarbage { number: 1, limit });
+        assert_eq!(timeline(collect(COLLECTED_KEYS)), Ok(()));
+        assert!(timeline(collect(0)).is_err() && timeline(collect(COLLECTED_KEYS + 1)).is_err());
+    }
+
+    #[test]
+    fn malformed_revocations_are_refused() {
+        let revoke = |before_ms, id: &str, time_ms| {
+            let (user, id) = ("alice".into(), id.into());
+            let op = RevokeTokens { user, before_ms, id, expires_ms: 0, time_ms };
+            directory(alices(ShardKind::Directory), DirectoryOp::RevokeTokens(op))
+        };
+        assert_eq!(revoke(1, "", 1), Ok(()));
+        assert_eq!(revoke(0, &"x".repeat(MAX_TOKEN_ID_BYTES), 1), Ok(()));
+        for (before_ms, id, time_ms) in [(0, "", 1), (1, "", 0), (0, &*"x".repeat(MAX_TOKEN_ID_BYTES + 1), 1)] {
+            revoke(before_ms, id, time_ms).expect_err("malformed");
+        }
     }
 
     #[test]

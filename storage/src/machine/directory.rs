@@ -4,16 +4,18 @@ use std::io;
 
 use carillon_proto::{
     limits::ENTRY_COMMANDS,
+    pb::link::evict,
     pb::store::{
-        Account, DeleteSession, DirectoryCommand, Done, PutAccount, Registered, Rejected, Session, SessionPut,
-        StoreError, User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        Account, DeleteSession, DirectoryCommand, Done, PutSession, Registered, Rejected, Session, SessionPut,
+        StoreError, directory_command::Op, rejected::Reason, store_error::Why,
     },
+    sessions,
 };
 use prost::Message;
 use tokio::sync::watch;
 
 use super::{
-    EntryCommands, Machine, Outcome, Record, broken, keys,
+    DirectoryReader, EntryCommands, Machine, Outcome, Record, broken, keys,
     registry::{Registry, RegistryState},
 };
 use crate::engine::{Changes, sled::DirectoryShard};
@@ -27,18 +29,11 @@ pub(crate) struct DirectoryMachine {
     published: watch::Sender<RegistryState>,
 }
 
-/// Reads what has been applied, from any thread.
-#[derive(Clone)]
-pub(crate) struct DirectoryReader {
-    shard: DirectoryShard,
-    published: watch::Receiver<RegistryState>,
-}
-
 impl DirectoryMachine {
     pub(crate) fn open(shard: DirectoryShard) -> io::Result<(Self, DirectoryReader)> {
         let registry = Registry::load(&shard)?;
         let (published, watching) = watch::channel(registry.state());
-        let reader = DirectoryReader { shard: shard.clone(), published: watching };
+        let reader = DirectoryReader::new(shard.clone(), watching);
         Ok((Self { shard, registry, published }, reader))
     }
 
@@ -89,27 +84,11 @@ impl Machine for DirectoryMachine {
     }
 }
 
-impl DirectoryReader {
-    pub(crate) fn user(&self, user: &str) -> io::Result<User> {
-        // Account and sessions of one moment.
-        let _held = self.shard.hold();
-        let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
-        let sessions = self.shard.with_prefix(&keys::sessions(user));
-        let sessions = sessions.map(|record| decode(&record?.1, "session")).collect::<io::Result<_>>()?;
-        Ok(User { account, sessions })
-    }
-
-    /// The registry, now and whenever it changes. Empty in shards other than the first.
-    pub(crate) fn registry(&self) -> watch::Receiver<RegistryState> {
-        self.published.clone()
-    }
-}
-
 /// What the entries of one batch come to.
-struct Batch<'a> {
-    shard: &'a DirectoryShard,
+pub(super) struct Batch<'a> {
+    pub(super) shard: &'a DirectoryShard,
     registry: Registry,
-    changes: Changes,
+    pub(super) changes: Changes,
 }
 
 impl Batch<'_> {
@@ -125,9 +104,12 @@ impl Batch<'_> {
     fn command(&mut self, at: u64, command: &[u8]) -> io::Result<Outcome> {
         let command: DirectoryCommand = decode(command, "command")?;
         Ok(match command.op.ok_or_else(|| broken("command without an operation"))? {
-            Op::PutAccount(op) => self.put_account(op)?,
-            Op::DeleteAccount(op) => self.delete_account(&op.user)?,
-            Op::PutSession(op) => self.put_session(op.session.ok_or_else(|| broken("PutSession"))?, op.announced)?,
+            Op::PutAccount(op) => self.put_account(at, op)?,
+            Op::DeleteAccount(op) => self.delete_account(at, &op)?,
+            Op::RevokeTokens(op) => self.revoke_tokens(op)?,
+            Op::EndSessions(op) => self.end_sessions(at, &op)?,
+            Op::InboxEnded(op) => self.inbox_ended(&op)?,
+            Op::PutSession(op) => self.put_session(op)?,
             Op::DeleteSession(op) => self.delete_session(&op)?,
             Op::RegisterNode(op) => {
                 Outcome::Registered(Registered { lease: self.registry.register(at, &op, &mut self.changes)? })
@@ -145,52 +127,34 @@ impl Batch<'_> {
         })
     }
 
-    fn put_account(&mut self, op: PutAccount) -> io::Result<Outcome> {
-        let mode = op.mode();
-        let account = op.account.ok_or_else(|| broken("PutAccount"))?;
-        let key = keys::account(&account.user);
-        let existing = self.get::<Account>(&key, "account")?;
-        match (mode, existing) {
-            // The same command again, whose first answer was lost: salt and time tell it from another one.
-            (Mode::Create, Some(existing)) if existing == account => {}
-            (Mode::Create, Some(existing)) => {
-                return Ok(rejected(Reason::Exists, format!("user {:?} exists", existing.user)));
+    fn put_session(&mut self, op: PutSession) -> io::Result<Outcome> {
+        let PutSession { session, announced } = op;
+        let mut session = session.ok_or_else(|| broken("PutSession"))?;
+        let account = match self.get::<Account>(&keys::account(&session.user), "account")? {
+            // A reserved name has no owner yet.
+            None | Some(Account { reserved: true, .. }) => {
+                return Ok(not_found(format!("there is no user {:?}", session.user)));
             }
-            (Mode::Ensure, Some(_)) => {}
-            (Mode::Replace, Some(existing)) => {
-                let account = Account { created_ms: existing.created_ms, ..account };
-                self.changes.put(key, account.encode_to_vec());
-            }
-            (Mode::Create | Mode::Ensure | Mode::Replace, None) => self.changes.put(key, account.encode_to_vec()),
+            Some(account) => account,
+        };
+        session.ended = false;
+        if session.by_token && !announced && !account.deleted {
+            session.generation = account.generation;
         }
-        Ok(done())
-    }
-
-    fn delete_account(&mut self, user: &str) -> io::Result<Outcome> {
-        let mut keys = vec![keys::account(user)];
-        let prefix = keys::sessions(user);
-        for record in self.shard.with_prefix(&prefix) {
-            keys.push(record?.0.to_vec());
-        }
-        keys.extend(self.changes.with_prefix(&prefix).map(|(key, _)| key.to_vec()));
-        for key in keys {
-            self.changes.delete(key);
-        }
-        Ok(done())
-    }
-
-    fn put_session(&mut self, session: Session, announced: bool) -> io::Result<Outcome> {
-        if self.get::<Account>(&keys::account(&session.user), "account")?.is_none() {
-            return Ok(not_found(format!("there is no user {:?}", session.user)));
+        if let Some(why) = sessions::over(&account, &session) {
+            return Ok(gone(why));
         }
         let age = |session: &Session| (session.since_ms, session.lease, session.connection);
         // A later sign-in was quicker, or a gateway's clock is ahead.
         let overtook = |existing: &Session| {
-            age(existing) > age(&session) && (announced || existing.since_ms - session.since_ms <= SIGN_IN_TAKES_MS)
+            sessions::over(&account, existing).is_none()
+                && age(existing) > age(&session)
+                && (announced || existing.since_ms - session.since_ms <= SIGN_IN_TAKES_MS)
         };
         let handle = |session: &Session| (session.lease, session.connection);
         let key = keys::session(&session.user, &session.device);
-        let mut answer = SessionPut::default();
+        let mut answer =
+            SessionPut { incarnation: account.incarnation, generation: session.generation, ..SessionPut::default() };
         match self.get::<Session>(&key, "session")? {
             Some(existing) if overtook(&existing) => {
                 if handle(&existing) != handle(&session) {
@@ -199,6 +163,7 @@ impl Batch<'_> {
                 return Ok(Outcome::SessionPut(answer));
             }
             Some(existing) if handle(&existing) != handle(&session) => answer.replaced = Some(existing),
+            Some(existing) if existing.ended => return Ok(gone(evict::Why::Operator)),
             Some(_) | None => {}
         }
         self.changes.put(key, session.encode_to_vec());
@@ -214,7 +179,7 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    fn get<M: Message + Default>(&self, key: &[u8], what: &str) -> io::Result<Option<M>> {
+    pub(super) fn get<M: Message + Default>(&self, key: &[u8], what: &str) -> io::Result<Option<M>> {
         match self.changes.get(key) {
             Some(value) => value.map(|value| decode(value, what)).transpose(),
             None => self.shard.get(key)?.map(|value| decode(&value, what)).transpose(),
@@ -227,18 +192,22 @@ fn name(index: u64, place: usize) -> u64 {
     index * ENTRY_COMMANDS as u64 + place as u64
 }
 
-fn decode<M: Message + Default>(bytes: &[u8], what: &str) -> io::Result<M> {
+pub(super) fn decode<M: Message + Default>(bytes: &[u8], what: &str) -> io::Result<M> {
     M::decode(bytes).map_err(|_| broken(what))
 }
 
-fn done() -> Outcome {
+pub(super) fn done() -> Outcome {
     Outcome::Done(Done {})
 }
 
-fn not_found(detail: String) -> Outcome {
+pub(super) fn not_found(detail: String) -> Outcome {
     rejected(Reason::NotFound, detail)
 }
 
-fn rejected(reason: Reason, detail: String) -> Outcome {
+fn gone(why: evict::Why) -> Outcome {
+    rejected(Reason::Gone, sessions::told(why).to_owned())
+}
+
+pub(super) fn rejected(reason: Reason, detail: String) -> Outcome {
     Outcome::Error(StoreError { why: Some(Why::Rejected(Rejected { reason: reason.into(), detail })) })
 }

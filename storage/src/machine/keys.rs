@@ -8,10 +8,12 @@
 //! | 0x02 `SESSION` | directory | user, 0x00, device | encoded `Session` |
 //! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
 //! | 0x04 `REGISTRY` | directory 0 | nothing | lease clock in ms u64, version u64, ring version u64 |
-//! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed |
+//! | 0x05 `ENDING` | directory | user | incarnation u64: of a deleted user whose inbox has not ended yet |
+//! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
 //! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
+//! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -29,6 +31,7 @@
 //! Before format 3 there was no clock: the value of `RECORD` began with milliseconds since 1970 by the clock of a router,
 //! and that of `CURSOR` was the position alone. Both are read as written when the shard's clock began, so they are kept too
 //! long rather than too short; an older version would take the shard's clock for 1970 and remove everything.
+//! Nor were there incarnations, `ENDING` and `GARBAGE`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -54,10 +57,12 @@ const SINCE_1970_MS: u64 = 1 << 40;
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;
+const ENDING: u8 = 0x05;
 const TIMELINE: u8 = 0x10;
 const RECORD_1: u8 = 0x11;
 const DUPLICATE_1: u8 = 0x12;
 const CURSOR: u8 = 0x13;
+const GARBAGE: u8 = 0x16;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -68,6 +73,31 @@ pub(crate) fn account(user: &str) -> Vec<u8> {
 /// Neither user nor device has a 0x00 in it: control characters are refused in both.
 pub(crate) fn session(user: &str, device: &str) -> Vec<u8> {
     key(SESSION, &[user.as_bytes(), &[0], device.as_bytes()])
+}
+
+/// What all accounts begin with.
+pub(crate) fn accounts() -> Vec<u8> {
+    vec![ACCOUNT]
+}
+
+/// What all sessions begin with.
+pub(crate) fn all_sessions() -> Vec<u8> {
+    vec![SESSION]
+}
+
+pub(crate) fn ending(user: &str) -> Vec<u8> {
+    key(ENDING, &[user.as_bytes()])
+}
+
+/// What all keys of deleted users whose inbox has not ended yet begin with.
+pub(crate) fn endings() -> Vec<u8> {
+    vec![ENDING]
+}
+
+/// The user of a key of `ACCOUNT` or `ENDING`.
+pub(crate) fn user_of(key: &[u8]) -> io::Result<String> {
+    let [ACCOUNT | ENDING, user @ ..] = key else { return Err(broken("key of an account")) };
+    String::from_utf8(user.to_vec()).map_err(|_| broken("user in the key of an account"))
 }
 
 /// What all sessions of the user begin with.
@@ -152,6 +182,25 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
     vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
 }
 
+/// What all records, duplicate keys and cursors of a timeline begin with.
+pub(crate) fn all_of(number: u64) -> [Vec<u8>; 3] {
+    [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, "")]
+}
+
+pub(crate) fn garbage(number: u64) -> Vec<u8> {
+    key(GARBAGE, &[&number.to_be_bytes()])
+}
+
+/// What all keys of timelines that have ended lie between.
+pub(crate) fn all_garbage() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![GARBAGE]..=vec![GARBAGE + 1]
+}
+
+pub(crate) fn garbage_of(key: &[u8]) -> io::Result<u64> {
+    let [GARBAGE, number @ ..] = key else { return Err(broken("key of garbage")) };
+    number_of(number)
+}
+
 fn numbered(first: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     let bytes = number.to_be_bytes();
     let skip = (number.leading_zeros() / 8).min(7) as usize;
@@ -189,7 +238,7 @@ fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// Value of `DUPLICATE`, `NEXT_NUMBER` and `CLOCK`.
+/// Value of `DUPLICATE`, `NEXT_NUMBER`, `CLOCK` and `ENDING`.
 pub(crate) fn number_value(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
@@ -220,7 +269,7 @@ impl Cursor {
     }
 }
 
-/// Value of `REGISTRY` and, with one more, of `TIMELINE`.
+/// Value of `REGISTRY`, and part of that of `TIMELINE`.
 pub(crate) fn numbers_value<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
@@ -229,6 +278,23 @@ pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
     let (chunks, rest) = value.as_chunks::<8>();
     let chunks: &[[u8; 8]; N] = chunks.try_into().map_err(|_| broken("numbers"))?;
     if rest.is_empty() { Ok(chunks.map(u64::from_be_bytes)) } else { Err(broken("numbers")) }
+}
+
+/// Value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
+pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> Vec<u8> {
+    let mut value = numbers_value(numbers);
+    if incarnation != 0 {
+        value.extend_from_slice(&incarnation.to_be_bytes());
+    }
+    value
+}
+
+pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], u64)> {
+    match value.split_at_checked(32) {
+        Some((numbers, [])) => Ok((numbers_of(numbers)?, 0)),
+        Some((numbers, incarnation)) => Ok((numbers_of(numbers)?, number_of(incarnation)?)),
+        None => Err(broken("value of a timeline")),
+    }
 }
 
 /// Value of `RECORD`.
@@ -304,9 +370,16 @@ mod tests {
             let key = TimelineKey { kind: i32::from(kind), owner: text.clone() };
             prop_assert_eq!(timeline_of(&timeline(&key)).expect("decodes"), key);
             prop_assert_eq!(seq_of(&record(a, b)).expect("decodes"), b);
+            prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
+            prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
+            prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
+            let [records, duplicates, its_cursors] = all_of(a);
+            prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
+            prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
             prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
+            prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b)).expect("decodes"), ([a, b, c, a], b));
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
@@ -357,7 +430,9 @@ mod tests {
         fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = (timeline_of(&bytes), seq_of(&bytes), lease_of(&bytes), number_of(&bytes));
             let _ = (cursor_of(&bytes).is_ok(), Cursor::decode(&bytes));
+            let _ = (user_of(&bytes), garbage_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
+            let _ = timeline_numbers(&bytes);
         }
     }
 
@@ -379,6 +454,11 @@ mod tests {
         assert_eq!(duplicate(1, &[7; 16])[..3], [0x28, 1, 7]);
         assert_eq!(duplicate(0xff_ffff, &[7; 16]).len(), 20);
         assert_eq!(cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
+        // As format 2 had it, and what came after.
+        assert_eq!(timeline_value([1, 2, 3, 4], 0), numbers_value([1, 2, 3, 4]));
+        assert_eq!(timeline_value([1, 2, 3, 4], 5), numbers_value([1, 2, 3, 4, 5]));
+        assert_eq!(garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(ending("al"), [5, b'a', b'l']);
         assert_eq!(account("al"), [1, b'a', b'l']);
         assert_eq!(session("al", "d"), [2, b'a', b'l', 0, b'd']);
         assert_eq!(lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);

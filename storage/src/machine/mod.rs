@@ -1,8 +1,10 @@
 //! The state machines: what the committed entries of a shard do to its records. Deterministic, so that every replica
 //! comes to the same records: time, ids and epochs come in with the command.
 
+mod accounts;
 mod check;
 mod directory;
+mod directory_reader;
 pub(crate) mod keys;
 mod recent;
 mod registry;
@@ -15,10 +17,12 @@ mod timeline_reader;
 use std::io;
 
 use bytes::Bytes;
+use carillon_proto::pb::store::Rejected;
 
 pub(crate) use self::{
     check::{check_directory, check_timeline, is_the_leaders},
-    directory::{DirectoryMachine, DirectoryReader},
+    directory::DirectoryMachine,
+    directory_reader::DirectoryReader,
     registry::RegistryState,
     retention::{Retention, SWEEP_CURSORS},
     timeline::TimelineMachine,
@@ -34,6 +38,15 @@ pub(crate) struct EntryCommands {
 
 /// What a command came to.
 pub(crate) type Outcome = carillon_proto::pb::store::store_reply::Result;
+
+/// Why something was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    #[error(transparent)]
+    Engine(#[from] io::Error),
+    #[error("{}", .0.detail)]
+    Rejected(Rejected),
+}
 
 /// One record of a machine, or why it could not be read.
 pub(crate) type Record = io::Result<(Vec<u8>, Vec<u8>)>;

@@ -21,6 +21,13 @@ pub(crate) struct RegistryState {
     pub(crate) nodes: Vec<Node>,
 }
 
+impl RegistryState {
+    /// Has this lease certainly ended? One that is newer than this state may run.
+    pub(crate) fn has_ended(&self, lease: u64) -> bool {
+        lease <= self.version && self.nodes.binary_search_by_key(&lease, |node| node.lease).is_err()
+    }
+}
+
 /// `at` is in all of these what names the command in the log: it grows from command to command, so it serves as a
 /// lease id and as a version.
 #[derive(Debug, Default, Clone)]
@@ -152,6 +159,18 @@ mod tests {
         registry.advance(256, 1, &mut changes);
         assert_eq!((leases(&registry), registry.version), (vec![], 256));
         assert!(!registry.renew(lease, &mut changes));
+    }
+
+    #[test]
+    fn a_lease_that_is_newer_than_the_state_has_not_ended() {
+        let (mut registry, mut changes) = (Registry::default(), Changes::default());
+        for lease in [64, 128] {
+            registry.register(lease, &node(NodeKind::Gateway, "", lease as u8), &mut changes).expect("well-formed");
+        }
+        registry.deregister(192, 128, &mut changes);
+        let state = registry.state();
+        assert_eq!([64, 100, 128, 192, 193].map(|lease| state.has_ended(lease)), [false, true, true, true, false]);
+        assert!(!RegistryState::default().has_ended(64), "nothing is known");
     }
 
     #[test]

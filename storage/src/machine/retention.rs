@@ -67,7 +67,8 @@ pub(crate) fn due(
         let (key, value) = record?;
         let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, retention)?;
         if before_seq > first {
-            trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES });
+            let ([_, epoch, ..], _) = keys::timeline_numbers(&value)?;
+            trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES, epoch });
         }
         looked_at += 1;
         if trims.len() >= limit || looked_at >= LOOKED_AT {
@@ -141,7 +142,7 @@ fn first_and_first_kept(
     clock_ms: u64,
     retention: &Retention,
 ) -> io::Result<(u64, u64)> {
-    let [number, _, first, _] = keys::numbers_of(value)?;
+    let ([number, _, first, _], _) = keys::timeline_numbers(value)?;
     let too_many = if retention.max_count == 0 {
         0
     } else {

@@ -1,4 +1,4 @@
-//! The state machine of a timeline shard: gives positions, recognises repeated sends, keeps cursors, trims.
+//! The state machine of a timeline shard: gives positions, recognises repeated sends, keeps cursors, trims, ends timelines.
 
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
@@ -6,8 +6,9 @@ pub(super) mod planted;
 use std::{collections::HashMap, io};
 
 use carillon_proto::pb::store::{
-    AdvanceClock, Append, Appended, Done, Rejected, RenewEpoch, SetCursor, StoreError, SweepCursors, TimelineCommand,
-    TimelineKey, Trim, rejected, store_error::Why, timeline_command::Op, timeline_key::Kind,
+    AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Rejected, RenewEpoch, SetCursor, StoreError,
+    SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
+    timeline_key::Kind,
 };
 use prost::Message as _;
 
@@ -29,13 +30,15 @@ const TAIL: usize = 8;
 /// A timeline and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimelineState {
-    /// Its name in the keys of this shard.
+    /// Its name in the keys of this shard. 0: it has ended, and nothing has been appended since.
     pub(crate) number: u64,
     pub(crate) epoch: u64,
     /// The first position kept; `last + 1` if there is none.
     pub(crate) first: u64,
     /// The last position given.
     pub(crate) last: u64,
+    /// Of the account that owns the inbox.
+    pub(crate) incarnation: u64,
 }
 
 pub(crate) struct TimelineMachine {
@@ -126,17 +129,17 @@ impl TimelineState {
 
     /// From the value of its key, which is only written when it is made and when it is trimmed, and its last record.
     pub(crate) fn of_value(view: &TimelineView<'_>, value: &[u8]) -> io::Result<Self> {
-        let [number, epoch, first, last] = keys::numbers_of(value)?;
+        let ([number, epoch, first, last], incarnation) = keys::timeline_numbers(value)?;
         let records = keys::record(number, first)..=keys::record(number, u64::MAX);
         let last = match view.range(records).next_back() {
             Some(record) => keys::seq_of(&record?.0)?,
             None => last,
         };
-        Ok(Self { number, epoch, first, last })
+        Ok(Self { number, epoch, first, last, incarnation })
     }
 
     fn to_value(self) -> Vec<u8> {
-        keys::numbers_value([self.number, self.epoch, self.first, self.last])
+        keys::timeline_value([self.number, self.epoch, self.first, self.last], self.incarnation)
     }
 }
 
@@ -178,6 +181,8 @@ impl Batch<'_> {
             Op::AdvanceClock(op) => Ok(self.advance_clock(&op)),
             Op::SweepCursors(op) => self.sweep_cursors(&op),
             Op::RenewEpoch(op) => self.renew_epoch(&op),
+            Op::EndTimeline(op) => self.end_timeline(&op),
+            Op::CollectGarbage(op) => self.collect_garbage(&op),
         }
     }
 
@@ -187,12 +192,17 @@ impl Batch<'_> {
             return Err(broken("epoch 0"));
         }
         let key = timeline_key(op.timeline.as_ref())?;
-        let held = self.held(&key)?;
+        let before = self.held(&key)?;
+        if before.is_some_and(|before| op.incarnation < before.state.incarnation) {
+            return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
+        }
+        // What stands there of another owner is neither looked at nor continued.
+        let held = before.filter(|before| before.state.number != 0 && before.state.incarnation == op.incarnation);
         let known = held.map(|held| held.state);
         #[cfg(feature = "planted-bugs")]
         let known = planted::forget_duplicates(known);
         // An empty timeline has no duplicate keys.
-        if let Some(TimelineState { number, epoch, first, last }) = known
+        if let Some(TimelineState { number, epoch, first, last, .. }) = known
             && first <= last
             && let Some(seq) = self.get(&keys::duplicate(number, &duplicate), keys::number_of)?
         {
@@ -202,13 +212,14 @@ impl Batch<'_> {
             return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
         }
         if !self.follows(held.as_ref(), op)? {
-            let detail = "the message that this one follows is not in the timeline".to_owned();
-            let why = Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
-            return Ok(Outcome::Error(StoreError { why: Some(why) }));
+            return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
         let mut held = match held {
             Some(held) => held,
-            None => Held::new(self.create(key.clone(), op.new_epoch)?),
+            None => {
+                self.end(before);
+                Held::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
+            }
         };
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
@@ -237,6 +248,7 @@ impl Batch<'_> {
     fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
         if let Some(Held { state, .. }) = self.held(&key)?
+            && state.number != 0
             && state.epoch == op.epoch
             && op.seq <= state.last
         {
@@ -254,6 +266,7 @@ impl Batch<'_> {
         }
         let key = timeline_key(op.timeline.as_ref())?;
         if let Some(mut held) = self.held(&key)?
+            && held.state.number != 0
             && held.state.epoch == op.epoch
             && held.state.last < op.seq
         {
@@ -284,6 +297,9 @@ impl Batch<'_> {
         let key = timeline_key(op.timeline.as_ref())?;
         let Some(mut held) = self.held(&key)? else { return Ok(done()) };
         let state = &mut held.state;
+        if op.epoch != 0 && op.epoch != state.epoch {
+            return Ok(done());
+        }
         let end = op.before_seq.min(state.last + 1).min(state.first.saturating_add(op.limit.into()));
         if end <= state.first {
             return Ok(done());
@@ -312,6 +328,59 @@ impl Batch<'_> {
         Ok(done())
     }
 
+    fn end_timeline(&mut self, op: &EndTimeline) -> io::Result<Outcome> {
+        let key = timeline_key(op.timeline.as_ref())?;
+        let before = self.held(&key)?;
+        if before.is_none_or(|before| before.state.incarnation < op.incarnation) {
+            self.end(before);
+            let state = TimelineState { number: 0, epoch: 0, first: 1, last: 0, incarnation: op.incarnation };
+            self.changes.put(key.clone(), state.to_value());
+            self.touched.insert(key, Some(Held::new(state)));
+        }
+        Ok(done())
+    }
+
+    /// What stood there is of no timeline any more.
+    fn end(&mut self, before: Option<Held>) {
+        if let Some(number) = before.map(|before| before.state.number).filter(|number| *number != 0) {
+            self.changes.put(keys::garbage(number), Vec::new());
+        }
+    }
+
+    fn collect_garbage(&mut self, op: &CollectGarbage) -> io::Result<Outcome> {
+        let garbage = keys::garbage(op.number);
+        if self.get(&garbage, |_| Ok(()))?.is_none() {
+            return Ok(done());
+        }
+        let limit = op.limit as usize;
+        let mut removed = Vec::new();
+        for prefix in keys::all_of(op.number) {
+            // Some may have been written in this batch: the batches of other replicas may end elsewhere.
+            let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
+            let mut found: Vec<Vec<u8>> = pending.map(|(key, _)| key.to_vec()).collect();
+            let mut stored = 0;
+            let end = [&*prefix, &[0xff; 17]].concat();
+            for record in self.shard.view().range(prefix..=end) {
+                let (key, _) = record?;
+                if self.changes.get(&key).is_none() {
+                    found.push(key.to_vec());
+                    stored += 1;
+                }
+                if stored == limit {
+                    break;
+                }
+            }
+            found.sort_unstable();
+            removed.extend(found);
+        }
+        let all = removed.len() < limit;
+        removed.into_iter().take(limit).for_each(|key| self.changes.delete(key));
+        if all {
+            self.changes.delete(garbage);
+        }
+        Ok(done())
+    }
+
     fn held(&mut self, key: &[u8]) -> io::Result<Option<Held>> {
         if let Some(held) = self.touched.get(key) {
             return Ok(*held);
@@ -324,10 +393,10 @@ impl Batch<'_> {
         Ok(held)
     }
 
-    fn create(&mut self, key: Vec<u8>, epoch: u64) -> io::Result<TimelineState> {
+    fn create(&mut self, key: Vec<u8>, epoch: u64, incarnation: u64) -> io::Result<TimelineState> {
         let number = self.get(keys::NEXT_NUMBER, keys::number_of)?.unwrap_or(1);
         self.changes.put(keys::NEXT_NUMBER.to_vec(), keys::number_value(number + 1));
-        let state = TimelineState { number, epoch, first: 1, last: 0 };
+        let state = TimelineState { number, epoch, first: 1, last: 0, incarnation };
         self.changes.put(key, state.to_value());
         Ok(state)
     }
@@ -349,4 +418,9 @@ fn timeline_key(timeline: Option<&TimelineKey>) -> io::Result<Vec<u8>> {
 
 fn done() -> Outcome {
     Outcome::Done(Done {})
+}
+
+fn rejected(reason: Reason, detail: &str) -> Outcome {
+    let why = Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
+    Outcome::Error(StoreError { why: Some(why) })
 }

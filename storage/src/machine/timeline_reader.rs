@@ -4,11 +4,15 @@ use std::{io, sync::Arc};
 
 use carillon_proto::{
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
-    pb::store::{Head, ReadHead, ReadTimeline, StoredEntry, TimelineKey, TimelineRead, Trim, sweep_cursors::Seen},
+    pb::store::{
+        CollectGarbage, Head, ReadHead, ReadTimeline, Rejected, StoredEntry, TimelineKey, TimelineRead, Trim,
+        rejected::Reason, sweep_cursors::Seen,
+    },
 };
 use parking_lot::Mutex;
 
 use super::{
+    Unread,
     keys::{self, Cursor, Stored},
     retention::{self, Retention},
     timeline::TimelineState,
@@ -19,6 +23,9 @@ use crate::engine::fjall::{TimelineShard, TimelineView, Value};
 const MAX_ENTRIES: usize = 1024;
 /// Bytes of envelopes that one read gives at most, so that the answer fits into a message between nodes.
 const MAX_BYTES: usize = MAX_NODE_MESSAGE_BYTES / 2;
+
+/// Records of ended timelines that one command removes at most: what the state machine does at once stays short.
+pub(crate) const COLLECTED_KEYS: u32 = 512;
 
 /// Reads what has been applied, from any thread; each read sees one state.
 #[derive(Clone)]
@@ -36,9 +43,9 @@ impl TimelineReader {
     }
 
     /// A limit of 0 is for the store to choose.
-    pub(crate) fn read(&self, op: &ReadTimeline) -> io::Result<TimelineRead> {
+    pub(crate) fn read(&self, op: &ReadTimeline) -> Result<TimelineRead, Unread> {
         let view = self.shard.view();
-        let Some(state) = load(&view, op.timeline.as_ref())? else {
+        let Some(state) = load(&view, op.timeline.as_ref(), op.incarnation)? else {
             return Ok(TimelineRead { head: Some(head(None)), entries: Vec::new(), complete: true });
         };
         let (first, last) = (state.first, state.last);
@@ -62,9 +69,9 @@ impl TimelineReader {
         Ok(read)
     }
 
-    pub(crate) fn head(&self, op: &ReadHead) -> io::Result<Head> {
+    pub(crate) fn head(&self, op: &ReadHead) -> Result<Head, Unread> {
         let view = self.shard.view();
-        let Some(state) = load(&view, op.timeline.as_ref())? else { return Ok(head(None)) };
+        let Some(state) = load(&view, op.timeline.as_ref(), op.incarnation)? else { return Ok(head(None)) };
         let mut head = head(Some(&state));
         if !op.device.is_empty()
             && let Some(value) = view.get(&keys::cursor(state.number, &op.device))?
@@ -92,6 +99,14 @@ impl TimelineReader {
         super::timeline::planted::foresee(&self.shard, commands)
     }
 
+    /// At most `limit` commands for what is left of timelines that have ended.
+    pub(crate) fn garbage(&self, limit: usize) -> io::Result<Vec<CollectGarbage>> {
+        let collect = |number| CollectGarbage { number, limit: COLLECTED_KEYS };
+        let view = self.shard.view();
+        let garbage = view.range(keys::all_garbage()).take(limit);
+        garbage.map(|record| keys::garbage_of(&record?.0).map(collect)).collect()
+    }
+
     /// At most `limit` trims that are due by the shard's clock. Each call looks at a bounded number of timelines and
     /// begins where the last one ended.
     pub(crate) fn due_trims(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
@@ -110,8 +125,20 @@ impl TimelineReader {
     }
 }
 
-fn load(view: &TimelineView<'_>, timeline: Option<&TimelineKey>) -> io::Result<Option<TimelineState>> {
-    timeline.map_or(Ok(None), |timeline| TimelineState::load(view, &keys::timeline(timeline)))
+/// The timeline of this incarnation of its owner. What stands there of an earlier one is not there for this read.
+fn load(
+    view: &TimelineView<'_>,
+    timeline: Option<&TimelineKey>,
+    incarnation: u64,
+) -> Result<Option<TimelineState>, Unread> {
+    let Some(timeline) = timeline else { return Ok(None) };
+    match TimelineState::load(view, &keys::timeline(timeline))? {
+        Some(state) if state.incarnation > incarnation => Err(Unread::Rejected(Rejected {
+            reason: Reason::Gone.into(),
+            detail: "the inbox of this user has ended".to_owned(),
+        })),
+        state => Ok(state.filter(|state| state.incarnation == incarnation && state.number != 0)),
+    }
 }
 
 fn head(state: Option<&TimelineState>) -> Head {

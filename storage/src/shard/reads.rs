@@ -8,14 +8,17 @@ use std::{
 
 use carillon_proto::{
     ShardId, ShardKind,
-    pb::store::{ReadHead, ReadTimeline, ReadUser, Rejected, Unknown, rejected::Reason, store_error::Why},
+    pb::store::{
+        ListAccounts, ListSessions, ReadHead, ReadTimeline, ReadUser, Rejected, StoreError, Unknown, rejected::Reason,
+        store_error::Why,
+    },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::{Answer, not_read};
 use crate::{
-    machine::{DirectoryReader, Outcome, TimelineReader},
+    machine::{DirectoryReader, Outcome, TimelineReader, Unread},
     metrics as names,
     raft::Group,
 };
@@ -40,6 +43,8 @@ pub(crate) enum ReadOp {
     Timeline(ReadTimeline),
     Head(ReadHead),
     User(ReadUser),
+    Accounts(ListAccounts),
+    Sessions(ListSessions),
 }
 
 pub(super) struct Read {
@@ -113,12 +118,23 @@ async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Ve
 impl Reader {
     /// None: there is nothing of the kind in this shard.
     fn read(&self, op: &ReadOp) -> io::Result<Option<Outcome>> {
-        Ok(Some(match (self, op) {
-            (Self::Timeline(reader), ReadOp::Timeline(op)) => Outcome::TimelineRead(reader.read(op)?),
-            (Self::Timeline(reader), ReadOp::Head(op)) => Outcome::Head(reader.head(op)?),
-            (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
-            _ => return Ok(None),
-        }))
+        let found = || {
+            Ok(Some(match (self, op) {
+                (Self::Timeline(reader), ReadOp::Timeline(op)) => Outcome::TimelineRead(reader.read(op)?),
+                (Self::Timeline(reader), ReadOp::Head(op)) => Outcome::Head(reader.head(op)?),
+                (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
+                (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
+                (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),
+                _ => return Ok(None),
+            }))
+        };
+        match found() {
+            Err(Unread::Rejected(rejected)) => {
+                Ok(Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })))
+            }
+            Err(Unread::Engine(error)) => Err(error),
+            Ok(outcome) => Ok(outcome),
+        }
     }
 }
 

@@ -70,6 +70,7 @@ impl Ledger {
             time_ms: now_ms(),
             envelope: self.envelope(writer, n).into(),
             new_epoch: 7,
+            incarnation: 0,
         };
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) });
         request(id(writer, n), timeline_shard(user), op)
@@ -82,8 +83,9 @@ impl Ledger {
     }
 
     pub(crate) fn account(&self, writer: usize, n: u64) -> StoreRequest {
-        let account = Account { user: account(writer, n), scram: None, created_ms: self.seed ^ n };
-        let (shard, put) = (directory(&account.user), PutAccount { account: Some(account), mode: Mode::Ensure.into() });
+        let account = Account { user: account(writer, n), created_ms: self.seed ^ n, ..Account::default() };
+        let shard = directory(&account.user);
+        let put = PutAccount { account: Some(account), mode: Mode::Ensure.into(), ..PutAccount::default() };
         let op = Op::Directory(DirectoryCommand { op: Some(directory_command::Op::PutAccount(put)) });
         request(id(writer, n) | ACCOUNT, shard, op)
     }

@@ -289,6 +289,7 @@ pub(crate) fn append(user: &str, key: u64) -> TimelineCommand {
             time_ms: 1_700_000_000_000 + key,
             envelope: format!("envelope {key}").into_bytes().into(),
             new_epoch: 7,
+            incarnation: 0,
         })),
     }
 }

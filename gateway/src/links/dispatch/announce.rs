@@ -5,12 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::pb::link::{Announce, Refusal, router_reply, router_request::Op};
+use carillon_proto::pb::{
+    client::Code,
+    link::{Announce, CloseSession, Refusal, evict::Why, router_reply, router_request::Op},
+};
 
 use super::{Asker, Dispatch, Effect, Live};
 
 /// Announcements without an answer. More wait their turn, so that a restarted router is not flooded.
 const MAX_ANNOUNCING: usize = 512;
+/// Sessions that could not be closed and are closed again later; the rows of more than these are left to the end of the
+/// lease, or to the device's next sign-in.
+const MAX_UNCLOSED: usize = 16_384;
+pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// Before an announcement that failed is repeated.
 pub(super) const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -23,11 +30,32 @@ impl<C> Dispatch<C> {
         self.announce(now, out);
     }
 
-    pub(super) fn opened(&mut self, connection: u64, ok: bool) {
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        connection: u64,
+        result: &Result<router_reply::Result, Refusal>,
+        an_earlier_try_may_be_done: bool,
+        out: &mut Vec<Effect<C>>,
+    ) {
         let Some(live) = self.sessions.get_mut(&connection) else { return };
-        live.open = ok;
+        match result {
+            Ok(router_reply::Result::SessionOpened(opened)) => live.session.generation = opened.generation,
+            // Its closing follows, or is under way: that removes it.
+            Ok(_) => return,
+            Err(_) if live.closing => return,
+            // No router has heard of it.
+            Err(_) if live.known_at.is_none() => return drop(self.sessions.remove(&connection)),
+            // It may be stored: a session without a connection would be sent to in vain.
+            Err(why) if an_earlier_try_may_be_done || may_be_stored(why) => {
+                live.closing = true;
+                return self.close(now, connection, out);
+            }
+            Err(_) => return drop(self.sessions.remove(&connection)),
+        }
+        live.open = true;
         let owner = self.ring.owner(&live.session.user).map(|owner| owner.address.as_str());
-        if ok && (owner != live.known_at.as_deref() || self.lease != Some(live.session.lease)) {
+        if owner != live.known_at.as_deref() || self.lease != Some(live.session.lease) {
             queue(&mut self.to_announce, connection, live);
         }
     }
@@ -58,11 +86,43 @@ impl<C> Dispatch<C> {
     ) {
         self.announcing = self.announcing.saturating_sub(1);
         match result {
-            Ok(router_reply::Result::SessionOpened(opened)) => {
-                let effect = Effect::Announced { connection, heads: opened.heads, replaced: opened.replaced };
-                out.push(effect);
+            Ok(router_reply::Result::SessionOpened(opened)) if opened.replaced => {
+                out.push(Effect::Over { connection, why: Why::Replaced });
             }
+            Ok(router_reply::Result::SessionOpened(opened)) => {
+                out.push(Effect::Announced { connection, heads: opened.heads });
+            }
+            // Asked again, the router would say the same again.
+            Err(why) if why.code() == Code::Unauthenticated => {
+                out.push(Effect::Over { connection, why: Why::Credentials });
+            }
+            Err(why) if why.code() == Code::NotFound => out.push(Effect::Over { connection, why: Why::Deleted }),
             _ => self.announce_again.push_back((now + ANNOUNCE_AGAIN, connection)),
+        }
+    }
+
+    fn close(&mut self, now: Instant, connection: u64, out: &mut Vec<Effect<C>>) {
+        let Some(live) = self.sessions.get(&connection) else { return };
+        let op = Op::CloseSession(CloseSession { session: Some(live.session.clone()) });
+        self.begin(now, connection, Asker::Nobody, op, String::new(), out);
+    }
+
+    /// A session was closed, or could not be: then its row is still there, and it is tried again.
+    pub(super) fn closed(&mut self, now: Instant, connection: u64, result: &Result<router_reply::Result, Refusal>) {
+        let again = result.as_ref().is_err_and(may_be_stored) && self.unclosed.len() < MAX_UNCLOSED;
+        match self.sessions.get(&connection) {
+            // Under another lease its row says nothing.
+            Some(live) if again && self.lease == Some(live.session.lease) => {
+                self.unclosed.push_back((now + CLOSE_AGAIN, connection));
+            }
+            _ => drop(self.sessions.remove(&connection)),
+        }
+    }
+
+    pub(super) fn close_again(&mut self, now: Instant, out: &mut Vec<Effect<C>>) {
+        while self.unclosed.front().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, connection)) = self.unclosed.pop_front() else { break };
+            self.close(now, connection, out);
         }
     }
 
@@ -96,6 +156,11 @@ impl<C> Dispatch<C> {
         }
         self.to_announce.make_contiguous()[before..].sort_unstable();
     }
+}
+
+/// What was asked may have been done although this is the answer.
+fn may_be_stored(why: &Refusal) -> bool {
+    matches!(why.code(), Code::Unavailable | Code::Internal)
 }
 
 fn queue(to_announce: &mut VecDeque<u64>, connection: u64, live: &mut Live) {

@@ -3,7 +3,7 @@
 use super::{announce::ANNOUNCE_AGAIN, *};
 use carillon_proto::pb::{
     client::{Recipient, recipient},
-    link::{Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened},
+    link::{Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened, evict::Why},
     store::{Node, NodeKind},
 };
 
@@ -79,7 +79,7 @@ fn not_owner() -> router_reply::Result {
 }
 
 fn opened(replaced: bool) -> router_reply::Result {
-    router_reply::Result::SessionOpened(SessionOpened { heads: vec![], replaced })
+    router_reply::Result::SessionOpened(SessionOpened { replaced, ..SessionOpened::default() })
 }
 
 /// Which sends went where, and their ids.
@@ -245,7 +245,7 @@ fn sessions_are_announced_to_a_restarted_router_and_to_a_new_owner() {
     let moved = announced(&world.input(Input::Up(Arc::from("b:1"))));
     assert_eq!(moved[0].0, "b:1");
     let heard = world.reply("b:1", moved[0].2, opened(true));
-    assert_eq!(heard, [Effect::Announced { connection: 1, heads: vec![], replaced: true }]);
+    assert_eq!(heard, [Effect::Over { connection: 1, why: Why::Replaced }]);
 }
 
 #[test]
@@ -323,4 +323,81 @@ fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
     assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
     assert!(u128::from(refusal.retry_after_ms) >= (IN_TIME * 2).as_millis(), "{refusal:?}");
     assert!(matches!(world.open()[..], [Effect::Transmit { .. }]));
+}
+
+fn refused(code: Code) -> router_reply::Result {
+    router_reply::Result::Refusal(refusal(code, "", 0))
+}
+
+fn closes(effects: &[Effect<&'static str>]) -> Vec<(u64, u64)> {
+    let close = |effect: &Effect<_>| match effect {
+        Effect::Transmit { request, .. } => match &request.op {
+            Some(Op::CloseSession(CloseSession { session: Some(session) })) => Some((session.lease, request.id)),
+            _ => None,
+        },
+        _ => None,
+    };
+    effects.iter().filter_map(close).collect()
+}
+
+#[test]
+fn a_sign_in_that_was_refused_leaves_nothing_behind() {
+    for code in [Code::Overloaded, Code::NotFound, Code::Unauthenticated, Code::Invalid] {
+        let mut world = World::with(&["a:1"]);
+        world.open();
+        assert_eq!(answers(&world.reply("a:1", 1, refused(code))), [("open", Err(code))]);
+        assert!(world.dispatch.sessions.is_empty(), "{code:?}");
+        assert_eq!(world.dispatch.pending(), 0);
+    }
+    // One that never reached a router.
+    let mut world = World::with(&["a:1"]);
+    world.input(Input::Down(Arc::from("a:1")));
+    assert!(world.open().is_empty());
+    assert_eq!(answers(&world.wait(DEADLINE)), [("open", Err(Code::Unavailable))]);
+    assert!(world.dispatch.sessions.is_empty());
+}
+
+#[test]
+fn a_sign_in_of_which_nobody_knows_what_came_is_closed_until_that_is_certain() {
+    let mut world = World::with(&["a:1"]);
+    world.open();
+    let effects = world.wait(DEADLINE);
+    assert_eq!(answers(&effects), [("open", Err(Code::Unavailable))]);
+    let [(5, id)] = closes(&effects)[..] else { panic!("{effects:?}") };
+    // That is not answered in time either.
+    assert_eq!(closes(&world.reply("a:1", id, refused(Code::Unavailable))), []);
+    let again = closes(&world.wait(announce::CLOSE_AGAIN));
+    let [(5, id)] = again[..] else { panic!("{again:?}") };
+    assert_eq!(announced(&world.input(Input::Up(Arc::from("a:1")))), [], "there is no connection");
+    world.reply("a:1", id, router_reply::Result::Done(Done {}));
+    assert!(world.dispatch.sessions.is_empty());
+    assert_eq!(closes(&world.wait(announce::CLOSE_AGAIN)), []);
+}
+
+#[test]
+fn a_client_that_left_while_its_session_was_opened_leaves_nothing_behind() {
+    let session = || Some(Session { user: "bob".to_owned(), connection: 1, ..Default::default() });
+    let close = || Op::CloseSession(CloseSession { session: session() });
+    for answer in [opened(false), opened(true), refused(Code::Unavailable), refused(Code::Overloaded)] {
+        let mut world = World::with(&["a:1"]);
+        world.open();
+        let left = Submit { connection: 1, client: None, op: close(), traceparent: String::new() };
+        let [(5, id)] = closes(&world.input(Input::Submit(left)))[..] else { panic!("not closed") };
+        assert_eq!(closes(&world.reply("a:1", 1, answer)), [], "once is enough");
+        world.reply("a:1", id, router_reply::Result::Done(Done {}));
+        assert!(world.dispatch.sessions.is_empty());
+    }
+}
+
+#[test]
+fn a_session_that_its_account_has_ended_is_not_announced_for_ever() {
+    for (code, why) in [(Code::Unauthenticated, Why::Credentials), (Code::NotFound, Why::Deleted)] {
+        let mut world = World::with(&["a:1"]);
+        world.open();
+        world.reply("a:1", 1, opened(false));
+        let told = announced(&world.input(Input::Up(Arc::from("a:1"))));
+        let heard = world.reply("a:1", told[0].2, refused(code));
+        assert_eq!(heard, [Effect::Over { connection: 1, why }]);
+        assert_eq!(announced(&world.wait(ANNOUNCE_AGAIN)), []);
+    }
 }

@@ -34,9 +34,35 @@ fn signing_out_waits_for_what_the_device_has_acknowledged() {
 #[test]
 fn a_replaced_session_does_not_come_back() {
     let mut play = Play::live(0);
-    play.input(Input::Replaced);
+    play.input(Input::Over(Why::Replaced));
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect), (Code::Replaced, false));
+}
+
+#[test]
+fn a_session_that_was_ended_says_why_and_does_not_come_back() {
+    for why in [Why::Deleted, Why::Credentials, Why::Token, Why::Operator] {
+        let mut play = Play::live(0);
+        play.input(Input::Over(why));
+        let bye = play.bye();
+        assert_eq!((bye.code(), bye.reconnect), (Code::Unauthenticated, false));
+        assert_eq!(bye.reason, sessions::told(why));
+    }
+}
+
+#[test]
+fn what_an_account_that_has_ended_asks_for_ends_the_session() {
+    let gone = || Err(refusal(Code::Unauthenticated, "the inbox of this user has ended", 0));
+    let mut play = Play::live(0);
+    play.says(send("m1", "hi"));
+    play.hears_answer(gone());
+    // Nobody knows what came of the send: the recipient may have it.
+    assert_eq!(play.bye().code(), Code::Unauthenticated);
+    let mut play = Play::live(0);
+    play.says(Body::Ping(client::Ping { nonce: 1 }));
+    play.hears_answer(gone());
+    assert!(matches!(play.wrote(), server_frame::Body::Pong(_)));
+    assert_eq!(play.bye().code(), Code::Unauthenticated);
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn what_is_no_longer_kept_is_said_to_be_trimmed() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
     let heads = heads(4, 5, Some(1));
-    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads, replaced: false })));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads, ..SessionOpened::default() })));
     play.wrote();
     play.hears_answer(Ok(read(4, 5, 4..=5)));
     let server_frame::Body::Trimmed(trimmed) = play.wrote() else { panic!("not trimmed") };

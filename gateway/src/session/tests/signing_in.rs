@@ -32,7 +32,50 @@ fn a_token_makes_an_account_if_there_is_none() {
     play.hears_answer(nobody());
     play.hears_answer(Ok(Reply::Account(Account::default())));
     play.hears_answer(nobody());
-    assert_eq!(play.bye().code(), Code::NotFound);
+    assert_eq!(play.bye().code(), Code::Unauthenticated);
+}
+
+#[test]
+fn a_token_makes_an_account_for_whom_the_operator_wants() {
+    let nobody = || Err(refusal(Code::NotFound, "no such user", 0));
+    let gone = || Err(refusal(Code::Unauthenticated, "user \"alice\" was deleted", 0));
+    for (accounts, refused, makes) in [
+        (TokenAccounts::NewNames, nobody(), Some(false)),
+        (TokenAccounts::NewNames, gone(), None),
+        (TokenAccounts::Always, nobody(), Some(true)),
+        (TokenAccounts::Always, gone(), Some(true)),
+        (TokenAccounts::Never, nobody(), None),
+        (TokenAccounts::Never, gone(), None),
+    ] {
+        let mut play = Play::with(Arc::new(Rules { token_accounts: accounts, ..rules() }));
+        play.says(token_sign_in("alice", 3600));
+        play.hears_answer(refused);
+        match makes {
+            Some(revives) => {
+                let Op::EnsureAccount(ensure) = play.op() else { panic!("{accounts:?}: no account is made") };
+                assert_eq!(ensure.revive, revives, "{accounts:?}");
+            }
+            None => assert_eq!(play.bye().code(), Code::Unauthenticated, "{accounts:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_session_says_by_what_it_was_opened() {
+    let mut play = Play::new();
+    let claims = serde_json::json!({"sub": "alice", "exp": START_MS / 1000 + 60, "iat": 1_700_000_000, "jti": "t1"});
+    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("signs");
+    play.says(sign_in("", Credential::Token(token)));
+    let Op::OpenSession(open) = play.op() else { panic!("no OpenSession") };
+    let session = open.session.as_ref().expect("a session");
+    assert_eq!((session.by_token, session.token_id.as_str()), (true, "t1"));
+    assert_eq!(session.token_issued_ms, 1_700_000_000_000);
+
+    let mut play = Play::new();
+    prove_as(&mut play, Some((new_credentials("secret").expect("valid"), 7)), "secret");
+    let Op::OpenSession(open) = play.op() else { panic!("no OpenSession") };
+    let session = open.session.as_ref().expect("a session");
+    assert_eq!((session.by_token, session.generation), (false, 7), "of the credentials that were proven");
 }
 
 #[test]
@@ -40,14 +83,14 @@ fn a_password_makes_no_account() {
     let mut play = Play::new();
     prove(&mut play, Some(new_credentials("secret").expect("valid")), "secret");
     play.hears_answer(Err(refusal(Code::NotFound, "no such user", 0)));
-    assert_eq!(play.bye().code(), Code::NotFound);
+    assert_eq!(play.bye().code(), Code::Unauthenticated);
 }
 
 #[test]
 fn a_sign_in_that_a_later_one_overtook_may_be_tried_again() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
-    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { heads: Vec::new(), replaced: true })));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { replaced: true, ..SessionOpened::default() })));
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
 }

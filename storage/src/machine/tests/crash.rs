@@ -94,7 +94,7 @@ fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
         let noise = noise(index * 64 + place);
         let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner: format!("user{}", noise % 50) });
         let op = if noise.is_multiple_of(11) {
-            timeline_command::Op::Trim(Trim { timeline, before_seq: noise % 40, limit: 20 })
+            timeline_command::Op::Trim(Trim { timeline, before_seq: noise % 40, limit: 20, epoch: 0 })
         } else {
             timeline_command::Op::Append(Append {
                 after_key: Default::default(),
@@ -103,6 +103,7 @@ fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
                 time_ms: noise,
                 envelope: vec![noise as u8; (noise % 700) as usize].into(),
                 new_epoch: noise | 1,
+                incarnation: 0,
             })
         };
         TimelineCommand { op: Some(op) }
@@ -115,11 +116,16 @@ fn directory_commands(index: u64) -> Vec<DirectoryCommand> {
         let noise = noise(index * 64 + place);
         let user = format!("user{}", noise % 500);
         let op = if noise.is_multiple_of(5) {
-            let account = Some(Account { user, scram: None, created_ms: noise });
-            directory_command::Op::PutAccount(PutAccount { account, mode: Mode::Ensure.into() })
+            let account = Some(Account { user, created_ms: noise, ..Account::default() });
+            directory_command::Op::PutAccount(PutAccount {
+                account,
+                mode: Mode::Ensure.into(),
+                ..PutAccount::default()
+            })
         } else {
             let (device, since_ms) = (format!("d{}", noise % 3), index);
-            let session = Session { user, device, lease: 1, connection: noise, protocol: 1, since_ms };
+            let session =
+                Session { user, device, lease: 1, connection: noise, protocol: 1, since_ms, ..Session::default() };
             directory_command::Op::PutSession(PutSession { session: Some(session), announced: false })
         };
         DirectoryCommand { op: Some(op) }

@@ -3,10 +3,12 @@ use std::collections::BTreeMap;
 use carillon_proto::{
     ShardId,
     pb::store::{
-        Account, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand, Done, Node,
-        NodeKind, PutAccount, PutSession, RegisterNode, Registered, RenewLease, ScramCredentials, Session, SessionPut,
-        User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        Account, AccountChanged, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand,
+        Done, EndSessions, InboxEnded, ListAccounts, ListSessions, Node, NodeKind, PutAccount, PutSession,
+        RegisterNode, Registered, RenewLease, RevokeTokens, RevokedToken, ScramCredentials, Session, SessionPut, User,
+        directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
     },
+    sessions::over,
 };
 use proptest::prelude::*;
 
@@ -16,10 +18,12 @@ use crate::machine::{DirectoryMachine, DirectoryReader, Outcome};
 const SHARD: ShardId = ShardId::REGISTRY;
 const MINUTE_MS: u64 = 60_000;
 const USERS: [&str; 3] = ["a", "ab", "b"];
+const TOKENS: [&str; 3] = ["", "t1", "t2"];
 
 #[derive(Default)]
 struct Model {
     users: BTreeMap<String, (Account, BTreeMap<String, Session>)>,
+    endings: BTreeMap<String, u64>,
     /// Registration, lease, when it ends.
     nodes: Vec<(RegisterNode, u64, u64)>,
     clock: u64,
@@ -49,42 +53,93 @@ impl From<Outcome> for Answer {
 impl Model {
     fn apply(&mut self, at: u64, command: &DirectoryCommand) -> Answer {
         match command.op.as_ref().expect("an operation") {
-            Op::PutAccount(op) => {
-                let account = op.account.clone().expect("an account");
-                match (op.mode(), self.users.get_mut(&account.user)) {
-                    (Mode::Create, Some((existing, _))) if *existing != account => {
-                        return Answer::Rejected(Reason::Exists);
+            Op::PutAccount(op) => return self.put_account(at, op),
+            Op::DeleteAccount(op) => {
+                let Some((account, _)) = self.users.get_mut(&op.user) else {
+                    return if op.time_ms == 0 { done() } else { Answer::Rejected(Reason::NotFound) };
+                };
+                match (op.time_ms, account.deleted) {
+                    (0, _) => {
+                        self.users.remove(&op.user);
+                        return done();
                     }
-                    (Mode::Create | Mode::Ensure, Some(_)) => {}
-                    (Mode::Replace, Some((existing, _))) => existing.scram = account.scram,
-                    (_, None) => {
-                        self.users.insert(account.user.clone(), (account, BTreeMap::new()));
+                    (time_ms, true) if time_ms != account.deleted_ms => return Answer::Rejected(Reason::Gone),
+                    (_, true) => {}
+                    (deleted_ms, false) => {
+                        account.scram = None;
+                        account.reserved = false;
+                        (account.incarnation, account.generation) = (at, at);
+                        (account.deleted, account.deleted_ms) = (true, deleted_ms);
+                        self.endings.insert(op.user.clone(), at);
                     }
                 }
+                return self.account_changed(&op.user);
             }
-            Op::DeleteAccount(op) => {
-                self.users.remove(&op.user);
+            Op::RevokeTokens(op) => {
+                let account = match self.account(&op.user) {
+                    Ok(account) => account,
+                    Err(reason) => return Answer::Rejected(reason),
+                };
+                account.tokens_from_ms = account.tokens_from_ms.max(op.before_ms);
+                account.revoked.retain(|token| token.expires_ms > op.time_ms && token.id != op.id);
+                if !op.id.is_empty() {
+                    account.revoked.push(RevokedToken { id: op.id.clone(), expires_ms: op.expires_ms });
+                }
+                return self.account_changed(&op.user);
+            }
+            Op::EndSessions(op) => {
+                let account = match self.account(&op.user) {
+                    Ok(account) => account,
+                    Err(reason) => return Answer::Rejected(reason),
+                };
+                if op.lease == 0 {
+                    account.generation = at;
+                    return self.account_changed(&op.user);
+                }
+                let sessions = self.users.get_mut(&op.user).map(|(_, sessions)| sessions).expect("seen above");
+                let found = sessions.values_mut().find(|s| (s.lease, s.connection) == (op.lease, op.connection));
+                let Some(session) = found else { return Answer::Rejected(Reason::NotFound) };
+                session.ended = true;
+                return self.account_changed(&op.user);
+            }
+            Op::InboxEnded(op) => {
+                if self.endings.get(&op.user).is_some_and(|ending| *ending <= op.incarnation) {
+                    self.endings.remove(&op.user);
+                }
             }
             Op::PutSession(op) => {
-                let session = op.session.clone().expect("a session");
-                let Some((_, sessions)) = self.users.get_mut(&session.user) else {
+                let mut session = op.session.clone().expect("a session");
+                let Some((account, sessions)) = self.users.get_mut(&session.user) else {
                     return Answer::Rejected(Reason::NotFound);
                 };
+                if account.reserved {
+                    return Answer::Rejected(Reason::NotFound);
+                }
+                if session.by_token && !op.announced {
+                    session.generation = account.generation;
+                }
                 let age = |session: &Session| (session.since_ms, session.lease, session.connection);
+                let handle = |session: &Session| (session.lease, session.connection);
                 let existing = sessions.get(&session.device).cloned();
+                if over(account, &session).is_some() {
+                    return Answer::Rejected(Reason::Gone);
+                }
                 let newer = existing.as_ref().is_none_or(|existing| {
-                    age(existing) <= age(&session) || !op.announced && existing.since_ms > session.since_ms + MINUTE_MS
+                    age(existing) <= age(&session)
+                        || over(account, existing).is_some()
+                        || !op.announced && existing.since_ms > session.since_ms + MINUTE_MS
                 });
+                let same = existing.as_ref().is_some_and(|existing| handle(existing) == handle(&session));
+                if newer && same && existing.as_ref().is_some_and(|existing| existing.ended) {
+                    return Answer::Rejected(Reason::Gone);
+                }
                 if newer {
                     sessions.insert(session.device.clone(), session.clone());
                 }
-                let other = existing.filter(|e| (e.lease, e.connection) != (session.lease, session.connection));
-                let put = if newer {
-                    SessionPut { replaced: other, kept: None }
-                } else {
-                    SessionPut { replaced: None, kept: other }
-                };
-                return Answer::Other(Outcome::SessionPut(put));
+                let other = existing.filter(|_| !same);
+                let (replaced, kept) = if newer { (other, None) } else { (None, other) };
+                let (incarnation, generation) = (account.incarnation, session.generation);
+                return Answer::Other(Outcome::SessionPut(SessionPut { replaced, kept, incarnation, generation }));
             }
             Op::DeleteSession(op) => {
                 if let Some((_, sessions)) = self.users.get_mut(&op.user) {
@@ -120,7 +175,70 @@ impl Model {
                 self.remove(at, |(_, _, ends)| *ends <= clock);
             }
         }
-        Answer::Other(Outcome::Done(Done {}))
+        done()
+    }
+
+    fn put_account(&mut self, at: u64, op: &PutAccount) -> Answer {
+        let given = op.account.clone().expect("an account");
+        let at = if op.numbered { at } else { 0 };
+        let fresh = |tokens_from_ms, revoked| Account {
+            user: given.user.clone(),
+            scram: given.scram.clone(),
+            created_ms: given.created_ms,
+            reserved: given.reserved,
+            incarnation: at,
+            generation: at,
+            tokens_from_ms,
+            revoked,
+            ..Account::default()
+        };
+        let mode = op.mode();
+        match self.users.get_mut(&given.user).map(|(account, _)| account) {
+            None => {
+                self.users.insert(given.user.clone(), (fresh(0, Vec::new()), BTreeMap::new()));
+            }
+            Some(account) if account.deleted => match mode {
+                Mode::Ensure if !op.revive => return Answer::Rejected(Reason::Gone),
+                Mode::Ensure => *account = fresh(account.tokens_from_ms, account.revoked.clone()),
+                Mode::Create | Mode::Replace => {
+                    let from = account.tokens_from_ms.max(given.created_ms / 1000 * 1000);
+                    *account = fresh(from, account.revoked.clone());
+                }
+            },
+            Some(account) => match mode {
+                Mode::Ensure => account.reserved &= given.reserved,
+                Mode::Create if account.reserved => {
+                    account.reserved = false;
+                    (account.scram, account.created_ms) = (given.scram.clone(), given.created_ms);
+                }
+                Mode::Create if (&account.scram, account.created_ms) != (&given.scram, given.created_ms) => {
+                    return Answer::Rejected(Reason::Exists);
+                }
+                Mode::Create => {}
+                Mode::Replace => {
+                    account.reserved = false;
+                    if account.scram != given.scram {
+                        account.scram = given.scram.clone();
+                        account.generation = if op.numbered { at } else { account.generation };
+                    }
+                }
+            },
+        }
+        if mode == Mode::Ensure { done() } else { self.account_changed(&given.user) }
+    }
+
+    fn account(&mut self, user: &str) -> Result<&mut Account, Reason> {
+        match self.users.get_mut(user) {
+            None => Err(Reason::NotFound),
+            Some((account, _)) if account.deleted => Err(Reason::Gone),
+            Some((account, _)) => Ok(account),
+        }
+    }
+
+    fn account_changed(&self, user: &str) -> Answer {
+        let (account, sessions) = &self.users[user];
+        let over = sessions.values().filter(|session| over(account, session).is_some()).cloned().collect();
+        Answer::Other(Outcome::AccountChanged(AccountChanged { account: Some(account.clone()), over }))
     }
 
     fn remove(&mut self, at: u64, which: impl Fn(&(RegisterNode, u64, u64)) -> bool) {
@@ -139,7 +257,41 @@ impl Model {
     }
 }
 
+fn done() -> Answer {
+    Answer::Other(Outcome::Done(Done {}))
+}
+
+/// All pages together.
+fn list(reader: &DirectoryReader, ending: bool) -> Vec<String> {
+    let (mut all, mut after_user) = (Vec::new(), String::new());
+    loop {
+        let page = reader.accounts(&ListAccounts { after_user, limit: 1, ending }).expect("reads");
+        all.extend(page.accounts.into_iter().map(|account| account.user));
+        if page.next_user.is_empty() {
+            return all;
+        }
+        after_user = page.next_user;
+    }
+}
+
+fn list_sessions(reader: &DirectoryReader) -> Vec<Session> {
+    let (mut all, mut list) = (Vec::new(), ListSessions { limit: 2, ..ListSessions::default() });
+    loop {
+        let page = reader.sessions(&list).expect("reads");
+        all.extend(page.sessions);
+        if page.next_user.is_empty() {
+            return all;
+        }
+        (list.after_user, list.after_device) = (page.next_user, page.next_device);
+    }
+}
+
 fn check_reads(reader: &DirectoryReader, model: &Model) {
+    assert_eq!(list(reader, false), model.users.keys().cloned().collect::<Vec<_>>());
+    let left = |user: &&String| model.users.contains_key(*user);
+    assert_eq!(list(reader, true), model.endings.keys().filter(left).cloned().collect::<Vec<_>>());
+    let sessions: Vec<_> = model.users.values().flat_map(|(_, sessions)| sessions.values().cloned()).collect();
+    assert_eq!(list_sessions(reader), sessions);
     for user in USERS {
         let read = reader.user(user).expect("reads");
         let expected = model.users.get(user).map_or_else(User::default, |(account, sessions)| User {
@@ -165,28 +317,38 @@ fn since_ms() -> impl Strategy<Value = u64> {
 }
 
 fn session() -> impl Strategy<Value = Session> {
-    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms()).prop_map(|(user, device, lease, connection, since_ms)| {
-        Session {
+    // By token, which the state machine gives the generation, or of an old account's generation.
+    let token = proptest::option::of((0..3usize, 0..3u64));
+    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms(), token).prop_map(
+        |(user, device, lease, connection, since_ms, token)| Session {
             user: USERS[user].to_owned(),
             device: ["d", "de", "e"][device].to_owned(),
             lease,
             connection,
             protocol: 1,
             since_ms,
-        }
-    })
+            by_token: token.is_some(),
+            token_id: token.map_or(String::new(), |(id, _)| TOKENS[id].to_owned()),
+            token_issued_ms: token.map_or(0, |(_, seconds)| seconds * 1000),
+            ..Session::default()
+        },
+    )
 }
 
 fn account() -> impl Strategy<Value = Account> {
-    (0..3usize, proptest::option::of(0..3u8), 0..3u64).prop_map(|(user, salt, created_ms)| Account {
-        user: USERS[user].to_owned(),
-        scram: salt.map(|salt| ScramCredentials {
-            salt: vec![salt; 16].into(),
-            iterations: 4096,
-            stored_key: vec![1; 32].into(),
-            server_key: vec![2; 32].into(),
-        }),
-        created_ms,
+    (0..3usize, proptest::option::of(0..3u8), 0..3u64, any::<bool>()).prop_map(|(user, salt, created, reserved)| {
+        Account {
+            user: USERS[user].to_owned(),
+            scram: salt.map(|salt| ScramCredentials {
+                salt: vec![salt; 16].into(),
+                iterations: 4096,
+                stored_key: vec![1; 32].into(),
+                server_key: vec![2; 32].into(),
+            }),
+            created_ms: created * 1000,
+            reserved: reserved && salt.is_none() && created == 0,
+            ..Account::default()
+        }
     })
 }
 
@@ -207,9 +369,20 @@ fn lease() -> impl Strategy<Value = u64> {
 fn command() -> impl Strategy<Value = DirectoryCommand> {
     let mode = prop_oneof![Just(Mode::Create), Just(Mode::Ensure), Just(Mode::Replace)];
     prop_oneof![
-        4 => (account(), mode)
-            .prop_map(|(account, mode)| Op::PutAccount(PutAccount { account: Some(account), mode: mode.into() })),
-        1 => (0..3usize).prop_map(|user| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned() })),
+        4 => (account(), mode, 0..5u8, any::<bool>()).prop_map(|(account, mode, old, revive)| {
+            Op::PutAccount(PutAccount { account: Some(account), mode: mode.into(), numbered: old > 0, revive })
+        }),
+        2 => (0..3usize, 0..3u64)
+            .prop_map(|(user, time_ms)| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned(), time_ms })),
+        1 => (0..3usize, 0..3u64, 0..3usize, 1..4u64).prop_map(|(user, before, id, time_ms)| {
+            let (user, id) = (USERS[user].to_owned(), TOKENS[id].to_owned());
+            Op::RevokeTokens(RevokeTokens { user, before_ms: before * 1000, id, expires_ms: 2, time_ms })
+        }),
+        1 => (0..3usize, 0..3u64, 0..3u64).prop_map(|(user, lease, connection)| {
+            Op::EndSessions(EndSessions { user: USERS[user].to_owned(), lease, connection })
+        }),
+        1 => (0..3usize, lease())
+            .prop_map(|(user, incarnation)| Op::InboxEnded(InboxEnded { user: USERS[user].to_owned(), incarnation })),
         8 => (session(), any::<bool>())
             .prop_map(|(session, announced)| Op::PutSession(PutSession { session: Some(session), announced })),
         4 => session().prop_map(|Session { user, device, lease, connection, .. }| {
@@ -318,4 +491,61 @@ fn a_watcher_hears_of_a_change_and_not_of_a_renewal() {
     assert!(!watching.has_changed().expect("open"));
     apply(4, Op::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms: 1 }));
     assert!(watching.borrow_and_update().nodes.is_empty());
+}
+
+#[test]
+fn of_many_revoked_tokens_only_so_many_are_kept_and_those_that_expired_make_room() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, _reader) = open(dir.path()).directory(SHARD).expect("shard");
+    let mut index = 0;
+    let mut apply = |op| {
+        index += 1;
+        let command = DirectoryCommand { op: Some(op) };
+        Answer::from(machine.apply(&[entry(index, &[command])], &[0; 8]).expect("applies").remove(0).remove(0))
+    };
+    let account = Some(Account { user: "a".into(), ..Account::default() });
+    apply(Op::PutAccount(PutAccount { account, numbered: true, ..PutAccount::default() }));
+    let revoke = |id: u32, time_ms| {
+        let (user, id) = ("a".into(), format!("token{id}"));
+        Op::RevokeTokens(RevokeTokens { user, id, expires_ms: 10, time_ms, ..RevokeTokens::default() })
+    };
+    for id in 0..64 {
+        assert!(matches!(apply(revoke(id, 1)), Answer::Other(Outcome::AccountChanged(_))), "{id}");
+    }
+    assert_eq!(apply(revoke(64, 1)), Answer::Rejected(Reason::Full));
+    assert!(matches!(apply(revoke(7, 1)), Answer::Other(_)), "it is revoked already");
+    let Answer::Other(Outcome::AccountChanged(changed)) = apply(revoke(64, 10)) else { panic!("refused") };
+    assert_eq!(changed.account.expect("an account").revoked.len(), 1);
+}
+
+#[test]
+fn rows_of_sessions_whose_gateways_have_ended_are_found_in_bounded_looks() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = open(dir.path()).directory(SHARD).expect("shard");
+    let account = Some(Account { user: "a".into(), ..Account::default() });
+    let put = |device: u32| {
+        let session = Session {
+            user: "a".into(),
+            device: format!("d{device}"),
+            lease: 1 + u64::from(device % 2),
+            ..Session::default()
+        };
+        Op::PutSession(PutSession { session: Some(session), announced: false })
+    };
+    let account = Op::PutAccount(PutAccount { account, ..PutAccount::default() });
+    let commands: Vec<_> =
+        [account].into_iter().chain((0..20).map(put)).map(|op| DirectoryCommand { op: Some(op) }).collect();
+    machine.apply(&[entry(1, &commands)], &[0; 8]).expect("applies");
+    let (mut found, mut after) = (Vec::new(), Vec::new());
+    loop {
+        let (some, next) = reader.of_ended(&after, |lease| lease == 1, 3).expect("reads");
+        assert!(some.len() <= 3);
+        found.extend(some);
+        after = next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 10);
+    assert!(found.iter().all(|session| session.lease == 1));
 }

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        AdvanceClock, Append, Appended, Done, Head, ReadHead, ReadTimeline, Rejected, RenewEpoch, SetCursor,
-        StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected, store_error, sweep_cursors::Seen,
-        timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Head, ReadHead, ReadTimeline, Rejected,
+        RenewEpoch, SetCursor, StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected, store_error,
+        sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader};
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const DEVICES: [&str; 2] = ["phone", "bob/web"];
@@ -20,6 +20,8 @@ const DEVICES: [&str; 2] = ["phone", "bob/web"];
 #[derive(Default, Clone)]
 struct Timeline {
     number: u64,
+    incarnation: u64,
+    /// 0: ended.
     epoch: u64,
     first: u64,
     /// From `first`.
@@ -28,7 +30,9 @@ struct Timeline {
 }
 
 #[derive(Default)]
-struct Model(BTreeMap<(i32, String), Timeline>);
+struct Model(BTreeMap<(i32, String), Timeline>, u64);
+
+const INCARNATIONS: u64 = 4;
 
 impl Timeline {
     fn last(&self) -> u64 {
@@ -49,6 +53,17 @@ impl Model {
         let name = |key: &Option<TimelineKey>| key.as_ref().map(|key| (key.kind, key.owner.clone())).expect("a key");
         match command.op.as_ref().expect("an operation") {
             Op::Append(op) => {
+                match self.0.get(&name(&op.timeline)) {
+                    Some(timeline) if timeline.incarnation > op.incarnation => return gone(),
+                    // It begins anew, unless it is refused.
+                    Some(timeline) if timeline.incarnation < op.incarnation || timeline.epoch == 0 => {
+                        if !op.after_key.is_empty() {
+                            return out_of_order();
+                        }
+                        self.0.remove(&name(&op.timeline));
+                    }
+                    Some(_) | None => {}
+                }
                 let has = |key: &Bytes| {
                     let timeline = self.0.get(&name(&op.timeline));
                     timeline.is_some_and(|timeline| timeline.kept.iter().any(|kept| kept.duplicate_key == *key))
@@ -56,9 +71,13 @@ impl Model {
                 if !op.after_key.is_empty() && !has(&op.duplicate_key) && !has(&op.after_key) {
                     return out_of_order();
                 }
-                let number = self.0.len() as u64 + 1;
+                let numbers = &mut self.1;
                 let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| Timeline {
-                    number,
+                    number: {
+                        *numbers += 1;
+                        *numbers
+                    },
+                    incarnation: op.incarnation,
                     epoch: op.new_epoch,
                     first: 1,
                     ..Timeline::default()
@@ -78,6 +97,7 @@ impl Model {
             }
             Op::SetCursor(op) => {
                 if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
+                    && timeline.epoch != 0
                     && timeline.epoch == op.epoch
                     && op.seq <= timeline.last()
                 {
@@ -86,7 +106,9 @@ impl Model {
                 }
             }
             Op::Trim(op) => {
-                if let Some(timeline) = self.0.get_mut(&name(&op.timeline)) {
+                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
+                    && (op.epoch == 0 || op.epoch == timeline.epoch)
+                {
                     for _ in 0..op.limit {
                         if timeline.first < op.before_seq && !timeline.kept.is_empty() {
                             timeline.kept.remove(0);
@@ -98,6 +120,7 @@ impl Model {
             Op::AdvanceClock(_) => {}
             Op::RenewEpoch(op) => {
                 if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
+                    && timeline.epoch != 0
                     && timeline.epoch == op.epoch
                     && timeline.last() < op.seq
                 {
@@ -114,6 +137,15 @@ impl Model {
                     }
                 }
             }
+            Op::EndTimeline(op) => {
+                let ended = Timeline { incarnation: op.incarnation, first: 1, ..Timeline::default() };
+                let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| ended.clone());
+                if timeline.incarnation < op.incarnation {
+                    *timeline = ended;
+                }
+            }
+            // Nothing of this is seen.
+            Op::CollectGarbage(_) => {}
         }
         Outcome::Done(Done {})
     }
@@ -132,6 +164,7 @@ fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> 
         envelope: vec![epoch as u8; bytes].into(),
         new_epoch: epoch,
         after_key: Default::default(),
+        incarnation: 0,
     };
     TimelineCommand { op: Some(Op::Append(op)) }
 }
@@ -144,14 +177,37 @@ fn append_after(number: u8, duplicate: u8, after: u8) -> TimelineCommand {
     command
 }
 
+/// The same of another owner of the inbox.
+fn of(incarnation: u64, mut command: TimelineCommand) -> TimelineCommand {
+    if let Some(Op::Append(op)) = &mut command.op {
+        op.incarnation = incarnation;
+    }
+    command
+}
+
+fn end(number: u8, incarnation: u64) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::EndTimeline(EndTimeline { timeline: Some(key(number)), incarnation })) }
+}
+
+fn collect(number: u64, limit: u32) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::CollectGarbage(CollectGarbage { number, limit })) }
+}
+
 fn out_of_order() -> Outcome {
-    let detail = "the message that this one follows is not in the timeline".to_owned();
-    let why = store_error::Why::Rejected(Rejected { reason: rejected::Reason::OutOfOrder.into(), detail });
+    rejected(rejected::Reason::OutOfOrder, "the message that this one follows is not in the timeline")
+}
+
+fn gone() -> Outcome {
+    rejected(rejected::Reason::Gone, "the inbox of this user has ended")
+}
+
+fn rejected(reason: rejected::Reason, detail: &str) -> Outcome {
+    let why = store_error::Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
     Outcome::Error(StoreError { why: Some(why) })
 }
 
 fn trim(number: u8, before_seq: u64, limit: u32) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::Trim(Trim { timeline: Some(key(number)), before_seq, limit })) }
+    TimelineCommand { op: Some(Op::Trim(Trim { timeline: Some(key(number)), before_seq, limit, epoch: 0 })) }
 }
 
 fn set_cursor(number: u8, device: usize, epoch: u64, seq: u64) -> TimelineCommand {
@@ -179,10 +235,19 @@ enum Step {
     SnapshotAndRestore,
 }
 
+/// Mostly that of the first owner.
+fn incarnation() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => Just(0), 1 => 1..INCARNATIONS]
+}
+
 fn command() -> impl Strategy<Value = TimelineCommand> {
     prop_oneof![
-        12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize).prop_map(|(n, d, e, b)| append(n, d, e, b, 7)),
-        4 => (0..6u8, 0..60u8, 0..60u8).prop_map(|(n, d, after)| append_after(n, d, after)),
+        12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize, incarnation())
+            .prop_map(|(n, d, e, b, of_owner)| of(of_owner, append(n, d, e, b, 7))),
+        1 => (0..6u8, 1..INCARNATIONS).prop_map(|(n, incarnation)| end(n, incarnation)),
+        2 => (1..12u64, 1..9u32).prop_map(|(number, limit)| collect(number, limit)),
+        4 => (0..6u8, 0..60u8, 0..60u8, incarnation())
+            .prop_map(|(n, d, after, of_owner)| of(of_owner, append_after(n, d, after))),
         3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
         2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
         1 => any::<u32>().prop_map(advance),
@@ -200,12 +265,23 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn check_reads(reader: &TimelineReader, model: &Model) {
-    for timeline in (0..6).map(key) {
+    for (timeline, incarnation) in (0..6).map(key).flat_map(|key| (0..INCARNATIONS).map(move |of| (key.clone(), of))) {
         let model = model.get(&timeline);
+        if model.is_some_and(|model| model.incarnation > incarnation) {
+            // Who owned it before reads nothing of it.
+            let read = ReadTimeline { timeline: Some(timeline.clone()), incarnation, ..ReadTimeline::default() };
+            assert!(matches!(reader.read(&read), Err(Unread::Rejected(why)) if why.reason() == rejected::Reason::Gone));
+            let head = ReadHead { timeline: Some(timeline), incarnation, ..ReadHead::default() };
+            assert!(matches!(reader.head(&head), Err(Unread::Rejected(why)) if why.reason() == rejected::Reason::Gone));
+            continue;
+        }
+        // The next owner finds nothing.
+        let model = model.filter(|model| model.incarnation == incarnation && model.epoch != 0);
         let head = model.map_or(Head { first: 1, ..Head::default() }, Timeline::head);
         for device in DEVICES {
             let cursor = model.and_then(|model| model.cursors.get(device)).copied();
-            let read = reader.head(&ReadHead { timeline: Some(timeline.clone()), device: device.to_owned() });
+            let read =
+                reader.head(&ReadHead { timeline: Some(timeline.clone()), device: device.to_owned(), incarnation });
             let head = Head { cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..head };
             assert_eq!(read.expect("reads"), head);
         }
@@ -213,7 +289,8 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
         for (backward, from_seq, limit, max_bytes) in
             [false, true].into_iter().flat_map(|b| [(b, 0, 0, 0), (b, 5, 3, 0), (b, 7, 100, 150), (b, 100, 1, 1)])
         {
-            let op = ReadTimeline { timeline: Some(timeline.clone()), from_seq, backward, limit, max_bytes };
+            let op =
+                ReadTimeline { timeline: Some(timeline.clone()), from_seq, backward, limit, max_bytes, incarnation };
             let read = reader.read(&op).expect("reads");
             assert_eq!(read.head, Some(head));
             let wanted = kept.iter().filter(|(seq, _)| match (backward, from_seq) {
@@ -324,7 +401,7 @@ fn a_position_is_never_given_again() {
         machine.apply(&[entry(2, &[trim(0, 100, 100)])], &[0; 8]).expect("applies");
     }
     let (mut machine, reader) = machine(dir.path());
-    let head = reader.head(&ReadHead { timeline: Some(key(0)), device: String::new() }).expect("reads");
+    let head = reader.head(&ReadHead { timeline: Some(key(0)), ..ReadHead::default() }).expect("reads");
     assert_eq!((head.epoch, head.first, head.last), (9, 4, 3));
     assert_eq!(appended(&mut machine, &[append(0, 1, 8, 10, 1)]), 4);
 }
@@ -424,7 +501,7 @@ fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_o
     machine.restore(&mut old.into_iter(), &[0; 8]).expect("restores");
     let ages = Retention { max_age_ms: 6000, cursor_age_ms: 6000, ..Retention::default() };
     let head = |reader: &TimelineReader| {
-        reader.head(&ReadHead { timeline: Some(key(0)), device: DEVICES[0].to_owned() }).expect("reads")
+        reader.head(&ReadHead { timeline: Some(key(0)), device: DEVICES[0].to_owned(), incarnation: 0 }).expect("reads")
     };
     assert_eq!((head(&reader).cursor, head(&reader).last), (1, 2));
     machine.apply(&[entry(2, &[advance(6000)])], &[0; 8]).expect("applies");
@@ -457,7 +534,7 @@ fn cursors_of_devices_that_are_gone_are_swept_and_no_others() {
     assert_eq!(gone(), [(DEVICES[0].to_owned(), 1)], "the other one has all there is");
     apply(&[append(0, 3, 1, 5, 7), set_cursor(0, 0, 1, 3), sweep(1, 0, 1)]);
     let cursor = |device: usize| {
-        let read = ReadHead { timeline: Some(key(0)), device: DEVICES[device].to_owned() };
+        let read = ReadHead { timeline: Some(key(0)), device: DEVICES[device].to_owned(), incarnation: 0 };
         Some(reader.head(&read).expect("reads")).filter(|head| head.has_cursor).map(|head| head.cursor)
     };
     assert_eq!(cursor(0), Some(3), "it has moved since it was seen");
@@ -468,4 +545,36 @@ fn cursors_of_devices_that_are_gone_are_swept_and_no_others() {
     assert_eq!((cursor(0), cursor(1)), (Some(3), None));
     apply(&[advance(1000)]);
     assert_eq!(gone(), [(DEVICES[0].to_owned(), 3)], "nothing has come for it for twice the time");
+}
+
+#[test]
+fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    let before = records(&mut machine);
+    let old: Vec<_> = (0..40).map(|n| append(0, n, 9, 10, 1)).chain([set_cursor(0, 0, 9, 3)]).collect();
+    machine.apply(&[entry(1, &old)], &[0; 8]).expect("applies");
+    assert_eq!(reader.garbage(10).expect("reads"), []);
+    machine.apply(&[entry(2, &[of(7, append(0, 1, 8, 10, 1))])], &[0; 8]).expect("applies");
+    let head = |incarnation| reader.head(&ReadHead { timeline: Some(key(0)), device: "phone".into(), incarnation });
+    let now = head(7).expect("reads");
+    assert_eq!((now.epoch, now.first, now.last, now.has_cursor), (8, 1, 1, false));
+    assert!(matches!(head(0), Err(Unread::Rejected(_))));
+    let mut rounds = 0;
+    while let Some(found) = reader.garbage(1).expect("reads").first() {
+        machine.apply(&[entry(3, &[collect(found.number, 16)])], &[0; 8]).expect("applies");
+        rounds += 1;
+    }
+    // 40 records, 40 duplicate keys and a cursor.
+    assert_eq!(rounds, 81usize.div_ceil(16));
+    machine.apply(&[entry(4, &[end(0, 9), collect(2, 16)])], &[0; 8]).expect("applies");
+    assert_eq!(reader.garbage(10).expect("reads"), []);
+    let left = records(&mut machine);
+    assert_eq!(left.len(), before.len() + 2, "the timeline's row and the next number: {left:?}");
+    // What is trimmed by a look at the old timeline is not taken from the new one.
+    machine.apply(&[entry(5, &[of(10, append(0, 1, 4, 10, 1))])], &[0; 8]).expect("applies");
+    let late = Trim { timeline: Some(key(0)), before_seq: 2, limit: 10, epoch: 8 };
+    let late = TimelineCommand { op: Some(Op::Trim(late)) };
+    machine.apply(&[entry(6, &[late])], &[0; 8]).expect("applies");
+    assert_eq!(head(10).expect("reads").first, 1);
 }

@@ -1,0 +1,58 @@
+//! The inboxes of deleted users end, whatever happens between the deletion and that.
+
+use std::time::Duration;
+
+use carillon_proto::{
+    TimelineId, UserId,
+    pb::store::{
+        Account, DirectoryCommand, EndTimeline, InboxEnded, ListAccounts, TimelineCommand, directory_command,
+        store_request::Op, timeline_command,
+    },
+};
+use tokio::time;
+
+use super::Admin;
+use crate::store::{StoreAnswer, StoreFailure};
+
+/// How often each router looks for inboxes that have not ended: only a router that stopped in the midst leaves some.
+const LOOK: Duration = Duration::from_secs(60);
+/// Inboxes that one look finds in a shard.
+const FOUND: u32 = 64;
+
+impl Admin {
+    /// Of the deleted account. It can be done again.
+    pub(super) async fn end_inbox(&self, account: &Account) -> Result<(), StoreFailure> {
+        let Ok(user) = UserId::new(&account.user) else { return Ok(()) };
+        let Ok(shards) = self.shards() else { return Err(StoreFailure::Stopping) };
+        let timeline = TimelineId::Inbox(user.clone());
+        let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation: account.incarnation };
+        let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) });
+        self.call(shards.timeline_of(&timeline), op).await?;
+        let ended = InboxEnded { user: user.as_str().to_owned(), incarnation: account.incarnation };
+        let op = Op::Directory(DirectoryCommand { op: Some(directory_command::Op::InboxEnded(ended)) });
+        // If this is not done, the inbox ends once more, which does nothing.
+        let _ = self.call(shards.directory_of(&user), op).await;
+        Ok(())
+    }
+
+    async fn end_what_is_left(&self) {
+        for shard in self.directory_shards().unwrap_or_default() {
+            let list = ListAccounts { limit: FOUND, ending: true, ..ListAccounts::default() };
+            let Ok(StoreAnswer::AccountList(found)) = self.call(shard, Op::ListAccounts(list)).await else { continue };
+            for account in found.accounts {
+                match self.end_inbox(&account).await {
+                    Ok(()) => tracing::info!(user = account.user, "the inbox of a deleted user has ended now"),
+                    Err(error) => tracing::debug!(user = account.user, %error, "an inbox could not be ended"),
+                }
+            }
+        }
+    }
+}
+
+/// Until it is cancelled.
+pub(crate) async fn end_inboxes(admin: Admin) {
+    loop {
+        time::sleep(LOOK).await;
+        admin.end_what_is_left().await;
+    }
+}

@@ -1,0 +1,71 @@
+//! Ends the connections of sessions that are over.
+
+use std::time::Duration;
+
+use carillon_proto::{
+    LeaseId, UserId,
+    pb::{
+        admin::Ended,
+        store::{Account, Session},
+    },
+    sessions,
+};
+use tokio::time::{self, Instant};
+
+use super::Admin;
+use crate::{link::Links, partition::Partitions, peers::Peers};
+
+/// How long a command waits for the gateways to close what it has ended. Whatever is open after that is told as open: its
+/// gateway hears of it when it reaches a router.
+const PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The ways to those who hold connections.
+#[derive(Clone)]
+pub(crate) struct PutOut {
+    pub(crate) links: Links,
+    pub(crate) partitions: Partitions,
+    pub(crate) peers: Peers,
+}
+
+impl Admin {
+    /// Until all of them are closed, or for a while. `over`: the sessions that have just been ended.
+    pub(super) async fn put_out(&self, user: &UserId, account: &Account, mut over: Vec<Session>) -> Ended {
+        self.tell_owner(user);
+        let count = over.len() as u32;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            over.retain(|session| !self.topology.borrow().has_ended(LeaseId(session.lease)));
+            if over.is_empty() || Instant::now() >= until {
+                break;
+            }
+            for session in &over {
+                if let Some(why) = sessions::over(account, session) {
+                    self.put_out.links.evict(LeaseId(session.lease), session.connection, why);
+                }
+            }
+            time::sleep(LOOK_AGAIN).await;
+            // Not known: those that were there are taken to be there still.
+            let Ok(found) = self.read(user).await else { continue };
+            let is_there = |session: &Session| {
+                let handle = (session.lease, session.connection);
+                found.sessions.iter().any(|there| (there.lease, there.connection) == handle)
+            };
+            over.retain(is_there);
+        }
+        let open = over.len() as u32;
+        Ended { closed: count.saturating_sub(open), open }
+    }
+
+    /// The owner of the user has rows of before in memory; and it may have a link where this router has none.
+    fn tell_owner(&self, user: &UserId) {
+        let owner = self.topology.borrow().ring.owner(user.as_str()).map(|owner| owner.address.clone());
+        match owner {
+            Some(address) if !self.put_out.peers.is_here(&address) => {
+                self.put_out.peers.changed(&address, user.clone())
+            }
+            Some(_) => self.put_out.partitions.changed(user.clone()),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Accounts, as the operator handles them.
+
+use carillon_proto::{
+    UserId, now_ms,
+    pb::{
+        admin::{
+            DeleteUserReply, DeleteUserRequest, ListUsersReply, ListUsersRequest, PutUserReply, PutUserRequest,
+            RevokeTokensReply, RevokeTokensRequest, ShowUserReply, ShowUserRequest, UserInfo,
+        },
+        store::{
+            Account, DeleteAccount, ListAccounts, PutAccount, RevokeTokens, User, directory_command, put_account,
+            store_request::Op,
+        },
+    },
+};
+use tonic::Status;
+
+use super::{Admin, PAGE, sessions::session_info, to_status, user_id};
+use crate::store::{StoreAnswer, StoreFailure};
+
+impl Admin {
+    pub(super) async fn put_account(&self, request: PutUserRequest) -> Result<PutUserReply, Status> {
+        let PutUserRequest { user, scram, replace } = request;
+        let user = user_id(&user)?;
+        let account = Account { user: user.as_str().to_owned(), scram, created_ms: now_ms(), ..Account::default() };
+        let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
+        let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
+        let changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
+        let account = changed.account.unwrap_or_default();
+        Ok(PutUserReply { ended: Some(self.put_out(&user, &account, changed.over).await) })
+    }
+
+    pub(super) async fn delete_account(&self, request: DeleteUserRequest) -> Result<DeleteUserReply, Status> {
+        let user = user_id(&request.user)?;
+        let time_ms = if request.time_ms == 0 { now_ms() } else { request.time_ms };
+        let delete = DeleteAccount { user: user.as_str().to_owned(), time_ms };
+        let changed = self.change(&user, directory_command::Op::DeleteAccount(delete)).await?;
+        let account = changed.account.unwrap_or_default();
+        // Before the answer: from then on nobody's message to this user is accepted, whatever a router still remembers.
+        let inbox_ended = self.end_inbox(&account).await.is_ok();
+        let ended = Some(self.put_out(&user, &account, changed.over).await);
+        tracing::info!(%user, "user deleted");
+        Ok(DeleteUserReply { ended, inbox_ended })
+    }
+
+    pub(super) async fn revoke(&self, request: RevokeTokensRequest) -> Result<RevokeTokensReply, Status> {
+        let RevokeTokensRequest { user, before_ms, id, expires_ms } = request;
+        let user = user_id(&user)?;
+        let revoke = RevokeTokens { user: user.as_str().to_owned(), before_ms, id, expires_ms, time_ms: now_ms() };
+        let changed = self.change(&user, directory_command::Op::RevokeTokens(revoke)).await?;
+        let account = changed.account.unwrap_or_default();
+        Ok(RevokeTokensReply { ended: Some(self.put_out(&user, &account, changed.over).await) })
+    }
+
+    pub(super) async fn show_account(&self, request: ShowUserRequest) -> Result<ShowUserReply, Status> {
+        let user = user_id(&request.user)?;
+        let User { account, sessions } = self.read(&user).await?;
+        let account = account.ok_or_else(|| Status::not_found(format!("there is no user {user}")))?;
+        let topology = self.topology.borrow().clone();
+        let sessions = sessions.iter().filter_map(|session| session_info(&topology, Some(&account), session));
+        Ok(ShowUserReply { sessions: sessions.collect(), user: Some(user_info(&account)) })
+    }
+
+    pub(super) async fn list_accounts(&self, request: ListUsersRequest) -> Result<ListUsersReply, Status> {
+        let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE) };
+        let mut accounts = Vec::new();
+        let mut more = false;
+        // Each shard gives its first ones: those of all that come first are among them.
+        for shard in self.directory_shards()? {
+            let list = ListAccounts { after_user: request.after.clone(), limit, ending: false };
+            match self.call(shard, Op::ListAccounts(list)).await {
+                Ok(StoreAnswer::AccountList(found)) => {
+                    more |= !found.next_user.is_empty();
+                    accounts.extend(found.accounts);
+                }
+                other => return Err(unread(other)),
+            }
+        }
+        accounts.sort_unstable_by(|a, b| a.user.cmp(&b.user));
+        more |= accounts.len() > limit as usize;
+        accounts.truncate(limit as usize);
+        let next = accounts.last().filter(|_| more).map(|last| last.user.clone()).unwrap_or_default();
+        let users = accounts.iter().filter(|account| request.deleted || !account.deleted).map(user_info).collect();
+        Ok(ListUsersReply { users, next })
+    }
+}
+
+pub(super) fn unread(answer: Result<StoreAnswer, StoreFailure>) -> Status {
+    let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
+    match UserId::new("nobody") {
+        Ok(nobody) => to_status(&failure, &nobody),
+        Err(_) => Status::internal(failure.to_string()),
+    }
+}
+
+fn user_info(account: &Account) -> UserInfo {
+    UserInfo {
+        user: account.user.clone(),
+        created_ms: account.created_ms,
+        password: account.scram.is_some(),
+        deleted_ms: account.deleted_ms,
+        deleted: account.deleted,
+        tokens_from_ms: account.tokens_from_ms,
+        revoked: account.revoked.clone(),
+        reserved: account.reserved,
+    }
+}

@@ -1,0 +1,216 @@
+//! What the commands of a directory shard do to accounts. See docs/adr/0007-incarnations.md.
+
+use std::{collections::BTreeMap, io};
+
+use carillon_proto::pb::store::{
+    Account, AccountChanged, DeleteAccount, EndSessions, InboxEnded, PutAccount, RevokeTokens, RevokedToken, Session,
+    put_account::Mode, rejected::Reason,
+};
+use carillon_proto::sessions;
+use prost::Message as _;
+
+use super::{
+    Outcome, broken,
+    directory::{Batch, decode, done, not_found, rejected},
+    keys,
+};
+
+/// Sessions that an answer names.
+const OVER: usize = 256;
+/// Single tokens of one user that are revoked at a time.
+const REVOKED: usize = 64;
+
+impl Batch<'_> {
+    /// `at` names the command: it grows from command to command.
+    pub(super) fn put_account(&mut self, at: u64, op: PutAccount) -> io::Result<Outcome> {
+        let mode = op.mode();
+        let PutAccount { account, numbered, revive, .. } = op;
+        let account = account.ok_or_else(|| broken("PutAccount"))?;
+        let at = if numbered { at } else { 0 };
+        let existing = self.get::<Account>(&keys::account(&account.user), "account")?;
+        let next = match (mode, existing) {
+            (_, None) => new_owner(at, account, None),
+            (Mode::Ensure, Some(old)) if old.deleted && !revive => return Ok(was_deleted(&old)),
+            // Whoever has the token is the owner, whenever it was issued.
+            (Mode::Ensure, Some(old)) if old.deleted => {
+                let tokens_from_ms = old.tokens_from_ms;
+                Account { tokens_from_ms, ..new_owner(at, account, Some(old)) }
+            }
+            (Mode::Create | Mode::Replace, Some(old)) if old.deleted => new_owner(at, account, Some(old)),
+            (Mode::Ensure, Some(old)) if old.reserved && !account.reserved => Account { reserved: false, ..old },
+            (Mode::Ensure, Some(_)) => return Ok(done()),
+            (Mode::Create, Some(old)) if old.reserved => {
+                Account { reserved: false, scram: account.scram, created_ms: account.created_ms, ..old }
+            }
+            // The same command again, whose first answer was lost: salt and time tell it from another one.
+            (Mode::Create, Some(old)) if (&old.scram, old.created_ms) == (&account.scram, account.created_ms) => old,
+            (Mode::Create, Some(old)) => {
+                return Ok(rejected(Reason::Exists, format!("user {:?} exists", old.user)));
+            }
+            (Mode::Replace, Some(old)) if old.scram == account.scram => Account { reserved: false, ..old },
+            (Mode::Replace, Some(old)) => {
+                let generation = if numbered { at } else { old.generation };
+                Account { reserved: false, scram: account.scram, generation, ..old }
+            }
+        };
+        self.put(&next);
+        if mode == Mode::Ensure { Ok(done()) } else { self.changed(next) }
+    }
+
+    pub(super) fn delete_account(&mut self, at: u64, op: &DeleteAccount) -> io::Result<Outcome> {
+        let Some(old) = self.get::<Account>(&keys::account(&op.user), "account")? else {
+            return Ok(if op.time_ms == 0 { done() } else { no_user(&op.user) });
+        };
+        if op.time_ms == 0 {
+            return self.remove_account(&op.user);
+        }
+        if old.deleted {
+            // The same command again, whose first answer was lost.
+            return if old.deleted_ms == op.time_ms { self.changed(old) } else { Ok(was_deleted(&old)) };
+        }
+        let Account { user, created_ms, tokens_from_ms, revoked, .. } = old;
+        let deleted = Account {
+            user,
+            created_ms,
+            incarnation: at,
+            generation: at,
+            deleted: true,
+            deleted_ms: op.time_ms,
+            tokens_from_ms,
+            revoked,
+            ..Account::default()
+        };
+        self.put(&deleted);
+        self.changes.put(keys::ending(&op.user), keys::number_value(at));
+        self.changed(deleted)
+    }
+
+    /// As versions without incarnations did it: the log may still hold such a command.
+    fn remove_account(&mut self, user: &str) -> io::Result<Outcome> {
+        for device in self.sessions_of(user)?.into_keys() {
+            self.changes.delete(keys::session(user, &device));
+        }
+        self.changes.delete(keys::account(user));
+        Ok(done())
+    }
+
+    pub(super) fn revoke_tokens(&mut self, op: RevokeTokens) -> io::Result<Outcome> {
+        let RevokeTokens { user, before_ms, id, expires_ms, time_ms } = op;
+        let mut account = match self.account(&user)? {
+            Ok(account) => account,
+            Err(why) => return Ok(why),
+        };
+        account.tokens_from_ms = account.tokens_from_ms.max(before_ms);
+        account.revoked.retain(|token| token.expires_ms > time_ms && token.id != id);
+        if !id.is_empty() {
+            if account.revoked.len() >= REVOKED {
+                let why = format!("{REVOKED} single tokens of {user:?} are revoked already: revoke all before a time");
+                return Ok(rejected(Reason::Full, why));
+            }
+            account.revoked.push(RevokedToken { id, expires_ms });
+        }
+        self.put(&account);
+        self.changed(account)
+    }
+
+    pub(super) fn end_sessions(&mut self, at: u64, op: &EndSessions) -> io::Result<Outcome> {
+        let mut account = match self.account(&op.user)? {
+            Ok(account) => account,
+            Err(why) => return Ok(why),
+        };
+        if op.lease == 0 {
+            account.generation = at;
+            self.put(&account);
+            return self.changed(account);
+        }
+        let mut sessions = self.sessions_of(&op.user)?.into_values();
+        match sessions.find(|session| (session.lease, session.connection) == (op.lease, op.connection)) {
+            None => Ok(not_found(format!("user {:?} has no such session", op.user))),
+            Some(session) => {
+                let ended = Session { ended: true, ..session };
+                self.changes.put(keys::session(&ended.user, &ended.device), ended.encode_to_vec());
+                self.changed(account)
+            }
+        }
+    }
+
+    pub(super) fn inbox_ended(&mut self, op: &InboxEnded) -> io::Result<Outcome> {
+        let key = keys::ending(&op.user);
+        let incarnation = match self.changes.get(&key) {
+            Some(value) => value.map(keys::number_of).transpose()?,
+            None => self.shard.get(&key)?.map(|value| keys::number_of(&value)).transpose()?,
+        };
+        // The name may have another owner by now, whose inbox began after the end of this one.
+        if incarnation.is_some_and(|ending| ending <= op.incarnation) {
+            self.changes.delete(key);
+        }
+        Ok(done())
+    }
+
+    fn put(&mut self, account: &Account) {
+        self.changes.put(keys::account(&account.user), account.encode_to_vec());
+    }
+
+    /// One that is there now, or the answer that there is none.
+    fn account(&self, user: &str) -> io::Result<Result<Account, Outcome>> {
+        Ok(match self.get::<Account>(&keys::account(user), "account")? {
+            None => Err(no_user(user)),
+            Some(account) if account.deleted => Err(was_deleted(&account)),
+            Some(account) => Ok(account),
+        })
+    }
+
+    fn changed(&self, account: Account) -> io::Result<Outcome> {
+        let sessions = self.sessions_of(&account.user)?.into_values();
+        let over = sessions.filter(|session| sessions::over(&account, session).is_some()).take(OVER).collect();
+        Ok(Outcome::AccountChanged(AccountChanged { account: Some(account), over }))
+    }
+
+    /// By device.
+    fn sessions_of(&self, user: &str) -> io::Result<BTreeMap<String, Session>> {
+        let prefix = keys::sessions(user);
+        let mut found = BTreeMap::new();
+        for record in self.shard.with_prefix(&prefix) {
+            let (key, value) = record?;
+            if self.changes.get(&key).is_none() {
+                let session: Session = decode(&value, "session")?;
+                found.insert(session.device.clone(), session);
+            }
+        }
+        for (_, value) in self.changes.with_prefix(&prefix) {
+            if let Some(value) = value {
+                let session: Session = decode(value, "session")?;
+                found.insert(session.device.clone(), session);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The name's account as its new owner gets it. Tokens of an owner before are not the new one's: only those count that
+/// were issued from then on. Tokens tell their times in seconds.
+fn new_owner(at: u64, account: Account, before: Option<Account>) -> Account {
+    let Account { user, scram, created_ms, reserved, .. } = account;
+    let before = before.unwrap_or_default();
+    let of_new_owner = if before.deleted { created_ms / 1000 * 1000 } else { 0 };
+    Account {
+        user,
+        scram,
+        created_ms,
+        reserved,
+        incarnation: at,
+        generation: at,
+        tokens_from_ms: before.tokens_from_ms.max(of_new_owner),
+        revoked: before.revoked,
+        ..Account::default()
+    }
+}
+
+fn no_user(user: &str) -> Outcome {
+    not_found(format!("there is no user {user:?}"))
+}
+
+/// For whoever asks for the account itself it is not there; the other answer is for whoever has been it.
+fn was_deleted(account: &Account) -> Outcome {
+    rejected(Reason::Gone, format!("user {:?} was deleted", account.user))
+}

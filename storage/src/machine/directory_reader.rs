@@ -1,0 +1,120 @@
+//! Reads of a directory shard.
+
+use std::io;
+
+use carillon_proto::pb::store::{
+    Account, AccountList, DeleteSession, ListAccounts, ListSessions, ScramCredentials, Session, SessionList, User,
+};
+use tokio::sync::watch;
+
+use super::{RegistryState, directory::decode, keys};
+use crate::engine::sled::DirectoryShard;
+
+/// Rows that one read gives at most, and those that it looks at.
+pub(crate) const LISTED: u32 = 1000;
+const LOOKED_AT: usize = 4096;
+
+/// Reads what has been applied, from any thread.
+#[derive(Clone)]
+pub(crate) struct DirectoryReader {
+    shard: DirectoryShard,
+    published: watch::Receiver<RegistryState>,
+}
+
+impl DirectoryReader {
+    pub(crate) fn new(shard: DirectoryShard, published: watch::Receiver<RegistryState>) -> Self {
+        Self { shard, published }
+    }
+
+    pub(crate) fn user(&self, user: &str) -> io::Result<User> {
+        // Account and sessions of one moment.
+        let _held = self.shard.hold();
+        let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
+        let sessions = self.shard.with_prefix(&keys::sessions(user));
+        let sessions = sessions.map(|record| decode(&record?.1, "session")).collect::<io::Result<_>>()?;
+        Ok(User { account, sessions })
+    }
+
+    pub(crate) fn accounts(&self, op: &ListAccounts) -> io::Result<AccountList> {
+        let _held = self.shard.hold();
+        let (prefix, after) = if op.ending {
+            (keys::endings(), keys::ending(&op.after_user))
+        } else {
+            (keys::accounts(), keys::account(&op.after_user))
+        };
+        let limit = op.limit.clamp(1, LISTED) as usize;
+        let mut list = AccountList::default();
+        for record in self.shard.after(&prefix, &after) {
+            if list.accounts.len() == limit {
+                list.next_user = list.accounts.last().map(|account| account.user.clone()).unwrap_or_default();
+                break;
+            }
+            let user = keys::user_of(&record?.0)?;
+            if let Some(value) = self.shard.get(&keys::account(&user))? {
+                list.accounts.push(without_keys(decode(&value, "account")?));
+            }
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn sessions(&self, op: &ListSessions) -> io::Result<SessionList> {
+        let after = if op.after_user.is_empty() {
+            keys::all_sessions()
+        } else {
+            keys::session(&op.after_user, &op.after_device)
+        };
+        let limit = op.limit.clamp(1, LISTED) as usize;
+        let is_it =
+            |session: &Session| op.lease == 0 || (session.lease, session.connection) == (op.lease, op.connection);
+        let mut list = SessionList::default();
+        for (looked_at, record) in self.shard.after(&keys::all_sessions(), &after).enumerate() {
+            let session: Session = decode(&record?.1, "session")?;
+            let last = list.sessions.len() + 1 == limit || looked_at + 1 == LOOKED_AT;
+            if last {
+                (list.next_user, list.next_device) = (session.user.clone(), session.device.clone());
+            }
+            if is_it(&session) {
+                list.sessions.push(session);
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(list)
+    }
+
+    /// At most `limit` rows of sessions whose leases have ended, of those after the key `after`, and the key after which
+    /// to go on; empty at the end.
+    pub(crate) fn of_ended(
+        &self,
+        after: &[u8],
+        has_ended: impl Fn(u64) -> bool,
+        limit: usize,
+    ) -> io::Result<(Vec<DeleteSession>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let begin = keys::all_sessions();
+        let after = if after.is_empty() { &begin } else { after };
+        for (looked_at, record) in self.shard.after(&begin, after).enumerate() {
+            let (key, value) = record?;
+            let Session { user, device, lease, connection, .. } = decode(&value, "session")?;
+            if has_ended(lease) {
+                found.push(DeleteSession { user, device, lease, connection });
+            }
+            if found.len() == limit || looked_at + 1 == LOOKED_AT {
+                return Ok((found, key.to_vec()));
+            }
+        }
+        Ok((found, Vec::new()))
+    }
+
+    /// The registry, now and whenever it changes. Empty in shards other than the first.
+    pub(crate) fn registry(&self) -> watch::Receiver<RegistryState> {
+        self.published.clone()
+    }
+}
+
+/// A list is for the operator: it says whether there is a password, and nothing with which to try one.
+fn without_keys(account: Account) -> Account {
+    let scram = account.scram.map(|scram| ScramCredentials { iterations: scram.iterations, ..Default::default() });
+    Account { scram, ..account }
+}
