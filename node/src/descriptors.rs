@@ -105,7 +105,7 @@ mod tests {
         fit(&mut config, Role::ALL, 1024);
         assert_eq!(config.storage.timeline_open_files, 128);
         let clients = config.gateway.max_connections as u64;
-        assert!(clients >= 200 && clients + kept_back(&config, Role::ALL) <= 1024, "{clients}");
+        assert!(clients >= 128 && clients + kept_back(&config, Role::ALL) <= 1024, "{clients}");
 
         let mut config = Config::default();
         fit(&mut config, &[Role::Gateway], 1024);
