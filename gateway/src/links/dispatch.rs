@@ -207,6 +207,8 @@ impl<C> Dispatch<C> {
         let Submit { connection, client, op, traceparent } = submit;
         let asker = client.map_or(Asker::Nobody, Asker::Client);
         match &op {
+            // It is open already: it goes on with another token.
+            Op::OpenSession(_) if self.sessions.get(&connection).is_some_and(|live| live.open) => {}
             Op::OpenSession(open) => {
                 if let Some(session) = open.session.clone() {
                     let live = Live { session, open: false, closing: false, queued: false, known_at: None };
@@ -309,7 +311,10 @@ impl<C> Dispatch<C> {
             }
             Op::OpenSession(open) => {
                 let lease = open.session.as_ref().map_or(0, |session| session.lease);
-                self.opened(now, connection, &result, pending.may_be_done, out);
+                match self.sessions.get_mut(&connection).filter(|live| live.open) {
+                    Some(live) => announce::renewed(live, open, &result),
+                    None => self.opened(now, connection, &result, pending.may_be_done, out),
+                }
                 lease
             }
             Op::CloseSession(_) => {

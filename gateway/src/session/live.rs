@@ -50,6 +50,8 @@ pub(super) struct Live {
     pub(super) share: Share,
     pub(super) pending_sends: u32,
     pub(super) history: History,
+    /// A new token is being looked at.
+    pub(super) renewing: bool,
     /// Something was heard of another epoch: the heads will tell.
     pub(super) doubt: bool,
     pings: Vec<u64>,
@@ -108,6 +110,7 @@ impl Live {
             share,
             pending_sends: 0,
             history: History::default(),
+            renewing: false,
             doubt: false,
             pings: Vec::new(),
             asked_heads: false,
@@ -181,13 +184,16 @@ impl Live {
         out: &mut Vec<Effect>,
     ) -> Result<(), Gone> {
         // The router refuses so only what an account that has ended asks for.
-        let ended = result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
+        // A new token is another matter: the one before holds on.
+        let ended =
+            !matches!(tag, Tag::Renew(_)) && result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
         match tag {
             // What came of it is not known: the recipient may have it, and the sender has no inbox any more.
             Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
             Tag::Send(sent) => self.sent(now, sent, result, out),
             Tag::Gap => self.gap_read(now, result, out)?,
             Tag::Fetch(request) => self.fetched(request, result, out),
+            Tag::Renew(renewal) => self.renewed(now, renewal, result, out),
             Tag::Heads => self.heads_read(now, result, out)?,
             Tag::Ack => self.acked(now, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close => {}
@@ -313,7 +319,7 @@ impl Live {
 
     /// The client has said its last word, and has all its answers.
     pub(super) fn finished(&self) -> Option<LastWord> {
-        let answered = self.pending_sends == 0 && self.history.waiting == 0 && self.pings.is_empty();
+        let answered = self.pending_sends == 0 && self.history.waiting == 0 && self.pings.is_empty() && !self.renewing;
         self.finishing.filter(|_| answered)
     }
 

@@ -39,6 +39,7 @@ pub(crate) use token::TokenKeys;
 
 use crate::{codec::Outgoing, config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{LastWord, Live};
+use renewal::Renewal;
 use sending::Sent;
 use sign_in::SignIn;
 
@@ -144,6 +145,7 @@ pub(crate) enum Tag {
     Send(Sent),
     Gap,
     Fetch(u32),
+    Renew(Renewal),
     Heads,
     Ack,
     Close,
@@ -192,6 +194,24 @@ enum Proof {
         id: Option<String>,
         issued_ms: u64,
     },
+}
+
+impl Proof {
+    fn of_token(id: Option<String>, issued_ms: Option<u64>) -> Self {
+        Self::Token { id, issued_ms: issued_ms.unwrap_or(0) }
+    }
+
+    /// Into the session's row, by which it is found when it no longer counts.
+    fn write(&self, session: &mut StoredSession) {
+        match self {
+            Self::Password { generation } => session.generation = *generation,
+            Self::Token { id, issued_ms } => {
+                session.by_token = true;
+                session.token_id = id.clone().unwrap_or_default();
+                session.token_issued_ms = *issued_ms;
+            }
+        }
+    }
 }
 
 impl Session {
@@ -286,7 +306,7 @@ impl Session {
                     Body::Ack(ack) => live.ack(&ack),
                     Body::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
                     Body::Ping(ping) => live.ping(ping.nonce, out),
-                    Body::Renew(renew) => live.renew(&self.rules, now, renew, out),
+                    Body::Renew(renew) => self.renew(now, renew, out),
                     Body::SignOut(_) => live.finish(LastWord::SignOut),
                     Body::SignIn(_) | Body::ScramFinal(_) => {}
                 }

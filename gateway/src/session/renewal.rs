@@ -1,29 +1,69 @@
-//! A new token on a connection that is signed in: the session goes on until that one expires.
+//! A new token on a connection that is signed in: the session goes on until that one expires. The directory hears of it like
+//! of a sign-in, so that a token that was taken back is refused, and the session ends when the new one is.
 
 use carillon_proto::pb::{
     client::{self, Code, Renewed, refused::What, server_frame},
-    link::Refusal,
+    link::{OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
 };
 
-use super::{Effect, Now, Rules, live::Live, sending::refused, sign_in::instant_of, token::Token};
+use super::{
+    Effect, Now, Proof, Rules, Session, State, Tag, live::Live, sending::refused, sign_in::instant_of, token::Token,
+};
 use crate::links::refusal;
 
-impl Live {
-    pub(super) fn renew(&mut self, rules: &Rules, now: Now, renew: client::Renew, out: &mut Vec<Effect>) {
+/// A new token that the directory has been asked about.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    request: u32,
+    expires_ms: u64,
+}
+
+impl Session {
+    pub(super) fn renew(&mut self, now: Now, renew: client::Renew, out: &mut Vec<Effect>) {
+        let State::Live(live) = &mut self.state else { return };
         let client::Renew { request, token } = renew;
-        match self.check_renewal(rules, now, &token) {
-            Ok(token) => {
-                self.expires = Some(instant_of(token.expires_ms, now));
-                let renewed = Renewed { request, expires_ms: token.expires_ms };
-                out.push(Effect::Write(server_frame::Body::Renewed(renewed).into()));
+        let token = match live.check_renewal(&self.rules, now, &token) {
+            Ok(token) => token,
+            Err(why) => return out.push(refused(What::Request(request), why)),
+        };
+        live.renewing = true;
+        let who = live.who.clone();
+        let mut session = self.stored(&who);
+        Proof::of_token(token.id, token.issued_ms).write(&mut session);
+        let tag = Tag::Renew(Renewal { request, expires_ms: token.expires_ms });
+        let op = Op::OpenSession(OpenSession { session: Some(session) });
+        out.push(Effect::Request { tag, op, traceparent: String::new() });
+    }
+}
+
+impl Live {
+    pub(super) fn renewed(
+        &mut self,
+        now: Now,
+        renewal: Renewal,
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Renewal { request, expires_ms } = renewal;
+        self.renewing = false;
+        let why = match result {
+            Ok(Reply::SessionOpened(opened)) if !opened.replaced => {
+                self.expires = Some(instant_of(expires_ms, now));
+                let renewed = Renewed { request, expires_ms };
+                return out.push(Effect::Write(server_frame::Body::Renewed(renewed).into()));
             }
-            Err(why) => out.push(refused(What::Request(request), why)),
-        }
+            Ok(_) => refusal(Code::Replaced, "this device has signed in elsewhere", 0),
+            Err(why) => why,
+        };
+        out.push(refused(What::Request(request), why));
     }
 
     fn check_renewal(&mut self, rules: &Rules, now: Now, token: &str) -> Result<Token, Refusal> {
         if self.expires.is_none() {
             return Err(refusal(Code::Invalid, "this session does not expire: it was not signed in by a token", 0));
+        }
+        if self.renewing {
+            return Err(refusal(Code::Overloaded, "another new token is being looked at", 100));
         }
         // Checking a signature costs about what a page of history does.
         self.history.take(rules, now)?;

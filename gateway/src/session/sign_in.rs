@@ -157,7 +157,7 @@ impl Session {
             }
             Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &frame.user, now.unix_ms) {
                 Ok(token) => {
-                    let proof = Proof::Token { id: token.id, issued_ms: token.issued_ms.unwrap_or(0) };
+                    let proof = Proof::of_token(token.id, token.issued_ms);
                     let applicant = applicant(token.user, "token", proof, Some(token.expires_ms));
                     let make_account = self.rules.token_accounts != TokenAccounts::Never;
                     self.open(now, Applicant { make_account, ..applicant }, out);
@@ -245,14 +245,7 @@ impl Session {
         let (user, device) = (applicant.user.clone(), applicant.device.clone());
         let who = Who { user, device, since_ms: applicant.since_ms };
         let mut session = self.stored(&who);
-        match &applicant.proof {
-            Proof::Password { generation } => session.generation = *generation,
-            Proof::Token { id, issued_ms } => {
-                session.by_token = true;
-                session.token_id = id.clone().unwrap_or_default();
-                session.token_issued_ms = *issued_ms;
-            }
-        }
+        applicant.proof.write(&mut session);
         let open = OpenSession { session: Some(session) };
         self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who, heard: None }));
         out.push(request(Tag::Open, Op::OpenSession(open)));

@@ -7,7 +7,8 @@ use std::{
 
 use carillon_proto::pb::{
     client::Code,
-    link::{Announce, CloseSession, Refusal, evict::Why, router_reply, router_request::Op},
+    link::{Announce, CloseSession, OpenSession, Refusal, evict::Why, router_reply, router_request::Op},
+    store::Session,
 };
 
 use super::{Asker, Dispatch, Effect, Live};
@@ -20,6 +21,16 @@ const MAX_UNCLOSED: usize = 16_384;
 pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// Before an announcement that failed is repeated.
 pub(super) const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+
+/// A session that is open was asked to go on with another token. What the directory has is announced from now on.
+pub(super) fn renewed(live: &mut Live, open: &OpenSession, result: &Result<router_reply::Result, Refusal>) {
+    if let (Ok(router_reply::Result::SessionOpened(opened)), Some(session)) = (result, &open.session)
+        && !opened.replaced
+    {
+        let (lease, generation) = (live.session.lease, opened.generation);
+        live.session = Session { lease, generation, ..session.clone() };
+    }
+}
 
 impl<C> Dispatch<C> {
     pub(super) fn new_lease(&mut self, now: Instant, lease: Option<u64>, out: &mut Vec<Effect<C>>) {

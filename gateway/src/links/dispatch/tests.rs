@@ -401,3 +401,36 @@ fn a_session_that_its_account_has_ended_is_not_announced_for_ever() {
         assert_eq!(announced(&world.wait(ANNOUNCE_AGAIN)), []);
     }
 }
+
+#[test]
+fn a_session_that_goes_on_with_another_token_is_announced_with_it_and_stays_if_that_is_refused() {
+    let mut world = World::with(&["a"]);
+    let id = |effects: &[Effect<&'static str>]| match effects {
+        [Effect::Transmit { request, .. }] => request.id,
+        other => panic!("{other:?}"),
+    };
+    let opened = || router_reply::Result::SessionOpened(SessionOpened::default());
+    let first = id(&world.open());
+    world.reply("a", first, opened());
+    let renew = |world: &mut World, token: &str| {
+        let token_id = token.to_owned();
+        let session = Some(Session { user: "bob".to_owned(), connection: 1, token_id, ..Default::default() });
+        let op = Op::OpenSession(OpenSession { session });
+        id(&world.input(Input::Submit(Submit { connection: 1, client: Some("renew"), op, traceparent: String::new() })))
+    };
+    let second = renew(&mut world, "second");
+    world.reply("a", second, opened());
+    let third = renew(&mut world, "third");
+    let effects = world.reply("a", third, router_reply::Result::Refusal(refusal(Code::Unauthenticated, "revoked", 0)));
+    assert!(matches!(&effects[..], [Effect::Answer { client: "renew", .. }]), "nothing is closed: {effects:?}");
+    // A new lease: everything is announced anew.
+    match &world.input(Input::Lease(Some(6)))[..] {
+        [Effect::Transmit { request, .. }] => match &request.op {
+            Some(Op::Announce(Announce { session: Some(session) })) => {
+                assert_eq!((&*session.token_id, session.lease), ("second", 6));
+            }
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}

@@ -165,9 +165,21 @@ fn a_new_token_lets_the_session_go_on() {
     for request in 1..=3 {
         assert_eq!(play.refused(), (Some(What::Request(request)), Code::Unauthenticated));
     }
-    play.says(renew(4, "alice", 40));
+    // Taken back by the operator, or the directory can't be asked: the same.
+    for (request, code, retry_ms) in [(4, Code::Unauthenticated, 0), (5, Code::Unavailable, 500)] {
+        play.says(renew(request, "alice", 40));
+        assert!(matches!(play.op(), Op::OpenSession(_)));
+        play.hears_answer(Err(refusal(code, "no", retry_ms)));
+        assert_eq!(play.refused(), (Some(What::Request(request)), code));
+    }
+    play.says(renew(6, "alice", 40));
+    play.says(renew(7, "alice", 40));
+    assert_eq!(play.refused(), (Some(What::Request(7)), Code::Overloaded), "one at a time");
+    let Op::OpenSession(open) = play.op() else { panic!("the directory is not asked") };
+    assert!(open.session.as_ref().is_some_and(|session| session.by_token && session.since_ms == START_MS));
+    play.hears_answer(Ok(opened(0, None)));
     let server_frame::Body::Renewed(renewed) = play.wrote() else { panic!("not renewed") };
-    assert_eq!((renewed.request, renewed.expires_ms), (4, START_MS + 40_000));
+    assert_eq!((renewed.request, renewed.expires_ms), (6, START_MS + 40_000));
     play.wait(Duration::from_secs(10));
     assert!(!play.closed, "the first one has expired");
     play.says(Body::Ping(Ping { nonce: 1 }));
