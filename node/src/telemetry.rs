@@ -19,11 +19,8 @@ use tracing_subscriber::{
 
 use crate::{Config, LogFormat, log_writer::LogWriter};
 
-/// Libraries that tell at `info` what only their authors want to know; openraft also warns of each heartbeat of each shard
-/// that a stopped node does not take, which storage tells itself, once, and calls it an error when another node asks a shard
-/// that has stopped (one that stops by itself ends the process). A directive in log.level overrides it.
-const QUIET: &str = "openraft=error,openraft::raft::raft_inner=off,raft_engine=warn,\
-     fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
+/// Libraries that tell at `info` what only their authors want to know. A directive in log.level overrides it.
+const QUIET: &str = "raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
 
 /// For what waits to be written at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -90,7 +87,7 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
             "\"{wrong}\" is no level: it must be error, warn, info, debug, trace or off, or MODULE=LEVEL"
         ));
     }
-    format!("{QUIET},{level}").parse::<EnvFilter>().map_err(|error| error.to_string())
+    format!("{QUIET},{},{level}", carillon_storage::LOG_LEVELS).parse::<EnvFilter>().map_err(|error| error.to_string())
 }
 
 /// Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing: a list,

@@ -366,3 +366,23 @@ fn a_deletion_puts_out_who_is_connected_to_any_gateway() {
         node.kill();
     }
 }
+
+#[test]
+fn a_user_has_only_so_many_devices() {
+    let service = Service::start("router.max_devices_per_user = 2");
+    service.block_on(async {
+        let token = Credential::Token(service.token("alice"));
+        let address = service.address(Carrier::Tcp);
+        let first = enter(&address, "alice", "one", &token).await.expect("signs in");
+        let _second = enter(&address, "alice", "two", &token).await.expect("signs in");
+        assert_eq!(code_of(enter(&address, "alice", "three", &token).await), Code::Overloaded);
+        let _again = enter(&address, "alice", "two", &token).await.expect("a device that is signed in already");
+        drop(first);
+        // Until the gateway has seen the end of it.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while enter(&address, "alice", "three", &token).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "waited for the place of a device that has left");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

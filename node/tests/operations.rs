@@ -80,8 +80,10 @@ fn a_hangup_changes_the_level_of_logging_and_nobody_notices() {
         until("the level is taken up", PATIENCE, || {
             service.node.log().contains("level=\"info,carillon_gateway=debug\"")
         });
-        let log = service.node.log();
-        assert!(log.contains("gateway.failed_sign_ins_burst") && log.contains("need a restart"), "{log}");
+        until("what needs a restart is told", PATIENCE, || {
+            let log = service.node.log();
+            log.contains("gateway.failed_sign_ins_burst") && log.contains("need a restart")
+        });
         alice.goes_on("alice").await;
 
         service.node.change_config(|text| text.replace("log.level = \"info,", "log.level = \"loud,"));

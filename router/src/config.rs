@@ -23,6 +23,8 @@ pub struct RouterConfig {
     pub drain_ms: u32,
     /// What to do with a message to a user who has no account.
     pub unknown_recipient: UnknownRecipient,
+    /// Devices of one user that are signed in at the same time, in the whole cluster; one more is refused.
+    pub max_devices_per_user: u32,
     /// Users whose sessions are kept in memory.
     pub directory_entries: usize,
     /// A directory entry is read again from the store after this long.
@@ -64,6 +66,7 @@ impl Default for RouterConfig {
             send_deadline_ms: 10_000,
             drain_ms: 3000,
             unknown_recipient: UnknownRecipient::Refuse,
+            max_devices_per_user: 256,
             directory_entries: 200_000,
             directory_entry_ms: 60_000,
             cursor_flush_ms: 100,
@@ -83,6 +86,7 @@ impl RouterConfig {
         within("lease_ms", self.lease_ms.into(), 500, 60_000)?;
         within("send_deadline_ms", self.send_deadline_ms.into(), 100, 120_000)?;
         within("drain_ms", self.drain_ms.into(), 0, 120_000)?;
+        within("max_devices_per_user", self.max_devices_per_user.into(), 1, 10_000)?;
         within("directory_entries", self.directory_entries as u64, 16, 100_000_000)?;
         within("directory_entry_ms", self.directory_entry_ms.into(), 100, 86_400_000)?;
         within("cursor_flush_ms", self.cursor_flush_ms.into(), 1, 10_000)?;

@@ -28,7 +28,7 @@ const MESSAGES: usize = 256;
 pub fn link(mut bytes: &[u8]) {
     let topology = Arc::clone(&TOPOLOGY);
     let mut owner =
-        Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), UnknownRecipient::Refuse);
+        Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), UnknownRecipient::Refuse, 256);
     let now = Instant::now();
     let (replies, mut answers) = mpsc::channel(MESSAGES);
     let (mut asked, mut requests) = (Vec::new(), 0);

@@ -79,6 +79,7 @@ pub(crate) struct Owner {
     asked: HashMap<u64, Asked>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
+    max_devices_per_user: u32,
     /// When the log was last told that the store's data was put back from a copy.
     restored_told: Option<Instant>,
     pub(crate) effects: Vec<Effect>,
@@ -128,6 +129,7 @@ impl Owner {
         entry_ttl: Duration,
         cursor_pause: Duration,
         unknown_recipient: UnknownRecipient,
+        max_devices_per_user: u32,
     ) -> Self {
         Self {
             topology,
@@ -136,6 +138,7 @@ impl Owner {
             asked: HashMap::new(),
             next_token: 0,
             unknown_recipient,
+            max_devices_per_user,
             restored_told: None,
             effects: Vec::new(),
         }

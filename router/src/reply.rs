@@ -100,6 +100,8 @@ pub(crate) enum Failure {
     Halfway { why: String, retry_after_ms: u32 },
     #[error("the account of the recipient is just being changed")]
     Changing,
+    #[error("{0}")]
+    Devices(String),
 }
 
 impl Failure {
@@ -125,6 +127,7 @@ impl Failure {
             Self::Reused => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
             Self::Changing => (Code::Unavailable, true, 200),
+            Self::Devices(_) => (Code::Overloaded, true, 60_000),
         };
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
     }

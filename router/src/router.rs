@@ -100,6 +100,7 @@ impl Router {
                 Duration::from_millis(config.directory_entry_ms.into()),
                 Duration::from_millis(config.cursor_flush_ms.into()),
                 config.unknown_recipient,
+                config.max_devices_per_user,
             ),
             inputs,
             answers,

@@ -83,6 +83,9 @@ pub enum Part {
     Store,
 }
 
+/// A user has fewer devices in the simulation.
+const DEVICES: u32 = 256;
+
 impl Router {
     /// `seed` decides the pauses before retries, `longest` is the most that a request may take.
     pub fn new(here: &str, seed: u64, longest: Duration, now: std::time::Instant) -> Self {
@@ -94,6 +97,7 @@ impl Router {
                 Duration::from_secs(2),
                 Duration::from_millis(100),
                 UnknownRecipient::Refuse,
+                DEVICES,
             ),
             inputs: VecDeque::new(),
             answers: VecDeque::new(),

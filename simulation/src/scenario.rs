@@ -107,8 +107,12 @@ impl Scenario {
         let disk = if random.in_thousand(300) { random.between(5 * MS, 40 * MS) } else { random.between(100, 5 * MS) };
         let usual = |random: &mut Random| random.between(BEGINS, heals_at);
         let deleted = if random.in_thousand(500) { random.between(0, 600) } else { 0 };
-        let deletions =
-            (0..users).filter_map(|user| random.in_thousand(deleted).then(|| (user, usual(random)))).collect();
+        let mut deletions = Vec::new();
+        for user in 0..users {
+            if random.in_thousand(deleted) {
+                deletions.push((user, usual(random)));
+            }
+        }
         Self {
             deletions,
             users,

@@ -63,6 +63,7 @@ struct Write {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "each is on the way by itself")]
 pub(crate) enum StoreEvent {
     Proposes(ShardId),
     Commits { shard: ShardId, term: u64 },

@@ -49,4 +49,5 @@ mod sweep;
 
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
 pub use put_back::mark_put_back;
+pub use raft::LOG_LEVELS;
 pub use storage::{OpenError, Storage};

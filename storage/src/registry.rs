@@ -100,6 +100,7 @@ impl RegistryService {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, and at once taken apart")]
 enum Written<T> {
     Here(Outcome),
     There(T),

@@ -120,6 +120,7 @@ pub(crate) enum Input {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "each is performed at once")]
 pub(crate) enum Effect {
     Write(Outgoing),
     /// The answer comes back with the tag.

@@ -138,8 +138,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
 fn put_back(config: &Config) -> anyhow::Result<()> {
     let folder = &config.storage.data_dir;
     carillon_storage::mark_put_back(folder)?;
-    println!("{}: all timelines get new epochs at the next start", folder.display());
-    Ok(())
+    out::line(format_args!("{}: all timelines get new epochs at the next start", folder.display()))
 }
 
 /// For commands that do one thing.

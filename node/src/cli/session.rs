@@ -101,7 +101,7 @@ async fn list(config: &Config, page: &Page, user: Option<UserId>, after: Option<
             return Ok(());
         }
         if left == 0 {
-            eprintln!("there are more: --after {after_user}/{after_device}");
+            out::tell(format_args!("there are more: --after {after_user}/{after_device}"));
             return Ok(());
         }
     }

@@ -120,7 +120,7 @@ impl User {
                         return Ok(());
                     }
                     if left == 0 {
-                        eprintln!("there are more: --after {after}");
+                        out::tell(format_args!("there are more: --after {after}"));
                         return Ok(());
                     }
                 }

@@ -13,7 +13,7 @@ use super::{Answer, Asked, Effect, Owner, Waiter, unexpected};
 use crate::{
     directory::is_same,
     metrics,
-    reply::ReplySlot,
+    reply::{Failure, ReplySlot},
     send::Parts,
     store::{StoreAnswer, StoreFailure},
 };
@@ -48,7 +48,11 @@ impl Owner {
             return self.refuse(slot, &wrong.into());
         }
         user.as_str().clone_into(&mut session.user);
-        let op = directory_command::Op::PutSession(PutSession { session: Some(session.clone()), announced });
+        let op = directory_command::Op::PutSession(PutSession {
+            session: Some(session.clone()),
+            announced,
+            max_sessions: self.max_devices_per_user,
+        });
         let asked = Asked::Session { user: user.clone(), session, slot, deadline };
         self.directory_write(&user, op, deadline, asked);
     }
@@ -66,7 +70,7 @@ impl Owner {
             other => {
                 // It may have been stored all the same.
                 self.directory.forget(&user);
-                return self.refuse(slot, &unexpected(other));
+                return self.refuse(slot, &not_put(other));
             }
         };
         if let Some(kept) = put.kept.take() {
@@ -96,5 +100,13 @@ impl Owner {
             connection: session.connection,
         };
         self.directory_write(user, directory_command::Op::DeleteSession(delete), deadline, asked);
+    }
+}
+
+/// Why the session was not stored. That the user has too many devices passes when one of them signs out.
+fn not_put(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
+    match answer {
+        Err(StoreFailure::NoRoom { detail }) => Failure::Devices(detail),
+        other => unexpected(other),
     }
 }

@@ -26,7 +26,7 @@ impl Play {
 
     fn with(unknown: UnknownRecipient) -> Self {
         let topology = Arc::new(topology(1, "here:1", &["here:1"], &GATEWAYS));
-        let owner = Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), unknown);
+        let owner = Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), unknown, 256);
         Self { owner, replies: Replies::new(), now: Instant::now(), next_id: 0 }
     }
 

@@ -167,7 +167,7 @@ impl Batch<'_> {
     }
 
     /// By device.
-    fn sessions_of(&self, user: &str) -> io::Result<BTreeMap<String, Session>> {
+    pub(super) fn sessions_of(&self, user: &str) -> io::Result<BTreeMap<String, Session>> {
         let prefix = keys::sessions(user);
         let mut found = BTreeMap::new();
         for record in self.shard.with_prefix(&prefix) {

@@ -128,7 +128,7 @@ impl Batch<'_> {
     }
 
     fn put_session(&mut self, op: PutSession) -> io::Result<Outcome> {
-        let PutSession { session, announced } = op;
+        let PutSession { session, announced, max_sessions } = op;
         let mut session = session.ok_or_else(|| broken("PutSession"))?;
         let account = match self.get::<Account>(&keys::account(&session.user), "account")? {
             // A reserved name has no owner yet.
@@ -164,7 +164,15 @@ impl Batch<'_> {
             }
             Some(existing) if handle(&existing) != handle(&session) => answer.replaced = Some(existing),
             Some(existing) if existing.ended => return Ok(gone(evict::Why::Operator)),
-            Some(_) | None => {}
+            Some(_) => {}
+            None if !announced && max_sessions != 0 => {
+                let sessions = self.sessions_of(&session.user)?.len();
+                if sessions >= max_sessions as usize {
+                    let why = format!("{sessions} devices of this user are signed in already, as many as may be");
+                    return Ok(rejected(Reason::Full, why));
+                }
+            }
+            None => {}
         }
         self.changes.put(key, session.encode_to_vec());
         Ok(Outcome::SessionPut(answer))

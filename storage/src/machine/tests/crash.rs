@@ -126,7 +126,7 @@ fn directory_commands(index: u64) -> Vec<DirectoryCommand> {
             let (device, since_ms) = (format!("d{}", noise % 3), index);
             let session =
                 Session { user, device, lease: 1, connection: noise, protocol: 1, since_ms, ..Session::default() };
-            directory_command::Op::PutSession(PutSession { session: Some(session), announced: false })
+            directory_command::Op::PutSession(PutSession { session: Some(session), ..PutSession::default() })
         };
         DirectoryCommand { op: Some(op) }
     };

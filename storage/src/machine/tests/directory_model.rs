@@ -33,6 +33,7 @@ struct Model {
 
 /// An outcome without its texts.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few at a time")]
 enum Answer {
     Rejected(Reason),
     Other(Outcome),
@@ -132,6 +133,10 @@ impl Model {
                 let same = existing.as_ref().is_some_and(|existing| handle(existing) == handle(&session));
                 if newer && same && existing.as_ref().is_some_and(|existing| existing.ended) {
                     return Answer::Rejected(Reason::Gone);
+                }
+                let bound = op.max_sessions as usize;
+                if existing.is_none() && !op.announced && bound != 0 && sessions.len() >= bound {
+                    return Answer::Rejected(Reason::Full);
                 }
                 if newer {
                     sessions.insert(session.device.clone(), session.clone());
@@ -383,8 +388,9 @@ fn command() -> impl Strategy<Value = DirectoryCommand> {
         }),
         1 => (0..3usize, lease())
             .prop_map(|(user, incarnation)| Op::InboxEnded(InboxEnded { user: USERS[user].to_owned(), incarnation })),
-        8 => (session(), any::<bool>())
-            .prop_map(|(session, announced)| Op::PutSession(PutSession { session: Some(session), announced })),
+        8 => (session(), any::<bool>(), 0..3u32).prop_map(|(session, announced, max_sessions)| {
+            Op::PutSession(PutSession { session: Some(session), announced, max_sessions })
+        }),
         4 => session().prop_map(|Session { user, device, lease, connection, .. }| {
             Op::DeleteSession(DeleteSession { user, device, lease, connection })
         }),
@@ -530,7 +536,7 @@ fn rows_of_sessions_whose_gateways_have_ended_are_found_in_bounded_looks() {
             lease: 1 + u64::from(device % 2),
             ..Session::default()
         };
-        Op::PutSession(PutSession { session: Some(session), announced: false })
+        Op::PutSession(PutSession { session: Some(session), ..PutSession::default() })
     };
     let account = Op::PutAccount(PutAccount { account, ..PutAccount::default() });
     let commands: Vec<_> =
