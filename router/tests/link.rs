@@ -194,7 +194,9 @@ async fn users_are_made_and_replaced_by_the_administrator() {
     use carillon_proto::pb::admin::{DeleteUserRequest, PutUserRequest, StatusRequest};
     let cluster = Cluster::start(1, &[]).await;
     let mut admin = cluster.admin();
-    let put = |replace| PutUserRequest { user: "Dave".into(), scram: None, replace };
+    let put = |replace| PutUserRequest { user: "dave".into(), scram: None, replace };
+    let other = admin.put_user(PutUserRequest { user: "Dave".into(), ..put(false) }).await.expect_err("not a name");
+    assert!(other.code() == tonic::Code::InvalidArgument && other.message().contains("\"dave\""), "{other:?}");
     admin.put_user(put(false)).await.expect("made");
     let status = admin.put_user(put(false)).await.expect_err("exists");
     assert_eq!(status.code(), tonic::Code::AlreadyExists);

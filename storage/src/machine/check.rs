@@ -270,7 +270,7 @@ mod tests {
         let wrong: [(&str, Change); 8] = [
             ("missing", |op| op.timeline = None),
             ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
-            ("normalised", |op| op.timeline = key(Kind::Inbox, "Alice")),
+            ("normal form is \"alice\"", |op| op.timeline = key(Kind::Inbox, "Alice")),
             ("not valid", |op| op.timeline = key(Kind::Inbox, "a b")),
             ("not 16", |op| op.duplicate_key = vec![1; 15].into()),
             ("before has 3", |op| op.after_key = vec![1; 3].into()),
