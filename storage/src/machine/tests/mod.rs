@@ -4,13 +4,18 @@ mod crash;
 mod directory_model;
 mod timeline_model;
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use carillon_proto::ShardMap;
 use prost::Message;
 
 use super::{EntryCommands, Machine};
-use crate::engine::{Caches, Engines};
+use crate::engine::{Caches, Engines, OpenError};
 
 const MAP: ShardMap = ShardMap { directory: 2, timeline: 2 };
 
@@ -20,7 +25,14 @@ fn open(dir: &Path) -> Engines {
     let mib = 1024 * 1024;
     let caches =
         Caches { directory_bytes: 16 * mib, timeline_bytes: 16 * mib, timeline_files: 64, memtables_bytes: 8 * mib };
-    Engines::open(dir, MAP, caches).expect("opens")
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Engines::open(dir, MAP, caches) {
+            // A child that another test is just starting has our files, and with them the lock, until it is its program.
+            Err(OpenError::InUse { .. }) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+            opened => return opened.expect("opens"),
+        }
+    }
 }
 
 fn entry<M: Message>(index: u64, commands: &[M]) -> EntryCommands {
