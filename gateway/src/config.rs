@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use carillon_proto::{address::check_reachable, limits};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     listener::{
@@ -19,13 +19,16 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
     /// Protobuf frames over TCP.
+    #[serde(deserialize_with = "listen_by_default::<_, TCP_PORT>")]
     pub tcp: ListenConfig,
     /// WebSocket, path `/ws`.
+    #[serde(deserialize_with = "listen_by_default::<_, WS_PORT>")]
     pub ws: ListenConfig,
     /// Origins of web pages that may open a WebSocket, such as "https://chat.example.org"; "https://*.example.org" stands for
     /// all hosts below. Empty: any. Programs that are no browser send no origin.
     pub origins: Vec<String>,
     /// gRPC `ClientService.Connect`.
+    #[serde(deserialize_with = "listen_by_default::<_, GRPC_PORT>")]
     pub grpc: ListenConfig,
     /// Certificate and key for all three listeners; without them clients are served in plain text.
     pub tls: Option<TlsConfig>,
@@ -95,8 +98,7 @@ pub struct GatewayConfig {
     pub password_sign_ins_per_minute: u32,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ListenConfig {
     pub enabled: bool,
     /// host:port; port 0 takes a free one.
@@ -108,16 +110,41 @@ pub struct ListenConfig {
 }
 
 impl ListenConfig {
+    /// On a free port of this machine.
+    pub fn anywhere() -> Self {
+        Self::at("127.0.0.1:0".to_owned())
+    }
+
     fn at(listen: String) -> Self {
         Self { enabled: true, listen, max_connections: 0, proxy_protocol: false }
     }
 }
 
-impl Default for ListenConfig {
+/// What a configuration says of a listener: each has an address of its own where it says none.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct GivenListen {
+    enabled: bool,
+    listen: Option<String>,
+    max_connections: usize,
+    proxy_protocol: bool,
+}
+
+impl Default for GivenListen {
     fn default() -> Self {
-        Self::at("127.0.0.1:0".to_owned())
+        Self { enabled: true, listen: None, max_connections: 0, proxy_protocol: false }
     }
 }
+
+fn listen_by_default<'de, D: Deserializer<'de>, const PORT: u16>(given: D) -> Result<ListenConfig, D::Error> {
+    let GivenListen { enabled, listen, max_connections, proxy_protocol } = Deserialize::deserialize(given)?;
+    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{PORT}"));
+    Ok(ListenConfig { enabled, listen, max_connections, proxy_protocol })
+}
+
+const TCP_PORT: u16 = 7410;
+const WS_PORT: u16 = 7411;
+const GRPC_PORT: u16 = 7412;
 
 /// Whom to believe when they say whose connection they pass on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -287,10 +314,10 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         let listen = |port: u16| ListenConfig::at(format!("127.0.0.1:{port}"));
         Self {
-            tcp: listen(7410),
-            ws: listen(7411),
+            tcp: listen(TCP_PORT),
+            ws: listen(WS_PORT),
             origins: Vec::new(),
-            grpc: listen(7412),
+            grpc: listen(GRPC_PORT),
             tls: None,
             routers: vec!["127.0.0.1:7402".to_owned()],
             lease_ms: 10_000,
@@ -496,6 +523,16 @@ fn is_host_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_of_which_something_is_said_keeps_its_address() {
+        let said = r#"{"tcp": {"max_connections": 50}, "ws": {"proxy_protocol": true}, "grpc": {"enabled": false}}"#;
+        let config: GatewayConfig = serde_json::from_str(said).expect("valid");
+        let addresses = [&config.tcp, &config.ws, &config.grpc].map(|listen| listen.listen.as_str());
+        assert_eq!(addresses, ["127.0.0.1:7410", "127.0.0.1:7411", "127.0.0.1:7412"]);
+        assert_eq!((config.tcp.max_connections, config.ws.proxy_protocol, config.grpc.enabled), (50, true, false));
+        serde_json::from_str::<GatewayConfig>(r#"{"tcp": {"listne": ""}}"#).expect_err("an unknown key");
+    }
 
     #[test]
     fn defaults_are_valid() {

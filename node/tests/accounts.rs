@@ -216,6 +216,32 @@ fn a_new_password_puts_out_whoever_signed_in_with_the_old_one() {
     });
 }
 
+#[test]
+fn a_replacement_without_a_password_puts_out_whoever_is_signed_in() {
+    let service = Service::shared();
+    done(service, &["user", "add", "peggy", "--no-password"], "");
+    service.block_on(async {
+        let mut before = with_token(service, "peggy").await;
+        done(service, &["user", "add", "peggy", "--no-password", "--replace"], "");
+        assert_eq!(before.bye().await, (Code::Unauthenticated, false));
+    });
+}
+
+#[test]
+fn a_list_that_can_not_be_written_is_a_failure() {
+    let service = Service::shared();
+    done(service, &["user", "add", "trent", "--no-password"], "");
+    for list in [&["user", "list"][..], &["user", "list", "--json"], &["session", "list"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(["--set", &format!("cluster.secret={CLUSTER_SECRET}"), "--data-dir"]).arg(service.data());
+        command.args(list).args(["--router", &service.router().to_string()]).stdout(full).stderr(Stdio::piped());
+        let output = command.output().expect("starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("standard output"), "{list:?}: {said}");
+    }
+}
+
 /// A token with this id, issued so many seconds ago.
 fn token(user: &str, id: &str, seconds_ago: u64) -> Credential {
     let now = carillon_proto::now_ms() / 1000;

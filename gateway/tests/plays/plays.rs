@@ -32,7 +32,7 @@ struct World {
 
 async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
-    let listen = ListenConfig::default;
+    let listen = ListenConfig::anywhere;
     let key = JwtKeyConfig {
         algorithm: JwtAlgorithm::HS256,
         secret: Some(Secret(SECRET.to_owned())),
@@ -343,9 +343,9 @@ async fn a_gateway_without_routers_is_not_ready() {
     let store: Arc<Mutex<Store>> = Arc::default();
     let (_, address) = MiniRouter::start(store, None).await.stop().await;
     let config = GatewayConfig {
-        tcp: ListenConfig::default(),
-        ws: ListenConfig { enabled: false, ..Default::default() },
-        grpc: ListenConfig { enabled: false, ..Default::default() },
+        tcp: ListenConfig::anywhere(),
+        ws: ListenConfig { enabled: false, ..ListenConfig::anywhere() },
+        grpc: ListenConfig { enabled: false, ..ListenConfig::anywhere() },
         routers: vec![address.to_string()],
         ..Default::default()
     };

@@ -84,7 +84,7 @@ async fn list(config: &Config, page: &Page, user: Option<UserId>, after: Option<
         None => (after, String::new()),
     };
     let user = user.map(|user| user.as_str().to_owned()).unwrap_or_default();
-    let mut table = Table::new(page.output.json, &["USER", "DEVICE", "HANDLE", "SINCE", "BY", "STATE"]);
+    let mut table = Table::new(page.output.json, &["USER", "DEVICE", "HANDLE", "SINCE", "BY", "STATE"])?;
     let mut left = page.limit;
     loop {
         let request = ListSessionsRequest { user: user.clone(), after_user, after_device, limit: left.min(PAGE) };
@@ -94,7 +94,7 @@ async fn list(config: &Config, page: &Page, user: Option<UserId>, after: Option<
         let reply = reply.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
         left = left.saturating_sub(reply.sessions.len() as u32);
         for session in &reply.sessions {
-            table.row(&columns(session), &json(session));
+            table.row(&columns(session), &json(session))?;
         }
         (after_user, after_device) = (reply.next_user, reply.next_device);
         if after_user.is_empty() {

@@ -36,19 +36,15 @@ pub(super) struct Table {
 const WIDTH: usize = 22;
 
 impl Table {
-    pub(super) fn new(json: bool, heads: &[&str]) -> Self {
+    pub(super) fn new(json: bool, heads: &[&str]) -> anyhow::Result<Self> {
         if !json {
-            let _ = out::line(format_args!("{}", line(heads)));
+            out::line(format_args!("{}", line(heads)))?;
         }
-        Self { json }
+        Ok(Self { json })
     }
 
-    pub(super) fn row<T: AsRef<str>>(&mut self, columns: &[T], json: &serde_json::Value) {
-        if self.json {
-            let _ = out::line(format_args!("{json}"));
-        } else {
-            let _ = out::line(format_args!("{}", line(columns)));
-        }
+    pub(super) fn row<T: AsRef<str>>(&mut self, columns: &[T], json: &serde_json::Value) -> anyhow::Result<()> {
+        if self.json { out::line(format_args!("{json}")) } else { out::line(format_args!("{}", line(columns))) }
     }
 }
 

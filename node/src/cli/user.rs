@@ -102,7 +102,7 @@ impl User {
             }
             Self::List { page, after, deleted } => {
                 let routers = Routers::of(config, page.output.router.as_deref())?;
-                let mut table = Table::new(page.output.json, &["USER", "MADE", "SIGNS IN BY", "STATE"]);
+                let mut table = Table::new(page.output.json, &["USER", "MADE", "SIGNS IN BY", "STATE"])?;
                 let mut after = after.map(|name| name.as_str().to_owned()).unwrap_or_default();
                 let mut left = page.limit;
                 loop {
@@ -114,7 +114,7 @@ impl User {
                         .await?;
                     let reply = reply.map_err(|status| anyhow!("users: {}", status.message()))?.into_inner();
                     left = left.saturating_sub(reply.users.len() as u32);
-                    reply.users.iter().for_each(|user| table.row(&columns(user), &json(user)));
+                    reply.users.iter().try_for_each(|user| table.row(&columns(user), &json(user)))?;
                     after = reply.next;
                     if after.is_empty() {
                         return Ok(());

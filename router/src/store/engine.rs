@@ -9,7 +9,7 @@ use carillon_proto::{
     ShardId,
     pb::store::{Rejected, StoreReply, StoreRequest, rejected, store_error::Why, store_reply, store_request::Op},
 };
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use super::{Place, StoreFailure, StoreOp, lane::Lane};
@@ -19,6 +19,8 @@ use crate::backoff;
 const READ_WINDOW: usize = 64;
 /// Reads of one shard that wait; above it they are refused.
 const READS: usize = 4096;
+/// When to come back to a shard whose disk is full, in milliseconds: as storage nodes say it.
+const FULL_AGAIN_MS: std::ops::Range<u32> = 5_000..15_000;
 const READ_TRY: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -127,7 +129,8 @@ impl<A> Engine<A> {
         if let Place::AndFor(other) = op.place
             && let Some(until) = self.shard(other).full_until.filter(|until| *until > now)
         {
-            let retry_after_ms = (until - now).as_millis() as u32;
+            // Not before it is asked again, and not all of them at the same time.
+            let retry_after_ms = ((until - now).as_millis() as u32).max(self.random.random_range(FULL_AGAIN_MS));
             self.effects.answers.push((op.to, Err(StoreFailure::Full { shard: other, retry_after_ms })));
             return;
         }

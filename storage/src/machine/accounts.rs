@@ -47,7 +47,10 @@ impl Batch<'_> {
             (Mode::Create, Some(old)) => {
                 return Ok(rejected(Reason::Exists, format!("user {:?} exists", old.user)));
             }
-            (Mode::Replace, Some(old)) if old.scram == account.scram => Account { reserved: false, ..old },
+            // The same command again, told by its salt. That there is no password tells nothing.
+            (Mode::Replace, Some(old)) if old.scram.is_some() && old.scram == account.scram => {
+                Account { reserved: false, ..old }
+            }
             (Mode::Replace, Some(old)) => {
                 let generation = if numbered { at } else { old.generation };
                 Account { reserved: false, scram: account.scram, generation, ..old }

@@ -297,7 +297,11 @@ fn a_full_disk_refuses_at_once_with_a_time_and_before_the_first_of_two_writes() 
     play.refuses(sent[0].1, full());
     assert_eq!(failed(&mut play), [(1, StoreFailure::Full { shard: SHARD, retry_after_ms: 3000 })]);
     play.first(OTHER, 3, SHARD);
-    assert_eq!(failed(&mut play), [(3, StoreFailure::Full { shard: SHARD, retry_after_ms: 3000 })]);
+    let told = failed(&mut play);
+    assert!(
+        matches!(told[..], [(3, StoreFailure::Full { shard: SHARD, retry_after_ms })] if FULL_AGAIN_MS.contains(&retry_after_ms)),
+        "not all come back at the same time: {told:?}"
+    );
     play.refuses(sent[1].1, not_leader(""));
     play.wait(SOON);
     let again = play.sent();

@@ -222,7 +222,7 @@ impl Model {
                 Mode::Create => {}
                 Mode::Replace => {
                     account.reserved = false;
-                    if account.scram != given.scram {
+                    if account.scram != given.scram || given.scram.is_none() {
                         account.scram = given.scram.clone();
                         account.generation = if op.numbered { at } else { account.generation };
                     }
