@@ -60,7 +60,10 @@ pub fn link(mut bytes: &[u8]) {
                 let (Ok(user), Some(position)) = (UserId::new(&hint.user), hint.position) else { continue };
                 let except = (hint.except_lease, hint.except_connection);
                 let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-                owner.deliver(Delivery { user, position, envelope, traceparent, except }, now);
+                owner.deliver(
+                    Delivery { user, incarnation: hint.incarnation, position, envelope, traceparent, except },
+                    now,
+                );
             }
             _ => owner.flush_cursors(),
         }

@@ -279,7 +279,14 @@ impl Reader {
         }
         let except = (hint.except_lease, hint.except_connection);
         let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-        self.context.partitions.deliver(Delivery { user, position, envelope, traceparent, except });
+        self.context.partitions.deliver(Delivery {
+            user,
+            incarnation: hint.incarnation,
+            position,
+            envelope,
+            traceparent,
+            except,
+        });
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) enum Effect {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Delivery {
     pub(crate) user: UserId,
+    /// Of the account whose inbox it is.
+    pub(crate) incarnation: u64,
     pub(crate) position: client::Position,
     pub(crate) envelope: Bytes,
     pub(crate) traceparent: String,
@@ -210,7 +212,11 @@ impl Owner {
         metrics::directory_lookup(true);
         // Devices of one user are few.
         let mut gateways: Vec<(u64, Vec<u64>)> = Vec::new();
-        for session in &known.sessions {
+        // A message to or of another owner of the name is nothing to these sessions, or to some of them: generations begin
+        // with the incarnation. Whoever is meant and not known here hears of it with the heartbeat.
+        let sessions = known.sessions.iter().filter(|session| session.generation >= delivery.incarnation);
+        let sessions = sessions.filter(|_| known.incarnation == delivery.incarnation);
+        for session in sessions {
             if (session.lease, session.connection) == delivery.except || self.topology.has_ended(LeaseId(session.lease))
             {
                 continue;

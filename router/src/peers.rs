@@ -57,6 +57,7 @@ impl Peers {
         let hint = Hint {
             timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
             user: delivery.user.as_str().to_owned(),
+            incarnation: delivery.incarnation,
             position: Some(delivery.position),
             envelope: delivery.envelope,
             traceparent: delivery.traceparent,

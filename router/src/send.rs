@@ -25,6 +25,8 @@ pub(crate) struct Sending {
     pub(crate) recipient: UserId,
     /// Of the sender's account, as the sender's session has it.
     pub(crate) incarnation: u64,
+    /// Of the recipient's account, as it was when the first append was begun.
+    pub(crate) recipient_incarnation: u64,
     /// The recipient was read anew, because what was known of it had ended.
     pub(crate) read_again: bool,
     key: DuplicateKey,
@@ -100,6 +102,7 @@ impl Sending {
             sender,
             recipient,
             incarnation: send.incarnation,
+            recipient_incarnation: 0,
             read_again: false,
             key,
             key_names_recipient: false,

@@ -300,6 +300,7 @@ impl Router {
         let hint = Hint {
             timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
             user: delivery.user.as_str().to_owned(),
+            incarnation: delivery.incarnation,
             position: Some(delivery.position),
             envelope: delivery.envelope,
             traceparent: delivery.traceparent,
@@ -319,7 +320,7 @@ impl Router {
         if self.topology.owns(user.as_str()) {
             let except = (hint.except_lease, hint.except_connection);
             let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-            self.deliver(Delivery { user, position, envelope, traceparent, except });
+            self.deliver(Delivery { user, incarnation: hint.incarnation, position, envelope, traceparent, except });
         }
     }
 

@@ -34,6 +34,7 @@ impl Owner {
         let shards = self.topology.shards;
         // Who writes to itself means itself, and not the name's next owner.
         let incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
+        sending.recipient_incarnation = incarnation;
         let (shard, op) = sending.append(&sending.recipient, incarnation, shards);
         // What could not get into the sender's inbox must not get into the recipient's: refused means nothing was done.
         let place = match sending.is_to_oneself() {
@@ -70,6 +71,7 @@ impl Owner {
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
             user: sending.recipient.clone(),
+            incarnation: sending.recipient_incarnation,
             position,
             envelope: sending.envelope.clone(),
             traceparent: sending.traceparent.clone(),
@@ -120,6 +122,7 @@ impl Owner {
         let accepted = sending.accepted(position);
         self.effects.push(Effect::Deliver(Delivery {
             user: sending.sender,
+            incarnation: sending.incarnation,
             position,
             envelope: sending.envelope,
             traceparent: sending.traceparent,

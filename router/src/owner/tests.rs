@@ -95,6 +95,7 @@ impl Play {
         let user = UserId::new(user).expect("valid");
         let delivery = Delivery {
             user: user.clone(),
+            incarnation: 0,
             position: client::Position { epoch: 1, seq: 1 },
             envelope: Bytes::new(),
             traceparent: String::new(),
@@ -250,6 +251,25 @@ fn a_client_id_that_was_used_for_somebody_else_is_no_repetition() {
         let effects = play.answer(*third, appended(seq + 1, &Bytes::new()));
         assert!(matches!(effects[..], [Did::Deliver(_), Did::Answer(_, Answer::Accepted(_))]), "{effects:?}");
     }
+}
+
+#[test]
+fn a_message_of_another_owner_of_the_name_is_pushed_to_nobody() {
+    let mut play = Play::new();
+    play.knows("bob", &[session("bob", "phone", 10, 1)]);
+    let pushes = |play: &mut Play, incarnation| {
+        let delivery = Delivery {
+            user: UserId::new("bob").expect("valid"),
+            incarnation,
+            position: client::Position { epoch: 1, seq: 1 },
+            envelope: Bytes::new(),
+            traceparent: String::new(),
+            except: (0, 0),
+        };
+        play.owner.deliver(delivery, play.now);
+        play.effects().len()
+    };
+    assert_eq!((pushes(&mut play, 0), pushes(&mut play, 7)), (1, 0));
 }
 
 #[test]
