@@ -299,7 +299,7 @@ impl Driver {
         }
     }
 
-    /// They are answered in the order in which they were sent.
+    /// The answer belongs to the oldest renewal: the gateway answers renewals in the order in which they were sent.
     fn renewed(&mut self, result: Result<(), RenewError>) {
         if let Some(renewal) = self.renewals.pop_front() {
             if result.is_ok() {

@@ -120,7 +120,7 @@ impl ListenConfig {
     }
 }
 
-/// What a configuration says of a listener: each has an address of its own where it says none.
+/// A listener's section as it is written. Without `listen`, each listener takes its own default address.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct GivenListen {
@@ -157,7 +157,7 @@ pub struct ProxiesConfig {
 }
 
 impl ProxiesConfig {
-    /// What `validate` let pass.
+    /// The same, parsed. `validate` has refused entries that can't be parsed.
     pub(crate) fn to_proxies(&self) -> Proxies {
         Proxies { trusted: self.trusted.iter().filter_map(|text| text.parse().ok()).collect(), header: self.header }
     }
@@ -232,7 +232,7 @@ impl Default for JwtConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserForm {
-    /// It must be a user id in normal form.
+    /// The claim must be a user id in normal form.
     Exact,
     /// Its normal form. Several texts become one user: only for an issuer that never gives two users such texts.
     Normalise,

@@ -243,7 +243,7 @@ async fn tell_the_rest(rules: Arc<Rules>) {
     }
 }
 
-/// What is wrong with the files that the configuration names.
+/// Reads the key and certificate files that the configuration names, and returns what is wrong with them.
 pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
     let keys = TokenKeys::load(&config.jwt).err().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());

@@ -147,7 +147,7 @@ impl Reader {
             cut.cancel();
             return;
         };
-        if !self.may_say(&hello, &hints) {
+        if !self.may_say(&hello, &hints, &changed_users) {
             cut.cancel();
             return;
         }
@@ -163,7 +163,7 @@ impl Reader {
                 message = incoming.message() => message,
             };
             let Ok(Some(ToRouter { hello, requests, hints, changed_users })) = message else { break };
-            if !self.may_say(hello.as_ref().unwrap_or(&self.hello), &hints) {
+            if !self.may_say(hello.as_ref().unwrap_or(&self.hello), &hints, &changed_users) {
                 cut.cancel();
                 break;
             }
@@ -181,9 +181,9 @@ impl Reader {
     }
 
     /// A gateway's token speaks for gateways, and hints are for routers alone.
-    fn may_say(&self, hello: &Hello, hints: &[Hint]) -> bool {
+    fn may_say(&self, hello: &Hello, hints: &[Hint], changed_users: &[String]) -> bool {
         let may = match (self.tier, hello.kind()) {
-            (Tier::Gateway, NodeKind::Gateway) => hints.is_empty(),
+            (Tier::Gateway, NodeKind::Gateway) => hints.is_empty() && changed_users.is_empty(),
             (Tier::Router, NodeKind::Router) => true,
             _ => false,
         };

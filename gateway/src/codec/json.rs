@@ -42,7 +42,8 @@ fn read_by_schema(frame: &str) -> Result<ClientFrame, String> {
     serde_json::from_value(canonical).map_err(|error| error.to_string())
 }
 
-/// What a frame that can't be read asks for. Nothing if it is no JSON, or does not say.
+/// Finds the send, fetch or renewal that an unreadable frame is about, so that it can be refused by name. `None` if the
+/// frame is no JSON, or names none.
 fn name(frame: &str) -> Option<What> {
     let root: Value = serde_json::from_str(frame).ok()?;
     let member = |of: &str, names: [&str; 2]| {
@@ -288,7 +289,7 @@ mod tests {
         }
     }
 
-    /// What JSON itself (RFC 8259) does not allow.
+    /// Texts that RFC 8259 does not allow as JSON.
     #[test]
     fn what_is_no_json_is_refused() {
         for bad in [

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::codec::varint::put_frame;
 
-/// What holds for one listener.
+/// The bounds and rules of one listener.
 pub(super) struct Entry {
     pub(super) slots: Arc<Slots>,
     pub(super) proxies: Arc<Proxies>,
@@ -112,13 +112,13 @@ impl Entry {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "not one of gateway.proxies.trusted"))
     }
 
-    /// What the header says; that there is none is told.
+    /// The client that the PROXY header names. A missing header is an error, and is logged.
     pub(super) fn client_of(&self, peer: IpAddr, source: io::Result<Source>) -> io::Result<IpAddr> {
         match source {
             Ok(Source::Client(client)) => Ok(client.to_canonical()),
             Ok(Source::Proxy) => Ok(peer),
             Err(error) => {
-                /// Whoever sends rubbish can send much of it.
+                /// Limits the log lines: a stranger can send any number of wrong headers.
                 static TOLD: LazyLock<Seldom> = LazyLock::new(|| Seldom::new(3, Duration::from_secs(30)));
                 // A proxy that looks whether somebody listens says nothing.
                 if error.kind() != io::ErrorKind::UnexpectedEof

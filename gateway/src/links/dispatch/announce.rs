@@ -169,7 +169,7 @@ impl<C> Dispatch<C> {
     }
 }
 
-/// What was asked may have been done although this is the answer.
+/// True if the session may have been stored although the router refused to open it.
 fn may_be_stored(why: &Refusal) -> bool {
     matches!(why.code(), Code::Unavailable | Code::Internal)
 }

@@ -79,7 +79,8 @@ impl<C> Dispatch<C> {
         may && (alone || !matches!(pending.op, Op::Send(_)))
     }
 
-    /// That nothing was done this time says nothing of the tries before.
+    /// The refusal to tell the client. A refusal means "nothing was done" only for the last try: if an earlier try may have
+    /// been carried out, the client is told that the outcome is unknown.
     pub(super) fn of_all_tries(&self, id: u64, refusal: Refusal) -> Refusal {
         let pending = self.pending.get(&id);
         let unknown = pending.is_some_and(|pending| pending.may_be_done && matches!(pending.op, Op::Send(_)));
