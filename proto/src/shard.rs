@@ -87,6 +87,14 @@ impl ShardMap {
         ShardId { kind: ShardKind::Timeline, index: slot(timeline.owner(), self.timeline) }
     }
 
+    pub fn has(self, shard: ShardId) -> bool {
+        let count = match shard.kind {
+            ShardKind::Directory => self.directory,
+            ShardKind::Timeline => self.timeline,
+        };
+        shard.index < count
+    }
+
     /// All shards, directories first.
     pub fn all(self) -> impl Iterator<Item = ShardId> {
         let directory = (0..self.directory).map(|index| ShardId { kind: ShardKind::Directory, index });
@@ -118,9 +126,12 @@ mod tests {
 
     #[test]
     fn groups_are_reversible() {
-        for shard in (ShardMap { directory: 3, timeline: 5 }).all() {
+        let map = ShardMap { directory: 3, timeline: 5 };
+        for shard in map.all() {
             assert_eq!(ShardId::from_group(shard.group()), Some(shard));
             assert_eq!(ShardId::from_pb(&shard.to_pb()), Some(shard));
+            assert!(map.has(shard));
         }
+        assert!(!map.has(ShardId { kind: ShardKind::Directory, index: 3 }));
     }
 }

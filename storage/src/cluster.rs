@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::OnceLock};
 use carillon_proto::{ShardId, ShardMap, pb::raft};
 use tonic::Status;
 
-use crate::{shard::Shard, space::Space};
+use crate::{
+    shard::{Reader, Shard},
+    space::Space,
+};
 
 /// Set once, when the shards are started.
 pub(crate) type Serving = OnceLock<Cluster>;
@@ -23,6 +26,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn registry(&self) -> Option<&Shard> {
         self.shards.get(&ShardId::REGISTRY)
+    }
+
+    /// Of the registry, as far as this node has it.
+    pub(crate) fn view_version(&self) -> u64 {
+        match self.registry().map(Shard::reader) {
+            Some(Reader::Directory(reader)) => reader.registry().borrow().version,
+            _ => 0,
+        }
     }
 
     /// The node that should lead this shard, so that the leaders are spread.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use carillon_proto::{
     Batches, ShardId, ShardKind, TimelineId, UserId,
     pb::store::{
-        FromStore, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op,
-        store_server, timeline_command,
+        FromStore, NotHere, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
+        store_request::Op, store_server, timeline_command,
     },
     peer::cause,
     tasks::Tasks,
@@ -87,8 +87,14 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
     let StoreRequest { id, shard, traceparent, lane, follows, op } = request;
     let span = (!traceparent.is_empty()).then(|| span(&traceparent, op.as_ref()));
     let answer = replies.answer(id, span).await?;
-    let Some(shard) = shard.as_ref().and_then(ShardId::from_pb).and_then(|shard| cluster.shards.get(&shard)) else {
+    let Some(id) = shard.as_ref().and_then(ShardId::from_pb).filter(|shard| cluster.map.has(*shard)) else {
         answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
+        return Some(());
+    };
+    let Some(shard) = cluster.shards.get(&id) else {
+        // Should the shard be opened here meanwhile, what comes next in its lane must not overtake this.
+        lanes.lane(id, lane).close();
+        answer.refuse(Why::NotHere(NotHere { view_version: cluster.view_version() }));
         return Some(());
     };
     // What is not led here is passed on to who leads, whose disk counts.

@@ -311,7 +311,8 @@ impl<A> Engine<A> {
             }
             // The refusal that closed the lane says how long to wait.
             Some(Why::LaneClosed(_)) => Duration::ZERO,
-            Some(Why::Unknown(_)) | None => shard.failed(&self.members, &self.streams),
+            // Another node has a replica: who, the next view of the registry tells.
+            Some(Why::NotHere(_) | Why::Unknown(_)) | None => shard.failed(&self.members, &self.streams),
         };
         match what {
             What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),

@@ -185,6 +185,7 @@ fn name_of(why: &Why) -> &'static str {
         Why::Unknown(_) => "unknown",
         Why::LaneClosed(_) => "lane_closed",
         Why::Rejected(_) => "rejected",
+        Why::NotHere(_) => "not_here",
     }
 }
 

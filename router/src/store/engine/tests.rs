@@ -4,7 +4,8 @@ use super::*;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Appended, Busy, Done, Full, Head, LaneClosed, NotLeader, ReadHead, StoreError, TimelineCommand, Unknown,
+        Appended, Busy, Done, Full, Head, LaneClosed, NotHere, NotLeader, ReadHead, StoreError, TimelineCommand,
+        Unknown,
     },
 };
 
@@ -214,6 +215,25 @@ fn an_unknown_outcome_is_asked_again_elsewhere() {
     let streams: Vec<_> = play.sent().iter().map(|sent| sent.0).collect();
     assert_eq!(streams.len(), 2);
     assert!(streams.iter().all(|stream| *stream != 1), "{streams:?}");
+}
+
+#[test]
+fn a_node_that_has_no_replica_of_the_shard_is_left_and_nothing_is_lost() {
+    let mut play = Play::new();
+    play.write(1);
+    play.write(2);
+    play.read(3);
+    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 1), (1, 3, 0)]);
+    for id in 1..=3 {
+        play.refuses(id, Why::NotHere(NotHere { view_version: 7 }));
+    }
+    assert_eq!(play.answered(), [], "it is no answer");
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(2, 4, 2), (2, 5, 2), (2, 6, 0)], "in order, at another node");
+    play.says(4, appended());
+    play.says(5, appended());
+    play.says(6, StoreAnswer::Head(Head::default()));
+    assert_eq!(play.answered(), [(1, true), (2, true), (3, true)]);
 }
 
 #[test]
