@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use carillon_proto::pb::client::Code;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -63,6 +64,15 @@ const ALL: &[(&str, Kind, Unit, &str)] = &[
     (LEASES, Kind::Counter, Unit::Count, "Leases taken; more than one in a process's life means that one was lost"),
 ];
 
+/// The values of labels. What has labels is not in the metrics before it is first counted, unless it is in here or in
+/// `begin`: an alert on something that never happened yet needs the zero.
+const LABELS: &[(&str, &str, &[&str])] =
+    &[(CONNECTIONS_REFUSED, "why", &["full", "address"]), (DELIVERIES, "from", &["push", "read"])];
+const WAYS: &[&str] = &["password", "token"];
+const SIGN_IN_RESULTS: &[&str] = &["ok", "crowded", "unauthenticated", "throttled", "failed"];
+/// Before it is known how somebody wants to sign in.
+const NO_WAY: (&str, &str) = ("any", "timed_out");
+
 /// What every message counts, looked up in the recorder once.
 static SEND: LazyLock<Counter> = LazyLock::new(|| counter!(SENDS));
 static ACCEPT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| (counter!(ACCEPTED), histogram!(SEND_LATENCY)));
@@ -70,13 +80,34 @@ static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" 
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
 
-/// Tells the recorder the help texts.
+/// Tells the recorder the help texts, and begins all counters at 0.
 pub fn describe() {
     for (name, kind, unit, help) in ALL {
         match kind {
             Kind::Counter => describe_counter!(*name, *unit, *help),
             Kind::Gauge => describe_gauge!(*name, *unit, *help),
             Kind::Histogram => describe_histogram!(*name, *unit, *help),
+        }
+    }
+    begin();
+}
+
+fn begin() {
+    for (name, label, values) in LABELS {
+        values.iter().for_each(|value| drop(counter!(*name, *label => *value)));
+    }
+    let sign_ins = WAYS.iter().flat_map(|way| SIGN_IN_RESULTS.iter().map(move |result| (*way, *result)));
+    for (way, result) in sign_ins.chain([NO_WAY]) {
+        drop(counter!(SIGN_INS, "way" => way, "result" => result));
+    }
+    for code in (1..).map_while(|number| Code::try_from(number).ok()) {
+        drop(counter!(REFUSALS, "code" => code.as_str_name()));
+        drop(counter!(BYES, "code" => code.as_str_name()));
+    }
+    let labelled = [CONNECTIONS_REFUSED, DELIVERIES, SIGN_INS, REFUSALS, BYES];
+    for (name, kind, _, _) in ALL {
+        if matches!(kind, Kind::Counter) && !labelled.contains(name) {
+            drop(counter!(*name));
         }
     }
 }
@@ -118,11 +149,11 @@ pub(crate) fn sign_in(way: &'static str, result: &'static str) {
     counter!(SIGN_INS, "way" => way, "result" => result).increment(1);
 }
 
-pub(crate) fn refusal(code: carillon_proto::pb::client::Code) {
+pub(crate) fn refusal(code: Code) {
     counter!(REFUSALS, "code" => code.as_str_name()).increment(1);
 }
 
-pub(crate) fn bye(code: carillon_proto::pb::client::Code) {
+pub(crate) fn bye(code: Code) {
     counter!(BYES, "code" => code.as_str_name()).increment(1);
 }
 

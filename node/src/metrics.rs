@@ -115,6 +115,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_counters_are_there_before_anything_is_counted() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            carillon_gateway::metrics::describe();
+            carillon_router::metrics::describe();
+            carillon_storage::metrics::describe();
+        });
+        let text = recorder.handle().render();
+        let router = carillon_router::metrics::ALL.into_iter().map(|(name, _, help)| (name, help));
+        let all = carillon_gateway::metrics::names().chain(router).chain(carillon_storage::metrics::all());
+        for (name, _) in all.filter(|(name, _)| name.ends_with("_total")) {
+            assert!(text.contains(&format!("\n{name} 0\n")) || text.contains(&format!("\n{name}{{")), "{name}");
+        }
+        for line in [
+            "carillon_gateway_connections_refused_total{why=\"full\"} 0",
+            "carillon_gateway_sign_ins_total{way=\"any\",result=\"timed_out\"} 0",
+            "carillon_gateway_byes_total{code=\"CODE_OUT_OF_ORDER\"} 0",
+            "carillon_router_requests_total{op=\"send\",outcome=\"overloaded\"} 0",
+            "carillon_router_epochs_renewed_total 0",
+            "carillon_storage_refusals_total{why=\"full\"} 0",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn process_gauges_are_read_from_proc() {
         assert_eq!(resident_kilobytes("VmPeak:\t 9 kB\nVmRSS:\t  1234 kB\n"), Some(1234.0));
         let stat = "1 (a b) c) S 1 1 1 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";

@@ -56,7 +56,22 @@ static PUSH: LazyLock<Counter> = LazyLock::new(|| counter!(PUSHES));
 static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
 static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "ok"));
 
-/// Gives the recorder the help texts.
+/// All values of the labels of `REQUESTS`; see `reply.rs`.
+const OPS: [&str; 9] = [
+    "look_up_account",
+    "ensure_account",
+    "open_session",
+    "announce",
+    "close_session",
+    "acknowledge",
+    "read",
+    "read_heads",
+    "send",
+];
+const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
+
+/// Gives the recorder the help texts, and begins all counters at 0: an alert on something that never happened yet needs
+/// the zero.
 pub fn describe() {
     for (name, kind, help) in ALL {
         match kind {
@@ -64,7 +79,14 @@ pub fn describe() {
             Kind::Gauge => describe_gauge!(name, help),
             Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
         }
+        if kind == Kind::Counter && ![REQUESTS, DIRECTORY_LOOKUPS].contains(&name) {
+            drop(counter!(name));
+        }
     }
+    for (op, outcome) in OPS.into_iter().flat_map(|op| OUTCOMES.map(|outcome| (op, outcome))) {
+        drop(counter!(REQUESTS, "op" => op, "outcome" => outcome));
+    }
+    drop((lookup("hit"), lookup("miss")));
 }
 
 pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {

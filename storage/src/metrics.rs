@@ -28,7 +28,20 @@ pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_tot
 pub(crate) const SWEPT: &str = "carillon_storage_swept_total";
 pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
 
-/// Tells the recorder what each metric means. Call it once, after the recorder is installed.
+const KINDS: &[&str] = &["directory", "timeline"];
+/// The label of each counter that has one, with all its values.
+const LABELS: &[(&str, &str, &[&str])] = &[
+    (PROPOSALS, "kind", KINDS),
+    (READS, "kind", KINDS),
+    (APPLIED, "kind", KINDS),
+    (REFUSALS, "why", &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected"]),
+    (TRANSFERS, "outcome", &["taken", "failed"]),
+    (SNAPSHOTS, "what", &["built", "sent", "installed"]),
+    (SWEPT, "what", &["timelines", "sessions"]),
+];
+
+/// Tells the recorder what each metric means, and begins all counters at 0: an alert on something that never happened yet
+/// needs the zero. Call it once, after the recorder is installed.
 pub fn describe() {
     for (name, help, kind) in ALL {
         match kind {
@@ -36,6 +49,12 @@ pub fn describe() {
             Kind::Gauge => metrics::describe_gauge!(*name, *help),
             Kind::Histogram => metrics::describe_histogram!(*name, *help),
         }
+        if matches!(kind, Kind::Counter) && !LABELS.iter().any(|(labelled, ..)| labelled == name) {
+            drop(metrics::counter!(*name));
+        }
+    }
+    for (name, label, values) in LABELS {
+        values.iter().for_each(|value| drop(metrics::counter!(*name, *label => *value)));
     }
 }
 
