@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -19,11 +19,14 @@ const FORMAT: u32 = 1;
 const FORMAT_PUT_BACK: u32 = 2;
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
 
+/// What the lock file holds while a node runs, and after it was killed.
+const RUNS: &[u8] = b"runs";
+
 /// The data folder, ours alone while this lives.
 pub(crate) struct DataDir {
     path: PathBuf,
     /// The lock goes with the open file, however the process ends.
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +73,24 @@ impl DataDir {
         make_private(path).map_err(folder)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(folder)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(fs::TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(folder(source)),
         }
+    }
+
+    /// A node runs from now on. Was the one before killed, or cut off from power, while it ran?
+    pub(crate) fn runs(&self) -> bool {
+        let killed = self.lock.metadata().is_ok_and(|meta| meta.len() > 0);
+        // Only a line of the log depends on it, and the disk may be full.
+        let _ = self.lock.write_all_at(RUNS, 0);
+        killed
+    }
+
+    /// The node has stopped in order.
+    pub(crate) fn stopped(&self) {
+        // As above.
+        let _ = self.lock.set_len(0);
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -194,6 +211,18 @@ mod tests {
         let assigned = Identity { node: 3, ..first };
         dir.write(&assigned).expect("writes");
         assert_eq!(dir.identity().expect("is read"), assigned);
+    }
+
+    #[test]
+    fn a_stop_in_order_is_told_from_a_kill() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || DataDir::open(folder.path()).expect("opens");
+        assert!(!open().runs(), "there was none before");
+        let dir = open();
+        assert!(dir.runs());
+        dir.stopped();
+        drop(dir);
+        assert!(!open().runs());
     }
 
     #[test]

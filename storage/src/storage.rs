@@ -156,6 +156,7 @@ impl Storage {
         let Some(cluster) = self.node.serving.get() else { return };
         placement::hand_over(cluster).await;
         self.node.stop_shards().await;
+        self.node.bootstrap.dir().stopped();
     }
 }
 
@@ -165,6 +166,9 @@ impl Node {
         let disk = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
         space::make_room(&config.data_dir);
         let dir = DataDir::open(&config.data_dir).map_err(|error| disk(&error))?;
+        if dir.runs() {
+            tracing::info!("the node was killed the last time: writes that were not finished then are dropped");
+        }
         let space = Space::open(dir.path(), config.disk_reserve_bytes);
         let identity = dir.identity().map_err(|error| disk(&error))?;
         let settings = Settings {
@@ -323,7 +327,7 @@ impl Node {
                     match status.caught_up() {
                         Ok(()) => drop(caught_up.insert(id)),
                         Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
-                        Err(Some(behind)) => why = Some(format!("shard {id} is {behind} entries behind its leader")),
+                        Err(Some(behind)) => why = Some(format!("shard {id} lacks {behind} of its leader's entries")),
                     }
                 }
             }
