@@ -7,7 +7,8 @@ use crate::pb::{
 
 /// Why the session of this account is over; None: it goes on.
 pub fn over(account: &Account, session: &Session) -> Option<Why> {
-    if account.deleted {
+    // What began before the account did is a session of the owner before.
+    if account.deleted || session.generation < account.incarnation {
         Some(Why::Deleted)
     } else if session.ended {
         Some(Why::Operator)
@@ -30,7 +31,7 @@ pub fn is_revoked(account: &Account, token_id: &str, issued_ms: u64) -> bool {
 pub fn told(why: Why) -> &'static str {
     match why {
         Why::Replaced => "this device has signed in elsewhere",
-        Why::Deleted => "the user was deleted",
+        Why::Deleted => "the account was deleted",
         Why::Credentials => "the credentials of this user were changed, or all its sessions ended: sign in again",
         Why::Token => "the token was revoked",
         Why::Operator => "the operator has ended this session",
@@ -49,7 +50,10 @@ mod tests {
         assert_eq!(over(&account, &session), None);
         assert_eq!(over(&account, &Session { generation: 6, ..session.clone() }), Some(Why::Credentials));
         assert_eq!(over(&account, &Session { ended: true, ..session.clone() }), Some(Why::Operator));
-        assert_eq!(over(&Account { deleted: true, ..account }, &session), Some(Why::Deleted));
+        assert_eq!(over(&Account { deleted: true, ..account.clone() }, &session), Some(Why::Deleted));
+        // Deleted and made again.
+        assert_eq!(over(&Account { generation: 9, incarnation: 8, ..account.clone() }, &session), Some(Why::Deleted));
+        assert_eq!(over(&Account { generation: 9, incarnation: 7, ..account }, &session), Some(Why::Credentials));
     }
 
     #[test]
