@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
     UserId,
@@ -10,7 +10,10 @@ use carillon_proto::{
     tasks::Tasks,
 };
 use clap::Args;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    time::{Instant, timeout_at},
+};
 
 use super::{credential::CredentialOptions, out, variable};
 use crate::{Config, shutdown::Signals};
@@ -39,8 +42,8 @@ pub(super) struct Send {
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
-    /// Seconds to wait for the answer.
-    #[arg(long, default_value_t = 30)]
+    /// Seconds after which the command ends, whatever it has reached by then.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     #[command(flatten)]
     connect: Connect,
@@ -72,16 +75,23 @@ const SIGN_IN: Duration = Duration::from_secs(15);
 
 impl Send {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let tasks = Tasks::new();
         let mut settings = self.connect.settings(config, &self.from, &self.device)?;
+        // A question for the password takes as long as it takes.
+        let whole = Duration::from_secs(self.timeout);
+        let end = Instant::now() + whole;
+        let tasks = Tasks::new();
         settings.start = Start::Head;
         settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        settings.send_timeout = Duration::from_secs(self.timeout);
+        settings.send_timeout = whole;
         // Nobody reads what comes for this device.
         let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let sent = client.send(Client::user(self.to.as_str()), Client::text(&self.text)).await;
-        client.close().await;
+        client.connected(SIGN_IN.min(whole)).await.map_err(|why| anyhow!(why))?;
+        let sending = client.send(Client::user(self.to.as_str()), Client::text(&self.text));
+        let Ok(sent) = timeout_at(end, sending).await else {
+            bail!("message to {}: no answer within {} s: it may have been accepted, or not", self.to, self.timeout);
+        };
+        // A gateway that does not hear of the sign-out sees the connection end.
+        let _ = timeout_at(end, client.close()).await;
         out::line(accepted(&sent.map_err(|error| refused(&self.to, error))?))
     }
 }

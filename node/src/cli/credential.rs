@@ -37,6 +37,7 @@ struct Claims<'a> {
 pub(super) struct TokenCommand {
     #[command(subcommand)]
     command: Option<Token>,
+    /// Who is to sign in with it.
     #[arg(required = true)]
     user: Option<UserId>,
     /// How long it is valid, for example 90s, 15m, 24h or 30d.
@@ -47,10 +48,14 @@ pub(super) struct TokenCommand {
 #[derive(Subcommand)]
 enum Token {
     /// Refuses tokens of a user from now on, and ends the sessions that were opened with them.
+    #[command(
+        override_usage = "carillon token revoke [OPTIONS] <USER> --before <TIME>\n       carillon token revoke [OPTIONS] <USER> --id <JTI>"
+    )]
     Revoke {
+        /// Whose tokens.
         user: UserId,
         /// All that were issued before this time: `now`, seconds since 1970, or like 2026-12-31T23:59:59Z. Tokens without
-        /// `iat` are among them.
+        /// `iat` are among them. With a time in the future, also those that are made until then.
         #[arg(long, value_name = "TIME", value_parser = parse_time, required_unless_present = "id")]
         before: Option<u64>,
         /// The one with this `jti`.

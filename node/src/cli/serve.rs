@@ -83,7 +83,7 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         // It may just have made files that are watched.
         reloader.started();
     }
-    announce(name, &running, options);
+    announce(name, &running);
 
     let changes = async {
         let mut tick = interval(reload::LOOK);
@@ -98,7 +98,7 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
     };
     let why = tokio::select! {
         () = changes => "",
-        () = tell_ready(name, &running) => "",
+        () = tell_ready(name, &running, options) => "",
         signal = signals.next() => signal,
         () = end_of_stdin(), if with_stdin => "the end of standard input",
         why = running.failed() => {
@@ -122,7 +122,8 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
 }
 
 /// Tells when it becomes ready, and what it waits for when that takes long. Never returns.
-async fn tell_ready(name: &str, running: &Running) {
+async fn tell_ready(name: &str, running: &Running, options: &Options) {
+    let mut try_it = (name == "all").then(|| format!("Try:\n{}", to_try(running.addresses(), options)));
     loop {
         let mut patience = NOT_READY;
         while timeout(patience, running.ready()).await.is_err() {
@@ -130,6 +131,10 @@ async fn tell_ready(name: &str, running: &Running) {
             patience = NOT_READY_AGAIN;
         }
         tracing::info!(role = name, "ready");
+        // Before, it would not work.
+        if let Some(try_it) = try_it.take() {
+            out::note(try_it);
+        }
         while running.not_ready().is_empty() {
             sleep(LOOK_READY).await;
         }
@@ -144,13 +149,10 @@ async fn end_of_stdin() {
 }
 
 /// On standard output, for people; the log goes to standard error.
-fn announce(name: &str, running: &Running, options: &Options) {
+fn announce(name: &str, running: &Running) {
     let addresses = running.addresses();
     let version = env!("CARGO_PKG_VERSION");
     out::note(format_args!("carillon {version} ({name}) listens:\n{addresses}"));
-    if name == "all" {
-        out::note(format_args!("Try:\n{}", to_try(addresses, options)));
-    }
 }
 
 /// Exactly three lines.

@@ -30,8 +30,11 @@ pub(super) enum Session {
         after: Option<String>,
     },
     /// Ends a session, or all of a user. Who has credentials that hold may sign in again.
+    #[command(
+        override_usage = "carillon session end [OPTIONS] <HANDLE>\n       carillon session end [OPTIONS] --user <NAME>"
+    )]
     End {
-        /// As `session list` and SignedIn tell it.
+        /// Of the session to end: 64-1, for example, as `session list` shows it, and SignedIn tells the client.
         #[arg(required_unless_present = "user")]
         handle: Option<ConnectionHandle>,
         /// All sessions of this user.
@@ -60,12 +63,11 @@ impl Session {
                 match reply {
                     Ok(reply) => {
                         let reply = reply.into_inner();
-                        let told = ended(reply.ended);
-                        out::line(format_args!(
-                            "user {}{}",
-                            reply.user,
-                            if told.is_empty() { "; no session was open" } else { &told }
-                        ))?;
+                        let user = &reply.user;
+                        match ended(reply.ended).as_str() {
+                            "" => out::line(format_args!("user {user} had no open session"))?,
+                            told => out::line(format_args!("user {user}{told}"))?,
+                        }
                     }
                     Err(status) if status.code() == Code::NotFound => bail!("{}", status.message()),
                     Err(status) => bail!("no session was ended: {}", status.message()),
@@ -84,7 +86,7 @@ async fn list(config: &Config, page: &Page, user: Option<UserId>, after: Option<
         None => (after, String::new()),
     };
     let user = user.map(|user| user.as_str().to_owned()).unwrap_or_default();
-    let mut table = Table::new(page.output.json, &["USER", "DEVICE", "HANDLE", "SINCE", "BY", "STATE"])?;
+    let mut table = Table::new(page.output.json, &["USER", "DEVICE", "HANDLE", "SINCE", "BY", "STATE"]);
     let mut left = page.limit;
     loop {
         let request = ListSessionsRequest { user: user.clone(), after_user, after_device, limit: left.min(PAGE) };
@@ -98,7 +100,7 @@ async fn list(config: &Config, page: &Page, user: Option<UserId>, after: Option<
         }
         (after_user, after_device) = (reply.next_user, reply.next_device);
         if after_user.is_empty() {
-            return Ok(());
+            return table.end();
         }
         if left == 0 {
             out::tell(format_args!("there are more: --after {after_user}/{after_device}"));

@@ -20,8 +20,8 @@ pub(super) struct Output {
 
 #[derive(Args)]
 pub(super) struct Page {
-    /// How many at most.
-    #[arg(long, default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many rows at most.
+    #[arg(long, value_name = "ROWS", default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
     #[command(flatten)]
     pub(super) output: Output,
@@ -30,21 +30,26 @@ pub(super) struct Page {
 /// Prints row by row, so that a long list need not fit into memory.
 pub(super) struct Table {
     json: bool,
+    /// Printed with the first row, or at the end if there is none: an error has none above it.
+    head: Option<String>,
 }
 
 /// Of all columns but the last one.
 const WIDTH: usize = 22;
 
 impl Table {
-    pub(super) fn new(json: bool, heads: &[&str]) -> anyhow::Result<Self> {
-        if !json {
-            out::line(format_args!("{}", line(heads)))?;
-        }
-        Ok(Self { json })
+    pub(super) fn new(json: bool, heads: &[&str]) -> Self {
+        Self { json, head: (!json).then(|| line(heads)) }
     }
 
     pub(super) fn row<T: AsRef<str>>(&mut self, columns: &[T], json: &serde_json::Value) -> anyhow::Result<()> {
+        self.end()?;
         if self.json { out::line(format_args!("{json}")) } else { out::line(format_args!("{}", line(columns))) }
+    }
+
+    /// There are no more rows.
+    pub(super) fn end(&mut self) -> anyhow::Result<()> {
+        self.head.take().map_or(Ok(()), out::line)
     }
 }
 

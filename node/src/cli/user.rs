@@ -102,7 +102,7 @@ impl User {
             }
             Self::List { page, after, deleted } => {
                 let routers = Routers::of(config, page.output.router.as_deref())?;
-                let mut table = Table::new(page.output.json, &["USER", "MADE", "SIGNS IN BY", "STATE"])?;
+                let mut table = Table::new(page.output.json, &["USER", "MADE", "SIGNS IN BY", "STATE"]);
                 let mut after = after.map(|name| name.as_str().to_owned()).unwrap_or_default();
                 let mut left = page.limit;
                 loop {
@@ -117,7 +117,7 @@ impl User {
                     reply.users.iter().try_for_each(|user| table.row(&columns(user), &json(user)))?;
                     after = reply.next;
                     if after.is_empty() {
-                        return Ok(());
+                        return table.end();
                     }
                     if left == 0 {
                         out::tell(format_args!("there are more: --after {after}"));
@@ -151,11 +151,16 @@ pub(super) fn ended(ended: Option<Ended>) -> String {
     let Ended { closed, open } = ended.unwrap_or_default();
     match (closed, open) {
         (0, 0) => String::new(),
-        (closed, 0) => format!("; {closed} of its sessions ended"),
+        (closed, 0) => format!(": {} ended", sessions(closed)),
+        (0, open) => format!(": {} will end when the gateway that has it reaches a router", sessions(open)),
         (closed, open) => {
-            format!("; {closed} of its sessions ended, {open} will when their gateways reach a router")
+            format!(": {} ended, {open} will when the gateway that has it reaches a router", sessions(closed))
         }
     }
+}
+
+fn sessions(count: u32) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
 }
 
 fn state(user: &UserInfo) -> String {

@@ -168,7 +168,7 @@ impl Batch<'_> {
             None if !announced && max_sessions != 0 => {
                 let sessions = self.sessions_of(&session.user)?.len();
                 if sessions >= max_sessions as usize {
-                    let why = format!("{sessions} devices of this user are signed in already, as many as may be");
+                    let why = format!("this user has {sessions} of {max_sessions} devices signed in already");
                     return Ok(rejected(Reason::Full, why));
                 }
             }

@@ -193,7 +193,7 @@ fn table(nodes: &[Node], leaders: &[(String, usize)]) -> String {
 
 fn show(leaders: &[(String, usize)]) -> String {
     let one = |(node, count): &(String, usize)| match node.as_str() {
-        "" => format!("{count} shards without a known one"),
+        "" => format!("none known of {count}"),
         node => format!("{node} of {count}"),
     };
     leaders.iter().map(one).collect::<Vec<_>>().join(", ")
