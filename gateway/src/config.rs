@@ -248,7 +248,7 @@ pub struct JwtKeyConfig {
     /// HS256: this or `secret_file`.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// HS256: the file's bytes without white space at the end.
+    /// HS256: a file of one line; white space at its end does not count.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// RS256, ES256, EdDSA: PEM.
@@ -361,6 +361,15 @@ impl Default for GatewayConfig {
 
 impl GatewayConfig {
     pub fn validate(&self) -> Result<(), InvalidConfig> {
+        self.invalid().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What is wrong: with each key for tokens, and the first of all else.
+    pub fn invalid(&self) -> Vec<InvalidConfig> {
+        self.validate_values().err().into_iter().chain(self.jwt.invalid()).collect()
+    }
+
+    fn validate_values(&self) -> Result<(), InvalidConfig> {
         let within = |key: &'static str, value: u64, least: u64, most: u64| {
             if (least..=most).contains(&value) {
                 Ok(())
@@ -372,6 +381,10 @@ impl GatewayConfig {
             if listen.enabled && !is_host_port(&listen.listen) {
                 return Err(InvalidConfig { key, why: format!("is {:?} but must be host:port", listen.listen) });
             }
+        }
+        if !(self.tcp.enabled || self.ws.enabled || self.grpc.enabled) {
+            let why = "is false, as ws.enabled and grpc.enabled are, but clients need one of the three".to_owned();
+            return Err(InvalidConfig { key: "tcp.enabled", why });
         }
         if self.routers.is_empty() {
             return Err(InvalidConfig { key: "routers", why: "is empty but must name at least one router".to_owned() });
@@ -428,7 +441,6 @@ impl GatewayConfig {
         within("password_sign_ins_burst", self.password_sign_ins_burst.into(), 1, 1_000_000)?;
         within("password_sign_ins_per_minute", self.password_sign_ins_per_minute.into(), 1, 1_000_000)?;
         within("jwt.leeway_s", self.jwt.leeway_s, 0, 3_600)?;
-        self.jwt.validate()?;
         if !self.password_sign_in && self.jwt.keys.is_empty() {
             let why = "is false and jwt.keys is empty, but there must be one way to sign in".to_owned();
             return Err(InvalidConfig { key: "password_sign_in", why });
@@ -464,10 +476,18 @@ impl GatewayConfig {
 }
 
 impl JwtConfig {
-    fn validate(&self) -> Result<(), InvalidConfig> {
-        for key in &self.keys {
-            key.validate()?;
-        }
+    fn invalid(&self) -> Vec<InvalidConfig> {
+        let keys = self.keys.iter().enumerate().filter_map(|(at, key)| {
+            let why = key.validate().err()?;
+            Some(InvalidConfig {
+                key: "jwt.keys",
+                why: format!("has a key, the one at [{at}], that can't be used: {why}"),
+            })
+        });
+        keys.chain(self.validate_together().err()).collect()
+    }
+
+    fn validate_together(&self) -> Result<(), InvalidConfig> {
         if self.user_claim.is_empty() {
             let why = "is empty but must name a claim, for example sub".to_owned();
             return Err(InvalidConfig { key: "jwt.user_claim", why });
@@ -492,13 +512,12 @@ impl JwtConfig {
 }
 
 impl JwtKeyConfig {
-    fn validate(&self) -> Result<(), InvalidConfig> {
+    /// Has it what its algorithm needs?
+    pub(crate) fn validate(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
         let realm = self.realm.as_deref().unwrap_or("x");
         if realm.is_empty() || realm.len() > 32 || !realm.bytes().all(plain) {
-            let why =
-                format!("has the realm {realm:?}, but it must be 1 to 32 letters a to z, digits, dots and dashes");
-            return Err(InvalidConfig { key: "jwt.keys", why });
+            return Err(format!("its realm is {realm:?} but must be 1 to 32 letters a to z, digits, dots and dashes"));
         }
         let given = (self.secret.is_some(), self.secret_file.is_some(), self.public_key_file.is_some());
         let right = match self.algorithm {
@@ -510,9 +529,11 @@ impl JwtKeyConfig {
         }
         let need = match self.algorithm {
             JwtAlgorithm::HS256 => "HS256 must have either secret or secret_file, and nothing else",
-            _ => "RS256, ES256 and EdDSA must have public_key_file, and no secret",
+            JwtAlgorithm::RS256 | JwtAlgorithm::ES256 | JwtAlgorithm::EdDSA => {
+                "RS256, ES256 and EdDSA must have public_key_file, and no secret"
+            }
         };
-        Err(InvalidConfig { key: "jwt.keys", why: format!("has a key that can't be used: {need}") })
+        Err(need.to_owned())
     }
 }
 
@@ -547,6 +568,11 @@ mod tests {
         assert_eq!(config.validate().expect_err("refused").key, "max_content_bytes");
         let config = GatewayConfig { password_sign_in: false, ..Default::default() };
         assert_eq!(config.validate().expect_err("refused").key, "password_sign_in");
+        let off = || ListenConfig { enabled: false, ..ListenConfig::anywhere() };
+        let config = GatewayConfig { tcp: off(), ws: off(), grpc: off(), ..Default::default() };
+        assert_eq!(config.validate().expect_err("refused").key, "tcp.enabled");
+        let config = GatewayConfig { tcp: off(), ws: off(), ..Default::default() };
+        config.validate().expect("one is enough");
     }
 
     #[test]

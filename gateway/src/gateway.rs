@@ -27,7 +27,7 @@ use crate::{
     lease::{Lease, deregister},
     links::{Links, LinksConfig, LinksTask},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
-    session::{Rules, TokenKeyError, TokenKeys},
+    session::{InvalidTokenKey, Rules, TokenKeys},
     status::Status,
     throttle::{TELL_REST, Throttle},
 };
@@ -38,7 +38,7 @@ pub enum OpenError {
     #[error(transparent)]
     Config(#[from] InvalidConfig),
     #[error(transparent)]
-    TokenKey(#[from] TokenKeyError),
+    TokenKey(#[from] InvalidTokenKey),
     #[error(transparent)]
     Listen(#[from] BindError),
     #[error(transparent)]
@@ -245,9 +245,9 @@ async fn tell_the_rest(rules: Arc<Rules>) {
 
 /// Reads the key and certificate files that the configuration names, and returns what is wrong with them.
 pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
-    let keys = TokenKeys::load(&config.jwt).err().map(OpenError::from);
+    let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
-    keys.into_iter().chain(tls.map(|error| BindError::from(error).into())).collect()
+    keys.chain(tls.map(|error| BindError::from(error).into())).collect()
 }
 
 async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {

@@ -38,4 +38,4 @@ pub use config::{
 };
 pub use gateway::{Gateway, OpenError, check_files};
 pub use listener::{BindError, TlsError, proxies::ForwardedHeader};
-pub use session::TokenKeyError;
+pub use session::{InvalidTokenKey, TokenKeyError, read_token_secret};

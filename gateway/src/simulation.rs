@@ -15,7 +15,7 @@ use carillon_proto::pb::{
 };
 
 use crate::{
-    JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenKeyError,
+    InvalidTokenKey, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret,
     config::TokenAccounts,
     links::dispatch::{self, Dispatch, Submit},
     mailbox::{Mail, Mailbox},
@@ -66,7 +66,7 @@ struct Connection {
 }
 
 impl Gateway {
-    pub fn new(settings: Settings) -> Result<Self, TokenKeyError> {
+    pub fn new(settings: Settings) -> Result<Self, InvalidTokenKey> {
         let key = JwtKeyConfig {
             algorithm: JwtAlgorithm::HS256,
             secret: Some(Secret(settings.secret)),

@@ -11,8 +11,7 @@ use carillon_proto::now_ms;
 use crate::{
     Config, Role, SecretError, Secrets,
     certificates::{State, files_of, validity_of},
-    config::peer_tls,
-    running::{gateway_config, is_whole, tiers},
+    running::{gateway_config, is_whole, no_operator, tiers},
 };
 
 /// What was found, each for people and with the name of its setting.
@@ -46,14 +45,15 @@ pub(crate) fn check(config: &Config, roles: &[Role]) -> Findings {
 
 fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
     let secrets = Secrets::of(config);
-    match secrets.peer_security(config, &tiers(roles)) {
-        // It makes what is missing.
-        Err(SecretError::NoClusterSecret { .. }) if is_whole(roles) => {
-            let checked = peer_tls(config).and_then(|tls| Ok(tls.map_or(Ok(()), |tls| tls.check())?));
-            found.problems.extend(checked.err().map(|error| error.to_string()));
+    let invalid = secrets.invalid(config);
+    found.problems.extend(invalid.iter().map(ToString::to_string));
+    if invalid.is_empty() {
+        match secrets.peer_security(config, &tiers(roles)) {
+            // It makes what is missing.
+            Err(SecretError::NoClusterSecret { .. }) if is_whole(roles) => {}
+            Err(error) => found.problems.push(error.to_string()),
+            Ok(security) => found.warnings.extend(no_operator(roles, &security).map(str::to_owned)),
         }
-        Err(error) => found.problems.push(error.to_string()),
-        Ok(_) => {}
     }
     if roles.contains(&Role::Gateway) {
         let checked = carillon_gateway::check_files(&gateway_config(config, roles, &secrets));

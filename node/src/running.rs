@@ -81,6 +81,9 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
         secrets.generate()?;
     }
     let mut security = secrets.peer_security(&config, &tiers(roles))?;
+    if let Some(why) = no_operator(roles, &security) {
+        tracing::warn!("{why}");
+    }
     if roles.len() > 1 {
         security = security.within_process();
     }
@@ -204,6 +207,13 @@ pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
         Role::Gateway => Tier::Gateway,
     };
     roles.iter().map(tier).collect()
+}
+
+/// What a router can't do that knows no operator; None if it does.
+pub(crate) fn no_operator(roles: &[Role], security: &PeerSecurity) -> Option<&'static str> {
+    (roles.contains(&Role::Router) && !security.knows(Tier::Operator)).then_some(
+        "cluster.tokens.operator_file is not set: this router refuses the command line (users, sessions, tokens, status)",
+    )
 }
 
 pub(crate) fn is_whole(roles: &[Role]) -> bool {

@@ -215,6 +215,47 @@ fn a_secret_is_replaced_without_a_restart() {
 }
 
 #[test]
+fn a_key_for_tokens_is_replaced_without_a_restart() {
+    const OLD: &str = "the first secret that signs tokens of this test";
+    const NEW: &str = "the second secret that signs tokens of this test";
+    let key = |secret: &str| format!("{{ algorithm = \"HS256\", secret = {secret:?} }}");
+    let service = Service::start("");
+    let keys = |keys: &str| {
+        service.node.change_config(|text| {
+            let other = |line: &str| !line.trim_start().starts_with("gateway.jwt.keys");
+            let rest: String = text.lines().filter(|line| other(line)).map(|line| format!("{line}\n")).collect();
+            format!("{rest}gateway.jwt.keys = [{keys}]\n")
+        });
+        service.node.signal("HUP");
+    };
+    let enters = async |user: &str, secret: &str| {
+        let token = Credential::Token(carillon_loadtest::token::sign(secret, user));
+        Connected::open(&service, Carrier::Tcp, user, |config| config.credential = token).await
+    };
+    let signs_in = async |secret: &str| match enters("bob", secret).await {
+        Some(connected) => {
+            connected.close().await;
+            true
+        }
+        None => false,
+    };
+    service.block_on(async {
+        keys(&key(OLD));
+        eventually("the first one is taken up", async || signs_in(OLD).await).await;
+        let mut before = enters("alice", OLD).await.expect("signs in");
+        assert!(!signs_in(NEW).await);
+        keys(&format!("{}, {}", key(OLD), key(NEW)));
+        eventually("both are taken", async || signs_in(NEW).await).await;
+        before.goes_on("alice").await;
+        before.close().await;
+        assert!(signs_in(OLD).await);
+        keys(&key(NEW));
+        eventually("the old one is gone", async || !signs_in(OLD).await).await;
+        assert!(signs_in(NEW).await);
+    });
+}
+
+#[test]
 fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
     let mut service = Service::start("gateway.drain_delay_ms = 4000");
     service.node.signal("TERM");
@@ -244,66 +285,6 @@ fn carillon(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> 
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[test]
-fn check_config_finds_what_would_not_work_and_names_it() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (files, others) = (Files::new(), Files::new());
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    files.write(folder.path());
-    fs::create_dir(folder.path().join("others")).expect("folder");
-    others.write(&folder.path().join("others"));
-    fs::write(at("ended.pem"), files.ended()).expect("written");
-    fs::write(at("short"), "short").expect("written");
-    let (certificate, key, ca) = (at("certificate.pem"), at("key.pem"), at("ca.pem"));
-    let other_key = at("others/key.pem");
-    let ended = at("ended.pem");
-    let tls = |certificate: &str, key: &str| format!("[gateway.tls]\ncertificate = {certificate:?}\nkey = {key:?}");
-    let jwt = |key: &str| format!("[[gateway.jwt.keys]]\n{key}");
-    for (config, expected) in [
-        ("log.level = \"loud\"".to_owned(), &["log.level is \"loud\"", "error, warn, info"][..]),
-        ("admin.listen = \"127.0.0.1:7401\"".to_owned(), &["storage.listen 127.0.0.1:7401 and admin.listen"]),
-        ("gateway.ws.listen = \"0.0.0.0:7410\"".to_owned(), &["gateway.ws.listen", "gateway.tcp.listen"]),
-        ("gateway.tcp.listen = \"nowhere\"".to_owned(), &["gateway.tcp.listen"]),
-        ("gateway.drain_spread_ms = 20000".to_owned(), &["gateway.drain_spread_ms", "shutdown_deadline_ms"]),
-        ("router.drain_ms = 30000".to_owned(), &["router.drain_ms", "shutdown_deadline_ms"]),
-        ("storage.listen = \"0.0.0.0:7401\"".to_owned(), &["storage.advertise", "0.0.0.0:7401"]),
-        ("storage.advertise = \"[::]:7401\"".to_owned(), &["storage.advertise", "must name the host"]),
-        ("router.advertise = \"host:0\"".to_owned(), &["router.advertise", "must name the port"]),
-        ("gateway.routers = [\"0.0.0.0:7402\"]".to_owned(), &["gateway.routers", "must name the host"]),
-        ("trace.otlp_endpoint = \"collector\"".to_owned(), &["trace.otlp_endpoint"]),
-        (format!("data_dir = {:?}", at("short")), &["data_dir", "is no folder"]),
-        (format!("cluster.secret_file = {:?}", at("short")), &["cluster.secret_file", "16 to 512"]),
-        (format!("cluster.secret_file = {:?}", at("none")), &["none", "No such file"]),
-        (format!("cluster.tokens.gateway_file = {:?}", at("short")), &["cluster.tokens.gateway_file", "16 to 512"]),
-        (tls(&certificate, &other_key), &["gateway.tls.key", "is not the key of the certificate"]),
-        (tls(&key, &key), &["gateway.tls.certificate", "has no certificate"]),
-        (tls(&at("none"), &key), &["gateway.tls.certificate", "can't be read"]),
-        (tls(&ended, &key), &["ended.pem", "has ended"]),
-        (
-            format!("[cluster.tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {other_key:?}"),
-            &["cluster.tls.key", "is not the key"],
-        ),
-        (jwt(&format!("algorithm = \"HS256\"\nsecret_file = {:?}", at("short"))), &["gateway.jwt.keys", "at least 32"]),
-        (jwt(&format!("algorithm = \"RS256\"\npublic_key_file = {key:?}")), &["gateway.jwt.keys", "public key"]),
-        ("log.level = \"loud\"\nrouter.drain_ms = 30000".to_owned(), &["2 problems", "log.level", "router.drain_ms"]),
-        ("gateway.max_pages = 3".to_owned(), &["gateway.max_pages", "did you mean gateway.max_page?"]),
-    ] {
-        fs::write(at("x.toml"), &config).expect("written");
-        let output = carillon(&["all", "--check-config", "--config", "x.toml"], &[], folder.path());
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{config}\n{told}");
-        for part in expected {
-            assert!(told.contains(part), "{config}\nlacks {part}:\n{told}");
-        }
-        assert!(!told.contains("Some(") && !told.contains("panicked"), "{told}");
-    }
-    fs::write(at("x.toml"), tls(&certificate, &key)).expect("written");
-    let output = carillon(&["all", "--check-config", "--config", "x.toml"], &[], folder.path());
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "configuration is valid\n");
-    assert!(!folder.path().join("data").exists(), "looking changes nothing");
 }
 
 #[test]
@@ -339,6 +320,23 @@ fn no_secret_is_shown_by_an_error() {
         let told = text(&output.stderr) + &text(&output.stdout);
         assert!(!output.status.success() && !told.contains("hunter2"), "{arguments:?}: {told}");
     }
+}
+
+#[test]
+fn no_start_or_stop_warns_and_one_after_a_kill_says_so() {
+    const KILLED: &str = "the node was killed the last time";
+    let mut service = Service::start("");
+    let warns = |log: &str| log.lines().any(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    let told = |log: &str| log.matches(KILLED).count();
+    assert!(!warns(&service.node.log()) && told(&service.node.log()) == 0, "{}", service.node.log());
+    service.node.kill();
+    service.node.start_again();
+    service.node.wait_ready();
+    assert!(!warns(&service.node.log()) && told(&service.node.log()) == 1, "{}", service.node.log());
+    service.node.terminate();
+    service.node.start_again();
+    service.node.wait_ready();
+    assert!(!warns(&service.node.log()) && told(&service.node.log()) == 1, "{}", service.node.log());
 }
 
 fn full() -> File {

@@ -95,6 +95,11 @@ impl PeerSecurity {
         Self { nearby: Some(Nearby::default()), ..self }
     }
 
+    /// Has it a token by which it knows callers of this tier?
+    pub fn knows(&self, tier: Tier) -> bool {
+        self.tokens.load().has(tier)
+    }
+
     /// From now on calls present, and are checked by, these tokens, and new connections use these certificates. Open ones
     /// go on. After an error everything is as it was.
     pub fn replace(&self, tokens: TierTokens, tls: Option<&PeerTls>) -> Result<(), PeerError> {

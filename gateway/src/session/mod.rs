@@ -34,8 +34,8 @@ use carillon_proto::{
     sessions,
 };
 
-pub use token::TokenKeyError;
 pub(crate) use token::TokenKeys;
+pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::{codec::Outgoing, config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{LastWord, Live};

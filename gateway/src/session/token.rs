@@ -11,7 +11,7 @@ mod tests;
 
 use carillon_proto::UserId;
 
-pub use key::TokenKeyError;
+pub use key::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::config::JwtConfig;
 use key::Key;
@@ -86,8 +86,8 @@ pub(crate) struct TokenKeys {
 
 impl TokenKeys {
     /// Reads the key files.
-    pub(crate) fn load(config: &JwtConfig) -> Result<Self, TokenKeyError> {
-        let keys = config.keys.iter().map(|key| Key::load(key, config)).collect::<Result<_, _>>()?;
+    pub(crate) fn load(config: &JwtConfig) -> Result<Self, InvalidTokenKey> {
+        let keys = each_key(config).collect::<Result<_, _>>()?;
         Ok(Self {
             keys,
             leeway_s: config.leeway_s,
@@ -95,6 +95,12 @@ impl TokenKeys {
             typ: config.typ.as_deref().map(media_type),
             subject: Subject::new(config),
         })
+    }
+
+    /// What is wrong with the files and secrets of keys that have what they need.
+    pub(crate) fn invalid(config: &JwtConfig) -> Vec<InvalidTokenKey> {
+        let keys = each_key(config).zip(&config.keys).filter(|(_, key)| key.validate().is_ok());
+        keys.filter_map(|(loaded, _)| loaded.err()).collect()
     }
 
     /// Checks signature and claims. `named`: the user of the sign-in frame, may be empty.
@@ -172,6 +178,11 @@ impl TokenKeys {
         let id = id.map(str::to_owned);
         Ok(Token { user, expires_ms: ms(expires + leeway), issued_ms: issued.map(ms), id })
     }
+}
+
+fn each_key(config: &JwtConfig) -> impl Iterator<Item = Result<Key, InvalidTokenKey>> {
+    let keys = config.keys.iter().enumerate();
+    keys.map(|(at, key)| Key::load(key, config).map_err(|why| InvalidTokenKey { at, why }))
 }
 
 /// "It is RECOMMENDED that producers omit an application/ prefix"; names of media types know no case.

@@ -126,9 +126,11 @@ impl Layers {
             return Err(problem);
         }
         let origin_of = |key: &str| {
-            let exact = self.origins.get(key);
             let below = || self.origins.iter().find(|(other, _)| other.starts_with(&format!("{key}.")));
-            exact.or_else(|| below().map(|(_, origin)| origin)).cloned().unwrap_or_else(|| "defaults".to_owned())
+            let found = self.origins.get(key).or_else(|| below().map(|(_, origin)| origin));
+            // What lies within a list came with the list.
+            let around = || around(key).find_map(|key| self.origins.get(key));
+            found.or_else(around).cloned().unwrap_or_else(|| "defaults".to_owned())
         };
         let config: Result<Config, _> = serde_path_to_error::deserialize(Value::Table(self.merged.clone()));
         config.map(Config::complete).map_err(|error| {
@@ -147,8 +149,9 @@ impl Layers {
                     ConfigError::Unknown { origin: origin_of(&key), key, hint }
                 }
                 None => {
-                    // Serde's words have the value.
-                    let why = if is_secret(&path) { "has a value of a wrong type".to_owned() } else { why };
+                    // Serde's words have the value, but not where there is none.
+                    let shown = !is_secret(&path) || why.starts_with("missing field");
+                    let why = if shown { why } else { "has a value of a wrong type".to_owned() };
                     ConfigError::Type { origin: origin_of(&path), key: path, why }
                 }
             }
@@ -206,6 +209,11 @@ fn merge(into: &mut Table, from: Table, path: &str, leaf: &mut impl FnMut(&str))
             }
         }
     }
+}
+
+/// The settings around one, the nearest first: of `a.b[0].c` these are `a.b[0]`, `a.b` and `a`.
+fn around(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| Some(&key[..key.rfind(['.', '['])?])).skip(1)
 }
 
 /// What a text means depends on the setting: text stays text, a list may be written with commas, the rest is TOML.
@@ -281,6 +289,11 @@ mod tests {
                 "CARILLON_ROUTER__SHARDS",
             ),
             (sets(&["storage.retention.max_agee=1"]), "storage.retention.max_agee", "--set"),
+            (
+                Layers::default().text("[[gateway.jwt.keys]]\nalgorithm = \"HS256\"\nsecretfile = \"x\"", "x.toml"),
+                "gateway.jwt.keys[0].secretfile",
+                "x.toml",
+            ),
         ] {
             let error = layers.load().expect_err(key);
             assert!(matches!(&error, ConfigError::Unknown { key: named, .. } if named == key), "{error:?}");
@@ -299,6 +312,20 @@ mod tests {
         ] {
             let error = layers.load().expect_err(key).to_string();
             assert!(error.contains(&format!("setting {key} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_within_a_list_comes_from_where_the_list_does() {
+        let key = |lines: &str| Layers::default().text(&format!("[[gateway.jwt.keys]]\n{lines}"), "x.toml");
+        for (layers, parts) in [
+            (key("algorithm = \"HS512\""), ["gateway.jwt.keys[0].algorithm (from x.toml)", "HS256"]),
+            (key("kid = \"7\""), ["gateway.jwt.keys[0] (from x.toml)", "missing field `algorithm`"]),
+            (sets(&["gateway.jwt.keys=[{algorithm=\"X\"}]"]), ["gateway.jwt.keys[0].algorithm (from --set", "HS256"]),
+            (sets(&["storage.members=[5]"]), ["storage.members[0] (from --set storage.members)", "string"]),
+        ] {
+            let error = layers.load().expect_err("refused").to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         }
     }
 

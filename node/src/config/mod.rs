@@ -169,7 +169,7 @@ impl Config {
         self.invalid(roles).into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All that is wrong with the values that these roles use, but of each role the first.
+    /// What is wrong with the values that these roles use: of each role the first, and of the gateway each key for tokens.
     pub(crate) fn invalid(&self, roles: &[Role]) -> Vec<ConfigError> {
         let mut invalid = Vec::new();
         let mut add =
@@ -192,38 +192,39 @@ impl Config {
         if let Err(why) = crate::telemetry::filter(&self.log.level) {
             add("log.level", &format!("is \"{}\": {why}", self.log.level));
         }
+        let deadline_ms = self.shutdown_deadline_ms;
+        let given_up = format!("a stop is given up after shutdown_deadline_ms, which is {deadline_ms}");
         for role in roles {
-            let (key, why) = match role {
-                Role::Storage => match self.storage.validate() {
-                    Ok(()) => continue,
-                    Err(error) => (error.key, error.why),
-                },
-                Role::Router => match self.router.validate() {
-                    Ok(()) => self.stops_in_time("drain_ms", self.router.drain_ms.into()),
-                    Err(error) => (error.key, error.why),
-                },
-                Role::Gateway => match self.gateway.validate() {
-                    Ok(()) => {
-                        let gateway = &self.gateway;
-                        self.stops_in_time("drain_spread_ms", gateway.drain_delay_ms + gateway.drain_spread_ms)
+            let mut add = |key: &str, why: &str| add(&format!("{role}.{key}"), why);
+            match role {
+                Role::Storage => {
+                    if let Err(error) = self.storage.validate() {
+                        add(error.key, &error.why);
                     }
-                    Err(error) => (error.key, error.why),
-                },
-            };
-            if !why.is_empty() {
-                add(&format!("{role}.{key}"), &why);
+                }
+                Role::Router => {
+                    let drain_ms = self.router.drain_ms;
+                    if let Err(error) = self.router.validate() {
+                        add(error.key, &error.why);
+                    }
+                    if u64::from(drain_ms) >= deadline_ms {
+                        add("drain_ms", &format!("is {drain_ms}, but {given_up}"));
+                    }
+                }
+                Role::Gateway => {
+                    let (delay_ms, spread_ms) = (self.gateway.drain_delay_ms, self.gateway.drain_spread_ms);
+                    for error in self.gateway.invalid() {
+                        add(error.key, &error.why);
+                    }
+                    if delay_ms.saturating_add(spread_ms) >= deadline_ms {
+                        let begins =
+                            format!("is {spread_ms}, and begins after gateway.drain_delay_ms, which is {delay_ms}");
+                        add("drain_spread_ms", &format!("{begins}, but {given_up}"));
+                    }
+                }
             }
         }
         invalid
-    }
-
-    /// Empty: it does.
-    fn stops_in_time(&self, key: &'static str, takes_ms: u64) -> (&'static str, String) {
-        let deadline_ms = self.shutdown_deadline_ms;
-        if takes_ms < deadline_ms {
-            return (key, String::new());
-        }
-        (key, format!("is {takes_ms}, but a stop is given up after shutdown_deadline_ms, which is {deadline_ms}"))
     }
 
     /// As TOML, without secrets.

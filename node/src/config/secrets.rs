@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carillon_gateway::{JwtAlgorithm, JwtKeyConfig};
+use carillon_gateway::{JwtAlgorithm, JwtKeyConfig, TokenKeyError, read_token_secret};
 use carillon_proto::peer::{self, PeerError, PeerSecurity, PeerTls, Tier, TierTokens};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize, Serializer};
@@ -27,8 +27,8 @@ pub struct Secrets {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("can't read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("{setting} {} can't be read: {source}", path.display())]
+    Read { setting: &'static str, path: PathBuf, source: io::Error },
     #[error("can't write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
@@ -39,6 +39,8 @@ pub enum SecretError {
     NoClusterSecret { looked_for: PathBuf },
     #[error("{setting} {why}")]
     Invalid { setting: String, why: PeerError },
+    #[error("gateway.jwt.keys: {0}")]
+    Token(#[from] TokenKeyError),
     #[error(transparent)]
     Peer(#[from] PeerError),
 }
@@ -80,22 +82,24 @@ impl Secrets {
 
     /// All tokens that are known here.
     pub(crate) fn tokens(&self, config: &Config) -> Result<TierTokens, SecretError> {
-        let invalid = |setting: &str| {
-            let setting = setting.to_owned();
-            move |why| SecretError::Invalid { setting, why }
-        };
-        let mut tokens = match self.secret(config)? {
-            Some((setting, secrets)) => TierTokens::derived(&secrets).map_err(invalid(&setting))?,
-            None => TierTokens::default(),
-        };
-        for tier in Tier::ALL {
-            let path = config.cluster.tokens.of(tier);
-            if !path.as_os_str().is_empty() {
-                let setting = format!("cluster.tokens.{tier}_file {}", path.display());
-                tokens.give(tier, &read(path)?).map_err(invalid(&setting))?;
-            }
-        }
+        let mut tokens = self.derived(config)?;
+        Tier::ALL.into_iter().try_for_each(|tier| give(&mut tokens, config, tier))?;
         Ok(tokens)
+    }
+
+    /// What is wrong with the secret, with each token, and with the files of cluster.tls.
+    pub(crate) fn invalid(&self, config: &Config) -> Vec<SecretError> {
+        let mut tokens = TierTokens::default();
+        let tls = || Ok(peer_tls(config)?.map_or(Ok(()), |tls| tls.check())?);
+        let derived = self.derived(config).err();
+        let given = Tier::ALL.into_iter().filter_map(|tier| give(&mut tokens, config, tier).err());
+        derived.into_iter().chain(given).chain(tls().err()).collect()
+    }
+
+    /// None of them, where there is no secret.
+    fn derived(&self, config: &Config) -> Result<TierTokens, SecretError> {
+        let Some((setting, secrets)) = self.secret(config)? else { return Ok(TierTokens::default()) };
+        TierTokens::derived(&secrets).map_err(|why| SecretError::Invalid { setting, why })
     }
 
     /// The tier's token as the secret gives it: for a file on a machine that is to have no more.
@@ -120,7 +124,7 @@ impl Secrets {
         } else {
             return Ok(None);
         };
-        Ok(Some((format!("cluster.secret_file {}", path.display()), read(&path)?)))
+        Ok(Some((format!("cluster.secret_file {}", path.display()), read("cluster.secret_file", &path)?)))
     }
 
     /// The key by which gateways check tokens that this process makes, if there is none in the configuration.
@@ -144,13 +148,8 @@ impl Secrets {
             return Ok(Some(secret.0.clone().into_bytes()));
         }
         let configured = configured.and_then(|key| key.secret_file.clone());
-        match configured {
-            Some(path) => read(&path).map(|text| Some(text.trim_end().as_bytes().to_vec())),
-            None if config.gateway.jwt.keys.is_empty() && self.token_path().exists() => {
-                read(&self.token_path()).map(|text| Some(text.trim_end().as_bytes().to_vec()))
-            }
-            None => Ok(None),
-        }
+        let generated = || Some(self.token_path()).filter(|path| config.gateway.jwt.keys.is_empty() && path.exists());
+        Ok(configured.or_else(generated).map(|path| read_token_secret(&path)).transpose()?)
     }
 }
 
@@ -168,9 +167,9 @@ fn needed_by(tier: Tier) -> &'static [Tier] {
 pub(crate) fn peer_tls(config: &Config) -> Result<Option<PeerTls>, SecretError> {
     let Some(tls) = &config.cluster.tls else { return Ok(None) };
     Ok(Some(PeerTls {
-        ca: read(&tls.ca)?,
-        certificate: read(&tls.certificate)?,
-        key: read(&tls.key)?,
+        ca: read("cluster.tls.ca", &tls.ca)?,
+        certificate: read("cluster.tls.certificate", &tls.certificate)?,
+        key: read("cluster.tls.key", &tls.key)?,
         server_name: Some(tls.server_name.clone()).filter(|name| !name.is_empty()),
     }))
 }
@@ -203,8 +202,28 @@ fn make(path: &Path) -> Result<(), SecretError> {
     written.map_err(failed)
 }
 
-fn read(path: &Path) -> Result<String, SecretError> {
-    fs::read_to_string(path).map_err(|source| SecretError::Read { path: path.to_owned(), source })
+/// The token that the configuration has for this tier, if it has one.
+fn give(tokens: &mut TierTokens, config: &Config, tier: Tier) -> Result<(), SecretError> {
+    let path = config.cluster.tokens.of(tier);
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let setting = token_setting(tier);
+    let invalid = |why| SecretError::Invalid { setting: format!("{setting} {}", path.display()), why };
+    tokens.give(tier, &read(setting, path)?).map_err(invalid)
+}
+
+fn token_setting(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Storage => "cluster.tokens.storage_file",
+        Tier::Router => "cluster.tokens.router_file",
+        Tier::Gateway => "cluster.tokens.gateway_file",
+        Tier::Operator => "cluster.tokens.operator_file",
+    }
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<String, SecretError> {
+    fs::read_to_string(path).map_err(|source| SecretError::Read { setting, path: path.to_owned(), source })
 }
 
 impl Secret {

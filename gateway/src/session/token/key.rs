@@ -1,6 +1,6 @@
 //! Keys that check tokens.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -12,18 +12,29 @@ use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 
 /// A key in the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
+#[error("jwt.keys[{at}]: {why}")]
+pub struct InvalidTokenKey {
+    /// Its place in the list; the first one is 0.
+    pub at: usize,
+    pub why: TokenKeyError,
+}
+
+/// Why a key can't be used.
+#[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
-    #[error("jwt.keys: {path} can't be read: {why}")]
+    #[error("{path} can't be read: {why}")]
     File { path: String, why: std::io::Error },
-    #[error("jwt.keys: {path} is not a PEM public key for {algorithm:?}: {why}")]
+    #[error("{path} is not a PEM public key for {algorithm:?}: {why}")]
     Key { path: String, algorithm: JwtAlgorithm, why: jsonwebtoken::errors::Error },
-    #[error("jwt.keys: a secret is {0} bytes but must be at least 32 (RFC 7518 section 3.2)")]
+    #[error("the secret is {0} bytes but must be at least 32 (RFC 7518 section 3.2)")]
     ShortSecret(usize),
-    #[error("jwt.keys: a secret is a PEM file: a public key is no secret")]
+    #[error("the secret is a PEM file: a public key is no secret")]
     PublicSecret,
-    #[error("jwt.keys: {path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
+    #[error("{path} has {lines} lines but must be one line, the secret; a second secret is a key of its own")]
+    Lines { path: String, lines: usize },
+    #[error("{path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
     ShortKey { path: String, bits: usize },
-    #[error("jwt.keys: {path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
+    #[error("{path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
     Curve { path: String },
 }
 
@@ -77,16 +88,29 @@ impl Key {
     }
 }
 
+/// The secret in a `secret_file`, without the white space at its end.
+pub fn read_token_secret(path: &Path) -> Result<Vec<u8>, TokenKeyError> {
+    let shown = || path.display().to_string();
+    let bytes = fs::read(path).map_err(|why| TokenKeyError::File { path: shown(), why })?;
+    let secret = bytes.trim_ascii_end();
+    // In bytes that are no text a line feed is a byte like another. A PEM file is told as such.
+    match str::from_utf8(secret).map(|text| text.lines().count()) {
+        Ok(lines @ 2..) if !is_pem(secret) => Err(TokenKeyError::Lines { path: shown(), lines }),
+        _ => Ok(secret.to_vec()),
+    }
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"-----BEGIN")
+}
+
 fn secret(config: &JwtKeyConfig) -> Result<DecodingKey, TokenKeyError> {
     let bytes = match (&config.secret, &config.secret_file) {
         (Some(secret), _) => secret.0.clone().into_bytes(),
-        (None, Some(path)) => fs::read(path)
-            .map_err(|why| TokenKeyError::File { path: path.display().to_string(), why })?
-            .trim_ascii_end()
-            .to_vec(),
+        (None, Some(path)) => read_token_secret(path)?,
         (None, None) => Vec::new(),
     };
-    if bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+    if is_pem(&bytes) {
         return Err(TokenKeyError::PublicSecret);
     }
     if bytes.len() < MIN_SECRET_BYTES {

@@ -229,16 +229,27 @@ fn nothing_that_was_signed_can_be_changed() {
 /// but by their length, and deploy/carillon.toml says it.
 #[test]
 fn weak_keys_are_refused_at_the_start() {
+    let refused = |key: JwtKeyConfig| TokenKeys::load(&config(vec![key])).map(|_| ()).map_err(|error| error.why);
     let short = JwtKeyConfig { secret: Some(Secret("x".repeat(31))), ..key(JwtAlgorithm::HS256) };
-    assert!(matches!(TokenKeys::load(&config(vec![short])), Err(TokenKeyError::ShortSecret(31))));
+    assert!(matches!(refused(short), Err(TokenKeyError::ShortSecret(31))));
     let public = JwtKeyConfig { secret: Some(Secret(RSA_PUBLIC.to_owned())), ..key(JwtAlgorithm::HS256) };
-    assert!(matches!(TokenKeys::load(&config(vec![public])), Err(TokenKeyError::PublicSecret)));
+    assert!(matches!(refused(public), Err(TokenKeyError::PublicSecret)));
     let folder = tempfile::tempdir().expect("folder");
     let load = |algorithm, pem: &str| {
         let path = folder.path().join("key");
         std::fs::write(&path, pem).expect("writes");
-        TokenKeys::load(&config(vec![JwtKeyConfig { public_key_file: Some(path), ..key(algorithm) }])).map(|_| ())
+        refused(JwtKeyConfig { public_key_file: Some(path), ..key(algorithm) })
     };
+    // Of several lines, a program could sign with the first one, or with all: nobody can see which.
+    for (secret, lines) in [("x".repeat(40) + "\n", 1), ("x".repeat(40) + "\r\n" + &"y".repeat(40) + "\n", 2)] {
+        let path = folder.path().join("secret");
+        std::fs::write(&path, &secret).expect("writes");
+        let loaded = refused(JwtKeyConfig { secret_file: Some(path), secret: None, ..key(JwtAlgorithm::HS256) });
+        match lines {
+            1 => loaded.expect("one line"),
+            _ => assert!(matches!(loaded, Err(TokenKeyError::Lines { lines: 2, .. })), "{loaded:?}"),
+        }
+    }
     load(JwtAlgorithm::RS256, RSA_PUBLIC).expect("2048 bits");
     let short = load(JwtAlgorithm::RS256, include_str!("../testdata/rsa1024.pub.pem"));
     assert!(matches!(short, Err(TokenKeyError::ShortKey { bits: 1024, .. })), "{short:?}");

@@ -172,7 +172,10 @@ fn a_key_with_a_kid_checks_only_tokens_with_it() {
 #[test]
 fn a_short_secret_is_refused() {
     let short = JwtKeyConfig { secret: Some(Secret("short".to_owned())), ..hs256() };
-    assert!(matches!(TokenKeys::load(&config(vec![short])), Err(TokenKeyError::ShortSecret(5))));
+    assert!(matches!(
+        TokenKeys::load(&config(vec![short])),
+        Err(InvalidTokenKey { at: 0, why: TokenKeyError::ShortSecret(5) })
+    ));
 }
 
 /// What "Different users become one" was found with.
