@@ -98,6 +98,11 @@ async fn revoke(config: &Config, request: RevokeTokensRequest, router: Option<&s
     match reply {
         Ok(reply) => {
             out::line(format_args!("tokens of {} are revoked{}", request.user, ended(reply.into_inner().ended)))?;
+            // `now` is the end of this second.
+            if request.before_ms > now_ms() + 1_000 {
+                let until = date::format(request.before_ms);
+                out::line(format_args!("so are those that are made until {until}: new ones count from then on"))?;
+            }
             Ok(())
         }
         Err(status) => bail!("no token was revoked: {}", status.message()),

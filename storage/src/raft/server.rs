@@ -55,7 +55,7 @@ impl RaftService {
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<&Serving, Status> {
-        let serving = self.serving.get().ok_or_else(|| Status::unavailable("this node has not started its shards"))?;
+        let serving = self.serving.get().ok_or_else(|| Status::unavailable("its shards are not started yet"))?;
         let cluster = request.metadata().get(CLUSTER_KEY).map(|value| value.as_bytes()).unwrap_or_default();
         if cluster == serving.cluster.as_bytes() {
             Ok(serving)
