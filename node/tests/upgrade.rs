@@ -13,11 +13,7 @@
 
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use carillon_client::{Address, ConnectOptions, Connection, Credential, sign_in};
 use carillon_proto::pb::client::{
