@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_client::{ConnectOptions, Connection};
+use carillon_client::{ConnectOptions, Connection, Trust};
 use carillon_proto::pb::client::{Ping, SignIn, client_frame::Body, server_frame, sign_in::Credential};
-use support::service::{Carrier, Service};
+use support::{
+    certificates::{Files, NAME},
+    service::{Carrier, Service},
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,8 +50,12 @@ fn closes(what: &str, stream: &mut TcpStream) {
 }
 
 async fn signed_in(service: &Service, carrier: Carrier, user: &str) -> Connection {
-    let mut connection =
+    let connection =
         Connection::connect(&service.address(carrier), &ConnectOptions::default()).await.expect("connects");
+    sign_in(service, connection, user).await
+}
+
+async fn sign_in(service: &Service, mut connection: Connection, user: &str) -> Connection {
     let credential = Some(Credential::Token(service.token(user)));
     let request = SignIn { device: "d".into(), credential, ..SignIn::default() };
     connection.send_frame(Body::SignIn(request)).await.expect("sent");
@@ -132,13 +139,42 @@ fn a_grpc_connection_lasts_as_long_as_somebody_is_signed_in_on_it() {
     });
 }
 
+/// Settings with which nodes and clients meet over TLS; the files are gone with the folder.
+fn with_tls() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("folder");
+    Files::new().write(folder.path());
+    let [ca, certificate, key] = ["ca.pem", "certificate.pem", "key.pem"].map(|name| folder.path().join(name));
+    let settings = format!(
+        "cluster.tls = {{ ca = {ca:?}, certificate = {certificate:?}, key = {key:?}, server_name = {NAME:?} }}\n\
+         gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}\ngateway.sign_in_timeout_ms = 2000"
+    );
+    (folder, settings)
+}
+
 #[test]
 fn internal_and_admin_listeners_let_strangers_go() {
     let service = Service::start("");
-    let mut held = Vec::new();
     let listeners = [("storage", service.storage()), ("router", service.router()), ("admin", service.node.admin)];
-    for (name, address) in listeners {
-        for (what, bytes) in [("silence", &b""[..]), ("half a request", b"GET / H"), ("a preface", PREFACE)] {
+    strangers_are_let_go(&listeners);
+}
+
+#[test]
+fn internal_and_grpc_listeners_let_strangers_go_over_tls() {
+    let (_folder, settings) = with_tls();
+    let service = Service::start(&settings);
+    let listeners = [("storage", service.storage()), ("router", service.router()), ("grpc", service.grpc())];
+    strangers_are_let_go(&listeners);
+}
+
+fn strangers_are_let_go(listeners: &[(&str, SocketAddr)]) {
+    let mut held = Vec::new();
+    for (name, address) in listeners.iter().copied() {
+        for (what, bytes) in [
+            ("silence", &b""[..]),
+            ("half a request", b"GET / H"),
+            ("a preface", PREFACE),
+            ("half a hello", HALF_A_CLIENT_HELLO),
+        ] {
             held.push((format!("{name}: {what}"), open(address, bytes)));
         }
     }
@@ -150,11 +186,25 @@ fn internal_and_admin_listeners_let_strangers_go() {
 /// Many more than may be strangers at a time.
 #[test]
 fn silent_connections_to_the_internal_listeners_do_not_hurt_the_nodes() {
-    let service = Service::start("");
-    let addresses = [service.storage(), service.router()];
-    let _held: Vec<_> = addresses.iter().flat_map(|address| (0..600).map(|_| open(*address, b""))).collect();
-    service.block_on(async {
-        let mut connection = signed_in(&service, Carrier::Tcp, "works").await;
-        pongs(&mut connection).await;
-    });
+    let (folder, tls) = with_tls();
+    for (settings, carrier) in [("", Carrier::Tcp), (tls.as_str(), Carrier::Grpc)] {
+        let service = Service::start(settings);
+        let addresses = [service.storage(), service.router()];
+        for first in [&b""[..], HALF_A_CLIENT_HELLO] {
+            let _held: Vec<_> = addresses.iter().flat_map(|address| (0..600).map(|_| open(*address, first))).collect();
+            service.block_on(async {
+                let trust = if settings.is_empty() {
+                    Trust::default()
+                } else {
+                    Trust::ca(fs::read_to_string(folder.path().join("ca.pem")).expect("read"))
+                };
+                let options = ConnectOptions { trust, server_name: Some(NAME.to_owned()), ..ConnectOptions::default() };
+                let address =
+                    if settings.is_empty() { service.address(carrier) } else { service.secure_address(carrier) };
+                let connection = Connection::connect(&address, &options).await.expect("connects");
+                let mut connection = sign_in(&service, connection, "works").await;
+                pongs(&mut connection).await;
+            });
+        }
+    }
 }

@@ -6,17 +6,26 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
-use carillon_proto::pb::client::{
-    ClientFrame, Code, ServerFrame, SignIn, client_frame::Body, client_service_client::ClientServiceClient,
-    server_frame, sign_in::Credential,
+use carillon_proto::{
+    pb::client::{
+        ClientFrame, Code, ServerFrame, SignIn, client_frame::Body, client_service_client::ClientServiceClient,
+        server_frame, sign_in::Credential,
+    },
+    tls::{Authorities, Identity, MaybeTls},
 };
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
-use support::{node::until, service::Service};
-use tokio::io::AsyncWriteExt as _;
+use support::{
+    certificates::{Files, NAME},
+    node::until,
+    service::Service,
+    websocket::{WebSocket, handshake},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Endpoint;
 
 const PROXY: &str = "gateway.proxies.trusted = [\"127.0.0.0/8\"]\n";
@@ -66,11 +75,7 @@ fn over_websocket(service: &Service, header: &str, token: &str, before: &[u8]) -
     );
     let mut stream = open(service.ws(), &[before, request.as_bytes()].concat());
     let frame = format!(r#"{{"signIn": {{"device": "d", "token": "{token}"}}}}"#);
-    // Masked with zeros.
-    let mut bytes = vec![0x81, 0x80 | 126];
-    bytes.extend((frame.len() as u16).to_be_bytes());
-    bytes.extend([0; 4]);
-    bytes.extend(frame.as_bytes());
+    let bytes = WebSocket::frame(0x81, frame.as_bytes());
     let (mut heard, mut more, mut shaken) = (Vec::new(), [0; 4096], false);
     loop {
         let got = stream.read(&mut more).expect("reads");
@@ -151,19 +156,28 @@ fn the_proxy_protocol_names_the_client_on_every_listener() {
     assert_eq!(over_websocket(&service, "", &token, &v1("203.0.113.1")), " 429 ");
     assert_eq!(over_websocket(&service, "", &token, &v1("203.0.113.2")), "signedIn");
     service.block_on(async {
-        assert_eq!(over_grpc(&service, v2([203, 0, 113, 1]), &token).await, None, "the connection is one too many");
+        assert_eq!(over_grpc(&service, v2([203, 0, 113, 1]), &token).await, Some("crowded"), "one too many");
         assert_eq!(over_grpc(&service, v2([203, 0, 113, 3]), &token).await, Some("signed in"));
     });
 }
 
 /// None: the connection did not come about.
 async fn over_grpc(service: &Service, header: Vec<u8>, token: &str) -> Option<&'static str> {
-    let address = service.grpc();
+    grpc_on(service.grpc(), header, token, None).await
+}
+
+async fn grpc_on(address: SocketAddr, header: Vec<u8>, token: &str, files: Option<Arc<Files>>) -> Option<&'static str> {
     let connector = tower::service_fn(move |_| {
-        let header = header.clone();
+        let (header, files) = (header.clone(), files.clone());
         async move {
-            let mut stream = tokio::net::TcpStream::connect(address).await?;
-            stream.write_all(&header).await?;
+            let stream = match files {
+                Some(files) => through_tls(address, &files, &header).await,
+                None => {
+                    let mut stream = tokio::net::TcpStream::connect(address).await?;
+                    stream.write_all(&header).await?;
+                    MaybeTls::plain(stream)
+                }
+            };
             Ok::<_, std::io::Error>(TokioIo::new(stream))
         }
     });
@@ -218,4 +232,65 @@ fn tls_begins_behind_the_header() {
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(answer.first(), Some(&21), "{address}: {answer:?}");
     }
+}
+
+/// The proxy's header in plain text, and then the client's TLS.
+async fn through_tls(address: SocketAddr, files: &Files, header: &[u8]) -> MaybeTls<tokio::net::TcpStream> {
+    let identity = Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes()).expect("an identity");
+    let authorities = Authorities::from_pem(files.ca.as_bytes()).expect("an authority");
+    let config = Arc::new(identity.client(&authorities).expect("a configuration"));
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    stream.write_all(header).await.expect("written");
+    MaybeTls::connect(stream, config, NAME.to_owned()).await.expect("a handshake")
+}
+
+/// Reads until one of the words has come; all that was heard.
+async fn until_word(stream: &mut MaybeTls<tokio::net::TcpStream>, words: &[&str]) -> String {
+    let (mut heard, mut more) = (Vec::new(), [0; 4096]);
+    loop {
+        let got = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut more)).await.expect("in time");
+        heard.extend_from_slice(&more[..got.expect("reads")]);
+        let text = String::from_utf8_lossy(&heard).into_owned();
+        if words.iter().any(|word| text.contains(word)) {
+            return text;
+        }
+    }
+}
+
+/// The bound of one address tells that the client behind the proxy is the one that is seen.
+#[test]
+fn clients_sign_in_over_tls_behind_the_header_on_every_listener() {
+    let files = Arc::new(Files::new());
+    let folder = tempfile::tempdir().expect("folder");
+    files.write(folder.path());
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
+    let service = Service::start(&format!(
+        "{PROXY}{SPEAKS}gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}\n\
+         gateway.max_connections_per_address = 2"
+    ));
+    let token = service.token("alice");
+    service.block_on(async {
+        let frame = sign_in(&token).encode_length_delimited_to_vec();
+        let mut held = Vec::new();
+        for header in [v1("203.0.113.1"), v2([203, 0, 113, 1])] {
+            let mut stream = through_tls(service.tcp(), &files, &header).await;
+            stream.write_all(&frame).await.expect("written");
+            let heard = until_word(&mut stream, &["alice", "as many"]).await;
+            assert!(heard.contains("alice"), "signed in: {heard}");
+            held.push(stream);
+        }
+        let mut third = through_tls(service.tcp(), &files, &v2([203, 0, 113, 1])).await;
+        until_word(&mut third, &["this address has as many connections as it may"]).await;
+        let mut crowded = through_tls(service.ws(), &files, &v2([203, 0, 113, 1])).await;
+        crowded.write_all(handshake("carillon.v1.json", "").as_bytes()).await.expect("written");
+        assert!(until_word(&mut crowded, &["as it may\n"]).await.starts_with("HTTP/1.1 429"));
+        let other = v2([203, 0, 113, 2]);
+        let mut other_ws = through_tls(service.ws(), &files, &other).await;
+        other_ws.write_all(handshake("carillon.v1.json", "").as_bytes()).await.expect("written");
+        assert!(until_word(&mut other_ws, &["\r\n\r\n"]).await.starts_with("HTTP/1.1 101"));
+
+        let over_grpc = async |header| grpc_on(service.grpc(), header, &token, Some(Arc::clone(&files))).await;
+        assert_eq!(over_grpc(v2([203, 0, 113, 1])).await, Some("crowded"));
+        assert_eq!(over_grpc(v2([203, 0, 113, 3])).await, Some("signed in"));
+    });
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -45,6 +46,10 @@ fn plain_http_on_the_websocket_port_is_answered_with_a_status_and_a_text() {
             400,
             "carillon.v1.json",
         ),
+        ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), 400, "Host"),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n".to_owned(), 400, "Host"),
+        ("GET /healthz HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), 400, "Host"),
+        ("GET /ws HTTP/1.1\r\nHost: x/y\r\n\r\n".to_owned(), 400, "Host"),
         (format!("GET /chat HTTP/1.1\r\nHost: x\r\n{upgrade}{key}{json}Sec-WebSocket-Version: 13\r\n\r\n"), 404, "/ws"),
     ] {
         let answer = answer(ws, &request);
@@ -85,15 +90,46 @@ fn the_health_of_the_websocket_port_is_asked_with_get_and_head_on_one_connection
 #[test]
 fn a_request_head_that_is_too_large_or_no_http_is_refused() {
     let ws = Service::shared().ws();
+    let refused = |request: &[u8]| {
+        let answer = exchange(ws, request, false);
+        let (head, body) = split(&answer);
+        // With a text, also where the library would give none, and in one answer.
+        assert!(
+            body.len() > 10 && head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())),
+            "{answer}"
+        );
+        assert!(head.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        (status(&answer), answer.clone())
+    };
     let many = "X: y\r\n".repeat(200);
-    assert_eq!(status(&answer(ws, &format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n"))), 431);
+    let (code, answer) = refused(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes());
+    assert!(code == 431 && answer.contains("8 KiB and 100 lines"), "{answer}");
     let large = "x".repeat(9 * 1024);
-    assert_eq!(status(&answer(ws, &format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}\r\n\r\n"))), 431);
+    assert_eq!(refused(format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}\r\n\r\n").as_bytes()).0, 431);
     // Without its end: the answer must not wait for it.
-    assert_eq!(status(&exchange(ws, format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}").as_bytes(), false)), 431);
+    assert_eq!(refused(format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}").as_bytes()).0, 431);
     for no_http in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"hello world\r\n\r\n", b"GET /ws\r\n\r\n"] {
-        assert_eq!(status(&exchange(ws, no_http, false)), 400, "{no_http:?}");
+        assert_eq!(refused(no_http).0, 400, "{no_http:?}");
     }
+    // Behind an answer that is whole.
+    let both = exchange(ws, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nwhat\r\n\r\n", false);
+    let (first, second) = both.split_once("ok\n").unwrap_or_else(|| panic!("two answers: {both}"));
+    assert_eq!((status(first), status(second)), (200, 400), "{both}");
+}
+
+/// RFC 9113, section 7: "HTTP_1_1_REQUIRED (0x0d): The endpoint requires that HTTP/1.1 be used instead of HTTP/2."
+#[test]
+fn a_client_of_http_2_is_told_that_http_1_is_spoken() {
+    let mut stream = TcpStream::connect(Service::shared().ws()).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").expect("written");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let (settings, goaway) = answer.split_at(9);
+    assert_eq!(settings, b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", "{answer:?}");
+    assert_eq!((goaway[3], &goaway[9..13], &goaway[13..17]), (7, &[0; 4][..], &[0, 0, 0, 0xd][..]), "{answer:?}");
+    assert_eq!(usize::from(goaway[2]), goaway.len() - 9, "one whole frame: {answer:?}");
+    assert!(goaway.ends_with(b"over HTTP/1.1"), "{answer:?}");
 }
 
 #[test]
@@ -149,13 +185,18 @@ fn a_frame_in_one_segment_with_the_handshake_is_not_lost() {
 fn each_ending_has_its_bye_and_its_close_code() {
     let service = Service::shared();
     let long = "x".repeat(300 * 1024);
-    let cases: [(&str, &str, Vec<u8>, Code, u16); 13] = [
+    // A length that would fit into fewer bytes.
+    let long_length = [&[0x81, 0x80 | 126, 0, 2, 0, 0, 0, 0][..], b"{}"].concat();
+    let longer_length = [&[0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0][..], b"{}"].concat();
+    let cases: [(&str, &str, Vec<u8>, Code, u16); 15] = [
         ("carillon.v1.json", "a reserved bit", WebSocket::frame(0xc1, b"{}"), Code::Invalid, 1002),
         ("carillon.v1.json", "an unknown opcode", WebSocket::frame(0x83, b""), Code::Invalid, 1002),
         ("carillon.v1.json", "a frame without a mask", vec![0x81, 2, b'{', b'}'], Code::Invalid, 1002),
         ("carillon.v1.json", "a continuation of nothing", WebSocket::frame(0x80, b"{}"), Code::Invalid, 1002),
         ("carillon.v1.json", "half a ping", WebSocket::frame(0x09, b""), Code::Invalid, 1002),
         ("carillon.v1.json", "a close code that none may send", WebSocket::frame(0x88, &[3]), Code::Invalid, 1002),
+        ("carillon.v1.json", "a length in two bytes for no need", long_length, Code::Invalid, 1002),
+        ("carillon.v1.proto", "a length in eight bytes for no need", longer_length, Code::Invalid, 1002),
         ("carillon.v1.json", "bytes where text must be", WebSocket::frame(0x82, b"{}"), Code::Invalid, 1003),
         ("carillon.v1.proto", "text where bytes must be", WebSocket::frame(0x81, b"{}"), Code::Invalid, 1003),
         ("carillon.v1.json", "text that is not UTF-8", WebSocket::frame(0x81, &[0xff]), Code::Invalid, 1007),
@@ -190,6 +231,22 @@ fn a_clients_own_close_is_answered_with_its_code() {
         ws.send(&WebSocket::frame(0x88, &code.to_be_bytes()));
         assert_eq!(ws.close_code(), Some(code));
         assert_eq!(ws.next(), Heard::End);
+    }
+}
+
+/// RFC 6455, section 7.4: some codes are never sent, others are nobody's.
+#[test]
+fn a_close_with_a_code_that_none_may_send_has_a_bye_and_1002() {
+    let service = Service::shared();
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+        for (format, reason) in [("carillon.v1.json", &b""[..]), ("carillon.v1.proto", b"gone")] {
+            let mut ws = WebSocket::signed_in(service, format, &format!("closed-{code}"));
+            ws.send(&WebSocket::frame(0x88, &[&code.to_be_bytes()[..], reason].concat()));
+            let (bye, reason) = ws.bye();
+            assert_eq!(bye, Code::Invalid, "{code}: {reason}");
+            assert!(reason.contains(&code.to_string()), "{code}: {reason}");
+            assert_eq!((ws.close_code(), ws.next()), (Some(1002), Heard::End), "{code}");
+        }
     }
 }
 

@@ -8,30 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
-use carillon_proto::{
-    accepting::Accepting,
-    pb::client::{Bye, Code, server_frame::Body},
-    seldom::Seldom,
-    tasks::Tasks,
-};
+use carillon_proto::{accepting::Accepting, seldom::Seldom, tasks::Tasks};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{timeout, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout_at,
 };
 
 use super::{
     proxies::Proxies,
     proxy_protocol::{Reader, Source},
+    refusal::{REFUSAL, Refusal},
     slots::{Slot, Slots},
 };
-use crate::codec::varint::put_frame;
+
+/// Connections of one listener that are being refused at the same time; more are closed without a word. Those of all three
+/// listeners are among the open files that the process keeps back for itself.
+const REFUSING: usize = 40;
 
 /// The bounds and rules of one listener.
 pub(super) struct Entry {
-    pub(super) slots: Arc<Slots>,
+    slots: Arc<Slots>,
+    refusing: Arc<Semaphore>,
     pub(super) proxies: Arc<Proxies>,
     /// Each connection begins with the PROXY protocol, and comes from a trusted proxy.
     pub(super) proxy_protocol: bool,
@@ -46,46 +44,89 @@ pub(super) struct Accepted {
     /// By then it is signed in, or closed.
     pub(super) deadline: Instant,
     /// Given back when the connection ends.
-    pub(super) slot: Slot,
+    pub(super) place: Place,
 }
 
-/// Connections being refused at the same time; more are closed without a word.
-const REFUSING: usize = 64;
-const REFUSAL: Duration = Duration::from_secs(1);
-const OVERLOADED_AGAIN_MS: u32 = 5_000;
-const FULL: &str = "this gateway has as many connections as it may";
-const CROWDED: &str = "this address has as many connections as it may";
+/// What a connection holds for as long as it is open.
+pub(super) enum Place {
+    Slot(Slot),
+    /// There was no slot, or it was given back: the connection is there to be told so, and for health checks.
+    Refusing(#[expect(dead_code, reason = "held, not looked at")] OwnedSemaphorePermit, Refusal),
+}
 
-/// For ever. `refusal` is written to those for whom there is no slot.
+/// For ever.
 pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     name: &'static str,
     entry: Arc<Entry>,
     tasks: Tasks,
-    refusal: Option<Vec<u8>>,
     handle: impl Fn(Accepted) -> F,
 ) {
-    let refusing = Arc::new(Semaphore::new(REFUSING));
     let mut accepting = Accepting::new(listener, name);
     loop {
         let (stream, peer) = accepting.next().await;
-        match entry.slots.take() {
-            Some(slot) => tasks.spawn("client-connection", handle(entry.accepted(stream, peer, slot))),
-            None => {
-                if let (Some(words), Ok(turn)) = (refusal.clone(), Arc::clone(&refusing).try_acquire_owned()) {
-                    tasks.spawn("client-refusal", async move {
-                        refuse(stream, &words).await;
-                        drop(turn);
-                    });
-                }
-            }
+        let Some(place) = entry.place() else { continue };
+        let deadline = Instant::now() + entry.time(&place);
+        tasks.spawn("client-connection", handle(Accepted { stream, peer, deadline, place }));
+    }
+}
+
+impl Place {
+    /// Says whose connection it is, once that is known: it goes on if it is not refused. None: it is nobody's alone.
+    pub(super) fn belongs_to(&mut self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        match self {
+            Self::Slot(slot) => match address {
+                None => Ok(()),
+                Some(address) => slot.belongs_to(address).map_err(|_| Refusal::Crowded),
+            },
+            Self::Refusing(_, why) => Err(*why),
         }
     }
 }
 
 impl Entry {
-    pub(super) fn accepted(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
-        Accepted { stream, peer, deadline: Instant::now() + self.sign_in_timeout, slot }
+    pub(super) fn new(
+        slots: Arc<Slots>,
+        proxies: Arc<Proxies>,
+        proxy_protocol: bool,
+        sign_in_timeout: Duration,
+    ) -> Self {
+        Self { slots, refusing: Arc::new(Semaphore::new(REFUSING)), proxies, proxy_protocol, sign_in_timeout }
+    }
+
+    /// For a new connection. None: there is not even one to be refused on.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.slots.take().map(Place::Slot).or_else(|| self.refusing(Refusal::Full))
+    }
+
+    /// For a stream on a connection that has a place of its own.
+    pub(super) fn slot(&self, address: IpAddr) -> Result<Slot, Refusal> {
+        let mut slot = self.slots.take().ok_or(Refusal::Full)?;
+        slot.belongs_to(address).map(|()| slot).map_err(|_| Refusal::Crowded)
+    }
+
+    /// A refused connection leaves its slot to others. None: it is closed without a word.
+    pub(super) fn give_back(&self, place: Place, why: Refusal) -> Option<Place> {
+        match place {
+            Place::Slot(slot) => {
+                drop(slot);
+                self.refusing(why)
+            }
+            Place::Refusing(..) => Some(place),
+        }
+    }
+
+    fn refusing(&self, why: Refusal) -> Option<Place> {
+        let turn = Arc::clone(&self.refusing).try_acquire_owned().ok()?;
+        Some(Place::Refusing(turn, why))
+    }
+
+    /// How long a connection may take to sign in.
+    pub(super) fn time(&self, place: &Place) -> Duration {
+        match place {
+            Place::Slot(_) => self.sign_in_timeout,
+            Place::Refusing(..) => REFUSAL.min(self.sign_in_timeout),
+        }
     }
 
     /// Whose connection it is, as far as the socket and the PROXY protocol tell. None: it is to be closed.
@@ -132,63 +173,27 @@ impl Entry {
     }
 }
 
-/// Says why, and closes in order.
-pub(super) async fn refuse(mut stream: TcpStream, words: &[u8]) {
-    let refuse = async {
-        if stream.write_all(words).await.is_err() || stream.shutdown().await.is_err() {
-            return;
-        }
-        // What the client has sent is read, so that closing does not reset the connection under the words.
-        let mut dropped = [0; 1024];
-        while matches!(stream.read(&mut dropped).await, Ok(1..)) {}
-    };
-    // A client that does not take the words does without them.
-    let _ = timeout(REFUSAL, refuse).await;
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::slots::Common;
 
-/// What a client over TCP hears when there is no slot.
-pub(super) fn bye_full() -> Vec<u8> {
-    framed(overloaded(FULL))
-}
-
-/// What a client over TCP hears when its address has too many connections.
-pub(super) fn bye_crowded() -> Vec<u8> {
-    framed(overloaded(CROWDED))
-}
-
-pub(super) fn full() -> Bye {
-    overloaded(FULL)
-}
-
-pub(super) fn crowded() -> Bye {
-    overloaded(CROWDED)
-}
-
-fn framed(bye: Bye) -> Vec<u8> {
-    let mut out = BytesMut::new();
-    put_frame(&Body::Bye(bye).into(), &mut out);
-    out.to_vec()
-}
-
-fn overloaded(reason: &str) -> Bye {
-    Bye {
-        code: Code::Overloaded.into(),
-        reason: reason.to_owned(),
-        reconnect: true,
-        reconnect_after_ms: OVERLOADED_AGAIN_MS,
+    #[test]
+    fn only_so_many_are_refused_at_a_time() {
+        let slots = Slots::new(&Common::new(10, 1), "one", 3, false);
+        let entry = Entry::new(slots, Arc::new(Proxies::default()), false, Duration::from_secs(10));
+        let address = "192.0.2.1".parse().expect("an address");
+        let mut held: Vec<_> = std::iter::from_fn(|| entry.place()).collect();
+        assert_eq!(held.len(), 3 + REFUSING);
+        let (mut first, mut second) = (held.remove(0), held.remove(0));
+        assert_eq!(first.belongs_to(Some(address)), Ok(()));
+        assert_eq!(second.belongs_to(Some(address)), Err(Refusal::Crowded));
+        let mut refused = held.pop().expect("refused");
+        assert_eq!(refused.belongs_to(Some(address)), Err(Refusal::Full));
+        // Nobody is refused on a slot, which is for others.
+        assert!(entry.give_back(second, Refusal::Crowded).is_none(), "all turns are taken");
+        drop(refused);
+        assert!(matches!(entry.place(), Some(Place::Slot(_))));
+        assert!(matches!(entry.give_back(first, Refusal::Crowded), Some(Place::Refusing(_, Refusal::Crowded))));
     }
 }
-
-/// What a client over WebSocket hears before its handshake.
-pub(super) fn http_503() -> Vec<u8> {
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{FULL}\n",
-        OVERLOADED_AGAIN_MS / 1000,
-        FULL.len() + 1
-    )
-    .into_bytes()
-}
-
-/// What a client over WebSocket hears in its handshake.
-pub(super) const CROWDED_TEXT: &str = "this address has as many connections as it may\n";

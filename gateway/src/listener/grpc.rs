@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding, transport::Server};
 
 use super::{
-    accept::{self, Entry},
+    accept::Entry,
     grpc_connection::{ClientConnection, GrpcConnection},
     grpc_services::{self, Health, HealthServer},
     tls::Tls,
@@ -76,8 +76,8 @@ pub(super) async fn run(
         loop {
             let (stream, peer) = accepting.next().await;
             // A connection takes a slot as its streams do, so that those without streams are bounded, too.
-            if let Some(slot) = entry.slots.take()
-                && let Some(connection) = GrpcConnection::new(stream, peer, slot, &entry)
+            if let Some(place) = entry.place()
+                && let Some(connection) = GrpcConnection::new(stream, peer, place, &entry)
             {
                 return Some((Ok::<_, io::Error>(connection), (accepting, entry)));
             }
@@ -118,11 +118,8 @@ impl ClientService for Service {
         let limit = request.extensions().get::<MessageLimit>().cloned();
         let limit = limit.ok_or_else(|| Status::internal("a request without a bound"))?;
         let (outbound, stream) = mpsc::channel(AHEAD);
-        let slot = match self.entry.slots.take() {
-            Some(mut slot) => slot.belongs_to(address).map(|()| slot).map_err(|_| accept::crowded()),
-            None => Err(accept::full()),
-        };
-        match slot {
+        let refusal = known.as_ref().and_then(ClientConnection::refusal);
+        match refusal.map_or_else(|| self.entry.slot(address), Err) {
             Ok(slot) => {
                 let probation = known.as_ref().map(|known| known.probation.clone());
                 let deadline = self.deadline(known.as_ref());
@@ -134,9 +131,9 @@ impl ClientService for Service {
                     drop(slot);
                 });
             }
-            Err(bye) => {
+            Err(refusal) => {
                 // The channel is new: there is room.
-                let _ = outbound.try_send(Ok(ServerFrame { body: Some(Body::Bye(bye)) }));
+                let _ = outbound.try_send(Ok(ServerFrame { body: Some(Body::Bye(refusal.bye())) }));
             }
         }
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -13,10 +13,15 @@ use carillon_proto::probation::{OnProbation, Probation};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 use tonic::transport::server::Connected;
 
-use super::{accept::Entry, proxy_protocol::Reader, slots::Slot};
+use super::{
+    accept::{Entry, Place},
+    proxy_protocol::Reader,
+    refusal::{REFUSAL, Refusal},
+};
 
 /// After the end of the time to sign in, for the words about it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -26,17 +31,28 @@ pub(super) struct GrpcConnection {
     known: ClientConnection,
     /// What has to come before anything else, from a proxy that speaks the PROXY protocol.
     header: Option<Box<Header>>,
-    slot: Slot,
+    /// None: it was given back, and there was no other.
+    place: Option<Place>,
+    /// When a connection ends that is there only to be told that it can't be, and for health checks.
+    refused_until: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the streams of a connection know of it.
 #[derive(Clone)]
 pub(super) struct ClientConnection {
     pub(super) probation: Probation,
-    /// The other end, or who is behind the PROXY protocol. There before the first stream is.
-    address: Arc<OnceLock<IpAddr>>,
+    whose: Arc<OnceLock<Whose>>,
     /// By then somebody is signed in on it.
     pub(super) deadline: Instant,
+}
+
+/// There before the first stream is.
+#[derive(Clone, Copy)]
+struct Whose {
+    /// The other end, or who is behind the PROXY protocol.
+    address: IpAddr,
+    /// Why nobody can sign in on the connection.
+    refusal: Option<Refusal>,
 }
 
 struct Header {
@@ -47,28 +63,40 @@ struct Header {
 
 impl GrpcConnection {
     /// None: the client, or the proxy, may not.
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, mut slot: Slot, entry: &Arc<Entry>) -> Option<Self> {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, entry: &Arc<Entry>) -> Option<Self> {
         let probation = Probation::default();
         let deadline = Instant::now() + entry.sign_in_timeout;
-        let address = Arc::new(OnceLock::new());
-        let known = ClientConnection { probation: probation.clone(), address: Arc::clone(&address), deadline };
+        let known = ClientConnection { probation: probation.clone(), whose: Arc::default(), deadline };
         let io = OnProbation::new(stream, probation, entry.sign_in_timeout + LAST_WORDS, ());
         let peer = peer.ip().to_canonical();
-        let header = if entry.proxy_protocol {
+        let mut connection = Self { io, known, header: None, place: Some(place), refused_until: None };
+        if entry.proxy_protocol {
             if let Err(error) = entry.check_proxy(peer) {
                 let _ = entry.client_of(peer, Err(error));
                 return None;
             }
-            Some(Box::new(Header { reader: Reader::default(), entry: Arc::clone(entry), peer }))
+            connection.header = Some(Box::new(Header { reader: Reader::default(), entry: Arc::clone(entry), peer }));
         } else {
-            // A proxy's connections carry many clients' streams: those are counted.
-            if !entry.proxies.trust(peer) {
-                slot.belongs_to(peer).ok()?;
+            connection.belongs_to(peer, entry).ok()?;
+        }
+        Some(connection)
+    }
+
+    /// A refused connection stays for a moment, so that its streams can say why. An error if there is no place even for
+    /// that.
+    fn belongs_to(&mut self, client: IpAddr, entry: &Entry) -> io::Result<()> {
+        // A proxy's connections carry many clients' streams: those are counted.
+        let counted = !entry.proxies.trust(client);
+        let refusal = self.place.as_mut().and_then(|place| place.belongs_to(counted.then_some(client)).err());
+        if let Some(refusal) = refusal {
+            self.place = self.place.take().and_then(|place| entry.give_back(place, refusal));
+            if self.place.is_none() {
+                return Err(io::Error::other(refusal.text()));
             }
-            address.get_or_init(|| peer);
-            None
-        };
-        Some(Self { io, known, header, slot })
+            self.refused_until = Some(Box::pin(sleep(REFUSAL)));
+        }
+        self.known.whose.get_or_init(|| Whose { address: client, refusal });
+        Ok(())
     }
 
     /// Nothing is read by others, or written, before the header has been read.
@@ -76,18 +104,27 @@ impl GrpcConnection {
         let Some(header) = &mut self.header else { return Poll::Ready(Ok(())) };
         let source = ready!(header.reader.poll(&mut self.io, cx));
         let client = header.entry.client_of(header.peer, source)?;
-        if !header.entry.proxies.trust(client) && self.slot.belongs_to(client).is_err() {
-            return Poll::Ready(Err(io::Error::other("this address has as many connections as it may")));
-        }
-        self.known.address.get_or_init(|| client);
+        let entry = Arc::clone(&header.entry);
         self.header = None;
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.belongs_to(client, &entry))
+    }
+
+    fn check_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.refused_until.as_mut().map(|until| until.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Err(io::Error::new(io::ErrorKind::TimedOut, "a refused connection is closed")),
+            Some(Poll::Pending) | None => Ok(()),
+        }
     }
 }
 
 impl ClientConnection {
     pub(super) fn address(&self) -> Option<IpAddr> {
-        self.address.get().copied()
+        self.whose.get().map(|whose| whose.address)
+    }
+
+    /// Why nobody can sign in on the connection.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.whose.get().and_then(|whose| whose.refusal)
     }
 }
 
@@ -102,7 +139,10 @@ impl Connected for GrpcConnection {
 impl AsyncRead for GrpcConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.check_time(cx)?;
         ready!(this.poll_header(cx))?;
+        // Whoever was refused by the header is woken by time.
+        this.check_time(cx)?;
         Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }

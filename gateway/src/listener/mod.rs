@@ -5,9 +5,12 @@ mod grpc;
 mod grpc_connection;
 mod grpc_services;
 mod http;
+mod muffled;
 pub(crate) mod origin;
 pub(crate) mod proxies;
 pub(crate) mod proxy_protocol;
+mod refusal;
+mod site;
 mod slots;
 mod tls;
 mod ws;
@@ -97,19 +100,17 @@ impl Listeners {
         let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
         if let Some(listener) = self.tcp {
             let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_tcp));
-            let refusal = is_plain(&tls, &entry).then(accept::bye_full);
             let handle = move |accepted| tcp(Arc::clone(&shared), acceptor(&tls), Arc::clone(&entry), accepted);
-            let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), refusal, handle);
+            let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), handle);
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
             let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_ws));
-            let site = Arc::new(http::Site { origins: self.origins, ready: ready.clone() });
-            let refusal = is_plain(&tls, &entry).then(accept::http_503);
+            let site = Arc::new(site::Site { origins: self.origins, ready: ready.clone() });
             let handle = move |accepted| {
                 ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor(&tls), Arc::clone(&entry), accepted)
             };
-            let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), refusal, handle);
+            let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), handle);
             accepting.spawn("ws-listener", accept);
         }
         if let Some(listener) = self.grpc {
@@ -128,20 +129,12 @@ impl Entries {
         let proxies = Arc::new(config.proxies.to_proxies());
         let alone = [&config.tcp, &config.ws, &config.grpc].iter().filter(|listener| listener.enabled).count() < 2;
         let entry = |name: &'static str, listener: &ListenConfig| {
-            Arc::new(Entry {
-                slots: Slots::new(&common, name, listener.max_connections, alone),
-                proxies: Arc::clone(&proxies),
-                proxy_protocol: listener.proxy_protocol,
-                sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
-            })
+            let slots = Slots::new(&common, name, listener.max_connections, alone);
+            let sign_in_timeout = Duration::from_millis(config.sign_in_timeout_ms);
+            Arc::new(Entry::new(slots, Arc::clone(&proxies), listener.proxy_protocol, sign_in_timeout))
         };
         Self { tcp: entry("tcp", &config.tcp), ws: entry("ws", &config.ws), grpc: entry("grpc", &config.grpc) }
     }
-}
-
-/// Can words be written to whoever connects, without a handshake before?
-fn is_plain(tls: &Option<Arc<Tls>>, entry: &Entry) -> bool {
-    tls.is_none() && !entry.proxy_protocol
 }
 
 /// With the certificate of now.
@@ -183,12 +176,11 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 
 async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entry>, mut accepted: Accepted) {
     let Some(address) = entry.source(&mut accepted).await else { return };
-    let Accepted { stream, deadline, mut slot, .. } = accepted;
-    if slot.belongs_to(address).is_err() {
-        if acceptor.is_none() {
-            Box::pin(accept::refuse(stream, &accept::bye_crowded())).await;
-        }
-        return;
+    let Accepted { stream, deadline, mut place, .. } = accepted;
+    if let Err(refusal) = place.belongs_to(Some(address)) {
+        // The slot is for others.
+        let Some(_place) = entry.give_back(place, refusal) else { return };
+        return Box::pin(refusal.tell(stream, acceptor)).await;
     }
     let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
@@ -202,5 +194,5 @@ async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entr
             }
         }
     }
-    drop(slot);
+    drop(place);
 }

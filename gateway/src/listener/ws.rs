@@ -11,9 +11,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    accept::{Accepted, Entry},
-    http::{Site, Upgraded, serve_until_upgrade},
-    slots::{Crowded, Slot},
+    accept::{Accepted, Entry, Place},
+    http::{Upgraded, serve_until_upgrade},
+    refusal::Refusal,
+    site::Site,
 };
 use crate::{
     connection::{self, Arrival, Shared},
@@ -28,8 +29,8 @@ pub(super) async fn serve(
     mut accepted: Accepted,
 ) {
     let Some(peer) = entry.source(&mut accepted).await else { return };
-    let Accepted { stream, deadline, mut slot, .. } = accepted;
-    let mut whose = Whose { entry, peer, address: peer, slot: &mut slot };
+    let Accepted { stream, deadline, mut place, .. } = accepted;
+    let mut whose = Whose { entry, peer, address: peer, place: &mut place };
     // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
         None => {
@@ -52,7 +53,7 @@ pub(super) async fn serve(
             }
         }
     }
-    drop(slot);
+    drop(place);
 }
 
 /// Whose connection it is: the other end, until the headers of a trusted proxy say more.
@@ -60,13 +61,13 @@ struct Whose<'a> {
     entry: Arc<Entry>,
     peer: IpAddr,
     address: IpAddr,
-    slot: &'a mut Slot,
+    place: &'a mut Place,
 }
 
 impl Whose<'_> {
-    fn hear(&mut self, headers: &HeaderMap) -> Result<(), Crowded> {
+    fn hear(&mut self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.address = self.entry.proxies.client(self.peer, headers);
-        self.slot.belongs_to(self.address)
+        self.place.belongs_to(Some(self.address))
     }
 }
 

@@ -1,0 +1,97 @@
+//! A stream on which the HTTP library says nothing of its own: its answers to what it can't read have no text.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is written is dropped unless an answer is expected. An answer is written whole before it is flushed.
+pub(super) struct Muffled<S> {
+    stream: S,
+    answers: Answers,
+    /// Something was written since the last flush.
+    wrote: bool,
+}
+
+/// Says that the service has an answer. Clones are of the same stream.
+#[derive(Clone)]
+pub(super) struct Answers(Arc<AtomicBool>);
+
+impl Answers {
+    pub(super) fn expect(&self) {
+        // One task answers and writes.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_expected(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> Muffled<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, answers: Answers(Arc::default()), wrote: false }
+    }
+
+    pub(super) fn answers(&self) -> Answers {
+        self.answers.clone()
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Muffled<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Muffled<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.answers.is_expected() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        this.wrote = true;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.answers.is_expected() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        this.wrote = true;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        if std::mem::take(&mut this.wrote) {
+            this.answers.0.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,76 @@
+//! What a client hears for which there is no place.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use carillon_proto::pb::client::{Bye, Code, server_frame::Body};
+use hyper::StatusCode;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::codec::varint::put_frame;
+
+/// For a client to hear that it is refused, with the handshakes before, and to close.
+pub(super) const REFUSAL: Duration = Duration::from_secs(2);
+/// When it may come again.
+pub(super) const AGAIN_S: u32 = 5;
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The listener, or the gateway, has as many connections as it may.
+    Full,
+    /// The client's address has.
+    Crowded,
+}
+
+impl Refusal {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Full => "this gateway has as many connections as it may",
+            Self::Crowded => "this address has as many connections as it may",
+        }
+    }
+
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    pub(super) fn bye(self) -> Bye {
+        Bye {
+            code: Code::Overloaded.into(),
+            reason: self.text().to_owned(),
+            reconnect: true,
+            reconnect_after_ms: AGAIN_S * 1000,
+        }
+    }
+
+    /// Tells a client over TCP or TLS, and closes. A client that does not take the words does without them.
+    pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let tell = async {
+            match acceptor {
+                None => self.say(stream).await,
+                Some(acceptor) => self.say(acceptor.accept(stream).await?).await,
+            }
+        };
+        let _ = timeout(REFUSAL, tell).await;
+    }
+
+    async fn say<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) -> io::Result<()> {
+        let mut words = BytesMut::new();
+        put_frame(&Body::Bye(self.bye()).into(), &mut words);
+        stream.write_all(&words).await?;
+        stream.shutdown().await?;
+        // What the client has sent is read, so that closing does not reset the connection under the words.
+        let mut dropped = [0; 1024];
+        while stream.read(&mut dropped).await? > 0 {}
+        Ok(())
+    }
+}
