@@ -1,6 +1,7 @@
 //! Frames as WebSocket messages: binary protobuf or text JSON.
 
 mod close;
+mod headers;
 mod polled;
 mod socket;
 

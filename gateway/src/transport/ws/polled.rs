@@ -1,4 +1,5 @@
-//! A socket as the library reads and writes it: what is not possible now is `WouldBlock`, and wakes the task later.
+//! A socket as the library reads and writes it: what is not possible now is `WouldBlock`, and wakes the task later. What the
+//! library would let pass, and must not, is an error of reading.
 
 use std::{
     io::{self, Read, Write},
@@ -6,16 +7,24 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::headers::{Headers, Why, Wrong};
 
 pub(super) struct Polled<S> {
     stream: S,
+    /// What was read already, and comes first.
+    early: Bytes,
+    headers: Headers,
+    /// The frame that begins where reading has ended is wrong.
+    wrong: Option<Why>,
     waker: Waker,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, waker: Waker::noop().clone() }
+    pub(super) fn new(stream: S, early: Bytes) -> Self {
+        Self { stream, early, headers: Headers::default(), wrong: None, waker: Waker::noop().clone() }
     }
 
     /// Said before each use: one task reads and writes.
@@ -36,9 +45,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Read for Polled<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut into = ReadBuf::new(into);
-        let polled = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.waker), &mut into);
-        blocking(polled).map(|()| into.filled().len())
+        if let Some(why) = self.wrong {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let got = if self.early.is_empty() {
+            let mut into = ReadBuf::new(into);
+            let polled = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.waker), &mut into);
+            blocking(polled).map(|()| into.filled().len())?
+        } else {
+            let got = self.early.len().min(into.len());
+            self.early.copy_to_slice(&mut into[..got]);
+            if self.early.is_empty() {
+                // It may be the rest of a large buffer.
+                self.early = Bytes::new();
+            }
+            got
+        };
+        match self.headers.pass(&into[..got]) {
+            Ok(()) => Ok(got),
+            Err(Wrong { at, why }) => {
+                self.wrong = Some(why);
+                // Zero would be the end.
+                if at == 0 { self.read(into) } else { Ok(at) }
+            }
+        }
     }
 }
 

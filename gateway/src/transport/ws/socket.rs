@@ -75,8 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         Self {
-            // Copied, because the library would keep the whole buffer of which this is the rest.
-            ws: WebSocket::from_partially_read(Polled::new(stream), early.to_vec(), Role::Server, Some(config)),
+            ws: WebSocket::from_raw_socket(Polled::new(stream, early), Role::Server, Some(config)),
             queue: VecDeque::new(),
             queued: 0,
             unflushed: 0,
@@ -194,6 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             // The client is gone without a close frame.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Heard::Ended,
             Error::Protocol(_) => (Code::Invalid, CloseCode::Protocol, error.to_string()),
+            // From `Polled`.
+            Error::Io(why) if why.kind() == io::ErrorKind::InvalidData => {
+                (Code::Invalid, CloseCode::Protocol, why.to_string())
+            }
             _ => return Heard::Ended,
         };
         self.broken = true;
