@@ -336,6 +336,11 @@ fn a_bad_json_frame_is_refused_by_name_and_the_connection_goes_on() {
         assert_eq!(ask(hello).await["signedIn"]["user"], "json-user");
         let bad = ask(r#"{"send": {"clientId": "7", "to": "json-user"}}"#.to_owned()).await;
         assert_eq!((&bad["refused"]["clientId"], &bad["refused"]["code"]), (&"7".into(), &"CODE_INVALID".into()));
+        for body in [r#""\ud83d""#, "1e999", "[[[[1]]]]"] {
+            let bad = format!(r#"{{"send": {{"clientId": "6", "content": {{"text": {{"body": {body}}}}}}}}}"#);
+            let bad = ask(bad).await;
+            assert_eq!((&bad["refused"]["clientId"], &bad["refused"]["code"]), (&"6".into(), &"CODE_INVALID".into()));
+        }
         let bad = ask(r#"{"fetch": {"request": 9, "limit": "many"}}"#.to_owned()).await;
         assert_eq!((&bad["refused"]["request"], &bad["refused"]["code"]), (&9.into(), &"CODE_INVALID".into()));
         let good = r#"{"send": {"clientId": "8", "to": {"user": "json-user", "group": null}, "after": null,

@@ -8,11 +8,12 @@
 //! frame has maps, `Any`, `Timestamp`, `Duration`, `FieldMask`, `Struct`, `Value`, wrappers, extensions, signed numbers or
 //! `float`: what is said of those does not apply.
 
+mod name;
 mod schema;
 mod unique;
+mod whole;
 
-use carillon_proto::pb::client::{ClientFrame, refused::What};
-use serde_json::Value;
+use carillon_proto::pb::client::{ClientFrame, client_frame::Body, content, refused::What};
 
 use schema::CLIENT_FRAME;
 pub(crate) use unique::Unique;
@@ -27,46 +28,63 @@ pub(crate) struct JsonError {
 }
 
 pub(crate) fn decode(frame: &str) -> Result<ClientFrame, JsonError> {
-    // The generated code's own complaint tells less than the schema's.
-    serde_json::from_str(frame).or_else(|_| decode_by_schema(frame))
+    match serde_json::from_str(frame) {
+        Ok(read) if !may_be_too_lenient(&read, frame) => Ok(read),
+        // The generated code's own complaint tells less than the schema's.
+        Ok(_) | Err(_) => decode_by_schema(frame),
+    }
 }
 
 /// Takes all that the mapping allows; slower.
 pub(crate) fn decode_by_schema(frame: &str) -> Result<ClientFrame, JsonError> {
-    read_by_schema(frame).map_err(|why| JsonError { why, what: name(frame) })
+    read_by_schema(frame).map_err(|error| JsonError { why: explain(&error), what: name::what(frame) })
 }
 
-fn read_by_schema(frame: &str) -> Result<ClientFrame, String> {
-    let Unique(value) = serde_json::from_str(frame).map_err(|error| error.to_string())?;
-    let canonical = CLIENT_FRAME.canonical(value)?;
-    serde_json::from_value(canonical).map_err(|error| error.to_string())
+fn read_by_schema(frame: &str) -> serde_json::Result<ClientFrame> {
+    serde_json::from_value(CLIENT_FRAME.canonical(frame)?)
 }
 
-/// Finds the send, fetch or renewal that an unreadable frame is about, so that it can be refused by name. `None` if the
-/// frame is no JSON, or names none.
-fn name(frame: &str) -> Option<What> {
-    let root: Value = serde_json::from_str(frame).ok()?;
-    let member = |of: &str, names: [&str; 2]| {
-        let of = root.get(of)?;
-        names.iter().find_map(|name| of.get(name)).cloned()
+/// The generated code reads numbers in quotes as Rust writes them ("+1", "007", "inf", "1."), of which JSON has no such
+/// thing. Most messages have no numbers.
+fn may_be_too_lenient(read: &ClientFrame, frame: &str) -> bool {
+    let content = match &read.body {
+        Some(Body::Send(send)) => send.content.as_ref().and_then(|content| content.body.as_ref()),
+        None | Some(Body::SignOut(_) | Body::ScramFinal(_)) => return false,
+        Some(_) => return has_odd_number(frame),
     };
-    if let Some(Value::String(client_id)) = member("send", ["clientId", "client_id"]) {
-        return Some(What::ClientId(client_id));
+    match content {
+        None | Some(content::Body::Text(_) | content::Body::Custom(_)) => false,
+        // Fractions have too many odd forms to look for.
+        Some(content::Body::Location(_)) => true,
+        Some(_) => has_odd_number(frame),
     }
-    let request = match member("fetch", ["request"; 2]).or_else(|| member("renew", ["request"; 2]))? {
-        Value::Number(number) => number.as_u64()?,
-        Value::String(text) => text.parse().ok()?,
-        _ => return None,
-    };
-    Some(What::Request(u32::try_from(request).ok()?))
+}
+
+/// Is there a string that begins like a whole number that JSON does not have, or with an escape?
+fn has_odd_number(frame: &str) -> bool {
+    frame.as_bytes().windows(3).any(|bytes| match bytes {
+        [b'"', b'+' | b'\\', _] => true,
+        [b'"', b'0', next] => next.is_ascii_digit(),
+        _ => false,
+    })
+}
+
+/// The library's words for half a pair of surrogates tell nobody what is wrong.
+fn explain(error: &serde_json::Error) -> String {
+    let why = error.to_string();
+    if why.starts_with("unexpected end of hex escape") || why.starts_with("lone leading surrogate") {
+        let (line, column) = (error.line(), error.column());
+        return format!("half a pair of surrogates is no character (line {line}, column {column})");
+    }
+    why
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::pb::client::{client_frame::Body, content, sign_in::Credential};
+    use carillon_proto::pb::client::sign_in::Credential;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn body(frame: &Value) -> Body {
         let text = frame.to_string();
@@ -131,11 +149,30 @@ mod tests {
             "1e999",
             "\"NaN\"",
             "\"Infinity\"",
+            "\"+100\"",
+            "\"0100\"",
+            "\"\\u002b100\"",
         ] {
             fetch(bad).expect_err(bad);
         }
         for bad in ["18446744073709551616", "\"18446744073709551616\"", "18446744073709551616.0", "-1"] {
             nonce(bad).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn a_large_number_is_exact_or_refused() {
+        for (text, is) in [
+            ("9007199254740991.0", 9_007_199_254_740_991),
+            ("9007199254740993", 9_007_199_254_740_993),
+            ("\"9007199254740993.0\"", 9_007_199_254_740_993),
+            ("\"1e18\"", 1_000_000_000_000_000_000),
+        ] {
+            assert_eq!(nonce(text).unwrap_or_else(|error| panic!("{text}: {error}")), is, "{text}");
+        }
+        for inexact in ["9007199254740993.0", "1e18"] {
+            let error = nonce(inexact).expect_err(inexact).to_string();
+            assert!(error.contains("nonce is too large for a point or an exponent"), "{error}");
         }
     }
 
@@ -206,6 +243,40 @@ mod tests {
         }
     }
 
+    /// They are skipped unread, as protobuf's own parsers skip them: what is in them is nobody's business.
+    #[test]
+    fn what_is_in_unknown_fields_makes_no_difference() {
+        for unknown in
+            [r#""x": 1, "x": 2"#, r#""x": {"y": 1, "y": 2}"#, r#""x": "\ud83d""#, r#""\ud83d": 1"#, r#""x": 1e999"#]
+        {
+            // The null makes it read by the schema.
+            for ping in ["{}", r#"{"nonce": null}"#] {
+                let frame = format!(r#"{{{unknown}, "ping": {ping}}}"#);
+                let read = decode(&frame).unwrap_or_else(|error| panic!("{frame}: {error}"));
+                assert!(matches!(read.body, Some(Body::Ping(_))), "{frame}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_says_what_is_wrong() {
+        for (frame, words) in [
+            (r#"{"send": {"clientId": "7", "content": {"text": {"body": "\ud83d"}}}}"#, "half a pair of surrogates"),
+            (r#"{"send": {"clientId": "7", "content": {"text": {"body": "\ude00x"}}}}"#, "half a pair of surrogates"),
+            (r#"{"send": {"clientId": "7", "to": {"user": "a", "group": "b"}}}"#, "user and group are there"),
+            (r#"{"send": {"clientId": "7", "to": "bob"}}"#, "an object as to"),
+            (r#"{"signIn": {"positions": {}}}"#, "an array as positions"),
+            (r#"{"signIn": {"scramFirst": "$$"}}"#, "scramFirst must be base64"),
+            (r#"{"fetch": {"direction": 7}}"#, "direction is 7 but must be one of DIRECTION_"),
+            (r#"{"ping": {"nonce": "+1"}}"#, "nonce is \"+1\" but must be a whole number"),
+            (r#"{"ping": {}, "ping": {}}"#, "\"ping\" is there twice"),
+            ("null", "an object as frame"),
+        ] {
+            let error = refused(frame).to_string();
+            assert!(error.contains(words), "{frame}: {error}");
+        }
+    }
+
     #[test]
     fn enums_come_by_name_and_by_number() {
         let direction = |text: &str| {
@@ -265,7 +336,21 @@ mod tests {
         assert!(latitude("\"NaN\"").expect("a name").is_nan());
         assert_eq!(latitude("\"Infinity\"").expect("a name"), f64::INFINITY);
         assert_eq!(latitude("\"-Infinity\"").expect("a name"), f64::NEG_INFINITY);
-        for bad in ["NaN", "Infinity", "-Infinity", "1e999", "\"\"", "\"north\"", "true", "{}"] {
+        for bad in [
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1e999",
+            "\"\"",
+            "\"north\"",
+            "true",
+            "{}",
+            "\"inf\"",
+            "\"nan\"",
+            "\"1.\"",
+            "\".5\"",
+            "\"+1.5\"",
+        ] {
             latitude(bad).expect_err(bad);
         }
     }
@@ -315,7 +400,7 @@ mod tests {
         // An unknown field is passed over without a stack, a known one is not gone down into.
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(decode(&format!(r#"{{"x": {deep}}}"#)).expect("unknown").body, None);
-        decode_by_schema(&format!(r#"{{"x": {deep}}}"#)).map(|_| ()).expect_err("too deep");
+        assert_eq!(decode_by_schema(&format!(r#"{{"x": {deep}}}"#)).expect("unknown").body, None);
         decode(&format!(r#"{{"ping": {deep}}}"#)).map(|_| ()).expect_err("too deep");
         let pair = decode(r#"{"send": {"clientId": "\ud83d\ude00"}}"#).expect("a pair of surrogates is one character");
         assert!(matches!(pair.body, Some(Body::Send(send)) if send.client_id == "\u{1f600}"));
@@ -329,6 +414,13 @@ mod tests {
         assert_eq!(what(r#"{"fetch": {"request": 9, "direction": 7}}"#), Some(What::Request(9)));
         assert_eq!(what(r#"{"fetch": {"request": "9", "direction": "up"}}"#), Some(What::Request(9)));
         assert_eq!(what(r#"{"renew": {"request": 5, "token": 7}}"#), Some(What::Request(5)));
+        // Also if the rest is JSON that no string or number can hold.
+        let text =
+            |body: &str| format!(r#"{{"send": {{"clientId": "7", "content": {{"text": {{"body": {body}}}}}}}}}"#);
+        for body in [r#""\ud83d""#, r#""\ude00\ud83d""#, "1e999", &format!("{}{}", "[".repeat(1000), "]".repeat(1000))]
+        {
+            assert_eq!(what(&text(body)), Some(What::ClientId("7".to_owned())), "{body}");
+        }
         assert_eq!(what(r#"{"send": {"to": 1}}"#), None);
         assert_eq!(what(r#"{"ack": {"position": 1}}"#), None);
         assert_eq!(what(r#"{"fetch": {"request": -1}}"#), None);
