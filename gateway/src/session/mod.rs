@@ -3,7 +3,9 @@
 
 pub(crate) mod content;
 mod delivery;
+mod effect;
 mod history;
+mod input;
 mod live;
 mod pace;
 #[cfg(feature = "planted-bugs")]
@@ -34,13 +36,13 @@ use carillon_proto::{
     sessions,
 };
 
+pub(crate) use effect::{Effect, Tag};
+pub(crate) use input::{Input, Now};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{codec::Outgoing, config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
+use crate::{config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{LastWord, Live};
-use renewal::Renewal;
-use sending::Sent;
 use sign_in::SignIn;
 
 /// What holds for all sessions of this gateway.
@@ -69,87 +71,6 @@ pub(crate) struct Rules {
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
     pub(crate) users: Arc<Users>,
-}
-
-/// When an input comes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
-    pub(crate) instant: Instant,
-    /// Milliseconds since 1970.
-    pub(crate) unix_ms: u64,
-}
-
-pub(crate) enum Input {
-    Frame(ClientFrame),
-    /// The client is there, and said nothing else.
-    Alive,
-    /// The client sent what is no frame.
-    Malformed {
-        code: Code,
-        reason: String,
-    },
-    /// A frame that can't be read, but says which send or request it is.
-    Unreadable {
-        what: What,
-        reason: String,
-    },
-    /// The client has closed its half of the connection.
-    HalfClosed,
-    Answer(Tag, Answered),
-    Push(Arc<Push>),
-    /// A push of this position was lost.
-    Behind(Position),
-    /// The router told the heads of what the user follows.
-    Heads(Vec<TimelineHead>),
-    /// The session was replaced or ended.
-    Over(Why),
-    /// What waits to be written is more than its bound, or no more.
-    Backlog(bool),
-    /// Nothing of what waits could be written for too long.
-    TooSlow,
-    /// The gateway is stopping.
-    Drain {
-        come_back: Duration,
-    },
-    /// The gateway reaches no router.
-    CutOff {
-        come_back: Duration,
-    },
-    /// `wake_at` has come.
-    Wake,
-}
-
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "each is performed at once")]
-pub(crate) enum Effect {
-    Write(Outgoing),
-    /// The answer comes back with the tag.
-    Request {
-        tag: Tag,
-        op: Op,
-        traceparent: String,
-    },
-    /// Ask the client for a sign of life.
-    Ping,
-    /// Signed in: larger frames are allowed.
-    SignedIn,
-    /// Write what waits, then close.
-    Close,
-}
-
-/// What a request to the routers was made for.
-#[derive(Debug)]
-pub(crate) enum Tag {
-    Account,
-    Ensure,
-    Open,
-    Send(Sent),
-    Gap,
-    Fetch(u32),
-    Renew(Renewal),
-    Heads,
-    Ack,
-    Close,
 }
 
 pub(crate) struct Session {

@@ -1,0 +1,62 @@
+//! What goes into a session.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::pb::{
+    client::{ClientFrame, Code, Position, refused::What},
+    link::{Push, TimelineHead, evict::Why},
+};
+
+use super::Tag;
+use crate::links::Answered;
+
+/// When an input comes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    /// Milliseconds since 1970.
+    pub(crate) unix_ms: u64,
+}
+
+pub(crate) enum Input {
+    Frame(ClientFrame),
+    /// The client is there, and said nothing else.
+    Alive,
+    /// The client sent what is no frame.
+    Malformed {
+        code: Code,
+        reason: String,
+    },
+    /// A frame that can't be read, but says which send or request it is.
+    Unreadable {
+        what: What,
+        reason: String,
+    },
+    /// The client has closed its half of the connection.
+    HalfClosed,
+    Answer(Tag, Answered),
+    Push(Arc<Push>),
+    /// A push of this position was lost.
+    Behind(Position),
+    /// The router told the heads of what the user follows.
+    Heads(Vec<TimelineHead>),
+    /// The session was replaced or ended.
+    Over(Why),
+    /// What waits to be written is more than its bound, or no more.
+    Backlog(bool),
+    /// Nothing of what waits could be written for too long.
+    TooSlow,
+    /// The gateway is stopping.
+    Drain {
+        come_back: Duration,
+    },
+    /// The gateway reaches no router.
+    CutOff {
+        come_back: Duration,
+    },
+    /// `wake_at` has come.
+    Wake,
+}
