@@ -32,6 +32,8 @@ pub enum TokenKeyError {
     PublicSecret,
     #[error("{path} has {lines} lines but must be one line, the secret; a second secret is a key of its own")]
     Lines { path: String, lines: usize },
+    #[error("the secret has a line feed but must be one line without one")]
+    LineFeed,
     #[error("{path} has {bits} bits but RS256 needs at least 2048 (RFC 7518 section 3.3)")]
     ShortKey { path: String, bits: usize },
     #[error("{path} is on another curve but ES256 needs P-256 (RFC 7518 section 3.4)")]
@@ -112,6 +114,10 @@ fn secret(config: &JwtKeyConfig) -> Result<DecodingKey, TokenKeyError> {
     };
     if is_pem(&bytes) {
         return Err(TokenKeyError::PublicSecret);
+    }
+    // As a text of several lines in the configuration ends; whoever signs would not know of it.
+    if config.secret.is_some() && bytes.contains(&b'\n') {
+        return Err(TokenKeyError::LineFeed);
     }
     if bytes.len() < MIN_SECRET_BYTES {
         return Err(TokenKeyError::ShortSecret(bytes.len()));

@@ -234,6 +234,8 @@ fn weak_keys_are_refused_at_the_start() {
     assert!(matches!(refused(short), Err(TokenKeyError::ShortSecret(31))));
     let public = JwtKeyConfig { secret: Some(Secret(RSA_PUBLIC.to_owned())), ..key(JwtAlgorithm::HS256) };
     assert!(matches!(refused(public), Err(TokenKeyError::PublicSecret)));
+    let lines = JwtKeyConfig { secret: Some(Secret("x".repeat(40) + "\n")), ..key(JwtAlgorithm::HS256) };
+    assert!(matches!(refused(lines), Err(TokenKeyError::LineFeed)));
     let folder = tempfile::tempdir().expect("folder");
     let load = |algorithm, pem: &str| {
         let path = folder.path().join("key");
