@@ -110,7 +110,7 @@ impl User {
 }
 
 impl Share {
-    /// May the user send now? If not: after how long.
+    /// May the user send now? If not: after how long it may, if nobody else does.
     pub(crate) fn send(&self, now: Instant) -> Result<(), Duration> {
         let (now_ns, users) = (self.users.ns(now), &self.users);
         let next = |until: u64| until.max(now_ns) + users.interval_ns;
@@ -119,6 +119,32 @@ impl Share {
             Ok(_) => Ok(()),
             Err(until) => Err(Duration::from_nanos(next(until).saturating_sub(now_ns + users.ahead_ns))),
         }
+    }
+
+    /// Takes one that is not there yet, and says after how long it will be.
+    pub(crate) fn owe(&self, now: Instant) -> Duration {
+        let (now_ns, users) = (self.users.ns(now), &self.users);
+        let taken = self
+            .user
+            .sent_until_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.max(now_ns) + users.interval_ns));
+        // It always says Some.
+        let (Ok(until) | Err(until)) = taken;
+        Duration::from_nanos((until.max(now_ns) + users.interval_ns).saturating_sub(now_ns + users.ahead_ns))
+    }
+
+    /// After how long there will be one.
+    pub(crate) fn wait_for_one(&self, now: Instant) -> Duration {
+        let (now_ns, users) = (self.users.ns(now), &self.users);
+        let until = self.user.sent_until_ns.load(Ordering::Relaxed).max(now_ns);
+        Duration::from_nanos((until + users.interval_ns).saturating_sub(now_ns + users.ahead_ns))
+    }
+
+    /// One that was taken was not used.
+    pub(crate) fn give_back(&self) {
+        let interval_ns = self.users.interval_ns;
+        let back = |until: u64| Some(until.saturating_sub(interval_ns));
+        let _ = self.user.sent_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
     }
 }
 

@@ -12,7 +12,11 @@ use carillon_client::{Address, Client, ConnectOptions, Connection, ConnectionErr
 use carillon_proto::pb::client::{
     Code, Limits, Send, ServerFrame, SignIn, client_frame::Body, refused::What, server_frame, sign_in,
 };
-use support::{cluster::Cluster, node::until};
+use support::{
+    cluster::Cluster,
+    node::until,
+    service::{Carrier, Service},
+};
 use tokio::time::{sleep, timeout};
 
 /// Messages that wait through the outage.
@@ -24,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 
 struct Naive {
     address: Address,
+    device: String,
     token: String,
     /// Rule 1: kept until they are accepted, in the order in which they were sent first.
     kept: BTreeMap<usize, Send>,
@@ -37,9 +42,10 @@ struct Naive {
 }
 
 impl Naive {
-    fn new(address: Address, token: String) -> Self {
+    fn new(address: Address, token: String, device: &str) -> Self {
         Self {
             address,
+            device: device.to_owned(),
             token,
             kept: BTreeMap::new(),
             to_send: VecDeque::new(),
@@ -81,7 +87,7 @@ impl Naive {
         let said = |error: ConnectionError| error.to_string();
         let mut connection = Connection::connect(&self.address, &ConnectOptions::default()).await.map_err(said)?;
         let credential = Some(sign_in::Credential::Token(self.token.clone()));
-        let request = SignIn { device: "naive".to_owned(), credential, ..Default::default() };
+        let request = SignIn { device: self.device.clone(), credential, ..Default::default() };
         connection.send_frame(Body::SignIn(request)).await.map_err(said)?;
         match connection.next_frame().await.map_err(said)? {
             Some(ServerFrame { body: Some(server_frame::Body::SignedIn(signed_in)) }) => {
@@ -158,9 +164,9 @@ fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
         for number in 0..RECIPIENTS {
             // The account is made by its first sign-in.
             let token = cluster.token(&format!("friend-{number}"));
-            Naive::new(cluster.addresses[0].clone(), token).connect().await.expect("signs in");
+            Naive::new(cluster.addresses[0].clone(), token, "naive").connect().await.expect("signs in");
         }
-        let mut naive = Naive::new(cluster.addresses[0].clone(), cluster.token("naive"));
+        let mut naive = Naive::new(cluster.addresses[0].clone(), cluster.token("naive"), "naive");
         naive.add(0, "friend-0");
         timeout(PATIENCE, naive.run()).await.expect("the first is accepted");
         naive.refusals.clear();
@@ -197,6 +203,47 @@ fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
         // The spiral had 500 refusals for rate, and more, for each message.
         let (rate, order) = (naive.refused(Code::RateLimited), naive.refused(Code::OutOfOrder));
         assert!(rate + order < 6 * SENDS, "it spirals: {:?}", naive.refusals);
+        assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
+    });
+}
+
+/// The user's rate is the narrow one: what each connection may send alone would be no bound.
+#[test]
+fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
+    const CONNECTIONS: usize = 4;
+    const EACH: usize = 150;
+    let (rate, burst) = (50, 100);
+    let service = Service::start(&format!("gateway.user_sends_per_second = {rate}\ngateway.user_send_burst = {burst}"));
+    service.block_on(async {
+        let address = service.address(Carrier::Tcp);
+        for number in 0..RECIPIENTS {
+            let name = format!("friend-{number}");
+            Naive::new(address.clone(), service.token(&name), "d").connect().await.expect("signs in");
+        }
+        let mut all: Vec<Naive> = (0..CONNECTIONS)
+            .map(|device| Naive::new(address.clone(), service.token("naive"), &format!("naive-{device}")))
+            .collect();
+        for naive in &mut all {
+            (0..EACH).for_each(|number| naive.add(number, &format!("friend-{}", number % RECIPIENTS)));
+        }
+        let began = Instant::now();
+        let tasks: Vec<_> = all
+            .into_iter()
+            .map(|mut naive| {
+                tokio::spawn(async move {
+                    timeout(PATIENCE, naive.run()).await.expect("a naive connection gets through");
+                    naive.refused(Code::RateLimited) + naive.refused(Code::OutOfOrder)
+                })
+            })
+            .collect();
+        let mut refused = 0;
+        for task in tasks {
+            refused += task.await.expect("no panic");
+        }
+        let took = began.elapsed();
+        let allowed = Duration::from_secs_f64((CONNECTIONS * EACH - burst) as f64 / f64::from(rate));
+        println!("{took:?} where the rate allows {allowed:?}; refused: {refused}");
+        assert!(refused < 6 * CONNECTIONS * EACH, "it spirals: {refused}");
         assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
     });
 }

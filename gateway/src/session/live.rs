@@ -46,8 +46,6 @@ pub(super) struct Live {
     pub(super) expires: Option<Instant>,
     pub(super) delivery: Delivery<Bytes>,
     pub(super) pace: Pace,
-    /// In what the user may do over all of its connections.
-    pub(super) share: Share,
     pub(super) pending_sends: u32,
     pub(super) history: History,
     /// A new token is being looked at.
@@ -106,8 +104,7 @@ impl Live {
             connection,
             expires,
             delivery: Delivery::new(begin.epoch, begin.from, begin.last, rules.gap_grace, now.instant),
-            pace: Pace::new(rules.sends_per_second, rules.send_burst, now.instant),
-            share,
+            pace: Pace::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
             history: History::default(),
             renewing: false,

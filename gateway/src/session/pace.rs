@@ -2,7 +2,8 @@
 //!
 //! A send over the rate is refused with a time, and that time is kept for it: it has paid, and goes through when it comes
 //! again. The times lie one behind the other, so a client that does no more than send each again after its own time gets
-//! through at the rate. A send that names a refused one (`Send.after`) is refused as well, before anything is done for
+//! through at the rate. The rate of the connection and that of its user, which all of the user's connections share, are both
+//! paid, and a time is behind all that is owed to either. A send that names a refused one (`Send.after`) is refused as well, before anything is done for
 //! it, and its time is behind that of the one it names.
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use super::rate::Bucket;
+use crate::users::Share;
 
 /// Refused sends of one connection whose times are kept: some 25 KiB. What comes beyond is refused with a time, too, but
 /// no time is kept for it.
@@ -26,9 +28,10 @@ const BEHIND: Duration = Duration::from_millis(1);
 /// No refusal invites to try again before this.
 const SOONEST: Duration = Duration::from_millis(10);
 
-/// The rate of one connection.
+/// The rate of one connection, and its part in that of its user.
 pub(super) struct Pace {
     bucket: Bucket,
+    share: Share,
     /// None while no refused send is waited for: nearly always.
     later: Option<Box<Later>>,
 }
@@ -97,21 +100,21 @@ pub(super) enum Admitted {
 }
 
 impl Pace {
-    pub(super) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
-        Self { bucket: Bucket::new(per_second.into(), burst, now), later: None }
+    pub(super) fn new(per_second: u32, burst: u32, share: Share, now: Instant) -> Self {
+        Self { bucket: Bucket::new(per_second.into(), burst, now), share, later: None }
     }
 
     /// May this send go now? `after`: the client id that it names, or empty.
     pub(super) fn admit(&mut self, now: Instant, client_id: &str, after: &str) -> Result<Admitted, NotNow> {
         let Some(later) = &mut self.later else {
-            return match self.bucket.take(now) {
+            return match self.take(now) {
                 Ok(()) => Ok(Admitted::Paid),
                 Err(_) => Err(NotNow::Rate(self.book(now, client_id, now) - now)),
             };
         };
         // An empty id is refused for itself, right after this.
         let Some(id) = Named::of(client_id) else {
-            return self.bucket.take(now).map(|()| Admitted::Paid).map_err(NotNow::Rate);
+            return self.take(now).map(|()| Admitted::Paid).map_err(NotNow::Rate);
         };
         let mine = later.places.get(&id).copied();
         if let Some(before) = later.before(Named::of(after)) {
@@ -130,12 +133,14 @@ impl Pace {
             Some(mine) if mine.at > now + mine.early() => return Err(NotNow::Rate(mine.at - now)),
             Some(Place { paid: Paid::Ahead, .. }) => Admitted::Paid,
             Some(Place { paid: Paid::Before, .. }) => Admitted::Again,
-            Some(Place { paid: Paid::No, .. }) | None => match self.bucket.take(now) {
+            Some(Place { paid: Paid::No, .. }) | None => match self.take(now) {
                 Ok(()) => Admitted::Paid,
                 Err(_) => return Err(NotNow::Rate(self.book(now, client_id, now) - now)),
             },
         };
-        later.places.remove(&id);
+        if let Some(later) = &mut self.later {
+            later.places.remove(&id);
+        }
         Ok(admitted)
     }
 
@@ -171,11 +176,12 @@ impl Pace {
     pub(super) fn sweep(&mut self, now: Instant) {
         let Some(later) = self.later.as_mut().filter(|later| later.sweep_at <= now) else { return };
         later.sweep_at = now + LATE;
-        let bucket = &mut self.bucket;
+        let (bucket, share) = (&mut self.bucket, &self.share);
         later.places.retain(|_, place| {
             let keep = place.at + LATE > now;
             if !keep && place.paid == Paid::Ahead {
                 bucket.give_back();
+                share.give_back();
             }
             keep
         });
@@ -189,17 +195,32 @@ impl Pace {
         self.later.as_ref().map(|later| later.sweep_at)
     }
 
+    /// From both, or from neither.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        self.bucket.check(now)?;
+        self.share.send(now)?;
+        self.bucket.take(now)
+    }
+
     /// Takes one in advance. Gives the time at which it may be used, not before `earliest`.
     fn book(&mut self, now: Instant, client_id: &str, earliest: Instant) -> Instant {
         let later = self.later.get_or_insert_with(|| Box::new(Later::new(now)));
         match Named::of(client_id) {
             Some(id) if later.places.len() < MAX_PLACES || later.places.contains_key(&id) => {
-                let at = earliest.max(now + self.bucket.owe(now));
+                let at = earliest.max(now + self.bucket.owe(now)).max(now + self.share.owe(now));
                 later.places.insert(id, Place { at, paid: Paid::Ahead });
                 at
             }
-            Some(_) | None => earliest.max(now + self.bucket.wait_for_one()),
+            Some(_) | None => earliest.max(now + self.bucket.wait_for_one()).max(now + self.share.wait_for_one(now)),
         }
+    }
+}
+
+/// What was taken in advance and never used is the user's again: its next connection does not wait behind this one.
+impl Drop for Pace {
+    fn drop(&mut self) {
+        let places = self.later.iter().flat_map(|later| later.places.values());
+        places.filter(|place| place.paid == Paid::Ahead).for_each(|_| self.share.give_back());
     }
 }
 
@@ -218,14 +239,29 @@ impl Later {
 mod tests {
     use std::collections::BTreeMap;
 
+    use std::sync::Arc;
+
+    use carillon_proto::UserId;
+
     use super::*;
+    use crate::users::Users;
 
     const MS: Duration = Duration::from_millis(1);
+
+    /// A connection of a user who may send as much as anybody.
+    fn alone(per_second: u32, burst: u32, now: Instant) -> Pace {
+        of(&Users::new(9, 1_000_000, 1_000_000), per_second, burst, now)
+    }
+
+    fn of(users: &Arc<Users>, per_second: u32, burst: u32, now: Instant) -> Pace {
+        let share = users.join(&UserId::new("alice").expect("valid"), now).expect("room");
+        Pace::new(per_second, burst, share, now)
+    }
 
     #[test]
     fn each_refused_send_is_told_a_later_time_and_goes_through_at_it() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 2, start);
+        let mut pace = alone(10, 2, start);
         for id in ["1", "2"] {
             pace.admit(start, id, "").expect("within the burst");
         }
@@ -248,7 +284,7 @@ mod tests {
     #[test]
     fn one_that_comes_too_early_is_told_the_same_time_and_pays_once() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 1, start);
+        let mut pace = alone(10, 1, start);
         pace.admit(start, "1", "").expect("within the burst");
         pace.admit(start, "2", "").expect_err("over it");
         for _ in 0..50 {
@@ -262,7 +298,7 @@ mod tests {
     #[test]
     fn what_follows_a_refused_send_is_behind_it_and_costs_no_more_than_its_own_place() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 1, start);
+        let mut pace = alone(10, 1, start);
         pace.admit(start, "1", "").expect("within the burst");
         let told = |pace: &mut Pace, id: &str, after: &str| match pace.admit(start, id, after) {
             Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => wait,
@@ -281,7 +317,7 @@ mod tests {
     #[test]
     fn after_a_refusal_by_the_service_it_goes_again_without_paying_twice() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 2, start);
+        let mut pace = alone(10, 2, start);
         pace.admit(start, "1", "").expect("goes");
         pace.admit(start, "2", "1").expect("goes");
         let one = pace.postpone(start, "1", None, 500 * MS, Some(Admitted::Paid));
@@ -305,7 +341,7 @@ mod tests {
     #[test]
     fn places_that_nobody_takes_are_given_back() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 5, start);
+        let mut pace = alone(10, 5, start);
         for id in 0..2000 {
             let _ = pace.admit(start, &id.to_string(), "");
         }
@@ -319,39 +355,68 @@ mod tests {
         assert_eq!(taken, 5, "the burst is whole again");
     }
 
-    /// A client that sends each again after its own time, and nothing more clever, whatever the order of its timers.
-    #[test]
-    fn a_naive_client_gets_through_at_the_rate() {
-        const RATE: u32 = 50;
-        const SENDS: usize = 700;
-        let start = Instant::now();
-        let mut pace = Pace::new(RATE, 200, start);
+    /// Clients that send each message again after its own time, and do nothing more clever, whatever the order of their timers.
+    /// The messages are dealt to the connections in turn. How long it takes until all are through.
+    fn naive(paces: &mut [Pace], sends: usize, start: Instant) -> Duration {
+        let count = paces.len();
         // When, and for order at the same time a number that shuffles.
-        let mut timers: BTreeMap<(Duration, usize), usize> = (0..SENDS).map(|n| ((Duration::ZERO, n), n)).collect();
+        let mut timers: BTreeMap<(Duration, usize), usize> = (0..sends).map(|n| ((Duration::ZERO, n), n)).collect();
         let (mut refusals, mut end, mut order) = (0, Duration::ZERO, Vec::new());
         while let Some(((at, _), n)) = timers.pop_first() {
-            let after = if n >= 3 { (n - 3).to_string() } else { String::new() };
-            match pace.admit(start + at, &n.to_string(), &after) {
+            let behind = 3 * count;
+            let after = if n >= behind { (n - behind).to_string() } else { String::new() };
+            match paces[n % count].admit(start + at, &n.to_string(), &after) {
                 Ok(_) => {
                     order.push(n);
                     end = end.max(at);
                 }
                 Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => {
                     refusals += 1;
-                    assert!(refusals < 4 * SENDS, "it spirals");
+                    assert!(refusals < 4 * sends, "it spirals");
                     // Whole milliseconds, as on the wire.
                     let wait = Duration::from_millis(wait.as_micros().div_ceil(1000) as u64);
-                    timers.insert((at + wait, (n * 7919) % SENDS), n);
+                    timers.insert((at + wait, (n * 7919) % sends), n);
                 }
             }
         }
-        assert_eq!(order.len(), SENDS);
-        for to in 0..3 {
-            let of_one: Vec<usize> = order.iter().copied().filter(|n| n % 3 == to).collect();
+        assert_eq!(order.len(), sends);
+        for to in 0..3 * count {
+            let of_one: Vec<usize> = order.iter().copied().filter(|n| n % (3 * count) == to).collect();
             assert!(of_one.is_sorted(), "the order of one recipient is kept");
         }
-        let allowed = Duration::from_secs_f64((SENDS as f64 - 200.0) / f64::from(RATE));
+        end
+    }
+
+    #[test]
+    fn a_naive_client_gets_through_at_the_rate() {
+        let start = Instant::now();
+        let end = naive(&mut [alone(50, 200, start)], 700, start);
+        let allowed = Duration::from_secs(10);
         assert!(end >= allowed - 25 * MS, "faster than the rate: {end:?}");
         assert!(end < allowed * 5 / 4, "{end:?} of virtual time for what the rate allows in {allowed:?}");
+    }
+
+    #[test]
+    fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
+        let start = Instant::now();
+        let users = Users::new(9, 50, 100);
+        let mut paces: Vec<Pace> = (0..4).map(|_| of(&users, 50, 200, start)).collect();
+        let end = naive(&mut paces, 600, start);
+        let allowed = Duration::from_secs(10);
+        assert!(end >= allowed - 25 * MS, "faster than the rate: {end:?}");
+        assert!(end < allowed * 5 / 4, "{end:?} of virtual time for what the rate allows in {allowed:?}");
+    }
+
+    #[test]
+    fn what_a_connection_did_not_use_is_its_users_again() {
+        let start = Instant::now();
+        let users = Users::new(9, 10, 5);
+        let mut first = of(&users, 100, 100, start);
+        let refused = (0..100).filter(|id| first.admit(start, &id.to_string(), "").is_err()).count();
+        assert_eq!(refused, 95);
+        drop(first);
+        let mut next = of(&users, 100, 100, start);
+        let Err(NotNow::Rate(wait)) = next.admit(start, "again", "") else { panic!("the burst was used up") };
+        assert!((99 * MS..=101 * MS).contains(&wait), "{wait:?}");
     }
 }

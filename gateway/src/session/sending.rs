@@ -103,20 +103,16 @@ impl Live {
     }
 
     fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<Admitted, Refusal> {
-        let admitted = self.pace.admit(now.instant, client_id, after).map_err(|why| match why {
-            NotNow::Rate(wait) => refusal(Code::RateLimited, "more sends than the limit allows", whole_ms(wait)),
+        self.pace.admit(now.instant, client_id, after).map_err(|why| match why {
+            NotNow::Rate(wait) => {
+                let why = "more sends than the limit of this connection, or of all of its user's, allows";
+                refusal(Code::RateLimited, why, whole_ms(wait))
+            }
             NotNow::Follows(wait) => {
                 let why = "the message that this one follows was refused and has not come again";
                 refusal(Code::OutOfOrder, why, whole_ms(wait))
             }
-        })?;
-        if let Err(wait) = self.share.send(now.instant) {
-            let why = "more sends of this user, over all of its connections, than the limit allows";
-            let why = refusal(Code::RateLimited, why, whole_ms(wait));
-            // The connection's own rate has been paid.
-            return Err(self.postponed(now, client_id, Named::of(after), why, Some(admitted)));
-        }
-        Ok(admitted)
+        })
     }
 
     /// The refusal with the time after which the send may come again, which is kept.
