@@ -4,8 +4,8 @@ use super::*;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Appended, Busy, Done, Full, Head, LaneClosed, NotHere, NotLeader, ReadHead, StoreError, TimelineCommand,
-        Unknown,
+        Appended, Busy, Done, Full, Head, LaneClosed, NotHere, NotLeader, ReadHead, Rejected, StoreError, StoreReply,
+        TimelineCommand, Unknown, rejected, store_error::Why,
     },
 };
 

@@ -1,0 +1,244 @@
+//! What is sent to which node, what comes of it, and what is tried again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use carillon_proto::{
+    ShardId,
+    pb::store::{Rejected, StoreReply, rejected, store_error::Why, store_reply},
+};
+use tokio::time::Instant;
+
+use super::{Attempt, Engine, READ_TRY, READ_WINDOW, Read, StreamId, What};
+use crate::store::StoreFailure;
+
+impl<A> Engine<A> {
+    /// Sends what may be sent. Call it after a batch of inputs.
+    pub(in crate::store) fn flush(&mut self, now: Instant) {
+        for (&id, shard) in &mut self.shards {
+            if !shard.lane.wants_to_send() && (shard.reads_waiting.is_empty() || shard.reads_in_flight >= READ_WINDOW) {
+                continue;
+            }
+            let target = shard.target(id, &self.members).map(|address| self.streams.get(address).copied());
+            let Some(Some(stream)) = target else {
+                let wait = shard.failed(&self.members, &self.streams);
+                shard.lane.broken(now, wait);
+                for read in std::mem::take(&mut shard.reads_waiting) {
+                    if let Some(read) = shard.reads.get_mut(&read) {
+                        read.retry_at = now + wait;
+                    }
+                }
+                continue;
+            };
+            let lane = shard.lane.number();
+            while let Some((seq, op)) = shard.lane.send(now) {
+                op.tries += 1;
+                let attempt = Attempt { shard: id, stream, what: What::Write { lane, seq } };
+                self.attempts.insert(self.next_id, attempt);
+                self.effects.sends.push((stream, op.to_request(self.next_id, lane)));
+                self.next_id += 1;
+            }
+            while shard.reads_in_flight < READ_WINDOW {
+                let Some(number) = shard.reads_waiting.pop_front() else { break };
+                // It may have expired meanwhile.
+                let Some(read) = shard.reads.get_mut(&number) else { continue };
+                read.attempt = Some((self.next_id, now));
+                shard.reads_in_flight += 1;
+                let attempt = Attempt { shard: id, stream, what: What::Read { read: number } };
+                self.attempts.insert(self.next_id, attempt);
+                self.effects.sends.push((stream, read.op.to_request(self.next_id, 0)));
+                self.next_id += 1;
+            }
+        }
+    }
+
+    pub(in crate::store) fn stream_up(&mut self, address: &str, stream: StreamId) {
+        self.streams.insert(address.to_owned(), stream);
+        // There is hope again.
+        self.shards.values_mut().for_each(|shard| shard.failures = 0);
+    }
+
+    pub(in crate::store) fn stream_down(&mut self, stream: StreamId, now: Instant) {
+        self.streams.retain(|_, known| *known != stream);
+        let lost: Vec<u64> =
+            self.attempts.iter().filter(|(_, attempt)| attempt.stream == stream).map(|(id, _)| *id).collect();
+        let mut hit: BTreeMap<ShardId, Duration> = BTreeMap::new();
+        let mut broken: BTreeSet<ShardId> = BTreeSet::new();
+        for id in lost {
+            let Some(Attempt { shard: id, what, .. }) = self.attempts.remove(&id) else { continue };
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            let wait = *hit.entry(id).or_insert_with(|| shard.failed(&self.members, &self.streams));
+            match what {
+                What::Write { lane, .. } => {
+                    if lane == shard.lane.number() && broken.insert(id) {
+                        shard.lane.broken(now, wait);
+                    }
+                }
+                What::Read { read } => shard.retry_read(read, now + wait),
+            }
+        }
+    }
+
+    pub(in crate::store) fn reply(&mut self, reply: StoreReply, now: Instant) {
+        // An attempt that was given up.
+        let Some(Attempt { shard: id, what, stream }) = self.attempts.remove(&reply.id) else { return };
+        let Some(shard) = self.shards.get_mut(&id) else { return };
+        let why = match reply.result {
+            Some(store_reply::Result::Error(error)) => error.why,
+            Some(answer) => {
+                shard.failures = 0;
+                shard.followed = false;
+                shard.known = true;
+                match what {
+                    What::Write { lane, seq } => shard.lane.answered(lane, seq, answer, now),
+                    What::Read { read } => {
+                        if let Some(read) = shard.end_read(read) {
+                            self.end(read.op, Ok(answer));
+                        }
+                    }
+                }
+                self.release(id);
+                return;
+            }
+            None => None,
+        };
+        let wait = match why {
+            Some(Why::Rejected(rejected)) => {
+                shard.failures = 0;
+                let op = match what {
+                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
+                    What::Read { read } => shard.end_read(read).map(|read| read.op),
+                };
+                if let Some(op) = op {
+                    let failure = failure_of(rejected, op.tries > 1);
+                    self.end(op, Err(failure));
+                }
+                self.release(id);
+                return;
+            }
+            Some(Why::Full(full)) => {
+                shard.failures = 0;
+                shard.full_until = Some(now + Duration::from_millis(full.retry_after_ms.into()));
+                let op = match what {
+                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
+                    What::Read { read } => shard.end_read(read).map(|read| read.op),
+                };
+                if let Some(op) = op {
+                    let failure = match op.tries {
+                        0 | 1 => StoreFailure::Full { shard: id, retry_after_ms: full.retry_after_ms },
+                        // An earlier try may have been carried out.
+                        _ => StoreFailure::Expired { shard: id },
+                    };
+                    self.end(op, Err(failure));
+                }
+                self.release(id);
+                return;
+            }
+            Some(Why::NotLeader(not)) => shard.not_leader(not.leader, stream, &self.members, &self.streams),
+            Some(Why::Busy(busy)) => {
+                let wait = shard.backoff();
+                wait.max(Duration::from_millis(busy.retry_after_ms.min(5000).into()))
+            }
+            // The refusal that closed the lane says how long to wait.
+            Some(Why::LaneClosed(_)) => Duration::ZERO,
+            // Another node has a replica: who, the next view of the registry tells.
+            Some(Why::NotHere(_) | Why::Unknown(_)) | None => shard.failed(&self.members, &self.streams),
+        };
+        match what {
+            What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),
+            What::Read { read } => shard.retry_read(read, now + wait),
+        }
+        self.reopen(id, now);
+    }
+
+    /// The stream's queue is full: as if the node had said so.
+    pub(in crate::store) fn not_sent(&mut self, id: u64, now: Instant) {
+        let Some(Attempt { shard: shard_id, what, .. }) = self.attempts.remove(&id) else { return };
+        let Some(shard) = self.shards.get_mut(&shard_id) else { return };
+        let wait = shard.backoff();
+        match what {
+            What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),
+            What::Read { read } => shard.retry_read(read, now + wait),
+        }
+    }
+
+    /// Time has passed.
+    pub(in crate::store) fn tick(&mut self, now: Instant) {
+        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in ids {
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            if shard.lane.is_idle() && shard.reads.is_empty() {
+                continue;
+            }
+            let mut expired = Vec::new();
+            shard.lane.expire(now, |op| expired.push(op));
+            let mut over: Vec<u64> =
+                shard.reads.iter().filter(|(_, read)| read.op.deadline <= now).map(|(number, _)| *number).collect();
+            over.sort_unstable();
+            for number in over {
+                if let Some(read) = shard.end_read(number) {
+                    if let Some((attempt, _)) = read.attempt {
+                        self.attempts.remove(&attempt);
+                    }
+                    expired.push(read.op);
+                }
+            }
+            if shard.lane.is_stuck(now) {
+                let wait = shard.failed(&self.members, &self.streams);
+                shard.lane.broken(now, wait);
+            }
+            let stuck = |read: &Read<A>| read.attempt.is_some_and(|(_, at)| now >= at + READ_TRY);
+            let stuck: Vec<u64> = shard.reads.iter().filter(|(_, r)| stuck(r)).map(|(number, _)| *number).collect();
+            if !stuck.is_empty() {
+                let wait = shard.failed(&self.members, &self.streams);
+                for number in stuck {
+                    if let Some((attempt, _)) = shard.reads.get(&number).and_then(|read| read.attempt) {
+                        self.attempts.remove(&attempt);
+                    }
+                    shard.retry_read(number, now + wait);
+                }
+            }
+            shard.wake_reads(now);
+            for op in expired {
+                self.end(op, Err(StoreFailure::Expired { shard: id }));
+            }
+            self.release(id);
+            self.reopen(id, now);
+        }
+    }
+
+    fn reopen(&mut self, id: ShardId, now: Instant) {
+        let Some(shard) = self.shards.get_mut(&id) else { return };
+        if shard.lane.reopen(now) {
+            self.effects.lanes_reopened += 1;
+            // Answers to the older lanes are not waited for any more.
+            let current = shard.lane.number();
+            self.attempts.retain(|_, attempt| match attempt.what {
+                What::Write { lane, .. } => attempt.shard != id || lane >= current,
+                What::Read { .. } => true,
+            });
+        }
+        shard.wake_reads(now);
+    }
+
+    fn release(&mut self, id: ShardId) {
+        while let Some((op, answer)) = self.shards.get_mut(&id).and_then(|shard| shard.lane.release()) {
+            self.end(op, Ok(answer));
+        }
+    }
+}
+
+fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
+    match rejected.reason() {
+        rejected::Reason::Exists => StoreFailure::Exists { repeated },
+        rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
+        rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
+        rejected::Reason::Gone => StoreFailure::Gone { detail: rejected.detail },
+        rejected::Reason::Full => StoreFailure::NoRoom { detail: rejected.detail },
+        rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
+            StoreFailure::Rejected { detail: rejected.detail }
+        }
+    }
+}
