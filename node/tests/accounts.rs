@@ -6,7 +6,8 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Output, Stdio},
-    time::Duration,
+    sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use carillon_client::{Address, ConnectOptions, Connection, Credential, SignInError, sign_in};
@@ -70,6 +71,25 @@ async fn enter(address: &Address, user: &str, device: &str, credential: &Credent
     let signed_in = sign_in(&mut connection, request, credential).await?;
     let head = signed_in.timelines[0].last;
     Ok(Device { connection, user: user.to_owned(), handle: signed_in.handle, head })
+}
+
+/// The one that these tests share. One machine has one clock: tokens need no leeway.
+fn shared() -> &'static Service {
+    static SHARED: OnceLock<Service> = OnceLock::new();
+    SHARED.get_or_init(|| Service::start("gateway.jwt.leeway_s = 0"))
+}
+
+/// With a token that is new enough for an account that has just been made again.
+async fn with_new_token(service: &Service, user: &str) -> Device {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let token = Credential::Token(service.token(user));
+        match enter(&service.address(Carrier::Tcp), user, "d", &token).await {
+            Ok(device) => return device,
+            Err(error) => assert!(Instant::now() < until, "new tokens are refused for ever: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn with_token(service: &Service, user: &str) -> Device {
@@ -141,7 +161,7 @@ impl Device {
 
 #[test]
 fn a_names_next_owner_sees_nothing_of_the_old_one() {
-    let service = Service::shared();
+    let service = shared();
     done(service, &["user", "add", "bob", "--no-password"], "");
     done(service, &["user", "add", "alice", "--no-password"], "");
     service.block_on(async {
@@ -152,7 +172,7 @@ fn a_names_next_owner_sees_nothing_of_the_old_one() {
         let before = bob.history().await.epoch;
         done(service, &["user", "delete", "bob"], "");
         done(service, &["user", "add", "bob", "--no-password"], "");
-        let mut bob = with_token(service, "bob").await;
+        let mut bob = with_new_token(service, "bob").await;
         assert_eq!(bob.head, 0);
         let page = bob.history().await;
         assert_eq!(page.entries, [], "the old owner's messages");
@@ -168,7 +188,7 @@ fn a_names_next_owner_sees_nothing_of_the_old_one() {
 
 #[test]
 fn a_deleted_user_is_put_out_and_stays_out() {
-    let service = Service::shared();
+    let service = shared();
     let password = Credential::Password("a long secret".to_owned());
     done(service, &["user", "add", "carol", "--password-stdin"], "a long secret\n");
     done(service, &["user", "add", "dave", "--no-password"], "");
@@ -192,7 +212,7 @@ fn a_deleted_user_is_put_out_and_stays_out() {
 
 #[test]
 fn a_deletion_that_deletes_nobody_says_so() {
-    let service = Service::shared();
+    let service = shared();
     assert!(failed(service, &["user", "delete", "nobody"]).contains("there is no user \"nobody\""));
     done(service, &["user", "add", "erin", "--no-password"], "");
     done(service, &["user", "delete", "erin"], "");
@@ -201,7 +221,7 @@ fn a_deletion_that_deletes_nobody_says_so() {
 
 #[test]
 fn a_new_password_puts_out_whoever_signed_in_with_the_old_one() {
-    let service = Service::shared();
+    let service = shared();
     done(service, &["user", "add", "frank", "--password-stdin"], "the first one\n");
     let address = service.address(Carrier::Tcp);
     let (old, new) = (Credential::Password("the first one".into()), Credential::Password("the second one".into()));
@@ -218,7 +238,7 @@ fn a_new_password_puts_out_whoever_signed_in_with_the_old_one() {
 
 #[test]
 fn a_replacement_without_a_password_puts_out_whoever_is_signed_in() {
-    let service = Service::shared();
+    let service = shared();
     done(service, &["user", "add", "peggy", "--no-password"], "");
     service.block_on(async {
         let mut before = with_token(service, "peggy").await;
@@ -229,7 +249,7 @@ fn a_replacement_without_a_password_puts_out_whoever_is_signed_in() {
 
 #[test]
 fn a_list_that_can_not_be_written_is_a_failure() {
-    let service = Service::shared();
+    let service = shared();
     done(service, &["user", "add", "trent", "--no-password"], "");
     for list in [&["user", "list"][..], &["user", "list", "--json"], &["session", "list"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
@@ -246,15 +266,19 @@ fn a_list_that_can_not_be_written_is_a_failure() {
 fn token(user: &str, id: &str, seconds_ago: u64) -> Credential {
     let now = carillon_proto::now_ms() / 1000;
     let claims = serde_json::json!({"sub": user, "jti": id, "iat": now - seconds_ago, "exp": now + 3600});
+    Credential::Token(signed(&claims))
+}
+
+fn signed(claims: &serde_json::Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-    Credential::Token(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signs"))
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("signs")
 }
 
 #[test]
 fn a_token_of_the_owner_before_is_not_the_next_ones() {
-    let service = Service::shared();
+    let service = shared();
     let address = service.address(Carrier::Tcp);
-    let (old, new) = (token("grace", "old", 60), token("grace", "new", 0));
+    let old = token("grace", "old", 60);
     done(service, &["user", "add", "grace", "--no-password"], "");
     service.block_on(async {
         enter(&address, "grace", "d", &old).await.expect("signs in");
@@ -262,20 +286,32 @@ fn a_token_of_the_owner_before_is_not_the_next_ones() {
         done(service, &["user", "add", "grace", "--no-password"], "");
         assert_eq!(code_of(enter(&address, "grace", "d", &old).await), Code::Unauthenticated);
         let without_time = Credential::Token({
-            let claims = serde_json::json!({"sub": "grace", "exp": carillon_proto::now_ms() / 1000 + 60});
-            let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-            jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signs")
+            signed(&serde_json::json!({"sub": "grace", "exp": carillon_proto::now_ms() / 1000 + 60}))
         });
         assert_eq!(code_of(enter(&address, "grace", "d", &without_time).await), Code::Unauthenticated);
-        // The token was made before the account, in another second perhaps: one of now is the new owner's.
-        drop(new);
-        enter(&address, "grace", "d", &token("grace", "newer", 0)).await.expect("signs in");
+        // One of the second in which the account was made may have been made before it.
+        let shown = done(service, &["user", "list", "--json", "--limit", "5000"], "");
+        let users = shown.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let made = users.into_iter().find(|user| user["user"] == "grace").expect("listed");
+        let made_s = made["created_ms"].as_u64().expect("a time") / 1000;
+        let of_that_second = Credential::Token(signed(&serde_json::json!({
+            "sub": "grace", "iat": made_s, "exp": made_s + 3600
+        })));
+        match enter(&address, "grace", "d", &of_that_second).await {
+            Err(SignInError::Bye(bye)) => {
+                assert_eq!(bye.code(), Code::Unauthenticated);
+                assert!(bye.reason.contains("before this account was made"), "{}", bye.reason);
+            }
+            Err(other) => panic!("refused otherwise: {other}"),
+            Ok(_) => panic!("signed in"),
+        }
+        with_new_token(service, "grace").await;
     });
 }
 
 #[test]
 fn revoked_tokens_are_refused_and_end_what_they_opened() {
-    let service = Service::shared();
+    let service = shared();
     let address = service.address(Carrier::Grpc);
     done(service, &["user", "add", "heidi", "--password-stdin"], "a long secret\n");
     service.block_on(async {
@@ -306,7 +342,7 @@ fn revoked_tokens_are_refused_and_end_what_they_opened() {
 
 #[test]
 fn an_operator_sees_and_ends_sessions() {
-    let service = Service::shared();
+    let service = shared();
     let address = service.address(Carrier::WebSocketProto);
     done(service, &["user", "add", "ivan", "--no-password"], "");
     let sessions = |args: &[&str]| -> Vec<serde_json::Value> {
@@ -387,6 +423,76 @@ fn a_deletion_puts_out_who_is_connected_to_any_gateway() {
         for device in &mut connected {
             assert_eq!(device.bye().await, (Code::Unauthenticated, false), "{}", device.user);
         }
+    });
+    for node in cluster.nodes() {
+        node.kill();
+    }
+}
+
+#[test]
+fn a_message_that_comes_again_goes_to_nobody_when_the_name_has_another_owner() {
+    let service = shared();
+    for user in ["olivia", "quentin"] {
+        done(service, &["user", "add", user, "--no-password"], "");
+    }
+    service.block_on(async {
+        let mut olivia = with_token(service, "olivia").await;
+        olivia.send("quentin", "1", "private").await.expect("accepted");
+        done(service, &["user", "delete", "quentin"], "");
+        done(service, &["user", "add", "quentin", "--no-password"], "");
+        // As a client does that has not heard the answer.
+        olivia.send("quentin", "1", "private").await.expect("accepted already");
+        assert_eq!(olivia.send("quentin", "1", "something else").await, Err(Code::Invalid));
+        olivia.send("quentin", "2", "hello").await.expect("accepted");
+        let mut quentin = with_new_token(service, "quentin").await;
+        let page = quentin.history().await;
+        let ids: Vec<_> = page.entries.into_iter().map(|entry| entry.envelope.expect("set").client_id).collect();
+        assert_eq!(ids, ["2"]);
+        assert_eq!(olivia.history().await.entries.len(), 2);
+    });
+}
+
+#[test]
+fn nothing_is_accepted_from_a_deleted_users_session_on_a_gateway_that_stood_still() {
+    const SENDS: usize = 60;
+    let mut cluster = Cluster::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    let router = cluster.router_addresses()[0].clone();
+    let admin = |args: &[&str], stdin: &str| {
+        let output = command(args, &cluster.data("router-0"), &router, stdin);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    runtime.block_on(async {
+        admin(&["user", "add", "mallory", "--password-stdin"], "the first one\n");
+        let password = |text: &str| Credential::Password(text.into());
+        let alice = Credential::Token(cluster.token("alice"));
+        let mut alice = enter(&cluster.addresses[1], "alice", "d", &alice).await.expect("signs in");
+        let mut before =
+            enter(&cluster.addresses[0], "mallory", "d", &password("the first one")).await.expect("signs in");
+        cluster.gateways[0].signal("STOP");
+        for number in 0..SENDS {
+            let content = Content { body: Some(content::Body::Text(Text { body: "late".to_owned() })) };
+            let to = Some(Recipient { to: Some(recipient::To::User("alice".to_owned())) });
+            let send = Send { client_id: number.to_string(), to, content: Some(content), after: String::new() };
+            assert!(before.say(Body::Send(send)).await, "what is sent waits for the gateway");
+        }
+        admin(&["user", "delete", "mallory"], "");
+        admin(&["user", "add", "mallory", "--password-stdin"], "the second one\n");
+        cluster.gateways[0].signal("CONT");
+        loop {
+            match before.frame().await.expect("a Bye") {
+                server_frame::Body::Accepted(accepted) => panic!("accepted: {accepted:?}"),
+                server_frame::Body::Bye(bye) => break assert_eq!(bye.code(), Code::Unauthenticated),
+                _ => {}
+            }
+        }
+        // Behind all that, on the same way to the same inbox.
+        let mut after =
+            enter(&cluster.addresses[0], "mallory", "d", &password("the second one")).await.expect("signs in");
+        after.send("alice", "hello", "hello").await.expect("accepted");
+        let page = alice.history().await;
+        let ids: Vec<_> = page.entries.into_iter().map(|entry| entry.envelope.expect("set").client_id).collect();
+        assert_eq!(ids, ["hello"], "sent by the name's owner before");
     });
     for node in cluster.nodes() {
         node.kill();

@@ -166,7 +166,9 @@ fn user_id(user: &str) -> Result<UserId, Status> {
 fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
     match failure {
         StoreFailure::Exists { .. } => Status::already_exists(format!("there is a user {user:?} already")),
-        StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } => Status::not_found(detail),
+        StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } | StoreFailure::SenderGone { detail } => {
+            Status::not_found(detail)
+        }
         StoreFailure::NoRoom { detail } => Status::resource_exhausted(detail),
         StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
             Status::invalid_argument(failure.to_string())

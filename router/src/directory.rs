@@ -38,6 +38,8 @@ enum Entry<W> {
 pub(crate) struct Known {
     /// Of the account: whose inbox it is.
     pub(crate) incarnation: u64,
+    /// The name had another owner before.
+    pub(crate) remade: bool,
     /// Those that go on.
     pub(crate) sessions: Vec<Session>,
 }
@@ -201,7 +203,7 @@ mod tests {
     }
 
     fn known(sessions: Vec<Session>) -> Option<Known> {
-        Some(Known { incarnation: 7, sessions })
+        Some(Known { incarnation: 7, remade: false, sessions })
     }
 
     #[test]

@@ -119,6 +119,8 @@ enum Asked {
     Heads(UserId, ReplySlot),
     Timeline(ReplySlot),
     Cursor(Vec<ReplySlot>),
+    /// Whether it was sent before.
+    Repeated(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
     Nothing,
@@ -295,6 +297,7 @@ impl Owner {
                     self.end(slot, answer.clone());
                 }
             }
+            Asked::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Asked::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Asked::SecondAppend(sending) => self.second_appended(sending, answer, now),
             Asked::Nothing => {}

@@ -95,6 +95,8 @@ pub(crate) enum Failure {
     Crowded,
     #[error("the client id was used for another message")]
     Reused,
+    #[error("the client id was used for a message to somebody else")]
+    ReusedElsewhere,
     /// Of a message that may stand in an inbox already: the same frame again finds it there.
     #[error("it is not known whether it was done: {why}")]
     Halfway { why: String, retry_after_ms: u32 },
@@ -112,7 +114,9 @@ impl Failure {
             Self::Store(StoreFailure::Expired { .. }) => (Code::Unavailable, true, 200),
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
-            Self::Store(StoreFailure::Gone { .. }) => (Code::Unauthenticated, false, 0),
+            Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
+                (Code::Unauthenticated, false, 0)
+            }
             Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
                 (Code::Invalid, false, 0)
             }
@@ -124,7 +128,7 @@ impl Failure {
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden => (Code::Forbidden, false, 0),
             Self::Crowded => (Code::Overloaded, true, 200),
-            Self::Reused => (Code::Invalid, false, 0),
+            Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
             Self::Changing => (Code::Unavailable, true, 200),
             Self::Devices(_) => (Code::Overloaded, true, 60_000),

@@ -25,12 +25,14 @@ pub(crate) struct Sending {
     pub(crate) recipient: UserId,
     /// Of the sender's account, as the sender's session has it.
     pub(crate) incarnation: u64,
+    /// Of the sender's session.
+    generation: u64,
     /// Of the recipient's account, as it was when the first append was begun.
     pub(crate) recipient_incarnation: u64,
     /// The recipient was read anew, because what was known of it had ended.
     pub(crate) read_again: bool,
     key: DuplicateKey,
-    /// The client has used its id for a message to somebody else, too: the key in the sender's inbox names the recipient.
+    /// The client has used its id for a message to somebody else, too: the key in the sender's own inbox names the recipient.
     pub(crate) key_names_recipient: bool,
     /// Of the message that must stand before this one.
     after: Option<DuplicateKey>,
@@ -102,6 +104,7 @@ impl Sending {
             sender,
             recipient,
             incarnation: send.incarnation,
+            generation: send.generation,
             recipient_incarnation: 0,
             read_again: false,
             key,
@@ -124,24 +127,43 @@ impl Sending {
         self.sender == self.recipient
     }
 
-    pub(crate) fn name_recipient(&mut self) {
-        self.key_names_recipient = true;
-        self.key = self.key.to(&self.recipient);
+    /// The append to the recipient's inbox. It names the sender's session: if that is over by then, it is refused.
+    pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
+        let append = self.append(&self.recipient, self.recipient_incarnation);
+        let sender = Bytes::copy_from_slice(self.sender.as_str().as_bytes());
+        Self::command(shards, Append { sender, sender_generation: self.generation, ..append }, &self.recipient)
     }
 
-    /// The append to the inbox of `owner`, recipient or sender, whose account has this incarnation.
-    pub(crate) fn append(&self, owner: &UserId, incarnation: u64, shards: ShardMap) -> (ShardId, Op) {
-        let timeline = TimelineId::Inbox(owner.clone());
-        let shard = shards.timeline_of(&timeline);
-        let append = Append {
-            timeline: Some(timeline.to_key()),
-            duplicate_key: Bytes::copy_from_slice(&self.key.0),
+    /// The append to the sender's own inbox.
+    pub(crate) fn append_second(&self, shards: ShardMap) -> (ShardId, Op) {
+        Self::command(shards, self.append(&self.sender, self.incarnation), &self.sender)
+    }
+
+    /// Asks whether it stands in the sender's own inbox already.
+    pub(crate) fn look_for_first(&self, shards: ShardMap) -> (ShardId, Op) {
+        let append = self.append(&self.sender, self.incarnation);
+        Self::command(shards, Append { only_repeat: true, ..append }, &self.sender)
+    }
+
+    fn append(&self, owner: &UserId, incarnation: u64) -> Append {
+        let key = match self.key_names_recipient && *owner == self.sender {
+            true => self.key.to(&self.recipient),
+            false => self.key,
+        };
+        Append {
+            timeline: Some(TimelineId::Inbox(owner.clone()).to_key()),
+            duplicate_key: Bytes::copy_from_slice(&key.0),
             time_ms: self.time_ms,
             envelope: self.envelope.clone(),
             new_epoch: Epoch::random().0,
             after_key: self.after.map(|after| Bytes::copy_from_slice(&after.0)).unwrap_or_default(),
             incarnation,
-        };
+            ..Append::default()
+        }
+    }
+
+    fn command(shards: ShardMap, append: Append, owner: &UserId) -> (ShardId, Op) {
+        let shard = shards.timeline_of(&TimelineId::Inbox(owner.clone()));
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
     }
 
@@ -154,7 +176,7 @@ impl Sending {
             .map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
         let to = first.to.and_then(|to| to.to);
         if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
-            return Err(Failure::Reused);
+            return Err(Failure::ReusedElsewhere);
         }
         // Decoded only here, where something is repeated. Its own envelope is one that it has made.
         let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;

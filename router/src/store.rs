@@ -71,6 +71,9 @@ pub(crate) enum StoreFailure {
     /// The user was deleted, the session was ended, or the inbox has another owner by now.
     #[error("{detail}")]
     Gone { detail: String },
+    /// The session that has sent it is over: its user was deleted, or has other credentials now.
+    #[error("{detail}")]
+    SenderGone { detail: String },
     #[error("{detail}")]
     NoRoom { detail: String },
     #[error("rejected by the store: {detail}")]

@@ -19,6 +19,7 @@ fn send(to: &str, number: u32) -> Op {
         content: bytes::Bytes::from_static(b"content"),
         connection: 1,
         incarnation: 0,
+        generation: 0,
     })
 }
 

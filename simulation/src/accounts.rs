@@ -1,11 +1,12 @@
 //! The operator, who deletes accounts and makes new ones of the same names: what the routers' admin service does, whose
 //! calls may come through in part only. See docs/adr/0007-incarnations.md.
 
+use bytes::Bytes;
 use carillon_proto::{
-    TimelineId, UserId,
+    ShardKind, TimelineId, UserId,
     pb::store::{
-        Account, DeleteAccount, DirectoryCommand, EndTimeline, PutAccount, TimelineCommand, directory_command,
-        put_account, store_reply::Result as Outcome, timeline_command,
+        Account, DeleteAccount, DirectoryCommand, EndSender, EndTimeline, PutAccount, TimelineCommand,
+        directory_command, put_account, store_reply::Result as Outcome, timeline_command,
     },
 };
 use prost::Message as _;
@@ -23,7 +24,7 @@ use crate::{
 pub(crate) enum AccountEvent {
     /// The account is gone; its inbox has not ended yet.
     Deletes(usize),
-    /// The inbox ends, too, and the operator is answered.
+    /// The inbox ends, too, no shard takes anything from its sessions any more, and the operator is answered.
     Ends { user: usize, incarnation: u64 },
     /// The name gets its next owner.
     Makes(usize),
@@ -51,7 +52,15 @@ impl World<'_> {
                 let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation };
                 let command = TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) };
                 self.cluster.apply(MAP.timeline_of(&timeline), vec![command.encode_to_vec().into()]);
-                self.model.deletion_is_answered(&user_name(user));
+                let end = EndSender { sender: user_name(user), generation: incarnation };
+                let command = TimelineCommand { op: Some(timeline_command::Op::EndSender(end)) };
+                let command: Bytes = command.encode_to_vec().into();
+                for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Timeline) {
+                    if self.plant != Some(Plant::SenderGoesOn) {
+                        self.cluster.apply(shard, vec![command.clone()]);
+                    }
+                }
+                self.model.deletion_is_answered(&user_name(user), incarnation);
                 for router in 0..self.routers.len() {
                     if self.healed || !self.random.in_thousand(self.scenario.hints_lost) {
                         let after = self.latency();

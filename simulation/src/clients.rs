@@ -35,6 +35,8 @@ pub(crate) struct ClientNode {
     is_live: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
+    /// From then on its token counts.
+    begins_at: Time,
     /// It has begun without knowing its positions.
     is_fresh: bool,
     turn: usize,
@@ -85,6 +87,7 @@ impl ClientNode {
             token,
             is_live: false,
             is_out: false,
+            begins_at: 0,
             is_fresh: true,
             turn: number,
             failures: 0,
@@ -145,7 +148,8 @@ impl World<'_> {
     }
 
     fn client_connects(&mut self, client: usize) {
-        if self.clients[client].wire.is_some() || self.clients[client].is_out {
+        let node = &self.clients[client];
+        if node.wire.is_some() || node.is_out || self.schedule.now() < node.begins_at {
             return;
         }
         let gateway = self.clients[client].turn % self.gateways.len();
@@ -256,12 +260,16 @@ impl World<'_> {
 
     pub(crate) fn client_begins_anew(&mut self, client: usize) {
         self.model.begins_anew(client);
-        let issued_s = self.schedule.unix_ms() / 1000;
+        // In the second after that in which the account was made: a token of that second may be one of the owner before.
+        let now_ms = self.schedule.unix_ms();
+        let issued_s = now_ms / 1000 + 1;
         let node = &mut self.clients[client];
         node.token = token(node.user, issued_s);
         node.device = Device::new(&user_name(node.user), &node.name, &node.token, Vec::new());
         (node.is_out, node.is_fresh, node.done) = (false, true, None);
-        let after = self.random.below(100 * MS);
+        let wait = (issued_s * 1000 - now_ms) * MS;
+        node.begins_at = self.schedule.now() + wait;
+        let after = wait + self.random.below(100 * MS);
         self.at_client(client, after, ClientEvent::Connects);
     }
 

@@ -41,6 +41,8 @@ pub enum Plant {
     CursorTooFar,
     /// The inbox of a deleted user goes on under the name's next owner.
     InboxGoesOn,
+    /// What sessions of a deleted user send is accepted.
+    SenderGoesOn,
 }
 
 /// What a run found.

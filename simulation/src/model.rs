@@ -22,6 +22,8 @@ pub(crate) struct Model {
     owners: BTreeMap<String, Option<u64>>,
     /// The one that had it first.
     first_owners: BTreeMap<String, u64>,
+    /// Of each user whose deletion was answered: sessions below this generation are over.
+    over_below: BTreeMap<String, u64>,
     pub(crate) devices: Vec<Device>,
     /// The first thing that went wrong.
     pub(crate) broken: Option<String>,
@@ -87,6 +89,7 @@ impl Model {
             inboxes: BTreeMap::new(),
             owners: BTreeMap::new(),
             first_owners: BTreeMap::new(),
+            over_below: BTreeMap::new(),
             devices: devices.iter().enumerate().map(device).collect(),
             broken: None,
         }
@@ -129,7 +132,8 @@ impl Model {
     }
 
     /// From now on nothing that is sent to the user, or by it, is accepted any more.
-    pub(crate) fn deletion_is_answered(&mut self, user: &str) {
+    pub(crate) fn deletion_is_answered(&mut self, user: &str, generation: u64) {
+        self.over_below.insert(user.to_owned(), generation);
         let all = (user.to_owned(), 0)..=(user.to_owned(), u64::MAX);
         self.inboxes.range_mut(all).for_each(|(_, inbox)| inbox.is_closed = true);
     }
@@ -161,6 +165,9 @@ impl Model {
         let owner = append.timeline.map(|timeline| timeline.owner).unwrap_or_default();
         let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
+        // The copy in the own inbox names no session: the inbox itself has ended.
+        let over_below = self.over_below.get(&envelope.sender).filter(|_| envelope.sender != owner).copied();
+        let is_over = over_below.is_some_and(|below| append.sender_generation < below);
         let inbox = self.inboxes.entry((owner.clone(), append.incarnation)).or_default();
         if inbox.epoch == 0 {
             inbox.epoch = epoch;
@@ -176,6 +183,7 @@ impl Model {
             }
             Some(_) => Ok(()),
             None if inbox.is_closed => Err(format!("{owner} was deleted, and then got {key:?}")),
+            None if is_over => Err(format!("the sender was deleted, and then {owner} got {key:?}")),
             None if !first.is_empty() => Err(format!("{key:?} in {owner} was called a repetition")),
             None if seq != inbox.entries.len() as u64 + 1 => {
                 Err(format!("{owner} has position {seq} after {}", inbox.entries.len()))

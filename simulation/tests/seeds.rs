@@ -117,6 +117,11 @@ fn a_cursor_too_far_is_found() {
 }
 
 #[test]
+fn a_deleted_user_whose_sessions_go_on_sending_is_found() {
+    is_found(Plant::SenderGoesOn, &["the sender was deleted"]);
+}
+
+#[test]
 fn an_inbox_that_goes_on_under_the_next_owner_is_found() {
     is_found(Plant::InboxGoesOn, &["which is not there", "what is not there", "acknowledged only"]);
 }

@@ -211,7 +211,8 @@ fn folder(name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::store::{
-        Append, CollectGarbage, EndTimeline, SetCursor, TimelineKey, Trim, timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, SetCursor, TimelineKey, Trim,
+        timeline_command::Op, timeline_key::Kind,
     };
     use proptest::prelude::*;
 
@@ -231,7 +232,7 @@ mod tests {
 
         #[test]
         fn what_passes_the_check_is_applied(
-            given in prop::collection::vec((0..8u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
+            given in prop::collection::vec((0..10u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
         ) {
             let command = |(kind, owner, small, any)| {
                 let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
@@ -239,6 +240,8 @@ mod tests {
                     0 => Op::SetCursor(SetCursor { timeline, device: "phone".into(), epoch: small % 3, seq: any }),
                     1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32, epoch: any % 2 }),
                     2 => Op::EndTimeline(EndTimeline { timeline, incarnation: small }),
+                    8 => Op::EndSender(EndSender { sender: "a".into(), generation: small }),
+                    9 => Op::AdvanceClock(AdvanceClock { elapsed_ms: any as u32 }),
                     3 => Op::CollectGarbage(CollectGarbage { number: small % 4, limit: small as u32 }),
                     _ => Op::Append(Append {
                         timeline,
@@ -248,6 +251,9 @@ mod tests {
                         new_epoch: small,
                         after_key: if any % 2 == 0 { vec![(any >> 8) as u8; 16].into() } else { Bytes::new() },
                         incarnation: any % 3,
+                        sender: "a".into(),
+                        sender_generation: any % 5,
+                        only_repeat: any % 7 == 0,
                     }),
                 };
                 TimelineCommand { op: Some(op) }.encode_to_vec().into()

@@ -41,6 +41,8 @@ pub(super) struct Live {
     pub(super) who: Who,
     /// Of the account: what is asked in its name is not asked in that of the name's next owner.
     pub(super) incarnation: u64,
+    /// Of the session: it is over when its account has another one.
+    pub(super) generation: u64,
     pub(super) timeline: Arc<TimelineWords>,
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
@@ -66,6 +68,7 @@ pub(super) struct Live {
 pub(super) struct LiveStart {
     pub(super) who: Who,
     pub(super) incarnation: u64,
+    pub(super) generation: u64,
     pub(super) timeline: client::Timeline,
     pub(super) expires: Option<Instant>,
     pub(super) begin: Begin,
@@ -96,10 +99,11 @@ pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was rest
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
-        let LiveStart { who, incarnation, timeline, expires, begin, share } = start;
+        let LiveStart { who, incarnation, generation, timeline, expires, begin, share } = start;
         Self {
             who,
             incarnation,
+            generation,
             timeline: Arc::new(TimelineWords::new(timeline)),
             connection,
             expires,

@@ -55,6 +55,7 @@ impl Live {
                     connection: self.connection,
                     after,
                     incarnation: self.incarnation,
+                    generation: self.generation,
                 });
                 let tag = Tag::Send(Sent { client_id, after: named, admitted, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });

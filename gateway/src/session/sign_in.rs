@@ -252,13 +252,13 @@ impl Session {
     }
 
     pub(super) fn opened(&mut self, now: Now, answered: Answered, out: &mut Vec<Effect>) {
-        let (heads, incarnation) = match answered.result {
+        let (heads, incarnation, generation) = match answered.result {
             Ok(Reply::SessionOpened(opened)) if opened.replaced => {
                 // Whoever is still there wants it most.
                 let why = "a later sign-in of this device was quicker: try again";
                 return self.bye(Code::Unavailable, why, Some(AGAIN_MS), out);
             }
-            Ok(Reply::SessionOpened(opened)) => (opened.heads, opened.incarnation),
+            Ok(Reply::SessionOpened(opened)) => (opened.heads, opened.incarnation, opened.generation),
             Ok(_) => {
                 let why = "the service gave an answer of the wrong kind";
                 return self.bye(Code::Internal, why, Some(AGAIN_MS), out);
@@ -317,7 +317,7 @@ impl Session {
         out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
-        let start = LiveStart { who, incarnation, timeline, expires, begin, share };
+        let start = LiveStart { who, incarnation, generation, timeline, expires, begin, share };
         let mut live = Live::new(&self.rules, now, self.connection, start);
         if let Some(position) = heard {
             live.behind(now, position);

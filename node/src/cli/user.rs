@@ -93,7 +93,9 @@ impl User {
                         let reply = reply.into_inner();
                         out::line(format_args!("user {name} is gone{}", ended(reply.ended)))?;
                         if !reply.inbox_ended {
-                            out::line(format_args!("its messages are not removed yet: the routers see to it"))?;
+                            out::line(format_args!(
+                                "its messages are not removed yet, and what its sessions have sent may still be accepted: the routers see to it"
+                            ))?;
                         }
                     }
                     Err(status) if status.code() == Code::NotFound => bail!("{}", status.message()),

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    TimelineId, UserId,
+    ShardKind, TimelineId, UserId,
     pb::store::{
-        Account, DirectoryCommand, EndTimeline, InboxEnded, ListAccounts, TimelineCommand, directory_command,
-        store_request::Op, timeline_command,
+        Account, DirectoryCommand, EndSender, EndTimeline, InboxEnded, ListAccounts, TimelineCommand,
+        directory_command, store_request::Op, timeline_command,
     },
 };
+use futures_util::future::try_join_all;
 use tokio::time;
 
 use super::Admin;
@@ -28,11 +29,27 @@ impl Admin {
         let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation: account.incarnation };
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) });
         self.call(shards.timeline_of(&timeline), op).await?;
+        self.end_sender(account).await?;
+        // Both are done in all of them.
         let ended = InboxEnded { user: user.as_str().to_owned(), incarnation: account.incarnation };
         let op = Op::Directory(DirectoryCommand { op: Some(directory_command::Op::InboxEnded(ended)) });
         // If this is not done, the inbox ends once more, which does nothing.
         let _ = self.call(shards.directory_of(&user), op).await;
         Ok(())
+    }
+
+    /// From the answer on, nothing that sessions of before have sent gets into any inbox: not what a gateway, or a router, that
+    /// stood still sends on when it goes on. It can be done again.
+    pub(super) async fn end_sender(&self, account: &Account) -> Result<(), StoreFailure> {
+        let Ok(shards) = self.shards() else { return Err(StoreFailure::Stopping) };
+        let timelines = shards.all().filter(|shard| shard.kind == ShardKind::Timeline);
+        let end = EndSender { sender: account.user.clone(), generation: account.generation };
+        let calls = timelines.map(|shard| {
+            let end = TimelineCommand { op: Some(timeline_command::Op::EndSender(end.clone())) };
+            self.call(shard, Op::Timeline(end))
+        });
+        // As many at once as there are shards.
+        try_join_all(calls).await.map(|_| ())
     }
 
     async fn end_what_is_left(&self) {

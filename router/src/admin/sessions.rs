@@ -13,7 +13,10 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{Admin, PAGE, user_id, users::unread};
+use super::{
+    Admin, PAGE, user_id,
+    users::{half_done, unread},
+};
 use crate::{store::StoreAnswer, topology::Topology};
 
 impl Admin {
@@ -67,6 +70,9 @@ impl Admin {
         let end = EndSessions { user: user.as_str().to_owned(), lease, connection };
         let changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
         let account = changed.account.unwrap_or_default();
+        if handle.is_none() {
+            self.end_sender(&account).await.map_err(|failure| half_done(&failure))?;
+        }
         let ended = Some(self.put_out(&user, &account, changed.over).await);
         Ok(EndSessionsReply { ended, user: user.as_str().to_owned() })
     }

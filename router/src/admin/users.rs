@@ -27,6 +27,10 @@ impl Admin {
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
         let changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
         let account = changed.account.unwrap_or_default();
+        if replace {
+            // Who puts others out of an account wants them to be heard of no more.
+            self.end_sender(&account).await.map_err(|failure| half_done(&failure))?;
+        }
         Ok(PutUserReply { ended: Some(self.put_out(&user, &account, changed.over).await) })
     }
 
@@ -83,6 +87,13 @@ impl Admin {
         let users = accounts.iter().filter(|account| request.deleted || !account.deleted).map(user_info).collect();
         Ok(ListUsersReply { users, next })
     }
+}
+
+/// The account is changed, but what its sessions of before send may still be accepted.
+pub(super) fn half_done(failure: &StoreFailure) -> Status {
+    Status::unavailable(format!(
+        "the account was changed, but not every shard of the store knows it: {failure}; do it again"
+    ))
 }
 
 pub(super) fn unread(answer: Result<StoreAnswer, StoreFailure>) -> Status {

@@ -21,21 +21,62 @@ impl Owner {
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
         if let Some(known) = self.directory.user(&sending.recipient, now) {
-            let incarnation = known.incarnation;
+            let (incarnation, remade) = (known.incarnation, known.remade);
             metrics::directory_lookup(true);
-            return self.append_first(sending, incarnation, now);
+            return self.begin(sending, incarnation, remade, now);
         }
         metrics::directory_lookup(false);
         let recipient = sending.recipient.clone();
         self.wait(&recipient, Waiter::Send(sending), now);
     }
 
-    pub(super) fn append_first(&mut self, mut sending: Box<Sending>, incarnation: u64, now: Instant) {
-        let shards = self.topology.shards;
+    /// The recipient is known: the incarnation of its account, and whether the name had another owner before.
+    pub(super) fn begin(&mut self, mut sending: Box<Sending>, incarnation: u64, remade: bool, now: Instant) {
         // Who writes to itself means itself, and not the name's next owner.
-        let incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
-        sending.recipient_incarnation = incarnation;
-        let (shard, op) = sending.append(&sending.recipient, incarnation, shards);
+        sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
+        if remade && !sending.is_to_oneself() {
+            self.look_for_first(sending, now);
+        } else {
+            self.append_first(sending, now);
+        }
+    }
+
+    /// A message that the owner before has got must not be shown to this one because it comes again. The sender's own inbox
+    /// tells. Only for names that were made again: it costs a write of the log.
+    fn look_for_first(&mut self, mut sending: Box<Sending>, now: Instant) {
+        let (shard, op) = sending.look_for_first(self.topology.shards);
+        sending.since = now;
+        let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
+        let token = self.token(Asked::Repeated(sending));
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Own });
+    }
+
+    pub(super) fn looked_for_first(
+        &mut self,
+        sending: Box<Sending>,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+    ) {
+        if matches!(answer, Err(StoreFailure::NotFound { .. })) {
+            return self.append_first(sending, now);
+        }
+        match placed(sending, answer, now) {
+            // It stands in both inboxes, whoever has the name now.
+            Ok((sending, position)) => {
+                let accepted = sending.accepted(position);
+                self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
+            }
+            Err((mut sending, Failure::ReusedElsewhere)) if !sending.key_names_recipient => {
+                sending.key_names_recipient = true;
+                self.look_for_first(sending, now);
+            }
+            Err((sending, failure)) => self.refuse(sending.slot, &failure),
+        }
+    }
+
+    fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
+        let shards = self.topology.shards;
+        let (shard, op) = sending.append_first(shards);
         // What could not get into the sender's inbox must not get into the recipient's: refused means nothing was done.
         let place = match sending.is_to_oneself() {
             true => Place::Own,
@@ -48,7 +89,7 @@ impl Owner {
     }
 
     fn append_second(&mut self, mut sending: Box<Sending>, now: Instant) {
-        let (shard, op) = sending.append(&sending.sender, sending.incarnation, self.topology.shards);
+        let (shard, op) = sending.append_second(self.topology.shards);
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
         let token = self.token(Asked::SecondAppend(sending));
@@ -66,6 +107,11 @@ impl Owner {
         }
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
+            // The own inbox has all that the client has sent, also what it has called so to others.
+            Err((mut sending, Failure::ReusedElsewhere)) if sending.is_to_oneself() && !sending.key_names_recipient => {
+                sending.key_names_recipient = true;
+                return self.append_first(sending, now);
+            }
             Err((sending, failure)) => return self.refuse(sending.slot, &failure),
         };
         let to_oneself = sending.is_to_oneself();
@@ -106,8 +152,8 @@ impl Owner {
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
             // The recipient has it, so it is a message of its own, whatever else the client has called so.
-            Err((mut sending, Failure::Reused)) if !sending.key_names_recipient => {
-                sending.name_recipient();
+            Err((mut sending, Failure::Reused | Failure::ReusedElsewhere)) if !sending.key_names_recipient => {
+                sending.key_names_recipient = true;
                 return self.append_second(sending, now);
             }
             // The sender was deleted meanwhile: its gateway ends the session, and what came of the message is not known.

@@ -45,7 +45,7 @@ impl Owner {
                 if account.deleted {
                     (None, Some(Failure::NoUser(user.as_str().to_owned())))
                 } else {
-                    (Some(Known { incarnation: account.incarnation, sessions }), None)
+                    (Some(Known { incarnation: account.incarnation, remade: account.remade, sessions }), None)
                 }
             }
             Ok(StoreAnswer::User(User { account: None, .. })) => {
@@ -53,14 +53,14 @@ impl Owner {
             }
             other => (None, Some(unexpected(other))),
         };
-        let incarnation = known.as_ref().map_or(0, |known| known.incarnation);
+        let whose = known.as_ref().map(|known| (known.incarnation, known.remade)).unwrap_or_default();
         match self.directory.loaded(&user, known, now) {
             Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
                     match &failure {
                         Some(failure) => self.drop_waiter(waiter, failure),
-                        None => self.go_on(waiter, &user, incarnation, now),
+                        None => self.go_on(waiter, &user, whose, now),
                     }
                 }
             }
@@ -96,10 +96,10 @@ impl Owner {
         self.wait(user, Waiter::Nobody, now);
     }
 
-    /// The user has been read, and has an account with this incarnation.
-    fn go_on(&mut self, waiter: Waiter, user: &UserId, incarnation: u64, now: Instant) {
+    /// The user has been read. Of the account: its incarnation, and whether the name had another owner before.
+    fn go_on(&mut self, waiter: Waiter, user: &UserId, whose: (u64, bool), now: Instant) {
         match waiter {
-            Waiter::Send(sending) => self.append_first(sending, incarnation, now),
+            Waiter::Send(sending) => self.begin(sending, whose.0, whose.1, now),
             Waiter::Nobody => {}
             Waiter::Deliver(delivery) => self.deliver(delivery, now),
             Waiter::Announce(announced) => {

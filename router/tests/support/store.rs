@@ -205,6 +205,7 @@ impl State {
             | Timeline::AdvanceClock(_)
             | Timeline::SweepCursors(_)
             | Timeline::RenewEpoch(_)
+            | Timeline::EndSender(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
             Timeline::CollectGarbage(_) => panic!("only a storage node asks for it"),
         }

@@ -191,11 +191,12 @@ impl Batch<'_> {
 }
 
 /// The name's account as its new owner gets it. Tokens of an owner before are not the new one's: only those count that
-/// were issued from then on. Tokens tell their times in seconds.
+/// were issued after the second in which it was made. Tokens tell their times in whole seconds, so one of that second may be
+/// of either. What clocks may differ, the gateway has taken from the token's time (see `Session.token_issued_ms`).
 fn new_owner(at: u64, account: Account, before: Option<Account>) -> Account {
     let Account { user, scram, created_ms, reserved, .. } = account;
     let before = before.unwrap_or_default();
-    let of_new_owner = if before.deleted { created_ms / 1000 * 1000 } else { 0 };
+    let of_new_owner = if before.deleted { (created_ms / 1000 + 1) * 1000 } else { 0 };
     Account {
         user,
         scram,
@@ -205,6 +206,7 @@ fn new_owner(at: u64, account: Account, before: Option<Account>) -> Account {
         generation: at,
         tokens_from_ms: before.tokens_from_ms.max(of_new_owner),
         revoked: before.revoked,
+        remade: before.deleted,
         ..Account::default()
     }
 }

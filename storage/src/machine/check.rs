@@ -132,6 +132,11 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             check_timeline_key(shard, map, op.timeline.as_ref())?;
             if op.incarnation == 0 { Err(invalid("a timeline ends for incarnation 0")) } else { Ok(()) }
         }
+        // Of any user: what it sends may be for any shard.
+        TimelineOp::EndSender(op) => {
+            parse_user(&op.sender)?;
+            if op.generation == 0 { Err(invalid("a sender ends for generation 0")) } else { Ok(()) }
+        }
         TimelineOp::CollectGarbage(op) => match op.limit {
             1..=COLLECTED_KEYS => Ok(()),
             limit => Err(invalid(format!("removal of {limit} records, not 1 to {COLLECTED_KEYS}"))),
@@ -224,8 +229,8 @@ fn invalid(detail: impl Display) -> Rejected {
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::store::{
-        AdvanceLeaseClock, Append, CollectGarbage, EndTimeline, PutAccount, RevokeTokens, ScramCredentials, SetCursor,
-        Trim, timeline_key::Kind,
+        AdvanceLeaseClock, Append, CollectGarbage, EndSender, EndTimeline, PutAccount, RevokeTokens, ScramCredentials,
+        SetCursor, Trim, timeline_key::Kind,
     };
 
     use super::*;
@@ -260,6 +265,7 @@ mod tests {
             new_epoch: 1,
             after_key: Default::default(),
             incarnation: 0,
+            ..Append::default()
         }
     }
 
@@ -332,6 +338,12 @@ mod tests {
             |incarnation| TimelineOp::EndTimeline(EndTimeline { timeline: key(Kind::Inbox, "alice"), incarnation });
         assert_eq!(timeline(end(1)), Ok(()));
         timeline(end(0)).expect_err("every timeline has at least incarnation 0");
+        let end =
+            |sender: &str, generation| timeline(TimelineOp::EndSender(EndSender { sender: sender.into(), generation }));
+        assert_eq!(end("bob", 1), Ok(()), "in every shard");
+        for (sender, generation) in [("bob", 0), ("Bob", 1), ("", 1)] {
+            end(sender, generation).expect_err("malformed");
+        }
         let collect = |limit| TimelineOp::CollectGarbage(CollectGarbage { number: 1, limit });
         assert_eq!(timeline(collect(COLLECTED_KEYS)), Ok(()));
         assert!(timeline(collect(0)).is_err() && timeline(collect(COLLECTED_KEYS + 1)).is_err());

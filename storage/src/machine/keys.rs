@@ -14,6 +14,7 @@
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
 //! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
+//! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -31,7 +32,7 @@
 //! Before format 3 there was no clock: the value of `RECORD` began with milliseconds since 1970 by the clock of a router,
 //! and that of `CURSOR` was the position alone. Both are read as written when the shard's clock began, so they are kept too
 //! long rather than too short; an older version would take the shard's clock for 1970 and remove everything.
-//! Nor were there incarnations, `ENDING` and `GARBAGE`.
+//! Nor were there incarnations, `ENDING`, `GARBAGE` and `ENDED_SENDER`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -63,6 +64,7 @@ const RECORD_1: u8 = 0x11;
 const DUPLICATE_1: u8 = 0x12;
 const CURSOR: u8 = 0x13;
 const GARBAGE: u8 = 0x16;
+const ENDED_SENDER: u8 = 0x17;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -185,6 +187,20 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
 /// What all records, duplicate keys and cursors of a timeline begin with.
 pub(crate) fn all_of(number: u64) -> [Vec<u8>; 3] {
     [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, "")]
+}
+
+pub(crate) fn ended_sender(user: &[u8]) -> Vec<u8> {
+    key(ENDED_SENDER, &[user])
+}
+
+/// What all keys of senders that have ended lie between.
+pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![ENDED_SENDER]..=vec![ENDED_SENDER + 1]
+}
+
+pub(crate) fn ended_sender_of(key: &[u8]) -> io::Result<&[u8]> {
+    let [ENDED_SENDER, user @ ..] = key else { return Err(broken("key of a sender that has ended")) };
+    Ok(user)
 }
 
 pub(crate) fn garbage(number: u64) -> Vec<u8> {

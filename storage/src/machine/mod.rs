@@ -9,6 +9,7 @@ pub(crate) mod keys;
 mod recent;
 mod registry;
 mod retention;
+mod senders;
 #[cfg(test)]
 mod tests;
 mod timeline;

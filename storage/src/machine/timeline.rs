@@ -6,9 +6,9 @@ pub(super) mod planted;
 use std::{collections::HashMap, io};
 
 use carillon_proto::pb::store::{
-    AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Rejected, RenewEpoch, SetCursor, StoreError,
-    SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
-    timeline_key::Kind,
+    AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, SetCursor,
+    StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
+    timeline_command::Op, timeline_key::Kind,
 };
 use prost::Message as _;
 
@@ -16,6 +16,7 @@ use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, Cursor, Stored},
     recent::Recent,
+    senders::EndedSenders,
 };
 use crate::engine::{
     Changes,
@@ -47,6 +48,8 @@ pub(crate) struct TimelineMachine {
     states: Recent<Vec<u8>, Held>,
     /// The shard's clock, see `AdvanceClock`; None: to be read from the engine.
     clock_ms: Option<u64>,
+    /// None: to be read from the engine.
+    senders: Option<EndedSenders>,
 }
 
 /// What is held in memory of a timeline.
@@ -60,13 +63,14 @@ struct Held {
 impl TimelineMachine {
     pub(crate) fn open(shard: TimelineShard) -> io::Result<(Self, TimelineReader)> {
         let reader = TimelineReader::new(shard.clone());
-        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None }, reader))
+        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None, senders: None }, reader))
     }
 
     /// What is held in memory of the engine.
     fn forget(&mut self) {
         self.states.clear();
         self.clock_ms = None;
+        self.senders = None;
     }
 
     fn apply_all(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
@@ -74,8 +78,14 @@ impl TimelineMachine {
             Some(clock_ms) => clock_ms,
             None => self.shard.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))?,
         };
+        // Should this batch fail, they are read again.
+        let senders = match self.senders.take() {
+            Some(senders) => senders,
+            None => EndedSenders::load(&self.shard)?,
+        };
         let mut batch = Batch {
             clock_ms,
+            senders,
             shard: &self.shard,
             states: &mut self.states,
             touched: HashMap::new(),
@@ -86,9 +96,10 @@ impl TimelineMachine {
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
-        let Batch { touched, changes, clock_ms, .. } = batch;
+        let Batch { touched, changes, clock_ms, senders, .. } = batch;
         self.shard.commit(changes, applied)?;
         self.clock_ms = Some(clock_ms);
+        self.senders = Some(senders);
         for (key, held) in touched {
             if let Some(held) = held {
                 self.states.put(key, held);
@@ -167,6 +178,7 @@ struct Batch<'a> {
     /// Timelines of this batch; None if there is no such timeline.
     touched: HashMap<Vec<u8>, Option<Held>>,
     clock_ms: u64,
+    senders: EndedSenders,
     changes: Changes,
 }
 
@@ -182,6 +194,7 @@ impl Batch<'_> {
             Op::SweepCursors(op) => self.sweep_cursors(&op),
             Op::RenewEpoch(op) => self.renew_epoch(&op),
             Op::EndTimeline(op) => self.end_timeline(&op),
+            Op::EndSender(op) => Ok(self.end_sender(&op)),
             Op::CollectGarbage(op) => self.collect_garbage(&op),
         }
     }
@@ -190,6 +203,9 @@ impl Batch<'_> {
         let duplicate: [u8; 16] = op.duplicate_key.as_ref().try_into().map_err(|_| broken("duplicate key"))?;
         if op.new_epoch == 0 {
             return Err(broken("epoch 0"));
+        }
+        if self.senders.has_ended(&op.sender, op.sender_generation) {
+            return Ok(rejected(Reason::SenderGone, "the session that has sent it is over"));
         }
         let key = timeline_key(op.timeline.as_ref())?;
         let before = self.held(&key)?;
@@ -210,6 +226,9 @@ impl Batch<'_> {
                 .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
                 .ok_or_else(|| broken("duplicate key without its envelope"))?;
             return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
+        }
+        if op.only_repeat {
+            return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
         }
         if !self.follows(held.as_ref(), op)? {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
@@ -280,6 +299,7 @@ impl Batch<'_> {
     fn advance_clock(&mut self, op: &AdvanceClock) -> Outcome {
         self.clock_ms = self.clock_ms.saturating_add(op.elapsed_ms.into());
         self.changes.put(keys::CLOCK.to_vec(), keys::number_value(self.clock_ms));
+        self.senders.forget_old(self.clock_ms, &mut self.changes);
         done()
     }
 
@@ -326,6 +346,11 @@ impl Batch<'_> {
         self.changes.put(key.clone(), state.to_value());
         self.touched.insert(key, Some(held));
         Ok(done())
+    }
+
+    fn end_sender(&mut self, op: &EndSender) -> Outcome {
+        self.senders.end(op.sender.as_bytes(), op.generation, self.clock_ms, &mut self.changes);
+        done()
     }
 
     fn end_timeline(&mut self, op: &EndTimeline) -> io::Result<Outcome> {

@@ -71,6 +71,7 @@ impl Ledger {
             envelope: self.envelope(writer, n).into(),
             new_epoch: 7,
             incarnation: 0,
+            ..Append::default()
         };
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) });
         request(id(writer, n), timeline_shard(user), op)

@@ -290,6 +290,7 @@ pub(crate) fn append(user: &str, key: u64) -> TimelineCommand {
             envelope: format!("envelope {key}").into_bytes().into(),
             new_epoch: 7,
             incarnation: 0,
+            ..Append::default()
         })),
     }
 }

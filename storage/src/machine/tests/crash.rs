@@ -104,6 +104,7 @@ fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
                 envelope: vec![noise as u8; (noise % 700) as usize].into(),
                 new_epoch: noise | 1,
                 incarnation: 0,
+                ..Append::default()
             })
         };
         TimelineCommand { op: Some(op) }

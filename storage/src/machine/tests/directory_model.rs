@@ -1,17 +1,19 @@
+mod commands;
+
 use std::collections::BTreeMap;
 
 use carillon_proto::{
     ShardId,
     pb::store::{
-        Account, AccountChanged, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand,
-        Done, EndSessions, InboxEnded, ListAccounts, ListSessions, Node, NodeKind, PutAccount, PutSession,
-        RegisterNode, Registered, RenewLease, RevokeTokens, RevokedToken, ScramCredentials, Session, SessionPut, User,
-        directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        Account, AccountChanged, AdvanceLeaseClock, DirectoryCommand, Done, ListAccounts, ListSessions, Node, NodeKind,
+        PutAccount, PutSession, RegisterNode, Registered, RenewLease, RevokeTokens, RevokedToken, Session, SessionPut,
+        User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
     },
     sessions::over,
 };
 use proptest::prelude::*;
 
+use self::commands::*;
 use super::*;
 use crate::machine::{DirectoryMachine, DirectoryReader, Outcome};
 
@@ -68,6 +70,7 @@ impl Model {
                     (_, true) => {}
                     (deleted_ms, false) => {
                         account.scram = None;
+                        account.remade = false;
                         account.reserved = false;
                         (account.incarnation, account.generation) = (at, at);
                         (account.deleted, account.deleted_ms) = (true, deleted_ms);
@@ -186,6 +189,7 @@ impl Model {
     fn put_account(&mut self, at: u64, op: &PutAccount) -> Answer {
         let given = op.account.clone().expect("an account");
         let at = if op.numbered { at } else { 0 };
+        let remade = self.users.get(&given.user).is_some_and(|(account, _)| account.deleted);
         let fresh = |tokens_from_ms, revoked| Account {
             user: given.user.clone(),
             scram: given.scram.clone(),
@@ -195,6 +199,7 @@ impl Model {
             generation: at,
             tokens_from_ms,
             revoked,
+            remade,
             ..Account::default()
         };
         let mode = op.mode();
@@ -206,7 +211,7 @@ impl Model {
                 Mode::Ensure if !op.revive => return Answer::Rejected(Reason::Gone),
                 Mode::Ensure => *account = fresh(account.tokens_from_ms, account.revoked.clone()),
                 Mode::Create | Mode::Replace => {
-                    let from = account.tokens_from_ms.max(given.created_ms / 1000 * 1000);
+                    let from = account.tokens_from_ms.max((given.created_ms / 1000 + 1) * 1000);
                     *account = fresh(from, account.revoked.clone());
                 }
             },
@@ -314,92 +319,6 @@ fn check_reads(reader: &DirectoryReader, model: &Model) {
         address: node.address.clone(),
     };
     assert_eq!(registry.nodes, model.nodes.iter().map(node).collect::<Vec<_>>());
-}
-
-/// Close to each other, or about as far apart as sign-ins can be.
-fn since_ms() -> impl Strategy<Value = u64> {
-    prop_oneof![0..4u64, MINUTE_MS - 1..MINUTE_MS + 4]
-}
-
-fn session() -> impl Strategy<Value = Session> {
-    // By token, which the state machine gives the generation, or of an old account's generation.
-    let token = proptest::option::of((0..3usize, 0..3u64));
-    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms(), token).prop_map(
-        |(user, device, lease, connection, since_ms, token)| Session {
-            user: USERS[user].to_owned(),
-            device: ["d", "de", "e"][device].to_owned(),
-            lease,
-            connection,
-            protocol: 1,
-            since_ms,
-            by_token: token.is_some(),
-            token_id: token.map_or(String::new(), |(id, _)| TOKENS[id].to_owned()),
-            token_issued_ms: token.map_or(0, |(_, seconds)| seconds * 1000),
-            ..Session::default()
-        },
-    )
-}
-
-fn account() -> impl Strategy<Value = Account> {
-    (0..3usize, proptest::option::of(0..3u8), 0..3u64, any::<bool>()).prop_map(|(user, salt, created, reserved)| {
-        Account {
-            user: USERS[user].to_owned(),
-            scram: salt.map(|salt| ScramCredentials {
-                salt: vec![salt; 16].into(),
-                iterations: 4096,
-                stored_key: vec![1; 32].into(),
-                server_key: vec![2; 32].into(),
-            }),
-            created_ms: created * 1000,
-            reserved: reserved && salt.is_none() && created == 0,
-            ..Account::default()
-        }
-    })
-}
-
-fn node() -> impl Strategy<Value = RegisterNode> {
-    (1..3i32, 0..3usize, 1..50u32, 0..5u8).prop_map(|(kind, address, ttl_ms, nonce)| RegisterNode {
-        kind,
-        address: ["", "a:1", "b:1"][address].to_owned(),
-        ttl_ms,
-        nonce: vec![nonce; 16].into(),
-    })
-}
-
-/// Leases of the first few entries, where registrations are likely.
-fn lease() -> impl Strategy<Value = u64> {
-    (1..12u64, 0..4u64).prop_map(|(index, place)| index * 64 + place)
-}
-
-fn command() -> impl Strategy<Value = DirectoryCommand> {
-    let mode = prop_oneof![Just(Mode::Create), Just(Mode::Ensure), Just(Mode::Replace)];
-    prop_oneof![
-        4 => (account(), mode, 0..5u8, any::<bool>()).prop_map(|(account, mode, old, revive)| {
-            Op::PutAccount(PutAccount { account: Some(account), mode: mode.into(), numbered: old > 0, revive })
-        }),
-        2 => (0..3usize, 0..3u64)
-            .prop_map(|(user, time_ms)| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned(), time_ms })),
-        1 => (0..3usize, 0..3u64, 0..3usize, 1..4u64).prop_map(|(user, before, id, time_ms)| {
-            let (user, id) = (USERS[user].to_owned(), TOKENS[id].to_owned());
-            Op::RevokeTokens(RevokeTokens { user, before_ms: before * 1000, id, expires_ms: 2, time_ms })
-        }),
-        1 => (0..3usize, 0..3u64, 0..3u64).prop_map(|(user, lease, connection)| {
-            Op::EndSessions(EndSessions { user: USERS[user].to_owned(), lease, connection })
-        }),
-        1 => (0..3usize, lease())
-            .prop_map(|(user, incarnation)| Op::InboxEnded(InboxEnded { user: USERS[user].to_owned(), incarnation })),
-        8 => (session(), any::<bool>(), 0..3u32).prop_map(|(session, announced, max_sessions)| {
-            Op::PutSession(PutSession { session: Some(session), announced, max_sessions })
-        }),
-        4 => session().prop_map(|Session { user, device, lease, connection, .. }| {
-            Op::DeleteSession(DeleteSession { user, device, lease, connection })
-        }),
-        4 => node().prop_map(Op::RegisterNode),
-        3 => lease().prop_map(|lease| Op::RenewLease(RenewLease { lease })),
-        2 => lease().prop_map(|lease| Op::DeregisterNode(DeregisterNode { lease })),
-        2 => (0..20u32).prop_map(|elapsed_ms| Op::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms })),
-    ]
-    .prop_map(|op| DirectoryCommand { op: Some(op) })
 }
 
 #[derive(Debug, Clone)]

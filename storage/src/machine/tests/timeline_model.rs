@@ -1,263 +1,29 @@
-use std::collections::{BTreeMap, BTreeSet};
+mod commands;
+mod model;
 
-use bytes::Bytes;
+use std::collections::BTreeSet;
+
 use carillon_proto::{
     ShardId, ShardKind,
-    pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Head, ReadHead, ReadTimeline, Rejected,
-        RenewEpoch, SetCursor, StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected, store_error,
-        sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
-    },
+    pb::store::{Head, ReadHead, ReadTimeline, TimelineCommand, TimelineKey, Trim, rejected, timeline_command::Op},
 };
 use proptest::prelude::*;
 
+use self::{commands::*, model::*};
 use super::*;
 use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
-const DEVICES: [&str; 2] = ["phone", "bob/web"];
-
-#[derive(Default, Clone)]
-struct Timeline {
-    number: u64,
-    incarnation: u64,
-    /// 0: ended.
-    epoch: u64,
-    first: u64,
-    /// From `first`.
-    kept: Vec<Append>,
-    cursors: BTreeMap<String, u64>,
-}
-
-#[derive(Default)]
-struct Model(BTreeMap<(i32, String), Timeline>, u64);
-
 const INCARNATIONS: u64 = 4;
-
-impl Timeline {
-    fn last(&self) -> u64 {
-        self.first + self.kept.len() as u64 - 1
-    }
-
-    fn head(&self) -> Head {
-        Head { epoch: self.epoch, first: self.first, last: self.last(), ..Head::default() }
-    }
-}
-
-impl Model {
-    fn get(&self, key: &TimelineKey) -> Option<&Timeline> {
-        self.0.get(&(key.kind, key.owner.clone()))
-    }
-
-    fn apply(&mut self, command: &TimelineCommand) -> Outcome {
-        let name = |key: &Option<TimelineKey>| key.as_ref().map(|key| (key.kind, key.owner.clone())).expect("a key");
-        match command.op.as_ref().expect("an operation") {
-            Op::Append(op) => {
-                match self.0.get(&name(&op.timeline)) {
-                    Some(timeline) if timeline.incarnation > op.incarnation => return gone(),
-                    // It begins anew, unless it is refused.
-                    Some(timeline) if timeline.incarnation < op.incarnation || timeline.epoch == 0 => {
-                        if !op.after_key.is_empty() {
-                            return out_of_order();
-                        }
-                        self.0.remove(&name(&op.timeline));
-                    }
-                    Some(_) | None => {}
-                }
-                let has = |key: &Bytes| {
-                    let timeline = self.0.get(&name(&op.timeline));
-                    timeline.is_some_and(|timeline| timeline.kept.iter().any(|kept| kept.duplicate_key == *key))
-                };
-                if !op.after_key.is_empty() && !has(&op.duplicate_key) && !has(&op.after_key) {
-                    return out_of_order();
-                }
-                let numbers = &mut self.1;
-                let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| Timeline {
-                    number: {
-                        *numbers += 1;
-                        *numbers
-                    },
-                    incarnation: op.incarnation,
-                    epoch: op.new_epoch,
-                    first: 1,
-                    ..Timeline::default()
-                });
-                let seen = timeline.kept.iter().position(|kept| kept.duplicate_key == op.duplicate_key);
-                if let Some(at) = seen {
-                    let first_envelope = timeline.kept[at].envelope.clone();
-                    return Outcome::Appended(Appended {
-                        epoch: timeline.epoch,
-                        seq: timeline.first + at as u64,
-                        first_envelope,
-                    });
-                }
-                timeline.kept.push(op.clone());
-                let (epoch, seq) = (timeline.epoch, timeline.last());
-                return Outcome::Appended(Appended { epoch, seq, ..Appended::default() });
-            }
-            Op::SetCursor(op) => {
-                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
-                    && timeline.epoch != 0
-                    && timeline.epoch == op.epoch
-                    && op.seq <= timeline.last()
-                {
-                    let cursor = timeline.cursors.entry(op.device.clone()).or_default();
-                    *cursor = op.seq.max(*cursor);
-                }
-            }
-            Op::Trim(op) => {
-                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
-                    && (op.epoch == 0 || op.epoch == timeline.epoch)
-                {
-                    for _ in 0..op.limit {
-                        if timeline.first < op.before_seq && !timeline.kept.is_empty() {
-                            timeline.kept.remove(0);
-                            timeline.first += 1;
-                        }
-                    }
-                }
-            }
-            Op::AdvanceClock(_) => {}
-            Op::RenewEpoch(op) => {
-                if let Some(timeline) = self.0.get_mut(&name(&op.timeline))
-                    && timeline.epoch != 0
-                    && timeline.epoch == op.epoch
-                    && timeline.last() < op.seq
-                {
-                    timeline.epoch = op.new_epoch;
-                }
-            }
-            // Numbers are given in the order in which timelines begin.
-            Op::SweepCursors(op) => {
-                for seen in &op.cursors {
-                    if let Some(timeline) = self.0.values_mut().find(|timeline| timeline.number == seen.number)
-                        && timeline.cursors.get(&seen.device) == Some(&seen.seq)
-                    {
-                        timeline.cursors.remove(&seen.device);
-                    }
-                }
-            }
-            Op::EndTimeline(op) => {
-                let ended = Timeline { incarnation: op.incarnation, first: 1, ..Timeline::default() };
-                let timeline = self.0.entry(name(&op.timeline)).or_insert_with(|| ended.clone());
-                if timeline.incarnation < op.incarnation {
-                    *timeline = ended;
-                }
-            }
-            // Nothing of this is seen.
-            Op::CollectGarbage(_) => {}
-        }
-        Outcome::Done(Done {})
-    }
-}
-
-fn key(number: u8) -> TimelineKey {
-    let kind = if number.is_multiple_of(2) { Kind::Inbox } else { Kind::Group };
-    TimelineKey { kind: kind.into(), owner: ["a", "ab", "b"][usize::from(number / 2) % 3].to_owned() }
-}
-
-fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> TimelineCommand {
-    let op = Append {
-        timeline: Some(key(number)),
-        duplicate_key: vec![duplicate; 16].into(),
-        time_ms,
-        envelope: vec![epoch as u8; bytes].into(),
-        new_epoch: epoch,
-        after_key: Default::default(),
-        incarnation: 0,
-    };
-    TimelineCommand { op: Some(Op::Append(op)) }
-}
-
-fn append_after(number: u8, duplicate: u8, after: u8) -> TimelineCommand {
-    let mut command = append(number, duplicate, 2, 20, 7);
-    if let Some(Op::Append(op)) = &mut command.op {
-        op.after_key = vec![after; 16].into();
-    }
-    command
-}
-
-/// The same of another owner of the inbox.
-fn of(incarnation: u64, mut command: TimelineCommand) -> TimelineCommand {
-    if let Some(Op::Append(op)) = &mut command.op {
-        op.incarnation = incarnation;
-    }
-    command
-}
-
-fn end(number: u8, incarnation: u64) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::EndTimeline(EndTimeline { timeline: Some(key(number)), incarnation })) }
-}
-
-fn collect(number: u64, limit: u32) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::CollectGarbage(CollectGarbage { number, limit })) }
-}
-
-fn out_of_order() -> Outcome {
-    rejected(rejected::Reason::OutOfOrder, "the message that this one follows is not in the timeline")
-}
-
-fn gone() -> Outcome {
-    rejected(rejected::Reason::Gone, "the inbox of this user has ended")
-}
-
-fn rejected(reason: rejected::Reason, detail: &str) -> Outcome {
-    let why = store_error::Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
-    Outcome::Error(StoreError { why: Some(why) })
-}
-
-fn trim(number: u8, before_seq: u64, limit: u32) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::Trim(Trim { timeline: Some(key(number)), before_seq, limit, epoch: 0 })) }
-}
-
-fn set_cursor(number: u8, device: usize, epoch: u64, seq: u64) -> TimelineCommand {
-    let device = DEVICES[device].to_owned();
-    TimelineCommand { op: Some(Op::SetCursor(SetCursor { timeline: Some(key(number)), device, epoch, seq })) }
-}
-
-fn advance(elapsed_ms: u32) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::AdvanceClock(AdvanceClock { elapsed_ms })) }
-}
-
-fn sweep(number: u64, device: usize, seq: u64) -> TimelineCommand {
-    let seen = Seen { number, device: DEVICES[device].to_owned(), seq };
-    TimelineCommand { op: Some(Op::SweepCursors(SweepCursors { cursors: vec![seen] })) }
-}
-
-fn renew_epoch(number: u8, epoch: u64, seq: u64, new_epoch: u64) -> TimelineCommand {
-    TimelineCommand { op: Some(Op::RenewEpoch(RenewEpoch { timeline: Some(key(number)), epoch, seq, new_epoch })) }
-}
+const SENDER: &str = "carol";
+const SENDERS_KEPT_MS: u64 = 86_400_000;
+const DEVICES: [&str; 2] = ["phone", "bob/web"];
 
 #[derive(Debug, Clone)]
 enum Step {
     Apply(Vec<Vec<TimelineCommand>>),
     Reopen,
     SnapshotAndRestore,
-}
-
-/// Mostly that of the first owner.
-fn incarnation() -> impl Strategy<Value = u64> {
-    prop_oneof![12 => Just(0), 1 => 1..INCARNATIONS]
-}
-
-fn command() -> impl Strategy<Value = TimelineCommand> {
-    prop_oneof![
-        12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize, incarnation())
-            .prop_map(|(n, d, e, b, of_owner)| of(of_owner, append(n, d, e, b, 7))),
-        1 => (0..6u8, 1..INCARNATIONS).prop_map(|(n, incarnation)| end(n, incarnation)),
-        2 => (1..12u64, 1..9u32).prop_map(|(number, limit)| collect(number, limit)),
-        4 => (0..6u8, 0..60u8, 0..60u8, incarnation())
-            .prop_map(|(n, d, after, of_owner)| of(of_owner, append_after(n, d, after))),
-        3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
-        2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
-        1 => any::<u32>().prop_map(advance),
-        1 => (0..6u8, 1..4u64, 0..60u64, 1..4u64).prop_map(|(n, e, s, new)| renew_epoch(n, e, s, new)),
-        1 => (0..7u64, 0..2usize, 0..40u64).prop_map(|(n, d, s)| sweep(n, d, s)),
-    ]
-}
-
-fn entries() -> impl Strategy<Value = Vec<Vec<TimelineCommand>>> {
-    proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..5)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -577,4 +343,37 @@ fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
     let late = TimelineCommand { op: Some(Op::Trim(late)) };
     machine.apply(&[entry(6, &[late])], &[0; 8]).expect("applies");
     assert_eq!(head(10).expect("reads").first, 1);
+}
+
+#[test]
+fn what_a_session_that_is_over_has_sent_gets_into_no_timeline() {
+    let dir = tempfile::tempdir().expect("folder");
+    let sent = |machine: &mut TimelineMachine, index, generation| {
+        let command = by(generation, append(0, index as u8, 1, 5, 7));
+        let outcome = machine.apply(&[entry(index, &[command])], &[0; 8]).expect("applies").remove(0).remove(0);
+        matches!(outcome, Outcome::Appended(_))
+    };
+    {
+        let (mut machine, _) = machine(dir.path());
+        assert!(sent(&mut machine, 1, 4));
+        machine.apply(&[entry(2, &[end_sender(5)])], &[0; 8]).expect("applies");
+        // Late, and of no effect.
+        machine.apply(&[entry(3, &[end_sender(3)])], &[0; 8]).expect("applies");
+        assert!(!sent(&mut machine, 4, 4) && sent(&mut machine, 5, 5));
+        assert!(
+            matches!(
+                machine.apply(&[entry(6, &[append(0, 6, 1, 5, 7)])], &[0; 8]).expect("applies")[0][0],
+                Outcome::Appended(_)
+            ),
+            "of another one"
+        );
+    }
+    let (mut machine, _) = machine(dir.path());
+    assert!(!sent(&mut machine, 7, 4), "also after a start");
+    let records_with = records(&mut machine).len();
+    machine.apply(&[entry(8, &[advance(SENDERS_KEPT_MS as u32)])], &[0; 8]).expect("applies");
+    assert!(!sent(&mut machine, 9, 4), "for a day");
+    machine.apply(&[entry(10, &[advance(1)])], &[0; 8]).expect("applies");
+    assert_eq!(records(&mut machine).len(), records_with, "the clock is there, and the sender is not");
+    assert!(sent(&mut machine, 11, 4));
 }

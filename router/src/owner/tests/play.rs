@@ -1,0 +1,180 @@
+//! One input, then the effects.
+
+pub(super) use carillon_proto::pb::{
+    client::{Recipient, recipient::To},
+    link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, router_request::Op},
+    store::{Appended, Done, Head, SessionPut, User},
+};
+pub(super) use prost::Message as _;
+
+pub(super) use super::super::*;
+use crate::reply::tests::Replies;
+pub(super) use crate::topology::tests::topology;
+
+pub(super) const GATEWAYS: [u64; 3] = [10, 20, 30];
+
+pub(super) struct Play {
+    pub(super) owner: Owner,
+    replies: Replies,
+    pub(super) now: Instant,
+    next_id: u64,
+}
+
+impl Play {
+    pub(super) fn new() -> Self {
+        Self::with(UnknownRecipient::Refuse)
+    }
+
+    pub(super) fn with(unknown: UnknownRecipient) -> Self {
+        let topology = Arc::new(topology(1, "here:1", &["here:1"], &GATEWAYS));
+        let owner = Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), unknown, 256);
+        Self { owner, replies: Replies::new(), now: Instant::now(), next_id: 0 }
+    }
+
+    /// As from gateway 10; the request's id is the number of the request, from 1.
+    pub(super) fn request(&mut self, op: Op) -> Vec<Did> {
+        self.next_id += 1;
+        let slot = self.replies.slot(self.next_id);
+        let user = crate::reply::routed_by(&op).expect("routed");
+        let deadline = self.now + Duration::from_secs(10);
+        self.owner.request(Request { user, op, lease: 10, deadline, span: None, slot }, self.now, 1_000);
+        self.effects()
+    }
+
+    pub(super) fn answer(&mut self, token: u64, answer: StoreAnswer) -> Vec<Did> {
+        self.owner.answer(token, Ok(answer), self.now, 1_000);
+        self.effects()
+    }
+
+    pub(super) fn effects(&mut self) -> Vec<Did> {
+        std::mem::take(&mut self.owner.effects).into_iter().map(|effect| self.perform(effect)).collect()
+    }
+
+    fn perform(&mut self, effect: Effect) -> Did {
+        match effect {
+            Effect::Store { token, op, .. } => match op {
+                store_request::Op::ReadUser(read) => Did::ReadUser(token, read.user),
+                store_request::Op::ReadHead(read) => {
+                    Did::ReadHead(token, read.timeline.expect("set").owner, read.device)
+                }
+                store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
+                other @ (store_request::Op::ListAccounts(_) | store_request::Op::ListSessions(_)) => {
+                    panic!("unexpected {other:?}")
+                }
+                store_request::Op::Directory(command) => match command.op.expect("set") {
+                    directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
+                    directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
+                    directory_command::Op::PutAccount(put) => Did::PutAccount(token, put.mode()),
+                    other => panic!("unexpected {other:?}"),
+                },
+                store_request::Op::Timeline(command) => match command.op.expect("set") {
+                    timeline_command::Op::Append(append) => {
+                        assert!((1..=i64::MAX as u64).contains(&append.new_epoch), "{}", append.new_epoch);
+                        let owner = append.timeline.expect("set").owner;
+                        if append.only_repeat {
+                            return Did::LookFor(token, owner);
+                        }
+                        // In whose inbox it is not the sender's own copy, the sender's session is named.
+                        assert!(owner == "alice" || append.sender == "alice" && append.sender_generation == 3);
+                        Did::Append(token, owner, append.envelope)
+                    }
+                    timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
+                    timeline_command::Op::RenewEpoch(renew) => {
+                        assert!((1..=i64::MAX as u64).contains(&renew.new_epoch), "{}", renew.new_epoch);
+                        Did::RenewEpoch(token, renew.epoch, renew.seq)
+                    }
+                    other => panic!("unexpected {other:?}"),
+                },
+            },
+            Effect::Answer(slot, answer) => {
+                slot.answer(answer);
+                let (id, answer) = self.replies.next().expect("answered");
+                Did::Answer(id, answer)
+            }
+            Effect::Push(lease, push) => Did::Push(lease.0, push.connections, push.position.expect("set").seq),
+            Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
+            Effect::Deliver(delivery) => Did::Deliver(delivery),
+        }
+    }
+
+    /// Makes a user known who is signed in with these sessions.
+    pub(super) fn knows(&mut self, user: &str, sessions: &[Session]) {
+        let user = UserId::new(user).expect("valid");
+        let delivery = Delivery {
+            user: user.clone(),
+            incarnation: 0,
+            position: client::Position { epoch: 1, seq: 1 },
+            envelope: Bytes::new(),
+            traceparent: String::new(),
+            except: (0, 0),
+        };
+        self.owner.deliver(delivery, self.now);
+        let effects = self.effects();
+        let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
+        self.answer(token, found(user.as_str(), sessions));
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Did {
+    ReadUser(u64, String),
+    ReadHead(u64, String, String),
+    ReadTimeline(u64, u32),
+    PutSession(u64, Session),
+    DeleteSession(u64, u64),
+    PutAccount(u64, put_account::Mode),
+    Append(u64, String, Bytes),
+    LookFor(u64, String),
+    SetCursor(u64, String, u64),
+    RenewEpoch(u64, u64, u64),
+    Answer(u64, Answer),
+    Push(u64, Vec<u64>, u64),
+    Evict(u64, u64),
+    Deliver(Delivery),
+}
+
+pub(super) fn session(user: &str, device: &str, lease: u64, connection: u64) -> Session {
+    Session { user: user.into(), device: device.into(), lease, connection, ..Session::default() }
+}
+
+pub(super) fn found(user: &str, sessions: &[Session]) -> StoreAnswer {
+    let account = Some(Account { user: user.into(), ..Account::default() });
+    StoreAnswer::User(User { account, sessions: sessions.to_vec() })
+}
+
+pub(super) fn send(to: &str, client_id: &str) -> Op {
+    Op::Send(Send {
+        incarnation: 0,
+        generation: 3,
+        after: String::new(),
+        sender: "alice".into(),
+        sender_device: "phone".into(),
+        to: Some(Recipient { to: Some(To::User(to.into())) }),
+        client_id: client_id.into(),
+        content: Bytes::from_static(b"content"),
+        connection: 1,
+    })
+}
+
+pub(super) fn appended(seq: u64, first: &Bytes) -> StoreAnswer {
+    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone() })
+}
+
+pub(super) fn refusal(did: &Did) -> &link::Refusal {
+    match did {
+        Did::Answer(_, Answer::Refusal(refusal)) => refusal,
+        other => panic!("not a refusal: {other:?}"),
+    }
+}
+
+/// As `found`, of an account with this incarnation.
+pub(super) fn found_as(incarnation: u64, account: Account, sessions: &[Session]) -> StoreAnswer {
+    let account = Some(Account { user: "bob".into(), incarnation, generation: incarnation, ..account });
+    StoreAnswer::User(User { account, sessions: sessions.to_vec() })
+}
+
+pub(super) fn gone(play: &mut Play, token: u64) -> Vec<Did> {
+    let gone = StoreFailure::Gone { detail: "the inbox of this user has ended".into() };
+    play.owner.answer(token, Err(gone), play.now, 1_000);
+    play.effects()
+}

@@ -1,0 +1,58 @@
+//! Whose sessions are over: what these send gets into no timeline of the shard. See docs/adr/0007-incarnations.md.
+
+use std::{collections::HashMap, io};
+
+use super::keys;
+use crate::engine::{Changes, fjall::TimelineShard};
+
+/// For so long, by the shard's clock, it is known that a session is over. Whatever it has sent is refused by its deadline
+/// before that, and its gateway has lost its lease or has heard of the end.
+pub(super) const KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// All of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions were ended in
+/// the last day.
+#[derive(Default)]
+pub(super) struct EndedSenders(HashMap<Vec<u8>, Ended>);
+
+#[derive(Clone, Copy)]
+struct Ended {
+    /// Sessions below it are over.
+    generation: u64,
+    /// By the shard's clock.
+    told_ms: u64,
+}
+
+impl EndedSenders {
+    pub(super) fn load(shard: &TimelineShard) -> io::Result<Self> {
+        let mut senders = HashMap::new();
+        for row in shard.view().range(keys::all_ended_senders()) {
+            let (key, value) = row?;
+            let [generation, told_ms] = keys::numbers_of(&value)?;
+            senders.insert(keys::ended_sender_of(&key)?.to_vec(), Ended { generation, told_ms });
+        }
+        Ok(Self(senders))
+    }
+
+    /// Is what a session of this generation sends refused?
+    pub(super) fn has_ended(&self, sender: &[u8], generation: u64) -> bool {
+        self.0.get(sender).is_some_and(|ended| generation < ended.generation)
+    }
+
+    pub(super) fn end(&mut self, sender: &[u8], generation: u64, clock_ms: u64, changes: &mut Changes) {
+        let known = self.0.get(sender).map_or(0, |ended| ended.generation);
+        let ended = Ended { generation: generation.max(known), told_ms: clock_ms };
+        self.0.insert(sender.to_vec(), ended);
+        changes.put(keys::ended_sender(sender), keys::numbers_value([ended.generation, ended.told_ms]));
+    }
+
+    pub(super) fn forget_old(&mut self, clock_ms: u64, changes: &mut Changes) {
+        // In any order: each is a change of its own.
+        self.0.retain(|sender, ended| {
+            let stays = clock_ms.saturating_sub(ended.told_ms) <= KEPT_MS;
+            if !stays {
+                changes.delete(keys::ended_sender(sender));
+            }
+            stays
+        });
+    }
+}

@@ -1,0 +1,185 @@
+//! What a timeline shard should do, in memory.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use carillon_proto::pb::store::{
+    Append, Appended, Done, Head, Rejected, StoreError, TimelineCommand, TimelineKey, rejected, store_error,
+    timeline_command::Op,
+};
+
+use super::SENDERS_KEPT_MS;
+use crate::machine::Outcome;
+
+#[derive(Default, Clone)]
+pub(super) struct Timeline {
+    pub(super) number: u64,
+    pub(super) incarnation: u64,
+    /// 0: ended.
+    pub(super) epoch: u64,
+    pub(super) first: u64,
+    /// From `first`.
+    pub(super) kept: Vec<Append>,
+    pub(super) cursors: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Model {
+    timelines: BTreeMap<(i32, String), Timeline>,
+    numbers: u64,
+    clock_ms: u64,
+    /// Of each sender: the generation, and when it was told.
+    senders: BTreeMap<String, (u64, u64)>,
+}
+
+impl Timeline {
+    pub(super) fn last(&self) -> u64 {
+        self.first + self.kept.len() as u64 - 1
+    }
+
+    pub(super) fn head(&self) -> Head {
+        Head { epoch: self.epoch, first: self.first, last: self.last(), ..Head::default() }
+    }
+}
+
+impl Model {
+    pub(super) fn get(&self, key: &TimelineKey) -> Option<&Timeline> {
+        self.timelines.get(&(key.kind, key.owner.clone()))
+    }
+
+    pub(super) fn apply(&mut self, command: &TimelineCommand) -> Outcome {
+        let name = |key: &Option<TimelineKey>| key.as_ref().map(|key| (key.kind, key.owner.clone())).expect("a key");
+        match command.op.as_ref().expect("an operation") {
+            Op::Append(op) => {
+                let sender = std::str::from_utf8(&op.sender).expect("text");
+                if self.senders.get(sender).is_some_and(|(generation, _)| op.sender_generation < *generation) {
+                    return rejected(rejected::Reason::SenderGone, "the session that has sent it is over");
+                }
+                match self.timelines.get(&name(&op.timeline)) {
+                    Some(timeline) if timeline.incarnation > op.incarnation => return gone(),
+                    // It begins anew, unless it is refused.
+                    Some(timeline) if timeline.incarnation < op.incarnation || timeline.epoch == 0 => {
+                        if op.only_repeat {
+                            return not_there();
+                        }
+                        if !op.after_key.is_empty() {
+                            return out_of_order();
+                        }
+                        self.timelines.remove(&name(&op.timeline));
+                    }
+                    Some(_) | None => {}
+                }
+                let has = |key: &Bytes| {
+                    let timeline = self.timelines.get(&name(&op.timeline));
+                    timeline.is_some_and(|timeline| timeline.kept.iter().any(|kept| kept.duplicate_key == *key))
+                };
+                if op.only_repeat && !has(&op.duplicate_key) {
+                    return not_there();
+                }
+                if !op.after_key.is_empty() && !has(&op.duplicate_key) && !has(&op.after_key) {
+                    return out_of_order();
+                }
+                let numbers = &mut self.numbers;
+                let timeline = self.timelines.entry(name(&op.timeline)).or_insert_with(|| Timeline {
+                    number: {
+                        *numbers += 1;
+                        *numbers
+                    },
+                    incarnation: op.incarnation,
+                    epoch: op.new_epoch,
+                    first: 1,
+                    ..Timeline::default()
+                });
+                let seen = timeline.kept.iter().position(|kept| kept.duplicate_key == op.duplicate_key);
+                if let Some(at) = seen {
+                    let first_envelope = timeline.kept[at].envelope.clone();
+                    return Outcome::Appended(Appended {
+                        epoch: timeline.epoch,
+                        seq: timeline.first + at as u64,
+                        first_envelope,
+                    });
+                }
+                timeline.kept.push(op.clone());
+                let (epoch, seq) = (timeline.epoch, timeline.last());
+                return Outcome::Appended(Appended { epoch, seq, ..Appended::default() });
+            }
+            Op::SetCursor(op) => {
+                if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline))
+                    && timeline.epoch != 0
+                    && timeline.epoch == op.epoch
+                    && op.seq <= timeline.last()
+                {
+                    let cursor = timeline.cursors.entry(op.device.clone()).or_default();
+                    *cursor = op.seq.max(*cursor);
+                }
+            }
+            Op::Trim(op) => {
+                if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline))
+                    && (op.epoch == 0 || op.epoch == timeline.epoch)
+                {
+                    for _ in 0..op.limit {
+                        if timeline.first < op.before_seq && !timeline.kept.is_empty() {
+                            timeline.kept.remove(0);
+                            timeline.first += 1;
+                        }
+                    }
+                }
+            }
+            Op::AdvanceClock(op) => {
+                self.clock_ms += u64::from(op.elapsed_ms);
+                let clock_ms = self.clock_ms;
+                self.senders.retain(|_, (_, told_ms)| clock_ms - *told_ms <= SENDERS_KEPT_MS);
+            }
+            Op::EndSender(op) => {
+                let sender = self.senders.entry(op.sender.clone()).or_default();
+                *sender = (op.generation.max(sender.0), self.clock_ms);
+            }
+            Op::RenewEpoch(op) => {
+                if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline))
+                    && timeline.epoch != 0
+                    && timeline.epoch == op.epoch
+                    && timeline.last() < op.seq
+                {
+                    timeline.epoch = op.new_epoch;
+                }
+            }
+            // Numbers are given in the order in which timelines begin.
+            Op::SweepCursors(op) => {
+                for seen in &op.cursors {
+                    if let Some(timeline) = self.timelines.values_mut().find(|timeline| timeline.number == seen.number)
+                        && timeline.cursors.get(&seen.device) == Some(&seen.seq)
+                    {
+                        timeline.cursors.remove(&seen.device);
+                    }
+                }
+            }
+            Op::EndTimeline(op) => {
+                let ended = Timeline { incarnation: op.incarnation, first: 1, ..Timeline::default() };
+                let timeline = self.timelines.entry(name(&op.timeline)).or_insert_with(|| ended.clone());
+                if timeline.incarnation < op.incarnation {
+                    *timeline = ended;
+                }
+            }
+            // Nothing of this is seen.
+            Op::CollectGarbage(_) => {}
+        }
+        Outcome::Done(Done {})
+    }
+}
+
+pub(super) fn out_of_order() -> Outcome {
+    rejected(rejected::Reason::OutOfOrder, "the message that this one follows is not in the timeline")
+}
+
+pub(super) fn not_there() -> Outcome {
+    rejected(rejected::Reason::NotFound, "the message is not in the timeline")
+}
+
+pub(super) fn gone() -> Outcome {
+    rejected(rejected::Reason::Gone, "the inbox of this user has ended")
+}
+
+pub(super) fn rejected(reason: rejected::Reason, detail: &str) -> Outcome {
+    let why = store_error::Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
+    Outcome::Error(StoreError { why: Some(why) })
+}
