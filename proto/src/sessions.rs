@@ -38,6 +38,16 @@ pub fn told(why: Why) -> &'static str {
     }
 }
 
+/// The same for a session that does not begin: a token of a name that was made again may be of the owner before.
+pub fn told_of(account: &Account, session: &Session, why: Why) -> &'static str {
+    let is_revoked_itself = account.revoked.iter().any(|token| token.id == session.token_id);
+    if why == Why::Token && account.remade && !is_revoked_itself {
+        "the token was issued before this account was made, or so soon after that clocks do not tell: get a new one"
+    } else {
+        told(why)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

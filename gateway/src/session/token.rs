@@ -38,6 +38,8 @@ pub(crate) enum TokenError {
     Expired,
     #[error("token is not valid yet")]
     TooEarly,
+    #[error("token's iat is in the future")]
+    IssuedAhead,
     #[error("token's {claim} is not a user id: {why}")]
     Subject { claim: String, why: String },
     #[error("token is for another user than the one named in the sign-in")]
@@ -49,7 +51,8 @@ pub(crate) struct Token {
     pub(crate) user: UserId,
     /// When the session ends, in milliseconds since 1970.
     pub(crate) expires_ms: u64,
-    /// When it was made (`iat`), in milliseconds since 1970; None if it does not say. By its maker's clock.
+    /// When it was made at the earliest, in milliseconds since 1970; None if it does not say. That is its `iat`, by its maker's
+    /// clock, less what that may be ahead: so nothing that was made before a time counts as made after it.
     pub(crate) issued_ms: Option<u64>,
     /// Its own name (`jti`), 1 to 128 bytes; None if it has none. By it a single token can be taken back.
     pub(crate) id: Option<String>,
@@ -60,9 +63,13 @@ impl TokenError {
     pub(crate) fn is_a_guess(&self) -> bool {
         match self {
             Self::Invalid(_) => true,
-            Self::Off | Self::Unfit(_) | Self::Expired | Self::TooEarly | Self::Subject { .. } | Self::OtherUser => {
-                false
-            }
+            Self::Off
+            | Self::Unfit(_)
+            | Self::Expired
+            | Self::TooEarly
+            | Self::IssuedAhead
+            | Self::Subject { .. }
+            | Self::OtherUser => false,
         }
     }
 
@@ -151,6 +158,10 @@ impl TokenKeys {
         if not_before.is_some_and(|at| at > now + leeway) {
             return Err(TokenError::TooEarly);
         }
+        // Else it would outlive each "issued before" that an operator says.
+        if issued.is_some_and(|at| at > now + leeway) {
+            return Err(TokenError::IssuedAhead);
+        }
         let issuer = claims.text("iss")?;
         if key.issuer.is_some() && key.issuer.as_deref() != issuer {
             return Err(invalid("its iss is not the issuer of the key that signed it"));
@@ -176,7 +187,7 @@ impl TokenKeys {
         // Saturates: `as` from f64 does.
         let ms = |seconds: f64| (seconds * 1000.0) as u64;
         let id = id.map(str::to_owned);
-        Ok(Token { user, expires_ms: ms(expires + leeway), issued_ms: issued.map(ms), id })
+        Ok(Token { user, expires_ms: ms(expires + leeway), issued_ms: issued.map(|at| ms(at - leeway)), id })
     }
 }
 

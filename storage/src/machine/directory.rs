@@ -142,7 +142,7 @@ impl Batch<'_> {
             session.generation = account.generation;
         }
         if let Some(why) = sessions::over(&account, &session) {
-            return Ok(gone(why));
+            return Ok(rejected(Reason::Gone, sessions::told_of(&account, &session, why).to_owned()));
         }
         let age = |session: &Session| (session.since_ms, session.lease, session.connection);
         // A later sign-in was quicker, or a gateway's clock is ahead.

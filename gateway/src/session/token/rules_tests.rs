@@ -321,6 +321,8 @@ fn times_are_numbers_and_hold() {
     with_claims(json!({"exp": now - 4.999})).expect("within the leeway");
     assert_eq!(with_claims(json!({"nbf": now + 5.001})), Err(TokenError::TooEarly));
     with_claims(json!({"nbf": now + 5.0})).expect("within the leeway");
+    assert_eq!(with_claims(json!({"iat": now + 5.001})), Err(TokenError::IssuedAhead));
+    with_claims(json!({"iat": now + 5.0})).expect("within the leeway");
     assert_eq!(with_claims(json!({"exp": 0})), Err(TokenError::Expired));
     assert_eq!(with_claims(json!({"exp": -1e300})), Err(TokenError::Expired));
     assert_eq!(with_claims(json!({"exp": 1e300})).expect("late").expires_ms, u64::MAX);
