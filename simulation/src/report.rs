@@ -20,6 +20,8 @@ pub struct Report {
     pub accepted: u64,
     /// Envelopes in all inboxes.
     pub appended: u64,
+    /// Cursors and rows of sessions.
+    pub swept: u64,
 }
 
 impl Report {
@@ -60,5 +62,6 @@ impl AddAssign for Report {
         self.sent += other.sent;
         self.accepted += other.accepted;
         self.appended += other.appended;
+        self.swept += other.swept;
     }
 }

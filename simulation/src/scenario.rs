@@ -46,6 +46,8 @@ pub(crate) struct Scenario {
     pub(crate) registry_late: Time,
     /// In thousand writes that the store calls too many.
     pub(crate) busy: u64,
+    /// Cursors of devices that are gone for so long, by the shard's clock, are swept out; 0: never.
+    pub(crate) cursor_age_ms: u64,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
 }
@@ -136,6 +138,7 @@ impl Scenario {
             hints_lost: faulty(random, 500),
             registry_late: if random.in_thousand(500) { random.between(1, 1500) * MS } else { 20 * MS },
             busy: faulty(random, 50),
+            cursor_age_ms: if random.in_thousand(500) { random.between(100, 1500) } else { 0 },
             acknowledged: random.between(0, 1000),
         }
     }

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind, ShardMap,
     pb::store::{
-        Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, RegistryView, StoreError,
-        StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command, store_error::Why,
-        store_reply::Result as Outcome, store_request::Op, timeline_command,
+        AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, RegistryView,
+        StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -30,6 +30,8 @@ pub(crate) const NODES: usize = 3;
 pub(crate) const MAP: ShardMap = ShardMap { directory: 1, timeline: 2 };
 /// How often the lease clock advances.
 const CLOCK: Time = 500 * MS;
+/// How often the leaders of the shards look for what is to be swept out.
+const SWEEP: Time = 300 * MS;
 
 pub(crate) struct Cluster<'m> {
     machines: &'m mut Machines,
@@ -38,6 +40,7 @@ pub(crate) struct Cluster<'m> {
     lanes: BTreeMap<WireId, Lanes>,
     node_is_up: [bool; NODES],
     clock_at: Time,
+    swept_at: Time,
     /// Makes what is planted different each time.
     planted: u64,
 }
@@ -71,6 +74,7 @@ pub(crate) enum StoreEvent {
     Elected { shard: ShardId, term: u64 },
     NodeStarts(usize),
     Clock,
+    Sweeps,
 }
 
 impl<'m> Cluster<'m> {
@@ -82,6 +86,7 @@ impl<'m> Cluster<'m> {
             lanes: BTreeMap::new(),
             node_is_up: [true; NODES],
             clock_at: 0,
+            swept_at: 0,
             planted: 0,
         }
     }
@@ -135,6 +140,9 @@ impl World<'_> {
             self.make_account(user, 1);
         }
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
+        if self.scenario.cursor_age_ms > 0 {
+            self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
+        }
     }
 
     pub(crate) fn store_event(&mut self, event: StoreEvent) {
@@ -161,6 +169,7 @@ impl World<'_> {
             }
             StoreEvent::NodeStarts(node) => self.cluster.node_is_up[node] = true,
             StoreEvent::Clock => self.clock(),
+            StoreEvent::Sweeps => self.sweeps(),
         }
     }
 
@@ -352,6 +361,30 @@ impl World<'_> {
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
     }
 
+    /// Time passes for the shards that are led, and their leaders sweep. A device whose cursor is gone begins with all that is
+    /// kept, which the model allows as it allows any beginning before what was acknowledged.
+    fn sweeps(&mut self) {
+        let now = self.schedule.now();
+        let elapsed_ms = ((now - self.cluster.swept_at) / MS) as u32;
+        self.cluster.swept_at = now;
+        let led: Vec<ShardId> =
+            self.cluster.shards.iter().filter(|(_, known)| known.elected).map(|(shard, _)| *shard).collect();
+        for shard in led {
+            if shard.kind == ShardKind::Timeline {
+                let advance = timeline_command::Op::AdvanceClock(AdvanceClock { elapsed_ms });
+                let command = TimelineCommand { op: Some(advance) };
+                self.cluster.apply(shard, vec![command.encode_to_vec().into()]);
+            }
+            let age_ms = self.scenario.cursor_age_ms;
+            let due = self.cluster.machines.due_sweeps(shard, age_ms).expect("the machine reads");
+            for command in due {
+                self.report.swept += swept_by(shard, &command);
+                self.cluster.apply(shard, vec![command]);
+            }
+        }
+        self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
+    }
+
     fn read(&mut self, shard: ShardId, op: &Op) -> Outcome {
         let mut op = op.clone();
         if self.plant == Some(Plant::InboxGoesOn) {
@@ -417,6 +450,17 @@ impl World<'_> {
         let (epoch, last) = self.model.head(&owner, append.incarnation);
         let epoch = if epoch == 0 { append.new_epoch } else { epoch };
         Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
+    }
+}
+
+/// How many rows.
+fn swept_by(shard: ShardId, command: &Bytes) -> u64 {
+    match shard.kind {
+        ShardKind::Directory => 1,
+        ShardKind::Timeline => match TimelineCommand::decode(command.clone()).expect("encoded").op {
+            Some(timeline_command::Op::SweepCursors(sweep)) => sweep.cursors.len() as u64,
+            _ => 0,
+        },
     }
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind, ShardMap,
     pb::store::{
-        DirectoryCommand, RegistryView, Rejected, StoreError, TimelineCommand, store_error::Why,
-        store_reply::Result as Outcome, store_request::Op,
+        DirectoryCommand, RegistryView, Rejected, StoreError, SweepCursors, TimelineCommand, directory_command,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use prost::Message as _;
@@ -15,8 +15,8 @@ use prost::Message as _;
 use crate::{
     engine::{Caches, Engines},
     machine::{
-        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, TimelineMachine, TimelineReader, Unread,
-        check_directory, check_timeline,
+        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, Retention, SWEEP_CURSORS, TimelineMachine,
+        TimelineReader, Unread, check_directory, check_timeline,
     },
     shard,
 };
@@ -99,6 +99,28 @@ impl Machines {
             Err(Unread::Rejected(rejected)) => Ok(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })),
             Err(Unread::Engine(error)) => Err(error),
             Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    /// What the leader of this shard sweeps out when it looks: cursors of devices that have been gone for so long, by the shard's
+    /// clock; rows of sessions whose gateways have ended. Commands for the log.
+    pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64) -> io::Result<Vec<Bytes>> {
+        let place = usize::from(shard.index);
+        match shard.kind {
+            ShardKind::Timeline => {
+                let ages = Retention { cursor_age_ms, ..Retention::default() };
+                let cursors = self.timelines[place].1.gone_cursors(&ages, SWEEP_CURSORS)?;
+                let sweep = timeline_command::Op::SweepCursors(SweepCursors { cursors });
+                let command = TimelineCommand { op: Some(sweep) };
+                Ok(vec![command.encode_to_vec().into()])
+            }
+            ShardKind::Directory => {
+                let registry = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
+                let has_ended = |lease| registry.has_ended(lease);
+                let (rows, _) = self.directories[place].1.of_ended(b"", has_ended, SWEEP_CURSORS)?;
+                let command = |row| DirectoryCommand { op: Some(directory_command::Op::DeleteSession(row)) };
+                Ok(rows.into_iter().map(|row| command(row).encode_to_vec().into()).collect())
+            }
         }
     }
 
