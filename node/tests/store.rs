@@ -4,15 +4,11 @@ mod support;
 
 use std::{fs, time::Duration};
 
-use carillon_client::{Client, ConnectOptions, Connection, Credential, sign_in};
 use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
-use carillon_proto::{
-    pb::client::{Send, SignIn, client_frame::Body, server_frame},
-    tasks::Tasks,
-};
+use carillon_proto::tasks::Tasks;
 use support::{
     cluster::Cluster,
-    node::{Node, until},
+    node::until,
     service::{Carrier, Service, TOKEN_SECRET},
 };
 
@@ -129,60 +125,4 @@ fn two_processes_never_share_a_data_folder() {
     assert!(!second.wait_end(), "it must refuse to start");
     assert!(second.log().contains("in use") || second.log().contains("lock"), "{}", second.log());
     assert!(service.node.is_ready());
-}
-
-/// Openraft's leader takes no writes from when it hands the lead over, whether that is taken or not.
-#[test]
-fn shards_whose_lead_a_paused_node_does_not_take_go_on() {
-    const USERS: usize = 24;
-    const LONG: Duration = Duration::from_secs(90);
-    let cluster = Cluster::start();
-    let leading = |node: &Node| node.metric("carillon_storage_leading_shards") as u64;
-    let [paused, others @ ..] = &cluster.storage[..] else { unreachable!("three nodes") };
-    let mut all = 0;
-    until("each node leads", LONG, || {
-        all = cluster.storage.iter().map(leading).sum();
-        cluster.storage.iter().all(|node| leading(node) > 0)
-    });
-    paused.signal("STOP");
-    until("the others lead all shards", LONG, || others.iter().map(leading).sum::<u64>() >= all);
-    paused.signal("CONT");
-    until("it has caught up", LONG, || paused.is_ready());
-    // Nothing is written: it stays up to date, as far as the leaders know.
-    paused.signal("STOP");
-    until("a lead is handed over to the node that stands still", LONG, || {
-        others.iter().any(|node| node.log().contains("handing the lead over to the preferred node"))
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async {
-        for user in (0..USERS).map(|number| format!("user-{number}")) {
-            let written = async {
-                while writes_to_itself(&cluster, &user).await.is_none() {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            };
-            let in_time = tokio::time::timeout(LONG, written).await;
-            assert!(in_time.is_ok(), "{user}: a shard takes no writes");
-        }
-    });
-    let failed = |node: &Node| node.metrics().contains(r#"lead_transfers_total{outcome="failed"}"#);
-    until("the transfer is counted as failed", LONG, || others.iter().any(failed));
-    paused.signal("CONT");
-}
-
-/// Signs in, which writes to the directory, and sends. None: not accepted, for whatever reason.
-async fn writes_to_itself(cluster: &Cluster, user: &str) -> Option<()> {
-    let mut connection = Connection::connect(&cluster.addresses[0], &ConnectOptions::default()).await.ok()?;
-    let request = SignIn { device: "d".to_owned(), ..SignIn::default() };
-    sign_in(&mut connection, request, &Credential::Token(cluster.token(user))).await.ok()?;
-    let (to, content) = (Some(Client::user(user)), Some(Client::text("note")));
-    let send = Send { client_id: "1".to_owned(), to, content, ..Send::default() };
-    connection.send_frame(Body::Send(send)).await.ok()?;
-    loop {
-        match connection.next_frame().await.ok()??.body? {
-            server_frame::Body::Accepted(_) => return Some(()),
-            server_frame::Body::Deliver(_) => {}
-            _ => return None,
-        }
-    }
 }
