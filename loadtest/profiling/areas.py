@@ -78,6 +78,12 @@ def of_frame(symbol, file):
     return next(filter(None, map(of_path, PATH.findall(symbol))), None)
 
 
+def of_function(symbol):
+    """Of a function with what was inlined into it; None if it works for whoever calls it."""
+    area = of_frame(symbol, "")
+    return area if area != ALLOCATOR else None
+
+
 def of_path(path):
     while path:
         if path in AREA_OF:

@@ -48,7 +48,8 @@ class Node:
 
 
 @contextlib.contextmanager
-def one_process(program, folder):
+def one_process(program, folder, under=(), arguments=()):
+    """`under` is what runs the program and makes it slow, if anything does."""
     admin, tcp, storage, router = (f"127.0.0.1:{port}" for port in free_ports(4))
     settings = {
         "admin.listen": admin,
@@ -61,9 +62,9 @@ def one_process(program, folder):
         "gateway.grpc.enabled": "false",
     }
     listeners = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
-    with running([program, *LIMITS, *listeners], folder) as process:
+    with running([*under, program, *LIMITS, *listeners, *arguments], folder) as process:
         node = Node("carillon", process.pid, admin)
-        until(node.ready, "carillon", process)
+        until(node.ready, "carillon", process, seconds=300 if under else 60)
         yield Serving(program, folder, [node], [tcp], "data/secrets/token")
 
 
