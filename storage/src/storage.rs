@@ -40,7 +40,7 @@ use crate::{
     log::{Log, LogOptions, ShardLog},
     machine::Machine,
     maintenance, placement, put_back,
-    raft::{Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
+    raft::{self, Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
     registry::RegistryService,
     service::StoreService,
     shard::{Reader, Shard},
@@ -300,6 +300,7 @@ impl Node {
         let serving = || Arc::clone(&self.serving);
         let retention = &self.config.retention;
         let retention = shard_clock::retention(retention);
+        tasks.spawn("raft pulse", raft::beat(serving(), Duration::from_millis(self.config.heartbeat_ms)));
         tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving()));
@@ -318,13 +319,13 @@ impl Node {
         loop {
             let mut why = None;
             for shard in cluster.shards.values() {
-                let (id, status) = (shard.id(), shard.group().status());
-                if status.leader.is_none() {
+                let id = shard.id();
+                if !shard.group().knows_leader() {
                     why = Some(format!("shard {id} has no leader that this node knows"));
                     break;
                 }
                 if !caught_up.contains(&id) {
-                    match status.caught_up() {
+                    match shard.group().status().caught_up() {
                         Ok(()) => drop(caught_up.insert(id)),
                         Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
                         Err(Some(behind)) => why = Some(format!("shard {id} lacks {behind} of its leader's entries")),

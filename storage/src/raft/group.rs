@@ -1,6 +1,14 @@
 //! One Raft group: the replica of a shard on this node.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use carillon_proto::ShardId;
@@ -19,6 +27,7 @@ use super::{
     link::Links,
     machine::ShardMachine,
     network::Network,
+    pulse::Role,
     store::LogStore,
     types::{Commands, LeaderId, Types},
 };
@@ -48,6 +57,9 @@ pub(crate) struct Group {
     /// How old the last answer of a majority may be for the leader to answer reads.
     lease: Duration,
     machine_alive: watch::Receiver<()>,
+    began: Instant,
+    /// Milliseconds after `began` at which its leader was heard last.
+    heard_ms: AtomicU64,
 }
 
 /// Why a group did not start.
@@ -135,7 +147,12 @@ impl Group {
             .map_err(|error| failed(error.to_string()))?;
         // A fifth is left for clocks that run unlike.
         let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
-        Ok(Self { shard, raft, log, snapshots, lease, machine_alive })
+        let (began, heard_ms) = (Instant::now(), AtomicU64::new(0));
+        Ok(Self { shard, raft, log, snapshots, lease, machine_alive, began, heard_ms })
+    }
+
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     pub(super) fn raft(&self) -> &Raft<Types, ShardMachine> {
@@ -182,8 +199,32 @@ impl Group {
         }
     }
 
+    /// A leader has sent something, and this replica follows it.
+    pub(super) fn heard(&self) {
+        self.heard_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn role(&self) -> Role {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            // A learner, too, has to be told what is committed.
+            let alone = metrics.membership_config.membership().nodes().nth(1).is_none();
+            return if alone { Role::Alone } else { Role::Leads };
+        }
+        if metrics.current_leader.is_none() {
+            return Role::Seeks;
+        }
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        Role::Follows { silence: self.began.elapsed().saturating_sub(heard) }
+    }
+
     pub(crate) fn leads(&self) -> bool {
         self.raft.is_leader()
+    }
+
+    pub(crate) fn knows_leader(&self) -> bool {
+        self.raft.metrics().borrow_watched().current_leader.is_some()
     }
 
     /// Address of the leader, if it is known.
@@ -242,15 +283,16 @@ impl Group {
 
     /// Resolves with the reason when the group has stopped.
     pub(crate) async fn stopped(&self) -> String {
-        let mut metrics = self.raft.metrics();
+        // Changes seldom, and is closed with the others, which change with each command.
+        let mut server = self.raft.server_metrics();
         let mut machine_alive = self.machine_alive.clone();
         loop {
-            if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return fatal.to_string();
-            }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() {
-                    return "it has ended".to_owned();
+                changed = server.changed() => if changed.is_err() {
+                    return match &self.raft.metrics().borrow_watched().running_state {
+                        Err(fatal) => fatal.to_string(),
+                        Ok(()) => "it has ended".to_owned(),
+                    };
                 },
                 // Nothing is ever sent: it is closed.
                 _ = machine_alive.changed() => return "its machine has ended".to_owned(),
@@ -288,12 +330,14 @@ fn refused(forward: ForwardToLeader<Types>) -> ProposeError {
 }
 
 fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String> {
+    // Less than the interval of the pulse, so that a follower which has heard nothing else hears each.
+    let redundant = config.heartbeat_ms * 3 / 4;
     // Openraft rounds heartbeats up to a tick of a fifth of their interval.
     let room = config.election_min_ms.saturating_sub(config.heartbeat_ms * 5 / 4 + 1);
     let config = Config {
         cluster_name: shard.to_string(),
         heartbeat_interval: config.heartbeat_ms,
-        heartbeat_min_interval: Some(if room > config.heartbeat_ms { config.heartbeat_ms } else { 0 }),
+        heartbeat_min_interval: Some(if room > redundant { redundant } else { 0 }),
         election_timeout_min: config.election_min_ms,
         election_timeout_max: config.election_max_ms,
         max_payload_entries: 1024,

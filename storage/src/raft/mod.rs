@@ -7,6 +7,7 @@
 //! link.rs     the stream to one other node, for all groups
 //! network.rs  openraft's network on the links
 //! server.rs   the gRPC service `Raft`
+//! pulse.rs    heartbeats of all groups, and who watches over their leaders
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
 //! ```
 
@@ -23,6 +24,7 @@ mod link;
 mod machine;
 mod network;
 mod pace;
+mod pulse;
 mod server;
 mod store;
 #[cfg(test)]
@@ -33,4 +35,5 @@ pub(crate) use group::{Era, Group, GroupOptions, GroupStatus, ProposeError, Read
 pub(crate) use link::Links;
 pub(crate) use machine::NodeShare;
 pub(crate) use pace::Pace;
+pub(crate) use pulse::beat;
 pub(crate) use server::RaftService;

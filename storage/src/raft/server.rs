@@ -161,6 +161,9 @@ async fn answer(group: &Group, body: Body) -> Result<Body, String> {
         Body::Append(request) => {
             let request = append_from_pb(request).map_err(missing)?;
             let response = raft.append_entries(request).await.map_err(|error| error.to_string())?;
+            if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                group.heard();
+            }
             Body::AppendReply(append_reply(response)?)
         }
         Body::Vote(request) => {
