@@ -20,6 +20,7 @@ mod room;
 pub mod seldom;
 pub mod sessions;
 mod shard;
+pub mod stream;
 pub mod tasks;
 mod timeline;
 pub mod tls;

@@ -17,6 +17,7 @@ use tonic::{
 
 use crate::{
     nearby::{Nearby, PeerIncoming, PeerStream},
+    stream::{Incoming, Messages, Near, Services, Serving},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
 
@@ -30,6 +31,8 @@ pub struct PeerSecurity {
     tokens: Arc<ArcSwap<TierTokens>>,
     tls: Option<Arc<ArcSwap<TlsSides>>>,
     nearby: Option<Nearby>,
+    /// Streams that need no connection.
+    services: Option<Services>,
 }
 
 /// PEM texts. Both sides of each connection present a certificate signed by `ca` and check the other's.
@@ -75,6 +78,7 @@ impl PeerSecurity {
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
             nearby: None,
+            services: None,
         })
     }
 
@@ -92,7 +96,7 @@ impl PeerSecurity {
     /// For all nodes of this process: what is made from this and its clones reaches each other without sockets.
     #[must_use]
     pub fn within_process(self) -> Self {
-        Self { nearby: Some(Nearby::default()), ..self }
+        Self { nearby: Some(Nearby::default()), services: Some(Services::default()), ..self }
     }
 
     /// Has it a token by which it knows callers of this tier?
@@ -131,6 +135,24 @@ impl PeerSecurity {
                 (stream, Some(tls)) => MaybeTls::accept(stream, Arc::clone(&tls.load().server)),
             })
         })
+    }
+
+    /// From now on nodes of this process open streams of messages to this one without a connection: `listener` and
+    /// `advertised` as for [`PeerSecurity::incoming`], `open` as the service of gRPC that does the same. None: no other node is in this process.
+    pub fn serve_near<A: 'static, B: 'static>(
+        &self,
+        listener: &TcpListener,
+        advertised: &str,
+        allowed: &'static [Tier],
+        open: impl Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync + 'static,
+    ) -> Option<Serving> {
+        let bound = listener.local_addr().ok().map(|address| address.to_string());
+        Some(self.services.as_ref()?.serve(bound.into_iter().chain([advertised.to_owned()]), allowed, open))
+    }
+
+    /// The node of this process that takes such streams there; None: there is none, it is to be called.
+    pub fn near<A: 'static, B: 'static>(&self, address: &str) -> Option<Near<A, B>> {
+        self.services.as_ref()?.find(address, self.tier)
     }
 
     /// A key for what must not be guessable outside the tier, derived from its token by `purpose`.

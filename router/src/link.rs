@@ -18,6 +18,7 @@ use carillon_proto::{
         store::NodeKind,
     },
     peer::Tier,
+    stream::Incoming,
     trace,
 };
 use futures_util::Stream;
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
     gate::{Asked, Gate, Verdict},
@@ -139,7 +140,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
 
 impl Reader {
     /// Until the other side ends the link or breaks the rules. Requests that are in flight go on.
-    pub(crate) async fn run(mut self, mut incoming: Streaming<ToRouter>) {
+    pub(crate) async fn run(mut self, mut incoming: Incoming<ToRouter>) {
         let cut = self.way.cut.clone();
         let first = time::timeout(HELLO_TIMEOUT, incoming.message()).await;
         let Ok(Ok(Some(ToRouter { hello: Some(hello), requests, hints, changed_users }))) = first else {

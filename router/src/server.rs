@@ -17,6 +17,7 @@ use carillon_proto::{
         },
     },
     peer::{PeerSecurity, Tier},
+    stream::Incoming,
     tasks::Tasks,
 };
 use futures_util::{Stream, StreamExt as _};
@@ -51,6 +52,9 @@ impl Services {
     /// Until `closing`, and then until the streams have ended.
     pub(crate) async fn serve(self, listener: TcpListener, tasks: Tasks) {
         let links = LinkService { context: self.context, tasks, closing: self.closing.clone() };
+        let open = links.clone();
+        let open = move |tier, incoming| Ok(open.open(tier, incoming).boxed());
+        let _near = self.security.serve_near(&listener, &self.here, CALLERS, open);
         let links = RouterServer::new(links)
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
@@ -60,7 +64,7 @@ impl Services {
         let served = self
             .security
             .server()
-            .add_service(InterceptedService::new(links, check(&[Tier::Gateway, Tier::Router])))
+            .add_service(InterceptedService::new(links, check(CALLERS)))
             .add_service(InterceptedService::new(RegistryServer::new(passed), check(&[Tier::Gateway])))
             .add_service(InterceptedService::new(AdminServer::new(self.admin), check(&[Tier::Operator])))
             .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned())
@@ -71,6 +75,10 @@ impl Services {
     }
 }
 
+/// Who may open a link.
+const CALLERS: &[Tier] = &[Tier::Gateway, Tier::Router];
+
+#[derive(Clone)]
 struct LinkService {
     context: LinkContext,
     tasks: Tasks,
@@ -85,9 +93,15 @@ impl RouterService for LinkService {
 
     async fn link(&self, request: Request<Streaming<ToRouter>>) -> Result<Response<Self::LinkStream>, Status> {
         let tier = caller(&request)?;
+        Ok(Response::new(self.open(tier, request.into_inner().into())))
+    }
+}
+
+impl LinkService {
+    fn open(&self, tier: Tier, incoming: Incoming<ToRouter>) -> Outgoing {
         let (reader, outgoing) = link::open(self.context.clone(), tier, &self.closing);
-        self.tasks.spawn("router_link", reader.run(request.into_inner()));
-        Ok(Response::new(outgoing))
+        self.tasks.spawn("router_link", reader.run(incoming));
+        outgoing
     }
 }
 

@@ -9,6 +9,7 @@ use carillon_proto::{
         store_request::Op, store_server, timeline_command,
     },
     peer::cause,
+    stream::Incoming,
     tasks::Tasks,
     trace,
 };
@@ -24,7 +25,7 @@ use crate::{
     shard::{Lanes, ReadOp, Replies, Reply},
 };
 
-type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
+pub(crate) type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
 
 /// Requests of one stream that are not answered. When it is reached, the stream is not read: the router waits.
 const IN_FLIGHT: usize = 8192;
@@ -46,10 +47,16 @@ impl store_server::Store for StoreService {
     type StreamStream = ReplyStream;
 
     async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
+        self.open(request.into_inner().into()).map(Response::new)
+    }
+}
+
+impl StoreService {
+    /// Answers the requests of a router, which may be in this process.
+    pub(crate) fn open(&self, incoming: Incoming<ToStore>) -> Result<ReplyStream, Status> {
         started(&self.serving)?;
         let (replies, queue) = Replies::new(IN_FLIGHT);
         let serving = Arc::clone(&self.serving);
-        let incoming = request.into_inner();
         self.tasks.spawn("store requests", async move {
             metrics::gauge!(names::STREAMS).increment(1);
             if let Some(cluster) = serving.get() {
@@ -59,11 +66,11 @@ impl store_server::Store for StoreService {
         });
         // While it is not read, replies wait and stay in flight.
         let batches = Batches::new(queue, |reply| reply.reply.encoded_len());
-        Ok(Response::new(batches.map(message as fn(_) -> _)))
+        Ok(batches.map(message as fn(_) -> _))
     }
 }
 
-async fn take_requests(cluster: &Cluster, mut incoming: Streaming<ToStore>, replies: &Replies) {
+async fn take_requests(cluster: &Cluster, mut incoming: Incoming<ToStore>, replies: &Replies) {
     let mut lanes = Lanes::default();
     loop {
         match incoming.message().await {

@@ -22,6 +22,7 @@ use carillon_proto::{
     peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -52,6 +53,9 @@ use crate::{
 
 /// Bounds each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
+
+/// Who may open the service `Store`.
+const ROUTERS: &[Tier] = &[Tier::Router];
 
 /// A storage node: opened, then run, then drained.
 pub struct Storage {
@@ -108,12 +112,20 @@ impl Storage {
     pub fn run(&self, tasks: &Tasks) {
         let Some(listener) = self.listener.lock().take() else { return };
         let node = Arc::clone(&self.node);
-        let server = node.server(tasks);
+        let service = StoreService::new(Arc::clone(&node.serving), tasks.clone());
+        let advertised = node.config.advertised_or(self.address);
+        let near = {
+            let service = service.clone();
+            let open = move |_, incoming| Ok(service.open(incoming)?.boxed());
+            node.security.serve_near(&listener, &advertised, ROUTERS, open)
+        };
+        let server = node.server(service, tasks);
         let (stopping, failing) = (tasks.clone(), tasks.clone());
-        let incoming = self.node.security.incoming(listener, Some(&self.node.config.advertised_or(self.address)));
+        let incoming = self.node.security.incoming(listener, Some(&advertised));
         tasks.spawn_graceful("storage server", async move {
-            let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await });
-            if let Err(error) = served.await {
+            let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await }).await;
+            drop(near);
+            if let Err(error) = served {
                 failing.fail(format!("storage server failed: {error}"));
             }
         });
@@ -213,8 +225,8 @@ impl Node {
         self.log.close();
     }
 
-    fn server(&self, tasks: &Tasks) -> Router {
-        let store = StoreServer::new(StoreService::new(Arc::clone(&self.serving), tasks.clone()))
+    fn server(&self, store: StoreService, tasks: &Tasks) -> Router {
+        let store = StoreServer::new(store)
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let registry =
@@ -227,7 +239,7 @@ impl Node {
         let check = |allowed| self.security.check(allowed);
         self.security
             .server()
-            .add_service(InterceptedService::new(store, check(&[Tier::Router])))
+            .add_service(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
             .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))

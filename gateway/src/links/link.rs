@@ -9,6 +9,7 @@ use carillon_proto::{
         store::NodeKind,
     },
     peer::{PeerError, PeerSecurity, cause},
+    stream::Incoming,
     waiting::Waiting,
 };
 use futures_util::{StreamExt as _, stream};
@@ -16,7 +17,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{Event, dispatch::Input};
 use crate::{connections::Connections, jitter::jittered};
@@ -96,7 +97,10 @@ impl Link {
         let rest = Batches::new(requests, size).map(|requests| ToRouter { requests, ..Default::default() });
         let outbound = stream::iter([first]).chain(rest);
         let open = async {
-            let mut inbound = client.link(outbound).await?.into_inner();
+            let mut inbound = match self.security.near(&self.address) {
+                Some(router) => router.open(outbound)?,
+                None => Incoming::from(client.link(outbound).await?.into_inner()),
+            };
             let first = inbound.message().await?.ok_or(LinkError::Closed)?;
             Ok::<_, LinkError>((inbound, first))
         };
@@ -113,7 +117,7 @@ impl Link {
         }
     }
 
-    async fn read(&self, mut inbound: Streaming<FromRouter>) -> Result<(), LinkError> {
+    async fn read(&self, mut inbound: Incoming<FromRouter>) -> Result<(), LinkError> {
         while let Some(message) = inbound.message().await? {
             self.receive(message).await?;
         }

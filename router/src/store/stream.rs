@@ -9,6 +9,7 @@ use carillon_proto::{
         timeline_command,
     },
     peer::{PeerSecurity, cause},
+    stream::Incoming,
     waiting::Waiting,
 };
 use futures_util::StreamExt as _;
@@ -52,18 +53,23 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
     while !events.is_closed() {
         let (requests, queue) = mpsc::channel(QUEUE);
         let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
-        let opened = time::timeout(OPEN_TIMEOUT, client.stream(batches)).await;
+        let open = async {
+            match security.near(&address) {
+                Some(node) => node.open(batches),
+                None => Ok(Incoming::from(client.stream(batches).await?.into_inner())),
+            }
+        };
+        let opened = time::timeout(OPEN_TIMEOUT, open).await;
         let why = match opened {
             Err(_) => "no answer in time".to_owned(),
             Ok(Err(status)) => cause(&status),
-            Ok(Ok(response)) => {
+            Ok(Ok(mut replies)) => {
                 failures = 0;
                 waiting.over();
                 tracing::debug!(%address, "stream to storage node is open");
                 if events.send(Event::Up { address: address.clone(), stream, requests }).await.is_err() {
                     return;
                 }
-                let mut replies = response.into_inner();
                 let why = loop {
                     match replies.message().await {
                         Ok(Some(batch)) => {
