@@ -29,10 +29,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn silent_clients_leave_the_store_its_files_and_the_operator_an_answer() {
-    let service = Service::start_with_open_files(
-        "storage.snapshot_entries = 100\nstorage.log_keep_entries = 100\ngateway.sign_in_timeout_ms = 600000",
-        Some(1024),
-    );
+    let service =
+        Service::start_with_open_files("storage.log_bytes = 65536\ngateway.sign_in_timeout_ms = 600000", Some(1024));
     let snapshots = service.data().join("storage/snapshots");
     service.block_on(async {
         let tasks = Tasks::new();

@@ -43,14 +43,11 @@ pub struct StorageConfig {
     pub timeline_memtables_bytes: u64,
     /// Memory for the newest entries of each shard's log.
     pub log_cache_bytes: u64,
-    /// Entries of each shard's log that stay behind its snapshot, so that a node that was away catches up by them.
-    pub log_keep_entries: u64,
-    /// A snapshot is made when the log has grown by this many entries since the last one, and by half of its size.
-    pub snapshot_entries: u64,
-    /// Size at which a file of the log is closed.
-    pub log_file_bytes: u64,
-    /// Size of the log from which on files with nothing of use are given back.
-    pub log_purge_bytes: u64,
+    /// Size of the log of all shards on disk. Each shard has an equal part: a quarter of it may come before a snapshot is
+    /// made, a quarter stays behind the snapshot, so that a node that was away catches up by it, and half is what has not
+    /// been given back to the disk yet. Only the log of a shard whose last snapshot is larger than that quarter grows by as
+    /// much before the next one is made.
+    pub log_bytes: u64,
 }
 
 /// What is removed from timelines. Time counts by a clock of each shard's own, which runs while a leader of the shard is
@@ -97,10 +94,7 @@ impl Default for StorageConfig {
             timeline_open_files: 900,
             timeline_memtables_bytes: 256 << 20,
             log_cache_bytes: 4 << 20,
-            log_keep_entries: 20_000,
-            snapshot_entries: 20_000,
-            log_file_bytes: 64 << 20,
-            log_purge_bytes: 512 << 20,
+            log_bytes: 1 << 30,
         }
     }
 }
@@ -169,14 +163,8 @@ impl StorageConfig {
                 format!("is {}: it must be {least} or more, 1 MiB for each shard", self.timeline_memtables_bytes),
             );
         }
-        if self.snapshot_entries == 0 {
-            return wrong("snapshot_entries", "is 0: it must be 1 or more".into());
-        }
-        if self.log_file_bytes < 1 << 20 {
-            return wrong("log_file_bytes", format!("is {}: it must be 1048576 or more", self.log_file_bytes));
-        }
-        if self.log_purge_bytes < self.log_file_bytes {
-            return wrong("log_purge_bytes", format!("is {}: it must be log_file_bytes or more", self.log_purge_bytes));
+        if self.log_bytes < 1 << 16 {
+            return wrong("log_bytes", format!("is {}: it must be 65536 or more", self.log_bytes));
         }
         Ok(())
     }
@@ -207,6 +195,6 @@ mod tests {
         assert_eq!(wrong(|config| config.election_max_ms = 450), "election_max_ms");
         assert_eq!(wrong(|config| config.members = vec!["nonsense".into()]), "members");
         assert_eq!(wrong(|config| config.members = vec!["a:1".into(), "b:1".into()]), "members");
-        assert_eq!(wrong(|config| config.log_purge_bytes = 1), "log_purge_bytes");
+        assert_eq!(wrong(|config| config.log_bytes = 1), "log_bytes");
     }
 }

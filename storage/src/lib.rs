@@ -30,6 +30,7 @@ pub mod fuzzing;
 mod identity;
 mod lease_clock;
 mod log;
+mod log_upkeep;
 mod machine;
 mod maintenance;
 pub mod metrics;

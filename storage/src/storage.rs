@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -39,6 +40,7 @@ use crate::{
     identity::DataDir,
     lease_clock,
     log::{Log, LogOptions, ShardLog},
+    log_upkeep,
     machine::Machine,
     maintenance, placement, put_back,
     raft::{self, Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
@@ -54,6 +56,8 @@ use crate::{
 /// Bounds each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
+/// Size at which a file of the log is closed.
+const LOG_FILE_BYTES: RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// Who may open the service `Store`.
 const ROUTERS: &[Tier] = &[Tier::Router];
 
@@ -190,9 +194,11 @@ impl Node {
             directory_shards: config.directory_shards,
             timeline_shards: config.timeline_shards,
         };
+        let file_bytes = (config.log_bytes / 16).clamp(*LOG_FILE_BYTES.start(), *LOG_FILE_BYTES.end());
         let options = LogOptions {
-            file_bytes: config.log_file_bytes,
-            purge_bytes: config.log_purge_bytes,
+            file_bytes,
+            // Whether it is time is seen where it is known what is kept.
+            purge_bytes: file_bytes.max(config.log_bytes / 2),
             cache_bytes: usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX),
         };
         let path = dir.path().join("log");
@@ -316,8 +322,7 @@ impl Node {
         tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving()));
-        tasks.spawn("snapshots", maintenance::make_snapshots(serving(), self.config.clone()));
-        tasks.spawn("log purge", maintenance::purge_log(serving(), Arc::clone(&self.log)));
+        tasks.spawn("log upkeep", log_upkeep::run(serving(), Arc::clone(&self.log), self.config.log_bytes));
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));
         tasks.spawn("sweep", sweep(serving()));

@@ -21,8 +21,7 @@ fn quick(config: &mut StorageConfig) {
 /// A small log, so that snapshots are needed.
 fn forgetful(config: &mut StorageConfig) {
     quick(config);
-    config.snapshot_entries = 20;
-    config.log_keep_entries = 5;
+    config.log_bytes = 1 << 16;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,8 +414,7 @@ async fn on_a_full_disk_sends_are_refused_history_is_read_and_nothing_is_lost() 
     let mut cluster = Cluster::new(1, |config| {
         quick(config);
         config.members.clear();
-        config.log_file_bytes = 1 << 20;
-        config.log_purge_bytes = 1 << 20;
+        config.log_bytes = 1 << 20;
     });
     let folder = cluster.nodes[0].config.data_dir.clone();
     let Some(disk) = SmallDisk::mount(folder, 600) else {

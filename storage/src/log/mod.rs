@@ -13,6 +13,7 @@
 
 mod disk_entry;
 mod flusher;
+mod growth;
 mod high_water;
 mod shard_log;
 mod state;
@@ -104,10 +105,11 @@ impl Log {
         ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
     }
 
-    /// Gives files with nothing of use back to the disk. Returns the groups that should make a snapshot, because they
-    /// hold old files. Blocking.
-    pub(crate) fn purge_files(&self) -> io::Result<Vec<u64>> {
-        self.engine.purge_expired_files().map_err(io::Error::other)
+    /// Gives files with nothing of use back to the disk, and lets the engine write elsewhere what little of use is in
+    /// others. Groups with more in old files are asked by it to make a snapshot; when they don't, it writes that elsewhere,
+    /// too, which costs less than the snapshot of a large shard. Blocking.
+    pub(crate) fn purge_files(&self) -> io::Result<()> {
+        self.engine.purge_expired_files().map(drop).map_err(io::Error::other)
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     COMMITTED, CUT, PURGED, VOTE, closed,
-    disk_entry::{DiskEntry, Entries},
+    disk_entry::{DiskEntry, Entries, index},
     flusher::{Op, Write},
+    growth::Growth,
     state::{Appended, Plan, State, size},
 };
 
@@ -39,8 +40,6 @@ struct Inner {
     state: Mutex<State>,
     /// The last write that is on disk.
     written: AtomicU64,
-    /// Bytes appended since this process began.
-    appended_bytes: AtomicU64,
 }
 
 impl ShardLog {
@@ -52,7 +51,7 @@ impl ShardLog {
             Some(next) => Some(u64::from_be_bytes(next.try_into().map_err(|_| invalid("cut"))?)),
         };
         let end = cut.map_or(end, |next| next.clamp(first, end));
-        verify(&engine, group, first..end)?;
+        let growth = verify(&engine, group, first..end)?;
         let last = if end > first { read_disk(&engine, group, end - 1..end, usize::MAX)?.pop() } else { None };
         let purged: Option<LogId> = get(&engine, group, PURGED)?;
         let present = if end > first { first..end } else { purged.map_or(0..0, |id| id.index + 1..id.index + 1) };
@@ -63,16 +62,9 @@ impl ShardLog {
             last.and_then(|entry| entry.log_id),
             present,
             cut.is_some(),
+            growth,
         );
-        let inner = Inner {
-            engine,
-            ops,
-            group,
-            cache_bytes,
-            state: Mutex::new(state),
-            written: AtomicU64::new(0),
-            appended_bytes: AtomicU64::new(0),
-        };
+        let inner = Inner { engine, ops, group, cache_bytes, state: Mutex::new(state), written: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -90,9 +82,20 @@ impl ShardLog {
         (state.purged, state.last)
     }
 
-    /// About how many bytes were appended since the process began.
-    pub(crate) fn appended_bytes(&self) -> u64 {
-        self.inner.appended_bytes.load(Ordering::Relaxed)
+    /// About how many bytes of entries there are.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.inner.state.lock().growth.kept()
+    }
+
+    /// About how many bytes of entries there are behind this one.
+    pub(crate) fn bytes_since(&self, index: u64) -> u64 {
+        self.inner.state.lock().growth.since(index)
+    }
+
+    /// The last entry that may be purged when `keep` bytes are to stay up to the entry `end`; None if that would give back
+    /// little.
+    pub(crate) fn may_go(&self, end: u64, keep: u64) -> Option<u64> {
+        self.inner.state.lock().growth.may_go(end, keep)
     }
 
     /// On disk when it returns.
@@ -127,8 +130,6 @@ impl ShardLog {
             done(Ok(()));
             return Ok(());
         };
-        let bytes: usize = entries.iter().map(size).sum();
-        self.inner.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let inner = Arc::clone(&self.inner);
         let done = Box::new(move |result: io::Result<()>| {
             if result.is_ok() {
@@ -192,7 +193,8 @@ fn read_disk(engine: &Engine, group: u64, range: Range<u64>, bytes: usize) -> io
 
 /// Reads every entry once. raft-engine checks an entry's checksum only when it is read, which for what is applied may be
 /// never, or when a follower needs it: better to know before this node votes or leads.
-fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<()> {
+fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<Growth> {
+    let mut growth = Growth::default();
     let mut next = range.start;
     while next < range.end {
         let corrupt = |error: &dyn std::fmt::Display| {
@@ -207,8 +209,9 @@ fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<()> {
             return Err(corrupt(&"nothing is there"));
         };
         next = last.index + 1;
+        entries.iter().for_each(|entry| growth.append(index(entry), size(entry)));
     }
-    Ok(())
+    Ok(growth)
 }
 
 fn get<M: Message + Default>(engine: &Engine, group: u64, key: &[u8]) -> io::Result<Option<M>> {

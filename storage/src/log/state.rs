@@ -4,7 +4,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use carillon_proto::pb::raft::{Entry, LogId, Vote, entry::Payload};
 
-use super::disk_entry::index;
+use super::{disk_entry::index, growth::Growth};
 
 /// Bounds of the log and its tail. No IO.
 pub(super) struct State {
@@ -23,6 +23,7 @@ pub(super) struct State {
     tail: VecDeque<(Entry, u64)>,
     tail_bytes: usize,
     writes: u64,
+    pub(super) growth: Growth,
 }
 
 /// Where a range of entries is read.
@@ -49,6 +50,7 @@ impl State {
         last: Option<LogId>,
         present: Range<u64>,
         cut: bool,
+        growth: Growth,
     ) -> Self {
         let last = last.or(purged);
         Self {
@@ -62,6 +64,7 @@ impl State {
             tail: VecDeque::new(),
             tail_bytes: 0,
             writes: 0,
+            growth,
         }
     }
 
@@ -82,6 +85,7 @@ impl State {
         self.writes += 1;
         for entry in entries {
             self.tail_bytes += size(entry);
+            self.growth.append(index(entry), size(entry));
             self.tail.push_back((entry.clone(), self.writes));
         }
         self.present.end = index(last) + 1;
@@ -113,6 +117,7 @@ impl State {
             self.tail_bytes -= size(entry);
             self.tail.pop_back();
         }
+        self.growth.truncate(next);
         self.present.end = next.max(self.present.start);
         self.last = last.or(self.purged);
         self.cut = true;
@@ -121,6 +126,7 @@ impl State {
 
     pub(super) fn purge(&mut self, upto: LogId) {
         let next = upto.index + 1;
+        self.growth.purge(upto.index);
         while let Some((entry, _)) = self.tail.front()
             && index(entry) < next
         {
@@ -188,7 +194,7 @@ mod tests {
     }
 
     fn empty() -> State {
-        State::new(None, None, None, None, 0..0, false)
+        State::new(None, None, None, None, 0..0, false, Growth::default())
     }
 
     fn indexes(state: &State, range: Range<u64>) -> (Range<u64>, Vec<u64>) {

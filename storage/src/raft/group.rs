@@ -223,6 +223,11 @@ impl Group {
         self.raft.is_leader()
     }
 
+    /// The last entry that the last snapshot has.
+    pub(crate) fn snapshot_upto(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index)
+    }
+
     pub(crate) fn knows_leader(&self) -> bool {
         self.raft.metrics().borrow_watched().current_leader.is_some()
     }
@@ -278,6 +283,13 @@ impl Group {
     pub(crate) async fn make_snapshot(&self) {
         if let Err(fatal) = self.raft.trigger().snapshot().await {
             tracing::debug!(shard = %self.shard, %fatal, "no snapshot can be made");
+        }
+    }
+
+    /// Drops the log up to this entry, which a snapshot has, unless a follower is just being sent it.
+    pub(crate) async fn purge(&self, upto: u64) {
+        if let Err(fatal) = self.raft.trigger().purge_log(upto).await {
+            tracing::debug!(shard = %self.shard, %fatal, "the log can't be purged");
         }
     }
 
@@ -343,7 +355,8 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         max_payload_entries: 1024,
         // Snapshots are asked for by `crate::maintenance`, which also looks at their size.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.log_keep_entries,
+        // So is the log purged, which goes by its bytes, too.
+        max_in_snapshot_log_to_keep: u64::MAX,
         // A full one makes the sender wait, down to the shard's own queue, which refuses.
         api_channel_size: Some(4096),
         // Never to be full both: then the core waits for its machine to take a command, and the machine for the core to

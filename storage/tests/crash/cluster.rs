@@ -44,7 +44,6 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
         .map(|(number, listen)| {
             Node::new(folder.0.join(format!("node-{number}")), *listen, |config| {
                 forgetful(config);
-                config.log_keep_entries = 0;
                 config.members = members.clone();
             })
         })

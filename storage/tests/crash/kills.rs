@@ -28,8 +28,7 @@ const LIFE: u64 = 25;
 
 /// A small log, so that it is cut behind snapshots all the time.
 pub(crate) fn forgetful(config: &mut StorageConfig) {
-    config.snapshot_entries = 50;
-    config.log_keep_entries = 10;
+    config.log_bytes = 1 << 16;
 }
 
 pub(crate) fn runtime() -> Runtime {
@@ -99,10 +98,7 @@ fn kills_during_a_snapshot_lose_nothing() {
 
 fn kill_during_snapshots(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     let folder = Folder::new("snapshot");
-    let mut node = Node::new(folder.0.join("node"), address(3), |config| {
-        forgetful(config);
-        config.log_keep_entries = 0;
-    });
+    let mut node = Node::new(folder.0.join("node"), address(3), forgetful);
     let snapshots = node.config.data_dir.join("snapshots");
     let mut ledger = Ledger::new(6, moments.next(), 4000);
     let (mut half_done, mut round) = (0, 0);
@@ -125,7 +121,7 @@ fn kill_during_snapshots(runtime: &Runtime, moments: &mut Moments, rounds: u64) 
 }
 
 #[test]
-#[ignore = "a node gives files back each ten seconds only: run .ci/crash purge"]
+#[ignore = "it takes a while until the first file goes: run .ci/crash purge"]
 fn kills_while_log_files_are_given_back_lose_nothing() {
     let (folder, runtime, mut moments) = (Folder::new("purge"), runtime(), Moments::new());
     let mut node = Node::new(folder.0.join("node"), address(4), forgetful);
@@ -136,7 +132,7 @@ fn kills_while_log_files_are_given_back_lose_nothing() {
         node.wait_ready();
         verify(&runtime, &node, &ledger, round);
         let load = Load::start(&runtime, node.address(), ledger);
-        // The node looks every ten seconds. The files go one by one: the first that goes is the moment.
+        // The files go one by one: the first that goes is the moment.
         let mut known = BTreeSet::new();
         watch("a file of the log to go", || {
             let now = names(&log);

@@ -51,8 +51,7 @@ impl Node {
             heartbeat_ms: 100,
             election_min_ms: 300,
             election_max_ms: 600,
-            log_file_bytes: 1 << 20,
-            log_purge_bytes: 2 << 20,
+            log_bytes: 2 << 20,
             ..StorageConfig::default()
         };
         change(&mut config);

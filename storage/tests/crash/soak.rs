@@ -46,9 +46,7 @@ fn memory_disk_and_opening_time_stay_flat() {
         Node::new(folder.0.join(name), address(30), |config| {
             config.retention.max_age_ms = MAX_AGE.as_millis() as u64;
             config.retention.duplicate_window_ms = WINDOW.as_millis() as u64;
-            config.snapshot_entries = 2000;
-            config.log_keep_entries = 500;
-            config.log_purge_bytes = 8 << 20;
+            config.log_bytes = 8 << 20;
             // So that they are full within the first minutes.
             config.timeline_memtables_bytes = 8 << 20;
         })

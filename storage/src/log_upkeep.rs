@@ -1,0 +1,112 @@
+//! Keeps the log short: snapshots of shards whose log has grown, purges of what they have, and files given back to the disk.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use carillon_proto::ShardId;
+use tokio::time::sleep;
+
+use crate::{
+    cluster::{Cluster, Serving},
+    log::Log,
+    metrics as names,
+    shard::Shard,
+};
+
+/// How late what follows from growth may be.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Growth is known to some KiB.
+const LEAST: u64 = 16 << 10;
+
+/// What each shard may have in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limits {
+    /// Since its last snapshot, if that is not larger.
+    grown: u64,
+    /// Up to its last snapshot.
+    kept: u64,
+}
+
+impl Limits {
+    fn new(log_bytes: u64, shards: usize) -> Self {
+        let part = log_bytes / shards.max(1) as u64;
+        Self { grown: (part / 4).max(LEAST), kept: part / 4 }
+    }
+
+    /// Is it time for a snapshot? No more is written to snapshots than was written to the log, so that what a message costs
+    /// does not grow with what is kept.
+    fn is_grown(&self, since: u64, snapshot: u64) -> bool {
+        since >= self.grown.max(snapshot)
+    }
+}
+
+/// As long as the node runs. `log_bytes`: of all shards together.
+pub(crate) async fn run(serving: Arc<Serving>, log: Arc<Log>, log_bytes: u64) {
+    let Some(cluster) = serving.get() else { return };
+    let limits = Limits::new(log_bytes, cluster.shards.len());
+    let mut snapshots: HashMap<ShardId, LastSnapshot> = HashMap::new();
+    loop {
+        sleep(INTERVAL).await;
+        for shard in cluster.shards.values() {
+            tend(shard, limits, snapshots.entry(shard.id()).or_default()).await;
+        }
+        give_back(cluster, &log, log_bytes).await;
+    }
+}
+
+/// Of a shard: the entry that its last snapshot reaches to, and its size.
+#[derive(Default)]
+struct LastSnapshot {
+    upto: Option<u64>,
+    bytes: u64,
+}
+
+async fn tend(shard: &Shard, limits: Limits, last: &mut LastSnapshot) {
+    let (group, upto) = (shard.group(), shard.group().snapshot_upto());
+    if last.upto != upto {
+        *last = LastSnapshot { upto, bytes: snapshot_bytes(shard).await };
+    }
+    if limits.is_grown(group.log().bytes_since(upto.unwrap_or(0)), last.bytes) {
+        group.make_snapshot().await;
+    }
+    if let Some(upto) = upto.and_then(|end| group.log().may_go(end, limits.kept)) {
+        group.purge(upto).await;
+    }
+}
+
+async fn snapshot_bytes(shard: &Shard) -> u64 {
+    let snapshots = Arc::clone(shard.group().snapshots());
+    let current = tokio::task::spawn_blocking(move || snapshots.current()).await;
+    match current {
+        Ok(Ok(Some((_, file)))) => file.len(),
+        _ => 0,
+    }
+}
+
+/// Not before half of it is of no use: to give a file back, the engine may have to write elsewhere what is of use in it.
+async fn give_back(cluster: &Cluster, log: &Arc<Log>, log_bytes: u64) {
+    let used = log.used_bytes() as u64;
+    metrics::gauge!(names::LOG_BYTES).set(used as f64);
+    let kept: u64 = cluster.shards.values().map(|shard| shard.group().log().kept_bytes()).sum();
+    if used < log_bytes.max(2 * kept) {
+        return;
+    }
+    let log = Arc::clone(log);
+    match tokio::task::spawn_blocking(move || log.purge_files()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "files of the raft log can't be given back"),
+        Err(error) => tracing::error!(%error, "giving back files of the raft log panicked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_shard_is_not_written_anew_for_a_little_log() {
+        let limits = Limits::new(1 << 30, 16);
+        assert_eq!(limits, Limits { grown: 16 << 20, kept: 16 << 20 });
+        assert!(!limits.is_grown((16 << 20) - 1, 0) && limits.is_grown(16 << 20, 1 << 20));
+        assert!(!limits.is_grown(100 << 20, 200 << 20) && limits.is_grown(200 << 20, 200 << 20));
+    }
+}
