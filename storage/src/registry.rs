@@ -26,6 +26,7 @@ use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedSe
 
 use crate::{
     cluster::{Cluster, Serving, started},
+    lease_clock::{Leases, Renewal},
     machine::{Outcome, RegistryState, check_directory},
     shard::Reader,
 };
@@ -41,6 +42,7 @@ pub(crate) struct RegistryService {
     serving: Arc<Serving>,
     tasks: Tasks,
     leaders: Arc<Leaders>,
+    leases: Arc<Leases>,
 }
 
 type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
@@ -52,8 +54,9 @@ struct Leaders {
 }
 
 impl RegistryService {
-    pub(crate) fn new(serving: Arc<Serving>, tasks: Tasks, security: PeerSecurity) -> Self {
-        Self { serving, tasks, leaders: Arc::new(Leaders { security, clients: Mutex::default() }) }
+    pub(crate) fn new(serving: Arc<Serving>, tasks: Tasks, security: PeerSecurity, leases: Arc<Leases>) -> Self {
+        let leaders = Arc::new(Leaders { security, clients: Mutex::default() });
+        Self { serving, tasks, leaders, leases }
     }
 
     /// Carries a command out, here or at the leader. All commands may be repeated.
@@ -156,6 +159,12 @@ impl registry_server::Registry for RegistryService {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (forwarded, message) = open(request);
+        let shard = started(&self.serving)?.registry().ok_or_else(|| Status::internal("there is no registry shard"))?;
+        match self.leases.renew(shard, message.lease).await {
+            Renewal::Done => return Ok(Response::new(RenewReply {})),
+            Renewal::Ended => return Err(has_ended()),
+            Renewal::NotHere => {}
+        }
         let op = Op::RenewLease(RenewLease { lease: message.lease });
         let pass_on = |mut client: Client| async move { client.renew(forward(message)).await };
         match self.write(forwarded, op, pass_on).await? {
@@ -241,9 +250,13 @@ fn is_final(code: Code) -> bool {
 
 fn refused(rejected: Rejected) -> Status {
     match rejected.reason() {
-        Reason::NotFound => Status::failed_precondition("the lease has ended: register anew"),
+        Reason::NotFound => has_ended(),
         _ => Status::invalid_argument(rejected.detail),
     }
+}
+
+fn has_ended() -> Status {
+    Status::failed_precondition("the lease has ended: register anew")
 }
 
 fn unexpected() -> Status {

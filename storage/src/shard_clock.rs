@@ -8,12 +8,11 @@ use carillon_proto::{
     pb::store::{AdvanceClock, StoreError, TimelineCommand, timeline_command::Op},
 };
 use prost::Message as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     cluster::Serving,
     config::RetentionConfig,
-    lease_clock::LeaderClock,
     machine::{Outcome, Retention},
     shard::{Reader, Shard},
 };
@@ -68,6 +67,29 @@ async fn advance(shard: &Shard, elapsed_ms: u32) {
     }
 }
 
+/// Counts only the time in which this node led, without a gap.
+struct LeaderClock {
+    last: Option<Instant>,
+    /// So much counts between two ticks.
+    most: Duration,
+}
+
+impl LeaderClock {
+    fn new(most: Duration) -> Self {
+        Self { last: None, most }
+    }
+
+    /// Milliseconds since the last tick.
+    fn tick(&mut self, now: Instant, counts: bool) -> Option<u32> {
+        if !counts {
+            self.last = None;
+            return None;
+        }
+        let elapsed = now.duration_since(self.last.replace(now)?).min(self.most);
+        u32::try_from(elapsed.as_millis()).ok().filter(|elapsed| *elapsed > 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +109,26 @@ mod tests {
             "the window bounds nothing when nothing is trimmed"
         );
         assert!(!retention(&RetentionConfig { cursor_age_ms: 0, ..RetentionConfig::default() }).needs_clock());
+    }
+
+    #[test]
+    fn only_time_of_leading_counts() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = LeaderClock::new(Duration::from_millis(900));
+        assert_eq!(clock.tick(at(0), true), None);
+        assert_eq!(clock.tick(at(300), true), Some(300));
+        assert_eq!(clock.tick(at(900), true), Some(600));
+        assert_eq!(clock.tick(at(1200), false), None);
+        assert_eq!(clock.tick(at(9000), true), None);
+        assert_eq!(clock.tick(at(9100), true), Some(100));
+    }
+
+    #[test]
+    fn a_process_that_was_paused_has_not_watched_meanwhile() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::new(Duration::from_secs(120));
+        assert_eq!(clock.tick(start, true), None);
+        assert_eq!(clock.tick(start + Duration::from_secs(3600), true), Some(120_000));
     }
 }

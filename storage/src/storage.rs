@@ -38,7 +38,7 @@ use crate::{
     config::{InvalidConfig, StorageConfig},
     engine::{Caches, Engines},
     identity::DataDir,
-    lease_clock,
+    lease_clock::{self, Leases},
     log::{Log, LogOptions, ShardLog},
     log_upkeep,
     machine::Machine,
@@ -80,6 +80,7 @@ struct Node {
     engines: OnceLock<Engines>,
     raft: RaftService,
     serving: Arc<Serving>,
+    leases: Arc<Leases>,
     draining: Arc<AtomicBool>,
     tell: watch::Sender<Readiness>,
 }
@@ -213,6 +214,7 @@ impl Node {
             engines: OnceLock::new(),
             raft: RaftService::default(),
             serving: Arc::default(),
+            leases: Arc::default(),
             draining: Arc::default(),
             tell: watch::Sender::new(Readiness::NotReady("starting".to_owned())),
         };
@@ -235,9 +237,13 @@ impl Node {
         let store = StoreServer::new(store)
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
-        let registry =
-            RegistryServer::new(RegistryService::new(Arc::clone(&self.serving), tasks.clone(), self.security.clone()))
-                .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let registry = RegistryServer::new(RegistryService::new(
+            Arc::clone(&self.serving),
+            tasks.clone(),
+            self.security.clone(),
+            Arc::clone(&self.leases),
+        ))
+        .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let raft = RaftServer::new(self.raft.clone())
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
@@ -321,7 +327,7 @@ impl Node {
         tasks.spawn("raft pulse", raft::beat(serving(), Duration::from_millis(self.config.heartbeat_ms)));
         tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
-        tasks.spawn("lease clock", lease_clock::run(serving()));
+        tasks.spawn("lease clock", lease_clock::run(serving(), Arc::clone(&self.leases)));
         tasks.spawn("log upkeep", log_upkeep::run(serving(), Arc::clone(&self.log), self.config.log_bytes));
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));

@@ -30,6 +30,9 @@ pub(crate) use self::{
     timeline_reader::TimelineReader,
 };
 
+#[cfg(test)]
+pub(crate) use self::registry::Registry;
+
 /// What one Raft entry asks for.
 pub(crate) struct EntryCommands {
     pub(crate) index: u64,

@@ -1,6 +1,6 @@
 //! The gateways and routers of the cluster and their leases, in directory shard 0. Small, so it is held in memory.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use carillon_proto::pb::store::{Node, NodeKind, RegisterNode};
 
@@ -19,12 +19,23 @@ pub(crate) struct RegistryState {
     pub(crate) ring_version: u64,
     /// Ordered by lease.
     pub(crate) nodes: Vec<Node>,
+    /// The lengths of their leases, in the same order.
+    ttls_ms: Vec<u32>,
 }
 
 impl RegistryState {
+    pub(crate) fn has(&self, lease: u64) -> bool {
+        self.nodes.binary_search_by_key(&lease, |node| node.lease).is_ok()
+    }
+
+    /// Each lease and its length.
+    pub(crate) fn ttls(&self) -> impl Iterator<Item = (u64, Duration)> {
+        self.nodes.iter().zip(&self.ttls_ms).map(|(node, ttl_ms)| (node.lease, Duration::from_millis((*ttl_ms).into())))
+    }
+
     /// Has this lease certainly ended? One that is newer than this state may run.
     pub(crate) fn has_ended(&self, lease: u64) -> bool {
-        lease <= self.version && self.nodes.binary_search_by_key(&lease, |node| node.lease).is_err()
+        lease <= self.version && !self.has(lease)
     }
 }
 
@@ -66,6 +77,7 @@ impl Registry {
             version: self.version,
             ring_version: self.ring_version,
             nodes: self.leases.iter().map(node).collect(),
+            ttls_ms: self.leases.values().map(|lease| lease.ttl_ms).collect(),
         }
     }
 
