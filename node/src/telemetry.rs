@@ -87,7 +87,9 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
             "\"{wrong}\" is no level: it must be error, warn, info, debug, trace or off, or MODULE=LEVEL"
         ));
     }
-    format!("{QUIET},{},{level}", carillon_storage::LOG_LEVELS).parse::<EnvFilter>().map_err(|error| error.to_string())
+    format!("{QUIET},{},{level}", carillon_storage::LOG_LEVELS.join(","))
+        .parse::<EnvFilter>()
+        .map_err(|error| error.to_string())
 }
 
 /// Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing: a list,

@@ -50,5 +50,7 @@ mod sweep;
 
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
 pub use put_back::mark_put_back;
-pub use raft::LOG_LEVELS;
 pub use storage::{OpenError, Storage};
+
+/// What the crates below may log, by the name of their modules.
+pub const LOG_LEVELS: [&str; 2] = [raft::LOG_LEVELS, log::LOG_LEVELS];

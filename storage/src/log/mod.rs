@@ -31,6 +31,10 @@ use self::{
     high_water::HighWater,
 };
 
+/// What raft-engine may log: it warns at each start of a log that has room for more, as each log has after a process was
+/// killed. That is told by `DataDir::runs`, and damage by the log's high water.
+pub(crate) const LOG_LEVELS: &str = "raft_engine::file_pipe_log::pipe_builder=error";
+
 /// An entry, with its index, from the bytes in which raft-engine keeps it.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_entry(bytes: &[u8]) -> Option<(u64, carillon_proto::pb::raft::Entry)> {

@@ -13,10 +13,8 @@
 
 /// What openraft may log: it warns of each heartbeat of each shard that a stopped node does not take, which is told here,
 /// once; and it calls it an error when another node asks a shard that has stopped (one that stops by itself ends the
-/// process). And what raft-engine may: it warns at each start of a log that has room for more, as each log has after a
-/// process was killed. That is told by `DataDir::runs`, and damage by the log's high water.
-pub const LOG_LEVELS: &str =
-    "openraft=error,openraft::raft::raft_inner=off,raft_engine::file_pipe_log::pipe_builder=error";
+/// process).
+pub(crate) const LOG_LEVELS: &str = "openraft=error,openraft::raft::raft_inner=off";
 
 pub(crate) mod convert;
 mod group;
