@@ -31,9 +31,12 @@ pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     print(format_args!("{text}\n"))
 }
 
-/// What a service says by the way: it goes on if nobody can hear it.
+/// What a service says by the way: it goes on if nobody can hear it, or reads it.
 pub(super) fn note(text: impl Display) {
-    let _ = line(text);
+    let text = text.to_string();
+    briefly(move || {
+        let _ = line(text);
+    });
 }
 
 /// To standard error. If that can't be written to, there is nowhere left to say so.
@@ -44,12 +47,17 @@ pub(super) fn tell(text: impl Display) {
 /// As above, for a process that must end in any case: a reader that stands still is not waited for.
 pub(super) fn tell_briefly(text: impl Display) {
     let text = text.to_string();
+    briefly(move || tell(text));
+}
+
+/// Writes into a pipe that is full wait for its reader. After a second they do so alone.
+fn briefly(write: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
-    let telling = thread::Builder::new().spawn(move || {
-        tell(text);
+    let writing = thread::Builder::new().spawn(move || {
+        write();
         let _ = done.send(());
     });
-    if telling.is_ok() {
+    if writing.is_ok() {
         let _ = wait.recv_timeout(Duration::from_secs(1));
     }
 }
