@@ -15,6 +15,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::{
     connections::Connections,
+    feeding::{Feeding, Follows},
     links::{Answered, Links, Submit, refusal},
     mailbox::{Mail, Mailbox},
     metrics,
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
     pub(crate) links: Links,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) feeding: Arc<Feeding>,
     pub(crate) write_timeout: Duration,
     pub(crate) max_outgoing_bytes: usize,
 }
@@ -63,11 +65,13 @@ struct Connection {
     shared: Arc<Shared>,
     number: u64,
     mailbox: Arc<Mailbox>,
+    /// Boxed: the task of an idle connection is small.
+    follows: Box<Follows>,
     session: Session,
     /// Reused.
     effects: Vec<Effect>,
-    /// Requests for which there was no room: their answers.
-    refused: Vec<Input>,
+    /// Answers that are there at once: of feeds, and of requests for which there was no room.
+    at_once: Vec<Input>,
     over: bool,
     /// The client has closed its half: there is nothing more to read.
     half_closed: bool,
@@ -83,6 +87,7 @@ impl Connection {
         let number = shared.connections.number();
         let mailbox = Arc::new(Mailbox::default());
         shared.connections.insert(number, Arc::clone(&mailbox));
+        let follows = Box::new(shared.feeding.follow(number));
         let rules = Arc::clone(&shared.rules);
         let mut session = Session::new(rules, number, arrival.protocol, arrival.address, now());
         session.sign_in_by(arrival.deadline);
@@ -90,9 +95,10 @@ impl Connection {
             shared,
             number,
             mailbox,
+            follows,
             session,
             effects: Vec::new(),
-            refused: Vec::new(),
+            at_once: Vec::new(),
             over: false,
             half_closed: false,
             closing: false,
@@ -138,16 +144,18 @@ impl Connection {
     }
 
     fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
-        let Mail { answers, pushes, behind, heads, over, drain, cut_off, .. } = mail;
+        let Mail { answers, entries, left, heads, over, drain, cut_off, .. } = mail;
         let now = now();
         for (tag, answered) in answers {
             self.input_at(now, Input::Answer(tag, answered), transport);
         }
-        for push in pushes {
-            self.input_at(now, Input::Push(push), transport);
+        for entry in entries {
+            self.input_at(now, Input::Entry(entry), transport);
+        }
+        for (feed, why) in left {
+            self.input_at(now, Input::Left(feed, why), transport);
         }
         let rest = [
-            behind.map(Input::Behind),
             heads.map(Input::Heads),
             over.map(Input::Over),
             drain.map(|come_back| Input::Drain { come_back }),
@@ -171,7 +179,7 @@ impl Connection {
                 self.perform(effect, transport);
             }
             self.effects = effects;
-            next = self.refused.pop();
+            next = self.at_once.pop();
         }
         let queued = transport.queued_bytes();
         // On and off at different marks, so that it does not flutter.
@@ -194,9 +202,10 @@ impl Connection {
                 let submit = Submit { connection: self.number, client, op, traceparent };
                 if let Err(Submit { client: Some((_, tag)), .. }) = self.shared.links.submit(submit) {
                     let why = refusal(Code::Overloaded, "too many requests are waiting for routers", 200);
-                    self.refused.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
+                    self.at_once.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
                 }
             }
+            Effect::Feed(ask) => self.at_once.extend(self.follows.ask(ask).map(Input::Joined)),
             Effect::Ping => transport.ping(),
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);

@@ -1,26 +1,33 @@
 //! What the fuzz targets reach: each parser of bytes from clients, with what must hold for whatever it takes.
 
 use std::{
+    collections::VecDeque,
     net::Ipv4Addr,
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use carillon_proto::pb::{
-    client::{Bye, ClientFrame, Position, ServerFrame, Timeline, client_frame::Body, server_frame, timeline::Owner},
-    link::{RouterReply, router_reply::Result as Reply},
-    store::session::Protocol,
+use carillon_proto::{
+    Epoch, Position, TimelineId, UserId,
+    pb::{
+        client::{Bye, ClientFrame, ServerFrame, Timeline, client_frame::Body, server_frame, timeline::Owner},
+        link::{self, RouterReply, router_reply::Result as Reply},
+        store::session::Protocol,
+    },
 };
 use prost::Message as _;
 
 use crate::{
-    codec::{self, Outgoing, RawPage, TimelineWords, raw::RawEntry, varint},
+    codec::{self, Outgoing, RawPage, raw::RawEntry, varint},
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
+    feeding::{page_of, perform, push_of, timeline_of},
+    feeds::{Entry, FeedId, Feeds, Follower, Hand, Origin, Over, TimelineName},
     links::{Answered, refusal},
     listener::proxy_protocol,
+    mailbox::Left,
     session::{
-        Effect, Input, Now, Rules, Session, TokenKeys, content,
+        Effect, FeedAsk, Input, Now, Rules, Session, Tag, TokenKeys, content,
         scram::{self, ClientFirst},
     },
     throttle::Throttle,
@@ -90,8 +97,10 @@ pub fn envelopes(bytes: &[u8]) {
     let entries = vec![RawEntry { seq: 9, envelope: envelope.clone() }];
     let (request, epoch, first, last, complete) = (1, 2, 3, 4, true);
     let page = RawPage { request, timeline: Some(timeline.clone()), epoch, entries, first, last, complete };
-    let position = Position { epoch: 7, seq: 9 };
-    let deliver = Outgoing::Deliver { timeline: Arc::new(TimelineWords::new(timeline)), position, envelope };
+    let position = Position { epoch: Epoch(7), seq: 9 };
+    let alice = TimelineId::Inbox(UserId::new("alice").expect("valid"));
+    let name = Arc::new(TimelineName::new(alice));
+    let deliver = Outgoing::Entry(Arc::new(Entry::new(FeedId(1), name, position, envelope, Origin::Push)));
     for outgoing in [deliver, Outgoing::Page(page)] {
         let mut encoded = BytesMut::new();
         varint::put_frame(&outgoing, &mut encoded);
@@ -104,8 +113,8 @@ pub fn envelopes(bytes: &[u8]) {
         if let (Ok(typed), Ok(read)) = (typed, read) {
             assert_eq!(typed.encode_to_vec(), read.encode_to_vec());
             let json = outgoing.into_json().expect("encodes");
-            let read: ServerFrame = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
-            assert_eq!(read.encode_to_vec(), typed.encode_to_vec(), "{json}");
+            let read: ServerFrame = serde_json::from_slice(&json).unwrap_or_else(|error| panic!("{error}: {json:?}"));
+            assert_eq!(read.encode_to_vec(), typed.encode_to_vec(), "{json:?}");
         }
     }
 }
@@ -126,75 +135,138 @@ pub fn token(text: &str) {
     RULES.tokens.load().check(text, "", NOW_MS).expect_err("nobody has the key");
 }
 
-/// A session that is signed in, and whatever its client says and the routers answer. Each message is preceded by its
-/// length as a byte, or two from 128 on; the first byte says from whom it is.
+/// A session that is signed in, or not, and whatever its client says and the routers answer. Each message is preceded by its length
+/// as a byte; the byte before that says from whom it is.
 pub fn session(mut bytes: &[u8]) {
-    let mut now = Now { instant: *START, unix_ms: NOW_MS };
-    let mut session = Session::new(Arc::clone(&RULES), 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-    let mut asked = Vec::new();
-    let mut closed = false;
-    let sign_in = bytes.first().is_some_and(|byte| byte & 1 == 0);
-    if sign_in {
-        session.handle(now, Input::Frame(ClientFrame { body: Some(signed_in()) }), &mut Vec::new());
+    let mut driven = Driven::new();
+    if bytes.first().is_some_and(|byte| byte & 1 == 0) {
+        driven.input(Input::Frame(ClientFrame { body: Some(signed_in()) }));
+        if let Some(tag) = driven.asked.pop() {
+            let result = Ok(Reply::SessionOpened(link::SessionOpened::default()));
+            driven.input(Input::Answer(tag, Answered { result, lease: 5 }));
+        }
     }
     while let Some((head, rest)) = bytes.split_first_chunk::<2>() {
         let len = usize::from(head[1]).min(rest.len());
         let (message, rest) = rest.split_at(len);
         bytes = rest;
+        driven.hears(*head, message);
+    }
+    driven.session.leave();
+}
+
+/// A session, its feeds, and what it waits for.
+struct Driven {
+    session: Session,
+    feeds: Feeds,
+    handed: Handed,
+    asked: Vec<Tag>,
+    now: Now,
+    closed: bool,
+}
+
+const ME: Follower = Follower(42);
+
+/// What the feeds hand over.
+#[derive(Default)]
+struct Handed(VecDeque<Input>);
+
+impl Hand for Handed {
+    fn entry(&mut self, _: Follower, entry: &Arc<Entry>) -> bool {
+        self.0.push_back(Input::Entry(Arc::clone(entry)));
+        true
+    }
+
+    fn fallen(&mut self, _: Follower, feed: FeedId) {
+        self.0.push_back(Input::Left(feed, Left::Fallen));
+    }
+
+    fn over(&mut self, _: Follower, feed: FeedId, why: Over) {
+        self.0.push_back(Input::Left(feed, Left::Over(why)));
+    }
+}
+
+impl Driven {
+    fn new() -> Self {
+        let now = Now { instant: *START, unix_ms: NOW_MS };
+        let session = Session::new(Arc::clone(&RULES), ME.0, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
+        let (feeds, handed) = (Feeds::new(RULES.gap_grace), Handed::default());
+        Self { session, feeds, handed, asked: Vec::new(), now, closed: false }
+    }
+
+    fn hears(&mut self, head: [u8; 2], message: &[u8]) {
         let input = match head[0] >> 1 {
-            0..=49 => match codec::decode(message) {
-                Ok(frame) => Input::Frame(frame),
-                Err(_) => continue,
-            },
-            50..=99 => {
-                if asked.is_empty() {
-                    continue;
-                }
-                let tag = asked.swap_remove(usize::from(head[0]) % asked.len());
+            0..=49 => codec::decode(message).ok().map(Input::Frame),
+            50..=99 if !self.asked.is_empty() => {
+                let tag = self.asked.swap_remove(usize::from(head[0]) % self.asked.len());
                 let result = match RouterReply::decode(message) {
                     Ok(RouterReply { result: Some(Reply::Refusal(refusal)), .. }) => Err(refusal),
                     Ok(RouterReply { result: Some(result), .. }) => Ok(result),
                     _ => Err(refusal(carillon_proto::pb::client::Code::Unavailable, "gone", 10)),
                 };
-                Input::Answer(tag, Answered { result, lease: 5 })
+                match tag {
+                    Tag::Feed(timeline, feed) => {
+                        self.feeds.read(&timeline, feed, page_of(result), self.now.instant, &mut self.handed);
+                        None
+                    }
+                    tag => Some(Input::Answer(tag, Answered { result, lease: 5 })),
+                }
             }
-            100..=114 => match carillon_proto::pb::link::Push::decode(message) {
-                Ok(push) => Input::Push(Arc::new(push)),
-                Err(_) => continue,
-            },
-            115..=119 => match carillon_proto::pb::link::Heads::decode(message) {
-                Ok(heads) => Input::Heads(heads.heads),
-                Err(_) => continue,
-            },
+            50..=99 => None,
+            100..=114 => {
+                if let Some((timeline, push)) = link::Push::decode(message).ok().and_then(push_of)
+                    && let Some(timeline) = timeline_of(&timeline)
+                {
+                    self.feeds.pushed(timeline, push, self.now.instant, &mut self.handed);
+                }
+                None
+            }
+            115..=119 => link::Heads::decode(message).ok().map(|heads| Input::Heads(heads.heads)),
             120..=125 => {
                 let wait = Duration::from_millis(u64::from(head[1]) * 20);
-                now = Now { instant: now.instant + wait, unix_ms: now.unix_ms + wait.as_millis() as u64 };
-                match session.wake_at() {
-                    Some(at) if at <= now.instant => Input::Wake,
-                    _ => continue,
-                }
+                self.now.instant += wait;
+                self.now.unix_ms += wait.as_millis() as u64;
+                self.session.wake_at().filter(|at| *at <= self.now.instant).map(|_| Input::Wake)
             }
-            126 => Input::Backlog(head[1] & 1 == 0),
-            _ => Input::Drain { come_back: Duration::from_secs(1) },
+            126 => Some(Input::Backlog(head[1] & 1 == 0)),
+            _ => Some(Input::Drain { come_back: Duration::from_secs(1) }),
         };
-        let mut effects = Vec::new();
-        session.handle(now, input, &mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Write(frame) => {
-                    assert!(!closed, "said something after the end");
-                    check_written(&frame);
-                }
-                Effect::Request { tag, .. } => asked.push(tag),
-                Effect::SignedIn | Effect::Ping => {}
-                Effect::Close => {
-                    assert!(!closed, "closed twice");
-                    closed = true;
+        if let Some(input) = input {
+            self.input(input);
+        }
+        let reads = self.feeds.due(self.now.instant).into_iter();
+        self.asked.extend(reads.map(|read| Tag::Feed(read.timeline, read.feed)));
+        while let Some(input) = self.handed.0.pop_front() {
+            self.input(input);
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.session.handle(self.now, input, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Write(frame) => {
+                        assert!(!self.closed, "said something after the end");
+                        check_written(&frame);
+                    }
+                    Effect::Request { tag, .. } => self.asked.push(tag),
+                    Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),
+                    Effect::Feed(ask) => {
+                        let joined = perform(&self.feeds, ME, &ask, self.now.instant, &mut self.handed);
+                        inputs.extend(joined.map(Input::Joined));
+                    }
+                    Effect::SignedIn | Effect::Ping => {}
+                    Effect::Close => {
+                        assert!(!self.closed, "closed twice");
+                        self.closed = true;
+                    }
                 }
             }
         }
     }
-    session.leave();
 }
 
 fn check_written(frame: &Outgoing) {

@@ -24,8 +24,9 @@ use crate::{
     connection::Shared,
     connections::Connections,
     cut_off,
+    feeding::Feeding,
     lease::{Lease, deregister},
-    links::{Links, LinksConfig, LinksTask},
+    links::{Hearing, Links, LinksConfig, LinksTask},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
     session::{InvalidTokenKey, Rules, TokenKeys},
     status::Status,
@@ -99,14 +100,17 @@ impl Gateway {
             max_pending: config.max_pending_requests,
             deadline: config.send_deadline(),
         };
+        let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
+        let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
         let (links, links_task, routers) =
-            Links::new(links_config, security.clone(), publish.clone(), Arc::clone(&connections), Arc::clone(&status));
+            Links::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
         let ttl = Duration::from_millis(config.lease_ms);
         let lease_task = Lease::new(security.clone(), ttl, routers.clone(), publish);
         let shared = Arc::new(Shared {
             rules,
             links,
             connections,
+            feeding,
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             max_outgoing_bytes: config.max_outgoing_bytes,
         });
@@ -133,6 +137,9 @@ impl Gateway {
         tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
         tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
+        let Shared { feeding, links: to_routers, rules, .. } = &*self.shared;
+        let missing = Arc::clone(feeding).read_missing(to_routers.clone(), Arc::clone(rules));
+        tasks.spawn_critical("feeds", stoppable(tasks.clone(), missing));
         groups.lease.spawn("gateway-lease", lease.run());
         listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
         let Addresses { tcp, ws, grpc } = self.addresses;

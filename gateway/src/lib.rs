@@ -6,6 +6,7 @@
 //! | `session` | one client's session, as inputs and effects: sign-in, sends, delivery in order |
 //! | `codec`, `transport`, `listener` | frames as bytes, how they travel, where clients come in |
 //! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
+//! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
 //! | `links`, `lease` | what is said to the routers, and the registration |
 
 mod codec;
@@ -13,6 +14,8 @@ mod config;
 mod connection;
 mod connections;
 mod cut_off;
+mod feeding;
+mod feeds;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -2,19 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use carillon_proto::pb::{
-    client::Position,
-    link::{Push, TimelineHead, evict::Why},
-};
+use carillon_proto::pb::link::{TimelineHead, evict::Why};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{links::Answered, metrics, session::Tag};
+use crate::{
+    feeds::{Entry, FeedId, Over},
+    links::Answered,
+    metrics,
+    session::Tag,
+};
 
-/// Pushes that wait. When it is full, a push is dropped and its position remembered: the session reads it from the
-/// store.
-const MAX_PUSHES: usize = 64;
-const MAX_PUSH_BYTES: usize = 128 * 1024;
+/// Entries that wait. When it is full, the session catches up with that feed by itself.
+const MAX_ENTRIES: usize = 64;
+const MAX_ENTRY_BYTES: usize = 128 * 1024;
 
 /// Any task puts in, the connection's task takes out.
 #[derive(Default)]
@@ -28,10 +29,11 @@ pub(crate) struct Mailbox {
 pub(crate) struct Mail {
     /// One for each request that the session made, which bounds them.
     pub(crate) answers: Vec<(Tag, Answered)>,
-    pub(crate) pushes: Vec<Arc<Push>>,
-    push_bytes: usize,
-    /// The highest position whose push was dropped.
-    pub(crate) behind: Option<Position>,
+    pub(crate) entries: Vec<Arc<Entry>>,
+    entry_bytes: usize,
+    /// Feeds for which the session is not live any more; they come after the entries. Each feed that it has joined is here
+    /// once at most.
+    pub(crate) left: Vec<(FeedId, Left)>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
     /// Why the session is over, if it is.
@@ -42,27 +44,38 @@ pub(crate) struct Mail {
     pub(crate) cut_off: Option<Duration>,
 }
 
+/// Why a feed hands over no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// There was no room, or the feed had to go on without this session: it catches up.
+    Fallen,
+    Over(Over),
+}
+
 impl Mailbox {
     pub(crate) fn answer(&self, tag: Tag, answered: Answered) {
         self.put(|mail| mail.answers.push((tag, answered)));
     }
 
-    pub(crate) fn push(&self, push: Arc<Push>) {
+    /// False if it is full: then the session hears that it has fallen behind.
+    pub(crate) fn entry(&self, entry: &Arc<Entry>) -> bool {
+        let mut taken = true;
         self.put(|mail| {
-            let full = mail.pushes.len() >= MAX_PUSHES || mail.push_bytes + push.envelope.len() > MAX_PUSH_BYTES;
-            // After the first one was dropped the rest has to be read anyway.
-            if full || mail.behind.is_some() {
-                let position = push.position.unwrap_or_default();
-                let higher = mail.behind.is_none_or(|at| at.epoch != position.epoch || at.seq < position.seq);
-                if higher {
-                    mail.behind = Some(position);
-                }
+            let size = entry.size();
+            if mail.entries.len() >= MAX_ENTRIES || mail.entry_bytes + size > MAX_ENTRY_BYTES {
+                mail.left.push((entry.feed, Left::Fallen));
                 ::metrics::counter!(metrics::PUSHES_DROPPED).increment(1);
+                taken = false;
             } else {
-                mail.push_bytes += push.envelope.len();
-                mail.pushes.push(push);
+                mail.entry_bytes += size;
+                mail.entries.push(Arc::clone(entry));
             }
         });
+        taken
+    }
+
+    pub(crate) fn left(&self, feed: FeedId, why: Left) {
+        self.put(|mail| mail.left.push((feed, why)));
     }
 
     pub(crate) fn announced(&self, heads: Vec<TimelineHead>) {
@@ -98,22 +111,27 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use carillon_proto::{Epoch, Position, TimelineId, UserId};
+
     use super::*;
+    use crate::feeds::{Origin, TimelineName};
 
     #[test]
-    fn a_full_mailbox_remembers_how_far_it_fell_behind() {
+    fn a_full_mailbox_says_whose_entry_had_no_room() {
         let mailbox = Mailbox::default();
-        let push = |seq| {
-            let position = Some(Position { epoch: 1, seq });
-            Arc::new(Push { position, ..Default::default() })
+        let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
+        let entry = |seq, size| {
+            let (timeline, position) = (Arc::clone(&timeline), Position { epoch: Epoch(1), seq });
+            Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::from(vec![0; size]), Origin::Push))
         };
-        for seq in 1..=MAX_PUSHES as u64 + 3 {
-            mailbox.push(push(seq));
+        for seq in 1..=MAX_ENTRIES as u64 {
+            assert!(mailbox.entry(&entry(seq, 1)));
         }
+        assert!(!mailbox.entry(&entry(100, 1)));
         let mail = mailbox.take();
-        assert_eq!(mail.pushes.len(), MAX_PUSHES);
-        assert_eq!(mail.behind, Some(Position { epoch: 1, seq: MAX_PUSHES as u64 + 3 }));
-        mailbox.push(push(100));
-        assert_eq!(mailbox.take().pushes.len(), 1);
+        assert_eq!((mail.entries.len(), &mail.left[..]), (MAX_ENTRIES, &[(FeedId(9), Left::Fallen)][..]));
+        assert!(mailbox.entry(&entry(101, MAX_ENTRY_BYTES / 2)));
+        assert!(!mailbox.entry(&entry(102, MAX_ENTRY_BYTES / 2)), "by bytes, too");
     }
 }

@@ -1,5 +1,5 @@
 //! For the simulation only: a gateway without tasks, sockets and clock. What its tasks do between the parts that decide
-//! (`Session`, `Mailbox`, `Dispatch`) is done here in the same order: see `Connection` and `LinksTask`.
+//! (`Session`, `Feeds`, `Mailbox`, `Dispatch`) is done here in the same order: see `Connection`, `Feeding` and `LinksTask`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,18 +8,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::pb::{
-    client::{ClientFrame, ServerFrame},
-    link::{FromRouter, RouterRequest, router_request::Op},
-    store::session::Protocol,
+use carillon_proto::{
+    TimelineId,
+    pb::{
+        client::{ClientFrame, ServerFrame},
+        link::{FromRouter, RouterRequest, router_request::Op},
+        store::session::Protocol,
+    },
 };
 
 use crate::{
     InvalidTokenKey, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret,
     config::TokenAccounts,
+    feeding::{NOBODY, page_of, perform, push_of, read_op_of, timeline_of},
+    feeds::{Entry, FeedId, Feeds, Follower, Hand, Over},
     links::dispatch::{self, Dispatch, Submit},
-    mailbox::{Mail, Mailbox},
-    session::{self, Now, Rules, Session, Tag, TokenKeys},
+    mailbox::{Left, Mail, Mailbox},
+    session::{self, FeedAsk, Now, Rules, Session, Tag, TokenKeys},
     throttle::Throttle,
 };
 
@@ -52,6 +57,9 @@ pub struct Gateway {
     dispatch: Dispatch<Asker>,
     events: VecDeque<dispatch::Input<Asker>>,
     connections: BTreeMap<u64, Connection>,
+    feeds: Feeds,
+    /// Of the task that reads what feeds lack.
+    reading: Arc<Mailbox>,
     with_mail: BTreeSet<u64>,
     last_number: u64,
     outputs: Vec<Output>,
@@ -63,6 +71,39 @@ type Asker = (u64, Arc<Mailbox>, Tag);
 struct Connection {
     session: Session,
     mailbox: Arc<Mailbox>,
+    follows: Vec<TimelineId>,
+}
+
+/// The mailboxes of connections, and which have mail.
+struct Mailboxes<'a> {
+    connections: &'a BTreeMap<u64, Connection>,
+    with_mail: &'a mut BTreeSet<u64>,
+}
+
+impl Mailboxes<'_> {
+    fn of(&mut self, to: Follower) -> Option<&Mailbox> {
+        let open = self.connections.get(&to.0)?;
+        self.with_mail.insert(to.0);
+        Some(&open.mailbox)
+    }
+}
+
+impl Hand for Mailboxes<'_> {
+    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
+        self.of(to).is_some_and(|mailbox| mailbox.entry(entry))
+    }
+
+    fn fallen(&mut self, to: Follower, feed: FeedId) {
+        if let Some(mailbox) = self.of(to) {
+            mailbox.left(feed, Left::Fallen);
+        }
+    }
+
+    fn over(&mut self, to: Follower, feed: FeedId, why: Over) {
+        if let Some(mailbox) = self.of(to) {
+            mailbox.left(feed, Left::Over(why));
+        }
+    }
 }
 
 impl Gateway {
@@ -107,6 +148,8 @@ impl Gateway {
             dispatch: Dispatch::new(4096, settings.deadline),
             events: VecDeque::new(),
             connections: BTreeMap::new(),
+            feeds: Feeds::new(settings.gap_grace),
+            reading: Arc::default(),
             with_mail: BTreeSet::new(),
             last_number: 0,
             outputs: Vec::new(),
@@ -126,6 +169,7 @@ impl Gateway {
     pub fn run(&mut self, part: Part, now: Instant, unix_ms: u64) {
         match part {
             Part::Links => self.run_links(now),
+            Part::Connection(NOBODY) => self.run_reads(now),
             Part::Connection(connection) => self.run_mail(connection, Now { instant: now, unix_ms }),
         }
     }
@@ -136,7 +180,7 @@ impl Gateway {
         let number = self.last_number;
         let now = Now { instant: now, unix_ms };
         let session = Session::new(Arc::clone(&self.rules), number, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        self.connections.insert(number, Connection { session, mailbox: Arc::default() });
+        self.connections.insert(number, Connection { session, mailbox: Arc::default(), follows: Vec::new() });
         number
     }
 
@@ -156,15 +200,23 @@ impl Gateway {
         for op in gone.session.leave() {
             self.submit(connection, None, op);
         }
+        for timeline in gone.follows {
+            self.feeds.leave(&timeline, Follower(connection));
+        }
     }
 
-    /// When `wake` of a connection is due.
+    /// When `wake` of a connection is due; 0 stands for the feeds.
     pub fn wake_at(&self, connection: u64) -> Option<Instant> {
+        if connection == NOBODY {
+            return self.feeds.wake_at();
+        }
         self.connections.get(&connection)?.session.wake_at()
     }
 
     pub fn wake(&mut self, connection: u64, now: Instant, unix_ms: u64) {
-        if self.wake_at(connection).is_some_and(|at| at <= now) {
+        if connection == NOBODY {
+            self.read_due(now);
+        } else if self.wake_at(connection).is_some_and(|at| at <= now) {
             self.input(connection, session::Input::Wake, Now { instant: now, unix_ms });
         }
     }
@@ -200,16 +252,13 @@ impl Gateway {
         self.events.push_back(dispatch::Input::Tick);
     }
 
-    pub fn router_says(&mut self, address: &str, said: FromRouter) {
+    pub fn router_says(&mut self, address: &str, said: FromRouter, now: Instant) {
         let FromRouter { registry, replies, pushes, evictions } = said;
         for push in pushes {
-            let push = Arc::new(push);
-            for connection in &push.connections {
-                if let Some(open) = self.connections.get(connection) {
-                    open.mailbox.push(Arc::clone(&push));
-                    self.with_mail.insert(*connection);
-                }
-            }
+            let Some((timeline, push)) = push_of(push) else { continue };
+            let Some(timeline) = timeline_of(&timeline) else { continue };
+            let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
+            self.feeds.pushed(timeline, push, now, &mut hand);
         }
         for evict in evictions {
             if let Some(open) = self.connections.get(&evict.connection) {
@@ -234,7 +283,7 @@ impl Gateway {
                     }
                     dispatch::Effect::Answer { client: (connection, mailbox, tag), answered } => {
                         mailbox.answer(tag, answered);
-                        if self.connections.contains_key(&connection) {
+                        if connection == NOBODY || self.connections.contains_key(&connection) {
                             self.with_mail.insert(connection);
                         }
                     }
@@ -258,17 +307,51 @@ impl Gateway {
     fn run_mail(&mut self, connection: u64, now: Now) {
         self.with_mail.remove(&connection);
         let Some(open) = self.connections.get(&connection) else { return };
-        let Mail { answers, pushes, behind, heads, over, drain, .. } = open.mailbox.take();
+        let Mail { answers, entries, left, heads, over, drain, .. } = open.mailbox.take();
         let answers = answers.into_iter().map(|(tag, answered)| session::Input::Answer(tag, answered));
         let rest = [
-            behind.map(session::Input::Behind),
             heads.map(session::Input::Heads),
             over.map(session::Input::Over),
             drain.map(|come_back| session::Input::Drain { come_back }),
         ];
-        let inputs = answers.chain(pushes.into_iter().map(session::Input::Push)).chain(rest.into_iter().flatten());
+        let left = left.into_iter().map(|(feed, why)| session::Input::Left(feed, why));
+        let entries = entries.into_iter().map(session::Input::Entry);
+        let inputs = answers.chain(entries).chain(left).chain(rest.into_iter().flatten());
         for input in inputs.collect::<Vec<_>>() {
             self.input(connection, input, now);
+        }
+    }
+
+    /// What the task that reads for feeds does.
+    fn run_reads(&mut self, now: Instant) {
+        self.with_mail.remove(&NOBODY);
+        for (tag, answered) in self.reading.take().answers {
+            let Tag::Feed(timeline, feed) = tag else { continue };
+            let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
+            self.feeds.read(&timeline, feed, page_of(answered.result), now, &mut hand);
+        }
+        self.read_due(now);
+    }
+
+    fn read_due(&mut self, now: Instant) {
+        for read in self.feeds.due(now) {
+            let op = read_op_of(&read, &self.rules);
+            let asker = (NOBODY, Arc::clone(&self.reading), Tag::Feed(read.timeline, read.feed));
+            self.submit(NOBODY, Some(asker), op);
+        }
+    }
+
+    fn ask_feeds(&mut self, connection: u64, ask: FeedAsk, now: Now) {
+        if let FeedAsk::Expect(timeline) = &ask
+            && let Some(open) = self.connections.get_mut(&connection)
+            && !open.follows.contains(timeline)
+        {
+            open.follows.push(timeline.clone());
+            self.feeds.expect(timeline);
+        }
+        let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
+        if let Some(joined) = perform(&self.feeds, Follower(connection), &ask, now.instant, &mut hand) {
+            self.input(connection, session::Input::Joined(joined), now);
         }
     }
 
@@ -287,6 +370,7 @@ impl Gateway {
                 session::Effect::Request { tag, op, .. } => {
                     self.submit(connection, Some((connection, Arc::clone(&mailbox), tag)), op);
                 }
+                session::Effect::Feed(ask) => self.ask_feeds(connection, ask, now),
                 // Frames are all that its clients say, and only WebSocket has pings.
                 session::Effect::SignedIn | session::Effect::Ping => {}
                 session::Effect::Close => {

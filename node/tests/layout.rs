@@ -85,3 +85,71 @@ fn the_store_has_no_wall_clock() {
         assert!(user.starts_with("storage/src/machine/tests/"), "{user} asks for the time of day");
     }
 }
+
+/// What may be named of the native protocol where no protocol is spoken: words, and no frame.
+const WORDS: [&str; 13] = [
+    "self",
+    "Code",
+    "Content",
+    "Direction",
+    "Limits",
+    "Media",
+    "Position",
+    "Recipient",
+    "Start",
+    "Timeline",
+    "TimelinePosition",
+    "TimelineState",
+    "content",
+];
+
+/// Names behind `client::`, also in braces, as far as they are on the same level.
+fn named_of_client(code: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, path) in code.match_indices("client::") {
+        let is_whole = !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
+        let rest = &code[at + path.len()..];
+        if !is_whole {
+            continue;
+        }
+        let group = match rest.strip_prefix('{') {
+            Some(group) => group.split_once('}').map_or(group, |(inside, _)| inside),
+            None => rest.split(|after: char| !after.is_alphanumeric() && after != '_').next().unwrap_or_default(),
+        };
+        names.extend(group.split(',').map(|name| name.trim().split("::").next().unwrap_or_default().to_owned()));
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[test]
+fn names_are_found_in_paths_and_braces() {
+    let code =
+        "use carillon_proto::pb::{client::{self, Code, recipient::To}, link}; fn f(x: client::Send) { my_client::Y }";
+    assert_eq!(named_of_client(code), ["self", "Code", "recipient", "Send"]);
+}
+
+/// A second protocol needs the same core, and the simulation drives it by its own time.
+#[test]
+fn the_gateways_core_names_no_frame_no_socket_and_no_clock() {
+    for folder in CORE {
+        let mut files = Vec::new();
+        sources(&root().join(folder), &mut files);
+        assert!(!files.is_empty(), "{folder} is not there");
+        for path in files.iter().filter(|path| !path.iter().any(|part| part == "tests" || part == "tests.rs")) {
+            let text = fs::read_to_string(path).expect("source");
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            let shown = path.display();
+            for name in named_of_client(&code) {
+                assert!(WORDS.contains(&&*name), "{shown} names client::{name}");
+            }
+            let strange = ["tokio", "crate::transport", "crate::listener", "crate::codec", "crate::dialect"];
+            for word in strange.iter().chain(&["Instant::now", "SystemTime", "now_ms()", "TcpStream"]) {
+                assert!(!code.contains(word), "{shown} has {word}");
+            }
+        }
+    }
+}
+
+const CORE: [&str; 1] = ["gateway/src/feeds"];

@@ -229,12 +229,15 @@ impl Owner {
             }
         }
         for (lease, connections) in gateways {
+            let (sender_lease, sender_connection) = delivery.except;
             let push = Push {
                 connections,
                 timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
                 position: Some(delivery.position),
                 envelope: delivery.envelope.clone(),
                 traceparent: delivery.traceparent.clone(),
+                incarnation: delivery.incarnation,
+                sender_connection: if sender_lease == lease { sender_connection } else { 0 },
             };
             self.effects.push(Effect::Push(LeaseId(lease), push));
         }

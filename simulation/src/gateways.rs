@@ -180,10 +180,11 @@ impl World<'_> {
     }
 
     pub(crate) fn gateway_hears_router(&mut self, gateway: usize, wire: WireId, said: FromRouter) {
+        let now = self.schedule.instant();
         let node = &mut self.gateways[gateway];
         let link = node.links.iter_mut().find(|(_, link)| link.wire() == Some(wire));
         let (Some((address, link)), Some(up)) = (link, &mut node.up) else { return };
-        up.router_says(address, said);
+        up.router_says(address, said, now);
         if matches!(link, Link::Opens(_)) {
             *link = Link::Up(wire);
             up.router_up(address);
@@ -315,7 +316,8 @@ impl World<'_> {
         let new: Vec<Part> = up.runnable().filter(|part| !node.will_run.contains(part)).collect();
         node.will_run.extend(new.iter().copied());
         let mut wakes = Vec::new();
-        for connection in node.connections.keys() {
+        // Connection 0 stands for the feeds.
+        for connection in [0].iter().chain(node.connections.keys()) {
             let Some(at) = up.wake_at(*connection) else { continue };
             let at = self.schedule.time_of(at).max(now);
             if node.will_wake.get(connection).is_none_or(|planned| at < *planned) {

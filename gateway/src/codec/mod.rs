@@ -4,16 +4,18 @@ mod json;
 pub(crate) mod raw;
 pub(crate) mod varint;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use carillon_proto::pb::client::{
-    ClientFrame, Deliver, Entry, Envelope, Page, Position, ServerFrame, Timeline, refused::What, server_frame::Body,
+    ClientFrame, Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body,
 };
 use prost::Message as _;
 
 pub(crate) use json::Unique;
 pub(crate) use raw::RawPage;
+
+use crate::feeds::{self, Form};
 
 /// A frame of a client can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -35,25 +37,11 @@ impl DecodeError {
 }
 
 /// What a session says to its client. Envelopes stay encoded as they came.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Outgoing {
     Frame(Box<ServerFrame>),
-    Deliver { timeline: Arc<TimelineWords>, position: Position, envelope: Bytes },
+    Entry(Arc<feeds::Entry>),
     Page(RawPage),
-}
-
-/// A timeline's name in both forms.
-#[derive(Debug, PartialEq)]
-pub(crate) struct TimelineWords {
-    pub(crate) client: Timeline,
-    pub(crate) encoded: Vec<u8>,
-}
-
-impl TimelineWords {
-    pub(crate) fn new(client: Timeline) -> Self {
-        let encoded = client.encode_to_vec();
-        Self { client, encoded }
-    }
 }
 
 impl From<Body> for Outgoing {
@@ -67,7 +55,13 @@ impl Outgoing {
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Frame(frame) => append(&**frame, out),
-            Self::Deliver { timeline, position, envelope } => raw::deliver(&timeline.encoded, *position, envelope, out),
+            Self::Entry(entry) => match entry.as_rendered(Form::Protobuf) {
+                Some(rendered) => out.put_slice(rendered),
+                None => {
+                    let timeline = entry.timeline.encoded(|id| id.to_client().encode_to_vec().into());
+                    raw::deliver(timeline, entry.position.into(), &entry.envelope, out);
+                }
+            },
             Self::Page(page) => append(&raw::page_frame(page), out),
         }
     }
@@ -76,7 +70,7 @@ impl Outgoing {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Frame(frame) => frame.encoded_len(),
-            Self::Deliver { timeline, envelope, .. } => envelope.len() + timeline.encoded.len() + 32,
+            Self::Entry(entry) => entry.size(),
             Self::Page(page) => page.entries.iter().map(|entry| entry.envelope.len() + 16).sum::<usize>() + 64,
         }
     }
@@ -85,10 +79,10 @@ impl Outgoing {
     pub(crate) fn into_frame(self) -> Result<ServerFrame, prost::DecodeError> {
         let body = match self {
             Self::Frame(frame) => return Ok(*frame),
-            Self::Deliver { timeline, position, envelope } => Body::Deliver(Deliver {
-                timeline: Some(timeline.client.clone()),
-                position: Some(position),
-                envelope: Some(Envelope::decode(envelope)?),
+            Self::Entry(entry) => Body::Deliver(Deliver {
+                timeline: Some(entry.timeline.id.to_client()),
+                position: Some(entry.position.into()),
+                envelope: Some(Envelope::decode(entry.envelope.clone())?),
             }),
             Self::Page(page) => {
                 let entry =
@@ -107,10 +101,33 @@ impl Outgoing {
         Ok(ServerFrame { body: Some(body) })
     }
 
-    /// Protobuf's canonical JSON.
-    pub(crate) fn into_json(self) -> Result<String, String> {
+    /// As protobuf, without a length before it. An entry is encoded once for all who take it so.
+    pub(crate) fn to_protobuf(&self) -> Bytes {
+        let encoded = || {
+            let mut bytes = BytesMut::with_capacity(self.size());
+            self.encode(&mut bytes);
+            bytes.freeze()
+        };
+        match self {
+            Self::Entry(entry) => match entry.rendered(Form::Protobuf, || Ok::<_, Infallible>(encoded())) {
+                Ok(rendered) => rendered.clone(),
+                Err(never) => match never {},
+            },
+            Self::Frame(_) | Self::Page(_) => encoded(),
+        }
+    }
+
+    /// Protobuf's canonical JSON, which is UTF-8. An entry is written once for all who take it so.
+    pub(crate) fn into_json(self) -> Result<Bytes, String> {
+        match &self {
+            Self::Entry(entry) => entry.rendered(Form::Json, || self.clone().write_json()).cloned(),
+            Self::Frame(_) | Self::Page(_) => self.write_json(),
+        }
+    }
+
+    fn write_json(self) -> Result<Bytes, String> {
         let frame = self.into_frame().map_err(|error| error.to_string())?;
-        serde_json::to_string(&frame).map_err(|error| error.to_string())
+        serde_json::to_vec(&frame).map(Bytes::from).map_err(|error| error.to_string())
     }
 }
 
@@ -134,8 +151,13 @@ fn append(message: &impl prost::Message, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::pb::client::{Content, Text, content, timeline::Owner};
+    use carillon_proto::{
+        Epoch, Position, TimelineId, UserId,
+        pb::client::{Content, Text, Timeline, content, timeline::Owner},
+    };
     use proptest::prelude::*;
+
+    use crate::feeds::{FeedId, Origin, TimelineName};
 
     fn envelope(body: &str, time_ms: u64) -> Envelope {
         let content = Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) };
@@ -148,8 +170,10 @@ mod tests {
         }
     }
 
-    fn inbox() -> Arc<TimelineWords> {
-        Arc::new(TimelineWords::new(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) }))
+    fn entry(epoch: u64, seq: u64, envelope: Bytes) -> Outgoing {
+        let alice = TimelineId::Inbox(UserId::new("alice").expect("valid"));
+        let (timeline, position) = (Arc::new(TimelineName::new(alice)), Position { epoch: Epoch(epoch), seq });
+        Outgoing::Entry(Arc::new(feeds::Entry::new(FeedId(1), timeline, position, envelope, Origin::Push)))
     }
 
     fn encoded(outgoing: &Outgoing) -> BytesMut {
@@ -162,14 +186,15 @@ mod tests {
         #[test]
         fn what_stays_encoded_is_byte_for_byte_the_frame(body: String, time: u64, epoch: u64, seq: u64) {
             let bytes = Bytes::from(envelope(&body, time).encode_to_vec());
-            let position = Position { epoch, seq };
-            let deliver = Outgoing::Deliver { timeline: inbox(), position, envelope: bytes.clone() };
+            let deliver = entry(epoch, seq, bytes.clone());
             let frame = deliver.clone().into_frame().expect("decodes");
             prop_assert_eq!(&encoded(&deliver)[..], &frame.encode_to_vec()[..]);
+            prop_assert_eq!(&deliver.to_protobuf()[..], &frame.encode_to_vec()[..]);
+            prop_assert_eq!(&encoded(&deliver)[..], &frame.encode_to_vec()[..], "as it was rendered");
 
             let page = Outgoing::Page(RawPage {
                 request: 7,
-                timeline: Some(inbox().client.clone()),
+                timeline: Some(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) }),
                 epoch,
                 entries: vec![raw::RawEntry { seq, envelope: bytes.clone() }, raw::RawEntry { seq: 1, envelope: bytes }],
                 first: 1,
@@ -178,7 +203,7 @@ mod tests {
             });
             let frame = page.clone().into_frame().expect("decodes");
             prop_assert_eq!(&encoded(&page)[..], &frame.encode_to_vec()[..]);
-            let json: ServerFrame = serde_json::from_str(&page.into_json().expect("encodes")).expect("decodes");
+            let json: ServerFrame = serde_json::from_slice(&page.into_json().expect("encodes")).expect("decodes");
             prop_assert_eq!(json, frame);
         }
 

@@ -100,9 +100,12 @@ mod tests {
                 got.push(frame);
             }
             prop_assert!(whole.is_empty());
-            let got: Vec<Outgoing> =
-                got.into_iter().map(|frame| Outgoing::Frame(Box::new(ServerFrame::decode(frame).expect("decodes")))).collect();
-            prop_assert_eq!(got, reasons.into_iter().map(refused).collect::<Vec<_>>());
+            let frame = |reason: String| match refused(reason) {
+                Outgoing::Frame(frame) => *frame,
+                other => panic!("{other:?}"),
+            };
+            let got: Vec<_> = got.into_iter().map(|frame| ServerFrame::decode(frame).expect("decodes")).collect();
+            prop_assert_eq!(got, reasons.into_iter().map(frame).collect::<Vec<_>>());
         }
 
         #[test]

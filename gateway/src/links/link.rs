@@ -19,8 +19,8 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Event, dispatch::Input};
-use crate::{connections::Connections, jitter::jittered};
+use super::{Event, Hearing, dispatch::Input};
+use crate::jitter::jittered;
 
 /// To open the stream and hear the first word.
 const OPEN: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub(crate) struct Link {
     pub(crate) security: PeerSecurity,
     pub(crate) lease: watch::Receiver<Option<u64>>,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) hearing: Hearing,
     pub(crate) max_pending: usize,
 }
 
@@ -127,15 +127,10 @@ impl Link {
     async fn receive(&self, message: FromRouter) -> Result<(), LinkError> {
         let FromRouter { registry, replies, pushes, evictions } = message;
         for push in pushes {
-            let push = Arc::new(push);
-            for connection in &push.connections {
-                if let Some(mailbox) = self.connections.get(*connection) {
-                    mailbox.push(Arc::clone(&push));
-                }
-            }
+            self.hearing.feeding.pushed(push);
         }
         for evict in evictions {
-            if let Some(mailbox) = self.connections.get(evict.connection) {
+            if let Some(mailbox) = self.hearing.connections.get(evict.connection) {
                 mailbox.over(evict.why());
             }
         }

@@ -27,7 +27,7 @@ pub(crate) use dispatch::{Answered, Submit, refusal};
 use dispatch::{Dispatch, Effect, Input};
 use link::Link;
 
-use crate::{connections::Connections, mailbox::Mailbox, metrics, session::Tag, status::Status};
+use crate::{connections::Connections, feeding::Feeding, mailbox::Mailbox, metrics, session::Tag, status::Status};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Events that wait for the one task that deals with all: requests beyond are refused as overload, links wait.
@@ -71,9 +71,16 @@ pub(crate) struct LinksTask {
     cut_off: watch::Sender<bool>,
     had_lease: bool,
     security: PeerSecurity,
-    connections: Arc<Connections>,
+    hearing: Hearing,
     status: Arc<Status>,
     max_pending: usize,
+}
+
+/// Who hears what routers say of their own accord.
+#[derive(Clone)]
+pub(crate) struct Hearing {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) feeding: Arc<Feeding>,
 }
 
 pub(crate) struct LinksConfig {
@@ -88,7 +95,7 @@ impl Links {
         config: LinksConfig,
         security: PeerSecurity,
         lease: watch::Sender<Option<u64>>,
-        connections: Arc<Connections>,
+        hearing: Hearing,
         status: Arc<Status>,
     ) -> (Self, LinksTask, watch::Receiver<Vec<String>>) {
         let (events, inbox) = mpsc::channel(EVENTS);
@@ -109,7 +116,7 @@ impl Links {
             cut_off: watch::Sender::new(false),
             had_lease: false,
             security,
-            connections,
+            hearing,
             status,
             max_pending: config.max_pending,
         };
@@ -240,12 +247,12 @@ impl LinksTask {
             Effect::Answer { client: (mailbox, tag), answered } => mailbox.answer(tag, answered),
             Effect::Announced { connection, heads } => {
                 ::metrics::counter!(metrics::ANNOUNCEMENTS).increment(1);
-                if let Some(mailbox) = self.connections.get(connection) {
+                if let Some(mailbox) = self.hearing.connections.get(connection) {
                     mailbox.announced(heads);
                 }
             }
             Effect::Over { connection, why } => {
-                if let Some(mailbox) = self.connections.get(connection) {
+                if let Some(mailbox) = self.hearing.connections.get(connection) {
                     mailbox.over(why);
                 }
             }
@@ -287,7 +294,7 @@ impl LinksTask {
                     security: self.security.clone(),
                     lease: self.lease.subscribe(),
                     events: self.events.clone(),
-                    connections: Arc::clone(&self.connections),
+                    hearing: self.hearing.clone(),
                     max_pending: self.max_pending,
                 };
                 group.spawn("router-link", link.run());

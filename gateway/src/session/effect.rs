@@ -1,9 +1,12 @@
 //! What comes out of a session.
 
-use carillon_proto::pb::link::router_request::Op;
+use carillon_proto::{Position, TimelineId, pb::link::router_request::Op};
 
 use super::{renewal::Renewal, sending::Sent};
-use crate::codec::Outgoing;
+use crate::{
+    codec::Outgoing,
+    feeds::{FeedId, Join},
+};
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "each is performed at once")]
@@ -15,12 +18,28 @@ pub(crate) enum Effect {
         op: Op,
         traceparent: String,
     },
+    Feed(FeedAsk),
     /// Ask the client for a sign of life.
     Ping,
     /// Signed in: larger frames are allowed.
     SignedIn,
     /// Write what waits, then close.
     Close,
+}
+
+/// What a session says to the feeds of this gateway.
+#[derive(Debug)]
+pub(crate) enum FeedAsk {
+    /// It is about to follow the timeline: nothing may be lost from now on. The first of all.
+    Expect(TimelineId),
+    /// It wants to be live.
+    Join(TimelineId, Join),
+    /// It is not live any more.
+    Fall(TimelineId),
+    /// Its client's own message stands there. `counted`: the client has been told so in place of the entry.
+    Own { timeline: TimelineId, position: Position, counted: bool },
+    /// The store says that the timeline reaches at least this far.
+    Reaches { timeline: TimelineId, incarnation: u64, position: Position },
 }
 
 /// What a request to the routers was made for.
@@ -30,10 +49,13 @@ pub(crate) enum Tag {
     Ensure,
     Open,
     Send(Sent),
-    Gap,
-    Fetch(u32),
+    /// A page that the session itself lacks.
+    Gap(TimelineId),
+    /// A page that a feed lacks: no session hears the answer.
+    Feed(TimelineId, FeedId),
+    Fetch(u32, TimelineId),
     Renew(Renewal),
     Heads,
-    Ack,
+    Ack(TimelineId),
     Close,
 }

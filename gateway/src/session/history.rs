@@ -1,9 +1,12 @@
 //! Pages of history: how many, how fast, and what came of them.
 
-use carillon_proto::pb::{
-    client::{self, Code, Direction, refused::What},
-    link::{Refusal, router_reply::Result as Reply},
-    store::StoredEntry,
+use carillon_proto::{
+    TimelineId,
+    pb::{
+        client::{self, Code, Direction, refused::What},
+        link::{Refusal, router_reply::Result as Reply, router_request::Op},
+        store::StoredEntry,
+    },
 };
 
 use super::{
@@ -42,21 +45,16 @@ impl Live {
     pub(super) fn fetch(&mut self, rules: &Rules, now: Now, fetch: client::Fetch, out: &mut Vec<Effect>) {
         let request = fetch.request;
         match self.fetch_op(rules, now, &fetch) {
-            Ok(op) => {
+            Ok((timeline, op)) => {
                 self.history.waiting += 1;
-                out.push(Effect::Request { tag: Tag::Fetch(request), op, traceparent: String::new() });
+                out.push(Effect::Request { tag: Tag::Fetch(request, timeline), op, traceparent: String::new() });
             }
             Err(why) => out.push(refused(What::Request(request), why)),
         }
     }
 
-    fn fetch_op(
-        &mut self,
-        rules: &Rules,
-        now: Now,
-        fetch: &client::Fetch,
-    ) -> Result<carillon_proto::pb::link::router_request::Op, Refusal> {
-        may_use(self, fetch.timeline.as_ref())?;
+    fn fetch_op(&mut self, rules: &Rules, now: Now, fetch: &client::Fetch) -> Result<(TimelineId, Op), Refusal> {
+        let timeline = may_use(self, fetch.timeline.as_ref())?;
         let Ok(direction) = Direction::try_from(fetch.direction) else {
             return Err(refusal(Code::Invalid, "direction is neither forward nor backward", 0));
         };
@@ -65,10 +63,18 @@ impl Live {
         }
         self.history.take(rules, now)?;
         let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
-        Ok(self.read(fetch.from_seq, direction == Direction::Backward, limit, rules.max_page_bytes))
+        let backward = direction == Direction::Backward;
+        let op = self.read(&timeline, fetch.from_seq, backward, limit, rules.max_page_bytes);
+        Ok((timeline, op))
     }
 
-    pub(super) fn fetched(&mut self, request: u32, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+    pub(super) fn fetched(
+        &mut self,
+        request: u32,
+        timeline: &TimelineId,
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
         self.history.waiting = self.history.waiting.saturating_sub(1);
         let read = match result {
             Ok(Reply::TimelineRead(read)) => read,
@@ -82,7 +88,7 @@ impl Live {
         let entry = |entry: StoredEntry| RawEntry { seq: entry.seq, envelope: entry.envelope };
         out.push(Effect::Write(Outgoing::Page(RawPage {
             request,
-            timeline: Some(self.timeline.client.clone()),
+            timeline: Some(timeline.to_client()),
             epoch: head.epoch,
             entries: read.entries.into_iter().map(entry).collect(),
             first: head.first.max(1),

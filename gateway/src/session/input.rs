@@ -6,12 +6,16 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    client::{ClientFrame, Code, Position, refused::What},
-    link::{Push, TimelineHead, evict::Why},
+    client::{ClientFrame, Code, refused::What},
+    link::{TimelineHead, evict::Why},
 };
 
 use super::Tag;
-use crate::links::Answered;
+use crate::{
+    feeds::{Entry, FeedId, JoinedFeed},
+    links::Answered,
+    mailbox::Left,
+};
 
 /// When an input comes.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +42,12 @@ pub(crate) enum Input {
     /// The client has closed its half of the connection.
     HalfClosed,
     Answer(Tag, Answered),
-    Push(Arc<Push>),
-    /// A push of this position was lost.
-    Behind(Position),
+    /// A feed that is followed hands this over.
+    Entry(Arc<Entry>),
+    /// A feed that is followed hands over no more.
+    Left(FeedId, Left),
+    /// The answer to `FeedAsk::Join`, at once.
+    Joined(JoinedFeed),
     /// The router told the heads of what the user follows.
     Heads(Vec<TimelineHead>),
     /// The session was replaced or ended.

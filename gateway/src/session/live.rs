@@ -5,29 +5,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use carillon_proto::{
+    Epoch, Position, TimelineId,
     pb::{
-        client::{self, Code, Pong, Position, TimelinePosition, Trimmed, server_frame},
+        client::{self, Code, Pong, TimelinePosition, Trimmed, server_frame},
         link::{
-            Acknowledge, Push, ReadHeads, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply,
+            Acknowledge, ReadHeads, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply,
             router_request::Op,
         },
-        store::{Head, TimelineRead},
     },
     trace,
 };
 
 use super::{
-    Effect, Now, Rules, Tag, Who, acknowledge,
-    delivery::{Delivery, Heard},
-    history::History,
-    pace::Pace,
-    sending::may_use,
-    sign_in::Begin,
+    Effect, FeedAsk, Now, Rules, Tag, Who, acknowledge, history::History, pace::Pace, sending::may_use, sign_in::Begin,
 };
 use crate::{
-    codec::{Outgoing, TimelineWords},
+    codec::Outgoing,
+    feeding::{page_of, timeline_of},
+    feeds::{Entry, FeedId, Followed, Follower, JoinedFeed, Next, Origin, OtherEpoch, Over, Step, TimelineRef},
     metrics,
     users::Share,
 };
@@ -43,20 +39,19 @@ pub(super) struct Live {
     pub(super) incarnation: u64,
     /// Of the session: it is over when its account has another one.
     pub(super) generation: u64,
-    pub(super) timeline: Arc<TimelineWords>,
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
-    pub(super) delivery: Delivery<Bytes>,
+    /// All that it follows: the inbox.
+    timelines: Vec<Timeline>,
     pub(super) pace: Pace,
     pub(super) pending_sends: u32,
     pub(super) history: History,
     /// A new token is being looked at.
     pub(super) renewing: bool,
-    /// Something was heard of another epoch: the heads will tell.
-    pub(super) doubt: bool,
     pings: Vec<u64>,
     asked_heads: bool,
-    ack: Acks,
+    /// Acknowledgements wait until then.
+    ack_not_before: Instant,
     drain: Option<Duration>,
     /// The client has said its last word; it waits for answers.
     finishing: Option<LastWord>,
@@ -69,7 +64,7 @@ pub(super) struct LiveStart {
     pub(super) who: Who,
     pub(super) incarnation: u64,
     pub(super) generation: u64,
-    pub(super) timeline: client::Timeline,
+    pub(super) timeline: TimelineId,
     pub(super) expires: Option<Instant>,
     pub(super) begin: Begin,
     pub(super) share: Share,
@@ -83,12 +78,18 @@ pub(super) enum LastWord {
     HalfClosed,
 }
 
-/// The device's acknowledgements: the latest one waits while another is on its way.
+/// One timeline that the session follows.
+struct Timeline {
+    followed: Followed,
+    ack: Acks,
+}
+
+/// The device's acknowledgements: the latest one waits while another is on its way. 0: there is none.
+#[derive(Default)]
 struct Acks {
-    latest: Option<Position>,
-    sent: Option<Position>,
+    latest: u64,
+    sent: u64,
     done: u64,
-    not_before: Instant,
 }
 
 /// The connection can't go on: why.
@@ -100,22 +101,21 @@ pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was rest
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
         let LiveStart { who, incarnation, generation, timeline, expires, begin, share } = start;
+        let followed = Followed::new(timeline, Epoch(begin.epoch), begin.from, begin.last, now.instant);
         Self {
             who,
             incarnation,
             generation,
-            timeline: Arc::new(TimelineWords::new(timeline)),
             connection,
             expires,
-            delivery: Delivery::new(begin.epoch, begin.from, begin.last, rules.gap_grace, now.instant),
+            timelines: vec![Timeline { followed, ack: Acks::default() }],
             pace: Pace::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
             history: History::default(),
             renewing: false,
-            doubt: false,
             pings: Vec::new(),
             asked_heads: false,
-            ack: Acks { latest: None, sent: None, done: 0, not_before: now.instant },
+            ack_not_before: now.instant,
             drain: None,
             finishing: None,
             #[cfg(feature = "planted-bugs")]
@@ -125,56 +125,93 @@ impl Live {
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let ack = (self.ack.latest.is_some() && self.ack.sent.is_none()).then_some(self.ack.not_before);
-        [self.expires, self.delivery.wake_at(), ack, self.pace.wake_at()].into_iter().flatten().min()
+        let ack = self.timelines.iter().any(|timeline| timeline.ack.is_due()).then_some(self.ack_not_before);
+        let feeds = self.timelines.iter().filter_map(|timeline| timeline.followed.wake_at()).min();
+        [self.expires, feeds, ack, self.pace.wake_at()].into_iter().flatten().min()
     }
 
-    pub(super) fn push(&mut self, now: Now, push: &Push, out: &mut Vec<Effect>) {
-        let Some(position) = push.position else { return };
-        if push.timeline.as_ref() != Some(&self.timeline.client) {
-            return;
-        }
-        let (heard, envelope) = self.delivery.pushed(position, push.envelope.clone(), push.envelope.len(), now.instant);
-        self.doubt |= heard == Heard::OtherEpoch;
-        if let Some(envelope) = envelope {
-            if !push.traceparent.is_empty() {
-                let span = tracing::info_span!("deliver", user = %self.who.user, seq = position.seq);
-                trace::continue_from(&span, &push.traceparent);
-                span.in_scope(|| tracing::trace!("delivered"));
+    pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), Gone> {
+        let me = self.follower();
+        let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
+            return Ok(());
+        };
+        if followed.is_of(entry.feed) {
+            let timeline = Arc::clone(&entry.timeline);
+            if followed.entry(entry, me, now.instant, &mut |next| tell(next, out)).is_some() {
+                out.push(Effect::Feed(FeedAsk::Fall(timeline.id.clone())));
             }
-            metrics::delivered_from_push();
-            self.deliver(position.seq, envelope, out);
         }
+        Ok(())
+    }
+
+    pub(super) fn fallen(&mut self, now: Now, feed: FeedId) -> Result<(), Gone> {
+        self.timelines
+            .iter_mut()
+            .filter(|timeline| timeline.followed.is_of(feed))
+            .for_each(|timeline| timeline.followed.fallen(now.instant));
+        Ok(())
+    }
+
+    pub(super) fn left(&mut self, feed: FeedId, why: Over) -> Result<(), Gone> {
+        let follows = self.timelines.iter().any(|timeline| timeline.followed.is_of(feed));
+        if follows { Err(gone(why)) } else { Ok(()) }
+    }
+
+    pub(super) fn joined(&mut self, rules: &Rules, joined: JoinedFeed, out: &mut Vec<Effect>) -> Result<(), Gone> {
+        let id = joined.timeline.id.clone();
+        let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&id).into()) else { return Ok(()) };
+        if let Some(Step::Read(from)) = followed.joined(joined, &mut |next| tell(next, out)).map_err(gone)? {
+            ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
+            let op = self.read(&id, from, false, rules.max_page, rules.max_page_bytes);
+            out.push(Effect::Request { tag: Tag::Gap(id), op, traceparent: String::new() });
+        }
+        Ok(())
     }
 
     /// The device has this position, which its timeline does not reach.
-    pub(super) fn has_beyond(&self, position: Position) -> Op {
-        Op::Acknowledge(Acknowledge { beyond: true, ..acknowledge(&self.who, self.timeline.client.clone(), position) })
+    pub(super) fn has_beyond(&self, timeline: &TimelineId, position: client::Position) -> Op {
+        Op::Acknowledge(Acknowledge { beyond: true, ..acknowledge(&self.who, timeline, position.into()) })
     }
 
-    pub(super) fn behind(&mut self, now: Now, position: Position) {
-        self.doubt |= self.delivery.reaches(position, now.instant) == Heard::OtherEpoch;
-    }
-
-    pub(super) fn heads(&mut self, now: Now, heads: &[TimelineHead]) -> Result<(), Gone> {
-        let own = heads.iter().find(|head| head.timeline.as_ref() == Some(&self.timeline.client));
-        match own.and_then(|head| head.head) {
-            Some(head) => self.head(now, head),
-            None => Ok(()),
+    pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), Gone> {
+        for TimelineHead { timeline, head } in heads {
+            let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(timeline_of), head) else { continue };
+            let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
+            let position = Position { epoch: Epoch(head.epoch), seq: head.last };
+            let before = followed.head();
+            followed.reaches(position).map_err(|OtherEpoch| RESTORED)?;
+            if position.seq > before || followed.lacks() {
+                let timeline = followed.timeline.id.clone();
+                out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation: self.incarnation, position }));
+            }
         }
+        Ok(())
     }
 
-    fn head(&mut self, now: Now, head: Head) -> Result<(), Gone> {
-        self.doubt = false;
-        let position = Position { epoch: head.epoch, seq: head.last };
-        match self.delivery.reaches(position, now.instant) {
-            Heard::OtherEpoch => Err(RESTORED),
-            Heard::Next | Heard::Later | Heard::Old => Ok(()),
+    /// Where the timeline is among those that the session follows.
+    pub(super) fn place_of(&self, id: TimelineRef<'_>) -> Option<usize> {
+        self.timelines.iter().position(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
+    }
+
+    /// The client's own message stands there, which it has been told.
+    pub(super) fn own(&mut self, now: Now, place: usize, position: Position, out: &mut Vec<Effect>) {
+        let me = self.follower();
+        let Some(Timeline { followed, .. }) = self.timelines.get_mut(place) else { return };
+        let accepted = followed.accepted(position, me, now.instant, &mut |next| tell(next, out));
+        // Of another epoch: the feed asks the store.
+        let counted = accepted.unwrap_or(false);
+        let timeline = followed.timeline.id.clone();
+        out.push(Effect::Feed(FeedAsk::Own { timeline, position, counted }));
+    }
+
+    pub(super) fn backlog(&mut self, now: Now, over: bool, out: &mut Vec<Effect>) {
+        for Timeline { followed, .. } in &mut self.timelines {
+            if !over {
+                followed.resume();
+            } else if followed.pause(now.instant).is_some() {
+                out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
+            }
         }
-    }
-
-    pub(super) fn backlog(&mut self, now: Now, over: bool) {
-        if over { self.delivery.pause() } else { self.delivery.resume(now.instant) }
     }
 
     pub(super) fn answer(
@@ -192,46 +229,27 @@ impl Live {
             // What came of it is not known: the recipient may have it, and the sender has no inbox any more.
             Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
             Tag::Send(sent) => self.sent(now, sent, result, out),
-            Tag::Gap => self.gap_read(now, result, out)?,
-            Tag::Fetch(request) => self.fetched(request, result, out),
+            Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
+            Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out),
-            Tag::Heads => self.heads_read(now, result, out)?,
-            Tag::Ack => self.acked(now, &result),
-            Tag::Account | Tag::Ensure | Tag::Open | Tag::Close => {}
+            Tag::Heads => self.heads_read(result, out)?,
+            Tag::Ack(timeline) => self.acked(now, &timeline, &result),
+            Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) => {}
         }
         if ended { Err(ENDED) } else { Ok(()) }
     }
 
     /// What was missing has been read.
-    fn gap_read(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
-        let Ok(Reply::TimelineRead(TimelineRead { head, entries, .. })) = result else {
-            self.delivery.read_done(None, false, now.instant);
-            return Ok(());
-        };
-        let head = head.unwrap_or_default();
-        if head.epoch != self.delivery.epoch() {
-            return Err(RESTORED);
-        }
-        let before = self.delivery.next();
-        if self.delivery.trimmed(head.first, now.instant) {
-            let first = Position { epoch: head.epoch, seq: head.first };
-            let trimmed = Trimmed { timeline: Some(self.timeline.client.clone()), first: Some(first) };
-            out.push(Effect::Write(server_frame::Body::Trimmed(trimmed).into()));
-        }
-        for entry in entries {
-            if self.delivery.read(entry.seq, now.instant) {
-                metrics::delivered_from_read();
-                self.deliver(entry.seq, entry.envelope, out);
-            }
-        }
-        let progress = self.delivery.next() > before;
-        self.delivery.read_done(Some(head.last), progress, now.instant);
-        Ok(())
-    }
-
-    fn deliver(&self, seq: u64, envelope: Bytes, out: &mut Vec<Effect>) {
-        let position = Position { epoch: self.delivery.epoch(), seq };
-        out.push(Effect::Write(Outgoing::Deliver { timeline: Arc::clone(&self.timeline), position, envelope }));
+    fn gap_read(
+        &mut self,
+        now: Now,
+        timeline: &TimelineId,
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Gone> {
+        let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline.into()) else { return Ok(()) };
+        let read = followed.read(page_of(result).ok(), now.instant, &mut |next| tell(next, out));
+        read.map_err(|OtherEpoch| RESTORED)
     }
 
     pub(super) fn ping(&mut self, nonce: u64, out: &mut Vec<Effect>) {
@@ -242,59 +260,71 @@ impl Live {
         }
     }
 
-    fn heads_read(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
+    fn heads_read(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
         self.asked_heads = false;
+        let mut asks = Vec::new();
         let told = match result {
-            Ok(Reply::Heads(heads)) => self.heads(now, &heads.heads),
+            Ok(Reply::Heads(heads)) => self.heads(&heads.heads, &mut asks),
             // The heartbeat is answered all the same, with what is known.
             Ok(_) | Err(_) => Ok(()),
         };
-        self.doubt = false;
         for nonce in std::mem::take(&mut self.pings) {
             self.pong(nonce, out);
         }
+        out.append(&mut asks);
         told
     }
 
     fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
-        let position = Position { epoch: self.delivery.epoch(), seq: self.delivery.head() };
-        let head = TimelinePosition { timeline: Some(self.timeline.client.clone()), position: Some(position) };
-        out.push(Effect::Write(server_frame::Body::Pong(Pong { nonce, heads: vec![head] }).into()));
+        let head = |Timeline { followed, .. }: &Timeline| TimelinePosition {
+            timeline: Some(followed.timeline.id.to_client()),
+            position: Some(Position { epoch: followed.epoch(), seq: followed.head() }.into()),
+        };
+        let heads = self.timelines.iter().map(head).collect();
+        out.push(Effect::Write(server_frame::Body::Pong(Pong { nonce, heads }).into()));
     }
 
     /// One that makes no sense is ignored: there is no answer that could say so, and it does no harm.
     pub(super) fn ack(&mut self, ack: &client::Ack) {
-        let Some(position) = ack.position else { return };
-        let known = self.delivery.head().max(self.delivery.next() - 1);
-        let newest =
-            [self.ack.latest, self.ack.sent].into_iter().flatten().map(|at| at.seq).max().unwrap_or(self.ack.done);
-        let makes_sense = position.epoch == self.delivery.epoch() && (newest + 1..=known).contains(&position.seq);
-        if makes_sense && may_use(self, ack.timeline.as_ref()).is_ok() {
-            self.ack.latest = Some(position);
+        if may_use(self, ack.timeline.as_ref()).is_err() {
+            return;
+        }
+        let (Some(position), Some(timeline)) = (ack.position, ack.timeline.as_ref().and_then(timeline_of)) else {
+            return;
+        };
+        let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
+        let newest = ack.latest.max(ack.sent).max(ack.done);
+        if position.epoch == followed.epoch().0 && (newest + 1..=followed.head()).contains(&position.seq) {
+            ack.latest = position.seq;
         }
     }
 
-    fn acked(&mut self, now: Now, result: &Result<Reply, Refusal>) {
-        let Some(sent) = self.ack.sent.take() else { return };
+    fn acked(&mut self, now: Now, timeline: &TimelineId, result: &Result<Reply, Refusal>) {
+        let Some(Timeline { ack, .. }) = of(&mut self.timelines, timeline.into()) else { return };
+        let sent = std::mem::take(&mut ack.sent);
         match result {
-            Ok(_) => self.ack.done = sent.seq,
+            Ok(_) => ack.done = ack.done.max(sent),
             Err(why) => {
-                self.ack.not_before = now.instant + ACK_AGAIN;
-                if why.retry && self.ack.latest.is_none() {
-                    self.ack.latest = Some(sent);
+                self.ack_not_before = now.instant + ACK_AGAIN;
+                if why.retry && ack.latest == 0 {
+                    ack.latest = sent;
                 }
             }
         }
     }
 
-    /// The acknowledgement that nobody has heard of yet, or may have heard of in vain.
-    pub(super) fn last_ack(&self) -> Option<Acknowledge> {
-        let position = self.ack.latest?;
-        Some(acknowledge(&self.who, self.timeline.client.clone(), position))
+    /// The acknowledgements that have not been sent, or were sent without success.
+    pub(super) fn last_acks(&self) -> impl Iterator<Item = (TimelineId, Acknowledge)> {
+        let waiting = self.timelines.iter().filter(|timeline| timeline.ack.latest != 0);
+        waiting.map(|timeline| {
+            let id = timeline.followed.timeline.id.clone();
+            let ack = acknowledge(&self.who, &id, timeline.latest());
+            (id, ack)
+        })
     }
 
-    pub(super) fn ack_is_on_its_way(&self) -> bool {
-        self.ack.sent.is_some()
+    pub(super) fn acks_on_their_way(&self) -> usize {
+        self.timelines.iter().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
     pub(super) fn drain(&mut self, come_back: Duration) {
@@ -327,43 +357,92 @@ impl Live {
     /// Whatever is possible now.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         self.pace.sweep(now.instant);
-        while let Some((seq, envelope)) = self.delivery.take_early(now.instant) {
-            metrics::delivered_from_push();
-            self.deliver(seq, envelope, out);
+        let me = self.follower();
+        for Timeline { followed, .. } in &mut self.timelines {
+            // A page follows only an answer of the feed, and leaving one is never what is due.
+            if followed.step(me, now.instant, &mut |next| tell(next, out)) == Some(Step::Join) {
+                let ask = followed.ask(self.incarnation);
+                out.push(Effect::Feed(FeedAsk::Join(followed.timeline.id.clone(), ask)));
+            }
         }
-        if let Some(from) = self.delivery.begin_read(now.instant) {
-            ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
-            let op = self.read(from, false, rules.max_page, rules.max_page_bytes);
-            out.push(Effect::Request { tag: Tag::Gap, op, traceparent: String::new() });
-        }
-        if (self.doubt || !self.pings.is_empty()) && !self.asked_heads {
+        if !self.pings.is_empty() && !self.asked_heads {
             self.asked_heads = true;
             let user = self.who.user.as_str().to_owned();
             let op = Op::ReadHeads(ReadHeads { user, device: String::new(), incarnation: self.incarnation });
             out.push(Effect::Request { tag: Tag::Heads, op, traceparent: String::new() });
         }
-        if self.ack.sent.is_none()
-            && now.instant >= self.ack.not_before
-            && let Some(position) = self.ack.latest.take()
-        {
-            self.ack.sent = Some(position);
-            self.ack.not_before = now.instant + rules.ack_interval;
-            let op = Op::Acknowledge(acknowledge(&self.who, self.timeline.client.clone(), position));
-            out.push(Effect::Request { tag: Tag::Ack, op, traceparent: String::new() });
+        if now.instant >= self.ack_not_before {
+            for timeline in self.timelines.iter_mut().filter(|timeline| timeline.ack.is_due()) {
+                let (id, position) = (timeline.followed.timeline.id.clone(), timeline.latest());
+                timeline.ack.sent = std::mem::take(&mut timeline.ack.latest);
+                self.ack_not_before = now.instant + rules.ack_interval;
+                let op = Op::Acknowledge(acknowledge(&self.who, &id, position));
+                out.push(Effect::Request { tag: Tag::Ack(id), op, traceparent: String::new() });
+            }
         }
         #[cfg(feature = "planted-bugs")]
         self.planted.drop_push(out);
     }
 
-    pub(super) fn read(&self, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
+    fn follower(&self) -> Follower {
+        Follower(self.connection)
+    }
+
+    pub(super) fn read(&self, timeline: &TimelineId, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
         Op::Read(ReadTimeline {
             user: self.who.user.as_str().to_owned(),
-            timeline: Some(self.timeline.client.clone()),
+            timeline: Some(timeline.to_client()),
             from_seq,
             backward,
             limit,
             max_bytes,
             incarnation: self.incarnation,
         })
+    }
+}
+
+impl Timeline {
+    /// What the device has acknowledged and nobody knows yet.
+    fn latest(&self) -> Position {
+        Position { epoch: self.followed.epoch(), seq: self.ack.latest }
+    }
+}
+
+impl Acks {
+    fn is_due(&self) -> bool {
+        self.latest != 0 && self.sent == 0
+    }
+}
+
+fn of<'a>(timelines: &'a mut [Timeline], id: TimelineRef<'_>) -> Option<&'a mut Timeline> {
+    timelines.iter_mut().find(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
+}
+
+fn gone(why: Over) -> Gone {
+    match why {
+        Over::Restored => RESTORED,
+        Over::Ended => ENDED,
+    }
+}
+
+/// Writes what comes next in a timeline.
+fn tell(next: Next, out: &mut Vec<Effect>) {
+    match next {
+        Next::Entry(entry) => {
+            match entry.origin {
+                Origin::Push => metrics::delivered_from_push(),
+                Origin::Read => metrics::delivered_from_read(),
+            }
+            if !entry.traceparent.is_empty() {
+                let span = tracing::info_span!("deliver", owner = entry.timeline.id.owner(), seq = entry.position.seq);
+                trace::continue_from(&span, &entry.traceparent);
+                span.in_scope(|| tracing::trace!("delivered"));
+            }
+            out.push(Effect::Write(Outgoing::Entry(entry)));
+        }
+        Next::Trimmed(timeline, first) => {
+            let trimmed = Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) };
+            out.push(Effect::Write(server_frame::Body::Trimmed(trimmed).into()));
+        }
     }
 }

@@ -2,7 +2,6 @@
 //! the time, effects come out.
 
 pub(crate) mod content;
-mod delivery;
 mod effect;
 mod history;
 mod input;
@@ -27,22 +26,22 @@ use std::{
 
 use arc_swap::ArcSwap;
 use carillon_proto::{
-    DeviceId, UserId,
+    DeviceId, Position, TimelineId, UserId,
     pb::{
-        client::{Bye, ClientFrame, Code, Position, client_frame::Body, refused::What, server_frame},
-        link::{Acknowledge, CloseSession, Push, TimelineHead, evict::Why, router_request::Op},
+        client::{Bye, ClientFrame, Code, client_frame::Body, refused::What, server_frame},
+        link::{Acknowledge, CloseSession, evict::Why, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
     sessions,
 };
 
-pub(crate) use effect::{Effect, Tag};
+pub(crate) use effect::{Effect, FeedAsk, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{config::TokenAccounts, links::Answered, metrics, throttle::Throttle, users::Users};
-use live::{LastWord, Live};
+use crate::{config::TokenAccounts, links::Answered, mailbox::Left, metrics, throttle::Throttle, users::Users};
+use live::{Gone, LastWord, Live};
 use sign_in::SignIn;
 
 /// What holds for all sessions of this gateway.
@@ -158,15 +157,17 @@ impl Session {
             Input::Unreadable { what, reason } => self.unreadable(now, what, &reason, out),
             Input::HalfClosed => self.half_closed(out),
             Input::Answer(tag, answered) => self.answer(now, tag, answered, out),
-            Input::Push(push) => self.push(now, &push, out),
-            Input::Behind(position) => self.behind(now, position),
-            Input::Heads(heads) => self.heads(now, &heads, out),
+            Input::Entry(entry) => self.with_live(out, |live, _, out| live.entry(now, entry, out)),
+            Input::Left(feed, Left::Fallen) => self.with_live(out, |live, _, _| live.fallen(now, feed)),
+            Input::Left(feed, Left::Over(why)) => self.with_live(out, |live, _, _| live.left(feed, why)),
+            Input::Joined(joined) => self.with_live(out, |live, rules, out| live.joined(rules, joined, out)),
+            Input::Heads(heads) => self.with_live(out, |live, _, out| live.heads(&heads, out)),
             Input::Over(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
                 let code = if why == Why::Replaced { Code::Replaced } else { Code::Unauthenticated };
                 self.bye(code, sessions::told(why), None, out);
             }
-            Input::Backlog(over) => self.backlog(now, over),
+            Input::Backlog(over) => self.backlog(now, over, out),
             Input::TooSlow => {
                 ::metrics::counter!(metrics::SLOW_CONSUMERS).increment(1);
                 self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
@@ -204,8 +205,8 @@ impl Session {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::SigningIn(sign_in) => sign_in.opening().map(|who| self.close(who)).into_iter().collect(),
             State::Live(live) => {
-                let ack = live.last_ack();
-                ack.map(Op::Acknowledge).into_iter().chain([self.close(&live.who)]).collect()
+                let acks = live.last_acks().map(|(_, ack)| Op::Acknowledge(ack));
+                acks.chain([self.close(&live.who)]).collect()
             }
             State::SigningOut { .. } | State::Ended => Vec::new(),
         }
@@ -264,7 +265,7 @@ impl Session {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
             (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
             (State::SigningIn(_), Tag::Open) => self.opened(now, answered, out),
-            (State::SigningOut { waiting }, Tag::Ack | Tag::Close) => {
+            (State::SigningOut { waiting }, Tag::Ack(_) | Tag::Close) => {
                 *waiting -= 1;
                 if *waiting == 0 {
                     self.bye(Code::SignedOut, SIGNED_OUT, None, out);
@@ -272,42 +273,34 @@ impl Session {
             }
             (State::Live(live), tag) => {
                 if let Err(gone) = live.answer(now, tag, answered.result, out) {
-                    let again = (gone.0 != Code::Unauthenticated).then_some(0);
-                    self.bye(gone.0, gone.1, again, out);
+                    self.gone(&gone, out);
                 }
             }
             _ => {}
         }
     }
 
-    fn push(&mut self, now: Now, push: &Push, out: &mut Vec<Effect>) {
-        match &mut self.state {
-            State::Live(live) => live.push(now, push, out),
-            // It may be of after the heads were read: they are looked at together.
-            State::SigningIn(sign_in) => sign_in.heard(push.position),
-            _ => {}
-        }
-    }
-
-    fn behind(&mut self, now: Now, position: Position) {
-        match &mut self.state {
-            State::Live(live) => live.behind(now, position),
-            State::SigningIn(sign_in) => sign_in.heard(Some(position)),
-            _ => {}
-        }
-    }
-
-    fn heads(&mut self, now: Now, heads: &[TimelineHead], out: &mut Vec<Effect>) {
+    /// Ends the session if it can't go on.
+    fn with_live(
+        &mut self,
+        out: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Live, &Rules, &mut Vec<Effect>) -> Result<(), Gone>,
+    ) {
         if let State::Live(live) = &mut self.state
-            && let Err(gone) = live.heads(now, heads)
+            && let Err(gone) = work(live, &self.rules, out)
         {
-            self.bye(gone.0, gone.1, Some(0), out);
+            self.gone(&gone, out);
         }
     }
 
-    fn backlog(&mut self, now: Now, over: bool) {
+    fn gone(&mut self, Gone(code, why): &Gone, out: &mut Vec<Effect>) {
+        let again = (*code != Code::Unauthenticated).then_some(0);
+        self.bye(*code, why, again, out);
+    }
+
+    fn backlog(&mut self, now: Now, over: bool, out: &mut Vec<Effect>) {
         if let State::Live(live) = &mut self.state {
-            live.backlog(now, over);
+            live.backlog(now, over, out);
         }
     }
 
@@ -370,9 +363,10 @@ impl Session {
 
     fn sign_out(&mut self, now: Now, out: &mut Vec<Effect>) {
         let State::Live(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
-        let mut waiting = 1 + usize::from(live.ack_is_on_its_way());
-        if let Some(ack) = live.last_ack() {
-            out.push(Effect::Request { tag: Tag::Ack, op: Op::Acknowledge(ack), traceparent: String::new() });
+        let mut waiting = 1 + live.acks_on_their_way();
+        for (timeline, ack) in live.last_acks() {
+            let tag = Tag::Ack(timeline);
+            out.push(Effect::Request { tag, op: Op::Acknowledge(ack), traceparent: String::new() });
             waiting += 1;
         }
         out.push(Effect::Request { tag: Tag::Close, op: self.close(&live.who), traceparent: String::new() });
@@ -391,7 +385,8 @@ impl Session {
         };
         out.push(Effect::Write(server_frame::Body::Bye(bye).into()));
         for op in self.leave() {
-            let tag = if matches!(op, Op::CloseSession(_)) { Tag::Close } else { Tag::Ack };
+            // Nobody waits for any of the answers.
+            let tag = Tag::Close;
             out.push(Effect::Request { tag, op, traceparent: String::new() });
         }
         out.push(Effect::Close);
@@ -431,12 +426,12 @@ fn millis(duration: Duration) -> u32 {
 }
 
 /// Moves the device's cursor.
-fn acknowledge(who: &Who, timeline: carillon_proto::pb::client::Timeline, position: Position) -> Acknowledge {
+fn acknowledge(who: &Who, timeline: &TimelineId, position: Position) -> Acknowledge {
     Acknowledge {
         user: who.user.as_str().to_owned(),
         device: who.device.as_str().to_owned(),
-        timeline: Some(timeline),
-        position: Some(position),
+        timeline: Some(timeline.to_client()),
+        position: Some(position.into()),
         beyond: false,
     }
 }

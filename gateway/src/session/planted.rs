@@ -1,6 +1,8 @@
 //! See `carillon_proto::planted`.
 
-use carillon_proto::{pb::client::server_frame::Body, planted::PlantedBug};
+use std::sync::Arc;
+
+use carillon_proto::{Position, pb::client::server_frame::Body, planted::PlantedBug};
 
 use super::Effect;
 use crate::codec::Outgoing;
@@ -28,13 +30,14 @@ impl Renumbered {
 
     fn is_written(&mut self, frame: &mut Outgoing) -> bool {
         match frame {
-            Outgoing::Deliver { position, .. } => {
+            Outgoing::Entry(entry) => {
                 self.deliveries += 1;
                 if self.deliveries.is_multiple_of(OF) {
                     self.dropped += 1;
                     return false;
                 }
-                position.seq -= self.dropped;
+                let Position { epoch, seq } = entry.position;
+                *entry = Arc::new(entry.moved_to(Position { epoch, seq: seq - self.dropped }));
             }
             Outgoing::Frame(frame) => {
                 let positions: Vec<_> = match &mut frame.body {

@@ -15,11 +15,10 @@ use tracing::Span;
 
 use super::{
     Effect, Now, Rules, Tag, content,
-    delivery::Heard,
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
-use crate::{links::refusal, metrics};
+use crate::{feeding::timeline_of, links::refusal, metrics};
 
 /// A Send that waits for its answer.
 #[derive(Debug)]
@@ -78,22 +77,15 @@ impl Live {
         let why = match result {
             Ok(Reply::Accepted(accepted)) => {
                 metrics::accepted(now.instant.saturating_duration_since(sent.at));
-                if accepted.timeline.as_ref() == Some(&self.timeline.client)
-                    && let Some(position) = accepted.position
-                    && self.delivery.accepted(position, now.instant) == Heard::OtherEpoch
-                {
-                    self.doubt = true;
+                let link::Accepted { message_id, timeline, position, time_ms } = accepted;
+                let place = timeline.as_ref().and_then(timeline_of).and_then(|timeline| self.place_of(timeline));
+                let client_id = sent.client_id;
+                let frame = client::Accepted { client_id, message_id, timeline, position, time_ms };
+                out.push(Effect::Write(server_frame::Body::Accepted(frame).into()));
+                // Behind it comes what has waited for it.
+                if let (Some(place), Some(position)) = (place, position) {
+                    self.own(now, place, position.into(), out);
                 }
-                out.push(Effect::Write(
-                    server_frame::Body::Accepted(client::Accepted {
-                        client_id: sent.client_id,
-                        message_id: accepted.message_id,
-                        timeline: accepted.timeline,
-                        position: accepted.position,
-                        time_ms: accepted.time_ms,
-                    })
-                    .into(),
-                ));
                 return;
             }
             Ok(_) => refusal(Code::Internal, "the service gave an answer of the wrong kind", SOON_MS),
@@ -190,15 +182,15 @@ pub(super) fn refused(what: What, why: Refusal) -> Effect {
     Effect::Write(server_frame::Body::Refused(refused).into())
 }
 
-/// May this connection use the timeline? Only the user's own inbox, as long as there are no groups.
-pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Result<(), Refusal> {
+/// The timeline, if this connection may use it: only the user's own inbox, as long as there are no groups.
+pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Result<TimelineId, Refusal> {
     let named = match timeline.map(TimelineId::from_client) {
         Some(Ok(Some(named))) => named,
         Some(Ok(None)) | None => return Err(refusal(Code::Invalid, "no timeline is named", 0)),
         Some(Err(error)) => return Err(refusal(Code::Invalid, &error.to_string(), 0)),
     };
-    match named {
-        TimelineId::Inbox(user) if user == live.who.user => Ok(()),
+    match &named {
+        TimelineId::Inbox(user) if *user == live.who.user => Ok(named),
         TimelineId::Inbox(_) => Err(refusal(Code::Forbidden, "the inbox of another user", 0)),
         TimelineId::Group(_) => Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
     }

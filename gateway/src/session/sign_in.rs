@@ -18,7 +18,7 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Effect, Live, Now, Proof, Session, State, Tag, Who,
+    Effect, FeedAsk, Live, Now, Proof, Session, State, Tag, Who,
     live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
@@ -41,11 +41,10 @@ pub(super) enum SignIn {
     Ensuring {
         applicant: Applicant,
     },
-    /// The session is being stored. `heard`: the last position that was pushed meanwhile.
+    /// The session is being stored.
     Opening {
         applicant: Applicant,
         who: Who,
-        heard: Option<Position>,
     },
     /// While one step is taken.
     Between,
@@ -65,13 +64,6 @@ impl SignIn {
         match self {
             Self::Opening { who, .. } => Some(who),
             _ => None,
-        }
-    }
-
-    /// A position was pushed. It may be of after the heads were read: they are looked at together.
-    pub(super) fn heard(&mut self, position: Option<Position>) {
-        if let (Self::Opening { heard, .. }, Some(position)) = (self, position) {
-            *heard = Some(position);
         }
     }
 }
@@ -244,10 +236,13 @@ impl Session {
         }
         let (user, device) = (applicant.user.clone(), applicant.device.clone());
         let who = Who { user, device, since_ms: applicant.since_ms };
+        let inbox = TimelineId::Inbox(who.user.clone());
         let mut session = self.stored(&who);
         applicant.proof.write(&mut session);
         let open = OpenSession { session: Some(session) };
-        self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who, heard: None }));
+        self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who }));
+        // What is pushed before the answer comes may be newer than the heads in it.
+        out.push(Effect::Feed(FeedAsk::Expect(inbox)));
         out.push(request(Tag::Open, Op::OpenSession(open)));
     }
 
@@ -280,11 +275,12 @@ impl Session {
                 };
             }
         };
-        let SignIn::Opening { mut applicant, who, heard } = self.step() else { return };
+        let SignIn::Opening { mut applicant, who } = self.step() else { return };
         // `open` has put it in.
         let Some(share) = applicant.share.take() else { return };
         metrics::sign_in(applicant.way, "ok");
-        let timeline = TimelineId::Inbox(who.user.clone()).to_client();
+        let inbox = TimelineId::Inbox(who.user.clone());
+        let timeline = inbox.to_client();
         let begin = begin(&timeline, &applicant, &heads);
         let beyond = beyond(&timeline, &applicant, &begin);
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
@@ -306,7 +302,7 @@ impl Session {
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
             timelines: vec![client::TimelineState {
-                timeline: Some(timeline.clone()),
+                timeline: Some(timeline),
                 epoch: begin.epoch,
                 first: begin.first,
                 last: begin.last,
@@ -317,16 +313,13 @@ impl Session {
         out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
-        let start = LiveStart { who, incarnation, generation, timeline, expires, begin, share };
-        let mut live = Live::new(&self.rules, now, self.connection, start);
-        if let Some(position) = heard {
-            live.behind(now, position);
-        }
-        let beyond = beyond.map(|position| live.has_beyond(position));
+        let start = LiveStart { who, incarnation, generation, timeline: inbox.clone(), expires, begin, share };
+        let live = Live::new(&self.rules, now, self.connection, start);
+        let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
         self.state = State::Live(Box::new(live));
         if let Some(op) = beyond {
             // It must drop what it has before it takes anything: it signs in to the new epoch.
-            out.push(request(Tag::Ack, op));
+            out.push(request(Tag::Ack(inbox), op));
             self.bye(RESTORED.0, RESTORED.1, Some(AGAIN_MS), out);
         }
     }

@@ -1,10 +1,11 @@
 //! Sessions as plays: what goes in, what comes out.
 
+mod answers;
 mod ending;
 mod signed_in;
 mod signing_in;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use carillon_proto::{
@@ -27,6 +28,8 @@ use prost::Message as _;
 use super::{token::TokenKeys, *};
 use crate::{
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
+    feeding::{page_of, perform, push_of, read_op_of, timeline_of},
+    feeds::{Entry, FeedId, Feeds, Follower, Hand, Over, TimelineRef},
     links::{Answered, refusal},
 };
 
@@ -36,6 +39,8 @@ const EPOCH: u64 = 7;
 
 struct Play {
     session: Session,
+    feeds: Feeds,
+    mail: Mailboxes,
     now: Now,
     /// Not looked at yet.
     wrote: Vec<ServerFrame>,
@@ -87,7 +92,8 @@ impl Play {
     fn with(rules: Arc<Rules>) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: START_MS };
         let session = Session::new(rules, 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        Self { session, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
+        let (feeds, mail) = (Feeds::new(session.rules.gap_grace), Mailboxes::default());
+        Self { session, feeds, mail, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
     }
 
     /// Signed in by token, with the inbox up to `last`.
@@ -101,21 +107,41 @@ impl Play {
     }
 
     fn input(&mut self, input: Input) {
-        let mut effects = Vec::new();
-        self.session.handle(self.now, input, &mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Write(frame) => self.wrote.push(frame.into_frame().expect("decodes")),
-                Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
-                Effect::SignedIn => {}
-                Effect::Ping => self.pings += 1,
-                Effect::Close => self.closed = true,
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.session.handle(self.now, input, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Write(frame) => self.wrote.push(frame.into_frame().expect("decodes")),
+                    Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
+                    Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),
+                    Effect::Feed(ask) => {
+                        let joined = perform(&self.feeds, ME, &ask, self.now.instant, &mut self.mail);
+                        inputs.extend(joined.map(Input::Joined));
+                    }
+                    Effect::SignedIn => {}
+                    Effect::Ping => self.pings += 1,
+                    Effect::Close => self.closed = true,
+                }
             }
+        }
+        self.feeds_run();
+    }
+
+    /// What feeds lack is asked for, and what they have handed over is taken.
+    fn feeds_run(&mut self) {
+        for read in self.feeds.due(self.now.instant) {
+            let op = read_op_of(&read, &self.session.rules);
+            self.asked.push((Tag::Feed(read.timeline, read.feed), op));
+        }
+        while let Some(input) = self.mail.0.pop_front() {
+            self.input(input);
         }
     }
 
     fn says(&mut self, body: Body) {
-        self.input(Input::Frame(ClientFrame { body: Some(body) }));
+        self.input(Input::Frame(ClientFrame { body: Some(body) }.into()));
     }
 
     fn wait(&mut self, time: Duration) {
@@ -124,16 +150,35 @@ impl Play {
         if self.session.wake_at().is_some_and(|at| at <= self.now.instant) {
             self.input(Input::Wake);
         }
+        self.feeds_run();
     }
 
     /// The oldest question is answered.
     fn hears_answer(&mut self, result: Result<Reply, link::Refusal>) {
-        let (tag, _) = self.asked.remove(0);
-        self.input(Input::Answer(tag, Answered { result, lease: 5 }));
+        match self.asked.remove(0) {
+            (Tag::Feed(timeline, feed), _) => {
+                self.feeds.read(&timeline, feed, page_of(result), self.now.instant, &mut self.mail);
+                self.feeds_run();
+            }
+            (tag, _) => self.input(Input::Answer(tag, Answered { result, lease: 5 })),
+        }
     }
 
     fn pushed(&mut self, seq: u64) {
-        self.input(Input::Push(Arc::new(push(seq))));
+        self.hears_push(push(seq));
+    }
+
+    fn hears_push(&mut self, push: Push) {
+        let (timeline, push) = push_of(push).expect("says something");
+        let timeline = timeline_of(&timeline).expect("names a timeline");
+        self.feeds.pushed(timeline, push, self.now.instant, &mut self.mail);
+        self.feeds_run();
+    }
+
+    /// A push of this position was lost.
+    fn behind(&mut self, seq: u64) {
+        self.feeds.reaches(TimelineRef::Inbox("alice"), 0, at(seq).into(), self.now.instant);
+        self.feeds_run();
     }
 
     fn wrote(&mut self) -> server_frame::Body {
@@ -178,6 +223,28 @@ impl Play {
 
     fn quiet(&self) {
         assert!(self.wrote.is_empty() && self.asked.is_empty(), "{:?} {:?}", self.wrote, self.asked);
+    }
+}
+
+const ME: Follower = Follower(42);
+
+/// What the feeds hand to the session.
+#[derive(Default)]
+struct Mailboxes(VecDeque<Input>);
+
+impl Hand for Mailboxes {
+    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
+        assert_eq!(to, ME);
+        self.0.push_back(Input::Entry(Arc::clone(entry)));
+        true
+    }
+
+    fn fallen(&mut self, _: Follower, feed: FeedId) {
+        self.0.push_back(Input::Left(feed, Left::Fallen));
+    }
+
+    fn over(&mut self, _: Follower, feed: FeedId, why: Over) {
+        self.0.push_back(Input::Left(feed, Left::Over(why)));
     }
 }
 

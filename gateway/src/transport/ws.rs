@@ -7,13 +7,13 @@ mod socket;
 
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use carillon_proto::{
     limits,
     pb::client::{Code, server_frame},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{Event, Transport};
 use crate::codec::{self, Outgoing};
@@ -85,19 +85,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
             self.socket.ends_with(close_code(bye.code()), &bye.reason);
         }
         let message = match self.format {
-            Format::Protobuf => {
-                let mut bytes = BytesMut::with_capacity(frame.size());
-                frame.encode(&mut bytes);
-                Message::Binary(bytes.freeze())
-            }
-            Format::Json => match frame.into_json() {
-                Ok(text) => Message::Text(text.into()),
-                Err(error) => {
-                    // The store gave an envelope that is none. The client sees the gap and asks again.
-                    tracing::error!(%error, "frame can't be shown as JSON");
-                    return;
+            Format::Protobuf => Message::Binary(frame.to_protobuf()),
+            Format::Json => {
+                match frame.into_json().and_then(|json| Utf8Bytes::try_from(json).map_err(|error| error.to_string())) {
+                    Ok(text) => Message::Text(text),
+                    Err(error) => {
+                        // The store gave an envelope that is none. The client sees the gap and asks again.
+                        tracing::error!(%error, "frame can't be shown as JSON");
+                        return;
+                    }
                 }
-            },
+            }
         };
         self.socket.queue(message);
     }

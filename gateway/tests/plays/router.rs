@@ -152,10 +152,11 @@ impl State {
         for session in sessions {
             let push = Push {
                 connections: vec![session.connection],
+                sender_connection: except,
                 timeline: Some(inbox(owner)),
                 position: Some(at(seq)),
                 envelope: envelope.clone(),
-                traceparent: String::new(),
+                ..Push::default()
             };
             self.tell(session.lease, FromRouter { pushes: vec![push], ..Default::default() });
         }

@@ -22,7 +22,7 @@ fn signing_out_waits_for_what_the_device_has_acknowledged() {
     }
     assert!(matches!(play.op(), Op::Acknowledge(_)), "one is on its way, the other one waits");
     play.says(Body::SignOut(SignOut {}));
-    assert!(matches!(play.asked[..], [(Tag::Ack, _), (Tag::Ack, _), (Tag::Close, _)]), "{:?}", play.asked);
+    assert!(matches!(play.asked[..], [(Tag::Ack(_), _), (Tag::Ack(_), _), (Tag::Close, _)]), "{:?}", play.asked);
     for _ in 0..2 {
         play.hears_answer(Ok(Reply::Done(Done {})));
         assert!(!play.closed);

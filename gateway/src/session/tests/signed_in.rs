@@ -181,7 +181,7 @@ fn a_slow_reader_gets_nothing_until_it_has_read() {
     play.input(Input::Backlog(false));
     assert_eq!(play.delivered(), [1, 2, 3], "those that were kept");
     play.input(Input::Backlog(true));
-    play.input(Input::Behind(at(9)));
+    play.behind(9);
     play.quiet();
     play.input(Input::Backlog(false));
     assert!(matches!(play.op(), Op::Read(read) if read.from_seq == 4));
@@ -191,11 +191,10 @@ fn a_slow_reader_gets_nothing_until_it_has_read() {
 fn a_timeline_of_another_epoch_needs_a_new_sign_in() {
     let mut play = Play::live(3);
     let position = Some(Position { epoch: 8, seq: 1 });
-    play.input(Input::Push(Arc::new(Push { position, ..push(1) })));
-    assert!(matches!(play.op(), Op::ReadHeads(_)), "a push is a hint: ask");
+    play.hears_push(Push { position, ..push(1) });
+    assert!(matches!(play.op(), Op::Read(_)), "a push is a hint: ask");
     let head = Some(Head { epoch: 8, first: 1, last: 1, ..Default::default() });
-    let heads = vec![TimelineHead { timeline: Some(inbox("alice")), head }];
-    play.hears_answer(Ok(Reply::Heads(Heads { heads })));
+    play.hears_answer(Ok(Reply::TimelineRead(TimelineRead { head, ..TimelineRead::default() })));
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect), (Code::Unavailable, true));
 }

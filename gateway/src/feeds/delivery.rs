@@ -1,0 +1,298 @@
+//! The order of one timeline: each position once, without gaps, whatever pushes do.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{Epoch, Position};
+
+/// Pushes kept because they came before their turn. More are dropped, and read from the store in their turn.
+const MAX_EARLY: usize = 64;
+const MAX_EARLY_BYTES: u32 = 64 * 1024;
+/// Before a read is repeated that failed or brought nothing.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How far a feed has handed out its timeline. `P` is a pushed envelope.
+pub(super) struct Delivery<P> {
+    /// 0: the timeline did not exist when it was looked at last.
+    epoch: Epoch,
+    next: u64,
+    /// The last position heard of.
+    head: u64,
+    reading: bool,
+    /// When the store is to be asked for what lies between `next` and `head`, or whether the timeline is still the same
+    /// one. `None` when there is neither gap nor doubt.
+    due: Option<Instant>,
+    early: BTreeMap<u64, (P, u32)>,
+    early_bytes: u32,
+    grace_ms: u32,
+}
+
+/// What to do with a position that was heard of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It is the next one: it counts as handed out now.
+    Next,
+    /// It is kept, or will be read in its turn.
+    Later,
+    /// It was handed out before.
+    Old,
+    /// It is of another life of the timeline.
+    OtherEpoch,
+}
+
+impl<P> Delivery<P> {
+    /// Begins after `head`.
+    pub(super) fn new(epoch: Epoch, head: u64, grace: Duration) -> Self {
+        Self {
+            epoch,
+            next: head + 1,
+            head,
+            reading: false,
+            due: None,
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// An envelope was pushed. After `Next`, `take_early` may have more.
+    pub(super) fn pushed(&mut self, position: Position, envelope: P, size: u32, now: Instant) -> (Heard, Option<P>) {
+        let heard = self.heard(position, true, now);
+        match heard {
+            Heard::Next => return (heard, Some(envelope)),
+            Heard::Later if self.early.len() < MAX_EARLY && self.early_bytes + size <= MAX_EARLY_BYTES => {
+                if self.early.insert(position.seq, (envelope, size)).is_none() {
+                    self.early_bytes += size;
+                }
+            }
+            Heard::Later | Heard::Old | Heard::OtherEpoch => {}
+        }
+        (heard, None)
+    }
+
+    /// Whoever needs this position and all before it has them.
+    pub(super) fn accepted(&mut self, position: Position, now: Instant) -> Heard {
+        if !self.adopt(position.epoch) {
+            return Heard::OtherEpoch;
+        }
+        self.skip_to(position.seq);
+        self.heard(position, true, now)
+    }
+
+    /// The timeline has this position. What is missing is probably under way.
+    pub(super) fn heard_of(&mut self, position: Position, now: Instant) -> Heard {
+        self.heard(position, false, now)
+    }
+
+    /// Something was heard that can't be of this epoch: the store will tell.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
+    /// The timeline reaches at least this far.
+    pub(super) fn reaches(&mut self, position: Position, now: Instant) -> Heard {
+        if !self.adopt(position.epoch) {
+            return Heard::OtherEpoch;
+        }
+        if position.seq < self.next {
+            return Heard::Old;
+        }
+        self.head = self.head.max(position.seq);
+        self.look(now);
+        Heard::Later
+    }
+
+    /// The next envelope, if it was pushed before its turn.
+    pub(super) fn take_early(&mut self, now: Instant) -> Option<P> {
+        while let Some(entry) = self.early.first_entry() {
+            let seq = *entry.key();
+            if seq > self.next {
+                return None;
+            }
+            let (envelope, size) = entry.remove();
+            self.early_bytes -= size;
+            if seq == self.next {
+                self.advance(now);
+                return Some(envelope);
+            }
+        }
+        None
+    }
+
+    /// Where to read from, if there is something to read now. `read_done` must follow.
+    pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
+        if self.reading || self.due.is_none_or(|due| due > now) {
+            return None;
+        }
+        self.reading = true;
+        Some(self.next)
+    }
+
+    /// Nobody needs what lies before `next`.
+    pub(super) fn skip_to(&mut self, next: u64) {
+        if next > self.next {
+            self.next = next;
+            self.head = self.head.max(next - 1);
+            if self.next > self.head {
+                self.due = None;
+            }
+            self.drop_old();
+        }
+    }
+
+    /// An envelope that was read: hand it out?
+    pub(super) fn read(&mut self, seq: u64, now: Instant) -> bool {
+        if seq != self.next {
+            return false;
+        }
+        self.advance(now);
+        true
+    }
+
+    /// The read that began came back; `last` is the head as the store told it, None if it failed.
+    pub(super) fn read_done(&mut self, last: Option<u64>, progress: bool, now: Instant) {
+        self.reading = false;
+        self.drop_old();
+        match last {
+            // The store's word is linearizable: what was heard of beyond it was wrong.
+            Some(last) if !progress && last < self.next => self.head = self.next - 1,
+            Some(last) => self.head = self.head.max(last),
+            None => {}
+        }
+        self.due = match self.next <= self.head {
+            true if progress => Some(now),
+            true => Some(now + RETRY),
+            false => None,
+        };
+    }
+
+    /// When `begin_read` has something to say.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        if self.reading { None } else { self.due }
+    }
+
+    fn heard(&mut self, position: Position, is_here: bool, now: Instant) -> Heard {
+        if !self.adopt(position.epoch) {
+            return Heard::OtherEpoch;
+        }
+        if position.seq < self.next {
+            return Heard::Old;
+        }
+        self.head = self.head.max(position.seq);
+        if position.seq == self.next && is_here {
+            self.advance(now);
+            return Heard::Next;
+        }
+        if self.due.is_none() {
+            self.due = Some(now + self.grace());
+        }
+        Heard::Later
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms.into())
+    }
+
+    /// A timeline comes to be with its first envelope.
+    fn adopt(&mut self, epoch: Epoch) -> bool {
+        if self.epoch.0 == 0 && epoch.0 != 0 {
+            self.epoch = epoch;
+            self.next = 1;
+        }
+        self.epoch == epoch
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.next += 1;
+        self.head = self.head.max(self.next - 1);
+        // A gap that is left is another one than before.
+        self.due = (self.next <= self.head).then_some(now + self.grace());
+    }
+
+    fn look(&mut self, now: Instant) {
+        self.due = (self.next <= self.head).then_some(now);
+    }
+
+    fn drop_old(&mut self) {
+        while let Some(entry) = self.early.first_entry() {
+            if *entry.key() >= self.next {
+                break;
+            }
+            let (_, size) = entry.remove();
+            self.early_bytes -= size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_millis(20);
+
+    fn at(seq: u64) -> Position {
+        Position { epoch: Epoch(7), seq }
+    }
+
+    #[test]
+    fn a_push_of_the_next_position_is_handed_out_and_an_old_one_dropped() {
+        let now = Instant::now();
+        let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Next);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Old);
+        assert_eq!(delivery.begin_read(now + GRACE), None);
+        assert_eq!(delivery.pushed(Position { epoch: Epoch(8), seq: 5 }, (), 1, now).0, Heard::OtherEpoch);
+    }
+
+    #[test]
+    fn a_gap_that_fills_itself_is_not_read() {
+        let now = Instant::now();
+        let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
+        assert_eq!(delivery.pushed(at(5), "five", 1, now), (Heard::Later, None));
+        assert_eq!(delivery.begin_read(now), None, "not yet");
+        assert_eq!(delivery.pushed(at(4), "four", 1, now), (Heard::Next, Some("four")));
+        assert_eq!(delivery.take_early(now), Some("five"));
+        assert_eq!(delivery.begin_read(now + GRACE), None);
+        assert_eq!(delivery.wake_at(), None);
+    }
+
+    #[test]
+    fn a_gap_that_stays_is_read_once() {
+        let now = Instant::now();
+        let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
+        delivery.pushed(at(5), (), 1, now);
+        assert_eq!(delivery.begin_read(now + GRACE), Some(4));
+        assert_eq!(delivery.begin_read(now + GRACE), None, "one at a time");
+        delivery.read_done(None, false, now);
+        assert_eq!(delivery.begin_read(now + GRACE), None, "not at once after a failure");
+        assert_eq!(delivery.begin_read(now + RETRY), Some(4));
+    }
+
+    #[test]
+    fn a_new_timeline_is_handed_out_from_its_first_envelope() {
+        let now = Instant::now();
+        let mut delivery = Delivery::new(Epoch(0), 0, GRACE);
+        assert_eq!(delivery.pushed(at(1), (), 1, now).0, Heard::Next);
+        assert_eq!(delivery.epoch(), Epoch(7));
+    }
+
+    #[test]
+    fn a_wrong_rumour_of_the_head_ends_with_the_stores_word() {
+        let now = Instant::now();
+        let mut delivery = Delivery::<()>::new(Epoch(7), 3, GRACE);
+        delivery.reaches(at(9), now);
+        assert_eq!(delivery.begin_read(now), Some(4));
+        delivery.read_done(Some(3), false, now);
+        assert_eq!(delivery.wake_at(), None);
+    }
+}

@@ -1,0 +1,460 @@
+//! One timeline on this gateway: its order, its followers, and what came last.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use carillon_proto::{Epoch, Position};
+
+use super::{
+    delivery::{Delivery, Heard},
+    entry::{Entry, Origin, TimelineName},
+    follower::{Follower, Hand, Live, Over},
+};
+
+/// Entries kept for those who are about to join. Older ones are read from the store.
+const MAX_RECENT: usize = 64;
+const MAX_RECENT_BYTES: usize = 64 * 1024;
+/// How long they are kept after the last one came.
+const KEEP_RECENT: Duration = Duration::from_secs(2);
+
+/// One life of a feed in this process. Never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FeedId(pub(crate) u64);
+
+/// An envelope that a router has pushed.
+pub(crate) struct Push {
+    /// Of the account whose inbox it is; 0 for a group.
+    pub(crate) incarnation: u64,
+    pub(crate) position: Position,
+    pub(crate) envelope: Bytes,
+    pub(crate) traceparent: String,
+    /// The connection that sent it.
+    pub(crate) sender: Option<Follower>,
+}
+
+/// How far a session is that wants to be live.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) incarnation: u64,
+    /// 0: the timeline did not exist when the session heard of it.
+    pub(crate) epoch: Epoch,
+    /// The position that it needs next.
+    pub(crate) next: u64,
+    /// The last one that it has heard of.
+    pub(crate) head: u64,
+}
+
+/// What comes of it.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    /// It is live: from now on it is handed all that follows.
+    Live,
+    /// The same, after these, which are the next ones.
+    Replay(Vec<Arc<Entry>>),
+    /// It is not: what it needs next has to be read from the store.
+    Read,
+    /// It can't be: the timeline, or the session, is of before.
+    Over(Over),
+}
+
+/// What comes of it, and what the feed is called from now on.
+#[derive(Debug)]
+pub(crate) struct JoinedFeed {
+    pub(crate) feed: FeedId,
+    pub(crate) timeline: Arc<TimelineName>,
+    pub(crate) how: Joined,
+}
+
+/// What the store has read for a feed.
+pub(crate) struct Page {
+    pub(crate) epoch: Epoch,
+    /// The first one that is kept.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// In order.
+    pub(crate) entries: Vec<(u64, Bytes)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadFailed {
+    /// It is tried again.
+    ForNow,
+    /// The account whose inbox it is has ended.
+    Ended,
+}
+
+pub(super) struct Feed {
+    pub(super) id: FeedId,
+    timeline: Arc<TimelineName>,
+    /// Sessions that are live, catch up, or are about to. A feed without any is removed at once.
+    pub(super) attached: u32,
+    /// When the table looks after it.
+    pub(super) scheduled: Option<Instant>,
+    state: State,
+}
+
+enum State {
+    /// A session is signing in, which will know where the timeline is.
+    Expected(Expected),
+    Following(Following),
+}
+
+#[derive(Default)]
+struct Expected {
+    /// The last push that came meanwhile, with its incarnation.
+    heard: Option<(u64, Position)>,
+    /// Something that came before may have been for whoever joins next: it asks the store.
+    doubt: bool,
+}
+
+struct Following {
+    incarnation: u64,
+    order: Delivery<Arc<Entry>>,
+    live: Live,
+    recent: Option<Box<Recent>>,
+}
+
+/// The last entries, without gaps up to the feed's next position.
+struct Recent {
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    since: Instant,
+    /// When it is looked whether nothing has come for long enough. Not moved by each entry.
+    look_at: Instant,
+}
+
+impl Feed {
+    pub(super) fn new(id: FeedId, timeline: TimelineName) -> Self {
+        let timeline = Arc::new(timeline);
+        Self { id, timeline, attached: 0, scheduled: None, state: State::Expected(Expected::default()) }
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        match &self.state {
+            State::Expected(_) => 0,
+            State::Following(this) => this.incarnation,
+        }
+    }
+
+    /// When `begin_read` or `forget_recent` has something to do.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let State::Following(this) = &self.state else { return None };
+        let read = if this.live.is_empty() { None } else { this.order.wake_at() };
+        let recent = this.recent.as_ref().map(|recent| recent.look_at);
+        [read, recent].into_iter().flatten().min()
+    }
+
+    pub(super) fn pushed(&mut self, push: Push, now: Instant, hand: &mut impl Hand) {
+        let shared = self.attached > 1;
+        match &mut self.state {
+            State::Expected(expected) => hear(&mut expected.heard, push.incarnation, push.position),
+            State::Following(this) => {
+                if !this.is_of_this_life(push.incarnation, push.position.epoch) {
+                    return this.order.doubt(now);
+                }
+                let Push { position, envelope, traceparent, sender, .. } = push;
+                let entry = Entry::new(self.id, Arc::clone(&self.timeline), position, envelope, Origin::Push);
+                this.pushed(entry.pushed(sender, traceparent), shared, now, hand);
+            }
+        }
+    }
+
+    /// The timeline reaches at least this far: what is missing is read now.
+    pub(super) fn reaches(&mut self, incarnation: u64, position: Position, now: Instant) {
+        match &mut self.state {
+            State::Expected(expected) => hear(&mut expected.heard, incarnation, position),
+            State::Following(this) if this.is_of_this_life(incarnation, position.epoch) => {
+                this.order.reaches(position, now);
+            }
+            State::Following(this) => this.order.doubt(now),
+        }
+    }
+
+    /// A follower's own message was accepted. `counted`: it has told its client so in place of the entry.
+    pub(super) fn own(&mut self, who: Follower, position: Position, counted: bool, now: Instant, hand: &mut impl Hand) {
+        let shared = self.attached > 1;
+        let State::Following(this) = &mut self.state else { return };
+        if counted && this.live.at_most(who) {
+            // Nobody else waits for it, and no push of it comes.
+            if this.order.accepted(position, now) == Heard::OtherEpoch {
+                return this.order.doubt(now);
+            }
+            this.recent = None;
+            this.hand_early(shared, now, hand);
+        } else if this.order.heard_of(position, now) == Heard::OtherEpoch {
+            this.order.doubt(now);
+        }
+    }
+
+    pub(super) fn join(
+        &mut self,
+        who: Follower,
+        ask: &Join,
+        grace: Duration,
+        now: Instant,
+        new_id: impl FnOnce() -> FeedId,
+        hand: &mut impl Hand,
+    ) -> JoinedFeed {
+        let how = self.try_join(who, ask, grace, now, new_id, hand);
+        JoinedFeed { feed: self.id, timeline: Arc::clone(&self.timeline), how }
+    }
+
+    fn try_join(
+        &mut self,
+        who: Follower,
+        ask: &Join,
+        grace: Duration,
+        now: Instant,
+        new_id: impl FnOnce() -> FeedId,
+        hand: &mut impl Hand,
+    ) -> Joined {
+        let shared = self.attached > 1;
+        let another = match &mut self.state {
+            State::Expected(_) => true,
+            State::Following(this) if ask.incarnation != this.incarnation => {
+                if ask.incarnation < this.incarnation {
+                    return Joined::Over(Over::Ended);
+                }
+                // The name has another owner.
+                for follower in this.live.take() {
+                    hand.over(follower, self.id, Over::Ended);
+                }
+                true
+            }
+            State::Following(this) => match this.order.epoch() {
+                epoch if ask.epoch.0 == 0 || epoch.0 == 0 || epoch == ask.epoch => false,
+                _ if this.live.is_empty() => true,
+                _ => {
+                    // One of both is of before: the store will tell.
+                    this.order.doubt(now);
+                    return Joined::Over(Over::Restored);
+                }
+            },
+        };
+        if another {
+            let expected = match &mut self.state {
+                State::Expected(expected) => std::mem::take(expected),
+                // What was pushed meanwhile was not for those before, and is forgotten.
+                State::Following(_) => {
+                    self.id = new_id();
+                    Expected { heard: None, doubt: true }
+                }
+            };
+            self.state = State::Following(Following::new(ask, expected, grace, now));
+        }
+        let State::Following(this) = &mut self.state else { unreachable!("it was made above") };
+        this.join(who, ask, shared, now, hand)
+    }
+
+    /// The follower is not live any more, and catches up.
+    pub(super) fn fall(&mut self, who: Follower) {
+        if let State::Following(this) = &mut self.state {
+            this.live.remove(who);
+        }
+    }
+
+    /// From where something that is missing is to be read now. `read` follows.
+    pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
+        match &mut self.state {
+            // Whoever catches up reads by itself.
+            State::Following(this) if !this.live.is_empty() => this.order.begin_read(now),
+            State::Following(_) | State::Expected(_) => None,
+        }
+    }
+
+    pub(super) fn read(&mut self, read: Result<Page, ReadFailed>, now: Instant, hand: &mut impl Hand) {
+        let shared = self.attached > 1;
+        let State::Following(this) = &mut self.state else { return };
+        let over = match read {
+            Err(ReadFailed::ForNow) => return this.order.read_done(None, false, now),
+            Err(ReadFailed::Ended) => Over::Ended,
+            Ok(page)
+                if this.order.heard_of(Position { epoch: page.epoch, seq: page.last }, now) == Heard::OtherEpoch =>
+            {
+                Over::Restored
+            }
+            Ok(page) => {
+                let (id, timeline) = (self.id, &self.timeline);
+                let entry = |seq, envelope| {
+                    let position = Position { epoch: page.epoch, seq };
+                    Entry::new(id, Arc::clone(timeline), position, envelope, Origin::Read)
+                };
+                return this.read(page.first, page.last, page.entries, entry, shared, now, hand);
+            }
+        };
+        for follower in this.live.take() {
+            hand.over(follower, self.id, over);
+        }
+        // Whoever joins next knows it better.
+        self.state = State::Expected(Expected { heard: None, doubt: true });
+    }
+
+    /// What nobody has joined for is let go.
+    pub(super) fn forget_recent(&mut self, now: Instant) {
+        if let State::Following(this) = &mut self.state {
+            this.recent.take_if(|recent| {
+                recent.look_at = recent.since + KEEP_RECENT;
+                recent.look_at <= now
+            });
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn recent_bytes(&self) -> usize {
+        match &self.state {
+            State::Following(Following { recent: Some(recent), .. }) => recent.bytes,
+            State::Following(_) | State::Expected(_) => 0,
+        }
+    }
+}
+
+impl Following {
+    fn new(ask: &Join, expected: Expected, grace: Duration, now: Instant) -> Self {
+        let mut this = Self {
+            incarnation: ask.incarnation,
+            order: Delivery::new(ask.epoch, ask.head, grace),
+            live: Live::default(),
+            recent: None,
+        };
+        if expected.doubt {
+            this.order.doubt(now);
+        }
+        match expected.heard {
+            Some((incarnation, position)) if this.is_of_this_life(incarnation, position.epoch) => {
+                this.order.reaches(position, now);
+            }
+            Some(_) => this.order.doubt(now),
+            None => {}
+        }
+        this
+    }
+
+    /// Epochs are never given twice. A timeline comes to be with its first envelope: until then it is known by its owner.
+    fn is_of_this_life(&self, incarnation: u64, epoch: Epoch) -> bool {
+        match self.order.epoch() {
+            Epoch(0) => incarnation == self.incarnation,
+            own => own == epoch,
+        }
+    }
+
+    fn pushed(&mut self, entry: Entry, shared: bool, now: Instant, hand: &mut impl Hand) {
+        if self.live.is_empty() {
+            // Nobody waits for what is missing before it.
+            self.skip_to(entry.position.seq);
+        }
+        // A frame's size fits.
+        let (position, size) = (entry.position, entry.size() as u32);
+        if let (Heard::Next, Some(entry)) = self.order.pushed(position, Arc::new(entry), size, now) {
+            self.hand(entry, shared, now, hand);
+            self.hand_early(shared, now, hand);
+        }
+    }
+
+    fn hand_early(&mut self, shared: bool, now: Instant, hand: &mut impl Hand) {
+        while let Some(entry) = self.order.take_early(now) {
+            self.hand(entry, shared, now, hand);
+        }
+    }
+
+    fn hand(&mut self, entry: Arc<Entry>, shared: bool, now: Instant, hand: &mut impl Hand) {
+        self.live.hand(&entry, hand);
+        // A session that is alone and live has had it.
+        if shared || self.live.is_empty() {
+            self.recent.get_or_insert_with(|| Box::new(Recent::new(now))).push(entry, now);
+        } else {
+            self.recent = None;
+        }
+    }
+
+    fn skip_to(&mut self, next: u64) {
+        if next > self.order.next() {
+            self.order.skip_to(next);
+            self.recent = None;
+        }
+    }
+
+    fn join(&mut self, who: Follower, ask: &Join, shared: bool, now: Instant, hand: &mut impl Hand) -> Joined {
+        if ask.epoch.0 != 0 {
+            self.order.heard_of(Position { epoch: ask.epoch, seq: ask.head }, now);
+        }
+        if self.live.is_empty() {
+            self.skip_to(ask.next);
+        }
+        let joined = if ask.next >= self.order.next() {
+            Joined::Live
+        } else {
+            match self.recent.as_ref().and_then(|recent| recent.from(ask.next)) {
+                Some(entries) => Joined::Replay(entries),
+                None => return Joined::Read,
+            }
+        };
+        self.live.add(who);
+        self.hand_early(shared, now, hand);
+        joined
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the page, taken apart, and what all have")]
+    fn read(
+        &mut self,
+        first: u64,
+        last: u64,
+        entries: Vec<(u64, Bytes)>,
+        entry: impl Fn(u64, Bytes) -> Entry,
+        shared: bool,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) {
+        let before = self.order.next();
+        if first > before {
+            // Each of them tells its client what is no longer kept.
+            let feed = entry(0, Bytes::new()).feed;
+            for follower in self.live.take() {
+                hand.fallen(follower, feed);
+            }
+            self.skip_to(first);
+        }
+        for (seq, envelope) in entries {
+            if self.order.read(seq, now) {
+                self.hand(Arc::new(entry(seq, envelope)), shared, now, hand);
+            }
+        }
+        let progress = self.order.next() > before;
+        self.order.read_done(Some(last), progress, now);
+        self.hand_early(shared, now, hand);
+    }
+}
+
+/// The highest position of the epoch that was heard of last.
+fn hear(heard: &mut Option<(u64, Position)>, incarnation: u64, position: Position) {
+    match heard {
+        Some((_, known)) if known.epoch == position.epoch => known.seq = known.seq.max(position.seq),
+        _ => *heard = Some((incarnation, position)),
+    }
+}
+
+impl Recent {
+    fn new(now: Instant) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, since: now, look_at: now + KEEP_RECENT }
+    }
+
+    fn push(&mut self, entry: Arc<Entry>, now: Instant) {
+        self.bytes += entry.size();
+        self.entries.push_back(entry);
+        self.since = now;
+        while self.entries.len() > MAX_RECENT || self.bytes > MAX_RECENT_BYTES {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.size();
+        }
+    }
+
+    /// From this one on, if it is still there.
+    fn from(&self, next: u64) -> Option<Vec<Arc<Entry>>> {
+        let first = self.entries.front()?.position.seq;
+        let skip = usize::try_from(next.checked_sub(first)?).ok()?;
+        Some(self.entries.iter().skip(skip).cloned().collect())
+    }
+}

@@ -1,0 +1,69 @@
+//! Who follows a feed, and how entries get to them.
+
+use std::sync::Arc;
+
+use super::{Entry, FeedId};
+
+/// A connection that follows feeds, by its number. Numbers are never given twice in a process: there is no need for a
+/// generation beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Follower(pub(crate) u64);
+
+/// Why a feed is no longer there for its followers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The timeline has another epoch now.
+    Restored,
+    /// The account whose inbox it is has ended.
+    Ended,
+}
+
+/// Takes what a feed has for a follower.
+pub(crate) trait Hand {
+    /// False if there is no room for it: the follower is told that it has fallen behind, and is not live any more.
+    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool;
+
+    /// The follower is not live any more: it reads what comes next by itself.
+    fn fallen(&mut self, to: Follower, feed: FeedId);
+
+    fn over(&mut self, to: Follower, feed: FeedId, why: Over);
+}
+
+/// The followers that have all that the feed has handed out, in the order of their numbers: new ones have the highest.
+#[derive(Debug, Default)]
+pub(super) struct Live(Vec<Follower>);
+
+impl Live {
+    pub(super) fn add(&mut self, who: Follower) {
+        if let Err(place) = self.0.binary_search(&who) {
+            // Most feeds have one follower, for which the usual room for four is too much.
+            if self.0.capacity() == 0 {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(place, who);
+        }
+    }
+
+    pub(super) fn remove(&mut self, who: Follower) {
+        if let Ok(place) = self.0.binary_search(&who) {
+            self.0.remove(place);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nobody is live but this one, and perhaps not even that.
+    pub(super) fn at_most(&self, who: Follower) -> bool {
+        self.0.is_empty() || self.0 == [who]
+    }
+
+    pub(super) fn hand(&mut self, entry: &Arc<Entry>, hand: &mut impl Hand) {
+        self.0.retain(|follower| hand.entry(*follower, entry));
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Follower> {
+        std::mem::take(&mut self.0)
+    }
+}

@@ -1,0 +1,255 @@
+//! All feeds of this gateway, by timeline.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{GroupId, Position, TimelineId, UserId};
+use parking_lot::Mutex;
+
+use super::{
+    entry::TimelineName,
+    feed::{Feed, FeedId, Join, JoinedFeed, Page, Push, ReadFailed},
+    follower::{Follower, Hand},
+};
+
+const SHARDS: usize = 32;
+
+/// A feed for each timeline that a session follows: as many as `expect` without `leave`, so connections bound them. In
+/// shards, so that those who push and those who join seldom meet. What a shard's lock protects is the order in which
+/// followers are handed entries: it is held while they are.
+pub(crate) struct Feeds {
+    shards: [Mutex<Shard>; SHARDS],
+    grace: Duration,
+    last_id: AtomicU64,
+    /// Something is due that was not before.
+    moved: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Boxed, so that what a map has in reserve is small.
+    inboxes: HashMap<UserId, Box<Feed>>,
+    groups: HashMap<GroupId, Box<Feed>>,
+    /// When which feed wants to be looked after: at most one for each.
+    timers: BTreeSet<(Instant, TimelineId)>,
+}
+
+/// The name of a timeline that nobody has checked: of one that no session follows nothing is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimelineRef<'a> {
+    Inbox(&'a str),
+    Group(&'a str),
+}
+
+/// Something that a feed needs from the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FeedRead {
+    pub(crate) timeline: TimelineId,
+    pub(crate) feed: FeedId,
+    pub(crate) incarnation: u64,
+    pub(crate) from: u64,
+}
+
+impl Feeds {
+    /// `grace`: how long something that is missing may be under way before it is read.
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { shards: Default::default(), grace, last_id: AtomicU64::new(0), moved: AtomicBool::new(false) }
+    }
+
+    /// A session is about to follow the timeline. What is pushed from now on is not lost for it. `leave` must follow.
+    pub(crate) fn expect(&self, timeline: &TimelineId) {
+        let mut shard = self.shard(timeline.into()).lock();
+        let new = || Box::new(Feed::new(self.new_id(), TimelineName::new(timeline.clone())));
+        let feed = match timeline {
+            TimelineId::Inbox(user) => shard.inboxes.entry(user.clone()).or_insert_with(new),
+            TimelineId::Group(group) => shard.groups.entry(group.clone()).or_insert_with(new),
+        };
+        feed.attached += 1;
+    }
+
+    /// `None`: nobody has said `expect`.
+    pub(crate) fn join(
+        &self,
+        timeline: &TimelineId,
+        who: Follower,
+        ask: &Join,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) -> Option<JoinedFeed> {
+        self.with(timeline.into(), |feed| feed.join(who, ask, self.grace, now, || self.new_id(), hand))
+    }
+
+    /// Is not live any more, and catches up.
+    pub(crate) fn fall(&self, timeline: &TimelineId, who: Follower) {
+        self.with(timeline.into(), |feed| feed.fall(who));
+    }
+
+    pub(crate) fn leave(&self, timeline: &TimelineId, who: Follower) {
+        self.with(timeline.into(), |feed| {
+            feed.fall(who);
+            feed.attached -= 1;
+        });
+    }
+
+    pub(crate) fn pushed(&self, timeline: TimelineRef<'_>, push: Push, now: Instant, hand: &mut impl Hand) {
+        self.with(timeline, |feed| feed.pushed(push, now, hand));
+    }
+
+    /// The timeline reaches at least this far: what is missing is read now. For a push that was lost on the way.
+    pub(crate) fn reaches(&self, timeline: TimelineRef<'_>, incarnation: u64, position: Position, now: Instant) {
+        self.with(timeline, |feed| feed.reaches(incarnation, position, now));
+    }
+
+    /// A follower's own message was accepted. `counted`: it has told its client so in place of the entry.
+    pub(crate) fn own(
+        &self,
+        timeline: &TimelineId,
+        who: Follower,
+        position: Position,
+        counted: bool,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) {
+        self.with(timeline.into(), |feed| feed.own(who, position, counted, now, hand));
+    }
+
+    /// Whether something has become due since this was asked last: then `wake_at` tells when.
+    pub(crate) fn take_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// When `due` has something to do.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.shards.iter().filter_map(|shard| shard.lock().timers.first().map(|(at, _)| *at)).min()
+    }
+
+    /// What is to be read now. Each is answered by `read`.
+    pub(crate) fn due(&self, now: Instant) -> Vec<FeedRead> {
+        let mut reads = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            while let Some((at, timeline)) = shard.timers.first().cloned()
+                && at <= now
+            {
+                shard.with((&timeline).into(), |feed| {
+                    feed.forget_recent(now);
+                    let (incarnation, feed_id) = (feed.incarnation(), feed.id);
+                    if let Some(from) = feed.begin_read(now) {
+                        reads.push(FeedRead { timeline: timeline.clone(), feed: feed_id, incarnation, from });
+                    }
+                });
+            }
+        }
+        reads
+    }
+
+    pub(crate) fn read(
+        &self,
+        timeline: &TimelineId,
+        feed_id: FeedId,
+        read: Result<Page, ReadFailed>,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) {
+        self.with(timeline.into(), |feed| {
+            // Otherwise nobody is left of those for whom it was read.
+            if feed.id == feed_id {
+                feed.read(read, now, hand);
+            }
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| {
+            let shard = shard.lock();
+            shard.inboxes.is_empty() && shard.groups.is_empty() && shard.timers.is_empty()
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn recent_bytes(&self) -> usize {
+        let of_all =
+            |shard: &Mutex<Shard>| shard.lock().inboxes.values().map(|feed| feed.recent_bytes()).sum::<usize>();
+        self.shards.iter().map(of_all).sum()
+    }
+
+    fn new_id(&self) -> FeedId {
+        FeedId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn shard(&self, timeline: TimelineRef<'_>) -> &Mutex<Shard> {
+        let (TimelineRef::Inbox(owner) | TimelineRef::Group(owner)) = timeline;
+        let mut hasher = DefaultHasher::new();
+        owner.hash(&mut hasher);
+        &self.shards[(hasher.finish() % SHARDS as u64) as usize]
+    }
+
+    fn with<T>(&self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<T> {
+        let (result, moved) = self.shard(timeline).lock().with(timeline, work)?;
+        if moved {
+            self.moved.store(true, Ordering::Release);
+        }
+        Some(result)
+    }
+}
+
+impl Shard {
+    /// Does something with the feed, then sees to when it is looked after next, and removes it if nobody needs it. Also
+    /// says whether it is looked after sooner than before.
+    fn with<T>(&mut self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<(T, bool)> {
+        let feed = match timeline {
+            TimelineRef::Inbox(user) => self.inboxes.get_mut(user)?,
+            TimelineRef::Group(group) => self.groups.get_mut(group)?,
+        };
+        let result = work(feed);
+        let is_over = feed.attached == 0;
+        let wake_at = feed.wake_at().filter(|_| !is_over);
+        let before = std::mem::replace(&mut feed.scheduled, wake_at);
+        if before != wake_at || is_over {
+            self.schedule(timeline, before, wake_at, is_over);
+        }
+        Some((result, wake_at.is_some_and(|at| before.is_none_or(|before| at < before))))
+    }
+
+    fn schedule(
+        &mut self,
+        timeline: TimelineRef<'_>,
+        before: Option<Instant>,
+        wake_at: Option<Instant>,
+        is_over: bool,
+    ) {
+        let id = match timeline {
+            TimelineRef::Inbox(user) => {
+                self.inboxes.get_key_value(user).map(|(user, _)| TimelineId::Inbox(user.clone()))
+            }
+            TimelineRef::Group(group) => {
+                self.groups.get_key_value(group).map(|(group, _)| TimelineId::Group(group.clone()))
+            }
+        };
+        // It was there when it was worked on.
+        let Some(id) = id else { return };
+        if let Some(before) = before {
+            self.timers.remove(&(before, id.clone()));
+        }
+        match (wake_at, timeline) {
+            (Some(at), _) => drop(self.timers.insert((at, id))),
+            (None, TimelineRef::Inbox(user)) if is_over => drop(self.inboxes.remove(user)),
+            (None, TimelineRef::Group(group)) if is_over => drop(self.groups.remove(group)),
+            (None, _) => {}
+        }
+    }
+}
+
+impl<'a> From<&'a TimelineId> for TimelineRef<'a> {
+    fn from(timeline: &'a TimelineId) -> Self {
+        match timeline {
+            TimelineId::Inbox(user) => Self::Inbox(user.as_str()),
+            TimelineId::Group(group) => Self::Group(group.as_str()),
+        }
+    }
+}
