@@ -19,7 +19,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
-    codec::{self, Outgoing, RawPage, raw::RawEntry, varint},
+    codec::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
     feeding::{page_of, perform, push_of, timeline_of},
     feeds::{Entry, FeedId, Feeds, Follower, Hand, Origin, Over, TimelineName},
@@ -51,7 +51,7 @@ pub fn frame(bytes: &[u8]) {
     let encoded = frame.encode_to_vec();
     // By bytes: a NaN is not equal to itself.
     assert_eq!(codec::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
-    if let Some(Body::Send(send)) = &frame.body
+    if let Some(Said::Send(send)) = &frame.body
         && let Some(content) = &send.content
     {
         let _ = content::check(content, 1000);
@@ -81,7 +81,8 @@ pub fn json(text: &str) {
         assert_eq!(shown(&one), shown(&other), "{text}");
     }
     let Ok(frame) = codec::decode_json(text) else { return };
-    let again = serde_json::to_string(&frame).expect("encodes");
+    let typed = ClientFrame::decode(&*frame.encode_to_vec()).expect("what was typed");
+    let again = serde_json::to_string(&typed).expect("encodes");
     let decoded = codec::decode_json(&again).unwrap_or_else(|error| panic!("{error}: {again}"));
     assert_eq!(decoded.encode_to_vec(), frame.encode_to_vec(), "{again}");
 }
@@ -140,7 +141,7 @@ pub fn token(text: &str) {
 pub fn session(mut bytes: &[u8]) {
     let mut driven = Driven::new();
     if bytes.first().is_some_and(|byte| byte & 1 == 0) {
-        driven.input(Input::Frame(ClientFrame { body: Some(signed_in()) }));
+        driven.input(Input::Frame(ClientFrame { body: Some(signed_in()) }.into()));
         if let Some(tag) = driven.asked.pop() {
             let result = Ok(Reply::SessionOpened(link::SessionOpened::default()));
             driven.input(Input::Answer(tag, Answered { result, lease: 5 }));
@@ -352,7 +353,7 @@ mod tests {
         fn no_frames_panic_a_session(
             said in prop::collection::vec((0..125u8, 0..4u8, 0..20u64, "[a-c/]{0,3}"), 0..40),
         ) {
-            use carillon_proto::pb::client::{Ack, Fetch, Ping, Recipient, Send, recipient::To};
+            use carillon_proto::pb::client::{Ack, Fetch, Ping, Position, Recipient, Send, recipient::To};
             let mut bytes = Vec::new();
             for (from, kind, number, text) in said {
                 let timeline = Some(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) });

@@ -185,7 +185,7 @@ impl Gateway {
     }
 
     pub fn client_says(&mut self, connection: u64, frame: ClientFrame, now: Instant, unix_ms: u64) {
-        self.input(connection, session::Input::Frame(frame), Now { instant: now, unix_ms });
+        self.input(connection, session::Input::Frame(frame.into()), Now { instant: now, unix_ms });
     }
 
     /// What waits to be written is more than its bound, or no more.

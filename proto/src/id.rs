@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
-use rand::RngExt as _;
-
-use crate::limits;
+use crate::{DuplicateKey, limits};
 
 /// An id that a client or a file gave is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,18 +136,17 @@ fn printable(given: &str, max: usize, rule: &'static str) -> Result<(), Wrong> {
     }
 }
 
-/// The id that the service gives to an accepted message: a ULID, 48 bits of milliseconds and 80 random bits in
-/// Crockford's base 32.
+/// The id that the service gives to an accepted message: a ULID, 48 bits of milliseconds and 80 bits of the message's
+/// duplicate key, which is a cryptographic hash, in Crockford's base 32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(u128);
 
 impl MessageId {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-    /// A new one for a message that was taken at `time_ms`.
-    pub fn random(time_ms: u64) -> Self {
-        let noise: u128 = rand::rng().random();
-        Self((u128::from(time_ms) << 80) | (noise >> 48))
+    /// Of the message with this key that was taken at `time_ms`. Who repeats both gets the same.
+    pub fn of(time_ms: u64, key: DuplicateKey) -> Self {
+        Self((u128::from(time_ms) << 80) | (u128::from_be_bytes(key.0) >> 48))
     }
 }
 
@@ -261,7 +258,10 @@ mod tests {
 
     #[test]
     fn message_ids_sort_by_time_and_are_26_characters() {
-        let (a, b) = (MessageId::random(1), MessageId::random(2));
+        let key = |byte| DuplicateKey([byte; 16]);
+        let (a, b) = (MessageId::of(1, key(9)), MessageId::of(2, key(1)));
+        assert_eq!(a.to_string(), MessageId::of(1, key(9)).to_string());
+        assert_ne!(a.to_string(), MessageId::of(1, key(8)).to_string());
         assert!(a.to_string() < b.to_string());
         assert_eq!(a.to_string().len(), 26);
     }

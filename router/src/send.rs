@@ -69,7 +69,7 @@ impl Parts {
 }
 
 impl Sending {
-    /// Stamps the message. `time_ms` is the time at which the service takes it.
+    /// Stamps the message. `time_ms` is the time at which the service takes it, if its gateway does not say so.
     pub(crate) fn new(send: Send, parts: Parts, now: Instant, time_ms: u64) -> Result<Self, (ReplySlot, Failure)> {
         let Parts { user: recipient, lease, deadline, span, slot } = parts;
         let named = || {
@@ -90,7 +90,9 @@ impl Sending {
             Ok(named) => named,
             Err(failure) => return Err((slot, failure)),
         };
-        let id = MessageId::random(time_ms).to_string();
+        let time_ms = if send.time_ms == 0 { time_ms } else { send.time_ms };
+        // With the recipient: a client may use one id for several.
+        let id = MessageId::of(time_ms, key.to(&recipient)).to_string();
         let envelope = RawEnvelope {
             id: id.clone(),
             sender: sender.as_str().to_owned(),

@@ -20,6 +20,7 @@ fn send(to: &str, number: u32) -> Op {
         connection: 1,
         incarnation: 0,
         generation: 0,
+        time_ms: 0,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Frames as bytes and back.
 
+mod client;
 mod json;
 pub(crate) mod raw;
 pub(crate) mod varint;
@@ -7,11 +8,10 @@ pub(crate) mod varint;
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
-use carillon_proto::pb::client::{
-    ClientFrame, Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body,
-};
+use carillon_proto::pb::client::{Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body};
 use prost::Message as _;
 
+pub(crate) use client::{Body as Said, ClientFrame, Send};
 pub(crate) use json::Unique;
 pub(crate) use raw::RawPage;
 
@@ -136,7 +136,7 @@ pub(crate) fn decode(frame: impl Buf) -> Result<ClientFrame, DecodeError> {
 }
 
 pub(crate) fn decode_json(frame: &str) -> Result<ClientFrame, DecodeError> {
-    Ok(json::decode(frame)?)
+    Ok(json::decode(frame)?.into())
 }
 
 #[cfg(any(test, fuzzing))]
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn json_is_canonical() {
-        let frame = decode_json(r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
+        let frame = json::decode(r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
         let again = serde_json::to_string(&frame.expect("decodes")).expect("encodes");
         assert_eq!(again, r#"{"send":{"clientId":"1","to":{"user":"bob"},"content":{"text":{"body":"hi"}}}}"#);
         assert_eq!(decode_json(r#"{"sned":{}}"#).expect("unknown fields are ignored").body, None);

@@ -7,27 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use carillon_proto::{
     accepting::Accepting,
     limits,
     pb::{
-        client::{
-            ClientFrame, ServerFrame,
-            client_service_server::{ClientService, ClientServiceServer},
-            server_frame::Body,
-        },
+        client::{ServerFrame, server_frame::Body},
         store::session::Protocol,
     },
     tasks::Tasks,
     tls::MaybeTls,
 };
 use futures_util::StreamExt as _;
+use prost::Message as _;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
     accept::Entry,
+    grpc_connect::ClientService,
     grpc_connection::{ClientConnection, GrpcConnection},
     grpc_services::{self, Health, HealthServer},
     tls::Tls,
@@ -89,10 +88,7 @@ pub(super) async fn run(
             Some(tls) => MaybeTls::accept(stream?, tls.grpc()),
         })
     });
-    let service = ClientServiceServer::new(service)
-        .max_decoding_message_size(max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN))
-        .accept_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Gzip);
+    let service = ClientService::new(service, max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN));
     let bounded = Bounded::new(service, limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
     let server = server.add_service(bounded).add_service(health);
     let server = match grpc_services::reflection() {
@@ -105,11 +101,11 @@ pub(super) async fn run(
     }
 }
 
-#[tonic::async_trait]
-impl ClientService for Service {
-    type ConnectStream = ReceiverStream<Result<ServerFrame, Status>>;
-
-    async fn connect(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::ConnectStream>, Status> {
+impl Service {
+    pub(super) fn connect(
+        &self,
+        request: Request<Streaming<Bytes>>,
+    ) -> Result<Response<ReceiverStream<Result<Bytes, Status>>>, Status> {
         // Each connection has one: `GrpcConnection` says so.
         let known = request.extensions().get::<ClientConnection>().cloned();
         let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -133,14 +129,13 @@ impl ClientService for Service {
             }
             Err(refusal) => {
                 // The channel is new: there is room.
-                let _ = outbound.try_send(Ok(ServerFrame { body: Some(Body::Bye(refusal.bye())) }));
+                let bye = ServerFrame { body: Some(Body::Bye(refusal.bye())) };
+                let _ = outbound.try_send(Ok(bye.encode_to_vec().into()));
             }
         }
         Ok(Response::new(ReceiverStream::new(stream)))
     }
-}
 
-impl Service {
     /// The first stream has what is left of the connection's time, so that it hears why it ends. Later ones have their own.
     fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
         let now = Instant::now();

@@ -2,6 +2,7 @@
 
 mod accept;
 mod grpc;
+mod grpc_connect;
 mod grpc_connection;
 mod grpc_services;
 mod http;

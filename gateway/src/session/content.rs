@@ -1,4 +1,4 @@
-//! Is this content one?
+//! Checks the content of a message, which then passes through as it is.
 
 use carillon_proto::{
     limits,
@@ -13,6 +13,8 @@ pub(crate) enum ContentError {
     TooLarge { size: usize, max: usize },
     #[error("content has no body but must have exactly one")]
     NoBody,
+    #[error("content is not protobuf: {0}")]
+    Malformed(#[from] prost::DecodeError),
     #[error("{what} {why}")]
     Wrong { what: &'static str, why: String },
 }
@@ -21,16 +23,18 @@ impl ContentError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::TooLarge { .. } => Code::TooLarge,
-            Self::NoBody | Self::Wrong { .. } => Code::Invalid,
+            Self::NoBody | Self::Malformed(_) | Self::Wrong { .. } => Code::Invalid,
         }
     }
 }
 
-pub(crate) fn check(content: &Content, max_bytes: usize) -> Result<(), ContentError> {
-    let size = content.encoded_len();
+/// Of content as its client has encoded it. Fields that are not known here are not looked at.
+pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError> {
+    let size = encoded.len();
     if size > max_bytes {
         return Err(ContentError::TooLarge { size, max: max_bytes });
     }
+    let content = Content::decode(encoded)?;
     match content.body.as_ref().ok_or(ContentError::NoBody)? {
         Body::Text(text) if text.body.is_empty() => Err(wrong("text.body", "is empty but must say something")),
         Body::Text(_) => Ok(()),
@@ -124,7 +128,7 @@ mod tests {
             place(-90.0, 180.0),
             Content { body: Some(Body::Custom(custom)) },
         ] {
-            check(&content, 65_536).expect("good");
+            check(&content.encode_to_vec(), 65_536).expect("good");
         }
     }
 
@@ -149,10 +153,14 @@ mod tests {
             (Content { body: Some(Body::Custom(custom(""))) }, "custom.type"),
             (Content { body: Some(Body::Custom(custom(&"x".repeat(129)))) }, "custom.type"),
         ] {
-            let error = check(&content, 65_536).expect_err("refused");
+            let error = check(&content.encode_to_vec(), 65_536).expect_err("refused");
             assert_eq!(error.code(), Code::Invalid);
             assert!(error.to_string().contains(says), "{error} does not say {says}");
         }
-        assert_eq!(check(&text(&"x".repeat(100)), 100).expect_err("too large").code(), Code::TooLarge);
+        let long = text(&"x".repeat(100)).encode_to_vec();
+        assert_eq!(check(&long, 100).expect_err("too large").code(), Code::TooLarge);
+        // A text that ends before its length.
+        let error = check(&[0x0a, 9, 1], 100).expect_err("refused");
+        assert!(error.code() == Code::Invalid && error.to_string().contains("not protobuf"), "{error}");
     }
 }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    client::{ClientFrame, Code, refused::What},
+    client::{Code, refused::What},
     link::{TimelineHead, evict::Why},
 };
 
 use super::Tag;
 use crate::{
+    codec::ClientFrame,
     feeds::{Entry, FeedId, JoinedFeed},
     links::Answered,
     mailbox::Left,

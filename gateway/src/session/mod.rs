@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,
     pb::{
-        client::{Bye, ClientFrame, Code, client_frame::Body, refused::What, server_frame},
+        client::{Bye, Code, refused::What, server_frame},
         link::{Acknowledge, CloseSession, evict::Why, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
@@ -40,7 +40,15 @@ pub(crate) use input::{Input, Now};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{config::TokenAccounts, links::Answered, mailbox::Left, metrics, throttle::Throttle, users::Users};
+use crate::{
+    codec::{ClientFrame, Said},
+    config::TokenAccounts,
+    links::Answered,
+    mailbox::Left,
+    metrics,
+    throttle::Throttle,
+    users::Users,
+};
 use live::{Gone, LastWord, Live};
 use sign_in::SignIn;
 
@@ -214,24 +222,24 @@ impl Session {
 
     fn frame(&mut self, now: Now, frame: ClientFrame, out: &mut Vec<Effect>) {
         match (&mut self.state, frame.body) {
-            (State::SigningIn(_), Some(Body::SignIn(frame))) => self.sign_in(now, frame, out),
-            (State::SigningIn(_), Some(Body::ScramFinal(frame))) => self.scram_final(now, &frame.message, out),
+            (State::SigningIn(_), Some(Said::SignIn(frame))) => self.sign_in(now, frame, out),
+            (State::SigningIn(_), Some(Said::ScramFinal(frame))) => self.scram_final(now, &frame.message, out),
             (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
             // It has signed out.
             (State::Live(live), _) if live.is_finishing() => {}
-            (State::Live(_), Some(Body::SignIn(_) | Body::ScramFinal(_))) => {
+            (State::Live(_), Some(Said::SignIn(_) | Said::ScramFinal(_))) => {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);
             }
             (State::Live(live), Some(body)) => {
                 (self.patience, self.ping_at) = patience(&self.rules, now);
                 match body {
-                    Body::Send(send) => live.send(&self.rules, now, send, out),
-                    Body::Ack(ack) => live.ack(&ack),
-                    Body::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
-                    Body::Ping(ping) => live.ping(ping.nonce, out),
-                    Body::Renew(renew) => self.renew(now, renew, out),
-                    Body::SignOut(_) => live.finish(LastWord::SignOut),
-                    Body::SignIn(_) | Body::ScramFinal(_) => {}
+                    Said::Send(send) => live.send(&self.rules, now, send, out),
+                    Said::Ack(ack) => live.ack(&ack),
+                    Said::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
+                    Said::Ping(ping) => live.ping(ping.nonce, out),
+                    Said::Renew(renew) => self.renew(now, renew, out),
+                    Said::SignOut(_) => live.finish(LastWord::SignOut),
+                    Said::SignIn(_) | Said::ScramFinal(_) => {}
                 }
             }
             (State::Live(_), None) => self.bye(Code::Invalid, "frame has no body that this service knows", None, out),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use carillon_proto::{
     ClientId, TimelineId, UserId,
     pb::{
@@ -10,7 +11,6 @@ use carillon_proto::{
     },
     trace,
 };
-use prost::Message as _;
 use tracing::Span;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
-use crate::{feeding::timeline_of, links::refusal, metrics};
+use crate::{codec, feeding::timeline_of, links::refusal, metrics};
 
 /// A Send that waits for its answer.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ pub(crate) struct Sent {
 const SOON_MS: u32 = 100;
 
 impl Live {
-    pub(super) fn send(&mut self, rules: &Rules, now: Now, send: client::Send, out: &mut Vec<Effect>) {
+    pub(super) fn send(&mut self, rules: &Rules, now: Now, send: codec::Send, out: &mut Vec<Effect>) {
         metrics::send();
-        let client::Send { client_id, to, content, after } = send;
+        let codec::Send { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
             Err(why) => out.push(refused(What::ClientId(client_id), why)),
             Ok((to, content, admitted)) => {
@@ -50,11 +50,12 @@ impl Live {
                     sender_device: self.who.device.as_str().to_owned(),
                     to: Some(to),
                     client_id: client_id.clone(),
-                    content: content.into(),
+                    content,
                     connection: self.connection,
                     after,
                     incarnation: self.incarnation,
                     generation: self.generation,
+                    time_ms: now.unix_ms,
                 });
                 let tag = Tag::Send(Sent { client_id, after: named, admitted, at: now.instant, _span: span });
                 out.push(Effect::Request { tag, op, traceparent });
@@ -125,7 +126,7 @@ impl Live {
         Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
-    /// The recipient, the content encoded, and how it was admitted.
+    /// The recipient, the content as it came, and how it was admitted.
     fn check(
         &mut self,
         rules: &Rules,
@@ -133,8 +134,8 @@ impl Live {
         client_id: &str,
         after: &str,
         to: Option<client::Recipient>,
-        content: Option<client::Content>,
-    ) -> Result<(client::Recipient, Vec<u8>, Admitted), Refusal> {
+        content: Option<Bytes>,
+    ) -> Result<(client::Recipient, Bytes, Admitted), Refusal> {
         let not_yet = if self.is_draining() {
             Some(refusal(Code::Unavailable, super::STOPPING, SOON_MS))
         } else if self.pending_sends >= rules.max_pending_sends {
@@ -159,7 +160,7 @@ impl Live {
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
         content::check(&content, rules.max_content_bytes)
             .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
-        Ok((client::Recipient { to: Some(to) }, content.encode_to_vec(), admitted))
+        Ok((client::Recipient { to: Some(to) }, content, admitted))
     }
 }
 

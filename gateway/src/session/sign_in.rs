@@ -25,6 +25,9 @@ use super::{
 };
 use crate::{config::TokenAccounts, links::Answered, metrics, users::Share};
 
+/// What a client may find here. Each is documented at `SignedIn.features`, and no name is used for another thing again.
+const FEATURES: [&str; 1] = ["content.unknown-fields"];
+
 /// How far the sign-in is.
 pub(super) enum SignIn {
     Start,
@@ -301,6 +304,7 @@ impl Session {
             }),
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
+            features: FEATURES.map(str::to_owned).to_vec(),
             timelines: vec![client::TimelineState {
                 timeline: Some(timeline),
                 epoch: begin.epoch,

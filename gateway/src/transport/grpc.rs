@@ -1,6 +1,7 @@
 //! Frames as messages of a gRPC stream.
 
 mod bounded;
+mod messages;
 
 use std::{
     collections::VecDeque,
@@ -8,26 +9,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use carillon_proto::{
-    pb::client::{ClientFrame, Code, ServerFrame},
+    pb::client::Code,
     probation::{Probation, Voucher},
 };
 use futures_util::Stream;
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tonic::Status;
 
 use super::{Event, Transport};
-use crate::codec::Outgoing;
+use crate::codec::{self, Outgoing};
 pub(crate) use bounded::{Bounded, MessageLimit};
+pub(crate) use messages::WholeMessages;
 
 /// Frames handed to the HTTP/2 connection ahead of its flow control. When it is full, they wait in the queue.
 pub(crate) const AHEAD: usize = 16;
 
 pub(crate) struct GrpcTransport<R> {
     inbound: R,
-    outbound: PollSender<Result<ServerFrame, Status>>,
+    outbound: PollSender<Result<Bytes, Status>>,
     queue: VecDeque<Outgoing>,
     queued: usize,
     limit: MessageLimit,
@@ -40,7 +42,7 @@ pub(crate) struct GrpcTransport<R> {
 }
 
 impl<R> GrpcTransport<R> {
-    pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<ServerFrame, Status>>, limit: MessageLimit) -> Self {
+    pub(crate) fn new(inbound: R, outbound: mpsc::Sender<Result<Bytes, Status>>, limit: MessageLimit) -> Self {
         let outbound = PollSender::new(outbound);
         Self {
             inbound,
@@ -68,17 +70,13 @@ impl<R> GrpcTransport<R> {
             let size = frame.size();
             self.queued -= size;
             self.written += size as u64;
-            match frame.into_frame() {
-                Ok(frame) => self.outbound.send_item(Ok(frame)).map_err(|_| ())?,
-                // The store gave an envelope that is none. The client sees the gap and asks again.
-                Err(error) => tracing::error!(%error, "envelope can't be decoded"),
-            }
+            self.outbound.send_item(Ok(frame.to_protobuf())).map_err(|_| ())?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for GrpcTransport<R> {
+impl<R: Stream<Item = Result<Bytes, Status>> + Unpin + Send> Transport for GrpcTransport<R> {
     fn queue(&mut self, frame: Outgoing) {
         self.queued += frame.size();
         self.queue.push_back(frame);
@@ -115,15 +113,18 @@ impl<R: Stream<Item = Result<ClientFrame, Status>> + Unpin + Send> Transport for
             return Poll::Pending;
         }
         Poll::Ready(match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
-            Some(Ok(frame)) => {
-                self.read += frame.encoded_len() as u64;
-                Event::Frame(frame)
+            Some(Ok(message)) => {
+                self.read += message.len() as u64;
+                match codec::decode(message) {
+                    Ok(frame) => Event::Frame(frame),
+                    Err(error) => Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {error}")),
+                }
             }
             // Larger than a frame may be now.
             Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                 Event::Malformed(Code::TooLarge, status.message().to_owned())
             }
-            // What came is neither protobuf nor gzip. (If it was something else that broke, nobody hears of it.)
+            // What came is not gzip. (If it was something else that broke, nobody hears of it.)
             Some(Err(status)) if matches!(status.code(), tonic::Code::Internal | tonic::Code::InvalidArgument) => {
                 Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {}", status.message()))
             }

@@ -6,9 +6,9 @@ pub(crate) mod ws;
 
 use std::task::{Context, Poll};
 
-use carillon_proto::pb::client::{ClientFrame, Code, refused::What};
+use carillon_proto::pb::client::{Code, refused::What};
 
-use crate::codec::Outgoing;
+use crate::codec::{ClientFrame, Outgoing};
 
 /// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset the
 /// connection under the frame.

@@ -185,7 +185,7 @@ mod tests {
         client.write_all(&bytes).await.expect("writes");
         for nonce in [1, 2] {
             match poll_fn(|cx| transport.poll(cx, true)).await {
-                Event::Frame(frame) => assert_eq!(frame, ping(nonce)),
+                Event::Frame(frame) => assert_eq!(frame, ping(nonce).into()),
                 other => panic!("{other:?}"),
             }
         }

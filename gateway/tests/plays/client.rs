@@ -80,15 +80,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamClient<S> {
 
     /// None at the end of the connection.
     pub(crate) async fn hears_or_end(&mut self) -> Option<server_frame::Body> {
+        let frame = self.frame().await?;
+        Some(ServerFrame::decode(&*frame).expect("decodes").body.expect("a body"))
+    }
+
+    /// The next frame as it is; None at the end of the connection.
+    pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
         loop {
             let mut ahead = &self.got[..];
             if let Ok(length) = prost::decode_length_delimiter(&mut ahead)
                 && ahead.len() >= length
             {
-                let frame = ServerFrame::decode(&ahead[..length]).expect("decodes");
+                let frame = ahead[..length].to_vec();
                 let used = self.got.len() - ahead.len() + length;
                 self.got.advance(used);
-                return Some(frame.body.expect("a body"));
+                return Some(frame);
             }
             let more = timeout(PATIENCE, self.io.read_buf(&mut self.got)).await.expect("something in time");
             if more.expect("reads") == 0 {

@@ -3,3 +3,4 @@
 mod client;
 mod plays;
 mod router;
+mod unread;

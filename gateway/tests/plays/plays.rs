@@ -24,13 +24,13 @@ use crate::{
     router::{EPOCH, MiniRouter, Store, security},
 };
 
-struct World {
+pub(crate) struct World {
     router: MiniRouter,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     tasks: Tasks,
 }
 
-async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
+pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
     let listen = ListenConfig::anywhere;
     let key = JwtKeyConfig {
@@ -62,11 +62,11 @@ async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
 }
 
 impl World {
-    async fn client(&self, user: &str, device: &str) -> StreamClient {
+    pub(crate) async fn client(&self, user: &str, device: &str) -> StreamClient {
         StreamClient::signed_in(self.gateway.tcp_address().expect("on"), user, device).await
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "all tasks end");
         assert_eq!(self.tasks.failure(), None);
     }
@@ -81,7 +81,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(20), what).await.expect("in time")
 }
 

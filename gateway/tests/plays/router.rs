@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     pb::{
-        client::{Content, Envelope, Position, Recipient, Timeline, recipient::To, timeline::Owner},
+        client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, Done, Evict, FromRouter, Heads, Push, RouterReply, RouterRequest, Send, SessionOpened,
-            TimelineHead, ToRouter,
+            Accepted, Done, Evict, FromRouter, Heads, Push, RawEnvelope, RouterReply, RouterRequest, Send,
+            SessionOpened, TimelineHead, ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
@@ -169,14 +169,14 @@ impl State {
         if let Some(first) = self.store.lock().seen.get(&key) {
             return Reply::Accepted(first.clone());
         }
-        let envelope = Envelope {
+        let envelope = RawEnvelope {
             id: send.client_id.clone(),
             sender: send.sender.clone(),
             sender_device: send.sender_device,
             to: send.to,
             client_id: send.client_id.clone(),
             time_ms: 1,
-            content: Some(Content::decode(send.content).expect("content")),
+            content: send.content,
         };
         let envelope = Bytes::from(envelope.encode_to_vec());
         self.append(&to, &envelope, 0);

@@ -1,6 +1,7 @@
 //! Sends, deliveries, history and acknowledgements of a session that is signed in.
 
 use super::*;
+use crate::codec;
 
 #[test]
 fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
@@ -16,6 +17,24 @@ fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
     play.pushed(4);
     play.pushed(5);
     assert_eq!(play.delivered(), [5], "Accepted has delivered 4");
+}
+
+#[test]
+fn content_is_passed_on_as_it_came() {
+    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })) }.encode_to_vec();
+    // Field 99, the text "new": of a later release.
+    content.extend([0x9a, 0x06, 3, b'n', b'e', b'w']);
+    let Body::Send(send) = send("m1", "") else { panic!("no Send") };
+    let send = codec::Send {
+        client_id: send.client_id,
+        to: send.to,
+        content: Some(content.clone().into()),
+        after: String::new(),
+    };
+    let mut play = Play::live(0);
+    play.input(Input::Frame(codec::ClientFrame { body: Some(codec::Said::Send(send)) }));
+    let Op::Send(sent) = play.op() else { panic!("no Send") };
+    assert_eq!((&sent.content[..], sent.time_ms), (&content[..], START_MS), "with the time that each repeat has");
 }
 
 #[test]

@@ -36,13 +36,17 @@ fn a_repetition_is_answered_with_the_first_envelope() {
     play.answer(*first, appended(5, &Bytes::new()));
 
     let effects = play.request(send("bob", "1"));
+    let [Did::Append(_, _, again)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(again, original, "repeated by the gateway, with its time");
+    let Op::Send(repeated) = send("bob", "1") else { unreachable!("a send") };
+    let effects = play.request(Op::Send(Send { time_ms: 2_000, ..repeated }));
     let [Did::Append(first, _, again)] = &effects[..] else { panic!("{effects:?}") };
-    assert_ne!(again, original, "it has an id of its own until the store says otherwise");
+    assert_ne!(again, original, "repeated by the client it has an id of its own until the store says otherwise");
     let effects = play.answer(*first, appended(5, original));
     let [Did::Append(second, _, copy)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(copy, original);
     let effects = play.answer(*second, appended(6, &Bytes::new()));
-    let [_, Did::Answer(2, Answer::Accepted(accepted))] = &effects[..] else { panic!("{effects:?}") };
+    let [_, Did::Answer(3, Answer::Accepted(accepted))] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(accepted.message_id, RawEnvelope::decode(original.clone()).expect("encoded").id);
 }
 

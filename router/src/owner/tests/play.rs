@@ -153,6 +153,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         client_id: client_id.into(),
         content: Bytes::from_static(b"content"),
         connection: 1,
+        time_ms: 0,
     })
 }
 

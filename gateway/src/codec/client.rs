@@ -1,0 +1,104 @@
+//! What a client sends, with its content left as it wrote it: a field that this release does not know is not lost on the
+//! way. The same bytes as their namesakes in carillon.client.v1; a test holds them together.
+
+use bytes::Bytes;
+use carillon_proto::pb::client::{
+    self, Ack, Fetch, Ping, Recipient, Renew, ScramFinal, SignIn, SignOut, client_frame::Body as TypedBody,
+};
+use prost::{Message, Oneof};
+
+/// carillon.client.v1.ClientFrame.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ClientFrame {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub(crate) body: Option<Body>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Body {
+    #[prost(message, tag = "1")]
+    SignIn(SignIn),
+    #[prost(message, tag = "2")]
+    ScramFinal(ScramFinal),
+    #[prost(message, tag = "3")]
+    SignOut(SignOut),
+    #[prost(message, tag = "4")]
+    Send(Send),
+    #[prost(message, tag = "5")]
+    Ack(Ack),
+    #[prost(message, tag = "6")]
+    Fetch(Fetch),
+    #[prost(message, tag = "7")]
+    Ping(Ping),
+    #[prost(message, tag = "8")]
+    Renew(Renew),
+}
+
+/// carillon.client.v1.Send.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Send {
+    #[prost(string, tag = "1")]
+    pub(crate) client_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) to: Option<Recipient>,
+    /// Encoded carillon.client.v1.Content.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub(crate) content: Option<Bytes>,
+    #[prost(string, tag = "4")]
+    pub(crate) after: String,
+}
+
+impl From<client::ClientFrame> for ClientFrame {
+    fn from(frame: client::ClientFrame) -> Self {
+        Self { body: frame.body.map(Body::from) }
+    }
+}
+
+impl From<TypedBody> for Body {
+    fn from(body: TypedBody) -> Self {
+        match body {
+            TypedBody::SignIn(body) => Self::SignIn(body),
+            TypedBody::ScramFinal(body) => Self::ScramFinal(body),
+            TypedBody::SignOut(body) => Self::SignOut(body),
+            TypedBody::Send(client::Send { client_id, to, content, after }) => {
+                let content = content.map(|content| content.encode_to_vec().into());
+                Self::Send(Send { client_id, to, content, after })
+            }
+            TypedBody::Ack(body) => Self::Ack(body),
+            TypedBody::Fetch(body) => Self::Fetch(body),
+            TypedBody::Ping(body) => Self::Ping(body),
+            TypedBody::Renew(body) => Self::Renew(body),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::client::{Content, Text, content, recipient::To};
+
+    #[test]
+    fn what_nobody_knows_stays_in_the_content() {
+        let content = Content { body: Some(content::Body::Text(Text { body: "hello".to_owned() })) };
+        let send = client::Send {
+            client_id: "1".to_owned(),
+            to: Some(Recipient { to: Some(To::User("bob".to_owned())) }),
+            content: Some(content.clone()),
+            after: "0".to_owned(),
+        };
+        let typed = client::ClientFrame { body: Some(TypedBody::Send(send)) };
+        let read = ClientFrame::decode(&*typed.encode_to_vec()).expect("decodes");
+        assert_eq!(read, ClientFrame::from(typed.clone()));
+        assert_eq!(read.encode_to_vec(), typed.encode_to_vec());
+
+        let Some(Body::Send(send)) = read.body else { panic!("no send") };
+        let mut bytes = content.encode_to_vec();
+        // Field 99, the text "new".
+        bytes.extend([0x9a, 0x06, 3, b'n', b'e', b'w']);
+        let frame = ClientFrame { body: Some(Body::Send(Send { content: Some(bytes.clone().into()), ..send })) };
+        let frame = frame.encode_to_vec();
+        client::ClientFrame::decode(&*frame).expect("a frame of a newer release is a frame");
+        let Some(Body::Send(send)) = ClientFrame::decode(&*frame).expect("decodes").body else { panic!("no send") };
+        assert_eq!(send.content, Some(bytes.into()));
+    }
+}
