@@ -25,6 +25,8 @@ pub struct Running {
     router: Option<Router>,
     gateway: Option<Gateway>,
     roles: Vec<Role>,
+    /// It makes the cluster that it is, if its disk is empty.
+    makes_cluster: bool,
     secrets: Secrets,
     security: PeerSecurity,
     certificates: Certificates,
@@ -101,6 +103,7 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     certificates.use_files(certificates::files_of(&config, roles));
     certificates.run(&tasks);
     let shutdown_deadline = Duration::from_millis(config.shutdown_deadline_ms);
+    let makes_cluster = is_whole(roles) && config.storage.members.len() <= 1;
     let opened = open(config, roles, &secrets, &security, &health, &mut addresses).await?;
     let Opened { storage, router, gateway } = opened;
     let running = Running {
@@ -108,6 +111,7 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
         router,
         gateway,
         roles: roles.to_vec(),
+        makes_cluster,
         secrets,
         security,
         certificates,
@@ -224,6 +228,9 @@ impl Running {
     fn run(&self) {
         if let Some(storage) = &self.storage {
             storage.run(&self.tasks);
+            if self.makes_cluster {
+                storage.found_alone(&self.tasks);
+            }
         }
         if let Some(router) = &self.router {
             router.run(&self.tasks);

@@ -7,7 +7,8 @@ use carillon_proto::{
         admin::{StatusRequest, admin_client::AdminClient},
         link::{Hello, ToRouter, router_client::RouterClient},
         raft::{
-            DescribeRequest, RaftFrames, SnapshotPiece, bootstrap_client::BootstrapClient, raft_client::RaftClient,
+            DescribeRequest, RaftFrames, SnapshotPiece, bootstrap_client::BootstrapClient,
+            founding_client::FoundingClient, raft_client::RaftClient,
         },
         store::{
             DeregisterRequest, NodeKind, RegisterRequest, RenewRequest, ToStore, WatchRequest,
@@ -48,6 +49,15 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
         "Bootstrap.Assign" => {
             BootstrapClient::with_interceptor(channel, token).assign(soon(Default::default())).await.map(drop)
         }
+        "Bootstrap.Announce" => {
+            BootstrapClient::with_interceptor(channel, token).announce(soon(Default::default())).await.map(drop)
+        }
+        "Bootstrap.Carry" => {
+            BootstrapClient::with_interceptor(channel, token).carry(soon(Default::default())).await.map(drop)
+        }
+        "Founding.Found" => {
+            FoundingClient::with_interceptor(channel, token).found(soon(Default::default())).await.map(drop)
+        }
         "Store.Stream" => {
             let requests = soon(stream::iter([ToStore::default()]));
             StoreClient::with_interceptor(channel, token).stream(requests).await.map(drop)
@@ -87,6 +97,9 @@ fn each_call_opens_to_its_tiers_and_to_nobody_else() {
             ("Raft.InstallSnapshot", &[Tier::Storage]),
             ("Bootstrap.Describe", &[Tier::Storage]),
             ("Bootstrap.Assign", &[Tier::Storage]),
+            ("Bootstrap.Announce", &[Tier::Storage]),
+            ("Bootstrap.Carry", &[Tier::Storage]),
+            ("Founding.Found", &[Tier::Operator]),
             ("Store.Stream", &[Tier::Router]),
             ("Registry.Watch", &[Tier::Storage, Tier::Router]),
             ("Registry.Renew", &[Tier::Storage, Tier::Router]),

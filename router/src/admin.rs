@@ -148,7 +148,7 @@ impl Admin {
 fn leaders(answers: &[(String, Option<LeadsReply>)]) -> HashMap<ShardId, (u64, &str)> {
     let mut leaders: HashMap<ShardId, (u64, &str)> = HashMap::new();
     for (address, reply) in answers {
-        for Led { shard, term } in reply.iter().flat_map(|reply| &reply.led) {
+        for Led { shard, term, .. } in reply.iter().flat_map(|reply| &reply.led) {
             let Some(shard) = shard.as_ref().and_then(ShardId::from_pb) else { continue };
             let leader = leaders.entry(shard).or_insert((*term, address));
             if leader.0 < *term {
@@ -188,7 +188,11 @@ mod tests {
     fn of_two_that_say_that_they_lead_the_later_one_does() {
         let shard = |index| ShardId { kind: ShardKind::Timeline, index };
         let reply = |led: &[(u16, u64)]| {
-            let led = led.iter().map(|(index, term)| Led { shard: Some(shard(*index).to_pb()), term: *term });
+            let led = led.iter().map(|(index, term)| Led {
+                shard: Some(shard(*index).to_pb()),
+                term: *term,
+                ..Led::default()
+            });
             Some(LeadsReply { led: led.collect() })
         };
         let answers =

@@ -1,10 +1,13 @@
 //! What a registry view says: the ring, the shards, which leases run.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use carillon_proto::{
-    LeaseId, Ring, RouterNode, ShardMap,
-    pb::store::{NodeKind, RegistryView},
+    LeaseId, Ring, RouterNode, ShardId, ShardMap,
+    pb::store::{NodeKind, Placed, RegistryView, Replica},
 };
 
 /// One version of the cluster. Immutable.
@@ -64,6 +67,18 @@ impl Topology {
     pub(crate) fn storage(&self) -> Vec<String> {
         self.view.storage.iter().map(|node| node.address.clone()).collect()
     }
+
+    /// host:port of the nodes that have a replica of each shard, that of the preferred leader first.
+    pub(crate) fn replicas(&self) -> BTreeMap<ShardId, Vec<String>> {
+        let address = |id| self.view.storage.iter().find(|node| node.lease == id).map(|node| node.address.clone());
+        let of = |placed: &Placed| {
+            let mut replicas: Vec<&Replica> = placed.replicas.iter().collect();
+            replicas.sort_by_key(|replica| (replica.id != placed.preferred, replica.leaving));
+            let addresses = replicas.into_iter().filter_map(|replica| address(replica.node)).collect();
+            Some((placed.shard.as_ref().and_then(ShardId::from_pb)?, addresses))
+        };
+        self.view.placement.iter().filter_map(of).collect()
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +106,24 @@ pub(crate) mod tests {
             ..RegistryView::default()
         };
         Topology::new(view, here.into())
+    }
+
+    #[test]
+    fn the_preferred_replica_is_asked_first_and_who_leaves_last() {
+        let storage = [(1, "a:1"), (2, "b:1"), (3, "c:1"), (4, "d:1")].map(|(lease, address)| Node {
+            lease,
+            kind: NodeKind::Storage.into(),
+            address: address.to_owned(),
+        });
+        let replica = |(id, node, leaving)| Replica { id, node, leaving };
+        let placed = Placed {
+            shard: Some(ShardId::REGISTRY.to_pb()),
+            replicas: [(1, 1, true), (3, 3, false), (640, 4, false), (704, 9, false)].map(replica).to_vec(),
+            preferred: 640,
+        };
+        let view = RegistryView { storage: storage.to_vec(), placement: vec![placed], ..RegistryView::default() };
+        let replicas = Topology::new(view, "r:1".into()).replicas();
+        assert_eq!(replicas[&ShardId::REGISTRY], ["d:1", "c:1", "a:1"], "node 9 is nowhere");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind, ShardMap,
     pb::store::{
-        AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotLeader, RegistryView,
-        StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command,
+        AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader,
+        RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command,
         store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
@@ -50,6 +50,8 @@ struct Shard {
     leader: usize,
     /// While it is not elected, nobody answers.
     elected: bool,
+    /// The node that has no replica of it now.
+    without: Option<usize>,
     term: u64,
     applied: u64,
     waiting: VecDeque<Write>,
@@ -186,6 +188,8 @@ impl World<'_> {
         let known = self.cluster.shard(shard);
         let why = if command.is_some() && lane.is_closed() && self.plant != Some(Plant::LanesStayOpen) {
             Why::LaneClosed(LaneClosed {})
+        } else if known.without == Some(node) {
+            Why::NotHere(NotHere::default())
         } else if node != known.leader || !known.elected {
             let leader = if known.elected { node_name(known.leader) } else { String::new() };
             Why::NotLeader(NotLeader { leader })
@@ -296,7 +300,10 @@ impl World<'_> {
         }
         let up: Vec<usize> = (0..NODES).filter(|node| self.cluster.node_is_up[*node]).collect();
         let leader = up[self.random.index(up.len())];
-        self.cluster.shard(shard).leader = leader;
+        // Replicas move: any node but the leader may be without one.
+        let without = Some(self.random.index(NODES)).filter(|node| *node != leader);
+        let known = self.cluster.shard(shard);
+        (known.leader, known.without) = (leader, without);
         let after = self.random.below(300 * MS);
         self.schedule.after(after, Event::Store(StoreEvent::Elected { shard, term }));
     }

@@ -1,28 +1,40 @@
-//! How a cluster is made, and how a node finds out where it belongs. See docs/architecture.md, "Bootstrap".
+//! How a cluster is made, once and by an explicit word, and how a node finds out where it belongs. See
+//! docs/architecture.md, "The cluster".
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    pb::raft::{
-        AssignRequest, Cluster, DescribeRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server,
+    Level, ShardId,
+    pb::{
+        raft::{
+            AnnounceRequest, AssignRequest, CarryReply, CarryRequest, Cluster, DescribeRequest, FoundReply,
+            FoundRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server, founding_server,
+        },
+        store::{DirectoryCommand, StorageNode, StoreReply},
     },
-    peer::{PeerSecurity, cause},
+    peer::{AddToken, PeerSecurity, cause},
     waiting::Waiting,
 };
 use parking_lot::Mutex;
+use prost::Message as _;
 use rand::RngExt as _;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 
-use crate::identity::{DataDir, IdentityError};
+use crate::{
+    addresses::AddressBook,
+    cluster::{Serving, started},
+    identity::{DataDir, IdentityError},
+    machine::{ClusterRows, FOUNDERS, check_directory, directory_level, is_the_nodes},
+};
 
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// This node's identity, and what changes it.
+/// This node's identity, and what changes it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Bootstrap {
     inner: Arc<Inner>,
@@ -33,12 +45,20 @@ struct Inner {
     /// Held while the file is written: one assignment at a time.
     identity: Mutex<Identity>,
     assigned: watch::Sender<Option<Identity>>,
+    /// Held while a cluster is made here.
+    founding: tokio::sync::Mutex<()>,
     security: PeerSecurity,
+    /// host:port of this node.
     own: String,
-    /// In the order of the configuration; the first one makes the cluster.
-    members: Vec<String>,
+    /// Some nodes to ask and to tell.
+    seeds: Vec<String>,
     directory_shards: u16,
     timeline_shards: u16,
+    known: Level,
+    book: AddressBook,
+    serving: Arc<Serving>,
+    /// Nodes that know since the start of this process where this one is.
+    met: Mutex<HashSet<u64>>,
 }
 
 /// What makes a node refuse to start.
@@ -51,25 +71,34 @@ pub(crate) enum BootstrapError {
          can't come back under this address; give it its old data folder, or a new address"
     )]
     OtherDisk { own: String, other: String },
-    #[error("the cluster at {other} has no member {own}: a node joins only while the cluster is made")]
-    NotMember { own: String, other: String },
-    #[error(
-        "this data folder belongs to the storage node at {known}, but this node's address is {own}: set \
-         storage.advertise to {known}, or use another data folder"
-    )]
-    OtherAddress { own: String, known: String },
     #[error("the identity names no member with its own node number: the file is not this node's")]
     NoOwnMember,
+    #[error(
+        "the cluster of this data folder is at level {level}, but this program reads levels up to {known}: run the release \
+         that wrote it, or a newer one"
+    )]
+    TooOld { level: Level, known: Level },
+}
+
+/// Why a cluster is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    #[error("{0}")]
+    Members(String),
+    #[error("the cluster {0} has been made already: a second one would not know what is in it")]
+    Exists(String),
+    #[error("{0}; all members have to be there: do it again")]
+    NotAll(String),
+    #[error(transparent)]
+    Disk(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What one round of asking the others came to.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// Ask again.
-    Wait,
-    /// All are there, none belongs to a cluster, and making it falls to this node.
-    Make(Vec<(String, Identity)>),
-    /// The cluster knows this node and its disk.
+    /// Nobody's cluster knows this disk. With the address of a node that belongs to one.
+    Wait(Option<String>),
+    /// The cluster knows this disk: its making was interrupted.
     Join(Cluster, u64),
 }
 
@@ -79,28 +108,38 @@ pub(crate) struct Settings {
     pub(crate) members: Vec<String>,
     pub(crate) directory_shards: u16,
     pub(crate) timeline_shards: u16,
+    pub(crate) known: Level,
+    pub(crate) book: AddressBook,
+    pub(crate) serving: Arc<Serving>,
 }
+
+type Client = BootstrapClient<InterceptedService<Channel, AddToken>>;
 
 impl Bootstrap {
     pub(crate) fn new(dir: DataDir, identity: Identity, settings: Settings) -> Result<Self, BootstrapError> {
-        let Settings { security, own, mut members, directory_shards, timeline_shards } = settings;
-        if members.is_empty() {
-            members.push(own.clone());
+        let Settings { security, own, members, directory_shards, timeline_shards, known, book, serving } = settings;
+        if Level(identity.level) > known {
+            return Err(BootstrapError::TooOld { level: Level(identity.level), known });
         }
-        let identity = match alone_elsewhere(&identity, &own) {
-            Some(moved) if members == [own.clone()] => {
-                tracing::info!(address = %own, "this node, which is alone, has another address than before");
-                dir.write(&moved)?;
-                moved
-            }
-            _ => identity,
-        };
         if identity.cluster.is_some() {
-            check_address(&identity, &own)?;
+            check_own(&identity)?;
         }
         let assigned = watch::Sender::new(identity.cluster.is_some().then(|| identity.clone()));
-        let identity = Mutex::new(identity);
-        let inner = Inner { dir, identity, assigned, security, own, members, directory_shards, timeline_shards };
+        let inner = Inner {
+            dir,
+            identity: Mutex::new(identity),
+            assigned,
+            founding: tokio::sync::Mutex::default(),
+            security,
+            own,
+            seeds: members,
+            directory_shards,
+            timeline_shards,
+            known,
+            book,
+            serving,
+            met: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -108,45 +147,117 @@ impl Bootstrap {
         &self.inner.dir
     }
 
+    /// host:port of this node.
+    pub(crate) fn own(&self) -> &str {
+        &self.inner.own
+    }
+
     /// The identity, once this node belongs to a cluster.
     pub(crate) fn assigned(&self) -> Option<Identity> {
         self.inner.assigned.borrow().clone()
     }
 
-    /// Makes the cluster or waits until this node has its place in it.
-    pub(crate) async fn settle(&self) -> Result<Identity, BootstrapError> {
+    /// Waits until this node has its place in a cluster. `tell` is told what it waits for.
+    pub(crate) async fn settle(&self, tell: impl Fn(&str)) -> Result<Identity, BootstrapError> {
         let mut assigned = self.inner.assigned.subscribe();
-        let mut waiting = Waiting::new("the other storage nodes of the new cluster");
+        let mut waiting = Waiting::new("a place in a cluster, as the disk of this storage node is empty");
         loop {
             if let Some(identity) = assigned.borrow_and_update().clone() {
                 waiting.over();
                 return Ok(identity);
             }
             let (own, disk) = (&self.inner.own, self.inner.identity.lock().disk.clone());
-            let (answers, silent) = self.ask_all().await;
-            match decide(own, &disk, &self.inner.members, answers)? {
-                Step::Make(answers) => {
-                    let cluster = self.make(answers);
-                    self.assign(cluster, 1)?;
-                }
+            let (answers, silent) = self.ask_all(&self.inner.seeds).await;
+            match decide(own, &disk, answers)? {
                 Step::Join(cluster, node) => {
                     self.assign(cluster, node)?;
                 }
-                Step::Wait => {
-                    if silent.is_empty() {
-                        let first = self.inner.members.first().map_or("", String::as_str);
-                        waiting.still(first, "it has not made the cluster yet");
-                    } else {
-                        let addresses: Vec<&str> = silent.iter().map(|(address, _)| &**address).collect();
-                        let causes: Vec<&str> = silent.iter().map(|(_, cause)| &**cause).collect();
-                        waiting.still(addresses.join(", "), causes.join(", "));
+                Step::Wait(other) => {
+                    let mut cause = match other {
+                        Some(other) => format!("the cluster of {other} does not know this disk"),
+                        None => {
+                            "no cluster is made yet: `carillon cluster init` makes one of all its storage nodes, once"
+                                .to_owned()
+                        }
+                    };
+                    for (address, why) in silent {
+                        cause.push_str(&format!("; no answer from {address}: {why}"));
                     }
+                    tell(&format!("the disk is empty and belongs to no cluster: {cause}"));
+                    waiting.still(own, cause);
                     let pause = PAUSE.mul_f64(rand::rng().random_range(0.75..1.25));
                     // Ends early when the node that makes the cluster has called.
                     let _ = timeout(pause, assigned.changed()).await;
                 }
             }
         }
+    }
+
+    /// Makes a cluster of these nodes, this one among them; empty: of those that the configuration names, or of this one
+    /// alone. What was interrupted goes on; what was done is refused.
+    pub(crate) async fn found(&self, members: Vec<String>) -> Result<Cluster, FoundError> {
+        let _one = self.inner.founding.lock().await;
+        let own = &self.inner.own;
+        let mut members = if members.is_empty() { self.inner.seeds.clone() } else { members };
+        if members.is_empty() {
+            members.push(own.clone());
+        }
+        let Some(place) = members.iter().position(|member| member == own) else {
+            return Err(FoundError::Members(format!(
+                "{own}, which is asked to make the cluster, is not one of its members"
+            )));
+        };
+        // It becomes node 1, which makes the first members of the Raft groups.
+        members[..=place].rotate_right(1);
+        if members.len() >= FOUNDERS as usize || members.iter().collect::<HashSet<_>>().len() < members.len() {
+            return Err(FoundError::Members(format!("a cluster has 1 to {} members, each once", FOUNDERS - 1)));
+        }
+        let (answers, silent) = self.ask_all(&members).await;
+        if let Some((address, why)) = silent.first() {
+            return Err(FoundError::NotAll(format!("storage node {address} does not answer: {why}")));
+        }
+        let of = |identity: &Identity| identity.cluster.as_ref().map(|cluster| cluster.id.clone());
+        let made = match self.assigned().and_then(|identity| identity.cluster) {
+            // It stands in the disks of all, or of some.
+            Some(cluster)
+                if answers.iter().all(|(_, answer)| answer.as_ref().is_some_and(|it| it.cluster.is_some())) =>
+            {
+                return Err(FoundError::Exists(cluster.id));
+            }
+            Some(cluster) => {
+                // The disks count: where they are reached may have changed.
+                let at = |(address, answer): &(String, Option<Identity>)| {
+                    let disk = answer.as_ref().map(|identity| &identity.disk)?;
+                    let member = cluster.members.iter().find(|member| member.disk == *disk)?;
+                    Some(Member { address: address.clone(), ..member.clone() })
+                };
+                let members: Option<Vec<Member>> = answers.iter().map(at).collect();
+                let Some(members) = members else { return Err(FoundError::Exists(cluster.id)) };
+                Cluster { members, ..cluster }
+            }
+            None => {
+                if let Some(other) = answers.iter().find_map(|(_, answer)| answer.as_ref().and_then(of)) {
+                    return Err(FoundError::Exists(other));
+                }
+                let cluster = self.make(answers);
+                let (this, assigned) = (self.clone(), cluster.clone());
+                let assigning = tokio::task::spawn_blocking(move || this.assign(assigned, 1)).await;
+                assigning
+                    .map_err(|error| FoundError::Disk(Box::new(error)))?
+                    .map_err(|error| FoundError::Disk(Box::new(error)))?;
+                cluster
+            }
+        };
+        for member in made.members.iter().filter(|member| member.address != *own) {
+            if let Err(status) = self.tell(member, &made).await {
+                let why = cause(&status);
+                return Err(FoundError::NotAll(format!(
+                    "storage node {} did not take its place: {why}",
+                    member.address
+                )));
+            }
+        }
+        Ok(made)
     }
 
     /// Tells all other members their places, until each has taken it or refused it.
@@ -171,18 +282,17 @@ impl Bootstrap {
 
     async fn tell(&self, member: &Member, cluster: &Cluster) -> Result<(), Status> {
         let request = AssignRequest { disk: member.disk.clone(), cluster: Some(cluster.clone()), node: member.node };
-        let channel = self.inner.security.channel(&member.address).map_err(|_| Status::unavailable("address"))?;
-        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.token());
+        let mut client = self.client(&member.address)?;
         let call = timeout(CALL_DEADLINE, client.assign(request)).await;
         call.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
         Ok(())
     }
 
-    /// The identity of each member by address, None of those that do not answer; and why those don't.
-    async fn ask_all(&self) -> (Vec<(String, Option<Identity>)>, Vec<(String, String)>) {
-        let asked = self.inner.members.iter().map(|address| async move {
+    /// The identity of each node by address, None of those that do not answer; and why those don't.
+    async fn ask_all(&self, nodes: &[String]) -> (Vec<(String, Option<Identity>)>, Vec<(String, String)>) {
+        let asked = nodes.iter().map(|address| async move {
             if *address == self.inner.own {
-                return (address.clone(), Ok(self.inner.identity.lock().clone()));
+                return (address.clone(), Ok(self.described()));
             }
             (address.clone(), self.ask(address).await)
         });
@@ -197,8 +307,7 @@ impl Bootstrap {
     }
 
     async fn ask(&self, address: &str) -> Result<Identity, String> {
-        let channel = self.inner.security.channel(address).map_err(|error| error.to_string())?;
-        let mut client = BootstrapClient::with_interceptor(channel, self.inner.security.token());
+        let mut client = self.client(address).map_err(|status| cause(&status))?;
         match timeout(CALL_DEADLINE, client.describe(DescribeRequest {})).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(cause(&status)),
@@ -206,12 +315,17 @@ impl Bootstrap {
         }
     }
 
-    fn make(&self, answers: Vec<(String, Identity)>) -> Cluster {
+    fn client(&self, address: &str) -> Result<Client, Status> {
+        let channel = self.inner.security.channel(address).map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(BootstrapClient::with_interceptor(channel, self.inner.security.token()))
+    }
+
+    fn make(&self, answers: Vec<(String, Option<Identity>)>) -> Cluster {
         let id: [u8; 16] = rand::rng().random();
         let members = answers.into_iter().zip(1..).map(|((address, identity), node)| Member {
             node,
             address,
-            disk: identity.disk,
+            disk: identity.unwrap_or_default().disk,
         });
         Cluster {
             id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -221,24 +335,121 @@ impl Bootstrap {
         }
     }
 
+    /// Blocking.
     fn assign(&self, cluster: Cluster, node: u64) -> Result<Identity, BootstrapError> {
         let mut identity = self.inner.identity.lock();
         let assigned = Identity { cluster: Some(cluster), node, ..identity.clone() };
-        check_address(&assigned, &self.inner.own)?;
+        check_own(&assigned)?;
         if identity.cluster.is_none() {
-            self.inner.dir.write(&assigned)?;
+            *identity = self.inner.dir.write(&assigned)?;
             tracing::info!(node, "this node has its place in the cluster");
-            *identity = assigned;
             self.inner.assigned.send_replace(Some(identity.clone()));
         }
         Ok(identity.clone())
+    }
+
+    /// Writes down what a start needs to know before the rows are read. It holds no addresses: those are data.
+    pub(crate) async fn remember(&self, rows: ClusterRows) -> Result<(), IdentityError> {
+        let this = self.clone();
+        let remembering = tokio::task::spawn_blocking(move || {
+            let mut identity = this.inner.identity.lock();
+            let mut now = identity.clone();
+            let members = rows.members().into_iter().map(|member| Member { address: String::new(), ..member });
+            now.cluster = now.cluster.map(|cluster| Cluster { members: members.collect(), ..cluster });
+            now.level = now.level.max(rows.level.0);
+            if now != *identity {
+                *identity = this.inner.dir.write(&now)?;
+            }
+            Ok(())
+        });
+        remembering.await.unwrap_or(Ok(()))
+    }
+
+    /// The timelines have the new epochs that a put-back folder needs. Blocking.
+    pub(crate) fn epochs_are_new(&self) -> Result<(), IdentityError> {
+        let mut identity = self.inner.identity.lock();
+        *identity = self.inner.dir.write(&Identity { put_back: false, ..identity.clone() })?;
+        Ok(())
+    }
+
+    /// What this node answers when it is asked who it is.
+    fn described(&self) -> Identity {
+        let mut identity = self.inner.identity.lock().clone();
+        identity.reads_level = self.inner.known.0;
+        if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
+            cluster.members = serving.rows().members();
+        }
+        let own = identity.node;
+        let members = identity.cluster.iter_mut().flat_map(|cluster| &mut cluster.members);
+        for member in members.filter(|member| member.node == own) {
+            self.inner.own.clone_into(&mut member.address);
+        }
+        identity
+    }
+
+    /// As it should stand in the registry.
+    pub(crate) fn row(&self, node: u64) -> StorageNode {
+        let Inner { own, known, identity, .. } = &*self.inner;
+        StorageNode { node, disk: identity.lock().disk.clone(), address: own.clone(), level: known.0 }
+    }
+
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = Arc<str>> {
+        self.inner.seeds.iter().filter(|seed| **seed != self.inner.own).map(|seed| Arc::from(&**seed))
+    }
+
+    /// Does this node know since the start of this process where this one is?
+    pub(crate) fn has_met(&self, node: u64) -> bool {
+        node == self.inner.identity.lock().node || self.inner.met.lock().contains(&node)
+    }
+
+    /// Tells whoever is at this address who and where this node is.
+    pub(crate) async fn tell_of_this_node(&self, address: &str) {
+        let identity = self.inner.identity.lock().clone();
+        let cluster = identity.cluster.map(|cluster| cluster.id).unwrap_or_default();
+        let (node, disk) = (identity.node, identity.disk);
+        let request = AnnounceRequest { cluster: cluster.clone(), node, disk, address: self.inner.own.clone() };
+        let Ok(mut client) = self.client(address) else { return };
+        let told = match timeout(CALL_DEADLINE, client.announce(request)).await {
+            Ok(Ok(reply)) => Some(reply.into_inner()),
+            // A release before this one: it knows no other addresses than the first ones.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => self.ask(address).await.ok(),
+            Ok(Err(status)) => {
+                tracing::debug!(address, cause = cause(&status), "a storage node was not told where this one is");
+                None
+            }
+            Err(_) => None,
+        };
+        let Some(other) = told else { return };
+        if other.cluster.as_ref().is_some_and(|its| its.id == cluster) && other.node != node {
+            self.inner.book.learn(other.node, address);
+            self.inner.met.lock().insert(other.node);
+        }
+    }
+
+    /// The members as they are to stand in the registry, with the level that each can read; None if one does not answer.
+    pub(crate) async fn levels_of(
+        &self,
+        cluster: &crate::cluster::Cluster,
+        rows: &ClusterRows,
+    ) -> Option<Vec<StorageNode>> {
+        let asked = rows.nodes().map(|member| async move {
+            if member.node == cluster.own {
+                return Some(self.row(member.node));
+            }
+            let address = cluster.book.of(member.node)?;
+            let other = self.ask(&address).await.ok()?;
+            let is_it = other.node == member.node && other.disk == member.disk;
+            let level = other.reads_level;
+            is_it.then(|| StorageNode { address: address.to_string(), level, ..member.clone() })
+        });
+        futures_util::future::join_all(asked).await.into_iter().collect()
     }
 }
 
 #[tonic::async_trait]
 impl bootstrap_server::Bootstrap for Bootstrap {
     async fn describe(&self, _request: Request<DescribeRequest>) -> Result<Response<Identity>, Status> {
-        Ok(Response::new(self.inner.identity.lock().clone()))
+        Ok(Response::new(self.described()))
     }
 
     async fn assign(&self, request: Request<AssignRequest>) -> Result<Response<Identity>, Status> {
@@ -260,55 +471,76 @@ impl bootstrap_server::Bootstrap for Bootstrap {
         let assigned = assign.map_err(|error| Status::internal(error.to_string()))?;
         assigned.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
     }
-}
 
-/// The identity with this address, if it had another one and nobody else is in the cluster who knows it. Before 0.2.0 a
-/// node could have 0.0.0.0, or a port that was free by chance.
-fn alone_elsewhere(identity: &Identity, own: &str) -> Option<Identity> {
-    let mut moved = identity.clone();
-    match moved.cluster.as_mut()?.members.as_mut_slice() {
-        [member] if member.node == identity.node && member.disk == identity.disk && member.address != own => {
-            own.clone_into(&mut member.address);
-            Some(moved)
+    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<Identity>, Status> {
+        let AnnounceRequest { cluster, node, disk, address } = request.into_inner();
+        let own = self.described();
+        let members = own.cluster.iter().filter(|own| own.id == cluster).flat_map(|own| &own.members);
+        if !members.filter(|member| member.node == node).any(|member| member.disk == disk) {
+            return Err(Status::failed_precondition("this node's cluster has no such member"));
         }
-        _ => None,
-    }
-}
-
-fn check_address(identity: &Identity, own: &str) -> Result<(), BootstrapError> {
-    let members = identity.cluster.iter().flat_map(|cluster| &cluster.members);
-    let member = members.filter(|member| member.node == identity.node).find(|member| member.disk == identity.disk);
-    match member {
-        None => Err(BootstrapError::NoOwnMember),
-        Some(member) if member.address != own => {
-            Err(BootstrapError::OtherAddress { own: own.to_owned(), known: member.address.clone() })
+        if node != own.node {
+            self.inner.book.learn(node, &address);
+            self.inner.met.lock().insert(node);
         }
-        Some(_) => Ok(()),
+        Ok(Response::new(own))
+    }
+
+    async fn carry(&self, request: Request<CarryRequest>) -> Result<Response<CarryReply>, Status> {
+        let cluster = started(&self.inner.serving)?;
+        let bytes = bytes::Bytes::from(request.into_inner().command);
+        let command = DirectoryCommand::decode(bytes.clone()).map_err(|_| Status::invalid_argument("no command"))?;
+        if !is_the_nodes(&command) || command.encoded_len() != bytes.len() {
+            return Err(Status::invalid_argument("this release does not carry such a command"));
+        }
+        check_directory(ShardId::REGISTRY, cluster.map, &command)
+            .map_err(|rejected| Status::invalid_argument(rejected.detail))?;
+        let shard = cluster.registry().filter(|shard| shard.group().leads());
+        let shard = shard.ok_or_else(|| Status::unavailable("this node does not lead the registry"))?;
+        if command.op.as_ref().is_some_and(|op| directory_level(op) > shard.reader().level()) {
+            return Err(Status::unavailable("the registry's level is not high enough yet"));
+        }
+        let reply = StoreReply { id: 0, result: Some(shard.write(bytes).await) };
+        Ok(Response::new(CarryReply { reply: Some(reply) }))
     }
 }
 
-/// What a node without a cluster does, having asked the members.
-fn decide(
-    own: &str,
-    disk: &[u8],
-    members: &[String],
-    answers: Vec<(String, Option<Identity>)>,
-) -> Result<Step, BootstrapError> {
-    for (other, answer) in &answers {
-        let Some(cluster) = answer.as_ref().and_then(|identity| identity.cluster.as_ref()) else { continue };
-        return match cluster.members.iter().find(|member| member.address == own) {
-            None => Err(BootstrapError::NotMember { own: own.to_owned(), other: other.clone() }),
-            Some(member) if member.disk != disk => {
-                Err(BootstrapError::OtherDisk { own: own.to_owned(), other: other.clone() })
-            }
-            Some(member) => Ok(Step::Join(cluster.clone(), member.node)),
-        };
+#[tonic::async_trait]
+impl founding_server::Founding for Bootstrap {
+    async fn found(&self, request: Request<FoundRequest>) -> Result<Response<FoundReply>, Status> {
+        let made = self.found(request.into_inner().members).await.map_err(|error| match error {
+            FoundError::Members(why) => Status::invalid_argument(why),
+            FoundError::Exists(_) => Status::already_exists(error.to_string()),
+            FoundError::NotAll(_) => Status::unavailable(error.to_string()),
+            FoundError::Disk(_) => Status::internal(error.to_string()),
+        })?;
+        Ok(Response::new(FoundReply { cluster: made.id, members: made.members }))
     }
-    if members.first().is_none_or(|first| first != own) {
-        return Ok(Step::Wait);
+}
+
+fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
+    let mut members = identity.cluster.iter().flat_map(|cluster| &cluster.members);
+    match members.any(|member| (member.node, &member.disk) == (identity.node, &identity.disk)) {
+        true => Ok(()),
+        false => Err(BootstrapError::NoOwnMember),
     }
-    let there: Option<Vec<_>> = answers.into_iter().map(|(address, answer)| Some((address, answer?))).collect();
-    Ok(there.map_or(Step::Wait, Step::Make))
+}
+
+/// What a node without a cluster does, having asked others.
+fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Result<Step, BootstrapError> {
+    let mut of_a_cluster = None;
+    for (other, answer) in answers {
+        let Some(cluster) = answer.and_then(|identity| identity.cluster) else { continue };
+        if let Some(member) = cluster.members.iter().find(|member| member.disk == disk) {
+            let node = member.node;
+            return Ok(Step::Join(cluster, node));
+        }
+        if cluster.members.iter().any(|member| member.address == own) {
+            return Err(BootstrapError::OtherDisk { own: own.to_owned(), other });
+        }
+        of_a_cluster = Some(other);
+    }
+    Ok(Step::Wait(of_a_cluster))
 }
 
 #[cfg(test)]
@@ -329,37 +561,26 @@ mod tests {
     }
 
     fn step(own: &str, disk: u8, answers: &[(&str, Option<Identity>)]) -> Result<Step, BootstrapError> {
-        let members: Vec<_> = ["a", "b", "c"].map(str::to_owned).into();
-        let answers = answers.iter().map(|(address, answer)| ((*address).to_owned(), answer.clone())).collect();
-        decide(own, &[disk], &members, answers)
+        decide(own, &[disk], answers.iter().map(|(address, answer)| ((*address).to_owned(), answer.clone())).collect())
     }
 
     #[test]
-    fn the_first_member_makes_the_cluster_when_all_are_there() {
+    fn empty_disks_wait_whoever_is_there() {
         let all = [("a", identity(1, None)), ("b", identity(2, None)), ("c", identity(3, None))];
-        assert!(matches!(step("a", 1, &all), Ok(Step::Make(made)) if made.len() == 3));
-        assert!(matches!(step("b", 2, &all), Ok(Step::Wait)));
-        let some = [("a", identity(1, None)), ("b", None), ("c", identity(3, None))];
-        assert!(matches!(step("a", 1, &some), Ok(Step::Wait)));
+        for (own, disk) in [("a", 1), ("b", 2)] {
+            assert_eq!(step(own, disk, &all).expect("waits"), Step::Wait(None));
+        }
+        let strangers = [("x", identity(1, cluster(&[("x", 1)]))), ("b", None)];
+        assert_eq!(step("b", 2, &strangers).expect("waits"), Step::Wait(Some("x".into())));
     }
 
     #[test]
-    fn a_node_that_is_alone_takes_another_address_and_one_with_others_does_not() {
-        let alone = Identity { node: 1, ..identity(7, cluster(&[("0.0.0.0:7401", 7)])).expect("made") };
-        let moved = alone_elsewhere(&alone, "host:7401").expect("moves");
-        check_address(&moved, "host:7401").expect("its own");
-        assert!(alone_elsewhere(&moved, "host:7401").is_none(), "nothing to do");
-        let others = Identity { node: 1, ..identity(7, cluster(&[("a", 7), ("b", 8)])).expect("made") };
-        assert!(alone_elsewhere(&others, "host:7401").is_none());
-        let empty = Identity { disk: vec![9].into(), ..alone };
-        assert!(alone_elsewhere(&empty, "host:7401").is_none(), "another disk");
-    }
-
-    #[test]
-    fn a_node_that_the_cluster_knows_takes_its_place() {
+    fn a_node_whose_disk_the_cluster_knows_takes_its_place_wherever_it_is() {
         let known = cluster(&[("a", 1), ("b", 2), ("c", 3)]);
         let all = [("a", identity(1, known)), ("b", identity(2, None)), ("c", None)];
-        assert!(matches!(step("b", 2, &all), Ok(Step::Join(_, 2))));
+        for own in ["b", "elsewhere"] {
+            assert!(matches!(step(own, 2, &all), Ok(Step::Join(_, 2))));
+        }
     }
 
     #[test]
@@ -370,8 +591,12 @@ mod tests {
             let error = step(own, 9, &all).expect_err("refused").to_string();
             assert!(error.contains("another disk"), "{error}");
         }
-        let other = cluster(&[("x", 1)]);
-        let all = [("a", identity(1, other)), ("b", None), ("c", None)];
-        assert!(matches!(step("b", 2, &all), Err(BootstrapError::NotMember { .. })));
+    }
+
+    #[test]
+    fn an_identity_without_its_own_member_is_refused() {
+        let of = |node| Identity { node, ..identity(7, cluster(&[("a", 7), ("b", 8)])).expect("made") };
+        check_own(&of(1)).expect("its own");
+        check_own(&of(2)).expect_err("another disk's");
     }
 }

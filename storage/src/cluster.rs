@@ -1,46 +1,104 @@
-//! What this node serves once the cluster is made: its shards and who else is there.
+//! What this node serves once it has its place in a cluster: the replicas that it has, and what the registry says.
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
-use carillon_proto::{ShardId, ShardMap, pb::raft};
+use arc_swap::{ArcSwap, Guard};
+use carillon_proto::{ShardId, ShardMap};
 use tonic::Status;
 
 use crate::{
-    shard::{Reader, Shard},
+    addresses::AddressBook,
+    machine::{ClusterRows, RegistryState},
+    shard::Shard,
     space::Space,
 };
 
 /// Set once, when the shards are started.
 pub(crate) type Serving = OnceLock<Cluster>;
 
+type Shards = HashMap<ShardId, Shard>;
+
+/// The shards of which this node has a replica; they change while it runs.
+#[derive(Default)]
+pub(crate) struct Hosted(ArcSwap<Shards>);
+
 pub(crate) struct Cluster {
     pub(crate) id: String,
+    /// This node.
     pub(crate) own: u64,
     pub(crate) map: ShardMap,
-    /// Ordered by node id. For now every storage node of the initial cluster replicates all shards.
-    pub(crate) members: Vec<raft::Member>,
-    pub(crate) shards: HashMap<ShardId, Shard>,
+    pub(crate) hosted: Arc<Hosted>,
+    pub(crate) book: AddressBook,
+    pub(crate) registry: tokio::sync::watch::Receiver<RegistryState>,
+    /// Stands for the rows of the cluster as long as the registry has none.
+    pub(crate) implied: ClusterRows,
     pub(crate) space: Space,
 }
 
+impl Hosted {
+    pub(crate) fn get(&self, shard: ShardId) -> Option<Shard> {
+        self.0.load().get(&shard).cloned()
+    }
+
+    /// All as they are now.
+    pub(crate) fn all(&self) -> Arc<Shards> {
+        self.0.load_full()
+    }
+
+    /// The same for a moment, without counting.
+    pub(crate) fn now(&self) -> Guard<Arc<Shards>> {
+        self.0.load()
+    }
+
+    pub(crate) fn put(&self, shard: Shard) {
+        self.0.rcu(|shards| {
+            let mut shards = Shards::clone(shards);
+            shards.insert(shard.id(), shard.clone());
+            shards
+        });
+    }
+
+    pub(crate) fn remove(&self, shard: ShardId) {
+        self.0.rcu(|shards| {
+            let mut shards = Shards::clone(shards);
+            shards.remove(&shard);
+            shards
+        });
+    }
+}
+
 impl Cluster {
-    pub(crate) fn registry(&self) -> Option<&Shard> {
-        self.shards.get(&ShardId::REGISTRY)
+    pub(crate) fn registry(&self) -> Option<Shard> {
+        self.hosted.get(ShardId::REGISTRY)
+    }
+
+    pub(crate) fn shards(&self) -> Arc<Shards> {
+        self.hosted.all()
+    }
+
+    /// Members, placement and level, as far as this node has them.
+    pub(crate) fn rows(&self) -> ClusterRows {
+        rows(&self.registry.borrow(), &self.implied)
     }
 
     /// Of the registry, as far as this node has it.
     pub(crate) fn view_version(&self) -> u64 {
-        match self.registry().map(Shard::reader) {
-            Some(Reader::Directory(reader)) => reader.registry().borrow().version,
-            _ => 0,
-        }
+        self.registry.borrow().version
     }
 
-    /// The node that should lead this shard, so that the leaders are spread.
+    /// The replica that should lead this shard, so that the leaders are spread.
     pub(crate) fn preferred_leader(&self, shard: ShardId) -> Option<u64> {
-        let number = self.map.all().position(|other| other == shard)?;
-        Some(self.members.get(number % self.members.len().max(1))?.node)
+        let rows = self.rows();
+        rows.placement().get(&shard).map(|placement| placement.preferred).filter(|replica| *replica != 0)
     }
+}
+
+pub(crate) fn rows(registry: &RegistryState, implied: &ClusterRows) -> ClusterRows {
+    let rows = &registry.cluster;
+    if rows.is_founded() { rows.clone() } else { implied.clone() }
 }
 
 /// For calls that come before the shards are started.

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 pub struct StorageConfig {
     /// Where the internal gRPC listener binds.
     pub listen: SocketAddr,
-    /// host:port at which other nodes reach this one; empty: the address that `listen` was bound to. It names the
-    /// node in `members` and must stay the same for the life of the cluster.
+    /// host:port at which other nodes reach this one; empty: the address that `listen` was bound to. It may be another one
+    /// at each start.
     pub advertise: String,
     pub data_dir: PathBuf,
-    /// The advertised addresses of all storage nodes of the initial cluster, the same list in the same order on each;
-    /// empty: this node is alone. Read only until the cluster is made.
+    /// Where storage nodes are reached: those of which `carillon cluster init` makes the cluster, and whom this node asks
+    /// and tells at its start. Where they are after that, the registry knows.
     pub members: Vec<String>,
     /// Fixed when the cluster is made.
     pub directory_shards: u16,
@@ -149,10 +149,6 @@ impl StorageConfig {
         if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
             return wrong("members", "names an address twice".into());
         }
-        if self.members.len() > 1 && !self.members.contains(&self.advertised_or(self.listen)) {
-            let own = self.advertised_or(self.listen);
-            return wrong("members", format!("lacks this node's own address {own}: add it or set advertise"));
-        }
         if !(16..=1_000_000).contains(&self.timeline_open_files) {
             return wrong("timeline_open_files", format!("is {}: it must be 16 to 1000000", self.timeline_open_files));
         }
@@ -194,7 +190,7 @@ mod tests {
         assert_eq!(wrong(|config| config.timeline_shards = 0), "timeline_shards");
         assert_eq!(wrong(|config| config.election_max_ms = 450), "election_max_ms");
         assert_eq!(wrong(|config| config.members = vec!["nonsense".into()]), "members");
-        assert_eq!(wrong(|config| config.members = vec!["a:1".into(), "b:1".into()]), "members");
+        assert_eq!(wrong(|config| config.members = vec!["a:1".into(), "a:1".into()]), "members");
         assert_eq!(wrong(|config| config.log_bytes = 1), "log_bytes");
     }
 }

@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardKind, ShardMap,
+    Level, ShardId, ShardKind, ShardMap,
     pb::{
         raft::{AppendRequest, Entry, LogId, SnapshotHeader, SnapshotMeta, VoteReply, VoteRequest},
-        store::{CommandBatch, DirectoryCommand, TimelineCommand},
+        store::{CommandBatch, DirectoryCommand, SetLevel, TimelineCommand, directory_command, timeline_command},
     },
 };
 use prost::Message;
@@ -37,10 +37,13 @@ pub fn commands(bytes: &[u8]) {
     let Ok(batch) = CommandBatch::decode(bytes) else { return };
     let mut machines = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     if kind & 1 == 0 {
-        let checked = |command: &TimelineCommand| check_timeline(TIMELINE, MAP, command).is_ok();
+        // Levels rise by the machines' own word.
+        let sets_level = |command: &TimelineCommand| matches!(command.op, Some(timeline_command::Op::SetLevel(_)));
+        let checked = |command: &_| check_timeline(TIMELINE, MAP, command).is_ok() && !sets_level(command);
         machines.timeline.apply(&batch, checked);
     } else {
-        let checked = |command: &DirectoryCommand| check_directory(ShardId::REGISTRY, MAP, command).is_ok();
+        let sets_level = |command: &DirectoryCommand| matches!(command.op, Some(directory_command::Op::SetLevel(_)));
+        let checked = |command: &_| check_directory(ShardId::REGISTRY, MAP, command).is_ok() && !sets_level(command);
         machines.directory.apply(&batch, checked);
     }
 }
@@ -191,11 +194,11 @@ static MACHINES: LazyLock<Mutex<Machines>> = LazyLock::new(|| {
     let engines = Engines::open(&folder("machines"), MAP, Caches::default()).expect("opens");
     let (directory, _) = engines.directory(ShardId::REGISTRY).expect("a shard");
     let (timeline, _) = engines.timeline(TIMELINE).expect("a shard");
-    Mutex::new(Machines {
-        directory: Applied { machine: directory, index: 0 },
-        timeline: Applied { machine: timeline, index: 0 },
-        _engines: engines,
-    })
+    let mut directory = Applied { machine: directory, index: 0 };
+    let op = directory_command::Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 });
+    let level = DirectoryCommand { op: Some(op) }.encode_to_vec().into();
+    directory.apply(&CommandBatch { commands: vec![level] }, |_: &DirectoryCommand| true);
+    Mutex::new(Machines { directory, timeline: Applied { machine: timeline, index: 0 }, _engines: engines })
 });
 
 static SNAPSHOTS: LazyLock<SnapshotDir> =

@@ -1,8 +1,8 @@
 //! Who this node is: the file `identity` beside its data.
 //!
 //! Layout: the line `carillon storage identity`, then length (u32 little endian), CRC-32 (u32 little endian) and bytes
-//! of an encoded `carillon.raft.v1.Identity`. Format 1; 2 while `put_back` is set, of which a release of format 1 knows
-//! nothing.
+//! of an encoded `carillon.raft.v1.Identity`. Its format is the lowest that a release must know to be right about it: 3
+//! once the cluster has a level, 2 while `put_back` is set, otherwise 1.
 
 use std::{
     fs::{self, File, Permissions},
@@ -15,8 +15,7 @@ use carillon_proto::pb::raft::Identity;
 use prost::Message as _;
 use rand::RngExt as _;
 
-const FORMAT: u32 = 1;
-const FORMAT_PUT_BACK: u32 = 2;
+const FORMAT: u32 = 3;
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
 
 /// What the lock file holds while a node runs, and after it was killed.
@@ -43,7 +42,7 @@ pub(crate) enum IdentityError {
     )]
     Damaged { path: PathBuf },
     #[error(
-        "file {path} has format {found}, but this release knows {FORMAT_PUT_BACK}: run the release that wrote it or a newer one"
+        "file {path} has format {found}, but this release knows {FORMAT}: run the release that wrote it or a newer one"
     )]
     Newer { path: PathBuf, found: u32 },
     #[error(
@@ -111,9 +110,7 @@ impl DataDir {
             return Err(IdentityError::Orphan { path: self.path.clone() });
         }
         let disk: [u8; 16] = rand::rng().random();
-        let identity = Identity { format: FORMAT, disk: disk.to_vec().into(), cluster: None, node: 0, put_back: false };
-        self.write(&identity)?;
-        Ok(identity)
+        self.write(&Identity { disk: disk.to_vec().into(), ..Identity::default() })
     }
 
     /// The data was put back from a copy: its timelines are to get new epochs at the next start.
@@ -122,21 +119,14 @@ impl DataDir {
         let identity = self.read()?.ok_or_else(|| IdentityError::NoNode { path: path() })?;
         match identity.cluster.as_ref().map(|cluster| cluster.members.len()) {
             None => Err(IdentityError::NoNode { path: path() }),
-            Some(1) => self.write(&Identity { put_back: true, format: FORMAT_PUT_BACK, ..identity }),
+            Some(1) => self.write(&Identity { put_back: true, ..identity }).map(drop),
             Some(members) => Err(IdentityError::NotAlone { path: path(), members }),
         }
     }
 
-    /// They have them.
-    pub(crate) fn epochs_are_new(&self) -> Result<(), IdentityError> {
-        match self.read()? {
-            Some(identity) => self.write(&Identity { put_back: false, format: FORMAT, ..identity }),
-            None => Ok(()),
-        }
-    }
-
-    /// On disk when it returns, as a whole or not at all.
-    pub(crate) fn write(&self, identity: &Identity) -> Result<(), IdentityError> {
+    /// On disk when it returns, as a whole or not at all. As it was written, with its format.
+    pub(crate) fn write(&self, identity: &Identity) -> Result<Identity, IdentityError> {
+        let identity = Identity { format: format_of(identity), reads_level: 0, ..identity.clone() };
         let encoded = identity.encode_to_vec();
         let write = |temporary: &Path| -> io::Result<()> {
             let mut file = File::create(temporary)?;
@@ -148,7 +138,8 @@ impl DataDir {
             fs::rename(temporary, self.file())?;
             File::open(&self.path)?.sync_all()
         };
-        write(&self.path.join("identity.tmp")).map_err(|source| IdentityError::File { path: self.file(), source })
+        write(&self.path.join("identity.tmp")).map_err(|source| IdentityError::File { path: self.file(), source })?;
+        Ok(identity)
     }
 
     fn read(&self) -> Result<Option<Identity>, IdentityError> {
@@ -162,7 +153,7 @@ impl DataDir {
         let Some(identity) = decode(&bytes) else {
             return Err(IdentityError::Damaged { path });
         };
-        if identity.format > FORMAT_PUT_BACK {
+        if identity.format > FORMAT {
             return Err(IdentityError::Newer { path, found: identity.format });
         }
         Ok(Some(identity))
@@ -170,6 +161,14 @@ impl DataDir {
 
     fn file(&self) -> PathBuf {
         self.path.join("identity")
+    }
+}
+
+fn format_of(identity: &Identity) -> u32 {
+    match (identity.level, identity.put_back) {
+        (1.., _) => 3,
+        (0, true) => 2,
+        (0, false) => 1,
     }
 }
 
@@ -256,8 +255,12 @@ mod tests {
         dir.put_back().expect("it is alone");
         let put_back = Identity { put_back: true, format: 2, ..of(1) };
         assert_eq!(dir.read().expect("reads"), Some(put_back));
-        dir.epochs_are_new().expect("writes");
+        dir.write(&of(1)).expect("writes");
         assert_eq!(dir.read().expect("reads"), Some(of(1)));
+        dir.write(&Identity { level: 1, ..of(1) }).expect("writes");
+        dir.put_back().expect("it is alone");
+        let put_back = Identity { put_back: true, format: 3, level: 1, ..of(1) };
+        assert_eq!(dir.read().expect("reads"), Some(put_back), "no release before levels may open it");
     }
 
     #[test]
@@ -287,8 +290,10 @@ mod tests {
             fs::write(dir.file(), bytes).expect("writes");
             assert!(matches!(dir.identity(), Err(IdentityError::Damaged { .. })), "byte {at}");
         }
-        dir.write(&Identity { format: 3, ..identity }).expect("writes");
+        let newer = Identity { format: FORMAT + 1, ..identity }.encode_to_vec();
+        let (length, sum) = ((newer.len() as u32).to_le_bytes(), crc32fast::hash(&newer).to_le_bytes());
+        fs::write(dir.file(), [FIRST_LINE, &length, &sum, &newer].concat()).expect("writes");
         let error = dir.identity().expect_err("refused").to_string();
-        assert!(error.contains("format 3") && error.contains("run the release"), "{error}");
+        assert!(error.contains("format 4") && error.contains("run the release"), "{error}");
     }
 }

@@ -70,7 +70,7 @@ pub(crate) async fn run(cluster: Arc<crate::cluster::Serving>, leases: Arc<Lease
         let mut watch = leases.watch.lock().await;
         let words = watch.tick(now, shard.group().leads(), &registry.borrow());
         if let Some(words) = words {
-            tell(shard, &words).await;
+            tell(&shard, &words).await;
         }
     }
 }

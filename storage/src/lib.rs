@@ -4,6 +4,8 @@
 //! ```text
 //! storage.rs   the node as a whole: open, run, drain
 //! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
+//! addresses.rs, members.rs    where the nodes are, and what this one tells of itself
+//! hosting.rs, reconcile.rs    replicas are opened, closed and made members as the registry says; levels are raised
 //! maintenance.rs, sweep.rs    what is done now and then
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
@@ -20,6 +22,7 @@
 //!
 //! On disk, in the data folder: `identity`, `lock`, `ballast`, `log/`, `snapshots/`, `directory/`, `timeline/`.
 
+mod addresses;
 mod bootstrap;
 mod cluster;
 mod config;
@@ -27,16 +30,19 @@ mod engine;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hosting;
 mod identity;
 mod lease_clock;
 mod log;
 mod log_upkeep;
 mod machine;
 mod maintenance;
+mod members;
 pub mod metrics;
 mod placement;
 mod put_back;
 mod raft;
+mod reconcile;
 mod registry;
 mod service;
 mod shard;
@@ -48,6 +54,7 @@ mod space;
 mod storage;
 mod sweep;
 
+pub use bootstrap::FoundError;
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
 pub use put_back::mark_put_back;
 pub use storage::{OpenError, Storage};

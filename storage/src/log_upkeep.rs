@@ -42,11 +42,12 @@ impl Limits {
 /// As long as the node runs. `log_bytes`: of all shards together.
 pub(crate) async fn run(serving: Arc<Serving>, log: Arc<Log>, log_bytes: u64) {
     let Some(cluster) = serving.get() else { return };
-    let limits = Limits::new(log_bytes, cluster.shards.len());
     let mut snapshots: HashMap<ShardId, LastSnapshot> = HashMap::new();
     loop {
         sleep(INTERVAL).await;
-        for shard in cluster.shards.values() {
+        let shards = cluster.shards();
+        let limits = Limits::new(log_bytes, shards.len());
+        for shard in shards.values() {
             tend(shard, limits, snapshots.entry(shard.id()).or_default()).await;
         }
         give_back(cluster, &log, log_bytes).await;
@@ -86,7 +87,7 @@ async fn snapshot_bytes(shard: &Shard) -> u64 {
 async fn give_back(cluster: &Cluster, log: &Arc<Log>, log_bytes: u64) {
     let used = log.used_bytes() as u64;
     metrics::gauge!(names::LOG_BYTES).set(used as f64);
-    let kept: u64 = cluster.shards.values().map(|shard| shard.group().log().kept_bytes()).sum();
+    let kept: u64 = cluster.shards().values().map(|shard| shard.group().log().kept_bytes()).sum();
     if used < log_bytes.max(2 * kept) {
         return;
     }

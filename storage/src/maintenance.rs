@@ -27,7 +27,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     }
     loop {
         sleep(RETENTION_INTERVAL).await;
-        for shard in cluster.shards.values() {
+        for shard in cluster.shards().values() {
             if let Reader::Timeline(reader) = shard.reader() {
                 trim(shard, reader, retention).await;
                 sweep(shard, reader, retention).await;

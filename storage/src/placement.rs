@@ -38,7 +38,7 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
     loop {
         sleep(INTERVAL).await;
         let mut leading = 0;
-        for shard in cluster.shards.values() {
+        for shard in cluster.shards().values() {
             let (id, status) = (shard.id(), shard.group().status());
             if let Some(taken) = moving.get(&id).and_then(|moving| moving.taken(&status, Instant::now())) {
                 moving.remove(&id);
@@ -51,7 +51,8 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
             leading += 1;
             if cluster.space.is_low()
                 && relieved.get(&id).is_none_or(|at| at.elapsed() >= RELIEF)
-                && let Some(to) = most_up_to_date(&status, cluster.own).filter(|to| is_up_to_date(&status, *to))
+                && let Some(to) =
+                    most_up_to_date(&status, shard.group().replica()).filter(|to| is_up_to_date(&status, *to))
                 && !draining.load(Ordering::Relaxed)
             {
                 tracing::info!(shard = %id, to, "handing the lead over, as the disk of this node is nearly full");
@@ -61,7 +62,7 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
             }
             let settled = since.entry(id).or_insert_with(Instant::now).elapsed() >= SETTLED;
             if let Some(to) = cluster.preferred_leader(id)
-                && to != cluster.own
+                && to != shard.group().replica()
                 && settled
                 && is_up_to_date(&status, to)
                 && !draining.load(Ordering::Relaxed)
@@ -104,12 +105,12 @@ pub(crate) async fn hand_over(cluster: &Cluster) {
     let handing = async {
         loop {
             let mut left = 0;
-            for shard in cluster.shards.values() {
+            for shard in cluster.shards().values() {
                 let status = shard.group().status();
                 if !status.leads {
                     continue;
                 }
-                if let Some(to) = most_up_to_date(&status, cluster.own) {
+                if let Some(to) = most_up_to_date(&status, shard.group().replica()) {
                     left += 1;
                     shard.group().transfer_leader(to).await;
                 }
@@ -133,7 +134,7 @@ fn is_up_to_date(status: &GroupStatus, node: u64) -> bool {
     status.voters.contains(&node) && matched.is_some() && matched >= status.last_log
 }
 
-fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
+pub(crate) fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
     let others = status.voters.iter().filter(|node| **node != own);
     others.max_by_key(|node| status.matched.get(node).copied().flatten()).copied()
 }
@@ -154,6 +155,8 @@ mod tests {
             snapshot: None,
             matched: [(1, Some(1000)), (2, Some(999)), (3, Some(1000)), (4, None), (9, Some(1000))].into(),
             voters: vec![1, 2, 3, 4],
+            replicas: vec![1, 2, 3, 4],
+            in_change: false,
         };
         assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));
         assert!(!is_up_to_date(&status, 9), "not a voter");
@@ -175,6 +178,8 @@ mod tests {
             snapshot: None,
             matched: Default::default(),
             voters: vec![1, 2, 3],
+            replicas: vec![1, 2, 3],
+            in_change: false,
         };
         assert_eq!(moving.taken(&led_by(Some(1)), now), None);
         assert_eq!(moving.taken(&led_by(None), now), None);

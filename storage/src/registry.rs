@@ -3,15 +3,19 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    ShardId,
+    ShardId, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
-    pb::store::{
-        DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
-        RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply,
-        RenewRequest, StoreError, WatchRequest, directory_command::Op, leads_reply::Led,
-        registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
+    pb::{
+        raft::{CarryRequest, bootstrap_client::BootstrapClient},
+        store::{
+            DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node,
+            NodeKind, Placed, Placement, RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView,
+            Rejected, RenewLease, RenewReply, RenewRequest, StorageNode, StoreError, WatchRequest,
+            directory_command::Op, leads_reply::Led, registry_client::RegistryClient, registry_server,
+            rejected::Reason, store_error::Why,
+        },
     },
-    peer::{AddToken, PeerSecurity},
+    peer::{AddToken, PeerSecurity, cause},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -25,10 +29,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
-    cluster::{Cluster, Serving, started},
+    cluster::{Cluster, Serving, rows, started},
     lease_clock::{Leases, Renewal},
-    machine::{Outcome, RegistryState, check_directory},
-    shard::Reader,
+    machine::{ClusterRows, Outcome, RegistryState, check_directory, directory_level},
 };
 
 /// A call that was passed on once is not passed on again: nodes may disagree about the leader for a while.
@@ -51,6 +54,68 @@ type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
 struct Leaders {
     security: PeerSecurity,
     clients: Mutex<HashMap<String, Client>>,
+}
+
+/// Carries commands of this node for the registry out, wherever that is led. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    serving: Arc<Serving>,
+    security: PeerSecurity,
+}
+
+impl Carrier {
+    pub(crate) fn new(serving: Arc<Serving>, security: PeerSecurity) -> Self {
+        Self { serving, security }
+    }
+
+    /// Only what may be repeated: it is tried again while the registry changes its leader.
+    pub(crate) async fn carry(&self, op: Op) -> Result<Outcome, String> {
+        let cluster = self.serving.get().ok_or("the shards are not started")?;
+        let needs = directory_level(&op);
+        let command = DirectoryCommand { op: Some(op) };
+        check_directory(ShardId::REGISTRY, cluster.map, &command).map_err(|rejected| rejected.detail)?;
+        let command = bytes::Bytes::from(command.encode_to_vec());
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let Some(shard) = cluster.registry() else { return Err("there is no registry shard".to_owned()) };
+            let why = if !shard.group().leads() {
+                let leader = shard.group().leader().unwrap_or_default();
+                match self.pass_on(&leader, command.clone()).await {
+                    Ok(outcome) => return Ok(outcome),
+                    Err(why) => why,
+                }
+            } else if needs > shard.reader().level() {
+                "the registry's level is not high enough yet".to_owned()
+            } else {
+                match shard.write(command.clone()).await {
+                    Outcome::Error(StoreError { why }) if !matches!(why, Some(Why::Rejected(_))) => format!("{why:?}"),
+                    outcome => return Ok(outcome),
+                }
+            };
+            if Instant::now() > deadline {
+                return Err(why);
+            }
+            let pause = rand::rng().random_range(50..150);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn pass_on(&self, leader: &str, command: bytes::Bytes) -> Result<Outcome, String> {
+        if leader.is_empty() {
+            return Err("the registry has no leader that this node knows".to_owned());
+        }
+        let channel = self.security.channel(leader).map_err(|error| error.to_string())?;
+        let mut client = BootstrapClient::with_interceptor(channel, self.security.token());
+        let call = timeout(CALL_DEADLINE, client.carry(CarryRequest { command })).await;
+        let reply = call.map_err(|_| "no answer in time".to_owned())?.map_err(|status| cause(&status))?;
+        match reply.into_inner().reply.and_then(|reply| reply.result) {
+            Some(Outcome::Error(StoreError { why })) if !matches!(why, Some(Why::Rejected(_))) => {
+                Err(format!("{why:?}"))
+            }
+            Some(outcome) => Ok(outcome),
+            None => Err("an answer without an outcome".to_owned()),
+        }
+    }
 }
 
 impl RegistryService {
@@ -111,7 +176,7 @@ enum Written<T> {
 
 impl Cluster {
     fn is_own(&self, address: &str) -> bool {
-        self.members.iter().any(|member| member.node == self.own && member.address == address)
+        self.book.of(self.own).is_some_and(|own| *own == *address)
     }
 }
 
@@ -134,10 +199,15 @@ impl registry_server::Registry for RegistryService {
     type WatchStream = ReceiverStream<Result<RegistryView, Status>>;
 
     async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
-        let shards = started(&self.serving)?.shards.values();
-        let led = shards.filter_map(|shard| {
+        let shards = started(&self.serving)?.shards();
+        let led = shards.values().filter_map(|shard| {
             let status = shard.group().status();
-            status.leads.then(|| Led { shard: Some(shard.id().to_pb()), term: status.term })
+            status.leads.then(|| Led {
+                shard: Some(shard.id().to_pb()),
+                term: status.term,
+                voters: status.voters,
+                level: shard.reader().level().0,
+            })
         });
         Ok(Response::new(LeadsReply { led: led.collect() }))
     }
@@ -160,7 +230,7 @@ impl registry_server::Registry for RegistryService {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (forwarded, message) = open(request);
         let shard = started(&self.serving)?.registry().ok_or_else(|| Status::internal("there is no registry shard"))?;
-        match self.leases.renew(shard, message.lease).await {
+        match self.leases.renew(&shard, message.lease).await {
             Renewal::Done => return Ok(Response::new(RenewReply {})),
             Renewal::Ended => return Err(has_ended()),
             Renewal::NotHere => {}
@@ -187,17 +257,14 @@ impl registry_server::Registry for RegistryService {
 
     async fn watch(&self, _request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let cluster = started(&self.serving)?;
-        let Some(Reader::Directory(reader)) = cluster.registry().map(|shard| shard.reader()) else {
-            return Err(Status::internal("there is no registry shard"));
-        };
-        let mut states = reader.registry();
-        let frame = frame(cluster);
+        let mut states = cluster.registry.clone();
+        let (id, map, implied) = (cluster.id.clone(), cluster.map, cluster.implied.clone());
         // When it is full, views are skipped: only the newest counts.
         let (out, views) = mpsc::channel(1);
         self.tasks.spawn("registry watch", async move {
             loop {
                 let Ok(permit) = out.reserve().await else { return };
-                let view = view(&frame, &states.borrow_and_update());
+                let view = view(id.clone(), map, &states.borrow_and_update(), &implied);
                 permit.send(Ok(view));
                 tokio::select! {
                     changed = states.changed() => if changed.is_err() { return },
@@ -209,28 +276,26 @@ impl registry_server::Registry for RegistryService {
     }
 }
 
-/// What does not change while the process runs.
-fn frame(cluster: &Cluster) -> RegistryView {
-    let storage = cluster.members.iter().map(|member| Node {
-        lease: member.node,
-        kind: NodeKind::Storage.into(),
-        address: member.address.clone(),
-    });
-    RegistryView {
-        directory_shards: cluster.map.directory.into(),
-        timeline_shards: cluster.map.timeline.into(),
-        storage: storage.collect(),
-        cluster: cluster.id.clone(),
-        ..RegistryView::default()
-    }
-}
-
-fn view(frame: &RegistryView, state: &RegistryState) -> RegistryView {
+fn view(cluster: String, map: ShardMap, state: &RegistryState, implied: &ClusterRows) -> RegistryView {
+    let rows = rows(state, implied);
+    let storage =
+        |node: &StorageNode| Node { lease: node.node, kind: NodeKind::Storage.into(), address: node.address.clone() };
+    let placed = |(shard, placement): (&ShardId, &Placement)| Placed {
+        shard: Some(shard.to_pb()),
+        replicas: placement.replicas.clone(),
+        preferred: placement.preferred,
+    };
     RegistryView {
         version: state.version,
         ring_version: state.ring_version,
         nodes: state.nodes.clone(),
-        ..frame.clone()
+        directory_shards: map.directory.into(),
+        timeline_shards: map.timeline.into(),
+        storage: rows.nodes().map(storage).collect(),
+        cluster,
+        placement: rows.placement().iter().map(placed).collect(),
+        level: rows.level.0,
+        storage_levels: rows.nodes().map(|node| node.level).collect(),
     }
 }
 

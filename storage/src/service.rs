@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use carillon_proto::{
-    Batches, ShardId, ShardKind, TimelineId, UserId,
+    Batches, Level, ShardId, ShardKind, TimelineId, UserId,
     pb::store::{
         FromStore, NotHere, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
         store_request::Op, store_server, timeline_command,
@@ -20,9 +20,9 @@ use tracing::Span;
 
 use crate::{
     cluster::{Cluster, Serving, started},
-    machine::{check_directory, check_timeline, is_the_leaders},
+    machine::{check_directory, check_timeline, directory_level, is_the_leaders, is_the_nodes, timeline_level},
     metrics as names,
-    shard::{Lanes, ReadOp, Replies, Reply},
+    shard::{Lanes, ReadOp, Replies, Reply, Shard},
 };
 
 pub(crate) type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
@@ -98,7 +98,8 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
         answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
         return Some(());
     };
-    let Some(shard) = cluster.shards.get(&id) else {
+    let hosted = cluster.hosted.now();
+    let Some(shard) = hosted.get(&id) else {
         // Should the shard be opened here meanwhile, what comes next in its lane must not overtake this.
         lanes.lane(id, lane).close();
         answer.refuse(Why::NotHere(NotHere { view_version: cluster.view_version() }));
@@ -112,7 +113,7 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
         answer.refuse(full);
         return Some(());
     }
-    match check(cluster, shard.id(), op) {
+    match check(cluster, shard, op) {
         Ok(Checked::Write(command)) => shard.submit(command, Some(lanes.lane(shard.id(), lane)), answer),
         Ok(Checked::Read(op)) => shard.read(op, answer),
         // Wrong in itself and never tried again: what follows in its lane may pass.
@@ -135,7 +136,8 @@ enum Checked {
 }
 
 /// Nothing malformed, and nothing that belongs elsewhere, reaches a shard.
-fn check(cluster: &Cluster, shard: ShardId, op: Option<Op>) -> Result<Checked, Rejected> {
+fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Rejected> {
+    let (level, shard) = (shard.reader().level(), shard.id());
     let wrong = |reason: Reason, detail: &str| Rejected { reason: reason.into(), detail: detail.to_owned() };
     let timeline = |key: &Option<TimelineKey>| {
         let key = key.as_ref().map(TimelineId::from_key).transpose();
@@ -147,15 +149,26 @@ fn check(cluster: &Cluster, shard: ShardId, op: Option<Op>) -> Result<Checked, R
             Err(wrong(Reason::WrongShard, "the timeline is in another shard"))
         }
     };
+    let readable = |needs: Option<Level>| match needs.filter(|needs| *needs > level) {
+        None => Ok(()),
+        Some(needs) => {
+            Err(wrong(Reason::Invalid, &format!("the shard is at level {level}, and this needs level {needs}")))
+        }
+    };
     match (shard.kind, op) {
         (ShardKind::Timeline, Some(Op::Timeline(command))) if is_the_leaders(&command) => {
             Err(wrong(Reason::Invalid, "only the shard's leader says what is removed"))
         }
+        (ShardKind::Directory, Some(Op::Directory(command))) if is_the_nodes(&command) => {
+            Err(wrong(Reason::Invalid, "only storage nodes change the cluster"))
+        }
         (ShardKind::Timeline, Some(Op::Timeline(command))) => {
+            readable(command.op.as_ref().map(timeline_level))?;
             check_timeline(shard, cluster.map, &command)?;
             Ok(Checked::Write(command.encode_to_vec().into()))
         }
         (ShardKind::Directory, Some(Op::Directory(command))) => {
+            readable(command.op.as_ref().map(directory_level))?;
             check_directory(shard, cluster.map, &command)?;
             Ok(Checked::Write(command.encode_to_vec().into()))
         }

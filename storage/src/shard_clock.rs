@@ -37,7 +37,7 @@ pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
-        for shard in cluster.shards.values() {
+        for shard in cluster.shards().values() {
             let (Reader::Timeline(_), leads) = (shard.reader(), shard.group().leads()) else { continue };
             let clock = clocks.entry(shard.id()).or_insert_with(|| LeaderClock::new(most(retention)));
             if let Some(elapsed_ms) = clock.tick(now, leads) {

@@ -1,24 +1,26 @@
 //! A storage node as a whole.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     net::SocketAddr,
     ops::RangeInclusive,
-    path::Path,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use carillon_proto::{
-    Readiness, Ready, ShardId, ShardKind, ShardMap,
+    Level, Readiness, Ready, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::{
-        raft::{Identity, bootstrap_server::BootstrapServer, raft_server::RaftServer},
-        store::{registry_server::RegistryServer, store_server::StoreServer},
+        raft::{
+            self as pb, Identity, bootstrap_server::BootstrapServer, founding_server::FoundingServer,
+            raft_server::RaftServer,
+        },
+        store::{StorageNode, registry_server::RegistryServer, store_server::StoreServer},
     },
     peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
@@ -27,32 +29,35 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tonic::{service::interceptor::InterceptedService, transport::server::Router};
 
 use crate::{
-    bootstrap::{Bootstrap, BootstrapError, Settings},
-    cluster::{Cluster, Serving},
+    addresses::AddressBook,
+    bootstrap::{Bootstrap, BootstrapError, FoundError, Settings},
+    cluster::{Cluster, Hosted, Serving, rows},
     config::{InvalidConfig, StorageConfig},
     engine::{Caches, Engines},
+    hosting::{self, Hosting, Opened},
     identity::DataDir,
     lease_clock::{self, Leases},
-    log::{Log, LogOptions, ShardLog},
+    log::{Log, LogOptions},
     log_upkeep,
-    machine::Machine,
-    maintenance, placement, put_back,
-    raft::{self, Group, GroupOptions, Links, NodeShare, Pace, RaftService, StartError},
-    registry::RegistryService,
+    machine::ClusterRows,
+    maintenance, members, placement, put_back,
+    raft::{self, Host, Links, RaftService},
+    reconcile,
+    registry::{Carrier, RegistryService},
     service::StoreService,
-    shard::{Reader, Shard},
     shard_clock,
-    snapshot::SnapshotDir,
     space::{self, Space},
     sweep::sweep,
 };
 
+/// The node that made the cluster: it tells the others their places and makes the first members of the groups.
+const FOUNDER: u64 = 1;
 /// Bounds each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -77,7 +82,10 @@ struct Node {
     bootstrap: Bootstrap,
     log: Arc<Log>,
     /// Opened as soon as the cluster's shards are known.
-    engines: OnceLock<Engines>,
+    engines: OnceLock<Arc<Engines>>,
+    book: AddressBook,
+    /// The highest level that this program reads.
+    known: Level,
     raft: RaftService,
     serving: Arc<Serving>,
     leases: Arc<Leases>,
@@ -102,12 +110,22 @@ pub enum OpenError {
 impl Storage {
     /// Opens the disk and binds the listener. No traffic yet.
     pub async fn open(config: StorageConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        Self::open_knowing(config, security, Level::OF_PROGRAM).await
+    }
+
+    /// As a program that reads another level than this one does.
+    #[cfg(feature = "planted-bugs")]
+    pub async fn open_at_level(config: StorageConfig, security: PeerSecurity, known: Level) -> Result<Self, OpenError> {
+        Self::open_knowing(config, security, known).await
+    }
+
+    async fn open_knowing(config: StorageConfig, security: PeerSecurity, known: Level) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Storage)?;
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.map_err(|source| OpenError::Listen { address: config.listen, source })?;
         let address = listener.local_addr().map_err(|source| OpenError::Listen { address: config.listen, source })?;
-        let opening = tokio::task::spawn_blocking(move || Node::open(config, security, address));
+        let opening = tokio::task::spawn_blocking(move || Node::open(config, security, address, known));
         let node = opening.await.map_err(|error| OpenError::Disk(error.to_string()))??;
         let ready = node.tell.subscribe();
         Ok(Self { address, ready, node: Arc::new(node), listener: Mutex::new(Some(listener)) })
@@ -149,6 +167,24 @@ impl Storage {
         });
     }
 
+    /// Makes a cluster of the storage nodes that the configuration names, or of this one alone, once: whoever has made one
+    /// is told so. It needs `run`.
+    pub async fn found(&self) -> Result<(), FoundError> {
+        self.node.bootstrap.found(Vec::new()).await.map(drop)
+    }
+
+    /// The same of this one alone, if its disk is empty: for a process that is a service of its own.
+    pub fn found_alone(&self, tasks: &Tasks) {
+        let (bootstrap, failing) = (self.node.bootstrap.clone(), tasks.clone());
+        if bootstrap.assigned().is_none() {
+            tasks.spawn("founding", async move {
+                if let Err(error) = bootstrap.found(vec![bootstrap.own().to_owned()]).await {
+                    failing.fail(format!("this process can't make its cluster: {error}"));
+                }
+            });
+        }
+    }
+
     pub fn ready(&self) -> Ready {
         self.ready.clone()
     }
@@ -179,7 +215,12 @@ impl Storage {
 
 impl Node {
     /// Blocking.
-    fn open(config: StorageConfig, security: PeerSecurity, address: SocketAddr) -> Result<Self, OpenError> {
+    fn open(
+        config: StorageConfig,
+        security: PeerSecurity,
+        address: SocketAddr,
+        known: Level,
+    ) -> Result<Self, OpenError> {
         let disk = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
         space::make_room(&config.data_dir);
         let dir = DataDir::open(&config.data_dir).map_err(|error| disk(&error))?;
@@ -188,12 +229,16 @@ impl Node {
         }
         let space = Space::open(dir.path(), config.disk_reserve_bytes);
         let identity = dir.identity().map_err(|error| disk(&error))?;
+        let (book, serving) = (AddressBook::new(), Arc::<Serving>::default());
         let settings = Settings {
             security: security.clone(),
             own: config.advertised_or(address),
             members: config.members.clone(),
             directory_shards: config.directory_shards,
             timeline_shards: config.timeline_shards,
+            known,
+            book: book.clone(),
+            serving: Arc::clone(&serving),
         };
         let file_bytes = (config.log_bytes / 16).clamp(*LOG_FILE_BYTES.start(), *LOG_FILE_BYTES.end());
         let options = LogOptions {
@@ -212,8 +257,10 @@ impl Node {
             bootstrap,
             log: Arc::new(log),
             engines: OnceLock::new(),
+            book,
+            known,
             raft: RaftService::default(),
-            serving: Arc::default(),
+            serving,
             leases: Arc::default(),
             draining: Arc::default(),
             tell: watch::Sender::new(Readiness::NotReady("starting".to_owned())),
@@ -225,8 +272,8 @@ impl Node {
     }
 
     async fn stop_shards(&self) {
-        let shards = self.serving.get().into_iter().flat_map(|cluster| cluster.shards.values());
-        let stopping = shards.map(|shard| shard.group().shutdown());
+        let shards = self.serving.get().map(|cluster| cluster.shards()).unwrap_or_default();
+        let stopping = shards.values().map(|shard| shard.group().shutdown());
         if timeout(STOP, futures_util::future::join_all(stopping)).await.is_err() {
             tracing::warn!("shards did not stop in time");
         }
@@ -248,6 +295,7 @@ impl Node {
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
+        let founding = FoundingServer::new(self.bootstrap.clone());
         let check = |allowed| self.security.check(allowed);
         self.security
             .server()
@@ -255,75 +303,81 @@ impl Node {
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
             .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
+            .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
     }
 
-    /// From the first word with the other members to serving. What it returns stops the process.
+    /// From waiting for a place in a cluster to serving. What it returns stops the process.
     async fn start(self: Arc<Self>, tasks: &Tasks) -> Result<(), String> {
-        self.not_ready("waiting for the other members of the cluster");
-        let identity = self.bootstrap.settle().await.map_err(|error| error.to_string())?;
+        let identity = self.bootstrap.settle(|why| self.not_ready(why)).await.map_err(|error| error.to_string())?;
         let cluster = identity.cluster.clone().unwrap_or_default();
         let map = shard_map(&identity).map_err(|error| error.to_string())?;
         self.not_ready("opening the shards");
         let this = Arc::clone(&self);
         let opening = tokio::task::spawn_blocking(move || this.open_engines(map));
-        opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let engines = opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
 
-        let links = Links::new(identity.node, &cluster.id, self.security.clone(), tasks.clone());
-        let links = links.ok_or("the cluster's name is not valid")?;
-        let replicas = self.open_replicas(map).await.map_err(|error| error.to_string())?;
-        if cluster.members.len() > 1 && replicas.iter().any(|replica| replica.log.vote().is_some()) {
+        let links = Links::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
+        let hosted = Arc::new(Hosted::default());
+        let hosting = Hosting::new(hosting::Parts {
+            config: self.config.clone(),
+            dir: self.bootstrap.dir().path().to_owned(),
+            log: Arc::clone(&self.log),
+            engines,
+            links: links.ok_or("the cluster's name is not valid")?,
+            hosted: Arc::clone(&hosted),
+            draining: Arc::clone(&self.draining),
+            tasks: tasks.clone(),
+        });
+        let (hosting, opened) = self.open_replicas(hosting, identity.node, map).await?;
+        let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
+        let implied = implied(&cluster, map);
+        let rows = rows(&registry.borrow(), &implied);
+        self.book.follow(&rows);
+        self.book.learn(identity.node, self.bootstrap.own());
+        if rows.nodes().nth(1).is_some() && opened.iter().any(Opened::has_voted) {
             // This node may have answered a leader just before it stopped, and that leader may still count on it for
             // its lease: it must not vote for another one before that has run out.
             self.not_ready("waiting until leases from before the start have run out");
             sleep(Duration::from_millis(self.config.election_max_ms)).await;
         }
-        let groups = self.start_groups(replicas, &links).await.map_err(|error| error.to_string())?;
-        let by_number = groups.iter().map(|(shard, group, _)| (shard.group(), Arc::clone(group))).collect();
-        self.raft.serve(identity.node, cluster.id.clone(), by_number, tasks.clone());
-
-        let first = cluster.members.first().is_some_and(|member| member.node == identity.node);
-        if first {
-            let members: BTreeMap<_, _> =
-                cluster.members.iter().map(|member| (member.node, member.address.clone())).collect();
+        let mut shards = Vec::with_capacity(opened.len());
+        for replica in opened {
+            shards.push(hosting.start(replica).await.map_err(|error| error.to_string())?);
+        }
+        self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), tasks.clone());
+        if identity.node == FOUNDER && !registry.borrow().cluster.is_founded() {
             let (bootstrap, told) = (self.bootstrap.clone(), cluster.clone());
             tasks.spawn("storage bootstrap", async move { bootstrap.tell_others(told).await });
-            for (_, group, _) in &groups {
-                group.initialize(&members).await.map_err(|error| error.to_string())?;
+            let hosts: BTreeMap<u64, Host> =
+                rows.nodes().map(|node| (node.node, Host { node: node.node, address: node.address.clone() })).collect();
+            for shard in &shards {
+                shard.group().initialize(hosts.clone()).await.map_err(|error| error.to_string())?;
             }
         }
-        let shards: HashMap<_, _> = groups
-            .into_iter()
-            .map(|(shard, group, reader)| (shard, Shard::start(shard, group, reader, tasks)))
-            .collect();
         if identity.put_back {
             self.not_ready("giving the timelines new epochs, as the data was put back from a copy");
-            let timelines = put_back::renew_epochs(&shards).await?;
-            self.bootstrap.dir().epochs_are_new().map_err(|error| error.to_string())?;
+            let timelines = put_back::renew_epochs(&hosted.all()).await?;
+            self.bootstrap.epochs_are_new().map_err(|error| error.to_string())?;
             tracing::info!(timelines, "the data was put back from a copy: its timelines have new epochs");
         }
-        let Self { space, .. } = &*self;
-        let (members, space) = (cluster.members, space.clone());
-        self.serve(Cluster { id: cluster.id, own: identity.node, map, members, shards, space }, tasks);
+        let (id, own, space) = (cluster.id, identity.node, self.space.clone());
+        let book = self.book.clone();
+        self.serve(Cluster { id, own, map, hosted, book, registry, implied, space }, hosting, tasks);
         Ok(())
     }
 
-    fn serve(self: Arc<Self>, cluster: Cluster, tasks: &Tasks) {
-        for shard in cluster.shards.values() {
-            let (id, group, failing) = (shard.id(), Arc::clone(shard.group()), tasks.clone());
-            let draining = Arc::clone(&self.draining);
-            tasks.spawn("shard watch", async move {
-                let why = group.stopped().await;
-                if !draining.load(Ordering::Relaxed) {
-                    failing.fail(format!("shard {id} stopped: {why}"));
-                }
-            });
-        }
-        tracing::info!(cluster = %cluster.id, node = cluster.own, shards = cluster.shards.len(), "storage serves");
-        // The shards are started once.
+    fn serve(self: Arc<Self>, cluster: Cluster, hosting: Hosting, tasks: &Tasks) {
+        tracing::info!(cluster = %cluster.id, node = cluster.own, shards = cluster.shards().len(), "storage serves");
+        // It is set once.
         let _ = self.serving.set(cluster);
         let serving = || Arc::clone(&self.serving);
         let retention = &self.config.retention;
         let retention = shard_clock::retention(retention);
+        let (bootstrap, carrier) = (|| self.bootstrap.clone(), Carrier::new(serving(), self.security.clone()));
+        tasks.spawn("replicas", hosting.follow(serving()));
+        tasks.spawn("announcement", members::announce(serving(), bootstrap()));
+        tasks.spawn("storage row", members::follow_rows(serving(), bootstrap(), carrier.clone()));
+        tasks.spawn("reconcile", reconcile::run(serving(), bootstrap(), carrier));
         tasks.spawn("raft pulse", raft::beat(serving(), Duration::from_millis(self.config.heartbeat_ms)));
         tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
@@ -341,7 +395,7 @@ impl Node {
         let mut caught_up = HashSet::new();
         loop {
             let mut why = None;
-            for shard in cluster.shards.values() {
+            for shard in cluster.shards().values() {
                 let id = shard.id();
                 if !shard.group().knows_leader() {
                     why = Some(format!("shard {id} has no leader that this node knows"));
@@ -379,9 +433,9 @@ impl Node {
     }
 
     /// Blocking.
-    fn open_engines(&self, map: ShardMap) -> Result<(), crate::engine::OpenError> {
-        if self.engines.get().is_some() {
-            return Ok(());
+    fn open_engines(&self, map: ShardMap) -> Result<Arc<Engines>, crate::engine::OpenError> {
+        if let Some(engines) = self.engines.get() {
+            return Ok(Arc::clone(engines));
         }
         let caches = Caches {
             directory_bytes: self.config.directory_cache_bytes,
@@ -390,62 +444,33 @@ impl Node {
             memtables_bytes: self.config.timeline_memtables_bytes,
         };
         let engines = Engines::open(self.bootstrap.dir().path(), map, caches)?;
+        #[cfg(feature = "planted-bugs")]
+        let engines = engines.knowing(self.known);
         // Opened by one task only.
-        let _ = self.engines.set(engines);
-        Ok(())
+        Ok(Arc::clone(self.engines.get_or_init(|| Arc::new(engines))))
     }
 
-    async fn open_replicas(self: &Arc<Self>, map: ShardMap) -> Result<Vec<Replica>, StartError> {
-        let this = Arc::clone(self);
+    async fn open_replicas(&self, hosting: Hosting, own: u64, map: ShardMap) -> Result<(Hosting, Vec<Opened>), String> {
+        let log = Arc::clone(&self.log);
         let opening = tokio::task::spawn_blocking(move || {
-            map.all().map(|shard| this.open_replica(shard)).collect::<Result<Vec<_>, _>>()
+            let replicas = hosting::at_start(&log, own, map.all()).map_err(|error| error.to_string())?;
+            let opened = replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica));
+            let opened: Vec<_> = opened.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+            Ok((hosting, opened))
         });
-        opening.await.map_err(|error| StartError::Raft { shard: ShardId::REGISTRY, why: error.to_string() })?
-    }
-
-    fn open_replica(&self, shard: ShardId) -> Result<Replica, StartError> {
-        let failed = |source| StartError::Machine { shard, source };
-        let engines = self.engines.get().ok_or_else(|| failed(io::Error::other("the engines are not open")))?;
-        let (machine, reader): (Box<dyn Machine>, _) = match shard.kind {
-            ShardKind::Directory => {
-                let (machine, reader) = engines.directory(shard).map_err(failed)?;
-                (Box::new(machine), Reader::Directory(reader))
-            }
-            ShardKind::Timeline => {
-                let (machine, reader) = engines.timeline(shard).map_err(failed)?;
-                (Box::new(machine), Reader::Timeline(reader))
-            }
-        };
-        let log = self.log.shard(shard).map_err(failed)?;
-        let dir: &Path = self.bootstrap.dir().path();
-        let snapshots = SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group()).map_err(failed)?;
-        Ok(Replica { shard, log, machine, reader, snapshots: Arc::new(snapshots) })
-    }
-
-    async fn start_groups(
-        &self,
-        replicas: Vec<Replica>,
-        links: &Links,
-    ) -> Result<Vec<(ShardId, Arc<Group>, Reader)>, StartError> {
-        // One at a time: a snapshot reads a whole shard.
-        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
-        let mut groups = Vec::with_capacity(replicas.len());
-        for Replica { shard, log, machine, reader, snapshots } in replicas {
-            let (links, node) = (links.clone(), node.clone());
-            let options = GroupOptions { shard, config: &self.config, links, log, machine, snapshots, node };
-            groups.push((shard, Arc::new(Group::start(options).await?), reader));
-        }
-        Ok(groups)
+        opening.await.map_err(|error| error.to_string())?
     }
 }
 
-/// What a group is started with.
-struct Replica {
-    shard: ShardId,
-    log: ShardLog,
-    machine: Box<dyn Machine>,
-    reader: Reader,
-    snapshots: Arc<SnapshotDir>,
+/// What stands for the rows of the cluster until the registry has them.
+fn implied(cluster: &pb::Cluster, map: ShardMap) -> ClusterRows {
+    let member = |member: &pb::Member| StorageNode {
+        node: member.node,
+        disk: member.disk.clone(),
+        address: member.address.clone(),
+        level: Level::BEFORE.0,
+    };
+    ClusterRows::founded(cluster.members.iter().map(member).collect(), map)
 }
 
 fn shard_map(identity: &Identity) -> Result<ShardMap, BootstrapError> {

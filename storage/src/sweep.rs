@@ -35,11 +35,8 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
     let mut after: HashMap<ShardId, Vec<u8>> = HashMap::new();
     loop {
         sleep(INTERVAL).await;
-        for shard in cluster.shards.values() {
-            let registry = match cluster.registry().map(Shard::reader) {
-                Some(Reader::Directory(reader)) => reader.registry().borrow().clone(),
-                _ => RegistryState::default(),
-            };
+        for shard in cluster.shards().values() {
+            let registry = cluster.registry.borrow().clone();
             if let Err(error) = sweep_shard(shard, &registry, after.entry(shard.id()).or_default()).await {
                 tracing::error!(shard = %shard.id(), %error, "rows to be removed can't be read");
             }

@@ -89,6 +89,7 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.start()?;
         }
+        cluster.nodes[0].make_cluster()?;
         for node in &mut cluster.nodes {
             node.wait_ready(START).await?;
         }

@@ -57,6 +57,20 @@ impl Node {
         Ok(())
     }
 
+    /// Makes the cluster of the storage nodes that its configuration names.
+    pub(crate) fn make_cluster(&self) -> Result<(), ClusterError> {
+        let (program, config) = (self.program.to_string_lossy(), self.config.to_string_lossy());
+        let init = ["cluster", "init", "--timeout", "15", "--config", &*config];
+        match &self.namespace {
+            Some(namespace) => {
+                let net = format!("--net=/run/netns/{namespace}");
+                tool::run("nsenter", &[&[&*net, &*program], init.as_slice()].concat())
+            }
+            None => tool::run(&program, &init),
+        }
+        .map(drop)
+    }
+
     pub fn runs(&self) -> bool {
         self.process.is_some()
     }

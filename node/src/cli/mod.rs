@@ -83,7 +83,8 @@ enum Command {
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
-    /// A whole cluster on this machine, each node a process of its own.
+    /// A whole cluster on this machine, each node a process of its own; `cluster init` makes a cluster of storage nodes
+    /// anywhere.
     Cluster(cluster::Cluster),
 }
 

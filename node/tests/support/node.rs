@@ -91,6 +91,16 @@ impl Node {
         self.process = Some(child);
     }
 
+    /// Runs a command of the program with this node's configuration, to a good end. What it printed.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(arguments).arg("--config").arg(&self.config).current_dir(self.config.parent().expect("folder"));
+        let output = command.stdin(Stdio::null()).output().expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} ended with {}: {said}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Of the process that runs.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     AnswerTo, Store, StoreAnswer, StoreFailure, StoreOp,
-    engine::{Engine, StreamId},
+    engine::{Engine, Nodes, StreamId},
     stream::{self, Event},
 };
 use crate::{metrics, topology::Topology};
@@ -125,7 +125,8 @@ impl StoreActor {
     }
 
     fn follow_members(&mut self, tasks: &Tasks) {
-        let members = self.topology.borrow_and_update().storage();
+        let topology = Arc::clone(&self.topology.borrow_and_update());
+        let (members, replicas) = (topology.storage(), topology.replicas());
         let wanted: HashSet<&String> = members.iter().collect();
         self.members.retain(|address, stream| {
             let stays = wanted.contains(address);
@@ -152,7 +153,7 @@ impl StoreActor {
             group.spawn("router_store_stream", keep);
             self.members.insert(address.clone(), group);
         }
-        self.engine.set_members(members);
+        self.engine.set_nodes(Nodes { members, replicas });
     }
 
     async fn perform(&mut self) {

@@ -37,8 +37,7 @@ pub(super) type StreamId = u64;
 /// All shards: lanes, reads, who leads.
 pub(super) struct Engine<A> {
     shards: BTreeMap<ShardId, Shard<A>>,
-    /// Storage nodes, in the order in which they are tried.
-    members: Vec<String>,
+    nodes: Nodes,
     streams: HashMap<String, StreamId>,
     attempts: HashMap<u64, Attempt>,
     next_id: u64,
@@ -48,6 +47,29 @@ pub(super) struct Engine<A> {
     /// Operations without an answer.
     outstanding: usize,
     pub(super) effects: Effects<A>,
+}
+
+/// Who may be asked.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    /// All storage nodes.
+    pub(super) members: Vec<String>,
+    /// Those that have a replica of a shard, in the order in which they are tried. A shard that is not here: all members.
+    pub(super) replicas: BTreeMap<ShardId, Vec<String>>,
+}
+
+impl Nodes {
+    fn of(&self, shard: ShardId) -> &[String] {
+        self.replicas.get(&shard).filter(|replicas| !replicas.is_empty()).unwrap_or(&self.members)
+    }
+
+    /// Who is asked first. Without a placement, shards begin with different ones.
+    fn first(&self, shard: ShardId) -> Option<&String> {
+        match self.replicas.get(&shard).and_then(|replicas| replicas.first()) {
+            Some(first) => Some(first),
+            None => self.members.get(usize::from(shard.index) % self.members.len().max(1)),
+        }
+    }
 }
 
 /// To be performed in order.
@@ -98,7 +120,7 @@ impl<A> Engine<A> {
     pub(super) fn new(writes_bound: usize, seed: u64) -> Self {
         Self {
             shards: BTreeMap::new(),
-            members: Vec::new(),
+            nodes: Nodes::default(),
             streams: HashMap::new(),
             attempts: HashMap::new(),
             next_id: 1,
@@ -119,8 +141,8 @@ impl<A> Engine<A> {
         self.shards.iter().filter(|(_, s)| s.known).filter_map(|(id, s)| Some((*id, s.leader.clone()?))).collect()
     }
 
-    pub(super) fn set_members(&mut self, members: Vec<String>) {
-        self.members = members;
+    pub(super) fn set_nodes(&mut self, nodes: Nodes) {
+        self.nodes = nodes;
     }
 
     pub(super) fn submit(&mut self, op: StoreOp<A>, now: Instant) {
@@ -204,30 +226,32 @@ impl<A> Shard<A> {
         }
     }
 
-    /// The node to ask. Without knowledge, shards begin with different ones.
-    fn target(&mut self, id: ShardId, members: &[String]) -> Option<&str> {
-        if self.leader.as_ref().is_none_or(|leader| !members.contains(leader)) {
+    /// The node to ask.
+    fn target(&mut self, id: ShardId, nodes: &Nodes) -> Option<&str> {
+        if self.leader.as_ref().is_none_or(|leader| !nodes.members.contains(leader)) {
             self.known = false;
-            self.leader = members.get(usize::from(id.index) % members.len().max(1)).cloned();
+            self.leader = nodes.first(id).cloned();
         }
         self.leader.as_deref()
     }
 
-    /// Asks the next node from now on, one that is connected if there is one; after how long?
-    fn failed(&mut self, members: &[String], streams: &HashMap<String, StreamId>) -> Duration {
+    /// Asks the next of these nodes from now on, one that is connected if there is one; after how long?
+    fn failed(&mut self, nodes: &[String], streams: &HashMap<String, StreamId>) -> Duration {
         self.known = false;
-        let at = members.iter().position(|member| Some(member) == self.leader.as_ref()).unwrap_or(0);
-        let next = (1..=members.len()).map(|step| &members[(at + step) % members.len()]);
-        self.leader =
-            next.clone().find(|member| streams.contains_key(*member)).or_else(|| next.clone().next()).cloned();
+        let at = nodes.iter().position(|node| Some(node) == self.leader.as_ref());
+        // One that is none of them is followed by the first.
+        let after = at.map_or(0, |at| at + 1);
+        let next = (0..nodes.len()).map(|step| &nodes[(after + step) % nodes.len()]);
+        self.leader = next.clone().find(|node| streams.contains_key(*node)).or_else(|| next.clone().next()).cloned();
         self.backoff()
     }
 
     fn not_leader(
         &mut self,
+        id: ShardId,
         hint: String,
         from: StreamId,
-        members: &[String],
+        nodes: &Nodes,
         streams: &HashMap<String, StreamId>,
     ) -> Duration {
         // It is about to lead, but can't yet.
@@ -238,8 +262,8 @@ impl<A> Shard<A> {
         if self.leader.as_ref() == Some(&hint) {
             return Duration::ZERO;
         }
-        if !streams.contains_key(&hint) || !members.contains(&hint) {
-            return self.failed(members, streams);
+        if !streams.contains_key(&hint) || !nodes.members.contains(&hint) {
+            return self.failed(nodes.of(id), streams);
         }
         self.known = false;
         self.leader = Some(hint);

@@ -6,7 +6,10 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Place, StoreOp, engine::Engine};
+use super::{
+    Answer, Place, StoreOp,
+    engine::{Engine, Nodes},
+};
 
 /// Partition and token.
 type To = (usize, u64);
@@ -48,7 +51,9 @@ impl StoreSide {
                 let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to };
                 self.engine.submit(op, now);
             }
-            Event::Members(members) => self.engine.set_members(members),
+            Event::Members(members) => {
+                self.engine.set_nodes(Nodes { members, ..Nodes::default() });
+            }
             Event::Up { address, stream } => self.engine.stream_up(&address, stream),
             Event::Down { stream } => self.engine.stream_down(stream, now),
             Event::Reply(reply) => self.engine.reply(reply, now),

@@ -207,7 +207,7 @@ impl State {
             | Timeline::RenewEpoch(_)
             | Timeline::EndSender(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
-            Timeline::CollectGarbage(_) => panic!("only a storage node asks for it"),
+            Timeline::CollectGarbage(_) | Timeline::SetLevel(_) => panic!("only a storage node asks for it"),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carillon_proto::{ShardId, ShardKind, ShardMap};
+use carillon_proto::{Level, ShardId, ShardKind, ShardMap};
 
 pub(crate) use self::changes::Changes;
 use self::{fjall::TimelineStore, sled::DirectoryStore};
@@ -20,6 +20,8 @@ use crate::machine::{DirectoryMachine, DirectoryReader, TimelineMachine, Timelin
 /// The engines of one node, with all its shards.
 pub(crate) struct Engines {
     map: ShardMap,
+    /// The highest level that this program reads.
+    known: Level,
     directory: DirectoryStore,
     timeline: TimelineStore,
 }
@@ -75,19 +77,25 @@ impl Engines {
         let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
         let path = dir.join("timeline");
         let timeline = TimelineStore::open(&path, &caches, map.timeline)?;
-        Ok(Self { map, directory, timeline })
+        Ok(Self { map, known: Level::OF_PROGRAM, directory, timeline })
     }
 
-    /// To be called once for each shard: there is one writer.
+    /// As a program reads that knows this level.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn knowing(self, known: Level) -> Self {
+        Self { known, ..self }
+    }
+
+    /// To be called again only when nothing is left of the machine before: there is one writer.
     pub(crate) fn directory(&self, shard: ShardId) -> io::Result<(DirectoryMachine, DirectoryReader)> {
         self.check(shard, ShardKind::Directory, self.map.directory)?;
-        DirectoryMachine::open(self.directory.shard(shard.index)?)
+        DirectoryMachine::open(self.directory.shard(shard.index)?, self.known)
     }
 
-    /// To be called once for each shard: there is one writer.
+    /// To be called again only when nothing is left of the machine before: there is one writer.
     pub(crate) fn timeline(&self, shard: ShardId) -> io::Result<(TimelineMachine, TimelineReader)> {
         self.check(shard, ShardKind::Timeline, self.map.timeline)?;
-        TimelineMachine::open(self.timeline.shard(shard.index)?)
+        TimelineMachine::open(self.timeline.shard(shard.index)?, self.known)
     }
 
     fn check(&self, shard: ShardId, kind: ShardKind, shards: u16) -> io::Result<()> {

@@ -13,7 +13,7 @@ use raft_engine::{Command, Engine, LogBatch};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    COMMITTED, CUT, FLUSHES, NODE, PURGED, VOTE,
+    COMMITTED, CUT, FLUSHES, NODE, PURGED, REPLICA, VOTE,
     disk_entry::{DiskEntry, Entries},
     high_water::HighWater,
 };
@@ -50,6 +50,12 @@ pub(super) enum Write {
     /// Index after the last entry that counts.
     Cut(u64),
     Purge(LogId),
+    /// The value of `REPLICA`; with `clean`, all else of the shard goes.
+    Replica {
+        value: Vec<u8>,
+        clean: bool,
+        done: Done,
+    },
 }
 
 pub(super) struct Flusher {
@@ -151,6 +157,14 @@ impl Batch {
             }
             Write::Vote(vote, done) => {
                 self.log.put(group, VOTE.to_vec(), vote.encode_to_vec())?;
+                self.sync = true;
+                self.done.push(done);
+            }
+            Write::Replica { value, clean, done } => {
+                if clean {
+                    self.log.add_command(group, Command::Clean);
+                }
+                self.log.put(group, REPLICA.to_vec(), value)?;
                 self.sync = true;
                 self.done.push(done);
             }

@@ -8,6 +8,7 @@
 //! | key `vote` | encoded `carillon.raft.v1.Vote`; synced before it is answered |
 //! | key `committed` | encoded `carillon.raft.v1.LogId`; may lag behind, it is never synced for its own sake |
 //! | key `purged` | encoded `carillon.raft.v1.LogId` of the last entry that was purged |
+//! | key `replica` | id of the replica that is here, 0 if there is none, and the highest id of those that were deleted here, each 8 bytes big endian; synced |
 //! | region 0, key `flushes` | how many synced writes came before and with this one, 8 bytes big endian; see `high_water` |
 //! | key `cut` | index of the last entry that counts, 8 bytes big endian, +1: what lies behind was truncated. Removed by the append that overwrites it |
 
@@ -23,11 +24,11 @@ use std::{io, path::Path, sync::Arc};
 use carillon_proto::ShardId;
 use parking_lot::Mutex;
 use raft_engine::{Config, Engine, ReadableSize, RecoveryMode};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::shard_log::ShardLog;
 use self::{
-    flusher::{Flusher, Op},
+    flusher::{Flusher, Op, Write},
     high_water::HighWater,
 };
 
@@ -48,6 +49,7 @@ const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 const CUT: &[u8] = b"cut";
+const REPLICA: &[u8] = b"replica";
 /// The region that belongs to no shard.
 const NODE: u64 = 0;
 const FLUSHES: &[u8] = b"flushes";
@@ -59,6 +61,15 @@ pub(crate) struct LogOptions {
     pub(crate) purge_bytes: u64,
     /// Memory for the newest entries of each shard.
     pub(crate) cache_bytes: usize,
+}
+
+/// Which replica of a shard is on this node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Here {
+    /// 0: none, or one that is being deleted.
+    pub(crate) replica: u64,
+    /// The highest id of those that were deleted: none up to it comes back, as its votes are gone.
+    pub(crate) gone: u64,
 }
 
 /// The log of this node.
@@ -107,6 +118,39 @@ impl Log {
     pub(crate) fn shard(&self, shard: ShardId) -> io::Result<ShardLog> {
         let ops = self.ops.lock().clone().ok_or_else(closed)?;
         ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
+    }
+
+    /// None: nothing was ever said of this shard. Blocking.
+    pub(crate) fn replica(&self, shard: ShardId) -> io::Result<Option<Here>> {
+        let Some(value) = self.engine.get(shard.group(), REPLICA) else { return Ok(None) };
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "id of a replica in the raft log is no number");
+        let (replica, gone) = value.split_first_chunk().ok_or_else(invalid)?;
+        let gone = gone.try_into().map_err(|_| invalid())?;
+        Ok(Some(Here { replica: u64::from_be_bytes(*replica), gone: u64::from_be_bytes(gone) }))
+    }
+
+    /// On disk when it returns.
+    pub(crate) async fn set_replica(&self, shard: ShardId, here: Here) -> io::Result<()> {
+        self.write_replica(shard, here, false).await
+    }
+
+    /// Removes all that the log has of this shard but this. On disk when it returns. No handle to the shard's log may be
+    /// used after it.
+    pub(crate) async fn forget_shard(&self, shard: ShardId, here: Here) -> io::Result<()> {
+        self.write_replica(shard, here, true).await
+    }
+
+    async fn write_replica(&self, shard: ShardId, here: Here, clean: bool) -> io::Result<()> {
+        let ops = self.ops.lock().clone().ok_or_else(closed)?;
+        let (tell, done) = oneshot::channel();
+        let done_call = Box::new(move |result| {
+            // The caller may have gone.
+            let _ = tell.send(result);
+        });
+        let value = [here.replica.to_be_bytes(), here.gone.to_be_bytes()].concat();
+        let write = Write::Replica { value, clean, done: done_call };
+        ops.send(Op { group: shard.group(), write }).await.map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
     }
 
     /// Gives files with nothing of use back to the disk, and lets the engine write elsewhere what little of use is in

@@ -45,6 +45,34 @@ async fn ids(shard: &ShardLog) -> Vec<(u64, u64)> {
 }
 
 #[tokio::test]
+async fn a_shard_that_is_forgotten_leaves_nothing_but_the_id_that_never_comes_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    assert_eq!(log.replica(SHARD).expect("reads"), None);
+    log.set_replica(SHARD, Here { replica: 2, gone: 0 }).await.expect("written");
+    append(&shard, 1, 0..50).await;
+    shard.save_vote(Vote { term: 4, node: 2, committed: true }).await.expect("saved");
+    shard.purge(id(1, 20)).await.expect("queued");
+    drop(shard);
+    let gone = Here { replica: 0, gone: 2 };
+    log.forget_shard(SHARD, gone).await.expect("written");
+    for _ in 0..2 {
+        let shard = log.shard(SHARD).expect("opens");
+        assert_eq!((shard.vote(), shard.committed(), shard.bounds()), (None, None, (None, None)));
+        assert_eq!(log.replica(SHARD).expect("reads"), Some(gone));
+    }
+    // The next one begins again, and is there after a restart, alone.
+    let shard = log.shard(SHARD).expect("opens");
+    log.set_replica(SHARD, Here { replica: 640, gone: 2 }).await.expect("written");
+    append(&shard, 2, 0..5).await;
+    close(log, shard).await;
+    let (log, shard) = open(dir.path(), 0);
+    assert_eq!(log.replica(SHARD).expect("reads"), Some(Here { replica: 640, gone: 2 }));
+    assert_eq!((shard.vote(), shard.bounds()), (None, (None, Some(id(2, 4)))));
+    assert_eq!(ids(&shard).await, (0..5).map(|index| (2, index)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn entries_and_votes_are_there_after_a_restart() {
     let dir = tempfile::tempdir().expect("a folder");
     let (log, shard) = open(dir.path(), 0);

@@ -23,7 +23,8 @@ const REVOKED: usize = 64;
 impl Batch<'_> {
     /// `at` names the command: it grows from command to command.
     pub(super) fn put_account(&mut self, at: u64, op: PutAccount) -> io::Result<Outcome> {
-        let mode = op.mode();
+        // One that is not known is none of those that are.
+        let mode = Mode::try_from(op.mode).map_err(|_| broken("mode of PutAccount"))?;
         let PutAccount { account, numbered, revive, .. } = op;
         let account = account.ok_or_else(|| broken("PutAccount"))?;
         let at = if numbered { at } else { 0 };

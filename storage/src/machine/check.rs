@@ -4,15 +4,18 @@
 use std::fmt::Display;
 
 use carillon_proto::{
-    DeviceId, ShardId, ShardKind, ShardMap, TimelineId, UserId, credentials,
+    DeviceId, ShardId, ShardKind, ShardMap, TimelineId, UserId,
+    address::check_reachable,
+    credentials,
     limits::MAX_FRAME_BYTES,
     pb::store::{
-        Account, DirectoryCommand, NodeKind, RegisterNode, Rejected, TimelineCommand, TimelineKey,
+        Account, DirectoryCommand, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand, TimelineKey,
         directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, timeline_command::Op as TimelineOp,
     },
 };
 
 use super::{
+    FOUNDERS,
     retention::{SWEEP_CURSORS, TRIM_ENVELOPES},
     timeline_reader::COLLECTED_KEYS,
 };
@@ -66,7 +69,47 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
         DirectoryOp::RenewLease(_) | DirectoryOp::DeregisterNode(_) | DirectoryOp::AdvanceLeaseClock(_) => {
             check_registry(shard)
         }
+        DirectoryOp::SetLevel(_) => Ok(()),
+        DirectoryOp::FoundCluster(op) => {
+            check_registry(shard)?;
+            if op.members.is_empty() || op.members.len() >= FOUNDERS as usize {
+                return Err(invalid(format!("cluster of {} members, not 1 to {}", op.members.len(), FOUNDERS - 1)));
+            }
+            op.members.iter().try_for_each(|member| match member.node {
+                1..FOUNDERS => check_storage_node(member),
+                node => Err(invalid(format!("member {node}, not 1 to {}", FOUNDERS - 1))),
+            })?;
+            if (op.directory_shards, op.timeline_shards) == (map.directory.into(), map.timeline.into()) {
+                Ok(())
+            } else {
+                Err(invalid("numbers of shards are not those of the cluster"))
+            }
+        }
+        DirectoryOp::SetStorageNode(op) => {
+            check_registry(shard)?;
+            check_storage_node(op.node.as_ref().ok_or_else(|| invalid("storage node is missing"))?)
+        }
+        DirectoryOp::RaiseLevel(_) => check_registry(shard),
+        DirectoryOp::PlaceReplica(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)
+        }
+        DirectoryOp::RemoveReplica(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)
+        }
+        DirectoryOp::ForgetReplica(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)
+        }
     }
+}
+
+/// Storage nodes alone make this command: it changes the cluster.
+pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
+    command.op.as_ref().is_some_and(|op| {
+        matches!(op, DirectoryOp::SetLevel(_)) || super::directory_level(op) == carillon_proto::Level::CLUSTER
+    })
 }
 
 /// The shard's leader alone makes this command: it decides what is removed.
@@ -78,6 +121,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::AdvanceClock(_)
                 | TimelineOp::SweepCursors(_)
                 | TimelineOp::CollectGarbage(_)
+                | TimelineOp::SetLevel(_)
         )
     )
 }
@@ -141,6 +185,7 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             1..=COLLECTED_KEYS => Ok(()),
             limit => Err(invalid(format!("removal of {limit} records, not 1 to {COLLECTED_KEYS}"))),
         },
+        TimelineOp::SetLevel(_) => Ok(()),
     }
 }
 
@@ -218,6 +263,23 @@ fn check_node(node: &RegisterNode) -> Result<(), Rejected> {
     if !LEASE_TTL_MS.contains(&node.ttl_ms) {
         let (least, most) = (LEASE_TTL_MS.start(), LEASE_TTL_MS.end());
         return Err(invalid(format!("lease of {} ms, not {least} to {most}", node.ttl_ms)));
+    }
+    Ok(())
+}
+
+fn check_group(map: ShardMap, group: u64) -> Result<(), Rejected> {
+    match ShardId::from_group(group).filter(|shard| map.has(*shard)) {
+        Some(_) => Ok(()),
+        None => Err(invalid(format!("the cluster has no Raft group {group}"))),
+    }
+}
+
+fn check_storage_node(node: &StorageNode) -> Result<(), Rejected> {
+    if node.disk.len() != 16 {
+        return Err(invalid(format!("id of a disk has {} bytes, not 16", node.disk.len())));
+    }
+    if node.address.len() > MAX_ADDRESS_BYTES || check_reachable(&node.address).is_err() {
+        return Err(invalid(format!("address is not host:port of at most {MAX_ADDRESS_BYTES} bytes")));
     }
     Ok(())
 }

@@ -3,11 +3,12 @@
 use std::io;
 
 use carillon_proto::{
+    Level, ShardId,
     limits::ENTRY_COMMANDS,
     pb::link::evict,
     pb::store::{
-        Account, DeleteSession, DirectoryCommand, Done, PutSession, Registered, Rejected, Session, SessionPut,
-        StoreError, directory_command::Op, rejected::Reason, store_error::Why,
+        Account, DeleteSession, DirectoryCommand, Done, PutSession, Registered, Rejected, ReplicaPlaced, Session,
+        SessionPut, StoreError, directory_command::Op, rejected::Reason, store_error::Why,
     },
     sessions,
 };
@@ -15,7 +16,10 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::{
-    DirectoryReader, EntryCommands, Machine, Outcome, Record, broken, keys,
+    DirectoryReader, EntryCommands, Machine, Outcome, Record, broken,
+    cluster::NoChange,
+    directory_level, keys,
+    level::{Reading, ShardLevel},
     registry::{Registry, RegistryState},
 };
 use crate::engine::{Changes, sled::DirectoryShard};
@@ -26,15 +30,21 @@ const SIGN_IN_TAKES_MS: u64 = 60_000;
 pub(crate) struct DirectoryMachine {
     shard: DirectoryShard,
     registry: Registry,
+    reading: Reading,
+    level: ShardLevel,
     published: watch::Sender<RegistryState>,
 }
 
 impl DirectoryMachine {
-    pub(crate) fn open(shard: DirectoryShard) -> io::Result<(Self, DirectoryReader)> {
+    /// `known`: the highest level that this program reads.
+    pub(crate) fn open(shard: DirectoryShard, known: Level) -> io::Result<(Self, DirectoryReader)> {
         let registry = Registry::load(&shard)?;
+        let reading = Reading::load(shard.get(keys::LEVEL)?.as_deref(), known)?;
+        let level = ShardLevel::default();
+        level.set(reading.level);
         let (published, watching) = watch::channel(registry.state());
-        let reader = DirectoryReader::new(shard.clone(), watching);
-        Ok((Self { shard, registry, published }, reader))
+        let reader = DirectoryReader::new(shard.clone(), watching, level.clone());
+        Ok((Self { shard, registry, reading, level, published }, reader))
     }
 
     fn publish(&self) {
@@ -54,11 +64,17 @@ impl Machine for DirectoryMachine {
 
     fn apply(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
         let version = self.registry.version();
-        let mut batch = Batch { shard: &self.shard, registry: self.registry.clone(), changes: Changes::default() };
+        let mut batch = Batch {
+            shard: &self.shard,
+            registry: self.registry.clone(),
+            reading: self.reading,
+            changes: Changes::default(),
+        };
         let outcomes = entries.iter().map(|entry| batch.entry(entry)).collect::<io::Result<_>>()?;
-        let Batch { registry, changes, .. } = batch;
+        let Batch { registry, reading, changes, .. } = batch;
         self.shard.commit(changes, applied)?;
-        self.registry = registry;
+        (self.registry, self.reading) = (registry, reading);
+        self.level.set(reading.level);
         if self.registry.version() != version {
             self.publish();
         }
@@ -79,6 +95,8 @@ impl Machine for DirectoryMachine {
         self.registry = Registry::default();
         self.shard.restore(records, applied)?;
         self.registry = Registry::load(&self.shard)?;
+        self.reading = Reading::load(self.shard.get(keys::LEVEL)?.as_deref(), self.reading.known)?;
+        self.level.set(self.reading.level);
         self.publish();
         Ok(())
     }
@@ -88,6 +106,7 @@ impl Machine for DirectoryMachine {
 pub(super) struct Batch<'a> {
     pub(super) shard: &'a DirectoryShard,
     registry: Registry,
+    reading: Reading,
     pub(super) changes: Changes,
 }
 
@@ -98,12 +117,14 @@ impl Batch<'_> {
             return Err(broken("number of commands in an entry"));
         }
         let commands = entry.commands.iter().enumerate();
-        commands.map(|(place, command)| self.command(name(entry.index, place), command)).collect()
+        commands.map(|(place, command)| self.command(name(entry.index, place), command.clone())).collect()
     }
 
-    fn command(&mut self, at: u64, command: &[u8]) -> io::Result<Outcome> {
-        let command: DirectoryCommand = decode(command, "command")?;
-        Ok(match command.op.ok_or_else(|| broken("command without an operation"))? {
+    fn command(&mut self, at: u64, command: bytes::Bytes) -> io::Result<Outcome> {
+        let command: DirectoryCommand = self.reading.decode(command)?;
+        let op = command.op.ok_or_else(|| broken("command without an operation"))?;
+        self.reading.check(directory_level(&op))?;
+        Ok(match op {
             Op::PutAccount(op) => self.put_account(at, op)?,
             Op::DeleteAccount(op) => self.delete_account(at, &op)?,
             Op::RevokeTokens(op) => self.revoke_tokens(op)?,
@@ -124,7 +145,53 @@ impl Batch<'_> {
                 self.registry.advance(at, op.elapsed_ms, &mut self.changes);
                 done()
             }
+            Op::SetLevel(op) => {
+                self.reading.set(&op, &mut self.changes)?;
+                done()
+            }
+            Op::FoundCluster(op) => {
+                self.registry.found(at, &op, &mut self.changes)?;
+                done()
+            }
+            op @ (Op::SetStorageNode(_)
+            | Op::RaiseLevel(_)
+            | Op::PlaceReplica(_)
+            | Op::RemoveReplica(_)
+            | Op::ForgetReplica(_)) => self.change_cluster(at, op)?,
         })
+    }
+
+    fn change_cluster(&mut self, at: u64, op: Op) -> io::Result<Outcome> {
+        let shard = |group| ShardId::from_group(group).ok_or_else(|| broken("shard in a command"));
+        let (registry, changes) = (&mut self.registry, &mut self.changes);
+        let changed = match op {
+            Op::SetStorageNode(op) => {
+                let node = op.node.ok_or_else(|| broken("SetStorageNode"))?;
+                registry.change_cluster(at, changes, |rows, changes| rows.set_node(&node, changes)).map(drop)
+            }
+            Op::RaiseLevel(op) => {
+                registry.change_cluster(at, changes, |rows, changes| rows.raise(Level(op.level), changes)).map(drop)
+            }
+            Op::PlaceReplica(op) => {
+                let shard = shard(op.group)?;
+                let placed =
+                    registry.change_cluster(at, changes, |rows, changes| rows.place(at, shard, op.node, changes));
+                return Ok(match placed {
+                    Ok(replica) => Outcome::ReplicaPlaced(ReplicaPlaced { replica }),
+                    Err(why) => unchanged(why),
+                });
+            }
+            Op::RemoveReplica(op) => {
+                let shard = shard(op.group)?;
+                registry.change_cluster(at, changes, |rows, changes| rows.remove(shard, op.replica, changes)).map(drop)
+            }
+            Op::ForgetReplica(op) => {
+                let shard = shard(op.group)?;
+                registry.change_cluster(at, changes, |rows, changes| rows.forget(shard, op.replica, changes)).map(drop)
+            }
+            _ => return Err(broken("command on the cluster")),
+        };
+        Ok(changed.map_or_else(unchanged, |()| done()))
     }
 
     fn put_session(&mut self, op: PutSession) -> io::Result<Outcome> {
@@ -210,6 +277,14 @@ pub(super) fn done() -> Outcome {
 
 pub(super) fn not_found(detail: String) -> Outcome {
     rejected(Reason::NotFound, detail)
+}
+
+fn unchanged(why: NoChange) -> Outcome {
+    let reason = match why {
+        NoChange::NotFound(_) => Reason::NotFound,
+        NoChange::Refused(_) => Reason::Invalid,
+    };
+    rejected(reason, why.to_string())
 }
 
 fn gone(why: evict::Why) -> Outcome {

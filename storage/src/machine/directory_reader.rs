@@ -2,12 +2,15 @@
 
 use std::io;
 
-use carillon_proto::pb::store::{
-    Account, AccountList, DeleteSession, ListAccounts, ListSessions, ScramCredentials, Session, SessionList, User,
+use carillon_proto::{
+    Level,
+    pb::store::{
+        Account, AccountList, DeleteSession, ListAccounts, ListSessions, ScramCredentials, Session, SessionList, User,
+    },
 };
 use tokio::sync::watch;
 
-use super::{RegistryState, directory::decode, keys};
+use super::{RegistryState, ShardLevel, directory::decode, keys};
 use crate::engine::sled::DirectoryShard;
 
 /// Rows that one read gives at most, and those that it looks at.
@@ -19,11 +22,16 @@ const LOOKED_AT: usize = 4096;
 pub(crate) struct DirectoryReader {
     shard: DirectoryShard,
     published: watch::Receiver<RegistryState>,
+    level: ShardLevel,
 }
 
 impl DirectoryReader {
-    pub(crate) fn new(shard: DirectoryShard, published: watch::Receiver<RegistryState>) -> Self {
-        Self { shard, published }
+    pub(crate) fn new(shard: DirectoryShard, published: watch::Receiver<RegistryState>, level: ShardLevel) -> Self {
+        Self { shard, published, level }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level.get()
     }
 
     pub(crate) fn user(&self, user: &str) -> io::Result<User> {

@@ -9,6 +9,10 @@
 //! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
 //! | 0x04 `REGISTRY` | directory 0 | nothing | lease clock in ms u64, version u64, ring version u64 |
 //! | 0x05 `ENDING` | directory | user | incarnation u64: of a deleted user whose inbox has not ended yet |
+//! | 0x06 `LEVEL` | both | nothing | level u32: by which the shard's commands are read |
+//! | 0x07 `STORAGE_NODE` | directory 0 | node u64 | encoded `StorageNode` |
+//! | 0x08 `PLACEMENT` | directory 0 | Raft group u64 | encoded `Placement` |
+//! | 0x09 `CLUSTER_LEVEL` | directory 0 | nothing | level u32: what all storage nodes can read |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
@@ -40,7 +44,10 @@
 use std::io;
 
 use bytes::Bytes;
-use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
+use carillon_proto::{
+    Level, ShardId,
+    pb::store::{TimelineKey, timeline_key::Kind},
+};
 
 use super::broken;
 
@@ -50,6 +57,8 @@ pub(crate) const OLDEST_FORMAT: u32 = 1;
 
 pub(crate) const APPLIED: &[u8] = &[0x00];
 pub(crate) const REGISTRY: &[u8] = &[0x04];
+pub(crate) const LEVEL: &[u8] = &[0x06];
+pub(crate) const CLUSTER_LEVEL: &[u8] = &[0x09];
 pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
 pub(crate) const CLOCK: &[u8] = &[0x15];
 /// In the place of the shard's clock, this or more is a time since 1970: 2004 or later, and for a clock, 34 years.
@@ -59,6 +68,8 @@ const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;
 const ENDING: u8 = 0x05;
+const STORAGE_NODE: u8 = 0x07;
+const PLACEMENT: u8 = 0x08;
 const TIMELINE: u8 = 0x10;
 const RECORD_1: u8 = 0x11;
 const DUPLICATE_1: u8 = 0x12;
@@ -119,6 +130,43 @@ pub(crate) fn leases() -> Vec<u8> {
 pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
     let [LEASE, number @ ..] = key else { return Err(broken("key of a lease")) };
     number.try_into().map(u64::from_be_bytes).map_err(|_| broken("key of a lease"))
+}
+
+pub(crate) fn storage_node(node: u64) -> Vec<u8> {
+    key(STORAGE_NODE, &[&node.to_be_bytes()])
+}
+
+/// What all storage nodes begin with.
+pub(crate) fn storage_nodes() -> Vec<u8> {
+    vec![STORAGE_NODE]
+}
+
+pub(crate) fn storage_node_of(key: &[u8]) -> io::Result<u64> {
+    let [STORAGE_NODE, node @ ..] = key else { return Err(broken("key of a storage node")) };
+    number_of(node)
+}
+
+pub(crate) fn placement(shard: ShardId) -> Vec<u8> {
+    key(PLACEMENT, &[&shard.group().to_be_bytes()])
+}
+
+/// What all placements begin with.
+pub(crate) fn placements() -> Vec<u8> {
+    vec![PLACEMENT]
+}
+
+pub(crate) fn placement_of(key: &[u8]) -> io::Result<ShardId> {
+    let [PLACEMENT, group @ ..] = key else { return Err(broken("key of a placement")) };
+    ShardId::from_group(number_of(group)?).ok_or_else(|| broken("shard in the key of a placement"))
+}
+
+/// Value of `LEVEL` and `CLUSTER_LEVEL`.
+pub(crate) fn level_value(level: Level) -> Vec<u8> {
+    level.0.to_be_bytes().to_vec()
+}
+
+pub(crate) fn level_of(value: &[u8]) -> io::Result<Level> {
+    value.try_into().map(u32::from_be_bytes).map(Level).map_err(|_| broken("level"))
 }
 
 pub(crate) fn timeline(timeline: &TimelineKey) -> Vec<u8> {
@@ -393,6 +441,10 @@ mod tests {
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
+            prop_assert_eq!(storage_node_of(&storage_node(a)).expect("decodes"), a);
+            prop_assert_eq!(level_of(&level_value(Level(d))).expect("decodes"), Level(d));
+            let shard = ShardId { kind: carillon_proto::ShardKind::Timeline, index: d as u16 };
+            prop_assert_eq!(placement_of(&placement(shard)).expect("decodes"), shard);
             prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
             prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b)).expect("decodes"), ([a, b, c, a], b));
@@ -447,6 +499,7 @@ mod tests {
             let _ = (timeline_of(&bytes), seq_of(&bytes), lease_of(&bytes), number_of(&bytes));
             let _ = (cursor_of(&bytes).is_ok(), Cursor::decode(&bytes));
             let _ = (user_of(&bytes), garbage_of(&bytes));
+            let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = timeline_numbers(&bytes);
         }
@@ -478,5 +531,8 @@ mod tests {
         assert_eq!(account("al"), [1, b'a', b'l']);
         assert_eq!(session("al", "d"), [2, b'a', b'l', 0, b'd']);
         assert_eq!(lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(storage_node(1), [7, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(placement(ShardId::REGISTRY), [8, 0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(level_value(Level(1)), [0, 0, 0, 1]);
     }
 }

@@ -3,9 +3,11 @@
 
 mod accounts;
 mod check;
+mod cluster;
 mod directory;
 mod directory_reader;
 pub(crate) mod keys;
+mod level;
 mod recent;
 mod registry;
 mod retention;
@@ -21,9 +23,11 @@ use bytes::Bytes;
 use carillon_proto::pb::store::Rejected;
 
 pub(crate) use self::{
-    check::{check_directory, check_timeline, is_the_leaders},
+    check::{check_directory, check_timeline, is_the_leaders, is_the_nodes},
+    cluster::{ClusterRows, FOUNDERS},
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
+    level::{ShardLevel, directory_level, timeline_level},
     registry::RegistryState,
     retention::{Retention, SWEEP_CURSORS},
     timeline::TimelineMachine,

@@ -1,11 +1,13 @@
-//! The gateways and routers of the cluster and their leases, in directory shard 0. Small, so it is held in memory.
+//! The registry, in directory shard 0: gateways and routers with their leases, and the rows of the cluster. Small, so it
+//! is held in memory.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use carillon_proto::pb::store::{Node, NodeKind, RegisterNode};
+use carillon_proto::pb::store::{FoundCluster, Node, NodeKind, RegisterNode};
 
 use super::{
     broken,
+    cluster::{ClusterRows, NoChange},
     keys::{self, Lease},
 };
 use crate::engine::{Changes, sled::DirectoryShard};
@@ -13,14 +15,15 @@ use crate::engine::{Changes, sled::DirectoryShard};
 /// What the registry looks like to others.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RegistryState {
-    /// Grows with each change of `nodes`.
+    /// Grows with each change of `nodes` and `cluster`.
     pub(crate) version: u64,
     /// The version of the last change of the routers.
     pub(crate) ring_version: u64,
     /// Ordered by lease.
     pub(crate) nodes: Vec<Node>,
     /// The lengths of their leases, in the same order.
-    ttls_ms: Vec<u32>,
+    pub(crate) ttls_ms: Vec<u32>,
+    pub(crate) cluster: ClusterRows,
 }
 
 impl RegistryState {
@@ -47,6 +50,7 @@ pub(crate) struct Registry {
     version: u64,
     ring_version: u64,
     leases: BTreeMap<u64, Lease>,
+    cluster: ClusterRows,
 }
 
 impl Registry {
@@ -60,7 +64,7 @@ impl Registry {
             let (key, value) = record?;
             leases.insert(keys::lease_of(&key)?, Lease::decode(&value)?);
         }
-        Ok(Self { clock_ms, version, ring_version, leases })
+        Ok(Self { clock_ms, version, ring_version, leases, cluster: ClusterRows::load(shard)? })
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -78,7 +82,35 @@ impl Registry {
             ring_version: self.ring_version,
             nodes: self.leases.iter().map(node).collect(),
             ttls_ms: self.leases.values().map(|lease| lease.ttl_ms).collect(),
+            cluster: self.cluster.clone(),
         }
+    }
+
+    pub(crate) fn found(&mut self, at: u64, op: &FoundCluster, changes: &mut Changes) -> io::Result<()> {
+        if self.cluster.found(op, changes)? {
+            self.cluster_changed(at, changes);
+        }
+        Ok(())
+    }
+
+    /// A change of the rows of the cluster, by a command that is named `at`.
+    pub(crate) fn change_cluster<T>(
+        &mut self,
+        at: u64,
+        changes: &mut Changes,
+        change: impl FnOnce(&mut ClusterRows, &mut Changes) -> Result<T, NoChange>,
+    ) -> Result<T, NoChange> {
+        let before = self.cluster.clone();
+        let done = change(&mut self.cluster, changes)?;
+        if self.cluster != before {
+            self.cluster_changed(at, changes);
+        }
+        Ok(done)
+    }
+
+    fn cluster_changed(&mut self, at: u64, changes: &mut Changes) {
+        self.version = at;
+        self.save(changes);
     }
 
     /// Gives the lease. The same registration again gets the same one, as long as it has not ended.

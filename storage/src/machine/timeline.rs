@@ -5,18 +5,22 @@ pub(super) mod planted;
 
 use std::{collections::HashMap, io};
 
-use carillon_proto::pb::store::{
-    AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, SetCursor,
-    StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
-    timeline_command::Op, timeline_key::Kind,
+use carillon_proto::{
+    Level,
+    pb::store::{
+        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, SetCursor,
+        StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
+        timeline_command::Op, timeline_key::Kind,
+    },
 };
-use prost::Message as _;
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, Cursor, Stored},
+    level::{Reading, ShardLevel},
     recent::Recent,
     senders::EndedSenders,
+    timeline_level,
 };
 use crate::engine::{
     Changes,
@@ -50,6 +54,8 @@ pub(crate) struct TimelineMachine {
     clock_ms: Option<u64>,
     /// None: to be read from the engine.
     senders: Option<EndedSenders>,
+    reading: Reading,
+    level: ShardLevel,
 }
 
 /// What is held in memory of a timeline.
@@ -61,9 +67,13 @@ struct Held {
 }
 
 impl TimelineMachine {
-    pub(crate) fn open(shard: TimelineShard) -> io::Result<(Self, TimelineReader)> {
-        let reader = TimelineReader::new(shard.clone());
-        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None, senders: None }, reader))
+    /// `known`: the highest level that this program reads.
+    pub(crate) fn open(shard: TimelineShard, known: Level) -> io::Result<(Self, TimelineReader)> {
+        let reading = Reading::load(shard.get(keys::LEVEL)?.as_deref(), known)?;
+        let level = ShardLevel::default();
+        level.set(reading.level);
+        let reader = TimelineReader::new(shard.clone(), level.clone());
+        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None, senders: None, reading, level }, reader))
     }
 
     /// What is held in memory of the engine.
@@ -86,6 +96,7 @@ impl TimelineMachine {
         let mut batch = Batch {
             clock_ms,
             senders,
+            reading: self.reading,
             shard: &self.shard,
             states: &mut self.states,
             touched: HashMap::new(),
@@ -96,9 +107,11 @@ impl TimelineMachine {
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
-        let Batch { touched, changes, clock_ms, senders, .. } = batch;
+        let Batch { touched, changes, clock_ms, senders, reading, .. } = batch;
         self.shard.commit(changes, applied)?;
         self.clock_ms = Some(clock_ms);
+        self.reading = reading;
+        self.level.set(reading.level);
         self.senders = Some(senders);
         for (key, held) in touched {
             if let Some(held) = held {
@@ -129,7 +142,10 @@ impl Machine for TimelineMachine {
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         self.forget();
-        self.shard.restore(records, applied)
+        self.shard.restore(records, applied)?;
+        self.reading = Reading::load(self.shard.get(keys::LEVEL)?.as_deref(), self.reading.known)?;
+        self.level.set(self.reading.level);
+        Ok(())
     }
 }
 
@@ -179,14 +195,17 @@ struct Batch<'a> {
     touched: HashMap<Vec<u8>, Option<Held>>,
     clock_ms: u64,
     senders: EndedSenders,
+    reading: Reading,
     changes: Changes,
 }
 
 impl Batch<'_> {
     fn command(&mut self, command: bytes::Bytes) -> io::Result<Outcome> {
         // Decoded from `Bytes`, the envelope is a slice of the entry.
-        let command = TimelineCommand::decode(command).map_err(|_| broken("command"))?;
-        match command.op.ok_or_else(|| broken("command without an operation"))? {
+        let command: TimelineCommand = self.reading.decode(command)?;
+        let op = command.op.ok_or_else(|| broken("command without an operation"))?;
+        self.reading.check(timeline_level(&op))?;
+        match op {
             Op::Append(op) => self.append(&op),
             Op::SetCursor(op) => self.set_cursor(&op),
             Op::Trim(op) => self.trim(&op),
@@ -196,6 +215,10 @@ impl Batch<'_> {
             Op::EndTimeline(op) => self.end_timeline(&op),
             Op::EndSender(op) => Ok(self.end_sender(&op)),
             Op::CollectGarbage(op) => self.collect_garbage(&op),
+            Op::SetLevel(op) => {
+                self.reading.set(&op, &mut self.changes)?;
+                Ok(done())
+            }
         }
     }
 

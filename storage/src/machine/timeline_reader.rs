@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use carillon_proto::{
+    Level,
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
         CollectGarbage, Head, ReadHead, ReadTimeline, Rejected, StoredEntry, TimelineKey, TimelineRead, Trim,
@@ -12,7 +13,7 @@ use carillon_proto::{
 use parking_lot::Mutex;
 
 use super::{
-    Unread,
+    ShardLevel, Unread,
     keys::{self, Cursor, Stored},
     retention::{self, Retention},
     timeline::TimelineState,
@@ -35,11 +36,16 @@ pub(crate) struct TimelineReader {
     due_after: Arc<Mutex<Vec<u8>>>,
     /// The same for cursors.
     gone_after: Arc<Mutex<Vec<u8>>>,
+    level: ShardLevel,
 }
 
 impl TimelineReader {
-    pub(crate) fn new(shard: TimelineShard) -> Self {
-        Self { shard, due_after: Arc::default(), gone_after: Arc::default() }
+    pub(crate) fn new(shard: TimelineShard, level: ShardLevel) -> Self {
+        Self { shard, due_after: Arc::default(), gone_after: Arc::default(), level }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level.get()
     }
 
     /// A limit of 0 is for the store to choose.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::pb::raft as pb;
-use openraft::{BasicNode, raft::AppendEntriesRequest, raft::VoteRequest, raft::VoteResponse};
+use openraft::{raft::AppendEntriesRequest, raft::VoteRequest, raft::VoteResponse};
 
 use super::types::{
-    Commands, Entry, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types, Vote,
+    Commands, Entry, Host, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types, Vote,
 };
 
 /// A message lacks what it must have.
@@ -57,7 +57,7 @@ fn membership_to_pb(membership: &Membership) -> pb::Membership {
             .collect(),
         nodes: membership
             .nodes()
-            .map(|(node, BasicNode { addr })| pb::MemberNode { node: *node, address: addr.clone() })
+            .map(|(id, Host { node, address })| pb::MemberNode { node: *id, address: address.clone(), host: *node })
             .collect(),
     }
 }
@@ -65,8 +65,8 @@ fn membership_to_pb(membership: &Membership) -> pb::Membership {
 fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Missing> {
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.into_iter().map(|set| set.nodes.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, BasicNode> =
-        membership.nodes.into_iter().map(|node| (node.node, BasicNode { addr: node.address })).collect();
+    let host = |member: pb::MemberNode| (member.node, Host { node: member.host, address: member.address });
+    let nodes: BTreeMap<u64, Host> = membership.nodes.into_iter().map(host).collect();
     Membership::new(configs, nodes).map_err(|_| Missing("a voter of a membership"))
 }
 
@@ -168,7 +168,7 @@ mod tests {
                 .iter()
                 .flatten()
                 .chain(&learners)
-                .map(|node| (*node, BasicNode { addr: format!("node-{node}:7401") }))
+                .map(|id| (*id, Host { node: id % 7 + 1, address: format!("node-{id}:7401") }))
                 .collect();
             Membership::new(configs, nodes).expect("has voters")
         })
@@ -229,6 +229,14 @@ mod tests {
             let meta = SnapshotMeta { last_log_id: last, last_membership: StoredMembership::new(log, membership) };
             prop_assert_eq!(meta_from_pb(carry(&meta_to_pb(&meta))), Ok(meta));
         }
+    }
+
+    #[test]
+    fn a_replica_of_before_there_were_ids_is_on_the_node_of_its_number() {
+        let nodes = vec![pb::MemberNode { node: 3, address: "c:1".into(), host: 0 }];
+        let old = pb::Membership { configs: vec![pb::NodeSet { nodes: vec![3] }], nodes };
+        let read = membership_from_pb(carry(&old)).expect("whole");
+        assert_eq!(read.get_node(&3).map(|host| (host.of(3), &*host.address)), Some((3, "c:1")));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! One Raft group: the replica of a shard on this node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::ShardId;
 use openraft::{
-    BasicNode, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
+    Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
     impls::OneshotResponder,
@@ -29,9 +29,10 @@ use super::{
     network::Network,
     pulse::Role,
     store::LogStore,
-    types::{Commands, LeaderId, Types},
+    types::{Commands, Host, LeaderId, Types},
 };
 use crate::{
+    addresses::AddressBook,
     config::StorageConfig,
     log::ShardLog,
     machine::{Machine, Outcome},
@@ -41,6 +42,8 @@ use crate::{
 /// What a group is made of.
 pub(crate) struct GroupOptions<'a> {
     pub(crate) shard: ShardId,
+    /// The id of the replica on this node.
+    pub(crate) replica: u64,
     pub(crate) config: &'a StorageConfig,
     pub(crate) links: Links,
     pub(crate) log: ShardLog,
@@ -51,6 +54,8 @@ pub(crate) struct GroupOptions<'a> {
 
 pub(crate) struct Group {
     shard: ShardId,
+    replica: u64,
+    book: AddressBook,
     raft: Raft<Types, ShardMachine>,
     log: ShardLog,
     snapshots: Arc<SnapshotDir>,
@@ -60,6 +65,7 @@ pub(crate) struct Group {
     began: Instant,
     /// Milliseconds after `began` at which its leader was heard last.
     heard_ms: AtomicU64,
+    closed: AtomicBool,
 }
 
 /// Why a group did not start.
@@ -102,6 +108,7 @@ pub(crate) struct Proposed {
     /// Resolves when the entry has its place in the leader's log; fails when it was refused.
     pub(crate) accepted: oneshot::Receiver<()>,
     done: OneshotReceiverOf<Types, ClientWriteResult<Types>>,
+    book: AddressBook,
 }
 
 /// What a group knows of itself.
@@ -109,16 +116,20 @@ pub(crate) struct Proposed {
 pub(crate) struct GroupStatus {
     pub(crate) leads: bool,
     pub(crate) term: u64,
-    /// Node and address.
+    /// The replica that leads, and the address of its node.
     pub(crate) leader: Option<(u64, String)>,
     pub(crate) last_log: Option<u64>,
     pub(crate) applied: Option<u64>,
     /// What a majority has, as a leader last said since this node started; None: it has said nothing.
     pub(crate) committed: Option<u64>,
     pub(crate) snapshot: Option<u64>,
-    /// On the leader: how far the log of each node is known to match.
+    /// On the leader: how far the log of each replica is known to match.
     pub(crate) matched: BTreeMap<u64, Option<u64>>,
     pub(crate) voters: Vec<u64>,
+    /// All replicas, learners too.
+    pub(crate) replicas: Vec<u64>,
+    /// A change of the members is half done.
+    pub(crate) in_change: bool,
 }
 
 impl GroupStatus {
@@ -134,21 +145,33 @@ impl GroupStatus {
 
 impl Group {
     pub(crate) async fn start(options: GroupOptions<'_>) -> Result<Self, StartError> {
-        let GroupOptions { shard, config, links, log, machine, snapshots, node } = options;
+        let GroupOptions { shard, replica, config, links, log, machine, snapshots, node } = options;
         let failed = |why: String| StartError::Raft { shard, why };
         let raft_config = raft_config(shard, config).map_err(failed)?;
         let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), node)
             .map_err(|source| StartError::Machine { shard, source })?;
         let machine_alive = machine.alive();
-        let own = links.own();
-        let network = Network::new(links, shard.group());
-        let raft = Raft::new(own, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
+        let book = links.book().clone();
+        let network = Network::new(links, shard.group(), replica);
+        let raft = Raft::new(replica, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         // A fifth is left for clocks that run unlike.
         let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
         let (began, heard_ms) = (Instant::now(), AtomicU64::new(0));
-        Ok(Self { shard, raft, log, snapshots, lease, machine_alive, began, heard_ms })
+        Ok(Self {
+            shard,
+            replica,
+            book,
+            raft,
+            log,
+            snapshots,
+            lease,
+            machine_alive,
+            began,
+            heard_ms,
+            closed: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn shard(&self) -> ShardId {
@@ -167,10 +190,13 @@ impl Group {
         &self.log
     }
 
-    /// Makes these nodes the group's first members. A group that has members already is left as it is.
-    pub(crate) async fn initialize(&self, members: &BTreeMap<u64, String>) -> Result<(), StartError> {
-        let members: BTreeMap<_, _> =
-            members.iter().map(|(node, address)| (*node, BasicNode { addr: address.clone() })).collect();
+    /// The id of the replica on this node.
+    pub(crate) fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    /// Makes these the group's first members, by replica. A group that has members already is left as it is.
+    pub(crate) async fn initialize(&self, members: BTreeMap<u64, Host>) -> Result<(), StartError> {
         match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(StartError::Raft { shard: self.shard, why: error.to_string() }),
@@ -181,7 +207,8 @@ impl Group {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let leader = metrics.current_leader.and_then(|node| Some((node, membership.get_node(&node)?.addr.clone())));
+        let leader =
+            metrics.current_leader.and_then(|id| Some((id, address_of(&self.book, id, membership.get_node(&id)?))));
         let matched = metrics
             .replication
             .as_ref()
@@ -196,6 +223,8 @@ impl Group {
             snapshot: metrics.snapshot.as_ref().map(|id| id.index),
             matched: matched.unwrap_or_default(),
             voters: membership.voter_ids().collect(),
+            replicas: membership.nodes().map(|(id, _)| *id).collect(),
+            in_change: membership.get_joint_config().len() > 1,
         }
     }
 
@@ -217,6 +246,16 @@ impl Group {
         }
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         Role::Follows { silence: self.began.elapsed().saturating_sub(heard) }
+    }
+
+    /// Gives the group a replica that does not vote yet. Repeating it changes nothing.
+    pub(crate) async fn add_learner(&self, replica: u64, host: Host) -> Result<(), String> {
+        self.raft.add_learner(replica, host, false).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// From now on these replicas vote, and others are members no longer. Done when it is committed.
+    pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
+        self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -241,7 +280,7 @@ impl Group {
     pub(crate) fn era(&self) -> Result<Era, ProposeError> {
         match self.raft.as_leader() {
             Ok(leader) => Ok(Era(leader.to_committed_leader_id())),
-            Err(forward) => Err(ProposeError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }),
+            Err(forward) => Err(ProposeError::NotLeader { leader: leader_of(&forward, &self.book) }),
         }
     }
 
@@ -252,7 +291,7 @@ impl Group {
         let commands = Commands { encoded, accepted: Some(tell) };
         let write = self.raft.write(commands).with_leader(era.0).responder(responder);
         write.await.map_err(|fatal| ProposeError::Unknown(fatal.to_string()))?;
-        Ok(Proposed { accepted, done })
+        Ok(Proposed { accepted, done, book: self.book.clone() })
     }
 
     /// Resolves when a read that is made now sees all that was answered before the call.
@@ -260,7 +299,7 @@ impl Group {
         let option = LinearizerOption::new(Some(self.lease), true).with_wait_timeout(wait);
         let linearizer = self.raft.get_read_linearizer(option).await.map_err(|error| match error {
             RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
-                ReadError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }
+                ReadError::NotLeader { leader: leader_of(&forward, &self.book) }
             }
             RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoMajority,
             RaftError::Fatal(fatal) => ReadError::Stopped(fatal.to_string()),
@@ -312,6 +351,23 @@ impl Group {
         }
     }
 
+    /// It takes part in nothing any more, and nothing of its machine is left. False if that took too long.
+    pub(crate) async fn close(&self, longest: Duration) -> bool {
+        self.closed.store(true, Ordering::SeqCst);
+        let mut machine_alive = self.machine_alive.clone();
+        let ended = async {
+            self.shutdown().await;
+            // Nothing is ever sent: it is closed.
+            while machine_alive.changed().await.is_ok() {}
+        };
+        tokio::time::timeout(longest, ended).await.is_ok()
+    }
+
+    /// What is read of it from now on may be what is left of a replica that is being deleted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     pub(crate) async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(shard = %self.shard, %error, "shard did not stop in order");
@@ -324,7 +380,7 @@ impl Proposed {
     pub(crate) async fn outcomes(self) -> Result<Vec<Outcome>, ProposeError> {
         match self.done.await {
             Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(refused(forward)),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(refused(forward, &self.book)),
             Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
             Err(_) => Err(ProposeError::Unknown("the shard stopped on this node".to_owned())),
         }
@@ -332,13 +388,21 @@ impl Proposed {
 }
 
 /// Openraft refused before it wrote anything.
-fn refused(forward: ForwardToLeader<Types>) -> ProposeError {
+fn refused(forward: ForwardToLeader<Types>, book: &AddressBook) -> ProposeError {
     match forward.reason {
         ForwardReason::LeaseExpired => ProposeError::NotYet,
         ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-            ProposeError::NotLeader { leader: forward.leader_node.map(|node| node.addr) }
+            ProposeError::NotLeader { leader: leader_of(&forward, book) }
         }
     }
+}
+
+fn leader_of(forward: &ForwardToLeader<Types>, book: &AddressBook) -> Option<String> {
+    Some(address_of(book, forward.leader_id?, forward.leader_node.as_ref()?))
+}
+
+fn address_of(book: &AddressBook, replica: u64, host: &Host) -> String {
+    book.of(host.of(replica)).map_or_else(|| host.address.clone(), |address| address.to_string())
 }
 
 fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String> {
@@ -390,6 +454,8 @@ mod tests {
             snapshot: None,
             matched: BTreeMap::new(),
             voters: vec![1, 2, 3],
+            replicas: vec![1, 2, 3],
+            in_change: false,
         };
         assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
         assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));

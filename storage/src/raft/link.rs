@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use rand::RngExt as _;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,7 +28,7 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::metrics as names;
+use crate::{addresses::AddressBook, metrics as names};
 
 /// The metadata that names the cluster: a node of another one that took over an address is refused.
 pub(crate) const CLUSTER_KEY: &str = "carillon-cluster";
@@ -37,6 +38,7 @@ const QUEUE: usize = 1024;
 const OPEN_DEADLINE: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const NO_ADDRESS: &str = "nobody has told its address yet";
 
 /// Why a call to another node has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +58,7 @@ pub(crate) struct Links {
 }
 
 struct Inner {
-    own: u64,
+    book: AddressBook,
     cluster: MetadataValue<Ascii>,
     security: PeerSecurity,
     tasks: Tasks,
@@ -67,14 +69,22 @@ struct Inner {
 #[derive(Clone)]
 pub(crate) struct Link {
     node: u64,
-    address: Arc<str>,
+    book: AddressBook,
     calls: mpsc::Sender<Call>,
+}
+
+/// From which replica of a group to which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) group: u64,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 pub(crate) type Reply = oneshot::Receiver<Result<Body, LinkError>>;
 
 struct Call {
-    group: u64,
+    route: Route,
     body: Body,
     reply: oneshot::Sender<Result<Body, LinkError>>,
 }
@@ -83,24 +93,19 @@ pub(crate) type Client = RaftClient<InterceptedService<Channel, AddToken>>;
 
 impl Links {
     /// None if the cluster's name can't be carried, which a valid one can.
-    pub(crate) fn new(own: u64, cluster: &str, security: PeerSecurity, tasks: Tasks) -> Option<Self> {
+    pub(crate) fn new(book: AddressBook, cluster: &str, security: PeerSecurity, tasks: Tasks) -> Option<Self> {
         let cluster = cluster.parse().ok()?;
-        let inner = Inner { own, cluster, security, tasks, links: Mutex::new(HashMap::new()) };
+        let inner = Inner { book, cluster, security, tasks, links: Mutex::new(HashMap::new()) };
         Some(Self { inner: Arc::new(inner) })
     }
 
-    pub(crate) fn own(&self) -> u64 {
-        self.inner.own
+    pub(crate) fn book(&self) -> &AddressBook {
+        &self.inner.book
     }
 
-    pub(crate) fn to(&self, node: u64, address: &str) -> Link {
-        let mut links = self.inner.links.lock();
-        let link = links.entry(node).or_insert_with(|| self.start(node, address));
-        if &*link.address != address {
-            // The node moved; the old link ends when its last user has gone.
-            *link = self.start(node, address);
-        }
-        link.clone()
+    /// To wherever this node is.
+    pub(crate) fn to(&self, node: u64) -> Link {
+        self.inner.links.lock().entry(node).or_insert_with(|| self.start(node)).clone()
     }
 
     /// A client on a connection of its own.
@@ -118,26 +123,25 @@ impl Links {
         request
     }
 
-    fn start(&self, node: u64, address: &str) -> Link {
+    fn start(&self, node: u64) -> Link {
         let (calls, queue) = mpsc::channel(QUEUE);
-        let address: Arc<str> = Arc::from(address);
-        let runner = Runner { links: self.clone(), node, address: Arc::clone(&address), queue };
+        let runner = Runner { links: self.clone(), node, queue };
         self.inner.tasks.spawn("raft link", runner.run());
-        Link { node, address, calls }
+        Link { node, book: self.inner.book.clone(), calls }
     }
 }
 
 impl Link {
     /// Calls and waits for the answer.
-    pub(crate) async fn call(&self, group: u64, body: Body, deadline: Duration) -> Result<Body, LinkError> {
-        let answer = async { self.answer(self.send(group, body).await?).await };
+    pub(crate) async fn call(&self, route: Route, body: Body, deadline: Duration) -> Result<Body, LinkError> {
+        let answer = async { self.answer(self.send(route, body).await?).await };
         timeout(deadline, answer).await.unwrap_or(Err(LinkError::TimedOut { node: self.node, deadline }))
     }
 
     /// Calls; calls of one caller reach the other node in the order in which they were sent.
-    pub(crate) async fn send(&self, group: u64, body: Body) -> Result<Reply, LinkError> {
+    pub(crate) async fn send(&self, route: Route, body: Body) -> Result<Reply, LinkError> {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call { group, body, reply }).await.map_err(|_| self.gone())?;
+        self.calls.send(Call { route, body, reply }).await.map_err(|_| self.gone())?;
         Ok(answer)
     }
 
@@ -152,8 +156,8 @@ impl Link {
         self.node
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+    pub(crate) fn address(&self) -> Result<Arc<str>, String> {
+        self.book.of(self.node).ok_or_else(|| NO_ADDRESS.to_owned())
     }
 
     fn gone(&self) -> LinkError {
@@ -205,7 +209,6 @@ impl Away {
 struct Runner {
     links: Links,
     node: u64,
-    address: Arc<str>,
     queue: mpsc::Receiver<Call>,
 }
 
@@ -213,12 +216,20 @@ impl Runner {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut away = Away::default();
+        let mut addresses = self.links.book().changes();
         loop {
-            let why = match self.open().await {
+            let address = addresses.borrow_and_update().get(&self.node).cloned();
+            let opened = match &address {
+                Some(address) => self.open(address).await,
+                None => Err(NO_ADDRESS.to_owned()),
+            };
+            let address = address.unwrap_or_default();
+            let why = match opened {
                 Ok((out, incoming)) => {
                     pause = FIRST_PAUSE;
-                    away.connected(self.node, &self.address);
-                    match self.carry(out, incoming).await {
+                    away.connected(self.node, &address);
+                    let moved = moved(&mut addresses, self.node, &address);
+                    match self.carry(out, incoming, moved).await {
                         Some(why) => why,
                         None => return,
                     }
@@ -226,13 +237,15 @@ impl Runner {
                 Err(why) => why,
             };
             metrics::counter!(names::PEER_DISCONNECTS).increment(1);
-            away.failed(self.node, &self.address, &why, Instant::now());
+            away.failed(self.node, &address, &why, Instant::now());
             // Whoever waited for the stream learns at once that it is not there, until the next try.
             let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
             let error = LinkError::Unreachable { node: self.node, why };
             loop {
+                // Every branch is cancel-safe.
                 tokio::select! {
                     () = tokio::time::sleep_until(wake) => break,
+                    () = moved(&mut addresses, self.node, &address) => break,
                     call = self.queue.recv() => match call {
                         // The caller may have given up.
                         Some(call) => drop(call.reply.send(Err(error.clone()))),
@@ -244,8 +257,8 @@ impl Runner {
         }
     }
 
-    async fn open(&self) -> Result<(mpsc::Sender<RaftFrames>, Streaming<RaftFrames>), String> {
-        let mut client = self.links.client(&self.address)?;
+    async fn open(&self, address: &str) -> Result<(mpsc::Sender<RaftFrames>, Streaming<RaftFrames>), String> {
+        let mut client = self.links.client(address)?;
         // When it is full, calls wait in the queue of the link.
         let (out, outgoing) = mpsc::channel(4);
         let stream = client.stream(self.links.request(ReceiverStream::new(outgoing)));
@@ -254,7 +267,13 @@ impl Runner {
     }
 
     /// Until the stream breaks; None when nobody calls any more.
-    async fn carry(&mut self, out: mpsc::Sender<RaftFrames>, mut incoming: Streaming<RaftFrames>) -> Option<String> {
+    async fn carry(
+        &mut self,
+        out: mpsc::Sender<RaftFrames>,
+        mut incoming: Streaming<RaftFrames>,
+        moved: impl Future<Output = ()>,
+    ) -> Option<String> {
+        let mut moved = pin!(moved);
         let mut calls = Vec::with_capacity(BATCH_ITEMS);
         let mut waiting: VecDeque<RaftFrame> = VecDeque::new();
         let mut pending: HashMap<u64, oneshot::Sender<Result<Body, LinkError>>> = HashMap::new();
@@ -287,14 +306,15 @@ impl Runner {
                     if count == 0 {
                         return None;
                     }
-                    for Call { group, body, reply } in calls.drain(..).filter(|call| !call.reply.is_closed()) {
+                    for Call { route, body, reply } in calls.drain(..).filter(|call| !call.reply.is_closed()) {
                         next_id += 1;
                         pending.insert(next_id, reply);
-                        let (from, to) = (self.links.own(), self.node);
+                        let Route { group, from, to } = route;
                         waiting.push_back(RaftFrame { id: next_id, group, from, to, body: Some(body) });
                     }
                 }
                 _ = sweep.tick() => pending.retain(|_, reply| !reply.is_closed()),
+                () = &mut moved => break "it has another address".to_owned(),
             }
         };
         for (_, reply) in pending {
@@ -304,6 +324,15 @@ impl Runner {
         // A server that takes and breaks the stream at once is not to be asked in a loop.
         sleep(FIRST_PAUSE).await;
         Some(why)
+    }
+}
+
+/// Resolves when the node has another address than this one. Never ends otherwise.
+async fn moved(addresses: &mut watch::Receiver<HashMap<u64, Arc<str>>>, node: u64, from: &str) {
+    let elsewhere = |known: &HashMap<u64, Arc<str>>| known.get(&node).is_some_and(|address| **address != *from);
+    if addresses.wait_for(elsewhere).await.is_err() {
+        // The book is part of the links, and so lives longer.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -35,3 +35,4 @@ pub(crate) use machine::NodeShare;
 pub(crate) use pace::Pace;
 pub(crate) use pulse::beat;
 pub(crate) use server::RaftService;
+pub(crate) use types::Host;

@@ -12,7 +12,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use openraft::{
-    BasicNode, OptionalSend,
+    OptionalSend,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
     network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2},
     raft::{
@@ -28,8 +28,8 @@ use super::{
         Missing, append_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_reply_from_pb,
         vote_request_to_pb, vote_to_pb,
     },
-    link::{Link, LinkError, Links, Reply},
-    types::{LogId, Snapshot, Types, Vote},
+    link::{Link, LinkError, Links, Reply, Route},
+    types::{Host, LogId, Snapshot, Types, Vote},
 };
 use crate::{metrics as names, snapshot::SnapshotFile};
 
@@ -42,33 +42,38 @@ const PIECE_BYTES: usize = 1 << 20;
 /// A whole snapshot. A connection that broke is noticed long before.
 pub(super) const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
-/// Makes the clients of one group.
+/// Makes the clients of one replica.
 pub(crate) struct Network {
     links: Links,
     group: u64,
+    /// The replica here.
+    own: u64,
 }
 
-/// To one node, for one group.
+/// From one replica to another.
 #[derive(Clone)]
 pub(crate) struct Peer {
     links: Links,
     link: Link,
-    group: u64,
+    route: Route,
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
 impl Network {
-    pub(crate) fn new(links: Links, group: u64) -> Self {
-        Self { links, group }
+    pub(crate) fn new(links: Links, group: u64, own: u64) -> Self {
+        Self { links, group, own }
     }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        Peer { links: self.links.clone(), link: self.links.to(target, &node.addr), group: self.group }
+    async fn new_client(&mut self, target: u64, host: &Host) -> Peer {
+        let route = Route { group: self.group, from: self.own, to: target };
+        let node = host.of(target);
+        self.links.book().suppose(node, &host.address);
+        Peer { links: self.links.clone(), link: self.links.to(node), route }
     }
 }
 
@@ -81,7 +86,7 @@ impl RaftNetworkV2<Types> for Peer {
         _option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<Types>> {
         let body = Body::Append(append_to_pb(request));
-        let reply = self.link.call(self.group, body, APPEND_DEADLINE).await;
+        let reply = self.link.call(self.route, body, APPEND_DEADLINE).await;
         append_reply(reply.map_err(|error| self.error(RPCTypes::AppendEntries, error))?)
     }
 
@@ -132,8 +137,8 @@ impl RaftNetworkV2<Types> for Peer {
                 Ok(Err(why)) => Err(Unreachable::from_string(why).into()),
                 Err(_) => Err(Timeout {
                     action: RPCTypes::InstallSnapshot,
-                    id: self.links.own(),
-                    target: self.link.node(),
+                    id: self.route.from,
+                    target: self.route.to,
                     timeout: SNAPSHOT_DEADLINE,
                 }.into()),
             },
@@ -150,7 +155,7 @@ impl RaftNetworkV2<Types> for Peer {
             to: *request.to_node_id(),
             last_log_id: request.last_log_id().copied().map(log_id_to_pb),
         });
-        match self.link.call(self.group, body, option.soft_ttl()).await {
+        match self.link.call(self.route, body, option.soft_ttl()).await {
             Ok(_) => Ok(Ok(())),
             Err(LinkError::Refused { why, .. }) => {
                 tracing::debug!(node = self.link.node(), %why, "leadership was not taken over");
@@ -165,7 +170,7 @@ impl RaftNetworkV2<Types> for Peer {
 impl Peer {
     async fn ask_vote(&self, body: Body, option: RPCOption) -> Rpc<VoteResponse<Types>> {
         // All of the time that openraft waits: on a slow disk a vote needs it.
-        match self.link.call(self.group, body, option.hard_ttl()).await {
+        match self.link.call(self.route, body, option.hard_ttl()).await {
             Ok(Body::VoteReply(reply)) => vote_reply_from_pb(reply).map_err(unusable),
             Ok(_) => Err(unusable(Missing("a vote reply"))),
             Err(error) => Err(self.error(RPCTypes::Vote, error)),
@@ -173,15 +178,15 @@ impl Peer {
     }
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, String> {
-        let mut client = self.links.client(self.link.address())?;
+        let mut client = self.links.client(&self.link.address()?)?;
         // When it is full, reading the file waits.
         let (pieces, outgoing) = mpsc::channel(2);
         let header = pb::SnapshotHeader {
-            group: self.group,
+            group: self.route.group,
             vote: Some(vote_to_pb(vote)),
             meta: Some(meta_to_pb(&snapshot.meta)),
-            from: self.links.own(),
-            to: self.link.node(),
+            from: self.route.from,
+            to: self.route.to,
         };
         let reading = tokio::task::spawn_blocking(move || read_pieces(&snapshot.snapshot, header, &pieces));
         let reply = client.install_snapshot(self.links.request(ReceiverStream::new(outgoing))).await;
@@ -199,7 +204,7 @@ impl Peer {
         match error {
             LinkError::Unreachable { .. } => Unreachable::new(&error).into(),
             LinkError::TimedOut { deadline, .. } => {
-                Timeout { action, id: self.links.own(), target: self.link.node(), timeout: deadline }.into()
+                Timeout { action, id: self.route.from, target: self.route.to, timeout: deadline }.into()
             }
             // It answers, but can't serve this group now: asking again at once would not help.
             LinkError::Refused { .. } => Unreachable::new(&error).into(),
@@ -237,7 +242,7 @@ struct Sent {
 async fn send_append(peer: Arc<Peer>, request: AppendEntriesRequest<Types>) -> Sent {
     let previous = request.prev_log_id;
     let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-    let sending = peer.link.send(peer.group, Body::Append(append_to_pb(request)));
+    let sending = peer.link.send(peer.route, Body::Append(append_to_pb(request)));
     let reply = timeout(APPEND_DEADLINE, sending).await.unwrap_or_else(|_| Err(peer.timed_out()));
     Sent { previous, last, reply }
 }

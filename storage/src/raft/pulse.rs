@@ -58,7 +58,7 @@ pub(crate) async fn beat(serving: Arc<Serving>, every: Duration) {
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pulse.tick().await;
-        for group in cluster.shards.values().map(Shard::group) {
+        for group in cluster.shards().values().map(Shard::group) {
             let need = need(group.role(), patience);
             group.raft().runtime_config().tick(need == Need::Ticks);
             // When the group has no room for the word now, others are not to wait: it is busy, and what it sends to its

@@ -1,11 +1,12 @@
 //! The gRPC service `Raft`: what other nodes ask of this one's groups.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, OnceLock},
 };
 
 use carillon_proto::{
+    ShardId,
     limits::BATCH_ITEMS,
     pb::raft::{
         self as pb, RaftFrame, RaftFrames, SnapshotPiece, SnapshotReply, append_reply, raft_frame::Body, raft_server,
@@ -30,6 +31,7 @@ use super::{
     network::SNAPSHOT_DEADLINE,
     types::{LogId, Snapshot},
 };
+use crate::cluster::Hosted;
 
 /// Frames of one stream that are being answered. When it is reached, the stream is not read: the other side waits.
 const IN_FLIGHT: usize = 4096;
@@ -41,17 +43,16 @@ pub(crate) struct RaftService {
 }
 
 struct Serving {
-    own: u64,
     cluster: String,
-    groups: HashMap<u64, Arc<Group>>,
+    hosted: Arc<Hosted>,
     tasks: Tasks,
 }
 
 impl RaftService {
     /// Starts to answer. The second call changes nothing.
-    pub(crate) fn serve(&self, own: u64, cluster: String, groups: HashMap<u64, Arc<Group>>, tasks: Tasks) {
-        // The groups of a process are started once.
-        let _ = self.serving.set(Serving { own, cluster, groups, tasks });
+    pub(crate) fn serve(&self, cluster: String, hosted: Arc<Hosted>, tasks: Tasks) {
+        // It is one set of groups, which changes while the process runs.
+        let _ = self.serving.set(Serving { cluster, hosted, tasks });
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<&Serving, Status> {
@@ -66,11 +67,14 @@ impl RaftService {
 }
 
 impl Serving {
-    fn group(&self, group: u64, to: u64) -> Result<&Arc<Group>, String> {
-        if to != self.own {
-            return Err(format!("meant for node {to}, reached node {}", self.own));
+    /// The replica `to` of the group, and no other one: one that was here before has taken its votes with it.
+    fn group(&self, group: u64, to: u64) -> Result<Arc<Group>, String> {
+        let shard = ShardId::from_group(group).and_then(|shard| self.hosted.get(shard));
+        let shard = shard.ok_or_else(|| format!("this node has no replica of group {group}"))?;
+        match shard.group().replica() {
+            here if here == to => Ok(Arc::clone(shard.group())),
+            here => Err(format!("meant for replica {to} of group {group}, reached replica {here}")),
         }
-        self.groups.get(&group).ok_or_else(|| format!("node {to} has no group {group}"))
     }
 }
 
@@ -147,7 +151,7 @@ async fn answer_frames(
 async fn answer_frame(serving: &Serving, frame: RaftFrame) -> RaftFrame {
     let RaftFrame { id, group, from, to, body } = frame;
     let body = match (serving.group(group, to), body) {
-        (Ok(group), Some(body)) => answer(group, body).await.unwrap_or_else(Body::Error),
+        (Ok(group), Some(body)) => answer(&group, body).await.unwrap_or_else(Body::Error),
         (Err(why), _) => Body::Error(why),
         (_, None) => Body::Error("this release does not know the frame".to_owned()),
     };

@@ -3,10 +3,26 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
+use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
 use tokio::sync::oneshot;
 
 use crate::machine::Outcome;
+
+/// Where a replica is. What openraft calls a node is a replica of the shard here, and its node id the replica's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// The storage node; 0: the one with the replica's number, as it was before replicas had ids.
+    pub(crate) node: u64,
+    /// Where that was reached when the replica was placed: used while nothing newer is known.
+    pub(crate) address: String,
+}
+
+impl Host {
+    /// The storage node that has this replica.
+    pub(super) fn of(&self, replica: u64) -> u64 {
+        if self.node == 0 { replica } else { self.node }
+    }
+}
 
 /// openraft's types for a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +32,7 @@ impl openraft::RaftTypeConfig for Types {
     type D = Commands;
     type R = Outcomes;
     type NodeId = u64;
-    type Node = BasicNode;
+    type Node = Host;
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = Vote;
@@ -39,12 +55,12 @@ impl openraft::RaftTypeConfig for Types {
 pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
 pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
 pub(crate) type LogId = openraft::impls::LogId<LeaderId>;
-pub(crate) type Payload = openraft::impls::EntryPayload<Commands, u64, BasicNode>;
+pub(crate) type Payload = openraft::impls::EntryPayload<Commands, u64, Host>;
 pub(crate) type Entry = openraft::impls::Entry<LeaderId, Payload>;
-pub(crate) type Membership = openraft::Membership<u64, BasicNode>;
-pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, BasicNode>;
-pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, BasicNode>;
-pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, BasicNode, crate::snapshot::SnapshotFile>;
+pub(crate) type Membership = openraft::Membership<u64, Host>;
+pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, Host>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Host>;
+pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Host, crate::snapshot::SnapshotFile>;
 
 /// What a Raft entry carries: an encoded `carillon.store.v1.CommandBatch`.
 #[derive(Debug, Default)]

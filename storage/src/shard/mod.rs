@@ -2,6 +2,8 @@
 
 mod answer;
 mod lane;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod proposer;
 mod reads;
 
@@ -101,6 +103,8 @@ impl Shard {
         if lane.as_ref().is_some_and(Lane::is_closed) {
             return answer.refuse(Why::LaneClosed(LaneClosed {}));
         }
+        #[cfg(feature = "planted-bugs")]
+        let command = planted::as_a_later_program(command, self.inner.reader.level());
         let bytes = command.len();
         let waiting = self.inner.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let write =

@@ -7,7 +7,7 @@ use std::{
 };
 
 use carillon_proto::{
-    ShardId, ShardKind,
+    Level, ShardId, ShardKind,
     pb::store::{
         ListAccounts, ListSessions, ReadHead, ReadTimeline, ReadUser, Rejected, StoreError, Unknown, rejected::Reason,
         store_error::Why,
@@ -16,7 +16,7 @@ use carillon_proto::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
-use super::{Answer, not_read};
+use super::{Answer, not_read, stopping};
 use crate::{
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
     metrics as names,
@@ -99,7 +99,12 @@ async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Ve
     // The disk may be asked. Should a read panic, the answers that are dropped say that nothing is known.
     let work = tokio::task::spawn_blocking(move || {
         for Read { op, answer } in batch {
-            match reader.read(&op) {
+            let read = reader.read(&op);
+            if group.is_closed() {
+                answer.refuse(stopping());
+                continue;
+            }
+            match read {
                 Ok(Some(outcome)) => answer.give(outcome),
                 Ok(None) => answer.refuse(wrong_kind()),
                 Err(error) => {
@@ -116,6 +121,14 @@ async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Ve
 }
 
 impl Reader {
+    /// By which the commands of the shard are read, as far as they are applied.
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            Self::Directory(reader) => reader.level(),
+            Self::Timeline(reader) => reader.level(),
+        }
+    }
+
     /// None: there is nothing of the kind in this shard.
     fn read(&self, op: &ReadOp) -> io::Result<Option<Outcome>> {
         let found = || {

@@ -95,6 +95,17 @@ impl SnapshotDir {
         SnapshotFile::open(&self.path())
     }
 
+    /// Removes the last one, with its replica. On disk when it returns.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let mut last = self.last.lock();
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => File::open(&self.dir)?.sync_all()?,
+        }
+        *last = None;
+        Ok(())
+    }
+
     /// Removes a file that was received and not adopted.
     pub(crate) fn discard(&self, path: &Path) {
         if path != self.path() {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use carillon_proto::{Readiness, tasks::Tasks};
-use carillon_storage::{Storage, StorageConfig};
+use carillon_storage::{FoundError, Storage, StorageConfig};
 
 use crate::support::{MAP, security};
 
@@ -155,7 +155,8 @@ fn wait(child: &mut Child) -> ExitStatus {
 #[ignore = "it is the store that the others kill"]
 fn store_process() {
     let Ok(config) = env::var(CONFIG) else { return };
-    let config = serde_json::from_str(&config).expect("a configuration");
+    let config: StorageConfig = serde_json::from_str(&config).expect("a configuration");
+    let makes_cluster = config.members.first().is_none_or(|first| *first == config.listen.to_string());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::WARN).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
     runtime.block_on(async {
@@ -174,6 +175,11 @@ fn store_process() {
         });
         let mut ready = storage.ready();
         let serve = async {
+            if makes_cluster {
+                while let Err(FoundError::NotAll(_)) = storage.found().await {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
             ready.wait_for(Readiness::is_ready).await.expect("goes on");
             println!("{READY}");
             loop {

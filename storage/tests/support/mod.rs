@@ -7,17 +7,20 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "planted-bugs")]
+use carillon_proto::Level;
 use carillon_proto::{
     Readiness, ShardId, ShardMap, TimelineId, UserId,
     pb::store::{
-        Append, Appended, FromStore, ReadTimeline, RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand,
-        TimelineRead, ToStore, WatchRequest, registry_client::RegistryClient, store_client::StoreClient,
-        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        Append, Appended, FromStore, LeadsRequest, ReadTimeline, RegistryView, StoreError, StoreReply, StoreRequest,
+        TimelineCommand, TimelineRead, ToStore, WatchRequest, leads_reply::Led, registry_client::RegistryClient,
+        store_client::StoreClient, store_error::Why, store_reply::Result as Outcome, store_request::Op,
+        timeline_command,
     },
     peer::{AddToken, PeerSecurity, Tier},
     tasks::Tasks,
 };
-use carillon_storage::{Storage, StorageConfig};
+use carillon_storage::{FoundError, OpenError, Storage, StorageConfig};
 use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
@@ -37,6 +40,9 @@ pub(crate) fn security() -> PeerSecurity {
 /// One storage node and its place.
 pub(crate) struct Node {
     pub(crate) config: StorageConfig,
+    /// The level that its program reads, if that is not this one's.
+    #[cfg(feature = "planted-bugs")]
+    level: Option<Level>,
     running: Option<(Storage, Tasks)>,
 }
 
@@ -63,7 +69,12 @@ impl Cluster {
                 ..StorageConfig::default()
             };
             change(&mut config);
-            Node { config, running: None }
+            Node {
+                config,
+                #[cfg(feature = "planted-bugs")]
+                level: None,
+                running: None,
+            }
         });
         Self { nodes: nodes.collect(), dir }
     }
@@ -73,10 +84,20 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.start().await;
         }
+        cluster.nodes[0].found().await;
         for node in &cluster.nodes {
             node.ready().await;
         }
         cluster
+    }
+
+    /// One node, which is a cluster of its own.
+    pub(crate) async fn alone(change: impl Fn(&mut StorageConfig)) -> Self {
+        Self::started(1, |config| {
+            change(config);
+            config.members.clear();
+        })
+        .await
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -124,6 +145,17 @@ impl Cluster {
         panic!("nobody answers for {shard}: {last:?}");
     }
 
+    /// What those say who lead this shard.
+    pub(crate) async fn leads(&self, shard: ShardId) -> Vec<Led> {
+        let mut found = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            if let Ok(reply) = node.registry().leads(LeadsRequest {}).await {
+                found.extend(reply.into_inner().led.into_iter().filter(|led| led.shard == Some(shard.to_pb())));
+            }
+        }
+        found
+    }
+
     /// Which running node leads the shard of this user's inbox.
     pub(crate) async fn leader_of(&self, user: &str) -> usize {
         let read =
@@ -145,12 +177,43 @@ impl Cluster {
 impl Node {
     pub(crate) async fn start(&mut self) {
         let storage = eventually("the node's folder and address are free", || async {
-            Storage::open(self.config.clone(), security()).await.map_err(|error| error.to_string())
+            self.open().await.map_err(|error| error.to_string())
         })
         .await;
         let tasks = Tasks::new();
         storage.run(&tasks);
         self.running = Some((storage, tasks));
+    }
+
+    async fn open(&self) -> Result<Storage, OpenError> {
+        #[cfg(feature = "planted-bugs")]
+        if let Some(level) = self.level {
+            return Storage::open_at_level(self.config.clone(), security(), level).await;
+        }
+        Storage::open(self.config.clone(), security()).await
+    }
+
+    /// From the next start on its program reads this level.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn knows(&mut self, level: Level) {
+        self.level = Some(level);
+    }
+
+    /// Makes a cluster of all nodes that its configuration names.
+    pub(crate) async fn found(&self) {
+        let (storage, _) = self.running.as_ref().expect("runs");
+        eventually("the cluster is made", || async {
+            match storage.found().await {
+                Err(FoundError::NotAll(why)) => Err(why),
+                Err(error) => panic!("not made: {error}"),
+                Ok(()) => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.running.as_ref().expect("runs").0
     }
 
     pub(crate) async fn ready(&self) {
@@ -300,7 +363,7 @@ pub(crate) fn request(id: u64, user: &str, key: u64, lane: u64) -> StoreRequest 
     StoreRequest { id, shard: Some(timeline_shard(user).to_pb()), lane, op, ..StoreRequest::default() }
 }
 
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("is bound")).collect()
 }

@@ -1,6 +1,7 @@
 //! A cluster on this machine: each node a process of this same program.
 
 mod http;
+mod init;
 mod node;
 mod plan;
 
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::{
@@ -22,7 +23,21 @@ use super::{Options, admin_client::Routers, out, status};
 use crate::{Config, Layers, Role, Secrets, shutdown::Signals};
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Cluster {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    local: Local,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Init),
+}
+
+#[derive(Args)]
+struct Local {
     /// Where configurations, data and logs go, and cluster.json, which names the processes. Started again in the same
     /// folder, it is the same cluster.
     #[arg(long, default_value = "local")]
@@ -53,6 +68,15 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 
 impl Cluster {
     pub(super) async fn run(self, options: &Options) -> anyhow::Result<()> {
+        match self.command {
+            Some(Command::Init(init)) => init.run(&options.load()?).await,
+            None => self.local.run(options).await,
+        }
+    }
+}
+
+impl Local {
+    async fn run(self, options: &Options) -> anyhow::Result<()> {
         let mut signals = Signals::install()?;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -102,6 +126,14 @@ impl Cluster {
         plan::write(dir, nodes.iter().map(|node| &node.planned))?;
         let routers = Routers::of(config, None)?;
         out::note(format_args!("{} nodes are starting, cluster.json and logs are in {}", nodes.len(), dir.display()));
+        let storage = nodes.iter().filter(|node| node.planned.role() == Role::Storage);
+        let members: Vec<String> = storage.filter_map(|node| node.planned.addresses.get("rpc").cloned()).collect();
+        let patience = Duration::from_secs(self.ready_timeout);
+        tokio::select! {
+            // Started again, it has been made.
+            made = init::make(config, &members, patience, false) => drop(made?),
+            died = self.died(nodes) => return Err(died),
+        }
         self.become_ready(nodes).await?;
         let mut leaders = leaders_of(&routers).await.unwrap_or_default();
         out::note(table(nodes, &leaders).trim_end());
@@ -126,6 +158,20 @@ impl Cluster {
             {
                 out::note(format_args!("leaders: {}", show(&now)));
                 leaders = now;
+            }
+        }
+    }
+
+    /// Resolves when a node has died.
+    async fn died(&self, nodes: &mut [Node]) -> anyhow::Error {
+        let mut tick = interval(LOOK);
+        loop {
+            tick.tick().await;
+            for node in nodes.iter_mut() {
+                node.look().await;
+                if node.died_since().is_some() {
+                    return anyhow::anyhow!("{} {}:\n{}", node.planned.name, node.state, node.last_lines());
+                }
             }
         }
     }

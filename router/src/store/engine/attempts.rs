@@ -21,9 +21,9 @@ impl<A> Engine<A> {
             if !shard.lane.wants_to_send() && (shard.reads_waiting.is_empty() || shard.reads_in_flight >= READ_WINDOW) {
                 continue;
             }
-            let target = shard.target(id, &self.members).map(|address| self.streams.get(address).copied());
+            let target = shard.target(id, &self.nodes).map(|address| self.streams.get(address).copied());
             let Some(Some(stream)) = target else {
-                let wait = shard.failed(&self.members, &self.streams);
+                let wait = shard.failed(self.nodes.of(id), &self.streams);
                 shard.lane.broken(now, wait);
                 for read in std::mem::take(&mut shard.reads_waiting) {
                     if let Some(read) = shard.reads.get_mut(&read) {
@@ -69,7 +69,7 @@ impl<A> Engine<A> {
         for id in lost {
             let Some(Attempt { shard: id, what, .. }) = self.attempts.remove(&id) else { continue };
             let Some(shard) = self.shards.get_mut(&id) else { continue };
-            let wait = *hit.entry(id).or_insert_with(|| shard.failed(&self.members, &self.streams));
+            let wait = *hit.entry(id).or_insert_with(|| shard.failed(self.nodes.of(id), &self.streams));
             match what {
                 What::Write { lane, .. } => {
                     if lane == shard.lane.number() && broken.insert(id) {
@@ -136,7 +136,7 @@ impl<A> Engine<A> {
                 self.release(id);
                 return;
             }
-            Some(Why::NotLeader(not)) => shard.not_leader(not.leader, stream, &self.members, &self.streams),
+            Some(Why::NotLeader(not)) => shard.not_leader(id, not.leader, stream, &self.nodes, &self.streams),
             Some(Why::Busy(busy)) => {
                 let wait = shard.backoff();
                 wait.max(Duration::from_millis(busy.retry_after_ms.min(5000).into()))
@@ -144,7 +144,15 @@ impl<A> Engine<A> {
             // The refusal that closed the lane says how long to wait.
             Some(Why::LaneClosed(_)) => Duration::ZERO,
             // Another node has a replica: who, the next view of the registry tells.
-            Some(Why::NotHere(_) | Why::Unknown(_)) | None => shard.failed(&self.members, &self.streams),
+            Some(Why::NotHere(_) | Why::Unknown(_)) | None => {
+                let asked = shard.leader.as_ref().and_then(|leader| self.streams.get(leader));
+                // The rest of a batch says the same as its first, after which the next node is asked.
+                if asked.is_some_and(|asked| *asked != stream) {
+                    Duration::ZERO
+                } else {
+                    shard.failed(self.nodes.of(id), &self.streams)
+                }
+            }
         };
         match what {
             What::Write { lane, seq } => shard.lane.refused(lane, seq, now, wait),
@@ -186,13 +194,13 @@ impl<A> Engine<A> {
                 }
             }
             if shard.lane.is_stuck(now) {
-                let wait = shard.failed(&self.members, &self.streams);
+                let wait = shard.failed(self.nodes.of(id), &self.streams);
                 shard.lane.broken(now, wait);
             }
             let stuck = |read: &Read<A>| read.attempt.is_some_and(|(_, at)| now >= at + READ_TRY);
             let stuck: Vec<u64> = shard.reads.iter().filter(|(_, r)| stuck(r)).map(|(number, _)| *number).collect();
             if !stuck.is_empty() {
-                let wait = shard.failed(&self.members, &self.streams);
+                let wait = shard.failed(self.nodes.of(id), &self.streams);
                 for number in stuck {
                     if let Some((attempt, _)) = shard.reads.get(&number).and_then(|read| read.attempt) {
                         self.attempts.remove(&attempt);

@@ -22,7 +22,7 @@ impl Play {
     /// Nodes a, b and c with streams 1, 2 and 3.
     fn new() -> Self {
         let mut engine = Engine::new(100, 1);
-        engine.set_members(["a", "b", "c"].map(str::to_owned).to_vec());
+        engine.set_nodes(Nodes { members: ["a", "b", "c"].map(str::to_owned).to_vec(), ..Nodes::default() });
         for (address, stream) in [("a", 1), ("b", 2), ("c", 3)] {
             engine.stream_up(address, stream);
         }
@@ -234,6 +234,31 @@ fn a_node_that_has_no_replica_of_the_shard_is_left_and_nothing_is_lost() {
     play.says(5, appended());
     play.says(6, StoreAnswer::Head(Head::default()));
     assert_eq!(play.answered(), [(1, true), (2, true), (3, true)]);
+}
+
+#[test]
+fn the_nodes_of_the_placement_are_asked_and_a_new_one_is_followed() {
+    let mut play = Play::new();
+    let members: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let place = |on: &[&str]| Nodes {
+        members: members.clone(),
+        replicas: [(SHARD, on.iter().map(|node| (*node).to_owned()).collect())].into(),
+    };
+    play.engine.set_nodes(place(&["c", "a"]));
+    play.write(1);
+    assert_eq!(play.sent(), [(3, 1, 1)], "who is preferred");
+    play.refuses(1, Why::NotHere(NotHere { view_version: 9 }));
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(1, 2, 2)], "the other replica");
+    play.refuses(2, Why::NotHere(NotHere { view_version: 9 }));
+    play.engine.set_nodes(place(&["b"]));
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(3, 3, 3)], "as it was before");
+    play.refuses(3, Why::NotHere(NotHere { view_version: 9 }));
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(2, 4, 4)], "where it is now");
+    play.says(4, appended());
+    assert_eq!(play.answered(), [(1, true)]);
 }
 
 #[test]

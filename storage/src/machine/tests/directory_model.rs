@@ -182,6 +182,14 @@ impl Model {
                 let clock = self.clock;
                 self.remove(at, |(_, _, ends)| *ends <= clock);
             }
+            // See the tests of levels and of the cluster's rows.
+            Op::SetLevel(_)
+            | Op::FoundCluster(_)
+            | Op::SetStorageNode(_)
+            | Op::RaiseLevel(_)
+            | Op::PlaceReplica(_)
+            | Op::RemoveReplica(_)
+            | Op::ForgetReplica(_) => unreachable!("not generated"),
         }
         done()
     }

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, io};
 
 use bytes::Bytes;
-use carillon_proto::planted::PlantedBug;
+use carillon_proto::{Level, planted::PlantedBug};
 
-use super::{Batch, EndedSenders, Outcome, Recent, TimelineState};
+use super::{Batch, EndedSenders, Outcome, Reading, Recent, TimelineState};
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// In which timeline to look for the duplicate key: in none.
@@ -16,7 +16,8 @@ pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<Timeline
 /// What these commands would come to if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, changes) = (&mut Recent::new(0), Changes::default());
-    let mut batch =
-        Batch { shard, states, touched: HashMap::new(), clock_ms: 0, senders: EndedSenders::default(), changes };
+    let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };
+    let senders = EndedSenders::default();
+    let mut batch = Batch { shard, states, touched: HashMap::new(), clock_ms: 0, senders, reading, changes };
     commands.map(|command| batch.command(command)).collect()
 }

@@ -161,7 +161,7 @@ impl Model {
                 }
             }
             // Nothing of this is seen.
-            Op::CollectGarbage(_) => {}
+            Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }
         Outcome::Done(Done {})
     }

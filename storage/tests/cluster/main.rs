@@ -1,5 +1,9 @@
 //! Whole storage nodes: three on loopback, and one alone.
 
+mod data;
+#[cfg(feature = "planted-bugs")]
+mod levels;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{collections::BTreeSet, fs, time::Duration};
@@ -12,7 +16,7 @@ use carillon_storage::{Storage, StorageConfig, mark_put_back};
 use support::{Cluster, MAP, Stream, append, eventually, request, security, timeline_shard};
 use tonic::Code;
 
-fn quick(config: &mut StorageConfig) {
+pub(crate) fn quick(config: &mut StorageConfig) {
     config.heartbeat_ms = 100;
     config.election_min_ms = 300;
     config.election_max_ms = 600;
@@ -26,13 +30,12 @@ fn forgetful(config: &mut StorageConfig) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_alone_keeps_what_it_was_given() {
-    let mut cluster = Cluster::new(1, |config| {
-        quick(config);
-        config.members.clear();
-    });
+    let mut cluster = Cluster::alone(quick).await;
     for round in 0..3u64 {
-        cluster.nodes[0].start().await;
-        cluster.nodes[0].ready().await;
+        if round > 0 {
+            cluster.nodes[0].start().await;
+            cluster.nodes[0].ready().await;
+        }
         let appended = cluster.append("alice", round).await;
         assert_eq!(appended.seq, round + 1);
         if round > 0 {
@@ -229,30 +232,13 @@ async fn an_empty_disk_does_not_come_back_under_an_old_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_another_address_or_in_use_is_refused() {
-    let mut cluster = Cluster::new(1, |config| {
-        quick(config);
-        config.members.clear();
-    });
-    cluster.nodes[0].start().await;
-    cluster.nodes[0].ready().await;
+async fn a_folder_in_use_is_refused() {
+    let mut cluster = Cluster::alone(quick).await;
     let mut config = cluster.nodes[0].config.clone();
     config.listen.set_port(0);
-    let open = async |config: &StorageConfig| match Storage::open(config.clone(), security()).await {
-        Ok(_) => panic!("opened"),
-        Err(error) => error.to_string(),
-    };
-    assert!(open(&config).await.contains("in use by another process"));
+    let error = Storage::open(config, security()).await.err().expect("refused").to_string();
+    assert!(error.contains("in use by another process"), "{error}");
     cluster.nodes[0].drain_and_stop().await;
-    // Only a node that is alone may have another address than before.
-    config.advertise = "127.0.0.1:9".to_owned();
-    config.members = ["127.0.0.1:9", "127.0.0.1:10"].map(str::to_owned).into();
-    let why = eventually("the folder is free", || async {
-        let why = open(&config).await;
-        if why.contains("in use") { Err(why) } else { Ok(why) }
-    })
-    .await;
-    assert!(why.contains("belongs to the storage node at"), "{why}");
 }
 
 /// Sends as a router does: many in flight, and after a refusal all that is unanswered again, in order, in a new lane.
@@ -327,12 +313,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn timelines_of_a_folder_that_was_put_back_have_new_epochs() {
-    let mut cluster = Cluster::new(1, |config| {
-        quick(config);
-        config.members.clear();
-    });
-    cluster.nodes[0].start().await;
-    cluster.nodes[0].ready().await;
+    let mut cluster = Cluster::alone(quick).await;
     let mut epochs = Vec::new();
     for user in ["alice", "bob", "carol"] {
         epochs.push(cluster.append(user, 0).await.epoch);
@@ -422,6 +403,7 @@ async fn on_a_full_disk_sends_are_refused_history_is_read_and_nothing_is_lost() 
         return;
     };
     cluster.nodes[0].start().await;
+    cluster.nodes[0].found().await;
     cluster.nodes[0].ready().await;
     for key in 0..20 {
         assert_eq!(cluster.append("alice", key).await.seq, key + 1);
@@ -447,12 +429,7 @@ async fn on_a_full_disk_sends_are_refused_history_is_read_and_nothing_is_lost() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_does_not_say_what_is_removed() {
     use carillon_proto::pb::store::{AdvanceClock, TimelineCommand, Trim, timeline_command};
-    let mut cluster = Cluster::new(1, |config| {
-        quick(config);
-        config.members.clear();
-    });
-    cluster.nodes[0].start().await;
-    cluster.nodes[0].ready().await;
+    let mut cluster = Cluster::alone(quick).await;
     cluster.append("alice", 0).await;
     let timeline = Some(support::inbox("alice").to_key());
     for op in [

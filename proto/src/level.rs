@@ -1,0 +1,28 @@
+//! The level: the version of what may stand in the replicated logs. See docs/adr/0010-levels.md.
+//!
+//! | level | what it adds |
+//! | --- | --- |
+//! | 0 | what there was before levels |
+//! | 1 | `SetLevel`; members, placement and level of the cluster as rows of directory shard 0 |
+//!
+//! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
+//! or a field of one) needs the next level, and a line here.
+
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Level(pub u32);
+
+impl Level {
+    pub const BEFORE: Self = Self(0);
+    /// The cluster is data.
+    pub const CLUSTER: Self = Self(1);
+    /// The highest one that this program reads.
+    pub const OF_PROGRAM: Self = Self::CLUSTER;
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,90 @@
+//! Where the storage nodes are reached.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::machine::ClusterRows;
+
+/// By node. Told by the rows of the cluster, and by the nodes themselves, who know it first. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AddressBook {
+    known: Arc<watch::Sender<HashMap<u64, Arc<str>>>>,
+    /// The addresses in the rows that were seen last: only what has changed in them is news.
+    rows: Arc<Mutex<BTreeMap<u64, String>>>,
+}
+
+impl AddressBook {
+    pub(crate) fn new() -> Self {
+        Self { known: Arc::new(watch::Sender::new(HashMap::new())), rows: Arc::default() }
+    }
+
+    pub(crate) fn of(&self, node: u64) -> Option<Arc<str>> {
+        self.known.borrow().get(&node).cloned()
+    }
+
+    /// A node has told it itself.
+    pub(crate) fn learn(&self, node: u64, address: &str) {
+        self.known.send_if_modified(|known| {
+            let news = known.get(&node).is_none_or(|known| **known != *address);
+            if news {
+                known.insert(node, Arc::from(address));
+            }
+            news
+        });
+    }
+
+    /// Somebody had it at some time: better than none.
+    pub(crate) fn suppose(&self, node: u64, address: &str) {
+        if !address.is_empty() && self.of(node).is_none() {
+            self.learn(node, address);
+        }
+    }
+
+    /// The rows as they are now. One that has not changed does not take the place of what a node has told since.
+    pub(crate) fn follow(&self, cluster: &ClusterRows) {
+        let mut rows = self.rows.lock();
+        for node in cluster.nodes() {
+            if rows.get(&node.node) != Some(&node.address) {
+                rows.insert(node.node, node.address.clone());
+                self.learn(node.node, &node.address);
+            }
+        }
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<HashMap<u64, Arc<str>>> {
+        self.known.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::{ShardMap, pb::store::StorageNode};
+
+    use super::*;
+
+    fn rows(address: &str) -> ClusterRows {
+        let node = StorageNode { node: 2, address: address.to_owned(), ..StorageNode::default() };
+        ClusterRows::founded(vec![node], ShardMap { directory: 1, timeline: 1 })
+    }
+
+    #[test]
+    fn what_a_node_has_told_stays_until_its_row_says_something_new() {
+        let book = AddressBook::new();
+        book.suppose(2, "");
+        assert_eq!(book.of(2), None);
+        book.suppose(2, "long-ago:1");
+        book.follow(&rows("old:1"));
+        assert_eq!(book.of(2).as_deref(), Some("old:1"));
+        book.learn(2, "new:1");
+        book.follow(&rows("old:1"));
+        book.suppose(2, "long-ago:1");
+        assert_eq!(book.of(2).as_deref(), Some("new:1"));
+        book.follow(&rows("newest:1"));
+        assert_eq!(book.of(2).as_deref(), Some("newest:1"));
+    }
+}

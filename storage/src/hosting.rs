@@ -1,0 +1,305 @@
+//! The replicas that this node has: opened, closed and deleted as the placement in the registry says.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{ShardId, ShardKind, tasks::Tasks};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+
+use crate::{
+    cluster::{Hosted, Serving},
+    config::StorageConfig,
+    engine::Engines,
+    log::{Here, Log},
+    machine::{ClusterRows, Machine, RegistryState},
+    raft::{Group, GroupOptions, Links, NodeShare, Pace, StartError},
+    shard::{Reader, Shard},
+    snapshot::SnapshotDir,
+};
+
+/// A group that does not end within this time is left to the next start, which deletes what is to be deleted.
+const CLOSE: Duration = Duration::from_secs(30);
+/// Before something that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What replicas are made of.
+pub(crate) struct Hosting {
+    config: StorageConfig,
+    /// The data folder.
+    dir: PathBuf,
+    log: Arc<Log>,
+    engines: Arc<Engines>,
+    links: Links,
+    share: NodeShare,
+    hosted: Arc<Hosted>,
+    draining: Arc<AtomicBool>,
+    tasks: Tasks,
+}
+
+/// A replica whose files are open.
+pub(crate) struct Opened {
+    shard: ShardId,
+    replica: u64,
+    log: crate::log::ShardLog,
+    machine: Box<dyn Machine>,
+    reader: Reader,
+    snapshots: Arc<SnapshotDir>,
+}
+
+impl Opened {
+    /// What the registry says, if this is its replica.
+    pub(crate) fn registry(&self) -> Option<watch::Receiver<RegistryState>> {
+        match &self.reader {
+            Reader::Directory(reader) if self.shard == ShardId::REGISTRY => Some(reader.registry()),
+            _ => None,
+        }
+    }
+
+    /// Somebody, or itself, may have had its vote.
+    pub(crate) fn has_voted(&self) -> bool {
+        self.log.vote().is_some()
+    }
+}
+
+pub(crate) struct Parts {
+    pub(crate) config: StorageConfig,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: Arc<Log>,
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) links: Links,
+    pub(crate) hosted: Arc<Hosted>,
+    pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) tasks: Tasks,
+}
+
+/// What is to be done with one shard.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Open { replica: u64 },
+    Close,
+    Delete { replica: u64 },
+}
+
+impl Hosting {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { config, dir, log, engines, links, hosted, draining, tasks } = parts;
+        // One at a time: a snapshot reads a whole shard.
+        let share = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
+        Self { config, dir, log, engines, links, share, hosted, draining, tasks }
+    }
+
+    /// The replica of this shard, as it is on disk or new. Blocking.
+    pub(crate) fn open(&self, shard: ShardId, replica: u64) -> Result<Opened, StartError> {
+        let failed = |source| StartError::Machine { shard, source };
+        let (machine, reader) = self.machine(shard).map_err(failed)?;
+        let log = self.log.shard(shard).map_err(failed)?;
+        let snapshots = self.snapshots(shard).map_err(failed)?;
+        Ok(Opened { shard, replica, log, machine, reader, snapshots: Arc::new(snapshots) })
+    }
+
+    fn machine(&self, shard: ShardId) -> io::Result<(Box<dyn Machine>, Reader)> {
+        Ok(match shard.kind {
+            ShardKind::Directory => {
+                let (machine, reader) = self.engines.directory(shard)?;
+                (Box::new(machine), Reader::Directory(reader))
+            }
+            ShardKind::Timeline => {
+                let (machine, reader) = self.engines.timeline(shard)?;
+                (Box::new(machine), Reader::Timeline(reader))
+            }
+        })
+    }
+
+    fn snapshots(&self, shard: ShardId) -> io::Result<SnapshotDir> {
+        let dir: &Path = &self.dir;
+        SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group())
+    }
+
+    /// Starts its group: from then on it votes, and answers.
+    pub(crate) async fn start(&self, opened: Opened) -> Result<Shard, StartError> {
+        let Opened { shard, replica, log, machine, reader, snapshots } = opened;
+        let failed = |source| StartError::Machine { shard, source };
+        let here = self.log.replica(shard).map_err(failed)?;
+        if here.is_none_or(|here| here.replica != replica) {
+            let gone = here.map_or(0, |here| here.gone);
+            self.log.set_replica(shard, Here { replica, gone }).await.map_err(failed)?;
+        }
+        let (links, node) = (self.links.clone(), self.share.clone());
+        let options = GroupOptions { shard, replica, config: &self.config, links, log, machine, snapshots, node };
+        let group = Arc::new(Group::start(options).await?);
+        let started = Shard::start(shard, Arc::clone(&group), reader, &self.tasks);
+        self.hosted.put(started.clone());
+        let (failing, draining) = (self.tasks.clone(), Arc::clone(&self.draining));
+        self.tasks.spawn("shard watch", async move {
+            let why = group.stopped().await;
+            if !draining.load(Ordering::Relaxed) && !group.is_closed() {
+                failing.fail(format!("shard {shard} stopped: {why}"));
+            }
+        });
+        Ok(started)
+    }
+
+    /// Follows the placement for as long as the process runs.
+    pub(crate) async fn follow(self, serving: Arc<Serving>) {
+        let Some(cluster) = serving.get() else { return };
+        let mut registry = cluster.registry.clone();
+        loop {
+            let state = registry.borrow_and_update().clone();
+            let mut failed = false;
+            for shard in cluster.map.all() {
+                if let Err(error) = self.step(shard, cluster.own, &state).await {
+                    tracing::error!(%shard, %error, "this node can't do with its replica what the placement says");
+                    failed = true;
+                }
+            }
+            let next = next_change(&mut registry);
+            if failed {
+                // Every branch is cancel-safe.
+                tokio::select! {
+                    () = next => {}
+                    () = sleep(AGAIN) => {}
+                }
+            } else {
+                next.await;
+            }
+        }
+    }
+
+    async fn step(&self, shard: ShardId, own: u64, state: &RegistryState) -> Result<(), StartError> {
+        let failed = |source| StartError::Machine { shard, source };
+        let here = self.log.replica(shard).map_err(failed)?.unwrap_or(Here { replica: 0, gone: 0 });
+        let runs = self.hosted.get(shard);
+        let steps = steps(here, runs.is_some(), state.cluster.replica_on(shard, own), state);
+        for step in steps {
+            match step {
+                Step::Open { replica } => {
+                    tracing::info!(%shard, replica, "this node gets a replica");
+                    // What an earlier deletion left behind would be taken for the new one's.
+                    self.delete(shard, here.gone).await.map_err(failed)?;
+                    let opened = self.open(shard, replica)?;
+                    self.start(opened).await?;
+                }
+                Step::Close => {
+                    let Some(shard) = &runs else { continue };
+                    self.hosted.remove(shard.id());
+                    if !shard.group().close(CLOSE).await {
+                        return Err(failed(io::Error::other("the replica did not end in time")));
+                    }
+                }
+                Step::Delete { replica } => {
+                    tracing::info!(%shard, replica, "this node's replica has left its shard and is deleted");
+                    self.delete(shard, replica).await.map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a replica of this shard has on disk. A crash half-way is made good when it is done again.
+    async fn delete(&self, shard: ShardId, gone: u64) -> io::Result<()> {
+        let here = Here { replica: 0, gone };
+        // First that it is none any more: what is half deleted must not vote.
+        self.log.set_replica(shard, here).await?;
+        let (snapshots, (mut machine, _)) = (self.snapshots(shard)?, self.machine(shard)?);
+        let deleting = tokio::task::spawn_blocking(move || {
+            snapshots.clear()?;
+            machine.restore(&mut std::iter::empty(), &[])?;
+            machine.syncer()()
+        });
+        deleting.await.map_err(io::Error::other)??;
+        self.log.forget_shard(shard, here).await
+    }
+}
+
+/// The shards of which this node has a replica when it starts, with the id of each: as its disk says, and all of them
+/// with the node's own number where that says nothing yet. Blocking.
+pub(crate) fn at_start(log: &Log, own: u64, shards: impl Iterator<Item = ShardId>) -> io::Result<Vec<(ShardId, u64)>> {
+    let mut found = Vec::new();
+    for shard in shards {
+        let replica = log.replica(shard)?.map_or(own, |here| here.replica);
+        if replica != 0 {
+            found.push((shard, replica));
+        }
+    }
+    Ok(found)
+}
+
+/// Between what is here and what is wanted: the replica that the placement names for this node, if it names one.
+fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if !state.cluster.is_founded() {
+        return steps;
+    }
+    // A state that is older than the replica does not know it.
+    let has_left = here.replica != 0 && wanted != Some(here.replica) && here.replica <= state.version;
+    if has_left {
+        if runs {
+            steps.push(Step::Close);
+        }
+        steps.push(Step::Delete { replica: here.replica });
+    }
+    let gone = if has_left { here.replica.max(here.gone) } else { here.gone };
+    // One that was deleted is in an old state alone.
+    if let Some(replica) = wanted.filter(|replica| *replica > gone && (here.replica == 0 || has_left)) {
+        steps.push(Step::Open { replica });
+    }
+    steps
+}
+
+async fn next_change(registry: &mut watch::Receiver<RegistryState>) {
+    let before: ClusterRows = registry.borrow().cluster.clone();
+    if registry.wait_for(|state| state.cluster != before).await.is_err() {
+        // The registry's shard has stopped, and the process with it.
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::{ShardMap, pb::store::StorageNode};
+
+    use super::*;
+
+    fn state(version: u64) -> RegistryState {
+        let node = StorageNode { node: 2, ..StorageNode::default() };
+        let cluster = ClusterRows::founded(vec![node], ShardMap { directory: 1, timeline: 1 });
+        RegistryState { version, cluster, ..RegistryState::default() }
+    }
+
+    #[test]
+    fn a_replica_comes_and_goes_with_the_placement_and_never_comes_back() {
+        let (none, two) = (Here { replica: 0, gone: 0 }, Here { replica: 2, gone: 0 });
+        assert_eq!(steps(two, true, Some(2), &state(100)), []);
+        assert_eq!(steps(two, true, None, &state(100)), [Step::Close, Step::Delete { replica: 2 }]);
+        assert_eq!(steps(two, false, None, &state(100)), [Step::Delete { replica: 2 }], "after a crash");
+        assert_eq!(steps(none, false, Some(640), &state(700)), [Step::Open { replica: 640 }]);
+        let gone = Here { replica: 0, gone: 640 };
+        assert_eq!(steps(gone, false, Some(640), &state(700)), [], "its votes are gone");
+        assert_eq!(steps(gone, false, Some(704), &state(720)), [Step::Open { replica: 704 }]);
+    }
+
+    #[test]
+    fn a_state_that_is_older_than_a_replica_says_nothing_of_it() {
+        let new = Here { replica: 704, gone: 2 };
+        assert_eq!(steps(new, true, None, &state(650)), []);
+        assert_eq!(steps(new, true, Some(2), &state(650)), []);
+        assert_eq!(steps(new, true, None, &RegistryState::default()), [], "nothing is known");
+    }
+
+    #[test]
+    fn one_that_has_left_makes_room_for_the_next() {
+        let old = Here { replica: 2, gone: 0 };
+        let expected = [Step::Close, Step::Delete { replica: 2 }, Step::Open { replica: 704 }];
+        assert_eq!(steps(old, true, Some(704), &state(720)), expected);
+    }
+}

@@ -1,0 +1,143 @@
+//! By which level the commands of a shard are read. See docs/adr/0010-levels.md.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    Level,
+    pb::store::{SetLevel, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp},
+};
+use prost::Message;
+
+use super::keys;
+use crate::engine::Changes;
+
+/// The level of a shard as far as it is applied, for whoever proposes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShardLevel(Arc<AtomicU32>);
+
+impl ShardLevel {
+    pub(crate) fn get(&self) -> Level {
+        Level(self.0.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set(&self, level: Level) {
+        self.0.store(level.0, Ordering::Release);
+    }
+}
+
+/// How a machine reads: by the level at the command's place in the log, and no further than its program can.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) level: Level,
+    /// The highest one that this program knows.
+    pub(super) known: Level,
+}
+
+impl Reading {
+    /// The value of `LEVEL`.
+    pub(super) fn load(value: Option<&[u8]>, known: Level) -> io::Result<Self> {
+        let level = value.map_or(Ok(Level::BEFORE), keys::level_of)?;
+        if level > known {
+            return Err(too_new(level, known));
+        }
+        Ok(Self { level, known })
+    }
+
+    /// A command of the log, whose bytes hold nothing that this program does not know.
+    pub(super) fn decode<M: Message + Default>(self, bytes: Bytes) -> io::Result<M> {
+        let length = bytes.len();
+        let command = M::decode(bytes).map_err(|error| unreadable(&format!("a command is damaged: {error}")))?;
+        // What is not known is not encoded again. A program that is made to stand for a later one knows all fields.
+        if command.encoded_len() != length && self.known <= Level::OF_PROGRAM {
+            return Err(unreadable("a command has a field that this program does not know"));
+        }
+        Ok(command)
+    }
+
+    /// May a command that needs this level stand here?
+    pub(super) fn check(self, needs: Level) -> io::Result<()> {
+        if needs <= self.level {
+            return Ok(());
+        }
+        Err(unreadable(&format!("a command of level {needs} stands where the shard is at level {}", self.level)))
+    }
+
+    /// True if it is another level than before.
+    pub(super) fn set(&mut self, op: &SetLevel, changes: &mut Changes) -> io::Result<bool> {
+        let level = Level(op.level);
+        if level > self.known {
+            return Err(too_new(level, self.known));
+        }
+        if level <= self.level {
+            return Ok(false);
+        }
+        self.level = level;
+        changes.put(keys::LEVEL.to_vec(), keys::level_value(level));
+        Ok(true)
+    }
+}
+
+/// What a shard must be at before it takes such a command.
+pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
+    match op {
+        DirectoryOp::PutAccount(_)
+        | DirectoryOp::DeleteAccount(_)
+        | DirectoryOp::PutSession(_)
+        | DirectoryOp::DeleteSession(_)
+        | DirectoryOp::RegisterNode(_)
+        | DirectoryOp::RenewLease(_)
+        | DirectoryOp::DeregisterNode(_)
+        | DirectoryOp::AdvanceLeaseClock(_)
+        | DirectoryOp::RevokeTokens(_)
+        | DirectoryOp::EndSessions(_)
+        | DirectoryOp::InboxEnded(_)
+        // It brings the level.
+        | DirectoryOp::SetLevel(_) => Level::BEFORE,
+        DirectoryOp::FoundCluster(_)
+        | DirectoryOp::SetStorageNode(_)
+        | DirectoryOp::RaiseLevel(_)
+        | DirectoryOp::PlaceReplica(_)
+        | DirectoryOp::RemoveReplica(_)
+        | DirectoryOp::ForgetReplica(_) => Level::CLUSTER,
+    }
+}
+
+/// The same of a timeline shard.
+pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
+    match op {
+        TimelineOp::Append(_)
+        | TimelineOp::SetCursor(_)
+        | TimelineOp::Trim(_)
+        | TimelineOp::AdvanceClock(_)
+        | TimelineOp::SweepCursors(_)
+        | TimelineOp::RenewEpoch(_)
+        | TimelineOp::EndTimeline(_)
+        | TimelineOp::CollectGarbage(_)
+        | TimelineOp::EndSender(_)
+        // It brings the level.
+        | TimelineOp::SetLevel(_) => Level::BEFORE,
+    }
+}
+
+fn too_new(level: Level, known: Level) -> io::Error {
+    let why = format!(
+        "this shard is at level {level}, but this program reads levels up to {known}: run the release that wrote it, or a \
+         newer one"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Whoever gets it from a machine stops the process: going on would make this replica another one than the others.
+fn unreadable(what: &str) -> io::Error {
+    let why = format!(
+        "{what}: run the release that wrote it, or a newer one. This replica stops before it differs from the others"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}

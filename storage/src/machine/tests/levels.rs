@@ -1,0 +1,218 @@
+//! What a machine reads by its shard's level, and that it stops at what it can't read.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use carillon_proto::{
+    Level, ShardId, ShardKind,
+    pb::store::{
+        Append, DirectoryCommand, ForgetReplica, FoundCluster, PlaceReplica, PutAccount, RaiseLevel, RemoveReplica,
+        SetLevel, SetStorageNode, StorageNode, StoreError, TimelineCommand, TimelineKey, directory_command::Op,
+        store_error::Why, timeline_command, timeline_key::Kind,
+    },
+};
+use proptest::prelude::*;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use super::*;
+use crate::machine::{DirectoryMachine, Outcome, TimelineMachine};
+
+const TIMELINE: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
+
+fn directory(engines: &Engines) -> DirectoryMachine {
+    engines.directory(ShardId::REGISTRY).expect("shard").0
+}
+
+fn timeline(engines: &Engines) -> TimelineMachine {
+    engines.timeline(TIMELINE).expect("shard").0
+}
+
+fn command(op: Op) -> DirectoryCommand {
+    DirectoryCommand { op: Some(op) }
+}
+
+fn set_level(level: Level) -> DirectoryCommand {
+    command(Op::SetLevel(SetLevel { level: level.0 }))
+}
+
+fn found() -> DirectoryCommand {
+    let node = |node: u64| StorageNode {
+        node,
+        disk: vec![node as u8; 16].into(),
+        address: format!("node-{node}:1"),
+        level: 1,
+    };
+    let members = (1..=3).map(node).collect();
+    command(Op::FoundCluster(FoundCluster { members, directory_shards: 2, timeline_shards: 2 }))
+}
+
+fn append(key: u8) -> TimelineCommand {
+    TimelineCommand {
+        op: Some(timeline_command::Op::Append(Append {
+            timeline: Some(TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() }),
+            duplicate_key: vec![key; 16].into(),
+            envelope: Bytes::from_static(b"envelope"),
+            new_epoch: 7,
+            ..Append::default()
+        })),
+    }
+}
+
+/// With a field that no program of today knows.
+fn with_a_new_field(command: &impl Message) -> Bytes {
+    let mut bytes = BytesMut::from(&*command.encode_to_vec());
+    encode_key(2000, WireType::Varint, &mut bytes);
+    encode_varint(1, &mut bytes);
+    bytes.freeze()
+}
+
+/// The same within the command's operation.
+fn with_a_new_field_inside(op: &[u8], number: u32) -> Bytes {
+    let mut inner = BytesMut::from(op);
+    encode_key(2000, WireType::LengthDelimited, &mut inner);
+    encode_varint(3, &mut inner);
+    inner.put(&b"new"[..]);
+    let mut bytes = BytesMut::new();
+    encode_key(number, WireType::LengthDelimited, &mut bytes);
+    encode_varint(inner.len() as u64, &mut bytes);
+    bytes.put(inner);
+    bytes.freeze()
+}
+
+fn why(machine: &mut impl Machine, index: u64, command: Bytes) -> String {
+    let entry = EntryCommands { index, commands: vec![command] };
+    machine.apply(&[entry], &index.to_be_bytes()).expect_err("it can't be read").to_string()
+}
+
+#[test]
+fn a_field_that_is_not_known_stops_a_machine_wherever_it_stands() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let (mut directory, mut timeline) = (directory(&engines), timeline(&engines));
+    let TimelineCommand { op: Some(timeline_command::Op::Append(op)) } = append(1) else { unreachable!("an append") };
+    for bytes in [with_a_new_field(&append(1)), with_a_new_field_inside(&op.encode_to_vec(), 1)] {
+        let why = why(&mut timeline, 1, bytes);
+        assert!(why.contains("field that this program does not know") && why.contains("run the release"), "{why}");
+    }
+    let put = command(Op::PutAccount(PutAccount::default()));
+    let why = why(&mut directory, 1, with_a_new_field(&put));
+    assert!(why.contains("field that this program does not know"), "{why}");
+    // Nothing of it is kept, and what is known goes on.
+    assert_eq!((applied(&timeline), applied(&directory)), (0, 0));
+    timeline.apply(&[entry(1, &[append(1)])], &1u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_command_above_the_level_of_the_shard_stops_a_machine() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = directory(&engines);
+    let why = why(&mut machine, 1, found().encode_to_vec().into());
+    assert!(why.contains("a command of level 1 stands where the shard is at level 0"), "{why}");
+    // The level counts from its place in the log on, also within one entry.
+    let both = entry(1, &[set_level(Level::CLUSTER), found()]);
+    machine.apply(&[both], &1u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_level_that_is_not_known_stops_a_machine_and_is_not_opened() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = directory(&engines);
+    let newer = Level(Level::OF_PROGRAM.0 + 1);
+    let why = why(&mut machine, 1, set_level(newer).encode_to_vec().into());
+    assert!(why.contains(&format!("at level {newer}, but this program reads levels up to")), "{why}");
+    // A snapshot of a newer program, too.
+    let records = vec![Ok((vec![0x06], newer.0.to_be_bytes().to_vec()))];
+    let error = machine.restore(&mut records.into_iter(), &1u64.to_be_bytes()).expect_err("it can't be read");
+    assert!(error.to_string().contains("run the release"), "{error}");
+    drop(machine);
+    let error = engines.directory(ShardId::REGISTRY).err().expect("it can't be read").to_string();
+    assert!(error.contains("run the release"), "{error}");
+}
+
+#[test]
+fn the_level_stays_over_a_restart_and_a_snapshot_and_never_falls() {
+    let (folder, other) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let (engines, others) = (open(folder.path()), open(other.path()));
+    let mut machine = directory(&engines);
+    for (index, level) in [(1, Level::CLUSTER), (2, Level::BEFORE)] {
+        machine.apply(&[entry(index, &[set_level(level)])], &index.to_be_bytes()).expect("applies");
+    }
+    let mut copied = copy(&mut machine, directory(&others));
+    drop(machine);
+    let mut machine = directory(&engines);
+    for machine in [&mut machine, &mut copied] {
+        machine.apply(&[entry(3, &[found()])], &3u64.to_be_bytes()).expect("level 1 still");
+    }
+}
+
+fn cluster_commands() -> impl Strategy<Value = Vec<DirectoryCommand>> {
+    let group = prop_oneof![Just(1u64 << 32), Just(2u64 << 32), Just(2u64 << 32 | 1)];
+    let one = (0..6u8, group, 1..4u64, 0..3u32).prop_map(|(kind, group, small, level)| {
+        let node = StorageNode {
+            node: small,
+            disk: vec![small as u8; 16].into(),
+            address: format!("node-{small}-{level}:1"),
+            level: level.max(1),
+        };
+        command(match kind {
+            0 => Op::SetStorageNode(SetStorageNode { node: Some(node) }),
+            1 => Op::RaiseLevel(RaiseLevel { level }),
+            2 => Op::PlaceReplica(PlaceReplica { group, node: small }),
+            3 => Op::RemoveReplica(RemoveReplica { group, replica: small }),
+            4 => Op::ForgetReplica(ForgetReplica { group, replica: small }),
+            _ => Op::SetLevel(SetLevel { level: level.min(1) }),
+        })
+    });
+    prop::collection::vec(one, 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_cluster_is_the_same_on_every_replica_whatever_is_applied_at_once(
+        commands in cluster_commands(), cuts in prop::collection::vec(1..6usize, 40),
+    ) {
+        let folders = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
+        let engines = folders.each_ref().map(|folder| open(folder.path()));
+        let mut machines = engines.each_ref().map(directory);
+        let first = [set_level(Level::CLUSTER), found()];
+        let entries: Vec<_> = first.iter().chain(&commands).zip(1..).map(|(command, index)| entry(index, std::slice::from_ref(command))).collect();
+        let mut outcomes: [Vec<Vec<Outcome>>; 2] = Default::default();
+        for entry in &entries {
+            let applied = entry.index.to_be_bytes();
+            outcomes[0].extend(machines[0].apply(std::slice::from_ref(entry), &applied).expect("applies"));
+        }
+        let (mut rest, mut cuts) = (&*entries, cuts.into_iter().cycle());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(cuts.next().unwrap_or(1).min(rest.len()));
+            let applied = now.last().expect("one").index.to_be_bytes();
+            outcomes[1].extend(machines[1].apply(now, &applied).expect("applies"));
+            rest = later;
+        }
+        prop_assert_eq!(&outcomes[0], &outcomes[1]);
+        let [one, other] = machines.each_mut().map(records);
+        prop_assert_eq!(one, other);
+        // No two replicas of a shard on a node, and no id twice.
+        for (shard, placement) in engines[0].directory(ShardId::REGISTRY).expect("shard").1.registry().borrow().cluster.placement() {
+            let mut nodes: Vec<_> = placement.replicas.iter().map(|replica| replica.node).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            prop_assert_eq!(nodes.len(), placement.replicas.len(), "{}", shard);
+            prop_assert!(placement.replicas.is_sorted_by(|a, b| a.id < b.id));
+            prop_assert!(placement.replicas.iter().any(|replica| !replica.leaving));
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_is_told() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = directory(&engines);
+    let stranger = StorageNode { node: 9, disk: vec![9; 16].into(), address: "x:1".into(), level: 1 };
+    let set = command(Op::SetStorageNode(SetStorageNode { node: Some(stranger) }));
+    let entry = entry(1, &[set_level(Level::CLUSTER), found(), set]);
+    let outcomes = machine.apply(&[entry], &1u64.to_be_bytes()).expect("applies");
+    assert!(matches!(&outcomes[0][2], Outcome::Error(StoreError { why: Some(Why::Rejected(_)) })), "{outcomes:?}");
+}

@@ -1,0 +1,76 @@
+//! What this node tells of itself: where it is reached and which level its program reads, to the other nodes and to the
+//! registry.
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_proto::pb::store::{SetStorageNode, StoreError, directory_command::Op, store_error::Why};
+use tokio::time::{sleep, timeout};
+
+use crate::{bootstrap::Bootstrap, cluster::Serving, machine::Outcome, registry::Carrier};
+
+const PAUSE: Duration = Duration::from_millis(300);
+/// A node that is away is told again after this time. It may come back where this node does not know it, and then tells
+/// this node by itself.
+const AWAY: Duration = Duration::from_secs(5);
+/// Between looks when all have been met: another one may become a member.
+const MET: Duration = Duration::from_secs(60);
+
+/// Tells the other nodes, until each has been met since this process began.
+pub(crate) async fn announce(serving: Arc<Serving>, bootstrap: Bootstrap) {
+    let Some(cluster) = serving.get() else { return };
+    let mut registry = cluster.registry.clone();
+    let mut pause = PAUSE;
+    loop {
+        registry.borrow_and_update();
+        let nodes: Vec<u64> = cluster.rows().nodes().map(|node| node.node).collect();
+        let unmet: Vec<u64> = nodes.into_iter().filter(|node| !bootstrap.has_met(*node)).collect();
+        if unmet.is_empty() {
+            // An error is the end of the registry's shard, and with it of the process.
+            let _ = timeout(MET, registry.changed()).await;
+            sleep(PAUSE).await;
+            continue;
+        }
+        let known = unmet.iter().filter_map(|node| cluster.book.of(*node));
+        let mut addresses: Vec<Arc<str>> = bootstrap.seeds().chain(known).collect();
+        addresses.sort();
+        addresses.dedup();
+        futures_util::future::join_all(addresses.iter().map(|address| bootstrap.tell_of_this_node(address))).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(AWAY);
+    }
+}
+
+/// Keeps this node's row as this node is, the book of addresses as the rows say, and in the identity file what a start
+/// without them needs.
+pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Carrier) {
+    let Some(cluster) = serving.get() else { return };
+    let mut registry = cluster.registry.clone();
+    loop {
+        let rows = registry.borrow_and_update().cluster.clone();
+        if rows.is_founded() {
+            cluster.book.follow(&rows);
+            cluster.book.learn(cluster.own, bootstrap.own());
+            if let Err(error) = bootstrap.remember(rows.clone()).await {
+                tracing::error!(%error, "the file identity can't be brought up to date");
+            }
+            let row = bootstrap.row(cluster.own);
+            if rows.node(cluster.own) != Some(&row) {
+                let wanted = row.address.clone();
+                match carrier.carry(Op::SetStorageNode(SetStorageNode { node: Some(row) })).await {
+                    Ok(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => {
+                        tracing::error!(why = rejected.detail, "the registry does not take this storage node's row");
+                        sleep(AWAY).await;
+                    }
+                    Ok(_) => tracing::info!(address = wanted, "the registry knows where this storage node is reached"),
+                    Err(why) => tracing::debug!(why, "the registry has not taken this storage node's row yet"),
+                }
+                // What was written comes with the next change; what was not is tried again.
+                let _ = timeout(PAUSE, registry.changed()).await;
+                continue;
+            }
+        }
+        if registry.wait_for(|state| state.cluster != rows).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What the leaders of shards do so that the cluster comes to what its rows say: it is founded, levels rise, and replicas
+//! become members and leave. Each step may be repeated, by whoever leads then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use carillon_proto::{
+    Level, ShardId,
+    pb::store::{
+        DirectoryCommand, ForgetReplica, FoundCluster, Placement, RaiseLevel, SetLevel, StorageNode, StoreError,
+        TimelineCommand, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp,
+    },
+};
+use prost::Message as _;
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    bootstrap::Bootstrap,
+    cluster::{Cluster, Serving},
+    machine::{ClusterRows, Outcome},
+    placement::most_up_to_date,
+    raft::{GroupStatus, Host},
+    registry::Carrier,
+    shard::{Reader, Shard},
+};
+
+/// Between two looks while there is something to do, and while there is not: then a change of the registry is seen at once,
+/// and a new leader after this time.
+const BUSY: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_secs(2);
+/// A change of members that takes longer is looked at again.
+const CHANGE: Duration = Duration::from_secs(10);
+/// Entries that a new replica may lack when it becomes a voter.
+const BEHIND: u64 = 1000;
+
+pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Carrier) {
+    let Some(cluster) = serving.get() else { return };
+    let mut registry = cluster.registry.clone();
+    loop {
+        registry.borrow_and_update();
+        let mut busy = false;
+        for shard in cluster.shards().values().filter(|shard| shard.group().leads()) {
+            let work = async {
+                if shard.id() == ShardId::REGISTRY {
+                    lead_registry(cluster, shard, &bootstrap).await?;
+                }
+                raise_shard(shard, cluster.rows().level).await?;
+                follow_placement(cluster, shard, &carrier).await
+            };
+            match work.await {
+                Ok(more) => busy |= more,
+                Err(why) => {
+                    tracing::debug!(shard = %shard.id(), why, "a step towards what the registry says failed");
+                    busy = true;
+                }
+            }
+        }
+        let pause = if busy { BUSY } else { QUIET };
+        // An error is the end of the registry's shard, and with it of the process.
+        let _ = timeout(pause, registry.changed()).await;
+        // The rows of leases change often.
+        sleep(BUSY / 4).await;
+    }
+}
+
+/// Founds the cluster when all its members can read that, and raises its level to what all can read.
+async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<(), String> {
+    let rows = cluster.rows();
+    if cluster.registry.borrow().cluster.is_founded() {
+        let readable = rows.nodes().map(|node| Level(node.level)).min().unwrap_or_default();
+        if readable > rows.level {
+            let op = DirectoryOp::RaiseLevel(RaiseLevel { level: readable.0 });
+            directory(shard, op).await?;
+            tracing::info!(level = readable.0, "the cluster's level rises: all storage nodes can read it");
+        }
+        return Ok(());
+    }
+    let Some(members) = bootstrap.levels_of(cluster, &rows).await else {
+        return Ok(());
+    };
+    if members.iter().any(|member| Level(member.level) < Level::CLUSTER) {
+        return Ok(());
+    }
+    raise_shard(shard, Level::CLUSTER).await?;
+    let (directory_shards, timeline_shards) = (cluster.map.directory.into(), cluster.map.timeline.into());
+    directory(shard, DirectoryOp::FoundCluster(FoundCluster { members, directory_shards, timeline_shards })).await?;
+    tracing::info!("members and placement of the cluster are rows of the registry");
+    Ok(())
+}
+
+async fn raise_shard(shard: &Shard, level: Level) -> Result<(), String> {
+    let before = shard.reader().level();
+    if level <= before {
+        return Ok(());
+    }
+    let op = SetLevel { level: level.0 };
+    match shard.reader() {
+        Reader::Directory(_) => directory(shard, DirectoryOp::SetLevel(op)).await?,
+        Reader::Timeline(_) => {
+            let command = TimelineCommand { op: Some(TimelineOp::SetLevel(op)) }.encode_to_vec();
+            done(shard.write(command.into()).await)?;
+        }
+    }
+    tracing::info!(shard = %shard.id(), from = before.0, to = level.0, "the shard's level rises");
+    Ok(())
+}
+
+/// What the leader of a shard does next so that the members of its group become the replicas of the placement.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    /// A replica has to catch up first.
+    Wait,
+    AddLearner(u64),
+    SetVoters(BTreeSet<u64>),
+    /// It is to leave itself: another one does the rest.
+    HandOver(u64),
+    /// These are members no longer.
+    Forget(Vec<u64>),
+}
+
+fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
+    let of = |leaving| placement.replicas.iter().filter(move |replica| replica.leaving == leaving).map(|it| it.id);
+    let wanted: BTreeSet<u64> = of(false).collect();
+    let voters: BTreeSet<u64> = status.voters.iter().copied().collect();
+    let members: BTreeSet<u64> = status.replicas.iter().copied().collect();
+    if wanted.is_empty() {
+        return Next::Nothing;
+    }
+    if let Some(new) = wanted.iter().find(|id| !members.contains(id)) {
+        return Next::AddLearner(*new);
+    }
+    if voters != wanted || members != wanted || status.in_change {
+        let matched = |id: &u64| status.matched.get(id).copied().flatten();
+        let behind = |id: &&u64| match (matched(id), status.last_log) {
+            (Some(matched), Some(last)) => matched + BEHIND < last,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if wanted.iter().filter(|id| !voters.contains(id)).any(|id| behind(&id)) {
+            return Next::Wait;
+        }
+        if !wanted.contains(&own) && voters.contains(&own) {
+            let stay = voters.intersection(&wanted).copied().collect();
+            let others = GroupStatus { voters: stay, ..status.clone() };
+            return most_up_to_date(&others, own).map_or_else(|| Next::SetVoters(wanted), Next::HandOver);
+        }
+        return Next::SetVoters(wanted);
+    }
+    match of(true).collect::<Vec<_>>() {
+        gone if gone.is_empty() => Next::Nothing,
+        gone => Next::Forget(gone),
+    }
+}
+
+/// True if there is more to do.
+async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -> Result<bool, String> {
+    if !cluster.registry.borrow().cluster.is_founded() {
+        return Ok(false);
+    }
+    let rows = cluster.rows();
+    let Some(placement) = rows.placement().get(&shard.id()) else { return Ok(false) };
+    let group = shard.group();
+    let changing = async {
+        match next(placement, &group.status(), group.replica()) {
+            Next::Nothing => return Ok(false),
+            Next::Wait => {}
+            Next::AddLearner(id) => {
+                tracing::info!(shard = %shard.id(), replica = id, "a replica comes to the shard");
+                group.add_learner(id, host(&rows, placement, id)?).await?;
+            }
+            Next::SetVoters(voters) => {
+                tracing::info!(shard = %shard.id(), ?voters, "the shard's members change");
+                group.set_voters(voters).await?;
+            }
+            Next::HandOver(to) => group.transfer_leader(to).await,
+            Next::Forget(replicas) => {
+                for replica in replicas {
+                    let forget = ForgetReplica { group: shard.id().group(), replica };
+                    done(carrier.carry(DirectoryOp::ForgetReplica(forget)).await?)?;
+                    tracing::info!(shard = %shard.id(), replica, "a replica has left the shard");
+                }
+            }
+        }
+        Ok(true)
+    };
+    timeout(CHANGE, changing).await.map_err(|_| "the change of the members takes long".to_owned())?
+}
+
+fn host(rows: &ClusterRows, placement: &Placement, replica: u64) -> Result<Host, String> {
+    let nodes: BTreeMap<u64, u64> = placement.replicas.iter().map(|replica| (replica.id, replica.node)).collect();
+    let node = nodes.get(&replica).and_then(|node| rows.node(*node));
+    let StorageNode { node, address, .. } = node.ok_or("the replica is on a node that is none")?;
+    Ok(Host { node: *node, address: address.clone() })
+}
+
+async fn directory(shard: &Shard, op: DirectoryOp) -> Result<(), String> {
+    done(shard.write(DirectoryCommand { op: Some(op) }.encode_to_vec().into()).await)
+}
+
+fn done(outcome: Outcome) -> Result<(), String> {
+    match outcome {
+        Outcome::Error(StoreError { why }) => Err(format!("{why:?}")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::store::Replica;
+
+    use super::*;
+
+    fn placement(replicas: &[(u64, bool)]) -> Placement {
+        let replica = |(id, leaving): &(u64, bool)| Replica { id: *id, node: *id, leaving: *leaving };
+        Placement { replicas: replicas.iter().map(replica).collect(), preferred: 0 }
+    }
+
+    fn status(voters: &[u64], replicas: &[u64], matched: &[(u64, u64)]) -> GroupStatus {
+        GroupStatus {
+            leads: true,
+            term: 1,
+            leader: None,
+            last_log: Some(5000),
+            applied: Some(5000),
+            committed: Some(5000),
+            snapshot: None,
+            matched: matched.iter().map(|(id, index)| (*id, Some(*index))).collect(),
+            voters: voters.to_vec(),
+            replicas: replicas.to_vec(),
+            in_change: false,
+        }
+    }
+
+    #[test]
+    fn members_become_those_of_the_placement_step_by_step() {
+        let full = [(1, 5000), (2, 5000), (3, 5000)];
+        let three = status(&[1, 2, 3], &[1, 2, 3], &full);
+        assert_eq!(next(&placement(&[(1, false), (2, false), (3, false)]), &three, 1), Next::Nothing);
+        let leaves = placement(&[(1, false), (2, true), (3, false)]);
+        assert_eq!(next(&leaves, &three, 1), Next::SetVoters([1, 3].into()));
+        let half = GroupStatus { in_change: true, ..status(&[1, 2, 3], &[1, 2, 3], &full) };
+        assert_eq!(next(&leaves, &half, 1), Next::SetVoters([1, 3].into()), "another leader had begun");
+        assert_eq!(next(&leaves, &status(&[1, 3], &[1, 3], &full), 1), Next::Forget(vec![2]));
+
+        let back = placement(&[(1, false), (3, false), (640, false)]);
+        assert_eq!(next(&back, &status(&[1, 3], &[1, 3], &full), 1), Next::AddLearner(640));
+        let learns = |upto| status(&[1, 3], &[1, 3, 640], &[(1, 5000), (3, 5000), (640, upto)]);
+        assert_eq!(next(&back, &learns(100), 1), Next::Wait);
+        assert_eq!(next(&back, &learns(4500), 1), Next::SetVoters([1, 3, 640].into()));
+    }
+
+    #[test]
+    fn a_leader_that_is_to_leave_hands_over_to_one_that_stays() {
+        let three = status(&[1, 2, 3], &[1, 2, 3], &[(1, 5000), (2, 5000), (3, 4000)]);
+        let leaves = placement(&[(1, true), (2, true), (3, false)]);
+        assert_eq!(next(&leaves, &three, 1), Next::HandOver(3));
+    }
+
+    #[test]
+    fn a_shard_without_a_replica_is_left_as_it_is() {
+        let three = status(&[1], &[1], &[]);
+        assert_eq!(next(&placement(&[(1, true)]), &three, 1), Next::Nothing);
+    }
+}

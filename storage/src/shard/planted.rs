@@ -1,0 +1,20 @@
+//! What a program of a level after this one's might do. See `Storage::open_at_level`.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use carillon_proto::Level;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+/// A field that this program's commands do not have.
+const FIELD: u32 = 2000;
+
+/// In a shard of a later level, a command has a field that came with it.
+pub(super) fn as_a_later_program(command: Bytes, level: Level) -> Bytes {
+    if level <= Level::OF_PROGRAM {
+        return command;
+    }
+    let mut later = BytesMut::with_capacity(command.len() + 4);
+    later.put(command);
+    encode_key(FIELD, WireType::Varint, &mut later);
+    encode_varint(1, &mut later);
+    later.freeze()
+}

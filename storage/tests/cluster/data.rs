@@ -1,0 +1,257 @@
+//! The cluster is data: it is made once, its nodes move, its replicas come and go, its level rises.
+
+use std::net::SocketAddr;
+
+use crate::{
+    quick,
+    support::{Cluster, MAP, append, eventually, free_addresses, timeline_shard},
+};
+use carillon_proto::{
+    Readiness, ShardId,
+    pb::{
+        raft::{self as pb, AssignRequest, CarryRequest, DescribeRequest, Member, bootstrap_client::BootstrapClient},
+        store::{
+            DirectoryCommand, PlaceReplica, RemoveReplica, StoreError, directory_command, store_error::Why,
+            store_reply::Result as Outcome, store_request::Op,
+        },
+    },
+    peer::{AddToken, PeerSecurity, Tier},
+};
+use carillon_storage::FoundError;
+use prost::Message as _;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
+
+/// The node will be at this address.
+fn move_to(cluster: &mut Cluster, node: usize, address: SocketAddr) {
+    let config = &mut cluster.nodes[node].config;
+    let before = config.listen.to_string();
+    config.listen = address;
+    config.members.iter_mut().filter(|member| **member == before).for_each(|member| *member = address.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_disks_wait_until_a_cluster_is_made_and_it_is_made_once() {
+    let mut cluster = Cluster::new(3, quick);
+    for node in 0..2 {
+        cluster.nodes[node].start().await;
+    }
+    for node in &cluster.nodes[..2] {
+        let told = eventually("it says what it waits for", || async {
+            match node.storage().ready().borrow().clone() {
+                Readiness::NotReady(why) if why.contains("carillon cluster init") => Ok(why),
+                other => Err(other),
+            }
+        })
+        .await;
+        assert!(told.contains("disk is empty"), "{told}");
+    }
+    let incomplete = cluster.nodes[0].storage().found().await.expect_err("one is not there");
+    assert!(matches!(incomplete, FoundError::NotAll(_)), "{incomplete}");
+    cluster.nodes[2].start().await;
+    cluster.nodes[0].found().await;
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    assert_eq!(cluster.append("alice", 1).await.seq, 1);
+    for node in &cluster.nodes {
+        let again = node.storage().found().await.expect_err("it is made");
+        assert!(matches!(again, FoundError::Exists(_)), "{again}");
+    }
+}
+
+/// As one storage node talks to another one.
+fn bootstrap(address: SocketAddr) -> BootstrapClient<InterceptedService<Channel, AddToken>> {
+    let security = PeerSecurity::from_secret(Tier::Storage, "a-secret-of-sixteen-or-more", None).expect("valid");
+    let channel = security.channel(&address.to_string()).expect("an address");
+    BootstrapClient::with_interceptor(channel, security.token())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
+    let mut cluster = Cluster::new(3, quick);
+    let mut members = Vec::new();
+    for (node, number) in cluster.nodes.iter_mut().zip(1..) {
+        node.start().await;
+        let address = node.address();
+        let disk = bootstrap(address).describe(DescribeRequest {}).await.expect("answers").into_inner().disk;
+        members.push(Member { node: number, address: address.to_string(), disk });
+    }
+    // Without a list they find nobody by themselves.
+    for node in &mut cluster.nodes[1..] {
+        node.stop().await;
+        node.config.members.clear();
+    }
+    // The first one has written the cluster down, and was stopped before it told the others.
+    let disk = members[0].disk.clone();
+    let made = pb::Cluster {
+        id: "0123456789abcdef".into(),
+        directory_shards: MAP.directory.into(),
+        timeline_shards: MAP.timeline.into(),
+        members,
+    };
+    let assign = AssignRequest { disk, cluster: Some(made), node: 1 };
+    bootstrap(cluster.nodes[0].address()).assign(assign).await.expect("takes its place");
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    let incomplete = cluster.nodes[0].storage().found().await.expect_err("two are not there");
+    assert!(matches!(incomplete, FoundError::NotAll(_)), "{incomplete}");
+    for node in &mut cluster.nodes[1..] {
+        node.start().await;
+    }
+    // It also tells them by itself, and may have been quicker.
+    let again = cluster.nodes[0].storage().found().await;
+    assert!(matches!(again, Ok(()) | Err(FoundError::Exists(_))), "{again:?}");
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    cluster.nodes[1].stop().await;
+    assert_eq!(cluster.append("alice", 1).await.seq, 1, "two of three");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_at_another_address_is_found_and_counts() {
+    let mut cluster = Cluster::started(3, quick).await;
+    for key in 0..10 {
+        cluster.append("alice", key).await;
+    }
+    let leader = cluster.leader_of("alice").await;
+    cluster.nodes[leader].stop().await;
+    let address = free_addresses(1)[0];
+    move_to(&mut cluster, leader, address);
+    cluster.nodes[leader].start().await;
+    cluster.nodes[leader].ready().await;
+    for node in &cluster.nodes {
+        node.view("the new address", |view| view.storage.iter().any(|node| node.address == address.to_string())).await;
+    }
+    // Without one of those that have stayed, the one that has moved is half of the majority.
+    cluster.nodes[(leader + 1) % 3].stop().await;
+    assert_eq!(cluster.append("alice", 10).await.seq, 11);
+    assert_eq!(cluster.read("alice").await.entries.len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_may_move_at_once() {
+    let mut cluster = Cluster::started(3, quick).await;
+    assert_eq!(cluster.append("alice", 0).await.seq, 1);
+    // So that each has the rows, and nothing else, of where the others are.
+    for node in &cluster.nodes {
+        node.view("the rows", |view| view.level > 0).await;
+    }
+    for node in &mut cluster.nodes {
+        node.stop().await;
+    }
+    let addresses = free_addresses(3);
+    let members: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    for (node, address) in cluster.nodes.iter_mut().zip(addresses) {
+        node.config.listen = address;
+        node.config.members = members.clone();
+        node.start().await;
+    }
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    assert_eq!(cluster.append("alice", 1).await.seq, 2);
+    for node in &cluster.nodes {
+        node.view("the new addresses", |view| view.storage.iter().all(|node| members.contains(&node.address))).await;
+    }
+}
+
+/// As one storage node asks the others, until one carries it out.
+async fn carry(cluster: &Cluster, op: directory_command::Op) -> Outcome {
+    let command = DirectoryCommand { op: Some(op) }.encode_to_vec();
+    eventually("the command is carried out", || async {
+        let mut last = None;
+        for node in cluster.nodes.iter().filter(|node| node.is_running()) {
+            match bootstrap(node.address()).carry(CarryRequest { command: command.clone().into() }).await {
+                Ok(reply) => return Ok(reply.into_inner().reply.and_then(|reply| reply.result).expect("an outcome")),
+                Err(status) => last = Some(status),
+            }
+        }
+        Err(last)
+    })
+    .await
+}
+
+async fn replicas(cluster: &Cluster, shard: ShardId, what: &str, wanted: impl Fn(&[u64]) -> bool) -> Vec<u64> {
+    let of = |view: &carillon_proto::pb::store::RegistryView| -> Vec<u64> {
+        let placed = view.placement.iter().find(|placed| placed.shard == Some(shard.to_pb())).expect("is placed");
+        placed.replicas.iter().map(|replica| replica.id).collect()
+    };
+    of(&cluster.nodes[0].view(what, |view| !view.placement.is_empty() && wanted(&of(view))).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on() {
+    let mut cluster = Cluster::started(3, quick).await;
+    let shard = timeline_shard("alice");
+    for key in 0..20 {
+        cluster.append("alice", key).await;
+    }
+    // The one that leads leaves.
+    let node = cluster.leader_of("alice").await;
+    let id = cluster.nodes[node].view("itself", |view| !view.storage.is_empty()).await;
+    let id = id
+        .storage
+        .iter()
+        .find(|other| other.address == cluster.nodes[node].address().to_string())
+        .expect("is one")
+        .lease;
+    cluster.nodes[0].view("the rows", |view| view.level > 0).await;
+    let remove = RemoveReplica { group: shard.group(), replica: id };
+    let outcome = carry(&cluster, directory_command::Op::RemoveReplica(remove)).await;
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    replicas(&cluster, shard, "two replicas", |replicas| replicas.len() == 2).await;
+    eventually("the node has none any more", || async {
+        match cluster.nodes[node].ask(shard, Op::Timeline(append("alice", 0))).await {
+            Some(Outcome::Error(StoreError { why: Some(Why::NotHere(_)) })) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    for key in 20..40 {
+        assert_eq!(cluster.append("alice", key).await.seq, key + 1);
+    }
+
+    let place = PlaceReplica { group: shard.group(), node: id };
+    let outcome = carry(&cluster, directory_command::Op::PlaceReplica(place)).await;
+    let Outcome::ReplicaPlaced(placed) = outcome else { panic!("{outcome:?}") };
+    assert!(placed.replica > 63, "an id that no node has: {}", placed.replica);
+    replicas(&cluster, shard, "the new one", |replicas| replicas.contains(&placed.replica)).await;
+    // It votes as soon as it has caught up; then it is enough with one of the others.
+    let other = (node + 1) % 3;
+    eventually("the new replica is a member", || async {
+        match cluster.nodes[node].ask(shard, Op::Timeline(append("alice", 0))).await {
+            Some(Outcome::Error(StoreError { why: Some(Why::NotLeader(not)) })) if !not.leader.is_empty() => Ok(()),
+            Some(Outcome::Appended(_)) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    cluster.nodes[node].ready().await;
+    for key in 40..60 {
+        assert_eq!(cluster.append("alice", key).await.seq, key + 1);
+    }
+    eventually("it has a vote", || async {
+        let led = cluster.leads(shard).await;
+        if led.iter().any(|led| led.voters.contains(&placed.replica)) { Ok(()) } else { Err(led) }
+    })
+    .await;
+    cluster.nodes[other].stop().await;
+    assert_eq!(cluster.append("alice", 60).await.seq, 61);
+    assert_eq!(cluster.read("alice").await.entries.len(), 61);
+    // And from its own disk.
+    cluster.nodes[node].stop().await;
+    cluster.nodes[node].start().await;
+    cluster.nodes[node].ready().await;
+    assert_eq!(cluster.append("alice", 61).await.seq, 62);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_does_not_change_the_cluster() {
+    let cluster = Cluster::alone(quick).await;
+    let remove =
+        directory_command::Op::RemoveReplica(RemoveReplica { group: timeline_shard("alice").group(), replica: 1 });
+    let asked = Op::Directory(DirectoryCommand { op: Some(remove) });
+    let outcome = cluster.nodes[0].ask(ShardId::REGISTRY, asked).await;
+    assert!(matches!(outcome, Some(Outcome::Error(StoreError { why: Some(Why::Rejected(_)) }))), "{outcome:?}");
+}
