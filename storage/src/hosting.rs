@@ -221,12 +221,16 @@ impl Hosting {
     }
 }
 
-/// The shards of which this node has a replica when it starts, with the id of each: as its disk says, and all of them
-/// with the node's own number where that says nothing yet. Blocking.
-pub(crate) fn at_start(log: &Log, own: u64, shards: impl Iterator<Item = ShardId>) -> io::Result<Vec<(ShardId, u64)>> {
+/// The shards of which this node has a replica when it starts, with the id of each, as its disk says. `founder`: the id of
+/// those of which that says nothing yet, as long as the cluster has no rows; 0 after that. Blocking.
+pub(crate) fn at_start(
+    log: &Log,
+    founder: u64,
+    shards: impl Iterator<Item = ShardId>,
+) -> io::Result<Vec<(ShardId, u64)>> {
     let mut found = Vec::new();
     for shard in shards {
-        let replica = log.replica(shard)?.map_or(own, |here| here.replica);
+        let replica = log.replica(shard)?.map_or(founder, |here| here.replica);
         if replica != 0 {
             found.push((shard, replica));
         }
@@ -286,6 +290,21 @@ mod tests {
         let gone = Here { replica: 0, gone: 640 };
         assert_eq!(steps(gone, false, Some(640), &state(700)), [], "its votes are gone");
         assert_eq!(steps(gone, false, Some(704), &state(720)), [Step::Open { replica: 704 }]);
+    }
+
+    #[tokio::test]
+    async fn a_start_opens_what_the_disk_says_and_in_a_folder_of_before_all_shards() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = crate::log::LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes: 0 };
+        let log = Log::open(folder.path(), options).expect("opens");
+        let map = ShardMap { directory: 1, timeline: 2 };
+        let shards: Vec<ShardId> = map.all().collect();
+        let found = |founder| at_start(&log, founder, map.all()).expect("reads");
+        assert_eq!(found(2), [(shards[0], 2), (shards[1], 2), (shards[2], 2)]);
+        log.set_replica(shards[1], Here { replica: 640, gone: 2 }).await.expect("written");
+        log.set_replica(shards[2], Here { replica: 0, gone: 2 }).await.expect("written");
+        assert_eq!(found(2), [(shards[0], 2), (shards[1], 640)]);
+        assert_eq!(found(0), [(shards[1], 640)], "a node that came later has no others");
     }
 
     #[test]

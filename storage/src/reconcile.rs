@@ -164,8 +164,13 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
     let rows = cluster.rows();
     let Some(placement) = rows.placement().get(&shard.id()) else { return Ok(false) };
     let group = shard.group();
+    let status = group.status();
+    if status.replicas.iter().any(|replica| *replica > cluster.view_version()) {
+        // The rows here are older than a member, and so say nothing of it.
+        return Ok(true);
+    }
     let changing = async {
-        match next(placement, &group.status(), group.replica()) {
+        match next(placement, &status, group.replica()) {
             Next::Nothing => return Ok(false),
             Next::Wait => {}
             Next::AddLearner(id) => {

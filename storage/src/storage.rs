@@ -328,7 +328,8 @@ impl Node {
             draining: Arc::clone(&self.draining),
             tasks: tasks.clone(),
         });
-        let (hosting, opened) = self.open_replicas(hosting, identity.node, map).await?;
+        let founder = if Level(identity.level) < Level::CLUSTER { identity.node } else { 0 };
+        let (hosting, opened) = self.open_replicas(hosting, founder, map).await?;
         let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
         let implied = implied(&cluster, map);
         let rows = rows(&registry.borrow(), &implied);
@@ -450,10 +451,15 @@ impl Node {
         Ok(Arc::clone(self.engines.get_or_init(|| Arc::new(engines))))
     }
 
-    async fn open_replicas(&self, hosting: Hosting, own: u64, map: ShardMap) -> Result<(Hosting, Vec<Opened>), String> {
+    async fn open_replicas(
+        &self,
+        hosting: Hosting,
+        founder: u64,
+        map: ShardMap,
+    ) -> Result<(Hosting, Vec<Opened>), String> {
         let log = Arc::clone(&self.log);
         let opening = tokio::task::spawn_blocking(move || {
-            let replicas = hosting::at_start(&log, own, map.all()).map_err(|error| error.to_string())?;
+            let replicas = hosting::at_start(&log, founder, map.all()).map_err(|error| error.to_string())?;
             let opened = replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica));
             let opened: Vec<_> = opened.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
             Ok((hosting, opened))

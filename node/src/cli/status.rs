@@ -54,8 +54,8 @@ fn show(status: &StatusReply) -> String {
     let view = status.registry.as_ref().unwrap_or(&empty);
     let led = leaders(status);
     let mut text = format!(
-        "cluster {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  LEADS\n",
-        view.cluster, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS"
+        "cluster {}, level {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  LEADS\n",
+        view.cluster, view.level, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS"
     );
     for node in view.storage.iter().chain(&view.nodes) {
         let (kind, leads) = match node.kind() {
@@ -97,12 +97,14 @@ mod tests {
         let registry = RegistryView {
             storage: vec![storage(1, "a:1"), storage(2, "c:1")],
             nodes: vec![router],
+            level: 1,
             ..Default::default()
         };
         let shards = vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")];
         let status = StatusReply { registry: Some(registry), shards, silent: vec!["c:1".into()] };
         let lines: Vec<String> =
             show(&status).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert!(lines[0].contains("level 1"), "{lines:#?}");
         for line in [
             "storage 1 a:1 2",
             "storage 2 c:1 does not answer",

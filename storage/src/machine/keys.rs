@@ -22,6 +22,9 @@
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
+//! Users and owners are ids as they come in commands: a local part, which has no `@` in it, and for those of another domain
+//! than the default one `@` and the domain behind it. So ids with a domain need no other layout.
+//!
 //! The first byte of `RECORD` and `DUPLICATE` says how long the number is, which is as short as can be. So these keys,
 //! which are most of all, have what distinguishes them in their first four bytes, and no more than 20 bytes as long as a
 //! shard has fewer than 2^24 timelines: the engine compares and holds such keys without following a pointer.
@@ -429,7 +432,7 @@ mod tests {
         fn what_is_encoded_is_decoded(
             a in any::<u64>(), b in any::<u64>(), c in any::<u64>(), d in any::<u32>(),
             kind in 1..=2u8, sixteen in any::<[u8; 16]>(),
-            text in "[a-z0-9é.]{1,128}", bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            text in "[a-z0-9é.]{1,128}(@[a-z0-9.-]{1,253})?", bytes in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let key = TimelineKey { kind: i32::from(kind), owner: text.clone() };
             prop_assert_eq!(timeline_of(&timeline(&key)).expect("decodes"), key);
@@ -489,7 +492,7 @@ mod tests {
 
         #[test]
         fn the_sessions_of_a_user_are_those_with_its_prefix(
-            a in "[a-c]{1,3}", b in "[a-c]{1,3}", device in "[a-c/]{1,3}",
+            a in "[a-c]{1,3}(@[a-c]{1,2})?", b in "[a-c]{1,3}(@[a-c]{1,2})?", device in "[a-c/]{1,3}",
         ) {
             prop_assert_eq!(session(&a, &device).starts_with(&sessions(&b)), a == b);
         }
