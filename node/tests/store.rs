@@ -58,6 +58,55 @@ fn an_empty_disk_never_rejoins_under_the_old_id() {
 }
 
 #[test]
+fn a_storage_node_at_another_port_is_part_of_the_cluster_again() {
+    let mut cluster = Cluster::start();
+    let again = cluster.storage[1].command(&["cluster", "init"]).expect_err("it is made once");
+    assert!(again.contains("made already"), "{again}");
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        let config = DirectConfig {
+            run: "moved".into(),
+            addresses: cluster.addresses.clone(),
+            users: 4,
+            devices: 1,
+            rate: Some(200.0),
+            window: 32,
+            bytes: 200,
+            send_timeout: Duration::from_secs(60),
+            slow_readers: SlowReaders::default(),
+        };
+        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
+        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        let more = |what: &str| {
+            let before = run.accepted();
+            until(what, Duration::from_secs(60), || run.accepted() > before + 300);
+        };
+        more("the load to begin");
+        cluster.storage[2].terminate();
+        more("the load to go on without the node");
+        // The first one is the listener's; the list of members still has the old one.
+        cluster.storage[2].change_config(|text| text.replacen(":7502\"", ":7509\"", 1));
+        cluster.storage[2].start_again();
+        cluster.storage[2].wait_ready();
+        until("the registry to know where it is", Duration::from_secs(60), || {
+            let status = cluster.routers[0].command(&["status"]).expect("the cluster answers");
+            status.contains(":7509") && !status.contains(":7502")
+        });
+        // Now it is needed: with the one that is left, it is the majority.
+        cluster.storage[0].kill();
+        more("the load to go on with the node that has moved");
+        cluster.storage[0].start_again();
+        cluster.storage[0].wait_ready();
+        let report = run.finish(Duration::from_secs(60)).await;
+        tasks.finish(Duration::from_secs(5)).await;
+        let shown: Vec<_> = report.violations.iter().take(10).map(ToString::to_string).collect();
+        assert!(shown.is_empty(), "{} violations, among them {shown:#?}", report.violations.len());
+    });
+}
+
+#[test]
 fn a_damaged_identity_is_refused_with_what_to_do() {
     let mut service = Service::start("");
     service.node.terminate();

@@ -1,4 +1,4 @@
-//! The level: the version of what may stand in the replicated logs. See docs/adr/0010-levels.md.
+//! The level: the version of what may stand in the replicated logs. See docs/adr/0012-levels.md.
 //!
 //! | level | what it adds |
 //! | --- | --- |

@@ -74,7 +74,7 @@ impl Cluster {
             let url = if number == 0 { format!("tcp://{ip}:7800") } else { format!("ws://{ip}:7811/ws") };
             cluster.addresses.push(url.parse().expect("address"));
         }
-        cluster.storage[0].command(&["cluster", "init"]);
+        cluster.storage[0].command(&["cluster", "init"]).expect("the cluster is made");
         cluster.wait_ready();
         cluster
     }

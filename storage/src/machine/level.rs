@@ -1,4 +1,4 @@
-//! By which level the commands of a shard are read. See docs/adr/0010-levels.md.
+//! By which level the commands of a shard are read. See docs/adr/0012-levels.md.
 
 use std::{
     io,
