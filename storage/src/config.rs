@@ -84,7 +84,7 @@ impl Default for StorageConfig {
             members: Vec::new(),
             directory_shards: 4,
             timeline_shards: 8,
-            heartbeat_ms: 150,
+            heartbeat_ms: 250,
             election_min_ms: 750,
             election_max_ms: 950,
             retention: RetentionConfig::default(),

@@ -410,11 +410,13 @@ impl Node {
                     }
                 }
             }
+            // Who waits for it to be ready is told soon, and that it is not any more within half a second.
+            let pause = if why.is_some() { 100 } else { 500 };
             match why {
                 Some(why) => self.not_ready(&why),
                 None => self.set_readiness(Readiness::Ready),
             }
-            sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(pause)).await;
         }
     }
 
