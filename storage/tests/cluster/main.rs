@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use carillon_proto::pb::store::{
     NodeKind, RegisterRequest, RenewRequest, StoreError, store_error::Why, store_reply::Result as Outcome,
-    store_request::Op,
+    store_request::Op, timeline_command,
 };
 use carillon_storage::{Storage, StorageConfig, mark_put_back};
 use support::{Cluster, MAP, Stream, append, eventually, request, security, timeline_shard};
@@ -116,6 +116,37 @@ async fn a_node_that_drains_hands_its_shards_over() {
     let next = cluster.leader_of("alice").await;
     assert_ne!(next, leader);
     assert_eq!(cluster.append("alice", 1).await.seq, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
+    let mut cluster = Cluster::alone(quick).await;
+    let mut registry = cluster.nodes[0].registry();
+    let register = RegisterRequest {
+        kind: NodeKind::Gateway.into(),
+        address: String::new(),
+        ttl_ms: 3_000,
+        nonce: vec![7; 16].into(),
+    };
+    let lease = registry.register(register).await.expect("registers").into_inner().lease;
+    // Counts the flushes of the log.
+    let high_water = cluster.nodes[0].config.data_dir.join("log/high-water");
+    let flushes = || fs::read(&high_water).expect("reads");
+    let (mut before, mut quiet) = (flushes(), 0);
+    // Twice the length of the lease without a write, once the leader has seen it.
+    for _ in 0..300 {
+        registry.renew(RenewRequest { lease }).await.expect("renews");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = flushes();
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+        if quiet == 60 {
+            break;
+        }
+    }
+    assert_eq!(quiet, 60, "it writes although the holder is heard");
+    cluster.nodes[0].view("the lease", |view| view.nodes.iter().any(|node| node.lease == lease)).await;
+    cluster.nodes[0].stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,9 +457,44 @@ async fn on_a_full_disk_sends_are_refused_history_is_read_and_nothing_is_lost() 
     cluster.nodes[0].stop().await;
 }
 
+fn bytes_in(folder: &std::path::Path) -> u64 {
+    let files = fs::read_dir(folder).expect("a folder").flatten();
+    // One that is just given back has no length.
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_gives_its_files_back_and_nothing_is_lost() {
+    const MESSAGES: u64 = 800;
+    const BYTES: usize = 10_000;
+    let mut cluster = Cluster::alone(forgetful).await;
+    for key in 0..MESSAGES {
+        let mut command = append("alice", key);
+        if let Some(timeline_command::Op::Append(append)) = &mut command.op {
+            append.envelope = vec![key as u8; BYTES].into();
+        }
+        match cluster.ask(timeline_shard("alice"), Op::Timeline(command)).await {
+            Outcome::Appended(appended) => assert_eq!(appended.seq, key + 1),
+            other => panic!("not appended but {other:?}"),
+        }
+    }
+    let log = cluster.nodes[0].config.data_dir.join("log");
+    let half = MESSAGES * BYTES as u64 / 2;
+    eventually("the log is short", || async {
+        let bytes = bytes_in(&log);
+        (bytes < half).then_some(()).ok_or(bytes)
+    })
+    .await;
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    cluster.nodes[0].ready().await;
+    assert_eq!(cluster.read("alice").await.head.expect("has one").last, MESSAGES);
+    cluster.nodes[0].stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_does_not_say_what_is_removed() {
-    use carillon_proto::pb::store::{AdvanceClock, TimelineCommand, Trim, timeline_command};
+    use carillon_proto::pb::store::{AdvanceClock, TimelineCommand, Trim};
     let mut cluster = Cluster::alone(quick).await;
     cluster.append("alice", 0).await;
     let timeline = Some(support::inbox("alice").to_key());
