@@ -7,16 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{
-    limits, now_ms,
-    pb::{client::Code, store::session::Protocol},
-};
+use carillon_proto::{limits, now_ms, pb::store::session::Protocol};
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
     connections::Connections,
     feeding::{Feeding, Follows},
-    links::{Answered, Links, Submit, refusal},
+    links::{Links, Submit},
     mailbox::{Mail, Mailbox},
     metrics,
     session::{Effect, Input, Now, Rules, Session},
@@ -55,7 +52,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, ar
     let mut connection = Connection::new(shared, &arrival);
     transport.set_max_frame(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
     connection.run(&mut transport).await;
-    connection.leave().await;
+    connection.leave();
     // The client may be gone; then there is nothing to close.
     let _ = timeout(CLOSING, poll_fn(|cx| transport.poll_close(cx))).await;
     connection.count(&transport);
@@ -70,7 +67,7 @@ struct Connection {
     session: Session,
     /// Reused.
     effects: Vec<Effect>,
-    /// Answers that are there at once: of feeds, and of requests for which there was no room.
+    /// Answers of feeds, which are there at once.
     at_once: Vec<Input>,
     over: bool,
     /// The client has closed its half: there is nothing more to read.
@@ -200,10 +197,7 @@ impl Connection {
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
                 let submit = Submit { connection: self.number, client, op, traceparent };
-                if let Err(Submit { client: Some((_, tag)), .. }) = self.shared.links.submit(submit) {
-                    let why = refusal(Code::Overloaded, "too many requests are waiting for routers", 200);
-                    self.at_once.push(Input::Answer(tag, Answered { result: Err(why), lease: 0 }));
-                }
+                self.shared.links.submit(submit);
             }
             Effect::Feed(ask) => self.at_once.extend(self.follows.ask(ask).map(Input::Joined)),
             Effect::Ping => transport.ping(),
@@ -261,24 +255,19 @@ impl Connection {
     }
 
     /// What is left to be said to the routers, if the client went without a word.
-    async fn leave(&mut self) {
+    fn leave(&mut self) {
         self.shared.connections.remove(self.number);
         for op in self.session.leave() {
             let submit = Submit { connection: self.number, client: None, op, traceparent: String::new() };
-            self.shared.links.submit_waiting(submit).await;
+            self.shared.links.submit(submit);
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.connections.remove(self.number);
         // Only if the task was ended from outside: otherwise nothing is left to say.
-        for op in self.session.leave() {
-            let submit = Submit { connection: self.number, client: None, op, traceparent: String::new() };
-            // No room: the session ends with the lease.
-            let _ = self.shared.links.submit(submit);
-        }
+        self.leave();
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::sleep_until};
 use crate::{
     connections::Connections,
     feeds::{Entry, FeedId, FeedRead, Feeds, Follower, Hand, JoinedFeed, Over, Page, Push, ReadFailed, TimelineRef},
-    links::{Links, Submit, refusal},
+    links::{Links, Submit},
     mailbox::{Left, Mailbox},
     metrics,
     session::{FeedAsk, Rules, Tag},
@@ -54,6 +54,15 @@ impl Feeding {
         self.tell_moved();
     }
 
+    /// A router, or another one before it, had no room for pushes.
+    pub(crate) fn behind(&self, behind: link::Behind) {
+        let link::Behind { timeline, position, incarnation, .. } = behind;
+        let (Some(timeline), Some(position)) = (timeline, position) else { return };
+        let Some(timeline) = timeline_of(&timeline) else { return };
+        self.feeds.reaches(timeline, incarnation, position.into(), Instant::now());
+        self.tell_moved();
+    }
+
     pub(crate) fn follow(self: &Arc<Self>, connection: u64) -> Follows {
         Follows { feeding: Arc::clone(self), who: Follower(connection), timelines: Vec::new() }
     }
@@ -82,9 +91,7 @@ impl Feeding {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
                 let submit = Submit { connection: NOBODY, client, op, traceparent: String::new() };
-                if let Err(Submit { client: Some((_, tag)), .. }) = links.submit(submit) {
-                    self.read(tag, Err(refusal(Code::Overloaded, "too many requests are waiting for routers", 200)));
-                }
+                links.submit(submit);
             }
         }
     }

@@ -12,7 +12,7 @@ use carillon_proto::{
     TimelineId,
     pb::{
         client::{ClientFrame, ServerFrame},
-        link::{FromRouter, RouterRequest, router_request::Op},
+        link::{FromRouter, ToRouter, router_request::Op},
         store::session::Protocol,
     },
 };
@@ -22,7 +22,11 @@ use crate::{
     config::TokenAccounts,
     feeding::{NOBODY, page_of, perform, push_of, read_op_of, timeline_of},
     feeds::{Entry, FeedId, Feeds, Follower, Hand, Over},
-    links::dispatch::{self, Dispatch, Submit},
+    links::{
+        ToLink,
+        dispatch::{self, Dispatch, Eras, Load, Submit},
+        messages,
+    },
     mailbox::{Left, Mail, Mailbox},
     session::{self, FeedAsk, Now, Rules, Session, Tag, TokenKeys},
     throttle::Throttle,
@@ -30,7 +34,7 @@ use crate::{
 
 /// What leaves the gateway.
 pub enum Output {
-    Router { address: Arc<str>, request: RouterRequest },
+    Router { address: Arc<str>, said: ToRouter },
     Client { connection: u64, frame: ServerFrame },
     Close { connection: u64 },
 }
@@ -54,6 +58,7 @@ pub struct Settings {
 
 pub struct Gateway {
     rules: Arc<Rules>,
+    load: Arc<Load>,
     dispatch: Dispatch<Asker>,
     events: VecDeque<dispatch::Input<Asker>>,
     connections: BTreeMap<u64, Connection>,
@@ -143,9 +148,11 @@ impl Gateway {
             throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
             users: crate::config::GatewayConfig::default().users(),
         };
+        let load = Arc::new(Load::new(4096));
         Ok(Self {
             rules: Arc::new(rules),
-            dispatch: Dispatch::new(4096, settings.deadline),
+            load: Arc::clone(&load),
+            dispatch: Dispatch::new(0, load, Eras::default(), settings.deadline),
             events: VecDeque::new(),
             connections: BTreeMap::new(),
             feeds: Feeds::new(settings.gap_grace),
@@ -223,7 +230,7 @@ impl Gateway {
 
     /// Requests without an answer.
     pub fn pending(&self) -> usize {
-        self.dispatch.pending()
+        self.load.pending()
     }
 
     /// The routers of the ring, and which of all links are up.
@@ -253,12 +260,18 @@ impl Gateway {
     }
 
     pub fn router_says(&mut self, address: &str, said: FromRouter, now: Instant) {
-        let FromRouter { registry, replies, pushes, evictions } = said;
+        let FromRouter { registry, replies, pushes, evictions, behind } = said;
         for push in pushes {
             let Some((timeline, push)) = push_of(push) else { continue };
             let Some(timeline) = timeline_of(&timeline) else { continue };
             let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
             self.feeds.pushed(timeline, push, now, &mut hand);
+        }
+        for behind in behind {
+            let (Some(timeline), Some(position)) = (&behind.timeline, behind.position) else { continue };
+            if let Some(timeline) = timeline_of(timeline) {
+                self.feeds.reaches(timeline, behind.incarnation, position.into(), now);
+            }
         }
         for evict in evictions {
             if let Some(open) = self.connections.get(&evict.connection) {
@@ -266,7 +279,7 @@ impl Gateway {
                 self.with_mail.insert(evict.connection);
             }
         }
-        self.events.extend(registry.map(dispatch::Input::Registry));
+        self.events.extend(registry.map(|view| dispatch::Input::Registry(Arc::new(view))));
         if !replies.is_empty() {
             self.events.push_back(dispatch::Input::Replies(address.into(), replies));
         }
@@ -278,9 +291,8 @@ impl Gateway {
             self.dispatch.handle(now, event, &mut effects);
             for effect in effects.drain(..) {
                 match effect {
-                    dispatch::Effect::Transmit { to, request } => {
-                        self.outputs.push(Output::Router { address: to, request });
-                    }
+                    dispatch::Effect::Transmit { to, request } => self.say(to, ToLink::Request(request)),
+                    dispatch::Effect::Tell { to, word } => self.say(to, ToLink::Word(word)),
                     dispatch::Effect::Answer { client: (connection, mailbox, tag), answered } => {
                         mailbox.answer(tag, answered);
                         if connection == NOBODY || self.connections.contains_key(&connection) {
@@ -302,6 +314,11 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn say(&mut self, address: Arc<str>, item: ToLink) {
+        let said = messages(vec![item]).into_iter().map(|said| Output::Router { address: Arc::clone(&address), said });
+        self.outputs.extend(said);
     }
 
     fn run_mail(&mut self, connection: u64, now: Now) {

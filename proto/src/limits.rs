@@ -29,3 +29,5 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 pub const ENTRY_COMMANDS: usize = 64;
 /// Bytes after which a Raft entry is closed.
 pub const ENTRY_BYTES: usize = 64 * 1024;
+/// Heads that one read of the store is asked for.
+pub const HEADS: usize = 256;

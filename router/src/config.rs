@@ -25,16 +25,15 @@ pub struct RouterConfig {
     pub unknown_recipient: UnknownRecipient,
     /// Devices of one user that are signed in at the same time, in the whole cluster; one more is refused.
     pub max_devices_per_user: u32,
-    /// Users whose sessions are kept in memory.
+    /// Accounts kept in memory.
     pub directory_entries: usize,
-    /// A directory entry is read again from the store after this long.
-    pub directory_entry_ms: u32,
+    /// How often the inbox of each user who is signed in is compared with what was pushed, many at once.
+    pub head_check_ms: u32,
     /// Acknowledgements of one device within this time are stored as one.
     pub cursor_flush_ms: u32,
     /// Requests of one link that wait for their answer; above it the link is not read.
     pub link_requests: usize,
-    /// Pushes that wait for one gateway; above it they are dropped, and the gateway learns the head from its sessions'
-    /// heartbeats.
+    /// Pushes that wait for one gateway; above it they are dropped, and the gateway hears later how far they reached.
     pub link_pushes: usize,
     /// Writes of one shard that wait for the store; above it they are refused.
     pub shard_writes: usize,
@@ -68,7 +67,7 @@ impl Default for RouterConfig {
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: 256,
             directory_entries: 200_000,
-            directory_entry_ms: 60_000,
+            head_check_ms: 60_000,
             cursor_flush_ms: 100,
             link_requests: 16_384,
             link_pushes: 16_384,
@@ -88,7 +87,7 @@ impl RouterConfig {
         within("drain_ms", self.drain_ms.into(), 0, 120_000)?;
         within("max_devices_per_user", self.max_devices_per_user.into(), 1, 10_000)?;
         within("directory_entries", self.directory_entries as u64, 16, 100_000_000)?;
-        within("directory_entry_ms", self.directory_entry_ms.into(), 100, 86_400_000)?;
+        within("head_check_ms", self.head_check_ms.into(), 1000, 86_400_000)?;
         within("cursor_flush_ms", self.cursor_flush_ms.into(), 1, 10_000)?;
         within("link_requests", self.link_requests as u64, limits::BATCH_ITEMS as u64, 1_000_000)?;
         within("link_pushes", self.link_pushes as u64, 16, 1_000_000)?;

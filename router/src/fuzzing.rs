@@ -9,13 +9,15 @@ use carillon_proto::pb::{
     link::{Hint, RouterRequest},
     store::{Node, NodeKind, RegistryView, StoreReply},
 };
-use carillon_proto::{UserId, now_ms};
+use carillon_proto::{LeaseId, now_ms};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    companions::Companions,
     config::UnknownRecipient,
-    owner::{Delivery, Effect, Owner},
+    delivery::Delivery,
+    owner::{Effect, Owner, OwnerConfig},
     reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
 };
@@ -27,9 +29,16 @@ const MESSAGES: usize = 256;
 /// One partition of a router. Each message is preceded by two bytes: what it is, and its length.
 pub fn link(mut bytes: &[u8]) {
     let topology = Arc::clone(&TOPOLOGY);
-    let mut owner =
-        Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), UnknownRecipient::Refuse, 256);
+    let config = OwnerConfig {
+        accounts: 100,
+        cursor_pause: Duration::from_millis(100),
+        unknown_recipient: UnknownRecipient::Refuse,
+        max_devices_per_user: 256,
+        companions: Companions::default(),
+        head_check: Duration::from_secs(60),
+    };
     let now = Instant::now();
+    let mut owner = Owner::new(topology, config, now);
     let (replies, mut answers) = mpsc::channel(MESSAGES);
     let (mut asked, mut requests) = (Vec::new(), 0);
     for _ in 0..MESSAGES {
@@ -46,7 +55,11 @@ pub fn link(mut bytes: &[u8]) {
                 let slot = ReplySlot { id: request.id, place, op: op_name(&op), since: now, _counted };
                 let deadline = deadline(now, request.deadline_ms, LONGEST);
                 requests += 1;
-                owner.request(Request { user, op, lease: 10, deadline, span: None, slot }, now, now_ms());
+                owner.request(
+                    Request { user, op, lease: LeaseId(10), link: 1, deadline, span: None, slot },
+                    now,
+                    now_ms(),
+                );
             }
             150..=219 => {
                 let Ok(StoreReply { result: Some(answer), .. }) = StoreReply::decode(message) else { continue };
@@ -57,14 +70,10 @@ pub fn link(mut bytes: &[u8]) {
             }
             220..=244 => {
                 let Ok(hint) = Hint::decode(message) else { continue };
-                let (Ok(user), Some(position)) = (UserId::new(&hint.user), hint.position) else { continue };
-                let except = (hint.except_lease, hint.except_connection);
-                let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-                owner.deliver(
-                    Delivery { user, incarnation: hint.incarnation, position, envelope, traceparent, except },
-                    now,
-                );
+                let Some(delivery) = Delivery::of_hint(hint) else { continue };
+                owner.deliver(delivery);
             }
+            245..=250 => owner.check(now),
             _ => owner.flush_cursors(),
         }
         for effect in std::mem::take(&mut owner.effects) {
@@ -72,6 +81,7 @@ pub fn link(mut bytes: &[u8]) {
                 Effect::Store { token, .. } => asked.push(token),
                 Effect::Answer(slot, answer) => slot.answer(answer),
                 Effect::Push(_, push) => assert!(!push.connections.is_empty(), "pushed to nobody"),
+                Effect::Behind(_, behind) => assert!(!behind.connections.is_empty(), "told to nobody"),
                 Effect::Evict { .. } | Effect::Deliver(_) => {}
             }
         }

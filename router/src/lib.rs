@@ -1,11 +1,14 @@
 //! The router: owner of users on the ring. It knows where they are signed in, appends what is sent to them, and pushes
-//! it to their gateways. Its memory is a cache of what the store knows. See `docs/architecture.md`.
+//! it to their gateways. Its memory is what gateways tell and a cache of what the store knows. See `docs/architecture.md`.
 
+mod accounts;
 mod admin;
 mod backoff;
+mod checks;
+mod companions;
 mod config;
 mod cursors;
-mod directory;
+mod delivery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -13,9 +16,11 @@ mod gate;
 mod lease;
 mod link;
 pub mod metrics;
+mod missed;
 mod owner;
 mod partition;
 mod peers;
+mod register;
 mod registry;
 mod reply;
 mod router;

@@ -12,9 +12,12 @@ use std::{
 };
 
 use carillon_proto::{
-    Batches, LeaseId, UserId,
+    Batches, LeaseId, TimelineId, UserId,
     pb::{
-        link::{Evict, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, evict, router_reply},
+        link::{
+            Behind, Evict, Forget, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, evict,
+            router_reply,
+        },
         store::NodeKind,
     },
     peer::Tier,
@@ -24,7 +27,10 @@ use carillon_proto::{
 use futures_util::Stream;
 use parking_lot::RwLock;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{self, Instant},
 };
 use tokio_stream::wrappers::WatchStream;
@@ -32,11 +38,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::{
+    delivery::Delivery,
     gate::{Asked, Gate, Verdict},
     lease::Held,
     metrics,
-    owner::Delivery,
+    missed::{Missed, Taken},
     partition::Partitions,
+    peers::Peers,
     reply::{Answer, Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
 };
@@ -44,6 +52,8 @@ use crate::{
 /// Evictions that wait for a gateway. When it is full the link is cut: the gateway opens it again, announces its
 /// sessions, and hears which of them were replaced.
 const EVICTIONS: usize = 1024;
+/// Words of dropped pushes in one message.
+const MISSED: usize = 256;
 /// How long a caller may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,14 +69,32 @@ pub(crate) struct Links {
 struct Way {
     number: u64,
     pushes: mpsc::Sender<Push>,
+    /// Whose pushes were dropped.
+    missed: Arc<Missed<UserId, Behind>>,
     evictions: mpsc::Sender<Evict>,
     cut: CancellationToken,
 }
 
 impl Links {
-    /// False if it was dropped.
+    /// False if it was dropped. The gateway hears of that when there is room again; one without a link announces its
+    /// sessions when it has one, and hears their heads.
     pub(crate) fn push(&self, gateway: LeaseId, push: Push) -> bool {
-        self.gateways.read().get(&gateway).is_some_and(|way| way.pushes.try_send(push).is_ok())
+        let gateways = self.gateways.read();
+        let Some(way) = gateways.get(&gateway) else { return false };
+        match way.pushes.try_send(push) {
+            Ok(()) => true,
+            Err(TrySendError::Full(Push { connections, timeline, position, incarnation, .. })) => {
+                way.missed(Behind { connections, timeline, position, incarnation });
+                false
+            }
+            Err(TrySendError::Closed(_)) => false,
+        }
+    }
+
+    pub(crate) fn behind(&self, gateway: LeaseId, behind: Behind) {
+        if let Some(way) = self.gateways.read().get(&gateway) {
+            way.missed(behind);
+        }
     }
 
     pub(crate) fn evict(&self, gateway: LeaseId, connection: u64, why: evict::Why) {
@@ -93,11 +121,21 @@ impl Links {
     }
 }
 
+impl Way {
+    fn missed(&self, behind: Behind) {
+        let timeline = behind.timeline.as_ref().map(TimelineId::from_client);
+        if let Some(Ok(Some(TimelineId::Inbox(user)))) = timeline {
+            self.missed.note(user, behind);
+        }
+    }
+}
+
 /// What every link needs.
 #[derive(Clone)]
 pub(crate) struct LinkContext {
     pub(crate) links: Links,
     pub(crate) partitions: Partitions,
+    pub(crate) peers: Peers,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) lease: watch::Receiver<Option<Held>>,
     pub(crate) in_flight: InFlight,
@@ -124,11 +162,13 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
     let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
     let cut = CancellationToken::new();
     let number = context.links.numbers.fetch_add(1, Ordering::Relaxed);
-    let way = Way { number, pushes: to_pushes, evictions: to_evictions, cut: cut.clone() };
+    let missed: Arc<Missed<UserId, Behind>> = Arc::default();
+    let way = Way { number, pushes: to_pushes, missed: Arc::clone(&missed), evictions: to_evictions, cut: cut.clone() };
     let outgoing = Outgoing {
         views: WatchStream::new(context.topology.clone()),
         replies: Batches::new(replies, weigh),
         pushes: Batches::new(pushes, |push| push.envelope.len() + 256),
+        missed,
         evictions: Batches::new(evictions, |_| 16),
         cut: Box::pin(cut.clone().cancelled_owned()),
         closing: Box::pin(closing.clone().cancelled_owned()),
@@ -143,12 +183,13 @@ impl Reader {
     pub(crate) async fn run(mut self, mut incoming: Incoming<ToRouter>) {
         let cut = self.way.cut.clone();
         let first = time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        let Ok(Ok(Some(ToRouter { hello: Some(hello), requests, hints, changed_users }))) = first else {
+        let Ok(Ok(Some(mut said @ ToRouter { hello: Some(_), .. }))) = first else {
             tracing::debug!("a link without a greeting was closed");
             cut.cancel();
             return;
         };
-        if !self.may_say(&hello, &hints, &changed_users) {
+        let hello = said.hello.take().unwrap_or_default();
+        if !self.may_say(&hello, &said) {
             cut.cancel();
             return;
         }
@@ -156,36 +197,31 @@ impl Reader {
         self.hello = hello;
         self.context.links.enter(&self.hello, &self.way);
         metrics::link(kind, 1.0);
-        self.take_changed(changed_users);
-        let mut goes_on = self.take(requests, hints).await;
+        // What the other router said on a link before may have been lost.
+        let mut goes_on = self.hello.kind() == NodeKind::Gateway || self.context.partitions.doubt().await;
+        goes_on = goes_on && self.take(said).await;
         while goes_on {
             let message = tokio::select! {
                 () = cut.cancelled() => break,
                 message = incoming.message() => message,
             };
-            let Ok(Some(ToRouter { hello, requests, hints, changed_users })) = message else { break };
-            if !self.may_say(hello.as_ref().unwrap_or(&self.hello), &hints, &changed_users) {
+            let Ok(Some(said)) = message else { break };
+            // Who has another lease opens another link.
+            if said.hello.is_some() || !self.may_say(&self.hello, &said) {
                 cut.cancel();
                 break;
             }
-            if let Some(hello) = hello {
-                // A gateway that had to register anew.
-                self.context.links.leave(&self.hello, &self.way);
-                self.hello = hello;
-                self.context.links.enter(&self.hello, &self.way);
-            }
-            self.take_changed(changed_users);
-            goes_on = self.take(requests, hints).await;
+            goes_on = self.take(said).await;
         }
         self.context.links.leave(&self.hello, &self.way);
         metrics::link(kind, -1.0);
     }
 
     /// A gateway's token speaks for gateways, and hints are for routers alone.
-    fn may_say(&self, hello: &Hello, hints: &[Hint], changed_users: &[String]) -> bool {
+    fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
-            (Tier::Gateway, NodeKind::Gateway) => hints.is_empty() && changed_users.is_empty(),
-            (Tier::Router, NodeKind::Router) => true,
+            (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
+            (Tier::Router, NodeKind::Router) => said.forgets.is_empty() && said.announced_all == 0,
             _ => false,
         };
         if !may {
@@ -195,9 +231,19 @@ impl Reader {
     }
 
     /// False if nobody wants answers any more.
-    async fn take(&mut self, requests: Vec<RouterRequest>, hints: Vec<Hint>) -> bool {
+    async fn take(&mut self, said: ToRouter) -> bool {
+        let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all } = said;
+        self.take_changed(changed_users);
         for hint in hints {
             self.take_hint(hint);
+        }
+        let (gateway, link) = (LeaseId(self.hello.lease), self.way.number);
+        for Forget { user, connection } in forgets {
+            if let Ok(user) = UserId::new(&user)
+                && !self.context.partitions.forget(user, gateway, connection, link).await
+            {
+                return false;
+            }
         }
         for request in requests {
             // Waits while too many answers are outstanding or unread: this is how the caller is slowed down.
@@ -228,12 +274,12 @@ impl Reader {
                 span
             });
             let deadline = deadline(since, deadline_ms, self.context.longest);
-            let request = Request { user, op, lease: self.hello.lease, deadline, span, slot };
+            let request = Request { user, op, lease: gateway, link, deadline, span, slot };
             if !self.context.partitions.request(request).await {
                 return false;
             }
         }
-        true
+        announced_all == 0 || self.context.partitions.announced_all(gateway, link, announced_all).await
     }
 
     /// Through the gate, or the answer that the request gets instead.
@@ -269,25 +315,20 @@ impl Reader {
     }
 
     fn take_hint(&self, hint: Hint) {
-        let (Ok(user), Some(position)) = (UserId::new(&hint.user), hint.position) else {
+        let passed_on = hint.passed_on;
+        let Some(delivery) = Delivery::of_hint(hint) else {
             tracing::debug!("a hint without user or position was dropped");
             return;
         };
-        // Its owner now is another router; the heartbeat brings the head to the sessions.
-        if !self.context.topology.borrow().owns(user.as_str()) {
-            metrics::hint(false);
-            return;
+        let owner = {
+            let topology = self.context.topology.borrow();
+            topology.ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone())
+        };
+        // The owner of now may have read the head before this was appended. Sessions that it does not know yet are here.
+        if let Some(owner) = owner.filter(|owner| !passed_on && !self.context.peers.is_here(owner)) {
+            self.context.peers.pass_on(&owner, delivery.clone());
         }
-        let except = (hint.except_lease, hint.except_connection);
-        let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-        self.context.partitions.deliver(Delivery {
-            user,
-            incarnation: hint.incarnation,
-            position,
-            envelope,
-            traceparent,
-            except,
-        });
+        self.context.partitions.deliver(delivery);
     }
 }
 
@@ -296,6 +337,7 @@ pub(crate) struct Outgoing {
     views: WatchStream<Arc<Topology>>,
     replies: Batches<RouterReply>,
     pushes: Batches<Push>,
+    missed: Arc<Missed<UserId, Behind>>,
     evictions: Batches<Evict>,
     /// Ends it at once.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -335,6 +377,16 @@ impl Stream for Outgoing {
         if let Poll::Ready(Some(pushes)) = Pin::new(&mut this.pushes).poll_next(context) {
             message.pushes = pushes;
             something = true;
+        }
+        match this.missed.poll_take(context, MISSED) {
+            Poll::Ready(Taken::Some(behind)) => {
+                metrics::behind();
+                message.behind = behind;
+                something = true;
+            }
+            // On its next link the gateway announces all its sessions, and hears their heads.
+            Poll::Ready(Taken::Anybody) => return Poll::Ready(None),
+            Poll::Pending => {}
         }
         if something {
             return Poll::Ready(Some(Ok(message)));

@@ -13,21 +13,29 @@ pub const PUSHES: &str = "carillon_router_pushes_total";
 pub const PUSHES_DROPPED: &str = "carillon_router_pushes_dropped_total";
 pub const HINTS: &str = "carillon_router_hints_total";
 pub const HINTS_DROPPED: &str = "carillon_router_hints_dropped_total";
+pub const BEHIND: &str = "carillon_router_behind_total";
+pub const HEADS_CHECKED: &str = "carillon_router_heads_checked_total";
+pub const HEADS_NEWS: &str = "carillon_router_heads_news_total";
 pub const LANES_REOPENED: &str = "carillon_router_lanes_reopened_total";
 pub const EPOCHS_RENEWED: &str = "carillon_router_epochs_renewed_total";
-pub const DIRECTORY_ENTRIES: &str = "carillon_router_directory_entries";
-pub const DIRECTORY_LOOKUPS: &str = "carillon_router_directory_lookups_total";
+pub const ACCOUNTS: &str = "carillon_router_accounts";
+pub const ACCOUNT_LOOKUPS: &str = "carillon_router_account_lookups_total";
+pub const SESSIONS: &str = "carillon_router_sessions";
+pub const GATEWAYS_MISSING: &str = "carillon_router_gateways_missing";
 pub const LINKS: &str = "carillon_router_links";
 pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
 
 /// Name, kind and help of each metric.
-pub const ALL: [(&str, Kind, &str); 14] = [
+pub const ALL: [(&str, Kind, &str); 19] = [
     (REQUESTS, Kind::Counter, "Requests of gateways by operation and outcome"),
     (REQUEST_SECONDS, Kind::Seconds, "From reading a request to its answer, by operation"),
     (APPEND_SECONDS, Kind::Seconds, "From handing an append to the store client to the store's answer"),
     (PUSHES, Kind::Counter, "Deliveries given to gateways, one for each gateway"),
     (PUSHES_DROPPED, Kind::Counter, "Deliveries dropped because the gateway's queue was full or its link was gone"),
+    (BEHIND, Kind::Counter, "Times that a gateway was told how far pushes reached that it did not get"),
+    (HEADS_CHECKED, Kind::Counter, "Inboxes of signed-in users that were compared with what was pushed"),
+    (HEADS_NEWS, Kind::Counter, "Such comparisons that found something nobody had told"),
     (HINTS, Kind::Counter, "Deliveries given to other routers"),
     (HINTS_DROPPED, Kind::Counter, "Deliveries dropped on the way to their owner because a queue was full"),
     (LANES_REOPENED, Kind::Counter, "Times that the writes of a shard began again after a refusal or a loss"),
@@ -36,8 +44,14 @@ pub const ALL: [(&str, Kind, &str); 14] = [
         Kind::Counter,
         "Inboxes of which a device had more than the store, which was put back from a copy",
     ),
-    (DIRECTORY_ENTRIES, Kind::Gauge, "Users whose sessions are in memory, by partition"),
-    (DIRECTORY_LOOKUPS, Kind::Counter, "Looks into the directory, by whether the entry was in memory"),
+    (ACCOUNTS, Kind::Gauge, "Accounts in memory, by partition"),
+    (SESSIONS, Kind::Gauge, "Live sessions of the users that this router owns, by partition"),
+    (
+        GATEWAYS_MISSING,
+        Kind::Gauge,
+        "Gateways that run and have not announced all of their sessions since the ring changed last",
+    ),
+    (ACCOUNT_LOOKUPS, Kind::Counter, "Looks for the account of a recipient, by whether it was in memory"),
     (LINKS, Kind::Gauge, "Open links of gateways and routers, by kind"),
     (RING_VERSION, Kind::Gauge, "Version of the ring by which this router acts"),
     (LEASE_HELD, Kind::Gauge, "1 while this router holds its lease"),
@@ -79,7 +93,7 @@ pub fn describe() {
             Kind::Gauge => describe_gauge!(name, help),
             Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
         }
-        if kind == Kind::Counter && ![REQUESTS, DIRECTORY_LOOKUPS].contains(&name) {
+        if kind == Kind::Counter && ![REQUESTS, ACCOUNT_LOOKUPS].contains(&name) {
             drop(counter!(name));
         }
     }
@@ -112,6 +126,18 @@ pub(crate) fn push(given: bool) {
     if given { PUSH.increment(1) } else { counter!(PUSHES_DROPPED).increment(1) }
 }
 
+pub(crate) fn behind() {
+    counter!(BEHIND).increment(1);
+}
+
+pub(crate) fn heads_checked(users: usize) {
+    counter!(HEADS_CHECKED).increment(users as u64);
+}
+
+pub(crate) fn head_was_news() {
+    counter!(HEADS_NEWS).increment(1);
+}
+
 pub(crate) fn hint(given: bool) {
     counter!(if given { HINTS } else { HINTS_DROPPED }).increment(1);
 }
@@ -124,16 +150,18 @@ pub(crate) fn epoch_renewed() {
     counter!(EPOCHS_RENEWED).increment(1);
 }
 
-pub(crate) fn directory_lookup(hit: bool) {
+pub(crate) fn account_lookup(hit: bool) {
     if hit { LOOKUP_HIT.increment(1) } else { lookup("miss").increment(1) }
 }
 
 fn lookup(result: &'static str) -> Counter {
-    counter!(DIRECTORY_LOOKUPS, "result" => result)
+    counter!(ACCOUNT_LOOKUPS, "result" => result)
 }
 
-pub(crate) fn directory_entries(partition: usize, entries: usize) {
-    gauge!(DIRECTORY_ENTRIES, "partition" => partition.to_string()).set(entries as f64);
+pub(crate) fn sizes(partition: usize, (accounts, sessions, gateways_missing): (usize, usize, usize)) {
+    gauge!(ACCOUNTS, "partition" => partition.to_string()).set(accounts as f64);
+    gauge!(SESSIONS, "partition" => partition.to_string()).set(sessions as f64);
+    gauge!(GATEWAYS_MISSING).set(gateways_missing as f64);
 }
 
 pub(crate) fn link(kind: &'static str, change: f64) {

@@ -1,5 +1,6 @@
 //! What the owner of a part of the users does with each input: no waiting, no clock.
 
+mod deliveries;
 mod messages;
 mod sessions;
 mod timelines;
@@ -7,12 +8,11 @@ mod users;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use carillon_proto::{
     LeaseId, ShardId, TimelineId, UserId,
     pb::{
-        client,
-        link::{self, Heads, Push, SessionOpened, TimelineHead, evict, router_request},
+        client::Position,
+        link::{self, Behind, Heads, Push, SessionOpened, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
             directory_command, put_account, store_request, timeline_command,
@@ -22,10 +22,13 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use crate::{
+    accounts::Accounts,
+    checks::Checks,
+    companions::Companions,
     config::UnknownRecipient,
     cursors::Cursors,
-    directory::Directory,
-    metrics,
+    delivery::Delivery,
+    register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
     send::{Parts, Sending},
     store::{Place, StoreAnswer, StoreFailure},
@@ -34,8 +37,6 @@ use crate::{
 
 /// How long reading a user may take; those who wait for it may give up earlier.
 const READ_USER: Duration = Duration::from_secs(5);
-/// How long a write that nobody waits for is tried.
-const UNATTENDED: Duration = Duration::from_secs(5);
 /// Most entries of one page.
 const MAX_PAGE: u32 = 1000;
 
@@ -52,6 +53,7 @@ pub(crate) enum Effect {
     },
     Answer(ReplySlot, Answer),
     Push(LeaseId, Push),
+    Behind(LeaseId, Behind),
     Evict {
         gateway: LeaseId,
         connection: u64,
@@ -61,22 +63,12 @@ pub(crate) enum Effect {
     Deliver(Delivery),
 }
 
-/// One of the user's connections may not know this envelope yet.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Delivery {
-    pub(crate) user: UserId,
-    /// Of the account whose inbox it is.
-    pub(crate) incarnation: u64,
-    pub(crate) position: client::Position,
-    pub(crate) envelope: Bytes,
-    pub(crate) traceparent: String,
-    /// Lease and connection of the session that knows it; zeros if none.
-    pub(crate) except: (u64, u64),
-}
-
 pub(crate) struct Owner {
     topology: Arc<Topology>,
-    directory: Directory<Waiter>,
+    accounts: Accounts<Waiter>,
+    register: Register,
+    companions: Companions,
+    checks: Checks,
     cursors: Cursors<ReplySlot>,
     asked: HashMap<u64, Asked>,
     next_token: u64,
@@ -87,13 +79,33 @@ pub(crate) struct Owner {
     pub(crate) effects: Vec<Effect>,
 }
 
+/// What an owner may do, and whom it shares with the other partitions.
+#[derive(Clone)]
+pub(crate) struct OwnerConfig {
+    /// Accounts in memory.
+    pub(crate) accounts: usize,
+    pub(crate) cursor_pause: Duration,
+    pub(crate) unknown_recipient: UnknownRecipient,
+    pub(crate) max_devices_per_user: u32,
+    pub(crate) companions: Companions,
+    /// How often each user's head is compared with the store's.
+    pub(crate) head_check: Duration,
+}
+
 /// What goes on when a user has been read.
 enum Waiter {
     Send(Box<Sending>),
-    Deliver(Delivery),
-    Announce(Box<(Session, ReplySlot, Instant)>),
+    Announce(Box<Announced>),
     /// Reading is all that was wanted.
     Nobody,
+}
+
+/// A session that its gateway says is there, with what it asked.
+struct Announced {
+    session: Session,
+    link: u64,
+    slot: ReplySlot,
+    deadline: Instant,
 }
 
 /// What goes on when the store has answered.
@@ -106,6 +118,7 @@ enum Asked {
     Session {
         user: UserId,
         session: Session,
+        link: u64,
         slot: ReplySlot,
         deadline: Instant,
     },
@@ -117,27 +130,26 @@ enum Asked {
     },
     Closed(ReplySlot),
     Heads(UserId, ReplySlot),
+    /// Users and their accounts' incarnations.
+    Checked(Vec<(UserId, u64)>),
     Timeline(ReplySlot),
     Cursor(Vec<ReplySlot>),
     /// Whether it was sent before.
     Repeated(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
-    Nothing,
 }
 
 impl Owner {
-    pub(crate) fn new(
-        topology: Arc<Topology>,
-        entries: usize,
-        entry_ttl: Duration,
-        cursor_pause: Duration,
-        unknown_recipient: UnknownRecipient,
-        max_devices_per_user: u32,
-    ) -> Self {
+    pub(crate) fn new(topology: Arc<Topology>, config: OwnerConfig, now: Instant) -> Self {
+        let OwnerConfig { accounts, cursor_pause, unknown_recipient, max_devices_per_user, companions, head_check } =
+            config;
         Self {
             topology,
-            directory: Directory::new(entries, entry_ttl),
+            accounts: Accounts::new(accounts),
+            register: Register::new(companions.clone()),
+            companions,
+            checks: Checks::new(head_check, now),
             cursors: Cursors::new(cursor_pause),
             asked: HashMap::new(),
             next_token: 0,
@@ -148,16 +160,32 @@ impl Owner {
         }
     }
 
-    pub(crate) fn entries(&self) -> usize {
-        self.directory.len()
+    /// Accounts and sessions in memory, and gateways that have not announced all of theirs.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (self.accounts.len(), self.register.len(), self.missing())
     }
 
-    /// Entries that this router did not own all the time since the last ring are old.
-    pub(crate) fn follow(&mut self, topology: Arc<Topology>) {
+    /// Accounts that this router did not own all the time since the last ring are old. Sessions stay until their gateway
+    /// says otherwise or ends: it may not have seen the ring that this router has seen.
+    pub(crate) fn follow(&mut self, topology: Arc<Topology>, now: Instant) {
         let before = std::mem::replace(&mut self.topology, topology);
         if before.ring.version() != self.topology.ring.version() {
-            self.directory.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
+            self.accounts.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
+            self.checks.ring_changed(now);
         }
+        self.register.end_leases(|lease| self.topology.has_ended(lease));
+    }
+
+    /// A gateway says on this link that every session of its that is owned here, by this ring, has been announced.
+    pub(crate) fn announced_all(&mut self, gateway: LeaseId, link: u64, ring_version: u64) {
+        if !self.topology.has_ended(gateway) {
+            self.register.announced_all(gateway, link, ring_version);
+        }
+    }
+
+    /// Another router is told of this session from now on.
+    pub(crate) fn forget(&mut self, user: &UserId, gateway: LeaseId, connection: u64, link: u64) {
+        self.register.forget(user, gateway, connection, link);
     }
 
     pub(crate) fn request(&mut self, request: Request, now: Instant, time_ms: u64) {
@@ -172,7 +200,7 @@ impl Owner {
                 self.read_head(&parts.user, read.incarnation, read.device, parts.deadline, asked);
             }
             Op::OpenSession(link::OpenSession { session }) => match session {
-                Some(session) => self.put_session(parts.user, session, false, parts.slot, parts.deadline),
+                Some(session) => self.put_session(parts.user, session, false, parts.link, parts.slot, parts.deadline),
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Announce(link::Announce { session }) => match session {
@@ -181,7 +209,7 @@ impl Owner {
             },
             Op::CloseSession(link::CloseSession { session }) => match session {
                 Some(session) => {
-                    self.directory.remove(&parts.user, &session);
+                    self.register.remove(&parts.user, LeaseId(session.lease), session.connection);
                     self.cursors.hurry(now);
                     let deadline = parts.deadline;
                     self.delete_session(&parts.user, &session, deadline, Asked::Closed(parts.slot));
@@ -201,45 +229,6 @@ impl Owner {
                 let asked = Asked::Ensured(parts.user.clone(), parts.slot);
                 self.directory_write(&parts.user, directory_command::Op::PutAccount(put), parts.deadline, asked);
             }
-        }
-    }
-
-    pub(crate) fn deliver(&mut self, delivery: Delivery, now: Instant) {
-        let Some(known) = self.directory.user(&delivery.user, now) else {
-            metrics::directory_lookup(false);
-            let user = delivery.user.clone();
-            self.wait(&user, Waiter::Deliver(delivery), now);
-            return;
-        };
-        metrics::directory_lookup(true);
-        // Devices of one user are few.
-        let mut gateways: Vec<(u64, Vec<u64>)> = Vec::new();
-        // A message to or of another owner of the name is nothing to these sessions, or to some of them: generations begin
-        // with the incarnation. Whoever is meant and not known here hears of it with the heartbeat.
-        let sessions = known.sessions.iter().filter(|session| session.generation >= delivery.incarnation);
-        let sessions = sessions.filter(|_| known.incarnation == delivery.incarnation);
-        for session in sessions {
-            if (session.lease, session.connection) == delivery.except || self.topology.has_ended(LeaseId(session.lease))
-            {
-                continue;
-            }
-            match gateways.iter_mut().find(|(lease, _)| *lease == session.lease) {
-                Some((_, connections)) => connections.push(session.connection),
-                None => gateways.push((session.lease, vec![session.connection])),
-            }
-        }
-        for (lease, connections) in gateways {
-            let (sender_lease, sender_connection) = delivery.except;
-            let push = Push {
-                connections,
-                timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
-                position: Some(delivery.position),
-                envelope: delivery.envelope.clone(),
-                traceparent: delivery.traceparent.clone(),
-                incarnation: delivery.incarnation,
-                sender_connection: if sender_lease == lease { sender_connection } else { 0 },
-            };
-            self.effects.push(Effect::Push(LeaseId(lease), push));
         }
     }
 
@@ -272,11 +261,20 @@ impl Owner {
             Asked::Account(user, slot) => self.account_read(&user, slot, answer),
             Asked::Ensured(user, slot) => {
                 // It may have another owner now.
-                self.directory.forget(&user);
+                self.accounts.forget(&user);
                 self.end(slot, done(answer));
             }
-            Asked::Session { user, session, slot, deadline } => self.session_put(user, session, slot, deadline, answer),
+            Asked::Session { user, session, link, slot, deadline } => {
+                self.session_put(user, Announced { session, link, slot, deadline }, answer);
+            }
             Asked::SessionHead { user, incarnation, generation, slot } => {
+                if let Ok(StoreAnswer::Head(head)) = &answer {
+                    let position = Position { epoch: head.epoch, seq: head.last };
+                    // What is news here may be news to the user's other sessions.
+                    if self.register.heard(&user, incarnation, position) && self.companions.has(&user) {
+                        self.tell_head(&user, incarnation, position);
+                    }
+                }
                 let opened = |head| SessionOpened { heads: vec![head], replaced: false, incarnation, generation };
                 let opened = head(&user, answer).map(|head| Answer::SessionOpened(opened(head)));
                 // The session is stored: whatever is wrong now, "nothing was done" would not be true.
@@ -287,6 +285,7 @@ impl Owner {
                 let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
                 self.end(slot, heads);
             }
+            Asked::Checked(users) => self.checked(users, answer, now),
             Asked::Timeline(slot) => {
                 let read = match answer {
                     Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
@@ -303,7 +302,6 @@ impl Owner {
             Asked::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Asked::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Asked::SecondAppend(sending) => self.second_appended(sending, answer, now),
-            Asked::Nothing => {}
         }
     }
 

@@ -1,20 +1,26 @@
 //! The task around an [`Owner`]: each has its part of the users.
 
 use std::{
+    future::poll_fn,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
 
-use carillon_proto::{UserId, now_ms};
+use carillon_proto::{LeaseId, UserId, now_ms};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{self, Duration, Instant, MissedTickBehavior},
 };
 
 use crate::{
+    delivery::Delivery,
     link::Links,
     metrics,
-    owner::{Delivery, Effect, Owner},
+    missed::{Missed, Taken},
+    owner::{Effect, Owner},
     peers::Peers,
     reply::Request,
     store::{Answer, AnswerTo, Store, StoreOp},
@@ -35,33 +41,93 @@ pub(crate) enum Input {
     Deliver(Delivery),
     /// The account or sessions of this user have changed.
     Changed(UserId),
+    /// Deliveries of anybody may have been lost.
+    Doubt,
+    /// See [`Owner::forget`].
+    Forget {
+        user: UserId,
+        gateway: LeaseId,
+        connection: u64,
+        link: u64,
+    },
+    /// See [`Owner::announced_all`].
+    AnnouncedAll {
+        gateway: LeaseId,
+        link: u64,
+        ring_version: u64,
+    },
+}
+
+impl Input {
+    pub(crate) fn carry_out(self, owner: &mut Owner, now: Instant, time_ms: u64) {
+        match self {
+            Self::Request(request) => owner.request(request, now, time_ms),
+            Self::Deliver(delivery) => owner.deliver(delivery),
+            Self::Changed(user) => owner.changed(&user, now),
+            Self::Doubt => owner.doubt(),
+            Self::Forget { user, gateway, connection, link } => owner.forget(&user, gateway, connection, link),
+            Self::AnnouncedAll { gateway, link, ring_version } => owner.announced_all(gateway, link, ring_version),
+        }
+    }
 }
 
 /// All partitions' mailboxes. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Partitions(Arc<[mpsc::Sender<Input>]>);
+pub(crate) struct Partitions(Arc<[Mailbox]>);
+
+pub(crate) struct Mailbox {
+    pub(crate) inputs: mpsc::Sender<Input>,
+    /// Deliveries for which there was no room.
+    pub(crate) missed: Arc<Missed<UserId, Delivery>>,
+}
 
 impl Partitions {
-    pub(crate) fn new(mailboxes: Vec<mpsc::Sender<Input>>) -> Self {
+    pub(crate) fn new(mailboxes: Vec<Mailbox>) -> Self {
         Self(mailboxes.into())
     }
 
     /// Waits while the user's partition is full; false if it has stopped.
     pub(crate) async fn request(&self, request: Request) -> bool {
-        self.0[self.index(&request.user)].send(Input::Request(request)).await.is_ok()
+        self.0[self.index(&request.user)].inputs.send(Input::Request(request)).await.is_ok()
     }
 
-    /// A hint: dropped if the user's partition is full.
-    pub(crate) fn deliver(&self, delivery: Delivery) {
-        let given = self.0[self.index(&delivery.user)].try_send(Input::Deliver(delivery)).is_ok();
-        if !given {
-            metrics::hint(false);
+    /// Waits while the user's partition is full; false if it has stopped.
+    pub(crate) async fn forget(&self, user: UserId, gateway: LeaseId, connection: u64, link: u64) -> bool {
+        self.0[self.index(&user)].inputs.send(Input::Forget { user, gateway, connection, link }).await.is_ok()
+    }
+
+    /// To all of them, behind what they were told before; false if they have stopped.
+    pub(crate) async fn announced_all(&self, gateway: LeaseId, link: u64, ring_version: u64) -> bool {
+        for mailbox in self.0.iter() {
+            if mailbox.inputs.send(Input::AnnouncedAll { gateway, link, ring_version }).await.is_err() {
+                return false;
+            }
         }
+        true
+    }
+
+    /// Without its envelope, and later, if the user's partition is full.
+    pub(crate) fn deliver(&self, delivery: Delivery) {
+        let mailbox = &self.0[self.index(&delivery.user)];
+        if let Err(TrySendError::Full(Input::Deliver(delivery))) = mailbox.inputs.try_send(Input::Deliver(delivery)) {
+            metrics::hint(false);
+            mailbox.missed.note(delivery.user.clone(), delivery.without_envelope());
+        }
+    }
+
+    /// To all of them; false if they have stopped.
+    pub(crate) async fn doubt(&self) -> bool {
+        for mailbox in self.0.iter() {
+            if mailbox.inputs.send(Input::Doubt).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// A hint: dropped if the user's partition is full.
     pub(crate) fn changed(&self, user: UserId) {
-        let given = self.0[self.index(&user)].try_send(Input::Changed(user)).is_ok();
+        let given = self.0[self.index(&user)].inputs.try_send(Input::Changed(user)).is_ok();
         if !given {
             metrics::hint(false);
         }
@@ -78,6 +144,7 @@ pub(crate) struct Partition {
     pub(crate) index: usize,
     pub(crate) owner: Owner,
     pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) missed: Arc<Missed<UserId, Delivery>>,
     pub(crate) answers: mpsc::Receiver<Answer>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) store: Store,
@@ -94,18 +161,19 @@ impl Partition {
         let mut gauge = time::interval(Duration::from_secs(5));
         gauge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let cursors = self.owner.cursors_due();
+            let (cursors, check) = (self.owner.cursors_due(), self.owner.check_due());
+            let missed = &self.missed;
             // All branches are cancel-safe: receiving, watching, ticking. What is rare comes first, so that it is not
             // starved.
             tokio::select! {
                 biased;
-                _ = gauge.tick() => metrics::directory_entries(self.index, self.owner.entries()),
+                _ = gauge.tick() => metrics::sizes(self.index, self.owner.sizes()),
                 changed = self.topology.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let topology = Arc::clone(&self.topology.borrow_and_update());
-                    self.owner.follow(topology);
+                    self.owner.follow(topology, Instant::now());
                 }
                 taken = self.answers.recv_many(&mut answers, TURN) => {
                     if taken == 0 {
@@ -118,17 +186,20 @@ impl Partition {
                 () = time::sleep_until(cursors.unwrap_or_else(Instant::now)), if cursors.is_some() => {
                     self.owner.flush_cursors();
                 }
+                () = time::sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => {
+                    self.owner.check(Instant::now());
+                }
+                taken = poll_fn(|context| missed.poll_take(context, TURN)) => match taken {
+                    Taken::Some(deliveries) => deliveries.into_iter().for_each(|missed| self.owner.deliver(missed)),
+                    Taken::Anybody => self.owner.doubt(),
+                },
                 taken = self.inputs.recv_many(&mut inputs, TURN) => {
                     if taken == 0 {
                         return;
                     }
                     let (now, time_ms) = (Instant::now(), now_ms());
                     for input in inputs.drain(..) {
-                        match input {
-                            Input::Request(request) => self.owner.request(request, now, time_ms),
-                            Input::Deliver(delivery) => self.owner.deliver(delivery, now),
-                            Input::Changed(user) => self.owner.changed(&user, now),
-                        }
+                        input.carry_out(&mut self.owner, now, time_ms);
                     }
                 }
             }
@@ -150,6 +221,7 @@ impl Partition {
                     }
                     Effect::Answer(slot, answer) => slot.answer(answer),
                     Effect::Push(gateway, push) => metrics::push(self.links.push(gateway, push)),
+                    Effect::Behind(gateway, behind) => self.links.behind(gateway, behind),
                     Effect::Evict { gateway, connection, why } => self.links.evict(gateway, connection, why),
                     Effect::Deliver(delivery) => self.deliver(delivery),
                 }
@@ -161,8 +233,8 @@ impl Partition {
         let owner = self.topology.borrow().ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone());
         match owner {
             Some(address) if !self.peers.is_here(&address) => self.peers.hint(&address, delivery),
-            Some(_) => self.partitions.deliver(delivery),
-            None => metrics::hint(false),
+            // Without an owner there may still be sessions here.
+            Some(_) | None => self.partitions.deliver(delivery),
         }
     }
 }

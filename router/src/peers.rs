@@ -1,9 +1,9 @@
 //! Links to the other routers, for what they must hear of the users that they own.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, TimelineId, UserId, limits,
+    Batches, UserId, limits,
     pb::{
         link::{Hello, Hint, ToRouter, router_client::RouterClient},
         store::NodeKind,
@@ -15,16 +15,28 @@ use carillon_proto::{
 use futures_util::StreamExt as _;
 use parking_lot::RwLock;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::{backoff, lease::Held, metrics, owner::Delivery, topology::Topology};
+use crate::{
+    backoff,
+    delivery::Delivery,
+    lease::Held,
+    metrics,
+    missed::{Missed, Taken},
+    topology::Topology,
+};
 
-/// Words that wait for one router; above it they are dropped.
+/// Words that wait for one router; above it they are dropped, and of hints the position is told later.
 const HINTS: usize = 16_384;
+/// Hints without envelopes in one message.
+const MISSED: usize = 256;
 /// Batches that wait for the connection. When it is full, words wait above.
 const BATCHES: usize = 2;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,12 +47,20 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Peers {
     here: Arc<str>,
-    queues: Arc<RwLock<HashMap<String, mpsc::Sender<Word>>>>,
+    queues: Arc<RwLock<HashMap<String, Peer>>>,
+}
+
+/// The way to one router.
+#[derive(Clone)]
+struct Peer {
+    words: mpsc::Sender<Word>,
+    /// Hints for which there was no room.
+    missed: Arc<Missed<UserId, Delivery>>,
 }
 
 /// What a router tells another one. Lost without harm.
 enum Word {
-    Hint(Hint),
+    Hint { delivery: Delivery, passed_on: bool },
     Changed(UserId),
 }
 
@@ -53,23 +73,30 @@ impl Peers {
         *self.here == *address
     }
 
+    /// Without its envelope, and later, if there is no room.
     pub(crate) fn hint(&self, address: &str, delivery: Delivery) {
-        let hint = Hint {
-            timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
-            user: delivery.user.as_str().to_owned(),
-            incarnation: delivery.incarnation,
-            position: Some(delivery.position),
-            envelope: delivery.envelope,
-            traceparent: delivery.traceparent,
-            except_lease: delivery.except.0,
-            except_connection: delivery.except.1,
-        };
-        let given = self.queues.read().get(address).is_some_and(|queue| queue.try_send(Word::Hint(hint)).is_ok());
-        metrics::hint(given);
+        self.tell(address, delivery, false);
+    }
+
+    /// A hint of another router, which took this one for the owner.
+    pub(crate) fn pass_on(&self, address: &str, delivery: Delivery) {
+        self.tell(address, delivery, true);
+    }
+
+    fn tell(&self, address: &str, delivery: Delivery, passed_on: bool) {
+        let peers = self.queues.read();
+        // Whoever is not in the ring owns nothing.
+        let Some(peer) = peers.get(address) else { return metrics::hint(false) };
+        let given = peer.words.try_send(Word::Hint { delivery, passed_on });
+        metrics::hint(given.is_ok());
+        if let Err(TrySendError::Full(Word::Hint { delivery, .. })) = given {
+            peer.missed.note(delivery.user.clone(), delivery.without_envelope());
+        }
     }
 
     pub(crate) fn changed(&self, address: &str, user: UserId) {
-        let given = self.queues.read().get(address).is_some_and(|queue| queue.try_send(Word::Changed(user)).is_ok());
+        let given =
+            self.queues.read().get(address).is_some_and(|peer| peer.words.try_send(Word::Changed(user)).is_ok());
         metrics::hint(given);
     }
 
@@ -98,10 +125,12 @@ impl Peers {
                 if groups.contains_key(&address) {
                     continue;
                 }
-                let (queue, words) = mpsc::channel(HINTS);
-                self.queues.write().insert(address.clone(), queue);
+                let (to_words, words) = mpsc::channel(HINTS);
+                let peer = Peer { words: to_words, missed: Arc::default() };
+                let missed = Arc::clone(&peer.missed);
+                self.queues.write().insert(address.clone(), peer);
                 let group = tasks.child();
-                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), words));
+                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), words, missed));
                 groups.insert(address, group);
             }
         }
@@ -113,6 +142,7 @@ async fn keep(
     security: PeerSecurity,
     mut lease: watch::Receiver<Option<Held>>,
     words: mpsc::Receiver<Word>,
+    missed: Arc<Missed<UserId, Delivery>>,
 ) {
     let channel = match security.channel(&address) {
         Ok(channel) => channel,
@@ -126,7 +156,7 @@ async fn keep(
         .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
     let mut words = Batches::new(words, |word| match word {
-        Word::Hint(hint) => hint.envelope.len() + 256,
+        Word::Hint { delivery, .. } => delivery.envelope.len() + 256,
         Word::Changed(_) => 256,
     });
     let mut failures = 0u32;
@@ -158,10 +188,23 @@ async fn keep(
                             let mut message = ToRouter::default();
                             for word in words {
                                 match word {
-                                    Word::Hint(hint) => message.hints.push(hint),
+                                    Word::Hint { delivery, passed_on } => {
+                                        message.hints.push(Hint { passed_on, ..delivery.into_hint() });
+                                    }
                                     Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
                                 }
                             }
+                            // What is lost here, the other side reads from the store when the link is open again.
+                            let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
+                            if !matches!(given, Ok(Ok(()))) {
+                                break;
+                            }
+                        }
+                        taken = poll_fn(|context| missed.poll_take(context, MISSED)) => {
+                            // A new link says as well that anybody may have missed something.
+                            let Taken::Some(deliveries) = taken else { break };
+                            let hints = deliveries.into_iter().map(Delivery::into_hint).collect();
+                            let message = ToRouter { hints, ..ToRouter::default() };
                             let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
                             if !matches!(given, Ok(Ok(()))) {
                                 break;

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use carillon_proto::{
-    InvalidId, UserId,
+    InvalidId, LeaseId, UserId,
     pb::{
         client::Code,
         link::{self, Refusal, RouterReply, router_reply},
@@ -163,8 +163,9 @@ pub(crate) struct Request {
     /// Whose owner carries it out.
     pub(crate) user: UserId,
     pub(crate) op: link::router_request::Op,
-    /// The caller's lease.
-    pub(crate) lease: u64,
+    /// The caller's lease, and the link on which it asks.
+    pub(crate) lease: LeaseId,
+    pub(crate) link: u64,
     pub(crate) deadline: Instant,
     /// Only if the caller traces it.
     pub(crate) span: Option<Span>,

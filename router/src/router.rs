@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, PutOut, end_inboxes},
+    companions::Companions,
     config::{InvalidConfig, RouterConfig},
     lease::{self, Held, LeaseKeeper},
     link::{LinkContext, Links},
-    owner::Owner,
-    partition::{ANSWERS, INPUTS, PARTITIONS, Partition, Partitions},
+    owner::{Owner, OwnerConfig},
+    partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
     peers::Peers,
     registry::Registry,
     reply::InFlight,
@@ -91,34 +92,43 @@ impl Router {
         let (store, actor) = StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
         let links = Links::default();
         let peers = Peers::new(Arc::clone(&here));
-        let mailboxes = Partitions::new(to_inputs);
-        let partitions = answers.into_iter().zip(inputs).enumerate().map(|(index, (answers, inputs))| Partition {
-            index,
-            owner: Owner::new(
-                Arc::clone(&topology.borrow()),
-                config.directory_entries.div_ceil(PARTITIONS),
-                Duration::from_millis(config.directory_entry_ms.into()),
-                Duration::from_millis(config.cursor_flush_ms.into()),
-                config.unknown_recipient,
-                config.max_devices_per_user,
-            ),
-            inputs,
-            answers,
-            topology: topology.clone(),
-            store: store.clone(),
-            links: links.clone(),
-            peers: peers.clone(),
-            partitions: mailboxes.clone(),
-        });
+        let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
+        let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
+        let missed: Vec<_> = each.iter().map(|mailbox| Arc::clone(&mailbox.missed)).collect();
+        let mailboxes = Partitions::new(each);
+        let owner = OwnerConfig {
+            accounts: config.directory_entries.div_ceil(PARTITIONS),
+            cursor_pause: Duration::from_millis(config.cursor_flush_ms.into()),
+            unknown_recipient: config.unknown_recipient,
+            max_devices_per_user: config.max_devices_per_user,
+            companions: Companions::default(),
+            head_check: Duration::from_millis(config.head_check_ms.into()),
+        };
+        let inputs = inputs.into_iter().zip(missed);
+        let partitions =
+            answers.into_iter().zip(inputs).enumerate().map(|(index, (answers, (inputs, missed)))| Partition {
+                index,
+                owner: Owner::new(Arc::clone(&topology.borrow()), owner.clone(), Instant::now()),
+                inputs,
+                missed,
+                answers,
+                topology: topology.clone(),
+                store: store.clone(),
+                links: links.clone(),
+                peers: peers.clone(),
+                partitions: mailboxes.clone(),
+            });
         let partitions = partitions.collect();
 
         let in_flight = InFlight::default();
         let closing = CancellationToken::new();
         let (admins_links, admins_partitions, admins_peers) = (links.clone(), mailboxes.clone(), peers.clone());
+        let links_peers = peers.clone();
         let services = Services {
             context: LinkContext {
                 links,
                 partitions: mailboxes,
+                peers: links_peers,
                 topology: topology.clone(),
                 lease: lease.clone(),
                 in_flight: in_flight.clone(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, Epoch, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
+    ClientId, DeviceId, DuplicateKey, Epoch, LeaseId, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
     pb::{
         client::{self, Recipient, recipient::To},
         link::{Accepted, RawEnvelope, Send},
@@ -41,7 +41,7 @@ pub(crate) struct Sending {
     /// What stands, or will stand, in both inboxes.
     pub(crate) envelope: Bytes,
     /// The session that sent it.
-    pub(crate) lease: u64,
+    pub(crate) lease: LeaseId,
     pub(crate) connection: u64,
     pub(crate) deadline: Instant,
     /// When the append that is under way was handed to the store.
@@ -55,7 +55,8 @@ pub(crate) struct Sending {
 /// The parts of a request, with its answer's slot kept apart so that a refusal can use it.
 pub(crate) struct Parts {
     pub(crate) user: UserId,
-    pub(crate) lease: u64,
+    pub(crate) lease: LeaseId,
+    pub(crate) link: u64,
     pub(crate) deadline: Instant,
     pub(crate) span: Option<Span>,
     pub(crate) slot: ReplySlot,
@@ -63,15 +64,15 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn of(request: Request) -> (carillon_proto::pb::link::router_request::Op, Self) {
-        let Request { user, op, lease, deadline, span, slot } = request;
-        (op, Self { user, lease, deadline, span, slot })
+        let Request { user, op, lease, link, deadline, span, slot } = request;
+        (op, Self { user, lease, link, deadline, span, slot })
     }
 }
 
 impl Sending {
     /// Stamps the message. `time_ms` is the time at which the service takes it, if its gateway does not say so.
     pub(crate) fn new(send: Send, parts: Parts, now: Instant, time_ms: u64) -> Result<Self, (ReplySlot, Failure)> {
-        let Parts { user: recipient, lease, deadline, span, slot } = parts;
+        let Parts { user: recipient, lease, deadline, span, slot, .. } = parts;
         let named = || {
             let sender = UserId::new(&send.sender)?;
             let device = DeviceId::new(&send.sender_device)?;

@@ -10,18 +10,20 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, TimelineId, UserId,
+    LeaseId, UserId,
     pb::{
-        link::{Evict, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
+        link::{Behind, Evict, Forget, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
         store::{NodeKind, RegistryView, StoreReply, StoreRequest},
     },
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    companions::Companions,
     config::UnknownRecipient,
+    delivery::Delivery,
     gate::{Asked, Gate, Verdict},
-    owner::{Delivery, Effect, Owner},
+    owner::{Effect, Owner, OwnerConfig},
     partition::{Input, PARTITIONS},
     reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     store::{
@@ -41,6 +43,7 @@ pub enum Output {
     Store { stream: u64, request: StoreRequest },
     Reply { link: u64, reply: RouterReply },
     Push { link: u64, push: Push },
+    Behind { link: u64, behind: Vec<Behind> },
     Evict { link: u64, evict: Evict },
     View { link: u64, view: RegistryView },
     Hint { address: String, hint: Hint },
@@ -70,10 +73,17 @@ struct Partition {
 struct Link {
     hello: Option<Hello>,
     gate: Gate,
-    unread: VecDeque<RouterRequest>,
+    unread: VecDeque<Unread>,
     waits_until: Option<Instant>,
     to_replies: mpsc::Sender<RouterReply>,
     replies: mpsc::Receiver<RouterReply>,
+}
+
+/// What a gateway has said, in order.
+enum Unread {
+    Forget(Forget),
+    Request(RouterRequest),
+    AnnouncedAll(u64),
 }
 
 /// The part of a router that is to run next. Parts run at their own pace.
@@ -90,15 +100,17 @@ impl Router {
     /// `seed` decides the pauses before retries, `longest` is the most that a request may take.
     pub fn new(here: &str, seed: u64, longest: Duration, now: std::time::Instant) -> Self {
         let topology = Arc::new(Topology::unknown(here));
+        let config = OwnerConfig {
+            accounts: 64,
+            cursor_pause: Duration::from_millis(100),
+            unknown_recipient: UnknownRecipient::Refuse,
+            max_devices_per_user: DEVICES,
+            companions: Companions::default(),
+            // What two ends at once have left untold is found before the run is given up.
+            head_check: Duration::from_secs(20),
+        };
         let partition = |_| Partition {
-            owner: Owner::new(
-                Arc::clone(&topology),
-                64,
-                Duration::from_secs(2),
-                Duration::from_millis(100),
-                UnknownRecipient::Refuse,
-                DEVICES,
-            ),
+            owner: Owner::new(Arc::clone(&topology), config.clone(), now.into()),
             inputs: VecDeque::new(),
             answers: VecDeque::new(),
             follows: false,
@@ -133,8 +145,9 @@ impl Router {
     pub fn wake_at(&self) -> Option<std::time::Instant> {
         let tick = (!self.store.is_idle()).then_some(self.next_tick);
         let cursors = self.partitions.iter().filter_map(|partition| partition.owner.cursors_due());
+        let checks = self.partitions.iter().filter_map(|partition| partition.owner.check_due());
         let links = self.links.values().filter_map(|link| link.waits_until);
-        tick.into_iter().chain(cursors).chain(links).min().map(Instant::into_std)
+        tick.into_iter().chain(cursors).chain(checks).chain(links).min().map(Instant::into_std)
     }
 
     pub fn wake(&mut self, now: std::time::Instant) {
@@ -146,6 +159,12 @@ impl Router {
         for index in 0..self.partitions.len() {
             if self.partitions[index].owner.cursors_due().is_some_and(|due| due <= now) {
                 self.partitions[index].owner.flush_cursors();
+                self.perform(index, now);
+            }
+        }
+        for index in 0..self.partitions.len() {
+            if self.partitions[index].owner.check_due().is_some_and(|due| due <= now) {
+                self.partitions[index].owner.check(now);
                 self.perform(index, now);
             }
         }
@@ -199,8 +218,15 @@ impl Router {
         }
         let Some(link) = self.links.get_mut(&link) else { return };
         link.hello = said.hello.or(link.hello.take());
-        link.unread.extend(said.requests);
+        link.unread.extend(said.forgets.into_iter().map(Unread::Forget));
+        link.unread.extend(said.requests.into_iter().map(Unread::Request));
+        link.unread.extend((said.announced_all != 0).then_some(Unread::AnnouncedAll(said.announced_all)));
         self.read_links(now);
+    }
+
+    /// What another router said on a link before may have been lost.
+    pub fn doubts(&mut self) {
+        self.partitions.iter_mut().for_each(|partition| partition.inputs.push_back(Input::Doubt));
     }
 
     pub fn stream_up(&mut self, address: &str, stream: u64) {
@@ -238,7 +264,7 @@ impl Router {
     fn run_partition(&mut self, index: usize, now: Instant, time_ms: u64) {
         let partition = &mut self.partitions[index];
         if std::mem::take(&mut partition.follows) {
-            partition.owner.follow(Arc::clone(&self.topology));
+            partition.owner.follow(Arc::clone(&self.topology), now);
         }
         for (token, answer) in std::mem::take(&mut partition.answers) {
             partition.owner.answer(token, answer, now, time_ms);
@@ -246,11 +272,7 @@ impl Router {
         self.perform(index, now);
         let partition = &mut self.partitions[index];
         for input in std::mem::take(&mut partition.inputs) {
-            match input {
-                Input::Request(request) => partition.owner.request(request, now, time_ms),
-                Input::Deliver(delivery) => partition.owner.deliver(delivery, now),
-                Input::Changed(user) => partition.owner.changed(&user, now),
-            }
+            input.carry_out(&mut partition.owner, now, time_ms);
         }
         self.perform(index, now);
     }
@@ -265,6 +287,11 @@ impl Router {
                 Effect::Push(gateway, push) => {
                     if let Some(link) = self.link_of(gateway) {
                         self.outputs.push(Output::Push { link, push });
+                    }
+                }
+                Effect::Behind(gateway, behind) => {
+                    if let Some(link) = self.link_of(gateway) {
+                        self.outputs.push(Output::Behind { link, behind: vec![behind] });
                     }
                 }
                 Effect::Evict { gateway, connection, why } => {
@@ -293,21 +320,13 @@ impl Router {
     }
 
     fn pass_on(&mut self, delivery: Delivery) {
-        let Some(owner) = self.topology.ring.owner(delivery.user.as_str()) else { return };
-        if *owner.address == *self.here {
-            return self.deliver(delivery);
+        match self.topology.ring.owner(delivery.user.as_str()) {
+            Some(owner) if *owner.address != *self.here => {
+                let address = owner.address.clone();
+                self.outputs.push(Output::Hint { address, hint: delivery.into_hint() });
+            }
+            Some(_) | None => self.deliver(delivery),
         }
-        let hint = Hint {
-            timeline: Some(TimelineId::Inbox(delivery.user.clone()).to_client()),
-            user: delivery.user.as_str().to_owned(),
-            incarnation: delivery.incarnation,
-            position: Some(delivery.position),
-            envelope: delivery.envelope,
-            traceparent: delivery.traceparent,
-            except_lease: delivery.except.0,
-            except_connection: delivery.except.1,
-        };
-        self.outputs.push(Output::Hint { address: owner.address.clone(), hint });
     }
 
     fn deliver(&mut self, delivery: Delivery) {
@@ -316,21 +335,44 @@ impl Router {
     }
 
     fn take_hint(&mut self, hint: Hint) {
-        let (Ok(user), Some(position)) = (UserId::new(&hint.user), hint.position) else { return };
-        if self.topology.owns(user.as_str()) {
-            let except = (hint.except_lease, hint.except_connection);
-            let (envelope, traceparent) = (hint.envelope, hint.traceparent);
-            self.deliver(Delivery { user, incarnation: hint.incarnation, position, envelope, traceparent, except });
+        let passed_on = hint.passed_on;
+        let Some(delivery) = Delivery::of_hint(hint) else { return };
+        let owner = self.topology.ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone());
+        if let Some(address) = owner.filter(|owner| !passed_on && **owner != *self.here) {
+            let hint = Hint { passed_on: true, ..delivery.clone().into_hint() };
+            self.outputs.push(Output::Hint { address, hint });
         }
+        self.deliver(delivery);
     }
 
     fn read_links(&mut self, now: Instant) {
         self.take_replies();
         let held = self.held.is_some_and(|until| until > now);
-        for link in self.links.values_mut() {
+        for (number, link) in &mut self.links {
             link.waits_until = None;
             let Some(hello) = &link.hello else { continue };
-            while let Some(request) = link.unread.front() {
+            let gateway = LeaseId(hello.lease);
+            while let Some(unread) = link.unread.front() {
+                let request = match unread {
+                    Unread::Request(request) => request,
+                    Unread::Forget(Forget { user, connection }) => {
+                        let Ok(user) = UserId::new(user) else { break };
+                        let (partition, connection, link_number) = (partition_of(&user), *connection, *number);
+                        let said = Input::Forget { user, gateway, connection, link: link_number };
+                        self.partitions[partition].inputs.push_back(said);
+                        link.unread.pop_front();
+                        continue;
+                    }
+                    Unread::AnnouncedAll(ring_version) => {
+                        let (link_number, ring_version) = (*number, *ring_version);
+                        for partition in &mut self.partitions {
+                            let said = Input::AnnouncedAll { gateway, link: link_number, ring_version };
+                            partition.inputs.push_back(said);
+                        }
+                        link.unread.pop_front();
+                        continue;
+                    }
+                };
                 let Some(op) = &request.op else { break };
                 let Ok(user) = routed_by(op) else { break };
                 let asked = Asked::new(op, &user, request.ring_version, request.era);
@@ -342,7 +384,11 @@ impl Router {
                     link.waits_until = Some(until);
                     break;
                 }
-                let Some(RouterRequest { id, deadline_ms, op: Some(op), .. }) = link.unread.pop_front() else { break };
+                let Some(Unread::Request(RouterRequest { id, deadline_ms, op: Some(op), .. })) =
+                    link.unread.pop_front()
+                else {
+                    break;
+                };
                 // It has room, as seen above.
                 let Ok(place) = link.to_replies.clone().try_reserve_owned() else { break };
                 let slot = ReplySlot { id, place, op: op_name(&op), since: now, _counted: InFlight::default().enter() };
@@ -352,7 +398,7 @@ impl Router {
                 }
                 let deadline = deadline(now, deadline_ms, self.longest);
                 let partition = partition_of(&user);
-                let request = Request { user, op, lease: hello.lease, deadline, span: None, slot };
+                let request = Request { user, op, lease: gateway, link: *number, deadline, span: None, slot };
                 self.partitions[partition].inputs.push_back(Input::Request(request));
             }
         }

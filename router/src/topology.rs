@@ -57,6 +57,11 @@ impl Topology {
         self.ring.routers().iter().filter(|router| *router.address != *self.here)
     }
 
+    /// Those whose leases run.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = LeaseId> {
+        self.gateways.iter().copied()
+    }
+
     /// Has the lease of a session's gateway certainly ended? One that is newer than this view may still run. Leases and
     /// versions are numbers of one counter: a lease is the version of the view in which it is for the first time.
     pub(crate) fn has_ended(&self, gateway: LeaseId) -> bool {

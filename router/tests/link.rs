@@ -105,6 +105,53 @@ async fn the_senders_copy_is_pushed_by_the_senders_owner() {
 }
 
 #[tokio::test]
+async fn pushes_for_which_there_was_no_room_are_told_when_there_is() {
+    const MESSAGES: u32 = 1500;
+    let cluster = Cluster::start_with(1, &["alice", "bob"], |config| config.link_pushes = 16).await;
+    let mut stuck = cluster.gateway().await;
+    let bobs = session("bob", "phone", &stuck, 1);
+    stuck.ask(open(bobs)).await;
+    let mut sends = cluster.gateway().await;
+    for number in 0..MESSAGES {
+        let Op::Send(message) = send("bob", number) else { unreachable!() };
+        sends.request(Op::Send(link::Send { content: vec![0; 8192].into(), ..message })).await;
+        if number % 50 == 49 {
+            for _ in 0..50 {
+                assert!(matches!(sends.reply().await.1, Reply::Accepted(_)));
+            }
+        }
+    }
+    // Only now it reads what the router has for it.
+    let (mut pushed, mut told) = (0, 0);
+    while told < u64::from(MESSAGES) {
+        let FromRouter { pushes, behind, .. } = stuck.next().await;
+        pushed += pushes.len() as u32;
+        assert!(behind.iter().all(|behind| behind.connections == [1]), "{behind:?}");
+        let positions = pushes.iter().map(|push| push.position).chain(behind.iter().map(|behind| behind.position));
+        told = positions.fold(told, |told, position| told.max(position.expect("set").seq));
+    }
+    assert!(pushed < MESSAGES, "all had room");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_does_not_announce_on_a_new_link_gets_nothing_more() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut first = cluster.gateway().await;
+    let (stays, gone) = (session("bob", "phone", &first, 1), session("bob", "laptop", &first, 2));
+    for session in [&stays, &gone] {
+        first.ask(open(session.clone())).await;
+    }
+    let mut second = first.opens_again(&cluster.address(0)).await;
+    let announce = Op::Announce(link::Announce { session: Some(stays) });
+    assert!(matches!(second.ask(announce).await, Reply::SessionOpened(_)));
+    second.announced_all().await;
+    second.ask_until_accepted(send("bob", 1)).await;
+    assert_eq!(second.push().await.connections, [1]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_by_a_newer_ring_waits_for_it() {
     let cluster = Cluster::start(1, &["alice", "bob"]).await;
     let mut gateway = cluster.gateway().await;

@@ -8,7 +8,7 @@ use std::{
 use carillon_gateway::simulation::{Gateway, Output, Part, Settings};
 use carillon_proto::pb::{
     client::ClientFrame,
-    link::{FromRouter, Hello, RouterRequest, ToRouter},
+    link::{FromRouter, Hello, ToRouter},
     store::NodeKind,
 };
 
@@ -279,13 +279,13 @@ impl World<'_> {
     pub(crate) fn after_gateway(&mut self, gateway: usize) {
         let node = &mut self.gateways[gateway];
         let Some(up) = &mut node.up else { return };
-        let mut requests: BTreeMap<WireId, Vec<RouterRequest>> = BTreeMap::new();
+        let mut said_to: BTreeMap<WireId, Vec<ToRouter>> = BTreeMap::new();
         let mut frames = Vec::new();
         for output in up.take_outputs() {
             match output {
-                Output::Router { address, request } => {
+                Output::Router { address, said } => {
                     if let Some(Link::Up(wire)) = node.links.get(&*address) {
-                        requests.entry(*wire).or_default().push(request);
+                        said_to.entry(*wire).or_default().push(said);
                     }
                 }
                 Output::Client { connection, frame } => frames.push((connection, Some(frame))),
@@ -303,8 +303,8 @@ impl World<'_> {
                 (None, _) => {}
             }
         }
-        for (wire, requests) in requests {
-            self.send(wire, Side::Second, Message::ToRouter(ToRouter { requests, ..ToRouter::default() }));
+        for (wire, said) in said_to {
+            said.into_iter().for_each(|said| self.send(wire, Side::Second, Message::ToRouter(said)));
         }
         self.schedule_gateway(gateway);
     }

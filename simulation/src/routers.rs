@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use carillon_proto::pb::{
-    link::{FromRouter, Hint, Push, RouterReply, ToRouter, router_reply},
+    link::{Behind, FromRouter, Hint, Push, RouterReply, ToRouter, router_reply},
     store::{DeregisterNode, RegistryView, StoreReply, directory_command},
 };
 use carillon_router::simulation::{Output, Part, Router};
@@ -46,6 +47,8 @@ pub(crate) enum RouterEvent {
     Hears(Hint),
     /// The account or sessions of this user have changed.
     Changed(String),
+    /// Another router's link is open again.
+    Doubts,
     /// A stream to this storage node.
     Opens(usize),
 }
@@ -94,6 +97,11 @@ impl World<'_> {
             RouterEvent::Changed(user) => {
                 if let Some(up) = &mut self.routers[router].up {
                     up.link_says(0, ToRouter { changed_users: vec![user], ..ToRouter::default() }, now);
+                }
+            }
+            RouterEvent::Doubts => {
+                if let Some(up) = &mut self.routers[router].up {
+                    up.doubts();
                 }
             }
             RouterEvent::Hears(hint) => {
@@ -211,6 +219,7 @@ impl World<'_> {
                     replies.entry(link).or_default().push(reply);
                 }
                 Output::Push { link, push } => self.push(link, push),
+                Output::Behind { link, behind } => self.say(link, FromRouter { behind, ..FromRouter::default() }),
                 Output::Evict { link, evict } => {
                     self.say(link, FromRouter { evictions: vec![evict], ..FromRouter::default() })
                 }
@@ -230,11 +239,15 @@ impl World<'_> {
         self.send(link, Side::First, Message::FromRouter(said));
     }
 
-    /// It is only a hint: it may be lost, doubled, late or before its turn.
+    /// It is only a hint: it may be doubled, late or before its turn; and dropped, which is told when there is room again.
     fn push(&mut self, link: WireId, push: Push) {
         let faulty = !self.healed;
         if faulty && self.random.in_thousand(self.scenario.pushes_lost) {
-            return;
+            let Push { connections, timeline, position, incarnation, .. } = push;
+            let behind = vec![Behind { connections, timeline, position, incarnation }];
+            let message = Message::FromRouter(FromRouter { behind, ..FromRouter::default() });
+            let after = self.random.below(400 * MS);
+            return self.schedule.after(after, Event::Arrives { wire: link, to: Side::First, message });
         }
         let doubled = faulty && self.random.in_thousand(self.scenario.pushes_doubled);
         for _ in 0..1 + usize::from(doubled) {
@@ -250,10 +263,19 @@ impl World<'_> {
     }
 
     fn hint(&mut self, address: &str, hint: Hint) {
-        if self.healed || !self.random.in_thousand(self.scenario.hints_lost) {
-            let after = self.latency();
-            self.at_router(router_of(address), after, RouterEvent::Hears(hint));
+        let mut after = self.latency();
+        let mut what = RouterEvent::Hears(hint);
+        if !self.healed && self.random.in_thousand(self.scenario.hints_lost) {
+            after += self.random.below(400 * MS);
+            what = match what {
+                // For lack of room, or with the link.
+                RouterEvent::Hears(hint) if self.random.in_thousand(500) => {
+                    RouterEvent::Hears(Hint { envelope: Bytes::new(), ..hint })
+                }
+                _ => RouterEvent::Doubts,
+            };
         }
+        self.at_router(router_of(address), after, what);
     }
 
     fn schedule_router(&mut self, router: usize) {

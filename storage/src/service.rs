@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use carillon_proto::{
-    Batches, Level, ShardId, ShardKind, TimelineId, UserId,
+    Batches, Level, ShardId, ShardKind, TimelineId, UserId, limits,
     pb::store::{
         FromStore, NotHere, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
         store_request::Op, store_server, timeline_command,
@@ -180,6 +180,13 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             timeline(&read.timeline)?;
             Ok(Checked::Read(ReadOp::Head(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadHeads(read))) => {
+            if read.reads.len() > limits::HEADS {
+                return Err(wrong(Reason::Invalid, "too many heads are asked for at once"));
+            }
+            read.reads.iter().try_for_each(|read| timeline(&read.timeline))?;
+            Ok(Checked::Read(ReadOp::Heads(read)))
+        }
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
             if cluster.map.directory_of(&user) != shard {
@@ -204,6 +211,7 @@ fn span(traceparent: &str, op: Option<&Op>) -> Span {
         Some(Op::Directory(_)) => "directory command",
         Some(Op::ReadTimeline(_)) => "read timeline",
         Some(Op::ReadHead(_)) => "read head",
+        Some(Op::ReadHeads(_)) => "read heads",
         Some(Op::ReadUser(_)) => "read user",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",

@@ -63,7 +63,12 @@ impl Machines {
                 check_directory(shard, self.map, command)?;
                 Some(DirectoryCommand::encode_to_vec(command).into())
             }
-            Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) | Op::ListAccounts(_) | Op::ListSessions(_) => None,
+            Op::ReadTimeline(_)
+            | Op::ReadHead(_)
+            | Op::ReadHeads(_)
+            | Op::ReadUser(_)
+            | Op::ListAccounts(_)
+            | Op::ListSessions(_) => None,
         })
     }
 
@@ -85,6 +90,7 @@ impl Machines {
             Ok(match (shard.kind, op) {
                 (ShardKind::Timeline, Op::ReadTimeline(op)) => Outcome::TimelineRead(self.timelines[place].1.read(op)?),
                 (ShardKind::Timeline, Op::ReadHead(op)) => Outcome::Head(self.timelines[place].1.head(op)?),
+                (ShardKind::Timeline, Op::ReadHeads(op)) => Outcome::HeadsRead(self.timelines[place].1.heads(op)?),
                 (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)

@@ -2,10 +2,13 @@
 //!
 //! Requests of one connection with the same key (a recipient, or the user itself) form a **lane**: they reach the
 //! owner in the order in which they were made, also when links break and owners change. All that a lane has in flight
-//! is at one router; what could overtake is parked until nothing is in flight.
+//! is at one router and of one era; what could overtake is parked until nothing is in flight.
+//!
+//! A gateway has several of these, each with its part of the connections.
 
 mod announce;
 mod lanes;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +19,22 @@ use std::{
 };
 
 use carillon_proto::{
-    Ring, Room,
+    Ring,
     pb::{
         client::Code,
-        link::{Done, Refusal, RouterReply, RouterRequest, TimelineHead, evict::Why, router_reply, router_request::Op},
+        link::{
+            Done, Forget, Refusal, RouterReply, RouterRequest, TimelineHead, evict::Why, router_reply,
+            router_request::Op,
+        },
         store::{RegistryView, Session},
     },
 };
 
 use lanes::{Lane, LaneKey, lane_of};
+pub(crate) use shared::{Eras, Load};
+
+/// Parts of a gateway's dispatch; connections and ids of requests are spread over them.
+pub(crate) const PARTS: usize = 8;
 
 /// How often what is parked is tried again although nothing has changed.
 const PUMP: Duration = Duration::from_millis(200);
@@ -38,7 +48,7 @@ pub(crate) enum Input<C> {
     Up(Arc<str>),
     Down(Arc<str>),
     Replies(Arc<str>, Vec<RouterReply>),
-    Registry(RegistryView),
+    Registry(Arc<RegistryView>),
     /// The lease that runs now, if one does.
     Lease(Option<u64>),
     Tick,
@@ -58,6 +68,11 @@ pub(crate) enum Effect<C> {
         to: Arc<str>,
         request: RouterRequest,
     },
+    /// Behind what was transmitted to this router before.
+    Tell {
+        to: Arc<str>,
+        word: Word,
+    },
     Answer {
         client: C,
         answered: Answered,
@@ -74,6 +89,15 @@ pub(crate) enum Effect<C> {
     },
 }
 
+/// What a router is told without an answer.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Word {
+    /// Another router is told of this session from now on.
+    Forget(Forget),
+    /// All sessions that it owns by the ring of this version have been announced.
+    AnnouncedAll(u64),
+}
+
 /// What came of a request.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Answered {
@@ -87,13 +111,11 @@ pub(crate) struct Dispatch<C> {
     registry_version: u64,
     lease: Option<u64>,
     up: HashSet<Arc<str>>,
-    /// See `RouterRequest.era`.
-    eras: HashMap<Arc<str>, u64>,
+    eras: Eras,
     pending: HashMap<u64, Pending<C>>,
+    /// Grows by the number of parts, so that a reply's id names its part.
     next_id: u64,
-    max_pending: usize,
-    /// For sends.
-    room: Room,
+    load: Arc<Load>,
     deadline: Duration,
     /// Ids in the order of their deadlines; what is not pending any more is skipped.
     deadlines: VecDeque<(Instant, u64)>,
@@ -104,6 +126,10 @@ pub(crate) struct Dispatch<C> {
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
+    /// By which ring each router has heard, on the link that is open now, that all is announced.
+    told_all: HashMap<Arc<str>, u64>,
+    /// Sessions that were being opened when the ring changed: the routers of before may have them soon.
+    opening: HashSet<u64>,
     /// Sessions that could not be closed, and when that is tried again.
     unclosed: VecDeque<(Instant, u64)>,
     repeated: u64,
@@ -140,17 +166,17 @@ struct Live {
 }
 
 impl<C> Dispatch<C> {
-    pub(crate) fn new(max_pending: usize, deadline: Duration) -> Self {
+    /// The part with this index.
+    pub(crate) fn new(index: u64, load: Arc<Load>, eras: Eras, deadline: Duration) -> Self {
         Self {
             ring: Ring::empty(),
             registry_version: 0,
             lease: None,
             up: HashSet::new(),
-            eras: HashMap::new(),
+            eras,
             pending: HashMap::new(),
-            next_id: 1,
-            max_pending,
-            room: Room::new(max_pending, IN_TIME),
+            next_id: PARTS as u64 + index,
+            load,
             deadline,
             deadlines: VecDeque::new(),
             lanes: HashMap::new(),
@@ -159,6 +185,8 @@ impl<C> Dispatch<C> {
             to_announce: VecDeque::new(),
             announce_again: VecDeque::new(),
             announcing: 0,
+            told_all: HashMap::new(),
+            opening: HashSet::new(),
             unclosed: VecDeque::new(),
             repeated: 0,
             next_pump: None,
@@ -169,16 +197,8 @@ impl<C> Dispatch<C> {
         &self.ring
     }
 
-    pub(crate) fn links_up(&self) -> usize {
-        self.up.len()
-    }
-
     pub(crate) fn is_up(&self, address: &str) -> bool {
         self.up.contains(address)
-    }
-
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.len()
     }
 
     /// How many requests were sent again, since this was asked last.
@@ -201,6 +221,7 @@ impl<C> Dispatch<C> {
             Input::Lease(lease) => self.new_lease(now, lease, out),
             Input::Tick => self.tick(now, out),
         }
+        self.tell_all(out);
     }
 
     fn submit(&mut self, now: Instant, submit: Submit<C>, out: &mut Vec<Effect<C>>) {
@@ -219,22 +240,14 @@ impl<C> Dispatch<C> {
                 Some(live) if !live.closing => live.closing = true,
                 _ => return answer(asker, Ok(router_reply::Result::Done(Done {})), 0, out),
             },
-            op if self.pending.len() >= self.bound(op) => {
+            op if self.load.is_full(matches!(op, Op::Send(_))) => {
                 let why = "too many requests are waiting for routers";
-                let after = self.room.come_back().as_millis() as u32;
+                let after = self.load.come_back().as_millis() as u32;
                 return answer(asker, Err(refusal(Code::Overloaded, why, after)), 0, out);
             }
             _ => {}
         }
         self.begin(now, connection, asker, op, traceparent, out);
-    }
-
-    /// How many may be pending when this one comes.
-    fn bound(&self, op: &Op) -> usize {
-        match op {
-            Op::Send(_) => self.room.limit(),
-            _ => self.max_pending,
-        }
     }
 
     fn begin(
@@ -247,19 +260,19 @@ impl<C> Dispatch<C> {
         out: &mut Vec<Effect<C>>,
     ) {
         let id = self.next_id;
-        self.next_id += 1;
+        self.next_id += PARTS as u64;
         let lane_key = lane_of(connection, &op);
         let deadline = now + self.deadline;
         let target = self.target(&op);
         let pending =
             Pending { connection, asker, lane: lane_key, op, traceparent, deadline, at: None, may_be_done: false };
         self.pending.insert(id, pending);
+        self.load.begin();
         self.deadlines.push_back((deadline, id));
+        let eras = &self.eras;
         let lane = self.lanes.entry(lane_key).or_default();
         match target {
-            Some(to) if lane.parked.is_empty() && (lane.in_flight == 0 || lane.router.as_ref() == Some(&to)) => {
-                self.transmit(now, id, to, out);
-            }
+            Some(to) if lane.parked.is_empty() && lane.takes(&to, eras) => self.transmit(now, id, to, out),
             _ => {
                 lane.parked.push_back(id);
                 self.parked.insert(lane_key);
@@ -274,8 +287,7 @@ impl<C> Dispatch<C> {
         let era = *era;
         let result = match reply.result {
             Some(router_reply::Result::NotOwner(_)) => {
-                let current = self.eras.entry(Arc::clone(from)).or_default();
-                *current = (*current).max(era + 1);
+                self.eras.end(from, era);
                 return self.park(reply.id);
             }
             Some(router_reply::Result::Refusal(why)) if self.goes_again(now, reply.id, &why) => {
@@ -296,6 +308,7 @@ impl<C> Dispatch<C> {
         out: &mut Vec<Effect<C>>,
     ) {
         let Some(pending) = self.pending.remove(&id) else { return };
+        self.load.end();
         if let Some(lane) = self.lanes.get_mut(&pending.lane) {
             match &pending.at {
                 Some(_) => lane.in_flight = lane.in_flight.saturating_sub(1),
@@ -306,7 +319,7 @@ impl<C> Dispatch<C> {
         let lease = match &pending.op {
             Op::Send(_) if result.is_ok() => {
                 let waited = (now + self.deadline).saturating_duration_since(pending.deadline);
-                self.room.answered(waited, self.pending.len(), now);
+                self.load.answered(waited, now);
                 0
             }
             Op::OpenSession(open) => {
@@ -332,6 +345,7 @@ impl<C> Dispatch<C> {
 
     fn link_up(&mut self, now: Instant, address: Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.insert(Arc::clone(&address));
+        self.told_all.remove(&address);
         // The router may be a new one under the old address, or may have forgotten.
         self.queue_owned_by(&address);
         self.pump_all(now, out);
@@ -340,6 +354,7 @@ impl<C> Dispatch<C> {
 
     fn link_down(&mut self, now: Instant, address: &Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.remove(address);
+        self.known_nowhere(address);
         let lost = |(id, pending): (&u64, &Pending<C>)| {
             pending.at.as_ref().is_some_and(|(router, _)| router == address).then_some(*id)
         };

@@ -17,9 +17,14 @@ use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Event, Hearing, dispatch::Input};
+use super::{
+    Event, Hearing, ToLink,
+    dispatch::Word,
+    parts::{Parts, Way},
+};
 use crate::jitter::jittered;
 
 /// To open the stream and hear the first word.
@@ -32,6 +37,7 @@ pub(crate) struct Link {
     pub(crate) security: PeerSecurity,
     pub(crate) lease: watch::Receiver<Option<u64>>,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) parts: Arc<Parts>,
     pub(crate) hearing: Hearing,
     pub(crate) max_pending: usize,
 }
@@ -46,6 +52,8 @@ enum LinkError {
     Slow,
     #[error("router closed the link")]
     Closed,
+    #[error("too much waits for the router")]
+    Full,
 }
 
 impl Link {
@@ -77,7 +85,7 @@ impl Link {
                     pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 }
             }
-            if was_up && self.events.send(Event::Dispatch(Input::Down(Arc::clone(&self.address)))).await.is_err() {
+            if was_up && self.events.send(Event::Down(Arc::clone(&self.address))).await.is_err() {
                 return;
             }
             sleep(jittered(pause)).await;
@@ -90,11 +98,11 @@ impl Link {
         let mut client = RouterClient::with_interceptor(channel, self.security.token())
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
-        // Never full: it has room for all that may be pending; a request beyond is refused as overload.
-        let (sender, requests) = mpsc::channel(self.max_pending);
+        // When it is full, a request is refused as overload, and the link is cut for a word.
+        let (sender, outbound) = mpsc::channel(self.max_pending);
         let hello = Hello { lease, kind: NodeKind::Gateway.into() };
         let first = ToRouter { hello: Some(hello), ..Default::default() };
-        let rest = Batches::new(requests, size).map(|requests| ToRouter { requests, ..Default::default() });
+        let rest = Batches::new(outbound, size).flat_map(|batch| stream::iter(messages(batch)));
         let outbound = stream::iter([first]).chain(rest);
         let open = async {
             let mut inbound = match self.security.near(&self.address) {
@@ -106,13 +114,15 @@ impl Link {
         };
         let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
         self.receive(first).await?;
-        let up = Event::Up(Arc::clone(&self.address), sender);
+        let cut = CancellationToken::new();
+        let up = Event::Up(Arc::clone(&self.address), Way { queue: sender, cut: cut.clone() });
         self.events.send(up).await.map_err(|_| LinkError::Closed)?;
         *was_up = true;
         tracing::info!(router = %self.address, lease, "router link open");
         let mut watched = self.lease.clone();
         tokio::select! {
             result = self.read(inbound) => result,
+            () = cut.cancelled() => Err(LinkError::Full),
             _ = watched.wait_for(|now| now.is_some_and(|now| now != lease)) => Ok(()),
         }
     }
@@ -125,28 +135,76 @@ impl Link {
     }
 
     async fn receive(&self, message: FromRouter) -> Result<(), LinkError> {
-        let FromRouter { registry, replies, pushes, evictions } = message;
+        let FromRouter { registry, replies, pushes, evictions, behind } = message;
         for push in pushes {
             self.hearing.feeding.pushed(push);
+        }
+        for behind in behind {
+            self.hearing.feeding.behind(behind);
         }
         for evict in evictions {
             if let Some(mailbox) = self.hearing.connections.get(evict.connection) {
                 mailbox.over(evict.why());
             }
         }
-        let registry = registry.map(Input::Registry);
-        let replies = (!replies.is_empty()).then(|| Input::Replies(Arc::clone(&self.address), replies));
-        for input in [registry, replies].into_iter().flatten() {
-            self.events.send(Event::Dispatch(input)).await.map_err(|_| LinkError::Closed)?;
+        if !replies.is_empty() {
+            self.parts.replies(&self.address, replies);
+        }
+        if let Some(view) = registry {
+            self.events.send(Event::Registry(view)).await.map_err(|_| LinkError::Closed)?;
         }
         Ok(())
     }
 }
 
+/// In the order of the batch: a message has words to forget before its requests, and the end of the announcements behind
+/// them.
+pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
+    let mut messages = vec![ToRouter::default()];
+    for item in batch {
+        let full = messages.last().is_none_or(|last| match &item {
+            ToLink::Word(Word::Forget(_)) => !last.requests.is_empty() || last.announced_all != 0,
+            ToLink::Request(_) => last.announced_all != 0,
+            ToLink::Word(Word::AnnouncedAll(_)) => false,
+        });
+        if full {
+            messages.push(ToRouter::default());
+        }
+        let Some(last) = messages.last_mut() else { continue };
+        match item {
+            ToLink::Request(request) => last.requests.push(request),
+            ToLink::Word(Word::Forget(forget)) => last.forgets.push(forget),
+            ToLink::Word(Word::AnnouncedAll(version)) => last.announced_all = version,
+        }
+    }
+    messages
+}
+
 /// About how many bytes it takes.
-fn size(request: &RouterRequest) -> usize {
-    match &request.op {
-        Some(Op::Send(send)) => 256 + send.content.len(),
-        _ => 256,
+fn size(item: &ToLink) -> usize {
+    match item {
+        ToLink::Request(RouterRequest { op: Some(Op::Send(send)), .. }) => 256 + send.content.len(),
+        ToLink::Request(_) | ToLink::Word(_) => 256,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_proto::pb::link::Forget;
+
+    #[test]
+    fn messages_keep_the_order_of_what_is_said() {
+        let request = |id| ToLink::Request(RouterRequest { id, ..Default::default() });
+        let forget = |connection| ToLink::Word(Word::Forget(Forget { user: String::new(), connection }));
+        let all = |version| ToLink::Word(Word::AnnouncedAll(version));
+        let said = messages(vec![forget(1), request(2), request(3), forget(4), all(5), request(6), all(7), all(8)]);
+        let short = |message: &ToRouter| {
+            let forgets: Vec<u64> = message.forgets.iter().map(|forget| forget.connection).collect();
+            let requests: Vec<u64> = message.requests.iter().map(|request| request.id).collect();
+            (forgets, requests, message.announced_all)
+        };
+        let said: Vec<_> = said.iter().map(short).collect();
+        assert_eq!(said, [(vec![1], vec![2, 3], 0), (vec![4], vec![], 5), (vec![], vec![6], 8)]);
     }
 }

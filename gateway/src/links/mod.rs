@@ -2,19 +2,17 @@
 
 pub(crate) mod dispatch;
 mod link;
+mod parts;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use carillon_proto::{
-    limits,
-    pb::{
-        client::Code,
-        link::{RouterReply, RouterRequest, router_reply},
-    },
+    Ring, limits,
+    pb::{link::RouterRequest, store::RegistryView},
     peer::PeerSecurity,
     tasks::Tasks,
 };
@@ -24,41 +22,53 @@ use tokio::{
 };
 
 pub(crate) use dispatch::{Answered, Submit, refusal};
-use dispatch::{Dispatch, Effect, Input};
+use dispatch::{Load, Word};
 use link::Link;
+pub(crate) use link::messages;
+use parts::{Parts, Way};
 
 use crate::{connections::Connections, feeding::Feeding, mailbox::Mailbox, metrics, session::Tag, status::Status};
 
 const TICK: Duration = Duration::from_millis(50);
-/// Events that wait for the one task that deals with all: requests beyond are refused as overload, links wait.
-const EVENTS: usize = 16_384;
+/// Changes of links and of the registry that wait for the task that deals with them: links wait.
+const EVENTS: usize = 256;
 
 /// Who asked, and what for.
 pub(crate) type Asker = (Arc<Mailbox>, Tag);
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
+/// What a link tells.
 pub(crate) enum Event {
-    Dispatch(Input<Asker>),
-    /// A link is open; requests go in here.
-    Up(Arc<str>, mpsc::Sender<RouterRequest>),
+    Up(Arc<str>, Way),
+    Down(Arc<str>),
+    Registry(RegistryView),
+}
+
+/// What is said on a link.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
+pub(crate) enum ToLink {
+    Request(RouterRequest),
+    Word(Word),
 }
 
 /// Where requests go in.
 #[derive(Clone)]
 pub(crate) struct Links {
-    events: mpsc::Sender<Event>,
+    parts: Arc<Parts>,
     pending: watch::Receiver<usize>,
     up: watch::Receiver<usize>,
 }
 
-/// What runs behind [`Links`].
+/// What runs behind [`Links`]: it opens and ends links as the ring changes. Requests and answers do not come by here.
 pub(crate) struct LinksTask {
     inbox: mpsc::Receiver<Event>,
     events: mpsc::Sender<Event>,
-    dispatch: Dispatch<Asker>,
+    parts: Arc<Parts>,
+    ring: Ring,
+    registry_version: u64,
+    /// Routers with an open link.
+    open: HashSet<Arc<str>>,
     /// Links that run, by address.
     links: HashMap<Arc<str>, Tasks>,
-    senders: HashMap<Arc<str>, mpsc::Sender<RouterRequest>>,
     seeds: Vec<Arc<str>>,
     addresses: watch::Sender<Vec<String>>,
     /// Published by whoever holds the lease; a sender here, so that the last word stays when that one ends.
@@ -102,12 +112,16 @@ impl Links {
         let (addresses, known) = watch::channel(config.seeds.clone());
         let (pending, pending_seen) = watch::channel(0);
         let (up, up_seen) = watch::channel(0);
+        let load = Arc::new(Load::new(config.max_pending));
+        let parts = Arc::new(Parts::new(load, config.deadline, Arc::clone(&hearing.connections)));
         let task = LinksTask {
             inbox,
-            events: events.clone(),
-            dispatch: Dispatch::new(config.max_pending, config.deadline),
+            events,
+            parts: Arc::clone(&parts),
+            ring: Ring::empty(),
+            registry_version: 0,
+            open: HashSet::new(),
             links: HashMap::new(),
-            senders: HashMap::new(),
             seeds: config.seeds.iter().map(|seed| Arc::from(seed.as_str())).collect(),
             addresses,
             lease,
@@ -120,17 +134,12 @@ impl Links {
             status,
             max_pending: config.max_pending,
         };
-        (Self { events, pending: pending_seen, up: up_seen }, task, known)
+        (Self { parts, pending: pending_seen, up: up_seen }, task, known)
     }
 
-    /// The answer comes to the asker's mailbox, always. Gives the request back if there is no room for it.
-    #[expect(clippy::result_large_err, reason = "the request comes back whole")]
-    pub(crate) fn submit(&self, submit: Submit<Asker>) -> Result<(), Submit<Asker>> {
-        self.events.try_send(Event::Dispatch(Input::Submit(submit))).map_err(|error| match error.into_inner() {
-            Event::Dispatch(Input::Submit(submit)) => submit,
-            // It is what was put in.
-            _ => unreachable!("a submit comes back as a submit"),
-        })
+    /// The answer comes to the asker's mailbox, always.
+    pub(crate) fn submit(&self, submit: Submit<Asker>) {
+        self.parts.submit(submit);
     }
 
     /// Resolves when, at two ticks in a row, no request waited for its answer.
@@ -154,12 +163,6 @@ impl Links {
             }
         }
     }
-
-    /// Like `submit`, but waits for room.
-    pub(crate) async fn submit_waiting(&self, submit: Submit<Asker>) {
-        // Fails only when the task has ended, and then nobody waits for an answer.
-        let _ = self.events.send(Event::Dispatch(Input::Submit(submit))).await;
-    }
 }
 
 impl LinksTask {
@@ -170,98 +173,63 @@ impl LinksTask {
         let mut lease = self.lease.subscribe();
         lease.mark_changed();
         let mut events = Vec::with_capacity(limits::BATCH_ITEMS);
-        let mut effects = Vec::new();
         self.arrange(&tasks);
         loop {
+            // All are cancel-safe: receiving, watching, ticking.
             tokio::select! {
                 got = self.inbox.recv_many(&mut events, limits::BATCH_ITEMS) => if got == 0 { return },
                 changed = lease.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    events.push(Event::Dispatch(Input::Lease(*lease.borrow_and_update())));
+                    let lease = *lease.borrow_and_update();
+                    self.parts.lease(lease);
                 }
                 _ = tick.tick() => {
-                    events.push(Event::Dispatch(Input::Tick));
+                    self.parts.tick();
                     self.measure();
                 }
             }
-            let now = Instant::now();
-            let (before, ups) = (self.dispatch.ring().version(), self.dispatch.links_up());
+            let (before, open) = (self.ring.version(), self.open.len());
             for event in events.drain(..) {
-                self.event(now, event, &mut effects);
+                self.event(event);
             }
-            if before != self.dispatch.ring().version() || ups != self.dispatch.links_up() {
-                for gone in self.arrange(&tasks) {
-                    self.event(now, Event::Dispatch(Input::Down(gone)), &mut effects);
-                }
+            if before != self.ring.version() || open != self.open.len() {
+                self.arrange(&tasks);
             }
             self.report();
         }
     }
 
-    fn event(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect<Asker>>) {
-        let input = match event {
+    fn event(&mut self, event: Event) {
+        match event {
             // From a link that was stopped meanwhile.
-            Event::Up(address, _) if !self.links.contains_key(&address) => return,
-            Event::Up(address, sender) => {
-                self.senders.insert(Arc::clone(&address), sender);
-                Input::Up(address)
+            Event::Up(address, _) if !self.links.contains_key(&address) => {}
+            Event::Up(address, way) => {
+                self.parts.up(&address, &way);
+                self.open.insert(address);
             }
-            Event::Dispatch(Input::Down(address)) => {
-                self.senders.remove(&address);
-                Input::Down(address)
-            }
-            Event::Dispatch(input) => input,
-        };
-        self.dispatch.handle(now, input, effects);
-        // A full link refuses, a broken one is down: both come back as inputs, and shrink what is under way.
-        while !effects.is_empty() {
-            let mut back = Vec::new();
-            for effect in effects.drain(..) {
-                self.perform(effect, &mut back);
-            }
-            for input in back {
-                self.dispatch.handle(now, input, effects);
-            }
-        }
-    }
-
-    fn perform(&mut self, effect: Effect<Asker>, back: &mut Vec<Input<Asker>>) {
-        match effect {
-            Effect::Transmit { to, request } => {
-                let Some(sender) = self.senders.get(&to) else { return };
-                match sender.try_send(request) {
-                    Ok(()) => {}
-                    Err(mpsc::error::TrySendError::Full(request)) => {
-                        let why = refusal(Code::Overloaded, "too many requests are waiting for a router", 200);
-                        let result = Some(router_reply::Result::Refusal(why));
-                        back.push(Input::Replies(to, vec![RouterReply { id: request.id, result }]));
+            Event::Down(address) => self.down(&address),
+            Event::Registry(view) => {
+                if view.version > self.registry_version {
+                    self.registry_version = view.version;
+                    if view.ring_version != self.ring.version() {
+                        self.ring = Ring::from_view(&view);
                     }
-                    Err(mpsc::error::TrySendError::Closed(_)) => {
-                        self.senders.remove(&to);
-                        back.push(Input::Down(to));
-                    }
-                }
-            }
-            Effect::Answer { client: (mailbox, tag), answered } => mailbox.answer(tag, answered),
-            Effect::Announced { connection, heads } => {
-                ::metrics::counter!(metrics::ANNOUNCEMENTS).increment(1);
-                if let Some(mailbox) = self.hearing.connections.get(connection) {
-                    mailbox.announced(heads);
-                }
-            }
-            Effect::Over { connection, why } => {
-                if let Some(mailbox) = self.hearing.connections.get(connection) {
-                    mailbox.over(why);
+                    self.parts.registry(&Arc::new(view));
                 }
             }
         }
     }
 
-    /// A link to each router of the ring; to the seeds as well while none of those is open. Says which were stopped.
-    fn arrange(&mut self, tasks: &Tasks) -> Vec<Arc<str>> {
-        let routers = self.dispatch.ring().routers();
+    fn down(&mut self, address: &Arc<str>) {
+        self.open.remove(address);
+        self.parts.down(address);
+    }
+
+    /// A link to each router of the ring; to the seeds as well while none of those is open.
+    fn arrange(&mut self, tasks: &Tasks) {
+        let routers = self.ring.routers();
         let mut wanted: Vec<Arc<str>> = routers.iter().map(|router| Arc::from(router.address.as_str())).collect();
         let mut known: Vec<String> = routers.iter().map(|router| router.address.clone()).collect();
         for seed in &self.seeds {
@@ -274,7 +242,7 @@ impl LinksTask {
             *now = known;
             changed
         });
-        if !wanted.iter().any(|address| self.dispatch.is_up(address)) {
+        if !wanted.iter().any(|address| self.open.contains(address)) {
             wanted.extend(self.seeds.iter().cloned());
         }
         let mut gone = Vec::new();
@@ -294,6 +262,7 @@ impl LinksTask {
                     security: self.security.clone(),
                     lease: self.lease.subscribe(),
                     events: self.events.clone(),
+                    parts: Arc::clone(&self.parts),
                     hearing: self.hearing.clone(),
                     max_pending: self.max_pending,
                 };
@@ -301,7 +270,9 @@ impl LinksTask {
                 self.links.insert(address, group);
             }
         }
-        gone
+        for address in gone {
+            self.down(&address);
+        }
     }
 
     /// True while this gateway is of no use to anybody.
@@ -310,17 +281,17 @@ impl LinksTask {
     }
 
     fn report(&mut self) {
-        let (lease, up) = (self.lease.borrow().is_some(), self.dispatch.links_up());
+        let (lease, up) = (self.lease.borrow().is_some(), self.open.len());
         self.up.send_if_modified(|before| std::mem::replace(before, up) != up);
         self.had_lease |= lease;
         let cut_off = self.had_lease && !lease && up == 0;
         self.cut_off.send_if_modified(|before| std::mem::replace(before, cut_off) != cut_off);
-        let routers = self.dispatch.ring().routers();
+        let routers = self.ring.routers();
         let missing = if !lease {
             Some("waiting for a lease")
         } else if routers.is_empty() {
             Some("waiting for the ring of routers")
-        } else if !routers.iter().any(|router| self.dispatch.is_up(&router.address)) {
+        } else if !routers.iter().any(|router| self.open.contains(&*router.address)) {
             Some("waiting for a link to a router")
         } else {
             None
@@ -329,9 +300,9 @@ impl LinksTask {
     }
 
     fn measure(&mut self) {
-        self.pending.send_replace(self.dispatch.pending());
-        ::metrics::gauge!(metrics::LINKS_UP).set(self.dispatch.links_up() as f64);
-        ::metrics::gauge!(metrics::REQUESTS_PENDING).set(self.dispatch.pending() as f64);
-        ::metrics::counter!(metrics::REQUESTS_REPEATED).increment(self.dispatch.take_repeated());
+        self.pending.send_replace(self.parts.pending());
+        ::metrics::gauge!(metrics::LINKS_UP).set(self.open.len() as f64);
+        ::metrics::gauge!(metrics::REQUESTS_PENDING).set(self.parts.pending() as f64);
+        ::metrics::counter!(metrics::REQUESTS_REPEATED).increment(self.parts.take_repeated());
     }
 }

@@ -55,7 +55,6 @@ pub(crate) enum Tag {
     Feed(TimelineId, FeedId),
     Fetch(u32, TimelineId),
     Renew(Renewal),
-    Heads,
     Ack(TimelineId),
     Close,
 }

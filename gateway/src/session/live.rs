@@ -9,10 +9,7 @@ use carillon_proto::{
     Epoch, Position, TimelineId,
     pb::{
         client::{self, Code, Pong, TimelinePosition, Trimmed, server_frame},
-        link::{
-            Acknowledge, ReadHeads, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply,
-            router_request::Op,
-        },
+        link::{Acknowledge, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply, router_request::Op},
     },
     trace,
 };
@@ -28,8 +25,6 @@ use crate::{
     users::Share,
 };
 
-/// Pings that wait for the heads together; later ones are answered with what is known.
-const MAX_PINGS: usize = 8;
 /// Before an acknowledgement is sent again that was refused.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,8 +43,6 @@ pub(super) struct Live {
     pub(super) history: History,
     /// A new token is being looked at.
     pub(super) renewing: bool,
-    pings: Vec<u64>,
-    asked_heads: bool,
     /// Acknowledgements wait until then.
     ack_not_before: Instant,
     drain: Option<Duration>,
@@ -113,8 +106,6 @@ impl Live {
             pending_sends: 0,
             history: History::default(),
             renewing: false,
-            pings: Vec::new(),
-            asked_heads: false,
             ack_not_before: now.instant,
             drain: None,
             finishing: None,
@@ -232,7 +223,6 @@ impl Live {
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
             Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out),
-            Tag::Heads => self.heads_read(result, out)?,
             Tag::Ack(timeline) => self.acked(now, &timeline, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) => {}
         }
@@ -252,30 +242,8 @@ impl Live {
         read.map_err(|OtherEpoch| RESTORED)
     }
 
-    pub(super) fn ping(&mut self, nonce: u64, out: &mut Vec<Effect>) {
-        if self.pings.len() < MAX_PINGS {
-            self.pings.push(nonce);
-        } else {
-            self.pong(nonce, out);
-        }
-    }
-
-    fn heads_read(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) -> Result<(), Gone> {
-        self.asked_heads = false;
-        let mut asks = Vec::new();
-        let told = match result {
-            Ok(Reply::Heads(heads)) => self.heads(&heads.heads, &mut asks),
-            // The heartbeat is answered all the same, with what is known.
-            Ok(_) | Err(_) => Ok(()),
-        };
-        for nonce in std::mem::take(&mut self.pings) {
-            self.pong(nonce, out);
-        }
-        out.append(&mut asks);
-        told
-    }
-
-    fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
+    /// With what is known: the routers tell by themselves what was missed.
+    pub(super) fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
         let head = |Timeline { followed, .. }: &Timeline| TimelinePosition {
             timeline: Some(followed.timeline.id.to_client()),
             position: Some(Position { epoch: followed.epoch(), seq: followed.head() }.into()),
@@ -350,7 +318,7 @@ impl Live {
 
     /// The client has said its last word, and has all its answers.
     pub(super) fn finished(&self) -> Option<LastWord> {
-        let answered = self.pending_sends == 0 && self.history.waiting == 0 && self.pings.is_empty() && !self.renewing;
+        let answered = self.pending_sends == 0 && self.history.waiting == 0 && !self.renewing;
         self.finishing.filter(|_| answered)
     }
 
@@ -364,12 +332,6 @@ impl Live {
                 let ask = followed.ask(self.incarnation);
                 out.push(Effect::Feed(FeedAsk::Join(followed.timeline.id.clone(), ask)));
             }
-        }
-        if !self.pings.is_empty() && !self.asked_heads {
-            self.asked_heads = true;
-            let user = self.who.user.as_str().to_owned();
-            let op = Op::ReadHeads(ReadHeads { user, device: String::new(), incarnation: self.incarnation });
-            out.push(Effect::Request { tag: Tag::Heads, op, traceparent: String::new() });
         }
         if now.instant >= self.ack_not_before {
             for timeline in self.timelines.iter_mut().filter(|timeline| timeline.ack.is_due()) {

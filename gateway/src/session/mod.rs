@@ -236,7 +236,7 @@ impl Session {
                     Said::Send(send) => live.send(&self.rules, now, send, out),
                     Said::Ack(ack) => live.ack(&ack),
                     Said::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
-                    Said::Ping(ping) => live.ping(ping.nonce, out),
+                    Said::Ping(ping) => live.pong(ping.nonce, out),
                     Said::Renew(renew) => self.renew(now, renew, out),
                     Said::SignOut(_) => live.finish(LastWord::SignOut),
                     Said::SignIn(_) | Said::ScramFinal(_) => {}

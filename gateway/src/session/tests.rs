@@ -16,9 +16,7 @@ use carillon_proto::{
             SignOut, Text, Timeline, TimelinePosition, client_frame::Body, content, recipient::To, refused::What,
             server_frame, sign_in::Credential, timeline::Owner,
         },
-        link::{
-            self, Accepted, Done, Heads, Push, SessionOpened, TimelineHead, evict::Why, router_reply::Result as Reply,
-        },
+        link::{self, Accepted, Done, Push, SessionOpened, TimelineHead, evict::Why, router_reply::Result as Reply},
         store::{Account, Head, ScramCredentials, StoredEntry, TimelineRead},
     },
 };

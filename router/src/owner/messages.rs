@@ -6,8 +6,10 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Asked, Delivery, Effect, Owner, Waiter, appended};
+use super::{Answer, Asked, Effect, Owner, Waiter, appended};
 use crate::{
+    accounts::Whose,
+    delivery::Delivery,
     metrics,
     reply::Failure,
     send::{Parts, Sending},
@@ -20,18 +22,18 @@ impl Owner {
             Ok(sending) => Box::new(sending),
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
-        if let Some(known) = self.directory.user(&sending.recipient, now) {
-            let (incarnation, remade) = (known.incarnation, known.remade);
-            metrics::directory_lookup(true);
-            return self.begin(sending, incarnation, remade, now);
+        if let Some(whose) = self.accounts.get(&sending.recipient) {
+            metrics::account_lookup(true);
+            return self.begin(sending, whose, now);
         }
-        metrics::directory_lookup(false);
+        metrics::account_lookup(false);
         let recipient = sending.recipient.clone();
         self.wait(&recipient, Waiter::Send(sending), now);
     }
 
-    /// The recipient is known: the incarnation of its account, and whether the name had another owner before.
-    pub(super) fn begin(&mut self, mut sending: Box<Sending>, incarnation: u64, remade: bool, now: Instant) {
+    /// The recipient is known.
+    pub(super) fn begin(&mut self, mut sending: Box<Sending>, whose: Whose, now: Instant) {
+        let Whose { incarnation, remade } = whose;
         // Who writes to itself means itself, and not the name's next owner.
         sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
         if remade && !sending.is_to_oneself() {
@@ -112,7 +114,12 @@ impl Owner {
                 sending.key_names_recipient = true;
                 return self.append_first(sending, now);
             }
-            Err((sending, failure)) => return self.refuse(sending.slot, &failure),
+            Err((sending, failure)) => {
+                if matches!(failure, Failure::Store(StoreFailure::Expired { .. })) {
+                    self.may_have_missed(&sending.recipient);
+                }
+                return self.refuse(sending.slot, &failure);
+            }
         };
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
@@ -121,7 +128,7 @@ impl Owner {
             position,
             envelope: sending.envelope.clone(),
             traceparent: sending.traceparent.clone(),
-            except: if to_oneself { (sending.lease, sending.connection) } else { (0, 0) },
+            except: to_oneself.then_some((sending.lease, sending.connection)),
         };
         if to_oneself {
             let accepted = sending.accepted(position);
@@ -129,8 +136,11 @@ impl Owner {
         } else {
             self.append_second(sending, now);
         }
-        // The recipient need not wait for the sender's copy.
-        self.deliver(delivery, now);
+        // The recipient need not wait for the sender's copy. The owner of now may have read the head before this append.
+        if !self.topology.owns(delivery.user.as_str()) {
+            self.effects.push(Effect::Deliver(delivery.clone()));
+        }
+        self.deliver(delivery);
     }
 
     /// The account that was known here has ended: there is none now, or the name has another owner.
@@ -139,7 +149,7 @@ impl Owner {
             return self.refuse(sending.slot, &Failure::Changing);
         }
         let recipient = sending.recipient.clone();
-        self.directory.forget(&recipient);
+        self.accounts.forget(&recipient);
         self.wait(&recipient, Waiter::Send(sending), now);
     }
 
@@ -166,14 +176,17 @@ impl Owner {
             }
         };
         let accepted = sending.accepted(position);
-        self.effects.push(Effect::Deliver(Delivery {
-            user: sending.sender,
-            incarnation: sending.incarnation,
-            position,
-            envelope: sending.envelope,
-            traceparent: sending.traceparent,
-            except: (sending.lease, sending.connection),
-        }));
+        // The session that sent it knows it by the answer.
+        if !self.topology.owns(sending.sender.as_str()) || self.companions.has(&sending.sender) {
+            self.effects.push(Effect::Deliver(Delivery {
+                user: sending.sender,
+                incarnation: sending.incarnation,
+                position,
+                envelope: sending.envelope,
+                traceparent: sending.traceparent,
+                except: Some((sending.lease, sending.connection)),
+            }));
+        }
         self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
     }
 }

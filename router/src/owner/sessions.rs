@@ -1,46 +1,60 @@
 //! Signing in and out.
 
 use carillon_proto::{
-    DeviceId, LeaseId, UserId,
+    DeviceId, LeaseId, TimelineId, UserId,
     pb::{
-        link::{SessionOpened, evict::Why},
-        store::{DeleteSession, PutSession, Session, SessionPut, directory_command},
+        client::Position,
+        link::{SessionOpened, TimelineHead, evict::Why},
+        store::{self, DeleteSession, Head, PutSession, directory_command},
     },
 };
 use tokio::time::Instant;
 
-use super::{Answer, Asked, Effect, Owner, Waiter, unexpected};
+use super::{Announced, Answer, Asked, Effect, Owner, Waiter, unexpected};
 use crate::{
-    directory::is_same,
-    metrics,
+    register::Session,
     reply::{Failure, ReplySlot},
     send::Parts,
     store::{StoreAnswer, StoreFailure},
 };
 
 impl Owner {
-    pub(super) fn announce(&mut self, session: Session, parts: Parts, now: Instant) {
-        let Some(known) = self.directory.user(&parts.user, now) else {
-            metrics::directory_lookup(false);
-            let waiter = Waiter::Announce(Box::new((session, parts.slot, parts.deadline)));
-            return self.wait(&parts.user, waiter, now);
-        };
-        metrics::directory_lookup(true);
-        let incarnation = known.incarnation;
-        if known.sessions.iter().any(|known| is_same(known, &session) && known.generation == session.generation) {
-            let generation = session.generation;
-            let asked = Asked::SessionHead { user: parts.user.clone(), incarnation, generation, slot: parts.slot };
-            self.read_head(&parts.user, incarnation, session.device, parts.deadline, asked);
+    pub(super) fn announce(&mut self, session: store::Session, parts: Parts, now: Instant) {
+        let known = Session::new(&session, parts.link);
+        if let Some(incarnation) = self.register.knows(&parts.user, &known) {
+            self.register.told_again(&parts.user, &known);
+            let Parts { user, deadline, slot, .. } = parts;
+            return match self.register.head(&user) {
+                // Since it was read from the store, all that was appended came by here.
+                Some((incarnation, position)) => self.known(&user, incarnation, session.generation, position, slot),
+                None => self.told(user, incarnation, session, slot, deadline),
+            };
+        }
+        let Parts { user, link, deadline, slot, .. } = parts;
+        let announced = Announced { session, link, slot, deadline };
+        self.wait(&user, Waiter::Announce(Box::new(announced)), now);
+    }
+
+    /// The user has been read after the session was announced. Whether it is the newest of its device is for the store to
+    /// say, unless its row is there and nothing newer was heard of meanwhile.
+    pub(super) fn announced(&mut self, user: &UserId, incarnation: u64, rows: &[store::Session], announced: Announced) {
+        let Announced { session, link, slot, deadline } = announced;
+        let known = Session::new(&session, link);
+        let is_stored = rows.iter().any(|row| is_same(row, &session) && row.generation == session.generation);
+        if is_stored && !self.register.has_other(user, &known) {
+            self.put(user, incarnation, known);
+            self.told(user.clone(), incarnation, session, slot, deadline);
         } else {
-            self.put_session(parts.user, session, true, parts.slot, parts.deadline);
+            self.put_session(user.clone(), session, true, link, slot, deadline);
         }
     }
 
     pub(super) fn put_session(
         &mut self,
         user: UserId,
-        mut session: Session,
+        mut session: store::Session,
         announced: bool,
+        link: u64,
         slot: ReplySlot,
         deadline: Instant,
     ) {
@@ -53,46 +67,62 @@ impl Owner {
             announced,
             max_sessions: self.max_devices_per_user,
         });
-        let asked = Asked::Session { user: user.clone(), session, slot, deadline };
+        let asked = Asked::Session { user: user.clone(), session, link, slot, deadline };
         self.directory_write(&user, op, deadline, asked);
     }
 
-    pub(super) fn session_put(
-        &mut self,
-        user: UserId,
-        mut session: Session,
-        slot: ReplySlot,
-        deadline: Instant,
-        answer: Result<StoreAnswer, StoreFailure>,
-    ) {
-        let mut put = match answer {
+    pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
+        let Announced { mut session, link, slot, deadline } = asked;
+        let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
-            other => {
-                // It may have been stored all the same.
-                self.directory.forget(&user);
-                return self.refuse(slot, &not_put(other));
-            }
+            // It may have been stored all the same: the gateway closes it then, or asks again.
+            other => return self.refuse(slot, &not_put(other)),
         };
-        if let Some(kept) = put.kept.take() {
-            self.directory.put(&user, put.incarnation, kept);
+        if put.kept.is_some() {
+            self.register.remove(&user, LeaseId(session.lease), session.connection);
             let lost = SessionOpened { replaced: true, ..SessionOpened::default() };
             return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
         }
-        if let Some(replaced) = put.replaced.take().filter(|replaced| !is_same(replaced, &session)) {
+        if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
             let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
             self.effects.push(Effect::Evict { gateway, connection, why: Why::Replaced });
         }
-        let device = session.device.clone();
-        let SessionPut { incarnation, generation, .. } = put;
-        session.generation = generation;
-        self.directory.put(&user, incarnation, session);
-        // After the session is in the directory: what is appended from now on is pushed, what came before is in the
-        // head.
+        session.generation = put.generation;
+        self.put(&user, put.incarnation, Session::new(&session, link));
+        self.told(user, put.incarnation, session, slot, deadline);
+    }
+
+    /// A session that was there all the time has missed no more than what was dropped on its gateway's link.
+    fn known(&mut self, user: &UserId, incarnation: u64, generation: u64, position: Position, slot: ReplySlot) {
+        let head = Head { epoch: position.epoch, last: position.seq, ..Head::default() };
+        let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
+        let heads = vec![TimelineHead { timeline, head: Some(head) }];
+        let opened = SessionOpened { heads, replaced: false, incarnation, generation };
+        self.effects.push(Effect::Answer(slot, Answer::SessionOpened(opened)));
+    }
+
+    /// The session is in the register: what is appended from now on is pushed, what came before is in the head.
+    fn told(&mut self, user: UserId, incarnation: u64, session: store::Session, slot: ReplySlot, deadline: Instant) {
+        let store::Session { device, generation, .. } = session;
         let asked = Asked::SessionHead { user: user.clone(), incarnation, generation, slot };
         self.read_head(&user, incarnation, device, deadline, asked);
     }
 
-    pub(super) fn delete_session(&mut self, user: &UserId, session: &Session, deadline: Instant, asked: Asked) {
+    fn put(&mut self, user: &UserId, incarnation: u64, session: Session) {
+        for over in self.register.put(user, incarnation, session) {
+            let (gateway, connection) = (over.lease, over.connection);
+            self.effects.push(Effect::Evict { gateway, connection, why: Why::Deleted });
+        }
+        self.checks.signed_in(user);
+    }
+
+    /// Gateways that run and have not announced all of their sessions by the ring of now. While there is one, nobody is
+    /// known to be signed in nowhere.
+    pub(super) fn missing(&self) -> usize {
+        self.register.missing(self.topology.gateways(), self.topology.ring.version())
+    }
+
+    pub(super) fn delete_session(&mut self, user: &UserId, session: &store::Session, deadline: Instant, asked: Asked) {
         let delete = DeleteSession {
             user: user.as_str().to_owned(),
             device: session.device.clone(),
@@ -109,4 +139,9 @@ fn not_put(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
         Err(StoreFailure::NoRoom { detail }) => Failure::Devices(detail),
         other => unexpected(other),
     }
+}
+
+/// The same incarnation of a device's session.
+fn is_same(a: &store::Session, b: &store::Session) -> bool {
+    a.device == b.device && a.lease == b.lease && a.connection == b.connection
 }

@@ -1,5 +1,6 @@
 //! What the owner does with each input. `play.rs` is the stage.
 
 mod accounts;
+mod deliveries;
 mod messages;
 mod play;

@@ -1,7 +1,5 @@
 //! Reading users, and going on with whatever waited for that.
 
-use std::sync::Arc;
-
 use carillon_proto::{
     LeaseId, UserId,
     pb::store::{Account, PutAccount, Session, User, directory_command, put_account},
@@ -9,20 +7,18 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Asked, Effect, Owner, READ_USER, UNATTENDED, Waiter, unexpected};
+use super::{Answer, Asked, Effect, Owner, READ_USER, Waiter, unexpected};
 use crate::{
+    accounts::{Loaded, Wait, Whose},
     config::UnknownRecipient,
-    directory::{Known, Loaded, Wait},
-    metrics,
     reply::{Failure, ReplySlot},
-    send::Parts,
     store::{StoreAnswer, StoreFailure},
 };
 
 impl Owner {
     /// `waiter` goes on when the user has been read.
     pub(super) fn wait(&mut self, user: &UserId, waiter: Waiter, now: Instant) {
-        match self.directory.wait(user, waiter) {
+        match self.accounts.wait(user, waiter) {
             Wait::Read => self.read_user(user, now + READ_USER, Asked::User(user.clone())),
             Wait::Queued => {}
             Wait::Full(waiter) => self.drop_waiter(waiter, &Failure::Crowded),
@@ -36,31 +32,33 @@ impl Owner {
         now: Instant,
         time_ms: u64,
     ) {
-        let (known, failure) = match answer {
+        let (known, rows, failure) = match answer {
             Ok(StoreAnswer::User(User { account: None, .. })) if self.unknown_recipient == UnknownRecipient::Accept => {
                 return self.reserve(user, now, time_ms);
             }
             Ok(StoreAnswer::User(User { account: Some(account), sessions })) => {
-                let sessions = self.without_ended(&user, &account, sessions, now);
+                let going_on = self.put_out(&user, &account, sessions);
                 if account.deleted {
-                    (None, Some(Failure::NoUser(user.as_str().to_owned())))
+                    (None, Vec::new(), Some(Failure::NoUser(user.as_str().to_owned())))
                 } else {
-                    (Some(Known { incarnation: account.incarnation, remade: account.remade, sessions }), None)
+                    let whose = Whose { incarnation: account.incarnation, remade: account.remade };
+                    (Some(whose), going_on, None)
                 }
             }
             Ok(StoreAnswer::User(User { account: None, .. })) => {
-                (None, Some(Failure::NoUser(user.as_str().to_owned())))
+                (None, Vec::new(), Some(Failure::NoUser(user.as_str().to_owned())))
             }
-            other => (None, Some(unexpected(other))),
+            other => (None, Vec::new(), Some(unexpected(other))),
         };
-        let whose = known.as_ref().map(|known| (known.incarnation, known.remade)).unwrap_or_default();
-        match self.directory.loaded(&user, known, now) {
+        match self.accounts.loaded(&user, known) {
             Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
-                    match &failure {
-                        Some(failure) => self.drop_waiter(waiter, failure),
-                        None => self.go_on(waiter, &user, whose, now),
+                    match (&failure, known) {
+                        (None, Some(whose)) => self.go_on(waiter, &user, whose, &rows, now),
+                        (failure, _) => {
+                            self.drop_waiter(waiter, failure.as_ref().unwrap_or(&Failure::Changing));
+                        }
                     }
                 }
             }
@@ -92,54 +90,39 @@ impl Owner {
 
     /// The account or sessions of this user have changed elsewhere: whoever is to be put out hears of it from here, too.
     pub(crate) fn changed(&mut self, user: &UserId, now: Instant) {
-        self.directory.forget(user);
+        self.accounts.forget(user);
         self.wait(user, Waiter::Nobody, now);
     }
 
-    /// The user has been read. Of the account: its incarnation, and whether the name had another owner before.
-    fn go_on(&mut self, waiter: Waiter, user: &UserId, whose: (u64, bool), now: Instant) {
+    /// The user has been read, and has this account and rows of these sessions.
+    fn go_on(&mut self, waiter: Waiter, user: &UserId, whose: Whose, rows: &[Session], now: Instant) {
         match waiter {
-            Waiter::Send(sending) => self.begin(sending, whose.0, whose.1, now),
+            Waiter::Send(sending) => self.begin(sending, whose, now),
             Waiter::Nobody => {}
-            Waiter::Deliver(delivery) => self.deliver(delivery, now),
-            Waiter::Announce(announced) => {
-                let (session, slot, deadline) = *announced;
-                let parts = Parts { user: user.clone(), lease: session.lease, deadline, span: None, slot };
-                self.announce(session, parts, now);
-            }
+            Waiter::Announce(announced) => self.announced(user, whose.incarnation, rows, *announced),
         }
     }
 
     pub(super) fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
         match waiter {
             Waiter::Send(sending) => self.refuse(sending.slot, failure),
-            Waiter::Deliver(_) => metrics::push(false),
             Waiter::Nobody => {}
-            Waiter::Announce(announced) => self.refuse(announced.1, failure),
+            Waiter::Announce(announced) => self.refuse(announced.slot, failure),
         }
     }
 
-    /// Rows that their gateway could not delete any more are deleted when they are met; sessions that are over, but that
-    /// their gateway has not closed yet, are put out once more.
-    pub(super) fn without_ended(
-        &mut self,
-        user: &UserId,
-        account: &Account,
-        sessions: Vec<Session>,
-        now: Instant,
-    ) -> Vec<Session> {
-        let topology = Arc::clone(&self.topology);
-        let (ended, live): (Vec<_>, Vec<_>) =
-            sessions.into_iter().partition(|session| topology.has_ended(LeaseId(session.lease)));
-        for session in ended {
-            self.delete_session(user, &session, now + UNATTENDED, Asked::Nothing);
-        }
-        let mut going_on = Vec::with_capacity(live.len());
-        for session in live {
+    /// Sessions that are over, but that their gateway has not closed yet, are put out once more. Gives the others.
+    fn put_out(&mut self, user: &UserId, account: &Account, sessions: Vec<Session>) -> Vec<Session> {
+        let mut going_on = Vec::with_capacity(sessions.len());
+        for session in sessions {
+            let gateway = LeaseId(session.lease);
             match sessions::over(account, &session) {
+                // Their gateway has ended, and with it the session: the store sweeps its row.
+                _ if self.topology.has_ended(gateway) => {}
                 None => going_on.push(session),
                 Some(why) => {
-                    let (gateway, connection) = (LeaseId(session.lease), session.connection);
+                    let connection = session.connection;
+                    self.register.remove(user, gateway, connection);
                     self.effects.push(Effect::Evict { gateway, connection, why });
                 }
             }
@@ -152,7 +135,7 @@ impl Owner {
             Ok(StoreAnswer::User(found)) => match found.account.filter(|account| !account.deleted) {
                 Some(account) => Ok(Answer::Account(account)),
                 None => {
-                    self.directory.forget(user);
+                    self.accounts.forget(user);
                     Err(Failure::NoUser(user.as_str().to_owned()))
                 }
             },

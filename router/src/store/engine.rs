@@ -315,7 +315,12 @@ impl<A> Shard<A> {
 fn is_write(op: &Op) -> bool {
     match op {
         Op::Timeline(_) | Op::Directory(_) => true,
-        Op::ReadTimeline(_) | Op::ReadHead(_) | Op::ReadUser(_) | Op::ListAccounts(_) | Op::ListSessions(_) => false,
+        Op::ReadTimeline(_)
+        | Op::ReadHead(_)
+        | Op::ReadHeads(_)
+        | Op::ReadUser(_)
+        | Op::ListAccounts(_)
+        | Op::ListSessions(_) => false,
     }
 }
 

@@ -39,17 +39,22 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(routers: usize, users: &[&str]) -> Self {
+        Self::start_with(routers, users, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(routers: usize, users: &[&str], set: impl Fn(&mut RouterConfig)) -> Self {
         let tasks = Tasks::new();
         let security = security(SECRET);
         let store = MemoryStore::start(users, &security, &tasks).await;
         let mut started = Vec::new();
         for _ in 0..routers {
-            let config = RouterConfig {
+            let mut config = RouterConfig {
                 listen: ([127, 0, 0, 1], 0).into(),
                 storage: vec![store.address()],
                 lease_ms: 900,
                 ..RouterConfig::default()
             };
+            set(&mut config);
             let router = Router::open(config, security.clone()).await.expect("opens");
             router.run(&tasks);
             started.push(Arc::new(router));
@@ -160,6 +165,13 @@ impl Gateway {
         self.requests.send(ToRouter { hello, ..ToRouter::default() }).await.expect("open");
     }
 
+    /// Another link of the same gateway.
+    pub(crate) async fn opens_again(&self, address: &str) -> Self {
+        let mut link = Self::connect_with(SECRET, address).await.expect("connects");
+        link.greet(self.lease).await;
+        Self { ring_version: self.ring_version, ..link }
+    }
+
     pub(crate) async fn request(&mut self, op: Op) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -217,6 +229,21 @@ impl Gateway {
             let message = time::timeout(PATIENCE, self.messages.message()).await.expect("the router says it in time");
             self.seen.push(message.expect("the link holds").expect("the link goes on"));
         }
+    }
+
+    /// Whatever the router says next.
+    pub(crate) async fn next(&mut self) -> FromRouter {
+        if !self.seen.is_empty() {
+            return self.seen.remove(0);
+        }
+        let message = time::timeout(PATIENCE, self.messages.message()).await.expect("the router says it in time");
+        message.expect("the link holds").expect("the link goes on")
+    }
+
+    /// As a gateway that has announced all by its ring.
+    pub(crate) async fn announced_all(&mut self) {
+        let announced_all = self.ring_version;
+        self.requests.send(ToRouter { announced_all, ..ToRouter::default() }).await.expect("open");
     }
 
     pub(crate) async fn is_closed(&mut self) -> bool {

@@ -12,10 +12,10 @@ use carillon_proto::{
     pb::{
         link::RawEnvelope,
         store::{
-            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, LaneClosed,
-            LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, RegisterReply, RegisterRequest, RegistryView,
-            Rejected, RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, ToStore,
-            User, WatchRequest,
+            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, HeadRead,
+            HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, ReadHead, RegisterReply,
+            RegisterRequest, RegistryView, Rejected, RenewReply, RenewRequest, Session, SessionPut, StoreError,
+            StoreReply, StoreRequest, ToStore, User, WatchRequest,
             directory_command::Op as Directory,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -177,6 +177,13 @@ impl State {
             Op::ReadHead(read) => {
                 let last = self.inboxes.get(&read.timeline.as_ref().expect("set").owner).map_or(0, Vec::len) as u64;
                 Reply::Head(Head { epoch: 1, first: 1, last, ..Head::default() })
+            }
+            Op::ReadHeads(read) => {
+                let head = |read: &ReadHead| {
+                    let last = self.inboxes.get(&read.timeline.as_ref().expect("set").owner).map_or(0, Vec::len) as u64;
+                    HeadRead { head: Some(Head { epoch: 1, first: 1, last, ..Head::default() }) }
+                };
+                Reply::HeadsRead(HeadsRead { heads: read.reads.iter().map(head).collect() })
             }
             Op::ReadUser(read) => Reply::User(User {
                 account: self.accounts.get(&read.user).cloned(),

@@ -6,8 +6,8 @@ use carillon_proto::{
     Level,
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
-        CollectGarbage, Head, ReadHead, ReadTimeline, Rejected, StoredEntry, TimelineKey, TimelineRead, Trim,
-        rejected::Reason, sweep_cursors::Seen,
+        CollectGarbage, Head, HeadRead, HeadsRead, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
+        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen,
     },
 };
 use parking_lot::Mutex;
@@ -86,6 +86,15 @@ impl TimelineReader {
             head.has_cursor = true;
         }
         Ok(head)
+    }
+
+    pub(crate) fn heads(&self, op: &ReadHeads) -> io::Result<HeadsRead> {
+        let read = |read: &ReadHead| match self.head(read) {
+            Ok(head) => Ok(HeadRead { head: Some(head) }),
+            Err(Unread::Rejected(_)) => Ok(HeadRead { head: None }),
+            Err(Unread::Engine(error)) => Err(error),
+        };
+        Ok(HeadsRead { heads: op.reads.iter().map(read).collect::<io::Result<_>>()? })
     }
 
     /// Each timeline of the shard with its epoch, at most `limit` after this one.

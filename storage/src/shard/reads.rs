@@ -9,8 +9,8 @@ use std::{
 use carillon_proto::{
     Level, ShardId, ShardKind,
     pb::store::{
-        ListAccounts, ListSessions, ReadHead, ReadTimeline, ReadUser, Rejected, StoreError, Unknown, rejected::Reason,
-        store_error::Why,
+        ListAccounts, ListSessions, ReadHead, ReadHeads, ReadTimeline, ReadUser, Rejected, StoreError, Unknown,
+        rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -42,6 +42,7 @@ pub(crate) enum Reader {
 pub(crate) enum ReadOp {
     Timeline(ReadTimeline),
     Head(ReadHead),
+    Heads(ReadHeads),
     User(ReadUser),
     Accounts(ListAccounts),
     Sessions(ListSessions),
@@ -135,6 +136,7 @@ impl Reader {
             Ok(Some(match (self, op) {
                 (Self::Timeline(reader), ReadOp::Timeline(op)) => Outcome::TimelineRead(reader.read(op)?),
                 (Self::Timeline(reader), ReadOp::Head(op)) => Outcome::Head(reader.head(op)?),
+                (Self::Timeline(reader), ReadOp::Heads(op)) => Outcome::HeadsRead(reader.heads(op)?),
                 (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,13 +12,13 @@ use carillon_proto::pb::{
     store::Session,
 };
 
-use super::{Asker, Dispatch, Effect, Live};
+use super::{Asker, Dispatch, Effect, Live, PARTS, Word};
 
-/// Announcements without an answer. More wait their turn, so that a restarted router is not flooded.
-const MAX_ANNOUNCING: usize = 512;
-/// Sessions that could not be closed and are closed again later; the rows of more than these are left to the end of the
+/// Announcements of one part without an answer. More wait their turn, so that a restarted router is not flooded.
+const MAX_ANNOUNCING: usize = 512 / PARTS;
+/// Sessions of one part that could not be closed and are closed again later; the rows of more than these are left to the end of the
 /// lease, or to the device's next sign-in.
-const MAX_UNCLOSED: usize = 16_384;
+const MAX_UNCLOSED: usize = 16_384 / PARTS;
 pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// Before an announcement that failed is repeated.
 pub(super) const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
@@ -49,6 +50,7 @@ impl<C> Dispatch<C> {
         an_earlier_try_may_be_done: bool,
         out: &mut Vec<Effect<C>>,
     ) {
+        self.opening.remove(&connection);
         let Some(live) = self.sessions.get_mut(&connection) else { return };
         match result {
             Ok(router_reply::Result::SessionOpened(opened)) => live.session.generation = opened.generation,
@@ -112,6 +114,22 @@ impl<C> Dispatch<C> {
         }
     }
 
+    /// Each router that owns something hears once for each ring and each of its links that it has been told of everything.
+    pub(super) fn tell_all(&mut self, out: &mut Vec<Effect<C>>) {
+        let waits = !self.to_announce.is_empty() || self.announcing > 0 || !self.announce_again.is_empty();
+        if waits || !self.opening.is_empty() || self.lease.is_none() {
+            return;
+        }
+        let version = self.ring.version();
+        for router in self.ring.routers() {
+            let Some(address) = self.up.get(router.address.as_str()) else { continue };
+            if self.told_all.get(address) != Some(&version) {
+                self.told_all.insert(Arc::clone(address), version);
+                out.push(Effect::Tell { to: Arc::clone(address), word: Word::AnnouncedAll(version) });
+            }
+        }
+    }
+
     fn close(&mut self, now: Instant, connection: u64, out: &mut Vec<Effect<C>>) {
         let Some(live) = self.sessions.get(&connection) else { return };
         let op = Op::CloseSession(CloseSession { session: Some(live.session.clone()) });
@@ -151,8 +169,21 @@ impl<C> Dispatch<C> {
         self.queue_where(|_, owner| owner == Some(address));
     }
 
+    /// What a router was told on a link that has ended counts no more: on the next one it hears only of what it owns then, and
+    /// forgets the rest.
+    pub(super) fn known_nowhere(&mut self, address: &Arc<str>) {
+        for live in self.sessions.values_mut() {
+            // Of one that is still being opened it must be known whether anybody has heard.
+            if live.open && live.known_at.as_ref() == Some(address) {
+                live.known_at = None;
+            }
+        }
+    }
+
     /// Those whose owner does not know them.
     pub(super) fn queue_moved(&mut self) {
+        let being_opened = self.sessions.iter().filter(|(_, live)| !live.open && live.known_at.is_some());
+        self.opening.extend(being_opened.map(|(connection, _)| *connection));
         self.queue_where(|live, owner| owner.is_some() && owner != live.known_at.as_deref());
     }
 

@@ -9,10 +9,10 @@ use std::{
 
 use carillon_proto::pb::{
     client::{Code, recipient},
-    link::{Announce, OpenSession, Refusal, RouterRequest, router_request::Op},
+    link::{Announce, Forget, OpenSession, Refusal, RouterRequest, router_request::Op},
 };
 
-use super::{Dispatch, Effect, PUMP};
+use super::{Dispatch, Effect, Eras, PUMP, Word};
 
 /// Connection, and the key's hash.
 pub(super) type LaneKey = (u64, u64);
@@ -21,9 +21,19 @@ pub(super) type LaneKey = (u64, u64);
 pub(super) struct Lane {
     /// Where everything is that is in flight.
     pub(super) router: Option<Arc<str>>,
+    /// And in which era it was sent.
+    pub(super) era: u64,
     pub(super) in_flight: u32,
     /// In order of ids.
     pub(super) parked: VecDeque<u64>,
+}
+
+impl Lane {
+    /// Can this router be sent something that nothing of the lane is parked before? Not while something of an earlier era is
+    /// on its way there: it may not be taken, and what is of a later era may.
+    pub(super) fn takes(&self, to: &Arc<str>, eras: &Eras) -> bool {
+        self.in_flight == 0 || (self.router.as_ref() == Some(to) && self.era == eras.of(to))
+    }
 }
 
 impl<C> Dispatch<C> {
@@ -40,6 +50,7 @@ impl<C> Dispatch<C> {
         // Ids in lanes are pending: they leave both together.
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let live = self.sessions.get_mut(&pending.connection);
+        let mut known_at = None;
         match (&mut pending.op, live) {
             (
                 Op::OpenSession(OpenSession { session: Some(session) })
@@ -47,13 +58,24 @@ impl<C> Dispatch<C> {
                 Some(live),
             ) => {
                 live.session.lease = self.lease.unwrap_or_default();
-                live.known_at = Some(Arc::clone(&to));
+                known_at = live.known_at.replace(Arc::clone(&to)).map(|known_at| (known_at, live.session.user.clone()));
                 session.lease = live.session.lease;
             }
-            (Op::CloseSession(close), Some(live)) => close.session = Some(live.session.clone()),
+            (Op::CloseSession(close), Some(live)) => {
+                close.session = Some(live.session.clone());
+                known_at = live.known_at.clone().map(|known_at| (known_at, live.session.user.clone()));
+            }
             _ => {}
         }
-        let era = self.eras.get(&to).copied().unwrap_or_default();
+        // One whose link is not up hears on its next link what is still there.
+        if let Some((known_at, user)) = known_at.filter(|(known_at, _)| *known_at != to && self.up.contains(known_at)) {
+            let word = Word::Forget(Forget { user, connection: pending.connection });
+            out.push(Effect::Tell { to: known_at, word });
+        }
+        let lane = self.lanes.entry(pending.lane).or_default();
+        // Of one lane, all that is in flight is of one era.
+        let era = if lane.in_flight == 0 { self.eras.of(&to) } else { lane.era };
+        lane.era = era;
         pending.at = Some((Arc::clone(&to), era));
         let left = pending.deadline.saturating_duration_since(now).as_millis();
         let request = RouterRequest {
@@ -64,7 +86,6 @@ impl<C> Dispatch<C> {
             era,
             op: Some(pending.op.clone()),
         };
-        let lane = self.lanes.entry(pending.lane).or_default();
         lane.in_flight += 1;
         lane.router = Some(Arc::clone(&to));
         out.push(Effect::Transmit { to, request });

@@ -7,18 +7,22 @@ use carillon_proto::pb::{
     store::{Node, NodeKind},
 };
 
+/// The first request's id.
+const FIRST: u64 = PARTS as u64;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 struct World {
     dispatch: Dispatch<&'static str>,
     now: Instant,
     version: u64,
+    told: Vec<(String, Word)>,
 }
 
 impl World {
     /// With links to all of these routers.
     fn with(routers: &[&str]) -> Self {
-        let mut world = Self { dispatch: Dispatch::new(100, DEADLINE), now: Instant::now(), version: 0 };
+        let dispatch = Dispatch::new(0, Arc::new(Load::new(100)), Eras::default(), DEADLINE);
+        let mut world = Self { dispatch, now: Instant::now(), version: 0, told: Vec::new() };
         assert!(world.ring(routers).is_empty());
         for router in routers {
             assert!(world.input(Input::Up(Arc::from(*router))).is_empty());
@@ -30,7 +34,16 @@ impl World {
     fn input(&mut self, input: Input<&'static str>) -> Vec<Effect<&'static str>> {
         let mut out = Vec::new();
         self.dispatch.handle(self.now, input, &mut out);
-        out
+        let (told, rest) = out.into_iter().partition(|effect| matches!(effect, Effect::Tell { .. }));
+        self.told.extend(Vec::into_iter(told).filter_map(|effect| match effect {
+            Effect::Tell { to, word } => Some((to.to_string(), word)),
+            _ => None,
+        }));
+        rest
+    }
+
+    fn told(&mut self) -> Vec<(String, Word)> {
+        std::mem::take(&mut self.told)
     }
 
     fn ring(&mut self, routers: &[&str]) -> Vec<Effect<&'static str>> {
@@ -40,12 +53,12 @@ impl World {
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
         };
-        self.input(Input::Registry(RegistryView {
+        self.input(Input::Registry(Arc::new(RegistryView {
             version: self.version,
             ring_version: self.version,
             nodes: routers.iter().enumerate().map(node).collect(),
             ..Default::default()
-        }))
+        })))
     }
 
     fn send(&mut self, client: &'static str) -> Vec<Effect<&'static str>> {
@@ -58,6 +71,14 @@ impl World {
         let session = Some(Session { user: "bob".to_owned(), connection: 1, ..Default::default() });
         let op = Op::OpenSession(OpenSession { session });
         self.input(Input::Submit(Submit { connection: 1, client: Some("open"), op, traceparent: String::new() }))
+    }
+
+    /// Which router is asked to open the session, and the request's id.
+    fn opened_at(&mut self) -> (String, u64) {
+        match &self.open()[..] {
+            [Effect::Transmit { to, request }] => (to.to_string(), request.id),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn reply(&mut self, from: &str, id: u64, result: router_reply::Result) -> Vec<Effect<&'static str>> {
@@ -127,7 +148,7 @@ fn an_answer_reaches_who_asked_once() {
     let id = sent(&world.send("m1"))[0].2;
     assert_eq!(answers(&world.reply("a:1", id, accepted())), [("m1", Ok(()))]);
     assert_eq!(answers(&world.reply("a:1", id, accepted())), []);
-    assert_eq!(world.dispatch.pending(), 0);
+    assert_eq!(world.dispatch.load.pending(), 0);
     assert!(world.dispatch.lanes.is_empty());
 }
 
@@ -236,7 +257,7 @@ fn more_than_the_bound_is_refused_at_once() {
 fn sessions_are_announced_to_a_restarted_router_and_to_a_new_owner() {
     let mut world = World::with(&["a:1"]);
     assert_eq!(world.open().len(), 1);
-    assert_eq!(answers(&world.reply("a:1", 1, opened(false))), [("open", Ok(()))]);
+    assert_eq!(answers(&world.reply("a:1", FIRST, opened(false))), [("open", Ok(()))]);
     world.input(Input::Down(Arc::from("a:1")));
     let again = announced(&world.input(Input::Up(Arc::from("a:1"))));
     assert_eq!(again.len(), 1);
@@ -251,8 +272,7 @@ fn sessions_are_announced_to_a_restarted_router_and_to_a_new_owner() {
 #[test]
 fn a_session_that_was_opened_at_an_old_owner_is_announced_to_the_new_one() {
     let mut world = World::with(&["a:1", "b:1"]);
-    let Effect::Transmit { to, request } = &world.open()[0] else { panic!("not sent") };
-    let (old, id) = (to.to_string(), request.id);
+    let (old, id) = world.opened_at();
     let new = if old == "a:1" { "b:1" } else { "a:1" };
     assert_eq!(announced(&world.ring(&[new])), [], "not open yet");
     let told = announced(&world.reply(&old, id, opened(false)));
@@ -263,7 +283,7 @@ fn a_session_that_was_opened_at_an_old_owner_is_announced_to_the_new_one() {
 fn a_new_lease_brings_all_sessions_under_it() {
     let mut world = World::with(&["a:1"]);
     world.open();
-    world.reply("a:1", 1, opened(false));
+    world.reply("a:1", FIRST, opened(false));
     assert!(world.input(Input::Lease(None)).is_empty());
     let told = announced(&world.input(Input::Lease(Some(9))));
     assert_eq!((told[0].0.as_str(), told[0].1), ("a:1", 9));
@@ -273,7 +293,7 @@ fn a_new_lease_brings_all_sessions_under_it() {
 fn an_announcement_that_failed_is_repeated() {
     let mut world = World::with(&["a:1"]);
     world.open();
-    world.reply("a:1", 1, opened(false));
+    world.reply("a:1", FIRST, opened(false));
     let told = announced(&world.input(Input::Up(Arc::from("a:1"))));
     let busy = router_reply::Result::Refusal(refusal(Code::Overloaded, "", 1));
     assert_eq!(world.reply("a:1", told[0].2, busy), []);
@@ -284,7 +304,7 @@ fn an_announcement_that_failed_is_repeated() {
 fn a_closed_session_is_closed_under_its_lease_and_announced_no_more() {
     let mut world = World::with(&["a:1"]);
     world.open();
-    world.reply("a:1", 1, opened(false));
+    world.reply("a:1", FIRST, opened(false));
     let session = Some(Session { user: "bob".to_owned(), connection: 1, ..Default::default() });
     let op = Op::CloseSession(CloseSession { session });
     let submit = |op| Input::Submit(Submit { connection: 1, client: Some("close"), op, traceparent: String::new() });
@@ -309,13 +329,12 @@ fn sessions_wait_for_a_lease() {
 #[test]
 fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
     let mut world = World::with(&["a"]);
-    world.dispatch.max_pending = 1000;
-    world.dispatch.room = Room::new(1000, IN_TIME);
+    world.dispatch.load = Arc::new(Load::new(1000));
     for _ in 0..600 {
         assert!(matches!(world.send("send")[..], [Effect::Transmit { .. }]));
     }
     world.wait(IN_TIME * 2);
-    assert!(matches!(world.reply("a", 1, accepted())[..], [Effect::Answer { .. }]));
+    assert!(matches!(world.reply("a", FIRST, accepted())[..], [Effect::Answer { .. }]));
     let refused = world.send("one more");
     let [Effect::Answer { answered: Answered { result: Err(refusal), .. }, .. }] = &refused[..] else {
         panic!("not refused: {refused:?}")
@@ -345,9 +364,9 @@ fn a_sign_in_that_was_refused_leaves_nothing_behind() {
     for code in [Code::Overloaded, Code::NotFound, Code::Unauthenticated, Code::Invalid] {
         let mut world = World::with(&["a:1"]);
         world.open();
-        assert_eq!(answers(&world.reply("a:1", 1, refused(code))), [("open", Err(code))]);
+        assert_eq!(answers(&world.reply("a:1", FIRST, refused(code))), [("open", Err(code))]);
         assert!(world.dispatch.sessions.is_empty(), "{code:?}");
-        assert_eq!(world.dispatch.pending(), 0);
+        assert_eq!(world.dispatch.load.pending(), 0);
     }
     // One that never reached a router.
     let mut world = World::with(&["a:1"]);
@@ -383,7 +402,7 @@ fn a_client_that_left_while_its_session_was_opened_leaves_nothing_behind() {
         world.open();
         let left = Submit { connection: 1, client: None, op: close(), traceparent: String::new() };
         let [(5, id)] = closes(&world.input(Input::Submit(left)))[..] else { panic!("not closed") };
-        assert_eq!(closes(&world.reply("a:1", 1, answer)), [], "once is enough");
+        assert_eq!(closes(&world.reply("a:1", FIRST, answer)), [], "once is enough");
         world.reply("a:1", id, router_reply::Result::Done(Done {}));
         assert!(world.dispatch.sessions.is_empty());
     }
@@ -394,7 +413,7 @@ fn a_session_that_its_account_has_ended_is_not_announced_for_ever() {
     for (code, why) in [(Code::Unauthenticated, Why::Credentials), (Code::NotFound, Why::Deleted)] {
         let mut world = World::with(&["a:1"]);
         world.open();
-        world.reply("a:1", 1, opened(false));
+        world.reply("a:1", FIRST, opened(false));
         let told = announced(&world.input(Input::Up(Arc::from("a:1"))));
         let heard = world.reply("a:1", told[0].2, refused(code));
         assert_eq!(heard, [Effect::Over { connection: 1, why }]);
@@ -433,4 +452,84 @@ fn a_session_that_goes_on_with_another_token_is_announced_with_it_and_stays_if_t
         },
         other => panic!("{other:?}"),
     }
+}
+
+fn all(router: &str, version: u64) -> (String, Word) {
+    (router.to_owned(), Word::AnnouncedAll(version))
+}
+
+#[test]
+fn a_router_hears_that_all_is_announced_when_it_has_answered_all() {
+    let mut world = World::with(&["a:1"]);
+    assert_eq!(world.told(), [all("a:1", 1)], "there is no session yet");
+    world.open();
+    world.reply("a:1", FIRST, opened(false));
+    assert_eq!(world.told(), [], "once for each link and each ring");
+    world.input(Input::Down(Arc::from("a:1")));
+    let again = announced(&world.input(Input::Up(Arc::from("a:1"))));
+    assert_eq!(world.told(), [], "not before it has answered");
+    let busy = router_reply::Result::Refusal(refusal(Code::Overloaded, "", 1));
+    world.reply("a:1", again[0].2, busy);
+    assert_eq!(world.told(), [], "that was not heard");
+    let again = announced(&world.wait(ANNOUNCE_AGAIN));
+    world.reply("a:1", again[0].2, opened(false));
+    assert_eq!(world.told(), [all("a:1", 1)]);
+}
+
+#[test]
+fn a_session_that_moves_is_forgotten_where_it_was_before_the_new_owner_hears_of_all() {
+    let mut world = World::with(&["a:1", "b:1"]);
+    let (old, id) = world.opened_at();
+    let new = if old == "a:1" { "b:1" } else { "a:1" };
+    world.reply(&old, id, opened(false));
+    world.told();
+    let moved = announced(&world.ring(&[new]));
+    assert_eq!(moved[0].0, new);
+    let forget = Word::Forget(Forget { user: "bob".to_owned(), connection: 1 });
+    assert_eq!(world.told(), [(old, forget)]);
+    world.reply(new, moved[0].2, opened(false));
+    assert_eq!(world.told(), [all(new, 2)]);
+}
+
+#[test]
+fn a_session_that_comes_back_to_a_router_whose_link_broke_meanwhile_is_announced_to_it() {
+    let mut world = World::with(&["a:1", "b:1"]);
+    let (old, id) = world.opened_at();
+    let new = if old == "a:1" { "b:1" } else { "a:1" };
+    world.reply(&old, id, opened(false));
+    world.input(Input::Down(Arc::from(new)));
+    assert_eq!(announced(&world.ring(&[new])), [], "no link to it");
+    world.input(Input::Down(Arc::from(&*old)));
+    assert_eq!(announced(&world.input(Input::Up(Arc::from(&*old)))), [], "it is not the owner, and forgets it");
+    let again = announced(&world.ring(&[&old]));
+    assert_eq!(again.iter().map(|(to, ..)| to.clone()).collect::<Vec<_>>(), [old]);
+}
+
+#[test]
+fn while_an_old_owner_opens_a_session_not_all_is_announced() {
+    let mut world = World::with(&["a:1", "b:1"]);
+    let (old, id) = world.opened_at();
+    let new = if old == "a:1" { "b:1" } else { "a:1" };
+    world.told();
+    world.ring(&[new]);
+    assert_eq!(world.told(), [], "the old owner may have it soon");
+    let moved = announced(&world.reply(&old, id, opened(false)));
+    world.told();
+    world.reply(new, moved[0].2, opened(false));
+    assert_eq!(world.told(), [all(new, 2)]);
+}
+
+#[test]
+fn nothing_of_a_later_era_overtakes_what_is_in_flight() {
+    let mut world = World::with(&["a:1"]);
+    let to_carol = Some(Recipient { to: Some(recipient::To::User("carol".to_owned())) });
+    let op = Op::Send(Send { client_id: "other".to_owned(), to: to_carol, ..Default::default() });
+    let submit = Submit { connection: 1, client: Some("other"), op, traceparent: String::new() };
+    let other = sent(&world.input(Input::Submit(submit)))[0].2;
+    let first = sent(&world.send("m1"))[0].2;
+    assert!(world.reply("a:1", other, not_owner()).is_empty());
+    // The router takes nothing of the first era any more, but would take what is of the next.
+    assert!(world.send("m2").is_empty(), "m1 is still on its way");
+    assert!(world.reply("a:1", first, not_owner()).is_empty());
+    assert_eq!(named(&sent(&world.wait(PUMP))), ["m1", "m2", "other"]);
 }

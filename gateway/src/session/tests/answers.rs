@@ -117,7 +117,6 @@ impl World {
                 Ok(accepted(self.last))
             }
             (Outcome::Done, Op::Read(asked)) => Ok(read(1, self.last, asked.from_seq.max(1)..=self.last)),
-            (Outcome::Done, Op::ReadHeads(_)) => Ok(Reply::Heads(Heads { heads: heads(1, self.last, None) })),
             (Outcome::Done, Op::OpenSession(_)) => Ok(opened(self.last, None)),
             (Outcome::Done, _) => Ok(Reply::Done(Done {})),
         };

@@ -58,11 +58,6 @@ fn what_an_account_that_has_ended_asks_for_ends_the_session() {
     play.hears_answer(gone());
     // Nobody knows what came of the send: the recipient may have it.
     assert_eq!(play.bye().code(), Code::Unauthenticated);
-    let mut play = Play::live(0);
-    play.says(Body::Ping(client::Ping { nonce: 1 }));
-    play.hears_answer(gone());
-    assert!(matches!(play.wrote(), server_frame::Body::Pong(_)));
-    assert_eq!(play.bye().code(), Code::Unauthenticated);
 }
 
 #[test]
@@ -183,6 +178,7 @@ fn a_new_token_lets_the_session_go_on() {
     play.wait(Duration::from_secs(10));
     assert!(!play.closed, "the first one has expired");
     play.says(Body::Ping(Ping { nonce: 1 }));
+    assert!(matches!(play.wrote(), server_frame::Body::Pong(_)));
     play.wait(Duration::from_secs(15));
     assert_eq!(play.bye().code(), Code::Expired);
 }

@@ -28,53 +28,6 @@ fn opening_a_session_stores_it_evicts_the_older_and_then_reads_the_head() {
 }
 
 #[test]
-fn an_announced_session_that_is_known_is_not_written_again() {
-    let mut play = Play::new();
-    let known = session("bob", "a", 10, 1);
-    play.knows("bob", std::slice::from_ref(&known));
-    let effects = play.request(Op::Announce(Announce { session: Some(known) }));
-    assert!(matches!(effects[..], [Did::ReadHead(..)]), "{effects:?}");
-
-    let effects = play.request(Op::Announce(Announce { session: Some(session("bob", "b", 10, 2)) }));
-    let [Did::PutSession(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let put = SessionPut { kept: Some(session("bob", "b", 20, 9)), ..SessionPut::default() };
-    let effects = play.answer(*token, StoreAnswer::SessionPut(put));
-    let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
-    assert!(opened.replaced);
-}
-
-#[test]
-fn an_announcement_waits_for_the_user_to_be_read() {
-    let mut play = Play::new();
-    let known = session("bob", "a", 10, 1);
-    let effects = play.request(Op::Announce(Announce { session: Some(known.clone()) }));
-    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    assert!(matches!(play.answer(*token, found("bob", &[known]))[..], [Did::ReadHead(..)]));
-}
-
-#[test]
-fn sessions_of_a_gateway_that_is_gone_get_nothing_and_are_deleted() {
-    let mut play = Play::new();
-    let effects = play.request(send("bob", "1"));
-    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    // 15 is not among the gateways, though newer ones are; 40 may be newer than our view.
-    let sessions = [session("bob", "a", 15, 1), session("bob", "b", 40, 2)];
-    let effects = play.answer(*token, found("bob", &sessions));
-    let [Did::DeleteSession(_, 1), Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(1, &Bytes::new()));
-    assert!(matches!(effects[..], [Did::Append(..), Did::Push(40, ..)]), "{effects:?}");
-
-    // A gateway that ends while its sessions are in memory.
-    let mut play = Play::new();
-    play.knows("bob", &[session("bob", "a", 10, 1)]);
-    play.owner.follow(Arc::new(topology(1, "here:1", &["here:1"], &[20])));
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(1, &Bytes::new()));
-    assert!(matches!(effects[..], [Did::Append(..)]), "{effects:?}");
-}
-
-#[test]
 fn a_closed_session_gets_nothing_more() {
     let mut play = Play::new();
     let closed = session("bob", "a", 10, 1);
@@ -86,22 +39,6 @@ fn a_closed_session_gets_nothing_more() {
     let effects = play.request(send("bob", "1"));
     let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
     assert!(matches!(play.answer(*token, appended(1, &Bytes::new()))[..], [Did::Append(..)]));
-}
-
-#[test]
-fn users_that_another_router_owned_meanwhile_are_read_again() {
-    let mut play = Play::new();
-    let users: Vec<String> = (0..20).map(|i| format!("user{i}")).collect();
-    users.iter().for_each(|user| play.knows(user, &[]));
-    let two = topology(2, "here:1", &["here:1", "there:1"], &GATEWAYS);
-    let stayed: Vec<bool> = users.iter().map(|user| two.owns(user)).collect();
-    assert!(stayed.contains(&true) && stayed.contains(&false));
-    play.owner.follow(Arc::new(two));
-    play.owner.follow(Arc::new(topology(3, "here:1", &["here:1"], &GATEWAYS)));
-    for (user, stayed) in users.iter().zip(stayed) {
-        let effects = play.request(send(user, "1"));
-        assert_eq!(matches!(effects[..], [Did::Append(..)]), stayed, "{user}: {effects:?}");
-    }
 }
 
 #[test]
@@ -192,16 +129,150 @@ fn a_position_beyond_the_end_begins_a_new_epoch_of_ones_own_inbox_only() {
 }
 
 #[test]
+fn an_announced_session_that_is_known_is_not_asked_about_again() {
+    let mut play = Play::new();
+    let known = session("bob", "a", 10, 1);
+    play.knows("bob", std::slice::from_ref(&known));
+    let effects = play.request(Op::Announce(Announce { session: Some(known) }));
+    assert!(matches!(effects[..], [Did::ReadHead(..)]), "{effects:?}");
+}
+
+#[test]
+fn an_announcement_is_compared_with_what_is_stored_then() {
+    let mut play = Play::new();
+    play.knows("bob", &[]);
+    let (stored, other) = (session("bob", "a", 10, 1), session("bob", "b", 10, 2));
+    let effects = play.request(Op::Announce(Announce { session: Some(stored.clone()) }));
+    let [Did::ReadUser(token, _)] = &effects[..] else { panic!("an old reading tells nothing: {effects:?}") };
+    assert!(play.request(Op::Announce(Announce { session: Some(other.clone()) })).is_empty());
+    let effects = play.answer(*token, found("bob", &[stored]));
+    let [Did::ReadHead(..), Did::PutSession(token, put)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*put, other);
+    assert_eq!(play.pushes("bob"), [(10, vec![1])]);
+    let put = SessionPut { kept: Some(session("bob", "b", 20, 9)), ..SessionPut::default() };
+    let effects = play.answer(*token, StoreAnswer::SessionPut(put));
+    let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
+    assert!(opened.replaced);
+}
+
+#[test]
+fn an_announcement_that_was_overtaken_by_a_sign_in_is_left_to_the_store() {
+    let mut play = Play::new();
+    let (old, new) = (session("bob", "a", 10, 1), session("bob", "a", 20, 5));
+    let effects = play.request(Op::Announce(Announce { session: Some(old.clone()) }));
+    let [Did::ReadUser(read, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.request(Op::OpenSession(OpenSession { session: Some(new) }));
+    let [Did::PutSession(put, _)] = &effects[..] else { panic!("{effects:?}") };
+    let replaced = SessionPut { replaced: Some(old.clone()), ..SessionPut::default() };
+    play.answer(*put, StoreAnswer::SessionPut(replaced));
+    // The reading was of before.
+    let effects = play.answer(*read, found("bob", &[old]));
+    assert!(matches!(effects[..], [Did::PutSession(..)]), "{effects:?}");
+    assert_eq!(play.pushes("bob"), [(20, vec![5])]);
+}
+
+#[test]
+fn sessions_of_a_gateway_that_is_gone_get_nothing() {
+    let mut play = Play::new();
+    play.knows("bob", &[session("bob", "a", 10, 1), session("bob", "b", 20, 2)]);
+    assert_eq!(play.pushes("bob").len(), 2);
+    play.owner.follow(Arc::new(topology(1, "here:1", &["here:1"], &[20])), play.now);
+    assert_eq!(play.owner.sizes().1, 1, "it goes from memory at once");
+    assert_eq!(play.pushes("bob"), [(20, vec![2])]);
+}
+
+#[test]
+fn what_a_gateway_has_not_announced_on_its_link_is_gone_when_it_says_that_was_all() {
+    let mut play = Play::new();
+    let (stays, gone) = (session("bob", "a", 10, 1), session("carol", "a", 10, 2));
+    let elsewhere = session("dave", "a", 20, 3);
+    for session in [&stays, &gone, &elsewhere] {
+        play.knows(&session.user, std::slice::from_ref(session));
+    }
+    assert_eq!(play.owner.sizes().2, GATEWAYS.len(), "nobody has said anything");
+    play.next_id += 1;
+    let slot = play.replies.slot(play.next_id);
+    let op = Op::Announce(Announce { session: Some(stays) });
+    let user = UserId::new("bob").expect("valid");
+    let request = Request { user, op, lease: LeaseId(10), link: 2, deadline: play.now, span: None, slot };
+    play.owner.request(request, play.now, 1_000);
+    play.effects();
+    play.owner.announced_all(LeaseId(10), 2, 1);
+    assert_eq!(play.owner.sizes().2, GATEWAYS.len() - 1);
+    let pushed = ["bob", "carol", "dave"].map(|user| play.pushes(user).len());
+    assert_eq!(pushed, [1, 0, 1]);
+    play.owner.follow(Arc::new(topology(2, "here:1", &["here:1"], &GATEWAYS)), play.now);
+    assert_eq!(play.owner.sizes().2, GATEWAYS.len(), "by the new ring there may be others");
+}
+
+#[test]
+fn a_session_that_moved_to_another_owner_is_forgotten() {
+    let mut play = Play::new();
+    play.knows("bob", &[session("bob", "a", 10, 1)]);
+    let bob = UserId::new("bob").expect("valid");
+    play.owner.forget(&bob, LeaseId(20), 1, 1);
+    assert_eq!(play.pushes("bob"), [(10, vec![1])], "that is another session");
+    play.owner.forget(&bob, LeaseId(10), 1, 0);
+    assert_eq!(play.pushes("bob"), [(10, vec![1])], "since then it was announced on another link");
+    play.owner.forget(&bob, LeaseId(10), 1, 1);
+    assert_eq!(play.pushes("bob"), []);
+}
+
+#[test]
+fn accounts_that_another_router_owned_meanwhile_are_read_again() {
+    let mut play = Play::new();
+    let users: Vec<String> = (0..20).map(|i| format!("user{i}")).collect();
+    users.iter().for_each(|user| play.knows(user, &[]));
+    let two = topology(2, "here:1", &["here:1", "there:1"], &GATEWAYS);
+    let stayed: Vec<bool> = users.iter().map(|user| two.owns(user)).collect();
+    assert!(stayed.contains(&true) && stayed.contains(&false));
+    play.owner.follow(Arc::new(two), play.now);
+    play.owner.follow(Arc::new(topology(3, "here:1", &["here:1"], &GATEWAYS)), play.now);
+    for (user, stayed) in users.iter().zip(stayed) {
+        let effects = play.request(send(user, "1"));
+        assert_eq!(matches!(effects[..], [Did::Append(..)]), stayed, "{user}: {effects:?}");
+    }
+}
+
+#[test]
 fn sessions_that_are_over_are_put_out_by_whoever_reads_them_and_get_nothing() {
     let mut play = Play::new();
-    play.owner.changed(&UserId::new("bob").expect("valid"), play.now);
+    let bob = UserId::new("bob").expect("valid");
+    let sessions = [session("bob", "a", 10, 1), Session { generation: 9, ..session("bob", "b", 20, 2) }];
+    for session in &sessions {
+        play.owner.register.put(&bob, 7, register::Session { generation: 7, ..register::Session::new(session, 1) });
+    }
+    play.owner.changed(&bob, play.now);
     let effects = play.effects();
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let sessions = [session("bob", "a", 10, 1), Session { generation: 7, ..session("bob", "b", 20, 2) }];
-    let effects = play.answer(*token, found_as(7, Account::default(), &sessions));
+    let sessions = [Session { generation: 7, ..sessions[0].clone() }, sessions[1].clone()];
+    let StoreAnswer::User(found) = found_as(7, Account::default(), &sessions) else { unreachable!("a user") };
+    // All tokens of before were revoked.
+    let account = found.account.map(|account| Account { generation: 9, ..account });
+    let effects = play.answer(*token, StoreAnswer::User(User { account, ..found }));
     assert_eq!(effects, [Did::Evict(10, 1)]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(1, &Bytes::new()));
-    assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, _, 1)]), "{effects:?}");
+    assert_eq!(play.pushes("bob"), [(20, vec![2])]);
+}
+
+#[test]
+fn an_announced_session_that_is_known_hears_its_head_without_the_store() {
+    let mut play = Play::new();
+    let known = session("bob", "a", 10, 1);
+    play.knows("bob", std::slice::from_ref(&known));
+    assert_eq!(play.pushes("bob"), [(10, vec![1])]);
+    let effects = play.request(Op::Announce(Announce { session: Some(known) }));
+    let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
+    let head = opened.heads[0].head.expect("set");
+    assert_eq!((head.epoch, head.last), (7, 1));
+}
+
+#[test]
+fn the_sessions_of_the_owner_before_end_when_the_next_one_signs_in() {
+    let mut play = Play::new();
+    play.knows("bob", &[session("bob", "a", 10, 1)]);
+    let effects = play.request(Op::OpenSession(OpenSession { session: Some(session("bob", "b", 20, 2)) }));
+    let [Did::PutSession(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let put = SessionPut { incarnation: 7, generation: 7, ..SessionPut::default() };
+    let effects = play.answer(*token, StoreAnswer::SessionPut(put));
+    assert!(effects.contains(&Did::Evict(10, 1)), "{effects:?}");
 }

@@ -1,23 +1,25 @@
 //! One input, then the effects.
 
+pub(super) use bytes::Bytes;
 pub(super) use carillon_proto::pb::{
-    client::{Recipient, recipient::To},
+    client::{self, Recipient, recipient::To},
     link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, router_request::Op},
     store::{Appended, Done, Head, SessionPut, User},
 };
 pub(super) use prost::Message as _;
 
 pub(super) use super::super::*;
-use crate::reply::tests::Replies;
+pub(super) use crate::register;
 pub(super) use crate::topology::tests::topology;
+use crate::{companions::Companions, reply::tests::Replies};
 
 pub(super) const GATEWAYS: [u64; 3] = [10, 20, 30];
 
 pub(super) struct Play {
     pub(super) owner: Owner,
-    replies: Replies,
+    pub(super) replies: Replies,
     pub(super) now: Instant,
-    next_id: u64,
+    pub(super) next_id: u64,
 }
 
 impl Play {
@@ -27,8 +29,16 @@ impl Play {
 
     pub(super) fn with(unknown: UnknownRecipient) -> Self {
         let topology = Arc::new(topology(1, "here:1", &["here:1"], &GATEWAYS));
-        let owner = Owner::new(topology, 100, Duration::from_secs(60), Duration::from_millis(100), unknown, 256);
-        Self { owner, replies: Replies::new(), now: Instant::now(), next_id: 0 }
+        let config = OwnerConfig {
+            accounts: 100,
+            cursor_pause: Duration::from_millis(100),
+            unknown_recipient: unknown,
+            max_devices_per_user: 256,
+            companions: Companions::default(),
+            head_check: Duration::from_secs(60),
+        };
+        let now = Instant::now();
+        Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0 }
     }
 
     /// As from gateway 10; the request's id is the number of the request, from 1.
@@ -37,7 +47,8 @@ impl Play {
         let slot = self.replies.slot(self.next_id);
         let user = crate::reply::routed_by(&op).expect("routed");
         let deadline = self.now + Duration::from_secs(10);
-        self.owner.request(Request { user, op, lease: 10, deadline, span: None, slot }, self.now, 1_000);
+        let request = Request { user, op, lease: LeaseId(10), link: 1, deadline, span: None, slot };
+        self.owner.request(request, self.now, 1_000);
         self.effects()
     }
 
@@ -56,6 +67,10 @@ impl Play {
                 store_request::Op::ReadUser(read) => Did::ReadUser(token, read.user),
                 store_request::Op::ReadHead(read) => {
                     Did::ReadHead(token, read.timeline.expect("set").owner, read.device)
+                }
+                store_request::Op::ReadHeads(read) => {
+                    let owner = |read: store::ReadHead| read.timeline.expect("set").owner;
+                    Did::ReadHeads(token, read.reads.into_iter().map(owner).collect())
                 }
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 other @ (store_request::Op::ListAccounts(_) | store_request::Op::ListSessions(_)) => {
@@ -92,6 +107,9 @@ impl Play {
                 Did::Answer(id, answer)
             }
             Effect::Push(lease, push) => Did::Push(lease.0, push.connections, push.position.expect("set").seq),
+            Effect::Behind(lease, behind) => {
+                Did::Behind(lease.0, behind.connections, behind.position.expect("set").seq)
+            }
             Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
         }
@@ -100,18 +118,26 @@ impl Play {
     /// Makes a user known who is signed in with these sessions.
     pub(super) fn knows(&mut self, user: &str, sessions: &[Session]) {
         let user = UserId::new(user).expect("valid");
-        let delivery = Delivery {
-            user: user.clone(),
-            incarnation: 0,
-            position: client::Position { epoch: 1, seq: 1 },
-            envelope: Bytes::new(),
-            traceparent: String::new(),
-            except: (0, 0),
-        };
-        self.owner.deliver(delivery, self.now);
+        self.owner.changed(&user, self.now);
         let effects = self.effects();
         let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
         self.answer(token, found(user.as_str(), sessions));
+        for session in sessions {
+            self.owner.register.put(&user, 0, register::Session::new(session, 1));
+            self.owner.checks.signed_in(&user);
+        }
+    }
+
+    /// To which connections a message to this user is pushed. The user is known.
+    pub(super) fn pushes(&mut self, to: &str) -> Vec<(u64, Vec<u64>)> {
+        let effects = self.request(send(to, "1"));
+        let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+        let effects = self.answer(*token, appended(1, &Bytes::new()));
+        let push = |did| match did {
+            Did::Push(gateway, connections, _) => Some((gateway, connections)),
+            _ => None,
+        };
+        effects.into_iter().filter_map(push).collect()
     }
 }
 
@@ -129,6 +155,8 @@ pub(super) enum Did {
     RenewEpoch(u64, u64, u64),
     Answer(u64, Answer),
     Push(u64, Vec<u64>, u64),
+    Behind(u64, Vec<u64>, u64),
+    ReadHeads(u64, Vec<String>),
     Evict(u64, u64),
     Deliver(Delivery),
 }

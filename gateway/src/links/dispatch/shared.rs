@@ -1,0 +1,84 @@
+//! What the parts of a gateway's dispatch share: how much is pending, and how far each router's order was broken.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use carillon_proto::Room;
+use parking_lot::{Mutex, RwLock};
+
+use super::IN_TIME;
+
+/// Requests without an answer, of all parts.
+pub(crate) struct Load {
+    pending: AtomicUsize,
+    max_pending: usize,
+    /// How many may wait when a send comes.
+    limit: AtomicUsize,
+    room: Mutex<Room>,
+}
+
+impl Load {
+    pub(crate) fn new(max_pending: usize) -> Self {
+        let room = Room::new(max_pending, IN_TIME);
+        Self {
+            pending: AtomicUsize::new(0),
+            max_pending,
+            limit: AtomicUsize::new(room.limit()),
+            room: Mutex::new(room),
+        }
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Is there no room for one more? Parts that ask at the same time may each take the last place.
+    pub(super) fn is_full(&self, for_a_send: bool) -> bool {
+        let most = if for_a_send { self.limit.load(Ordering::Relaxed) } else { self.max_pending };
+        self.pending() >= most
+    }
+
+    pub(super) fn come_back(&self) -> Duration {
+        self.room.lock().come_back()
+    }
+
+    /// A send was answered after this time.
+    pub(super) fn answered(&self, waited: Duration, now: Instant) {
+        let mut room = self.room.lock();
+        room.answered(waited, self.pending(), now);
+        self.limit.store(room.limit(), Ordering::Relaxed);
+    }
+}
+
+/// See `RouterRequest.era`. All parts use the links, so they count together. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Eras(Arc<RwLock<HashMap<Arc<str>, AtomicU64>>>);
+
+impl Eras {
+    pub(super) fn of(&self, router: &str) -> u64 {
+        self.0.read().get(router).map_or(0, |era| era.load(Ordering::Relaxed))
+    }
+
+    /// A request of this era was not taken.
+    pub(super) fn end(&self, router: &Arc<str>, era: u64) {
+        if let Some(known) = self.0.read().get(router) {
+            known.fetch_max(era + 1, Ordering::Relaxed);
+            return;
+        }
+        self.0.write().entry(Arc::clone(router)).or_default().fetch_max(era + 1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,195 @@
+//! Requests of all connections on their way into links and back: in parts by connection, so that no task and no lock is
+//! on everybody's way.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use carillon_proto::pb::{
+    client::Code,
+    link::{RouterReply, router_reply},
+    store::RegistryView,
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Asker, ToLink,
+    dispatch::{Dispatch, Effect, Input, Load, PARTS, Submit, Word, refusal},
+};
+use crate::{connections::Connections, metrics};
+
+/// The way into an open link.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) queue: mpsc::Sender<ToLink>,
+    /// Ends the link.
+    pub(crate) cut: CancellationToken,
+}
+
+/// All parts. A request is routed and put into its link's queue under its part's lock: that keeps the order of its lane.
+pub(crate) struct Parts {
+    parts: Vec<Mutex<Part>>,
+    load: Arc<Load>,
+    /// By which ring each part has said to a router that all is announced.
+    told_all: Mutex<HashMap<Arc<str>, [u64; PARTS]>>,
+    connections: Arc<Connections>,
+}
+
+struct Part {
+    dispatch: Dispatch<Asker>,
+    ways: HashMap<Arc<str>, Way>,
+    /// Reused.
+    effects: Vec<Effect<Asker>>,
+}
+
+impl Parts {
+    pub(crate) fn new(load: Arc<Load>, deadline: std::time::Duration, connections: Arc<Connections>) -> Self {
+        let eras = super::dispatch::Eras::default();
+        let part = |index| {
+            let dispatch = Dispatch::new(index, Arc::clone(&load), eras.clone(), deadline);
+            Mutex::new(Part { dispatch, ways: HashMap::new(), effects: Vec::new() })
+        };
+        let parts = (0..PARTS as u64).map(part).collect();
+        Self { parts, load, told_all: Mutex::default(), connections }
+    }
+
+    pub(crate) fn submit(&self, submit: Submit<Asker>) {
+        let part = (submit.connection % PARTS as u64) as usize;
+        self.input(part, Input::Submit(submit), Instant::now());
+    }
+
+    pub(crate) fn replies(&self, from: &Arc<str>, replies: Vec<RouterReply>) {
+        let now = Instant::now();
+        let mut by_part: [Vec<RouterReply>; PARTS] = Default::default();
+        for reply in replies {
+            by_part[(reply.id % PARTS as u64) as usize].push(reply);
+        }
+        for (part, replies) in by_part.into_iter().enumerate().filter(|(_, replies)| !replies.is_empty()) {
+            self.input(part, Input::Replies(Arc::clone(from), replies), now);
+        }
+    }
+
+    pub(crate) fn up(&self, address: &Arc<str>, way: &Way) {
+        self.told_all.lock().remove(address);
+        let now = Instant::now();
+        for (index, part) in self.parts.iter().enumerate() {
+            part.lock().ways.insert(Arc::clone(address), way.clone());
+            self.input(index, Input::Up(Arc::clone(address)), now);
+        }
+    }
+
+    pub(crate) fn down(&self, address: &Arc<str>) {
+        let now = Instant::now();
+        for (index, part) in self.parts.iter().enumerate() {
+            part.lock().ways.remove(address);
+            self.input(index, Input::Down(Arc::clone(address)), now);
+        }
+    }
+
+    pub(crate) fn registry(&self, view: &Arc<RegistryView>) {
+        self.all(|| Input::Registry(Arc::clone(view)));
+    }
+
+    pub(crate) fn lease(&self, lease: Option<u64>) {
+        self.all(|| Input::Lease(lease));
+    }
+
+    pub(crate) fn tick(&self) {
+        self.all(|| Input::Tick);
+    }
+
+    /// Requests without an answer.
+    pub(crate) fn pending(&self) -> usize {
+        self.load.pending()
+    }
+
+    /// How many requests were sent again, since this was asked last.
+    pub(crate) fn take_repeated(&self) -> u64 {
+        self.parts.iter().map(|part| part.lock().dispatch.take_repeated()).sum()
+    }
+
+    fn all(&self, input: impl Fn() -> Input<Asker>) {
+        let now = Instant::now();
+        for part in 0..self.parts.len() {
+            self.input(part, input(), now);
+        }
+    }
+
+    fn input(&self, index: usize, input: Input<Asker>, now: Instant) {
+        let mut part = self.parts[index].lock();
+        let Part { dispatch, ways, effects } = &mut *part;
+        dispatch.handle(now, input, effects);
+        // A full link refuses, a broken one is down: both come back as inputs, and shrink what is under way.
+        while !effects.is_empty() {
+            let mut back = Vec::new();
+            for effect in effects.drain(..) {
+                self.perform(index, ways, effect, &mut back);
+            }
+            for input in back {
+                dispatch.handle(now, input, effects);
+            }
+        }
+    }
+
+    fn perform(
+        &self,
+        index: usize,
+        ways: &mut HashMap<Arc<str>, Way>,
+        effect: Effect<Asker>,
+        back: &mut Vec<Input<Asker>>,
+    ) {
+        match effect {
+            Effect::Transmit { to, request } => {
+                let Some(way) = ways.get(&to) else { return };
+                let id = request.id;
+                match way.queue.try_send(ToLink::Request(request)) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        let why = refusal(Code::Overloaded, "too many requests are waiting for a router", 200);
+                        let result = Some(router_reply::Result::Refusal(why));
+                        back.push(Input::Replies(to, vec![RouterReply { id, result }]));
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        ways.remove(&to);
+                        back.push(Input::Down(to));
+                    }
+                }
+            }
+            Effect::Tell { to, word } => {
+                let word = match word {
+                    Word::AnnouncedAll(version) => match self.told_by_all(&to, index, version) {
+                        true => Word::AnnouncedAll(version),
+                        false => return,
+                    },
+                    Word::Forget(_) => word,
+                };
+                // Without room the link is given up: all is announced anew on the next one.
+                if let Some(way) = ways.get(&to)
+                    && way.queue.try_send(ToLink::Word(word)).is_err()
+                {
+                    way.cut.cancel();
+                }
+            }
+            Effect::Answer { client: (mailbox, tag), answered } => mailbox.answer(tag, answered),
+            Effect::Announced { connection, heads } => {
+                ::metrics::counter!(metrics::ANNOUNCEMENTS).increment(1);
+                if let Some(mailbox) = self.connections.get(connection) {
+                    mailbox.announced(heads);
+                }
+            }
+            Effect::Over { connection, why } => {
+                if let Some(mailbox) = self.connections.get(connection) {
+                    mailbox.over(why);
+                }
+            }
+        }
+    }
+
+    /// Was this the last part to say it?
+    fn told_by_all(&self, to: &Arc<str>, part: usize, version: u64) -> bool {
+        let mut told_all = self.told_all.lock();
+        let told = told_all.entry(Arc::clone(to)).or_default();
+        told[part] = version;
+        told.iter().all(|told| *told == version)
+    }
+}

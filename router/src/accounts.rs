@@ -1,0 +1,232 @@
+//! The accounts of users that this router asks about: a cache of the rows in the directory shards. It needs no age: what
+//! is asked in the name of an incarnation that has ended is refused by the store, and then the account is read again.
+
+use std::collections::{HashMap, VecDeque};
+
+use carillon_proto::UserId;
+
+/// Those who wait for one user to be read; above it they are refused.
+const WAITERS: usize = 4096;
+
+/// Of one partition. `W` waits while an entry is read from the store.
+pub(crate) struct Accounts<W> {
+    entries: HashMap<UserId, Entry<W>>,
+    /// Second chance: an entry that was used since it was last at the front goes to the back.
+    clock: VecDeque<UserId>,
+    max: usize,
+}
+
+enum Entry<W> {
+    Loading {
+        waiters: Vec<W>,
+        /// The account was written after the read began: what it says may be old.
+        outdated: bool,
+    },
+    Loaded {
+        whose: Whose,
+        used: bool,
+    },
+}
+
+/// What is known of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whose {
+    /// Whose inbox it is.
+    pub(crate) incarnation: u64,
+    /// The name had another owner before.
+    pub(crate) remade: bool,
+}
+
+/// What to do after [`Accounts::wait`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wait<W> {
+    /// Read the user from the store, then call [`Accounts::loaded`].
+    Read,
+    /// That is under way.
+    Queued,
+    Full(W),
+}
+
+/// What to do after [`Accounts::loaded`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Loaded<W> {
+    /// In the order in which they came.
+    Serve(Vec<W>),
+    ReadAgain,
+}
+
+impl<W> Accounts<W> {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { entries: HashMap::new(), clock: VecDeque::new(), max }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// None: not known.
+    pub(crate) fn get(&mut self, user: &UserId) -> Option<Whose> {
+        match self.entries.get_mut(user)? {
+            Entry::Loaded { whose, used } => {
+                *used = true;
+                Some(*whose)
+            }
+            Entry::Loading { .. } => None,
+        }
+    }
+
+    /// `waiter` goes on when the user has been read, whatever is known already.
+    pub(crate) fn wait(&mut self, user: &UserId, waiter: W) -> Wait<W> {
+        match self.entries.get_mut(user) {
+            Some(Entry::Loading { waiters, .. }) => {
+                if waiters.len() >= WAITERS {
+                    return Wait::Full(waiter);
+                }
+                waiters.push(waiter);
+                Wait::Queued
+            }
+            Some(entry) => {
+                *entry = Entry::Loading { waiters: vec![waiter], outdated: false };
+                Wait::Read
+            }
+            None => {
+                self.make_room();
+                self.entries.insert(user.clone(), Entry::Loading { waiters: vec![waiter], outdated: false });
+                self.clock.push_back(user.clone());
+                Wait::Read
+            }
+        }
+    }
+
+    /// The store's answer; None: it gave none, or there is no such user, so that the next one asks again.
+    pub(crate) fn loaded(&mut self, user: &UserId, whose: Option<Whose>) -> Loaded<W> {
+        let Some(entry) = self.entries.get_mut(user) else { return Loaded::Serve(Vec::new()) };
+        let Entry::Loading { waiters, outdated } = entry else { return Loaded::Serve(Vec::new()) };
+        if *outdated && whose.is_some() {
+            *outdated = false;
+            return Loaded::ReadAgain;
+        }
+        let waiters = std::mem::take(waiters);
+        match whose {
+            Some(whose) => *entry = Entry::Loaded { whose, used: false },
+            // Its place in the clock is dropped when it comes to the front.
+            None => drop(self.entries.remove(user)),
+        }
+        Loaded::Serve(waiters)
+    }
+
+    /// What the store says of this user does not agree with what is here.
+    pub(crate) fn forget(&mut self, user: &UserId) {
+        match self.entries.get_mut(user) {
+            Some(Entry::Loading { outdated, .. }) => *outdated = true,
+            Some(Entry::Loaded { .. }) => drop(self.entries.remove(user)),
+            None => {}
+        }
+    }
+
+    /// Drops the users for whom `stays` says no. Those who wait still get their answer.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&UserId) -> bool) {
+        self.entries.retain(|user, entry| matches!(entry, Entry::Loading { .. }) || stays(user));
+        self.clock.retain(|user| self.entries.contains_key(user));
+    }
+
+    fn make_room(&mut self) {
+        // Each turn ends an entry, ends a use, or skips one that is being read; after two rounds all are being read,
+        // and those are bounded by the requests that wait for them.
+        for _ in 0..self.clock.len() * 2 {
+            if self.entries.len() < self.max && self.clock.len() < self.max * 2 {
+                return;
+            }
+            let Some(user) = self.clock.pop_front() else { return };
+            match self.entries.get_mut(&user) {
+                None => {}
+                Some(Entry::Loading { .. }) => self.clock.push_back(user),
+                Some(Entry::Loaded { used, .. }) if *used => {
+                    *used = false;
+                    self.clock.push_back(user);
+                }
+                Some(Entry::Loaded { .. }) => drop(self.entries.remove(&user)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).expect("valid")
+    }
+
+    fn of(incarnation: u64) -> Option<Whose> {
+        Some(Whose { incarnation, remade: false })
+    }
+
+    #[test]
+    fn requests_wait_behind_one_read_and_are_served_in_order() {
+        let alice = user("alice");
+        let mut accounts = Accounts::new(10);
+        assert_eq!(accounts.get(&alice), None);
+        assert_eq!(accounts.wait(&alice, 1), Wait::Read);
+        assert_eq!(accounts.wait(&alice, 2), Wait::Queued);
+        assert_eq!(accounts.loaded(&alice, of(7)), Loaded::Serve(vec![1, 2]));
+        assert_eq!(accounts.get(&alice), of(7));
+        assert_eq!(accounts.wait(&alice, 3), Wait::Read, "whoever waits wants what is so now");
+        assert_eq!(accounts.get(&alice), None);
+    }
+
+    #[test]
+    fn an_account_that_changed_during_the_read_is_read_again() {
+        let alice = user("alice");
+        let mut accounts = Accounts::new(10);
+        assert_eq!(accounts.wait(&alice, 1), Wait::Read);
+        accounts.forget(&alice);
+        assert_eq!(accounts.loaded(&alice, of(7)), Loaded::ReadAgain);
+        assert_eq!(accounts.loaded(&alice, of(8)), Loaded::Serve(vec![1]));
+        assert_eq!(accounts.get(&alice), of(8));
+        accounts.forget(&alice);
+        assert_eq!(accounts.get(&alice), None);
+    }
+
+    #[test]
+    fn a_failed_read_serves_its_waiters_and_leaves_nothing() {
+        let alice = user("alice");
+        let mut accounts = Accounts::new(10);
+        assert_eq!(accounts.wait(&alice, 1), Wait::Read);
+        assert_eq!(accounts.loaded(&alice, None), Loaded::Serve(vec![1]));
+        assert_eq!(accounts.len(), 0);
+        assert_eq!(accounts.wait(&alice, 2), Wait::Read);
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_used() {
+        let mut accounts = Accounts::new(4);
+        let hot = user("hot");
+        for i in 0..100 {
+            if accounts.get(&hot).is_none() {
+                assert!(i < 4, "the entry in use was dropped at {i}");
+                accounts.wait(&hot, 0);
+                accounts.loaded(&hot, of(1));
+            }
+            let cold = user(&format!("cold{i}"));
+            accounts.wait(&cold, 0);
+            accounts.loaded(&cold, of(1));
+            assert!(accounts.len() <= 4);
+        }
+    }
+
+    #[test]
+    fn entries_that_moved_to_another_router_are_dropped() {
+        let mut accounts = Accounts::new(10);
+        for name in ["mine", "theirs"] {
+            accounts.wait(&user(name), 0);
+            accounts.loaded(&user(name), of(1));
+        }
+        accounts.wait(&user("loading"), 7);
+        accounts.retain(|user| user.as_str() == "mine");
+        assert_eq!(accounts.get(&user("mine")), of(1));
+        assert_eq!(accounts.get(&user("theirs")), None);
+        assert_eq!(accounts.loaded(&user("loading"), of(1)), Loaded::Serve(vec![7]));
+    }
+}

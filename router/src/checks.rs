@@ -1,0 +1,165 @@
+//! The last resort against pushes that nobody knows to be lost: whoever is signed in has the head of the inbox compared with
+//! the store's now and then, many in one read.
+
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    time::Duration,
+};
+
+use carillon_proto::UserId;
+use tokio::time::Instant;
+
+/// Ticks in the time in which each user has its turn once.
+const TICKS: u32 = 60;
+/// After a change of the ring: by then the other routers follow it, too.
+const RING_SETTLES: Duration = Duration::from_secs(2);
+/// Users of one tick; with more, a turn comes later.
+const USERS: usize = 4096;
+
+/// The turns of one partition's users.
+pub(crate) struct Checks {
+    turns: VecDeque<UserId>,
+    /// Each is in `turns` once.
+    queued: HashSet<UserId>,
+    pause: Duration,
+    next: Instant,
+    /// Of whom something may just have been lost: they do not wait for their turn.
+    urgent: BTreeSet<UserId>,
+    /// When all are to have their turn.
+    all_at: Option<Instant>,
+    /// So many at the front have their turn as soon as can be.
+    hurry: usize,
+    /// Reads without an answer. While there are some, nobody else has a turn.
+    asked: usize,
+}
+
+impl Checks {
+    /// `every`: how long until a user has its turn again.
+    pub(crate) fn new(every: Duration, now: Instant) -> Self {
+        let (pause, turns) = (every / TICKS, VecDeque::new());
+        let (queued, urgent) = (HashSet::new(), BTreeSet::new());
+        Self { turns, queued, pause, next: now + pause, urgent, all_at: None, hurry: 0, asked: 0 }
+    }
+
+    pub(crate) fn signed_in(&mut self, user: &UserId) {
+        if self.queued.insert(user.clone()) {
+            self.turns.push_back(user.clone());
+        }
+    }
+
+    /// Something of this user may just have been lost.
+    pub(crate) fn soon(&mut self, user: &UserId) {
+        if self.urgent.len() < USERS {
+            self.urgent.insert(user.clone());
+        } else {
+            self.all_soon();
+        }
+    }
+
+    /// Something of anybody may have been lost.
+    pub(crate) fn all_soon(&mut self) {
+        self.hurry = self.turns.len();
+    }
+
+    /// Until a router has seen a ring, it pushes what comes for some users to nobody, as others are told of their sessions.
+    /// All have a turn when the others have seen it, too.
+    pub(crate) fn ring_changed(&mut self, now: Instant) {
+        self.all_at = Some(now + RING_SETTLES);
+    }
+
+    /// When to call `take`.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let next = (!self.turns.is_empty() || !self.urgent.is_empty()).then_some(self.next)?;
+        Some(self.all_at.map_or(next, |all_at| next.min(all_at)))
+    }
+
+    /// Those whose turn it is. Whoever is still signed in is given back to `signed_in`.
+    pub(crate) fn take(&mut self, now: Instant) -> Vec<UserId> {
+        self.next = now + self.pause;
+        if self.all_at.is_some_and(|all_at| all_at <= now) {
+            self.all_at = None;
+            self.all_soon();
+        }
+        if self.asked > 0 {
+            return Vec::new();
+        }
+        let usual = self.turns.len().div_ceil(TICKS as usize);
+        let count = usual.max(self.hurry).min(USERS).min(self.turns.len());
+        self.hurry = self.hurry.saturating_sub(count);
+        let mut taken: Vec<UserId> = self.turns.drain(..count).collect();
+        for user in &taken {
+            self.queued.remove(user);
+            self.urgent.remove(user);
+        }
+        taken.extend(std::mem::take(&mut self.urgent));
+        taken
+    }
+
+    pub(crate) fn asked(&mut self) {
+        self.asked += 1;
+    }
+
+    pub(crate) fn answered(&mut self) {
+        self.asked -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(60);
+
+    fn user(number: usize) -> UserId {
+        UserId::new(&format!("user{number}")).expect("valid")
+    }
+
+    /// Those whose turn it is, who all stay.
+    fn turn(checks: &mut Checks, now: Instant) -> Vec<UserId> {
+        let taken = checks.take(now);
+        taken.iter().for_each(|user| checks.signed_in(user));
+        taken
+    }
+
+    #[test]
+    fn each_has_a_turn_once_in_the_time() {
+        let mut now = Instant::now();
+        let mut checks = Checks::new(EVERY, now);
+        assert_eq!(checks.due(), None);
+        (0..1000).for_each(|number| checks.signed_in(&user(number)));
+        checks.signed_in(&user(0));
+        let mut seen = Vec::new();
+        for _ in 0..TICKS {
+            now = checks.due().expect("due");
+            let turn = turn(&mut checks, now);
+            assert!(turn.len() <= 17, "{}", turn.len());
+            seen.extend(turn);
+        }
+        assert_eq!(seen[..1000].iter().collect::<HashSet<_>>().len(), 1000);
+        assert_eq!(seen[1000..], seen[..seen.len() - 1000], "then from the first on");
+    }
+
+    #[test]
+    fn whoever_may_have_lost_something_is_first_and_waits_while_answers_are_due() {
+        let now = Instant::now();
+        let mut checks = Checks::new(EVERY, now);
+        (0..100).for_each(|number| checks.signed_in(&user(number)));
+        checks.soon(&user(50));
+        checks.asked();
+        assert_eq!(turn(&mut checks, now), []);
+        checks.answered();
+        assert_eq!(turn(&mut checks, now), [user(0), user(1), user(50)]);
+        checks.all_soon();
+        assert_eq!(turn(&mut checks, now).len(), 100);
+        assert_eq!(turn(&mut checks, now).len(), 2);
+        checks.ring_changed(now);
+        assert_eq!(turn(&mut checks, now).len(), 2);
+        let later = now + RING_SETTLES;
+        checks.asked();
+        assert_eq!(turn(&mut checks, later), []);
+        assert!(checks.due().is_some_and(|due| due > later), "it waits for its answers");
+        checks.answered();
+        assert_eq!(turn(&mut checks, later).len(), 100, "once");
+        assert_eq!(turn(&mut checks, later).len(), 2);
+    }
+}

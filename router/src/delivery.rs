@@ -1,0 +1,49 @@
+//! What a user's sessions are told of a new envelope, by the owner or through another router.
+
+use bytes::Bytes;
+use carillon_proto::{
+    LeaseId, UserId,
+    pb::{client, link::Hint},
+};
+
+/// One of the user's connections may not know this envelope yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Delivery {
+    pub(crate) user: UserId,
+    /// Of the account whose inbox it is.
+    pub(crate) incarnation: u64,
+    pub(crate) position: client::Position,
+    /// Empty: it was dropped on the way.
+    pub(crate) envelope: Bytes,
+    pub(crate) traceparent: String,
+    /// The session that knows it.
+    pub(crate) except: Option<(LeaseId, u64)>,
+}
+
+impl Delivery {
+    pub(crate) fn into_hint(self) -> Hint {
+        let (except_lease, except_connection) = self.except.map_or((0, 0), |(lease, of)| (lease.0, of));
+        Hint {
+            user: self.user.as_str().to_owned(),
+            position: Some(self.position),
+            envelope: self.envelope,
+            traceparent: self.traceparent,
+            except_lease,
+            except_connection,
+            incarnation: self.incarnation,
+            passed_on: false,
+        }
+    }
+
+    /// What is left of it when it had to be dropped.
+    pub(crate) fn without_envelope(self) -> Self {
+        Self { envelope: Bytes::new(), ..self }
+    }
+
+    /// None: user or position are missing.
+    pub(crate) fn of_hint(hint: Hint) -> Option<Self> {
+        let Hint { user, position, envelope, traceparent, except_lease, except_connection, incarnation, .. } = hint;
+        let except = (except_lease != 0).then_some((LeaseId(except_lease), except_connection));
+        Some(Self { user: UserId::new(&user).ok()?, incarnation, position: position?, envelope, traceparent, except })
+    }
+}

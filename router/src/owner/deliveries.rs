@@ -1,0 +1,135 @@
+//! Telling sessions of new envelopes, and of those that they may have missed.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::{
+    LeaseId, ShardId, TimelineId, UserId, limits,
+    pb::{
+        client::Position,
+        link::{Behind, Push},
+        store::{ReadHead, ReadHeads, store_request},
+    },
+};
+use tokio::time::Instant;
+
+use super::{Asked, Effect, Owner, READ_USER};
+use crate::{
+    delivery::Delivery,
+    metrics,
+    store::{StoreAnswer, StoreFailure},
+};
+
+impl Owner {
+    /// To the sessions of the user, but for the one that knows. Without an envelope they are told how far the inbox
+    /// reaches.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        let Delivery { user, incarnation, position, envelope, traceparent, except } = delivery;
+        self.register.heard(&user, incarnation, position);
+        for (gateway, connections) in self.gateways_of(&user, incarnation, except) {
+            let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
+            let position = Some(position);
+            self.effects.push(if envelope.is_empty() {
+                Effect::Behind(gateway, Behind { connections, timeline, position, incarnation })
+            } else {
+                let (envelope, traceparent) = (envelope.clone(), traceparent.clone());
+                let sender = except.filter(|(lease, _)| *lease == gateway);
+                let sender_connection = sender.map_or(0, |(_, connection)| connection);
+                let push =
+                    Push { connections, timeline, position, envelope, traceparent, incarnation, sender_connection };
+                Effect::Push(gateway, push)
+            });
+        }
+    }
+
+    /// Connections by gateway. Devices of one user are few.
+    fn gateways_of(&self, user: &UserId, incarnation: u64, except: Option<(LeaseId, u64)>) -> Vec<(LeaseId, Vec<u64>)> {
+        let mut gateways: Vec<(LeaseId, Vec<u64>)> = Vec::new();
+        // A message to or of another owner of the name is nothing to some of these sessions: generations begin with the
+        // incarnation.
+        let sessions = self.register.sessions(user, incarnation).iter();
+        for session in sessions.filter(|session| session.generation >= incarnation) {
+            if except.is_some_and(|(lease, connection)| session.has_handle(lease, connection)) {
+                continue;
+            }
+            match gateways.iter_mut().find(|(lease, _)| *lease == session.lease) {
+                Some((_, connections)) => connections.push(session.connection),
+                None => gateways.push((session.lease, vec![session.connection])),
+            }
+        }
+        gateways
+    }
+
+    /// A message may stand in the inbox of this user, and nobody will tell.
+    pub(super) fn may_have_missed(&mut self, user: &UserId) {
+        if self.register.incarnation(user).is_some() {
+            self.checks.soon(user);
+        }
+    }
+
+    /// Deliveries to anybody may have been lost.
+    pub(crate) fn doubt(&mut self) {
+        self.checks.all_soon();
+    }
+
+    /// When `check` is due.
+    pub(crate) fn check_due(&self) -> Option<Instant> {
+        self.checks.due()
+    }
+
+    /// Asks for the heads of those whose turn it is.
+    pub(crate) fn check(&mut self, now: Instant) {
+        let mut by_shard: BTreeMap<ShardId, Vec<(UserId, u64)>> = BTreeMap::new();
+        for user in self.checks.take(now) {
+            if let Some(incarnation) = self.register.incarnation(&user) {
+                self.checks.signed_in(&user);
+                let shard = self.topology.shards.timeline_of(&TimelineId::Inbox(user.clone()));
+                by_shard.entry(shard).or_default().push((user, incarnation));
+            }
+        }
+        for (shard, users) in by_shard {
+            for users in users.chunks(limits::HEADS) {
+                let read = |(user, incarnation): &(UserId, u64)| ReadHead {
+                    timeline: Some(TimelineId::Inbox(user.clone()).to_key()),
+                    device: String::new(),
+                    incarnation: *incarnation,
+                };
+                let op = store_request::Op::ReadHeads(ReadHeads { reads: users.iter().map(read).collect() });
+                self.checks.asked();
+                self.ask(shard, op, String::new(), now + READ_USER, Asked::Checked(users.to_vec()));
+            }
+        }
+    }
+
+    pub(super) fn checked(
+        &mut self,
+        users: Vec<(UserId, u64)>,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+    ) {
+        self.checks.answered();
+        // Whoever was not read has another turn.
+        let Ok(StoreAnswer::HeadsRead(read)) = answer else { return };
+        metrics::heads_checked(users.len());
+        for ((user, incarnation), read) in users.into_iter().zip(read.heads) {
+            // The account has ended: its sessions are put out.
+            let Some(head) = read.head else {
+                self.changed(&user, now);
+                continue;
+            };
+            let position = Position { epoch: head.epoch, seq: head.last };
+            if head.epoch != 0 && self.register.heard(&user, incarnation, position) {
+                metrics::head_was_news();
+                self.tell_head(&user, incarnation, position);
+            }
+        }
+    }
+
+    /// All sessions of the user; to those that have it, it is nothing.
+    pub(super) fn tell_head(&mut self, user: &UserId, incarnation: u64, position: Position) {
+        for (gateway, connections) in self.gateways_of(user, incarnation, None) {
+            let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
+            let behind = Behind { connections, timeline, position: Some(position), incarnation };
+            self.effects.push(Effect::Behind(gateway, behind));
+        }
+    }
+}

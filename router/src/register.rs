@@ -1,0 +1,238 @@
+//! Every live session of the users that this router owns, as their gateways tell it: they open, announce and close them,
+//! and say which of them another router owns by now. Nothing is dropped for its age, and nothing is concluded from a ring
+//! that a gateway may have skipped.
+
+use std::collections::{HashMap, HashSet};
+
+use carillon_proto::{
+    LeaseId, UserId,
+    pb::{client::Position, store},
+};
+
+use crate::companions::Companions;
+
+/// Of one partition. Bounded by what gateways hold: each lets in at most its `max_connections`, and the store lets in at
+/// most `max_devices_per_user` of a user. A session takes some 200 bytes.
+pub(crate) struct Register {
+    users: HashMap<UserId, Online>,
+    /// How many sessions each gateway has here. Whose gateway ends is looked for among all: that is seldom, and an index
+    /// would cost as much as the session.
+    by_lease: HashMap<LeaseId, usize>,
+    /// Of the gateways that have announced all that they have here.
+    announced: HashMap<LeaseId, Announced>,
+    companions: Companions,
+}
+
+/// A user who is signed in.
+struct Online {
+    /// Of the account.
+    incarnation: u64,
+    /// How far the inbox is known to reach.
+    head: Position,
+    /// At least one.
+    sessions: Vec<Session>,
+}
+
+/// "That was all", said by a gateway.
+struct Announced {
+    link: u64,
+    ring_version: u64,
+}
+
+/// A session as its gateway told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) device: Box<str>,
+    pub(crate) lease: LeaseId,
+    pub(crate) connection: u64,
+    pub(crate) generation: u64,
+    /// The link on which it was told.
+    pub(crate) link: u64,
+}
+
+impl Session {
+    /// `stored` as it was told on this link.
+    pub(crate) fn new(stored: &store::Session, link: u64) -> Self {
+        let store::Session { device, lease, connection, generation, .. } = stored;
+        let (device, lease) = (device.as_str().into(), LeaseId(*lease));
+        Self { device, lease, connection: *connection, generation: *generation, link }
+    }
+
+    pub(crate) fn has_handle(&self, lease: LeaseId, connection: u64) -> bool {
+        (self.lease, self.connection) == (lease, connection)
+    }
+}
+
+impl Register {
+    pub(crate) fn new(companions: Companions) -> Self {
+        Self { users: HashMap::new(), by_lease: HashMap::new(), announced: HashMap::new(), companions }
+    }
+
+    /// Sessions of all users.
+    pub(crate) fn len(&self) -> usize {
+        self.by_lease.values().sum()
+    }
+
+    /// Of the account with this incarnation: those of another owner of the name are told nothing of it.
+    pub(crate) fn sessions(&self, user: &UserId, incarnation: u64) -> &[Session] {
+        match self.users.get(user) {
+            Some(online) if online.incarnation == incarnation => &online.sessions,
+            _ => &[],
+        }
+    }
+
+    /// The incarnation of the account that is signed in with this very session.
+    pub(crate) fn knows(&self, user: &UserId, session: &Session) -> Option<u64> {
+        let online = self.users.get(user)?;
+        let is_it = |known: &Session| {
+            known.has_handle(session.lease, session.connection)
+                && (&known.device, known.generation) == (&session.device, session.generation)
+        };
+        online.sessions.iter().any(is_it).then_some(online.incarnation)
+    }
+
+    /// Is another session of this device here?
+    pub(crate) fn has_other(&self, user: &UserId, session: &Session) -> bool {
+        let is_other =
+            |known: &Session| known.device == session.device && !known.has_handle(session.lease, session.connection);
+        self.users.get(user).is_some_and(|online| online.sessions.iter().any(is_other))
+    }
+
+    /// The store has this session of the account with this incarnation now, in the place of others of the device. Gives the
+    /// sessions of the owner of the name before, which are over.
+    pub(crate) fn put(&mut self, user: &UserId, incarnation: u64, mut session: Session) -> Vec<Session> {
+        let mut over = Vec::new();
+        match self.users.get(user) {
+            // An answer that was overtaken by a new owner of the name.
+            Some(online) if online.incarnation > incarnation => return over,
+            Some(online) if online.incarnation < incarnation => {
+                over.clone_from(&online.sessions);
+                self.retain(user, |_| false);
+            }
+            _ => {}
+        }
+        if let Some(known) = self.find(user, session.lease, session.connection) {
+            // What an older link still brings is no news.
+            session.link = session.link.max(known.link);
+        }
+        self.retain(user, |known| known.device != session.device);
+        *self.by_lease.entry(session.lease).or_default() += 1;
+        let online = self.users.entry(user.clone()).or_insert_with(|| Online {
+            incarnation,
+            head: Position::default(),
+            sessions: Vec::with_capacity(1),
+        });
+        online.sessions.push(session);
+        self.companions.counted(user, online.sessions.len());
+        over
+    }
+
+    /// The inbox of the account with this incarnation reaches at least so far. True if that is news.
+    pub(crate) fn heard(&mut self, user: &UserId, incarnation: u64, position: Position) -> bool {
+        let Some(online) = self.users.get_mut(user).filter(|online| online.incarnation == incarnation) else {
+            return false;
+        };
+        let is_news = online.head.epoch != position.epoch || online.head.seq < position.seq;
+        if is_news {
+            online.head = position;
+        }
+        is_news
+    }
+
+    /// How far the inbox of this user is known to reach, and of which account it is; None: that is not known.
+    pub(crate) fn head(&self, user: &UserId) -> Option<(u64, Position)> {
+        let online = self.users.get(user)?;
+        (online.head.epoch != 0).then_some((online.incarnation, online.head))
+    }
+
+    /// The incarnation of the account that is signed in.
+    pub(crate) fn incarnation(&self, user: &UserId) -> Option<u64> {
+        self.users.get(user).map(|online| online.incarnation)
+    }
+
+    /// It was announced again on this link.
+    pub(crate) fn told_again(&mut self, user: &UserId, session: &Session) {
+        if let Some(known) = self.find(user, session.lease, session.connection) {
+            known.link = known.link.max(session.link);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, user: &UserId, lease: LeaseId, connection: u64) {
+        self.retain(user, |known| !known.has_handle(lease, connection));
+    }
+
+    /// Its gateway has told another router of it, and said so on this link. What it said on a link before is no news.
+    pub(crate) fn forget(&mut self, user: &UserId, lease: LeaseId, connection: u64, link: u64) {
+        self.retain(user, |known| !known.has_handle(lease, connection) || known.link > link);
+    }
+
+    /// The sessions of gateways whose leases have ended are no more.
+    pub(crate) fn end_leases(&mut self, has_ended: impl Fn(LeaseId) -> bool) {
+        self.announced.retain(|lease, _| !has_ended(*lease));
+        let ended: HashSet<LeaseId> = self.by_lease.keys().copied().filter(|lease| has_ended(*lease)).collect();
+        if !ended.is_empty() {
+            self.retain_all(|known| !ended.contains(&known.lease));
+        }
+    }
+
+    /// The gateway has announced all that it has here by the ring of this version. What it has not told on this link, it
+    /// told on a link before, and has no more.
+    pub(crate) fn announced_all(&mut self, lease: LeaseId, link: u64, ring_version: u64) {
+        let before = self.announced.insert(lease, Announced { link, ring_version });
+        // Later on the same link, it tells one by one what moves away.
+        if before.is_none_or(|before| before.link != link) {
+            self.retain_all(|known| known.lease != lease || known.link >= link);
+        }
+    }
+
+    /// How many of these gateways have not said that all of their sessions are announced by this ring. While there is one,
+    /// nobody can be said to be signed in nowhere.
+    pub(crate) fn missing(&self, gateways: impl Iterator<Item = LeaseId>, ring_version: u64) -> usize {
+        let has = |lease: &LeaseId| self.announced.get(lease).is_some_and(|said| said.ring_version >= ring_version);
+        gateways.filter(|lease| !has(lease)).count()
+    }
+
+    fn find(&mut self, user: &UserId, lease: LeaseId, connection: u64) -> Option<&mut Session> {
+        self.users.get_mut(user)?.sessions.iter_mut().find(|known| known.has_handle(lease, connection))
+    }
+
+    fn retain(&mut self, user: &UserId, stays: impl Fn(&Session) -> bool) {
+        let Some(online) = self.users.get_mut(user) else { return };
+        let before = online.sessions.len();
+        take_out(online, &mut self.by_lease, stays);
+        if online.sessions.len() != before {
+            self.companions.counted(user, online.sessions.len());
+            if online.sessions.is_empty() {
+                self.users.remove(user);
+            }
+        }
+    }
+
+    fn retain_all(&mut self, stays: impl Fn(&Session) -> bool) {
+        let (by_lease, companions) = (&mut self.by_lease, &self.companions);
+        self.users.retain(|user, online| {
+            let before = online.sessions.len();
+            take_out(online, by_lease, &stays);
+            if online.sessions.len() != before {
+                companions.counted(user, online.sessions.len());
+            }
+            !online.sessions.is_empty()
+        });
+    }
+}
+
+fn take_out(online: &mut Online, by_lease: &mut HashMap<LeaseId, usize>, stays: impl Fn(&Session) -> bool) {
+    online.sessions.retain(|known| {
+        let stays = stays(known);
+        if !stays && let Some(count) = by_lease.get_mut(&known.lease) {
+            *count -= 1;
+            if *count == 0 {
+                by_lease.remove(&known.lease);
+            }
+        }
+        stays
+    });
+}
+
+#[cfg(test)]
+mod tests;
