@@ -12,11 +12,11 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::{
     connections::Connections,
+    conversation::{Effect, Input, Now, Rules, Session},
     feeding::{Feeding, Follows},
     links::{Links, Submit},
     mailbox::{Mail, Mailbox},
     metrics,
-    session::{Effect, Input, Now, Rules, Session},
     transport::{Event, Transport},
 };
 
@@ -119,7 +119,7 @@ impl Connection {
             let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
             tokio::select! {
                 event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
-                    Event::Frame(frame) => self.input(Input::Frame(frame), transport),
+                    Event::Ask(ask) => self.input(Input::Ask(ask), transport),
                     Event::Alive => self.input(Input::Alive, transport),
                     Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
                     Event::Unreadable(what, reason) => self.input(Input::Unreadable { what, reason }, transport),
@@ -193,7 +193,7 @@ impl Connection {
 
     fn perform(&mut self, effect: Effect, transport: &mut impl Transport) {
         match effect {
-            Effect::Write(frame) => transport.queue(frame),
+            Effect::Tell(tell) => transport.queue(tell.into()),
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
                 let submit = Submit { connection: self.number, client, op, traceparent };

@@ -19,11 +19,11 @@ use tokio::{sync::Notify, time::sleep_until};
 
 use crate::{
     connections::Connections,
+    conversation::{FeedAsk, Rules, Tag},
     feeds::{Entry, FeedId, FeedRead, Feeds, Follower, Hand, JoinedFeed, Over, Page, Push, ReadFailed, TimelineRef},
     links::{Links, Submit},
     mailbox::{Left, Mailbox},
     metrics,
-    session::{FeedAsk, Rules, Tag},
 };
 
 /// All feeds of this gateway, and the connections that follow them.

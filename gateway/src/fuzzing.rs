@@ -19,17 +19,17 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
-    codec::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
+    conversation::{
+        Effect, FeedAsk, Input, Now, Rules, Session, Tag, TokenKeys, content,
+        scram::{self, ClientFirst},
+    },
+    dialect::native::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     feeding::{page_of, perform, push_of, timeline_of},
     feeds::{Entry, FeedId, Feeds, Follower, Hand, Origin, Over, TimelineName},
     links::{Answered, refusal},
     listener::proxy_protocol,
     mailbox::Left,
-    session::{
-        Effect, FeedAsk, Input, Now, Rules, Session, Tag, TokenKeys, content,
-        scram::{self, ClientFirst},
-    },
     throttle::Throttle,
 };
 
@@ -47,10 +47,10 @@ pub fn frames(mut bytes: &[u8]) {
 
 /// One binary frame.
 pub fn frame(bytes: &[u8]) {
-    let Ok(frame) = codec::decode(bytes) else { return };
+    let Ok(frame) = native::decode(bytes) else { return };
     let encoded = frame.encode_to_vec();
     // By bytes: a NaN is not equal to itself.
-    assert_eq!(codec::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
+    assert_eq!(native::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
     if let Some(Said::Send(send)) = &frame.body
         && let Some(content) = &send.content
     {
@@ -76,14 +76,14 @@ pub fn proxy_header(bytes: &[u8]) {
 
 /// One text frame.
 pub fn json(text: &str) {
-    if let (Ok(one), Ok(other)) = (serde_json::from_str::<ClientFrame>(text), codec::decode_json_by_schema(text)) {
+    if let (Ok(one), Ok(other)) = (serde_json::from_str::<ClientFrame>(text), native::decode_json_by_schema(text)) {
         let shown = |frame: &ClientFrame| serde_json::to_string(frame).expect("encodes");
         assert_eq!(shown(&one), shown(&other), "{text}");
     }
-    let Ok(frame) = codec::decode_json(text) else { return };
+    let Ok(frame) = native::decode_json(text) else { return };
     let typed = ClientFrame::decode(&*frame.encode_to_vec()).expect("what was typed");
     let again = serde_json::to_string(&typed).expect("encodes");
-    let decoded = codec::decode_json(&again).unwrap_or_else(|error| panic!("{error}: {again}"));
+    let decoded = native::decode_json(&again).unwrap_or_else(|error| panic!("{error}: {again}"));
     assert_eq!(decoded.encode_to_vec(), frame.encode_to_vec(), "{again}");
 }
 
@@ -141,7 +141,7 @@ pub fn token(text: &str) {
 pub fn session(mut bytes: &[u8]) {
     let mut driven = Driven::new();
     if bytes.first().is_some_and(|byte| byte & 1 == 0) {
-        driven.input(Input::Frame(ClientFrame { body: Some(signed_in()) }.into()));
+        driven.input(Input::Ask(native::ClientFrame::from(ClientFrame { body: Some(signed_in()) }).into()));
         if let Some(tag) = driven.asked.pop() {
             let result = Ok(Reply::SessionOpened(link::SessionOpened::default()));
             driven.input(Input::Answer(tag, Answered { result, lease: 5 }));
@@ -197,7 +197,7 @@ impl Driven {
 
     fn hears(&mut self, head: [u8; 2], message: &[u8]) {
         let input = match head[0] >> 1 {
-            0..=49 => codec::decode(message).ok().map(Input::Frame),
+            0..=49 => native::decode(message).ok().map(|frame| Input::Ask(frame.into())),
             50..=99 if !self.asked.is_empty() => {
                 let tag = self.asked.swap_remove(usize::from(head[0]) % self.asked.len());
                 let result = match RouterReply::decode(message) {
@@ -249,9 +249,9 @@ impl Driven {
             self.session.handle(self.now, input, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::Write(frame) => {
+                    Effect::Tell(tell) => {
                         assert!(!self.closed, "said something after the end");
-                        check_written(&frame);
+                        check_written(&tell.into());
                     }
                     Effect::Request { tag, .. } => self.asked.push(tag),
                     Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),

@@ -23,12 +23,12 @@ use crate::{
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
+    conversation::{InvalidTokenKey, Rules, TokenKeys},
     cut_off,
     feeding::Feeding,
     lease::{Lease, deregister},
     links::{Hearing, Links, LinksConfig, LinksTask},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
-    session::{InvalidTokenKey, Rules, TokenKeys},
     status::Status,
     throttle::{TELL_REST, Throttle},
 };

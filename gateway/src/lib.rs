@@ -3,17 +3,18 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | `session` | one client's session, as inputs and effects: sign-in, sends, delivery in order |
-//! | `codec`, `transport`, `listener` | frames as bytes, how they travel, where clients come in |
+//! | `conversation` | one client's session, as inputs and effects, in no protocol: sign-in, sends, delivery in order |
+//! | `dialect`, `transport`, `listener` | asks and tells as bytes, how they travel, where clients come in |
 //! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
 //! | `links`, `lease` | what is said to the routers, and the registration |
 
-mod codec;
 mod config;
 mod connection;
 mod connections;
+mod conversation;
 mod cut_off;
+mod dialect;
 mod feeding;
 mod feeds;
 #[cfg(any(test, fuzzing))]
@@ -27,7 +28,6 @@ mod listener;
 mod mailbox;
 pub mod metrics;
 mod network;
-mod session;
 #[doc(hidden)]
 pub mod simulation;
 mod status;
@@ -39,6 +39,6 @@ pub use config::{
     GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,
     TlsConfig, UserForm,
 };
+pub use conversation::{InvalidTokenKey, TokenKeyError, read_token_secret};
 pub use gateway::{Gateway, OpenError, check_files};
 pub use listener::{BindError, TlsError, proxies::ForwardedHeader};
-pub use session::{InvalidTokenKey, TokenKeyError, read_token_secret};

@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    conversation::Tag,
     feeds::{Entry, FeedId, Over},
     links::Answered,
     metrics,
-    session::Tag,
 };
 
 /// Entries that wait. When it is full, the session catches up with that feed by itself.

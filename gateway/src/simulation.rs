@@ -20,6 +20,8 @@ use carillon_proto::{
 use crate::{
     InvalidTokenKey, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret,
     config::TokenAccounts,
+    conversation::{self, FeedAsk, Now, Rules, Session, Tag, TokenKeys},
+    dialect::native::{self, Outgoing},
     feeding::{NOBODY, page_of, perform, push_of, read_op_of, timeline_of},
     feeds::{Entry, FeedId, Feeds, Follower, Hand, Over},
     links::{
@@ -28,7 +30,6 @@ use crate::{
         messages,
     },
     mailbox::{Left, Mail, Mailbox},
-    session::{self, FeedAsk, Now, Rules, Session, Tag, TokenKeys},
     throttle::Throttle,
 };
 
@@ -192,12 +193,16 @@ impl Gateway {
     }
 
     pub fn client_says(&mut self, connection: u64, frame: ClientFrame, now: Instant, unix_ms: u64) {
-        self.input(connection, session::Input::Frame(frame.into()), Now { instant: now, unix_ms });
+        self.input(
+            connection,
+            conversation::Input::Ask(native::ClientFrame::from(frame).into()),
+            Now { instant: now, unix_ms },
+        );
     }
 
     /// What waits to be written is more than its bound, or no more.
     pub fn backlog(&mut self, connection: u64, over: bool, now: Instant, unix_ms: u64) {
-        self.input(connection, session::Input::Backlog(over), Now { instant: now, unix_ms });
+        self.input(connection, conversation::Input::Backlog(over), Now { instant: now, unix_ms });
     }
 
     /// The connection is over, with or without a word.
@@ -224,7 +229,7 @@ impl Gateway {
         if connection == NOBODY {
             self.read_due(now);
         } else if self.wake_at(connection).is_some_and(|at| at <= now) {
-            self.input(connection, session::Input::Wake, Now { instant: now, unix_ms });
+            self.input(connection, conversation::Input::Wake, Now { instant: now, unix_ms });
         }
     }
 
@@ -325,14 +330,14 @@ impl Gateway {
         self.with_mail.remove(&connection);
         let Some(open) = self.connections.get(&connection) else { return };
         let Mail { answers, entries, left, heads, over, drain, .. } = open.mailbox.take();
-        let answers = answers.into_iter().map(|(tag, answered)| session::Input::Answer(tag, answered));
+        let answers = answers.into_iter().map(|(tag, answered)| conversation::Input::Answer(tag, answered));
         let rest = [
-            heads.map(session::Input::Heads),
-            over.map(session::Input::Over),
-            drain.map(|come_back| session::Input::Drain { come_back }),
+            heads.map(conversation::Input::Heads),
+            over.map(conversation::Input::Over),
+            drain.map(|come_back| conversation::Input::Drain { come_back }),
         ];
-        let left = left.into_iter().map(|(feed, why)| session::Input::Left(feed, why));
-        let entries = entries.into_iter().map(session::Input::Entry);
+        let left = left.into_iter().map(|(feed, why)| conversation::Input::Left(feed, why));
+        let entries = entries.into_iter().map(conversation::Input::Entry);
         let inputs = answers.chain(entries).chain(left).chain(rest.into_iter().flatten());
         for input in inputs.collect::<Vec<_>>() {
             self.input(connection, input, now);
@@ -368,29 +373,29 @@ impl Gateway {
         }
         let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
         if let Some(joined) = perform(&self.feeds, Follower(connection), &ask, now.instant, &mut hand) {
-            self.input(connection, session::Input::Joined(joined), now);
+            self.input(connection, conversation::Input::Joined(joined), now);
         }
     }
 
-    fn input(&mut self, connection: u64, input: session::Input, now: Now) {
+    fn input(&mut self, connection: u64, input: conversation::Input, now: Now) {
         let Some(open) = self.connections.get_mut(&connection) else { return };
         let mut effects = Vec::new();
         open.session.handle(now, input, &mut effects);
         let mailbox = Arc::clone(&open.mailbox);
         for effect in effects {
             match effect {
-                session::Effect::Write(frame) => {
+                conversation::Effect::Tell(tell) => {
                     // The envelopes are what the router made of what this gateway had checked.
-                    let frame = frame.into_frame().expect("an envelope of the store can be decoded");
+                    let frame = Outgoing::from(tell).into_frame().expect("an envelope of the store can be decoded");
                     self.outputs.push(Output::Client { connection, frame });
                 }
-                session::Effect::Request { tag, op, .. } => {
+                conversation::Effect::Request { tag, op, .. } => {
                     self.submit(connection, Some((connection, Arc::clone(&mailbox), tag)), op);
                 }
-                session::Effect::Feed(ask) => self.ask_feeds(connection, ask, now),
+                conversation::Effect::Feed(ask) => self.ask_feeds(connection, ask, now),
                 // Frames are all that its clients say, and only WebSocket has pings.
-                session::Effect::SignedIn | session::Effect::Ping => {}
-                session::Effect::Close => {
+                conversation::Effect::SignedIn | conversation::Effect::Ping => {}
+                conversation::Effect::Close => {
                     self.outputs.push(Output::Close { connection });
                     self.disconnected(connection);
                 }

@@ -14,7 +14,7 @@ use std::{
 use carillon_proto::{UserId, seldom::Seldom};
 use parking_lot::Mutex;
 
-use crate::{network::Network, session::rate::Bucket};
+use crate::{conversation::rate::Bucket, network::Network};
 
 /// Addresses, users, and pairs remembered. When it is full, those that have all their tries back are forgotten, then any:
 /// an attacker with that many gains tries, others lose nothing.

@@ -27,7 +27,7 @@ use link::Link;
 pub(crate) use link::messages;
 use parts::{Parts, Way};
 
-use crate::{connections::Connections, feeding::Feeding, mailbox::Mailbox, metrics, session::Tag, status::Status};
+use crate::{connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, status::Status};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Changes of links and of the registry that wait for the task that deals with them: links wait.

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::codec::varint::put_frame;
+use crate::dialect::native::varint::put_frame;
 
 /// For a client to hear that it is refused, with the handshakes before, and to close.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);

@@ -20,7 +20,7 @@ use tokio_util::sync::PollSender;
 use tonic::Status;
 
 use super::{Event, Transport};
-use crate::codec::{self, Outgoing};
+use crate::dialect::native::{self, Outgoing};
 pub(crate) use bounded::{Bounded, MessageLimit};
 pub(crate) use messages::WholeMessages;
 
@@ -115,8 +115,8 @@ impl<R: Stream<Item = Result<Bytes, Status>> + Unpin + Send> Transport for GrpcT
         Poll::Ready(match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
             Some(Ok(message)) => {
                 self.read += message.len() as u64;
-                match codec::decode(message) {
-                    Ok(frame) => Event::Frame(frame),
+                match native::decode(message) {
+                    Ok(frame) => Event::Ask(frame.into()),
                     Err(error) => Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {error}")),
                 }
             }

@@ -6,9 +6,12 @@ pub(crate) mod ws;
 
 use std::task::{Context, Poll};
 
-use carillon_proto::pb::client::{Code, refused::What};
+use carillon_proto::pb::client::Code;
 
-use crate::codec::{ClientFrame, Outgoing};
+use crate::{
+    conversation::{Ask, Asked},
+    dialect::native::Outgoing,
+};
 
 /// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset the
 /// connection under the frame.
@@ -44,15 +47,14 @@ pub(crate) trait Transport: Send {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub(crate) enum Event {
-    Frame(ClientFrame),
+    Ask(Ask),
     /// The client is there, and said nothing else.
     Alive,
     /// What came is no frame: it is refused and the connection ends.
     Malformed(Code, String),
     /// A frame that can't be read, but says which send or request it is: that one is refused.
-    Unreadable(What, String),
+    Unreadable(Asked, String),
     /// All that was queued is written.
     Flushed,
     /// The client has closed its half: nothing more will be read. `poll` is not asked to read again.

@@ -12,7 +12,7 @@ use carillon_proto::pb::client::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Event, LINGER, Transport};
-use crate::codec::{
+use crate::dialect::native::{
     self, Outgoing,
     varint::{FramingError, next_frame, put_frame},
 };
@@ -59,13 +59,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
             Err(error @ FramingError::BadLength) => return Some(Event::Malformed(Code::Invalid, error.to_string())),
         };
         let end = at.end;
-        let decoded = codec::decode(&self.input[at]);
+        let decoded = native::decode(&self.input[at]);
         self.input.advance(end);
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
         Some(match decoded {
-            Ok(frame) => Event::Frame(frame),
+            Ok(frame) => Event::Ask(frame.into()),
             Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
         })
     }
@@ -167,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conversation::Ask;
     use carillon_proto::pb::client::{ClientFrame, Ping, Pong, ServerFrame, client_frame, server_frame};
     use prost::Message as _;
     use std::future::poll_fn;
@@ -185,7 +186,7 @@ mod tests {
         client.write_all(&bytes).await.expect("writes");
         for nonce in [1, 2] {
             match poll_fn(|cx| transport.poll(cx, true)).await {
-                Event::Frame(frame) => assert_eq!(frame, ping(nonce).into()),
+                Event::Ask(ask) => assert_eq!(ask, Ask::Heads { nonce }),
                 other => panic!("{other:?}"),
             }
         }

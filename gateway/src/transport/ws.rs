@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{Event, Transport};
-use crate::codec::{self, Outgoing};
+use crate::dialect::native::{self, Outgoing};
 use close::{CloseCode, close_code};
 pub(crate) use socket::{Heard, MessageSocket};
 
@@ -51,8 +51,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
 
     fn message(&mut self, message: Message) -> Event {
         let decoded = match (self.format, message) {
-            (Format::Protobuf, Message::Binary(bytes)) => codec::decode(bytes),
-            (Format::Json, Message::Text(text)) => codec::decode_json(&text),
+            (Format::Protobuf, Message::Binary(bytes)) => native::decode(bytes),
+            (Format::Json, Message::Text(text)) => native::decode_json(&text),
             (Format::Protobuf, Message::Text(_)) => {
                 return self.malformed("carillon.v1.proto takes binary messages, not text", CloseCode::Unsupported);
             }
@@ -63,9 +63,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
             (_, Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_)) => return Event::Alive,
         };
         match decoded {
-            Ok(frame) => Event::Frame(frame),
+            Ok(frame) => Event::Ask(frame.into()),
             Err(error) => match error.what() {
-                Some(what) => Event::Unreadable(what, error.to_string()),
+                Some(what) => Event::Unreadable(what.into(), error.to_string()),
                 None => self.malformed(&error.to_string(), CloseCode::Invalid),
             },
         }

@@ -51,7 +51,7 @@ fn act() -> impl Strategy<Value = Act> {
 
 /// What an answer names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Asked {
+enum Named {
     Send(String),
     Request(u32),
     Ping(u64),
@@ -60,7 +60,7 @@ enum Asked {
 struct World {
     play: Play,
     last: u64,
-    asked: Vec<Asked>,
+    asked: Vec<Named>,
 }
 
 impl World {
@@ -68,24 +68,24 @@ impl World {
         let number = self.asked.len() as u32;
         let timeline = Some(inbox("alice"));
         match act {
-            Act::Send => self.ask(Asked::Send(number.to_string()), send(&number.to_string(), "hi")),
+            Act::Send => self.ask(Named::Send(number.to_string()), send(&number.to_string(), "hi")),
             Act::Fetch => {
                 let fetch = Fetch { request: number, timeline, ..Fetch::default() };
-                self.ask(Asked::Request(number), Body::Fetch(fetch));
+                self.ask(Named::Request(number), Body::Fetch(fetch));
             }
-            Act::Ping => self.ask(Asked::Ping(number.into()), Body::Ping(Ping { nonce: number.into() })),
+            Act::Ping => self.ask(Named::Ping(number.into()), Body::Ping(Ping { nonce: number.into() })),
             Act::Renew => {
                 let Body::SignIn(client::SignIn { credential: Some(Credential::Token(token)), .. }) =
                     token_sign_in("alice", 3600)
                 else {
                     panic!("a sign-in by token")
                 };
-                self.ask(Asked::Request(number), Body::Renew(client::Renew { request: number, token }));
+                self.ask(Named::Request(number), Body::Renew(client::Renew { request: number, token }));
             }
             Act::Unreadable(is_send) => {
                 let what = if is_send { What::ClientId(number.to_string()) } else { What::Request(number) };
-                self.asked.push(if is_send { Asked::Send(number.to_string()) } else { Asked::Request(number) });
-                self.play.input(Input::Unreadable { what, reason: "wrong".to_owned() });
+                self.asked.push(if is_send { Named::Send(number.to_string()) } else { Named::Request(number) });
+                self.play.input(Input::Unreadable { what: what.into(), reason: "wrong".to_owned() });
             }
             Act::Answer(which, outcome) => self.answer(which, outcome),
             Act::Push => {
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, asked: Asked, body: Body) {
+    fn ask(&mut self, asked: Named, body: Body) {
         self.asked.push(asked);
         self.play.says(body);
     }
@@ -143,21 +143,21 @@ proptest! {
         }
         let frames: Vec<_> = world.play.wrote.drain(..).map(|frame| frame.body.expect("a body")).collect();
         prop_assert!(matches!(frames.last(), Some(server_frame::Body::Bye(bye)) if bye.code() == Code::SignedOut));
-        let (mut answers, mut next) = (HashMap::<Asked, usize>::new(), 1);
+        let (mut answers, mut next) = (HashMap::<Named, usize>::new(), 1);
         for frame in frames {
             let answered = match frame {
                 server_frame::Body::Accepted(accepted) => {
                     next += u64::from(accepted.position == Some(at(next)));
-                    Some(Asked::Send(accepted.client_id))
+                    Some(Named::Send(accepted.client_id))
                 }
                 server_frame::Body::Refused(refused) => match refused.what {
-                    Some(What::ClientId(id)) => Some(Asked::Send(id)),
-                    Some(What::Request(request)) => Some(Asked::Request(request)),
+                    Some(What::ClientId(id)) => Some(Named::Send(id)),
+                    Some(What::Request(request)) => Some(Named::Request(request)),
                     None => None,
                 },
-                server_frame::Body::Page(page) => Some(Asked::Request(page.request)),
-                server_frame::Body::Renewed(renewed) => Some(Asked::Request(renewed.request)),
-                server_frame::Body::Pong(pong) => Some(Asked::Ping(pong.nonce)),
+                server_frame::Body::Page(page) => Some(Named::Request(page.request)),
+                server_frame::Body::Renewed(renewed) => Some(Named::Request(renewed.request)),
+                server_frame::Body::Pong(pong) => Some(Named::Ping(pong.nonce)),
                 server_frame::Body::Deliver(deliver) => {
                     prop_assert_eq!(deliver.position, Some(at(next)));
                     next += 1;

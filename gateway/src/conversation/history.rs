@@ -3,22 +3,19 @@
 use carillon_proto::{
     TimelineId,
     pb::{
-        client::{self, Code, Direction, refused::What},
+        client::{Code, Direction},
         link::{Refusal, router_reply::Result as Reply, router_request::Op},
         store::StoredEntry,
     },
 };
 
 use super::{
-    Effect, Now, Rules, Tag,
+    Asked, Effect, Now, Page, PageAsk, Rules, Tag, Tell,
     live::Live,
     rate::Bucket,
     sending::{may_use, refused, whole_ms},
 };
-use crate::{
-    codec::{Outgoing, RawPage, raw::RawEntry},
-    links::refusal,
-};
+use crate::links::refusal;
 
 /// Fetches of one connection without an answer; more are refused.
 const MAX_FETCHES: u32 = 4;
@@ -42,18 +39,18 @@ impl History {
 }
 
 impl Live {
-    pub(super) fn fetch(&mut self, rules: &Rules, now: Now, fetch: client::Fetch, out: &mut Vec<Effect>) {
+    pub(super) fn fetch(&mut self, rules: &Rules, now: Now, fetch: PageAsk, out: &mut Vec<Effect>) {
         let request = fetch.request;
         match self.fetch_op(rules, now, &fetch) {
             Ok((timeline, op)) => {
                 self.history.waiting += 1;
                 out.push(Effect::Request { tag: Tag::Fetch(request, timeline), op, traceparent: String::new() });
             }
-            Err(why) => out.push(refused(What::Request(request), why)),
+            Err(why) => out.push(refused(Asked::Request(request), why)),
         }
     }
 
-    fn fetch_op(&mut self, rules: &Rules, now: Now, fetch: &client::Fetch) -> Result<(TimelineId, Op), Refusal> {
+    fn fetch_op(&mut self, rules: &Rules, now: Now, fetch: &PageAsk) -> Result<(TimelineId, Op), Refusal> {
         let timeline = may_use(self, fetch.timeline.as_ref())?;
         let Ok(direction) = Direction::try_from(fetch.direction) else {
             return Err(refusal(Code::Invalid, "direction is neither forward nor backward", 0));
@@ -80,20 +77,20 @@ impl Live {
             Ok(Reply::TimelineRead(read)) => read,
             Ok(_) => {
                 let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
-                return out.push(refused(What::Request(request), why));
+                return out.push(refused(Asked::Request(request), why));
             }
-            Err(why) => return out.push(refused(What::Request(request), why)),
+            Err(why) => return out.push(refused(Asked::Request(request), why)),
         };
         let head = read.head.unwrap_or_default();
-        let entry = |entry: StoredEntry| RawEntry { seq: entry.seq, envelope: entry.envelope };
-        out.push(Effect::Write(Outgoing::Page(RawPage {
+        let entry = |entry: StoredEntry| (entry.seq, entry.envelope);
+        out.push(Effect::Tell(Tell::Page(Box::new(Page {
             request,
-            timeline: Some(timeline.to_client()),
+            timeline: timeline.clone(),
             epoch: head.epoch,
             entries: read.entries.into_iter().map(entry).collect(),
             first: head.first.max(1),
             last: head.last,
             complete: read.complete,
-        })));
+        }))));
     }
 }

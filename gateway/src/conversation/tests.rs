@@ -26,6 +26,7 @@ use prost::Message as _;
 use super::{token::TokenKeys, *};
 use crate::{
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
+    dialect::native::{self, Outgoing},
     feeding::{page_of, perform, push_of, read_op_of, timeline_of},
     feeds::{Entry, FeedId, Feeds, Follower, Hand, Over, TimelineRef},
     links::{Answered, refusal},
@@ -111,7 +112,7 @@ impl Play {
             self.session.handle(self.now, input, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::Write(frame) => self.wrote.push(frame.into_frame().expect("decodes")),
+                    Effect::Tell(tell) => self.wrote.push(Outgoing::from(tell).into_frame().expect("decodes")),
                     Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
                     Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),
                     Effect::Feed(ask) => {
@@ -139,7 +140,7 @@ impl Play {
     }
 
     fn says(&mut self, body: Body) {
-        self.input(Input::Frame(ClientFrame { body: Some(body) }.into()));
+        self.input(Input::Ask(native::ClientFrame::from(ClientFrame { body: Some(body) }).into()));
     }
 
     fn wait(&mut self, time: Duration) {

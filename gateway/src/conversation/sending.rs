@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ClientId, TimelineId, UserId,
     pb::{
-        client::{self, Code, Refused, recipient::To, refused::What, server_frame},
+        client::{self, Code, recipient::To},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
     },
     trace,
@@ -14,11 +14,11 @@ use carillon_proto::{
 use tracing::Span;
 
 use super::{
-    Effect, Now, Rules, Tag, content,
+    Asked, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content,
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
-use crate::{codec, feeding::timeline_of, links::refusal, metrics};
+use crate::{feeding::timeline_of, links::refusal, metrics};
 
 /// A Send that waits for its answer.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ pub(crate) struct Sent {
 const SOON_MS: u32 = 100;
 
 impl Live {
-    pub(super) fn send(&mut self, rules: &Rules, now: Now, send: codec::Send, out: &mut Vec<Effect>) {
+    pub(super) fn send(&mut self, rules: &Rules, now: Now, send: SendAsk, out: &mut Vec<Effect>) {
         metrics::send();
-        let codec::Send { client_id, to, content, after } = send;
+        let SendAsk { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
-            Err(why) => out.push(refused(What::ClientId(client_id), why)),
+            Err(why) => out.push(refused(Asked::Send(client_id), why)),
             Ok((to, content, admitted)) => {
                 self.pending_sends += 1;
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
@@ -64,10 +64,10 @@ impl Live {
     }
 
     /// What names a send or a request and can't be read. It costs as much as one that can.
-    pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: What, reason: &str, out: &mut Vec<Effect>) {
+    pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: Asked, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
-            What::ClientId(client_id) => self.admit(now, client_id, "").map(|_| ()),
-            What::Request(_) => self.history.take(rules, now),
+            Asked::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
+            Asked::Request(_) => self.history.take(rules, now),
         };
         let why = allowed.err().unwrap_or_else(|| refusal(Code::Invalid, reason, 0));
         out.push(refused(what, why));
@@ -81,8 +81,8 @@ impl Live {
                 let link::Accepted { message_id, timeline, position, time_ms } = accepted;
                 let place = timeline.as_ref().and_then(timeline_of).and_then(|timeline| self.place_of(timeline));
                 let client_id = sent.client_id;
-                let frame = client::Accepted { client_id, message_id, timeline, position, time_ms };
-                out.push(Effect::Write(server_frame::Body::Accepted(frame).into()));
+                let placed = Placed { client_id, message_id, timeline, position, time_ms };
+                out.push(Effect::Tell(Tell::Accepted(placed)));
                 // Behind it comes what has waited for it.
                 if let (Some(place), Some(position)) = (place, position) {
                     self.own(now, place, position.into(), out);
@@ -93,7 +93,7 @@ impl Live {
             Err(why) => why,
         };
         let why = self.postponed(now, &sent.client_id, sent.after, why, Some(sent.admitted));
-        out.push(refused(What::ClientId(sent.client_id), why));
+        out.push(refused(Asked::Send(sent.client_id), why));
     }
 
     fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<Admitted, Refusal> {
@@ -171,16 +171,9 @@ pub(super) fn whole_ms(wait: Duration) -> u32 {
 
 pub(super) const NO_GROUPS: &str = "this service has no groups";
 
-pub(super) fn refused(what: What, why: Refusal) -> Effect {
+pub(super) fn refused(asked: Asked, why: Refusal) -> Effect {
     metrics::refusal(why.code());
-    let refused = Refused {
-        code: why.code,
-        reason: why.reason,
-        retry: why.retry,
-        retry_after_ms: why.retry_after_ms,
-        what: Some(what),
-    };
-    Effect::Write(server_frame::Body::Refused(refused).into())
+    Effect::Tell(Tell::Refused { asked, why })
 }
 
 /// The timeline, if this connection may use it: only the user's own inbox, as long as there are no groups.

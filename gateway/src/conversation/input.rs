@@ -6,13 +6,12 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    client::{Code, refused::What},
+    client::Code,
     link::{TimelineHead, evict::Why},
 };
 
-use super::Tag;
+use super::{Ask, Asked, Tag};
 use crate::{
-    codec::ClientFrame,
     feeds::{Entry, FeedId, JoinedFeed},
     links::Answered,
     mailbox::Left,
@@ -27,17 +26,17 @@ pub(crate) struct Now {
 }
 
 pub(crate) enum Input {
-    Frame(ClientFrame),
+    Ask(Ask),
     /// The client is there, and said nothing else.
     Alive,
-    /// The client sent what is no frame.
+    /// The client sent what can't be read.
     Malformed {
         code: Code,
         reason: String,
     },
-    /// A frame that can't be read, but says which send or request it is.
+    /// It can't be read, but says which send or request it is.
     Unreadable {
-        what: What,
+        what: Asked,
         reason: String,
     },
     /// The client has closed its half of the connection.

@@ -2,16 +2,13 @@
 
 use carillon_proto::{Position, TimelineId, pb::link::router_request::Op};
 
-use super::{renewal::Renewal, sending::Sent};
-use crate::{
-    codec::Outgoing,
-    feeds::{FeedId, Join},
-};
+use super::{Tell, renewal::Renewal, sending::Sent};
+use crate::feeds::{FeedId, Join};
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "each is performed at once")]
 pub(crate) enum Effect {
-    Write(Outgoing),
+    Tell(Tell),
     /// The answer comes back with the tag.
     Request {
         tag: Tag,
@@ -21,7 +18,7 @@ pub(crate) enum Effect {
     Feed(FeedAsk),
     /// Ask the client for a sign of life.
     Ping,
-    /// Signed in: larger frames are allowed.
+    /// Signed in: more may be said at once.
     SignedIn,
     /// Write what waits, then close.
     Close,

@@ -1,7 +1,6 @@
 //! Sends, deliveries, history and acknowledgements of a session that is signed in.
 
 use super::*;
-use crate::codec;
 
 #[test]
 fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
@@ -25,14 +24,10 @@ fn content_is_passed_on_as_it_came() {
     // Field 99, the text "new": of a later release.
     content.extend([0x9a, 0x06, 3, b'n', b'e', b'w']);
     let Body::Send(send) = send("m1", "") else { panic!("no Send") };
-    let send = codec::Send {
-        client_id: send.client_id,
-        to: send.to,
-        content: Some(content.clone().into()),
-        after: String::new(),
-    };
+    let send =
+        SendAsk { client_id: send.client_id, to: send.to, content: Some(content.clone().into()), after: String::new() };
     let mut play = Play::live(0);
-    play.input(Input::Frame(codec::ClientFrame { body: Some(codec::Said::Send(send)) }));
+    play.input(Input::Ask(Ask::Send(send)));
     let Op::Send(sent) = play.op() else { panic!("no Send") };
     assert_eq!((&sent.content[..], sent.time_ms), (&content[..], START_MS), "with the time that each repeat has");
 }
@@ -123,7 +118,7 @@ fn what_follows_a_refused_send_is_refused_without_asking_and_not_before_it() {
 #[test]
 fn a_frame_that_cannot_be_read_is_refused_by_name_and_costs_like_another() {
     let mut play = Play::live(0);
-    let bad = |what: What| Input::Unreadable { what, reason: "send.to must be an object".to_owned() };
+    let bad = |what: What| Input::Unreadable { what: what.into(), reason: "send.to must be an object".to_owned() };
     for _ in 0..5 {
         play.input(bad(What::ClientId("m1".to_owned())));
         assert_eq!(play.refused(), (Some(What::ClientId("m1".to_owned())), Code::Invalid));

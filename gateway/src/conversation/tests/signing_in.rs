@@ -285,7 +285,7 @@ fn frames_out_of_place_end_the_connection() {
     play.says(token_sign_in("alice", 20));
     assert_eq!(play.bye().code(), Code::Invalid);
     let mut play = Play::live(0);
-    play.input(Input::Frame(ClientFrame { body: None }.into()));
+    play.input(Input::Ask(Ask::Unknown));
     assert_eq!(play.bye().code(), Code::Invalid);
     let mut play = Play::new();
     play.wait(Duration::from_secs(10));

@@ -2,12 +2,13 @@
 //! of a sign-in, so that a token that was taken back is refused, and the session ends when the new one is.
 
 use carillon_proto::pb::{
-    client::{self, Code, Renewed, refused::What, server_frame},
+    client::Code,
     link::{OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
 };
 
 use super::{
-    Effect, Now, Proof, Rules, Session, State, Tag, live::Live, sending::refused, sign_in::instant_of, token::Token,
+    Asked, Effect, Now, Proof, Rules, Session, State, Tag, Tell, live::Live, sending::refused, sign_in::instant_of,
+    token::Token,
 };
 use crate::links::refusal;
 
@@ -19,12 +20,11 @@ pub(crate) struct Renewal {
 }
 
 impl Session {
-    pub(super) fn renew(&mut self, now: Now, renew: client::Renew, out: &mut Vec<Effect>) {
+    pub(super) fn renew(&mut self, now: Now, request: u32, token: &str, out: &mut Vec<Effect>) {
         let State::Live(live) = &mut self.state else { return };
-        let client::Renew { request, token } = renew;
-        let token = match live.check_renewal(&self.rules, now, &token) {
+        let token = match live.check_renewal(&self.rules, now, token) {
             Ok(token) => token,
-            Err(why) => return out.push(refused(What::Request(request), why)),
+            Err(why) => return out.push(refused(Asked::Request(request), why)),
         };
         live.renewing = true;
         let who = live.who.clone();
@@ -49,13 +49,12 @@ impl Live {
         let why = match result {
             Ok(Reply::SessionOpened(opened)) if !opened.replaced => {
                 self.expires = Some(instant_of(expires_ms, now));
-                let renewed = Renewed { request, expires_ms };
-                return out.push(Effect::Write(server_frame::Body::Renewed(renewed).into()));
+                return out.push(Effect::Tell(Tell::Renewed { request, expires_ms }));
             }
             Ok(_) => refusal(Code::Replaced, "this device has signed in elsewhere", 0),
             Err(why) => why,
         };
-        out.push(refused(What::Request(request), why));
+        out.push(refused(Asked::Request(request), why));
     }
 
     fn check_renewal(&mut self, rules: &Rules, now: Now, token: &str) -> Result<Token, Refusal> {

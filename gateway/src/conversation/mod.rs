@@ -1,6 +1,7 @@
-//! One client's session: what it says and hears, in which order. No waiting and no clock in here: inputs go in with
-//! the time, effects come out.
+//! One client's session: what it asks and is told, in which order. No waiting, no clock and no protocol in here: inputs
+//! go in with the time, effects come out.
 
+mod ask;
 pub(crate) mod content;
 mod effect;
 mod history;
@@ -14,6 +15,7 @@ mod renewal;
 pub(crate) mod scram;
 mod sending;
 mod sign_in;
+mod tell;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;
@@ -28,27 +30,21 @@ use arc_swap::ArcSwap;
 use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,
     pb::{
-        client::{Bye, Code, refused::What, server_frame},
+        client::Code,
         link::{Acknowledge, CloseSession, evict::Why, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
     sessions,
 };
 
+pub(crate) use ask::{Ask, Asked, Credential, PageAsk, SendAsk, SignInAsk};
 pub(crate) use effect::{Effect, FeedAsk, Tag};
 pub(crate) use input::{Input, Now};
+pub(crate) use tell::{Page, Placed, Tell, Welcome};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{
-    codec::{ClientFrame, Said},
-    config::TokenAccounts,
-    links::Answered,
-    mailbox::Left,
-    metrics,
-    throttle::Throttle,
-    users::Users,
-};
+use crate::{config::TokenAccounts, links::Answered, mailbox::Left, metrics, throttle::Throttle, users::Users};
 use live::{Gone, LastWord, Live};
 use sign_in::SignIn;
 
@@ -158,7 +154,7 @@ impl Session {
     pub(crate) fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         match input {
             _ if matches!(self.state, State::Ended) => {}
-            Input::Frame(frame) => self.frame(now, frame, out),
+            Input::Ask(ask) => self.ask(now, ask, out),
             // Nothing else can have become possible.
             Input::Alive => return self.alive(now),
             Input::Malformed { code, reason } => self.bye(code, &reason, None, out),
@@ -220,34 +216,36 @@ impl Session {
         }
     }
 
-    fn frame(&mut self, now: Now, frame: ClientFrame, out: &mut Vec<Effect>) {
-        match (&mut self.state, frame.body) {
-            (State::SigningIn(_), Some(Said::SignIn(frame))) => self.sign_in(now, frame, out),
-            (State::SigningIn(_), Some(Said::ScramFinal(frame))) => self.scram_final(now, &frame.message, out),
+    fn ask(&mut self, now: Now, ask: Ask, out: &mut Vec<Effect>) {
+        match (&mut self.state, ask) {
+            (State::SigningIn(_), Ask::SignIn(ask)) => self.sign_in(now, *ask, out),
+            (State::SigningIn(_), Ask::Prove(message)) => self.scram_final(now, &message, out),
             (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
             // It has signed out.
             (State::Live(live), _) if live.is_finishing() => {}
-            (State::Live(_), Some(Said::SignIn(_) | Said::ScramFinal(_))) => {
+            (State::Live(_), Ask::SignIn(_) | Ask::Prove(_)) => {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);
             }
-            (State::Live(live), Some(body)) => {
+            (State::Live(_), Ask::Unknown) => {
+                self.bye(Code::Invalid, "frame has no body that this service knows", None, out);
+            }
+            (State::Live(live), ask) => {
                 (self.patience, self.ping_at) = patience(&self.rules, now);
-                match body {
-                    Said::Send(send) => live.send(&self.rules, now, send, out),
-                    Said::Ack(ack) => live.ack(&ack),
-                    Said::Fetch(fetch) => live.fetch(&self.rules, now, fetch, out),
-                    Said::Ping(ping) => live.pong(ping.nonce, out),
-                    Said::Renew(renew) => self.renew(now, renew, out),
-                    Said::SignOut(_) => live.finish(LastWord::SignOut),
-                    Said::SignIn(_) | Said::ScramFinal(_) => {}
+                match ask {
+                    Ask::Send(send) => live.send(&self.rules, now, send, out),
+                    Ask::Has { timeline, position } => live.ack(timeline.as_ref(), position),
+                    Ask::Page(page) => live.fetch(&self.rules, now, page, out),
+                    Ask::Heads { nonce } => live.pong(nonce, out),
+                    Ask::Renew { request, token } => self.renew(now, request, &token, out),
+                    Ask::SignOut => live.finish(LastWord::SignOut),
+                    Ask::SignIn(_) | Ask::Prove(_) | Ask::Unknown => {}
                 }
             }
-            (State::Live(_), None) => self.bye(Code::Invalid, "frame has no body that this service knows", None, out),
             (State::SigningOut { .. } | State::Ended, _) => {}
         }
     }
 
-    fn unreadable(&mut self, now: Now, what: What, reason: &str, out: &mut Vec<Effect>) {
+    fn unreadable(&mut self, now: Now, what: Asked, reason: &str, out: &mut Vec<Effect>) {
         match &mut self.state {
             State::Live(live) if live.is_finishing() => {}
             State::Live(live) => {
@@ -382,16 +380,10 @@ impl Session {
         self.state = State::SigningOut { waiting };
     }
 
-    /// Says the last frame. `reconnect_after_ms`: None if it is of no use to connect again.
+    /// Says the last word. `reconnect_after_ms`: None if it is of no use to connect again.
     fn bye(&mut self, code: Code, reason: &str, reconnect_after_ms: Option<u32>, out: &mut Vec<Effect>) {
         metrics::bye(code);
-        let bye = Bye {
-            code: code.into(),
-            reason: reason.to_owned(),
-            reconnect: reconnect_after_ms.is_some(),
-            reconnect_after_ms: reconnect_after_ms.unwrap_or_default(),
-        };
-        out.push(Effect::Write(server_frame::Body::Bye(bye).into()));
+        out.push(Effect::Tell(Tell::Bye { code, reason: reason.to_owned(), again_ms: reconnect_after_ms }));
         for op in self.leave() {
             // Nobody waits for any of the answers.
             let tag = Tag::Close;

@@ -10,13 +10,11 @@
 
 mod name;
 mod schema;
-mod unique;
 mod whole;
 
 use carillon_proto::pb::client::{ClientFrame, client_frame::Body, content, refused::What};
 
 use schema::CLIENT_FRAME;
-pub(crate) use unique::Unique;
 
 /// A text frame can't be read.
 #[derive(Debug, thiserror::Error)]

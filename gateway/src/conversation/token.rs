@@ -8,6 +8,7 @@ mod rules_tests;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod unique;
 
 use carillon_proto::UserId;
 

@@ -1,8 +1,10 @@
-//! Frames as bytes and back.
+//! The native protocol: frames as bytes and back, asks and tells as frames.
 
 mod client;
+mod hear;
 mod json;
 pub(crate) mod raw;
+mod tell;
 pub(crate) mod varint;
 
 use std::{convert::Infallible, sync::Arc};
@@ -11,8 +13,9 @@ use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use carillon_proto::pb::client::{Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body};
 use prost::Message as _;
 
-pub(crate) use client::{Body as Said, ClientFrame, Send};
-pub(crate) use json::Unique;
+#[cfg(any(test, fuzzing))]
+pub(crate) use client::Body as Said;
+pub(crate) use client::ClientFrame;
 pub(crate) use raw::RawPage;
 
 use crate::feeds::{self, Form};

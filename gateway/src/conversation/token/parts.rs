@@ -3,8 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::{MAX_TOKEN_BYTES, TokenError, invalid};
-use crate::codec::Unique;
+use super::{MAX_TOKEN_BYTES, TokenError, invalid, unique::Unique};
 
 /// header.claims.signature, each in base64url.
 pub(super) struct Parts<'a> {

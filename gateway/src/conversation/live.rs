@@ -8,17 +8,17 @@ use std::{
 use carillon_proto::{
     Epoch, Position, TimelineId,
     pb::{
-        client::{self, Code, Pong, TimelinePosition, Trimmed, server_frame},
+        client::{self, Code},
         link::{Acknowledge, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply, router_request::Op},
     },
     trace,
 };
 
 use super::{
-    Effect, FeedAsk, Now, Rules, Tag, Who, acknowledge, history::History, pace::Pace, sending::may_use, sign_in::Begin,
+    Effect, FeedAsk, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sending::may_use,
+    sign_in::Begin,
 };
 use crate::{
-    codec::Outgoing,
     feeding::{page_of, timeline_of},
     feeds::{Entry, FeedId, Followed, Follower, JoinedFeed, Next, Origin, OtherEpoch, Over, Step, TimelineRef},
     metrics,
@@ -244,22 +244,19 @@ impl Live {
 
     /// With what is known: the routers tell by themselves what was missed.
     pub(super) fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
-        let head = |Timeline { followed, .. }: &Timeline| TimelinePosition {
-            timeline: Some(followed.timeline.id.to_client()),
-            position: Some(Position { epoch: followed.epoch(), seq: followed.head() }.into()),
+        let head = |Timeline { followed, .. }: &Timeline| {
+            (followed.timeline.id.clone(), Position { epoch: followed.epoch(), seq: followed.head() })
         };
         let heads = self.timelines.iter().map(head).collect();
-        out.push(Effect::Write(server_frame::Body::Pong(Pong { nonce, heads }).into()));
+        out.push(Effect::Tell(Tell::Heads { nonce, heads }));
     }
 
     /// One that makes no sense is ignored: there is no answer that could say so, and it does no harm.
-    pub(super) fn ack(&mut self, ack: &client::Ack) {
-        if may_use(self, ack.timeline.as_ref()).is_err() {
+    pub(super) fn ack(&mut self, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
+        if may_use(self, timeline).is_err() {
             return;
         }
-        let (Some(position), Some(timeline)) = (ack.position, ack.timeline.as_ref().and_then(timeline_of)) else {
-            return;
-        };
+        let (Some(position), Some(timeline)) = (position, timeline.and_then(timeline_of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
         let newest = ack.latest.max(ack.sent).max(ack.done);
         if position.epoch == followed.epoch().0 && (newest + 1..=followed.head()).contains(&position.seq) {
@@ -400,11 +397,8 @@ fn tell(next: Next, out: &mut Vec<Effect>) {
                 trace::continue_from(&span, &entry.traceparent);
                 span.in_scope(|| tracing::trace!("delivered"));
             }
-            out.push(Effect::Write(Outgoing::Entry(entry)));
+            out.push(Effect::Tell(Tell::Entry(entry)));
         }
-        Next::Trimmed(timeline, first) => {
-            let trimmed = Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) };
-            out.push(Effect::Write(server_frame::Body::Trimmed(trimmed).into()));
-        }
+        Next::Trimmed(timeline, first) => out.push(Effect::Tell(Tell::Trimmed { timeline, first })),
     }
 }

@@ -7,7 +7,7 @@ use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
     credentials::{ITERATIONS, MAX_ITERATIONS},
     pb::{
-        client::{self, Code, Limits, Position, SignedIn, Start, TimelinePosition, server_frame, sign_in::Credential},
+        client::{self, Code, Limits, Position, Start, TimelinePosition},
         link::{
             EnsureAccount, LookUpAccount, OpenSession, Refusal, TimelineHead, router_reply::Result as Reply,
             router_request::Op,
@@ -18,7 +18,7 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Effect, FeedAsk, Live, Now, Proof, Session, State, Tag, Who,
+    Credential, Effect, FeedAsk, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome, Who,
     live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
@@ -101,27 +101,27 @@ const MAX_CLIENT_BYTES: usize = 64;
 const MAX_POSITIONS: usize = 256;
 
 impl Session {
-    pub(super) fn sign_in(&mut self, now: Now, frame: client::SignIn, out: &mut Vec<Effect>) {
+    pub(super) fn sign_in(&mut self, now: Now, ask: SignInAsk, out: &mut Vec<Effect>) {
         if !matches!(&self.state, State::SigningIn(at) if matches!(**at, SignIn::Start)) {
             return self.bye(Code::Invalid, "sign_in was sent twice", None, out);
         }
-        let device = match DeviceId::new(&frame.device) {
+        let device = match DeviceId::new(&ask.device) {
             Ok(device) => device,
             Err(error) => return self.bye(Code::Invalid, &error.to_string(), None, out),
         };
-        if frame.client.len() > MAX_CLIENT_BYTES {
+        if ask.client.len() > MAX_CLIENT_BYTES {
             return self.bye(Code::Invalid, "client is longer than 64 bytes", None, out);
         }
-        if frame.positions.len() > MAX_POSITIONS {
+        if ask.positions.len() > MAX_POSITIONS {
             return self.bye(Code::Invalid, "positions names more than 256 timelines", None, out);
         }
-        let Ok(start) = Start::try_from(frame.start) else {
+        let Ok(start) = Start::try_from(ask.start) else {
             return self.bye(Code::Invalid, "start is neither cursor nor head", None, out);
         };
         let applicant = |user: UserId, way: &'static str, proof: Proof, expires_ms: Option<u64>| Applicant {
             user,
             device,
-            positions: frame.positions,
+            positions: ask.positions,
             since_ms: now.unix_ms,
             start,
             way,
@@ -131,12 +131,12 @@ impl Session {
             scram_server_final: Bytes::new(),
             share: None,
         };
-        match frame.credential {
-            Some(Credential::ScramFirst(message)) => {
+        match ask.credential {
+            Some(Credential::Scram(message)) => {
                 if !self.rules.password_sign_in {
                     return self.bye(Code::Unsupported, "sign-in by password is off", None, out);
                 }
-                match scram_user(&message, &frame.user) {
+                match scram_user(&message, &ask.user) {
                     Ok((first, user)) => {
                         if let Err(wait) = self.rules.throttle.begin(self.address, &user, now.instant) {
                             return self.throttled(now, "password", user.as_str(), wait, out);
@@ -150,7 +150,7 @@ impl Session {
                     Err(reason) => self.bye(Code::Invalid, &reason, None, out),
                 }
             }
-            Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &frame.user, now.unix_ms) {
+            Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &ask.user, now.unix_ms) {
                 Ok(token) => {
                     let proof = Proof::of_token(token.id, token.issued_ms);
                     let applicant = applicant(token.user, "token", proof, Some(token.expires_ms));
@@ -160,11 +160,11 @@ impl Session {
                 Err(error) => {
                     if error.is_a_guess() {
                         if let Err(wait) = self.rules.throttle.check_address(self.address, now.instant) {
-                            return self.throttled(now, "token", &frame.user, wait, out);
+                            return self.throttled(now, "token", &ask.user, wait, out);
                         }
                         self.rules.throttle.failed(self.address, None, now.instant);
                     }
-                    self.unauthenticated(now, "token", &frame.user, &error.to_string(), out);
+                    self.unauthenticated(now, "token", &ask.user, &error.to_string(), out);
                 }
             },
             None => self.bye(Code::Unauthenticated, "sign_in has no credential", None, out),
@@ -188,8 +188,7 @@ impl Session {
         let nonce: String = rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect();
         let (challenge, exchange) = first.challenge(known, &nonce);
         self.state = State::SigningIn(Box::new(SignIn::Challenged { applicant, exchange }));
-        let challenge = client::Challenge { scram_server_first: challenge.into_bytes().into() };
-        out.push(Effect::Write(server_frame::Body::Challenge(challenge).into()));
+        out.push(Effect::Tell(Tell::Challenge(challenge.into_bytes().into())));
     }
 
     pub(super) fn scram_final(&mut self, now: Now, message: &[u8], out: &mut Vec<Effect>) {
@@ -287,12 +286,12 @@ impl Session {
         let begin = begin(&timeline, &applicant, &heads);
         let beyond = beyond(&timeline, &applicant, &begin);
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
-        let signed_in = SignedIn {
+        let welcome = Welcome {
             handle: handle.to_string(),
             user: who.user.as_str().to_owned(),
             device: who.device.as_str().to_owned(),
-            scram_server_final: applicant.scram_server_final,
-            limits: Some(Limits {
+            verdict: applicant.scram_server_final,
+            limits: Limits {
                 max_frame_bytes: small(self.rules.max_frame_bytes),
                 max_content_bytes: small(self.rules.max_content_bytes),
                 sends_per_second: self.rules.sends_per_second,
@@ -301,7 +300,7 @@ impl Session {
                 max_page: self.rules.max_page,
                 fetches_per_second: self.rules.fetches_per_second,
                 fetch_burst: self.rules.fetch_burst,
-            }),
+            },
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
             features: FEATURES.map(str::to_owned).to_vec(),
@@ -314,7 +313,7 @@ impl Session {
             }],
         };
         out.push(Effect::SignedIn);
-        out.push(Effect::Write(server_frame::Body::SignedIn(signed_in).into()));
+        out.push(Effect::Tell(Tell::SignedIn(Box::new(welcome))));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
         let start = LiveStart { who, incarnation, generation, timeline: inbox.clone(), expires, begin, share };

@@ -1,0 +1,81 @@
+//! What a client asks, in no protocol: a dialect makes it out of what came. Nothing of it has been checked but its form.
+
+use bytes::Bytes;
+use carillon_proto::pb::client::{Position, Recipient, Timeline, TimelinePosition};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ask {
+    SignIn(Box<SignInAsk>),
+    /// The next step of proving who it is.
+    Prove(Bytes),
+    /// It goes; the connection ends when all that it has asked is answered.
+    SignOut,
+    Send(SendAsk),
+    /// The device has everything up to and including the position.
+    Has {
+        timeline: Option<Timeline>,
+        position: Option<Position>,
+    },
+    Page(PageAsk),
+    /// Is there an end to what is missing? Answered with the heads of what is followed.
+    Heads {
+        nonce: u64,
+    },
+    /// A new token, before the one in use expires.
+    Renew {
+        request: u32,
+        token: String,
+    },
+    /// Something that this release does not know.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct SignInAsk {
+    /// Empty where the credential names the user.
+    pub(crate) user: String,
+    pub(crate) device: String,
+    pub(crate) credential: Option<Credential>,
+    pub(crate) positions: Vec<TimelinePosition>,
+    /// By the numbers of `carillon.client.v1.Start`.
+    pub(crate) start: i32,
+    /// Name and version of the client program.
+    pub(crate) client: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Credential {
+    /// The first message of SCRAM-SHA-256.
+    Scram(Bytes),
+    Token(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct SendAsk {
+    pub(crate) client_id: String,
+    pub(crate) to: Option<Recipient>,
+    /// Encoded carillon.client.v1.Content, as the client wrote it.
+    pub(crate) content: Option<Bytes>,
+    /// The client id of the message that must stand before it; or empty.
+    pub(crate) after: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct PageAsk {
+    pub(crate) request: u32,
+    pub(crate) timeline: Option<Timeline>,
+    /// By the numbers of `carillon.client.v1.Direction`.
+    pub(crate) direction: i32,
+    pub(crate) from_seq: u64,
+    /// 0: as many as may be.
+    pub(crate) limit: u32,
+}
+
+/// What an answer is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The send with this client id.
+    Send(String),
+    /// The page or renewal with this number.
+    Request(u32),
+}

@@ -1,0 +1,41 @@
+//! Client frames as asks.
+
+use carillon_proto::pb::client::{Ack, Fetch, Ping, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in};
+
+use super::client::{Body, ClientFrame, Send};
+use crate::conversation::{Ask, Asked, Credential, PageAsk, SendAsk, SignInAsk};
+
+impl From<ClientFrame> for Ask {
+    fn from(frame: ClientFrame) -> Self {
+        match frame.body {
+            Some(Body::SignIn(SignIn { user, device, positions, start, client, credential })) => {
+                let credential = credential.map(|credential| match credential {
+                    sign_in::Credential::ScramFirst(message) => Credential::Scram(message),
+                    sign_in::Credential::Token(token) => Credential::Token(token),
+                });
+                Self::SignIn(Box::new(SignInAsk { user, device, credential, positions, start, client }))
+            }
+            Some(Body::ScramFinal(ScramFinal { message })) => Self::Prove(message),
+            Some(Body::SignOut(SignOut {})) => Self::SignOut,
+            Some(Body::Send(Send { client_id, to, content, after })) => {
+                Self::Send(SendAsk { client_id, to, content, after })
+            }
+            Some(Body::Ack(Ack { timeline, position })) => Self::Has { timeline, position },
+            Some(Body::Fetch(Fetch { request, timeline, direction, from_seq, limit })) => {
+                Self::Page(PageAsk { request, timeline, direction, from_seq, limit })
+            }
+            Some(Body::Ping(Ping { nonce })) => Self::Heads { nonce },
+            Some(Body::Renew(Renew { request, token })) => Self::Renew { request, token },
+            None => Self::Unknown,
+        }
+    }
+}
+
+impl From<What> for Asked {
+    fn from(what: What) -> Self {
+        match what {
+            What::ClientId(client_id) => Self::Send(client_id),
+            What::Request(request) => Self::Request(request),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Tells as server frames.
+
+use carillon_proto::{
+    Position, TimelineId,
+    pb::client::{
+        Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Trimmed, refused::What,
+        server_frame::Body,
+    },
+};
+
+use super::{Outgoing, RawPage, raw::RawEntry};
+use crate::conversation::{Asked, Page, Placed, Tell, Welcome};
+
+impl From<Tell> for Outgoing {
+    fn from(tell: Tell) -> Self {
+        let body = match tell {
+            Tell::Entry(entry) => return Self::Entry(entry),
+            Tell::Page(page) => return Self::Page(raw_page(*page)),
+            Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
+            Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
+            Tell::Accepted(Placed { client_id, message_id, timeline, position, time_ms }) => {
+                Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms })
+            }
+            Tell::Refused { asked, why } => Body::Refused(Refused {
+                code: why.code,
+                reason: why.reason,
+                retry: why.retry,
+                retry_after_ms: why.retry_after_ms,
+                what: Some(match asked {
+                    Asked::Send(client_id) => What::ClientId(client_id),
+                    Asked::Request(request) => What::Request(request),
+                }),
+            }),
+            Tell::Trimmed { timeline, first } => {
+                Body::Trimmed(Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) })
+            }
+            Tell::Heads { nonce, heads } => Body::Pong(Pong { nonce, heads: heads.into_iter().map(head).collect() }),
+            Tell::Renewed { request, expires_ms } => Body::Renewed(Renewed { request, expires_ms }),
+            Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
+                code: code.into(),
+                reason,
+                reconnect: again_ms.is_some(),
+                reconnect_after_ms: again_ms.unwrap_or_default(),
+            }),
+        };
+        body.into()
+    }
+}
+
+fn signed_in(welcome: Welcome) -> SignedIn {
+    let Welcome { handle, user, device, verdict, limits, heartbeat_ms, timelines, expires_ms, features } = welcome;
+    SignedIn {
+        handle,
+        user,
+        device,
+        scram_server_final: verdict,
+        limits: Some(limits),
+        heartbeat_ms,
+        timelines,
+        expires_ms,
+        features,
+    }
+}
+
+fn raw_page(page: Page) -> RawPage {
+    let Page { request, timeline, epoch, entries, first, last, complete } = page;
+    let entries = entries.into_iter().map(|(seq, envelope)| RawEntry { seq, envelope }).collect();
+    RawPage { request, timeline: Some(timeline.to_client()), epoch, entries, first, last, complete }
+}
+
+fn head((timeline, position): (TimelineId, Position)) -> TimelinePosition {
+    TimelinePosition { timeline: Some(timeline.to_client()), position: Some(position.into()) }
+}
