@@ -11,8 +11,9 @@ use carillon_proto::{
         timeline_command::Op as TimelineOp,
     },
 };
+use futures_util::future::join_all;
 use prost::Message as _;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     cluster::Serving,
@@ -22,8 +23,11 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Commands that one look finds.
-const FOUND: usize = 16;
+/// Commands that one look finds; they are proposed together.
+const FOUND: usize = 64;
+/// After this long all sessions are looked at although no lease has ended: a late router may have stored one under a lease
+/// of before.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// Looks at one shard before the next one has its turn. What is left waits for the next interval, so that a large inbox
 /// that has ended does not hold up those who live.
 const LOOKS: usize = 32;
@@ -31,36 +35,70 @@ const LOOKS: usize = 32;
 /// Until it is cancelled.
 pub(crate) async fn sweep(serving: Arc<Serving>) {
     let Some(cluster) = serving.get() else { return };
-    // Where the next search for sessions begins.
-    let mut after: HashMap<ShardId, Vec<u8>> = HashMap::new();
+    let mut searches: HashMap<ShardId, Search> = HashMap::new();
     loop {
         sleep(INTERVAL).await;
         for shard in cluster.shards().values() {
             let registry = cluster.registry.borrow().clone();
-            if let Err(error) = sweep_shard(shard, &registry, after.entry(shard.id()).or_default()).await {
+            let search = searches.entry(shard.id()).or_default();
+            if matches!(shard.reader(), Reader::Directory(_)) && !search.begins(registry.version, Instant::now()) {
+                continue;
+            }
+            if let Err(error) = sweep_shard(shard, &registry, search).await {
                 tracing::error!(shard = %shard.id(), %error, "rows to be removed can't be read");
             }
         }
     }
 }
 
-async fn sweep_shard(shard: &Shard, registry: &RegistryState, after: &mut Vec<u8>) -> io::Result<()> {
+/// The search for sessions of one shard. Leases end only with a new version of the registry, so that nothing is looked for
+/// while there is none: the rows of those who stay signed in cost nothing.
+#[derive(Default)]
+struct Search {
+    /// Where it goes on; empty: it begins, or has been through all.
+    after: Vec<u8>,
+    /// The version of the registry with which it began.
+    version: u64,
+    /// When it was last through all.
+    done: Option<Instant>,
+}
+
+impl Search {
+    /// False if there is nothing to be found.
+    fn begins(&mut self, version: u64, now: Instant) -> bool {
+        if self.after.is_empty() {
+            if self.version == version && self.done.is_some_and(|done| now < done + LOOK_AGAIN) {
+                return false;
+            }
+            (self.version, self.done) = (version, None);
+        }
+        true
+    }
+}
+
+async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Search) -> io::Result<()> {
     for _ in 0..LOOKS {
         if !shard.group().leads() {
+            // Whoever leads has a search of its own, and this node begins anew when it leads again.
+            *search = Search::default();
             return Ok(());
         }
-        let (reader, registry, begin) = (shard.reader().clone(), registry.clone(), after.clone());
+        let (reader, registry, begin) = (shard.reader().clone(), registry.clone(), search.after.clone());
         let looked = tokio::task::spawn_blocking(move || look(&reader, &registry, &begin)).await;
         let (commands, next) = looked.map_err(io::Error::other)??;
-        *after = next;
-        for (command, what) in commands {
-            if let Outcome::Error(StoreError { why }) = shard.write(command).await {
+        let removing = commands.into_iter().map(|(command, what)| async move { (shard.write(command).await, what) });
+        for (outcome, what) in join_all(removing).await {
+            if let Outcome::Error(StoreError { why }) = outcome {
                 tracing::debug!(shard = %shard.id(), ?why, "nothing was removed");
+                // What was not removed is found again.
+                *search = Search::default();
                 return Ok(());
             }
             metrics::counter!(names::SWEPT, "what" => what).increment(1);
         }
-        if after.is_empty() {
+        search.after = next;
+        if search.after.is_empty() {
+            search.done = Some(Instant::now());
             return Ok(());
         }
     }
@@ -84,5 +122,27 @@ fn look(reader: &Reader, registry: &RegistryState, after: &[u8]) -> io::Result<L
             let command = |delete| DirectoryCommand { op: Some(DirectoryOp::DeleteSession(delete)) }.encode_to_vec();
             Ok((found.into_iter().map(|found| (command(found).into(), "sessions")).collect(), next))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_searched_after_a_change_of_the_registry_and_seldom_without() {
+        let now = Instant::now();
+        let mut search = Search::default();
+        assert!(search.begins(7, now));
+        search.after = vec![1];
+        assert!(search.begins(8, now), "it goes on by what it began with");
+        search.after = Vec::new();
+        search.done = Some(now);
+        assert!(search.begins(8, now), "a lease may have ended behind it");
+        search.done = Some(now);
+        assert!(!search.begins(8, now));
+        assert!(search.begins(8, now + LOOK_AGAIN));
+        search.done = Some(now);
+        assert!(search.begins(9, now));
     }
 }
