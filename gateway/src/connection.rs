@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{limits, now_ms, pb::store::session::Protocol};
+use carillon_proto::{
+    limits, now_ms,
+    pb::{client::Code, store::session::Protocol},
+};
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
     connections::Connections,
     conversation::{Effect, Input, Now, Rules, Session},
     feeding::{Feeding, Follows},
-    links::{Links, Submit},
+    links::{Links, Submit, refusal},
     mailbox::{Mail, Mailbox},
     metrics,
     transport::{Event, Transport},
@@ -141,7 +144,11 @@ impl Connection {
     }
 
     fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
-        let Mail { answers, entries, left, heads, over, drain, cut_off, .. } = mail;
+        let Mail { answers, entries, left, heads, over, drain, cut_off, signals: _, directed, .. } = mail;
+        // No frame brings them to a client yet, nor signals.
+        for (_, asked) in directed {
+            asked.answer(Err(refusal(Code::Unsupported, "the device takes no requests of this kind", 0)));
+        }
         let now = now();
         for (tag, answered) in answers {
             self.input_at(now, Input::Answer(tag, answered), transport);

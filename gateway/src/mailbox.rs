@@ -2,20 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use carillon_proto::pb::link::{TimelineHead, evict::Why};
+use carillon_proto::pb::{
+    client::Code,
+    link::{Directed, Signaled, TimelineHead, evict::Why},
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
     conversation::Tag,
     feeds::{Entry, FeedId, Over},
-    links::Answered,
+    links::{Answered, Asked, refusal},
     metrics,
 };
 
 /// Entries that wait. When it is full, the session catches up with that feed by itself.
 const MAX_ENTRIES: usize = 64;
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
+
+/// Signals that wait. When there are so many, more are dropped.
+const MAX_SIGNALS: usize = 32;
+/// Directed requests that wait. When there are so many, more are refused.
+const MAX_DIRECTED: usize = 16;
 
 /// Any task puts in, the connection's task takes out.
 #[derive(Default)]
@@ -36,6 +44,8 @@ pub(crate) struct Mail {
     pub(crate) left: Vec<(FeedId, Left)>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
+    pub(crate) signals: Vec<Arc<Signaled>>,
+    pub(crate) directed: Vec<(Directed, Asked)>,
     /// Why the session is over, if it is.
     pub(crate) over: Option<Why>,
     /// The gateway is stopping; when the client may come back.
@@ -80,6 +90,28 @@ impl Mailbox {
 
     pub(crate) fn announced(&self, heads: Vec<TimelineHead>) {
         self.put(|mail| mail.heads = Some(heads));
+    }
+
+    pub(crate) fn signal(&self, signal: Arc<Signaled>) {
+        self.put(|mail| {
+            if mail.signals.len() < MAX_SIGNALS {
+                mail.signals.push(signal);
+            }
+        });
+    }
+
+    pub(crate) fn directed(&self, directed: Directed, asked: Asked) {
+        let mut refused = Some(asked);
+        self.put(|mail| {
+            if mail.directed.len() < MAX_DIRECTED
+                && let Some(asked) = refused.take()
+            {
+                mail.directed.push((directed, asked));
+            }
+        });
+        if let Some(asked) = refused {
+            asked.answer(Err(refusal(Code::Overloaded, "too many requests wait for this connection", 500)));
+        }
     }
 
     pub(crate) fn over(&self, why: Why) {

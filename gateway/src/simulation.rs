@@ -265,7 +265,7 @@ impl Gateway {
     }
 
     pub fn router_says(&mut self, address: &str, said: FromRouter, now: Instant) {
-        let FromRouter { registry, replies, pushes, evictions, behind } = said;
+        let FromRouter { registry, replies, pushes, evictions, behind, .. } = said;
         for push in pushes {
             let Some((timeline, push)) = push_of(push) else { continue };
             let Some(timeline) = timeline_of(&timeline) else { continue };

@@ -31,3 +31,5 @@ pub const ENTRY_COMMANDS: usize = 64;
 pub const ENTRY_BYTES: usize = 64 * 1024;
 /// Heads that one read of the store is asked for.
 pub const HEADS: usize = 256;
+/// Body of a signal, of a directed request and of its answer.
+pub const MAX_SIGNAL_BYTES: usize = 16 * 1024;

@@ -18,7 +18,7 @@ use crate::{
     config::UnknownRecipient,
     delivery::Delivery,
     owner::{Effect, Owner, OwnerConfig},
-    reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
+    reply::{Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
 };
 
@@ -82,7 +82,8 @@ pub fn link(mut bytes: &[u8]) {
                 Effect::Answer(slot, answer) => slot.answer(answer),
                 Effect::Push(_, push) => assert!(!push.connections.is_empty(), "pushed to nobody"),
                 Effect::Behind(_, behind) => assert!(!behind.connections.is_empty(), "told to nobody"),
-                Effect::Evict { .. } | Effect::Deliver(_) => {}
+                Effect::Direct { slot, .. } => slot.answer(Failure::Unreached.into()),
+                Effect::Evict { .. } | Effect::Deliver(_) | Effect::Signal(..) => {}
             }
         }
     }

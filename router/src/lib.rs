@@ -30,6 +30,7 @@ mod server;
 pub mod simulation;
 mod store;
 mod topology;
+mod ways;
 
 pub use config::{InvalidConfig, RouterConfig, UnknownRecipient};
 pub use router::{OpenError, Router};

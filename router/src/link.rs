@@ -1,22 +1,18 @@
 //! The link of a gateway or of another router: requests in, answers and pushes out.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use carillon_proto::{
-    Batches, LeaseId, TimelineId, UserId,
+    Batches, LeaseId, UserId,
     pb::{
         link::{
-            Behind, Evict, Forget, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, evict,
-            router_reply,
+            Behind, Directed, Evict, Forget, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, Signaled,
+            ToRouter, router_reply,
         },
         store::NodeKind,
     },
@@ -25,12 +21,8 @@ use carillon_proto::{
     trace,
 };
 use futures_util::Stream;
-use parking_lot::RwLock;
 use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        watch,
-    },
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 use tokio_stream::wrappers::WatchStream;
@@ -47,88 +39,13 @@ use crate::{
     peers::Peers,
     reply::{Answer, Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
+    ways::{Links, Way},
 };
 
-/// Evictions that wait for a gateway. When it is full the link is cut: the gateway opens it again, announces its
-/// sessions, and hears which of them were replaced.
-const EVICTIONS: usize = 1024;
 /// Words of dropped pushes in one message.
 const MISSED: usize = 256;
 /// How long a caller may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The gateways' links, by lease. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct Links {
-    gateways: Arc<RwLock<HashMap<LeaseId, Way>>>,
-    numbers: Arc<AtomicU64>,
-}
-
-/// The way down one link.
-#[derive(Clone)]
-struct Way {
-    number: u64,
-    pushes: mpsc::Sender<Push>,
-    /// Whose pushes were dropped.
-    missed: Arc<Missed<UserId, Behind>>,
-    evictions: mpsc::Sender<Evict>,
-    cut: CancellationToken,
-}
-
-impl Links {
-    /// False if it was dropped. The gateway hears of that when there is room again; one without a link announces its
-    /// sessions when it has one, and hears their heads.
-    pub(crate) fn push(&self, gateway: LeaseId, push: Push) -> bool {
-        let gateways = self.gateways.read();
-        let Some(way) = gateways.get(&gateway) else { return false };
-        match way.pushes.try_send(push) {
-            Ok(()) => true,
-            Err(TrySendError::Full(Push { connections, timeline, position, incarnation, .. })) => {
-                way.missed(Behind { connections, timeline, position, incarnation });
-                false
-            }
-            Err(TrySendError::Closed(_)) => false,
-        }
-    }
-
-    pub(crate) fn behind(&self, gateway: LeaseId, behind: Behind) {
-        if let Some(way) = self.gateways.read().get(&gateway) {
-            way.missed(behind);
-        }
-    }
-
-    pub(crate) fn evict(&self, gateway: LeaseId, connection: u64, why: evict::Why) {
-        // A gateway without a link announces its sessions when it has one.
-        if let Some(way) = self.gateways.read().get(&gateway)
-            && way.evictions.try_send(Evict { connection, why: why.into() }).is_err()
-        {
-            way.cut.cancel();
-        }
-    }
-
-    fn enter(&self, hello: &Hello, way: &Way) {
-        if hello.kind() == NodeKind::Gateway {
-            self.gateways.write().insert(LeaseId(hello.lease), way.clone());
-        }
-    }
-
-    /// A newer link of the same gateway stays.
-    fn leave(&self, hello: &Hello, way: &Way) {
-        let mut gateways = self.gateways.write();
-        if gateways.get(&LeaseId(hello.lease)).is_some_and(|known| known.number == way.number) {
-            gateways.remove(&LeaseId(hello.lease));
-        }
-    }
-}
-
-impl Way {
-    fn missed(&self, behind: Behind) {
-        let timeline = behind.timeline.as_ref().map(TimelineId::from_client);
-        if let Some(Ok(Some(TimelineId::Inbox(user)))) = timeline {
-            self.missed.note(user, behind);
-        }
-    }
-}
 
 /// What every link needs.
 #[derive(Clone)]
@@ -158,19 +75,16 @@ pub(crate) struct Reader {
 /// A link's two halves.
 pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken) -> (Reader, Outgoing) {
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
-    let (to_pushes, pushes) = mpsc::channel(context.pushes_bound);
-    let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
-    let cut = CancellationToken::new();
-    let number = context.links.numbers.fetch_add(1, Ordering::Relaxed);
-    let missed: Arc<Missed<UserId, Behind>> = Arc::default();
-    let way = Way { number, pushes: to_pushes, missed: Arc::clone(&missed), evictions: to_evictions, cut: cut.clone() };
+    let (way, queues) = context.links.way(context.pushes_bound);
     let outgoing = Outgoing {
         views: WatchStream::new(context.topology.clone()),
         replies: Batches::new(replies, weigh),
-        pushes: Batches::new(pushes, |push| push.envelope.len() + 256),
-        missed,
-        evictions: Batches::new(evictions, |_| 16),
-        cut: Box::pin(cut.clone().cancelled_owned()),
+        pushes: Batches::new(queues.pushes, |push| push.envelope.len() + 256),
+        missed: queues.missed,
+        signals: Batches::new(queues.signals, |signal| signal.body.len() + 64),
+        directed: Batches::new(queues.directed, |directed| directed.body.len() + 64),
+        evictions: Batches::new(queues.evictions, |_| 16),
+        cut: Box::pin(way.cut.clone().cancelled_owned()),
         closing: Box::pin(closing.clone().cancelled_owned()),
     };
     let (hello, gate) = (Hello::default(), Gate::new(Instant::now()));
@@ -195,7 +109,10 @@ impl Reader {
         }
         let kind = if hello.kind() == NodeKind::Gateway { "gateway" } else { "router" };
         self.hello = hello;
-        self.context.links.enter(&self.hello, &self.way);
+        let of_gateway = (self.hello.kind() == NodeKind::Gateway).then_some(LeaseId(self.hello.lease));
+        if let Some(gateway) = of_gateway {
+            self.context.links.enter(gateway, &self.way);
+        }
         metrics::link(kind, 1.0);
         // What the other router said on a link before may have been lost.
         let mut goes_on = self.hello.kind() == NodeKind::Gateway || self.context.partitions.doubt().await;
@@ -213,7 +130,9 @@ impl Reader {
             }
             goes_on = self.take(said).await;
         }
-        self.context.links.leave(&self.hello, &self.way);
+        if let Some(gateway) = of_gateway {
+            self.context.links.leave(gateway, &self.way);
+        }
         metrics::link(kind, -1.0);
     }
 
@@ -221,7 +140,10 @@ impl Reader {
     fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
             (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
-            (Tier::Router, NodeKind::Router) => said.forgets.is_empty() && said.announced_all == 0,
+            (Tier::Router, NodeKind::Router) => {
+                let of_gateways = said.forgets.len() + said.signals.len() + said.direct_answers.len();
+                of_gateways == 0 && said.announced_all == 0
+            }
             _ => false,
         };
         if !may {
@@ -232,10 +154,17 @@ impl Reader {
 
     /// False if nobody wants answers any more.
     async fn take(&mut self, said: ToRouter) -> bool {
-        let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all } = said;
+        let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all, signals, direct_answers } =
+            said;
         self.take_changed(changed_users);
         for hint in hints {
             self.take_hint(hint);
+        }
+        for signal in signals {
+            self.context.partitions.signal(signal);
+        }
+        for answer in direct_answers {
+            self.way.answered(answer);
         }
         let (gateway, link) = (LeaseId(self.hello.lease), self.way.number);
         for Forget { user, connection } in forgets {
@@ -338,6 +267,8 @@ pub(crate) struct Outgoing {
     replies: Batches<RouterReply>,
     pushes: Batches<Push>,
     missed: Arc<Missed<UserId, Behind>>,
+    signals: Batches<Signaled>,
+    directed: Batches<Directed>,
     evictions: Batches<Evict>,
     /// Ends it at once.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -372,6 +303,14 @@ impl Stream for Outgoing {
         }
         if let Poll::Ready(Some(evictions)) = Pin::new(&mut this.evictions).poll_next(context) {
             message.evictions = evictions;
+            something = true;
+        }
+        if let Poll::Ready(Some(directed)) = Pin::new(&mut this.directed).poll_next(context) {
+            message.directed = directed;
+            something = true;
+        }
+        if let Poll::Ready(Some(signals)) = Pin::new(&mut this.signals).poll_next(context) {
+            message.signals = signals;
             something = true;
         }
         if let Poll::Ready(Some(pushes)) = Pin::new(&mut this.pushes).poll_next(context) {

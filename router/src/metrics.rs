@@ -14,6 +14,8 @@ pub const PUSHES_DROPPED: &str = "carillon_router_pushes_dropped_total";
 pub const HINTS: &str = "carillon_router_hints_total";
 pub const HINTS_DROPPED: &str = "carillon_router_hints_dropped_total";
 pub const BEHIND: &str = "carillon_router_behind_total";
+pub const SIGNALS: &str = "carillon_router_signals_total";
+pub const SIGNALS_DROPPED: &str = "carillon_router_signals_dropped_total";
 pub const HEADS_CHECKED: &str = "carillon_router_heads_checked_total";
 pub const HEADS_NEWS: &str = "carillon_router_heads_news_total";
 pub const LANES_REOPENED: &str = "carillon_router_lanes_reopened_total";
@@ -27,13 +29,15 @@ pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
 
 /// Name, kind and help of each metric.
-pub const ALL: [(&str, Kind, &str); 19] = [
+pub const ALL: [(&str, Kind, &str); 21] = [
     (REQUESTS, Kind::Counter, "Requests of gateways by operation and outcome"),
     (REQUEST_SECONDS, Kind::Seconds, "From reading a request to its answer, by operation"),
     (APPEND_SECONDS, Kind::Seconds, "From handing an append to the store client to the store's answer"),
     (PUSHES, Kind::Counter, "Deliveries given to gateways, one for each gateway"),
     (PUSHES_DROPPED, Kind::Counter, "Deliveries dropped because the gateway's queue was full or its link was gone"),
     (BEHIND, Kind::Counter, "Times that a gateway was told how far pushes reached that it did not get"),
+    (SIGNALS, Kind::Counter, "Signals given to gateways, one for each gateway"),
+    (SIGNALS_DROPPED, Kind::Counter, "Signals dropped because a queue was full or a link was gone"),
     (HEADS_CHECKED, Kind::Counter, "Inboxes of signed-in users that were compared with what was pushed"),
     (HEADS_NEWS, Kind::Counter, "Such comparisons that found something nobody had told"),
     (HINTS, Kind::Counter, "Deliveries given to other routers"),
@@ -71,7 +75,7 @@ static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
 static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 9] = [
+const OPS: [&str; 10] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -81,6 +85,7 @@ const OPS: [&str; 9] = [
     "read",
     "read_heads",
     "send",
+    "direct",
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
@@ -128,6 +133,10 @@ pub(crate) fn push(given: bool) {
 
 pub(crate) fn behind() {
     counter!(BEHIND).increment(1);
+}
+
+pub(crate) fn signal(given: bool) {
+    counter!(if given { SIGNALS } else { SIGNALS_DROPPED }).increment(1);
 }
 
 pub(crate) fn heads_checked(users: usize) {

@@ -1,6 +1,7 @@
 //! What the owner of a part of the users does with each input: no waiting, no clock.
 
 mod deliveries;
+mod direct;
 mod messages;
 mod sessions;
 mod timelines;
@@ -12,7 +13,7 @@ use carillon_proto::{
     LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client::Position,
-        link::{self, Behind, Heads, Push, SessionOpened, TimelineHead, evict, router_request},
+        link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
             directory_command, put_account, store_request, timeline_command,
@@ -54,6 +55,14 @@ pub(crate) enum Effect {
     Answer(ReplySlot, Answer),
     Push(LeaseId, Push),
     Behind(LeaseId, Behind),
+    Signal(LeaseId, Signaled),
+    /// Its answer comes from the gateway, at most until the deadline.
+    Direct {
+        gateway: LeaseId,
+        directed: Directed,
+        slot: ReplySlot,
+        deadline: Instant,
+    },
     Evict {
         gateway: LeaseId,
         connection: u64,
@@ -216,6 +225,7 @@ impl Owner {
                 }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
+            Op::Direct(direct) => self.direct(direct, parts),
             // Credentials may have changed through another router: always from the store.
             Op::LookUpAccount(_) => {
                 let asked = Asked::Account(parts.user.clone(), parts.slot);

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use carillon_proto::{LeaseId, UserId, now_ms};
+use carillon_proto::{LeaseId, UserId, now_ms, pb::link::Signal};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -17,7 +17,6 @@ use tokio::{
 
 use crate::{
     delivery::Delivery,
-    link::Links,
     metrics,
     missed::{Missed, Taken},
     owner::{Effect, Owner},
@@ -25,6 +24,7 @@ use crate::{
     reply::Request,
     store::{Answer, AnswerTo, Store, StoreOp},
     topology::Topology,
+    ways::Links,
 };
 
 /// How many there are: a few, so that the work of one link is spread over the cores.
@@ -41,6 +41,7 @@ pub(crate) enum Input {
     Deliver(Delivery),
     /// The account or sessions of this user have changed.
     Changed(UserId),
+    Signal(Signal),
     /// Deliveries of anybody may have been lost.
     Doubt,
     /// See [`Owner::forget`].
@@ -64,6 +65,7 @@ impl Input {
             Self::Request(request) => owner.request(request, now, time_ms),
             Self::Deliver(delivery) => owner.deliver(delivery),
             Self::Changed(user) => owner.changed(&user, now),
+            Self::Signal(signal) => owner.signal(signal),
             Self::Doubt => owner.doubt(),
             Self::Forget { user, gateway, connection, link } => owner.forget(&user, gateway, connection, link),
             Self::AnnouncedAll { gateway, link, ring_version } => owner.announced_all(gateway, link, ring_version),
@@ -112,6 +114,14 @@ impl Partitions {
         if let Err(TrySendError::Full(Input::Deliver(delivery))) = mailbox.inputs.try_send(Input::Deliver(delivery)) {
             metrics::hint(false);
             mailbox.missed.note(delivery.user.clone(), delivery.without_envelope());
+        }
+    }
+
+    /// Dropped if the user's partition is full.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let Ok(user) = UserId::new(&signal.user) else { return };
+        if self.0[self.index(&user)].inputs.try_send(Input::Signal(signal)).is_err() {
+            metrics::signal(false);
         }
     }
 
@@ -222,6 +232,10 @@ impl Partition {
                     Effect::Answer(slot, answer) => slot.answer(answer),
                     Effect::Push(gateway, push) => metrics::push(self.links.push(gateway, push)),
                     Effect::Behind(gateway, behind) => self.links.behind(gateway, behind),
+                    Effect::Signal(gateway, signal) => self.links.signal(gateway, signal),
+                    Effect::Direct { gateway, directed, slot, deadline } => {
+                        self.links.direct(gateway, directed, slot, deadline);
+                    }
                     Effect::Evict { gateway, connection, why } => self.links.evict(gateway, connection, why),
                     Effect::Deliver(delivery) => self.deliver(delivery),
                 }

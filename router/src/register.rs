@@ -81,6 +81,11 @@ impl Register {
         }
     }
 
+    /// Of whoever has the name.
+    pub(crate) fn all_sessions(&self, user: &UserId) -> &[Session] {
+        self.users.get(user).map_or(&[], |online| &online.sessions)
+    }
+
     /// The incarnation of the account that is signed in with this very session.
     pub(crate) fn knows(&self, user: &UserId, session: &Session) -> Option<u64> {
         let online = self.users.get(user)?;

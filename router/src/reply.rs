@@ -104,6 +104,11 @@ pub(crate) enum Failure {
     Changing,
     #[error("{0}")]
     Devices(String),
+    #[error("the device is not signed in")]
+    NotSignedIn,
+    /// Of a directed request: its session may be there, and may have heard it.
+    #[error("the device can't be reached now")]
+    Unreached,
 }
 
 impl Failure {
@@ -131,6 +136,8 @@ impl Failure {
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
             Self::Changing => (Code::Unavailable, true, 200),
+            Self::NotSignedIn => (Code::NotFound, false, 0),
+            Self::Unreached => (Code::Unavailable, true, 500),
             Self::Devices(_) => (Code::Overloaded, true, 60_000),
         };
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
@@ -191,6 +198,7 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::Read(_) => "read",
         Op::ReadHeads(_) => "read_heads",
         Op::Send(_) => "send",
+        Op::Direct(_) => "direct",
     }
 }
 
@@ -211,6 +219,7 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure
         Op::Acknowledge(op) => Ok(UserId::new(&op.user)?),
         Op::Read(op) => Ok(UserId::new(&op.user)?),
         Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
+        Op::Direct(op) => Ok(UserId::new(&op.user)?),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(To::User(user)) => Ok(UserId::new(user)?),
             Some(To::Group(_)) => Err(Failure::Groups),

@@ -20,7 +20,7 @@ use crate::{
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
     lease::{self, Held, LeaseKeeper},
-    link::{LinkContext, Links},
+    link::LinkContext,
     owner::{Owner, OwnerConfig},
     partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
     peers::Peers,
@@ -29,6 +29,7 @@ use crate::{
     server::Services,
     store::StoreActor,
     topology::Topology,
+    ways::Links,
 };
 
 /// A router: its listener is bound from `open` on, and answers from `run` on.

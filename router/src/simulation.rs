@@ -294,6 +294,8 @@ impl Router {
                         self.outputs.push(Output::Behind { link, behind: vec![behind] });
                     }
                 }
+                // Its clients say nothing of the kind.
+                Effect::Signal(..) | Effect::Direct { .. } => {}
                 Effect::Evict { gateway, connection, why } => {
                     if let Some(link) = self.link_of(gateway) {
                         self.outputs.push(Output::Evict { link, evict: Evict { connection, why: why.into() } });

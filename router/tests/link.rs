@@ -265,3 +265,49 @@ async fn users_are_made_and_replaced_by_the_administrator() {
     assert_eq!(status.code(), tonic::Code::NotFound);
     cluster.stop().await;
 }
+
+fn direct(user: &str, device: &str, body: &'static [u8]) -> Op {
+    let from = Some(link::Origin { user: "alice".into(), device: "phone".into() });
+    Op::Direct(link::Direct { from, user: user.into(), device: device.into(), body: body.into() })
+}
+
+#[tokio::test]
+async fn a_signal_reaches_the_sessions_of_a_user_on_another_gateway() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let (mut alices, mut bobs) = (cluster.gateway().await, cluster.gateway().await);
+    let session = session("bob", "phone", &bobs, 7);
+    bobs.ask(open(session)).await;
+    let from = Some(link::Origin { user: "alice".into(), device: "phone".into() });
+    let body = bytes::Bytes::from_static(b"writing");
+    let (user, device) = ("bob".to_owned(), String::new());
+    alices.signal(link::Signal { from: from.clone(), user, device, body: body.clone() }).await;
+    let heard = bobs.until(|message| message.signals.pop()).await;
+    assert_eq!(heard, link::Signaled { connections: vec![7], from, body });
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_directed_request_gets_exactly_one_answer_whatever_becomes_of_the_other_gateway() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let (mut alices, mut bobs) = (cluster.gateway().await, cluster.gateway().await);
+    bobs.ask(open(session("bob", "phone", &bobs, 7))).await;
+    let asked = alices.request(direct("bob", "phone", b"who")).await;
+    let heard = bobs.until(|message| message.directed.pop()).await;
+    assert_eq!((heard.connection, &heard.body[..]), (7, &b"who"[..]));
+    for body in [&b"bob"[..], b"twice"] {
+        let result = Some(link::direct_answer::Result::Body(body.into()));
+        bobs.answers(link::DirectAnswer { id: heard.id, result }).await;
+    }
+    let (id, answer) = alices.reply().await;
+    assert_eq!((id, answer), (asked, Reply::DirectAnswered(link::DirectAnswered { body: b"bob"[..].into() })));
+    // The other gateway's link ends before it has answered.
+    let asked = alices.request(direct("bob", "phone", b"who")).await;
+    bobs.until(|message| message.directed.pop()).await;
+    drop(bobs);
+    let (id, answer) = alices.reply().await;
+    let Reply::Refusal(refusal) = answer else { panic!("{answer:?}") };
+    assert_eq!((id, refusal.code(), refusal.retry), (asked, client::Code::Unavailable, true));
+    let Reply::Refusal(refusal) = alices.ask(direct("bob", "phone", b"who")).await else { panic!("nobody is there") };
+    assert_eq!(refusal.code(), client::Code::Unavailable, "its gateway has not ended");
+    cluster.stop().await;
+}

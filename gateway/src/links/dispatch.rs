@@ -360,7 +360,13 @@ impl<C> Dispatch<C> {
         };
         let lost: Vec<u64> = self.pending.iter().filter_map(lost).collect();
         for id in lost {
-            self.park_unknown(id);
+            // Nobody knows whether it was heard, and it must not be heard twice.
+            if self.pending.get(&id).is_some_and(|pending| matches!(pending.op, Op::Direct(_))) {
+                let why = "the router's link broke before the answer came";
+                self.finish(now, id, Err(refusal(Code::Unavailable, why, 500)), out);
+            } else {
+                self.park_unknown(id);
+            }
         }
         self.pump_all(now, out);
     }

@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use carillon_proto::{
     Batches, limits,
     pb::{
-        link::{FromRouter, Hello, RouterRequest, ToRouter, router_client::RouterClient, router_request::Op},
+        client::Code,
+        link::{
+            DirectAnswer, FromRouter, Hello, RouterRequest, ToRouter, direct_answer, router_client::RouterClient,
+            router_request::Op,
+        },
         store::NodeKind,
     },
     peer::{PeerError, PeerSecurity, cause},
@@ -21,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    Event, Hearing, ToLink,
-    dispatch::Word,
+    Asked, Event, Hearing, ToLink,
+    dispatch::{Word, refusal},
     parts::{Parts, Way},
 };
 use crate::jitter::jittered;
@@ -113,34 +117,50 @@ impl Link {
             Ok::<_, LinkError>((inbound, first))
         };
         let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
-        self.receive(first).await?;
         let cut = CancellationToken::new();
-        let up = Event::Up(Arc::clone(&self.address), Way { queue: sender, cut: cut.clone() });
+        let way = Way { queue: sender, cut: cut.clone() };
+        self.receive(first, &way).await?;
+        let up = Event::Up(Arc::clone(&self.address), way.clone());
         self.events.send(up).await.map_err(|_| LinkError::Closed)?;
         *was_up = true;
         tracing::info!(router = %self.address, lease, "router link open");
         let mut watched = self.lease.clone();
         tokio::select! {
-            result = self.read(inbound) => result,
+            result = self.read(inbound, &way) => result,
             () = cut.cancelled() => Err(LinkError::Full),
             _ = watched.wait_for(|now| now.is_some_and(|now| now != lease)) => Ok(()),
         }
     }
 
-    async fn read(&self, mut inbound: Incoming<FromRouter>) -> Result<(), LinkError> {
+    async fn read(&self, mut inbound: Incoming<FromRouter>, way: &Way) -> Result<(), LinkError> {
         while let Some(message) = inbound.message().await? {
-            self.receive(message).await?;
+            self.receive(message, way).await?;
         }
         Err(LinkError::Closed)
     }
 
-    async fn receive(&self, message: FromRouter) -> Result<(), LinkError> {
-        let FromRouter { registry, replies, pushes, evictions, behind } = message;
+    async fn receive(&self, message: FromRouter, way: &Way) -> Result<(), LinkError> {
+        let FromRouter { registry, replies, pushes, evictions, behind, signals, directed } = message;
         for push in pushes {
             self.hearing.feeding.pushed(push);
         }
         for behind in behind {
             self.hearing.feeding.behind(behind);
+        }
+        for signal in signals {
+            let signal = Arc::new(signal);
+            for connection in &signal.connections {
+                if let Some(mailbox) = self.hearing.connections.get(*connection) {
+                    mailbox.signal(Arc::clone(&signal));
+                }
+            }
+        }
+        for directed in directed {
+            let asked = Asked::new(&directed, way);
+            match self.hearing.connections.get(directed.connection) {
+                Some(mailbox) => mailbox.directed(directed, asked),
+                None => asked.answer(Err(refusal(Code::Unavailable, "the connection has ended", 500))),
+            }
         }
         for evict in evictions {
             if let Some(mailbox) = self.hearing.connections.get(evict.connection) {
@@ -165,7 +185,7 @@ pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
         let full = messages.last().is_none_or(|last| match &item {
             ToLink::Word(Word::Forget(_)) => !last.requests.is_empty() || last.announced_all != 0,
             ToLink::Request(_) => last.announced_all != 0,
-            ToLink::Word(Word::AnnouncedAll(_)) => false,
+            ToLink::Word(Word::AnnouncedAll(_)) | ToLink::Answer(_) => false,
         });
         if full {
             messages.push(ToRouter::default());
@@ -175,6 +195,7 @@ pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
             ToLink::Request(request) => last.requests.push(request),
             ToLink::Word(Word::Forget(forget)) => last.forgets.push(forget),
             ToLink::Word(Word::AnnouncedAll(version)) => last.announced_all = version,
+            ToLink::Answer(answer) => last.direct_answers.push(answer),
         }
     }
     messages
@@ -184,7 +205,8 @@ pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
 fn size(item: &ToLink) -> usize {
     match item {
         ToLink::Request(RouterRequest { op: Some(Op::Send(send)), .. }) => 256 + send.content.len(),
-        ToLink::Request(_) | ToLink::Word(_) => 256,
+        ToLink::Answer(DirectAnswer { result: Some(direct_answer::Result::Body(body)), .. }) => 256 + body.len(),
+        ToLink::Request(_) | ToLink::Word(_) | ToLink::Answer(_) => 256,
     }
 }
 

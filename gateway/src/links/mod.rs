@@ -1,5 +1,6 @@
 //! All that the gateway says to routers and hears from them.
 
+mod directed;
 pub(crate) mod dispatch;
 mod link;
 mod parts;
@@ -12,7 +13,10 @@ use std::{
 
 use carillon_proto::{
     Ring, limits,
-    pb::{link::RouterRequest, store::RegistryView},
+    pb::{
+        link::{DirectAnswer, RouterRequest},
+        store::RegistryView,
+    },
     peer::PeerSecurity,
     tasks::Tasks,
 };
@@ -21,6 +25,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub(crate) use directed::Asked;
 pub(crate) use dispatch::{Answered, Submit, refusal};
 use dispatch::{Load, Word};
 use link::Link;
@@ -48,6 +53,7 @@ pub(crate) enum Event {
 pub(crate) enum ToLink {
     Request(RouterRequest),
     Word(Word),
+    Answer(DirectAnswer),
 }
 
 /// Where requests go in.

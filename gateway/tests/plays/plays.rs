@@ -7,9 +7,12 @@ use carillon_gateway::{
 };
 use carillon_proto::{
     Readiness,
-    pb::client::{
-        Ack, ClientFrame, Code, Position, Timeline, client_frame::Body, client_service_client::ClientServiceClient,
-        server_frame, timeline::Owner,
+    pb::{
+        client::{
+            Ack, ClientFrame, Code, Position, Timeline, client_frame::Body, client_service_client::ClientServiceClient,
+            server_frame, timeline::Owner,
+        },
+        link::{DirectAnswer, Directed, FromRouter, direct_answer},
     },
     tasks::Tasks,
 };
@@ -335,6 +338,27 @@ async fn all_three_ways_work_over_tls() {
     let mut hear = ClientServiceClient::new(channel).connect(ReceiverStream::new(frames)).await.expect("answers");
     let first = in_time(hear.get_mut().message()).await.expect("answers").expect("a frame");
     assert_eq!(bye(first.body.expect("a body")), (Code::Invalid, false));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_directed_request_is_answered_once_whether_or_not_its_connection_is_there() {
+    let world = world(|_| {}).await;
+    let bob = world.client("bob", "phone").await;
+    let connection = world.router.store.lock().sessions[&("bob".to_owned(), "phone".to_owned())].connection;
+    let directed = |id, connection| Directed { id, connection, from: None, body: Default::default() };
+    let directed = vec![directed(1, connection), directed(2, connection + 1000)];
+    world.router.says(FromRouter { directed, ..Default::default() }).await;
+    eventually("both are answered", || world.router.store.lock().direct_answers.len() == 2).await;
+    let mut answers: Vec<_> = std::mem::take(&mut world.router.store.lock().direct_answers);
+    answers.sort_by_key(|answer| answer.id);
+    let code = |answer: &DirectAnswer| match &answer.result {
+        Some(direct_answer::Result::Refusal(refusal)) => (answer.id, refusal.code()),
+        other => panic!("{other:?}"),
+    };
+    let codes: Vec<_> = answers.iter().map(code).collect();
+    assert_eq!(codes, [(1, Code::Unsupported), (2, Code::Unavailable)]);
+    drop(bob);
     world.end().await;
 }
 

@@ -13,8 +13,8 @@ use carillon_proto::{
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, Done, Evict, FromRouter, Heads, Push, RawEnvelope, RouterReply, RouterRequest, Send,
-            SessionOpened, TimelineHead, ToRouter,
+            Accepted, DirectAnswer, Done, Evict, FromRouter, Heads, Push, RawEnvelope, RouterReply, RouterRequest,
+            Send, SessionOpened, TimelineHead, ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
@@ -45,6 +45,7 @@ pub(crate) struct Store {
     pub(crate) announced: usize,
     pub(crate) left: HashSet<u64>,
     pub(crate) cursors: HashMap<(String, String), u64>,
+    pub(crate) direct_answers: Vec<DirectAnswer>,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -52,6 +53,7 @@ pub(crate) struct Store {
 pub(crate) struct MiniRouter {
     pub(crate) address: SocketAddr,
     pub(crate) store: Arc<Mutex<Store>>,
+    links: Arc<Mutex<HashMap<u64, ToGateway>>>,
     /// Its own, so that all its connections end with it. None once stopped.
     runtime: Option<Runtime>,
 }
@@ -69,6 +71,7 @@ impl MiniRouter {
         let listener = bound.expect("ends").expect("binds");
         let address = listener.local_addr().expect("bound");
         let state = State { store: Arc::clone(&store), links: Arc::default(), tasks: Tasks::new(), address };
+        let links = Arc::clone(&state.links);
         let check = security().check(&[Tier::Gateway]);
         let server = security()
             .server()
@@ -78,7 +81,15 @@ impl MiniRouter {
         runtime.spawn(async move {
             let _ = server.await;
         });
-        Self { address, store, runtime: Some(runtime) }
+        Self { address, store, links, runtime: Some(runtime) }
+    }
+
+    /// To all gateways.
+    pub(crate) async fn says(&self, message: FromRouter) {
+        let links: Vec<ToGateway> = self.links.lock().values().cloned().collect();
+        for link in links {
+            link.send(Ok(message.clone())).await.expect("open");
+        }
     }
 
     /// As if it had been killed.
@@ -227,6 +238,7 @@ impl State {
             }
             Op::ReadHeads(read) => Reply::Heads(Heads { heads: self.heads(&read.user, &read.device) }),
             Op::Send(send) => self.send(send),
+            Op::Direct(_) => panic!("no client can say so"),
         };
         RouterReply { id: request.id, result: Some(result) }
     }
@@ -258,6 +270,7 @@ impl Router for State {
                 if let Some(hello) = message.hello {
                     state.links.lock().insert(hello.lease, out.clone());
                 }
+                state.store.lock().direct_answers.extend(message.direct_answers);
                 let replies: Vec<_> = message.requests.into_iter().map(|request| state.answer(request)).collect();
                 if !replies.is_empty() {
                     let _ = out.send(Ok(FromRouter { replies, ..Default::default() })).await;

@@ -13,7 +13,7 @@ use carillon_proto::{
 use tokio::time::{self, Instant};
 
 use super::Admin;
-use crate::{link::Links, partition::Partitions, peers::Peers};
+use crate::{partition::Partitions, peers::Peers, ways::Links};
 
 /// How long a command waits for the gateways to close what it has ended. Whatever is open after that is told as open: its
 /// gateway hears of it when it reaches a router.

@@ -2,5 +2,6 @@
 
 mod accounts;
 mod deliveries;
+mod direct;
 mod messages;
 mod play;

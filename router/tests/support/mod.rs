@@ -9,7 +9,7 @@ use carillon_proto::{
     pb::{
         admin::admin_client::AdminClient,
         link::{
-            FromRouter, Hello, Push, RouterRequest, ToRouter, router_client::RouterClient,
+            DirectAnswer, FromRouter, Hello, Push, RouterRequest, Signal, ToRouter, router_client::RouterClient,
             router_reply::Result as Reply, router_request::Op,
         },
         store::{NodeKind, Session},
@@ -244,6 +244,14 @@ impl Gateway {
     pub(crate) async fn announced_all(&mut self) {
         let announced_all = self.ring_version;
         self.requests.send(ToRouter { announced_all, ..ToRouter::default() }).await.expect("open");
+    }
+
+    pub(crate) async fn signal(&mut self, signal: Signal) {
+        self.requests.send(ToRouter { signals: vec![signal], ..ToRouter::default() }).await.expect("open");
+    }
+
+    pub(crate) async fn answers(&mut self, answer: DirectAnswer) {
+        self.requests.send(ToRouter { direct_answers: vec![answer], ..ToRouter::default() }).await.expect("open");
     }
 
     pub(crate) async fn is_closed(&mut self) -> bool {

@@ -97,7 +97,7 @@ impl<C> Dispatch<C> {
         let Some(pending) = self.pending.get(&id) else { return false };
         let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
         let may = why.retry && why.code() == Code::Unavailable && pending.deadline > now + PUMP;
-        may && (alone || !matches!(pending.op, Op::Send(_)))
+        may && (alone || !matches!(pending.op, Op::Send(_))) && !matches!(pending.op, Op::Direct(_))
     }
 
     /// The refusal to tell the client. A refusal means "nothing was done" only for the last try: if an earlier try may have
@@ -183,6 +183,7 @@ fn key_of(op: &Op) -> &str {
         Op::Acknowledge(op) => &op.user,
         Op::Read(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
+        Op::Direct(op) => &op.user,
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(recipient::To::User(id) | recipient::To::Group(id)) => id,
             None => "",

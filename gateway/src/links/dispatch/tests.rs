@@ -3,7 +3,7 @@
 use super::{announce::ANNOUNCE_AGAIN, *};
 use carillon_proto::pb::{
     client::{Recipient, recipient},
-    link::{Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened, evict::Why},
+    link::{self, Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened, evict::Why},
     store::{Node, NodeKind},
 };
 
@@ -532,4 +532,28 @@ fn nothing_of_a_later_era_overtakes_what_is_in_flight() {
     assert!(world.send("m2").is_empty(), "m1 is still on its way");
     assert!(world.reply("a:1", first, not_owner()).is_empty());
     assert_eq!(named(&sent(&world.wait(PUMP))), ["m1", "m2", "other"]);
+}
+
+#[test]
+fn a_directed_request_is_carried_out_at_most_once() {
+    let mut world = World::with(&["a:1"]);
+    let ask = |world: &mut World| {
+        let op = Op::Direct(link::Direct { user: "bob".to_owned(), ..Default::default() });
+        let submit = Submit { connection: 1, client: Some("ask"), op, traceparent: String::new() };
+        match &world.input(Input::Submit(submit))[..] {
+            [Effect::Transmit { request, .. }] => request.id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let id = ask(&mut world);
+    assert!(world.reply("a:1", id, not_owner()).is_empty(), "that one did nothing");
+    let again = world.wait(PUMP);
+    assert!(matches!(&again[..], [Effect::Transmit { request, .. }] if request.id == id), "{again:?}");
+    let lost = world.input(Input::Down(Arc::from("a:1")));
+    assert_eq!(answers(&lost), [("ask", Err(Code::Unavailable))]);
+    world.input(Input::Up(Arc::from("a:1")));
+    let id = ask(&mut world);
+    let refused = router_reply::Result::Refusal(refusal(Code::Unavailable, "", 500));
+    assert_eq!(answers(&world.reply("a:1", id, refused)), [("ask", Err(Code::Unavailable))]);
+    assert_eq!(world.dispatch.load.pending(), 0);
 }

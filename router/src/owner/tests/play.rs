@@ -107,6 +107,11 @@ impl Play {
                 Did::Answer(id, answer)
             }
             Effect::Push(lease, push) => Did::Push(lease.0, push.connections, push.position.expect("set").seq),
+            Effect::Signal(lease, signal) => Did::Signal(lease.0, signal.connections, signal.body),
+            Effect::Direct { gateway, directed, slot, .. } => {
+                drop(slot);
+                Did::Direct(gateway.0, directed.connection, directed.body)
+            }
             Effect::Behind(lease, behind) => {
                 Did::Behind(lease.0, behind.connections, behind.position.expect("set").seq)
             }
@@ -157,6 +162,8 @@ pub(super) enum Did {
     Push(u64, Vec<u64>, u64),
     Behind(u64, Vec<u64>, u64),
     ReadHeads(u64, Vec<String>),
+    Signal(u64, Vec<u64>, Bytes),
+    Direct(u64, u64, Bytes),
     Evict(u64, u64),
     Deliver(Delivery),
 }

@@ -1,0 +1,43 @@
+//! Directed requests that have come for a connection of this gateway: each is answered once, on every path.
+
+use bytes::Bytes;
+use carillon_proto::pb::{
+    client::Code,
+    link::{DirectAnswer, Directed, Refusal, direct_answer},
+};
+
+use super::{ToLink, dispatch::refusal, parts::Way};
+
+/// A question for one connection, and the way back. Dropped, it is answered that nobody took it.
+pub(crate) struct Asked {
+    id: u64,
+    way: Option<Way>,
+}
+
+impl Asked {
+    pub(super) fn new(directed: &Directed, way: &Way) -> Self {
+        Self { id: directed.id, way: Some(way.clone()) }
+    }
+
+    pub(crate) fn answer(mut self, result: Result<Bytes, Refusal>) {
+        self.say(result);
+    }
+
+    fn say(&mut self, result: Result<Bytes, Refusal>) {
+        let Some(way) = self.way.take() else { return };
+        let result = Some(match result {
+            Ok(body) => direct_answer::Result::Body(body),
+            Err(refusal) => direct_answer::Result::Refusal(refusal),
+        });
+        // Without room the link is given up, and with it all that it owes.
+        if way.queue.try_send(ToLink::Answer(DirectAnswer { id: self.id, result })).is_err() {
+            way.cut.cancel();
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.say(Err(refusal(Code::Unavailable, "the connection ended before it answered", 500)));
+    }
+}
