@@ -348,8 +348,12 @@ impl Bootstrap {
         Ok(identity.clone())
     }
 
-    /// Writes down what a start needs to know before the rows are read. It holds no addresses: those are data.
+    /// Writes down what a start needs to know before the rows are read. It holds no addresses: those are data, as soon as
+    /// the level says so, without which a start would not wait for the rows.
     pub(crate) async fn remember(&self, rows: ClusterRows) -> Result<(), IdentityError> {
+        if rows.level < Level::CLUSTER {
+            return Ok(());
+        }
         let this = self.clone();
         let remembering = tokio::task::spawn_blocking(move || {
             let mut identity = this.inner.identity.lock();

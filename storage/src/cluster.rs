@@ -35,6 +35,8 @@ pub(crate) struct Cluster {
     pub(crate) registry: tokio::sync::watch::Receiver<RegistryState>,
     /// Stands for the rows of the cluster as long as the registry has none.
     pub(crate) implied: ClusterRows,
+    /// The cluster has rows, whether this node has them already or not: after a crash they are read from the log again.
+    pub(crate) is_founded: bool,
     pub(crate) space: Space,
 }
 

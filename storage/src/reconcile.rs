@@ -78,6 +78,9 @@ async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) 
         }
         return Ok(());
     }
+    if cluster.is_founded {
+        return Ok(());
+    }
     let Some(members) = bootstrap.levels_of(cluster, &rows).await else {
         return Ok(());
     };

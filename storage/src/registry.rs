@@ -259,9 +259,17 @@ impl registry_server::Registry for RegistryService {
         let cluster = started(&self.serving)?;
         let mut states = cluster.registry.clone();
         let (id, map, implied) = (cluster.id.clone(), cluster.map, cluster.implied.clone());
+        let is_founded = cluster.is_founded;
         // When it is full, views are skipped: only the newest counts.
         let (out, views) = mpsc::channel(1);
         self.tasks.spawn("registry watch", async move {
+            // What stands for the rows does not say where nodes are, once the cluster has rows.
+            let there = states.wait_for(|state| !is_founded || state.cluster.is_founded());
+            // Every branch is cancel-safe.
+            tokio::select! {
+                there = there => if there.is_err() { return },
+                () = out.closed() => return,
+            }
             loop {
                 let Ok(permit) = out.reserve().await else { return };
                 let view = view(id.clone(), map, &states.borrow_and_update(), &implied);

@@ -328,7 +328,8 @@ impl Node {
             draining: Arc::clone(&self.draining),
             tasks: tasks.clone(),
         });
-        let founder = if Level(identity.level) < Level::CLUSTER { identity.node } else { 0 };
+        let is_founded = Level(identity.level) >= Level::CLUSTER;
+        let founder = if is_founded { 0 } else { identity.node };
         let (hosting, opened) = self.open_replicas(hosting, founder, map).await?;
         let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
         let implied = implied(&cluster, map);
@@ -346,7 +347,7 @@ impl Node {
             shards.push(hosting.start(replica).await.map_err(|error| error.to_string())?);
         }
         self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), tasks.clone());
-        if identity.node == FOUNDER && !registry.borrow().cluster.is_founded() {
+        if identity.node == FOUNDER && !is_founded && !registry.borrow().cluster.is_founded() {
             let (bootstrap, told) = (self.bootstrap.clone(), cluster.clone());
             tasks.spawn("storage bootstrap", async move { bootstrap.tell_others(told).await });
             let hosts: BTreeMap<u64, Host> =
@@ -363,7 +364,7 @@ impl Node {
         }
         let (id, own, space) = (cluster.id, identity.node, self.space.clone());
         let book = self.book.clone();
-        self.serve(Cluster { id, own, map, hosted, book, registry, implied, space }, hosting, tasks);
+        self.serve(Cluster { id, own, map, hosted, book, registry, implied, is_founded, space }, hosting, tasks);
         Ok(())
     }
 
