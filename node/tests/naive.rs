@@ -17,7 +17,10 @@ use support::{
     node::until,
     service::{Carrier, Service},
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 /// Messages that wait through the outage.
 const SENDS: usize = 500;
@@ -227,19 +230,14 @@ fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
             (0..EACH).for_each(|number| naive.add(number, &format!("friend-{}", number % RECIPIENTS)));
         }
         let began = Instant::now();
-        let tasks: Vec<_> = all
+        let tasks: JoinSet<usize> = all
             .into_iter()
-            .map(|mut naive| {
-                tokio::spawn(async move {
-                    timeout(PATIENCE, naive.run()).await.expect("a naive connection gets through");
-                    naive.refused(Code::RateLimited) + naive.refused(Code::OutOfOrder)
-                })
+            .map(|mut naive| async move {
+                timeout(PATIENCE, naive.run()).await.expect("a naive connection gets through");
+                naive.refused(Code::RateLimited) + naive.refused(Code::OutOfOrder)
             })
             .collect();
-        let mut refused = 0;
-        for task in tasks {
-            refused += task.await.expect("no panic");
-        }
+        let refused: usize = tasks.join_all().await.into_iter().sum();
         let took = began.elapsed();
         let allowed = Duration::from_secs_f64((CONNECTIONS * EACH - burst) as f64 / f64::from(rate));
         println!("{took:?} where the rate allows {allowed:?}; refused: {refused}");

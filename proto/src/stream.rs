@@ -20,7 +20,8 @@ pub type Messages<T> = BoxStream<'static, Result<T, Status>>;
 pub struct Incoming<T>(Way<T>);
 
 enum Way<T> {
-    Wire(Streaming<T>),
+    // Boxed, as it is many times as large.
+    Wire(Box<Streaming<T>>),
     Near(Messages<T>),
 }
 
@@ -34,8 +35,10 @@ type Key = (String, TypeId);
 /// Who takes streams of `A` at an address, and answers with `B`.
 struct Service<A, B> {
     allowed: &'static [Tier],
-    open: Box<dyn Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync>,
+    open: Box<Open<A, B>>,
 }
+
+type Open<A, B> = dyn Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync;
 
 /// A node of this process. Opened once.
 pub struct Near<A, B> {
@@ -62,7 +65,7 @@ impl<T> Incoming<T> {
 
 impl<T> From<Streaming<T>> for Incoming<T> {
     fn from(messages: Streaming<T>) -> Self {
-        Self(Way::Wire(messages))
+        Self(Way::Wire(Box::new(messages)))
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) const ANSWERS: usize = 4096;
 /// Inputs taken at once.
 const TURN: usize = 256;
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub(crate) enum Input {
     Request(Request),
     Deliver(Delivery),

@@ -80,6 +80,7 @@ struct Link {
 }
 
 /// What a gateway has said, in order.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 enum Unread {
     Forget(Forget),
     Request(RouterRequest),

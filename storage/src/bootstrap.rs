@@ -492,7 +492,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
 
     async fn carry(&self, request: Request<CarryRequest>) -> Result<Response<CarryReply>, Status> {
         let cluster = started(&self.inner.serving)?;
-        let bytes = bytes::Bytes::from(request.into_inner().command);
+        let bytes = request.into_inner().command;
         let command = DirectoryCommand::decode(bytes.clone()).map_err(|_| Status::invalid_argument("no command"))?;
         if !is_the_nodes(&command) || command.encoded_len() != bytes.len() {
             return Err(Status::invalid_argument("this release does not carry such a command"));

@@ -49,7 +49,6 @@ pub(crate) enum Event {
 }
 
 /// What is said on a link.
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub(crate) enum ToLink {
     Request(RouterRequest),
     Word(Word),

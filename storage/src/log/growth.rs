@@ -29,13 +29,16 @@ impl Growth {
 
     /// From `next` on there is nothing any more.
     pub(super) fn truncate(&mut self, next: u64) {
-        while self.marks.pop_back_if(|(index, _)| *index >= next).is_some() {}
+        while self.marks.back().is_some_and(|(index, _)| *index >= next) {
+            self.marks.pop_back();
+        }
         self.total = self.marks.back().map_or(self.purged, |(_, upto)| *upto);
     }
 
     pub(super) fn purge(&mut self, upto: u64) {
-        while let Some((_, bytes)) = self.marks.pop_front_if(|(index, _)| *index <= upto) {
+        while let Some((_, bytes)) = self.marks.front().copied().filter(|(index, _)| *index <= upto) {
             self.purged = bytes;
+            self.marks.pop_front();
         }
     }
 
