@@ -84,7 +84,8 @@ struct Node {
     /// Opened as soon as the cluster's shards are known.
     engines: OnceLock<Arc<Engines>>,
     book: AddressBook,
-    /// The highest level that this program reads.
+    /// The highest level that this program reads, which tests change.
+    #[cfg(feature = "planted-bugs")]
     known: Level,
     raft: RaftService,
     serving: Arc<Serving>,
@@ -258,6 +259,7 @@ impl Node {
             log: Arc::new(log),
             engines: OnceLock::new(),
             book,
+            #[cfg(feature = "planted-bugs")]
             known,
             raft: RaftService::default(),
             serving,
