@@ -143,29 +143,13 @@ impl Connection {
         }
     }
 
-    fn mail(&mut self, mail: Mail, transport: &mut impl Transport) {
-        let Mail { answers, entries, left, heads, over, drain, cut_off, signals: _, directed, .. } = mail;
-        // No frame brings them to a client yet, nor signals.
-        for (_, asked) in directed {
+    fn mail(&mut self, mut mail: Mail, transport: &mut impl Transport) {
+        // Directed requests and signals have no client frames yet.
+        for (_, asked) in std::mem::take(&mut mail.directed) {
             asked.answer(Err(refusal(Code::Unsupported, "the device takes no requests of this kind", 0)));
         }
         let now = now();
-        for (tag, answered) in answers {
-            self.input_at(now, Input::Answer(tag, answered), transport);
-        }
-        for entry in entries {
-            self.input_at(now, Input::Entry(entry), transport);
-        }
-        for (feed, why) in left {
-            self.input_at(now, Input::Left(feed, why), transport);
-        }
-        let rest = [
-            heads.map(Input::Heads),
-            over.map(Input::Over),
-            drain.map(|come_back| Input::Drain { come_back }),
-            cut_off.map(|come_back| Input::CutOff { come_back }),
-        ];
-        for input in rest.into_iter().flatten() {
+        for input in mail.into_inputs() {
             self.input_at(now, input, transport);
         }
     }

@@ -151,7 +151,9 @@ pub(crate) fn perform(
         FeedAsk::Expect(_) => {}
         FeedAsk::Join(timeline, join) => return feeds.join(timeline, who, join, now, hand),
         FeedAsk::Fall(timeline) => feeds.fall(timeline, who),
-        FeedAsk::Own { timeline, position, counted } => feeds.own(timeline, who, *position, *counted, now, hand),
+        FeedAsk::Own { timeline, incarnation, position, counted } => {
+            feeds.own(timeline, who, *incarnation, *position, *counted, now, hand);
+        }
         FeedAsk::Reaches { timeline, incarnation, position } => {
             feeds.reaches(timeline.into(), *incarnation, *position, now);
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    conversation::Tag,
+    conversation::{Input, Tag},
     feeds::{Entry, FeedId, Over},
     links::{Answered, Asked, refusal},
     metrics,
@@ -60,6 +60,25 @@ pub(crate) enum Left {
     /// There was no room, or the feed had to go on without this session: it catches up.
     Fallen,
     Over(Over),
+}
+
+impl Mail {
+    /// All but signals and directed requests, in the order in which the session takes them. Entries come before answers: an
+    /// own message is counted by its `Accepted` only when the client has all before it.
+    pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
+        let Self { answers, entries, left, heads, over, drain, cut_off, entry_bytes: _, signals: _, directed: _ } =
+            self;
+        let rest = [
+            heads.map(Input::Heads),
+            over.map(Input::Over),
+            drain.map(|come_back| Input::Drain { come_back }),
+            cut_off.map(|come_back| Input::CutOff { come_back }),
+        ];
+        let entries = entries.into_iter().map(Input::Entry);
+        let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
+        let left = left.into_iter().map(|(feed, why)| Input::Left(feed, why));
+        entries.chain(answers).chain(left).chain(rest.into_iter().flatten())
+    }
 }
 
 impl Mailbox {
@@ -148,6 +167,18 @@ mod tests {
 
     use super::*;
     use crate::feeds::{Origin, TimelineName};
+
+    #[test]
+    fn entries_are_taken_before_the_answer_that_has_counted_one_of_them() {
+        let mailbox = Mailbox::default();
+        let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
+        let position = Position { epoch: Epoch(1), seq: 1 };
+        mailbox.answer(Tag::Close, Answered { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
+        mailbox.left(FeedId(9), Left::Fallen);
+        mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Origin::Push)));
+        let inputs: Vec<Input> = mailbox.take().into_inputs().collect();
+        assert!(matches!(&inputs[..], [Input::Entry(_), Input::Answer(..), Input::Left(..)]));
+    }
 
     #[test]
     fn a_full_mailbox_says_whose_entry_had_no_room() {

@@ -29,7 +29,7 @@ use crate::{
         dispatch::{self, Dispatch, Eras, Load, Submit},
         messages,
     },
-    mailbox::{Left, Mail, Mailbox},
+    mailbox::{Left, Mailbox},
     throttle::Throttle,
 };
 
@@ -329,17 +329,7 @@ impl Gateway {
     fn run_mail(&mut self, connection: u64, now: Now) {
         self.with_mail.remove(&connection);
         let Some(open) = self.connections.get(&connection) else { return };
-        let Mail { answers, entries, left, heads, over, drain, .. } = open.mailbox.take();
-        let answers = answers.into_iter().map(|(tag, answered)| conversation::Input::Answer(tag, answered));
-        let rest = [
-            heads.map(conversation::Input::Heads),
-            over.map(conversation::Input::Over),
-            drain.map(|come_back| conversation::Input::Drain { come_back }),
-        ];
-        let left = left.into_iter().map(|(feed, why)| conversation::Input::Left(feed, why));
-        let entries = entries.into_iter().map(conversation::Input::Entry);
-        let inputs = answers.chain(entries).chain(left).chain(rest.into_iter().flatten());
-        for input in inputs.collect::<Vec<_>>() {
+        for input in open.mailbox.take().into_inputs() {
             self.input(connection, input, now);
         }
     }

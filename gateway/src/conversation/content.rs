@@ -1,10 +1,15 @@
 //! Checks the content of a message, which then passes through as it is.
 
+use std::ops::RangeInclusive;
+
 use carillon_proto::{
     limits,
     pb::client::{Code, Content, Media, content::Body},
 };
-use prost::Message as _;
+use prost::{
+    DecodeError, Message as _,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
 
 /// Why content is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +19,9 @@ pub(crate) enum ContentError {
     #[error("content has no body but must have exactly one")]
     NoBody,
     #[error("content is not protobuf: {0}")]
-    Malformed(#[from] prost::DecodeError),
+    Malformed(#[from] DecodeError),
+    #[error("content has a field of wire type group but unknown fields must have another one")]
+    Group,
     #[error("{what} {why}")]
     Wrong { what: &'static str, why: String },
 }
@@ -23,18 +30,22 @@ impl ContentError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::TooLarge { .. } => Code::TooLarge,
-            Self::NoBody | Self::Malformed(_) | Self::Wrong { .. } => Code::Invalid,
+            Self::NoBody | Self::Malformed(_) | Self::Group | Self::Wrong { .. } => Code::Invalid,
         }
     }
 }
 
-/// Of content as its client has encoded it. Fields that are not known here are not looked at.
+/// Checks encoded content. Unknown fields are not looked at, except that none may be a group: the parsers of recipients
+/// give up a whole frame in which groups are nested too deep.
 pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError> {
     let size = encoded.len();
     if size > max_bytes {
         return Err(ContentError::TooLarge { size, max: max_bytes });
     }
     let content = Content::decode(encoded)?;
+    if has_group(encoded, Within::Content)? {
+        return Err(ContentError::Group);
+    }
     match content.body.as_ref().ok_or(ContentError::NoBody)? {
         Body::Text(text) if text.body.is_empty() => Err(wrong("text.body", "is empty but must say something")),
         Body::Text(_) => Ok(()),
@@ -51,6 +62,36 @@ pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError
             at_most("custom.type", custom.r#type.len(), 128)
         }
     }
+}
+
+/// What the fields of `has_group` belong to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Content,
+    Body,
+}
+
+/// The fields of `Content`, all of which are messages without messages in them.
+const BODIES: RangeInclusive<u32> = 1..=7;
+
+fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
+    while !fields.is_empty() {
+        let (tag, wire_type) = decode_key(&mut fields)?;
+        match wire_type {
+            WireType::StartGroup | WireType::EndGroup => return Ok(true),
+            WireType::LengthDelimited if within == Within::Content && BODIES.contains(&tag) => {
+                let len = decode_varint(&mut fields)?;
+                // It was decoded before, so it ends where the fields do, or earlier.
+                let (body, rest) = fields.split_at(fields.len().min(usize::try_from(len).unwrap_or(usize::MAX)));
+                if has_group(body, Within::Body)? {
+                    return Ok(true);
+                }
+                fields = rest;
+            }
+            _ => skip_field(wire_type, tag, &mut fields, DecodeContext::default())?,
+        }
+    }
+    Ok(false)
 }
 
 fn check_media(media: &Media) -> Result<(), ContentError> {
@@ -101,7 +142,11 @@ fn wrong(what: &'static str, why: impl Into<String>) -> ContentError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::pb::client::{Custom, Location, Text};
+    use carillon_proto::pb::{
+        DESCRIPTORS,
+        client::{Custom, Location, Text},
+    };
+    use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 
     fn text(body: &str) -> Content {
         Content { body: Some(Body::Text(Text { body: body.to_owned() })) }
@@ -130,6 +175,56 @@ mod tests {
         ] {
             check(&content.encode_to_vec(), 65_536).expect("good");
         }
+    }
+
+    #[test]
+    fn groups_are_refused_wherever_they_are() {
+        let hello = text("hello").encode_to_vec();
+        for depth in [1, 97, 98, 100] {
+            let groups = groups(depth);
+            let behind = [&hello[..], &groups[..]].concat();
+            assert_eq!(check(&behind, 65_536).expect_err("refused").code(), Code::Invalid, "{depth}");
+            // In a text, too.
+            let body = [&hello[2..], &groups[..]].concat();
+            let within = [&[0x0a][..], &varint(body.len()), &body].concat();
+            assert_eq!(check(&within, 65_536).expect_err("refused").code(), Code::Invalid, "{depth}");
+            // The same bytes as an unknown text.
+            let unread = [&hello[..], &[0x9a, 0x06], &varint(groups.len()), &groups].concat();
+            check(&unread, 65_536).expect("nobody reads them");
+        }
+        let hidden = Content { body: Some(Body::Custom(Custom { r#type: "a/b".to_owned(), data: groups(3).into() })) };
+        check(&hidden.encode_to_vec(), 65_536).expect("nobody reads them");
+    }
+
+    /// `has_group` relies on it.
+    #[test]
+    fn bodies_are_all_that_content_has_and_have_no_messages() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).expect("decodes");
+        let all = || files.file.iter().filter(|file| file.package() == "carillon.client.v1");
+        let named = |name: &str| -> &DescriptorProto {
+            let mut messages = all().flat_map(|file| &file.message_type);
+            messages.find(|message| message.name() == name).expect("a message")
+        };
+        let content = named("Content");
+        assert_eq!(
+            content.field.iter().map(|field| field.number() as u32).collect::<Vec<_>>(),
+            BODIES.collect::<Vec<_>>()
+        );
+        for body in &content.field {
+            let name = body.type_name().rsplit('.').next().expect("a name");
+            assert!(named(name).field.iter().all(|field| field.r#type() != Type::Message), "{name}");
+        }
+    }
+
+    /// Field 99, so many groups one in the other.
+    fn groups(depth: usize) -> Vec<u8> {
+        [[0x9b, 0x06].repeat(depth), [0x9c, 0x06].repeat(depth)].concat()
+    }
+
+    fn varint(number: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        prost::encoding::encode_varint(number as u64, &mut out);
+        out
     }
 
     #[test]

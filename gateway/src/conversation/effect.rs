@@ -34,7 +34,7 @@ pub(crate) enum FeedAsk {
     /// It is not live any more.
     Fall(TimelineId),
     /// Its client's own message stands there. `counted`: the client has been told so in place of the entry.
-    Own { timeline: TimelineId, position: Position, counted: bool },
+    Own { timeline: TimelineId, incarnation: u64, position: Position, counted: bool },
     /// The store says that the timeline reaches at least this far.
     Reaches { timeline: TimelineId, incarnation: u64, position: Position },
 }

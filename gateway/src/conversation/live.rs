@@ -14,10 +14,7 @@ use carillon_proto::{
     trace,
 };
 
-use super::{
-    Effect, FeedAsk, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sending::may_use,
-    sign_in::Begin,
-};
+use super::{Effect, FeedAsk, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sign_in::Begin};
 use crate::{
     feeding::{page_of, timeline_of},
     feeds::{Entry, FeedId, Followed, Follower, JoinedFeed, Next, Origin, OtherEpoch, Over, Step, TimelineRef},
@@ -88,7 +85,7 @@ struct Acks {
 /// The connection can't go on: why.
 pub(super) struct Gone(pub(super) Code, pub(super) &'static str);
 
-const ENDED: Gone = Gone(Code::Unauthenticated, "the account has ended");
+pub(super) const ENDED: Gone = Gone(Code::Unauthenticated, "this session is over");
 pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
 
 impl Live {
@@ -127,9 +124,8 @@ impl Live {
             return Ok(());
         };
         if followed.is_of(entry.feed) {
-            let timeline = Arc::clone(&entry.timeline);
             if followed.entry(entry, me, now.instant, &mut |next| tell(next, out)).is_some() {
-                out.push(Effect::Feed(FeedAsk::Fall(timeline.id.clone())));
+                out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
             }
         }
         Ok(())
@@ -168,10 +164,13 @@ impl Live {
         for TimelineHead { timeline, head } in heads {
             let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(timeline_of), head) else { continue };
             let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
+            // It was read before the timeline came to be.
+            if head.epoch == 0 {
+                continue;
+            }
             let position = Position { epoch: Epoch(head.epoch), seq: head.last };
-            let before = followed.head();
             followed.reaches(position).map_err(|OtherEpoch| RESTORED)?;
-            if position.seq > before || followed.lacks() {
+            if followed.lacks() {
                 let timeline = followed.timeline.id.clone();
                 out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation: self.incarnation, position }));
             }
@@ -186,13 +185,13 @@ impl Live {
 
     /// The client's own message stands there, which it has been told.
     pub(super) fn own(&mut self, now: Now, place: usize, position: Position, out: &mut Vec<Effect>) {
-        let me = self.follower();
+        let (me, incarnation) = (self.follower(), self.incarnation);
         let Some(Timeline { followed, .. }) = self.timelines.get_mut(place) else { return };
         let accepted = followed.accepted(position, me, now.instant, &mut |next| tell(next, out));
         // Of another epoch: the feed asks the store.
         let counted = accepted.unwrap_or(false);
         let timeline = followed.timeline.id.clone();
-        out.push(Effect::Feed(FeedAsk::Own { timeline, position, counted }));
+        out.push(Effect::Feed(FeedAsk::Own { timeline, incarnation, position, counted }));
     }
 
     pub(super) fn backlog(&mut self, now: Now, over: bool, out: &mut Vec<Effect>) {
@@ -222,7 +221,7 @@ impl Live {
             Tag::Send(sent) => self.sent(now, sent, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
             Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
-            Tag::Renew(renewal) => self.renewed(now, renewal, result, out),
+            Tag::Renew(renewal) => self.renewed(now, renewal, result, out)?,
             Tag::Ack(timeline) => self.acked(now, &timeline, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) => {}
         }
@@ -253,9 +252,6 @@ impl Live {
 
     /// One that makes no sense is ignored: there is no answer that could say so, and it does no harm.
     pub(super) fn ack(&mut self, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
-        if may_use(self, timeline).is_err() {
-            return;
-        }
         let (Some(position), Some(timeline)) = (position, timeline.and_then(timeline_of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
         let newest = ack.latest.max(ack.sent).max(ack.done);

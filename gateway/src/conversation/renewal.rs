@@ -1,5 +1,5 @@
-//! A new token on a connection that is signed in: the session goes on until that one expires. The directory hears of it like
-//! of a sign-in, so that a token that was taken back is refused, and the session ends when the new one is.
+//! A new token on a connection that is signed in: the session goes on until that one expires. The directory hears of it
+//! like of a sign-in, so that a token that was taken back is refused, and the session ends when the new one is taken back.
 
 use carillon_proto::pb::{
     client::Code,
@@ -7,7 +7,10 @@ use carillon_proto::pb::{
 };
 
 use super::{
-    Asked, Effect, Now, Proof, Rules, Session, State, Tag, Tell, live::Live, sending::refused, sign_in::instant_of,
+    Asked, Effect, Now, Proof, Rules, Session, State, Tag, Tell,
+    live::{ENDED, Gone, Live},
+    sending::refused,
+    sign_in::instant_of,
     token::Token,
 };
 use crate::links::refusal;
@@ -43,18 +46,23 @@ impl Live {
         renewal: Renewal,
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> Result<(), Gone> {
         let Renewal { request, expires_ms } = renewal;
         self.renewing = false;
         let why = match result {
+            // The name has another owner.
+            Ok(Reply::SessionOpened(opened)) if opened.incarnation != self.incarnation => return Err(ENDED),
             Ok(Reply::SessionOpened(opened)) if !opened.replaced => {
+                self.generation = opened.generation;
                 self.expires = Some(instant_of(expires_ms, now));
-                return out.push(Effect::Tell(Tell::Renewed { request, expires_ms }));
+                out.push(Effect::Tell(Tell::Renewed { request, expires_ms }));
+                return Ok(());
             }
             Ok(_) => refusal(Code::Replaced, "this device has signed in elsewhere", 0),
             Err(why) => why,
         };
         out.push(refused(Asked::Request(request), why));
+        Ok(())
     }
 
     fn check_renewal(&mut self, rules: &Rules, now: Now, token: &str) -> Result<Token, Refusal> {

@@ -220,6 +220,10 @@ impl Play {
         &self.asked[0].1
     }
 
+    fn quiet_but_for_requests(&self) {
+        assert!(self.wrote.is_empty(), "{:?}", self.wrote);
+    }
+
     fn quiet(&self) {
         assert!(self.wrote.is_empty() && self.asked.is_empty(), "{:?} {:?}", self.wrote, self.asked);
     }

@@ -21,8 +21,12 @@ pub(super) struct Delivery<P> {
     /// The last position heard of.
     head: u64,
     reading: bool,
-    /// When the store is to be asked for what lies between `next` and `head`, or whether the timeline is still the same
-    /// one. `None` when there is neither gap nor doubt.
+    /// The store has to say whether the timeline is still the same one. Only a read that begins after the doubt and
+    /// succeeds ends it.
+    doubt: bool,
+    /// The read under way was begun in doubt.
+    doubted: bool,
+    /// When the store is to be asked. `None` when there is neither gap nor doubt.
     due: Option<Instant>,
     early: BTreeMap<u64, (P, u32)>,
     early_bytes: u32,
@@ -50,6 +54,8 @@ impl<P> Delivery<P> {
             next: head + 1,
             head,
             reading: false,
+            doubt: false,
+            doubted: false,
             due: None,
             early: BTreeMap::new(),
             early_bytes: 0,
@@ -96,6 +102,7 @@ impl<P> Delivery<P> {
 
     /// Something was heard that can't be of this epoch: the store will tell.
     pub(super) fn doubt(&mut self, now: Instant) {
+        self.doubt = true;
         self.due = Some(now);
     }
 
@@ -108,7 +115,7 @@ impl<P> Delivery<P> {
             return Heard::Old;
         }
         self.head = self.head.max(position.seq);
-        self.look(now);
+        self.due = Some(now);
         Heard::Later
     }
 
@@ -135,6 +142,7 @@ impl<P> Delivery<P> {
             return None;
         }
         self.reading = true;
+        self.doubted = std::mem::take(&mut self.doubt);
         Some(self.next)
     }
 
@@ -143,7 +151,7 @@ impl<P> Delivery<P> {
         if next > self.next {
             self.next = next;
             self.head = self.head.max(next - 1);
-            if self.next > self.head {
+            if self.next > self.head && !self.doubt {
                 self.due = None;
             }
             self.drop_old();
@@ -159,7 +167,7 @@ impl<P> Delivery<P> {
         true
     }
 
-    /// The read that began came back; `last` is the head as the store told it, None if it failed.
+    /// The read that began came back. `last`: the head as the store told it, `None` if the read failed.
     pub(super) fn read_done(&mut self, last: Option<u64>, progress: bool, now: Instant) {
         self.reading = false;
         self.drop_old();
@@ -167,9 +175,11 @@ impl<P> Delivery<P> {
             // The store's word is linearizable: what was heard of beyond it was wrong.
             Some(last) if !progress && last < self.next => self.head = self.next - 1,
             Some(last) => self.head = self.head.max(last),
-            None => {}
+            None => self.doubt |= self.doubted,
         }
         self.due = match self.next <= self.head {
+            _ if self.doubt && last.is_some() => Some(now),
+            _ if self.doubt => Some(now + RETRY),
             true if progress => Some(now),
             true => Some(now + RETRY),
             false => None,
@@ -215,12 +225,10 @@ impl<P> Delivery<P> {
     fn advance(&mut self, now: Instant) {
         self.next += 1;
         self.head = self.head.max(self.next - 1);
-        // A gap that is left is another one than before.
-        self.due = (self.next <= self.head).then_some(now + self.grace());
-    }
-
-    fn look(&mut self, now: Instant) {
-        self.due = (self.next <= self.head).then_some(now);
+        if !self.doubt {
+            // A gap that is left is another one than before.
+            self.due = (self.next <= self.head).then_some(now + self.grace());
+        }
     }
 
     fn drop_old(&mut self) {
@@ -276,6 +284,27 @@ mod tests {
         delivery.read_done(None, false, now);
         assert_eq!(delivery.begin_read(now + GRACE), None, "not at once after a failure");
         assert_eq!(delivery.begin_read(now + RETRY), Some(4));
+    }
+
+    #[test]
+    fn a_doubt_lasts_until_the_store_has_answered_a_read_that_began_after_it() {
+        let now = Instant::now();
+        let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
+        delivery.doubt(now);
+        assert_eq!(delivery.begin_read(now), Some(4));
+        delivery.read_done(None, false, now);
+        assert_eq!(delivery.begin_read(now), None, "not at once after a failure");
+        let now = now + RETRY;
+        assert_eq!(delivery.begin_read(now), Some(4), "the read failed");
+        delivery.doubt(now);
+        delivery.read_done(Some(3), false, now);
+        assert_eq!(delivery.begin_read(now), Some(4), "the read began before the doubt");
+        delivery.read_done(Some(3), false, now);
+        assert_eq!(delivery.wake_at(), None);
+        delivery.doubt(now);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Next);
+        delivery.skip_to(9);
+        assert_eq!(delivery.begin_read(now), Some(9), "what was handed out meanwhile says nothing");
     }
 
     #[test]

@@ -175,18 +175,27 @@ impl Feed {
     }
 
     /// A follower's own message was accepted. `counted`: it has told its client so in place of the entry.
-    pub(super) fn own(&mut self, who: Follower, position: Position, counted: bool, now: Instant, hand: &mut impl Hand) {
+    pub(super) fn own(
+        &mut self,
+        who: Follower,
+        incarnation: u64,
+        position: Position,
+        counted: bool,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) {
         let shared = self.attached > 1;
         let State::Following(this) = &mut self.state else { return };
+        if !this.is_of_this_life(incarnation, position.epoch) {
+            return this.order.doubt(now);
+        }
         if counted && this.live.at_most(who) {
             // Nobody else waits for it, and no push of it comes.
-            if this.order.accepted(position, now) == Heard::OtherEpoch {
-                return this.order.doubt(now);
-            }
+            this.order.accepted(position, now);
             this.recent = None;
             this.hand_early(shared, now, hand);
-        } else if this.order.heard_of(position, now) == Heard::OtherEpoch {
-            this.order.doubt(now);
+        } else {
+            this.order.heard_of(position, now);
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Followed {
     next: u64,
     /// The last one heard of.
     head: u64,
+    /// The client knows this position of its own message by `Accepted`, which came before its turn: its entry is not held.
+    answered: u64,
     pace: Pace,
     /// The client does not read.
     paused: bool,
@@ -81,6 +83,7 @@ impl Followed {
             epoch,
             next: from + 1,
             head,
+            answered: 0,
             pace: Pace::Behind,
             paused: false,
             due: Some(now),
@@ -166,7 +169,7 @@ impl Followed {
         if self.pace != Pace::Live || seq < self.next {
             return None;
         }
-        let is_own = entry.sender == Some(me);
+        let is_own = self.waits(&entry, me);
         match &mut self.held {
             None if seq != self.next => return Some(self.fall(now)),
             None if !is_own => self.deliver(entry, out),
@@ -200,6 +203,8 @@ impl Followed {
         if counted {
             self.next += 1;
             self.release(me, now, out);
+        } else {
+            self.answered = self.answered.max(position.seq);
         }
         Ok(counted)
     }
@@ -266,7 +271,7 @@ impl Followed {
     fn release(&mut self, me: Follower, now: Instant, out: &mut impl FnMut(Next)) {
         let Some(mut held) = self.held.take() else { return };
         while let Some(entry) = held.front()
-            && (entry.position.seq < self.next || entry.sender != Some(me))
+            && (entry.position.seq < self.next || !self.waits(entry, me))
         {
             self.deliver(Arc::clone(entry), out);
             held.pop_front();
@@ -276,6 +281,11 @@ impl Followed {
             self.held = Some(held);
             self.due = Some(now + HOLD);
         }
+    }
+
+    /// The client sent it, and the answer to that is under way.
+    fn waits(&self, entry: &Entry, me: Follower) -> bool {
+        entry.sender == Some(me) && entry.position.seq > self.answered
     }
 
     fn fall(&mut self, now: Instant) -> Step {

@@ -109,12 +109,13 @@ impl Feeds {
         &self,
         timeline: &TimelineId,
         who: Follower,
+        incarnation: u64,
         position: Position,
         counted: bool,
         now: Instant,
         hand: &mut impl Hand,
     ) {
-        self.with(timeline.into(), |feed| feed.own(who, position, counted, now, hand));
+        self.with(timeline.into(), |feed| feed.own(who, incarnation, position, counted, now, hand));
     }
 
     /// Whether something has become due since this was asked last: then `wake_at` tells when.

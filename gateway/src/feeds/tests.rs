@@ -271,7 +271,7 @@ impl World {
             session.sees(position.epoch.0, position.seq);
         }
         session.told(out);
-        feeds.own(timeline, Follower(who), position, counted, self.now, mail);
+        feeds.own(timeline, Follower(who), session.incarnation, position, counted, self.now, mail);
         self.steps(who);
     }
 
@@ -481,6 +481,24 @@ proptest! {
         }
         prop_assert!(world.feeds.is_empty(), "a feed that nobody follows is gone");
     }
+}
+
+/// A session of the name's last owner learns late that its own message was accepted.
+#[test]
+fn a_message_of_the_last_owner_says_nothing_about_the_next_ones_timeline() {
+    let mut world = World::new();
+    world.store.incarnation = 2;
+    world.sign_in(1);
+    world.opened(1);
+    let old = Position { epoch: Epoch(FIRST_EPOCH - 1), seq: 5 };
+    for counted in [false, true] {
+        world.feeds.own(&world.timeline, Follower(2), 1, old, counted, world.now, &mut world.mail);
+    }
+    let position = world.append();
+    world.push(2, position, None);
+    world.takes(1);
+    let Some(Client::In(session)) = world.clients.get(&1) else { panic!("it has left") };
+    assert_eq!(session.next, 2, "it has its first message");
 }
 
 #[test]

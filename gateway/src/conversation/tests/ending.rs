@@ -139,14 +139,32 @@ fn what_is_sent_ahead_waits_for_the_sign_in() {
     assert!(play.session.reads(), "the proof is waited for");
 }
 
-#[test]
-fn a_new_token_lets_the_session_go_on() {
-    let renew = |request: u32, user: &str, seconds: u64| match token_sign_in(user, seconds) {
+fn renew(request: u32, user: &str, seconds: u64) -> Body {
+    match token_sign_in(user, seconds) {
         Body::SignIn(client::SignIn { credential: Some(Credential::Token(token)), .. }) => {
             Body::Renew(client::Renew { request, token })
         }
         other => panic!("no token: {other:?}"),
-    };
+    }
+}
+
+#[test]
+fn a_renewed_session_sends_with_its_new_generation_and_ends_with_its_account() {
+    let mut play = Play::live(0);
+    play.says(renew(1, "alice", 7200));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { generation: 9, ..SessionOpened::default() })));
+    assert!(matches!(play.wrote(), server_frame::Body::Renewed(_)));
+    play.says(send("m1", "hi"));
+    assert!(matches!(play.op(), Op::Send(sent) if sent.generation == 9), "{:?}", play.op());
+    play.hears_answer(Ok(accepted(1)));
+    play.wrote();
+    play.says(renew(2, "alice", 7200));
+    play.hears_answer(Ok(Reply::SessionOpened(SessionOpened { incarnation: 5, ..SessionOpened::default() })));
+    assert_eq!(play.bye().code(), Code::Unauthenticated, "the name has another owner");
+}
+
+#[test]
+fn a_new_token_lets_the_session_go_on() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 20));
     play.hears_answer(Ok(opened(0, None)));

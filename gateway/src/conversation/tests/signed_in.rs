@@ -19,6 +19,46 @@ fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
 }
 
 #[test]
+fn an_own_message_whose_answer_came_before_its_turn_is_not_held() {
+    let mut play = Play::live(3);
+    play.says(send("m1", "hi"));
+    play.hears_answer(Ok(accepted(5)));
+    assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));
+    let own = |seq| Push { sender_connection: ME.0, ..push(seq) };
+    play.pushed(4);
+    play.hears_push(own(5));
+    play.pushed(6);
+    assert_eq!(play.delivered(), [4, 5, 6]);
+    play.says(send("m2", "hi"));
+    play.hears_push(own(7));
+    play.quiet_but_for_requests();
+    play.hears_answer(Ok(accepted(7)));
+    assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)), "counts for the entry");
+    play.quiet();
+}
+
+#[test]
+fn a_head_that_was_read_before_the_timeline_came_to_be_ends_no_session() {
+    let mut play = Play::live(3);
+    play.input(Input::Heads(heads(0, 0, None)));
+    play.quiet();
+    play.pushed(4);
+    assert_eq!(play.delivered(), [4]);
+}
+
+#[test]
+fn content_in_groups_is_refused() {
+    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })) }.encode_to_vec();
+    content.extend([[0x9b, 0x06].repeat(100), [0x9c, 0x06].repeat(100)].concat());
+    let to = Some(Recipient { to: Some(To::User("bob".to_owned())) });
+    let send = SendAsk { client_id: "m1".to_owned(), to, content: Some(content.into()), after: String::new() };
+    let mut play = Play::live(0);
+    play.input(Input::Ask(Ask::Send(send)));
+    assert_eq!(play.refused(), (Some(What::ClientId("m1".to_owned())), Code::Invalid));
+    play.quiet();
+}
+
+#[test]
 fn content_is_passed_on_as_it_came() {
     let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })) }.encode_to_vec();
     // Field 99, the text "new": of a later release.

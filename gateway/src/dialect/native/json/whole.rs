@@ -42,7 +42,7 @@ fn written(text: &str) -> Option<i128> {
     if significant.is_empty() {
         return Some(0);
     }
-    let exponent: i64 = exponent.parse().ok()?;
+    let exponent = i64::from(exponent.parse::<i32>().ok()?);
     let zeros = exponent - behind.len() as i64 + (digits.len() - significant.len()) as i64;
     // No field is as wide as 30 digits.
     let zeros = u32::try_from(zeros).ok().filter(|zeros| *zeros < 30)?;
@@ -67,6 +67,8 @@ mod tests {
             ("1.5", None),
             ("1e-1", None),
             ("1e99", None),
+            ("1.5e-9223372036854775808", None),
+            ("1e9223372036854775807", None),
             ("+1", None),
             ("007", None),
             ("", None),
