@@ -3,7 +3,7 @@
 //! | level | what it adds |
 //! | --- | --- |
 //! | 0 | what there was before levels |
-//! | 1 | `SetLevel`; members, placement and level of the cluster as rows of directory shard 0 |
+//! | 1 | in all shards `SetLevel`; in directory shard 0 members, placement and level of the cluster as rows; `EndSender`; of `Append` the fields `sender`, `sender_generation` and `only_repeat`; `Account.remade`; what `PutAccount` does to a name that had another owner before (tokens of the second in which it is made do not count), and to an account that has no password before and after (it is new credentials) |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -15,7 +15,7 @@ pub struct Level(pub u32);
 
 impl Level {
     pub const BEFORE: Self = Self(0);
-    /// The cluster is data.
+    /// Adds what the table says for level 1.
     pub const CLUSTER: Self = Self(1);
     /// The highest one that this program reads.
     pub const OF_PROGRAM: Self = Self::CLUSTER;

@@ -174,7 +174,9 @@ fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
             Status::invalid_argument(failure.to_string())
         }
         StoreFailure::Overloaded { .. } | StoreFailure::Full { .. } => Status::resource_exhausted(failure.to_string()),
-        StoreFailure::Expired { .. } | StoreFailure::Stopping => Status::unavailable(failure.to_string()),
+        StoreFailure::Expired { .. } | StoreFailure::Level { .. } | StoreFailure::Stopping => {
+            Status::unavailable(failure.to_string())
+        }
         StoreFailure::Unexpected => Status::internal(failure.to_string()),
     }
 }

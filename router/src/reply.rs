@@ -118,6 +118,7 @@ impl Failure {
             Self::Store(StoreFailure::Full { retry_after_ms, .. }) => (Code::Overloaded, true, *retry_after_ms),
             Self::Store(StoreFailure::Expired { .. }) => (Code::Unavailable, true, 200),
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
+            Self::Store(StoreFailure::Level { .. }) => (Code::Unavailable, true, 1000),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)

@@ -76,6 +76,9 @@ pub(crate) enum StoreFailure {
     SenderGone { detail: String },
     #[error("{detail}")]
     NoRoom { detail: String },
+    /// Some storage nodes can't read it yet.
+    #[error("{detail}")]
+    Level { detail: String },
     #[error("rejected by the store: {detail}")]
     Rejected { detail: String },
     #[error("unexpected answer from the store")]

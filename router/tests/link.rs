@@ -266,6 +266,22 @@ async fn users_are_made_and_replaced_by_the_administrator() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn below_level_1_accounts_change_and_no_sender_is_ended() {
+    use carillon_proto::pb::admin::{DeleteUserRequest, PutUserRequest};
+    let cluster = Cluster::start(1, &["dave"]).await;
+    cluster.store.is_below_level_1();
+    // The router has seen that view before it has a link with a gateway that came later.
+    let _gateway = cluster.gateway().await;
+    let mut admin = cluster.admin();
+    let replace = PutUserRequest { user: "dave".into(), scram: None, replace: true };
+    admin.put_user(replace).await.expect("replaced");
+    let delete = DeleteUserRequest { user: "dave".into(), time_ms: 0 };
+    let deleted = admin.delete_user(delete).await.expect("deleted").into_inner();
+    assert!(!deleted.inbox_ended, "the routers go on when the level is there");
+    cluster.stop().await;
+}
+
 fn direct(user: &str, device: &str, body: &'static [u8]) -> Op {
     let from = Some(link::Origin { user: "alice".into(), device: "phone".into() });
     Op::Direct(link::Direct { from, user: user.into(), device: device.into(), body: body.into() })

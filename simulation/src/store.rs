@@ -8,11 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardKind, ShardMap,
+    Level, ShardId, ShardKind, ShardMap,
     pb::store::{
         AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader,
-        RegistryView, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown, directory_command,
-        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown,
+        directory_command, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -136,8 +136,20 @@ pub(crate) fn node_name(node: usize) -> String {
 }
 
 impl World<'_> {
-    /// All users have accounts when the run begins.
+    /// All shards are at the level of this program, and all users have accounts, when the run begins.
     pub(crate) fn found_cluster(&mut self) {
+        let set_level = SetLevel { level: Level::OF_PROGRAM.0 };
+        for shard in MAP.all() {
+            let command = match shard.kind {
+                ShardKind::Directory => {
+                    DirectoryCommand { op: Some(directory_command::Op::SetLevel(set_level)) }.encode_to_vec()
+                }
+                ShardKind::Timeline => {
+                    TimelineCommand { op: Some(timeline_command::Op::SetLevel(set_level)) }.encode_to_vec()
+                }
+            };
+            self.cluster.apply(shard, vec![command.into()]);
+        }
         for user in 0..self.scenario.users {
             self.make_account(user, 1);
         }

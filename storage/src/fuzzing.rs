@@ -195,10 +195,15 @@ static MACHINES: LazyLock<Mutex<Machines>> = LazyLock::new(|| {
     let (directory, _) = engines.directory(ShardId::REGISTRY).expect("a shard");
     let (timeline, _) = engines.timeline(TIMELINE).expect("a shard");
     let mut directory = Applied { machine: directory, index: 0 };
-    let op = directory_command::Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 });
-    let level = DirectoryCommand { op: Some(op) }.encode_to_vec().into();
-    directory.apply(&CommandBatch { commands: vec![level] }, |_: &DirectoryCommand| true);
-    Mutex::new(Machines { directory, timeline: Applied { machine: timeline, index: 0 }, _engines: engines })
+    let mut timeline = Applied { machine: timeline, index: 0 };
+    let level = SetLevel { level: Level::OF_PROGRAM.0 };
+    let op = directory_command::Op::SetLevel(level);
+    let command = DirectoryCommand { op: Some(op) }.encode_to_vec().into();
+    directory.apply(&CommandBatch { commands: vec![command] }, |_: &DirectoryCommand| true);
+    let op = timeline_command::Op::SetLevel(level);
+    let command = TimelineCommand { op: Some(op) }.encode_to_vec().into();
+    timeline.apply(&CommandBatch { commands: vec![command] }, |_: &TimelineCommand| true);
+    Mutex::new(Machines { directory, timeline, _engines: engines })
 });
 
 static SNAPSHOTS: LazyLock<SnapshotDir> =

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use carillon_proto::{
-    Batches, Level, ShardId, ShardKind, TimelineId, UserId, limits,
+    Batches, ShardId, ShardKind, TimelineId, UserId, limits,
     pb::store::{
-        FromStore, NotHere, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason, store_error::Why,
-        store_request::Op, store_server, timeline_command,
+        FromStore, NotHere, NotLeader, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason,
+        store_error::Why, store_request::Op, store_server, timeline_command,
     },
     peer::cause,
     stream::Incoming,
@@ -20,7 +20,7 @@ use tracing::Span;
 
 use crate::{
     cluster::{Cluster, Serving, started},
-    machine::{check_directory, check_timeline, directory_level, is_the_leaders, is_the_nodes, timeline_level},
+    machine::{admit_directory, admit_timeline, is_the_leaders, is_the_nodes},
     metrics as names,
     shard::{Lanes, ReadOp, Replies, Reply, Shard},
 };
@@ -116,7 +116,12 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
     match check(cluster, shard, op) {
         Ok(Checked::Write(command)) => shard.submit(command, Some(lanes.lane(shard.id(), lane)), answer),
         Ok(Checked::Read(op)) => shard.read(op, answer),
-        // Wrong in itself and never tried again: what follows in its lane may pass.
+        // This node may have applied less than the leader, whose level counts.
+        Err(rejected) if rejected.reason() == Reason::Level && !shard.group().leads() => {
+            lanes.lane(shard.id(), lane).close();
+            answer.refuse(Why::NotLeader(NotLeader { leader: shard.group().leader().unwrap_or_default() }));
+        }
+        // Not tried again in this lane: what follows may pass.
         Err(rejected) => answer.refuse(Why::Rejected(rejected)),
     }
     Some(())
@@ -149,12 +154,6 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             Err(wrong(Reason::WrongShard, "the timeline is in another shard"))
         }
     };
-    let readable = |needs: Option<Level>| match needs.filter(|needs| *needs > level) {
-        None => Ok(()),
-        Some(needs) => {
-            Err(wrong(Reason::Invalid, &format!("the shard is at level {level}, and this needs level {needs}")))
-        }
-    };
     match (shard.kind, op) {
         (ShardKind::Timeline, Some(Op::Timeline(command))) if is_the_leaders(&command) => {
             Err(wrong(Reason::Invalid, "only the shard's leader says what is removed"))
@@ -163,14 +162,10 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             Err(wrong(Reason::Invalid, "only storage nodes change the cluster"))
         }
         (ShardKind::Timeline, Some(Op::Timeline(command))) => {
-            readable(command.op.as_ref().map(timeline_level))?;
-            check_timeline(shard, cluster.map, &command)?;
-            Ok(Checked::Write(command.encode_to_vec().into()))
+            admit_timeline(shard, cluster.map, level, command).map(Checked::Write)
         }
         (ShardKind::Directory, Some(Op::Directory(command))) => {
-            readable(command.op.as_ref().map(directory_level))?;
-            check_directory(shard, cluster.map, &command)?;
-            Ok(Checked::Write(command.encode_to_vec().into()))
+            admit_directory(shard, cluster.map, level, &command).map(Checked::Write)
         }
         (ShardKind::Timeline, Some(Op::ReadTimeline(read))) => {
             timeline(&read.timeline)?;

@@ -16,7 +16,7 @@ use crate::{
     engine::{Caches, Engines},
     machine::{
         DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, Retention, SWEEP_CURSORS, TimelineMachine,
-        TimelineReader, Unread, check_directory, check_timeline,
+        TimelineReader, Unread, admit_directory, admit_timeline,
     },
     shard,
 };
@@ -54,14 +54,15 @@ impl Machines {
 
     /// The command that goes into the log, or why it must not. None: a read.
     pub fn check(&self, shard: ShardId, op: &Op) -> Result<Option<Bytes>, Rejected> {
+        let place = usize::from(shard.index);
         Ok(match op {
             Op::Timeline(command) => {
-                check_timeline(shard, self.map, command)?;
-                Some(TimelineCommand::encode_to_vec(command).into())
+                let level = self.timelines[place].1.level();
+                Some(admit_timeline(shard, self.map, level, TimelineCommand::clone(command))?)
             }
             Op::Directory(command) => {
-                check_directory(shard, self.map, command)?;
-                Some(DirectoryCommand::encode_to_vec(command).into())
+                let level = self.directories[place].1.level();
+                Some(admit_directory(shard, self.map, level, command)?)
             }
             Op::ReadTimeline(_)
             | Op::ReadHead(_)
@@ -132,13 +133,15 @@ impl Machines {
 
     /// The registry as it is now, without the storage nodes.
     pub fn registry(&self) -> RegistryView {
-        let state = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
+        let reader = &self.directories[usize::from(ShardId::REGISTRY.index)].1;
+        let state = reader.registry().borrow().clone();
         RegistryView {
             version: state.version,
             ring_version: state.ring_version,
             nodes: state.nodes,
             directory_shards: self.map.directory.into(),
             timeline_shards: self.map.timeline.into(),
+            level: reader.level().0,
             ..RegistryView::default()
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    ShardKind, TimelineId, UserId,
+    Level, ShardKind, TimelineId, UserId,
     pb::store::{
         Account, DirectoryCommand, EndSender, EndTimeline, InboxEnded, ListAccounts, TimelineCommand,
         directory_command, store_request::Op, timeline_command,
@@ -11,8 +11,9 @@ use carillon_proto::{
 };
 use futures_util::future::try_join_all;
 use tokio::time;
+use tonic::Status;
 
-use super::Admin;
+use super::{Admin, users::half_done};
 use crate::store::{StoreAnswer, StoreFailure};
 
 /// How often each router looks for inboxes that have not ended: only a router that stopped in the midst leaves some.
@@ -38,9 +39,35 @@ impl Admin {
         Ok(())
     }
 
+    /// As `end_sender`, for commands that nothing goes on with later. While not all storage nodes can read that, the command is
+    /// answered without it, as the releases before do.
+    pub(super) async fn end_sender_if_read(&self, account: &Account) -> Result<(), Status> {
+        // The account has just been made, and nobody had the name before.
+        if account.generation == account.incarnation && !account.remade {
+            return Ok(());
+        }
+        if !self.ends_senders() {
+            tracing::warn!(
+                user = account.user,
+                "what the user's sessions have sent may still be accepted: not all storage nodes run this release yet"
+            );
+            return Ok(());
+        }
+        self.end_sender(account).await.map_err(|failure| half_done(&failure))
+    }
+
+    /// Storage nodes of the releases before would stop at an `EndSender`.
+    fn ends_senders(&self) -> bool {
+        Level(self.topology.borrow().view.level) >= Level::CLUSTER
+    }
+
     /// From the answer on, nothing that sessions of before have sent gets into any inbox: not what a gateway, or a router, that
     /// stood still sends on when it goes on. It can be done again.
-    pub(super) async fn end_sender(&self, account: &Account) -> Result<(), StoreFailure> {
+    async fn end_sender(&self, account: &Account) -> Result<(), StoreFailure> {
+        if !self.ends_senders() {
+            let detail = "not all storage nodes can read yet that a sender's sessions are over".to_owned();
+            return Err(StoreFailure::Level { detail });
+        }
         let Ok(shards) = self.shards() else { return Err(StoreFailure::Stopping) };
         let timelines = shards.all().filter(|shard| shard.kind == ShardKind::Timeline);
         let end = EndSender { sender: account.user.clone(), generation: account.generation };

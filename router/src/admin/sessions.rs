@@ -13,10 +13,7 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{
-    Admin, PAGE, user_id,
-    users::{half_done, unread},
-};
+use super::{Admin, PAGE, user_id, users::unread};
 use crate::{store::StoreAnswer, topology::Topology};
 
 impl Admin {
@@ -71,7 +68,7 @@ impl Admin {
         let changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
         let account = changed.account.unwrap_or_default();
         if handle.is_none() {
-            self.end_sender(&account).await.map_err(|failure| half_done(&failure))?;
+            self.end_sender_if_read(&account).await?;
         }
         let ended = Some(self.put_out(&user, &account, changed.over).await);
         Ok(EndSessionsReply { ended, user: user.as_str().to_owned() })

@@ -29,7 +29,7 @@ impl Admin {
         let account = changed.account.unwrap_or_default();
         if replace {
             // Who puts others out of an account wants them to be heard of no more.
-            self.end_sender(&account).await.map_err(|failure| half_done(&failure))?;
+            self.end_sender_if_read(&account).await?;
         }
         Ok(PutUserReply { ended: Some(self.put_out(&user, &account, changed.over).await) })
     }

@@ -56,6 +56,7 @@ struct State {
     sessions: BTreeMap<String, Vec<Session>>,
     inboxes: HashMap<String, Vec<(Bytes, Bytes)>>,
     cut: CancellationToken,
+    level: u32,
     refuse: u32,
     lose: u32,
 }
@@ -72,10 +73,11 @@ impl MemoryStore {
             directory_shards: 4,
             timeline_shards: 4,
             storage: vec![storage],
+            level: 1,
             ..RegistryView::default()
         };
         let account = |user: &&str| ((*user).to_owned(), Account { user: (*user).to_owned(), ..Account::default() });
-        let state = State { accounts: users.iter().map(account).collect(), ..State::default() };
+        let state = State { accounts: users.iter().map(account).collect(), level: 1, ..State::default() };
         let state = Arc::new(Mutex::new(state));
         let store = Arc::new(Self { address, view: watch::channel(view).0, state, tasks: tasks.clone() });
         let check = security.check(&[Tier::Router]);
@@ -106,6 +108,12 @@ impl MemoryStore {
         };
         self.change(|view| view.nodes.push(Node { lease, kind: kind.into(), address: String::new() }));
         lease
+    }
+
+    /// As long as one storage node runs the release before.
+    pub(crate) fn is_below_level_1(&self) {
+        self.state.lock().level = 0;
+        self.change(|view| view.level = 0);
     }
 
     /// The next write is refused, and so are those after it in its lane; `times` over.
@@ -212,8 +220,11 @@ impl State {
             | Timeline::AdvanceClock(_)
             | Timeline::SweepCursors(_)
             | Timeline::RenewEpoch(_)
-            | Timeline::EndSender(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
+            Timeline::EndSender(_) => {
+                assert!(self.level >= 1, "a storage node of the release before stops at it");
+                Reply::Done(Done {})
+            }
             Timeline::CollectGarbage(_) | Timeline::SetLevel(_) => panic!("only a storage node asks for it"),
         }
     }

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, io};
 
-use carillon_proto::pb::store::{
-    Account, AccountChanged, DeleteAccount, EndSessions, InboxEnded, PutAccount, RevokeTokens, RevokedToken, Session,
-    put_account::Mode, rejected::Reason,
+use carillon_proto::{
+    Level,
+    pb::store::{
+        Account, AccountChanged, DeleteAccount, EndSessions, InboxEnded, PutAccount, RevokeTokens, RevokedToken,
+        Session, put_account::Mode, rejected::Reason,
+    },
+    sessions,
 };
-use carillon_proto::sessions;
 use prost::Message as _;
 
 use super::{
@@ -28,16 +31,18 @@ impl Batch<'_> {
         let PutAccount { account, numbered, revive, .. } = op;
         let account = account.ok_or_else(|| broken("PutAccount"))?;
         let at = if numbered { at } else { 0 };
+        let is_new = self.reading.level >= Level::CLUSTER;
+        let new_owner = |before| new_owner(at, account.clone(), before, is_new);
         let existing = self.get::<Account>(&keys::account(&account.user), "account")?;
         let next = match (mode, existing) {
-            (_, None) => new_owner(at, account, None),
+            (_, None) => new_owner(None),
             (Mode::Ensure, Some(old)) if old.deleted && !revive => return Ok(was_deleted(&old)),
             // Whoever has the token is the owner, whenever it was issued.
             (Mode::Ensure, Some(old)) if old.deleted => {
                 let tokens_from_ms = old.tokens_from_ms;
-                Account { tokens_from_ms, ..new_owner(at, account, Some(old)) }
+                Account { tokens_from_ms, ..new_owner(Some(old)) }
             }
-            (Mode::Create | Mode::Replace, Some(old)) if old.deleted => new_owner(at, account, Some(old)),
+            (Mode::Create | Mode::Replace, Some(old)) if old.deleted => new_owner(Some(old)),
             (Mode::Ensure, Some(old)) if old.reserved && !account.reserved => Account { reserved: false, ..old },
             (Mode::Ensure, Some(_)) => return Ok(done()),
             (Mode::Create, Some(old)) if old.reserved => {
@@ -48,8 +53,8 @@ impl Batch<'_> {
             (Mode::Create, Some(old)) => {
                 return Ok(rejected(Reason::Exists, format!("user {:?} exists", old.user)));
             }
-            // The same command again, told by its salt. That there is no password tells nothing.
-            (Mode::Replace, Some(old)) if old.scram.is_some() && old.scram == account.scram => {
+            // The same command again, told by its salt. That there is no password tells nothing, from level 1 on.
+            (Mode::Replace, Some(old)) if old.scram == account.scram && (old.scram.is_some() || !is_new) => {
                 Account { reserved: false, ..old }
             }
             (Mode::Replace, Some(old)) => {
@@ -194,10 +199,17 @@ impl Batch<'_> {
 /// The name's account as its new owner gets it. Tokens of an owner before are not the new one's: only those count that
 /// were issued after the second in which it was made. Tokens tell their times in whole seconds, so one of that second may be
 /// of either. What clocks may differ, the gateway has taken from the token's time (see `Session.token_issued_ms`).
-fn new_owner(at: u64, account: Account, before: Option<Account>) -> Account {
+///
+/// Below level 1 (`is_new` is false) tokens of that second count, and the account does not say that the name had an owner before.
+fn new_owner(at: u64, account: Account, before: Option<Account>, is_new: bool) -> Account {
     let Account { user, scram, created_ms, reserved, .. } = account;
     let before = before.unwrap_or_default();
-    let of_new_owner = if before.deleted { (created_ms / 1000 + 1) * 1000 } else { 0 };
+    let second = created_ms / 1000;
+    let of_new_owner = match (before.deleted, is_new) {
+        (false, _) => 0,
+        (true, false) => second * 1000,
+        (true, true) => second.saturating_add(1).saturating_mul(1000),
+    };
     Account {
         user,
         scram,
@@ -207,7 +219,7 @@ fn new_owner(at: u64, account: Account, before: Option<Account>) -> Account {
         generation: at,
         tokens_from_ms: before.tokens_from_ms.max(of_new_owner),
         revoked: before.revoked,
-        remade: before.deleted,
+        remade: before.deleted && is_new,
         ..Account::default()
     }
 }

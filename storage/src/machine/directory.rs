@@ -106,7 +106,7 @@ impl Machine for DirectoryMachine {
 pub(super) struct Batch<'a> {
     pub(super) shard: &'a DirectoryShard,
     registry: Registry,
-    reading: Reading,
+    pub(super) reading: Reading,
     pub(super) changes: Changes,
 }
 

@@ -112,6 +112,9 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
 /// The same of a timeline shard.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
+        // Programs of before levels ignore these fields.
+        TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
+        TimelineOp::EndSender(_) => Level::CLUSTER,
         TimelineOp::Append(_)
         | TimelineOp::SetCursor(_)
         | TimelineOp::Trim(_)
@@ -120,7 +123,6 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::RenewEpoch(_)
         | TimelineOp::EndTimeline(_)
         | TimelineOp::CollectGarbage(_)
-        | TimelineOp::EndSender(_)
         // It brings the level.
         | TimelineOp::SetLevel(_) => Level::BEFORE,
     }

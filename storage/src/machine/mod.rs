@@ -2,6 +2,7 @@
 //! comes to the same records: time, ids and epochs come in with the command.
 
 mod accounts;
+mod admission;
 mod check;
 mod cluster;
 mod directory;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use carillon_proto::pb::store::Rejected;
 
 pub(crate) use self::{
+    admission::{admit_directory, admit_timeline},
     check::{check_directory, check_timeline, is_the_leaders, is_the_nodes},
     cluster::{ClusterRows, FOUNDERS},
     directory::DirectoryMachine,

@@ -1,9 +1,15 @@
 //! Programs of two levels in one cluster. Needs the feature `planted-bugs`: the delivered program reads one level alone.
 use crate::{
     quick,
-    support::{Cluster, eventually, security, timeline_shard},
+    support::{Cluster, MAP, append, eventually, security, timeline_shard},
 };
-use carillon_proto::Level;
+use carillon_proto::{
+    Level, ShardKind,
+    pb::store::{
+        EndSender, StoreError, TimelineCommand, rejected::Reason, store_error::Why, store_reply::Result as Outcome,
+        store_request::Op, timeline_command,
+    },
+};
 use carillon_storage::Storage;
 
 const NEXT: Level = Level(Level::OF_PROGRAM.0 + 1);
@@ -69,4 +75,74 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
     .await;
     assert!(why.contains(&format!("level {NEXT}")) && why.contains("run the release"), "{why}");
     assert_eq!(cluster.append("alice", 40).await.seq, 41, "the other two go on");
+}
+
+/// Sent by a session of this generation.
+fn sent_by_bob(key: u64, generation: u64) -> Op {
+    let mut command = append("alice", key);
+    if let Some(timeline_command::Op::Append(append)) = &mut command.op {
+        (append.sender, append.sender_generation) = ("bob".into(), generation);
+    }
+    Op::Timeline(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_are_ended_as_soon_as_the_last_node_can_read_that_and_appends_are_taken_all_the_time() {
+    let mut cluster = Cluster::new(3, quick);
+    cluster.nodes[2].knows(Level::BEFORE);
+    for node in &mut cluster.nodes {
+        node.start().await;
+    }
+    cluster.nodes[0].found().await;
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    all_see(&cluster, Level::BEFORE).await;
+    let shard = timeline_shard("alice");
+    let Outcome::Appended(_) = cluster.ask(shard, sent_by_bob(1, 4)).await else { panic!("not appended") };
+    let end = EndSender { sender: "bob".into(), generation: 5 };
+    let end = || Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndSender(end.clone())) });
+    let refused = eventually("the leader refuses it", || async {
+        for node in &cluster.nodes {
+            match node.ask(shard, end()).await {
+                Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => return Ok(rejected),
+                Some(Outcome::Error(_)) | None => {}
+                Some(other) => panic!("not refused: {other:?}"),
+            }
+        }
+        Err("nobody leads")
+    })
+    .await;
+    assert_eq!(refused.reason(), Reason::Level, "{refused:?}");
+    assert!(
+        cluster.nodes.iter().all(|node| node.tasks().failure().is_none()),
+        "the older one reads all that is written"
+    );
+
+    cluster.nodes[2].stop().await;
+    cluster.nodes[2].knows(Level::OF_PROGRAM);
+    cluster.nodes[2].start().await;
+    cluster.nodes[2].ready().await;
+    all_see(&cluster, Level::CLUSTER).await;
+    for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Timeline) {
+        eventually("the shard's own level rises", || async {
+            let led = cluster.leads(shard).await;
+            if led.iter().any(|led| led.level == Level::CLUSTER.0) { Ok(()) } else { Err(led) }
+        })
+        .await;
+    }
+    assert!(matches!(cluster.ask(shard, end()).await, Outcome::Done(_)));
+    let refused = eventually("what the ended sessions send is refused", || async {
+        for node in &cluster.nodes {
+            if let Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) =
+                node.ask(shard, sent_by_bob(2, 4)).await
+            {
+                return Ok(rejected);
+            }
+        }
+        Err("nobody leads")
+    })
+    .await;
+    assert_eq!(refused.reason(), Reason::SenderGone, "{refused:?}");
+    assert!(matches!(cluster.ask(shard, sent_by_bob(3, 5)).await, Outcome::Appended(_)), "a session that came later");
 }

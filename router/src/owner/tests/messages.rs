@@ -131,6 +131,7 @@ fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
         StoreFailure::Exists { repeated: false },
         StoreFailure::NotFound { detail: String::new() },
         StoreFailure::OutOfOrder { detail: String::new() },
+        StoreFailure::Level { detail: String::new() },
         StoreFailure::Rejected { detail: String::new() },
         StoreFailure::Unexpected,
         StoreFailure::Stopping,

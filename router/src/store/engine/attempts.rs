@@ -245,6 +245,7 @@ fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
         rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
         rejected::Reason::Gone => StoreFailure::Gone { detail: rejected.detail },
         rejected::Reason::SenderGone => StoreFailure::SenderGone { detail: rejected.detail },
+        rejected::Reason::Level => StoreFailure::Level { detail: rejected.detail },
         rejected::Reason::Full => StoreFailure::NoRoom { detail: rejected.detail },
         rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
             StoreFailure::Rejected { detail: rejected.detail }

@@ -349,7 +349,8 @@ proptest! {
         let dir = tempfile::tempdir().expect("folder");
         let mut generation = 0;
         let mut engines = open(&dir.path().join("0"));
-        let (mut machine, mut reader) = engines.directory(SHARD).expect("shard");
+        let (machine, mut reader) = engines.directory(SHARD).expect("shard");
+        let mut machine = at_level(machine, &set_level());
         let (mut model, mut index) = (Model::default(), 0);
         for step in steps {
             match step {
@@ -389,7 +390,8 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().expect("folder");
         let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let mut machines = engines.each_ref().map(|engines| engines.directory(SHARD).expect("shard").0);
+        let mut machines =
+            engines.each_ref().map(|engines| at_level(engines.directory(SHARD).expect("shard").0, &set_level()));
         let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
         let one_by_one: Vec<_> =
             entries.chunks(1).flat_map(|entry| machines[0].apply(entry, &[0; 8]).expect("applies")).collect();
@@ -401,10 +403,15 @@ proptest! {
     }
 }
 
+fn machine(dir: &Path) -> (DirectoryMachine, DirectoryReader) {
+    let (machine, reader) = open(dir).directory(SHARD).expect("shard");
+    (at_level(machine, &set_level()), reader)
+}
+
 #[test]
 fn a_watcher_hears_of_a_change_and_not_of_a_renewal() {
     let dir = tempfile::tempdir().expect("folder");
-    let (mut machine, reader): (DirectoryMachine, DirectoryReader) = open(dir.path()).directory(SHARD).expect("shard");
+    let (mut machine, reader) = machine(dir.path());
     let mut watching = reader.registry();
     watching.mark_unchanged();
     let node =
@@ -429,7 +436,7 @@ fn a_watcher_hears_of_a_change_and_not_of_a_renewal() {
 #[test]
 fn of_many_revoked_tokens_only_so_many_are_kept_and_those_that_expired_make_room() {
     let dir = tempfile::tempdir().expect("folder");
-    let (mut machine, _reader) = open(dir.path()).directory(SHARD).expect("shard");
+    let (mut machine, _reader) = machine(dir.path());
     let mut index = 0;
     let mut apply = |op| {
         index += 1;
@@ -454,7 +461,7 @@ fn of_many_revoked_tokens_only_so_many_are_kept_and_those_that_expired_make_room
 #[test]
 fn rows_of_sessions_whose_gateways_have_ended_are_found_in_bounded_looks() {
     let dir = tempfile::tempdir().expect("folder");
-    let (mut machine, reader) = open(dir.path()).directory(SHARD).expect("shard");
+    let (mut machine, reader) = machine(dir.path());
     let account = Some(Account { user: "a".into(), ..Account::default() });
     let put = |device: u32| {
         let session = Session {

@@ -4,9 +4,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind,
     pb::store::{
-        Append, DirectoryCommand, ForgetReplica, FoundCluster, PlaceReplica, PutAccount, RaiseLevel, RemoveReplica,
-        SetLevel, SetStorageNode, StorageNode, StoreError, TimelineCommand, TimelineKey, directory_command::Op,
-        store_error::Why, timeline_command, timeline_key::Kind,
+        Account, Append, DeleteAccount, DirectoryCommand, EndSender, ForgetReplica, FoundCluster, PlaceReplica,
+        PutAccount, RaiseLevel, RemoveReplica, SetLevel, SetStorageNode, StorageNode, StoreError, TimelineCommand,
+        TimelineKey, directory_command::Op, put_account::Mode, store_error::Why, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -110,6 +110,72 @@ fn a_command_above_the_level_of_the_shard_stops_a_machine() {
     // The level counts from its place in the log on, also within one entry.
     let both = entry(1, &[set_level(Level::CLUSTER), found()]);
     machine.apply(&[both], &1u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_timeline_shard_below_level_1_stops_at_what_names_a_sender() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = timeline(&engines);
+    let changed = |change: fn(&mut Append)| {
+        let mut command = append(1);
+        if let Some(timeline_command::Op::Append(op)) = &mut command.op {
+            change(op);
+        }
+        command
+    };
+    let end = EndSender { sender: "alice".into(), generation: 5 };
+    let new = [
+        changed(|op| op.sender = "alice".into()),
+        changed(|op| op.sender_generation = 4),
+        changed(|op| op.only_repeat = true),
+        TimelineCommand { op: Some(timeline_command::Op::EndSender(end)) },
+    ];
+    for command in &new {
+        let why = why(&mut machine, 1, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 1 stands where the shard is at level 0"), "{why}");
+    }
+    let level = SetLevel { level: Level::CLUSTER.0 };
+    let set_level = TimelineCommand { op: Some(timeline_command::Op::SetLevel(level)) };
+    let commands: Vec<_> = [set_level].into_iter().chain(new).collect();
+    machine.apply(&[entry(1, &commands)], &1u64.to_be_bytes()).expect("applies");
+}
+
+/// What an account is after it was made without a password, replaced so, deleted and made again.
+fn account_made_again(machine: &mut DirectoryMachine, created_ms: u64) -> (Account, Account) {
+    let put = |mode: Mode| {
+        let account = Some(Account { user: "alice".into(), created_ms, ..Account::default() });
+        command(Op::PutAccount(PutAccount { account, mode: mode.into(), numbered: true, revive: false }))
+    };
+    let delete = command(Op::DeleteAccount(DeleteAccount { user: "alice".into(), time_ms: 7 }));
+    let commands = [put(Mode::Create), put(Mode::Replace), delete, put(Mode::Create)];
+    let outcomes = machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies").remove(0);
+    let account = |outcome: &Outcome| match outcome {
+        Outcome::AccountChanged(changed) => changed.account.clone().expect("an account"),
+        other => panic!("not changed: {other:?}"),
+    };
+    (account(&outcomes[1]), account(&outcomes[3]))
+}
+
+#[test]
+fn below_level_1_accounts_change_as_in_the_release_before() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let (replaced, again) = account_made_again(&mut directory(&engines), 1_234_567);
+    assert_eq!(replaced.generation, 2 * 64, "the same password, which is none, is the same command");
+    assert_eq!((again.tokens_from_ms, again.remade), (1_234_000, false));
+}
+
+#[test]
+fn from_level_1_on_a_replacement_without_a_password_is_new_and_a_new_owner_is_known_as_one() {
+    for (created_ms, tokens_from_ms) in [(1_234_567, 1_235_000), (u64::MAX, u64::MAX)] {
+        let folder = tempfile::tempdir().expect("folder");
+        let engines = open(folder.path());
+        let mut machine = at_level(directory(&engines), &set_level(Level::CLUSTER));
+        let (replaced, again) = account_made_again(&mut machine, created_ms);
+        assert_eq!(replaced.generation, 2 * 64 + 1);
+        assert_eq!((again.tokens_from_ms, again.remade), (tokens_from_ms, true));
+    }
 }
 
 #[test]

@@ -50,6 +50,14 @@ fn applied(machine: &impl Machine) -> u64 {
     applied.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")))
 }
 
+/// The same machine, after the command that brings its shard to a level. How far it is applied stays.
+fn at_level<M: Machine>(mut machine: M, set_level: &impl Message) -> M {
+    let index = applied(&machine).to_be_bytes();
+    let set_level = EntryCommands { index: 0, commands: vec![set_level.encode_to_vec().into()] };
+    machine.apply(&[set_level], &index).expect("applies");
+    machine
+}
+
 /// The machine, made anew from a snapshot of this one.
 fn copy<M: Machine>(from: &mut M, mut to: M) -> M {
     let index = applied(from).to_be_bytes();

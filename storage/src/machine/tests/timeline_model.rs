@@ -90,7 +90,8 @@ proptest! {
         let dir = tempfile::tempdir().expect("folder");
         let mut generation = 0;
         let mut engines = open(&dir.path().join("0"));
-        let (mut machine, mut reader) = engines.timeline(SHARD).expect("shard");
+        let (machine, mut reader) = engines.timeline(SHARD).expect("shard");
+        let mut machine = at_level(machine, &set_level());
         let (mut model, mut index) = (Model::default(), 0);
         for step in steps {
             match step {
@@ -127,7 +128,8 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().expect("folder");
         let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let mut machines = engines.each_ref().map(|engines| engines.timeline(SHARD).expect("shard").0);
+        let mut machines =
+            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
         let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
         let mut outcomes: [Vec<_>; 2] = [Vec::new(), Vec::new()];
         for piece in entries.chunks(1) {
@@ -147,6 +149,12 @@ proptest! {
 }
 
 fn machine(dir: &Path) -> (TimelineMachine, TimelineReader) {
+    let (machine, reader) = machine_of_before(dir);
+    (at_level(machine, &set_level()), reader)
+}
+
+/// Its shard is at level 0.
+fn machine_of_before(dir: &Path) -> (TimelineMachine, TimelineReader) {
     open(dir).timeline(SHARD).expect("shard")
 }
 
@@ -250,7 +258,7 @@ proptest! {
 #[test]
 fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_on() {
     let dir = tempfile::tempdir().expect("folder");
-    let (mut machine, reader) = machine(dir.path());
+    let (mut machine, reader) = machine_of_before(dir.path());
     machine
         .apply(&[entry(1, &[append(0, 1, 1, 5, 7), set_cursor(0, 0, 1, 1), append(0, 2, 1, 5, 7)])], &[0; 8])
         .expect("applies");

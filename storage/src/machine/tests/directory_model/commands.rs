@@ -1,13 +1,20 @@
 //! Commands to a directory shard, at random.
 
-use carillon_proto::pb::store::{
-    Account, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand, EndSessions,
-    InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens, ScramCredentials, Session,
-    directory_command::Op, put_account::Mode,
+use carillon_proto::{
+    Level,
+    pb::store::{
+        Account, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand, EndSessions,
+        InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens, ScramCredentials, Session,
+        SetLevel, directory_command::Op, put_account::Mode,
+    },
 };
 use proptest::prelude::*;
 
 use super::{MINUTE_MS, TOKENS, USERS};
+
+pub(super) fn set_level() -> DirectoryCommand {
+    DirectoryCommand { op: Some(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 })) }
+}
 
 /// Close to each other, or about as far apart as sign-ins can be.
 pub(super) fn since_ms() -> impl Strategy<Value = u64> {

@@ -1,8 +1,11 @@
 //! Commands to a timeline shard, one by one and at random.
 
-use carillon_proto::pb::store::{
-    AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, RenewEpoch, SetCursor, SweepCursors, TimelineCommand,
-    TimelineKey, Trim, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
+use carillon_proto::{
+    Level,
+    pb::store::{
+        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, RenewEpoch, SetCursor, SetLevel, SweepCursors,
+        TimelineCommand, TimelineKey, Trim, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
+    },
 };
 use proptest::prelude::*;
 
@@ -65,6 +68,10 @@ pub(super) fn only_repeat(mut command: TimelineCommand) -> TimelineCommand {
 
 pub(super) fn end_sender(generation: u64) -> TimelineCommand {
     TimelineCommand { op: Some(Op::EndSender(EndSender { sender: SENDER.to_owned(), generation })) }
+}
+
+pub(super) fn set_level() -> TimelineCommand {
+    TimelineCommand { op: Some(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 })) }
 }
 
 pub(super) fn collect(number: u64, limit: u32) -> TimelineCommand {
