@@ -59,6 +59,10 @@ impl AddressBook {
         }
     }
 
+    pub(crate) fn has(&self, address: &str) -> bool {
+        self.known.borrow().values().any(|known| **known == *address)
+    }
+
     pub(crate) fn changes(&self) -> watch::Receiver<HashMap<u64, Arc<str>>> {
         self.known.subscribe()
     }

@@ -1,37 +1,37 @@
 //! How a cluster is made, once and by an explicit word, and how a node finds out where it belongs. See
 //! docs/architecture.md, "The cluster".
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+mod peers;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use carillon_proto::{
-    Level, ShardId,
-    pb::{
-        raft::{
-            AnnounceRequest, AssignRequest, CarryReply, CarryRequest, Cluster, DescribeRequest, FoundReply,
-            FoundRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server, founding_server,
-        },
-        store::{DirectoryCommand, StorageNode, StoreReply},
-    },
-    peer::{AddToken, PeerSecurity, cause},
+    Level,
+    pb::raft::{Cluster, Identity, Member},
+    peer::{PeerSecurity, cause},
     waiting::Waiting,
 };
 use parking_lot::Mutex;
-use prost::Message as _;
 use rand::RngExt as _;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic::Code;
 
 use crate::{
     addresses::AddressBook,
-    cluster::{Serving, started},
+    cluster::Serving,
     identity::{DataDir, IdentityError},
-    machine::{ClusterRows, FOUNDERS, check_directory, directory_level, is_the_nodes},
+    machine::{ClusterRows, FOUNDERS},
 };
 
-const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// The node that makes a cluster: it tells the others their places, and makes the first members of the Raft groups.
+pub(crate) const FOUNDER: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// This node's identity, and what changes it. Cheap to clone.
@@ -42,22 +42,24 @@ pub(crate) struct Bootstrap {
 
 struct Inner {
     dir: DataDir,
-    /// Held while the file is written: one assignment at a time.
+    /// As it stands in the file.
     identity: Mutex<Identity>,
+    /// Held while the file is written, which takes as long as the disk does.
+    writing: Mutex<()>,
     assigned: watch::Sender<Option<Identity>>,
     /// Held while a cluster is made here.
     founding: tokio::sync::Mutex<()>,
     security: PeerSecurity,
     /// host:port of this node.
     own: String,
-    /// Some nodes to ask and to tell.
+    /// Addresses from the configuration: nodes that are asked and told at the start.
     seeds: Vec<String>,
     directory_shards: u16,
     timeline_shards: u16,
     known: Level,
     book: AddressBook,
     serving: Arc<Serving>,
-    /// Nodes that know since the start of this process where this one is.
+    /// Nodes that have been told this node's address since this process began.
     met: Mutex<HashSet<u64>>,
 }
 
@@ -96,7 +98,7 @@ pub enum FoundError {
 /// What one round of asking the others came to.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// Nobody's cluster knows this disk. With the address of a node that belongs to one.
+    /// No cluster knows this disk. Holds the address of a node that belongs to a cluster, if one answered.
     Wait(Option<String>),
     /// The cluster knows this disk: its making was interrupted.
     Join(Cluster, u64),
@@ -113,8 +115,6 @@ pub(crate) struct Settings {
     pub(crate) serving: Arc<Serving>,
 }
 
-type Client = BootstrapClient<InterceptedService<Channel, AddToken>>;
-
 impl Bootstrap {
     pub(crate) fn new(dir: DataDir, identity: Identity, settings: Settings) -> Result<Self, BootstrapError> {
         let Settings { security, own, members, directory_shards, timeline_shards, known, book, serving } = settings;
@@ -128,6 +128,7 @@ impl Bootstrap {
         let inner = Inner {
             dir,
             identity: Mutex::new(identity),
+            writing: Mutex::default(),
             assigned,
             founding: tokio::sync::Mutex::default(),
             security,
@@ -157,7 +158,7 @@ impl Bootstrap {
         self.inner.assigned.borrow().clone()
     }
 
-    /// Waits until this node has its place in a cluster. `tell` is told what it waits for.
+    /// Waits until this node has its place in a cluster. `tell` is called with the reason for waiting.
     pub(crate) async fn settle(&self, tell: impl Fn(&str)) -> Result<Identity, BootstrapError> {
         let mut assigned = self.inner.assigned.subscribe();
         let mut waiting = Waiting::new("a place in a cluster, as the disk of this storage node is empty");
@@ -166,11 +167,11 @@ impl Bootstrap {
                 waiting.over();
                 return Ok(identity);
             }
-            let (own, disk) = (&self.inner.own, self.inner.identity.lock().disk.clone());
+            let (own, disk) = (&self.inner.own, self.identity().disk);
             let (answers, silent) = self.ask_all(&self.inner.seeds).await;
             match decide(own, &disk, answers)? {
                 Step::Join(cluster, node) => {
-                    self.assign(cluster, node)?;
+                    self.assign(cluster, node).await?;
                 }
                 Step::Wait(other) => {
                     let mut cause = match other {
@@ -207,7 +208,7 @@ impl Bootstrap {
                 "{own}, which is asked to make the cluster, is not one of its members"
             )));
         };
-        // It becomes node 1, which makes the first members of the Raft groups.
+        // It becomes the founder, which makes the first members of the Raft groups.
         members[..=place].rotate_right(1);
         if members.len() >= FOUNDERS as usize || members.iter().collect::<HashSet<_>>().len() < members.len() {
             return Err(FoundError::Members(format!("a cluster has 1 to {} members, each once", FOUNDERS - 1)));
@@ -216,40 +217,41 @@ impl Bootstrap {
         if let Some((address, why)) = silent.first() {
             return Err(FoundError::NotAll(format!("storage node {address} does not answer: {why}")));
         }
-        let of = |identity: &Identity| identity.cluster.as_ref().map(|cluster| cluster.id.clone());
-        let made = match self.assigned().and_then(|identity| identity.cluster) {
+        let answers: Vec<(String, Identity)> =
+            answers.into_iter().filter_map(|(address, answer)| Some((address, answer?))).collect();
+        let mut disks = HashMap::new();
+        for (address, identity) in &answers {
+            if let Some(other) = disks.insert(&identity.disk, address) {
+                return Err(FoundError::Members(format!("{other} and {address} are the same storage node")));
+            }
+        }
+        let disk = self.identity().disk;
+        let cluster = match begun(&disk, &answers) {
             // It stands in the disks of all, or of some.
-            Some(cluster)
-                if answers.iter().all(|(_, answer)| answer.as_ref().is_some_and(|it| it.cluster.is_some())) =>
-            {
+            Some(cluster) if answers.iter().all(|(_, answer)| answer.cluster.is_some()) => {
                 return Err(FoundError::Exists(cluster.id));
             }
             Some(cluster) => {
                 // The disks count: where they are reached may have changed.
-                let at = |(address, answer): &(String, Option<Identity>)| {
-                    let disk = answer.as_ref().map(|identity| &identity.disk)?;
-                    let member = cluster.members.iter().find(|member| member.disk == *disk)?;
+                let at = |(address, answer): &(String, Identity)| {
+                    let member = cluster.members.iter().find(|member| member.disk == answer.disk)?;
                     Some(Member { address: address.clone(), ..member.clone() })
                 };
                 let members: Option<Vec<Member>> = answers.iter().map(at).collect();
                 let Some(members) = members else { return Err(FoundError::Exists(cluster.id)) };
                 Cluster { members, ..cluster }
             }
-            None => {
-                if let Some(other) = answers.iter().find_map(|(_, answer)| answer.as_ref().and_then(of)) {
-                    return Err(FoundError::Exists(other));
-                }
-                let cluster = self.make(answers);
-                let (this, assigned) = (self.clone(), cluster.clone());
-                let assigning = tokio::task::spawn_blocking(move || this.assign(assigned, 1)).await;
-                assigning
-                    .map_err(|error| FoundError::Disk(Box::new(error)))?
-                    .map_err(|error| FoundError::Disk(Box::new(error)))?;
-                cluster
-            }
+            None => match answers.iter().find_map(|(_, answer)| answer.cluster.as_ref()) {
+                Some(other) => return Err(FoundError::Exists(other.id.clone())),
+                None => self.make(answers),
+            },
         };
-        for member in made.members.iter().filter(|member| member.address != *own) {
-            if let Err(status) = self.tell(member, &made).await {
+        // In the same order wherever it is done: of several clusters that are made at once, one gets the first member, and no
+        // other one gets any. This node is the last one. After a crash before that, the others know its disk.
+        let mut others: Vec<&Member> = cluster.members.iter().filter(|member| member.address != *own).collect();
+        others.sort_by_key(|member| &member.address);
+        for member in others {
+            if let Err(status) = self.tell(member, &cluster).await {
                 let why = cause(&status);
                 return Err(FoundError::NotAll(format!(
                     "storage node {} did not take its place: {why}",
@@ -257,7 +259,13 @@ impl Bootstrap {
                 )));
             }
         }
-        Ok(made)
+        let node = cluster.members.iter().find(|member| member.disk == disk).map_or(0, |member| member.node);
+        let assigned = self.assign(cluster.clone(), node).await.map_err(|error| FoundError::Disk(Box::new(error)))?;
+        match assigned.cluster {
+            // Another node has made one meanwhile, and this one its member.
+            Some(other) if other.id != cluster.id => Err(FoundError::Exists(other.id)),
+            _ => Ok(cluster),
+        }
     }
 
     /// Tells all other members their places, until each has taken it or refused it.
@@ -280,52 +288,12 @@ impl Bootstrap {
         }
     }
 
-    async fn tell(&self, member: &Member, cluster: &Cluster) -> Result<(), Status> {
-        let request = AssignRequest { disk: member.disk.clone(), cluster: Some(cluster.clone()), node: member.node };
-        let mut client = self.client(&member.address)?;
-        let call = timeout(CALL_DEADLINE, client.assign(request)).await;
-        call.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
-        Ok(())
-    }
-
-    /// The identity of each node by address, None of those that do not answer; and why those don't.
-    async fn ask_all(&self, nodes: &[String]) -> (Vec<(String, Option<Identity>)>, Vec<(String, String)>) {
-        let asked = nodes.iter().map(|address| async move {
-            if *address == self.inner.own {
-                return (address.clone(), Ok(self.described()));
-            }
-            (address.clone(), self.ask(address).await)
-        });
-        let (mut answers, mut silent) = (Vec::new(), Vec::new());
-        for (address, answer) in futures_util::future::join_all(asked).await {
-            if let Err(cause) = &answer {
-                silent.push((address.clone(), cause.clone()));
-            }
-            answers.push((address, answer.ok()));
-        }
-        (answers, silent)
-    }
-
-    async fn ask(&self, address: &str) -> Result<Identity, String> {
-        let mut client = self.client(address).map_err(|status| cause(&status))?;
-        match timeout(CALL_DEADLINE, client.describe(DescribeRequest {})).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(cause(&status)),
-            Err(_) => Err("no answer in time".to_owned()),
-        }
-    }
-
-    fn client(&self, address: &str) -> Result<Client, Status> {
-        let channel = self.inner.security.channel(address).map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(BootstrapClient::with_interceptor(channel, self.inner.security.token()))
-    }
-
-    fn make(&self, answers: Vec<(String, Option<Identity>)>) -> Cluster {
+    fn make(&self, answers: Vec<(String, Identity)>) -> Cluster {
         let id: [u8; 16] = rand::rng().random();
-        let members = answers.into_iter().zip(1..).map(|((address, identity), node)| Member {
+        let members = answers.into_iter().zip(FOUNDER..).map(|((address, identity), node)| Member {
             node,
             address,
-            disk: identity.unwrap_or_default().disk,
+            disk: identity.disk,
         });
         Cluster {
             id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -335,191 +303,81 @@ impl Bootstrap {
         }
     }
 
-    /// Blocking.
-    fn assign(&self, cluster: Cluster, node: u64) -> Result<Identity, BootstrapError> {
-        let mut identity = self.inner.identity.lock();
-        let assigned = Identity { cluster: Some(cluster), node, ..identity.clone() };
-        check_own(&assigned)?;
-        if identity.cluster.is_none() {
-            *identity = self.inner.dir.write(&assigned)?;
-            tracing::info!(node, "this node has its place in the cluster");
-            self.inner.assigned.send_replace(Some(identity.clone()));
+    /// Gives this node its place, if it has none. Returns the identity that it has then.
+    async fn assign(&self, cluster: Cluster, node: u64) -> Result<Identity, BootstrapError> {
+        let assigned = self.rewrite(move |identity| {
+            let assigned = Identity { cluster: Some(cluster), node, ..identity.clone() };
+            check_own(&assigned)?;
+            Ok::<_, BootstrapError>(if identity.cluster.is_none() { assigned } else { identity })
+        });
+        let identity = assigned.await?;
+        let news = self.inner.assigned.send_if_modified(|assigned| {
+            let news = assigned.is_none();
+            *assigned = Some(identity.clone());
+            news
+        });
+        if news {
+            tracing::info!(node = identity.node, "this node has its place in the cluster");
         }
-        Ok(identity.clone())
+        Ok(identity)
     }
 
-    /// Writes down what a start needs to know before the rows are read. It holds no addresses: those are data, as soon as
-    /// the level says so, without which a start would not wait for the rows.
+    /// Writes members (without addresses) and level to the identity file. Does nothing below level 1, because such a start
+    /// still needs the addresses.
     pub(crate) async fn remember(&self, rows: ClusterRows) -> Result<(), IdentityError> {
         if rows.level < Level::CLUSTER {
             return Ok(());
         }
-        let this = self.clone();
-        let remembering = tokio::task::spawn_blocking(move || {
-            let mut identity = this.inner.identity.lock();
-            let mut now = identity.clone();
+        let remembered = self.rewrite(move |mut identity| {
             let members = rows.members().into_iter().map(|member| Member { address: String::new(), ..member });
-            now.cluster = now.cluster.map(|cluster| Cluster { members: members.collect(), ..cluster });
-            now.level = now.level.max(rows.level.0);
-            if now != *identity {
-                *identity = this.inner.dir.write(&now)?;
-            }
-            Ok(())
+            identity.cluster = identity.cluster.map(|cluster| Cluster { members: members.collect(), ..cluster });
+            identity.level = identity.level.max(rows.level.0);
+            Ok::<_, IdentityError>(identity)
         });
-        remembering.await.unwrap_or(Ok(()))
+        remembered.await.map(drop)
     }
 
-    /// The timelines have the new epochs that a put-back folder needs. Blocking.
-    pub(crate) fn epochs_are_new(&self) -> Result<(), IdentityError> {
-        let mut identity = self.inner.identity.lock();
-        *identity = self.inner.dir.write(&Identity { put_back: false, ..identity.clone() })?;
-        Ok(())
+    /// The timelines have the new epochs that a put-back folder needs.
+    pub(crate) async fn epochs_are_new(&self) -> Result<(), IdentityError> {
+        self.rewrite(|identity| Ok::<_, IdentityError>(Identity { put_back: false, ..identity })).await.map(drop)
     }
 
-    /// What this node answers when it is asked who it is.
-    fn described(&self) -> Identity {
-        let mut identity = self.inner.identity.lock().clone();
-        identity.reads_level = self.inner.known.0;
-        if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
-            cluster.members = serving.rows().members();
-        }
-        let own = identity.node;
-        let members = identity.cluster.iter_mut().flat_map(|cluster| &mut cluster.members);
-        for member in members.filter(|member| member.node == own) {
-            self.inner.own.clone_into(&mut member.address);
-        }
-        identity
+    fn identity(&self) -> Identity {
+        self.inner.identity.lock().clone()
     }
 
-    /// As it should stand in the registry.
-    pub(crate) fn row(&self, node: u64) -> StorageNode {
-        let Inner { own, known, identity, .. } = &*self.inner;
-        StorageNode { node, disk: identity.lock().disk.clone(), address: own.clone(), level: known.0 }
-    }
-
-    pub(crate) fn seeds(&self) -> impl Iterator<Item = Arc<str>> {
-        self.inner.seeds.iter().filter(|seed| **seed != self.inner.own).map(|seed| Arc::from(&**seed))
-    }
-
-    /// Does this node know since the start of this process where this one is?
-    pub(crate) fn has_met(&self, node: u64) -> bool {
-        node == self.inner.identity.lock().node || self.inner.met.lock().contains(&node)
-    }
-
-    /// Tells whoever is at this address who and where this node is.
-    pub(crate) async fn tell_of_this_node(&self, address: &str) {
-        let identity = self.inner.identity.lock().clone();
-        let cluster = identity.cluster.map(|cluster| cluster.id).unwrap_or_default();
-        let (node, disk) = (identity.node, identity.disk);
-        let request = AnnounceRequest { cluster: cluster.clone(), node, disk, address: self.inner.own.clone() };
-        let Ok(mut client) = self.client(address) else { return };
-        let told = match timeout(CALL_DEADLINE, client.announce(request)).await {
-            Ok(Ok(reply)) => Some(reply.into_inner()),
-            // A release before this one: it knows no other addresses than the first ones.
-            Ok(Err(status)) if status.code() == Code::Unimplemented => self.ask(address).await.ok(),
-            Ok(Err(status)) => {
-                tracing::debug!(address, cause = cause(&status), "a storage node was not told where this one is");
-                None
-            }
-            Err(_) => None,
-        };
-        let Some(other) = told else { return };
-        if other.cluster.as_ref().is_some_and(|its| its.id == cluster) && other.node != node {
-            self.inner.book.learn(other.node, address);
-            self.inner.met.lock().insert(other.node);
-        }
-    }
-
-    /// The members as they are to stand in the registry, with the level that each can read; None if one does not answer.
-    pub(crate) async fn levels_of(
+    /// On disk when it returns, if it is another one. One change at a time.
+    async fn rewrite<E: From<IdentityError> + Send + 'static>(
         &self,
-        cluster: &crate::cluster::Cluster,
-        rows: &ClusterRows,
-    ) -> Option<Vec<StorageNode>> {
-        let asked = rows.nodes().map(|member| async move {
-            if member.node == cluster.own {
-                return Some(self.row(member.node));
-            }
-            let address = cluster.book.of(member.node)?;
-            let other = self.ask(&address).await.ok()?;
-            let is_it = other.node == member.node && other.disk == member.disk;
-            let level = other.reads_level;
-            is_it.then(|| StorageNode { address: address.to_string(), level, ..member.clone() })
-        });
-        futures_util::future::join_all(asked).await.into_iter().collect()
-    }
-}
-
-#[tonic::async_trait]
-impl bootstrap_server::Bootstrap for Bootstrap {
-    async fn describe(&self, _request: Request<DescribeRequest>) -> Result<Response<Identity>, Status> {
-        Ok(Response::new(self.described()))
-    }
-
-    async fn assign(&self, request: Request<AssignRequest>) -> Result<Response<Identity>, Status> {
-        let AssignRequest { disk, cluster, node } = request.into_inner();
-        let cluster = cluster.ok_or_else(|| Status::invalid_argument("an assignment without a cluster"))?;
-        let current = self.inner.identity.lock().clone();
-        if current.disk != disk {
-            return Err(Status::failed_precondition("the disk that was meant is not this node's"));
-        }
-        if let Some(own) = &current.cluster {
-            return if own.id == cluster.id && current.node == node {
-                Ok(Response::new(current))
-            } else {
-                Err(Status::failed_precondition("this node holds another place"))
-            };
-        }
+        change: impl FnOnce(Identity) -> Result<Identity, E> + Send + 'static,
+    ) -> Result<Identity, E> {
         let this = self.clone();
-        let assign = tokio::task::spawn_blocking(move || Bootstrap::assign(&this, cluster, node)).await;
-        let assigned = assign.map_err(|error| Status::internal(error.to_string()))?;
-        assigned.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
-    }
-
-    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<Identity>, Status> {
-        let AnnounceRequest { cluster, node, disk, address } = request.into_inner();
-        let own = self.described();
-        let members = own.cluster.iter().filter(|own| own.id == cluster).flat_map(|own| &own.members);
-        if !members.filter(|member| member.node == node).any(|member| member.disk == disk) {
-            return Err(Status::failed_precondition("this node's cluster has no such member"));
+        let rewriting = tokio::task::spawn_blocking(move || {
+            let _one = this.inner.writing.lock();
+            let before = this.identity();
+            let wanted = change(before.clone())?;
+            if wanted == before {
+                return Ok(before);
+            }
+            let written = this.inner.dir.write(&wanted)?;
+            *this.inner.identity.lock() = written.clone();
+            Ok(written)
+        });
+        match rewriting.await {
+            Ok(written) => written,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
         }
-        if node != own.node {
-            self.inner.book.learn(node, &address);
-            self.inner.met.lock().insert(node);
-        }
-        Ok(Response::new(own))
-    }
-
-    async fn carry(&self, request: Request<CarryRequest>) -> Result<Response<CarryReply>, Status> {
-        let cluster = started(&self.inner.serving)?;
-        let bytes = request.into_inner().command;
-        let command = DirectoryCommand::decode(bytes.clone()).map_err(|_| Status::invalid_argument("no command"))?;
-        if !is_the_nodes(&command) || command.encoded_len() != bytes.len() {
-            return Err(Status::invalid_argument("this release does not carry such a command"));
-        }
-        check_directory(ShardId::REGISTRY, cluster.map, &command)
-            .map_err(|rejected| Status::invalid_argument(rejected.detail))?;
-        let shard = cluster.registry().filter(|shard| shard.group().leads());
-        let shard = shard.ok_or_else(|| Status::unavailable("this node does not lead the registry"))?;
-        if command.op.as_ref().is_some_and(|op| directory_level(op) > shard.reader().level()) {
-            return Err(Status::unavailable("the registry's level is not high enough yet"));
-        }
-        let reply = StoreReply { id: 0, result: Some(shard.write(bytes).await) };
-        Ok(Response::new(CarryReply { reply: Some(reply) }))
     }
 }
 
-#[tonic::async_trait]
-impl founding_server::Founding for Bootstrap {
-    async fn found(&self, request: Request<FoundRequest>) -> Result<Response<FoundReply>, Status> {
-        let made = self.found(request.into_inner().members).await.map_err(|error| match error {
-            FoundError::Members(why) => Status::invalid_argument(why),
-            FoundError::Exists(_) => Status::already_exists(error.to_string()),
-            FoundError::NotAll(_) => Status::unavailable(error.to_string()),
-            FoundError::Disk(_) => Status::internal(error.to_string()),
-        })?;
-        Ok(Response::new(FoundReply { cluster: made.id, members: made.members }))
-    }
+/// The cluster that has this disk for a member, as the disks of some members have it.
+fn begun(disk: &[u8], answers: &[(String, Identity)]) -> Option<Cluster> {
+    let mut clusters = answers.iter().filter_map(|(_, answer)| answer.cluster.as_ref());
+    clusters.find(|cluster| cluster.members.iter().any(|member| member.disk == disk)).cloned()
 }
 
 fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
@@ -530,7 +388,7 @@ fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
     }
 }
 
-/// What a node without a cluster does, having asked others.
+/// The next step of a node without a cluster, by the answers of the others.
 fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Result<Step, BootstrapError> {
     let mut of_a_cluster = None;
     for (other, answer) in answers {
@@ -566,6 +424,18 @@ mod tests {
 
     fn step(own: &str, disk: u8, answers: &[(&str, Option<Identity>)]) -> Result<Step, BootstrapError> {
         decide(own, &[disk], answers.iter().map(|(address, answer)| ((*address).to_owned(), answer.clone())).collect())
+    }
+
+    #[test]
+    fn a_making_that_was_interrupted_is_known_by_the_disks_of_others() {
+        let answers = |known: Option<Cluster>| {
+            let answers = [("a", identity(1, None)), ("b", identity(2, known))];
+            answers.map(|(address, answer)| (address.to_owned(), answer.expect("an answer")))
+        };
+        assert_eq!(begun(&[1], &answers(None)), None);
+        let ours = cluster(&[("a", 1), ("b", 2)]);
+        assert_eq!(begun(&[1], &answers(ours.clone())), ours);
+        assert_eq!(begun(&[1], &answers(cluster(&[("b", 2)]))), None, "another one's");
     }
 
     #[test]

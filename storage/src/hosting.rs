@@ -1,6 +1,7 @@
 //! The replicas that this node has: opened, closed and deleted as the placement in the registry says.
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -27,7 +28,8 @@ use crate::{
     snapshot::SnapshotDir,
 };
 
-/// A group that does not end within this time is left to the next start, which deletes what is to be deleted.
+/// A group that does not end within this time keeps its files: the shard is left as it is until the next start, which deletes
+/// what is to be deleted.
 const CLOSE: Duration = Duration::from_secs(30);
 /// Before something that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -85,9 +87,24 @@ pub(crate) struct Parts {
 /// What is to be done with one shard.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    Open { replica: u64 },
+    /// `gone`: the highest id of the replicas that were deleted here.
+    Open {
+        replica: u64,
+        gone: u64,
+    },
     Close,
-    Delete { replica: u64 },
+    Delete {
+        replica: u64,
+    },
+}
+
+/// Why a replica is not as the placement says.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("the replica did not end in time")]
+    StillRuns,
+    #[error(transparent)]
+    Failed(#[from] StartError),
 }
 
 impl Hosting {
@@ -150,19 +167,29 @@ impl Hosting {
     }
 
     /// Follows the placement for as long as the process runs.
-    pub(crate) async fn follow(self, serving: Arc<Serving>) {
+    pub(crate) async fn follow(self: Arc<Self>, serving: Arc<Serving>) {
         let Some(cluster) = serving.get() else { return };
         let mut registry = cluster.registry.clone();
+        // Shards whose replica did not end: a second machine must not be opened beside the one that runs.
+        let mut stuck = HashSet::new();
         loop {
             let state = registry.borrow_and_update().clone();
             let mut failed = false;
-            for shard in cluster.map.all() {
-                if let Err(error) = self.step(shard, cluster.own, &state).await {
-                    tracing::error!(%shard, %error, "this node can't do with its replica what the placement says");
-                    failed = true;
+            for shard in cluster.map.all().filter(|shard| !stuck.contains(shard)).collect::<Vec<_>>() {
+                match self.follow_shard(shard, cluster.own, &state).await {
+                    Ok(()) => {}
+                    Err(StepError::StillRuns) => {
+                        tracing::error!(%shard, "this node's replica did not end in time: it is deleted at the next start");
+                        stuck.insert(shard);
+                    }
+                    Err(StepError::Failed(error)) => {
+                        tracing::error!(%shard, %error, "this node can't do with its replica what the placement says");
+                        failed = true;
+                    }
                 }
             }
-            let next = next_change(&mut registry);
+            // The steps take long, and the placement may have changed meanwhile.
+            let next = next_change(&mut registry, &state.cluster);
             if failed {
                 // Every branch is cancel-safe.
                 tokio::select! {
@@ -175,25 +202,26 @@ impl Hosting {
         }
     }
 
-    async fn step(&self, shard: ShardId, own: u64, state: &RegistryState) -> Result<(), StartError> {
+    async fn follow_shard(self: &Arc<Self>, shard: ShardId, own: u64, state: &RegistryState) -> Result<(), StepError> {
         let failed = |source| StartError::Machine { shard, source };
-        let here = self.log.replica(shard).map_err(failed)?.unwrap_or(Here { replica: 0, gone: 0 });
+        let here = self.blocking(move |this| this.log.replica(shard)).await.map_err(failed)?;
+        let here = here.unwrap_or(Here { replica: 0, gone: 0 });
         let runs = self.hosted.get(shard);
         let steps = steps(here, runs.is_some(), state.cluster.replica_on(shard, own), state);
         for step in steps {
             match step {
-                Step::Open { replica } => {
+                Step::Open { replica, gone } => {
                     tracing::info!(%shard, replica, "this node gets a replica");
                     // What an earlier deletion left behind would be taken for the new one's.
-                    self.delete(shard, here.gone).await.map_err(failed)?;
-                    let opened = self.open(shard, replica)?;
+                    self.delete(shard, gone).await.map_err(failed)?;
+                    let opened = self.blocking(move |this| Ok(this.open(shard, replica))).await.map_err(failed)??;
                     self.start(opened).await?;
                 }
                 Step::Close => {
                     let Some(shard) = &runs else { continue };
                     self.hosted.remove(shard.id());
                     if !shard.group().close(CLOSE).await {
-                        return Err(failed(io::Error::other("the replica did not end in time")));
+                        return Err(StepError::StillRuns);
                     }
                 }
                 Step::Delete { replica } => {
@@ -206,18 +234,27 @@ impl Hosting {
     }
 
     /// Removes what a replica of this shard has on disk. A crash half-way is made good when it is done again.
-    async fn delete(&self, shard: ShardId, gone: u64) -> io::Result<()> {
+    async fn delete(self: &Arc<Self>, shard: ShardId, gone: u64) -> io::Result<()> {
         let here = Here { replica: 0, gone };
         // First that it is none any more: what is half deleted must not vote.
         self.log.set_replica(shard, here).await?;
-        let (snapshots, (mut machine, _)) = (self.snapshots(shard)?, self.machine(shard)?);
-        let deleting = tokio::task::spawn_blocking(move || {
+        self.blocking(move |this| {
+            let (snapshots, (mut machine, _)) = (this.snapshots(shard)?, this.machine(shard)?);
             snapshots.clear()?;
             machine.restore(&mut std::iter::empty(), &[])?;
             machine.syncer()()
-        });
-        deleting.await.map_err(io::Error::other)??;
+        })
+        .await?;
         self.log.forget_shard(shard, here).await
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&this)).await.map_err(io::Error::other)?
     }
 }
 
@@ -255,14 +292,14 @@ fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> 
     let gone = if has_left { here.replica.max(here.gone) } else { here.gone };
     // One that was deleted is in an old state alone.
     if let Some(replica) = wanted.filter(|replica| *replica > gone && (here.replica == 0 || has_left)) {
-        steps.push(Step::Open { replica });
+        steps.push(Step::Open { replica, gone });
     }
     steps
 }
 
-async fn next_change(registry: &mut watch::Receiver<RegistryState>) {
-    let before: ClusterRows = registry.borrow().cluster.clone();
-    if registry.wait_for(|state| state.cluster != before).await.is_err() {
+/// Waits until the rows are others than those that were followed.
+async fn next_change(registry: &mut watch::Receiver<RegistryState>, followed: &ClusterRows) {
+    if registry.wait_for(|state| state.cluster != *followed).await.is_err() {
         // The registry's shard has stopped, and the process with it.
         std::future::pending::<()>().await;
     }
@@ -286,10 +323,19 @@ mod tests {
         assert_eq!(steps(two, true, Some(2), &state(100)), []);
         assert_eq!(steps(two, true, None, &state(100)), [Step::Close, Step::Delete { replica: 2 }]);
         assert_eq!(steps(two, false, None, &state(100)), [Step::Delete { replica: 2 }], "after a crash");
-        assert_eq!(steps(none, false, Some(640), &state(700)), [Step::Open { replica: 640 }]);
+        assert_eq!(steps(none, false, Some(640), &state(700)), [Step::Open { replica: 640, gone: 0 }]);
         let gone = Here { replica: 0, gone: 640 };
         assert_eq!(steps(gone, false, Some(640), &state(700)), [], "its votes are gone");
-        assert_eq!(steps(gone, false, Some(704), &state(720)), [Step::Open { replica: 704 }]);
+        assert_eq!(steps(gone, false, Some(704), &state(720)), [Step::Open { replica: 704, gone: 640 }]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_comes_while_another_one_is_followed_is_not_lost() {
+        let (registry, mut watching) = watch::channel(state(100));
+        let followed = watching.borrow_and_update().clone();
+        registry.send_replace(RegistryState { version: 200, ..RegistryState::default() });
+        let next = next_change(&mut watching, &followed.cluster);
+        tokio::time::timeout(Duration::from_secs(10), next).await.expect("it is seen");
     }
 
     #[tokio::test]
@@ -316,9 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_left_makes_room_for_the_next() {
+    fn one_that_has_left_makes_room_for_the_next_and_does_not_come_back() {
         let old = Here { replica: 2, gone: 0 };
-        let expected = [Step::Close, Step::Delete { replica: 2 }, Step::Open { replica: 704 }];
+        let expected = [Step::Close, Step::Delete { replica: 2 }, Step::Open { replica: 704, gone: 2 }];
         assert_eq!(steps(old, true, Some(704), &state(720)), expected);
     }
 }

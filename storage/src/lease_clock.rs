@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use prost::Message as _;
 use tokio::{
     sync::Mutex,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(300);
 /// A longer time between two looks is not counted as a whole: this process, or its machine, was held up, and what others
 /// said meanwhile has not been read. Time that is lost makes leases longer, which is safe.
 const MOST: Duration = INTERVAL.saturating_mul(3);
-/// How long a renewal waits until this node knows that it leads.
+/// Longest time that a renewal waits for the commands that are on their way, and for the proof that this node leads.
 const LEADS: Duration = Duration::from_secs(1);
 
 /// The leases as the leader of the registry sees them.
@@ -47,9 +47,11 @@ pub(crate) enum Renewal {
 impl Leases {
     pub(crate) async fn renew(&self, shard: &Shard, lease: u64) -> Renewal {
         let Reader::Directory(reader) = shard.reader() else { return Renewal::NotHere };
-        let mut watch = self.watch.lock().await;
-        if !shard.group().leads() || !watch.renew(lease, Instant::now()) {
-            return Renewal::NotHere;
+        {
+            let Ok(mut watch) = timeout(LEADS, self.watch.lock()).await else { return Renewal::NotHere };
+            if !shard.group().leads() || !watch.renew(lease, Instant::now()) {
+                return Renewal::NotHere;
+            }
         }
         // Another one that leads by now may have ended it.
         if shard.group().linearize(LEADS).await.is_err() {

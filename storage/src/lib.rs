@@ -24,6 +24,7 @@
 
 mod addresses;
 mod bootstrap;
+mod carrier;
 mod cluster;
 mod config;
 mod engine;

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use carillon_proto::pb::store::{SetStorageNode, StoreError, directory_command::Op, store_error::Why};
 use tokio::time::{sleep, timeout};
 
-use crate::{bootstrap::Bootstrap, cluster::Serving, machine::Outcome, registry::Carrier};
+use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome};
 
 const PAUSE: Duration = Duration::from_millis(300);
 /// A node that is away is told again after this time. It may come back where this node does not know it, and then tells

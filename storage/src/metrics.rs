@@ -34,7 +34,7 @@ const LABELS: &[(&str, &str, &[&str])] = &[
     (PROPOSALS, "kind", KINDS),
     (READS, "kind", KINDS),
     (APPLIED, "kind", KINDS),
-    (REFUSALS, "why", &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected"]),
+    (REFUSALS, "why", &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected", "not_here"]),
     (TRANSFERS, "outcome", &["taken", "failed"]),
     (SNAPSHOTS, "what", &["built", "sent", "installed"]),
     (SWEPT, "what", &["timelines", "sessions"]),

@@ -19,11 +19,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     bootstrap::Bootstrap,
+    carrier::Carrier,
     cluster::{Cluster, Serving},
     machine::{ClusterRows, Outcome},
     placement::most_up_to_date,
     raft::{GroupStatus, Host},
-    registry::Carrier,
     shard::{Reader, Shard},
 };
 
@@ -31,7 +31,7 @@ use crate::{
 /// and a new leader after this time.
 const BUSY: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(2);
-/// A change of members that takes longer is looked at again.
+/// What takes longer, in one shard, is looked at again: the other shards have their turn.
 const CHANGE: Duration = Duration::from_secs(10);
 /// Entries that a new replica may lack when it becomes a voter.
 const BEHIND: u64 = 1000;
@@ -50,7 +50,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
                 raise_shard(shard, cluster.rows().level).await?;
                 follow_placement(cluster, shard, &carrier).await
             };
-            match work.await {
+            match timeout(CHANGE, work).await.unwrap_or_else(|_| Err("it takes long".to_owned())) {
                 Ok(more) => busy |= more,
                 Err(why) => {
                     tracing::debug!(shard = %shard.id(), why, "a step towards what the registry says failed");
@@ -118,6 +118,7 @@ enum Next {
     /// A replica has to catch up first.
     Wait,
     AddLearner(u64),
+    RemoveLearners(BTreeSet<u64>),
     SetVoters(BTreeSet<u64>),
     /// It is to leave itself: another one does the rest.
     HandOver(u64),
@@ -136,7 +137,12 @@ fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
     if let Some(new) = wanted.iter().find(|id| !members.contains(id)) {
         return Next::AddLearner(*new);
     }
-    if voters != wanted || members != wanted || status.in_change {
+    // A change of the voters leaves learners as they are.
+    let learners: BTreeSet<u64> = &(&members - &wanted) - &voters;
+    if !status.in_change && !learners.is_empty() {
+        return Next::RemoveLearners(learners);
+    }
+    if voters != wanted || status.in_change {
         let matched = |id: &u64| status.matched.get(id).copied().flatten();
         let behind = |id: &&u64| match (matched(id), status.last_log) {
             (Some(matched), Some(last)) => matched + BEHIND < last,
@@ -172,30 +178,31 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
         // The rows here are older than a member, and so say nothing of it.
         return Ok(true);
     }
-    let changing = async {
-        match next(placement, &status, group.replica()) {
-            Next::Nothing => return Ok(false),
-            Next::Wait => {}
-            Next::AddLearner(id) => {
-                tracing::info!(shard = %shard.id(), replica = id, "a replica comes to the shard");
-                group.add_learner(id, host(&rows, placement, id)?).await?;
-            }
-            Next::SetVoters(voters) => {
-                tracing::info!(shard = %shard.id(), ?voters, "the shard's members change");
-                group.set_voters(voters).await?;
-            }
-            Next::HandOver(to) => group.transfer_leader(to).await,
-            Next::Forget(replicas) => {
-                for replica in replicas {
-                    let forget = ForgetReplica { group: shard.id().group(), replica };
-                    done(carrier.carry(DirectoryOp::ForgetReplica(forget)).await?)?;
-                    tracing::info!(shard = %shard.id(), replica, "a replica has left the shard");
-                }
+    match next(placement, &status, group.replica()) {
+        Next::Nothing => return Ok(false),
+        Next::Wait => {}
+        Next::AddLearner(id) => {
+            tracing::info!(shard = %shard.id(), replica = id, "a replica comes to the shard");
+            group.add_learner(id, host(&rows, placement, id)?).await?;
+        }
+        Next::RemoveLearners(ids) => {
+            tracing::info!(shard = %shard.id(), ?ids, "replicas that never voted leave the shard");
+            group.remove_learners(ids).await?;
+        }
+        Next::SetVoters(voters) => {
+            tracing::info!(shard = %shard.id(), ?voters, "the shard's members change");
+            group.set_voters(voters).await?;
+        }
+        Next::HandOver(to) => group.transfer_leader(to).await,
+        Next::Forget(replicas) => {
+            for replica in replicas {
+                let forget = ForgetReplica { group: shard.id().group(), replica };
+                done(carrier.carry(DirectoryOp::ForgetReplica(forget)).await?)?;
+                tracing::info!(shard = %shard.id(), replica, "a replica has left the shard");
             }
         }
-        Ok(true)
-    };
-    timeout(CHANGE, changing).await.map_err(|_| "the change of the members takes long".to_owned())?
+    }
+    Ok(true)
 }
 
 fn host(rows: &ClusterRows, placement: &Placement, replica: u64) -> Result<Host, String> {
@@ -259,6 +266,17 @@ mod tests {
         let learns = |upto| status(&[1, 3], &[1, 3, 640], &[(1, 5000), (3, 5000), (640, upto)]);
         assert_eq!(next(&back, &learns(100), 1), Next::Wait);
         assert_eq!(next(&back, &learns(4500), 1), Next::SetVoters([1, 3, 640].into()));
+    }
+
+    #[test]
+    fn a_replica_that_never_voted_leaves() {
+        let full = [(1, 5000), (3, 5000)];
+        let leaves = placement(&[(1, false), (3, false), (640, true)]);
+        let learns = status(&[1, 3], &[1, 3, 640], &full);
+        assert_eq!(next(&leaves, &learns, 1), Next::RemoveLearners([640].into()));
+        let half = GroupStatus { in_change: true, ..learns };
+        assert_eq!(next(&leaves, &half, 1), Next::SetVoters([1, 3].into()), "what was begun is ended first");
+        assert_eq!(next(&leaves, &status(&[1, 3], &[1, 3], &full), 1), Next::Forget(vec![640]));
     }
 
     #[test]

@@ -5,17 +5,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use carillon_proto::{
     ShardId, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
-    pb::{
-        raft::{CarryRequest, bootstrap_client::BootstrapClient},
-        store::{
-            DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node,
-            NodeKind, Placed, Placement, RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView,
-            Rejected, RenewLease, RenewReply, RenewRequest, StorageNode, StoreError, WatchRequest,
-            directory_command::Op, leads_reply::Led, registry_client::RegistryClient, registry_server,
-            rejected::Reason, store_error::Why,
-        },
+    pb::store::{
+        DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
+        Placed, Placement, RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected,
+        RenewLease, RenewReply, RenewRequest, StorageNode, StoreError, WatchRequest, directory_command::Op,
+        leads_reply::Led, registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
     },
-    peer::{AddToken, PeerSecurity, cause},
+    peer::{AddToken, PeerSecurity},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -31,7 +27,7 @@ use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedSe
 use crate::{
     cluster::{Cluster, Serving, rows, started},
     lease_clock::{Leases, Renewal},
-    machine::{ClusterRows, Outcome, RegistryState, check_directory, directory_level},
+    machine::{ClusterRows, Outcome, RegistryState, check_directory},
 };
 
 /// A call that was passed on once is not passed on again: nodes may disagree about the leader for a while.
@@ -50,72 +46,10 @@ pub(crate) struct RegistryService {
 
 type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
 
-/// Clients of the nodes that led the registry's shard; as many as there are storage nodes.
+/// Clients of the nodes that led the registry's shard, by address: at most one more than there are storage nodes.
 struct Leaders {
     security: PeerSecurity,
     clients: Mutex<HashMap<String, Client>>,
-}
-
-/// Carries commands of this node for the registry out, wherever that is led. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Carrier {
-    serving: Arc<Serving>,
-    security: PeerSecurity,
-}
-
-impl Carrier {
-    pub(crate) fn new(serving: Arc<Serving>, security: PeerSecurity) -> Self {
-        Self { serving, security }
-    }
-
-    /// Only what may be repeated: it is tried again while the registry changes its leader.
-    pub(crate) async fn carry(&self, op: Op) -> Result<Outcome, String> {
-        let cluster = self.serving.get().ok_or("the shards are not started")?;
-        let needs = directory_level(&op);
-        let command = DirectoryCommand { op: Some(op) };
-        check_directory(ShardId::REGISTRY, cluster.map, &command).map_err(|rejected| rejected.detail)?;
-        let command = bytes::Bytes::from(command.encode_to_vec());
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let Some(shard) = cluster.registry() else { return Err("there is no registry shard".to_owned()) };
-            let why = if !shard.group().leads() {
-                let leader = shard.group().leader().unwrap_or_default();
-                match self.pass_on(&leader, command.clone()).await {
-                    Ok(outcome) => return Ok(outcome),
-                    Err(why) => why,
-                }
-            } else if needs > shard.reader().level() {
-                "the registry's level is not high enough yet".to_owned()
-            } else {
-                match shard.write(command.clone()).await {
-                    Outcome::Error(StoreError { why }) if !matches!(why, Some(Why::Rejected(_))) => format!("{why:?}"),
-                    outcome => return Ok(outcome),
-                }
-            };
-            if Instant::now() > deadline {
-                return Err(why);
-            }
-            let pause = rand::rng().random_range(50..150);
-            sleep(Duration::from_millis(pause)).await;
-        }
-    }
-
-    async fn pass_on(&self, leader: &str, command: bytes::Bytes) -> Result<Outcome, String> {
-        if leader.is_empty() {
-            return Err("the registry has no leader that this node knows".to_owned());
-        }
-        let channel = self.security.channel(leader).map_err(|error| error.to_string())?;
-        let mut client = BootstrapClient::with_interceptor(channel, self.security.token());
-        let call = timeout(CALL_DEADLINE, client.carry(CarryRequest { command })).await;
-        let reply = call.map_err(|_| "no answer in time".to_owned())?.map_err(|status| cause(&status))?;
-        match reply.into_inner().reply.and_then(|reply| reply.result) {
-            Some(Outcome::Error(StoreError { why })) if !matches!(why, Some(Why::Rejected(_))) => {
-                Err(format!("{why:?}"))
-            }
-            Some(outcome) => Ok(outcome),
-            None => Err("an answer without an outcome".to_owned()),
-        }
-    }
 }
 
 impl RegistryService {
@@ -152,7 +86,7 @@ impl RegistryService {
                 return Err(Status::unavailable("this node does not lead the registry"));
             }
             if !leader.is_empty() && !cluster.is_own(&leader) {
-                let client = self.leaders.client(&leader)?;
+                let client = self.leaders.client(cluster, &leader)?;
                 match timeout(CALL_DEADLINE, pass_on(client)).await {
                     Ok(Ok(reply)) => return Ok(Written::There(reply)),
                     Ok(Err(status)) if is_final(status.code()) => return Err(status),
@@ -181,7 +115,7 @@ impl Cluster {
 }
 
 impl Leaders {
-    fn client(&self, address: &str) -> Result<Client, Status> {
+    fn client(&self, cluster: &Cluster, address: &str) -> Result<Client, Status> {
         let mut clients = self.clients.lock();
         if let Some(client) = clients.get(address) {
             return Ok(client.clone());
@@ -189,6 +123,8 @@ impl Leaders {
         let channel = self.security.channel(address).map_err(|error| Status::internal(error.to_string()))?;
         let client = RegistryClient::with_interceptor(channel, self.security.token())
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        // Nodes move.
+        clients.retain(|address, _| cluster.book.has(address));
         clients.insert(address.to_owned(), client.clone());
         Ok(client)
     }

@@ -36,7 +36,8 @@ use tonic::{service::interceptor::InterceptedService, transport::server::Router}
 
 use crate::{
     addresses::AddressBook,
-    bootstrap::{Bootstrap, BootstrapError, FoundError, Settings},
+    bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
+    carrier::Carrier,
     cluster::{Cluster, Hosted, Serving, rows},
     config::{InvalidConfig, StorageConfig},
     engine::{Caches, Engines},
@@ -49,15 +50,13 @@ use crate::{
     maintenance, members, placement, put_back,
     raft::{self, Host, Links, RaftService},
     reconcile,
-    registry::{Carrier, RegistryService},
+    registry::RegistryService,
     service::StoreService,
     shard_clock,
     space::{self, Space},
     sweep::sweep,
 };
 
-/// The node that made the cluster: it tells the others their places and makes the first members of the groups.
-const FOUNDER: u64 = 1;
 /// Bounds each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -207,9 +206,10 @@ impl Storage {
     pub async fn drain(&self) {
         self.node.draining.store(true, Ordering::Relaxed);
         self.node.tell.send_replace(Readiness::NotReady("draining".to_owned()));
-        let Some(cluster) = self.node.serving.get() else { return };
-        placement::hand_over(cluster).await;
-        self.node.stop_shards().await;
+        if let Some(cluster) = self.node.serving.get() {
+            placement::hand_over(cluster).await;
+            self.node.stop_shards().await;
+        }
         self.node.bootstrap.dir().stopped();
     }
 }
@@ -320,7 +320,7 @@ impl Node {
 
         let links = Links::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
         let hosted = Arc::new(Hosted::default());
-        let hosting = Hosting::new(hosting::Parts {
+        let hosting = Arc::new(Hosting::new(hosting::Parts {
             config: self.config.clone(),
             dir: self.bootstrap.dir().path().to_owned(),
             log: Arc::clone(&self.log),
@@ -329,10 +329,10 @@ impl Node {
             hosted: Arc::clone(&hosted),
             draining: Arc::clone(&self.draining),
             tasks: tasks.clone(),
-        });
+        }));
         let is_founded = Level(identity.level) >= Level::CLUSTER;
         let founder = if is_founded { 0 } else { identity.node };
-        let (hosting, opened) = self.open_replicas(hosting, founder, map).await?;
+        let opened = self.open_replicas(Arc::clone(&hosting), founder, map).await?;
         let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
         let implied = implied(&cluster, map);
         let rows = rows(&registry.borrow(), &implied);
@@ -361,7 +361,7 @@ impl Node {
         if identity.put_back {
             self.not_ready("giving the timelines new epochs, as the data was put back from a copy");
             let timelines = put_back::renew_epochs(&hosted.all()).await?;
-            self.bootstrap.epochs_are_new().map_err(|error| error.to_string())?;
+            self.bootstrap.epochs_are_new().await.map_err(|error| error.to_string())?;
             tracing::info!(timelines, "the data was put back from a copy: its timelines have new epochs");
         }
         let (id, own, space) = (cluster.id, identity.node, self.space.clone());
@@ -370,7 +370,7 @@ impl Node {
         Ok(())
     }
 
-    fn serve(self: Arc<Self>, cluster: Cluster, hosting: Hosting, tasks: &Tasks) {
+    fn serve(self: Arc<Self>, cluster: Cluster, hosting: Arc<Hosting>, tasks: &Tasks) {
         tracing::info!(cluster = %cluster.id, node = cluster.own, shards = cluster.shards().len(), "storage serves");
         // It is set once.
         let _ = self.serving.set(cluster);
@@ -456,18 +456,12 @@ impl Node {
         Ok(Arc::clone(self.engines.get_or_init(|| Arc::new(engines))))
     }
 
-    async fn open_replicas(
-        &self,
-        hosting: Hosting,
-        founder: u64,
-        map: ShardMap,
-    ) -> Result<(Hosting, Vec<Opened>), String> {
+    async fn open_replicas(&self, hosting: Arc<Hosting>, founder: u64, map: ShardMap) -> Result<Vec<Opened>, String> {
         let log = Arc::clone(&self.log);
         let opening = tokio::task::spawn_blocking(move || {
             let replicas = hosting::at_start(&log, founder, map.all()).map_err(|error| error.to_string())?;
             let opened = replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica));
-            let opened: Vec<_> = opened.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-            Ok((hosting, opened))
+            opened.collect::<Result<_, _>>().map_err(|error| error.to_string())
         });
         opening.await.map_err(|error| error.to_string())?
     }

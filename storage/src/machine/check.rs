@@ -107,9 +107,18 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
 
 /// Storage nodes alone make this command: it changes the cluster.
 pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
-    command.op.as_ref().is_some_and(|op| {
-        matches!(op, DirectoryOp::SetLevel(_)) || super::directory_level(op) == carillon_proto::Level::CLUSTER
-    })
+    matches!(
+        command.op,
+        Some(
+            DirectoryOp::SetLevel(_)
+                | DirectoryOp::FoundCluster(_)
+                | DirectoryOp::SetStorageNode(_)
+                | DirectoryOp::RaiseLevel(_)
+                | DirectoryOp::PlaceReplica(_)
+                | DirectoryOp::RemoveReplica(_)
+                | DirectoryOp::ForgetReplica(_)
+        )
+    )
 }
 
 /// The shard's leader alone makes this command: it decides what is removed.
@@ -139,6 +148,10 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             }
             if op.new_epoch == 0 {
                 return Err(invalid("new epoch is 0"));
+            }
+            // Empty for the copy in the sender's own inbox.
+            if !op.sender.is_empty() {
+                parse_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
             }
             match op.envelope.len() {
                 1..=MAX_ENVELOPE_BYTES => Ok(()),
@@ -335,7 +348,7 @@ mod tests {
     fn malformed_appends_are_refused() {
         assert_eq!(timeline(TimelineOp::Append(append())), Ok(()));
         type Change = fn(&mut Append);
-        let wrong: [(&str, Change); 8] = [
+        let wrong: [(&str, Change); 11] = [
             ("missing", |op| op.timeline = None),
             ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
             ("normal form is \"alice\"", |op| op.timeline = key(Kind::Inbox, "Alice")),
@@ -344,6 +357,9 @@ mod tests {
             ("before has 3", |op| op.after_key = vec![1; 3].into()),
             ("epoch", |op| op.new_epoch = 0),
             ("envelope", |op| op.envelope = vec![0; MAX_ENVELOPE_BYTES + 1].into()),
+            ("normal form is \"bob\"", |op| op.sender = "Bob".into()),
+            ("not valid", |op| op.sender = "a b".into()),
+            ("sender is not UTF-8", |op| op.sender = vec![0xff].into()),
         ];
         for (why, change) in wrong {
             let mut op = append();

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::ShardId;
 use openraft::{
-    Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
+    ChangeMembers, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
     impls::OneshotResponder,
@@ -256,6 +256,12 @@ impl Group {
     /// From now on these replicas vote, and others are members no longer. Done when it is committed.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
         self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// These are members no longer. None of them votes.
+    pub(crate) async fn remove_learners(&self, replicas: BTreeSet<u64>) -> Result<(), String> {
+        let remove = ChangeMembers::RemoveNodes(replicas);
+        self.raft.change_membership(remove, false).await.map(drop).map_err(|error| error.to_string())
     }
 
     pub(crate) fn leads(&self) -> bool {

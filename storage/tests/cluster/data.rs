@@ -9,17 +9,20 @@ use crate::{
 use carillon_proto::{
     Readiness, ShardId,
     pb::{
-        raft::{self as pb, AssignRequest, CarryRequest, DescribeRequest, Member, bootstrap_client::BootstrapClient},
+        raft::{
+            self as pb, AnnounceRequest, AssignRequest, CarryRequest, DescribeRequest, Member,
+            bootstrap_client::BootstrapClient,
+        },
         store::{
-            DirectoryCommand, PlaceReplica, RemoveReplica, StoreError, directory_command, store_error::Why,
-            store_reply::Result as Outcome, store_request::Op,
+            DirectoryCommand, FoundCluster, PlaceReplica, RemoveReplica, SetLevel, StorageNode, StoreError,
+            directory_command, store_error::Why, store_reply::Result as Outcome, store_request::Op,
         },
     },
     peer::{AddToken, PeerSecurity, Tier},
 };
 use carillon_storage::FoundError;
 use prost::Message as _;
-use tonic::{service::interceptor::InterceptedService, transport::Channel};
+use tonic::{Code, service::interceptor::InterceptedService, transport::Channel};
 
 /// The node will be at this address.
 fn move_to(cluster: &mut Cluster, node: usize, address: SocketAddr) {
@@ -106,6 +109,53 @@ async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
     }
     cluster.nodes[1].stop().await;
     assert_eq!(cluster.append("alice", 1).await.seq, 1, "two of three");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_clusters_that_are_made_at_once_there_is_one_in_the_end() {
+    let mut cluster = Cluster::new(3, quick);
+    for node in &mut cluster.nodes {
+        node.start().await;
+    }
+    let [one, other] = [0, 1].map(|node| cluster.nodes[node].storage());
+    // Both may be refused, as neither takes a place while it makes a cluster.
+    let _ = tokio::join!(one.found(), other.found());
+    eventually("the cluster is made", || async {
+        match one.found().await {
+            Ok(()) | Err(FoundError::Exists(_)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await;
+    let mut places = Vec::new();
+    for node in &cluster.nodes {
+        node.ready().await;
+        let identity = bootstrap(node.address()).describe(DescribeRequest {}).await.expect("answers").into_inner();
+        places.push((identity.cluster.expect("belongs to one").id, identity.node));
+    }
+    places.sort();
+    assert!(places.windows(2).all(|two| two[0].0 == two[1].0 && two[0].1 < two[1].1), "{places:?}");
+    assert_eq!(cluster.append("alice", 1).await.seq, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_under_two_names_is_refused() {
+    let mut cluster = Cluster::new(1, quick);
+    let port = cluster.nodes[0].config.listen.port();
+    cluster.nodes[0].config.members.push(format!("localhost:{port}"));
+    cluster.nodes[0].start().await;
+    let refused = cluster.nodes[0].storage().found().await.expect_err("it is one node").to_string();
+    assert!(refused.contains("are the same storage node"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waited_for_its_place_stops_in_order() {
+    let mut cluster = Cluster::new(1, quick);
+    cluster.nodes[0].start().await;
+    let lock = cluster.nodes[0].config.data_dir.join("lock");
+    assert_ne!(std::fs::read(&lock).expect("reads"), b"", "it runs");
+    cluster.nodes[0].drain_and_stop().await;
+    assert_eq!(std::fs::read(&lock).expect("reads"), b"", "the next start does not take it for killed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,6 +294,34 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     cluster.nodes[node].start().await;
     cluster.nodes[node].ready().await;
     assert_eq!(cluster.append("alice", 61).await.seq, 62);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_neither_sets_a_level_nor_makes_the_rows_nor_tells_an_address_that_is_none() {
+    let cluster = Cluster::alone(quick).await;
+    cluster.nodes[0].view("the rows", |view| view.level > 0).await;
+    let mut node = bootstrap(cluster.nodes[0].address());
+    let identity = node.describe(DescribeRequest {}).await.expect("answers").into_inner();
+    for op in [
+        directory_command::Op::SetLevel(SetLevel { level: 1 }),
+        directory_command::Op::FoundCluster(FoundCluster {
+            members: vec![StorageNode { node: 1, disk: identity.disk.clone(), address: "x:1".into(), level: 1 }],
+            directory_shards: MAP.directory.into(),
+            timeline_shards: MAP.timeline.into(),
+        }),
+    ] {
+        let command = DirectoryCommand { op: Some(op) }.encode_to_vec().into();
+        let refused = node.carry(CarryRequest { command }).await.expect_err("the leader's own");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let announced = AnnounceRequest {
+        cluster: identity.cluster.expect("belongs to one").id,
+        node: identity.node,
+        disk: identity.disk,
+        address: "nowhere".into(),
+    };
+    let refused = node.announce(announced).await.expect_err("no address");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
