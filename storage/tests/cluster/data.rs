@@ -159,6 +159,23 @@ async fn a_node_that_waited_for_its_place_stops_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_does_not_come_back_under_an_old_address() {
+    let mut cluster = Cluster::started(3, quick).await;
+    cluster.nodes[2].stop().await;
+    let old = cluster.nodes[2].config.data_dir.clone();
+    cluster.nodes[2].config.data_dir = cluster.path("empty");
+    cluster.nodes[2].start().await;
+    let tasks = cluster.nodes[2].tasks().clone();
+    eventually("the node refuses", || async { tasks.failure().map(drop).ok_or("still runs") }).await;
+    let why = tasks.failure().expect("failed");
+    assert!(why.contains("another disk") && why.contains("new address"), "{why}");
+    cluster.nodes[2].stop().await;
+    cluster.nodes[2].config.data_dir = old;
+    cluster.nodes[2].start().await;
+    cluster.nodes[2].ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_at_another_address_is_found_and_counts() {
     let mut cluster = Cluster::started(3, quick).await;
     for key in 0..10 {

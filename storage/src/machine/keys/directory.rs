@@ -1,0 +1,118 @@
+//! Keys and values of directory shards.
+
+use std::io;
+
+use carillon_proto::ShardId;
+
+use super::{ACCOUNT, ENDING, LEASE, PLACEMENT, SESSION, STORAGE_NODE, broken, key, number_of};
+
+pub(crate) fn account(user: &str) -> Vec<u8> {
+    key(ACCOUNT, &[user.as_bytes()])
+}
+
+/// Neither user nor device has a 0x00 in it: control characters are refused in both.
+pub(crate) fn session(user: &str, device: &str) -> Vec<u8> {
+    key(SESSION, &[user.as_bytes(), &[0], device.as_bytes()])
+}
+
+/// What all accounts begin with.
+pub(crate) fn accounts() -> Vec<u8> {
+    vec![ACCOUNT]
+}
+
+/// What all sessions begin with.
+pub(crate) fn all_sessions() -> Vec<u8> {
+    vec![SESSION]
+}
+
+pub(crate) fn ending(user: &str) -> Vec<u8> {
+    key(ENDING, &[user.as_bytes()])
+}
+
+/// What all keys of deleted users whose inbox has not ended yet begin with.
+pub(crate) fn endings() -> Vec<u8> {
+    vec![ENDING]
+}
+
+/// The user of a key of `ACCOUNT` or `ENDING`.
+pub(crate) fn user_of(key: &[u8]) -> io::Result<String> {
+    let [ACCOUNT | ENDING, user @ ..] = key else { return Err(broken("key of an account")) };
+    String::from_utf8(user.to_vec()).map_err(|_| broken("user in the key of an account"))
+}
+
+/// What all sessions of the user begin with.
+pub(crate) fn sessions(user: &str) -> Vec<u8> {
+    session(user, "")
+}
+
+pub(crate) fn lease(lease: u64) -> Vec<u8> {
+    key(LEASE, &[&lease.to_be_bytes()])
+}
+
+/// What all leases begin with.
+pub(crate) fn leases() -> Vec<u8> {
+    vec![LEASE]
+}
+
+pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
+    let [LEASE, number @ ..] = key else { return Err(broken("key of a lease")) };
+    number.try_into().map(u64::from_be_bytes).map_err(|_| broken("key of a lease"))
+}
+
+pub(crate) fn storage_node(node: u64) -> Vec<u8> {
+    key(STORAGE_NODE, &[&node.to_be_bytes()])
+}
+
+/// What all storage nodes begin with.
+pub(crate) fn storage_nodes() -> Vec<u8> {
+    vec![STORAGE_NODE]
+}
+
+pub(crate) fn storage_node_of(key: &[u8]) -> io::Result<u64> {
+    let [STORAGE_NODE, node @ ..] = key else { return Err(broken("key of a storage node")) };
+    number_of(node)
+}
+
+pub(crate) fn placement(shard: ShardId) -> Vec<u8> {
+    key(PLACEMENT, &[&shard.group().to_be_bytes()])
+}
+
+/// What all placements begin with.
+pub(crate) fn placements() -> Vec<u8> {
+    vec![PLACEMENT]
+}
+
+pub(crate) fn placement_of(key: &[u8]) -> io::Result<ShardId> {
+    let [PLACEMENT, group @ ..] = key else { return Err(broken("key of a placement")) };
+    ShardId::from_group(number_of(group)?).ok_or_else(|| broken("shard in the key of a placement"))
+}
+
+/// Value of `LEASE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) kind: u8,
+    pub(crate) ttl_ms: u32,
+    pub(crate) ends: u64,
+    pub(crate) nonce: [u8; 16],
+    pub(crate) address: String,
+}
+
+impl Lease {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (ttl_ms, ends) = (self.ttl_ms.to_be_bytes(), self.ends.to_be_bytes());
+        [&[self.kind], ttl_ms.as_slice(), &ends, &self.nonce, self.address.as_bytes()].concat()
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        let parse = || {
+            let (kind, rest) = value.split_first()?;
+            let (ttl_ms, rest) = rest.split_first_chunk()?;
+            let (ends, rest) = rest.split_first_chunk()?;
+            let (nonce, rest) = rest.split_first_chunk()?;
+            let address = String::from_utf8(rest.to_vec()).ok()?;
+            let (ttl_ms, ends) = (u32::from_be_bytes(*ttl_ms), u64::from_be_bytes(*ends));
+            Some(Self { kind: *kind, ttl_ms, ends, nonce: *nonce, address })
+        };
+        parse().ok_or_else(|| broken("lease"))
+    }
+}

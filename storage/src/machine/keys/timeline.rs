@@ -1,0 +1,202 @@
+//! Keys and values of timeline shards.
+
+use std::io;
+
+use bytes::Bytes;
+use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
+
+use super::{
+    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, RECORD, RECORD_1, TIMELINE, broken, key, number_of,
+    numbers_of, numbers_value,
+};
+
+/// In the place of the shard's clock, this or more is a time since 1970: 2004 or later, and for a clock, 34 years.
+const SINCE_1970_MS: u64 = 1 << 40;
+
+pub(crate) fn timeline(timeline: &TimelineKey) -> Vec<u8> {
+    key(TIMELINE, &[&[kind_byte(timeline.kind())], timeline.owner.as_bytes()])
+}
+
+/// What all timelines begin with.
+pub(crate) fn timelines() -> Vec<u8> {
+    vec![TIMELINE]
+}
+
+/// What is greater than all timelines.
+pub(crate) fn after_timelines() -> Vec<u8> {
+    vec![TIMELINE + 1]
+}
+
+pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
+    let [TIMELINE, kind, owner @ ..] = key else { return Err(broken("key of a timeline")) };
+    let kind = match kind {
+        1 => Kind::Inbox,
+        2 => Kind::Group,
+        _ => return Err(broken("kind in the key of a timeline")),
+    };
+    let owner = String::from_utf8(owner.to_vec()).map_err(|_| broken("owner in the key of a timeline"))?;
+    Ok(TimelineKey { kind: kind.into(), owner })
+}
+
+fn kind_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Unspecified => 0,
+        Kind::Inbox => 1,
+        Kind::Group => 2,
+    }
+}
+
+pub(crate) fn record(number: u64, seq: u64) -> Vec<u8> {
+    numbered(RECORD, number, &seq.to_be_bytes())
+}
+
+pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
+    match key.split_last_chunk::<8>() {
+        Some(([first @ RECORD..DUPLICATE, number @ ..], seq)) if number.len() == usize::from(first - RECORD) + 1 => {
+            Ok(u64::from_be_bytes(*seq))
+        }
+        _ => Err(broken("key of a record")),
+    }
+}
+
+pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> Vec<u8> {
+    numbered(DUPLICATE, number, duplicate)
+}
+
+/// The key that format 2 has in the place of one of format 1; None if it is the same in both.
+pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
+    let [first @ (RECORD_1 | DUPLICATE_1), rest @ ..] = key else { return None };
+    let (number, rest) = rest.split_first_chunk()?;
+    let now = if *first == RECORD_1 { RECORD } else { DUPLICATE };
+    Some(numbered(now, u64::from_be_bytes(*number), rest))
+}
+
+/// What all keys of format 1 that are no longer written lie between.
+pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
+}
+
+/// What all records, duplicate keys and cursors of a timeline begin with.
+pub(crate) fn all_of(number: u64) -> [Vec<u8>; 3] {
+    [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, "")]
+}
+
+pub(crate) fn ended_sender(user: &[u8]) -> Vec<u8> {
+    key(ENDED_SENDER, &[user])
+}
+
+/// What all keys of senders that have ended lie between.
+pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![ENDED_SENDER]..=vec![ENDED_SENDER + 1]
+}
+
+pub(crate) fn ended_sender_of(key: &[u8]) -> io::Result<&[u8]> {
+    let [ENDED_SENDER, user @ ..] = key else { return Err(broken("key of a sender that has ended")) };
+    Ok(user)
+}
+
+pub(crate) fn garbage(number: u64) -> Vec<u8> {
+    key(GARBAGE, &[&number.to_be_bytes()])
+}
+
+/// What all keys of timelines that have ended lie between.
+pub(crate) fn all_garbage() -> std::ops::RangeInclusive<Vec<u8>> {
+    vec![GARBAGE]..=vec![GARBAGE + 1]
+}
+
+pub(crate) fn garbage_of(key: &[u8]) -> io::Result<u64> {
+    let [GARBAGE, number @ ..] = key else { return Err(broken("key of garbage")) };
+    number_of(number)
+}
+
+fn numbered(first: u8, number: u64, rest: &[u8]) -> Vec<u8> {
+    let bytes = number.to_be_bytes();
+    let skip = (number.leading_zeros() / 8).min(7) as usize;
+    key(first + (7 - skip) as u8, &[&bytes[skip..], rest])
+}
+
+pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
+    key(CURSOR, &[&number.to_be_bytes(), device.as_bytes()])
+}
+
+/// What all cursors begin with.
+pub(crate) fn cursors() -> Vec<u8> {
+    vec![CURSOR]
+}
+
+/// What is greater than all cursors, and less than the key after them, which is one byte.
+pub(crate) fn after_cursors() -> Vec<u8> {
+    key(CURSOR, &[&[0xff; 9]])
+}
+
+/// Number and device.
+pub(crate) fn cursor_of(key: &[u8]) -> io::Result<(u64, &str)> {
+    let [CURSOR, rest @ ..] = key else { return Err(broken("key of a cursor")) };
+    let (number, device) = rest.split_first_chunk().ok_or_else(|| broken("key of a cursor"))?;
+    let device = str::from_utf8(device).map_err(|_| broken("device in the key of a cursor"))?;
+    Ok((u64::from_be_bytes(*number), device))
+}
+
+/// Value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
+pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> Vec<u8> {
+    let mut value = numbers_value(numbers);
+    if incarnation != 0 {
+        value.extend_from_slice(&incarnation.to_be_bytes());
+    }
+    value
+}
+
+pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], u64)> {
+    match value.split_at_checked(32) {
+        Some((numbers, [])) => Ok((numbers_of(numbers)?, 0)),
+        Some((numbers, incarnation)) => Ok((numbers_of(numbers)?, number_of(incarnation)?)),
+        None => Err(broken("value of a timeline")),
+    }
+}
+
+/// Value of `CURSOR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) seq: u64,
+    /// By the shard's clock.
+    pub(crate) moved_ms: u64,
+}
+
+impl Cursor {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        numbers_value([self.seq, self.moved_ms])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        if value.len() == 8 {
+            return Ok(Self { seq: number_of(value)?, moved_ms: 0 });
+        }
+        let [seq, moved_ms] = numbers_of(value)?;
+        Ok(Self { seq, moved_ms })
+    }
+}
+
+/// Value of `RECORD`.
+pub(crate) struct Stored<'a> {
+    /// The shard's clock when it was appended.
+    pub(crate) clock_ms: u64,
+    pub(crate) duplicate: [u8; 16],
+    pub(crate) envelope: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        [&self.clock_ms.to_be_bytes(), self.duplicate.as_slice(), self.envelope].concat()
+    }
+
+    pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
+        let (clock_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
+        let clock_ms = Some(u64::from_be_bytes(*clock_ms)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
+        let (duplicate, envelope) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
+        Ok(Self { clock_ms, duplicate: *duplicate, envelope })
+    }
+
+    pub(crate) fn envelope(&self) -> Bytes {
+        Bytes::copy_from_slice(self.envelope)
+    }
+}
