@@ -144,7 +144,7 @@ pub struct MessageId(u128);
 impl MessageId {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-    /// Of the message with this key that was taken at `time_ms`. Who repeats both gets the same.
+    /// The id of the message with this key that was taken at `time_ms`. The same arguments give the same id.
     pub fn of(time_ms: u64, key: DuplicateKey) -> Self {
         Self((u128::from(time_ms) << 80) | (u128::from_be_bytes(key.0) >> 48))
     }

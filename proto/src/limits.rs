@@ -29,7 +29,7 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 pub const ENTRY_COMMANDS: usize = 64;
 /// Bytes after which a Raft entry is closed.
 pub const ENTRY_BYTES: usize = 64 * 1024;
-/// Heads that one read of the store is asked for.
+/// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
-/// Body of a signal, of a directed request and of its answer.
+/// Most bytes in the body of a signal, a directed request or its answer.
 pub const MAX_SIGNAL_BYTES: usize = 16 * 1024;

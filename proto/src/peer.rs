@@ -99,7 +99,7 @@ impl PeerSecurity {
         Self { nearby: Some(Nearby::default()), services: Some(Services::default()), ..self }
     }
 
-    /// Has it a token by which it knows callers of this tier?
+    /// True if callers of this tier can be told by a token.
     pub fn knows(&self, tier: Tier) -> bool {
         self.tokens.load().has(tier)
     }
@@ -137,8 +137,9 @@ impl PeerSecurity {
         })
     }
 
-    /// From now on nodes of this process open streams of messages to this one without a connection: `listener` and
-    /// `advertised` as for [`PeerSecurity::incoming`], `open` as the service of gRPC that does the same. None: no other node is in this process.
+    /// Lets nodes of this process open streams without a connection. `listener` and `advertised` as for
+    /// [`PeerSecurity::incoming`], `open` as the service of gRPC that does the same. `None` if there is no other node in this
+    /// process.
     pub fn serve_near<A: 'static, B: 'static>(
         &self,
         listener: &TcpListener,
@@ -150,7 +151,7 @@ impl PeerSecurity {
         Some(self.services.as_ref()?.serve(bound.into_iter().chain([advertised.to_owned()]), allowed, open))
     }
 
-    /// The node of this process that takes such streams there; None: there is none, it is to be called.
+    /// The node of this process at this address; `None` if it has to be called over the network.
     pub fn near<A: 'static, B: 'static>(&self, address: &str) -> Option<Near<A, B>> {
         self.services.as_ref()?.find(address, self.tier)
     }

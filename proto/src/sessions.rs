@@ -38,7 +38,7 @@ pub fn told(why: Why) -> &'static str {
     }
 }
 
-/// The same for a session that does not begin: a token of a name that was made again may be of the owner before.
+/// The text for a refused sign-in. A token of a name that was made again may be of the owner before.
 pub fn told_of(account: &Account, session: &Session, why: Why) -> &'static str {
     let is_revoked_itself = account.revoked.iter().any(|token| token.id == session.token_id);
     if why == Why::Token && account.remade && !is_revoked_itself {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::machine::ClusterRows;
 
-/// By node. Told by the rows of the cluster, and by the nodes themselves, who know it first. Cheap to clone.
+/// The address of each node, as the rows of the cluster or the node itself have told it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct AddressBook {
     known: Arc<watch::Sender<HashMap<u64, Arc<str>>>>,
@@ -27,7 +27,7 @@ impl AddressBook {
         self.known.borrow().get(&node).cloned()
     }
 
-    /// A node has told it itself. Empty: it is not known.
+    /// Takes the address that the node itself has told. An empty one is ignored.
     pub(crate) fn learn(&self, node: u64, address: &str) {
         if address.is_empty() {
             return;
@@ -41,14 +41,14 @@ impl AddressBook {
         });
     }
 
-    /// Somebody had it at some time: better than none.
+    /// Takes an address that may be old, if none is known.
     pub(crate) fn suppose(&self, node: u64, address: &str) {
         if self.of(node).is_none() {
             self.learn(node, address);
         }
     }
 
-    /// The rows as they are now. One that has not changed does not take the place of what a node has told since.
+    /// Takes the addresses that have changed in the rows since the last call.
     pub(crate) fn follow(&self, cluster: &ClusterRows) {
         let mut rows = self.rows.lock();
         for node in cluster.nodes() {

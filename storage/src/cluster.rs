@@ -33,9 +33,9 @@ pub(crate) struct Cluster {
     pub(crate) hosted: Arc<Hosted>,
     pub(crate) book: AddressBook,
     pub(crate) registry: tokio::sync::watch::Receiver<RegistryState>,
-    /// Stands for the rows of the cluster as long as the registry has none.
+    /// Used in place of the rows until the registry has them.
     pub(crate) implied: ClusterRows,
-    /// The cluster has rows, whether this node has them already or not: after a crash they are read from the log again.
+    /// True if the identity file says that the cluster has rows, even if this node has not read them yet.
     pub(crate) is_founded: bool,
     pub(crate) space: Space,
 }
@@ -50,7 +50,7 @@ impl Hosted {
         self.0.load_full()
     }
 
-    /// The same for a moment, without counting.
+    /// The same as a short borrow, without a reference count.
     pub(crate) fn now(&self) -> Guard<Arc<Shards>> {
         self.0.load()
     }
@@ -86,7 +86,7 @@ impl Cluster {
         rows(&self.registry.borrow(), &self.implied)
     }
 
-    /// Of the registry, as far as this node has it.
+    /// The registry version that this node has applied.
     pub(crate) fn view_version(&self) -> u64 {
         self.registry.borrow().version
     }

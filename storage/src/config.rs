@@ -43,10 +43,9 @@ pub struct StorageConfig {
     pub timeline_memtables_bytes: u64,
     /// Memory for the newest entries of each shard's log.
     pub log_cache_bytes: u64,
-    /// Size of the log of all shards on disk. Each shard has an equal part: a quarter of it may come before a snapshot is
-    /// made, a quarter stays behind the snapshot, so that a node that was away catches up by it, and half is what has not
-    /// been given back to the disk yet. Only the log of a shard whose last snapshot is larger than that quarter grows by as
-    /// much before the next one is made.
+    /// Size of the log of all shards on disk. The log of each shard has an equal part of it. A snapshot is made after a quarter
+    /// of that part, or after as many bytes as the last snapshot has, if that is more. A quarter stays behind the snapshot for
+    /// nodes that were away. Half is room for files that are not given back yet.
     pub log_bytes: u64,
 }
 

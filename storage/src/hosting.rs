@@ -59,7 +59,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// What the registry says, if this is its replica.
+    /// The registry's state, if this replica is of the registry's shard.
     pub(crate) fn registry(&self) -> Option<watch::Receiver<RegistryState>> {
         match &self.reader {
             Reader::Directory(reader) if self.shard == ShardId::REGISTRY => Some(reader.registry()),
@@ -67,7 +67,7 @@ impl Opened {
         }
     }
 
-    /// Somebody, or itself, may have had its vote.
+    /// True if this replica may have voted.
     pub(crate) fn has_voted(&self) -> bool {
         self.log.vote().is_some()
     }
@@ -258,8 +258,8 @@ impl Hosting {
     }
 }
 
-/// The shards of which this node has a replica when it starts, with the id of each, as its disk says. `founder`: the id of
-/// those of which that says nothing yet, as long as the cluster has no rows; 0 after that. Blocking.
+/// The replicas that this node opens at its start, as its disk says. `founder`: the id used for a shard of which the disk says
+/// nothing (0: none). Blocking.
 pub(crate) fn at_start(
     log: &Log,
     founder: u64,
@@ -275,7 +275,7 @@ pub(crate) fn at_start(
     Ok(found)
 }
 
-/// Between what is here and what is wanted: the replica that the placement names for this node, if it names one.
+/// The steps from the replica that is here to the wanted one.
 fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> Vec<Step> {
     let mut steps = Vec::new();
     if !state.cluster.is_founded() {

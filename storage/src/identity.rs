@@ -1,8 +1,8 @@
 //! Who this node is: the file `identity` beside its data.
 //!
 //! Layout: the line `carillon storage identity`, then length (u32 little endian), CRC-32 (u32 little endian) and bytes
-//! of an encoded `carillon.raft.v1.Identity`. Its format is the lowest that a release must know to be right about it: 3
-//! once the cluster has a level, 2 while `put_back` is set, otherwise 1.
+//! of an encoded `carillon.raft.v1.Identity`. Its format is the oldest format whose releases understand the file: 3 once the
+//! cluster has a level, 2 while `put_back` is set, otherwise 1.
 
 use std::{
     fs::{self, File, Permissions},
@@ -78,7 +78,7 @@ impl DataDir {
         }
     }
 
-    /// A node runs from now on. Was the one before killed, or cut off from power, while it ran?
+    /// Marks that a node runs. True if the node before was killed or lost power.
     pub(crate) fn runs(&self) -> bool {
         let killed = self.lock.metadata().is_ok_and(|meta| meta.len() > 0);
         // Only a line of the log depends on it, and the disk may be full.
@@ -124,7 +124,7 @@ impl DataDir {
         }
     }
 
-    /// On disk when it returns, as a whole or not at all. As it was written, with its format.
+    /// Writes the whole file, or nothing of it; on disk when it returns. Returns the identity as written, with its format.
     pub(crate) fn write(&self, identity: &Identity) -> Result<Identity, IdentityError> {
         let identity = Identity { format: format_of(identity), reads_level: 0, ..identity.clone() };
         let encoded = identity.encode_to_vec();

@@ -31,7 +31,7 @@ const LEADS: Duration = Duration::from_secs(1);
 /// The leases as the leader of the registry sees them.
 #[derive(Default)]
 pub(crate) struct Leases {
-    /// Held while words are on their way to the shard: whoever renews meanwhile hears what came of them.
+    /// Locked while commands are on their way, so that a renewal sees their result.
     watch: Mutex<Watch>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn run(cluster: Arc<crate::cluster::Serving>, leases: Arc<Lease
     }
 }
 
-/// The words travel together, in this order.
+/// The commands travel together, in this order.
 async fn tell(shard: &Shard, words: &Words) {
     let renew = |lease: &u64| Op::RenewLease(RenewLease { lease: *lease });
     let advance = Op::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms: words.elapsed_ms });
@@ -91,10 +91,11 @@ async fn tell(shard: &Shard, words: &Words) {
     }
 }
 
-/// What is to be told. No lease that was heard ends by it.
+/// Commands for the shard. They end no lease whose holder was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Words {
-    /// Renewed before the clock goes on, so that they do not end, and after it, so that they have their whole length.
+    /// Leases renewed before the clock advances, so that they do not end, and again after it, so that they have their whole
+    /// length.
     before: Vec<u64>,
     elapsed_ms: u32,
     after: Vec<u64>,
@@ -104,7 +105,7 @@ struct Words {
 struct Watch {
     /// The last look; None: this node does not lead.
     looked: Option<Instant>,
-    /// The moment at which the shard's clock stands.
+    /// The instant up to which the shard's clock has counted.
     counted: Option<Instant>,
     leases: BTreeMap<u64, Seen>,
     /// Somebody was overdue at the last look.
@@ -115,7 +116,7 @@ struct Seen {
     ttl: Duration,
     /// When it was renewed, or seen for the first time.
     at: Instant,
-    /// The shard does not know of it.
+    /// The shard has not been told of this renewal.
     untold: bool,
 }
 
@@ -127,7 +128,7 @@ impl Seen {
 }
 
 impl Watch {
-    /// False if there is no such lease, as far as is known.
+    /// Notes a renewal. False if no such lease is known.
     fn renew(&mut self, lease: u64, now: Instant) -> bool {
         let Some(seen) = self.leases.get_mut(&lease) else { return false };
         (seen.at, seen.untold) = (now, true);

@@ -6,10 +6,12 @@
 //! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
 //! addresses.rs, members.rs    where the nodes are, and what this one tells of itself
 //! hosting.rs, reconcile.rs    replicas are opened, closed and made members as the registry says; levels are raised
-//! maintenance.rs, sweep.rs    what is done now and then
+//! maintenance.rs, sweep.rs    what is removed
+//! shard_clock.rs    how time passes for a shard
+//! log_upkeep.rs     snapshots, purges, files given back
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
+//! carrier.rs   commands of storage nodes for the registry
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
-//! shard_clock.rs, maintenance.rs   how time passes for a shard, and what is removed and given back
 //! space.rs     how full the disk is
 //! put_back.rs  a data folder that was put back from a copy
 //! shard/       queues of writes and reads of one shard

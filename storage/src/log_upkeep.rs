@@ -12,17 +12,17 @@ use crate::{
     shard::Shard,
 };
 
-/// How late what follows from growth may be.
+/// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Growth is known to some KiB.
+/// Smallest growth that is acted on, as growth is known only to some KiB.
 const LEAST: u64 = 16 << 10;
 
 /// What each shard may have in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limits {
-    /// Since its last snapshot, if that is not larger.
+    /// Bytes since its last snapshot, if that snapshot is smaller.
     grown: u64,
-    /// Up to its last snapshot.
+    /// Bytes kept before the end of its last snapshot.
     kept: u64,
 }
 
@@ -39,7 +39,7 @@ impl Limits {
     }
 }
 
-/// As long as the node runs. `log_bytes`: of all shards together.
+/// Runs as long as the node. `log_bytes` is for all shards together.
 pub(crate) async fn run(serving: Arc<Serving>, log: Arc<Log>, log_bytes: u64) {
     let Some(cluster) = serving.get() else { return };
     let mut snapshots: HashMap<ShardId, LastSnapshot> = HashMap::new();
@@ -83,7 +83,7 @@ async fn snapshot_bytes(shard: &Shard) -> u64 {
     }
 }
 
-/// Not before half of it is of no use: to give a file back, the engine may have to write elsewhere what is of use in it.
+/// Gives files back when at least half of the log is of no use. The engine may have to copy what is still of use.
 async fn give_back(cluster: &Cluster, log: &Arc<Log>, log_bytes: u64) {
     let used = log.used_bytes() as u64;
     metrics::gauge!(names::LOG_BYTES).set(used as f64);

@@ -1,5 +1,4 @@
-//! What this node tells of itself: where it is reached and which level its program reads, to the other nodes and to the
-//! registry.
+//! Tells the other nodes and the registry this node's address and the level that its program reads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +8,10 @@ use tokio::time::{sleep, timeout};
 use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome};
 
 const PAUSE: Duration = Duration::from_millis(300);
-/// A node that is away is told again after this time. It may come back where this node does not know it, and then tells
-/// this node by itself.
+/// Pause before a node that did not answer is told again. A node that comes back where this node does not know it tells this
+/// node by itself.
 const AWAY: Duration = Duration::from_secs(5);
-/// Between looks when all have been met: another one may become a member.
+/// Pause when all nodes have been told: another one may become a member.
 const MET: Duration = Duration::from_secs(60);
 
 /// Tells the other nodes, until each has been met since this process began.
@@ -40,8 +39,7 @@ pub(crate) async fn announce(serving: Arc<Serving>, bootstrap: Bootstrap) {
     }
 }
 
-/// Keeps this node's row as this node is, the book of addresses as the rows say, and in the identity file what a start
-/// without them needs.
+/// Keeps three things up to date: this node's row, the address book, the identity file.
 pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Carrier) {
     let Some(cluster) = serving.get() else { return };
     let mut registry = cluster.registry.clone();

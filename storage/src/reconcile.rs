@@ -1,5 +1,5 @@
-//! What the leaders of shards do so that the cluster comes to what its rows say: it is founded, levels rise, and replicas
-//! become members and leave. Each step may be repeated, by whoever leads then.
+//! Work of shard leaders that brings the cluster to what its rows say: it is founded, levels rise, and replicas become members
+//! and leave. Each step may be repeated, by whoever leads then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,8 +27,8 @@ use crate::{
     shard::{Reader, Shard},
 };
 
-/// Between two looks while there is something to do, and while there is not: then a change of the registry is seen at once,
-/// and a new leader after this time.
+/// Pause between two looks, with work left and without. A change of the registry is seen at once, and a new leader after this
+/// time.
 const BUSY: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(2);
 /// What takes longer, in one shard, is looked at again: the other shards have their turn.
@@ -120,9 +120,9 @@ enum Next {
     AddLearner(u64),
     RemoveLearners(BTreeSet<u64>),
     SetVoters(BTreeSet<u64>),
-    /// It is to leave itself: another one does the rest.
+    /// The leader itself is to leave: it hands over first.
     HandOver(u64),
-    /// These are members no longer.
+    /// Replicas that are no members any more.
     Forget(Vec<u64>),
 }
 
@@ -165,7 +165,7 @@ fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
     }
 }
 
-/// True if there is more to do.
+/// Does one step. True if there may be another.
 async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -> Result<bool, String> {
     if !cluster.registry.borrow().cluster.is_founded() {
         return Ok(false);

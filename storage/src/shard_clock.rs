@@ -70,7 +70,7 @@ async fn advance(shard: &Shard, elapsed_ms: u32) {
 /// Counts only the time in which this node led, without a gap.
 struct LeaderClock {
     last: Option<Instant>,
-    /// So much counts between two ticks.
+    /// The most that counts between two ticks.
     most: Duration,
 }
 

@@ -167,13 +167,13 @@ impl Storage {
         });
     }
 
-    /// Makes a cluster of the storage nodes that the configuration names, or of this one alone, once: whoever has made one
-    /// is told so. It needs `run`.
+    /// Makes a cluster of the storage nodes that the configuration names, or of this one alone. Fails if one was made. It needs
+    /// `run`.
     pub async fn found(&self) -> Result<(), FoundError> {
         self.node.bootstrap.found(Vec::new()).await.map(drop)
     }
 
-    /// The same of this one alone, if its disk is empty: for a process that is a service of its own.
+    /// Makes a cluster of this node alone, if its disk is empty: for a process that is a service of its own.
     pub fn found_alone(&self, tasks: &Tasks) {
         let (bootstrap, failing) = (self.node.bootstrap.clone(), tasks.clone());
         if bootstrap.assigned().is_none() {
@@ -308,7 +308,7 @@ impl Node {
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
     }
 
-    /// From waiting for a place in a cluster to serving. What it returns stops the process.
+    /// From waiting for a place in a cluster to serving. An error stops the process.
     async fn start(self: Arc<Self>, tasks: &Tasks) -> Result<(), String> {
         let identity = self.bootstrap.settle(|why| self.not_ready(why)).await.map_err(|error| error.to_string())?;
         let cluster = identity.cluster.clone().unwrap_or_default();

@@ -55,7 +55,7 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
 /// while there is none: the rows of those who stay signed in cost nothing.
 #[derive(Default)]
 struct Search {
-    /// Where it goes on; empty: it begins, or has been through all.
+    /// Key at which the search goes on; empty at its begin and end.
     after: Vec<u8>,
     /// The version of the registry with which it began.
     version: u64,
@@ -64,7 +64,7 @@ struct Search {
 }
 
 impl Search {
-    /// False if there is nothing to be found.
+    /// Starts or continues the search. False if there is nothing to find.
     fn begins(&mut self, version: u64, now: Instant) -> bool {
         if self.after.is_empty() {
             if self.version == version && self.done.is_some_and(|done| now < done + LOOK_AGAIN) {

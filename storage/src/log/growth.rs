@@ -1,13 +1,13 @@
-//! How many bytes of a shard's log lie between which of its entries, to some KiB.
+//! Counts the bytes between entries of a shard's log, exact to some KiB.
 
 use std::collections::VecDeque;
 
-/// Bytes between two marks. What lies between is not told apart.
+/// Bytes between two marks; positions between them are not known.
 const GRAIN: u64 = 4 * 1024;
 /// A purge of less than this part of what is kept is not worth its while.
 const WORTH: u64 = 8;
 
-/// Bounded by the bytes of the log that is kept, some 4 for each KiB.
+/// Memory: 16 bytes for each 4 KiB of log.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
     /// Bytes of all entries that this process has seen.
@@ -27,7 +27,7 @@ impl Growth {
         }
     }
 
-    /// From `next` on there is nothing any more.
+    /// Entries from `next` on are removed.
     pub(super) fn truncate(&mut self, next: u64) {
         while self.marks.back().is_some_and(|(index, _)| *index >= next) {
             self.marks.pop_back();

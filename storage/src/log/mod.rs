@@ -66,7 +66,7 @@ pub(crate) struct LogOptions {
 /// Which replica of a shard is on this node's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Here {
-    /// 0: none, or one that is being deleted.
+    /// Id of the replica; 0 if there is none, or it is being deleted.
     pub(crate) replica: u64,
     /// The highest id of those that were deleted: none up to it comes back, as its votes are gone.
     pub(crate) gone: u64,
@@ -120,7 +120,7 @@ impl Log {
         ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
     }
 
-    /// None: nothing was ever said of this shard. Blocking.
+    /// The replica of this shard; `None` if the disk says nothing of it. Blocking.
     pub(crate) fn replica(&self, shard: ShardId) -> io::Result<Option<Here>> {
         let Some(value) = self.engine.get(shard.group(), REPLICA) else { return Ok(None) };
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "id of a replica in the raft log is no number");
@@ -134,8 +134,8 @@ impl Log {
         self.write_replica(shard, here, false).await
     }
 
-    /// Removes all that the log has of this shard but this. On disk when it returns. No handle to the shard's log may be
-    /// used after it.
+    /// Removes everything of the shard from the log, except `here`. On disk when it returns. No handle to the shard's log may
+    /// be used after it.
     pub(crate) async fn forget_shard(&self, shard: ShardId, here: Here) -> io::Result<()> {
         self.write_replica(shard, here, true).await
     }

@@ -38,7 +38,7 @@ pub(crate) enum NoChange {
 }
 
 impl ClusterRows {
-    /// What stands for the rows of a cluster that has none yet: these members, and a replica of each shard on each.
+    /// Rows for a cluster without any: these members, and a replica of each shard on each.
     pub(crate) fn founded(members: Vec<StorageNode>, map: ShardMap) -> Self {
         let nodes: BTreeMap<u64, StorageNode> = members.into_iter().map(|member| (member.node, member)).collect();
         let replicas = nodes.keys().map(|node| Replica { id: *node, node: *node, leaving: false });
@@ -113,7 +113,7 @@ impl ClusterRows {
         Ok(true)
     }
 
-    /// False: it is so already.
+    /// Returns false if nothing changes.
     pub(super) fn set_node(&mut self, node: &StorageNode, changes: &mut Changes) -> Result<bool, NoChange> {
         let known = self.nodes.get(&node.node).filter(|known| known.disk == node.disk);
         let known = known.ok_or_else(|| {
@@ -161,7 +161,7 @@ impl ClusterRows {
         })
     }
 
-    /// False: it is leaving already, or has gone.
+    /// Returns false if the replica is leaving or gone already.
     pub(super) fn remove(&mut self, shard: ShardId, id: u64, changes: &mut Changes) -> Result<bool, NoChange> {
         if shard == ShardId::REGISTRY {
             return Err(NoChange::Refused(format!("{shard} holds the registry and stays on all nodes")));
@@ -182,7 +182,7 @@ impl ClusterRows {
         })
     }
 
-    /// False: it has gone already.
+    /// Returns false if the replica is gone already.
     pub(super) fn forget(&mut self, shard: ShardId, id: u64, changes: &mut Changes) -> Result<bool, NoChange> {
         self.change(shard, changes, |placement| {
             let before = placement.replicas.len();

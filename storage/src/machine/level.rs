@@ -1,4 +1,4 @@
-//! By which level the commands of a shard are read. See docs/adr/0012-levels.md.
+//! The level by which the commands of a shard are read. See docs/adr/0012-levels.md.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use prost::Message;
 use super::keys;
 use crate::engine::Changes;
 
-/// The level of a shard as far as it is applied, for whoever proposes.
+/// The level that a shard has applied, for those who propose commands.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ShardLevel(Arc<AtomicU32>);
 
@@ -32,7 +32,7 @@ impl ShardLevel {
     }
 }
 
-/// How a machine reads: by the level at the command's place in the log, and no further than its program can.
+/// The shard's level at the command's place in the log, and the highest level that the program knows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) level: Level,
@@ -41,7 +41,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The value of `LEVEL`.
+    /// Reads the value of `LEVEL`.
     pub(super) fn load(value: Option<&[u8]>, known: Level) -> io::Result<Self> {
         let level = value.map_or(Ok(Level::BEFORE), keys::level_of)?;
         if level > known {
@@ -50,7 +50,7 @@ impl Reading {
         Ok(Self { level, known })
     }
 
-    /// A command of the log, whose bytes hold nothing that this program does not know.
+    /// Decodes a command. Fails if it has a field that this program does not know.
     pub(super) fn decode<M: Message + Default>(self, bytes: Bytes) -> io::Result<M> {
         let length = bytes.len();
         let command = M::decode(bytes).map_err(|error| unreadable(&format!("a command is damaged: {error}")))?;
@@ -61,7 +61,7 @@ impl Reading {
         Ok(command)
     }
 
-    /// May a command that needs this level stand here?
+    /// Fails if a command that needs this level must not stand here.
     pub(super) fn check(self, needs: Level) -> io::Result<()> {
         if needs <= self.level {
             return Ok(());
@@ -69,7 +69,7 @@ impl Reading {
         Err(unreadable(&format!("a command of level {needs} stands where the shard is at level {}", self.level)))
     }
 
-    /// True if it is another level than before.
+    /// Sets the level. True if it has changed.
     pub(super) fn set(&mut self, op: &SetLevel, changes: &mut Changes) -> io::Result<bool> {
         let level = Level(op.level);
         if level > self.known {
@@ -84,7 +84,7 @@ impl Reading {
     }
 }
 
-/// What a shard must be at before it takes such a command.
+/// The lowest level of a shard that takes this command.
 pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     match op {
         DirectoryOp::PutAccount(_)
@@ -109,7 +109,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     }
 }
 
-/// The same of a timeline shard.
+/// The lowest level of a timeline shard that takes this command.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
         // Programs of before levels ignore these fields.
@@ -136,7 +136,7 @@ fn too_new(level: Level, known: Level) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Whoever gets it from a machine stops the process: going on would make this replica another one than the others.
+/// The error that stops the process: a replica that went on would differ from the others.
 fn unreadable(what: &str) -> io::Error {
     let why = format!(
         "{what}: run the release that wrote it, or a newer one. This replica stops before it differs from the others"

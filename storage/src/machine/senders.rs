@@ -1,16 +1,15 @@
-//! Whose sessions are over: what these send gets into no timeline of the shard. See docs/adr/0007-incarnations.md.
+//! Users whose older sessions are over: appends of those sessions are rejected. See docs/adr/0007-incarnations.md.
 
 use std::{collections::HashMap, io};
 
 use super::keys;
 use crate::engine::{Changes, fjall::TimelineShard};
 
-/// For so long, by the shard's clock, it is known that a session is over. Whatever it has sent is refused by its deadline
-/// before that, and its gateway has lost its lease or has heard of the end.
+/// How long an entry is kept, by the shard's clock: longer than any send's deadline and any lease.
 pub(super) const KEPT_MS: u64 = 24 * 3600 * 1000;
 
-/// All of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions were ended in
-/// the last day.
+/// All entries of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions were ended
+/// in the last day.
 #[derive(Default)]
 pub(super) struct EndedSenders(HashMap<Vec<u8>, Ended>);
 
@@ -33,7 +32,7 @@ impl EndedSenders {
         Ok(Self(senders))
     }
 
-    /// Is what a session of this generation sends refused?
+    /// True if appends of a session of this generation are rejected.
     pub(super) fn has_ended(&self, sender: &[u8], generation: u64) -> bool {
         self.0.get(sender).is_some_and(|ended| generation < ended.generation)
     }

@@ -228,7 +228,7 @@ impl Group {
         }
     }
 
-    /// A leader has sent something, and this replica follows it.
+    /// Notes that the leader was heard.
     pub(super) fn heard(&self) {
         self.heard_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -357,7 +357,7 @@ impl Group {
         }
     }
 
-    /// It takes part in nothing any more, and nothing of its machine is left. False if that took too long.
+    /// Stops the group and waits until its machine is dropped. False if that takes longer than `longest`.
     pub(crate) async fn close(&self, longest: Duration) -> bool {
         self.closed.store(true, Ordering::SeqCst);
         let mut machine_alive = self.machine_alive.clone();
@@ -369,7 +369,7 @@ impl Group {
         tokio::time::timeout(longest, ended).await.is_ok()
     }
 
-    /// What is read of it from now on may be what is left of a replica that is being deleted.
+    /// True after `close`: reads may then see a half deleted replica.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
@@ -423,9 +423,9 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         election_timeout_min: config.election_min_ms,
         election_timeout_max: config.election_max_ms,
         max_payload_entries: 1024,
-        // Snapshots are asked for by `crate::maintenance`, which also looks at their size.
+        // Snapshots are asked for by `crate::log_upkeep`, which also looks at their size.
         snapshot_policy: SnapshotPolicy::Never,
-        // So is the log purged, which goes by its bytes, too.
+        // Purges are asked for by it, too, as it also looks at the bytes of the log.
         max_in_snapshot_log_to_keep: u64::MAX,
         // A full one makes the sender wait, down to the shard's own queue, which refuses.
         api_channel_size: Some(4096),

@@ -73,7 +73,7 @@ pub(crate) struct Link {
     calls: mpsc::Sender<Call>,
 }
 
-/// From which replica of a group to which.
+/// The group, the sending replica and the receiving replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) group: u64,
@@ -103,7 +103,7 @@ impl Links {
         &self.inner.book
     }
 
-    /// To wherever this node is.
+    /// The link to this node, at whatever address it has.
     pub(crate) fn to(&self, node: u64) -> Link {
         self.inner.links.lock().entry(node).or_insert_with(|| self.start(node)).clone()
     }

@@ -50,7 +50,7 @@ pub(crate) struct Network {
     own: u64,
 }
 
-/// From one replica to another.
+/// Client of one replica for one other replica.
 #[derive(Clone)]
 pub(crate) struct Peer {
     links: Links,

@@ -31,12 +31,12 @@ pub(super) enum Role {
     Seeks,
 }
 
-/// What it needs.
+/// The need of a group at this beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Rest,
     Heartbeat,
-    /// To look at its clock itself, often.
+    /// The group has to check its own election timer.
     Ticks,
 }
 
@@ -49,7 +49,7 @@ fn need(role: Role, patience: Duration) -> Need {
     }
 }
 
-/// As long as the node runs.
+/// Runs as long as the node. `every`: the heartbeat interval.
 pub(crate) async fn beat(serving: Arc<Serving>, every: Duration) {
     let Some(cluster) = serving.get() else { return };
     // With one interval more it is less than what an election waits for, which is four at least.

@@ -67,7 +67,7 @@ impl RaftService {
 }
 
 impl Serving {
-    /// The replica `to` of the group, and no other one: one that was here before has taken its votes with it.
+    /// The group's replica with this id. An earlier replica of this node has another id, and its votes are gone.
     fn group(&self, group: u64, to: u64) -> Result<Arc<Group>, String> {
         let shard = ShardId::from_group(group).and_then(|shard| self.hosted.get(shard));
         let shard = shard.ok_or_else(|| format!("this node has no replica of group {group}"))?;

@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 use crate::machine::Outcome;
 
-/// Where a replica is. What openraft calls a node is a replica of the shard here, and its node id the replica's.
+/// The place of a replica. openraft's node is a replica here; its node id is the replica's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Host {
     /// The storage node; 0: the one with the replica's number, as it was before replicas had ids.
     pub(crate) node: u64,
-    /// Where that was reached when the replica was placed: used while nothing newer is known.
+    /// Address of that node when the replica was placed; used while no newer one is known.
     pub(crate) address: String,
 }
 

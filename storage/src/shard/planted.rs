@@ -7,7 +7,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 /// A field that this program's commands do not have.
 const FIELD: u32 = 2000;
 
-/// In a shard of a later level, a command has a field that came with it.
+/// Adds an unknown field to a command if the shard's level is above this program's.
 pub(super) fn as_a_later_program(command: Bytes, level: Level) -> Bytes {
     if level <= Level::OF_PROGRAM {
         return command;

@@ -95,7 +95,7 @@ impl SnapshotDir {
         SnapshotFile::open(&self.path())
     }
 
-    /// Removes the last one, with its replica. On disk when it returns.
+    /// Removes the snapshot file of a deleted replica. On disk when it returns.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let mut last = self.last.lock();
         match fs::remove_file(self.path()) {

@@ -145,7 +145,7 @@ impl Cluster {
         panic!("nobody answers for {shard}: {last:?}");
     }
 
-    /// What those say who lead this shard.
+    /// The answers of all nodes that say they lead this shard.
     pub(crate) async fn leads(&self, shard: ShardId) -> Vec<Led> {
         let mut found = Vec::new();
         for node in self.nodes.iter().filter(|node| node.is_running()) {
@@ -193,7 +193,7 @@ impl Node {
         Storage::open(self.config.clone(), security()).await
     }
 
-    /// From the next start on its program reads this level.
+    /// Sets the level that its program reads from the next start on.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn knows(&mut self, level: Level) {
         self.level = Some(level);
