@@ -67,6 +67,7 @@ pub(crate) struct PeerIncoming {
 struct Listening {
     addresses: Vec<String>,
     nearby: Nearby,
+    sender: mpsc::Sender<DuplexStream>,
     queue: mpsc::Receiver<DuplexStream>,
 }
 
@@ -80,7 +81,7 @@ impl Nearby {
     fn listen(&self, addresses: Vec<String>) -> Listening {
         let (sender, queue) = mpsc::channel(BACKLOG);
         self.listeners.lock().extend(addresses.iter().map(|address| (address.clone(), sender.clone())));
-        Listening { addresses, nearby: self.clone(), queue }
+        Listening { addresses, nearby: self.clone(), sender, queue }
     }
 }
 
@@ -88,7 +89,10 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut listeners = self.nearby.listeners.lock();
         for address in &self.addresses {
-            listeners.remove(address);
+            // A listener that has taken over the address meanwhile stays.
+            if listeners.get(address).is_some_and(|known| known.same_channel(&self.sender)) {
+                listeners.remove(address);
+            }
         }
     }
 }
@@ -224,6 +228,17 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_ends_leaves_its_address_to_the_one_that_has_taken_it_over() {
+        let nearby = Nearby::default();
+        let before = nearby.listen(vec!["a:1".to_owned()]);
+        let after = nearby.listen(vec!["a:1".to_owned()]);
+        drop(before);
+        assert!(nearby.connect("a:1").is_some());
+        drop(after);
+        assert!(nearby.connect("a:1").is_none());
+    }
 
     #[tokio::test]
     async fn a_node_of_this_process_is_reached_without_a_socket_and_one_that_has_gone_is_not() {

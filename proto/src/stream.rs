@@ -13,10 +13,10 @@ use tonic::{Status, Streaming};
 
 use crate::peer::Tier;
 
-/// What a node says on a stream.
+/// The messages that a node sends on a stream.
 pub type Messages<T> = BoxStream<'static, Result<T, Status>>;
 
-/// What the other side says.
+/// The messages that a node receives on a stream.
 pub struct Incoming<T>(Way<T>);
 
 enum Way<T> {
@@ -25,7 +25,7 @@ enum Way<T> {
     Near(Messages<T>),
 }
 
-/// Those of this process who take streams, by address and by the kinds of messages.
+/// The services of this process that take streams, by address and message types.
 #[derive(Clone, Default)]
 pub(crate) struct Services(Table);
 
@@ -40,21 +40,22 @@ struct Service<A, B> {
 
 type Open<A, B> = dyn Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync;
 
-/// A node of this process. Opened once.
+/// A node of this process that takes streams. One value opens one stream.
 pub struct Near<A, B> {
     service: Arc<Service<A, B>>,
     caller: Tier,
 }
 
-/// Until it is dropped, streams are taken.
+/// Keeps a service registered. Dropping it removes the service.
 #[must_use]
 pub struct Serving {
     keys: Vec<Key>,
+    service: Arc<dyn Any + Send + Sync>,
     services: Table,
 }
 
 impl<T> Incoming<T> {
-    /// None: it has said all. Cancel-safe.
+    /// The next message. `None`: the other side has ended its half. Cancel-safe.
     pub async fn message(&mut self) -> Result<Option<T>, Status> {
         match &mut self.0 {
             Way::Wire(messages) => messages.message().await,
@@ -79,7 +80,7 @@ impl Services {
         let service: Arc<dyn Any + Send + Sync> = Arc::new(Service { allowed, open: Box::new(open) });
         let keys: Vec<Key> = addresses.into_iter().map(|address| key::<A, B>(&address)).collect();
         self.0.lock().extend(keys.iter().map(|key| (key.clone(), Arc::clone(&service))));
-        Serving { keys, services: Arc::clone(&self.0) }
+        Serving { keys, service, services: Arc::clone(&self.0) }
     }
 
     pub(crate) fn find<A: 'static, B: 'static>(&self, address: &str, caller: Tier) -> Option<Near<A, B>> {
@@ -107,7 +108,31 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let mut services = self.services.lock();
         for key in &self.keys {
-            services.remove(key);
+            // A service that has taken over the address meanwhile stays.
+            if services.get(key).is_some_and(|known| Arc::ptr_eq(known, &self.service)) {
+                services.remove(key);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_ends_leaves_its_address_to_the_one_that_has_taken_it_over() {
+        let services = Services::default();
+        let serve = || {
+            services
+                .serve::<u8, u8>(["a:1".to_owned()], &[Tier::Router], |_, _| Ok(futures_util::stream::empty().boxed()))
+        };
+        let is_there = || services.find::<u8, u8>("a:1", Tier::Router).is_some();
+        let before = serve();
+        let after = serve();
+        drop(before);
+        assert!(is_there());
+        drop(after);
+        assert!(!is_there());
     }
 }
