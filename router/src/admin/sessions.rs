@@ -67,11 +67,16 @@ impl Admin {
         let end = EndSessions { user: user.as_str().to_owned(), lease, connection };
         let changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
         let account = changed.account.unwrap_or_default();
-        if handle.is_none() {
-            self.end_sender_if_read(&account).await?;
-        }
-        let ended = Some(self.put_out(&user, &account, changed.over).await);
-        Ok(EndSessionsReply { ended, user: user.as_str().to_owned() })
+        // The connections end also if a shard does not answer.
+        let fence = async {
+            match handle {
+                None => self.end_sender_if_read(&account).await,
+                Some(_) => Ok(()),
+            }
+        };
+        let (fenced, ended) = tokio::join!(fence, self.put_out(&user, &account, changed.over));
+        fenced?;
+        Ok(EndSessionsReply { ended: Some(ended), user: user.as_str().to_owned() })
     }
 
     /// Whose session has this handle: all are looked at, as they are kept by their users.

@@ -27,11 +27,11 @@ impl Admin {
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
         let changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
         let account = changed.account.unwrap_or_default();
-        if replace {
-            // Who puts others out of an account wants them to be heard of no more.
-            self.end_sender_if_read(&account).await?;
-        }
-        Ok(PutUserReply { ended: Some(self.put_out(&user, &account, changed.over).await) })
+        // Who puts others out of an account wants them to be heard of no more. Their connections end in any case.
+        let fence = async { if replace { self.end_sender_if_read(&account).await } else { Ok(()) } };
+        let (fenced, ended) = tokio::join!(fence, self.put_out(&user, &account, changed.over));
+        fenced?;
+        Ok(PutUserReply { ended: Some(ended) })
     }
 
     pub(super) async fn delete_account(&self, request: DeleteUserRequest) -> Result<DeleteUserReply, Status> {
@@ -41,10 +41,9 @@ impl Admin {
         let changed = self.change(&user, directory_command::Op::DeleteAccount(delete)).await?;
         let account = changed.account.unwrap_or_default();
         // Before the answer: from then on nobody's message to this user is accepted, whatever a router still remembers.
-        let inbox_ended = self.end_inbox(&account).await.is_ok();
-        let ended = Some(self.put_out(&user, &account, changed.over).await);
+        let (inbox, ended) = tokio::join!(self.end_inbox(&account), self.put_out(&user, &account, changed.over));
         tracing::info!(%user, "user deleted");
-        Ok(DeleteUserReply { ended, inbox_ended })
+        Ok(DeleteUserReply { ended: Some(ended), inbox_ended: inbox.is_ok() })
     }
 
     pub(super) async fn revoke(&self, request: RevokeTokensRequest) -> Result<RevokeTokensReply, Status> {

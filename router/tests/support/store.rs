@@ -59,6 +59,7 @@ struct State {
     level: u32,
     refuse: u32,
     lose: u32,
+    keeps_senders: bool,
 }
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -124,6 +125,11 @@ impl MemoryStore {
     /// The next answers of writes are lost, and then the stream breaks.
     pub(crate) fn lose_answers(&self, count: u32) {
         self.state.lock().lose = count;
+    }
+
+    /// No shard ends what a user's sessions of before may still send.
+    pub(crate) fn keep_senders(&self) {
+        self.state.lock().keeps_senders = true;
     }
 
     pub(crate) fn cut_streams(&self) {
@@ -215,6 +221,10 @@ impl State {
                 let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
                 Reply::Appended(Appended { epoch: 1, seq, first_envelope })
             }
+            Timeline::EndSender(_) if self.keeps_senders => {
+                let rejected = Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into() };
+                Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
+            }
             Timeline::SetCursor(_)
             | Timeline::Trim(_)
             | Timeline::AdvanceClock(_)
@@ -254,6 +264,12 @@ impl State {
                 let account =
                     Account { user: delete.user.clone(), incarnation: 7, deleted: true, ..Account::default() };
                 return Reply::AccountChanged(AccountChanged { account: Some(account), over: Vec::new() });
+            }
+            Directory::EndSessions(end) => {
+                let account = self.accounts.get_mut(&end.user).expect("made");
+                account.generation += 1;
+                let over = self.sessions.get(&end.user).cloned().unwrap_or_default();
+                return Reply::AccountChanged(AccountChanged { account: Some(account.clone()), over });
             }
             Directory::InboxEnded(ended) => assert_eq!(ended.incarnation, 7),
             Directory::PutSession(put) => {
