@@ -8,7 +8,7 @@ use carillon_proto::pb::{
 
 use super::{ToLink, dispatch::refusal, parts::Way};
 
-/// A question for one connection, and the way back. Dropped, it is answered that nobody took it.
+/// A directed request for one connection. If it is dropped without an answer, the asker hears that nobody answered.
 pub(crate) struct Asked {
     id: u64,
     way: Option<Way>,

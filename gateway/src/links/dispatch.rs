@@ -68,7 +68,7 @@ pub(crate) enum Effect<C> {
         to: Arc<str>,
         request: RouterRequest,
     },
-    /// Behind what was transmitted to this router before.
+    /// Goes into the queue after everything sent to this router before.
     Tell {
         to: Arc<str>,
         word: Word,
@@ -92,7 +92,7 @@ pub(crate) enum Effect<C> {
 /// What a router is told without an answer.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Word {
-    /// Another router is told of this session from now on.
+    /// The session belongs to another router now.
     Forget(Forget),
     /// All sessions that it owns by the ring of this version have been announced.
     AnnouncedAll(u64),
@@ -126,9 +126,11 @@ pub(crate) struct Dispatch<C> {
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
-    /// By which ring each router has heard, on the link that is open now, that all is announced.
+    /// Some router may have to be told that all is announced.
+    untold: bool,
+    /// For each router, the ring of the last `AnnouncedAll` on the link that is open now.
     told_all: HashMap<Arc<str>, u64>,
-    /// Sessions that were being opened when the ring changed: the routers of before may have them soon.
+    /// Sessions that were being opened when the ring changed: an old owner may still register them.
     opening: HashSet<u64>,
     /// Sessions that could not be closed, and when that is tried again.
     unclosed: VecDeque<(Instant, u64)>,
@@ -185,6 +187,7 @@ impl<C> Dispatch<C> {
             to_announce: VecDeque::new(),
             announce_again: VecDeque::new(),
             announcing: 0,
+            untold: false,
             told_all: HashMap::new(),
             opening: HashSet::new(),
             unclosed: VecDeque::new(),
@@ -346,6 +349,7 @@ impl<C> Dispatch<C> {
     fn link_up(&mut self, now: Instant, address: Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.insert(Arc::clone(&address));
         self.told_all.remove(&address);
+        self.untold = true;
         // The router may be a new one under the old address, or may have forgotten.
         self.queue_owned_by(&address);
         self.pump_all(now, out);
@@ -380,6 +384,7 @@ impl<C> Dispatch<C> {
             return;
         }
         self.ring = Ring::from_view(view);
+        self.untold = true;
         self.queue_moved();
         self.pump_all(now, out);
         self.announce(now, out);

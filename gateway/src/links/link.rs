@@ -205,6 +205,7 @@ pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
 fn size(item: &ToLink) -> usize {
     match item {
         ToLink::Request(RouterRequest { op: Some(Op::Send(send)), .. }) => 256 + send.content.len(),
+        ToLink::Request(RouterRequest { op: Some(Op::Direct(direct)), .. }) => 256 + direct.body.len(),
         ToLink::Answer(DirectAnswer { result: Some(direct_answer::Result::Body(body)), .. }) => 256 + body.len(),
         ToLink::Request(_) | ToLink::Word(_) | ToLink::Answer(_) => 256,
     }

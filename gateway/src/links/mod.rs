@@ -142,7 +142,7 @@ impl Links {
         (Self { parts, pending: pending_seen, up: up_seen }, task, known)
     }
 
-    /// The answer comes to the asker's mailbox, always.
+    /// Sends a request. The asker's mailbox always gets exactly one answer.
     pub(crate) fn submit(&self, submit: Submit<Asker>) {
         self.parts.submit(submit);
     }

@@ -1,5 +1,5 @@
 //! Requests of all connections on their way into links and back: in parts by connection, so that no task and no lock is
-//! on everybody's way.
+//! on everybody's way, but for the short one by which each accepted send is measured (`Load`).
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -30,7 +30,7 @@ pub(crate) struct Way {
 pub(crate) struct Parts {
     parts: Vec<Mutex<Part>>,
     load: Arc<Load>,
-    /// By which ring each part has said to a router that all is announced.
+    /// For each router and part, the ring by which the part has announced all.
     told_all: Mutex<HashMap<Arc<str>, [u64; PARTS]>>,
     connections: Arc<Connections>,
 }
@@ -79,6 +79,7 @@ impl Parts {
     }
 
     pub(crate) fn down(&self, address: &Arc<str>) {
+        self.told_all.lock().remove(address);
         let now = Instant::now();
         for (index, part) in self.parts.iter().enumerate() {
             part.lock().ways.remove(address);
@@ -185,7 +186,7 @@ impl Parts {
         }
     }
 
-    /// Was this the last part to say it?
+    /// Notes the part's word; true if all parts have now said the same ring.
     fn told_by_all(&self, to: &Arc<str>, part: usize, version: u64) -> bool {
         let mut told_all = self.told_all.lock();
         let told = told_all.entry(Arc::clone(to)).or_default();

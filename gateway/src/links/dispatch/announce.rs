@@ -23,7 +23,7 @@ pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// Before an announcement that failed is repeated.
 pub(super) const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
-/// A session that is open was asked to go on with another token. What the directory has is announced from now on.
+/// A session that is open was asked to go on with another token. From now on it is announced as the store has it.
 pub(super) fn renewed(live: &mut Live, open: &OpenSession, result: &Result<router_reply::Result, Refusal>) {
     if let (Ok(router_reply::Result::SessionOpened(opened)), Some(session)) = (result, &open.session)
         && !opened.replaced
@@ -37,6 +37,7 @@ impl<C> Dispatch<C> {
     pub(super) fn new_lease(&mut self, now: Instant, lease: Option<u64>, out: &mut Vec<Effect<C>>) {
         self.lease = lease;
         let Some(lease) = lease else { return };
+        self.untold = true;
         self.queue_where(|live, _| live.session.lease != lease);
         self.pump_all(now, out);
         self.announce(now, out);
@@ -114,12 +115,17 @@ impl<C> Dispatch<C> {
         }
     }
 
-    /// Each router that owns something hears once for each ring and each of its links that it has been told of everything.
+    /// Tells each router, once for each ring and link, that all its sessions are announced.
     pub(super) fn tell_all(&mut self, out: &mut Vec<Effect<C>>) {
+        if !self.untold {
+            return;
+        }
         let waits = !self.to_announce.is_empty() || self.announcing > 0 || !self.announce_again.is_empty();
         if waits || !self.opening.is_empty() || self.lease.is_none() {
             return;
         }
+        // A router without a link hears of it on its next one.
+        self.untold = false;
         let version = self.ring.version();
         for router in self.ring.routers() {
             let Some(address) = self.up.get(router.address.as_str()) else { continue };
@@ -169,8 +175,7 @@ impl<C> Dispatch<C> {
         self.queue_where(|_, owner| owner == Some(address));
     }
 
-    /// What a router was told on a link that has ended counts no more: on the next one it hears only of what it owns then, and
-    /// forgets the rest.
+    /// The link ended: none of these sessions counts as known to that router.
     pub(super) fn known_nowhere(&mut self, address: &Arc<str>) {
         for live in self.sessions.values_mut() {
             // Of one that is still being opened it must be known whether anybody has heard.

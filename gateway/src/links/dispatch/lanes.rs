@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
     time::Instant,
 };
@@ -29,8 +29,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Can this router be sent something that nothing of the lane is parked before? Not while something of an earlier era is
-    /// on its way there: it may not be taken, and what is of a later era may.
+    /// Whether a request may go to this router now. No, while requests of an earlier era are in flight: the router may
+    /// refuse those and take this one.
     pub(super) fn takes(&self, to: &Arc<str>, eras: &Eras) -> bool {
         self.in_flight == 0 || (self.router.as_ref() == Some(to) && self.era == eras.of(to))
     }
@@ -67,7 +67,7 @@ impl<C> Dispatch<C> {
             }
             _ => {}
         }
-        // One whose link is not up hears on its next link what is still there.
+        // A router without an open link hears on the next one which sessions are left.
         if let Some((known_at, user)) = known_at.filter(|(known_at, _)| *known_at != to && self.up.contains(known_at)) {
             let word = Word::Forget(Forget { user, connection: pending.connection });
             out.push(Effect::Tell { to: known_at, word });
@@ -169,7 +169,12 @@ impl<C> Dispatch<C> {
 
 /// The lane of a request.
 pub(super) fn lane_of(connection: u64, op: &Op) -> LaneKey {
-    (connection, hash(key_of(op)))
+    let key = key_of(op);
+    match op {
+        // Its answer waits for another client: what is for the same user does not wait behind it.
+        Op::Direct(_) => (connection, hash(("direct", key))),
+        _ => (connection, hash(key)),
+    }
 }
 
 /// Whose owner takes the request: the user's, or for a Send the recipient's.
@@ -191,7 +196,7 @@ fn key_of(op: &Op) -> &str {
     }
 }
 
-fn hash(key: &str) -> u64 {
+fn hash(key: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish()

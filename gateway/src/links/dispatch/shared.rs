@@ -18,7 +18,7 @@ use super::IN_TIME;
 pub(crate) struct Load {
     pending: AtomicUsize,
     max_pending: usize,
-    /// How many may wait when a send comes.
+    /// The most pending requests at which a send is still taken.
     limit: AtomicUsize,
     room: Mutex<Room>,
 }

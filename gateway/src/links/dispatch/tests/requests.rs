@@ -1,0 +1,180 @@
+//! Requests on their way to a router and back: once, in order, or refused.
+
+use super::world::*;
+
+#[test]
+fn an_answer_reaches_who_asked_once() {
+    let mut world = World::with(&["a:1"]);
+    let id = sent(&world.send("m1"))[0].2;
+    assert_eq!(answers(&world.reply("a:1", id, accepted())), [("m1", Ok(()))]);
+    assert_eq!(answers(&world.reply("a:1", id, accepted())), []);
+    assert_eq!(world.dispatch.load.pending(), 0);
+    assert!(world.dispatch.lanes.is_empty());
+}
+
+#[test]
+fn what_a_broken_link_took_along_goes_again_in_order() {
+    let mut world = World::with(&["a:1"]);
+    for name in ["m1", "m2", "m3"] {
+        assert_eq!(named(&sent(&world.send(name))), [name]);
+    }
+    assert!(world.input(Input::Down(Arc::from("a:1"))).is_empty());
+    assert!(world.send("m4").is_empty());
+    let again = sent(&world.input(Input::Up(Arc::from("a:1"))));
+    assert_eq!(named(&again), ["m1", "m2", "m3", "m4"]);
+}
+
+#[test]
+fn nothing_overtakes_what_the_old_owner_has() {
+    let mut world = World::with(&["a:1"]);
+    let first = sent(&world.send("m1"));
+    let second = sent(&world.send("m2"));
+    assert!(world.ring(&["b:1"]).is_empty());
+    assert!(world.input(Input::Up(Arc::from("b:1"))).is_empty());
+    assert!(world.send("m3").is_empty(), "the old owner may have m1 and m2 still");
+    assert!(world.reply("a:1", first[0].2, not_owner()).is_empty(), "it may have m2 still");
+    assert!(world.reply("a:1", second[0].2, not_owner()).is_empty());
+    let again = sent(&world.wait(PUMP));
+    assert_eq!(named(&again), ["m1", "m2", "m3"]);
+    assert!(again.iter().all(|(to, ..)| to == "b:1"));
+    assert_eq!(answers(&world.reply("a:1", again[0].2, accepted())), [], "the old owner's word counts no more");
+    assert_eq!(answers(&world.reply("b:1", again[0].2, accepted())), [("m1", Ok(()))]);
+}
+
+#[test]
+fn a_router_that_did_not_take_a_send_is_sent_the_next_era() {
+    let mut world = World::with(&["a:1"]);
+    let era = |effects: &[Effect<&'static str>]| match &effects[0] {
+        Effect::Transmit { request, .. } => request.era,
+        other => panic!("{other:?}"),
+    };
+    let first = world.send("m1");
+    let second = world.send("m2");
+    assert_eq!((era(&first), era(&second)), (0, 0));
+    for effects in [&first, &second] {
+        assert!(world.reply("a:1", sent(effects)[0].2, not_owner()).is_empty());
+    }
+    let again = world.wait(PUMP);
+    assert_eq!(named(&sent(&again)), ["m1", "m2"]);
+    assert_eq!(era(&again), 1);
+}
+
+#[test]
+fn without_an_answer_in_time_the_client_may_try_again() {
+    let mut world = World::with(&["a:1"]);
+    world.send("m1");
+    assert_eq!(answers(&world.wait(DEADLINE / 2)), []);
+    world.input(Input::Down(Arc::from("a:1")));
+    world.send("m2");
+    assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m1", Err(Code::Unavailable))]);
+    assert_eq!(answers(&world.wait(DEADLINE / 2)), [("m2", Err(Code::Unavailable))]);
+    assert!(world.dispatch.lanes.is_empty() && world.dispatch.parked.is_empty());
+}
+
+#[test]
+fn what_a_router_cannot_do_just_now_goes_again_unless_it_was_overtaken() {
+    let mut world = World::with(&["a:1"]);
+    let stopping = || router_reply::Result::Refusal(refusal(Code::Unavailable, "stopping", 500));
+    let ids: Vec<u64> = ["m1", "m2"].map(|name| sent(&world.send(name))[0].2).into();
+    assert_eq!(answers(&world.reply("a:1", ids[0], stopping())), [("m1", Err(Code::Unavailable))]);
+    assert!(world.reply("a:1", ids[1], stopping()).is_empty());
+    assert!(world.send("m3").is_empty(), "not before m2");
+    assert_eq!(named(&sent(&world.wait(PUMP))), ["m2", "m3"]);
+    world.now += DEADLINE - PUMP - Duration::from_millis(1);
+    assert_eq!(answers(&world.reply("a:1", ids[1], accepted())), [("m2", Ok(()))]);
+}
+
+#[test]
+fn what_an_earlier_try_may_have_done_is_not_said_to_be_refused() {
+    let mut world = World::with(&["a:1"]);
+    let refused = |code| router_reply::Result::Refusal(refusal(code, "full", 700));
+    for (name, code) in [("m1", Code::Overloaded), ("m2", Code::OutOfOrder)] {
+        let first = sent(&world.send(name))[0].2;
+        assert_eq!(answers(&world.reply("a:1", first, refused(code))), [(name, Err(code))], "nothing was done");
+    }
+    for (name, code) in [("m3", Code::Overloaded), ("m4", Code::OutOfOrder)] {
+        world.send(name);
+        world.input(Input::Down(Arc::from("a:1")));
+        let again = sent(&world.input(Input::Up(Arc::from("a:1"))))[0].2;
+        assert_eq!(answers(&world.reply("a:1", again, refused(code))), [(name, Err(Code::Unavailable))]);
+    }
+    let first = sent(&world.send("m5"))[0].2;
+    assert!(world.reply("a:1", first, refused(Code::Unavailable)).is_empty());
+    let again = sent(&world.wait(PUMP))[0].2;
+    assert_eq!(answers(&world.reply("a:1", again, refused(Code::Overloaded))), [("m5", Err(Code::Unavailable))]);
+}
+
+#[test]
+fn more_than_the_bound_is_refused_at_once() {
+    let mut world = World::with(&["a:1"]);
+    for _ in 0..100 {
+        assert_eq!(answers(&world.send("m")), []);
+    }
+    assert_eq!(answers(&world.send("m")), [("m", Err(Code::Overloaded))]);
+}
+
+#[test]
+fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
+    let mut world = World::with(&["a"]);
+    world.dispatch.load = Arc::new(Load::new(1000));
+    for _ in 0..600 {
+        assert!(matches!(world.send("send")[..], [Effect::Transmit { .. }]));
+    }
+    world.wait(IN_TIME * 2);
+    assert!(matches!(world.reply("a", FIRST, accepted())[..], [Effect::Answer { .. }]));
+    let refused = world.send("one more");
+    let [Effect::Answer { answered: Answered { result: Err(refusal), .. }, .. }] = &refused[..] else {
+        panic!("not refused: {refused:?}")
+    };
+    assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
+    assert!(u128::from(refusal.retry_after_ms) >= (IN_TIME * 2).as_millis(), "{refusal:?}");
+    assert!(matches!(world.open()[..], [Effect::Transmit { .. }]));
+}
+
+#[test]
+fn nothing_of_a_later_era_overtakes_what_is_in_flight() {
+    let mut world = World::with(&["a:1"]);
+    let to_carol = Some(Recipient { to: Some(recipient::To::User("carol".to_owned())) });
+    let op = Op::Send(Send { client_id: "other".to_owned(), to: to_carol, ..Default::default() });
+    let other = sent(&world.submit("other", op))[0].2;
+    let first = sent(&world.send("m1"))[0].2;
+    assert!(world.reply("a:1", other, not_owner()).is_empty());
+    // The router takes nothing of the first era any more, but would take what is of the next.
+    assert!(world.send("m2").is_empty(), "m1 is still on its way");
+    assert!(world.reply("a:1", first, not_owner()).is_empty());
+    assert_eq!(named(&sent(&world.wait(PUMP))), ["m1", "m2", "other"]);
+}
+
+/// Asks bob's session, and gives the request's id.
+fn ask(world: &mut World) -> u64 {
+    let op = Op::Direct(link::Direct { user: "bob".to_owned(), ..Default::default() });
+    match &world.submit("ask", op)[..] {
+        [Effect::Transmit { request, .. }] => request.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_directed_request_is_carried_out_at_most_once() {
+    let mut world = World::with(&["a:1"]);
+    let id = ask(&mut world);
+    assert!(world.reply("a:1", id, not_owner()).is_empty(), "that one did nothing");
+    let again = world.wait(PUMP);
+    assert!(matches!(&again[..], [Effect::Transmit { request, .. }] if request.id == id), "{again:?}");
+    let lost = world.input(Input::Down(Arc::from("a:1")));
+    assert_eq!(answers(&lost), [("ask", Err(Code::Unavailable))]);
+    world.input(Input::Up(Arc::from("a:1")));
+    let id = ask(&mut world);
+    let refused = router_reply::Result::Refusal(refusal(Code::Unavailable, "", 500));
+    assert_eq!(answers(&world.reply("a:1", id, refused)), [("ask", Err(Code::Unavailable))]);
+    assert_eq!(world.dispatch.load.pending(), 0);
+}
+
+#[test]
+fn messages_do_not_wait_for_the_answer_to_a_directed_request() {
+    let mut world = World::with(&["a:1"]);
+    ask(&mut world);
+    world.ring(&["b:1"]);
+    world.input(Input::Up(Arc::from("b:1")));
+    assert_eq!(named(&sent(&world.send("m1"))), ["m1"]);
+}
