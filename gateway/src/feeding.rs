@@ -163,7 +163,7 @@ pub(crate) fn perform(
 
 /// The push and its timeline; `None` if it says nothing.
 pub(crate) fn push_of(push: link::Push) -> Option<(client::Timeline, Push)> {
-    let link::Push { connections: _, timeline, position, envelope, traceparent, incarnation, sender_connection } = push;
+    let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection } = push;
     let position = position?.into();
     let sender = (sender_connection != NOBODY).then_some(Follower(sender_connection));
     Some((timeline?, Push { incarnation, position, envelope, traceparent, sender }))

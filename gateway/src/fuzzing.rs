@@ -238,7 +238,7 @@ impl Driven {
                 }
                 None
             }
-            115..=119 => link::Heads::decode(message).ok().map(|heads| Input::Heads(heads.heads)),
+            115..=119 => link::SessionOpened::decode(message).ok().map(|opened| Input::Heads(opened.heads)),
             120..=125 => {
                 let wait = Duration::from_millis(u64::from(head[1]) * 20);
                 self.now.instant += wait;

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 
 use carillon_proto::UserId;
 
-/// Those who wait for one user to be read; above it they are refused.
+/// The most requests that wait for one user's account. One more is refused.
 const WAITERS: usize = 4096;
 
-/// Of one partition. `W` waits while an entry is read from the store.
+/// The accounts of one partition. `W` waits while an entry is read from the store.
 pub(crate) struct Accounts<W> {
     entries: HashMap<UserId, Entry<W>>,
     /// Second chance: an entry that was used since it was last at the front goes to the back.
@@ -31,10 +31,18 @@ enum Entry<W> {
 /// What is known of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Whose {
-    /// Whose inbox it is.
+    /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
     /// The name had another owner before.
     pub(crate) remade: bool,
+}
+
+/// What was read of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    Account(Whose),
+    NoUser,
+    Failed,
 }
 
 /// What to do after [`Accounts::wait`].
@@ -42,7 +50,7 @@ pub(crate) struct Whose {
 pub(crate) enum Wait<W> {
     /// Read the user from the store, then call [`Accounts::loaded`].
     Read,
-    /// That is under way.
+    /// The account is being read; the waiter is queued.
     Queued,
     Full(W),
 }
@@ -64,7 +72,7 @@ impl<W> Accounts<W> {
         self.entries.len()
     }
 
-    /// None: not known.
+    /// `None`: the account is not in memory.
     pub(crate) fn get(&mut self, user: &UserId) -> Option<Whose> {
         match self.entries.get_mut(user)? {
             Entry::Loaded { whose, used } => {
@@ -98,24 +106,32 @@ impl<W> Accounts<W> {
         }
     }
 
-    /// The store's answer; None: it gave none, or there is no such user, so that the next one asks again.
-    pub(crate) fn loaded(&mut self, user: &UserId, whose: Option<Whose>) -> Loaded<W> {
+    /// Takes the store's answer. After a failed read, and when there is no such user, the next request reads again.
+    pub(crate) fn loaded(&mut self, user: &UserId, read: Read) -> Loaded<W> {
         let Some(entry) = self.entries.get_mut(user) else { return Loaded::Serve(Vec::new()) };
         let Entry::Loading { waiters, outdated } = entry else { return Loaded::Serve(Vec::new()) };
-        if *outdated && whose.is_some() {
+        if *outdated && read != Read::Failed {
             *outdated = false;
             return Loaded::ReadAgain;
         }
         let waiters = std::mem::take(waiters);
-        match whose {
-            Some(whose) => *entry = Entry::Loaded { whose, used: false },
+        match read {
+            Read::Account(whose) => *entry = Entry::Loaded { whose, used: false },
             // Its place in the clock is dropped when it comes to the front.
-            None => drop(self.entries.remove(user)),
+            Read::NoUser | Read::Failed => drop(self.entries.remove(user)),
         }
         Loaded::Serve(waiters)
     }
 
-    /// What the store says of this user does not agree with what is here.
+    /// Those of the waiters that are to wait no longer.
+    pub(crate) fn take_waiters(&mut self, user: &UserId, which: impl Fn(&W) -> bool) -> Vec<W> {
+        match self.entries.get_mut(user) {
+            Some(Entry::Loading { waiters, .. }) => waiters.extract_if(.., |waiter| which(waiter)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The account in memory is out of date, and is read again.
     pub(crate) fn forget(&mut self, user: &UserId) {
         match self.entries.get_mut(user) {
             Some(Entry::Loading { outdated, .. }) => *outdated = true,
@@ -163,6 +179,10 @@ mod tests {
         Some(Whose { incarnation, remade: false })
     }
 
+    fn read(incarnation: u64) -> Read {
+        Read::Account(Whose { incarnation, remade: false })
+    }
+
     #[test]
     fn requests_wait_behind_one_read_and_are_served_in_order() {
         let alice = user("alice");
@@ -170,7 +190,7 @@ mod tests {
         assert_eq!(accounts.get(&alice), None);
         assert_eq!(accounts.wait(&alice, 1), Wait::Read);
         assert_eq!(accounts.wait(&alice, 2), Wait::Queued);
-        assert_eq!(accounts.loaded(&alice, of(7)), Loaded::Serve(vec![1, 2]));
+        assert_eq!(accounts.loaded(&alice, read(7)), Loaded::Serve(vec![1, 2]));
         assert_eq!(accounts.get(&alice), of(7));
         assert_eq!(accounts.wait(&alice, 3), Wait::Read, "whoever waits wants what is so now");
         assert_eq!(accounts.get(&alice), None);
@@ -182,8 +202,8 @@ mod tests {
         let mut accounts = Accounts::new(10);
         assert_eq!(accounts.wait(&alice, 1), Wait::Read);
         accounts.forget(&alice);
-        assert_eq!(accounts.loaded(&alice, of(7)), Loaded::ReadAgain);
-        assert_eq!(accounts.loaded(&alice, of(8)), Loaded::Serve(vec![1]));
+        assert_eq!(accounts.loaded(&alice, read(7)), Loaded::ReadAgain);
+        assert_eq!(accounts.loaded(&alice, read(8)), Loaded::Serve(vec![1]));
         assert_eq!(accounts.get(&alice), of(8));
         accounts.forget(&alice);
         assert_eq!(accounts.get(&alice), None);
@@ -194,9 +214,23 @@ mod tests {
         let alice = user("alice");
         let mut accounts = Accounts::new(10);
         assert_eq!(accounts.wait(&alice, 1), Wait::Read);
-        assert_eq!(accounts.loaded(&alice, None), Loaded::Serve(vec![1]));
+        assert_eq!(accounts.loaded(&alice, Read::Failed), Loaded::Serve(vec![1]));
         assert_eq!(accounts.len(), 0);
         assert_eq!(accounts.wait(&alice, 2), Wait::Read);
+    }
+
+    #[test]
+    fn an_account_that_was_made_during_the_read_is_found_by_whoever_waited_for_it() {
+        let alice = user("alice");
+        let mut accounts = Accounts::new(10);
+        assert_eq!(accounts.wait(&alice, 1), Wait::Read);
+        accounts.forget(&alice);
+        assert_eq!(accounts.loaded(&alice, Read::NoUser), Loaded::ReadAgain);
+        assert_eq!(accounts.loaded(&alice, read(7)), Loaded::Serve(vec![1]));
+        // A store that does not answer is not asked for ever.
+        assert_eq!(accounts.wait(&alice, 2), Wait::Read);
+        accounts.forget(&alice);
+        assert_eq!(accounts.loaded(&alice, Read::Failed), Loaded::Serve(vec![2]));
     }
 
     #[test]
@@ -207,11 +241,11 @@ mod tests {
             if accounts.get(&hot).is_none() {
                 assert!(i < 4, "the entry in use was dropped at {i}");
                 accounts.wait(&hot, 0);
-                accounts.loaded(&hot, of(1));
+                accounts.loaded(&hot, read(1));
             }
             let cold = user(&format!("cold{i}"));
             accounts.wait(&cold, 0);
-            accounts.loaded(&cold, of(1));
+            accounts.loaded(&cold, read(1));
             assert!(accounts.len() <= 4);
         }
     }
@@ -221,12 +255,12 @@ mod tests {
         let mut accounts = Accounts::new(10);
         for name in ["mine", "theirs"] {
             accounts.wait(&user(name), 0);
-            accounts.loaded(&user(name), of(1));
+            accounts.loaded(&user(name), read(1));
         }
         accounts.wait(&user("loading"), 7);
         accounts.retain(|user| user.as_str() == "mine");
         assert_eq!(accounts.get(&user("mine")), of(1));
         assert_eq!(accounts.get(&user("theirs")), None);
-        assert_eq!(accounts.loaded(&user("loading"), of(1)), Loaded::Serve(vec![7]));
+        assert_eq!(accounts.loaded(&user("loading"), read(1)), Loaded::Serve(vec![7]));
     }
 }

@@ -165,7 +165,7 @@ fn user_id(user: &str) -> Result<UserId, Status> {
 
 fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
     match failure {
-        StoreFailure::Exists { .. } => Status::already_exists(format!("there is a user {user:?} already")),
+        StoreFailure::Exists => Status::already_exists(format!("there is a user {user:?} already")),
         StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } | StoreFailure::SenderGone { detail } => {
             Status::not_found(detail)
         }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Ticks in the time in which each user has its turn once.
 const TICKS: u32 = 60;
-/// After a change of the ring: by then the other routers follow it, too.
+/// How long after a change of the ring all users are checked: by then other routers follow it, too.
 const RING_SETTLES: Duration = Duration::from_secs(2);
 /// Users of one tick; with more, a turn comes later.
 const USERS: usize = 4096;
@@ -23,11 +23,11 @@ pub(crate) struct Checks {
     queued: HashSet<UserId>,
     pause: Duration,
     next: Instant,
-    /// Of whom something may just have been lost: they do not wait for their turn.
+    /// Users who may just have missed something. They do not wait for their turn.
     urgent: BTreeSet<UserId>,
     /// When all are to have their turn.
     all_at: Option<Instant>,
-    /// So many at the front have their turn as soon as can be.
+    /// How many users at the front are checked as soon as possible.
     hurry: usize,
     /// Reads without an answer. While there are some, nobody else has a turn.
     asked: usize,
@@ -47,7 +47,7 @@ impl Checks {
         }
     }
 
-    /// Something of this user may just have been lost.
+    /// This user may just have missed something.
     pub(crate) fn soon(&mut self, user: &UserId) {
         if self.urgent.len() < USERS {
             self.urgent.insert(user.clone());
@@ -56,13 +56,13 @@ impl Checks {
         }
     }
 
-    /// Something of anybody may have been lost.
+    /// Anybody may have missed something.
     pub(crate) fn all_soon(&mut self) {
         self.hurry = self.turns.len();
     }
 
-    /// Until a router has seen a ring, it pushes what comes for some users to nobody, as others are told of their sessions.
-    /// All have a turn when the others have seen it, too.
+    /// For a while after a new ring, a router does not know all sessions that it owns, and pushes reach nobody. All users are
+    /// checked `RING_SETTLES` later.
     pub(crate) fn ring_changed(&mut self, now: Instant) {
         self.all_at = Some(now + RING_SETTLES);
     }
@@ -73,7 +73,7 @@ impl Checks {
         Some(self.all_at.map_or(next, |all_at| next.min(all_at)))
     }
 
-    /// Those whose turn it is. Whoever is still signed in is given back to `signed_in`.
+    /// The users to check now. The caller gives those who are still signed in back by `signed_in`.
     pub(crate) fn take(&mut self, now: Instant) -> Vec<UserId> {
         self.next = now + self.pause;
         if self.all_at.is_some_and(|all_at| all_at <= now) {

@@ -1,42 +1,100 @@
-//! Which users have more than one session here: the copy of a message in its sender's inbox is news for their other
-//! sessions alone.
+//! Which users have a session here besides a given one: the copy of a message in its sender's inbox is news for the
+//! sender's other sessions alone.
 
 use std::{
-    collections::HashSet,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
-use carillon_proto::UserId;
-use parking_lot::RwLock;
+use carillon_proto::{LeaseId, UserId, pb::client::Position};
+use parking_lot::{Mutex, RwLock};
 
-/// So that the partitions, which all ask, seldom meet whoever changes something.
+use crate::{partition::part_of, register::Session};
+
+/// Number of locks, so that readers seldom meet a writer.
 const PARTS: usize = 16;
 
-/// Of all partitions: each writes of its own users, and all read. Bounded by the sessions in the registers. Cheap to
-/// clone.
+/// Of all partitions: each writes of its own users, and all read. Bounded by the users in the registers. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Companions(Arc<[RwLock<HashSet<UserId>>; PARTS]>);
+pub(crate) struct Companions(Arc<[RwLock<HashMap<UserId, Signed>>; PARTS]>);
+
+/// How a user is signed in.
+enum Signed {
+    Once(Lone),
+    MoreThanOnce,
+}
+
+/// The only session of a user.
+struct Lone {
+    lease: LeaseId,
+    connection: u64,
+    /// How far the inbox reaches by what this session has sent. The register is told when it asks.
+    sent: Mutex<Option<Position>>,
+}
 
 impl Companions {
-    pub(crate) fn has(&self, user: &UserId) -> bool {
-        self.part(user).read().contains(user)
-    }
-
-    /// The user has so many sessions now.
-    pub(crate) fn counted(&self, user: &UserId, sessions: usize) {
-        if sessions > 1 {
-            if !self.has(user) {
-                self.part(user).write().insert(user.clone());
+    /// Whether a session besides this one is to be told of what it has sent. If there is none, its position is kept for
+    /// `sent`.
+    pub(crate) fn hear(&self, user: &UserId, (lease, connection): (LeaseId, u64), position: Position) -> bool {
+        match self.part(user).read().get(user) {
+            None => false,
+            Some(Signed::Once(lone)) if (lone.lease, lone.connection) == (lease, connection) => {
+                *lone.sent.lock() = Some(position);
+                false
             }
-        } else if self.has(user) {
-            self.part(user).write().remove(user);
+            Some(Signed::Once(_) | Signed::MoreThanOnce) => true,
         }
     }
 
-    fn part(&self, user: &UserId) -> &RwLock<HashSet<UserId>> {
-        let mut hasher = DefaultHasher::new();
-        user.hash(&mut hasher);
-        &self.0[(hasher.finish() % PARTS as u64) as usize]
+    /// How far the inbox reaches by what the user's only session has sent since this was asked last.
+    pub(crate) fn sent(&self, user: &UserId) -> Option<Position> {
+        match self.part(user).read().get(user)? {
+            Signed::Once(lone) => lone.sent.lock().take(),
+            Signed::MoreThanOnce => None,
+        }
+    }
+
+    /// The user has these sessions now.
+    pub(crate) fn changed(&self, user: &UserId, sessions: &[Session]) {
+        let mut users = self.part(user).write();
+        match (sessions, users.entry(user.clone())) {
+            ([], Entry::Occupied(known)) => drop(known.remove()),
+            ([], Entry::Vacant(_)) => {}
+            ([only], entry) => {
+                let (lease, connection) = (only.lease, only.connection);
+                entry.insert_entry(Signed::Once(Lone { lease, connection, sent: Mutex::default() }));
+            }
+            (_, entry) => drop(entry.insert_entry(Signed::MoreThanOnce)),
+        }
+    }
+
+    fn part(&self, user: &UserId) -> &RwLock<HashMap<UserId, Signed>> {
+        &self.0[part_of(user, PARTS)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(connection: u64) -> Session {
+        Session { device: "a".into(), lease: LeaseId(10), connection, generation: 1, link: 1 }
+    }
+
+    #[test]
+    fn only_what_the_lone_session_has_sent_is_news_to_nobody() {
+        let (companions, alice) = (Companions::default(), UserId::new("alice").expect("valid"));
+        let hear = |connection, seq| companions.hear(&alice, (LeaseId(10), connection), Position { epoch: 1, seq });
+        assert!(!hear(1, 1), "nobody is signed in");
+        companions.changed(&alice, &[session(1)]);
+        assert_eq!(companions.sent(&alice), None);
+        assert!(!hear(1, 5));
+        assert!(hear(2, 6), "a session that has just gone has sent it, and the other one is told");
+        assert_eq!(companions.sent(&alice), Some(Position { epoch: 1, seq: 5 }));
+        assert_eq!(companions.sent(&alice), None);
+        companions.changed(&alice, &[session(1), session(2)]);
+        assert!(hear(1, 7) && hear(2, 8));
+        companions.changed(&alice, &[]);
+        assert!(!hear(1, 9));
     }
 }

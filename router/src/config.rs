@@ -25,7 +25,7 @@ pub struct RouterConfig {
     pub unknown_recipient: UnknownRecipient,
     /// Devices of one user that are signed in at the same time, in the whole cluster; one more is refused.
     pub max_devices_per_user: u32,
-    /// Accounts kept in memory.
+    /// How many accounts of recipients are kept in memory.
     pub directory_entries: usize,
     /// How often the inbox of each user who is signed in is compared with what was pushed, many at once.
     pub head_check_ms: u32,

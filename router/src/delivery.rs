@@ -6,18 +6,20 @@ use carillon_proto::{
     pb::{client, link::Hint},
 };
 
-/// One of the user's connections may not know this envelope yet.
+/// A new envelope, or only its position, for the sessions of one user.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Delivery {
     pub(crate) user: UserId,
     /// Of the account whose inbox it is.
     pub(crate) incarnation: u64,
     pub(crate) position: client::Position,
-    /// Empty: it was dropped on the way.
+    /// Empty if it was dropped on the way: then only the position is told.
     pub(crate) envelope: Bytes,
     pub(crate) traceparent: String,
-    /// The session that knows it.
+    /// The session that sent the message, which needs no push.
     pub(crate) except: Option<(LeaseId, u64)>,
+    /// Another router took this one for the owner. It goes no further.
+    pub(crate) passed_on: bool,
 }
 
 impl Delivery {
@@ -31,7 +33,7 @@ impl Delivery {
             except_lease,
             except_connection,
             incarnation: self.incarnation,
-            passed_on: false,
+            passed_on: self.passed_on,
         }
     }
 
@@ -40,10 +42,12 @@ impl Delivery {
         Self { envelope: Bytes::new(), ..self }
     }
 
-    /// None: user or position are missing.
+    /// `None`: user or position are missing.
     pub(crate) fn of_hint(hint: Hint) -> Option<Self> {
-        let Hint { user, position, envelope, traceparent, except_lease, except_connection, incarnation, .. } = hint;
+        let Hint { user, position, envelope, traceparent, except_lease, except_connection, incarnation, passed_on } =
+            hint;
+        let (user, position) = (UserId::new(&user).ok()?, position?);
         let except = (except_lease != 0).then_some((LeaseId(except_lease), except_connection));
-        Some(Self { user: UserId::new(&user).ok()?, incarnation, position: position?, envelope, traceparent, except })
+        Some(Self { user, incarnation, position, envelope, traceparent, except, passed_on })
     }
 }

@@ -6,10 +6,10 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    link::{Hint, RouterRequest},
+    link::{Forget, Hint, RouterRequest, Signal},
     store::{Node, NodeKind, RegistryView, StoreReply},
 };
-use carillon_proto::{LeaseId, now_ms};
+use carillon_proto::{LeaseId, UserId, now_ms};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -18,11 +18,13 @@ use crate::{
     config::UnknownRecipient,
     delivery::Delivery,
     owner::{Effect, Owner, OwnerConfig},
+    partition::Input,
     reply::{Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
 };
 
 const LONGEST: Duration = Duration::from_secs(10);
+const GATEWAY: LeaseId = LeaseId(10);
 /// Of one call; it also bounds the answers.
 const MESSAGES: usize = 256;
 
@@ -45,6 +47,7 @@ pub fn link(mut bytes: &[u8]) {
         let Some((head, rest)) = bytes.split_first_chunk::<2>() else { break };
         let (message, rest) = rest.split_at(usize::from(head[1]).min(rest.len()));
         bytes = rest;
+        let mut input = |input: Input| input.carry_out(&mut owner, now, now_ms());
         match head[0] {
             0..=149 => {
                 let Ok(request) = RouterRequest::decode(message) else { continue };
@@ -55,11 +58,7 @@ pub fn link(mut bytes: &[u8]) {
                 let slot = ReplySlot { id: request.id, place, op: op_name(&op), since: now, _counted };
                 let deadline = deadline(now, request.deadline_ms, LONGEST);
                 requests += 1;
-                owner.request(
-                    Request { user, op, lease: LeaseId(10), link: 1, deadline, span: None, slot },
-                    now,
-                    now_ms(),
-                );
+                input(Input::Request(Request { user, op, lease: GATEWAY, link: 1, deadline, span: None, slot }));
             }
             150..=219 => {
                 let Ok(StoreReply { result: Some(answer), .. }) = StoreReply::decode(message) else { continue };
@@ -68,11 +67,26 @@ pub fn link(mut bytes: &[u8]) {
                     owner.answer(token, Ok(answer), now, 1_000);
                 }
             }
-            220..=244 => {
+            220..=231 => {
                 let Ok(hint) = Hint::decode(message) else { continue };
                 let Some(delivery) = Delivery::of_hint(hint) else { continue };
-                owner.deliver(delivery);
+                input(Input::Deliver(delivery));
             }
+            232..=235 => {
+                let Ok(signal) = Signal::decode(message) else { continue };
+                input(Input::Signal(signal));
+            }
+            236..=239 => {
+                let Ok(Forget { user, connection }) = Forget::decode(message) else { continue };
+                let Ok(user) = UserId::new(&user) else { continue };
+                input(Input::Forget { user, gateway: GATEWAY, connection, link: 1 });
+            }
+            240..=242 => {
+                let Ok(user) = UserId::new(&String::from_utf8_lossy(message)) else { continue };
+                input(Input::Changed(user));
+            }
+            243 => input(Input::AnnouncedAll { gateway: GATEWAY, link: 1, ring_version: 1 }),
+            244 => input(Input::Doubt),
             245..=250 => owner.check(now),
             _ => owner.flush_cursors(),
         }
@@ -80,10 +94,9 @@ pub fn link(mut bytes: &[u8]) {
             match effect {
                 Effect::Store { token, .. } => asked.push(token),
                 Effect::Answer(slot, answer) => slot.answer(answer),
-                Effect::Push(_, push) => assert!(!push.connections.is_empty(), "pushed to nobody"),
-                Effect::Behind(_, behind) => assert!(!behind.connections.is_empty(), "told to nobody"),
+                Effect::Signal(_, signal) => assert!(!signal.connections.is_empty(), "told to nobody"),
                 Effect::Direct { slot, .. } => slot.answer(Failure::Unreached.into()),
-                Effect::Evict { .. } | Effect::Deliver(_) | Effect::Signal(..) => {}
+                Effect::Push(..) | Effect::Behind(..) | Effect::Evict { .. } | Effect::Deliver(_) => {}
             }
         }
     }

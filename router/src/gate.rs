@@ -24,9 +24,9 @@ pub(crate) struct Gate {
 /// What the gate looks at.
 pub(crate) struct Asked<'a> {
     keeps_order: bool,
-    /// Only under this router's own lease. All else does no harm at a router that owns no longer what it believes to own:
-    /// the store gives each message its place, and pushes are hints. So sends, which would otherwise stop with the registry,
-    /// pass as long as the last known ring says so.
+    /// Only under this router's own lease: what changes the register, or tells what is not in it. All else does no harm at a
+    /// router that no longer owns what it believes to own: the store gives each message its place, and pushes are hints. So
+    /// sends, which would otherwise stop with the registry, pass as long as the last known ring says so.
     needs_lease: bool,
     user: &'a UserId,
     /// Version of the ring.
@@ -44,7 +44,7 @@ pub(crate) enum Verdict {
 
 impl<'a> Asked<'a> {
     pub(crate) fn new(op: &Op, user: &'a UserId, routed_by: u64, era: u64) -> Self {
-        let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_) | Op::CloseSession(_));
+        let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_) | Op::CloseSession(_) | Op::Direct(_));
         Self { keeps_order: matches!(op, Op::Send(_)), needs_lease, user, routed_by, era }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use crate::topology::tests::topology;
 
     #[test]
-    fn only_sessions_need_this_routers_lease() {
+    fn only_sessions_and_words_about_them_need_this_routers_lease() {
         let (topology, now) = (topology(5, "a:1", &["a:1"], &[]), Instant::now());
         let user = UserId::new("bob").expect("valid");
         let verdict = |op: Op, held| Gate::new(now).pass(&Asked::new(&op, &user, 5, 0), &topology, held, now);
@@ -94,6 +94,7 @@ mod tests {
             Op::OpenSession(OpenSession { session: session.clone() }),
             Op::Announce(Announce { session: session.clone() }),
             Op::CloseSession(CloseSession { session }),
+            Op::Direct(link::Direct::default()),
         ] {
             assert_eq!((verdict(op.clone(), false), verdict(op, true)), (not(), Verdict::Pass));
         }

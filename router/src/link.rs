@@ -42,7 +42,7 @@ use crate::{
     ways::{Links, Way},
 };
 
-/// Words of dropped pushes in one message.
+/// The most `Behind`s in one message.
 const MISSED: usize = 256;
 /// How long a caller may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,7 +123,7 @@ impl Reader {
                 message = incoming.message() => message,
             };
             let Ok(Some(said)) = message else { break };
-            // Who has another lease opens another link.
+            // A gateway with a new lease opens a new link.
             if said.hello.is_some() || !self.may_say(&self.hello, &said) {
                 cut.cancel();
                 break;
@@ -244,18 +244,15 @@ impl Reader {
     }
 
     fn take_hint(&self, hint: Hint) {
-        let passed_on = hint.passed_on;
         let Some(delivery) = Delivery::of_hint(hint) else {
             tracing::debug!("a hint without user or position was dropped");
             return;
         };
-        let owner = {
-            let topology = self.context.topology.borrow();
-            topology.ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone())
-        };
         // The owner of now may have read the head before this was appended. Sessions that it does not know yet are here.
-        if let Some(owner) = owner.filter(|owner| !passed_on && !self.context.peers.is_here(owner)) {
-            self.context.peers.pass_on(&owner, delivery.clone());
+        if !delivery.passed_on
+            && let Some(owner) = self.context.topology.borrow().elsewhere(&delivery.user)
+        {
+            self.context.peers.hint(owner, Delivery { passed_on: true, ..delivery.clone() });
         }
         self.context.partitions.deliver(delivery);
     }
@@ -340,6 +337,7 @@ fn weigh(reply: &RouterReply) -> usize {
         Some(router_reply::Result::TimelineRead(read)) => {
             read.entries.iter().map(|entry| entry.envelope.len() + 16).sum()
         }
+        Some(router_reply::Result::DirectAnswered(answered)) => answered.body.len(),
         _ => 0,
     };
     content + 256

@@ -53,7 +53,7 @@ pub const ALL: [(&str, Kind, &str); 21] = [
     (
         GATEWAYS_MISSING,
         Kind::Gauge,
-        "Gateways that run and have not announced all of their sessions since the ring changed last",
+        "Gateways that run and have not announced all of their sessions since the ring changed last, by partition",
     ),
     (ACCOUNT_LOOKUPS, Kind::Counter, "Looks for the account of a recipient, by whether it was in memory"),
     (LINKS, Kind::Gauge, "Open links of gateways and routers, by kind"),
@@ -75,7 +75,7 @@ static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
 static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 10] = [
+const OPS: [&str; 9] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -83,7 +83,6 @@ const OPS: [&str; 10] = [
     "close_session",
     "acknowledge",
     "read",
-    "read_heads",
     "send",
     "direct",
 ];
@@ -168,9 +167,10 @@ fn lookup(result: &'static str) -> Counter {
 }
 
 pub(crate) fn sizes(partition: usize, (accounts, sessions, gateways_missing): (usize, usize, usize)) {
-    gauge!(ACCOUNTS, "partition" => partition.to_string()).set(accounts as f64);
-    gauge!(SESSIONS, "partition" => partition.to_string()).set(sessions as f64);
-    gauge!(GATEWAYS_MISSING).set(gateways_missing as f64);
+    let sizes = [(ACCOUNTS, accounts), (SESSIONS, sessions), (GATEWAYS_MISSING, gateways_missing)];
+    for (name, size) in sizes {
+        gauge!(name, "partition" => partition.to_string()).set(size as f64);
+    }
 }
 
 pub(crate) fn link(kind: &'static str, change: f64) {

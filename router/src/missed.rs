@@ -15,7 +15,7 @@ use crate::delivery::Delivery;
 /// hears that anybody may have missed something.
 const USERS: usize = 65_536;
 
-/// By `K`, which is whom it concerns.
+/// Remembers, by `K` (a user), the latest of what was dropped.
 pub(crate) struct Missed<K, T> {
     state: Mutex<State<K, T>>,
 }
@@ -26,7 +26,7 @@ struct State<K, T> {
     waker: Option<Waker>,
 }
 
-/// Something that takes the place of several of its kind.
+/// A value that can stand for several.
 pub(crate) trait Merges {
     fn merge(&mut self, newer: Self);
 }
@@ -77,29 +77,19 @@ impl<K: Hash + Eq, T: Merges> Missed<K, T> {
             let all = std::mem::take(&mut state.missed);
             return Poll::Ready(Taken::Some(all.into_values().collect()));
         }
-        let mut left = limit;
-        let now = state.missed.extract_if(|_, _| {
-            left = left.saturating_sub(1);
-            left > 0
-        });
+        let now = state.missed.extract_if(|_, _| true).take(limit);
         Poll::Ready(Taken::Some(now.map(|(_, missed)| missed).collect()))
     }
 }
 
 impl Merges for Behind {
     fn merge(&mut self, newer: Self) {
-        let known = &mut self.connections;
-        for connection in newer.connections {
-            if !known.contains(&connection) {
-                known.push(connection);
-            }
+        // Another incarnation is of another account: the name has another owner.
+        if newer.incarnation > self.incarnation {
+            *self = newer;
+        } else if newer.incarnation == self.incarnation {
+            self.position = later(self.position, newer.position);
         }
-        // Of another account: the name has another owner.
-        self.position = match newer.incarnation > self.incarnation {
-            true => newer.position,
-            false => later(self.position, newer.position),
-        };
-        self.incarnation = self.incarnation.max(newer.incarnation);
     }
 }
 
@@ -110,11 +100,12 @@ impl Merges for Delivery {
         } else if newer.incarnation == self.incarnation {
             self.position = later(Some(self.position), Some(newer.position)).unwrap_or_default();
             self.except = self.except.filter(|except| newer.except.as_ref() == Some(except));
+            self.passed_on |= newer.passed_on;
         }
     }
 }
 
-/// Of two lives of a timeline, the one that was heard of last.
+/// The later of two positions; of two epochs, that of `newer`.
 fn later(known: Option<Position>, newer: Option<Position>) -> Option<Position> {
     match (known, newer) {
         (Some(known), Some(newer)) if known.epoch == newer.epoch && known.seq > newer.seq => Some(known),
@@ -126,11 +117,13 @@ fn later(known: Option<Position>, newer: Option<Position>) -> Option<Position> {
 mod tests {
     use std::task::Waker;
 
+    use bytes::Bytes;
+    use carillon_proto::UserId;
+
     use super::*;
 
-    fn behind(connections: &[u64], seq: u64) -> Behind {
-        let position = Some(Position { epoch: 1, seq });
-        Behind { connections: connections.to_vec(), position, ..Behind::default() }
+    fn behind(incarnation: u64, seq: u64) -> Behind {
+        Behind { position: Some(Position { epoch: 1, seq }), incarnation, ..Behind::default() }
     }
 
     fn take(missed: &Missed<u64, Behind>, limit: usize) -> Option<Vec<Behind>> {
@@ -144,25 +137,55 @@ mod tests {
     #[test]
     fn many_drops_of_one_timeline_are_told_as_one() {
         let missed = Missed::default();
-        for (connections, seq) in [(&[1][..], 5), (&[1, 2], 9), (&[3], 7)] {
-            missed.note(0, behind(connections, seq));
+        for seq in [5, 9, 7] {
+            missed.note(0, behind(1, seq));
         }
-        assert_eq!(take(&missed, 10), Some(vec![behind(&[1, 2, 3], 9)]));
+        assert_eq!(take(&missed, 10), Some(vec![behind(1, 9)]));
         assert_eq!(take(&missed, 10), Some(vec![]));
+    }
+
+    #[test]
+    fn of_two_owners_of_a_name_the_newer_one_is_told_of_its_own_inbox() {
+        for (first, second) in [((1, 9), (2, 3)), ((2, 3), (1, 9))] {
+            let missed = Missed::default();
+            for (incarnation, seq) in [first, second] {
+                missed.note(0, behind(incarnation, seq));
+            }
+            assert_eq!(take(&missed, 10), Some(vec![behind(2, 3)]));
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_another_router_passed_on_stays_one_when_it_is_merged() {
+        let delivery = |seq, passed_on| Delivery {
+            user: UserId::new("bob").expect("valid"),
+            incarnation: 1,
+            position: Position { epoch: 1, seq },
+            envelope: Bytes::new(),
+            traceparent: String::new(),
+            except: None,
+            passed_on,
+        };
+        let mut merged = delivery(1, true);
+        merged.merge(delivery(2, false));
+        assert_eq!(merged, delivery(2, true));
+        merged = delivery(1, false);
+        merged.merge(delivery(2, true));
+        assert_eq!(Delivery::of_hint(merged.into_hint()), Some(delivery(2, true)));
     }
 
     #[test]
     fn no_more_is_told_at_once_than_there_is_room_for() {
         let missed = Missed::default();
-        (0..100).for_each(|user| missed.note(user, behind(&[user], 1)));
+        (0..100).for_each(|user| missed.note(user, behind(1, user)));
         let mut told = Vec::new();
         loop {
             let some = take(&missed, 30).expect("few");
-            assert!(some.len() <= 30);
+            assert_eq!(some.len(), 30.min(100 - told.len()));
             if some.is_empty() {
                 break;
             }
-            told.extend(some.into_iter().flat_map(|behind| behind.connections));
+            told.extend(some.into_iter().filter_map(|behind| behind.position).map(|position| position.seq));
         }
         told.sort_unstable();
         assert_eq!(told, (0..100).collect::<Vec<_>>());
@@ -171,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_too_much_to_remember_is_told_as_that() {
         let missed = Missed::default();
-        (0..=USERS as u64).for_each(|user| missed.note(user, behind(&[user], 1)));
+        (0..=USERS as u64).for_each(|user| missed.note(user, behind(1, 1)));
         assert_eq!(take(&missed, 10), None);
         assert_eq!(take(&missed, 10), Some(vec![]));
     }

@@ -13,7 +13,7 @@ use carillon_proto::{
     LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client::Position,
-        link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
+        link::{self, Behind, Directed, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
             directory_command, put_account, store_request, timeline_command,
@@ -88,7 +88,7 @@ pub(crate) struct Owner {
     pub(crate) effects: Vec<Effect>,
 }
 
-/// What an owner may do, and whom it shares with the other partitions.
+/// Settings of an owner, and what the partitions share.
 #[derive(Clone)]
 pub(crate) struct OwnerConfig {
     /// Accounts in memory.
@@ -109,7 +109,7 @@ enum Waiter {
     Nobody,
 }
 
-/// A session that its gateway says is there, with what it asked.
+/// A session that is announced or opened, and the request to answer.
 struct Announced {
     session: Session,
     link: u64,
@@ -124,26 +124,26 @@ enum Asked {
     Reserved(UserId),
     Account(UserId, ReplySlot),
     Ensured(UserId, ReplySlot),
-    Session {
-        user: UserId,
-        session: Session,
-        link: u64,
-        slot: ReplySlot,
-        deadline: Instant,
-    },
+    Session(UserId, Box<Announced>),
     SessionHead {
         user: UserId,
         incarnation: u64,
         generation: u64,
         slot: ReplySlot,
     },
-    Closed(ReplySlot),
-    Heads(UserId, ReplySlot),
+    SessionClosed {
+        user: UserId,
+        gateway: LeaseId,
+        connection: u64,
+        slot: ReplySlot,
+    },
+    /// Nothing goes on but the answer.
+    Done(ReplySlot),
     /// Users and their accounts' incarnations.
     Checked(Vec<(UserId, u64)>),
     Timeline(ReplySlot),
     Cursor(Vec<ReplySlot>),
-    /// Whether it was sent before.
+    /// The answer tells whether the message was sent before.
     Repeated(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
@@ -185,14 +185,14 @@ impl Owner {
         self.register.end_leases(|lease| self.topology.has_ended(lease));
     }
 
-    /// A gateway says on this link that every session of its that is owned here, by this ring, has been announced.
+    /// The gateway has announced, on this link, all of its sessions that this router owns by this ring.
     pub(crate) fn announced_all(&mut self, gateway: LeaseId, link: u64, ring_version: u64) {
         if !self.topology.has_ended(gateway) {
             self.register.announced_all(gateway, link, ring_version);
         }
     }
 
-    /// Another router is told of this session from now on.
+    /// The session belongs to another router now.
     pub(crate) fn forget(&mut self, user: &UserId, gateway: LeaseId, connection: u64, link: u64) {
         self.register.forget(user, gateway, connection, link);
     }
@@ -204,12 +204,11 @@ impl Owner {
             Op::Send(send) => self.send(send, parts, now, time_ms),
             Op::Acknowledge(acknowledge) => self.acknowledge(acknowledge, parts, now),
             Op::Read(read) => self.read_timeline(read, parts),
-            Op::ReadHeads(read) => {
-                let asked = Asked::Heads(parts.user.clone(), parts.slot);
-                self.read_head(&parts.user, read.incarnation, read.device, parts.deadline, asked);
-            }
             Op::OpenSession(link::OpenSession { session }) => match session {
-                Some(session) => self.put_session(parts.user, session, false, parts.link, parts.slot, parts.deadline),
+                Some(session) => {
+                    let Parts { user, link, slot, deadline, .. } = parts;
+                    self.put_session(user, Announced { session, link, slot, deadline }, false);
+                }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Announce(link::Announce { session }) => match session {
@@ -217,12 +216,7 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::CloseSession(link::CloseSession { session }) => match session {
-                Some(session) => {
-                    self.register.remove(&parts.user, LeaseId(session.lease), session.connection);
-                    self.cursors.hurry(now);
-                    let deadline = parts.deadline;
-                    self.delete_session(&parts.user, &session, deadline, Asked::Closed(parts.slot));
-                }
+                Some(session) => self.close_session(&session, parts, now),
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),
@@ -274,14 +268,14 @@ impl Owner {
                 self.accounts.forget(&user);
                 self.end(slot, done(answer));
             }
-            Asked::Session { user, session, link, slot, deadline } => {
-                self.session_put(user, Announced { session, link, slot, deadline }, answer);
-            }
+            Asked::Session(user, announced) => self.session_put(user, *announced, answer),
             Asked::SessionHead { user, incarnation, generation, slot } => {
                 if let Ok(StoreAnswer::Head(head)) = &answer {
                     let position = Position { epoch: head.epoch, seq: head.last };
                     // What is news here may be news to the user's other sessions.
-                    if self.register.heard(&user, incarnation, position) && self.companions.has(&user) {
+                    if self.register.heard(&user, incarnation, position)
+                        && self.register.sessions(&user, incarnation).len() > 1
+                    {
                         self.tell_head(&user, incarnation, position);
                     }
                 }
@@ -290,11 +284,12 @@ impl Owner {
                 // The session is stored: whatever is wrong now, "nothing was done" would not be true.
                 self.end(slot, opened.map_err(Failure::after_the_session));
             }
-            Asked::Closed(slot) => self.end(slot, done(answer)),
-            Asked::Heads(user, slot) => {
-                let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
-                self.end(slot, heads);
+            Asked::SessionClosed { user, gateway, connection, slot } => {
+                // A sign-in that was under way may have put it back meanwhile.
+                self.register.remove(&user, gateway, connection);
+                self.end(slot, done(answer));
             }
+            Asked::Done(slot) => self.end(slot, done(answer)),
             Asked::Checked(users) => self.checked(users, answer, now),
             Asked::Timeline(slot) => {
                 let read = match answer {

@@ -109,7 +109,7 @@ impl Partitions {
         true
     }
 
-    /// Without its envelope, and later, if the user's partition is full.
+    /// If the partition is full, only the position is kept and told later.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         let mailbox = &self.0[self.index(&delivery.user)];
         if let Err(TrySendError::Full(Input::Deliver(delivery))) = mailbox.inputs.try_send(Input::Deliver(delivery)) {
@@ -145,10 +145,15 @@ impl Partitions {
     }
 
     fn index(&self, user: &UserId) -> usize {
-        let mut hasher = DefaultHasher::new();
-        user.hash(&mut hasher);
-        (hasher.finish() % self.0.len() as u64) as usize
+        part_of(user, self.0.len())
     }
+}
+
+/// Which of so many parts has this user.
+pub(crate) fn part_of(user: &UserId, parts: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    user.hash(&mut hasher);
+    (hasher.finish() % parts as u64) as usize
 }
 
 pub(crate) struct Partition {
@@ -178,7 +183,10 @@ impl Partition {
             // starved.
             tokio::select! {
                 biased;
-                _ = gauge.tick() => metrics::sizes(self.index, self.owner.sizes()),
+                _ = gauge.tick() => {
+                    metrics::sizes(self.index, self.owner.sizes());
+                    self.links.expire(Instant::now());
+                }
                 changed = self.topology.changed() => {
                     if changed.is_err() {
                         return;
@@ -245,11 +253,10 @@ impl Partition {
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        let owner = self.topology.borrow().ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone());
-        match owner {
-            Some(address) if !self.peers.is_here(&address) => self.peers.hint(&address, delivery),
+        match self.topology.borrow().elsewhere(&delivery.user) {
+            Some(address) => self.peers.hint(address, delivery),
             // Without an owner there may still be sessions here.
-            Some(_) | None => self.partitions.deliver(delivery),
+            None => self.partitions.deliver(delivery),
         }
     }
 }

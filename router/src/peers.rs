@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
 use carillon_proto::{
     Batches, UserId, limits,
     pb::{
-        link::{Hello, Hint, ToRouter, router_client::RouterClient},
+        link::{Hello, ToRouter, router_client::RouterClient},
         store::NodeKind,
     },
     peer::{PeerSecurity, cause},
@@ -33,7 +33,7 @@ use crate::{
     topology::Topology,
 };
 
-/// Words that wait for one router; above it they are dropped, and of hints the position is told later.
+/// The most words that wait for one router. A hint above that keeps only its position, which is told later.
 const HINTS: usize = 16_384;
 /// Hints without envelopes in one message.
 const MISSED: usize = 256;
@@ -44,9 +44,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Peers {
-    here: Arc<str>,
     queues: Arc<RwLock<HashMap<String, Peer>>>,
 }
 
@@ -60,36 +59,19 @@ struct Peer {
 
 /// What a router tells another one. Lost without harm.
 enum Word {
-    Hint { delivery: Delivery, passed_on: bool },
+    Hint(Delivery),
     Changed(UserId),
 }
 
 impl Peers {
-    pub(crate) fn new(here: Arc<str>) -> Self {
-        Self { here, queues: Arc::default() }
-    }
-
-    pub(crate) fn is_here(&self, address: &str) -> bool {
-        *self.here == *address
-    }
-
-    /// Without its envelope, and later, if there is no room.
+    /// If there is no room, only the position is told, later.
     pub(crate) fn hint(&self, address: &str, delivery: Delivery) {
-        self.tell(address, delivery, false);
-    }
-
-    /// A hint of another router, which took this one for the owner.
-    pub(crate) fn pass_on(&self, address: &str, delivery: Delivery) {
-        self.tell(address, delivery, true);
-    }
-
-    fn tell(&self, address: &str, delivery: Delivery, passed_on: bool) {
         let peers = self.queues.read();
         // Whoever is not in the ring owns nothing.
         let Some(peer) = peers.get(address) else { return metrics::hint(false) };
-        let given = peer.words.try_send(Word::Hint { delivery, passed_on });
+        let given = peer.words.try_send(Word::Hint(delivery));
         metrics::hint(given.is_ok());
-        if let Err(TrySendError::Full(Word::Hint { delivery, .. })) = given {
+        if let Err(TrySendError::Full(Word::Hint(delivery))) = given {
             peer.missed.note(delivery.user.clone(), delivery.without_envelope());
         }
     }
@@ -156,7 +138,7 @@ async fn keep(
         .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
     let mut words = Batches::new(words, |word| match word {
-        Word::Hint { delivery, .. } => delivery.envelope.len() + 256,
+        Word::Hint(delivery) => delivery.envelope.len() + 256,
         Word::Changed(_) => 256,
     });
     let mut failures = 0u32;
@@ -177,10 +159,10 @@ async fn keep(
                 let mut said = response.into_inner();
                 loop {
                     // Both are cancel-safe; what is taken is given on before the next turn.
-                    tokio::select! {
+                    let message = tokio::select! {
                         message = said.message() => match message {
                             // Routers have nothing to say to routers but the registry, which we watch ourselves.
-                            Ok(Some(_)) => {}
+                            Ok(Some(_)) => continue,
                             Ok(None) | Err(_) => break,
                         },
                         next = words.next() => {
@@ -188,28 +170,23 @@ async fn keep(
                             let mut message = ToRouter::default();
                             for word in words {
                                 match word {
-                                    Word::Hint { delivery, passed_on } => {
-                                        message.hints.push(Hint { passed_on, ..delivery.into_hint() });
-                                    }
+                                    Word::Hint(delivery) => message.hints.push(delivery.into_hint()),
                                     Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
                                 }
                             }
-                            // What is lost here, the other side reads from the store when the link is open again.
-                            let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
-                            if !matches!(given, Ok(Ok(()))) {
-                                break;
-                            }
+                            message
                         }
                         taken = poll_fn(|context| missed.poll_take(context, MISSED)) => {
                             // A new link says as well that anybody may have missed something.
                             let Taken::Some(deliveries) = taken else { break };
                             let hints = deliveries.into_iter().map(Delivery::into_hint).collect();
-                            let message = ToRouter { hints, ..ToRouter::default() };
-                            let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
-                            if !matches!(given, Ok(Ok(()))) {
-                                break;
-                            }
+                            ToRouter { hints, ..ToRouter::default() }
                         }
+                    };
+                    // What is lost here, the other side reads from the store when the link is open again.
+                    let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
+                    if !matches!(given, Ok(Ok(()))) {
+                        break;
                     }
                 }
             }

@@ -12,13 +12,14 @@ use carillon_proto::{
 use crate::companions::Companions;
 
 /// Of one partition. Bounded by what gateways hold: each lets in at most its `max_connections`, and the store lets in at
-/// most `max_devices_per_user` of a user. A session takes some 200 bytes.
+/// most `max_devices_per_user` of a user. A session takes some 300 bytes, with
+/// what [`Companions`] has of its user.
 pub(crate) struct Register {
     users: HashMap<UserId, Online>,
     /// How many sessions each gateway has here. Whose gateway ends is looked for among all: that is seldom, and an index
     /// would cost as much as the session.
     by_lease: HashMap<LeaseId, usize>,
-    /// Of the gateways that have announced all that they have here.
+    /// For each gateway that has said so: the link and ring by which all its sessions are announced.
     announced: HashMap<LeaseId, Announced>,
     companions: Companions,
 }
@@ -33,7 +34,7 @@ struct Online {
     sessions: Vec<Session>,
 }
 
-/// "That was all", said by a gateway.
+/// By which link and ring a gateway has announced all.
 struct Announced {
     link: u64,
     ring_version: u64,
@@ -81,7 +82,7 @@ impl Register {
         }
     }
 
-    /// Of whoever has the name.
+    /// All sessions of the user, of any incarnation.
     pub(crate) fn all_sessions(&self, user: &UserId) -> &[Session] {
         self.users.get(user).map_or(&[], |online| &online.sessions)
     }
@@ -96,7 +97,7 @@ impl Register {
         online.sessions.iter().any(is_it).then_some(online.incarnation)
     }
 
-    /// Is another session of this device here?
+    /// Whether another session of this device is here.
     pub(crate) fn has_other(&self, user: &UserId, session: &Session) -> bool {
         let is_other =
             |known: &Session| known.device == session.device && !known.has_handle(session.lease, session.connection);
@@ -107,6 +108,7 @@ impl Register {
     /// sessions of the owner of the name before, which are over.
     pub(crate) fn put(&mut self, user: &UserId, incarnation: u64, mut session: Session) -> Vec<Session> {
         let mut over = Vec::new();
+        self.catch_up(user);
         match self.users.get(user) {
             // An answer that was overtaken by a new owner of the name.
             Some(online) if online.incarnation > incarnation => return over,
@@ -128,7 +130,7 @@ impl Register {
             sessions: Vec::with_capacity(1),
         });
         online.sessions.push(session);
-        self.companions.counted(user, online.sessions.len());
+        self.companions.changed(user, &online.sessions);
         over
     }
 
@@ -137,6 +139,10 @@ impl Register {
         let Some(online) = self.users.get_mut(user).filter(|online| online.incarnation == incarnation) else {
             return false;
         };
+        // There is no inbox yet.
+        if position.epoch == 0 {
+            return false;
+        }
         let is_news = online.head.epoch != position.epoch || online.head.seq < position.seq;
         if is_news {
             online.head = position;
@@ -144,7 +150,17 @@ impl Register {
         is_news
     }
 
-    /// How far the inbox of this user is known to reach, and of which account it is; None: that is not known.
+    /// Takes over how far the inbox reaches by what the user's only session has sent.
+    pub(crate) fn catch_up(&mut self, user: &UserId) {
+        let Some(sent) = self.companions.sent(user) else { return };
+        let Some(online) = self.users.get_mut(user) else { return };
+        // Of two epochs the later one is not known here: the next comparison with the store tells.
+        if online.head.epoch == 0 || online.head.epoch == sent.epoch && online.head.seq < sent.seq {
+            online.head = sent;
+        }
+    }
+
+    /// How far the inbox of this user is known to reach, and of which account it is. `None`: that is not known.
     pub(crate) fn head(&self, user: &UserId) -> Option<(u64, Position)> {
         let online = self.users.get(user)?;
         (online.head.epoch != 0).then_some((online.incarnation, online.head))
@@ -155,7 +171,7 @@ impl Register {
         self.users.get(user).map(|online| online.incarnation)
     }
 
-    /// It was announced again on this link.
+    /// The session was announced again on this link.
     pub(crate) fn told_again(&mut self, user: &UserId, session: &Session) {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             known.link = known.link.max(session.link);
@@ -166,7 +182,7 @@ impl Register {
         self.retain(user, |known| !known.has_handle(lease, connection));
     }
 
-    /// Its gateway has told another router of it, and said so on this link. What it said on a link before is no news.
+    /// Removes a session that another router owns now, unless a newer link has announced it since.
     pub(crate) fn forget(&mut self, user: &UserId, lease: LeaseId, connection: u64, link: u64) {
         self.retain(user, |known| !known.has_handle(lease, connection) || known.link > link);
     }
@@ -206,7 +222,7 @@ impl Register {
         let before = online.sessions.len();
         take_out(online, &mut self.by_lease, stays);
         if online.sessions.len() != before {
-            self.companions.counted(user, online.sessions.len());
+            self.companions.changed(user, &online.sessions);
             if online.sessions.is_empty() {
                 self.users.remove(user);
             }
@@ -219,7 +235,7 @@ impl Register {
             let before = online.sessions.len();
             take_out(online, by_lease, &stays);
             if online.sessions.len() != before {
-                companions.counted(user, online.sessions.len());
+                companions.changed(user, &online.sessions);
             }
             !online.sessions.is_empty()
         });

@@ -93,6 +93,11 @@ pub(crate) enum Failure {
     Forbidden,
     #[error("too many requests wait for this user")]
     Crowded,
+    #[error("too many requests wait for the gateway of the device")]
+    GatewayCrowded,
+    /// Of a directed request: the gateway of the session should not have let it through.
+    #[error("the answer of the device is {bytes} bytes, but must be at most {max}")]
+    LargeAnswer { bytes: usize, max: usize },
     #[error("the client id was used for another message")]
     Reused,
     #[error("the client id was used for a message to somebody else")]
@@ -123,17 +128,17 @@ impl Failure {
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)
             }
-            Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
+            Self::Store(StoreFailure::Exists | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
                 (Code::Invalid, false, 0)
             }
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
-            Self::Store(StoreFailure::Unexpected) => (Code::Internal, false, 0),
+            Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
             Self::TooLarge { .. } => (Code::TooLarge, false, 0),
             Self::Groups => (Code::Unsupported, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden => (Code::Forbidden, false, 0),
-            Self::Crowded => (Code::Overloaded, true, 200),
+            Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
             Self::Changing => (Code::Unavailable, true, 200),
@@ -197,7 +202,6 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::CloseSession(_) => "close_session",
         Op::Acknowledge(_) => "acknowledge",
         Op::Read(_) => "read",
-        Op::ReadHeads(_) => "read_heads",
         Op::Send(_) => "send",
         Op::Direct(_) => "direct",
     }
@@ -219,7 +223,6 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure
         Op::CloseSession(op) => of_session(&op.session),
         Op::Acknowledge(op) => Ok(UserId::new(&op.user)?),
         Op::Read(op) => Ok(UserId::new(&op.user)?),
-        Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
         Op::Direct(op) => Ok(UserId::new(&op.user)?),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(To::User(user)) => Ok(UserId::new(user)?),
@@ -242,7 +245,7 @@ pub(crate) mod tests {
 
     impl Replies {
         pub(crate) fn new() -> Self {
-            let (tx, rx) = mpsc::channel(1000);
+            let (tx, rx) = mpsc::channel(2000);
             Self { tx, rx }
         }
 

@@ -92,7 +92,7 @@ impl Router {
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
         let (store, actor) = StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
         let links = Links::default();
-        let peers = Peers::new(Arc::clone(&here));
+        let peers = Peers::default();
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
         let missed: Vec<_> = each.iter().map(|mailbox| Arc::clone(&mailbox.missed)).collect();

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
@@ -24,7 +23,7 @@ use crate::{
     delivery::Delivery,
     gate::{Asked, Gate, Verdict},
     owner::{Effect, Owner, OwnerConfig},
-    partition::{Input, PARTITIONS},
+    partition::{Input, PARTITIONS, part_of},
     reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     store::{
         Answer,
@@ -50,7 +49,6 @@ pub enum Output {
 }
 
 pub struct Router {
-    here: Arc<str>,
     topology: Arc<Topology>,
     /// The lease and its end.
     held: Option<Instant>,
@@ -117,7 +115,6 @@ impl Router {
             follows: false,
         };
         Self {
-            here: here.into(),
             partitions: (0..PARTITIONS).map(partition).collect(),
             topology,
             held: None,
@@ -160,13 +157,13 @@ impl Router {
         for index in 0..self.partitions.len() {
             if self.partitions[index].owner.cursors_due().is_some_and(|due| due <= now) {
                 self.partitions[index].owner.flush_cursors();
-                self.perform(index, now);
+                self.perform(index);
             }
         }
         for index in 0..self.partitions.len() {
             if self.partitions[index].owner.check_due().is_some_and(|due| due <= now) {
                 self.partitions[index].owner.check(now);
-                self.perform(index, now);
+                self.perform(index);
             }
         }
         self.read_links(now);
@@ -270,15 +267,15 @@ impl Router {
         for (token, answer) in std::mem::take(&mut partition.answers) {
             partition.owner.answer(token, answer, now, time_ms);
         }
-        self.perform(index, now);
+        self.perform(index);
         let partition = &mut self.partitions[index];
         for input in std::mem::take(&mut partition.inputs) {
             input.carry_out(&mut partition.owner, now, time_ms);
         }
-        self.perform(index, now);
+        self.perform(index);
     }
 
-    fn perform(&mut self, index: usize, _now: Instant) {
+    fn perform(&mut self, index: usize) {
         for effect in std::mem::take(&mut self.partitions[index].owner.effects) {
             match effect {
                 Effect::Store { token, shard, op, deadline, place, .. } => {
@@ -323,12 +320,11 @@ impl Router {
     }
 
     fn pass_on(&mut self, delivery: Delivery) {
-        match self.topology.ring.owner(delivery.user.as_str()) {
-            Some(owner) if *owner.address != *self.here => {
-                let address = owner.address.clone();
-                self.outputs.push(Output::Hint { address, hint: delivery.into_hint() });
+        match self.topology.elsewhere(&delivery.user) {
+            Some(address) => {
+                self.outputs.push(Output::Hint { address: address.to_owned(), hint: delivery.into_hint() });
             }
-            Some(_) | None => self.deliver(delivery),
+            None => self.deliver(delivery),
         }
     }
 
@@ -338,12 +334,12 @@ impl Router {
     }
 
     fn take_hint(&mut self, hint: Hint) {
-        let passed_on = hint.passed_on;
         let Some(delivery) = Delivery::of_hint(hint) else { return };
-        let owner = self.topology.ring.owner(delivery.user.as_str()).map(|owner| owner.address.clone());
-        if let Some(address) = owner.filter(|owner| !passed_on && **owner != *self.here) {
+        if !delivery.passed_on
+            && let Some(address) = self.topology.elsewhere(&delivery.user)
+        {
             let hint = Hint { passed_on: true, ..delivery.clone().into_hint() };
-            self.outputs.push(Output::Hint { address, hint });
+            self.outputs.push(Output::Hint { address: address.to_owned(), hint });
         }
         self.deliver(delivery);
     }
@@ -359,10 +355,11 @@ impl Router {
                 let request = match unread {
                     Unread::Request(request) => request,
                     Unread::Forget(Forget { user, connection }) => {
-                        let Ok(user) = UserId::new(user) else { break };
-                        let (partition, connection, link_number) = (partition_of(&user), *connection, *number);
-                        let said = Input::Forget { user, gateway, connection, link: link_number };
-                        self.partitions[partition].inputs.push_back(said);
+                        if let Ok(user) = UserId::new(user) {
+                            let (partition, connection, link_number) = (partition_of(&user), *connection, *number);
+                            let said = Input::Forget { user, gateway, connection, link: link_number };
+                            self.partitions[partition].inputs.push_back(said);
+                        }
                         link.unread.pop_front();
                         continue;
                     }
@@ -410,7 +407,5 @@ impl Router {
 }
 
 fn partition_of(user: &UserId) -> usize {
-    let mut hasher = DefaultHasher::new();
-    user.hash(&mut hasher);
-    (hasher.finish() % PARTITIONS as u64) as usize
+    part_of(user, PARTITIONS)
 }

@@ -60,10 +60,7 @@ pub(crate) enum StoreFailure {
     #[error("no answer from {shard} in time")]
     Expired { shard: ShardId },
     #[error("it exists")]
-    Exists {
-        /// It was asked for more than once: an earlier try may have made it.
-        repeated: bool,
-    },
+    Exists,
     #[error("not found: {detail}")]
     NotFound { detail: String },
     #[error("{detail}")]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, Ring, RouterNode, ShardId, ShardMap,
+    LeaseId, Ring, RouterNode, ShardId, ShardMap, UserId,
     pb::store::{NodeKind, Placed, RegistryView, Replica},
 };
 
@@ -51,6 +51,12 @@ impl Topology {
     /// Is this router the owner? By its address: a router that has just come back under a new lease owns what it owned.
     pub(crate) fn owns(&self, id: &str) -> bool {
         self.ring.owner(id).is_some_and(|owner| *owner.address == *self.here)
+    }
+
+    /// The address of the owner of this user, unless it is this router, or there is none.
+    pub(crate) fn elsewhere(&self, user: &UserId) -> Option<&str> {
+        let owner = &*self.ring.owner(user.as_str())?.address;
+        (*owner != *self.here).then_some(owner)
     }
 
     pub(crate) fn others(&self) -> impl Iterator<Item = &RouterNode> {

@@ -2,7 +2,7 @@
 //! signal is dropped, a directed request is refused, and for an eviction the link is cut.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, TimelineId, UserId,
+    LeaseId, TimelineId, UserId, limits,
     pb::link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
 };
 use parking_lot::{Mutex, RwLock};
@@ -46,7 +46,7 @@ pub(crate) struct Links {
 pub(crate) struct Way {
     pub(crate) number: u64,
     pushes: mpsc::Sender<Push>,
-    /// Whose pushes were dropped.
+    /// Users whose pushes were dropped, and how far their inboxes reach.
     missed: Arc<Missed<UserId, Behind>>,
     signals: mpsc::Sender<Signaled>,
     directed: mpsc::Sender<Directed>,
@@ -55,7 +55,7 @@ pub(crate) struct Way {
     pub(crate) cut: CancellationToken,
 }
 
-/// The lower end of a way.
+/// The receiving ends of a way's queues.
 pub(crate) struct Queues {
     pub(crate) pushes: mpsc::Receiver<Push>,
     pub(crate) missed: Arc<Missed<UserId, Behind>>,
@@ -68,12 +68,13 @@ pub(crate) struct Queues {
 #[derive(Default)]
 struct Waiting {
     last_id: u64,
-    slots: BTreeMap<u64, (ReplySlot, Instant)>,
+    /// With their deadlines.
+    slots: HashMap<u64, (ReplySlot, Instant)>,
     closed: bool,
 }
 
 impl Links {
-    /// A way that nobody knows yet.
+    /// Makes a way that is not in the table yet.
     pub(crate) fn way(&self, pushes_bound: usize) -> (Way, Queues) {
         let (to_pushes, pushes) = mpsc::channel(pushes_bound);
         let (to_signals, signals) = mpsc::channel(SIGNALS);
@@ -100,8 +101,8 @@ impl Links {
         let Some(way) = gateways.get(&gateway) else { return false };
         match way.pushes.try_send(push) {
             Ok(()) => true,
-            Err(TrySendError::Full(Push { connections, timeline, position, incarnation, .. })) => {
-                way.missed(Behind { connections, timeline, position, incarnation });
+            Err(TrySendError::Full(Push { timeline, position, incarnation, .. })) => {
+                way.missed(Behind { timeline, position, incarnation });
                 false
             }
             Err(TrySendError::Closed(_)) => false,
@@ -119,7 +120,7 @@ impl Links {
         metrics::signal(given);
     }
 
-    /// The answer comes by `answered`, or it is that there is none.
+    /// The answer comes by `answered`; `Unreached` if none can come.
     pub(crate) fn direct(&self, gateway: LeaseId, directed: Directed, slot: ReplySlot, deadline: Instant) {
         match self.gateways.read().get(&gateway) {
             Some(way) => way.direct(directed, slot, deadline),
@@ -136,8 +137,19 @@ impl Links {
         }
     }
 
+    /// Ends directed requests whose time is over. Call it now and then: each keeps a place for its answer.
+    pub(crate) fn expire(&self, now: Instant) {
+        for way in self.gateways.read().values() {
+            way.waiting.lock().expire(now);
+        }
+    }
+
+    /// A newer link of the same gateway stays, whose greeting was read first.
     pub(crate) fn enter(&self, gateway: LeaseId, way: &Way) {
-        self.gateways.write().insert(gateway, way.clone());
+        match self.gateways.write().entry(gateway) {
+            Entry::Occupied(known) if known.get().number > way.number => {}
+            entry => drop(entry.insert_entry(way.clone())),
+        }
     }
 
     /// A newer link of the same gateway stays.
@@ -162,40 +174,45 @@ impl Way {
 
     fn direct(&self, mut directed: Directed, slot: ReplySlot, deadline: Instant) {
         let mut waiting = self.waiting.lock();
-        waiting.expire(Instant::now());
         if waiting.closed {
             return slot.answer(Failure::Unreached.into());
         }
         if waiting.slots.len() >= DIRECTED {
-            return slot.answer(Failure::Crowded.into());
+            waiting.expire(Instant::now());
+            if waiting.slots.len() >= DIRECTED {
+                return slot.answer(Failure::GatewayCrowded.into());
+            }
         }
         waiting.last_id += 1;
         let id = waiting.last_id;
         directed.id = id;
         match self.directed.try_send(directed) {
             Ok(()) => drop(waiting.slots.insert(id, (slot, deadline))),
-            Err(_) => slot.answer(Failure::Crowded.into()),
+            Err(TrySendError::Full(_)) => slot.answer(Failure::GatewayCrowded.into()),
+            Err(TrySendError::Closed(_)) => slot.answer(Failure::Unreached.into()),
         }
     }
 
-    /// The gateway's word about a directed request. A second one is nothing.
+    /// Takes the gateway's answer to a directed request. A second answer is ignored.
     pub(crate) fn answered(&self, answer: DirectAnswer) {
         let Some((slot, _)) = self.waiting.lock().slots.remove(&answer.id) else { return };
         slot.answer(match answer.result {
+            Some(direct_answer::Result::Body(body)) if body.len() > limits::MAX_SIGNAL_BYTES => {
+                Failure::LargeAnswer { bytes: body.len(), max: limits::MAX_SIGNAL_BYTES }.into()
+            }
             Some(direct_answer::Result::Body(body)) => Answer::DirectAnswered(DirectAnswered { body }),
             Some(direct_answer::Result::Refusal(refusal)) => Answer::Refusal(refusal),
-            None => Failure::Invalid("the answer is missing").into(),
+            // Of a kind that this router does not know.
+            None => Failure::Unreached.into(),
         });
     }
 }
 
 impl Waiting {
-    /// Ids are in the order of the questions; a late one may wait behind one that has longer.
+    /// Ends requests whose time is over.
     fn expire(&mut self, now: Instant) {
-        while let Some(first) = self.slots.first_entry()
-            && first.get().1 <= now
-        {
-            first.remove().0.answer(Failure::Unreached.into());
+        for (_, (slot, _)) in self.slots.extract_if(|_, (_, deadline)| *deadline <= now) {
+            slot.answer(Failure::Unreached.into());
         }
     }
 
@@ -204,5 +221,78 @@ impl Waiting {
         for (slot, _) in std::mem::take(&mut self.slots).into_values() {
             slot.answer(Failure::Unreached.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use carillon_proto::pb::client::Code;
+
+    use super::*;
+    use crate::reply::tests::Replies;
+
+    const GATEWAY: LeaseId = LeaseId(10);
+
+    fn body(bytes: usize) -> Option<direct_answer::Result> {
+        Some(direct_answer::Result::Body(Bytes::from(vec![0; bytes])))
+    }
+
+    fn code(answer: Option<(u64, Answer)>) -> Option<(u64, Code)> {
+        answer.map(|(id, answer)| match answer {
+            Answer::Refusal(refusal) => (id, refusal.code()),
+            other => panic!("not refused: {other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_greeting_that_is_read_late_does_not_put_an_older_link_in_the_place_of_a_newer_one() {
+        let links = Links::default();
+        let ((older, _older), (newer, mut queues)) = (links.way(1), links.way(1));
+        links.enter(GATEWAY, &newer);
+        links.enter(GATEWAY, &older);
+        assert!(links.push(GATEWAY, Push::default()));
+        assert!(queues.pushes.try_recv().is_ok());
+        links.leave(GATEWAY, &older);
+        assert!(links.push(GATEWAY, Push::default()));
+    }
+
+    #[test]
+    fn directed_requests_end_when_their_time_is_over_in_whichever_order_they_came() {
+        let (links, mut replies, now) = (Links::default(), Replies::new(), Instant::now());
+        let (way, _queues) = links.way(1);
+        links.enter(GATEWAY, &way);
+        for (id, seconds) in [(1, 10), (2, 1)] {
+            links.direct(GATEWAY, Directed::default(), replies.slot(id), now + Duration::from_secs(seconds));
+        }
+        links.expire(now + Duration::from_secs(2));
+        assert_eq!(code(replies.next()), Some((2, Code::Unavailable)));
+        assert_eq!(replies.next(), None);
+    }
+
+    #[test]
+    fn a_directed_request_is_refused_by_what_is_in_its_way() {
+        let (links, mut replies) = (Links::default(), Replies::new());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (way, queues) = links.way(1);
+        links.enter(GATEWAY, &way);
+        let ask = |id: usize| links.direct(GATEWAY, Directed::default(), replies.slot(id as u64), deadline);
+        (0..DIRECTED).for_each(ask);
+        ask(DIRECTED);
+        let (_, refused) = replies.next().expect("answered");
+        let Answer::Refusal(refusal) = refused else { panic!("not refused: {refused:?}") };
+        assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
+        assert!(refusal.reason.contains("gateway"), "{}", refusal.reason);
+        way.answered(DirectAnswer { id: 1, result: body(limits::MAX_SIGNAL_BYTES) });
+        assert!(matches!(replies.next(), Some((0, Answer::DirectAnswered(_)))));
+        way.answered(DirectAnswer { id: 2, result: body(limits::MAX_SIGNAL_BYTES + 1) });
+        assert_eq!(code(replies.next()), Some((1, Code::Internal)));
+        way.answered(DirectAnswer { id: 3, result: None });
+        assert_eq!(code(replies.next()), Some((2, Code::Unavailable)), "of a kind that is not known");
+        drop(queues);
+        links.direct(GATEWAY, Directed::default(), replies.slot(5_000), deadline);
+        assert_eq!(code(replies.next()), Some((5_000, Code::Unavailable)), "the link has ended");
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct ClientNode {
     is_live: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
-    /// From then on its token counts.
+    /// The time from which its token is valid.
     begins_at: Time,
     /// It has begun without knowing its positions.
     is_fresh: bool,

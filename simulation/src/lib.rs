@@ -41,7 +41,7 @@ pub enum Plant {
     CursorTooFar,
     /// The inbox of a deleted user goes on under the name's next owner.
     InboxGoesOn,
-    /// What sessions of a deleted user send is accepted.
+    /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
 }
 

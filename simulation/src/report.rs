@@ -20,7 +20,7 @@ pub struct Report {
     pub accepted: u64,
     /// Envelopes in all inboxes.
     pub appended: u64,
-    /// Cursors and rows of sessions.
+    /// Rows swept out: cursors and sessions.
     pub swept: u64,
 }
 

@@ -243,8 +243,8 @@ impl World<'_> {
     fn push(&mut self, link: WireId, push: Push) {
         let faulty = !self.healed;
         if faulty && self.random.in_thousand(self.scenario.pushes_lost) {
-            let Push { connections, timeline, position, incarnation, .. } = push;
-            let behind = vec![Behind { connections, timeline, position, incarnation }];
+            let Push { timeline, position, incarnation, .. } = push;
+            let behind = vec![Behind { timeline, position, incarnation }];
             let message = Message::FromRouter(FromRouter { behind, ..FromRouter::default() });
             let after = self.random.below(400 * MS);
             return self.schedule.after(after, Event::Arrives { wire: link, to: Side::First, message });

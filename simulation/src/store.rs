@@ -472,7 +472,7 @@ impl World<'_> {
     }
 }
 
-/// How many rows.
+/// How many rows the command sweeps.
 fn swept_by(shard: ShardId, command: &Bytes) -> u64 {
     match shard.kind {
         ShardKind::Directory => 1,

@@ -13,8 +13,8 @@ use carillon_proto::{
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, DirectAnswer, Done, Evict, FromRouter, Heads, Push, RawEnvelope, RouterReply, RouterRequest,
-            Send, SessionOpened, TimelineHead, ToRouter,
+            Accepted, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, RouterReply, RouterRequest, Send,
+            SessionOpened, TimelineHead, ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
@@ -162,7 +162,6 @@ impl State {
         drop(store);
         for session in sessions {
             let push = Push {
-                connections: vec![session.connection],
                 sender_connection: except,
                 timeline: Some(inbox(owner)),
                 position: Some(at(seq)),
@@ -236,7 +235,6 @@ impl State {
                 let entries = entries.take(read.limit as usize).take_while(fits).collect();
                 Reply::TimelineRead(TimelineRead { head: Some(head), entries, complete: true })
             }
-            Op::ReadHeads(read) => Reply::Heads(Heads { heads: self.heads(&read.user, &read.device) }),
             Op::Send(send) => self.send(send),
             Op::Direct(_) => panic!("no client can say so"),
         };

@@ -59,12 +59,10 @@ impl Admin {
 
     /// The owner of the user has rows of before in memory; and it may have a link where this router has none.
     fn tell_owner(&self, user: &UserId) {
-        let owner = self.topology.borrow().ring.owner(user.as_str()).map(|owner| owner.address.clone());
-        match owner {
-            Some(address) if !self.put_out.peers.is_here(&address) => {
-                self.put_out.peers.changed(&address, user.clone())
-            }
-            Some(_) => self.put_out.partitions.changed(user.clone()),
+        let topology = self.topology.borrow().clone();
+        match topology.elsewhere(user) {
+            Some(address) => self.put_out.peers.changed(address, user.clone()),
+            None if topology.owns(user.as_str()) => self.put_out.partitions.changed(user.clone()),
             None => {}
         }
     }

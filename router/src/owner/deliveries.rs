@@ -20,30 +20,30 @@ use crate::{
 };
 
 impl Owner {
-    /// To the sessions of the user, but for the one that knows. Without an envelope they are told how far the inbox
-    /// reaches.
+    /// Tells the user's sessions, except the one that sent it. Without an envelope they hear how far the inbox reaches.
     pub(crate) fn deliver(&mut self, delivery: Delivery) {
-        let Delivery { user, incarnation, position, envelope, traceparent, except } = delivery;
+        let Delivery { user, incarnation, position, envelope, traceparent, except, passed_on: _ } = delivery;
         self.register.heard(&user, incarnation, position);
-        for (gateway, connections) in self.gateways_of(&user, incarnation, except) {
-            let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
-            let position = Some(position);
-            self.effects.push(if envelope.is_empty() {
-                Effect::Behind(gateway, Behind { connections, timeline, position, incarnation })
-            } else {
-                let (envelope, traceparent) = (envelope.clone(), traceparent.clone());
-                let sender = except.filter(|(lease, _)| *lease == gateway);
-                let sender_connection = sender.map_or(0, |(_, connection)| connection);
-                let push =
-                    Push { connections, timeline, position, envelope, traceparent, incarnation, sender_connection };
-                Effect::Push(gateway, push)
-            });
+        if envelope.is_empty() {
+            return self.tell_head_to_others(&user, incarnation, position, except);
+        }
+        for gateway in self.gateways_of(&user, incarnation, except) {
+            let sender = except.filter(|(lease, _)| *lease == gateway);
+            let push = Push {
+                timeline: Some(TimelineId::Inbox(user.clone()).to_client()),
+                position: Some(position),
+                envelope: envelope.clone(),
+                traceparent: traceparent.clone(),
+                incarnation,
+                sender_connection: sender.map_or(0, |(_, connection)| connection),
+            };
+            self.effects.push(Effect::Push(gateway, push));
         }
     }
 
-    /// Connections by gateway. Devices of one user are few.
-    fn gateways_of(&self, user: &UserId, incarnation: u64, except: Option<(LeaseId, u64)>) -> Vec<(LeaseId, Vec<u64>)> {
-        let mut gateways: Vec<(LeaseId, Vec<u64>)> = Vec::new();
+    /// The gateways of the sessions to tell. Devices of one user are few.
+    fn gateways_of(&self, user: &UserId, incarnation: u64, except: Option<(LeaseId, u64)>) -> Vec<LeaseId> {
+        let mut gateways = Vec::new();
         // A message to or of another owner of the name is nothing to some of these sessions: generations begin with the
         // incarnation.
         let sessions = self.register.sessions(user, incarnation).iter();
@@ -51,15 +51,14 @@ impl Owner {
             if except.is_some_and(|(lease, connection)| session.has_handle(lease, connection)) {
                 continue;
             }
-            match gateways.iter_mut().find(|(lease, _)| *lease == session.lease) {
-                Some((_, connections)) => connections.push(session.connection),
-                None => gateways.push((session.lease, vec![session.connection])),
+            if !gateways.contains(&session.lease) {
+                gateways.push(session.lease);
             }
         }
         gateways
     }
 
-    /// A message may stand in the inbox of this user, and nobody will tell.
+    /// An append to this inbox may have been done without a push: check the user soon.
     pub(super) fn may_have_missed(&mut self, user: &UserId) {
         if self.register.incarnation(user).is_some() {
             self.checks.soon(user);
@@ -117,18 +116,29 @@ impl Owner {
                 continue;
             };
             let position = Position { epoch: head.epoch, seq: head.last };
-            if head.epoch != 0 && self.register.heard(&user, incarnation, position) {
+            self.register.catch_up(&user);
+            if self.register.heard(&user, incarnation, position) {
                 metrics::head_was_news();
                 self.tell_head(&user, incarnation, position);
             }
         }
     }
 
-    /// All sessions of the user; to those that have it, it is nothing.
+    /// Tells all sessions how far the inbox reaches. Sessions that have it ignore that.
     pub(super) fn tell_head(&mut self, user: &UserId, incarnation: u64, position: Position) {
-        for (gateway, connections) in self.gateways_of(user, incarnation, None) {
+        self.tell_head_to_others(user, incarnation, position, None);
+    }
+
+    fn tell_head_to_others(
+        &mut self,
+        user: &UserId,
+        incarnation: u64,
+        position: Position,
+        except: Option<(LeaseId, u64)>,
+    ) {
+        for gateway in self.gateways_of(user, incarnation, except) {
             let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
-            let behind = Behind { connections, timeline, position: Some(position), incarnation };
+            let behind = Behind { timeline, position: Some(position), incarnation };
             self.effects.push(Effect::Behind(gateway, behind));
         }
     }

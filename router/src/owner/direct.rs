@@ -9,7 +9,7 @@ use super::{Effect, Owner};
 use crate::{metrics, reply::Failure, send::Parts};
 
 impl Owner {
-    /// To the sessions of a user, or to one of them. Nobody hears whether it arrived.
+    /// Passes a signal to all sessions of a user, or to one device. Nobody hears whether it arrived.
     pub(crate) fn signal(&mut self, signal: Signal) {
         let Signal { from, user, device, body } = signal;
         let Ok(user) = UserId::new(&user) else { return };
@@ -30,7 +30,7 @@ impl Owner {
         }
     }
 
-    /// To one session, whose gateway answers.
+    /// Passes a directed request to one session; its gateway answers.
     pub(super) fn direct(&mut self, direct: Direct, parts: Parts) {
         let Direct { from, device, body, .. } = direct;
         if body.len() > limits::MAX_SIGNAL_BYTES {

@@ -109,13 +109,13 @@ impl Owner {
         }
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
-            // The own inbox has all that the client has sent, also what it has called so to others.
+            // The own inbox also holds messages to others, which may have the same client id.
             Err((mut sending, Failure::ReusedElsewhere)) if sending.is_to_oneself() && !sending.key_names_recipient => {
                 sending.key_names_recipient = true;
                 return self.append_first(sending, now);
             }
             Err((sending, failure)) => {
-                if matches!(failure, Failure::Store(StoreFailure::Expired { .. })) {
+                if matches!(failure, Failure::Store(StoreFailure::Expired { .. }) | Failure::Halfway { .. }) {
                     self.may_have_missed(&sending.recipient);
                 }
                 return self.refuse(sending.slot, &failure);
@@ -129,6 +129,7 @@ impl Owner {
             envelope: sending.envelope.clone(),
             traceparent: sending.traceparent.clone(),
             except: to_oneself.then_some((sending.lease, sending.connection)),
+            passed_on: false,
         };
         if to_oneself {
             let accepted = sending.accepted(position);
@@ -177,14 +178,16 @@ impl Owner {
         };
         let accepted = sending.accepted(position);
         // The session that sent it knows it by the answer.
-        if !self.topology.owns(sending.sender.as_str()) || self.companions.has(&sending.sender) {
+        let from = (sending.lease, sending.connection);
+        if !self.topology.owns(sending.sender.as_str()) || self.companions.hear(&sending.sender, from, position) {
             self.effects.push(Effect::Deliver(Delivery {
                 user: sending.sender,
                 incarnation: sending.incarnation,
                 position,
                 envelope: sending.envelope,
                 traceparent: sending.traceparent,
-                except: Some((sending.lease, sending.connection)),
+                except: Some(from),
+                passed_on: false,
             }));
         }
         self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));

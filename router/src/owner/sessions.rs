@@ -22,6 +22,7 @@ impl Owner {
     pub(super) fn announce(&mut self, session: store::Session, parts: Parts, now: Instant) {
         let known = Session::new(&session, parts.link);
         if let Some(incarnation) = self.register.knows(&parts.user, &known) {
+            self.register.catch_up(&parts.user);
             self.register.told_again(&parts.user, &known);
             let Parts { user, deadline, slot, .. } = parts;
             return match self.register.head(&user) {
@@ -38,37 +39,30 @@ impl Owner {
     /// The user has been read after the session was announced. Whether it is the newest of its device is for the store to
     /// say, unless its row is there and nothing newer was heard of meanwhile.
     pub(super) fn announced(&mut self, user: &UserId, incarnation: u64, rows: &[store::Session], announced: Announced) {
-        let Announced { session, link, slot, deadline } = announced;
-        let known = Session::new(&session, link);
-        let is_stored = rows.iter().any(|row| is_same(row, &session) && row.generation == session.generation);
+        let session = &announced.session;
+        let known = Session::new(session, announced.link);
+        let is_stored = rows.iter().any(|row| is_same(row, session) && row.generation == session.generation);
         if is_stored && !self.register.has_other(user, &known) {
             self.put(user, incarnation, known);
+            let Announced { session, slot, deadline, .. } = announced;
             self.told(user.clone(), incarnation, session, slot, deadline);
         } else {
-            self.put_session(user.clone(), session, true, link, slot, deadline);
+            self.put_session(user.clone(), announced, true);
         }
     }
 
-    pub(super) fn put_session(
-        &mut self,
-        user: UserId,
-        mut session: store::Session,
-        announced: bool,
-        link: u64,
-        slot: ReplySlot,
-        deadline: Instant,
-    ) {
-        if let Err(wrong) = DeviceId::new(&session.device) {
-            return self.refuse(slot, &wrong.into());
+    pub(super) fn put_session(&mut self, user: UserId, mut asked: Announced, announced: bool) {
+        if let Err(wrong) = DeviceId::new(&asked.session.device) {
+            return self.refuse(asked.slot, &wrong.into());
         }
-        user.as_str().clone_into(&mut session.user);
+        user.as_str().clone_into(&mut asked.session.user);
         let op = directory_command::Op::PutSession(PutSession {
-            session: Some(session.clone()),
+            session: Some(asked.session.clone()),
             announced,
             max_sessions: self.max_devices_per_user,
         });
-        let asked = Asked::Session { user: user.clone(), session, link, slot, deadline };
-        self.directory_write(&user, op, deadline, asked);
+        let deadline = asked.deadline;
+        self.directory_write(&user, op, deadline, Asked::Session(user.clone(), Box::new(asked)));
     }
 
     pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
@@ -80,8 +74,7 @@ impl Owner {
         };
         if put.kept.is_some() {
             self.register.remove(&user, LeaseId(session.lease), session.connection);
-            let lost = SessionOpened { replaced: true, ..SessionOpened::default() };
-            return self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
+            return self.lost(slot);
         }
         if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
             let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
@@ -92,7 +85,8 @@ impl Owner {
         self.told(user, put.incarnation, session, slot, deadline);
     }
 
-    /// A session that was there all the time has missed no more than what was dropped on its gateway's link.
+    /// Answers the announcement of a known session from memory. A session that was there all the time has missed no more
+    /// than what was dropped on its gateway's link.
     fn known(&mut self, user: &UserId, incarnation: u64, generation: u64, position: Position, slot: ReplySlot) {
         let head = Head { epoch: position.epoch, last: position.seq, ..Head::default() };
         let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
@@ -116,20 +110,45 @@ impl Owner {
         self.checks.signed_in(user);
     }
 
-    /// Gateways that run and have not announced all of their sessions by the ring of now. While there is one, nobody is
-    /// known to be signed in nowhere.
+    /// How many running gateways have not announced all sessions by this ring. Above 0, no user can be said to be away.
     pub(super) fn missing(&self) -> usize {
         self.register.missing(self.topology.gateways(), self.topology.ring.version())
     }
 
-    pub(super) fn delete_session(&mut self, user: &UserId, session: &store::Session, deadline: Instant, asked: Asked) {
+    pub(super) fn close_session(&mut self, session: &store::Session, parts: Parts, now: Instant) {
+        let Parts { user, slot, deadline, .. } = parts;
+        let (gateway, connection) = (LeaseId(session.lease), session.connection);
+        self.register.remove(&user, gateway, connection);
+        // An announcement that still waits for the account would bring it back.
+        let is_of_it = |waiter: &Waiter| match waiter {
+            Waiter::Announce(announced) => is_same(&announced.session, session),
+            Waiter::Send(_) | Waiter::Nobody => false,
+        };
+        for waiter in self.accounts.take_waiters(&user, is_of_it) {
+            if let Waiter::Announce(announced) = waiter {
+                self.lost(announced.slot);
+            }
+        }
+        self.cursors.hurry(now);
         let delete = DeleteSession {
             user: user.as_str().to_owned(),
             device: session.device.clone(),
             lease: session.lease,
-            connection: session.connection,
+            connection,
         };
-        self.directory_write(user, directory_command::Op::DeleteSession(delete), deadline, asked);
+        let op = directory_command::Op::DeleteSession(delete);
+        self.directory_write(
+            &user,
+            op,
+            deadline,
+            Asked::SessionClosed { user: user.clone(), gateway, connection, slot },
+        );
+    }
+
+    /// To an announcement: the session is over.
+    fn lost(&mut self, slot: ReplySlot) {
+        let lost = SessionOpened { replaced: true, ..SessionOpened::default() };
+        self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
     }
 }
 

@@ -53,7 +53,7 @@ impl Owner {
         };
         let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::RenewEpoch(renew)) });
         let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), parts.deadline, Asked::Closed(parts.slot));
+        self.ask(shard, op, String::new(), parts.deadline, Asked::Done(parts.slot));
     }
 
     pub(super) fn read_timeline(&mut self, read: link::ReadTimeline, parts: Parts) {

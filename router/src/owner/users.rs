@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Asked, Effect, Owner, READ_USER, Waiter, unexpected};
 use crate::{
-    accounts::{Loaded, Wait, Whose},
+    accounts::{Loaded, Read, Wait, Whose},
     config::UnknownRecipient,
     reply::{Failure, ReplySlot},
     store::{StoreAnswer, StoreFailure},
@@ -32,33 +32,30 @@ impl Owner {
         now: Instant,
         time_ms: u64,
     ) {
-        let (known, rows, failure) = match answer {
+        let no_user = || Failure::NoUser(user.as_str().to_owned());
+        let (read, rows, failure) = match answer {
             Ok(StoreAnswer::User(User { account: None, .. })) if self.unknown_recipient == UnknownRecipient::Accept => {
                 return self.reserve(user, now, time_ms);
             }
             Ok(StoreAnswer::User(User { account: Some(account), sessions })) => {
                 let going_on = self.put_out(&user, &account, sessions);
                 if account.deleted {
-                    (None, Vec::new(), Some(Failure::NoUser(user.as_str().to_owned())))
+                    (Read::NoUser, Vec::new(), no_user())
                 } else {
                     let whose = Whose { incarnation: account.incarnation, remade: account.remade };
-                    (Some(whose), going_on, None)
+                    (Read::Account(whose), going_on, Failure::Changing)
                 }
             }
-            Ok(StoreAnswer::User(User { account: None, .. })) => {
-                (None, Vec::new(), Some(Failure::NoUser(user.as_str().to_owned())))
-            }
-            other => (None, Vec::new(), Some(unexpected(other))),
+            Ok(StoreAnswer::User(User { account: None, .. })) => (Read::NoUser, Vec::new(), no_user()),
+            other => (Read::Failed, Vec::new(), unexpected(other)),
         };
-        match self.accounts.loaded(&user, known) {
+        match self.accounts.loaded(&user, read) {
             Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
-                    match (&failure, known) {
-                        (None, Some(whose)) => self.go_on(waiter, &user, whose, &rows, now),
-                        (failure, _) => {
-                            self.drop_waiter(waiter, failure.as_ref().unwrap_or(&Failure::Changing));
-                        }
+                    match read {
+                        Read::Account(whose) => self.go_on(waiter, &user, whose, &rows, now),
+                        Read::NoUser | Read::Failed => self.drop_waiter(waiter, &failure),
                     }
                 }
             }

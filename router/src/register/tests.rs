@@ -136,7 +136,11 @@ proptest! {
                     prop_assert_eq!(known, told);
                     count += register.sessions(&user(number), incarnation).len();
                 }
-                prop_assert_eq!(companions.has(&user(number)), count > 1);
+                let heard = |handle| companions.hear(&user(number), handle, Position { epoch: 1, seq: 1 });
+                prop_assert_eq!(heard((LeaseId(LEASES + 1), 0)), count > 0);
+                for known in register.all_sessions(&user(number)) {
+                    prop_assert_eq!(heard((known.lease, known.connection)), count > 1);
+                }
             }
             for ring in 1..4 {
                 let missing = (1..=LEASES).filter(|lease| plain.announced.get(lease).is_none_or(|(_, at)| *at < ring));

@@ -63,7 +63,7 @@ impl Nodes {
         self.replicas.get(&shard).filter(|replicas| !replicas.is_empty()).unwrap_or(&self.members)
     }
 
-    /// Who is asked first. Without a placement, shards begin with different ones.
+    /// The node to ask first: the preferred replica, or without a placement a node by the shard's number.
     fn first(&self, shard: ShardId) -> Option<&String> {
         match self.replicas.get(&shard).and_then(|replicas| replicas.first()) {
             Some(first) => Some(first),
@@ -239,7 +239,7 @@ impl<A> Shard<A> {
     fn failed(&mut self, nodes: &[String], streams: &HashMap<String, StreamId>) -> Duration {
         self.known = false;
         let at = nodes.iter().position(|node| Some(node) == self.leader.as_ref());
-        // One that is none of them is followed by the first.
+        // If the last one is not in the list, begin with the first.
         let after = at.map_or(0, |at| at + 1);
         let next = (0..nodes.len()).map(|step| &nodes[(after + step) % nodes.len()]);
         self.leader = next.clone().find(|node| streams.contains_key(*node)).or_else(|| next.clone().next()).cloned();
@@ -280,6 +280,14 @@ impl<A> Shard<A> {
         let pause = backoff::pause_by(&mut self.random, self.failures, BACKOFF_MIN, BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         pause
+    }
+
+    /// What the store did not carry out, and is not asked again.
+    fn give_back(&mut self, what: What) -> Option<StoreOp<A>> {
+        match what {
+            What::Write { lane, seq } => self.lane.rejected(lane, seq),
+            What::Read { read } => self.end_read(read).map(|read| read.op),
+        }
     }
 
     fn end_read(&mut self, number: u64) -> Option<Read<A>> {

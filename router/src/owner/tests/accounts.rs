@@ -20,10 +20,9 @@ fn opening_a_session_stores_it_evicts_the_older_and_then_reads_the_head() {
     assert_eq!(opened.heads[0].head, Some(head));
     assert!(!opened.replaced);
 
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(4, &Bytes::new()));
-    assert!(effects.contains(&Did::Push(20, vec![5], 4)), "{effects:?}");
+    let token = play.appends(send("bob", "1")).token;
+    let effects = play.answer(token, appended(4, &Bytes::new()));
+    assert!(effects.contains(&Did::Push(20, 4)), "{effects:?}");
     assert!(!effects.iter().any(|did| matches!(did, Did::Push(10, ..))), "{effects:?}");
 }
 
@@ -36,9 +35,8 @@ fn a_closed_session_gets_nothing_more() {
     let [Did::DeleteSession(token, 1)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(*token, StoreAnswer::Done(Done {}));
     assert_eq!(effects, [Did::Answer(1, Answer::Done(link::Done {}))]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    assert!(matches!(play.answer(*token, appended(1, &Bytes::new()))[..], [Did::Append(..)]));
+    let token = play.appends(send("bob", "1")).token;
+    assert!(matches!(play.answer(token, appended(1, &Bytes::new()))[..], [Did::Append(..)]));
 }
 
 #[test]
@@ -89,8 +87,7 @@ fn a_user_reads_only_their_own_timeline_in_bounded_pages() {
 
 #[test]
 fn accounts_are_looked_up_in_the_store_each_time() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
+    let mut play = Play::knowing(&["bob"]);
     let look_up = || Op::LookUpAccount(link::LookUpAccount { user: "bob".into() });
     let effects = play.request(look_up());
     let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
@@ -139,8 +136,7 @@ fn an_announced_session_that_is_known_is_not_asked_about_again() {
 
 #[test]
 fn an_announcement_is_compared_with_what_is_stored_then() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
+    let mut play = Play::knowing(&["bob"]);
     let (stored, other) = (session("bob", "a", 10, 1), session("bob", "b", 10, 2));
     let effects = play.request(Op::Announce(Announce { session: Some(stored.clone()) }));
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("an old reading tells nothing: {effects:?}") };
@@ -148,7 +144,7 @@ fn an_announcement_is_compared_with_what_is_stored_then() {
     let effects = play.answer(*token, found("bob", &[stored]));
     let [Did::ReadHead(..), Did::PutSession(token, put)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(*put, other);
-    assert_eq!(play.pushes("bob"), [(10, vec![1])]);
+    assert_eq!(play.connections("bob"), [(10, vec![1])]);
     let put = SessionPut { kept: Some(session("bob", "b", 20, 9)), ..SessionPut::default() };
     let effects = play.answer(*token, StoreAnswer::SessionPut(put));
     let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
@@ -168,7 +164,7 @@ fn an_announcement_that_was_overtaken_by_a_sign_in_is_left_to_the_store() {
     // The reading was of before.
     let effects = play.answer(*read, found("bob", &[old]));
     assert!(matches!(effects[..], [Did::PutSession(..)]), "{effects:?}");
-    assert_eq!(play.pushes("bob"), [(20, vec![5])]);
+    assert_eq!(play.connections("bob"), [(20, vec![5])]);
 }
 
 #[test]
@@ -178,7 +174,7 @@ fn sessions_of_a_gateway_that_is_gone_get_nothing() {
     assert_eq!(play.pushes("bob").len(), 2);
     play.owner.follow(Arc::new(topology(1, "here:1", &["here:1"], &[20])), play.now);
     assert_eq!(play.owner.sizes().1, 1, "it goes from memory at once");
-    assert_eq!(play.pushes("bob"), [(20, vec![2])]);
+    assert_eq!(play.connections("bob"), [(20, vec![2])]);
 }
 
 #[test]
@@ -211,11 +207,11 @@ fn a_session_that_moved_to_another_owner_is_forgotten() {
     play.knows("bob", &[session("bob", "a", 10, 1)]);
     let bob = UserId::new("bob").expect("valid");
     play.owner.forget(&bob, LeaseId(20), 1, 1);
-    assert_eq!(play.pushes("bob"), [(10, vec![1])], "that is another session");
+    assert_eq!(play.connections("bob"), [(10, vec![1])], "that is another session");
     play.owner.forget(&bob, LeaseId(10), 1, 0);
-    assert_eq!(play.pushes("bob"), [(10, vec![1])], "since then it was announced on another link");
+    assert_eq!(play.connections("bob"), [(10, vec![1])], "since then it was announced on another link");
     play.owner.forget(&bob, LeaseId(10), 1, 1);
-    assert_eq!(play.pushes("bob"), []);
+    assert_eq!(play.connections("bob"), []);
 }
 
 #[test]
@@ -251,7 +247,7 @@ fn sessions_that_are_over_are_put_out_by_whoever_reads_them_and_get_nothing() {
     let account = found.account.map(|account| Account { generation: 9, ..account });
     let effects = play.answer(*token, StoreAnswer::User(User { account, ..found }));
     assert_eq!(effects, [Did::Evict(10, 1)]);
-    assert_eq!(play.pushes("bob"), [(20, vec![2])]);
+    assert_eq!(play.connections("bob"), [(20, vec![2])]);
 }
 
 #[test]
@@ -259,7 +255,7 @@ fn an_announced_session_that_is_known_hears_its_head_without_the_store() {
     let mut play = Play::new();
     let known = session("bob", "a", 10, 1);
     play.knows("bob", std::slice::from_ref(&known));
-    assert_eq!(play.pushes("bob"), [(10, vec![1])]);
+    assert_eq!(play.pushes("bob"), [10]);
     let effects = play.request(Op::Announce(Announce { session: Some(known) }));
     let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
     let head = opened.heads[0].head.expect("set");
@@ -275,4 +271,38 @@ fn the_sessions_of_the_owner_before_end_when_the_next_one_signs_in() {
     let put = SessionPut { incarnation: 7, generation: 7, ..SessionPut::default() };
     let effects = play.answer(*token, StoreAnswer::SessionPut(put));
     assert!(effects.contains(&Did::Evict(10, 1)), "{effects:?}");
+}
+
+#[test]
+fn a_session_that_is_closed_while_it_is_opened_is_not_there_afterwards() {
+    let done = |play: &mut Play, token| play.answer(token, StoreAnswer::Done(Done {}));
+    let expired = |play: &mut Play, token| play.fails(token, StoreFailure::Expired { shard: ShardId::REGISTRY });
+    for deleted in [done, expired] {
+        let mut play = Play::knowing(&["bob"]);
+        let bobs = session("bob", "a", 10, 1);
+        let effects = play.request(Op::OpenSession(OpenSession { session: Some(bobs.clone()) }));
+        let [Did::PutSession(put, _)] = effects[..] else { panic!("{effects:?}") };
+        let effects = play.request(Op::CloseSession(link::CloseSession { session: Some(bobs) }));
+        let [Did::DeleteSession(delete, 1)] = effects[..] else { panic!("{effects:?}") };
+        play.answer(put, StoreAnswer::SessionPut(SessionPut::default()));
+        let effects = deleted(&mut play, delete);
+        assert!(matches!(effects[..], [Did::Answer(2, _)]), "{effects:?}");
+        assert_eq!(play.connections("bob"), []);
+    }
+}
+
+#[test]
+fn a_session_that_is_closed_while_its_announcement_waits_is_not_there_afterwards() {
+    let mut play = Play::knowing(&["bob"]);
+    let (closed, other) = (session("bob", "a", 10, 1), session("bob", "b", 10, 2));
+    let effects = play.request(Op::Announce(Announce { session: Some(closed.clone()) }));
+    let [Did::ReadUser(read, _)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(play.request(Op::Announce(Announce { session: Some(other.clone()) })), []);
+    let effects = play.request(Op::CloseSession(link::CloseSession { session: Some(closed.clone()) }));
+    let [Did::Answer(1, Answer::SessionOpened(opened)), Did::DeleteSession(..)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(opened.replaced);
+    play.answer(read, found("bob", &[closed, other]));
+    assert_eq!(play.connections("bob"), [(10, vec![2])]);
 }

@@ -29,7 +29,7 @@ fn what_nobody_has_told_is_found_by_comparing_heads_and_told_once() {
     look(&mut play, 3);
     assert_eq!(look(&mut play, 3), []);
     let told = look(&mut play, 5);
-    assert_eq!(told, [Did::Behind(10, vec![1], 5), Did::Behind(20, vec![2], 5)]);
+    assert_eq!(told, [Did::Behind(10, 5), Did::Behind(20, 5)]);
 }
 
 #[test]
@@ -43,11 +43,16 @@ fn a_check_of_an_account_that_has_ended_puts_its_sessions_out() {
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(*token, found_as(7, Account::default(), &[session("bob", "a", 10, 1)]));
     assert_eq!(effects, [Did::Evict(10, 1)]);
-    assert_eq!(play.pushes("bob"), []);
+    assert_eq!(play.connections("bob"), []);
 }
 
 #[test]
 fn after_an_append_of_which_nobody_knows_what_came_the_recipient_is_looked_after_soon() {
+    let failures = [StoreFailure::Expired { shard: ShardId::REGISTRY }, StoreFailure::Unexpected];
+    failures.into_iter().for_each(is_looked_after_soon);
+}
+
+fn is_looked_after_soon(failure: StoreFailure) {
     let mut play = Play::new();
     play.knows("bob", &[session("bob", "a", 10, 1)]);
     (0..60).for_each(|user| play.knows(&format!("user{user}"), &[session(&format!("user{user}"), "a", 10, user + 2)]));
@@ -56,14 +61,39 @@ fn after_an_append_of_which_nobody_knows_what_came_the_recipient_is_looked_after
         let Did::ReadHeads(token, users) = asked else { panic!("{asked:?}") };
         play.answer(token, heads(&vec![Some(1); users.len()]));
     }
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    play.owner.answer(*token, Err(StoreFailure::Expired { shard: ShardId::REGISTRY }), play.now, 1_000);
-    play.effects();
+    let token = play.appends(send("bob", "1")).token;
+    play.fails(token, failure);
     play.owner.check(play.now);
     let asked = play.effects();
     let asks = |did: &Did| matches!(did, Did::ReadHeads(_, users) if users.contains(&"bob".to_owned()));
     assert!(asked.iter().any(asks), "{asked:?}");
+}
+
+/// Alice sends to bob on connection 1 of gateway 10.
+fn sends(play: &mut Play) -> Vec<Did> {
+    let first = play.appends(send("bob", "1")).token;
+    let second = one_append(play.answer(first, appended(1, &Bytes::new()))).token;
+    play.answer(second, appended(9, &Bytes::new()))
+}
+
+#[test]
+fn what_ones_only_session_has_sent_is_no_news_when_heads_are_compared() {
+    let mut play = Play::knowing(&["bob"]);
+    play.knows("alice", &[session("alice", "phone", 10, 1)]);
+    let effects = sends(&mut play);
+    assert!(matches!(effects[..], [Did::Answer(..)]), "{effects:?}");
+    play.owner.check(play.now);
+    let effects = play.effects();
+    let [Did::ReadHeads(token, _)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(play.answer(token, heads(&[Some(9)])), []);
+}
+
+#[test]
+fn a_copy_is_told_to_ones_only_session_if_another_one_has_sent_it() {
+    let mut play = Play::knowing(&["bob"]);
+    play.knows("alice", &[session("alice", "laptop", 10, 2)]);
+    let effects = sends(&mut play);
+    assert!(matches!(effects[..], [Did::Deliver(_), Did::Answer(..)]), "{effects:?}");
 }
 
 #[test]
@@ -77,8 +107,9 @@ fn a_delivery_whose_envelope_was_dropped_tells_how_far_the_inbox_reaches() {
         envelope: Bytes::new(),
         traceparent: String::new(),
         except: Some((LeaseId(10), 1)),
+        passed_on: false,
     });
-    assert_eq!(play.effects(), [Did::Behind(10, vec![2], 9)]);
+    assert_eq!(play.effects(), [Did::Behind(10, 9)]);
 }
 
 #[test]
@@ -90,5 +121,5 @@ fn a_head_that_a_new_session_brings_is_told_to_the_others() {
     let effects = play.answer(*token, StoreAnswer::SessionPut(SessionPut::default()));
     let [Did::ReadHead(token, ..)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(*token, StoreAnswer::Head(Head { epoch: 7, first: 1, last: 5, ..Head::default() }));
-    assert!(effects.contains(&Did::Behind(10, vec![1], 5)), "{effects:?}");
+    assert!(effects.contains(&Did::Behind(10, 5)), "{effects:?}");
 }

@@ -7,15 +7,13 @@ fn a_message_is_accepted_after_both_appends_and_pushed_after_the_first() {
     let mut play = Play::new();
     play.knows("bob", &[session("bob", "a", 10, 1), session("bob", "b", 10, 2), session("bob", "c", 20, 3)]);
     play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "laptop", 10, 2)]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(first, owner, envelope)] = &effects[..] else { panic!("{effects:?}") };
+    let Appending { token: first, owner, envelope } = play.appends(send("bob", "1"));
     assert_eq!(owner, "bob");
-    let effects = play.answer(*first, appended(5, &Bytes::new()));
-    let [Did::Append(second, owner, copy), Did::Push(10, ten, 5), Did::Push(20, twenty, 5)] = &effects[..] else {
+    let effects = play.answer(first, appended(5, &Bytes::new()));
+    let [Did::Append(second, owner, copy), Did::Push(10, 5), Did::Push(20, 5)] = &effects[..] else {
         panic!("{effects:?}")
     };
-    assert_eq!((owner.as_str(), copy), ("alice", envelope));
-    assert_eq!((&ten[..], &twenty[..]), (&[1, 2][..], &[3][..]));
+    assert_eq!((owner.as_str(), copy), ("alice", &envelope));
     let effects = play.answer(*second, appended(9, &Bytes::new()));
     let [Did::Deliver(delivery), Did::Answer(1, Answer::Accepted(accepted))] = &effects[..] else {
         panic!("{effects:?}")
@@ -31,37 +29,29 @@ fn a_message_is_accepted_after_both_appends_and_pushed_after_the_first() {
 
 #[test]
 fn a_repetition_is_answered_with_the_first_envelope() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(first, _, original)] = &effects[..] else { panic!("{effects:?}") };
-    play.answer(*first, appended(5, &Bytes::new()));
+    let mut play = Play::knowing(&["bob"]);
+    let Appending { token: first, envelope: original, .. } = play.appends(send("bob", "1"));
+    play.answer(first, appended(5, &Bytes::new()));
 
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(_, _, again)] = &effects[..] else { panic!("{effects:?}") };
+    let again = play.appends(send("bob", "1")).envelope;
     assert_eq!(again, original, "repeated by the gateway, with its time");
     let Op::Send(repeated) = send("bob", "1") else { unreachable!("a send") };
-    let effects = play.request(Op::Send(Send { time_ms: 2_000, ..repeated }));
-    let [Did::Append(first, _, again)] = &effects[..] else { panic!("{effects:?}") };
+    let Appending { token: first, envelope: again, .. } = play.appends(Op::Send(Send { time_ms: 2_000, ..repeated }));
     assert_ne!(again, original, "repeated by the client it has an id of its own until the store says otherwise");
-    let effects = play.answer(*first, appended(5, original));
-    let [Did::Append(second, _, copy)] = &effects[..] else { panic!("{effects:?}") };
+    let Appending { token: second, envelope: copy, .. } = one_append(play.answer(first, appended(5, &original)));
     assert_eq!(copy, original);
-    let effects = play.answer(*second, appended(6, &Bytes::new()));
+    let effects = play.answer(second, appended(6, &Bytes::new()));
     let [Did::Answer(3, Answer::Accepted(accepted))] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(accepted.message_id, RawEnvelope::decode(original.clone()).expect("encoded").id);
 }
 
 #[test]
 fn another_content_under_the_same_id_is_refused_and_changes_nothing() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(_, _, original)] = &effects[..] else { panic!("{effects:?}") };
+    let mut play = Play::knowing(&["bob"]);
+    let original = play.appends(send("bob", "1")).envelope;
     let Op::Send(other) = send("bob", "1") else { unreachable!("a send") };
-    let effects = play.request(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other }));
-    let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*first, appended(5, original));
+    let first = play.appends(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other })).token;
+    let effects = play.answer(first, appended(5, &original));
     let [did] = &effects[..] else { panic!("nothing else is done: {effects:?}") };
     let refusal = refusal(did);
     assert_eq!((refusal.code(), refusal.retry), (client::Code::Invalid, false));
@@ -72,33 +62,23 @@ fn another_content_under_the_same_id_is_refused_and_changes_nothing() {
 fn a_message_to_oneself_is_appended_once() {
     let mut play = Play::new();
     play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "laptop", 20, 2)]);
-    let effects = play.request(send("alice", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(5, &Bytes::new()));
-    let [Did::Answer(1, Answer::Accepted(accepted)), Did::Push(20, connections, 5)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let token = play.appends(send("alice", "1")).token;
+    let effects = play.answer(token, appended(5, &Bytes::new()));
+    let [Did::Answer(1, Answer::Accepted(accepted)), Did::Push(20, 5)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(accepted.position.expect("set").seq, 5);
-    assert_eq!(connections, &[2]);
 }
 
 #[test]
 fn a_client_id_that_was_used_for_somebody_else_is_no_repetition() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    play.knows("carol", &[]);
-    let effects = play.request(send("carol", "1"));
-    let [Did::Append(_, _, to_carol)] = &effects[..] else { panic!("{effects:?}") };
+    let mut play = Play::knowing(&["bob", "carol"]);
+    let to_carol = play.appends(send("carol", "1")).envelope;
     let to_carol = to_carol.clone();
     for seq in [1, 2] {
-        let effects = play.request(send("bob", "1"));
-        let [Did::Append(first, _, to_bob)] = &effects[..] else { panic!("{effects:?}") };
-        let effects = play.answer(*first, appended(1, &Bytes::new()));
-        let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
-        let effects = play.answer(*second, appended(1, &to_carol));
-        let [Did::Append(third, owner, copy)] = &effects[..] else { panic!("bob has it: {effects:?}") };
+        let Appending { token: first, envelope: to_bob, .. } = play.appends(send("bob", "1"));
+        let second = one_append(play.answer(first, appended(1, &Bytes::new()))).token;
+        let Appending { token: third, owner, envelope: copy } = one_append(play.answer(second, appended(1, &to_carol)));
         assert_eq!((owner.as_str(), copy), ("alice", to_bob));
-        let effects = play.answer(*third, appended(seq + 1, &Bytes::new()));
+        let effects = play.answer(third, appended(seq + 1, &Bytes::new()));
         assert!(matches!(effects[..], [Did::Answer(_, Answer::Accepted(_))]), "{effects:?}");
     }
 }
@@ -115,6 +95,7 @@ fn a_message_of_another_owner_of_the_name_is_pushed_to_nobody() {
             envelope: Bytes::new(),
             traceparent: String::new(),
             except: None,
+            passed_on: false,
         };
         play.owner.deliver(delivery);
         play.effects().len()
@@ -128,7 +109,7 @@ fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
         StoreFailure::Overloaded { shard: ShardId::REGISTRY, retry_after_ms: 70 },
         StoreFailure::Full { shard: ShardId::REGISTRY, retry_after_ms: 70 },
         StoreFailure::Expired { shard: ShardId::REGISTRY },
-        StoreFailure::Exists { repeated: false },
+        StoreFailure::Exists,
         StoreFailure::NotFound { detail: String::new() },
         StoreFailure::OutOfOrder { detail: String::new() },
         StoreFailure::Level { detail: String::new() },
@@ -137,14 +118,10 @@ fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
         StoreFailure::Stopping,
     ];
     for failure in failures {
-        let mut play = Play::new();
-        play.knows("bob", &[]);
-        let effects = play.request(send("bob", "1"));
-        let [Did::Append(first, _, _)] = &effects[..] else { panic!("{effects:?}") };
-        let effects = play.answer(*first, appended(5, &Bytes::new()));
-        let [Did::Append(second, _, _)] = &effects[..] else { panic!("{effects:?}") };
-        play.owner.answer(*second, Err(failure.clone()), play.now, 1_000);
-        let effects = play.effects();
+        let mut play = Play::knowing(&["bob"]);
+        let first = play.appends(send("bob", "1")).token;
+        let second = one_append(play.answer(first, appended(5, &Bytes::new()))).token;
+        let effects = play.fails(second, failure.clone());
         let refusal = refusal(&effects[0]);
         assert_eq!((refusal.code(), refusal.retry), (client::Code::Unavailable, true), "{failure:?}");
         assert!(refusal.retry_after_ms > 0, "{failure:?}");
@@ -186,12 +163,9 @@ fn a_message_to_nobody_is_refused_unless_configured_otherwise() {
 
 #[test]
 fn a_failed_append_is_told_with_when_to_retry() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    play.owner.answer(*token, Err(StoreFailure::Expired { shard: ShardId::REGISTRY }), play.now, 1_000);
-    let effects = play.effects();
+    let mut play = Play::knowing(&["bob"]);
+    let token = play.appends(send("bob", "1")).token;
+    let effects = play.fails(token, StoreFailure::Expired { shard: ShardId::REGISTRY });
     let refusal = refusal(&effects[0]);
     assert_eq!((refusal.code(), refusal.retry), (client::Code::Unavailable, true));
     assert!(refusal.retry_after_ms > 0);
@@ -199,11 +173,9 @@ fn a_failed_append_is_told_with_when_to_retry() {
 
 #[test]
 fn a_send_to_a_user_who_was_deleted_meanwhile_is_refused_at_once() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = gone(&mut play, *token);
+    let mut play = Play::knowing(&["bob"]);
+    let token = play.appends(send("bob", "1")).token;
+    let effects = gone(&mut play, token);
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
     let deleted = Account { deleted: true, ..Account::default() };
     let effects = play.answer(*token, found_as(7, deleted, &[]));
@@ -214,9 +186,8 @@ fn a_send_to_a_user_who_was_deleted_meanwhile_is_refused_at_once() {
 fn a_send_to_a_name_that_has_another_owner_by_now_goes_to_that_one() {
     let mut play = Play::new();
     play.knows("bob", &[session("bob", "old", 10, 1)]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = gone(&mut play, *token);
+    let token = play.appends(send("bob", "1")).token;
+    let effects = gone(&mut play, token);
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
     let old = session("bob", "old", 10, 1);
     let new = Session { generation: 7, ..session("bob", "new", 20, 2) };
@@ -226,17 +197,14 @@ fn a_send_to_a_name_that_has_another_owner_by_now_goes_to_that_one() {
     let new = register::Session { generation: 7, ..new };
     play.owner.register.put(&UserId::new("bob").expect("valid"), 7, new);
     let effects = play.answer(*token, appended(1, &Bytes::new()));
-    assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, _, 1)]), "{effects:?}");
+    assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, 1)]), "{effects:?}");
     // Should that be out of date again, the sender is not told that its own account has ended.
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = gone(&mut play, *token);
+    let mut play = Play::knowing(&["bob"]);
+    let token = play.appends(send("bob", "1")).token;
+    let effects = gone(&mut play, token);
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, found("bob", &[]));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = gone(&mut play, *token);
+    let token = one_append(play.answer(*token, found("bob", &[]))).token;
+    let effects = gone(&mut play, token);
     assert_eq!((refusal(&effects[0]).code(), refusal(&effects[0]).retry), (client::Code::Unavailable, true));
 }
 
@@ -256,13 +224,10 @@ fn a_message_for_a_name_that_nobody_has_had_reserves_it_if_that_is_wanted() {
 
 #[test]
 fn what_a_session_that_is_over_sends_is_refused_and_reads_nobody_again() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
+    let mut play = Play::knowing(&["bob"]);
+    let token = play.appends(send("bob", "1")).token;
     let over = StoreFailure::SenderGone { detail: "the session that has sent it is over".into() };
-    play.owner.answer(*token, Err(over), play.now, 1_000);
-    let effects = play.effects();
+    let effects = play.fails(token, over);
     let [did] = &effects[..] else { panic!("nothing else is done: {effects:?}") };
     assert_eq!((refusal(did).code(), refusal(did).retry), (client::Code::Unauthenticated, false));
 }
@@ -288,15 +253,14 @@ fn what_the_owner_before_has_got_is_not_shown_to_the_next_one_when_it_comes_agai
     let effects = play.request(send("bob", "1"));
     let [Did::LookFor(token, owner)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(owner, "alice", "in the sender's own inbox");
-    let effects = not_found(&mut play, *token);
-    let [Did::Append(first, owner, original)] = &effects[..] else { panic!("a new one goes its way: {effects:?}") };
+    let Appending { token: first, owner, envelope: original } = one_append(not_found(&mut play, *token));
     assert_eq!(owner, "bob");
-    let effects = play.answer(*first, appended(1, &Bytes::new()));
+    let effects = play.answer(first, appended(1, &Bytes::new()));
     assert!(matches!(effects[..], [Did::Append(..)]), "{effects:?}");
 
     let effects = play.request(send("bob", "1"));
     let [Did::LookFor(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(9, original));
+    let effects = play.answer(*token, appended(9, &original));
     let [Did::Answer(2, Answer::Accepted(accepted))] = &effects[..] else { panic!("nothing is appended: {effects:?}") };
     assert_eq!(accepted.position.expect("set").seq, 9);
     assert_eq!(accepted.message_id, RawEnvelope::decode(original.clone()).expect("encoded").id);
@@ -305,14 +269,13 @@ fn what_the_owner_before_has_got_is_not_shown_to_the_next_one_when_it_comes_agai
     let Op::Send(other) = send("bob", "1") else { unreachable!("a send") };
     let effects = play.request(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other }));
     let [Did::LookFor(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(9, original));
+    let effects = play.answer(*token, appended(9, &original));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
     play.knows("carol", &[]);
-    let effects = play.request(send("carol", "2"));
-    let [Did::Append(_, _, to_carol)] = &effects[..] else { panic!("{effects:?}") };
+    let to_carol = play.appends(send("carol", "2")).envelope;
     let effects = play.request(send("bob", "2"));
     let [Did::LookFor(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(3, to_carol));
+    let effects = play.answer(*token, appended(3, &to_carol));
     let [Did::LookFor(token, _)] = &effects[..] else { panic!("by the key that names bob: {effects:?}") };
     let effects = not_found(&mut play, *token);
     assert!(matches!(effects[..], [Did::Append(..)]), "{effects:?}");
@@ -323,29 +286,22 @@ fn what_is_not_known_of_a_message_to_a_name_that_was_made_again_may_be_asked_onc
     let mut play = with_another_bob();
     let effects = play.request(send("bob", "1"));
     let [Did::LookFor(token, _)] = &effects[..] else { panic!("{effects:?}") };
-    play.owner.answer(*token, Err(StoreFailure::Expired { shard: ShardId::REGISTRY }), play.now, 1_000);
-    let effects = play.effects();
+    let effects = play.fails(*token, StoreFailure::Expired { shard: ShardId::REGISTRY });
     assert_eq!((refusal(&effects[0]).code(), refusal(&effects[0]).retry), (client::Code::Unavailable, true));
 }
 
 #[test]
 fn a_client_id_that_was_used_for_somebody_else_is_no_repetition_when_one_writes_to_oneself() {
-    let mut play = Play::new();
-    play.knows("bob", &[]);
-    play.knows("alice", &[]);
-    let effects = play.request(send("bob", "1"));
-    let [Did::Append(_, _, to_bob)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.request(send("alice", "1"));
-    let [Did::Append(token, _, to_oneself)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(1, to_bob));
-    let [Did::Append(again, owner, copy)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!((owner.as_str(), copy), ("alice", to_oneself));
-    let effects = play.answer(*again, appended(2, &Bytes::new()));
+    let mut play = Play::knowing(&["bob", "alice"]);
+    let to_bob = play.appends(send("bob", "1")).envelope;
+    let Appending { token, envelope: to_oneself, .. } = play.appends(send("alice", "1"));
+    let Appending { token: again, owner, envelope: copy } = one_append(play.answer(token, appended(1, &to_bob)));
+    assert_eq!((owner.as_str(), &copy), ("alice", &to_oneself));
+    let effects = play.answer(again, appended(2, &Bytes::new()));
     assert!(matches!(effects[..], [Did::Answer(2, Answer::Accepted(_))]), "{effects:?}");
     // Other content to oneself is another message under the same id.
     let Op::Send(other) = send("alice", "1") else { unreachable!("a send") };
-    let effects = play.request(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other }));
-    let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let effects = play.answer(*token, appended(2, to_oneself));
+    let token = play.appends(Op::Send(Send { content: Bytes::from_static(b"other content"), ..other })).token;
+    let effects = play.answer(token, appended(2, &to_oneself));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
 }

@@ -41,6 +41,13 @@ impl Play {
         Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0 }
     }
 
+    /// Users without a session whose accounts are in memory.
+    pub(super) fn knowing(users: &[&str]) -> Self {
+        let mut play = Self::new();
+        users.iter().for_each(|user| play.knows(user, &[]));
+        play
+    }
+
     /// As from gateway 10; the request's id is the number of the request, from 1.
     pub(super) fn request(&mut self, op: Op) -> Vec<Did> {
         self.next_id += 1;
@@ -55,6 +62,16 @@ impl Play {
     pub(super) fn answer(&mut self, token: u64, answer: StoreAnswer) -> Vec<Did> {
         self.owner.answer(token, Ok(answer), self.now, 1_000);
         self.effects()
+    }
+
+    pub(super) fn fails(&mut self, token: u64, failure: StoreFailure) -> Vec<Did> {
+        self.owner.answer(token, Err(failure), self.now, 1_000);
+        self.effects()
+    }
+
+    /// A request of which nothing comes but an append.
+    pub(super) fn appends(&mut self, op: Op) -> Appending {
+        one_append(self.request(op))
     }
 
     pub(super) fn effects(&mut self) -> Vec<Did> {
@@ -106,15 +123,13 @@ impl Play {
                 let (id, answer) = self.replies.next().expect("answered");
                 Did::Answer(id, answer)
             }
-            Effect::Push(lease, push) => Did::Push(lease.0, push.connections, push.position.expect("set").seq),
+            Effect::Push(lease, push) => Did::Push(lease.0, push.position.expect("set").seq),
             Effect::Signal(lease, signal) => Did::Signal(lease.0, signal.connections, signal.body),
             Effect::Direct { gateway, directed, slot, .. } => {
                 drop(slot);
                 Did::Direct(gateway.0, directed.connection, directed.body)
             }
-            Effect::Behind(lease, behind) => {
-                Did::Behind(lease.0, behind.connections, behind.position.expect("set").seq)
-            }
+            Effect::Behind(lease, behind) => Did::Behind(lease.0, behind.position.expect("set").seq),
             Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
         }
@@ -133,16 +148,39 @@ impl Play {
         }
     }
 
-    /// To which connections a message to this user is pushed. The user is known.
-    pub(super) fn pushes(&mut self, to: &str) -> Vec<(u64, Vec<u64>)> {
-        let effects = self.request(send(to, "1"));
-        let [Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-        let effects = self.answer(*token, appended(1, &Bytes::new()));
+    /// To which gateways a message to this user is pushed. The user is known.
+    pub(super) fn pushes(&mut self, to: &str) -> Vec<u64> {
+        let token = self.appends(send(to, "1")).token;
+        let effects = self.answer(token, appended(1, &Bytes::new()));
         let push = |did| match did {
-            Did::Push(gateway, connections, _) => Some((gateway, connections)),
+            Did::Push(gateway, _) => Some(gateway),
             _ => None,
         };
         effects.into_iter().filter_map(push).collect()
+    }
+
+    /// The connections of this user that are here, by gateway: those that a signal goes to.
+    pub(super) fn connections(&mut self, of: &str) -> Vec<(u64, Vec<u64>)> {
+        self.owner.signal(link::Signal { user: of.to_owned(), ..link::Signal::default() });
+        let signaled = |did| match did {
+            Did::Signal(gateway, connections, _) => (gateway, connections),
+            other => panic!("unexpected {other:?}"),
+        };
+        self.effects().into_iter().map(signaled).collect()
+    }
+}
+
+/// What the store is asked to append.
+pub(super) struct Appending {
+    pub(super) token: u64,
+    pub(super) owner: String,
+    pub(super) envelope: Bytes,
+}
+
+pub(super) fn one_append(effects: Vec<Did>) -> Appending {
+    match <[Did; 1]>::try_from(effects) {
+        Ok([Did::Append(token, owner, envelope)]) => Appending { token, owner, envelope },
+        other => panic!("not one append: {other:?}"),
     }
 }
 
@@ -159,8 +197,8 @@ pub(super) enum Did {
     SetCursor(u64, String, u64),
     RenewEpoch(u64, u64, u64),
     Answer(u64, Answer),
-    Push(u64, Vec<u64>, u64),
-    Behind(u64, Vec<u64>, u64),
+    Push(u64, u64),
+    Behind(u64, u64),
     ReadHeads(u64, Vec<String>),
     Signal(u64, Vec<u64>, Bytes),
     Direct(u64, u64, Bytes),
@@ -211,6 +249,5 @@ pub(super) fn found_as(incarnation: u64, account: Account, sessions: &[Session])
 
 pub(super) fn gone(play: &mut Play, token: u64) -> Vec<Did> {
     let gone = StoreFailure::Gone { detail: "the inbox of this user has ended".into() };
-    play.owner.answer(token, Err(gone), play.now, 1_000);
-    play.effects()
+    play.fails(token, gone)
 }

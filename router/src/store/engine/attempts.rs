@@ -107,13 +107,8 @@ impl<A> Engine<A> {
         let wait = match why {
             Some(Why::Rejected(rejected)) => {
                 shard.failures = 0;
-                let op = match what {
-                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
-                    What::Read { read } => shard.end_read(read).map(|read| read.op),
-                };
-                if let Some(op) = op {
-                    let failure = failure_of(rejected, op.tries > 1);
-                    self.end(op, Err(failure));
+                if let Some(op) = shard.give_back(what) {
+                    self.end(op, Err(failure_of(rejected)));
                 }
                 self.release(id);
                 return;
@@ -121,11 +116,7 @@ impl<A> Engine<A> {
             Some(Why::Full(full)) => {
                 shard.failures = 0;
                 shard.full_until = Some(now + Duration::from_millis(full.retry_after_ms.into()));
-                let op = match what {
-                    What::Write { lane, seq } => shard.lane.rejected(lane, seq),
-                    What::Read { read } => shard.end_read(read).map(|read| read.op),
-                };
-                if let Some(op) = op {
+                if let Some(op) = shard.give_back(what) {
                     let failure = match op.tries {
                         0 | 1 => StoreFailure::Full { shard: id, retry_after_ms: full.retry_after_ms },
                         // An earlier try may have been carried out.
@@ -238,9 +229,9 @@ impl<A> Engine<A> {
     }
 }
 
-fn failure_of(rejected: Rejected, repeated: bool) -> StoreFailure {
+fn failure_of(rejected: Rejected) -> StoreFailure {
     match rejected.reason() {
-        rejected::Reason::Exists => StoreFailure::Exists { repeated },
+        rejected::Reason::Exists => StoreFailure::Exists,
         rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
         rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
         rejected::Reason::Gone => StoreFailure::Gone { detail: rejected.detail },
