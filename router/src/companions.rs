@@ -14,7 +14,8 @@ use crate::{partition::part_of, register::Session};
 /// Number of locks, so that readers seldom meet a writer.
 const PARTS: usize = 16;
 
-/// Of all partitions: each writes of its own users, and all read. Bounded by the users in the registers. Cheap to clone.
+/// Shared by all partitions: each writes about its own users, and all read. Bounded by the users in the registers. Cheap to
+/// clone.
 #[derive(Clone, Default)]
 pub(crate) struct Companions(Arc<[RwLock<HashMap<UserId, Signed>>; PARTS]>);
 

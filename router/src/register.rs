@@ -11,9 +11,9 @@ use carillon_proto::{
 
 use crate::companions::Companions;
 
-/// Of one partition. Bounded by what gateways hold: each lets in at most its `max_connections`, and the store lets in at
-/// most `max_devices_per_user` of a user. A session takes some 300 bytes, with
-/// what [`Companions`] has of its user.
+/// The live sessions of one partition's users. Bounded by what gateways hold: each lets in at most its `max_connections`,
+/// and the store lets in at most `max_devices_per_user` of a user. A session takes some 300 bytes, together with the entry
+/// of its user in [`Companions`].
 pub(crate) struct Register {
     users: HashMap<UserId, Online>,
     /// How many sessions each gateway has here. Whose gateway ends is looked for among all: that is seldom, and an index
@@ -26,7 +26,7 @@ pub(crate) struct Register {
 
 /// A user who is signed in.
 struct Online {
-    /// Of the account.
+    /// The incarnation of the account.
     incarnation: u64,
     /// How far the inbox is known to reach.
     head: Position,
@@ -74,7 +74,7 @@ impl Register {
         self.by_lease.values().sum()
     }
 
-    /// Of the account with this incarnation: those of another owner of the name are told nothing of it.
+    /// The sessions of the account with this incarnation. Those of another owner of the name are told nothing of it.
     pub(crate) fn sessions(&self, user: &UserId, incarnation: u64) -> &[Session] {
         match self.users.get(user) {
             Some(online) if online.incarnation == incarnation => &online.sessions,
@@ -110,7 +110,7 @@ impl Register {
         let mut over = Vec::new();
         self.catch_up(user);
         match self.users.get(user) {
-            // An answer that was overtaken by a new owner of the name.
+            // The name has a new owner by now, and this answer comes late.
             Some(online) if online.incarnation > incarnation => return over,
             Some(online) if online.incarnation < incarnation => {
                 over.clone_from(&online.sessions);

@@ -36,7 +36,7 @@ pub(crate) use shared::{Eras, Load};
 /// Parts of a gateway's dispatch; connections and ids of requests are spread over them.
 pub(crate) const PARTS: usize = 8;
 
-/// How often what is parked is tried again although nothing has changed.
+/// How often parked requests are tried again although nothing has changed.
 const PUMP: Duration = Duration::from_millis(200);
 /// While the service takes longer than this for a send, fewer may wait. Longer than the routers' own for the store, so
 /// that a shard that is slow alone does not hold up the others.
@@ -56,7 +56,7 @@ pub(crate) enum Input<C> {
 
 pub(crate) struct Submit<C> {
     pub(crate) connection: u64,
-    /// Who hears the answer; None: nobody.
+    /// Who hears the answer. `None`: nobody.
     pub(crate) client: Option<C>,
     pub(crate) op: Op,
     pub(crate) traceparent: String,
@@ -117,7 +117,7 @@ pub(crate) struct Dispatch<C> {
     next_id: u64,
     load: Arc<Load>,
     deadline: Duration,
-    /// Ids in the order of their deadlines; what is not pending any more is skipped.
+    /// Ids in the order of their deadlines. Ids that are no longer pending are skipped.
     deadlines: VecDeque<(Instant, u64)>,
     lanes: HashMap<LaneKey, Lane>,
     /// Lanes with something parked, in the order in which they get their turns.
