@@ -7,25 +7,19 @@ use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use support::{
     certificates::Files,
+    command::{carillon, text},
     node::{get, own_address, until},
+    people::{done, shared},
+    service::CLUSTER_SECRET,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn carillon(arguments: &[&str], folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().expect("the program starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 #[test]
 fn check_config_finds_what_would_not_work_and_names_it() {
@@ -242,4 +236,19 @@ fn the_examples_of_configurations_are_right() {
     let output = carillon(&["status", "--config", "operator.toml", "--set", here], folder.path());
     let told = text(&output.stderr);
     assert!(told.contains("no router answered (127.0.0.1:9"), "all it lacks is a router: {told}");
+}
+
+#[test]
+fn a_list_that_can_not_be_written_is_a_failure() {
+    let service = shared();
+    done(service, &["user", "add", "trent", "--no-password"], "");
+    for list in [&["user", "list"][..], &["user", "list", "--json"], &["session", "list"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(["--set", &format!("cluster.secret={CLUSTER_SECRET}"), "--data-dir"]).arg(service.data());
+        command.args(list).args(["--router", &service.router().to_string()]).stdout(full).stderr(Stdio::piped());
+        let output = command.output().expect("starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("standard output"), "{list:?}: {said}");
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use carillon_proto::{
 };
 use support::{
     certificates::{Files, NAME},
+    command::{carillon_with, text},
     node::{own_address, until},
     service::{CLUSTER_SECRET, Carrier, Service},
 };
@@ -277,20 +278,10 @@ fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
     assert!(service.node.wait_end(), "{}", service.node.log());
 }
 
-fn carillon(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    command.envs(environment.iter().copied()).output().expect("the program starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 #[test]
 fn foreign_and_empty_variables_do_no_harm_and_a_near_miss_is_told() {
     let folder = tempfile::tempdir().expect("folder");
-    let check = |environment: &[(&str, &str)]| carillon(&["all", "--check-config"], environment, folder.path());
+    let check = |environment: &[(&str, &str)]| carillon_with(&["all", "--check-config"], environment, folder.path());
     for name in ["CARILLON_HOME", "CARILLON_SERVICE_HOST", "CARILLON_VERSION"] {
         let output = check(&[(name, "x")]);
         assert!(output.status.success() && output.stderr.is_empty(), "{name}: {}", text(&output.stderr));
@@ -316,7 +307,7 @@ fn no_secret_is_shown_by_an_error() {
         &["--set", "gateway.jwt.keys=[\"hunter2\"]"],
         &["--set", "gateway.jwt.keys=[{algorithm=\"HS256\",secret=\"hunter2\"}]"],
     ] {
-        let output = carillon(&[&["all", "--check-config"], arguments].concat(), &[], folder.path());
+        let output = carillon_with(&[&["all", "--check-config"], arguments].concat(), &[], folder.path());
         let told = text(&output.stderr) + &text(&output.stdout);
         assert!(!output.status.success() && !told.contains("hunter2"), "{arguments:?}: {told}");
     }

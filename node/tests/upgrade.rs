@@ -13,19 +13,15 @@
 
 mod support;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
-use carillon_client::{Address, ConnectOptions, Connection, Credential, sign_in};
-use carillon_proto::pb::client::{
-    Accepted, Content, Position, Recipient, Send, SignIn, SignedIn, Text, Timeline, TimelinePosition,
-    client_frame::Body, content, recipient, server_frame, timeline,
-};
+use carillon_client::{Address, Credential};
+use carillon_proto::pb::client::{Position, SignIn, Timeline, TimelinePosition, timeline};
 use support::{
     node::{Node, own_address},
+    people::{Device, enter_with},
     service::{CLUSTER_SECRET, TOKEN_SECRET},
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The epoch of bob's inbox, as old devices know it.
 const EPOCH: u64 = 11_385_365_640_736_993_213;
@@ -44,7 +40,7 @@ struct Old {
 }
 
 impl Old {
-    /// This version, on what that one wrote.
+    /// Starts this version on the unpacked folder.
     fn open(archive: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/folders").join(archive);
@@ -100,7 +96,6 @@ impl Old {
         position: Option<(u64, u64)>,
         credential: &Credential,
     ) -> Device {
-        let mut connection = Connection::connect(&self.address, &ConnectOptions::default()).await.expect("connects");
         let positions = position.map(|(epoch, seq)| TimelinePosition {
             timeline: Some(Timeline { owner: Some(timeline::Owner::Inbox(user.to_owned())) }),
             position: Some(Position { epoch, seq }),
@@ -111,11 +106,10 @@ impl Old {
             positions: positions.into_iter().collect(),
             ..SignIn::default()
         };
-        let signed_in = sign_in(&mut connection, request, credential).await.expect("signs in");
-        Device { connection, signed_in }
+        enter_with(&self.address, request, credential).await.expect("signs in")
     }
 
-    /// All that is in bob's inbox, and what his devices are delivered.
+    /// Checks what is in bob's inbox and what each of his devices is delivered.
     async fn bob_has(&self, texts: &[&str]) {
         let last = texts.len() as u64;
         let mut new = self.enter("bob", "new", None).await;
@@ -130,48 +124,6 @@ impl Old {
     }
 }
 
-struct Device {
-    connection: Connection,
-    signed_in: SignedIn,
-}
-
-impl Device {
-    async fn next(&mut self) -> server_frame::Body {
-        let frame = tokio::time::timeout(PATIENCE, self.connection.next_frame()).await.expect("in time");
-        frame.expect("no error").expect("not ended").body.expect("a body")
-    }
-
-    async fn delivered(&mut self, count: usize) -> Vec<String> {
-        let mut texts = Vec::new();
-        while texts.len() < count {
-            if let server_frame::Body::Deliver(deliver) = self.next().await {
-                match deliver.envelope.and_then(|envelope| envelope.content).and_then(|content| content.body) {
-                    Some(content::Body::Text(text)) => texts.push(text.body),
-                    other => panic!("no text: {other:?}"),
-                }
-            }
-        }
-        texts
-    }
-
-    async fn send(&mut self, to: &str, client_id: &str, text: &str) -> Accepted {
-        let send = Send {
-            client_id: client_id.to_owned(),
-            to: Some(Recipient { to: Some(recipient::To::User(to.to_owned())) }),
-            content: Some(Content { body: Some(content::Body::Text(Text { body: text.to_owned() })) }),
-            ..Send::default()
-        };
-        self.connection.send_frame(Body::Send(send)).await.expect("sent");
-        loop {
-            match self.next().await {
-                server_frame::Body::Accepted(accepted) => return accepted,
-                server_frame::Body::Refused(refused) => panic!("{refused:?}"),
-                _ => {}
-            }
-        }
-    }
-}
-
 async fn everything_is_there(archive: &str, texts: &[&str]) {
     let mut old = Old::open(archive);
     assert_eq!(old.users(), ["alice", "bob", "carol"], "dave was deleted");
@@ -181,9 +133,9 @@ async fn everything_is_there(archive: &str, texts: &[&str]) {
     assert_eq!(carol.signed_in.timelines[0].last, 4);
     // Sent again by a client that never heard the answer.
     let mut alice = old.enter("alice", "terminal-send", None).await;
-    let again = alice.send("bob", FIRST_CLIENT_ID, "read 1").await;
+    let again = alice.send("bob", FIRST_CLIENT_ID, "read 1").await.expect("accepted before");
     assert_eq!((again.message_id.as_str(), again.position.map(|position| position.seq)), (FIRST_MESSAGE_ID, Some(1)));
-    alice.send("bob", "new", "new").await;
+    alice.send("bob", "new", "new").await.expect("accepted");
     let texts = [texts, &["new"]].concat();
     old.bob_has(&texts).await;
     drop((alice, carol));

@@ -5,7 +5,9 @@
 pub mod calls;
 pub mod certificates;
 pub mod cluster;
+pub mod command;
 pub mod node;
+pub mod people;
 pub mod play;
 pub mod service;
 pub mod websocket;
