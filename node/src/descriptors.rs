@@ -1,14 +1,13 @@
 //! Open files: the limit is raised as far as it goes, and clients get what the rest of the process can do without.
 
-use carillon_gateway::GatewayConfig;
+use carillon_gateway::{GatewayConfig, MAX_REFUSED};
 use carillon_proto::peer::MAX_UNPROVEN_PEERS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Config, Role, admin::MAX_CONNECTIONS as ADMIN_CONNECTIONS};
 
-/// For the program itself: standard streams, listeners, the runtime, files that are read now and then, and connections
-/// that are accepted only to be refused.
-const PROCESS: u64 = 128;
+/// For the program itself: standard streams, listeners, the runtime, files that are read now and then.
+const PROCESS: u64 = 64;
 /// For other nodes that are connected, and for connections to them.
 const PEERS: u64 = 64;
 /// For a storage node's log, directory and snapshots; the files of its timelines come to that.
@@ -69,7 +68,7 @@ fn kept_back(config: &Config, roles: &[Role]) -> u64 {
     let of = |role: &Role| match role {
         Role::Storage => STORE + config.storage.timeline_open_files as u64 + PEERS + MAX_UNPROVEN_PEERS as u64,
         Role::Router => PEERS + MAX_UNPROVEN_PEERS as u64,
-        Role::Gateway => PEERS,
+        Role::Gateway => PEERS + MAX_REFUSED as u64,
     };
     PROCESS + ADMIN_CONNECTIONS as u64 + roles.iter().map(of).sum::<u64>()
 }
@@ -105,7 +104,7 @@ mod tests {
         fit(&mut config, Role::ALL, 1024);
         assert_eq!(config.storage.timeline_open_files, 128);
         let clients = config.gateway.max_connections as u64;
-        assert!(clients >= 128 && clients + kept_back(&config, Role::ALL) <= 1024, "{clients}");
+        assert!(clients >= 72 && clients + kept_back(&config, Role::ALL) <= 1024, "{clients}");
 
         let mut config = Config::default();
         fit(&mut config, &[Role::Gateway], 1024);

@@ -127,6 +127,16 @@ fn a_handshake_that_is_not_finished_ends_in_time_on_every_listener() {
     }
 }
 
+#[test]
+fn a_silent_connection_to_a_full_grpc_port_behind_a_proxy_is_let_go_soon() {
+    let service = Service::start(
+        "gateway.proxies.trusted = [\"127.0.0.0/8\"]\ngateway.grpc.proxy_protocol = true\n\
+         gateway.grpc.max_connections = 1\ngateway.sign_in_timeout_ms = 600000",
+    );
+    let _held = open(service.grpc(), b"");
+    closes("one too many", &mut open(service.grpc(), b""));
+}
+
 /// A client of gRPC that signed in and out again, and then keeps its connection for nothing.
 #[test]
 fn a_grpc_connection_lasts_as_long_as_somebody_is_signed_in_on_it() {

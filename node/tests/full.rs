@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{net::TcpStream, time::Duration};
 
 use carillon_client::{Address, ConnectOptions, Connection, ConnectionError, Trust};
 use carillon_proto::pb::client::{Bye, Code, SignIn, client_frame::Body, server_frame, sign_in::Credential};
@@ -121,6 +121,20 @@ fn an_address_with_too_many_connections_is_told_so_on_every_carrier() {
         assert_eq!(grpc_health(&service).await.expect("answered"), 1);
         drop(held);
     });
+}
+
+#[test]
+fn silent_connections_count_for_their_address_on_every_listener() {
+    let service = Service::start("gateway.max_connections_per_address = 8");
+    let is_refused = || exchange(service.tcp(), b"\x05hello", false).contains("this address has as many connections");
+    for (name, address) in [("tcp", service.tcp()), ("ws", service.ws()), ("grpc", service.grpc())] {
+        // Opened anew for each try: one of them is refused if it was slower than the one that asks.
+        until(name, PATIENCE, || {
+            let _silent: Vec<_> = (0..8).map(|_| TcpStream::connect(address).expect("connects")).collect();
+            is_refused()
+        });
+        until("there is room again", PATIENCE, || !is_refused());
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Accepts, as many as there are slots, and learns whose connections they are.
+//! Accepts connections, gives each a place, and finds out whose it is.
 
 use std::{
     future::poll_fn,
@@ -22,9 +22,10 @@ use super::{
     slots::{Slot, Slots},
 };
 
-/// Connections of one listener that are being refused at the same time; more are closed without a word. Those of all three
-/// listeners are among the open files that the process keeps back for itself.
+/// Connections of one listener that are being refused at the same time; more are closed without a word.
 const REFUSING: usize = 40;
+/// The same of all three listeners: open files that come to those of `gateway.max_connections`.
+pub const MAX_REFUSED: usize = 3 * REFUSING;
 
 /// The bounds and rules of one listener.
 pub(super) struct Entry {
@@ -41,7 +42,7 @@ pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     /// The other end of the socket.
     pub(super) peer: SocketAddr,
-    /// By then it is signed in, or closed.
+    /// The end of the time for the sign-in; the connection is closed then.
     pub(super) deadline: Instant,
     /// Given back when the connection ends.
     pub(super) place: Place,
@@ -54,7 +55,7 @@ pub(super) enum Place {
     Refusing(#[expect(dead_code, reason = "held, not looked at")] OwnedSemaphorePermit, Refusal),
 }
 
-/// For ever.
+/// Accepts connections of one listener. Never returns.
 pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     name: &'static str,
@@ -72,12 +73,13 @@ pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
 }
 
 impl Place {
-    /// Says whose connection it is, once that is known: it goes on if it is not refused. None: it is nobody's alone.
+    /// Counts the connection for this address; an error is why it is refused. With `None` (a trusted proxy) it counts for
+    /// no address.
     pub(super) fn belongs_to(&mut self, address: Option<IpAddr>) -> Result<(), Refusal> {
         match self {
             Self::Slot(slot) => match address {
                 None => Ok(()),
-                Some(address) => slot.belongs_to(address).map_err(|_| Refusal::Crowded),
+                Some(address) => slot.belongs_to(address),
             },
             Self::Refusing(_, why) => Err(*why),
         }
@@ -94,18 +96,19 @@ impl Entry {
         Self { slots, refusing: Arc::new(Semaphore::new(REFUSING)), proxies, proxy_protocol, sign_in_timeout }
     }
 
-    /// For a new connection. None: there is not even one to be refused on.
+    /// A place for a new connection; `None` if even all places for refused ones are taken.
     pub(super) fn place(&self) -> Option<Place> {
         self.slots.take().map(Place::Slot).or_else(|| self.refusing(Refusal::Full))
     }
 
-    /// For a stream on a connection that has a place of its own.
+    /// A slot for a gRPC stream, whose connection has a place of its own.
     pub(super) fn slot(&self, address: IpAddr) -> Result<Slot, Refusal> {
         let mut slot = self.slots.take().ok_or(Refusal::Full)?;
-        slot.belongs_to(address).map(|()| slot).map_err(|_| Refusal::Crowded)
+        slot.belongs_to(address).map(|()| slot)
     }
 
-    /// A refused connection leaves its slot to others. None: it is closed without a word.
+    /// Gives the slot of a refused connection back and takes a place for refused ones; `None` if there is none: the caller
+    /// closes without a word.
     pub(super) fn give_back(&self, place: Place, why: Refusal) -> Option<Place> {
         match place {
             Place::Slot(slot) => {
@@ -121,7 +124,7 @@ impl Entry {
         Some(Place::Refusing(turn, why))
     }
 
-    /// How long a connection may take to sign in.
+    /// The time for the sign-in, or for the refusal.
     pub(super) fn time(&self, place: &Place) -> Duration {
         match place {
             Place::Slot(_) => self.sign_in_timeout,
@@ -129,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// Whose connection it is, as far as the socket and the PROXY protocol tell. None: it is to be closed.
+    /// The address of the client, by the socket and the PROXY protocol. `None`: the caller closes the connection.
     pub(super) async fn source(&self, accepted: &mut Accepted) -> Option<IpAddr> {
         let peer = accepted.peer.ip().to_canonical();
         if !self.proxy_protocol {
@@ -145,7 +148,7 @@ impl Entry {
         self.client_of(peer, source).ok()
     }
 
-    /// Only of trusted proxies is a header taken.
+    /// An error unless the peer is a trusted proxy.
     pub(super) fn check_proxy(&self, peer: IpAddr) -> io::Result<()> {
         if self.proxies.trust(peer) {
             return Ok(());

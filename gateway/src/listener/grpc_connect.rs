@@ -1,5 +1,5 @@
-//! `carillon.client.v1.ClientService` as the generated code has it, but for frames, which stay bytes here: generated code
-//! would drop the fields that it does not know.
+//! The gRPC service `ClientService`, written by hand: its messages stay bytes, because generated code would drop unknown
+//! fields.
 
 use std::{
     convert::Infallible,

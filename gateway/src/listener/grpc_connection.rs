@@ -23,17 +23,17 @@ use super::{
     refusal::{REFUSAL, Refusal},
 };
 
-/// After the end of the time to sign in, for the words about it.
+/// Time after the end of the sign-in time in which the stream may still say why it ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 pub(super) struct GrpcConnection {
     io: OnProbation<TcpStream>,
     known: ClientConnection,
-    /// What has to come before anything else, from a proxy that speaks the PROXY protocol.
+    /// The PROXY header, until it has been read; `None` if there is none to come.
     header: Option<Box<Header>>,
-    /// None: it was given back, and there was no other.
+    /// `None`: the slot was given back, and no place for refused connections was free.
     place: Option<Place>,
-    /// When a connection ends that is there only to be told that it can't be, and for health checks.
+    /// When a refused connection is closed.
     refused_until: Option<Pin<Box<Sleep>>>,
 }
 
@@ -42,11 +42,11 @@ pub(super) struct GrpcConnection {
 pub(super) struct ClientConnection {
     pub(super) probation: Probation,
     whose: Arc<OnceLock<Whose>>,
-    /// By then somebody is signed in on it.
+    /// The end of the time in which somebody has to sign in on the connection.
     pub(super) deadline: Instant,
 }
 
-/// There before the first stream is.
+/// Set before the first stream.
 #[derive(Clone, Copy)]
 struct Whose {
     /// The other end, or who is behind the PROXY protocol.
@@ -62,12 +62,13 @@ struct Header {
 }
 
 impl GrpcConnection {
-    /// None: the client, or the proxy, may not.
+    /// `None`: the peer is no trusted proxy, or there is no place even for refusing.
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, entry: &Arc<Entry>) -> Option<Self> {
         let probation = Probation::default();
-        let deadline = Instant::now() + entry.sign_in_timeout;
+        let time = entry.time(&place);
+        let deadline = Instant::now() + time;
         let known = ClientConnection { probation: probation.clone(), whose: Arc::default(), deadline };
-        let io = OnProbation::new(stream, probation, entry.sign_in_timeout + LAST_WORDS, ());
+        let io = OnProbation::new(stream, probation, time + LAST_WORDS, ());
         let peer = peer.ip().to_canonical();
         let mut connection = Self { io, known, header: None, place: Some(place), refused_until: None };
         if entry.proxy_protocol {
@@ -99,7 +100,7 @@ impl GrpcConnection {
         Ok(())
     }
 
-    /// Nothing is read by others, or written, before the header has been read.
+    /// Reads the PROXY header; until then nothing else is read or written.
     fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(header) = &mut self.header else { return Poll::Ready(Ok(())) };
         let source = ready!(header.reader.poll(&mut self.io, cx));
@@ -139,9 +140,7 @@ impl Connected for GrpcConnection {
 impl AsyncRead for GrpcConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.check_time(cx)?;
         ready!(this.poll_header(cx))?;
-        // Whoever was refused by the header is woken by time.
         this.check_time(cx)?;
         Pin::new(&mut this.io).poll_read(cx, buf)
     }

@@ -18,7 +18,7 @@ pub(super) fn health() -> (HealthServer<impl Health>, HealthReporter) {
     (health.max_decoding_message_size(MAX_REQUEST_BYTES), reporter)
 }
 
-/// Says what the gateway says of itself: of the whole server, whose name is empty, and of the service.
+/// Reports the gateway's readiness as the health of the whole server (empty name) and of the client service.
 pub(super) async fn report(reporter: HealthReporter, mut ready: Ready) {
     loop {
         let status = match &*ready.borrow_and_update() {

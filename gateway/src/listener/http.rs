@@ -22,7 +22,7 @@ use crate::transport::{LINGER, ws::Format};
 
 /// Lines of a request head.
 const MAX_HEADERS: usize = 100;
-/// For what a client still sends when it has been refused.
+/// Time for the last words and for reading what the client still sends.
 const CLOSING: Duration = Duration::from_secs(1);
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
@@ -94,7 +94,7 @@ struct Outcome {
     format: Option<Format>,
 }
 
-/// What is said to bytes that are no request; nothing if the connection broke.
+/// The answer to bytes that are no request; `None` if the connection broke.
 fn no_request(error: &hyper::Error, came: &[u8]) -> Option<Vec<u8>> {
     if came.starts_with(HTTP2) {
         Some(http_1_1_required())
@@ -116,8 +116,8 @@ fn plain(status: &str, why: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// As a client of HTTP/2 understands it: an empty SETTINGS frame, with which a server begins (RFC 9113, section 3.4), and
-/// GOAWAY with HTTP_1_1_REQUIRED (sections 6.8 and 7).
+/// Tells a client of HTTP/2 to use HTTP/1.1: an empty SETTINGS frame, with which a server begins (RFC 9113, section 3.4),
+/// and GOAWAY with HTTP_1_1_REQUIRED (sections 6.8 and 7).
 fn http_1_1_required() -> Vec<u8> {
     const WHY: &[u8] = b"WebSocket is spoken here, over HTTP/1.1";
     const HTTP_1_1_REQUIRED: u32 = 0xd;

@@ -16,7 +16,12 @@ mod slots;
 mod tls;
 mod ws;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use carillon_proto::{Ready, limits, pb::store::session::Protocol, tasks::Tasks};
 use tokio::{
@@ -25,6 +30,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub use accept::MAX_REFUSED;
 pub(crate) use tls::Tls;
 pub use tls::TlsError;
 
@@ -63,7 +69,7 @@ pub(crate) struct Listeners {
     origins: Origins,
 }
 
-/// What holds for each listener.
+/// The entry of each listener.
 struct Entries {
     tcp: Arc<Entry>,
     ws: Arc<Entry>,
@@ -180,8 +186,9 @@ async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entr
     let Accepted { stream, deadline, mut place, .. } = accepted;
     if let Err(refusal) = place.belongs_to(Some(address)) {
         // The slot is for others.
-        let Some(_place) = entry.give_back(place, refusal) else { return };
-        return Box::pin(refusal.tell(stream, acceptor)).await;
+        let Some(place) = entry.give_back(place, refusal) else { return };
+        let deadline = deadline.min(Instant::now() + entry.time(&place));
+        return Box::pin(refusal.tell(stream, acceptor, deadline)).await;
     }
     let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;

@@ -1,4 +1,4 @@
-//! A stream on which the HTTP library says nothing of its own: its answers to what it can't read have no text.
+//! A stream that drops whatever the HTTP library writes by itself (its answers to broken requests have no text).
 
 use std::{
     io::{self, IoSlice},
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is written is dropped unless an answer is expected. An answer is written whole before it is flushed.
+/// Drops what is written, unless `Answers::expect` lets one answer of the service pass, until it is flushed.
 pub(super) struct Muffled<S> {
     stream: S,
     answers: Answers,

@@ -1,6 +1,9 @@
-//! What a client hears for which there is no place.
+//! The words for clients for whom there is no place.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use carillon_proto::pb::client::{Bye, Code, server_frame::Body};
@@ -8,15 +11,15 @@ use hyper::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::timeout_at,
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::dialect::native::varint::put_frame;
 
-/// For a client to hear that it is refused, with the handshakes before, and to close.
+/// Time for the whole refusal: handshakes, words and close.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);
-/// When it may come again.
+/// Seconds after which the client may come again.
 pub(super) const AGAIN_S: u32 = 5;
 
 /// Why there is no place.
@@ -24,7 +27,7 @@ pub(super) const AGAIN_S: u32 = 5;
 pub(super) enum Refusal {
     /// The listener, or the gateway, has as many connections as it may.
     Full,
-    /// The client's address has.
+    /// The client's address has as many connections as it may.
     Crowded,
 }
 
@@ -52,15 +55,15 @@ impl Refusal {
         }
     }
 
-    /// Tells a client over TCP or TLS, and closes. A client that does not take the words does without them.
-    pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+    /// Tells a client over TCP or TLS, and closes. A client that does not take the words by the deadline does without them.
+    pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, deadline: Instant) {
         let tell = async {
             match acceptor {
                 None => self.say(stream).await,
                 Some(acceptor) => self.say(acceptor.accept(stream).await?).await,
             }
         };
-        let _ = timeout(REFUSAL, tell).await;
+        let _ = timeout_at(deadline.into(), tell).await;
     }
 
     async fn say<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) -> io::Result<()> {

@@ -26,17 +26,17 @@ pub(super) struct Site {
     pub(super) ready: Ready,
 }
 
-/// What a request that can be answered is about.
+/// The two kinds of request that are answered with more than an error.
 enum About {
     Health(Answer),
     WebSocket,
 }
 
 impl Site {
-    /// The format is that of the WebSocket, if the answer makes it one. Health is told also where there is no place: a
-    /// gateway with as many connections as it may have is a healthy one.
+    /// The answer; with the format if it makes the connection a WebSocket. Health is answered also without a place: a gateway
+    /// with as many connections as it may have is a healthy one.
     pub(super) fn answer<B>(&self, request: &Request<B>, place: Result<(), Refusal>) -> (Answer, Option<Format>) {
-        let (mut answer, format) = match (self.about(request), place) {
+        let (answer, format) = match (self.about(request), place) {
             (Err(answer), _) => (*answer, None),
             (Ok(About::Health(answer)), _) => (answer, None),
             (Ok(About::WebSocket), Err(refusal)) => (no_place(refusal), None),
@@ -45,10 +45,7 @@ impl Site {
                 Err(answer) => (*answer, None),
             },
         };
-        if place.is_err() {
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        (answer, format)
+        (if place.is_err() { closing(answer) } else { answer }, format)
     }
 
     fn about<B>(&self, request: &Request<B>) -> Result<About, Box<Answer>> {

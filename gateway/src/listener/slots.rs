@@ -13,6 +13,7 @@ use std::{
 use carillon_proto::seldom::Seldom;
 use parking_lot::Mutex;
 
+use super::refusal::Refusal;
 use crate::{metrics, network::Network};
 
 /// Of the connections that there may be, this part is out of reach for each single listener, so that whoever fills one
@@ -50,10 +51,6 @@ pub(crate) struct Slot {
     network: Option<Network>,
 }
 
-/// This address has as many connections as it may.
-#[derive(Debug)]
-pub(crate) struct Crowded;
-
 impl Common {
     pub(crate) fn new(most: usize, most_per_address: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -74,7 +71,7 @@ impl Slots {
         Arc::new(Self { name, common: Arc::clone(common), own, full: Seldom::new(1, TELL) })
     }
 
-    /// None if there is none; that is counted and told.
+    /// `None` if all slots are taken; counts that and logs it.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         if self.own.take() {
             if self.common.pool.take() {
@@ -98,8 +95,8 @@ impl Slots {
 }
 
 impl Slot {
-    /// Says whose connection it is, once that is known.
-    pub(crate) fn belongs_to(&mut self, address: IpAddr) -> Result<(), Crowded> {
+    /// Counts the slot for this address.
+    pub(super) fn belongs_to(&mut self, address: IpAddr) -> Result<(), Refusal> {
         let common = &self.slots.common;
         if common.most_per_address == 0 || self.network.is_some() {
             return Ok(());
@@ -118,7 +115,7 @@ impl Slot {
                      (gateway.max_connections_per_address; for a proxy see gateway.proxies)"
                 );
             }
-            return Err(Crowded);
+            return Err(Refusal::Crowded);
         }
         *count += 1;
         drop(addresses);

@@ -1,12 +1,12 @@
 //! The WebSocket handshake.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use carillon_proto::pb::store::session::Protocol;
 use hyper::HeaderMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout_at},
+    time::timeout_at,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -29,7 +29,16 @@ pub(super) async fn serve(
     mut accepted: Accepted,
 ) {
     let Some(peer) = entry.source(&mut accepted).await else { return };
-    let Accepted { stream, deadline, mut place, .. } = accepted;
+    let Accepted { stream, mut deadline, mut place, .. } = accepted;
+    // A proxy's connections are its clients', whom their headers name.
+    if !entry.proxies.trust(peer)
+        && let Err(refusal) = place.belongs_to(Some(peer))
+    {
+        // The slot is for others.
+        let Some(kept) = entry.give_back(place, refusal) else { return };
+        place = kept;
+        deadline = deadline.min(Instant::now() + entry.time(&place));
+    }
     let mut whose = Whose { entry, peer, address: peer, place: &mut place };
     // Each is boxed, so that a connection holds only what it is at.
     match acceptor {
@@ -75,7 +84,7 @@ impl Whose<'_> {
 async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     site: &Site,
-    deadline: Instant,
+    deadline: tokio::time::Instant,
     whose: &mut Whose<'_>,
 ) -> Option<WsTransport<S>> {
     let admit = |headers: &HeaderMap| whose.hear(headers);
@@ -126,7 +135,7 @@ mod tests {
 
     async fn echo(stream: TcpStream, site: &Site) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let admitted = serve_until_upgrade(stream, site, deadline, |_| Ok(())).await;
+        let admitted = serve_until_upgrade(stream, site, deadline.into(), |_| Ok(())).await;
         let Some(Upgraded { stream, early, .. }) = admitted else { return };
         let mut socket = MessageSocket::new(stream, early, MAX_MESSAGE);
         loop {
