@@ -117,7 +117,7 @@ impl<R: Stream<Item = Result<Bytes, Status>> + Unpin + Send> Transport for GrpcT
                 self.read += message.len() as u64;
                 match native::decode(message) {
                     Ok(frame) => Event::Ask(frame.into()),
-                    Err(error) => Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {error}")),
+                    Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
                 }
             }
             // Larger than a frame may be now.

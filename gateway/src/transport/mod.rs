@@ -49,9 +49,9 @@ pub(crate) trait Transport: Send {
 #[derive(Debug)]
 pub(crate) enum Event {
     Ask(Ask),
-    /// The client is there, and said nothing else.
+    /// A sign of life without a frame.
     Alive,
-    /// What came is no frame: it is refused and the connection ends.
+    /// Bytes that are no frame: they are refused and the connection ends.
     Malformed(Code, String),
     /// A frame that can't be read, but says which send or request it is: that one is refused.
     Unreadable(Asked, String),

@@ -20,7 +20,7 @@ use crate::dialect::native::{self, Outgoing};
 use close::{CloseCode, close_code};
 pub(crate) use socket::{Heard, MessageSocket};
 
-/// What a client asked for as subprotocol.
+/// The format that the client chose by its subprotocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Protobuf,

@@ -1,5 +1,5 @@
-//! What the library lets pass of a client's frames: lengths that are longer than they need to be, and codes that no close
-//! frame may have. It looks at headers only, as the bytes come.
+//! Checks of frame headers that the WebSocket library leaves out: lengths in their shortest form, and close codes that may
+//! be sent.
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -11,7 +11,7 @@ pub(super) struct Headers {
     at: At,
 }
 
-/// The byte `at` must not be read on: with it the frame would be complete enough to be taken.
+/// Where a frame is wrong. The library must not be given the byte `at`: with it, it would take the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) at: usize,
@@ -59,7 +59,7 @@ enum At {
 }
 
 impl Headers {
-    /// Takes what comes next. After an error nothing more can be told.
+    /// Follows the next bytes. After an error it must not be called again.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
         let mut at = 0;
         while at < bytes.len() {

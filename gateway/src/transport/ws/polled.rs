@@ -14,10 +14,10 @@ use super::headers::{Headers, Why, Wrong};
 
 pub(super) struct Polled<S> {
     stream: S,
-    /// What was read already, and comes first.
+    /// Bytes that came with the handshake; they are read first.
     early: Bytes,
     headers: Headers,
-    /// The frame that begins where reading has ended is wrong.
+    /// Set when the next frame is wrong: every further read is this error.
     wrong: Option<Why>,
     waker: Waker,
 }

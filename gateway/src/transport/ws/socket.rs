@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{
 use super::{
     super::LINGER,
     close::{CloseCode, close_reason},
+    headers::Why,
     polled::Polled,
 };
 
@@ -193,8 +194,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             // The client is gone without a close frame.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Heard::Ended,
             Error::Protocol(_) => (Code::Invalid, CloseCode::Protocol, error.to_string()),
-            // From `Polled`.
-            Error::Io(why) if why.kind() == io::ErrorKind::InvalidData => {
+            // From `Polled`. An error of TLS has the same kind.
+            Error::Io(why) if why.get_ref().is_some_and(|why| why.is::<Why>()) => {
                 (Code::Invalid, CloseCode::Protocol, why.to_string())
             }
             _ => return Heard::Ended,
@@ -267,4 +268,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
 
 fn would_block(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, pin::Pin};
+
+    /// As a TLS stream after a record that is damaged.
+    struct Damaged;
+
+    impl AsyncRead for Damaged {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "cannot decrypt peer's message")))
+        }
+    }
+
+    impl AsyncWrite for Damaged {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_stream_is_an_end_and_no_wrong_frame() {
+        let mut socket = MessageSocket::new(Damaged, Bytes::new(), 1024);
+        let heard = poll_fn(|cx| socket.poll(cx, true)).await;
+        assert!(matches!(heard, Heard::Ended), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_header_is_a_wrong_frame() {
+        // A length of 1 in two bytes.
+        let early = Bytes::from_static(&[0x82, 0x80 | 126, 0, 1]);
+        let mut socket = MessageSocket::new(Damaged, early, 1024);
+        let heard = poll_fn(|cx| socket.poll(cx, true)).await;
+        assert!(matches!(heard, Heard::Failed(Code::Invalid, _)), "{heard:?}");
+    }
 }
