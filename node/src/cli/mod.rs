@@ -15,7 +15,7 @@ mod user;
 use std::{borrow::Cow, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 #[cfg(test)]
 pub(crate) use credential::make_token;
@@ -30,6 +30,9 @@ use crate::{Config, Layers, Role, config::is_secret};
 struct Cli {
     #[command(flatten)]
     options: Options,
+    /// As of `all`.
+    #[command(flatten)]
+    serve: serve::Serve,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -90,7 +93,7 @@ enum Command {
 
 /// Everything from the arguments to the exit code.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::check) {
         Ok(cli) => cli,
         Err(error) => return out::usage(&error),
     };
@@ -101,6 +104,17 @@ pub fn run() -> ExitCode {
             out::tell(format_args!("carillon: {}", told(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+impl Cli {
+    /// What a role is to do stands behind it.
+    fn check(self) -> Result<Self, clap::Error> {
+        if self.command.is_some() && self.serve != serve::Serve::default() {
+            let why = "--check-config and --print-config stand behind the role; without a role they mean `all`";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
     }
 }
 
@@ -118,7 +132,7 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let options = cli.options;
     match cli.command {
-        None => serve::run(Role::ALL, &options, serve::Serve::default()),
+        None => serve::run(Role::ALL, &options, cli.serve),
         Some(Command::All(serve)) => serve::run(Role::ALL, &options, serve),
         Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),
         Some(Command::Router(serve)) => serve::run(&[Role::Router], &options, serve),
@@ -211,11 +225,30 @@ fn without_secret(set: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_configuration_can_be_looked_at_without_a_role() {
+        let parsed = |arguments: &[&str]| Cli::try_parse_from([&["carillon"], arguments].concat()).and_then(Cli::check);
+        let cli = parsed(&["--check-config", "--set", "a=1"]).expect("means all");
+        assert!(cli.command.is_none() && cli.serve != serve::Serve::default());
+        parsed(&["router", "--print-config"]).expect("behind the role");
+        for wrong in [["--check-config", "router"], ["--print-config", "status"]] {
+            assert_eq!(parsed(&wrong).map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::ArgumentConflict));
+        }
+    }
+
+    #[test]
+    fn no_time_is_longer_than_a_day() {
+        let ok = |arguments: &[&str]| Cli::try_parse_from([&["carillon", "cluster"], arguments].concat()).is_ok();
+        assert!(ok(&["init", "--timeout", "86400"]) && ok(&["--ready-timeout", "1"]));
+        for wrong in ["18446744073709551615", "86401", "0"] {
+            assert!(!ok(&["init", "--timeout", wrong]) && !ok(&["--ready-timeout", wrong]), "{wrong}");
+        }
     }
 
     #[test]

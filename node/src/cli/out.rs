@@ -5,7 +5,10 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     process::ExitCode,
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -31,10 +34,11 @@ pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     print(format_args!("{text}\n"))
 }
 
-/// What a service says by the way: it goes on if nobody can hear it, or reads it.
+/// Prints a line that nobody has asked for. A service goes on when stdout is closed or not read.
 pub(super) fn note(text: impl Display) {
+    static WRITING: AtomicBool = AtomicBool::new(false);
     let text = text.to_string();
-    briefly(move || {
+    unless_stuck(&WRITING, move || {
         let _ = line(text);
     });
 }
@@ -44,13 +48,39 @@ pub(super) fn tell(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// As above, for a process that must end in any case: a reader that stands still is not waited for.
+/// Prints to standard error without waiting longer than a second for a reader.
 pub(super) fn tell_briefly(text: impl Display) {
     let text = text.to_string();
     briefly(move || tell(text));
 }
 
-/// Writes into a pipe that is full wait for its reader. After a second they do so alone.
+/// Runs `write` on a thread of its own and waits for it for at most a second. Does nothing while the one before still waits
+/// for its reader.
+fn unless_stuck(writing: &'static AtomicBool, write: impl FnOnce() + Send + 'static) {
+    if let Some(turn) = Turn::take(writing) {
+        briefly(move || {
+            write();
+            drop(turn);
+        });
+    }
+}
+
+/// The turn to write, one at a time.
+struct Turn(&'static AtomicBool);
+
+impl Turn {
+    fn take(writing: &'static AtomicBool) -> Option<Self> {
+        (!writing.swap(true, Ordering::Acquire)).then_some(Self(writing))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Runs `write` on a thread of its own and waits for it for at most a second.
 fn briefly(write: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
     let writing = thread::Builder::new().spawn(move || {
@@ -69,5 +99,36 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
         (true, _) => ExitCode::from(2),
         (false, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         (false, _) => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_one_note_waits_for_a_reader() {
+        static WRITING: AtomicBool = AtomicBool::new(false);
+        let (read, unread) = mpsc::channel::<()>();
+        let (told, notes) = mpsc::channel();
+        let first = told.clone();
+        unless_stuck(&WRITING, move || {
+            let _ = unread.recv();
+            let _ = first.send("first");
+        });
+        let second = told.clone();
+        unless_stuck(&WRITING, move || {
+            let _ = second.send("second");
+        });
+        drop(read);
+        assert_eq!(notes.recv(), Ok("first"));
+        // The turn is given back behind the word.
+        while WRITING.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        unless_stuck(&WRITING, move || {
+            let _ = told.send("third");
+        });
+        assert_eq!(notes.iter().collect::<Vec<_>>(), ["third"]);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     start,
 };
 
-#[derive(Args, Default)]
+#[derive(Args, Default, PartialEq, Eq)]
 pub(super) struct Serve {
     /// Look at the configuration and all files that it names, and end.
     #[arg(long)]

@@ -30,7 +30,7 @@ pub(super) struct Page {
 /// Prints row by row, so that a long list need not fit into memory.
 pub(super) struct Table {
     json: bool,
-    /// Printed with the first row, or at the end if there is none: an error has none above it.
+    /// The head, until it is printed: before the first row, or at the end. Not before an error.
     head: Option<String>,
 }
 
@@ -43,12 +43,16 @@ impl Table {
     }
 
     pub(super) fn row<T: AsRef<str>>(&mut self, columns: &[T], json: &serde_json::Value) -> anyhow::Result<()> {
-        self.end()?;
+        self.head()?;
         if self.json { out::line(format_args!("{json}")) } else { out::line(format_args!("{}", line(columns))) }
     }
 
     /// There are no more rows.
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
+        self.head()
+    }
+
+    fn head(&mut self) -> anyhow::Result<()> {
         self.head.take().map_or(Ok(()), out::line)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    error::Error as _,
     time::{Duration, Instant},
 };
 
@@ -12,29 +13,31 @@ use carillon_proto::{
 };
 use clap::Args;
 use tokio::time::sleep;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use super::super::out;
 use crate::{Config, Secrets};
 
-/// Makes the cluster, once: a storage node whose disk is empty waits for it. Done again after an interruption, it goes on
-/// where it was; a second cluster is refused.
+/// Makes a cluster of storage nodes whose disks are empty, once. After an interruption, run it again; a second cluster is
+/// refused.
 #[derive(Args)]
 pub(super) struct Init {
     /// host:port of a storage node of the new cluster, one for each; otherwise storage.members, or this node alone.
     #[arg(long = "member", value_name = "HOST:PORT")]
     members: Vec<String>,
     /// Seconds until all storage nodes have to be there.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
 const CALL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What came of it.
+/// The outcome.
 pub(super) enum Made {
     Now(FoundReply),
+    /// It is there, as the text says. A call before, whose answer was lost, may have made it.
+    Unheard(String),
     /// It was made before, as the text says.
     Before(String),
 }
@@ -42,7 +45,8 @@ pub(super) enum Made {
 impl Init {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let members = if self.members.is_empty() { members_of(config) } else { self.members };
-        match make(config, &members, Duration::from_secs(self.timeout), true).await? {
+        let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        match make(config, &members, deadline, true).await? {
             Made::Now(FoundReply { cluster, members }) => {
                 out::line(format_args!("cluster {cluster} is made:"))?;
                 for member in members {
@@ -50,6 +54,7 @@ impl Init {
                 }
                 Ok(())
             }
+            Made::Unheard(text) => out::line(text),
             Made::Before(why) => bail!("{why}"),
         }
     }
@@ -63,25 +68,28 @@ fn members_of(config: &Config) -> Vec<String> {
     vec![if storage.advertise.is_empty() { storage.listen.to_string() } else { storage.advertise.clone() }]
 }
 
-/// Asks the first of them until all are there. `tells`: says what it waits for.
-pub(super) async fn make(config: &Config, members: &[String], patience: Duration, tells: bool) -> anyhow::Result<Made> {
+/// Asks the first member to make the cluster until it has. With `tells` it prints what it waits for.
+pub(super) async fn make(config: &Config, members: &[String], deadline: Instant, tells: bool) -> anyhow::Result<Made> {
     let security = Secrets::of(config).peer_security(config, &[Tier::Operator])?;
     let first = members.first().context("a cluster has at least one storage node")?;
     let channel = security.channel(first)?;
     let mut client = FoundingClient::with_interceptor(channel, security.token());
-    let deadline = Instant::now() + patience;
     let mut told = BTreeSet::new();
+    let mut lost = false;
     loop {
         let mut request = Request::new(FoundRequest { members: members.to_vec() });
-        request.set_timeout(CALL);
+        request.set_timeout(CALL.min(deadline.saturating_duration_since(Instant::now())));
         let why = match client.found(request).await {
             Ok(reply) => return Ok(Made::Now(reply.into_inner())),
             Err(status) if status.code() == Code::AlreadyExists => {
-                return Ok(Made::Before(status.message().to_owned()));
+                let text = status.message().to_owned();
+                return Ok(if lost { Made::Unheard(text) } else { Made::Before(text) });
             }
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+            Err(status) if is_lost(&status) => {
+                lost = true;
                 cause(&status)
             }
+            Err(status) if status.code() == Code::Unavailable => cause(&status),
             Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => bail!(
                 "storage node {first}: {}; it has to know the operator's token (cluster.tokens.operator_file or the \
                  cluster's secret), and so has this command",
@@ -89,12 +97,63 @@ pub(super) async fn make(config: &Config, members: &[String], patience: Duration
             ),
             Err(status) => bail!("storage node {first}: {}", status.message()),
         };
-        if Instant::now() > deadline {
+        if Instant::now() + PAUSE >= deadline {
             bail!("storage node {first}: {why}");
         }
         if tells && told.insert(why.clone()) {
             out::note(format_args!("waiting: {why}"));
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// The call may have been carried out: its answer was too late, or the connection broke.
+fn is_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+        || (status.code() == Code::Unknown && status.source().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Layers;
+    use carillon_proto::{
+        pb::raft::founding_server::{Founding, FoundingServer},
+        tasks::Tasks,
+    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Response, transport::Server};
+
+    /// Has made the cluster before its first answer, which comes too late.
+    struct Late(AtomicUsize);
+
+    #[tonic::async_trait]
+    impl Founding for Late {
+        async fn found(&self, _: Request<FoundRequest>) -> Result<Response<FoundReply>, Status> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(Status::deadline_exceeded("no answer in time")),
+                _ => Err(Status::already_exists("the cluster 1 has been made already")),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_was_made_by_a_call_without_an_answer_is_no_failure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let member = listener.local_addr().expect("address").to_string();
+        let tasks = Tasks::new();
+        let service = FoundingServer::new(Late(AtomicUsize::new(0)));
+        let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+        tasks.spawn("founding", async move {
+            let _ = serving.await;
+        });
+        let sets = ["cluster.secret=cluster-secret-of-the-tests".to_owned()];
+        let config = Layers::default().sets(&sets).expect("valid").load().expect("valid");
+        let soon = || Instant::now() + Duration::from_secs(30);
+        let members = [member];
+        assert!(matches!(make(&config, &members, soon(), false).await, Ok(Made::Unheard(_))));
+        assert!(matches!(make(&config, &members, soon(), false).await, Ok(Made::Before(_))), "it was there");
+        tasks.finish(Duration::from_millis(10)).await;
     }
 }

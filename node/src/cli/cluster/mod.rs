@@ -55,7 +55,7 @@ struct Local {
     #[arg(long)]
     restart: bool,
     /// Seconds until all nodes have to be ready.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     ready_timeout: u64,
 }
 
@@ -120,6 +120,7 @@ impl Local {
 
     /// Returns only by an error.
     async fn serve(&self, dir: &Path, nodes: &mut [Node], config: &Config) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(self.ready_timeout);
         for node in nodes.iter_mut() {
             node.start()?;
         }
@@ -128,13 +129,12 @@ impl Local {
         out::note(format_args!("{} nodes are starting, cluster.json and logs are in {}", nodes.len(), dir.display()));
         let storage = nodes.iter().filter(|node| node.planned.role() == Role::Storage);
         let members: Vec<String> = storage.filter_map(|node| node.planned.addresses.get("rpc").cloned()).collect();
-        let patience = Duration::from_secs(self.ready_timeout);
         tokio::select! {
             // Started again, it has been made.
-            made = init::make(config, &members, patience, false) => drop(made?),
+            made = init::make(config, &members, deadline, false) => drop(made?),
             died = self.died(nodes) => return Err(died),
         }
-        self.become_ready(nodes).await?;
+        self.become_ready(nodes, deadline).await?;
         let mut leaders = leaders_of(&routers).await.unwrap_or_default();
         out::note(table(nodes, &leaders).trim_end());
         out::note(format_args!("all nodes are ready; Ctrl-C stops them"));
@@ -176,8 +176,7 @@ impl Local {
         }
     }
 
-    async fn become_ready(&self, nodes: &mut [Node]) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(self.ready_timeout);
+    async fn become_ready(&self, nodes: &mut [Node], deadline: Instant) -> anyhow::Result<()> {
         let mut tick = interval(Duration::from_millis(100));
         loop {
             tick.tick().await;
