@@ -182,9 +182,9 @@ impl Gateway {
         self.addresses.grpc
     }
 
-    /// Stops in order: says that it is not ready, after `drain_delay_ms` accepts no more, sends clients away spread over time once their sends are answered, ends their
-    /// sessions, gives the lease back. Takes no longer than `drain_delay_ms`, `drain_spread_ms`, `send_deadline_ms` and some seconds, and
-    /// only some seconds when no router is left.
+    /// Stops in order: says that it is not ready, after `drain_delay_ms` accepts no more, sends clients away spread over time
+    /// once their sends are answered, ends their sessions, gives the lease back. Takes no longer than `drain_delay_ms`,
+    /// `drain_spread_ms`, `send_deadline_ms` and some seconds, and only some seconds when no router is left.
     pub async fn drain(&self) {
         self.status.draining();
         let Some(groups) = self.groups.get() else { return };

@@ -32,7 +32,7 @@ pub(crate) struct Allowed {
     pub(crate) per_minute: u32,
 }
 
-/// What may be tried.
+/// The bounds of tries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tries {
     /// Failures of one address, whoever it says it is.
@@ -115,7 +115,7 @@ impl Throttle {
         good.insert(self.pair(network, user), now);
     }
 
-    /// Is this failure told in the log? With how many were left out before.
+    /// `Some` if this failure is to be logged, with the number of those left out before.
     pub(crate) fn tell(&self, now: Instant) -> Option<u64> {
         self.told.turn(now)
     }

@@ -79,7 +79,7 @@ def of_frame(symbol, file):
 
 
 def of_function(symbol):
-    """Of a function with what was inlined into it; None if it works for whoever calls it."""
+    """The area of a function; None if it works for its caller."""
     area = of_frame(symbol, "")
     return area if area != ALLOCATOR else None
 

@@ -26,7 +26,7 @@ class Program:
         self.pid, self.folder = pid, folder
 
     def zero(self):
-        """Begins to count anew; gives about when that was."""
+        """Begins to count anew; returns roughly when."""
         return self.control("--zero")
 
     def dump(self):

@@ -49,7 +49,7 @@ class Node:
 
 @contextlib.contextmanager
 def one_process(program, folder, under=(), arguments=()):
-    """`under` is what runs the program and makes it slow, if anything does."""
+    """`under`: a command that runs the program, such as valgrind, which makes it slow."""
     admin, tcp, storage, router = (f"127.0.0.1:{port}" for port in free_ports(4))
     settings = {
         "admin.listen": admin,

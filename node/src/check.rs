@@ -61,7 +61,7 @@ fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
     }
 }
 
-/// What can't be read is told by whoever reads it.
+/// Skips files that can't be read: whoever reads them reports that.
 fn certificates(config: &Config, roles: &[Role], found: &mut Findings) {
     for file in files_of(config, roles) {
         let Ok(validity) = validity_of(&file.path) else { continue };
@@ -72,7 +72,7 @@ fn certificates(config: &Config, roles: &[Role], found: &mut Findings) {
     }
 }
 
-/// None: it is there and a folder, or can be made.
+/// `None` if the folder is there or can be made.
 fn folder(key: &str, path: &Path) -> Option<String> {
     let there = path.ancestors().find(|path| path.as_os_str().is_empty() || path.exists())?;
     if there.as_os_str().is_empty() {

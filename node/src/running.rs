@@ -25,7 +25,7 @@ pub struct Running {
     router: Option<Router>,
     gateway: Option<Gateway>,
     roles: Vec<Role>,
-    /// It makes the cluster that it is, if its disk is empty.
+    /// A process with all roles makes its own cluster when its disk is empty.
     makes_cluster: bool,
     secrets: Secrets,
     security: PeerSecurity,
@@ -203,7 +203,7 @@ fn router_hint(error: &carillon_router::OpenError) -> &'static str {
     }
 }
 
-/// As what this process calls others.
+/// The tiers of these roles; calls are made as the first one.
 pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
     let tier = |role: &Role| match role {
         Role::Storage => Tier::Storage,
@@ -213,7 +213,7 @@ pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
     roles.iter().map(tier).collect()
 }
 
-/// What a router can't do that knows no operator; None if it does.
+/// A warning if a router here does not know the operator's token.
 pub(crate) fn no_operator(roles: &[Role], security: &PeerSecurity) -> Option<&'static str> {
     (roles.contains(&Role::Router) && !security.knows(Tier::Operator)).then_some(
         "cluster.tokens.operator_file is not set: this router refuses the command line (users, sessions, tokens, status)",

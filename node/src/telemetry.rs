@@ -54,7 +54,7 @@ impl Telemetry {
         Ok(Self { tracer, level: handle, log })
     }
 
-    /// From now on this is logged, by the rules of log.level.
+    /// Replaces the filter of the log by this one.
     pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
         let level = filter(level).map_err(TelemetryError::Level)?;
         self.level.reload(level).map_err(|error| TelemetryError::Level(error.to_string()))

@@ -86,7 +86,7 @@ fn the_store_has_no_wall_clock() {
     }
 }
 
-/// What may be named of the native protocol where no protocol is spoken: words, and no frame.
+/// Names of `client` that the core may use: words, but no frame.
 const WORDS: [&str; 14] = [
     "self",
     "Code",
@@ -104,7 +104,7 @@ const WORDS: [&str; 14] = [
     "recipient",
 ];
 
-/// Names behind `client::`, also in braces, as far as they are on the same level.
+/// The names after `client::` in a path or in braces; nested braces are not followed.
 fn named_of_client(code: &str) -> Vec<String> {
     let mut names = Vec::new();
     for (at, path) in code.match_indices("client::") {

@@ -234,7 +234,7 @@ fn tls_begins_behind_the_header() {
     }
 }
 
-/// The proxy's header in plain text, and then the client's TLS.
+/// Opens TLS behind a PROXY header in plain text.
 async fn through_tls(address: SocketAddr, files: &Files, header: &[u8]) -> MaybeTls<tokio::net::TcpStream> {
     let identity = Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes()).expect("an identity");
     let authorities = Authorities::from_pem(files.ca.as_bytes()).expect("an authority");
@@ -244,7 +244,7 @@ async fn through_tls(address: SocketAddr, files: &Files, header: &[u8]) -> Maybe
     MaybeTls::connect(stream, config, NAME.to_owned()).await.expect("a handshake")
 }
 
-/// Reads until one of the words has come; all that was heard.
+/// Reads until one of the words has come; returns all that was read.
 async fn until_word(stream: &mut MaybeTls<tokio::net::TcpStream>, words: &[&str]) -> String {
     let (mut heard, mut more) = (Vec::new(), [0; 4096]);
     loop {

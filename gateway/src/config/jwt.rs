@@ -58,12 +58,12 @@ impl Default for JwtConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserForm {
-    /// The claim must be a user id in normal form.
+    /// The claim, which must be a user id in normal form.
     Exact,
-    /// Its normal form. Several texts become one user: only for an issuer that never gives two users such texts.
+    /// The claim's normal form. Several texts become one user: only for an issuer that never gives two users such texts.
     Normalise,
-    /// Letters a to z, digits and `._-+` as they are, each other byte as a backslash and two digits. No two texts become
-    /// one user.
+    /// The claim escaped: letters a to z, digits and `._-+` as they are, each other byte as a backslash and two digits. No
+    /// two texts become one user.
     Escape,
 }
 
@@ -111,7 +111,7 @@ impl JwtAlgorithm {
     }
 }
 
-/// Never shown.
+/// A secret that is never shown.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -165,7 +165,7 @@ impl JwtConfig {
 }
 
 impl JwtKeyConfig {
-    /// Has it what its algorithm needs?
+    /// Checks that the key has what its algorithm needs.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
         let realm = self.realm.as_deref().unwrap_or("x");

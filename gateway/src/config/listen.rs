@@ -19,7 +19,7 @@ pub struct ListenConfig {
 }
 
 impl ListenConfig {
-    /// On a free port of this machine.
+    /// A listener on a free port of this machine, for tests.
     pub fn anywhere() -> Self {
         Self::at("127.0.0.1:0".to_owned())
     }
@@ -68,7 +68,7 @@ pub struct ProxiesConfig {
 }
 
 impl ProxiesConfig {
-    /// The same, parsed. `validate` has refused entries that can't be parsed.
+    /// The parsed list; `validate` has refused entries that can't be parsed.
     pub(crate) fn to_proxies(&self) -> Proxies {
         Proxies { trusted: self.trusted.iter().filter_map(|text| text.parse().ok()).collect(), header: self.header }
     }

@@ -165,7 +165,7 @@ impl GatewayConfig {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// What is wrong: with each key for tokens, and the first of all else.
+    /// All bad token keys, and the first other value that is wrong.
     pub fn invalid(&self) -> Vec<InvalidConfig> {
         self.validate_values().err().into_iter().chain(self.jwt.invalid()).collect()
     }

@@ -42,7 +42,7 @@ pub(super) struct Send {
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
-    /// Seconds after which the command ends, whatever it has reached by then.
+    /// Seconds after which the command gives up, sign-in included.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     #[command(flatten)]

@@ -52,7 +52,7 @@ enum Token {
         override_usage = "carillon token revoke [OPTIONS] <USER> --before <TIME>\n       carillon token revoke [OPTIONS] <USER> --id <JTI>"
     )]
     Revoke {
-        /// Whose tokens.
+        /// The user whose tokens are refused.
         user: UserId,
         /// All that were issued before this time: `now`, seconds since 1970, or like 2026-12-31T23:59:59Z. Tokens without
         /// `iat` are among them. With a time in the future, also those that are made until then.
@@ -129,8 +129,8 @@ fn parse_tier(text: &str) -> Result<Tier, String> {
 
 #[derive(Args)]
 pub(super) struct CredentialOptions {
-    /// Sign in with this token. Without it: the token in CARILLON_TOKEN; the password in CARILLON_PASSWORD; a token made with the local secret, if
-    /// the data folder has it; a question for the password.
+    /// Sign in with this token. Without it: the token in CARILLON_TOKEN; the password in CARILLON_PASSWORD; a token made with
+    /// the local secret, if the data folder has it; a question for the password.
     #[arg(long)]
     token: Option<String>,
 }

@@ -34,7 +34,7 @@ pub(super) enum Session {
         override_usage = "carillon session end [OPTIONS] <HANDLE>\n       carillon session end [OPTIONS] --user <NAME>"
     )]
     End {
-        /// Of the session to end: 64-1, for example, as `session list` shows it, and SignedIn tells the client.
+        /// Handle of the session, for example 64-1: `session list` shows it, and `SignedIn` tells the client.
         #[arg(required_unless_present = "user")]
         handle: Option<ConnectionHandle>,
         /// All sessions of this user.

@@ -211,7 +211,7 @@ fn merge(into: &mut Table, from: Table, path: &str, leaf: &mut impl FnMut(&str))
     }
 }
 
-/// The settings around one, the nearest first: of `a.b[0].c` these are `a.b[0]`, `a.b` and `a`.
+/// The settings that enclose `key`, the nearest first: of `a.b[0].c` these are `a.b[0]`, `a.b` and `a`.
 fn around(key: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(key), |key| Some(&key[..key.rfind(['.', '['])?])).skip(1)
 }

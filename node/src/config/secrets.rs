@@ -87,7 +87,7 @@ impl Secrets {
         Ok(tokens)
     }
 
-    /// What is wrong with the secret, with each token, and with the files of cluster.tls.
+    /// All problems of the secret, the tokens and the files of cluster.tls.
     pub(crate) fn invalid(&self, config: &Config) -> Vec<SecretError> {
         let mut tokens = TierTokens::default();
         let tls = || Ok(peer_tls(config)?.map_or(Ok(()), |tls| tls.check())?);
@@ -96,7 +96,7 @@ impl Secrets {
         derived.into_iter().chain(given).chain(tls().err()).collect()
     }
 
-    /// None of them, where there is no secret.
+    /// The tokens that the secret gives; none without a secret.
     fn derived(&self, config: &Config) -> Result<TierTokens, SecretError> {
         let Some((setting, secrets)) = self.secret(config)? else { return Ok(TierTokens::default()) };
         TierTokens::derived(&secrets).map_err(|why| SecretError::Invalid { setting, why })
