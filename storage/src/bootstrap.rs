@@ -70,7 +70,7 @@ pub(crate) enum BootstrapError {
     Identity(#[from] IdentityError),
     #[error(
         "this node's disk is empty, but the cluster at {other} knows {own} with another disk: its data is gone, so it \
-         can't come back under this address; give it its old data folder, or a new address"
+         can't come back under this address; give it its old data folder (a new node can't take its place yet)"
     )]
     OtherDisk { own: String, other: String },
     #[error("the identity names no member with its own node number: the file is not this node's")]

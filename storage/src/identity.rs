@@ -36,10 +36,7 @@ pub(crate) enum IdentityError {
     InUse(PathBuf),
     #[error("file {path} can't be read or written: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error(
-        "file {path} is damaged: restore it from a copy, or replace this node by a new one with an empty folder and \
-         another address"
-    )]
+    #[error("file {path} is damaged: restore it from a copy (a new node can't take this one's place yet)")]
     Damaged { path: PathBuf },
     #[error(
         "file {path} has format {found}, but this release knows {FORMAT}: run the release that wrote it or a newer one"
@@ -52,8 +49,7 @@ pub(crate) enum IdentityError {
     Orphan { path: PathBuf },
     #[error(
         "data folder {path} lacks the log of a node that has its place in a cluster: its votes are gone, so it can't \
-         come back; restore the folder as a whole, or replace this node by a new one with an empty folder and another \
-         address"
+         come back; restore the folder as a whole (a new node can't take this one's place yet)"
     )]
     NoLog { path: PathBuf },
     #[error("data folder {path} is not that of a node of a cluster: there is nothing to put back")]

@@ -51,8 +51,8 @@ pub(crate) enum OpenError {
     #[error("directory engine in {path} can't be opened: {source}")]
     Directory { path: PathBuf, source: io::Error },
     #[error(
-        "timeline engine in {path} can't be opened: {source}; if its files are damaged, replace this node by a new one \
-         with an empty disk, which gets them from the others"
+        "timeline engine in {path} can't be opened: {source}; if its files are damaged, the others have the data, \
+         but a new node can't take this one's place yet"
     )]
     Timeline { path: PathBuf, source: io::Error },
     #[error("{path} has format {found}, but this version reads formats up to {known}: run the version that wrote it")]

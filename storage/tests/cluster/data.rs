@@ -168,7 +168,7 @@ async fn an_empty_disk_does_not_come_back_under_an_old_address() {
     let tasks = cluster.nodes[2].tasks().clone();
     eventually("the node refuses", || async { tasks.failure().map(drop).ok_or("still runs") }).await;
     let why = tasks.failure().expect("failed");
-    assert!(why.contains("another disk") && why.contains("new address"), "{why}");
+    assert!(why.contains("another disk") && why.contains("its old data folder"), "{why}");
     cluster.nodes[2].stop().await;
     cluster.nodes[2].config.data_dir = old;
     cluster.nodes[2].start().await;
