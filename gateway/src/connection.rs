@@ -16,7 +16,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::{
     connections::Connections,
     conversation::{Effect, Input, Now, Rules, Session},
-    feeding::{Feeding, Follows},
+    feeding::{ConnectionFeeds, Feeding},
     links::{Links, Submit, refusal},
     mailbox::{Mail, Mailbox},
     metrics,
@@ -49,7 +49,7 @@ pub(crate) struct Arrival {
     pub(crate) deadline: Instant,
 }
 
-/// Serves it to its end.
+/// Serves a connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, arrival: Arrival) {
     let _counted = metrics::Held::connection(name(arrival.protocol));
     let mut connection = Connection::new(shared, &arrival);
@@ -66,13 +66,14 @@ struct Connection {
     number: u64,
     mailbox: Arc<Mailbox>,
     /// Boxed: the task of an idle connection is small.
-    follows: Box<Follows>,
+    follows: Box<ConnectionFeeds>,
     session: Session,
-    /// Reused.
+    /// Kept between inputs to save allocations.
     effects: Vec<Effect>,
     /// Answers of feeds, which are there at once.
     at_once: Vec<Input>,
-    over: bool,
+    /// More waits to be written than may.
+    full: bool,
     /// The client has closed its half: there is nothing more to read.
     half_closed: bool,
     closing: bool,
@@ -99,7 +100,7 @@ impl Connection {
             session,
             effects: Vec::new(),
             at_once: Vec::new(),
-            over: false,
+            full: false,
             half_closed: false,
             closing: false,
             counted: (0, 0),
@@ -118,7 +119,7 @@ impl Connection {
                 sleeps_until = wake_at;
             }
             // Above the bound nothing more is read: what a client sends has answers.
-            let read = !self.over && !self.half_closed && self.session.reads();
+            let read = !self.full && !self.half_closed && self.session.reads();
             let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
             tokio::select! {
                 event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
@@ -171,14 +172,14 @@ impl Connection {
         }
         let queued = transport.queued_bytes();
         // On and off at different marks, so that it does not flutter.
-        let over = if self.over {
+        let full = if self.full {
             queued > self.shared.max_outgoing_bytes / 4
         } else {
             queued > self.shared.max_outgoing_bytes
         };
-        if over != self.over {
-            self.over = over;
-            self.input_at(now, Input::Backlog(over), transport);
+        if full != self.full {
+            self.full = full;
+            self.input_at(now, Input::Backlog { full }, transport);
         }
     }
 
@@ -190,7 +191,7 @@ impl Connection {
                 let submit = Submit { connection: self.number, client, op, traceparent };
                 self.shared.links.submit(submit);
             }
-            Effect::Feed(ask) => self.at_once.extend(self.follows.ask(ask).map(Input::Joined)),
+            Effect::Feed(ask) => self.at_once.extend(self.follows.ask(&ask).map(Input::Joined)),
             Effect::Ping => transport.ping(),
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);
@@ -210,7 +211,7 @@ impl Connection {
         let now = now();
         if self.session.wake_at().is_some_and(|at| at <= now.instant) {
             self.input_at(now, Input::Wake, transport);
-        } else if self.over {
+        } else if self.full {
             // It may have drained meanwhile.
             self.backlog(now, transport);
         }
@@ -234,8 +235,8 @@ impl Connection {
 
     fn backlog(&mut self, now: Now, transport: &mut impl Transport) {
         if transport.queued_bytes() <= self.shared.max_outgoing_bytes / 4 {
-            self.over = false;
-            self.input_at(now, Input::Backlog(false), transport);
+            self.full = false;
+            self.input_at(now, Input::Backlog { full: false }, transport);
         }
     }
 
@@ -286,7 +287,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// The task tracker holds it once more while it starts.
+    /// The task tracker holds the future twice while the task starts.
     #[test]
     fn an_idle_connections_task_is_small() {
         type Tcp = StreamTransport<TcpStream>;

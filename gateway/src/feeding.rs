@@ -7,22 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{
-    Epoch, TimelineId,
-    pb::{
-        client::{self, Code, timeline::Owner},
-        link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op},
-        store::TimelineRead,
-    },
-};
+use carillon_proto::pb::link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op};
 use tokio::{sync::Notify, time::sleep_until};
 
 use crate::{
     connections::Connections,
-    conversation::{FeedAsk, Rules, Tag},
-    feeds::{Entry, FeedId, FeedRead, Feeds, Follower, Hand, JoinedFeed, Over, Page, Push, ReadFailed, TimelineRef},
+    conversation::{Rules, Tag},
+    feeds::{Entry, FeedAsk, FeedId, FeedRead, Feeds, Follower, Follows, Hand, JoinedFeed, Left, ReadPage},
     links::{Links, Submit},
-    mailbox::{Left, Mailbox},
+    mailbox::Mailbox,
     metrics,
 };
 
@@ -35,10 +28,9 @@ pub(crate) struct Feeding {
 }
 
 /// The feeds that one connection follows. It leaves them when this is dropped.
-pub(crate) struct Follows {
+pub(crate) struct ConnectionFeeds {
     feeding: Arc<Feeding>,
-    who: Follower,
-    timelines: Vec<TimelineId>,
+    follows: Follows,
 }
 
 impl Feeding {
@@ -48,23 +40,19 @@ impl Feeding {
 
     /// A router has pushed an envelope. It is only a hint.
     pub(crate) fn pushed(&self, push: link::Push) {
-        let Some((timeline, push)) = push_of(push) else { return };
-        let Some(timeline) = timeline_of(&timeline) else { return };
-        self.feeds.pushed(timeline, push, Instant::now(), &mut Mailboxes(&self.connections));
+        self.feeds.pushed(push, Instant::now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
-    /// A router, or another one before it, had no room for pushes.
+    /// Pushes were dropped at a router: the timeline reaches at least this far.
+    #[expect(clippy::needless_pass_by_value, reason = "a message, which ends here")]
     pub(crate) fn behind(&self, behind: link::Behind) {
-        let link::Behind { timeline, position, incarnation, .. } = behind;
-        let (Some(timeline), Some(position)) = (timeline, position) else { return };
-        let Some(timeline) = timeline_of(&timeline) else { return };
-        self.feeds.reaches(timeline, incarnation, position.into(), Instant::now());
+        self.feeds.behind(&behind, Instant::now());
         self.tell_moved();
     }
 
-    pub(crate) fn follow(self: &Arc<Self>, connection: u64) -> Follows {
-        Follows { feeding: Arc::clone(self), who: Follower(connection), timelines: Vec::new() }
+    pub(crate) fn follow(self: &Arc<Self>, connection: u64) -> ConnectionFeeds {
+        ConnectionFeeds { feeding: Arc::clone(self), follows: Follows::new(Follower(connection)) }
     }
 
     /// Reads what feeds lack. Runs until it is cancelled.
@@ -90,7 +78,8 @@ impl Feeding {
             for read in self.feeds.due(Instant::now()) {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
-                let submit = Submit { connection: NOBODY, client, op, traceparent: String::new() };
+                // No session is looked up for a read: the number only spreads reads over the parts of the links.
+                let submit = Submit { connection: read.feed.0, client, op, traceparent: String::new() };
                 links.submit(submit);
             }
         }
@@ -98,7 +87,7 @@ impl Feeding {
 
     fn read(&self, tag: Tag, result: Result<Reply, Refusal>) {
         let Tag::Feed(timeline, feed) = tag else { return };
-        self.feeds.read(&timeline, feed, page_of(result), Instant::now(), &mut Mailboxes(&self.connections));
+        self.feeds.read(&timeline, feed, ReadPage::of(result), Instant::now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
@@ -109,71 +98,20 @@ impl Feeding {
     }
 }
 
-impl Follows {
+impl ConnectionFeeds {
     /// `Some` in answer to `Join`.
-    pub(crate) fn ask(&mut self, ask: FeedAsk) -> Option<JoinedFeed> {
-        let (feeds, now) = (&self.feeding.feeds, Instant::now());
+    pub(crate) fn ask(&mut self, ask: &FeedAsk) -> Option<JoinedFeed> {
         let mut hand = Mailboxes(&self.feeding.connections);
-        if let FeedAsk::Expect(timeline) = &ask
-            && !self.timelines.contains(timeline)
-        {
-            // Nearly all have one, for which the usual room for four is too much.
-            self.timelines.reserve_exact(1);
-            self.timelines.push(timeline.clone());
-            feeds.expect(timeline);
-        }
-        let joined = perform(feeds, self.who, &ask, now, &mut hand);
+        let joined = self.follows.ask(&self.feeding.feeds, ask, Instant::now(), &mut hand);
         self.feeding.tell_moved();
         joined
     }
 }
 
-impl Drop for Follows {
+impl Drop for ConnectionFeeds {
     fn drop(&mut self) {
-        for timeline in &self.timelines {
-            self.feeding.feeds.leave(timeline, self.who);
-        }
+        self.follows.leave(&self.feeding.feeds);
     }
-}
-
-/// The connection of what feeds ask: the numbers of real ones begin with 1.
-pub(crate) const NOBODY: u64 = 0;
-
-/// All but `Expect`, which has to be counted.
-pub(crate) fn perform(
-    feeds: &Feeds,
-    who: Follower,
-    ask: &FeedAsk,
-    now: Instant,
-    hand: &mut impl Hand,
-) -> Option<JoinedFeed> {
-    match ask {
-        FeedAsk::Expect(_) => {}
-        FeedAsk::Join(timeline, join) => return feeds.join(timeline, who, join, now, hand),
-        FeedAsk::Fall(timeline) => feeds.fall(timeline, who),
-        FeedAsk::Own { timeline, incarnation, position, counted } => {
-            feeds.own(timeline, who, *incarnation, *position, *counted, now, hand);
-        }
-        FeedAsk::Reaches { timeline, incarnation, position } => {
-            feeds.reaches(timeline.into(), *incarnation, *position, now);
-        }
-    }
-    None
-}
-
-/// The push and its timeline; `None` if it says nothing.
-pub(crate) fn push_of(push: link::Push) -> Option<(client::Timeline, Push)> {
-    let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection } = push;
-    let position = position?.into();
-    let sender = (sender_connection != NOBODY).then_some(Follower(sender_connection));
-    Some((timeline?, Push { incarnation, position, envelope, traceparent, sender }))
-}
-
-pub(crate) fn timeline_of(timeline: &client::Timeline) -> Option<TimelineRef<'_>> {
-    Some(match timeline.owner.as_ref()? {
-        Owner::Inbox(user) => TimelineRef::Inbox(user),
-        Owner::Group(group) => TimelineRef::Group(group),
-    })
 }
 
 pub(crate) fn read_op_of(read: &FeedRead, rules: &Rules) -> Op {
@@ -189,20 +127,6 @@ pub(crate) fn read_op_of(read: &FeedRead, rules: &Rules) -> Op {
     })
 }
 
-/// What a read of a timeline has brought.
-pub(crate) fn page_of(result: Result<Reply, Refusal>) -> Result<Page, ReadFailed> {
-    match result {
-        Ok(Reply::TimelineRead(TimelineRead { head, entries, .. })) => {
-            let head = head.unwrap_or_default();
-            let entries = entries.into_iter().map(|entry| (entry.seq, entry.envelope)).collect();
-            Ok(Page { epoch: Epoch(head.epoch), first: head.first, last: head.last, entries })
-        }
-        // The router refuses so only what an account that has ended asks for.
-        Err(why) if why.code() == Code::Unauthenticated => Err(ReadFailed::Ended),
-        Ok(_) | Err(_) => Err(ReadFailed::ForNow),
-    }
-}
-
 struct Mailboxes<'a>(&'a Connections);
 
 impl Hand for Mailboxes<'_> {
@@ -210,17 +134,7 @@ impl Hand for Mailboxes<'_> {
         self.0.get(to.0).is_some_and(|mailbox| mailbox.entry(entry))
     }
 
-    fn fallen(&mut self, to: Follower, feed: FeedId) {
-        self.left(to, feed, Left::Fallen);
-    }
-
-    fn over(&mut self, to: Follower, feed: FeedId, why: Over) {
-        self.left(to, feed, Left::Over(why));
-    }
-}
-
-impl Mailboxes<'_> {
-    fn left(&self, to: Follower, feed: FeedId, why: Left) {
+    fn left(&mut self, to: Follower, feed: FeedId, why: Left) {
         if let Some(mailbox) = self.0.get(to.0) {
             mailbox.left(feed, why);
         }

@@ -21,15 +21,13 @@ use prost::Message as _;
 use crate::{
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
     conversation::{
-        Effect, FeedAsk, Input, Now, Rules, Session, Tag, TokenKeys, content,
+        Effect, Input, Now, Rules, Session, Tag, TokenKeys, content,
         scram::{self, ClientFirst},
     },
     dialect::native::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
-    feeding::{page_of, perform, push_of, timeline_of},
-    feeds::{Entry, FeedId, Feeds, Follower, Hand, Origin, Over, TimelineName},
+    feeds::{Came, Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName},
     links::{Answered, refusal},
     listener::proxy_protocol,
-    mailbox::Left,
     throttle::Throttle,
 };
 
@@ -132,7 +130,7 @@ fn outgoing(envelope: Bytes) -> [Outgoing; 2] {
     let position = Position { epoch: Epoch(7), seq: 9 };
     let alice = TimelineId::Inbox(UserId::new("alice").expect("valid"));
     let name = Arc::new(TimelineName::new(alice));
-    let deliver = Outgoing::Entry(Arc::new(Entry::new(FeedId(1), name, position, envelope, Origin::Push)));
+    let deliver = Outgoing::Entry(Arc::new(Entry::new(FeedId(1), name, position, envelope, Came::Push)));
     [deliver, Outgoing::Page(page)]
 }
 
@@ -152,8 +150,8 @@ pub fn token(text: &str) {
     RULES.tokens.load().check(text, "", NOW_MS).expect_err("nobody has the key");
 }
 
-/// A session that is signed in, or not, and whatever its client says and the routers answer. Each message is preceded by its length
-/// as a byte; the byte before that says from whom it is.
+/// A session that is signed in, or not, and whatever its client says and the routers answer. Each message is preceded by its
+/// length as a byte; the byte before that says from whom it is.
 pub fn session(mut bytes: &[u8]) {
     let mut driven = Driven::new();
     if bytes.first().is_some_and(|byte| byte & 1 == 0) {
@@ -172,10 +170,11 @@ pub fn session(mut bytes: &[u8]) {
     driven.session.leave();
 }
 
-/// A session, its feeds, and what it waits for.
+/// A session with its feeds and its unanswered requests.
 struct Driven {
     session: Session,
     feeds: Feeds,
+    follows: Follows,
     handed: Handed,
     asked: Vec<Tag>,
     now: Now,
@@ -194,12 +193,8 @@ impl Hand for Handed {
         true
     }
 
-    fn fallen(&mut self, _: Follower, feed: FeedId) {
-        self.0.push_back(Input::Left(feed, Left::Fallen));
-    }
-
-    fn over(&mut self, _: Follower, feed: FeedId, why: Over) {
-        self.0.push_back(Input::Left(feed, Left::Over(why)));
+    fn left(&mut self, _: Follower, feed: FeedId, why: Left) {
+        self.0.push_back(Input::Left(feed, why));
     }
 }
 
@@ -207,8 +202,8 @@ impl Driven {
     fn new() -> Self {
         let now = Now { instant: *START, unix_ms: NOW_MS };
         let session = Session::new(Arc::clone(&RULES), ME.0, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        let (feeds, handed) = (Feeds::new(RULES.gap_grace), Handed::default());
-        Self { session, feeds, handed, asked: Vec::new(), now, closed: false }
+        let (feeds, follows, handed) = (Feeds::new(RULES.gap_grace), Follows::new(ME), Handed::default());
+        Self { session, feeds, follows, handed, asked: Vec::new(), now, closed: false }
     }
 
     fn hears(&mut self, head: [u8; 2], message: &[u8]) {
@@ -223,7 +218,7 @@ impl Driven {
                 };
                 match tag {
                     Tag::Feed(timeline, feed) => {
-                        self.feeds.read(&timeline, feed, page_of(result), self.now.instant, &mut self.handed);
+                        self.feeds.read(&timeline, feed, ReadPage::of(result), self.now.instant, &mut self.handed);
                         None
                     }
                     tag => Some(Input::Answer(tag, Answered { result, lease: 5 })),
@@ -231,10 +226,8 @@ impl Driven {
             }
             50..=99 => None,
             100..=114 => {
-                if let Some((timeline, push)) = link::Push::decode(message).ok().and_then(push_of)
-                    && let Some(timeline) = timeline_of(&timeline)
-                {
-                    self.feeds.pushed(timeline, push, self.now.instant, &mut self.handed);
+                if let Ok(push) = link::Push::decode(message) {
+                    self.feeds.pushed(push, self.now.instant, &mut self.handed);
                 }
                 None
             }
@@ -245,7 +238,7 @@ impl Driven {
                 self.now.unix_ms += wait.as_millis() as u64;
                 self.session.wake_at().filter(|at| *at <= self.now.instant).map(|_| Input::Wake)
             }
-            126 => Some(Input::Backlog(head[1] & 1 == 0)),
+            126 => Some(Input::Backlog { full: head[1] & 1 == 0 }),
             _ => Some(Input::Drain { come_back: Duration::from_secs(1) }),
         };
         if let Some(input) = input {
@@ -270,9 +263,8 @@ impl Driven {
                         check_written(&tell.into());
                     }
                     Effect::Request { tag, .. } => self.asked.push(tag),
-                    Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),
                     Effect::Feed(ask) => {
-                        let joined = perform(&self.feeds, ME, &ask, self.now.instant, &mut self.handed);
+                        let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.handed);
                         inputs.extend(joined.map(Input::Joined));
                     }
                     Effect::SignedIn | Effect::Ping => {}
@@ -376,7 +368,7 @@ mod tests {
             token(&text);
         }
 
-        /// Frames that are some, so that the session gets beyond its first answer to nonsense.
+        /// Well-formed frames, so that the session gets further than refusing nonsense.
         #[test]
         fn no_frames_panic_a_session(
             said in prop::collection::vec((0..125u8, 0..4u8, 0..20u64, "[a-c/]{0,3}"), 0..40),

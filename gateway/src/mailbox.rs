@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     conversation::{Input, Tag},
-    feeds::{Entry, FeedId, Over},
+    feeds::{Entry, FeedId, Left},
     links::{Answered, Asked, refusal},
     metrics,
 };
@@ -35,12 +35,11 @@ pub(crate) struct Mailbox {
 /// All that came since it was looked at last.
 #[derive(Default)]
 pub(crate) struct Mail {
-    /// One for each request that the session made, which bounds them.
+    /// At most one answer for each request that the session made.
     pub(crate) answers: Vec<(Tag, Answered)>,
     pub(crate) entries: Vec<Arc<Entry>>,
     entry_bytes: usize,
-    /// Feeds for which the session is not live any more; they come after the entries. Each feed that it has joined is here
-    /// once at most.
+    /// Feeds that hand over no more, to be handled after the entries. At most one for each join, and one `Ended`.
     pub(crate) left: Vec<(FeedId, Left)>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
@@ -54,14 +53,6 @@ pub(crate) struct Mail {
     pub(crate) cut_off: Option<Duration>,
 }
 
-/// Why a feed hands over no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// There was no room, or the feed had to go on without this session: it catches up.
-    Fallen,
-    Over(Over),
-}
-
 impl Mail {
     /// All but signals and directed requests, in the order in which the session takes them. Entries come before answers: an
     /// own message is counted by its `Accepted` only when the client has all before it.
@@ -70,7 +61,7 @@ impl Mail {
             self;
         let rest = [
             heads.map(Input::Heads),
-            over.map(Input::Over),
+            over.map(Input::Evicted),
             drain.map(|come_back| Input::Drain { come_back }),
             cut_off.map(|come_back| Input::CutOff { come_back }),
         ];
@@ -166,7 +157,7 @@ mod tests {
     use carillon_proto::{Epoch, Position, TimelineId, UserId};
 
     use super::*;
-    use crate::feeds::{Origin, TimelineName};
+    use crate::feeds::{Came, TimelineName};
 
     #[test]
     fn entries_are_taken_before_the_answer_that_has_counted_one_of_them() {
@@ -175,7 +166,7 @@ mod tests {
         let position = Position { epoch: Epoch(1), seq: 1 };
         mailbox.answer(Tag::Close, Answered { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
         mailbox.left(FeedId(9), Left::Fallen);
-        mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Origin::Push)));
+        mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push)));
         let inputs: Vec<Input> = mailbox.take().into_inputs().collect();
         assert!(matches!(&inputs[..], [Input::Entry(_), Input::Answer(..), Input::Left(..)]));
     }
@@ -186,7 +177,7 @@ mod tests {
         let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
         let entry = |seq, size| {
             let (timeline, position) = (Arc::clone(&timeline), Position { epoch: Epoch(1), seq });
-            Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::from(vec![0; size]), Origin::Push))
+            Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::from(vec![0; size]), Came::Push))
         };
         for seq in 1..=MAX_ENTRIES as u64 {
             assert!(mailbox.entry(&entry(seq, 1)));

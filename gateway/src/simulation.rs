@@ -8,28 +8,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{
-    TimelineId,
-    pb::{
-        client::{ClientFrame, ServerFrame},
-        link::{FromRouter, ToRouter, router_request::Op},
-        store::session::Protocol,
-    },
+use carillon_proto::pb::{
+    client::{ClientFrame, ServerFrame},
+    link::{FromRouter, ToRouter, router_request::Op},
+    store::session::Protocol,
 };
 
 use crate::{
     InvalidTokenKey, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret,
     config::TokenAccounts,
-    conversation::{self, FeedAsk, Now, Rules, Session, Tag, TokenKeys},
+    conversation::{self, Now, Rules, Session, Tag, TokenKeys},
     dialect::native::{self, Outgoing},
-    feeding::{NOBODY, page_of, perform, push_of, read_op_of, timeline_of},
-    feeds::{Entry, FeedId, Feeds, Follower, Hand, Over},
+    feeding::read_op_of,
+    feeds::{Entry, FeedAsk, FeedId, Feeds, Follower, Follows, Hand, Left, NOBODY, ReadPage},
     links::{
         ToLink,
         dispatch::{self, Dispatch, Eras, Load, Submit},
         messages,
     },
-    mailbox::{Left, Mailbox},
+    mailbox::Mailbox,
     throttle::Throttle,
 };
 
@@ -63,21 +60,22 @@ pub struct Gateway {
     dispatch: Dispatch<Asker>,
     events: VecDeque<dispatch::Input<Asker>>,
     connections: BTreeMap<u64, Connection>,
+    /// What each connection follows.
+    follows: BTreeMap<u64, Follows>,
     feeds: Feeds,
-    /// Of the task that reads what feeds lack.
+    /// Answers for the task that reads for feeds.
     reading: Arc<Mailbox>,
     with_mail: BTreeSet<u64>,
     last_number: u64,
     outputs: Vec<Output>,
 }
 
-/// Connection and what for. The mailbox may outlive the connection.
+/// The connection that asks, its mailbox (which may outlive it), and the purpose.
 type Asker = (u64, Arc<Mailbox>, Tag);
 
 struct Connection {
     session: Session,
     mailbox: Arc<Mailbox>,
-    follows: Vec<TimelineId>,
 }
 
 /// The mailboxes of connections, and which have mail.
@@ -99,15 +97,9 @@ impl Hand for Mailboxes<'_> {
         self.of(to).is_some_and(|mailbox| mailbox.entry(entry))
     }
 
-    fn fallen(&mut self, to: Follower, feed: FeedId) {
+    fn left(&mut self, to: Follower, feed: FeedId, why: Left) {
         if let Some(mailbox) = self.of(to) {
-            mailbox.left(feed, Left::Fallen);
-        }
-    }
-
-    fn over(&mut self, to: Follower, feed: FeedId, why: Over) {
-        if let Some(mailbox) = self.of(to) {
-            mailbox.left(feed, Left::Over(why));
+            mailbox.left(feed, why);
         }
     }
 }
@@ -156,6 +148,7 @@ impl Gateway {
             dispatch: Dispatch::new(0, load, Eras::default(), settings.deadline),
             events: VecDeque::new(),
             connections: BTreeMap::new(),
+            follows: BTreeMap::new(),
             feeds: Feeds::new(settings.gap_grace),
             reading: Arc::default(),
             with_mail: BTreeSet::new(),
@@ -168,7 +161,7 @@ impl Gateway {
         std::mem::take(&mut self.outputs)
     }
 
-    /// Those with something to do.
+    /// The parts that have something to do.
     pub fn runnable(&self) -> impl Iterator<Item = Part> {
         let links = (!self.events.is_empty()).then_some(Part::Links);
         links.into_iter().chain(self.with_mail.iter().map(|connection| Part::Connection(*connection)))
@@ -188,7 +181,8 @@ impl Gateway {
         let number = self.last_number;
         let now = Now { instant: now, unix_ms };
         let session = Session::new(Arc::clone(&self.rules), number, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        self.connections.insert(number, Connection { session, mailbox: Arc::default(), follows: Vec::new() });
+        self.connections.insert(number, Connection { session, mailbox: Arc::default() });
+        self.follows.insert(number, Follows::new(Follower(number)));
         number
     }
 
@@ -201,8 +195,8 @@ impl Gateway {
     }
 
     /// What waits to be written is more than its bound, or no more.
-    pub fn backlog(&mut self, connection: u64, over: bool, now: Instant, unix_ms: u64) {
-        self.input(connection, conversation::Input::Backlog(over), Now { instant: now, unix_ms });
+    pub fn backlog(&mut self, connection: u64, full: bool, now: Instant, unix_ms: u64) {
+        self.input(connection, conversation::Input::Backlog { full }, Now { instant: now, unix_ms });
     }
 
     /// The connection is over, with or without a word.
@@ -212,8 +206,8 @@ impl Gateway {
         for op in gone.session.leave() {
             self.submit(connection, None, op);
         }
-        for timeline in gone.follows {
-            self.feeds.leave(&timeline, Follower(connection));
+        if let Some(mut follows) = self.follows.remove(&connection) {
+            follows.leave(&self.feeds);
         }
     }
 
@@ -267,16 +261,11 @@ impl Gateway {
     pub fn router_says(&mut self, address: &str, said: FromRouter, now: Instant) {
         let FromRouter { registry, replies, pushes, evictions, behind, .. } = said;
         for push in pushes {
-            let Some((timeline, push)) = push_of(push) else { continue };
-            let Some(timeline) = timeline_of(&timeline) else { continue };
             let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
-            self.feeds.pushed(timeline, push, now, &mut hand);
+            self.feeds.pushed(push, now, &mut hand);
         }
-        for behind in behind {
-            let (Some(timeline), Some(position)) = (&behind.timeline, behind.position) else { continue };
-            if let Some(timeline) = timeline_of(timeline) {
-                self.feeds.reaches(timeline, behind.incarnation, position.into(), now);
-            }
+        for behind in &behind {
+            self.feeds.behind(behind, now);
         }
         for evict in evictions {
             if let Some(open) = self.connections.get(&evict.connection) {
@@ -284,10 +273,10 @@ impl Gateway {
                 self.with_mail.insert(evict.connection);
             }
         }
-        self.events.extend(registry.map(|view| dispatch::Input::Registry(Arc::new(view))));
         if !replies.is_empty() {
             self.events.push_back(dispatch::Input::Replies(address.into(), replies));
         }
+        self.events.extend(registry.map(|view| dispatch::Input::Registry(Arc::new(view))));
     }
 
     fn run_links(&mut self, now: Instant) {
@@ -340,7 +329,7 @@ impl Gateway {
         for (tag, answered) in self.reading.take().answers {
             let Tag::Feed(timeline, feed) = tag else { continue };
             let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
-            self.feeds.read(&timeline, feed, page_of(answered.result), now, &mut hand);
+            self.feeds.read(&timeline, feed, ReadPage::of(answered.result), now, &mut hand);
         }
         self.read_due(now);
     }
@@ -353,16 +342,10 @@ impl Gateway {
         }
     }
 
-    fn ask_feeds(&mut self, connection: u64, ask: FeedAsk, now: Now) {
-        if let FeedAsk::Expect(timeline) = &ask
-            && let Some(open) = self.connections.get_mut(&connection)
-            && !open.follows.contains(timeline)
-        {
-            open.follows.push(timeline.clone());
-            self.feeds.expect(timeline);
-        }
+    fn ask_feeds(&mut self, connection: u64, ask: &FeedAsk, now: Now) {
+        let Some(follows) = self.follows.get_mut(&connection) else { return };
         let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
-        if let Some(joined) = perform(&self.feeds, Follower(connection), &ask, now.instant, &mut hand) {
+        if let Some(joined) = follows.ask(&self.feeds, ask, now.instant, &mut hand) {
             self.input(connection, conversation::Input::Joined(joined), now);
         }
     }
@@ -382,8 +365,8 @@ impl Gateway {
                 conversation::Effect::Request { tag, op, .. } => {
                     self.submit(connection, Some((connection, Arc::clone(&mailbox), tag)), op);
                 }
-                conversation::Effect::Feed(ask) => self.ask_feeds(connection, ask, now),
-                // Frames are all that its clients say, and only WebSocket has pings.
+                conversation::Effect::Feed(ask) => self.ask_feeds(connection, &ask, now),
+                // Simulated clients have no frame limit, and use TCP, which has no pings.
                 conversation::Effect::SignedIn | conversation::Effect::Ping => {}
                 conversation::Effect::Close => {
                     self.outputs.push(Output::Close { connection });

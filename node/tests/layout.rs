@@ -87,7 +87,7 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frame.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "self",
     "Code",
     "Content",
@@ -102,6 +102,7 @@ const WORDS: [&str; 14] = [
     "TimelineState",
     "content",
     "recipient",
+    "timeline",
 ];
 
 /// The names after `client::` in a path or in braces; nested braces are not followed.

@@ -1,4 +1,4 @@
-//! What a client asks, in no protocol: a dialect makes it out of what came. Nothing of it has been checked but its form.
+//! The questions of a client, in no protocol. A dialect makes them from frames. Only their form has been checked.
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{Position, Recipient, Timeline, TimelinePosition};
@@ -8,7 +8,7 @@ pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
     /// The next step of proving who it is.
     Prove(Bytes),
-    /// It goes; the connection ends when all that it has asked is answered.
+    /// The client signs out. The connection ends when all that it asked before is answered.
     SignOut,
     Send(SendAsk),
     /// The device has everything up to and including the position.
@@ -17,7 +17,7 @@ pub(crate) enum Ask {
         position: Option<Position>,
     },
     Page(PageAsk),
-    /// Is there an end to what is missing? Answered with the heads of what is followed.
+    /// Asks how far the followed timelines reach. The answer is `Tell::Heads`.
     Heads {
         nonce: u64,
     },
@@ -67,11 +67,11 @@ pub(crate) struct PageAsk {
     /// By the numbers of `carillon.client.v1.Direction`.
     pub(crate) direction: i32,
     pub(crate) from_seq: u64,
-    /// 0: as many as may be.
+    /// 0 means `Rules::max_page`.
     pub(crate) limit: u32,
 }
 
-/// What an answer is about.
+/// Names the send or request that an answer belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// The send with this client id.

@@ -1,9 +1,9 @@
 //! What comes out of a session.
 
-use carillon_proto::{Position, TimelineId, pb::link::router_request::Op};
+use carillon_proto::{TimelineId, pb::link::router_request::Op};
 
 use super::{Tell, renewal::Renewal, sending::Sent};
-use crate::feeds::{FeedId, Join};
+use crate::feeds::{FeedAsk, FeedId};
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "each is performed at once")]
@@ -18,25 +18,10 @@ pub(crate) enum Effect {
     Feed(FeedAsk),
     /// Ask the client for a sign of life.
     Ping,
-    /// Signed in: more may be said at once.
+    /// The client has signed in: larger frames are allowed from now on.
     SignedIn,
     /// Write what waits, then close.
     Close,
-}
-
-/// What a session says to the feeds of this gateway.
-#[derive(Debug)]
-pub(crate) enum FeedAsk {
-    /// It is about to follow the timeline: nothing may be lost from now on. The first of all.
-    Expect(TimelineId),
-    /// It wants to be live.
-    Join(TimelineId, Join),
-    /// It is not live any more.
-    Fall(TimelineId),
-    /// Its client's own message stands there. `counted`: the client has been told so in place of the entry.
-    Own { timeline: TimelineId, incarnation: u64, position: Position, counted: bool },
-    /// The store says that the timeline reaches at least this far.
-    Reaches { timeline: TimelineId, incarnation: u64, position: Position },
 }
 
 /// What a request to the routers was made for.

@@ -22,7 +22,7 @@ const MAX_FETCHES: u32 = 4;
 
 #[derive(Default)]
 pub(super) struct History {
-    /// Without an answer.
+    /// Fetches without an answer.
     pub(super) waiting: u32,
     /// Made at the first request: most connections never ask.
     rate: Option<Box<Bucket>>,

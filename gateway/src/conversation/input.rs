@@ -12,9 +12,8 @@ use carillon_proto::pb::{
 
 use super::{Ask, Asked, Tag};
 use crate::{
-    feeds::{Entry, FeedId, JoinedFeed},
+    feeds::{Entry, FeedId, JoinedFeed, Left},
     links::Answered,
-    mailbox::Left,
 };
 
 /// When an input comes.
@@ -34,7 +33,7 @@ pub(crate) enum Input {
         code: Code,
         reason: String,
     },
-    /// It can't be read, but says which send or request it is.
+    /// The client sent something that can't be read except for the send or request that it names.
     Unreadable {
         what: Asked,
         reason: String,
@@ -51,9 +50,11 @@ pub(crate) enum Input {
     /// The router told the heads of what the user follows.
     Heads(Vec<TimelineHead>),
     /// The session was replaced or ended.
-    Over(Why),
-    /// What waits to be written is more than its bound, or no more.
-    Backlog(bool),
+    Evicted(Why),
+    /// More waits to be written than may, or no longer.
+    Backlog {
+        full: bool,
+    },
     /// Nothing of what waits could be written for too long.
     TooSlow,
     /// The gateway is stopping.

@@ -14,33 +14,35 @@ use carillon_proto::{
     trace,
 };
 
-use super::{Effect, FeedAsk, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sign_in::Begin};
+use super::{Effect, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sign_in::Begin};
 use crate::{
-    feeding::{page_of, timeline_of},
-    feeds::{Entry, FeedId, Followed, Follower, JoinedFeed, Next, Origin, OtherEpoch, Over, Step, TimelineRef},
+    feeds::{
+        Came, Ending, Entry, FeedAsk, FeedId, Followed, Follower, JoinedFeed, Next, OtherEpoch, Own, ReadPage,
+        TimelineRef,
+    },
     metrics,
     users::Share,
 };
 
-/// Before an acknowledgement is sent again that was refused.
+/// Pause before a refused acknowledgement is sent again.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Live {
     pub(super) who: Who,
-    /// Of the account: what is asked in its name is not asked in that of the name's next owner.
+    /// The account's incarnation, named in every request: the next owner of the name has another one.
     pub(super) incarnation: u64,
-    /// Of the session: it is over when its account has another one.
+    /// The session's generation. The session is over when its account has a higher one.
     pub(super) generation: u64,
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
-    /// All that it follows: the inbox.
+    /// The timelines that the session follows; today the inbox alone.
     timelines: Vec<Timeline>,
     pub(super) pace: Pace,
     pub(super) pending_sends: u32,
     pub(super) history: History,
     /// A new token is being looked at.
     pub(super) renewing: bool,
-    /// Acknowledgements wait until then.
+    /// No acknowledgement is sent before this.
     ack_not_before: Instant,
     drain: Option<Duration>,
     /// The client has said its last word; it waits for answers.
@@ -74,7 +76,7 @@ struct Timeline {
     ack: Acks,
 }
 
-/// The device's acknowledgements: the latest one waits while another is on its way. 0: there is none.
+/// The device's acknowledgements, as positions; 0 means none. The latest one waits while another is on its way.
 #[derive(Default)]
 struct Acks {
     latest: u64,
@@ -124,7 +126,7 @@ impl Live {
             return Ok(());
         };
         if followed.is_of(entry.feed) {
-            if followed.entry(entry, me, now.instant, &mut |next| tell(next, out)).is_some() {
+            if followed.entry(entry, me, now.instant, &mut |next| tell(next, out)) {
                 out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
             }
         }
@@ -139,7 +141,7 @@ impl Live {
         Ok(())
     }
 
-    pub(super) fn left(&mut self, feed: FeedId, why: Over) -> Result<(), Gone> {
+    pub(super) fn left(&mut self, feed: FeedId, why: Ending) -> Result<(), Gone> {
         let follows = self.timelines.iter().any(|timeline| timeline.followed.is_of(feed));
         if follows { Err(gone(why)) } else { Ok(()) }
     }
@@ -147,7 +149,7 @@ impl Live {
     pub(super) fn joined(&mut self, rules: &Rules, joined: JoinedFeed, out: &mut Vec<Effect>) -> Result<(), Gone> {
         let id = joined.timeline.id.clone();
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&id).into()) else { return Ok(()) };
-        if let Some(Step::Read(from)) = followed.joined(joined, &mut |next| tell(next, out)).map_err(gone)? {
+        if let Some(from) = followed.joined(joined, &mut |next| tell(next, out)).map_err(gone)? {
             ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
             let op = self.read(&id, from, false, rules.max_page, rules.max_page_bytes);
             out.push(Effect::Request { tag: Tag::Gap(id), op, traceparent: String::new() });
@@ -162,7 +164,7 @@ impl Live {
 
     pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), Gone> {
         for TimelineHead { timeline, head } in heads {
-            let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(timeline_of), head) else { continue };
+            let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(TimelineRef::of), head) else { continue };
             let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
             // It was read before the timeline came to be.
             if head.epoch == 0 {
@@ -183,7 +185,7 @@ impl Live {
         self.timelines.iter().position(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
     }
 
-    /// The client's own message stands there, which it has been told.
+    /// The client has been told that its own message has this position.
     pub(super) fn own(&mut self, now: Now, place: usize, position: Position, out: &mut Vec<Effect>) {
         let (me, incarnation) = (self.follower(), self.incarnation);
         let Some(Timeline { followed, .. }) = self.timelines.get_mut(place) else { return };
@@ -191,14 +193,14 @@ impl Live {
         // Of another epoch: the feed asks the store.
         let counted = accepted.unwrap_or(false);
         let timeline = followed.timeline.id.clone();
-        out.push(Effect::Feed(FeedAsk::Own { timeline, incarnation, position, counted }));
+        out.push(Effect::Feed(FeedAsk::Own(timeline, Own { incarnation, position, counted })));
     }
 
-    pub(super) fn backlog(&mut self, now: Now, over: bool, out: &mut Vec<Effect>) {
+    pub(super) fn backlog(&mut self, now: Now, full: bool, out: &mut Vec<Effect>) {
         for Timeline { followed, .. } in &mut self.timelines {
-            if !over {
+            if !full {
                 followed.resume();
-            } else if followed.pause(now.instant).is_some() {
+            } else if followed.pause(now.instant) {
                 out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
             }
         }
@@ -216,7 +218,7 @@ impl Live {
         let ended =
             !matches!(tag, Tag::Renew(_)) && result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
         match tag {
-            // What came of it is not known: the recipient may have it, and the sender has no inbox any more.
+            // The outcome of the send is unknown, so it is not refused: the recipient may have it.
             Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
             Tag::Send(sent) => self.sent(now, sent, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
@@ -237,11 +239,11 @@ impl Live {
         out: &mut Vec<Effect>,
     ) -> Result<(), Gone> {
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline.into()) else { return Ok(()) };
-        let read = followed.read(page_of(result).ok(), now.instant, &mut |next| tell(next, out));
+        let read = followed.read(ReadPage::of(result).ok(), now.instant, &mut |next| tell(next, out));
         read.map_err(|OtherEpoch| RESTORED)
     }
 
-    /// With what is known: the routers tell by themselves what was missed.
+    /// Answers with the heads known here. Routers tell on their own what was missed.
     pub(super) fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
         let head = |Timeline { followed, .. }: &Timeline| {
             (followed.timeline.id.clone(), Position { epoch: followed.epoch(), seq: followed.head() })
@@ -250,9 +252,9 @@ impl Live {
         out.push(Effect::Tell(Tell::Heads { nonce, heads }));
     }
 
-    /// One that makes no sense is ignored: there is no answer that could say so, and it does no harm.
+    /// Takes an acknowledgement. A senseless one is ignored: no frame could refuse it, and it does no harm.
     pub(super) fn ack(&mut self, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
-        let (Some(position), Some(timeline)) = (position, timeline.and_then(timeline_of)) else { return };
+        let (Some(position), Some(timeline)) = (position, timeline.and_then(TimelineRef::of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
         let newest = ack.latest.max(ack.sent).max(ack.done);
         if position.epoch == followed.epoch().0 && (newest + 1..=followed.head()).contains(&position.seq) {
@@ -315,13 +317,12 @@ impl Live {
         self.finishing.filter(|_| answered)
     }
 
-    /// Whatever is possible now.
+    /// Does all that is due now: joins, acknowledgements, forgotten places.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         self.pace.sweep(now.instant);
         let me = self.follower();
         for Timeline { followed, .. } in &mut self.timelines {
-            // A page follows only an answer of the feed, and leaving one is never what is due.
-            if followed.step(me, now.instant, &mut |next| tell(next, out)) == Some(Step::Join) {
+            if followed.step(me, now.instant, &mut |next| tell(next, out)) {
                 let ask = followed.ask(self.incarnation);
                 out.push(Effect::Feed(FeedAsk::Join(followed.timeline.id.clone(), ask)));
             }
@@ -357,7 +358,7 @@ impl Live {
 }
 
 impl Timeline {
-    /// What the device has acknowledged and nobody knows yet.
+    /// The latest acknowledgement, which has not been sent yet.
     fn latest(&self) -> Position {
         Position { epoch: self.followed.epoch(), seq: self.ack.latest }
     }
@@ -373,10 +374,10 @@ fn of<'a>(timelines: &'a mut [Timeline], id: TimelineRef<'_>) -> Option<&'a mut 
     timelines.iter_mut().find(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
 }
 
-fn gone(why: Over) -> Gone {
+fn gone(why: Ending) -> Gone {
     match why {
-        Over::Restored => RESTORED,
-        Over::Ended => ENDED,
+        Ending::Restored => RESTORED,
+        Ending::AccountEnded => ENDED,
     }
 }
 
@@ -384,9 +385,9 @@ fn gone(why: Over) -> Gone {
 fn tell(next: Next, out: &mut Vec<Effect>) {
     match next {
         Next::Entry(entry) => {
-            match entry.origin {
-                Origin::Push => metrics::delivered_from_push(),
-                Origin::Read => metrics::delivered_from_read(),
+            match entry.came {
+                Came::Push => metrics::delivered_from_push(),
+                Came::Read => metrics::delivered_from_read(),
             }
             if !entry.traceparent.is_empty() {
                 let span = tracing::info_span!("deliver", owner = entry.timeline.id.owner(), seq = entry.position.seq);

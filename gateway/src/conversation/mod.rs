@@ -38,13 +38,13 @@ use carillon_proto::{
 };
 
 pub(crate) use ask::{Ask, Asked, Credential, PageAsk, SendAsk, SignInAsk};
-pub(crate) use effect::{Effect, FeedAsk, Tag};
+pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use tell::{Page, Placed, Tell, Welcome};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{config::TokenAccounts, links::Answered, mailbox::Left, metrics, throttle::Throttle, users::Users};
+use crate::{config::TokenAccounts, feeds::Left, links::Answered, metrics, throttle::Throttle, users::Users};
 use live::{Gone, LastWord, Live};
 use sign_in::SignIn;
 
@@ -82,7 +82,7 @@ pub(crate) struct Session {
     protocol: Protocol,
     address: IpAddr,
     state: State,
-    /// When it is closed unless something happens before: the sign-in, or any frame after that.
+    /// The connection is closed at this time unless it signs in, or after that says something, before.
     patience: Instant,
     /// When the client is asked for a sign of life unless it gives one before.
     ping_at: Instant,
@@ -91,10 +91,9 @@ pub(crate) struct Session {
 enum State {
     SigningIn(Box<SignIn>),
     Live(Box<Live>),
-    /// Waits for the router to release the handle.
-    /// So many requests must be answered before the client hears that it is signed out: the acknowledgements that are
-    /// on their way, which the next sign-in builds on, and the release of the handle.
     SigningOut {
+        /// Counts the requests that must be answered before the client hears that it is signed out: acknowledgements on
+        /// their way, which the next sign-in builds on, and the release of the handle.
         waiting: usize,
     },
     Ended,
@@ -108,7 +107,7 @@ struct Who {
     since_ms: u64,
 }
 
-/// By what somebody signed in.
+/// The credential by which a session was opened.
 #[derive(Debug, Clone)]
 enum Proof {
     /// Credentials of this generation of the account.
@@ -126,7 +125,7 @@ impl Proof {
         Self::Token { id, issued_ms: issued_ms.unwrap_or(0) }
     }
 
-    /// Into the session's row, by which it is found when it no longer counts.
+    /// Writes the proof into the session's row, by which the session is found when the proof no longer counts.
     fn write(&self, session: &mut StoredSession) {
         match self {
             Self::Password { generation } => session.generation = *generation,
@@ -163,15 +162,15 @@ impl Session {
             Input::Answer(tag, answered) => self.answer(now, tag, answered, out),
             Input::Entry(entry) => self.with_live(out, |live, _, out| live.entry(now, entry, out)),
             Input::Left(feed, Left::Fallen) => self.with_live(out, |live, _, _| live.fallen(now, feed)),
-            Input::Left(feed, Left::Over(why)) => self.with_live(out, |live, _, _| live.left(feed, why)),
+            Input::Left(feed, Left::Ended(why)) => self.with_live(out, |live, _, _| live.left(feed, why)),
             Input::Joined(joined) => self.with_live(out, |live, rules, out| live.joined(rules, joined, out)),
             Input::Heads(heads) => self.with_live(out, |live, _, out| live.heads(&heads, out)),
-            Input::Over(why) => {
+            Input::Evicted(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
                 let code = if why == Why::Replaced { Code::Replaced } else { Code::Unauthenticated };
                 self.bye(code, sessions::told(why), None, out);
             }
-            Input::Backlog(over) => self.backlog(now, over, out),
+            Input::Backlog { full } => self.backlog(now, full, out),
             Input::TooSlow => {
                 ::metrics::counter!(metrics::SLOW_CONSUMERS).increment(1);
                 self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
@@ -196,7 +195,8 @@ impl Session {
         }
     }
 
-    /// Is a frame of use now? While an answer to the sign-in is on its way, what the client has sent ahead waits.
+    /// True if frames are read now. While an answer to the sign-in is on its way, frames that the client has sent ahead
+    /// wait.
     pub(crate) fn reads(&self) -> bool {
         match &self.state {
             State::SigningIn(at) => at.awaits_client(),
@@ -304,9 +304,9 @@ impl Session {
         self.bye(*code, why, again, out);
     }
 
-    fn backlog(&mut self, now: Now, over: bool, out: &mut Vec<Effect>) {
+    fn backlog(&mut self, now: Now, full: bool, out: &mut Vec<Effect>) {
         if let State::Live(live) = &mut self.state {
-            live.backlog(now, over, out);
+            live.backlog(now, full, out);
         }
     }
 
@@ -351,7 +351,7 @@ impl Session {
         }
     }
 
-    /// Whatever the input made possible.
+    /// Does what the input has made possible.
     fn flow(&mut self, now: Now, out: &mut Vec<Effect>) {
         if let State::Live(live) = &mut self.state {
             live.flow(&self.rules, now, out);

@@ -1,10 +1,10 @@
 //! How fast a client may send, and when what was refused for now may come again.
 //!
-//! A send over the rate is refused with a time, and that time is kept for it: it has paid, and goes through when it comes
-//! again. The times lie one behind the other, so a client that does no more than send each again after its own time gets
-//! through at the rate. The rate of the connection and that of its user, which all of the user's connections share, are both
-//! paid, and a time is behind all that is owed to either. A send that names a refused one (`Send.after`) is refused as well, before anything is done for
-//! it, and its time is behind that of the one it names.
+//! A send over the rate is refused with a time, and that time is kept for it: it has paid, and goes through when it
+//! comes again. The times lie one behind the other, so a client that does no more than send each again after its own time
+//! gets through at the rate. The rate of the connection and that of its user, which all of the user's connections share,
+//! are both paid, and a time is behind all that is owed to either. A send that names a refused one (`Send.after`) is
+//! refused as well, before anything is done for it, and its time is behind that of the one it names.
 
 use std::{
     collections::HashMap,
@@ -64,7 +64,7 @@ struct Later {
 
 #[derive(Clone, Copy)]
 struct Place {
-    /// Not before this.
+    /// The send may not come before this.
     at: Instant,
     paid: Paid,
 }
@@ -79,7 +79,7 @@ impl Place {
     }
 }
 
-/// Has it been taken from the bucket already?
+/// Whether the send has been taken from the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Paid {
     No,
@@ -94,8 +94,7 @@ enum Paid {
 pub(super) enum Admitted {
     /// Should the service refuse it for now, it is admitted once more for the same price: that is not the client's fault.
     Paid,
-    /// It was that once more. It pays for each further time, so that what is refused again and again does not come faster
-    /// than twice the rate.
+    /// The send had been admitted before. It pays for each further try, so that it never comes faster than twice the rate.
     Again,
 }
 
@@ -195,7 +194,7 @@ impl Pace {
         self.later.as_ref().map(|later| later.sweep_at)
     }
 
-    /// From both, or from neither.
+    /// Takes one send from the connection's rate and the user's, or from neither.
     fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.bucket.check(now)?;
         self.share.send(now)?;
@@ -355,8 +354,8 @@ mod tests {
         assert_eq!(taken, 5, "the burst is whole again");
     }
 
-    /// Clients that send each message again after its own time, and do nothing more clever, whatever the order of their timers.
-    /// The messages are dealt to the connections in turn. How long it takes until all are through.
+    /// Clients that send each message again after its own time, and do nothing more clever, whatever the order of their
+    /// timers. The messages are dealt to the connections in turn. Returns how long it takes until all are through.
     fn naive(paces: &mut [Pace], sends: usize, start: Instant) -> Duration {
         let count = paces.len();
         // When, and for order at the same time a number that shuffles.

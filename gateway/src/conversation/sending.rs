@@ -1,4 +1,4 @@
-//! A client's Send: is it one, may it be sent now, and what came of it.
+//! Sends: whether one is valid, whether it may go now, and its outcome.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use super::{
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
-use crate::{feeding::timeline_of, links::refusal, metrics};
+use crate::{feeds::TimelineRef, links::refusal, metrics};
 
 /// A Send that waits for its answer.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Sent {
     _span: Span,
 }
 
-/// When nothing is known that is better.
+/// The wait told when no better time is known.
 const SOON_MS: u32 = 100;
 
 impl Live {
@@ -63,7 +63,7 @@ impl Live {
         }
     }
 
-    /// What names a send or a request and can't be read. It costs as much as one that can.
+    /// Refuses a frame that names its send or request but can't be read. It costs as much as a readable one.
     pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: Asked, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
             Asked::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
@@ -79,11 +79,11 @@ impl Live {
             Ok(Reply::Accepted(accepted)) => {
                 metrics::accepted(now.instant.saturating_duration_since(sent.at));
                 let link::Accepted { message_id, timeline, position, time_ms } = accepted;
-                let place = timeline.as_ref().and_then(timeline_of).and_then(|timeline| self.place_of(timeline));
+                let place = timeline.as_ref().and_then(TimelineRef::of).and_then(|timeline| self.place_of(timeline));
                 let client_id = sent.client_id;
                 let placed = Placed { client_id, message_id, timeline, position, time_ms };
                 out.push(Effect::Tell(Tell::Accepted(placed)));
-                // Behind it comes what has waited for it.
+                // Entries that were held for this answer follow it.
                 if let (Some(place), Some(position)) = (place, position) {
                     self.own(now, place, position.into(), out);
                 }
@@ -164,7 +164,7 @@ impl Live {
     }
 }
 
-/// At least 1, and never less than the time.
+/// Milliseconds, rounded up; at least 1.
 pub(super) fn whole_ms(wait: Duration) -> u32 {
     u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

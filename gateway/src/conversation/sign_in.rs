@@ -18,14 +18,14 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Credential, Effect, FeedAsk, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome, Who,
+    Credential, Effect, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome, Who,
     live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
-use crate::{config::TokenAccounts, links::Answered, metrics, users::Share};
+use crate::{config::TokenAccounts, feeds::FeedAsk, links::Answered, metrics, users::Share};
 
-/// What a client may find here. Each is documented at `SignedIn.features`, and no name is used for another thing again.
+/// Names in `SignedIn.features`, documented there. A name is never used again for another thing.
 const FEATURES: [&str; 1] = ["content.unknown-fields"];
 
 /// How far the sign-in is.
@@ -49,7 +49,7 @@ pub(super) enum SignIn {
         applicant: Applicant,
         who: Who,
     },
-    /// While one step is taken.
+    /// Stands here only while a step is worked on.
     Between,
 }
 
@@ -76,7 +76,8 @@ pub(super) struct Applicant {
     user: UserId,
     device: DeviceId,
     positions: Vec<TimelinePosition>,
-    /// When it asked. A device's later sign-in is the one that counts, however long the earlier one takes.
+    /// When the client asked to sign in. A device's later sign-in is the one that counts, however long the earlier one
+    /// takes.
     since_ms: u64,
     start: Start,
     way: &'static str,
@@ -85,15 +86,15 @@ pub(super) struct Applicant {
     make_account: bool,
     expires_ms: Option<u64>,
     scram_server_final: Bytes,
-    /// In what the user may have; from when it is known who it is.
+    /// The connection's part in its user's bounds; `None` until the user is known.
     share: Option<Share>,
 }
 
-/// Before a client whose sign-in could not be carried out tries again.
+/// Pause told to a client whose sign-in could not be carried out.
 const AGAIN_MS: u32 = 1_000;
 /// The user has too many connections; some of them may be dead.
 const CROWDED_AGAIN_MS: u32 = 30_000;
-/// Of what a client says that its user is, in the log.
+/// Most characters of a claimed user name in the log.
 const MAX_TOLD_CHARS: usize = 64;
 /// Longest name and version of a client program.
 const MAX_CLIENT_BYTES: usize = 64;
@@ -399,7 +400,7 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
     Begin { epoch, first, last, from }
 }
 
-/// What the device has of this epoch that the timeline has not: the store was put back from a copy.
+/// The device's position, if its epoch is the timeline's but lies beyond its end: the store was put back from a copy.
 fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &Begin) -> Option<Position> {
     let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
     let position = named.and_then(|named| named.position)?;

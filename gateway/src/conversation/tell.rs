@@ -1,4 +1,4 @@
-//! What a client is told, in no protocol: a dialect writes it. In the order in which it is told.
+//! The answers and news for a client, in no protocol. A dialect writes them in the order in which they are told.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(crate) enum Tell {
         request: u32,
         expires_ms: u64,
     },
-    /// The last one.
+    /// Ends the connection; nothing is told after it.
     Bye {
         code: Code,
         reason: String,
@@ -82,7 +82,7 @@ pub(crate) struct Page {
     pub(crate) request: u32,
     pub(crate) timeline: TimelineId,
     pub(crate) epoch: u64,
-    /// Positions and envelopes, in the order asked for.
+    /// `seq` and envelope, in the direction of the request.
     pub(crate) entries: Vec<(u64, Bytes)>,
     pub(crate) first: u64,
     pub(crate) last: u64,

@@ -27,8 +27,8 @@ use super::{token::TokenKeys, *};
 use crate::{
     config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
     dialect::native::{self, Outgoing},
-    feeding::{page_of, perform, push_of, read_op_of, timeline_of},
-    feeds::{Entry, FeedId, Feeds, Follower, Hand, Over, TimelineRef},
+    feeding::read_op_of,
+    feeds::{Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage},
     links::{Answered, refusal},
 };
 
@@ -39,6 +39,7 @@ const EPOCH: u64 = 7;
 struct Play {
     session: Session,
     feeds: Feeds,
+    follows: Follows,
     mail: Mailboxes,
     now: Now,
     /// Not looked at yet.
@@ -91,8 +92,8 @@ impl Play {
     fn with(rules: Arc<Rules>) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: START_MS };
         let session = Session::new(rules, 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
-        let (feeds, mail) = (Feeds::new(session.rules.gap_grace), Mailboxes::default());
-        Self { session, feeds, mail, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
+        let (feeds, follows, mail) = (Feeds::new(session.rules.gap_grace), Follows::new(ME), Mailboxes::default());
+        Self { session, feeds, follows, mail, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
     }
 
     /// Signed in by token, with the inbox up to `last`.
@@ -114,9 +115,8 @@ impl Play {
                 match effect {
                     Effect::Tell(tell) => self.wrote.push(Outgoing::from(tell).into_frame().expect("decodes")),
                     Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
-                    Effect::Feed(FeedAsk::Expect(timeline)) => self.feeds.expect(&timeline),
                     Effect::Feed(ask) => {
-                        let joined = perform(&self.feeds, ME, &ask, self.now.instant, &mut self.mail);
+                        let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.mail);
                         inputs.extend(joined.map(Input::Joined));
                     }
                     Effect::SignedIn => {}
@@ -156,7 +156,7 @@ impl Play {
     fn hears_answer(&mut self, result: Result<Reply, link::Refusal>) {
         match self.asked.remove(0) {
             (Tag::Feed(timeline, feed), _) => {
-                self.feeds.read(&timeline, feed, page_of(result), self.now.instant, &mut self.mail);
+                self.feeds.read(&timeline, feed, ReadPage::of(result), self.now.instant, &mut self.mail);
                 self.feeds_run();
             }
             (tag, _) => self.input(Input::Answer(tag, Answered { result, lease: 5 })),
@@ -168,15 +168,14 @@ impl Play {
     }
 
     fn hears_push(&mut self, push: Push) {
-        let (timeline, push) = push_of(push).expect("says something");
-        let timeline = timeline_of(&timeline).expect("names a timeline");
-        self.feeds.pushed(timeline, push, self.now.instant, &mut self.mail);
+        self.feeds.pushed(push, self.now.instant, &mut self.mail);
         self.feeds_run();
     }
 
     /// A push of this position was lost.
     fn behind(&mut self, seq: u64) {
-        self.feeds.reaches(TimelineRef::Inbox("alice"), 0, at(seq).into(), self.now.instant);
+        let (timeline, position) = (Some(inbox("alice")), Some(at(seq)));
+        self.feeds.behind(&link::Behind { timeline, position, ..Default::default() }, self.now.instant);
         self.feeds_run();
     }
 
@@ -242,12 +241,8 @@ impl Hand for Mailboxes {
         true
     }
 
-    fn fallen(&mut self, _: Follower, feed: FeedId) {
-        self.0.push_back(Input::Left(feed, Left::Fallen));
-    }
-
-    fn over(&mut self, _: Follower, feed: FeedId, why: Over) {
-        self.0.push_back(Input::Left(feed, Left::Over(why)));
+    fn left(&mut self, _: Follower, feed: FeedId, why: Left) {
+        self.0.push_back(Input::Left(feed, why));
     }
 }
 

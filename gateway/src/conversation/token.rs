@@ -52,15 +52,15 @@ pub(crate) struct Token {
     pub(crate) user: UserId,
     /// When the session ends, in milliseconds since 1970.
     pub(crate) expires_ms: u64,
-    /// When it was made at the earliest, in milliseconds since 1970; None if it does not say. That is its `iat`, by its maker's
-    /// clock, less what that may be ahead: so nothing that was made before a time counts as made after it.
+    /// The earliest time at which the token can have been made, in milliseconds since 1970: its `iat` less the leeway; `None`
+    /// without `iat`.
     pub(crate) issued_ms: Option<u64>,
-    /// Its own name (`jti`), 1 to 128 bytes; None if it has none. By it a single token can be taken back.
+    /// The token's own name (`jti`), 1 to 128 bytes; `None` without one. By it a single token can be taken back.
     pub(crate) id: Option<String>,
 }
 
 impl TokenError {
-    /// Whoever has what was rightly signed has not guessed it.
+    /// True if the error may come from guessing: the token was not rightly signed.
     pub(crate) fn is_a_guess(&self) -> bool {
         match self {
             Self::Invalid(_) => true,

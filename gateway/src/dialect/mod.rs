@@ -1,3 +1,3 @@
-//! What turns the bytes of a protocol into asks, and tells into its bytes.
+//! Dialects: each turns a protocol's bytes into asks, and tells into bytes.
 
 pub(crate) mod native;

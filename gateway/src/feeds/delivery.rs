@@ -7,11 +7,11 @@ use std::{
 
 use carillon_proto::{Epoch, Position};
 
+use super::RETRY;
+
 /// Pushes kept because they came before their turn. More are dropped, and read from the store in their turn.
 const MAX_EARLY: usize = 64;
 const MAX_EARLY_BYTES: u32 = 64 * 1024;
-/// Before a read is repeated that failed or brought nothing.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// How far a feed has handed out its timeline. `P` is a pushed envelope.
 pub(super) struct Delivery<P> {
@@ -86,13 +86,12 @@ impl<P> Delivery<P> {
         (heard, None)
     }
 
-    /// Whoever needs this position and all before it has them.
-    pub(super) fn accepted(&mut self, position: Position, now: Instant) -> Heard {
-        if !self.adopt(position.epoch) {
-            return Heard::OtherEpoch;
+    /// All followers have this position and everything before it.
+    pub(super) fn accepted(&mut self, position: Position, now: Instant) {
+        if self.adopt(position.epoch) {
+            self.skip_to(position.seq);
+            self.heard(position, true, now);
         }
-        self.skip_to(position.seq);
-        self.heard(position, true, now)
     }
 
     /// The timeline has this position. What is missing is probably under way.
@@ -107,16 +106,11 @@ impl<P> Delivery<P> {
     }
 
     /// The timeline reaches at least this far.
-    pub(super) fn reaches(&mut self, position: Position, now: Instant) -> Heard {
-        if !self.adopt(position.epoch) {
-            return Heard::OtherEpoch;
+    pub(super) fn reaches(&mut self, position: Position, now: Instant) {
+        if self.adopt(position.epoch) && position.seq >= self.next {
+            self.head = self.head.max(position.seq);
+            self.due = Some(now);
         }
-        if position.seq < self.next {
-            return Heard::Old;
-        }
-        self.head = self.head.max(position.seq);
-        self.due = Some(now);
-        Heard::Later
     }
 
     /// The next envelope, if it was pushed before its turn.
@@ -158,7 +152,7 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// An envelope that was read: hand it out?
+    /// True if the envelope that was read is the next one.
     pub(super) fn read(&mut self, seq: u64, now: Instant) -> bool {
         if seq != self.next {
             return false;

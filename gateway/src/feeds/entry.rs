@@ -1,10 +1,9 @@
 //! One accepted envelope on this gateway, with what dialects have made of it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use carillon_proto::{Position, TimelineId};
-use std::sync::Arc;
 
 use super::{FeedId, Follower};
 
@@ -16,18 +15,18 @@ pub(crate) struct Entry {
     pub(crate) position: Position,
     /// As the store keeps it.
     pub(crate) envelope: Bytes,
-    pub(crate) origin: Origin,
-    /// The connection that sent it, whose answer to that says as much.
+    pub(crate) came: Came,
+    /// The connection that sent the message; its client learns the position from `Accepted`.
     pub(crate) sender: Option<Follower>,
-    /// Of the push; empty if it is not traced.
+    /// The trace context of the push; empty if it is not traced.
     pub(crate) traceparent: String,
-    /// The whole of it in each form, from the first follower that needed it.
+    /// The encoded frame in each form, made for the first follower that needs it.
     rendered: [OnceLock<Bytes>; Form::ALL],
 }
 
 /// How an entry came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum Came {
     Push,
     Read,
 }
@@ -47,7 +46,7 @@ impl Form {
 #[derive(Debug)]
 pub(crate) struct TimelineName {
     pub(crate) id: TimelineId,
-    encoded: OnceLock<Bytes>,
+    as_protobuf: OnceLock<Bytes>,
 }
 
 impl Entry {
@@ -56,10 +55,10 @@ impl Entry {
         timeline: Arc<TimelineName>,
         position: Position,
         envelope: Bytes,
-        origin: Origin,
+        came: Came,
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
-        Self { feed, timeline, position, envelope, origin, sender, traceparent, rendered: Default::default() }
+        Self { feed, timeline, position, envelope, came, sender, traceparent, rendered: Default::default() }
     }
 
     /// As it was pushed: by whom it was sent, and its trace.
@@ -67,10 +66,10 @@ impl Entry {
         Self { sender, traceparent, ..self }
     }
 
-    /// The same at another place.
+    /// A copy with another position.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn moved_to(&self, position: Position) -> Self {
-        Self::new(self.feed, Arc::clone(&self.timeline), position, self.envelope.clone(), self.origin)
+        Self::new(self.feed, Arc::clone(&self.timeline), position, self.envelope.clone(), self.came)
     }
 
     /// About as many bytes as it takes on the wire.
@@ -78,12 +77,12 @@ impl Entry {
         self.envelope.len() + self.timeline.id.owner().len() + 40
     }
 
-    /// In this form, if somebody has asked for it before.
+    /// The encoded frame in this form, if a follower has needed it before.
     pub(crate) fn as_rendered(&self, form: Form) -> Option<&Bytes> {
         self.rendered[form as usize].get()
     }
 
-    /// In this form; made by `render` for the first who asks.
+    /// The encoded frame in this form; made by `render` for the first follower that needs it.
     pub(crate) fn rendered<E>(&self, form: Form, render: impl FnOnce() -> Result<Bytes, E>) -> Result<&Bytes, E> {
         if let Some(rendered) = self.as_rendered(form) {
             return Ok(rendered);
@@ -95,11 +94,34 @@ impl Entry {
 
 impl TimelineName {
     pub(crate) fn new(id: TimelineId) -> Self {
-        Self { id, encoded: OnceLock::new() }
+        Self { id, as_protobuf: OnceLock::new() }
     }
 
-    /// The name as a dialect writes it; made by `encode` for the first who asks.
-    pub(crate) fn encoded(&self, encode: impl FnOnce(&TimelineId) -> Bytes) -> &Bytes {
-        self.encoded.get_or_init(|| encode(&self.id))
+    /// The name as protobuf; made by `encode` for the first follower that needs it.
+    pub(crate) fn as_protobuf(&self, encode: impl FnOnce(&TimelineId) -> Bytes) -> &Bytes {
+        self.as_protobuf.get_or_init(|| encode(&self.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::{Epoch, UserId};
+
+    use super::*;
+
+    #[test]
+    fn an_entry_is_rendered_once_in_each_form() {
+        let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
+        let entry = Entry::new(FeedId(1), timeline, Position { epoch: Epoch(7), seq: 1 }, Bytes::new(), Came::Push);
+        let mut times = 0;
+        for form in [Form::Json, Form::Protobuf, Form::Json] {
+            let rendered = entry.rendered(form, || {
+                times += 1;
+                Ok::<_, ()>(Bytes::from(format!("{form:?}")))
+            });
+            assert_eq!(rendered.expect("renders"), &format!("{form:?}"));
+        }
+        assert_eq!(times, 2);
+        entry.rendered(Form::Json, || Err(())).expect("is there already");
     }
 }

@@ -11,8 +11,9 @@ use carillon_proto::{Epoch, Position};
 
 use super::{
     delivery::{Delivery, Heard},
-    entry::{Entry, Origin, TimelineName},
-    follower::{Follower, Hand, Live, Over},
+    entry::{Came, Entry, TimelineName},
+    follower::{Ending, Follower, Followers, Hand, Left},
+    read_page::{ReadFailed, ReadPage},
 };
 
 /// Entries kept for those who are about to join. Older ones are read from the store.
@@ -21,22 +22,22 @@ const MAX_RECENT_BYTES: usize = 64 * 1024;
 /// How long they are kept after the last one came.
 const KEEP_RECENT: Duration = Duration::from_secs(2);
 
-/// One life of a feed in this process. Never given twice.
+/// Identifies one life of a feed. A process never gives a number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FeedId(pub(crate) u64);
 
 /// An envelope that a router has pushed.
-pub(crate) struct Push {
-    /// Of the account whose inbox it is; 0 for a group.
-    pub(crate) incarnation: u64,
-    pub(crate) position: Position,
-    pub(crate) envelope: Bytes,
-    pub(crate) traceparent: String,
+pub(super) struct Push {
+    /// The incarnation of the account whose inbox it is; 0 for a group.
+    pub(super) incarnation: u64,
+    pub(super) position: Position,
+    pub(super) envelope: Bytes,
+    pub(super) traceparent: String,
     /// The connection that sent it.
-    pub(crate) sender: Option<Follower>,
+    pub(super) sender: Option<Follower>,
 }
 
-/// How far a session is that wants to be live.
+/// A session's request to be handed entries, with how far it is.
 #[derive(Debug)]
 pub(crate) struct Join {
     pub(crate) incarnation: u64,
@@ -48,20 +49,20 @@ pub(crate) struct Join {
     pub(crate) head: u64,
 }
 
-/// What comes of it.
+/// The feed's answer to `Join`.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// It is live: from now on it is handed all that follows.
+    /// The follower is handed all that follows.
     Live,
-    /// The same, after these, which are the next ones.
+    /// The follower is live after these entries, which it needs next.
     Replay(Vec<Arc<Entry>>),
-    /// It is not: what it needs next has to be read from the store.
+    /// The follower is not live: what it needs next has to be read from the store.
     Read,
-    /// It can't be: the timeline, or the session, is of before.
-    Over(Over),
+    /// The follower can't join: its timeline or its session is an old one.
+    Ended(Ending),
 }
 
-/// What comes of it, and what the feed is called from now on.
+/// The answer to `Join`, with the feed's id from now on.
 #[derive(Debug)]
 pub(crate) struct JoinedFeed {
     pub(crate) feed: FeedId,
@@ -69,22 +70,13 @@ pub(crate) struct JoinedFeed {
     pub(crate) how: Joined,
 }
 
-/// What the store has read for a feed.
-pub(crate) struct Page {
-    pub(crate) epoch: Epoch,
-    /// The first one that is kept.
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    /// In order.
-    pub(crate) entries: Vec<(u64, Bytes)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadFailed {
-    /// It is tried again.
-    ForNow,
-    /// The account whose inbox it is has ended.
-    Ended,
+/// A follower's own message was accepted.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) incarnation: u64,
+    pub(crate) position: Position,
+    /// The client was told by `Accepted` and gets no entry.
+    pub(crate) counted: bool,
 }
 
 pub(super) struct Feed {
@@ -105,16 +97,16 @@ enum State {
 
 #[derive(Default)]
 struct Expected {
-    /// The last push that came meanwhile, with its incarnation.
+    /// The highest position pushed meanwhile, with its incarnation.
     heard: Option<(u64, Position)>,
-    /// Something that came before may have been for whoever joins next: it asks the store.
+    /// True if an earlier push may have been for whoever joins next: the store is asked then.
     doubt: bool,
 }
 
 struct Following {
     incarnation: u64,
     order: Delivery<Arc<Entry>>,
-    live: Live,
+    live: Followers,
     recent: Option<Box<Recent>>,
 }
 
@@ -123,7 +115,7 @@ struct Recent {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     since: Instant,
-    /// When it is looked whether nothing has come for long enough. Not moved by each entry.
+    /// When the entries are checked for age. An entry does not move it.
     look_at: Instant,
 }
 
@@ -157,7 +149,7 @@ impl Feed {
                     return this.order.doubt(now);
                 }
                 let Push { position, envelope, traceparent, sender, .. } = push;
-                let entry = Entry::new(self.id, Arc::clone(&self.timeline), position, envelope, Origin::Push);
+                let entry = Entry::new(self.id, Arc::clone(&self.timeline), position, envelope, Came::Push);
                 this.pushed(entry.pushed(sender, traceparent), shared, now, hand);
             }
         }
@@ -174,16 +166,9 @@ impl Feed {
         }
     }
 
-    /// A follower's own message was accepted. `counted`: it has told its client so in place of the entry.
-    pub(super) fn own(
-        &mut self,
-        who: Follower,
-        incarnation: u64,
-        position: Position,
-        counted: bool,
-        now: Instant,
-        hand: &mut impl Hand,
-    ) {
+    /// A follower's own message was accepted.
+    pub(super) fn own(&mut self, who: Follower, own: &Own, now: Instant, hand: &mut impl Hand) {
+        let Own { incarnation, position, counted } = *own;
         let shared = self.attached > 1;
         let State::Following(this) = &mut self.state else { return };
         if !this.is_of_this_life(incarnation, position.epoch) {
@@ -226,12 +211,10 @@ impl Feed {
             State::Expected(_) => true,
             State::Following(this) if ask.incarnation != this.incarnation => {
                 if ask.incarnation < this.incarnation {
-                    return Joined::Over(Over::Ended);
+                    return Joined::Ended(Ending::AccountEnded);
                 }
                 // The name has another owner.
-                for follower in this.live.take() {
-                    hand.over(follower, self.id, Over::Ended);
-                }
+                this.live.leave(self.id, Left::Ended(Ending::AccountEnded), hand);
                 true
             }
             State::Following(this) => match this.order.epoch() {
@@ -240,7 +223,7 @@ impl Feed {
                 _ => {
                     // One of both is of before: the store will tell.
                     this.order.doubt(now);
-                    return Joined::Over(Over::Restored);
+                    return Joined::Ended(Ending::Restored);
                 }
             },
         };
@@ -266,7 +249,7 @@ impl Feed {
         }
     }
 
-    /// From where something that is missing is to be read now. `read` follows.
+    /// From where something that is missing is to be read now; `read` follows.
     pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
         match &mut self.state {
             // Whoever catches up reads by itself.
@@ -275,34 +258,25 @@ impl Feed {
         }
     }
 
-    pub(super) fn read(&mut self, read: Result<Page, ReadFailed>, now: Instant, hand: &mut impl Hand) {
+    pub(super) fn read(&mut self, read: Result<ReadPage, ReadFailed>, now: Instant, hand: &mut impl Hand) {
         let shared = self.attached > 1;
         let State::Following(this) = &mut self.state else { return };
-        let over = match read {
+        let why = match read {
             Err(ReadFailed::ForNow) => return this.order.read_done(None, false, now),
-            Err(ReadFailed::Ended) => Over::Ended,
+            Err(ReadFailed::AccountEnded) => Ending::AccountEnded,
             Ok(page)
                 if this.order.heard_of(Position { epoch: page.epoch, seq: page.last }, now) == Heard::OtherEpoch =>
             {
-                Over::Restored
+                Ending::Restored
             }
-            Ok(page) => {
-                let (id, timeline) = (self.id, &self.timeline);
-                let entry = |seq, envelope| {
-                    let position = Position { epoch: page.epoch, seq };
-                    Entry::new(id, Arc::clone(timeline), position, envelope, Origin::Read)
-                };
-                return this.read(page.first, page.last, page.entries, entry, shared, now, hand);
-            }
+            Ok(page) => return this.read(self.id, &self.timeline, page, shared, now, hand),
         };
-        for follower in this.live.take() {
-            hand.over(follower, self.id, over);
-        }
-        // Whoever joins next knows it better.
+        this.live.leave(self.id, Left::Ended(why), hand);
+        // Whoever joins next knows the timeline better.
         self.state = State::Expected(Expected { heard: None, doubt: true });
     }
 
-    /// What nobody has joined for is let go.
+    /// Drops recent entries that are too old.
     pub(super) fn forget_recent(&mut self, now: Instant) {
         if let State::Following(this) = &mut self.state {
             this.recent.take_if(|recent| {
@@ -326,7 +300,7 @@ impl Following {
         let mut this = Self {
             incarnation: ask.incarnation,
             order: Delivery::new(ask.epoch, ask.head, grace),
-            live: Live::default(),
+            live: Followers::default(),
             recent: None,
         };
         if expected.doubt {
@@ -342,7 +316,8 @@ impl Following {
         this
     }
 
-    /// Epochs are never given twice. A timeline comes to be with its first envelope: until then it is known by its owner.
+    /// Epochs are never given twice. A timeline comes to be with its first envelope: until then the
+    /// incarnation identifies it.
     fn is_of_this_life(&self, incarnation: u64, epoch: Epoch) -> bool {
         match self.order.epoch() {
             Epoch(0) => incarnation == self.incarnation,
@@ -406,29 +381,26 @@ impl Following {
         joined
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the page, taken apart, and what all have")]
     fn read(
         &mut self,
-        first: u64,
-        last: u64,
-        entries: Vec<(u64, Bytes)>,
-        entry: impl Fn(u64, Bytes) -> Entry,
+        id: FeedId,
+        timeline: &Arc<TimelineName>,
+        page: ReadPage,
         shared: bool,
         now: Instant,
         hand: &mut impl Hand,
     ) {
+        let ReadPage { epoch, first, last, entries } = page;
         let before = self.order.next();
         if first > before {
-            // Each of them tells its client what is no longer kept.
-            let feed = entry(0, Bytes::new()).feed;
-            for follower in self.live.take() {
-                hand.fallen(follower, feed);
-            }
+            // Each follower tells its client what is no longer kept.
+            self.live.leave(id, Left::Fallen, hand);
             self.skip_to(first);
         }
         for (seq, envelope) in entries {
             if self.order.read(seq, now) {
-                self.hand(Arc::new(entry(seq, envelope)), shared, now, hand);
+                let entry = Entry::new(id, Arc::clone(timeline), Position { epoch, seq }, envelope, Came::Read);
+                self.hand(Arc::new(entry), shared, now, hand);
             }
         }
         let progress = self.order.next() > before;
@@ -460,10 +432,22 @@ impl Recent {
         }
     }
 
-    /// From this one on, if it is still there.
+    /// The entries from `next` on; `None` if `next` is no longer kept.
     fn from(&self, next: u64) -> Option<Vec<Arc<Entry>>> {
         let first = self.entries.front()?.position.seq;
         let skip = usize::try_from(next.checked_sub(first)?).ok()?;
         Some(self.entries.iter().skip(skip).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nearly each connection has one. The loads of docs/speed.md measure the whole.
+    #[test]
+    fn a_feed_is_small() {
+        let size = size_of::<Feed>();
+        assert!(size <= 184, "{size} bytes");
     }
 }

@@ -8,13 +8,10 @@ use std::{
 
 use carillon_proto::{Epoch, Position, TimelineId};
 
-use super::{Entry, FeedId, Follower, Join, Joined, JoinedFeed, Origin, Over, Page, TimelineName};
+use super::{Came, Ending, Entry, FeedId, Follower, Join, Joined, JoinedFeed, RETRY, ReadPage, TimelineName};
 
-/// Before a read is repeated that failed or brought nothing.
-const RETRY: Duration = Duration::from_millis(500);
-/// Entries that wait for the answer to a send. With more, the session catches up when it has the answer.
+/// Entries held back for the answer to a send. With more, the session joins anew and delivers them without waiting.
 const MAX_HELD: usize = 32;
-
 /// How long the answer to a send may be under way.
 const HOLD: Duration = Duration::from_millis(50);
 
@@ -30,36 +27,24 @@ pub(crate) struct Followed {
     head: u64,
     /// The client knows this position of its own message by `Accepted`, which came before its turn: its entry is not held.
     answered: u64,
-    pace: Pace,
+    stage: Stage,
     /// The client does not read.
     paused: bool,
     /// When `step` has something to do.
     due: Option<Instant>,
-    /// Begins with an entry that this session's client sent: the answer to that says as much, and is under way. Positions
-    /// follow each other.
+    /// Entries held back, in order. The first is this client's own message, whose `Accepted` is under way.
     #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes instead of 32")]
     held: Option<Box<VecDeque<Arc<Entry>>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
+enum Stage {
     /// The feed hands over what comes.
     Live,
-    /// It joins when that is due.
+    /// The session joins the feed at `due`.
     Behind,
     /// A page is being read, from here.
     Reading(u64),
-}
-
-/// What a session does to get on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Ask the feed; `joined` follows.
-    Join,
-    /// Tell the feed that this session is not live any more.
-    Fall,
-    /// Read a page from the store, from here; `read` follows.
-    Read(u64),
 }
 
 /// What goes to the client, in this order.
@@ -70,7 +55,7 @@ pub(crate) enum Next {
     Trimmed(Arc<TimelineName>, Position),
 }
 
-/// It is of another life of the timeline.
+/// The position belongs to another epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OtherEpoch;
 
@@ -84,7 +69,7 @@ impl Followed {
             next: from + 1,
             head,
             answered: 0,
-            pace: Pace::Behind,
+            stage: Stage::Behind,
             paused: false,
             due: Some(now),
             held: None,
@@ -100,7 +85,7 @@ impl Followed {
         self.head.max(self.next - 1)
     }
 
-    /// Something has been heard of that its client has not.
+    /// True if the timeline reaches further than the client has it.
     pub(crate) fn lacks(&self) -> bool {
         self.next <= self.head
     }
@@ -113,84 +98,79 @@ impl Followed {
         self.due.filter(|_| !self.paused)
     }
 
-    /// What is to be done now.
-    pub(crate) fn step(&mut self, me: Follower, now: Instant, out: &mut impl FnMut(Next)) -> Option<Step> {
+    /// Does what is due. True: the session joins the feed now; `joined` follows.
+    pub(crate) fn step(&mut self, me: Follower, now: Instant, out: &mut impl FnMut(Next)) -> bool {
         if self.paused || self.due.is_none_or(|due| due > now) {
-            return None;
+            return false;
         }
         self.due = None;
-        match self.pace {
-            Pace::Behind => return Some(Step::Join),
-            Pace::Live => {
+        match self.stage {
+            Stage::Behind => return true,
+            Stage::Live => {
                 // The answer to the send has not come.
                 if let Some(entry) = self.held.as_mut().and_then(|held| held.pop_front()) {
                     self.deliver(entry, out);
                 }
                 self.release(me, now, out);
             }
-            Pace::Reading(_) => {}
+            Stage::Reading(_) => {}
         }
-        None
+        false
     }
 
     pub(crate) fn ask(&self, incarnation: u64) -> Join {
         Join { incarnation, epoch: self.epoch, next: self.next, head: self.head() }
     }
 
-    pub(crate) fn joined(&mut self, joined: JoinedFeed, out: &mut impl FnMut(Next)) -> Result<Option<Step>, Over> {
+    /// `Some`: a page is to be read from the store, from this position; `read` follows.
+    pub(crate) fn joined(&mut self, joined: JoinedFeed, out: &mut impl FnMut(Next)) -> Result<Option<u64>, Ending> {
         (self.feed, self.timeline) = (joined.feed, joined.timeline);
         match joined.how {
-            Joined::Live => self.pace = Pace::Live,
+            Joined::Live => self.stage = Stage::Live,
             Joined::Replay(entries) => {
-                self.pace = Pace::Live;
+                self.stage = Stage::Live;
                 for entry in entries {
                     self.deliver(entry, out);
                 }
             }
             Joined::Read => {
-                self.pace = Pace::Reading(self.next);
-                return Ok(Some(Step::Read(self.next)));
+                self.stage = Stage::Reading(self.next);
+                return Ok(Some(self.next));
             }
-            Joined::Over(over) => return Err(over),
+            Joined::Ended(why) => return Err(why),
         }
         Ok(None)
     }
 
-    /// The feed has handed this over.
-    pub(crate) fn entry(
-        &mut self,
-        entry: Arc<Entry>,
-        me: Follower,
-        now: Instant,
-        out: &mut impl FnMut(Next),
-    ) -> Option<Step> {
+    /// The feed has handed this over. True: this session takes no more until it joins again, which the feed has to be told.
+    pub(crate) fn entry(&mut self, entry: Arc<Entry>, me: Follower, now: Instant, out: &mut impl FnMut(Next)) -> bool {
         let seq = entry.position.seq;
-        // Handed over before it fell behind; or its client counts the answer to the send.
-        if self.pace != Pace::Live || seq < self.next {
-            return None;
+        // The session fell behind after this was handed over, or its client has it by `Accepted`.
+        if self.stage != Stage::Live || seq < self.next {
+            return false;
         }
         let is_own = self.waits(&entry, me);
         match &mut self.held {
-            None if seq != self.next => return Some(self.fall(now)),
+            None if seq != self.next => return self.fall(now),
             None if !is_own => self.deliver(entry, out),
-            Some(held) if held.len() >= MAX_HELD => return Some(self.fall(now)),
+            Some(held) if held.len() >= MAX_HELD => return self.fall(now),
             held => {
                 held.get_or_insert_default().push_back(entry);
                 self.due.get_or_insert(now + HOLD);
             }
         }
-        None
+        false
     }
 
     /// The mailbox was full, or the feed had to go on without this session.
     pub(crate) fn fallen(&mut self, now: Instant) {
-        if self.pace == Pace::Live {
+        if self.stage == Stage::Live {
             self.fall(now);
         }
     }
 
-    /// The client's own message stands here. Says whether the client counts the answer in place of the entry: that comes
-    /// before what is put out here.
+    /// Tells the position of the client's own message. True if the client counts `Accepted`, which must be told before what
+    /// `out` gets here.
     pub(crate) fn accepted(
         &mut self,
         position: Position,
@@ -221,10 +201,10 @@ impl Followed {
         Ok(())
     }
 
-    /// Nothing more goes to the client until `resume`.
-    pub(crate) fn pause(&mut self, now: Instant) -> Option<Step> {
+    /// Stops until `resume`, except for a page that is being read already. True: the feed has to be told, as after `entry`.
+    pub(crate) fn pause(&mut self, now: Instant) -> bool {
         self.paused = true;
-        (self.pace == Pace::Live).then(|| self.fall(now))
+        self.stage == Stage::Live && self.fall(now)
     }
 
     pub(crate) fn resume(&mut self) {
@@ -234,13 +214,13 @@ impl Followed {
     /// The page that was to be read; `None` if that failed.
     pub(crate) fn read(
         &mut self,
-        page: Option<Page>,
+        page: Option<ReadPage>,
         now: Instant,
         out: &mut impl FnMut(Next),
     ) -> Result<(), OtherEpoch> {
-        let Pace::Reading(from) = self.pace else { return Ok(()) };
-        self.pace = Pace::Behind;
-        if let Some(Page { epoch, first, last, entries }) = page {
+        let Stage::Reading(from) = self.stage else { return Ok(()) };
+        self.stage = Stage::Behind;
+        if let Some(ReadPage { epoch, first, last, entries }) = page {
             self.reaches(Position { epoch, seq: last })?;
             if first > self.next {
                 self.next = first;
@@ -250,7 +230,7 @@ impl Followed {
                 // Its client may have counted some meanwhile.
                 if seq == self.next {
                     let timeline = Arc::clone(&self.timeline);
-                    let entry = Entry::new(self.feed, timeline, Position { epoch, seq }, envelope, Origin::Read);
+                    let entry = Entry::new(self.feed, timeline, Position { epoch, seq }, envelope, Came::Read);
                     self.deliver(Arc::new(entry), out);
                 }
             }
@@ -267,7 +247,7 @@ impl Followed {
         }
     }
 
-    /// What waited for an answer that has come, up to what waits for another one.
+    /// Delivers held entries up to the next own message without an answer.
     fn release(&mut self, me: Follower, now: Instant, out: &mut impl FnMut(Next)) {
         let Some(mut held) = self.held.take() else { return };
         while let Some(entry) = held.front()
@@ -288,10 +268,24 @@ impl Followed {
         entry.sender == Some(me) && entry.position.seq > self.answered
     }
 
-    fn fall(&mut self, now: Instant) -> Step {
-        self.pace = Pace::Behind;
+    /// True, as the feed has to be told.
+    fn fall(&mut self, now: Instant) -> bool {
+        self.stage = Stage::Behind;
         self.held = None;
         self.due = Some(now);
-        Step::Fall
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each connection has of it, for as long as it is idle. The loads of docs/speed.md measure the whole.
+    #[test]
+    fn who_follows_a_feed_is_small() {
+        assert_eq!(size_of::<Follower>(), 8);
+        let size = size_of::<Followed>();
+        assert!(size <= 112, "{size} bytes");
     }
 }

@@ -9,13 +9,24 @@ use super::{Entry, FeedId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Follower(pub(crate) u64);
 
+/// Stands for no connection; the numbers of connections begin with 1.
+pub(crate) const NOBODY: u64 = 0;
+
 /// Why a feed is no longer there for its followers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum Ending {
     /// The timeline has another epoch now.
     Restored,
     /// The account whose inbox it is has ended.
-    Ended,
+    AccountEnded,
+}
+
+/// Why a feed hands over no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// There was no room, or the feed had to go on without this session: it catches up by itself.
+    Fallen,
+    Ended(Ending),
 }
 
 /// Takes what a feed has for a follower.
@@ -23,17 +34,15 @@ pub(crate) trait Hand {
     /// False if there is no room for it: the follower is told that it has fallen behind, and is not live any more.
     fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool;
 
-    /// The follower is not live any more: it reads what comes next by itself.
-    fn fallen(&mut self, to: Follower, feed: FeedId);
-
-    fn over(&mut self, to: Follower, feed: FeedId, why: Over);
+    /// The follower is not live any more.
+    fn left(&mut self, to: Follower, feed: FeedId, why: Left);
 }
 
 /// The followers that have all that the feed has handed out, in the order of their numbers: new ones have the highest.
 #[derive(Debug, Default)]
-pub(super) struct Live(Vec<Follower>);
+pub(super) struct Followers(Vec<Follower>);
 
-impl Live {
+impl Followers {
     pub(super) fn add(&mut self, who: Follower) {
         if let Err(place) = self.0.binary_search(&who) {
             // Most feeds have one follower, for which the usual room for four is too much.
@@ -54,7 +63,7 @@ impl Live {
         self.0.is_empty()
     }
 
-    /// Nobody is live but this one, and perhaps not even that.
+    /// True if nobody else is live.
     pub(super) fn at_most(&self, who: Follower) -> bool {
         self.0.is_empty() || self.0 == [who]
     }
@@ -63,7 +72,10 @@ impl Live {
         self.0.retain(|follower| hand.entry(*follower, entry));
     }
 
-    pub(super) fn take(&mut self) -> Vec<Follower> {
-        std::mem::take(&mut self.0)
+    /// Nobody is live any more.
+    pub(super) fn leave(&mut self, feed: FeedId, why: Left, hand: &mut impl Hand) {
+        for follower in std::mem::take(&mut self.0) {
+            hand.left(follower, feed, why);
+        }
     }
 }

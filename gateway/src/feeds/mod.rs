@@ -1,4 +1,4 @@
-//! What this gateway follows: one feed for each timeline, whatever the number of its sessions that follow it.
+//! The feeds of this gateway: one for each timeline that at least one session follows.
 //!
 //! A feed puts pushes in order, reads what is missing once for all, and hands each entry to the followers that are
 //! live. A session that is not live (it signs in, reads slowly, or its mailbox was full) catches up by pages of its own
@@ -10,12 +10,21 @@ mod entry;
 mod feed;
 mod followed;
 mod follower;
+mod follows;
+mod read_page;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use entry::{Entry, Form, Origin, TimelineName};
-pub(crate) use feed::{FeedId, Join, Joined, JoinedFeed, Page, Push, ReadFailed};
-pub(crate) use followed::{Followed, Next, OtherEpoch, Step};
-pub(crate) use follower::{Follower, Hand, Over};
+use std::time::Duration;
+
+pub(crate) use entry::{Came, Entry, Form, TimelineName};
+pub(crate) use feed::{FeedId, Join, Joined, JoinedFeed, Own};
+pub(crate) use followed::{Followed, Next, OtherEpoch};
+pub(crate) use follower::{Ending, Follower, Hand, Left, NOBODY};
+pub(crate) use follows::{FeedAsk, Follows};
+pub(crate) use read_page::ReadPage;
 pub(crate) use table::{FeedRead, Feeds, TimelineRef};
+
+/// Pause before a read is repeated that failed or brought nothing.
+const RETRY: Duration = Duration::from_millis(500);

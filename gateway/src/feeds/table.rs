@@ -7,13 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{GroupId, Position, TimelineId, UserId};
+use carillon_proto::{
+    GroupId, Position, TimelineId, UserId,
+    pb::{
+        client::{self, timeline::Owner},
+        link,
+    },
+};
 use parking_lot::Mutex;
 
 use super::{
     entry::TimelineName,
-    feed::{Feed, FeedId, Join, JoinedFeed, Page, Push, ReadFailed},
-    follower::{Follower, Hand},
+    feed::{Feed, FeedId, Join, JoinedFeed, Own, Push},
+    follower::{Follower, Hand, NOBODY},
+    read_page::{ReadFailed, ReadPage},
 };
 
 const SHARDS: usize = 32;
@@ -25,7 +32,7 @@ pub(crate) struct Feeds {
     shards: [Mutex<Shard>; SHARDS],
     grace: Duration,
     last_id: AtomicU64,
-    /// Something is due that was not before.
+    /// Set when something became due sooner than before.
     moved: AtomicBool,
 }
 
@@ -34,11 +41,11 @@ struct Shard {
     /// Boxed, so that what a map has in reserve is small.
     inboxes: HashMap<UserId, Box<Feed>>,
     groups: HashMap<GroupId, Box<Feed>>,
-    /// When which feed wants to be looked after: at most one for each.
+    /// Times at which feeds are looked after, at most one for each.
     timers: BTreeSet<(Instant, TimelineId)>,
 }
 
-/// The name of a timeline that nobody has checked: of one that no session follows nothing is kept.
+/// A timeline's name as received, not validated. It is only looked up, never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimelineRef<'a> {
     Inbox(&'a str),
@@ -61,7 +68,7 @@ impl Feeds {
     }
 
     /// A session is about to follow the timeline. What is pushed from now on is not lost for it. `leave` must follow.
-    pub(crate) fn expect(&self, timeline: &TimelineId) {
+    pub(super) fn expect(&self, timeline: &TimelineId) {
         let mut shard = self.shard(timeline.into()).lock();
         let new = || Box::new(Feed::new(self.new_id(), TimelineName::new(timeline.clone())));
         let feed = match timeline {
@@ -72,7 +79,7 @@ impl Feeds {
     }
 
     /// `None`: nobody has said `expect`.
-    pub(crate) fn join(
+    pub(super) fn join(
         &self,
         timeline: &TimelineId,
         who: Follower,
@@ -83,42 +90,45 @@ impl Feeds {
         self.with(timeline.into(), |feed| feed.join(who, ask, self.grace, now, || self.new_id(), hand))
     }
 
-    /// Is not live any more, and catches up.
-    pub(crate) fn fall(&self, timeline: &TimelineId, who: Follower) {
+    /// The follower stops being live and catches up.
+    pub(super) fn fall(&self, timeline: &TimelineId, who: Follower) {
         self.with(timeline.into(), |feed| feed.fall(who));
     }
 
-    pub(crate) fn leave(&self, timeline: &TimelineId, who: Follower) {
+    pub(super) fn leave(&self, timeline: &TimelineId, who: Follower) {
         self.with(timeline.into(), |feed| {
             feed.fall(who);
             feed.attached -= 1;
         });
     }
 
-    pub(crate) fn pushed(&self, timeline: TimelineRef<'_>, push: Push, now: Instant, hand: &mut impl Hand) {
+    /// A router has pushed an envelope. It is only a hint.
+    pub(crate) fn pushed(&self, push: link::Push, now: Instant, hand: &mut impl Hand) {
+        let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection } = push;
+        let (Some(timeline), Some(position)) = (timeline.as_ref().and_then(TimelineRef::of), position) else { return };
+        let sender = (sender_connection != NOBODY).then_some(Follower(sender_connection));
+        let push = Push { incarnation, position: position.into(), envelope, traceparent, sender };
         self.with(timeline, |feed| feed.pushed(push, now, hand));
     }
 
-    /// The timeline reaches at least this far: what is missing is read now. For a push that was lost on the way.
-    pub(crate) fn reaches(&self, timeline: TimelineRef<'_>, incarnation: u64, position: Position, now: Instant) {
+    /// Pushes were dropped at a router: the timeline reaches at least this far.
+    pub(crate) fn behind(&self, behind: &link::Behind, now: Instant) {
+        let link::Behind { timeline, position, incarnation, .. } = behind;
+        let (Some(timeline), Some(position)) = (timeline.as_ref().and_then(TimelineRef::of), position) else { return };
+        self.reaches(timeline, *incarnation, (*position).into(), now);
+    }
+
+    /// The timeline reaches at least this far: what is missing is read now.
+    pub(super) fn reaches(&self, timeline: TimelineRef<'_>, incarnation: u64, position: Position, now: Instant) {
         self.with(timeline, |feed| feed.reaches(incarnation, position, now));
     }
 
-    /// A follower's own message was accepted. `counted`: it has told its client so in place of the entry.
-    pub(crate) fn own(
-        &self,
-        timeline: &TimelineId,
-        who: Follower,
-        incarnation: u64,
-        position: Position,
-        counted: bool,
-        now: Instant,
-        hand: &mut impl Hand,
-    ) {
-        self.with(timeline.into(), |feed| feed.own(who, incarnation, position, counted, now, hand));
+    /// A follower's own message was accepted.
+    pub(super) fn own(&self, timeline: &TimelineId, who: Follower, own: &Own, now: Instant, hand: &mut impl Hand) {
+        self.with(timeline.into(), |feed| feed.own(who, own, now, hand));
     }
 
-    /// Whether something has become due since this was asked last: then `wake_at` tells when.
+    /// True if something has become due since this was asked last: `wake_at` tells when.
     pub(crate) fn take_moved(&self) -> bool {
         self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)
     }
@@ -152,12 +162,12 @@ impl Feeds {
         &self,
         timeline: &TimelineId,
         feed_id: FeedId,
-        read: Result<Page, ReadFailed>,
+        read: Result<ReadPage, ReadFailed>,
         now: Instant,
         hand: &mut impl Hand,
     ) {
         self.with(timeline.into(), |feed| {
-            // Otherwise nobody is left of those for whom it was read.
+            // Another id means that all for whom the page was read are gone.
             if feed.id == feed_id {
                 feed.read(read, now, hand);
             }
@@ -232,7 +242,7 @@ impl Shard {
                 self.groups.get_key_value(group).map(|(group, _)| TimelineId::Group(group.clone()))
             }
         };
-        // It was there when it was worked on.
+        // The caller has just found the feed under this lock.
         let Some(id) = id else { return };
         if let Some(before) = before {
             self.timers.remove(&(before, id.clone()));
@@ -243,6 +253,16 @@ impl Shard {
             (None, TimelineRef::Group(group)) if is_over => drop(self.groups.remove(group)),
             (None, _) => {}
         }
+    }
+}
+
+impl<'a> TimelineRef<'a> {
+    /// `None` if no timeline is named.
+    pub(crate) fn of(timeline: &'a client::Timeline) -> Option<Self> {
+        Some(match timeline.owner.as_ref()? {
+            Owner::Inbox(user) => Self::Inbox(user),
+            Owner::Group(group) => Self::Group(group),
+        })
     }
 }
 

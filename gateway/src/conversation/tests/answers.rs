@@ -49,7 +49,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What an answer names.
+/// The ask that an answer names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Named {
     Send(String),
@@ -92,7 +92,7 @@ impl World {
                 self.last += 1;
                 self.play.pushed(self.last);
             }
-            Act::Backlog(over) => self.play.input(Input::Backlog(over)),
+            Act::Backlog(full) => self.play.input(Input::Backlog { full }),
             Act::Wait(ms) => self.play.wait(Duration::from_millis(ms)),
         }
     }

@@ -34,7 +34,7 @@ fn signing_out_waits_for_what_the_device_has_acknowledged() {
 #[test]
 fn a_replaced_session_does_not_come_back() {
     let mut play = Play::live(0);
-    play.input(Input::Over(Why::Replaced));
+    play.input(Input::Evicted(Why::Replaced));
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect), (Code::Replaced, false));
 }
@@ -43,7 +43,7 @@ fn a_replaced_session_does_not_come_back() {
 fn a_session_that_was_ended_says_why_and_does_not_come_back() {
     for why in [Why::Deleted, Why::Credentials, Why::Token, Why::Operator] {
         let mut play = Play::live(0);
-        play.input(Input::Over(why));
+        play.input(Input::Evicted(why));
         let bye = play.bye();
         assert_eq!((bye.code(), bye.reconnect), (Code::Unauthenticated, false));
         assert_eq!(bye.reason, sessions::told(why));

@@ -226,18 +226,18 @@ fn what_is_no_longer_kept_is_said_to_be_trimmed() {
 #[test]
 fn a_slow_reader_gets_nothing_until_it_has_read() {
     let mut play = Play::live(0);
-    play.input(Input::Backlog(true));
+    play.input(Input::Backlog { full: true });
     for seq in 1..=3 {
         play.pushed(seq);
     }
     play.wait(Duration::from_secs(1));
     play.quiet();
-    play.input(Input::Backlog(false));
+    play.input(Input::Backlog { full: false });
     assert_eq!(play.delivered(), [1, 2, 3], "those that were kept");
-    play.input(Input::Backlog(true));
+    play.input(Input::Backlog { full: true });
     play.behind(9);
     play.quiet();
-    play.input(Input::Backlog(false));
+    play.input(Input::Backlog { full: false });
     assert!(matches!(play.op(), Op::Read(read) if read.from_seq == 4));
 }
 

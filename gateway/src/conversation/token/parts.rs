@@ -1,4 +1,4 @@
-//! The parts of a token, and JSON objects whose names are unique.
+//! The parts of a token, and typed access to their members.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};

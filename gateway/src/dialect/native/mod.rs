@@ -30,7 +30,7 @@ pub(crate) enum DecodeError {
 }
 
 impl DecodeError {
-    /// The send or request that the frame is, if it says so for all that.
+    /// The send or request that the frame names, if that part can be read.
     pub(crate) fn what(&self) -> Option<What> {
         match self {
             Self::Json(error) => error.what.clone(),
@@ -61,7 +61,7 @@ impl Outgoing {
             Self::Entry(entry) => match entry.as_rendered(Form::Protobuf) {
                 Some(rendered) => out.put_slice(rendered),
                 None => {
-                    let timeline = entry.timeline.encoded(|id| id.to_client().encode_to_vec().into());
+                    let timeline = entry.timeline.as_protobuf(|id| id.to_client().encode_to_vec().into());
                     raw::deliver(timeline, entry.position.into(), &entry.envelope, out);
                 }
             },
@@ -160,7 +160,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use crate::feeds::{FeedId, Origin, TimelineName};
+    use crate::feeds::{Came, FeedId, TimelineName};
 
     fn envelope(body: &str, time_ms: u64) -> Envelope {
         let content = Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) };
@@ -176,7 +176,7 @@ mod tests {
     fn entry(epoch: u64, seq: u64, envelope: Bytes) -> Outgoing {
         let alice = TimelineId::Inbox(UserId::new("alice").expect("valid"));
         let (timeline, position) = (Arc::new(TimelineName::new(alice)), Position { epoch: Epoch(epoch), seq });
-        Outgoing::Entry(Arc::new(feeds::Entry::new(FeedId(1), timeline, position, envelope, Origin::Push)))
+        Outgoing::Entry(Arc::new(feeds::Entry::new(FeedId(1), timeline, position, envelope, Came::Push)))
     }
 
     fn encoded(outgoing: &Outgoing) -> BytesMut {

@@ -23,7 +23,7 @@ use super::{
 };
 
 const PACKAGE: &str = "carillon.client.v1";
-/// In one alphabet; with padding, or without.
+/// Base64 in the standard alphabet, padding optional.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -40,7 +40,7 @@ pub(super) struct Schema {
     root: Kind,
 }
 
-/// By both spellings of each field's name.
+/// Fields by name, each under its JSON and its proto spelling.
 type Message = HashMap<String, Field>;
 
 #[derive(Clone)]
@@ -48,7 +48,7 @@ struct Field {
     json_name: String,
     kind: Kind,
     repeated: bool,
-    /// Of the fields of one message that have the same one, a frame has one at most.
+    /// Index of the oneof; a frame may have one field of it.
     oneof: Option<i32>,
 }
 

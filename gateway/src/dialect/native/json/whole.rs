@@ -31,7 +31,7 @@ pub(super) fn number(text: &str) -> Option<Number> {
     if is_bare { serde_json::from_str(text).ok() } else { None }
 }
 
-/// The same of a number in quotes, of which every digit is there.
+/// The whole number in quotes, exact to every digit.
 fn written(text: &str) -> Option<i128> {
     number(text)?;
     let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
