@@ -8,8 +8,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use carillon_proto::{
-    Ready,
+    LeaseId, Ready,
+    lease::{HeldLease, LeaseHolder, give_up},
+    pb::store::NodeKind,
     peer::{PeerError, PeerSecurity, Tier},
+    registry::RegistryClient,
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -26,9 +29,9 @@ use crate::{
     conversation::{InvalidTokenKey, Rules, TokenKeys},
     cut_off,
     feeding::Feeding,
-    lease::{Lease, deregister},
     links::{Hearing, Links, LinksConfig, LinksTask},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
+    metrics,
     status::Status,
     throttle::{TELL_REST, Throttle},
 };
@@ -51,8 +54,7 @@ pub struct Gateway {
     addresses: Addresses,
     shared: Arc<Shared>,
     status: Arc<Status>,
-    security: PeerSecurity,
-    routers: watch::Receiver<Vec<String>>,
+    registry: RegistryClient,
     lease: watch::Receiver<Option<u64>>,
     drain_delay: Duration,
     drain_spread: Duration,
@@ -67,7 +69,8 @@ pub struct Gateway {
 struct Parts {
     listeners: Listeners,
     links: LinksTask,
-    lease: Lease,
+    lease: LeaseHolder,
+    publish: watch::Sender<Option<u64>>,
 }
 
 /// What is stopped before the rest.
@@ -76,8 +79,10 @@ struct Groups {
     lease: Tasks,
 }
 
-/// For the last words to the routers, and for each try to give the lease back.
+/// For the last words to the routers, and for giving the lease back.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The shortest time in which a router may answer for the registry.
+const SHORTEST_TRY: Duration = Duration::from_millis(200);
 /// Between groups of clients that are told to go.
 const STEP: Duration = Duration::from_millis(20);
 /// Up to this a client waits before it comes back, elsewhere; longer where there are more clients than the others can take
@@ -104,8 +109,16 @@ impl Gateway {
         let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
         let (links, links_task, routers) =
             Links::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
-        let ttl = Duration::from_millis(config.lease_ms);
-        let lease_task = Lease::new(security.clone(), ttl, routers.clone(), publish);
+        let length = Duration::from_millis(config.lease_ms);
+        let each = (length / 6).max(SHORTEST_TRY);
+        let registry = RegistryClient::new(security, each, move || routers.borrow().clone());
+        let holder = LeaseHolder {
+            registry: registry.clone(),
+            kind: NodeKind::Gateway,
+            address: String::new(),
+            length,
+            waits_for: "a router that registers this gateway",
+        };
         let shared = Arc::new(Shared {
             rules,
             links,
@@ -118,29 +131,28 @@ impl Gateway {
             addresses,
             shared,
             status,
-            security,
-            routers,
+            registry,
             lease,
             drain_delay: Duration::from_millis(config.drain_delay_ms),
             drain_spread: Duration::from_millis(config.drain_spread_ms),
             send_deadline: config.send_deadline(),
             tls: listeners.tls(),
-            parts: Mutex::new(Some(Parts { listeners, links: links_task, lease: lease_task })),
+            parts: Mutex::new(Some(Parts { listeners, links: links_task, lease: holder, publish })),
             groups: OnceLock::new(),
         })
     }
 
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
-        let Some(Parts { listeners, links, lease }) = self.parts.lock().take() else { return };
+        let Some(Parts { listeners, links, lease, publish }) = self.parts.lock().take() else { return };
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
         tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
-        tasks.spawn_critical("router-links", stoppable(tasks.clone(), links.run(tasks.clone())));
+        tasks.spawn_critical("router-links", links.run(tasks.clone()));
         let Shared { feeding, links: to_routers, rules, .. } = &*self.shared;
         let missing = Arc::clone(feeding).read_missing(to_routers.clone(), Arc::clone(rules));
-        tasks.spawn_critical("feeds", stoppable(tasks.clone(), missing));
-        groups.lease.spawn("gateway-lease", lease.run());
+        tasks.spawn_critical("feeds", missing);
+        groups.lease.spawn("gateway-lease", lease.run(follow_lease(publish)));
         listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
         let Addresses { tcp, ws, grpc } = self.addresses;
         let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |address| address.to_string());
@@ -214,11 +226,9 @@ impl Gateway {
             }
         }
         groups.lease.stop();
-        let (lease, routers) = (*self.lease.borrow(), self.routers.borrow().clone());
+        let lease = *self.lease.borrow();
         if let Some(lease) = lease {
-            let all = deregister(&self.security, &routers, lease, LAST_WORDS / 2);
-            // If none answers, the lease runs out by itself.
-            let _ = timeout(LAST_WORDS, all).await;
+            give_up(&self.registry, LeaseId(lease), LAST_WORDS).await;
         }
         tracing::info!("gateway drained");
     }
@@ -240,6 +250,18 @@ impl Gateway {
     }
 }
 
+fn follow_lease(publish: watch::Sender<Option<u64>>) -> impl FnMut(Option<HeldLease>) {
+    let mut last = None;
+    move |held| {
+        let lease = held.map(|held| held.lease.0);
+        if lease.is_some() && lease != last {
+            last = lease;
+            ::metrics::counter!(metrics::LEASES).increment(1);
+        }
+        publish.send_if_modified(|published| std::mem::replace(published, lease) != lease);
+    }
+}
+
 /// Failed sign-ins that were left out of the log are told as a number, also when no other one follows.
 async fn tell_the_rest(rules: Arc<Rules>) {
     loop {
@@ -255,13 +277,6 @@ pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
     let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
     keys.chain(tls.map(|error| BindError::from(error).into())).collect()
-}
-
-async fn stoppable(tasks: Tasks, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = tasks.stopping() => {}
-        () = work => {}
-    }
 }
 
 fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenError> {

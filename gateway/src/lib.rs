@@ -21,8 +21,6 @@ mod feeds;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
-mod jitter;
-mod lease;
 mod links;
 mod listener;
 mod mailbox;

@@ -38,17 +38,13 @@ impl Status {
         let mut parts = self.parts.lock();
         change(&mut parts);
         let now = tell(&parts);
-        self.ready.send_if_modified(|told| {
-            let changed = *told != now;
-            *told = now;
-            changed
-        });
+        self.ready.send_if_modified(|told| told.change(now));
     }
 }
 
 fn tell(parts: &Parts) -> Readiness {
     match parts {
-        Parts { draining: true, .. } => Readiness::NotReady("draining".to_owned()),
+        Parts { draining: true, .. } => Readiness::Draining,
         Parts { missing: Some(missing), .. } => Readiness::NotReady((*missing).to_owned()),
         Parts { missing: None, .. } => Readiness::Ready,
     }

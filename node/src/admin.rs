@@ -124,9 +124,8 @@ impl Health {
     fn reasons_of_roles(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for (role, ready) in &*self.roles {
-            match ready.get().map(|ready| ready.borrow().clone()) {
-                Some(Readiness::Ready) => {}
-                Some(Readiness::NotReady(why)) => reasons.push(format!("{role}: {why}")),
+            match ready.get().map(|ready| ready.borrow()) {
+                Some(ready) => reasons.extend(ready.why().map(|why| format!("{role}: {why}"))),
                 None => reasons.push(format!("{role}: opening")),
             }
         }

@@ -7,15 +7,18 @@ mod batch;
 pub mod credentials;
 mod duplicate;
 mod id;
+pub mod lease;
 mod level;
 pub mod limits;
 mod nearby;
+pub mod pause;
 pub mod pb;
 pub mod peer;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod probation;
 mod ready;
+pub mod registry;
 mod ring;
 mod room;
 pub mod seldom;

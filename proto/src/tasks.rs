@@ -27,15 +27,7 @@ impl Tasks {
     /// Runs until it returns or the group is stopped, whichever is first: it is dropped at an await then, so it must
     /// own nothing that needs an orderly end. A panic is logged and ends only this task.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        // Boxed, as below: what a future takes in and what it awaits lie side by side in it.
-        let work = Box::pin(work);
-        self.track(name, false, async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = work => {}
-            }
-        });
+        self.track(name, false, self.until_stopped(work));
     }
 
     /// Like `spawn`, but the task watches [`Tasks::stopping`] itself and ends in order.
@@ -43,9 +35,25 @@ impl Tasks {
         self.track(name, false, Box::pin(work));
     }
 
-    /// Without this task the process is of no use: when it ends by panic or returns before the stop, all stops.
+    /// Like `spawn`, but without this task the process is of no use: when it panics, or returns before the group is
+    /// stopped, everything stops.
     pub fn spawn_critical(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, true, Box::pin(work));
+        self.track(name, true, self.until_stopped(work));
+    }
+
+    fn until_stopped(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let stop = self.stop.clone();
+        // Boxed, as above: what a future takes in and what it awaits lie side by side in it.
+        let work = Box::pin(work);
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        }
     }
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {

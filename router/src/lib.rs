@@ -3,7 +3,6 @@
 
 mod accounts;
 mod admin;
-mod backoff;
 mod checks;
 mod companions;
 mod config;
@@ -13,7 +12,6 @@ mod delivery;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
-mod lease;
 mod link;
 pub mod metrics;
 mod missed;

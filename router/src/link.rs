@@ -9,6 +9,7 @@ use std::{
 
 use carillon_proto::{
     Batches, LeaseId, UserId,
+    lease::HeldLease,
     pb::{
         link::{
             Behind, Directed, Evict, Forget, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, Signaled,
@@ -32,7 +33,6 @@ use tonic::Status;
 use crate::{
     delivery::Delivery,
     gate::{Asked, Gate, Verdict},
-    lease::Held,
     metrics,
     missed::{Missed, Taken},
     partition::Partitions,
@@ -54,7 +54,7 @@ pub(crate) struct LinkContext {
     pub(crate) partitions: Partitions,
     pub(crate) peers: Peers,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
-    pub(crate) lease: watch::Receiver<Option<Held>>,
+    pub(crate) lease: watch::Receiver<Option<HeldLease>>,
     pub(crate) in_flight: InFlight,
     pub(crate) longest: Duration,
     pub(crate) requests_bound: usize,

@@ -3,7 +3,9 @@
 use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, UserId, limits,
+    Batches, UserId,
+    lease::HeldLease,
+    limits, pause,
     pb::{
         link::{Hello, ToRouter, router_client::RouterClient},
         store::NodeKind,
@@ -25,9 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::{
-    backoff,
     delivery::Delivery,
-    lease::Held,
     metrics,
     missed::{Missed, Taken},
     topology::Topology,
@@ -86,7 +86,7 @@ impl Peers {
     pub(crate) async fn follow(
         self,
         mut topology: watch::Receiver<Arc<Topology>>,
-        lease: watch::Receiver<Option<Held>>,
+        lease: watch::Receiver<Option<HeldLease>>,
         security: PeerSecurity,
         tasks: Tasks,
     ) {
@@ -122,7 +122,7 @@ impl Peers {
 async fn keep(
     address: String,
     security: PeerSecurity,
-    mut lease: watch::Receiver<Option<Held>>,
+    mut lease: watch::Receiver<Option<HeldLease>>,
     words: mpsc::Receiver<Word>,
     missed: Arc<Missed<UserId, Delivery>>,
 ) {
@@ -193,7 +193,7 @@ async fn keep(
             Ok(Err(status)) => waiting.still(&address, cause(&status)),
             Err(_) => waiting.still(&address, "no answer in time"),
         }
-        let pause = backoff::pause(failures, BACKOFF_MIN, BACKOFF_MAX);
+        let pause = pause::growing(failures, BACKOFF_MIN, BACKOFF_MAX);
         failures = failures.saturating_add(1);
         time::sleep(pause).await;
     }

@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Readiness, Ready,
+    lease::{HeldLease, LeaseHolder, give_up},
+    pb::store::NodeKind,
     peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
@@ -19,8 +21,8 @@ use crate::{
     admin::{Admin, PutOut, end_inboxes},
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
-    lease::{self, Held, LeaseKeeper},
     link::LinkContext,
+    metrics,
     owner::{Owner, OwnerConfig},
     partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
     peers::Peers,
@@ -39,7 +41,7 @@ pub struct Router {
     drain: Duration,
     registry: Registry,
     topology: watch::Receiver<Arc<Topology>>,
-    lease: watch::Receiver<Option<Held>>,
+    lease: watch::Receiver<Option<HeldLease>>,
     readiness: watch::Sender<Readiness>,
     in_flight: InFlight,
     /// Ends the renewal of the lease.
@@ -66,7 +68,8 @@ struct Parts {
     store: StoreActor,
     partitions: Vec<Partition>,
     peers: Peers,
-    keeper: LeaseKeeper,
+    holder: LeaseHolder,
+    held: watch::Sender<Option<HeldLease>>,
     publish: watch::Sender<Arc<Topology>>,
     security: PeerSecurity,
 }
@@ -85,8 +88,13 @@ impl Router {
         let (publish, topology) = watch::channel(Arc::new(Topology::unknown(&here)));
         let (held, lease) = watch::channel(None);
         let registry = Registry::new(&config.storage, security.clone(), topology.clone());
-        let keeper =
-            LeaseKeeper { registry: registry.clone(), address: here.to_string(), length: config.lease(), held };
+        let holder = LeaseHolder {
+            registry: registry.client.clone(),
+            kind: NodeKind::Router,
+            address: here.to_string(),
+            length: config.lease(),
+            waits_for: "a storage node that registers this router",
+        };
 
         let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
@@ -137,7 +145,7 @@ impl Router {
                 requests_bound: config.link_requests,
                 pushes_bound: config.link_pushes,
             },
-            registry: registry.clone(),
+            registry: registry.client.clone(),
             topology: topology.clone(),
             admin: Admin {
                 store,
@@ -150,7 +158,7 @@ impl Router {
             here: Arc::clone(&here),
             closing: closing.clone(),
         };
-        let parts = Parts { listener, services, store: actor, partitions, peers, keeper, publish, security };
+        let parts = Parts { listener, services, store: actor, partitions, peers, holder, held, publish, security };
         Ok(Self {
             address,
             here,
@@ -178,17 +186,23 @@ impl Router {
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(parts) = self.parts.lock().take() else { return };
-        let Parts { listener, services, store, partitions, peers, keeper, publish, security } = parts;
+        let Parts { listener, services, store, partitions, peers, holder, held, publish, security } = parts;
         tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
-        tasks.spawn_critical("router_store", graceful(tasks.clone(), store.run(tasks.clone())));
+        tasks.spawn_critical("router_store", store.run(tasks.clone()));
         for partition in partitions {
-            tasks.spawn_critical("router_partition", graceful(tasks.clone(), partition.run()));
+            tasks.spawn_critical("router_partition", partition.run());
         }
         let follow = peers.follow(self.topology.clone(), self.lease.clone(), security, tasks.child());
         tasks.spawn("router_peers", follow);
         tasks.spawn("router_end_inboxes", end_inboxes(services.admin.clone()));
         let group = tasks.child();
-        group.spawn("router_lease", keeper.run());
+        group.spawn(
+            "router_lease",
+            holder.run(move |lease| {
+                metrics::lease_held(lease.is_some());
+                held.send_replace(lease);
+            }),
+        );
         *self.keeper.lock() = Some(group);
         let readiness = watch_readiness(
             Arc::clone(&self.here),
@@ -218,14 +232,14 @@ impl Router {
     /// the configured time. The tasks go on until their group is stopped.
     pub async fn drain(&self) {
         let deadline = Instant::now() + self.drain;
-        self.readiness.send_replace(Readiness::NotReady("draining".to_owned()));
+        self.readiness.send_replace(Readiness::Draining);
         // Without renewals the lease still covers what comes in until it runs out.
         if let Some(keeper) = self.keeper.lock().take() {
             keeper.stop();
         }
         let held = *self.lease.borrow();
         if let Some(held) = held {
-            lease::give_up(&self.registry, held.lease, self.drain / 2).await;
+            give_up(&self.registry.client, held.lease, self.drain / 2).await;
             let mut topology = self.topology.clone();
             let left = topology.wait_for(|topology| !topology.view.nodes.iter().any(|node| node.lease == held.lease.0));
             if time::timeout_at(deadline, left).await.is_err() {
@@ -239,18 +253,10 @@ impl Router {
     }
 }
 
-/// Ends with the group, so that the end of a critical task is seen only if it comes before.
-async fn graceful(tasks: Tasks, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = tasks.stopping() => {}
-        () = work => {}
-    }
-}
-
 async fn watch_readiness(
     here: Arc<str>,
     mut topology: watch::Receiver<Arc<Topology>>,
-    mut lease: watch::Receiver<Option<Held>>,
+    mut lease: watch::Receiver<Option<HeldLease>>,
     readiness: watch::Sender<Readiness>,
     closing: CancellationToken,
 ) {
@@ -264,19 +270,12 @@ async fn watch_readiness(
             Some(_) if !listed => Readiness::NotReady("waiting to be in the ring".to_owned()),
             Some(_) => Readiness::Ready,
         };
-        readiness.send_if_modified(|before| {
-            // Draining is the last word.
-            let changes = *before != now && *before != Readiness::NotReady("draining".to_owned());
-            if changes {
-                *before = now;
-            }
-            changes
-        });
+        readiness.send_if_modified(|before| before.change(now));
         tokio::select! {
             () = closing.cancelled() => return,
             changed = topology.changed() => if changed.is_err() { return },
             changed = lease.changed() => if changed.is_err() {
-                // The keeper has stopped: nothing more will change.
+                // The lease is no longer renewed: nothing more will change.
                 return;
             },
         }

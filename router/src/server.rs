@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    limits,
+    LeaseId, limits,
     pb::{
         admin::admin_server::AdminServer,
         link::{
@@ -17,6 +17,7 @@ use carillon_proto::{
         },
     },
     peer::{PeerSecurity, Tier},
+    registry::RegistryClient,
     stream::Incoming,
     tasks::Tasks,
 };
@@ -29,7 +30,6 @@ use tonic::{Request, Response, Status, Streaming, service::interceptor::Intercep
 use crate::{
     admin::Admin,
     link::{self, LinkContext, Outgoing},
-    registry::Registry,
     topology::Topology,
 };
 
@@ -39,7 +39,7 @@ const REGISTRY_DEADLINE: Duration = Duration::from_secs(3);
 /// All services; `closing` ends their streams.
 pub(crate) struct Services {
     pub(crate) context: LinkContext,
-    pub(crate) registry: Registry,
+    pub(crate) registry: RegistryClient,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) admin: Admin,
     pub(crate) security: PeerSecurity,
@@ -107,7 +107,7 @@ impl LinkService {
 
 /// The registry, for those who don't know the storage nodes.
 struct PassedOn {
-    registry: Registry,
+    registry: RegistryClient,
     topology: watch::Receiver<Arc<Topology>>,
     closing: CancellationToken,
 }
@@ -135,21 +135,22 @@ impl RegistryService for PassedOn {
             return Err(Status::permission_denied("a gateway's token registers gateways alone"));
         }
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.register(request, deadline).await.map(Response::new)
+        let lease = self.registry.register(request, deadline).await?;
+        Ok(Response::new(RegisterReply { lease: lease.0 }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
-        let request = request.into_inner();
-        self.only_of_gateways(request.lease)?;
+        let RenewRequest { lease } = request.into_inner();
+        self.only_of_gateways(lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.renew(request, deadline).await.map(|()| Response::new(RenewReply {}))
+        self.registry.renew(LeaseId(lease), deadline).await.map(|()| Response::new(RenewReply {}))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {
-        let request = request.into_inner();
-        self.only_of_gateways(request.lease)?;
+        let DeregisterRequest { lease } = request.into_inner();
+        self.only_of_gateways(lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.deregister(request, deadline).await.map(|()| Response::new(DeregisterReply {}))
+        self.registry.deregister(LeaseId(lease), deadline).await.map(|()| Response::new(DeregisterReply {}))
     }
 
     async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {

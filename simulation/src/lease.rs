@@ -1,8 +1,13 @@
-//! The leases of gateways and routers: asked for, renewed, asked for anew. The registry that gives them is real.
+//! The leases of gateways and routers: the product's keeper, with a network between it and the registry.
 
-use carillon_proto::pb::store::{
-    NodeKind, RegisterNode, RenewLease, directory_command::Op, store_reply::Result as Outcome,
+use std::time::Duration;
+
+use carillon_proto::{
+    LeaseId,
+    lease::{Answer, Ask, LeaseKeeper},
+    pb::store::{NodeKind, RegisterNode, RenewLease, directory_command::Op, store_reply::Result as Outcome},
 };
+use tokio::time::Instant;
 
 use crate::{
     routers::router_name,
@@ -11,16 +16,15 @@ use crate::{
 };
 
 const LENGTH: Time = 2000 * MS;
-const PAUSE: Time = 100 * MS;
 
+/// The lease of one life of a process.
 #[derive(Default)]
 pub(crate) struct Keeper {
+    /// `None` before the process has started.
+    keeper: Option<LeaseKeeper>,
+    /// As the process has it: it may have run out.
     lease: Option<u64>,
-    /// One for all tries of a registration.
-    nonce: [u8; 16],
-    /// From when the lease counts: before it was asked for.
-    counts_from: Time,
-    /// It is leaving.
+    /// The process gives its lease back and does not renew it.
     pub(crate) is_over: bool,
 }
 
@@ -43,16 +47,9 @@ impl Keeper {
 impl World<'_> {
     /// Of a process that has just started.
     pub(crate) fn begin_lease(&mut self, node: Node) {
-        *self.keeper(node) = Keeper::default();
-        self.ask_anew(node);
-    }
-
-    fn ask_anew(&mut self, node: Node) {
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&self.random.next().to_be_bytes());
-        let keeper = self.keeper(node);
-        keeper.lease = None;
-        keeper.nonce = nonce;
+        let now = Instant::from_std(self.schedule.instant());
+        let keeper = LeaseKeeper::new(Duration::from_micros(LENGTH), now);
+        *self.keeper(node) = Keeper { keeper: Some(keeper), ..Keeper::default() };
         self.lease_after(node, 0, Call::Asks);
     }
 
@@ -64,36 +61,52 @@ impl World<'_> {
         if self.life(node) != life || self.keeper(node).is_over {
             return;
         }
-        let now = self.schedule.now();
         match call {
-            Call::Asks => {
-                let (lease, nonce) = (self.keeper(node).lease, self.keeper(node).nonce);
-                let op = match (lease, node) {
-                    (Some(lease), _) => Op::RenewLease(RenewLease { lease }),
-                    (None, Node::Gateway(_)) => register(NodeKind::Gateway, String::new(), nonce),
-                    (None, Node::Router(router)) => register(NodeKind::Router, router_name(router), nonce),
-                };
-                let after = self.latency();
-                self.lease_after(node, after, Call::Reaches { asked: now, op });
-            }
-            Call::Hears { asked, answer: Some(Outcome::Registered(registered)) } => {
-                self.keeper(node).lease = Some(registered.lease);
-                self.renewed(node, asked);
-            }
-            Call::Hears { asked, answer: Some(Outcome::Done(_)) } => self.renewed(node, asked),
-            Call::Hears { answer: Some(_), .. } => {
-                self.publish_lease(node, None);
-                self.ask_anew(node);
-            }
-            Call::Hears { answer: None, .. } => {
-                let keeper = self.keeper(node);
-                if keeper.lease.is_some() && keeper.counts_from + LENGTH <= now {
-                    self.publish_lease(node, None);
-                }
-                self.lease_after(node, PAUSE, Call::Asks);
-            }
+            Call::Asks => self.ask(node),
+            Call::Hears { asked, answer } => self.hear(node, asked, answer),
             Call::Reaches { .. } => {}
         }
+    }
+
+    fn ask(&mut self, node: Node) {
+        let (asked, now) = (self.schedule.now(), Instant::from_std(self.schedule.instant()));
+        let random = self.random.next();
+        let nonce = || {
+            let mut nonce = [0; 16];
+            nonce[..8].copy_from_slice(&random.to_be_bytes());
+            nonce
+        };
+        let Some(keeper) = &mut self.keeper(node).keeper else { return };
+        let op = match (keeper.ask(now, nonce), node) {
+            (Ask::Renew(lease), _) => Op::RenewLease(RenewLease { lease: lease.0 }),
+            (Ask::Register { nonce }, Node::Gateway(_)) => register(NodeKind::Gateway, String::new(), nonce),
+            (Ask::Register { nonce }, Node::Router(router)) => register(NodeKind::Router, router_name(router), nonce),
+        };
+        let after = self.latency();
+        self.lease_after(node, after, Call::Reaches { asked, op });
+    }
+
+    fn hear(&mut self, node: Node, asked: Time, answer: Option<Outcome>) {
+        let now = Instant::from_std(self.schedule.instant());
+        let asked = Instant::from_std(self.schedule.instant_at(asked));
+        let answer = match answer {
+            Some(Outcome::Registered(registered)) => Answer::Registered(LeaseId(registered.lease)),
+            Some(Outcome::Done(_)) => Answer::Renewed,
+            Some(_) => Answer::Ended,
+            None => Answer::Unknown,
+        };
+        let Keeper { keeper: Some(keeper), lease, .. } = self.keeper(node) else { return };
+        keeper.answered(answer, asked, now, |pause| pause);
+        match answer {
+            Answer::Registered(registered) => *lease = Some(registered.0),
+            Answer::Ended => *lease = None,
+            Answer::Renewed | Answer::Unknown => {}
+        }
+        let (held, due) = (keeper.held(now), keeper.due());
+        let held = held.map(|held| (held.lease.0, self.schedule.time_of(held.until.into_std())));
+        self.publish_lease(node, held);
+        let due = self.schedule.time_of(due.into_std());
+        self.lease_after(node, due.saturating_sub(self.schedule.now()), Call::Asks);
     }
 
     fn lease_reaches(&mut self, node: Node, life: u64, asked: Time, op: Op) {
@@ -107,15 +120,6 @@ impl World<'_> {
         let after = if heard { self.latency() } else { 300 * MS };
         let call = Call::Hears { asked, answer: answer.filter(|_| heard) };
         self.schedule.after(after, Event::Lease { node, life, call });
-    }
-
-    fn renewed(&mut self, node: Node, asked: Time) {
-        let now = self.schedule.now();
-        let keeper = self.keeper(node);
-        keeper.counts_from = asked;
-        let (lease, until) = (keeper.lease, asked + LENGTH);
-        self.publish_lease(node, lease.filter(|_| until > now).map(|lease| (lease, until)));
-        self.lease_after(node, (asked + LENGTH / 3).saturating_sub(now), Call::Asks);
     }
 
     fn publish_lease(&mut self, node: Node, lease: Option<(u64, Time)>) {

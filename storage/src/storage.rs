@@ -205,7 +205,7 @@ impl Storage {
     /// tasks.
     pub async fn drain(&self) {
         self.node.draining.store(true, Ordering::Relaxed);
-        self.node.tell.send_replace(Readiness::NotReady("draining".to_owned()));
+        self.node.tell.send_replace(Readiness::Draining);
         if let Some(cluster) = self.node.serving.get() {
             placement::hand_over(cluster).await;
             self.node.stop_shards().await;
@@ -428,14 +428,7 @@ impl Node {
     }
 
     fn set_readiness(&self, readiness: Readiness) {
-        self.tell.send_if_modified(|current| {
-            // A node that drains stays not ready.
-            let changes = *current != readiness && !self.draining.load(Ordering::Relaxed);
-            if changes {
-                *current = readiness;
-            }
-            changes
-        });
+        self.tell.send_if_modified(|current| current.change(readiness));
     }
 
     /// Blocking.

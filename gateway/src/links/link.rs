@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, limits,
+    Batches, limits, pause,
     pb::{
         client::Code,
         link::{
@@ -29,7 +29,6 @@ use super::{
     dispatch::{Word, refusal},
     parts::{Parts, Way},
 };
-use crate::jitter::jittered;
 
 /// To open the stream and hear the first word.
 const OPEN: Duration = Duration::from_secs(5);
@@ -92,7 +91,7 @@ impl Link {
             if was_up && self.events.send(Event::Down(Arc::clone(&self.address))).await.is_err() {
                 return;
             }
-            sleep(jittered(pause)).await;
+            sleep(pause::around(pause)).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! What tools and load balancers expect of any gRPC server: its health and its services' descriptions.
 
-use carillon_proto::{Readiness, Ready, pb::CLIENT_DESCRIPTORS};
+use carillon_proto::{Ready, pb::CLIENT_DESCRIPTORS};
 pub(super) use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::{
@@ -21,10 +21,8 @@ pub(super) fn health() -> (HealthServer<impl Health>, HealthReporter) {
 /// Reports the gateway's readiness as the health of the whole server (empty name) and of the client service.
 pub(super) async fn report(reporter: HealthReporter, mut ready: Ready) {
     loop {
-        let status = match &*ready.borrow_and_update() {
-            Readiness::Ready => ServingStatus::Serving,
-            Readiness::NotReady(_) => ServingStatus::NotServing,
-        };
+        let is_ready = ready.borrow_and_update().is_ready();
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in ["", CLIENT_SERVICE] {
             reporter.set_service_status(service, status).await;
         }

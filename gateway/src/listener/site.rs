@@ -1,7 +1,7 @@
 //! What the WebSocket port answers to a request of HTTP/1.1.
 
 use bytes::Bytes;
-use carillon_proto::{Readiness, Ready};
+use carillon_proto::Ready;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -72,9 +72,9 @@ impl Site {
     }
 
     fn ready(&self) -> Answer {
-        match &*self.ready.borrow() {
-            Readiness::Ready => text(StatusCode::OK, "ready\n".to_owned()),
-            Readiness::NotReady(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        match self.ready.borrow().why() {
+            None => text(StatusCode::OK, "ready\n".to_owned()),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         }
     }
 

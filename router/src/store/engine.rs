@@ -9,14 +9,13 @@ use std::{
 };
 
 use carillon_proto::{
-    ShardId,
+    ShardId, pause,
     pb::store::{StoreRequest, store_reply, store_request::Op},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use super::{Place, StoreFailure, StoreOp, lane::Lane};
-use crate::backoff;
 
 /// Reads of one shard that are under way at once: each answer may be large.
 const READ_WINDOW: usize = 64;
@@ -277,7 +276,7 @@ impl<A> Shard<A> {
 
     fn backoff(&mut self) -> Duration {
         self.followed = false;
-        let pause = backoff::pause_by(&mut self.random, self.failures, BACKOFF_MIN, BACKOFF_MAX);
+        let pause = pause::growing_by(&mut self.random, self.failures, BACKOFF_MIN, BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         pause
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    Batches, limits,
+    Batches, limits, pause,
     pb::store::{
         StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
@@ -17,7 +17,6 @@ use tokio::{sync::mpsc, time};
 use tonic::service::interceptor::InterceptedService;
 
 use super::engine::StreamId;
-use crate::backoff;
 
 /// Requests that wait for the stream. Lanes and reads are bounded, so that it is full only when the node does not read:
 /// what finds it full is taken as refused and tried again.
@@ -88,7 +87,7 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
                 why
             }
         };
-        let pause = backoff::pause(failures, BACKOFF_MIN, BACKOFF_MAX);
+        let pause = pause::growing(failures, BACKOFF_MIN, BACKOFF_MAX);
         failures = failures.saturating_add(1);
         tracing::debug!(%address, %why, "stream to storage node is down");
         waiting.still(&address, why);

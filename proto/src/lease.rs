@@ -1,0 +1,323 @@
+//! The lease of a gateway or router: taken from the registry, renewed, and taken anew when it has ended.
+
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+use tonic::Code;
+
+use crate::{
+    LeaseId, pause,
+    pb::store::{NodeKind, RegisterRequest},
+    peer::cause,
+    registry::RegistryClient,
+    waiting::Waiting,
+};
+
+/// Pause after a question that was not answered.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A lease, and until when its holder may act by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldLease {
+    pub lease: LeaseId,
+    /// By the holder's own clock, counted from before the registry was asked: it never ends here later than there.
+    pub until: Instant,
+}
+
+/// A question to the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The same nonce again gives the same lease.
+    Register {
+        nonce: [u8; 16],
+    },
+    Renew(LeaseId),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Registered(LeaseId),
+    Renewed,
+    /// The registry says that the lease has ended.
+    Ended,
+    /// None came, or one that says nothing about the lease.
+    Unknown,
+}
+
+/// Says what to ask the registry, when, and until when the lease is held. Has no clock and asks nobody.
+#[derive(Debug, Clone)]
+pub struct LeaseKeeper {
+    length: Duration,
+    state: State,
+    failures: u32,
+    due: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Without,
+    /// `counts_from`: the first time it was asked for. An unheard answer to that may be the one that counts.
+    Registering {
+        nonce: [u8; 16],
+        counts_from: Instant,
+    },
+    Has {
+        lease: LeaseId,
+        counts_from: Instant,
+    },
+}
+
+impl LeaseKeeper {
+    pub fn new(length: Duration, now: Instant) -> Self {
+        Self { length, state: State::Without, failures: 0, due: now }
+    }
+
+    /// When `ask` is to be called next.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// What to ask now. `nonce` makes a random one.
+    pub fn ask(&mut self, now: Instant, nonce: impl FnOnce() -> [u8; 16]) -> Ask {
+        match self.state {
+            State::Has { lease, .. } => Ask::Renew(lease),
+            State::Registering { nonce, .. } => Ask::Register { nonce },
+            State::Without => {
+                let nonce = nonce();
+                self.state = State::Registering { nonce, counts_from: now };
+                Ask::Register { nonce }
+            }
+        }
+    }
+
+    /// The answer to what was asked at `asked`. `pause` makes a pause of some length around the given one.
+    ///
+    /// While the lease has run out by our own count it is not held, but it may be renewed still: the registry's clock
+    /// stands while nobody leads it.
+    pub fn answered(&mut self, answer: Answer, asked: Instant, now: Instant, pause: impl FnOnce(Duration) -> Duration) {
+        let counts_from = match (self.state, answer) {
+            (State::Registering { counts_from, .. }, Answer::Registered(lease)) => {
+                self.state = State::Has { lease, counts_from };
+                counts_from
+            }
+            (State::Has { lease, .. }, Answer::Renewed) => {
+                self.state = State::Has { lease, counts_from: asked };
+                asked
+            }
+            (_, Answer::Ended) => {
+                self.state = State::Without;
+                self.failures = 0;
+                self.due = now;
+                return;
+            }
+            (state, _) => {
+                let wait = match state {
+                    // Never past the end without saying so.
+                    State::Has { counts_from, .. } if counts_from + self.length > now => {
+                        pause(PAUSE).min(counts_from + self.length - now)
+                    }
+                    State::Has { .. } => pause(PAUSE),
+                    _ => pause(PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE)),
+                };
+                self.failures = self.failures.saturating_add(1);
+                self.due = now + wait;
+                return;
+            }
+        };
+        self.failures = 0;
+        self.due = now.max(counts_from + self.length / 3);
+    }
+
+    pub fn held(&self, now: Instant) -> Option<HeldLease> {
+        let State::Has { lease, counts_from } = self.state else { return None };
+        Some(HeldLease { lease, until: counts_from + self.length }).filter(|held| held.until > now)
+    }
+}
+
+/// Registers a node, and keeps its lease for as long as it runs.
+pub struct LeaseHolder {
+    pub registry: RegistryClient,
+    pub kind: NodeKind,
+    /// host:port of the node; empty for a gateway.
+    pub address: String,
+    pub length: Duration,
+    /// Whom it waits for while nobody answers, for people.
+    pub waits_for: &'static str,
+}
+
+impl LeaseHolder {
+    /// Runs until it is cancelled. `publish` hears after each answer, and at its end, whether the lease is held.
+    pub async fn run(self, mut publish: impl FnMut(Option<HeldLease>)) {
+        let mut keeper = LeaseKeeper::new(self.length, Instant::now());
+        let mut waiting = Waiting::new(self.waits_for);
+        loop {
+            time::sleep_until(keeper.due()).await;
+            let asked = Instant::now();
+            let call = self.call(keeper.ask(asked, rand::random), asked);
+            tokio::pin!(call);
+            let answer = match keeper.held(asked) {
+                // Every branch is cancel-safe.
+                Some(held) => tokio::select! {
+                    biased;
+                    answer = &mut call => answer,
+                    () = time::sleep_until(held.until) => {
+                        publish(None);
+                        call.await
+                    }
+                },
+                None => call.await,
+            };
+            let answer = answer.unwrap_or_else(|cause| {
+                waiting.still(self.registry.addresses(), cause);
+                Answer::Unknown
+            });
+            match answer {
+                Answer::Registered(lease) => tracing::info!(lease = lease.0, "lease taken"),
+                Answer::Ended => tracing::warn!("the lease has ended, registering anew"),
+                Answer::Renewed | Answer::Unknown => {}
+            }
+            if answer != Answer::Unknown {
+                waiting.over();
+            }
+            let now = Instant::now();
+            keeper.answered(answer, asked, now, pause::around);
+            publish(keeper.held(now));
+        }
+    }
+
+    /// The answer, or why there is none.
+    async fn call(&self, ask: Ask, now: Instant) -> Result<Answer, String> {
+        let answer = match ask {
+            Ask::Register { nonce } => {
+                let request = RegisterRequest {
+                    kind: self.kind.into(),
+                    address: self.address.clone(),
+                    ttl_ms: u32::try_from(self.length.as_millis()).unwrap_or(u32::MAX),
+                    nonce: nonce.to_vec().into(),
+                };
+                self.registry.register(request, now + self.length).await.map(Answer::Registered)
+            }
+            Ask::Renew(lease) => match self.registry.renew(lease, now + self.length / 3).await {
+                Err(status) if status.code() == Code::FailedPrecondition => Ok(Answer::Ended),
+                answer => answer.map(|()| Answer::Renewed),
+            },
+        };
+        answer.map_err(|status| cause(&status))
+    }
+}
+
+/// Gives the lease back: what is bound to it ends now, not when it has run out.
+pub async fn give_up(registry: &RegistryClient, lease: LeaseId, within: Duration) {
+    if let Err(status) = registry.deregister(lease, Instant::now() + within).await {
+        tracing::info!(cause = %cause(&status), lease = lease.0, "the lease could not be given back; it runs out by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(3);
+    const LEASE: LeaseId = LeaseId(7);
+
+    struct Play {
+        keeper: LeaseKeeper,
+        start: Instant,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            let start = Instant::now();
+            Self { keeper: LeaseKeeper::new(LENGTH, start), start }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        fn ask(&mut self, ms: u64, nonce: u8) -> Ask {
+            let at = self.at(ms);
+            self.keeper.ask(at, || [nonce; 16])
+        }
+
+        fn answered(&mut self, answer: Answer, asked_ms: u64, now_ms: u64) {
+            let (asked, now) = (self.at(asked_ms), self.at(now_ms));
+            self.keeper.answered(answer, asked, now, |pause| pause);
+        }
+
+        fn due_ms(&self) -> u128 {
+            (self.keeper.due() - self.start).as_millis()
+        }
+
+        fn held_until_ms(&self, now_ms: u64) -> Option<u128> {
+            let held = self.keeper.held(self.at(now_ms))?;
+            assert_eq!(held.lease, LEASE);
+            Some((held.until - self.start).as_millis())
+        }
+    }
+
+    #[test]
+    fn a_lease_counts_from_before_it_was_asked_for() {
+        let mut play = Play::new();
+        assert_eq!(play.ask(0, 1), Ask::Register { nonce: [1; 16] });
+        play.answered(Answer::Registered(LEASE), 0, 400);
+        assert_eq!((play.held_until_ms(400), play.due_ms()), (Some(3000), 1000));
+        assert_eq!(play.ask(1000, 2), Ask::Renew(LEASE));
+        play.answered(Answer::Renewed, 1000, 1300);
+        assert_eq!((play.held_until_ms(1300), play.due_ms()), (Some(4000), 2000));
+        assert_eq!(play.held_until_ms(4000), None);
+    }
+
+    #[test]
+    fn a_registration_is_asked_for_again_with_the_same_nonce_and_counts_from_the_first_time() {
+        let mut play = Play::new();
+        play.ask(0, 1);
+        play.answered(Answer::Unknown, 0, 500);
+        assert_eq!(play.due_ms(), 600);
+        assert_eq!(play.ask(600, 2), Ask::Register { nonce: [1; 16] });
+        play.answered(Answer::Registered(LEASE), 600, 700);
+        assert_eq!((play.held_until_ms(700), play.due_ms()), (Some(3000), 1000));
+    }
+
+    #[test]
+    fn pauses_between_registrations_grow_to_a_second() {
+        let mut play = Play::new();
+        let pauses: Vec<_> = (0..6)
+            .map(|_| {
+                play.ask(0, 1);
+                play.answered(Answer::Unknown, 0, 0);
+                play.due_ms()
+            })
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_lease_that_could_not_be_renewed_is_not_held_but_may_be_renewed_later() {
+        let mut play = Play::new();
+        play.ask(0, 1);
+        play.answered(Answer::Registered(LEASE), 0, 0);
+        play.ask(2000, 2);
+        play.answered(Answer::Unknown, 2000, 2950);
+        // Not past the end.
+        assert_eq!((play.held_until_ms(2950), play.due_ms()), (Some(3000), 3000));
+        assert_eq!(play.ask(3000, 3), Ask::Renew(LEASE));
+        play.answered(Answer::Unknown, 3000, 3500);
+        assert_eq!((play.held_until_ms(3500), play.due_ms()), (None, 3600));
+        assert_eq!(play.ask(3600, 4), Ask::Renew(LEASE));
+        play.answered(Answer::Renewed, 3600, 3700);
+        assert_eq!(play.held_until_ms(3700), Some(6600));
+    }
+
+    #[test]
+    fn after_a_lease_has_ended_another_one_is_asked_for_at_once() {
+        let mut play = Play::new();
+        play.ask(0, 1);
+        play.answered(Answer::Registered(LEASE), 0, 0);
+        play.ask(1000, 2);
+        play.answered(Answer::Ended, 1000, 1100);
+        assert_eq!((play.held_until_ms(1100), play.due_ms()), (None, 1100));
+        assert_eq!(play.ask(1100, 3), Ask::Register { nonce: [3; 16] });
+    }
+}
