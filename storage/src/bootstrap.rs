@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Level,
+    Level, pause,
     pb::raft::{Cluster, Identity, Member},
     peer::{PeerSecurity, cause},
     waiting::Waiting,
@@ -186,9 +186,8 @@ impl Bootstrap {
                     }
                     tell(&format!("the disk is empty and belongs to no cluster: {cause}"));
                     waiting.still(own, cause);
-                    let pause = PAUSE.mul_f64(rand::rng().random_range(0.75..1.25));
                     // Ends early when the node that makes the cluster has called.
-                    let _ = timeout(pause, assigned.changed()).await;
+                    let _ = timeout(pause::around(PAUSE), assigned.changed()).await;
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId,
+    ShardId, pause,
     pb::{
         raft::{CarryRequest, bootstrap_client::BootstrapClient},
         store::{DirectoryCommand, StoreError, directory_command::Op, store_error::Why},
@@ -12,7 +12,6 @@ use carillon_proto::{
     peer::{PeerSecurity, cause},
 };
 use prost::Message as _;
-use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -24,6 +23,7 @@ use crate::{
 /// How long a command is tried again while the registry changes its leader.
 const DEADLINE: Duration = Duration::from_secs(4);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends this node's commands for the registry to the registry's leader. Cheap to clone.
 #[derive(Clone)]
@@ -67,8 +67,7 @@ impl Carrier {
             if Instant::now() > deadline {
                 return Err(why);
             }
-            let pause = rand::rng().random_range(50..150);
-            sleep(Duration::from_millis(pause)).await;
+            sleep(pause::around(PAUSE)).await;
         }
     }
 

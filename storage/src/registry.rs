@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use carillon_proto::{
     ShardId, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
+    pause,
     pb::store::{
         DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
         Placed, Placement, RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected,
@@ -16,7 +17,6 @@ use carillon_proto::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use rand::RngExt as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -35,6 +35,7 @@ const FORWARDED_KEY: &str = "carillon-forwarded";
 /// How long a call is tried again while the shard changes its leader.
 const DEADLINE: Duration = Duration::from_secs(4);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub(crate) struct RegistryService {
@@ -96,8 +97,7 @@ impl RegistryService {
             if Instant::now() > deadline {
                 return Err(Status::unavailable("the registry has no leader that answers"));
             }
-            let pause = rand::rng().random_range(50..150);
-            sleep(Duration::from_millis(pause)).await;
+            sleep(pause::around(PAUSE)).await;
         }
     }
 }

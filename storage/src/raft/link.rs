@@ -9,13 +9,13 @@ use std::{
 
 use carillon_proto::{
     limits::{BATCH_BYTES, BATCH_ITEMS},
+    pause,
     pb::raft::{RaftFrame, RaftFrames, raft_client::RaftClient, raft_frame::Body},
     peer::{AddToken, PeerSecurity, cause},
     tasks::Tasks,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use rand::RngExt as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
@@ -239,7 +239,7 @@ impl Runner {
             metrics::counter!(names::PEER_DISCONNECTS).increment(1);
             away.failed(self.node, &address, &why, Instant::now());
             // Whoever waited for the stream learns at once that it is not there, until the next try.
-            let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
+            let wake = Instant::now() + pause::around(pause);
             let error = LinkError::Unreachable { node: self.node, why };
             loop {
                 // Every branch is cancel-safe.

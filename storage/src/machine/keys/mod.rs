@@ -23,11 +23,14 @@
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
 //! Users and owners are ids as they come in commands: a local part, which has no `@` in it, and for those of another domain
-//! than the default one `@` and the domain behind it. So ids with a domain need no other layout.
+//! than the default one `@` and the domain behind it. So ids with a domain need no other layout. docs/adr/0016 names the first
+//! bytes that are kept for rows to come.
 //!
 //! The first byte of `RECORD` and `DUPLICATE` says how long the number is, which is as short as can be. So these keys,
 //! which are most of all, have what distinguishes them in their first four bytes, and no more than 20 bytes as long as a
 //! shard has fewer than 2^24 timelines: the engine compares and holds such keys without following a pointer.
+//!
+//! The value of `RECORD` begins with 0, as the clock is below 2^56. Another first byte is another layout.
 //!
 //! Format 1 had two others in their place, which [`upgraded`] turns into these wherever they are found:
 //!
@@ -219,6 +222,26 @@ mod tests {
         let stored = Stored { clock_ms: march_2026, duplicate: [7; 16], envelope: b"e" }.encode();
         assert_eq!(Stored::decode(&stored).expect("decodes").clock_ms, 0);
         assert_eq!(Cursor::decode(&number_value(5)).expect("decodes"), Cursor { seq: 5, moved_ms: 0 });
+    }
+
+    #[test]
+    fn what_is_kept_for_coming_rows_is_free() {
+        // docs/adr/0016-room-in-the-formats.md
+        let kept = (0x0a..=0x0f).chain(0x18..=0x1c).chain(0x30..=0x37);
+        let single = [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, NEXT_NUMBER, CLOCK].map(|key| key[0]);
+        let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
+        let used: Vec<_> =
+            single.into_iter().chain(rows).chain([GARBAGE, ENDED_SENDER]).chain(RECORD..=DUPLICATE + 7).collect();
+        let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
+        assert!(taken.is_empty(), "{taken:x?}");
+    }
+
+    #[test]
+    fn a_record_of_a_later_layout_is_not_taken_for_one_of_this() {
+        let mut record = Stored { clock_ms: 1, duplicate: [7; 16], envelope: b"e" }.encode();
+        assert!(Stored::decode(&record).is_ok());
+        record[0] = 1;
+        assert!(Stored::decode(&record).is_err());
     }
 
     #[test]

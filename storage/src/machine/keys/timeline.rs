@@ -191,6 +191,9 @@ impl<'a> Stored<'a> {
 
     pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
         let (clock_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
+        if clock_ms[0] != 0 {
+            return Err(broken("record of a layout that this release does not know"));
+        }
         let clock_ms = Some(u64::from_be_bytes(*clock_ms)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
         let (duplicate, envelope) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
         Ok(Self { clock_ms, duplicate: *duplicate, envelope })
