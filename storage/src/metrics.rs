@@ -1,18 +1,23 @@
 //! The metrics of a storage node.
 
+use std::{sync::LazyLock, time::Duration};
+
+use carillon_proto::ShardKind;
+use metrics::{Counter, Histogram, counter, histogram};
+
 /// Flushes of the log to disk.
-pub(crate) const FLUSHES: &str = "carillon_storage_log_flushes_total";
-pub(crate) const FLUSH_SECONDS: &str = "carillon_storage_log_flush_seconds";
-pub(crate) const FLUSH_ENTRIES: &str = "carillon_storage_log_flush_entries";
+const FLUSHES: &str = "carillon_storage_log_flushes_total";
+const FLUSH_SECONDS: &str = "carillon_storage_log_flush_seconds";
+const FLUSH_ENTRIES: &str = "carillon_storage_log_flush_entries";
 pub(crate) const LOG_BYTES: &str = "carillon_storage_log_bytes";
-pub(crate) const PROPOSALS: &str = "carillon_storage_proposals_total";
-pub(crate) const PROPOSAL_COMMANDS: &str = "carillon_storage_proposal_commands";
-pub(crate) const PROPOSAL_SECONDS: &str = "carillon_storage_proposal_seconds";
+const PROPOSALS: &str = "carillon_storage_proposals_total";
+const PROPOSAL_COMMANDS: &str = "carillon_storage_proposal_commands";
+const PROPOSAL_SECONDS: &str = "carillon_storage_proposal_seconds";
 pub(crate) const REFUSALS: &str = "carillon_storage_refusals_total";
-pub(crate) const READS: &str = "carillon_storage_reads_total";
-pub(crate) const READ_SECONDS: &str = "carillon_storage_read_seconds";
-pub(crate) const APPLIED: &str = "carillon_storage_applied_entries_total";
-pub(crate) const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
+const READS: &str = "carillon_storage_reads_total";
+const READ_SECONDS: &str = "carillon_storage_read_seconds";
+const APPLIED: &str = "carillon_storage_applied_entries_total";
+const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
 pub(crate) const LEADING: &str = "carillon_storage_leading_shards";
 pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
 pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
@@ -22,23 +27,80 @@ pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
 pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
 pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
-pub(crate) const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
+const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
 pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_total";
 /// Rows that nobody needed any more.
 pub(crate) const SWEPT: &str = "carillon_storage_swept_total";
 pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
 
-const KINDS: &[&str] = &["directory", "timeline"];
+const KINDS: [&str; 2] = ["directory", "timeline"];
 /// The label of each counter that has one, with all its values.
 const LABELS: &[(&str, &str, &[&str])] = &[
-    (PROPOSALS, "kind", KINDS),
-    (READS, "kind", KINDS),
-    (APPLIED, "kind", KINDS),
+    (PROPOSALS, "kind", &KINDS),
+    (READS, "kind", &KINDS),
+    (APPLIED, "kind", &KINDS),
     (REFUSALS, "why", &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected", "not_here"]),
     (TRANSFERS, "outcome", &["taken", "failed"]),
     (SNAPSHOTS, "what", &["built", "sent", "installed"]),
     (SWEPT, "what", &["timelines", "sessions"]),
 ];
+
+/// What every entry and every read counts, looked up in the recorder once.
+static FLUSH: LazyLock<(Counter, Histogram, Histogram)> =
+    LazyLock::new(|| (counter!(FLUSHES), histogram!(FLUSH_SECONDS), histogram!(FLUSH_ENTRIES)));
+static PROPOSED: LazyLock<[Counter; 2]> = LazyLock::new(|| KINDS.map(|kind| counter!(PROPOSALS, "kind" => kind)));
+static PROPOSAL: LazyLock<(Histogram, Histogram)> =
+    LazyLock::new(|| (histogram!(PROPOSAL_COMMANDS), histogram!(PROPOSAL_SECONDS)));
+static READ: LazyLock<[(Counter, Histogram); 2]> = LazyLock::new(|| {
+    KINDS.map(|kind| (counter!(READS, "kind" => kind), histogram!(READ_SECONDS, "kind" => kind)))
+});
+static APPLY: LazyLock<[(Counter, Histogram); 2]> = LazyLock::new(|| {
+    KINDS.map(|kind| (counter!(APPLIED, "kind" => kind), histogram!(APPLY_SECONDS, "kind" => kind)))
+});
+static FRAMES: LazyLock<Counter> = LazyLock::new(|| counter!(PEER_FRAMES));
+
+/// Of what there is one of for each of `KINDS`.
+fn of<T>(kinds: &[T; 2], kind: ShardKind) -> &T {
+    match kind {
+        ShardKind::Directory => &kinds[0],
+        ShardKind::Timeline => &kinds[1],
+    }
+}
+
+pub(crate) fn flushed(entries: usize, took: Duration) {
+    let (flushes, seconds, sizes) = &*FLUSH;
+    flushes.increment(1);
+    seconds.record(took);
+    sizes.record(entries as f64);
+}
+
+pub(crate) fn proposed(kind: ShardKind, commands: usize) {
+    of(&PROPOSED, kind).increment(1);
+    PROPOSAL.0.record(commands as f64);
+}
+
+/// A proposed entry has its outcome.
+pub(crate) fn landed(took: Duration) {
+    PROPOSAL.1.record(took);
+}
+
+pub(crate) fn applied(kind: ShardKind, entries: usize, took: Duration) {
+    let (count, seconds) = of(&APPLY, kind);
+    count.increment(entries as u64);
+    seconds.record(took);
+}
+
+pub(crate) fn reads_begun(kind: ShardKind, reads: usize) {
+    of(&READ, kind).0.increment(reads as u64);
+}
+
+pub(crate) fn reads_done(kind: ShardKind, took: Duration) {
+    of(&READ, kind).1.record(took);
+}
+
+pub(crate) fn frames_sent(frames: usize) {
+    FRAMES.increment(frames as u64);
+}
 
 /// Tells the recorder what each metric means, and begins all counters at 0: an alert on something that never happened yet
 /// needs the zero. Call it once, after the recorder is installed.

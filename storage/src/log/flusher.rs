@@ -17,7 +17,7 @@ use super::{
     disk_entry::{DiskEntry, Entries},
     high_water::HighWater,
 };
-use crate::metrics as names;
+use crate::metrics;
 
 /// Writes that wait. When it is full, the shard that wants to write waits: its own queue fills and refuses.
 const QUEUE: usize = 4096;
@@ -189,9 +189,7 @@ impl Batch {
             other => other.map(drop),
         };
         if self.sync {
-            metrics::counter!(names::FLUSHES).increment(1);
-            metrics::histogram!(names::FLUSH_SECONDS).record(start.elapsed());
-            metrics::histogram!(names::FLUSH_ENTRIES).record(self.entries as f64);
+            metrics::flushed(self.entries, start.elapsed());
         }
         (self.bytes, self.entries, self.sync) = (0, 0, false);
         match result {

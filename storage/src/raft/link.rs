@@ -297,7 +297,7 @@ impl Runner {
                 permit = out.reserve(), if !waiting.is_empty() => match permit {
                     Ok(permit) => {
                         let frames = next_message(&mut waiting);
-                        metrics::counter!(names::PEER_FRAMES).increment(frames.len() as u64);
+                        names::frames_sent(frames.len());
                         permit.send(RaftFrames { frames });
                     }
                     Err(_) => break "the stream is closed".to_owned(),

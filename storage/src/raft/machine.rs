@@ -43,7 +43,6 @@ pub(crate) struct NodeShare {
 /// One shard's machine and its snapshots.
 pub(crate) struct ShardMachine {
     shard: ShardId,
-    kind: &'static str,
     /// The lock is never waited for: openraft asks one thing at a time.
     machine: Arc<Mutex<Box<dyn Machine>>>,
     sync: Sync,
@@ -68,14 +67,9 @@ impl ShardMachine {
                 .map_err(io::Error::other)
                 .and_then(|meta| meta_from_pb(meta).map_err(io::Error::other))?,
         };
-        let kind = match shard.kind {
-            ShardKind::Directory => "directory",
-            ShardKind::Timeline => "timeline",
-        };
         let sync = Arc::from(machine.syncer());
         Ok(Self {
             shard,
-            kind,
             machine: Arc::new(Mutex::new(machine)),
             sync,
             snapshots,
@@ -112,8 +106,7 @@ impl ShardMachine {
             return Err(io::Error::other("the machine gave another number of outcomes than it was given entries"));
         }
         self.applied = applied;
-        metrics::counter!(names::APPLIED, "kind" => self.kind).increment(count as u64);
-        metrics::histogram!(names::APPLY_SECONDS, "kind" => self.kind).record(start.elapsed());
+        names::applied(self.shard.kind, count, start.elapsed());
         for (responder, outcomes) in batch.responders.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));

@@ -27,7 +27,7 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{Answer, Lane, Write, not_proposed};
 use crate::{
     machine::Outcome,
-    metrics as names,
+    metrics,
     raft::{Era, Group, ProposeError},
 };
 
@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// The task that owns the order of a shard's writes.
 pub(super) struct Proposer {
-    kind: &'static str,
+    kind: ShardKind,
     group: Arc<Group>,
     queue: mpsc::Receiver<Write>,
     waiting: VecDeque<Write>,
@@ -86,12 +86,8 @@ impl Proposer {
         queue: mpsc::Receiver<Write>,
         #[cfg(feature = "planted-bugs")] reader: super::Reader,
     ) -> Self {
-        let kind = match shard.kind {
-            ShardKind::Directory => "directory",
-            ShardKind::Timeline => "timeline",
-        };
         Self {
-            kind,
+            kind: shard.kind,
             group,
             queue,
             waiting: VecDeque::new(),
@@ -170,8 +166,7 @@ impl Proposer {
 
     /// Proposes one entry and waits until it has its place in the log.
     async fn place(&mut self, era: Era, writes: Vec<Write>) -> Result<(), Refused> {
-        metrics::histogram!(names::PROPOSAL_COMMANDS).record(writes.len() as f64);
-        metrics::counter!(names::PROPOSALS, "kind" => self.kind).increment(1);
+        metrics::proposed(self.kind, writes.len());
         let encoded = encode(&writes);
         let start = Instant::now();
         let mut proposed = match self.group.propose(era, encoded).await {
@@ -275,7 +270,7 @@ fn refuse(writes: impl IntoIterator<Item = Write>, error: &ProposeError) {
 }
 
 fn land(Landed { callers, result, proposed }: Landed) {
-    metrics::histogram!(names::PROPOSAL_SECONDS).record(proposed.elapsed());
+    metrics::landed(proposed.elapsed());
     match result {
         Ok(outcomes) => {
             // As many as commands: the machine's adapter checks the entries, the machine the commands.

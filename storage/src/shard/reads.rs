@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{Answer, not_read, stopping};
 use crate::{
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
-    metrics as names,
+    metrics,
     raft::Group,
 };
 
@@ -54,7 +54,7 @@ pub(super) struct Read {
 }
 
 pub(super) struct Reads {
-    kind: &'static str,
+    kind: ShardKind,
     group: Arc<Group>,
     reader: Reader,
     queue: mpsc::Receiver<Read>,
@@ -62,11 +62,7 @@ pub(super) struct Reads {
 
 impl Reads {
     pub(super) fn new(shard: ShardId, group: Arc<Group>, reader: Reader, queue: mpsc::Receiver<Read>) -> Self {
-        let kind = match shard.kind {
-            ShardKind::Directory => "directory",
-            ShardKind::Timeline => "timeline",
-        };
-        Self { kind, group, reader, queue }
+        Self { kind: shard.kind, group, reader, queue }
     }
 
     pub(super) async fn run(mut self) {
@@ -88,7 +84,7 @@ impl Reads {
     }
 }
 
-async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Vec<Read>) {
+async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<Read>) {
     let start = Instant::now();
     if let Err(error) = group.linearize(WAIT).await {
         for read in batch {
@@ -96,7 +92,7 @@ async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Ve
         }
         return;
     }
-    metrics::counter!(names::READS, "kind" => kind).increment(batch.len() as u64);
+    metrics::reads_begun(kind, batch.len());
     // The disk may be asked. Should a read panic, the answers that are dropped say that nothing is known.
     let work = tokio::task::spawn_blocking(move || {
         for Read { op, answer } in batch {
@@ -118,7 +114,7 @@ async fn answer(kind: &'static str, group: Arc<Group>, reader: Reader, batch: Ve
     if let Err(error) = work.await {
         tracing::error!(%error, "a read of the store panicked");
     }
-    metrics::histogram!(names::READ_SECONDS, "kind" => kind).record(start.elapsed());
+    metrics::reads_done(kind, start.elapsed());
 }
 
 impl Reader {
