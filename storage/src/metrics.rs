@@ -51,12 +51,10 @@ static FLUSH: LazyLock<(Counter, Histogram, Histogram)> =
 static PROPOSED: LazyLock<[Counter; 2]> = LazyLock::new(|| KINDS.map(|kind| counter!(PROPOSALS, "kind" => kind)));
 static PROPOSAL: LazyLock<(Histogram, Histogram)> =
     LazyLock::new(|| (histogram!(PROPOSAL_COMMANDS), histogram!(PROPOSAL_SECONDS)));
-static READ: LazyLock<[(Counter, Histogram); 2]> = LazyLock::new(|| {
-    KINDS.map(|kind| (counter!(READS, "kind" => kind), histogram!(READ_SECONDS, "kind" => kind)))
-});
-static APPLY: LazyLock<[(Counter, Histogram); 2]> = LazyLock::new(|| {
-    KINDS.map(|kind| (counter!(APPLIED, "kind" => kind), histogram!(APPLY_SECONDS, "kind" => kind)))
-});
+static READ: LazyLock<[(Counter, Histogram); 2]> =
+    LazyLock::new(|| KINDS.map(|kind| (counter!(READS, "kind" => kind), histogram!(READ_SECONDS, "kind" => kind))));
+static APPLY: LazyLock<[(Counter, Histogram); 2]> =
+    LazyLock::new(|| KINDS.map(|kind| (counter!(APPLIED, "kind" => kind), histogram!(APPLY_SECONDS, "kind" => kind))));
 static FRAMES: LazyLock<Counter> = LazyLock::new(|| counter!(PEER_FRAMES));
 
 /// Of what there is one of for each of `KINDS`.

@@ -70,7 +70,7 @@ fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Missing>
     Membership::new(configs, nodes).map_err(|_| Missing("a voter of a membership"))
 }
 
-fn stored_membership_to_pb(stored: &StoredMembership) -> pb::StoredMembership {
+pub(super) fn stored_membership_to_pb(stored: &StoredMembership) -> pb::StoredMembership {
     pb::StoredMembership {
         log_id: stored.log_id().map(log_id_to_pb),
         membership: Some(membership_to_pb(stored.membership())),

@@ -2,10 +2,7 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use carillon_proto::{
-    ShardId, ShardKind,
-    pb::{raft as pb, store::CommandBatch},
-};
+use carillon_proto::{ShardId, ShardKind, pb::store::CommandBatch};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use openraft::{
     OptionalSend,
@@ -17,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     Pace,
+    applied::{self, Applied, Members},
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
 };
@@ -48,7 +46,7 @@ pub(crate) struct ShardMachine {
     sync: Sync,
     snapshots: Arc<SnapshotDir>,
     /// As the machine keeps it.
-    applied: SnapshotMeta,
+    applied: Applied,
     node: NodeShare,
     /// Closed when the machine is dropped: openraft's core does not notice that its worker panicked.
     alive: watch::Sender<()>,
@@ -61,12 +59,7 @@ impl ShardMachine {
         snapshots: Arc<SnapshotDir>,
         node: NodeShare,
     ) -> io::Result<Self> {
-        let applied = match machine.applied()? {
-            None => SnapshotMeta::default(),
-            Some(applied) => pb::SnapshotMeta::decode(&*applied)
-                .map_err(io::Error::other)
-                .and_then(|meta| meta_from_pb(meta).map_err(io::Error::other))?,
-        };
+        let applied = Applied::load(machine.applied()?.as_deref())?;
         let sync = Arc::from(machine.syncer());
         Ok(Self {
             shard,
@@ -86,12 +79,9 @@ impl ShardMachine {
 
     async fn apply_batch(&mut self, batch: Batch) -> io::Result<()> {
         let start = Instant::now();
-        let mut applied = self.applied.clone();
-        applied.last_log_id = batch.last.or(applied.last_log_id);
-        if let Some(membership) = batch.membership {
-            applied.last_membership = membership;
-        }
-        let encoded = meta_to_pb(&applied).encode_to_vec();
+        let last = batch.last.or(self.applied.last);
+        let members = batch.membership.map(Members::new);
+        let encoded = applied::encode(last, members.as_ref().unwrap_or(&self.applied.members));
         let machine = Arc::clone(&self.machine);
         let entries = batch.entries;
         let count = entries.len();
@@ -105,7 +95,10 @@ impl ShardMachine {
         if outcomes.len() != count {
             return Err(io::Error::other("the machine gave another number of outcomes than it was given entries"));
         }
-        self.applied = applied;
+        self.applied.last = last;
+        if let Some(members) = members {
+            self.applied.members = members;
+        }
         names::applied(self.shard.kind, count, start.elapsed());
         for (responder, outcomes) in batch.responders.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
@@ -156,7 +149,7 @@ impl RaftStateMachine<Types> for ShardMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.applied.last_log_id, self.applied.last_membership.clone()))
+        Ok((self.applied.last, self.applied.members.stored().clone()))
     }
 
     async fn apply<S>(&mut self, entries: S) -> io::Result<()>
@@ -185,7 +178,7 @@ impl RaftStateMachine<Types> for ShardMachine {
         let view = blocking(move || machine.lock().snapshot().map(Mutex::new)).await;
         Some(Builder {
             view: Some(view),
-            meta: self.applied.clone(),
+            meta: self.applied.meta(),
             snapshots: Arc::clone(&self.snapshots),
             sync: Arc::clone(&self.sync),
             _permit: permit,
@@ -210,7 +203,7 @@ impl RaftStateMachine<Types> for ShardMachine {
             sync()
         })
         .await?;
-        self.applied = meta.clone();
+        self.applied = Applied::new(meta.clone());
         metrics::counter!(names::SNAPSHOTS, "what" => "installed").increment(1);
         metrics::histogram!(names::SNAPSHOT_SECONDS, "what" => "installed").record(start.elapsed());
         Ok(())

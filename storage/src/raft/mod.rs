@@ -4,6 +4,7 @@
 //! group.rs    one Raft group: proposing, reading, leading
 //! store.rs    openraft's log storage on `crate::log`
 //! machine.rs  openraft's state machine on `crate::machine`, with snapshots
+//! applied.rs  how far a shard is applied, as its machine keeps it
 //! link.rs     the stream to one other node, for all groups
 //! network.rs  openraft's network on the links
 //! server.rs   the gRPC service `Raft`
@@ -16,6 +17,7 @@
 /// process).
 pub(crate) const LOG_LEVELS: &str = "openraft=error,openraft::raft::raft_inner=off";
 
+mod applied;
 pub(crate) mod convert;
 mod group;
 mod link;
