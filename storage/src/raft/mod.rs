@@ -9,6 +9,7 @@
 //! network.rs  openraft's network on the links
 //! server.rs   the gRPC service `Raft`
 //! pulse.rs    heartbeats of all groups, and who watches over their leaders
+//! runtime.rs, newest.rs  openraft's runtime, with its own channel for the newest value of something
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
 //! ```
 
@@ -23,8 +24,10 @@ mod group;
 mod link;
 mod machine;
 mod network;
+mod newest;
 mod pace;
 mod pulse;
+mod runtime;
 mod server;
 mod store;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
 use tokio::sync::oneshot;
 
+use super::runtime::Runtime;
 use crate::machine::Outcome;
 
 /// The place of a replica. openraft's node is a replica here; its node id is the replica's id.
@@ -38,9 +39,7 @@ impl openraft::RaftTypeConfig for Types {
     type Vote = Vote;
     type Payload = Payload;
     type Entry = Entry;
-    // The crate that it is deprecated in favour of is a part of openraft's own dependencies.
-    #[allow(deprecated)]
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = OneshotResponder<Self, T>
     where
