@@ -13,9 +13,11 @@ use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use carillon_proto::pb::client::{Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body};
 use prost::Message as _;
 
-pub(crate) use client::ClientFrame;
 #[cfg(any(test, fuzzing))]
-pub(crate) use client::{Body as Said, Send};
+pub(crate) use client::Body as Said;
+pub(crate) use client::ClientFrame;
+#[cfg(test)]
+pub(crate) use client::Send;
 pub(crate) use raw::RawPage;
 
 use crate::feeds::{self, Form};
