@@ -100,7 +100,7 @@ impl Cluster {
 
 pub(crate) fn rows(registry: &RegistryState, implied: &ClusterRows) -> ClusterRows {
     let rows = &registry.cluster;
-    if rows.is_founded() { rows.clone() } else { implied.clone() }
+    if rows.has_rows() { rows.clone() } else { implied.clone() }
 }
 
 /// For calls that come before the shards are started.

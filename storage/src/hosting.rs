@@ -278,7 +278,7 @@ pub(crate) fn at_start(
 /// The steps from the replica that is here to the wanted one.
 fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> Vec<Step> {
     let mut steps = Vec::new();
-    if !state.cluster.is_founded() {
+    if !state.cluster.has_rows() {
         return steps;
     }
     // A state that is older than the replica does not know it.

@@ -45,7 +45,7 @@ pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, car
     let mut registry = cluster.registry.clone();
     loop {
         let rows = registry.borrow_and_update().cluster.clone();
-        if rows.is_founded() {
+        if rows.has_rows() {
             cluster.book.follow(&rows);
             cluster.book.learn(cluster.own, bootstrap.own());
             if let Err(error) = bootstrap.remember(rows.clone()).await {

@@ -69,7 +69,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
 /// Founds the cluster when all its members can read that, and raises its level to what all can read.
 async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<(), String> {
     let rows = cluster.rows();
-    if cluster.registry.borrow().cluster.is_founded() {
+    if cluster.registry.borrow().cluster.has_rows() {
         let readable = rows.nodes().map(|node| Level(node.level)).min().unwrap_or_default();
         if readable > rows.level {
             let op = DirectoryOp::RaiseLevel(RaiseLevel { level: readable.0 });
@@ -167,7 +167,7 @@ fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
 
 /// Does one step. True if there may be another.
 async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -> Result<bool, String> {
-    if !cluster.registry.borrow().cluster.is_founded() {
+    if !cluster.registry.borrow().cluster.has_rows() {
         return Ok(false);
     }
     let rows = cluster.rows();

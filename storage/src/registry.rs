@@ -200,7 +200,7 @@ impl registry_server::Registry for RegistryService {
         let (out, views) = mpsc::channel(1);
         self.tasks.spawn("registry watch", async move {
             // What stands for the rows does not say where nodes are, once the cluster has rows.
-            let there = states.wait_for(|state| !is_founded || state.cluster.is_founded());
+            let there = states.wait_for(|state| !is_founded || state.cluster.has_rows());
             // Every branch is cancel-safe.
             tokio::select! {
                 there = there => if there.is_err() { return },

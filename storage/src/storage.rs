@@ -349,7 +349,7 @@ impl Node {
             shards.push(hosting.start(replica).await.map_err(|error| error.to_string())?);
         }
         self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), tasks.clone());
-        if identity.node == FOUNDER && !is_founded && !registry.borrow().cluster.is_founded() {
+        if identity.node == FOUNDER && !is_founded && !registry.borrow().cluster.has_rows() {
             let (bootstrap, told) = (self.bootstrap.clone(), cluster.clone());
             tasks.spawn("storage bootstrap", async move { bootstrap.tell_others(told).await });
             let hosts: BTreeMap<u64, Host> =

@@ -178,7 +178,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
         if !members.filter(|member| member.node == node).any(|member| member.disk == disk) {
             return Err(Status::failed_precondition("this node's cluster has no such member"));
         }
-        check_reachable(&address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        check_reachable(&address).map_err(|error| Status::invalid_argument(format!("the announcement {error}")))?;
         if node != own.node {
             self.inner.book.learn(node, &address);
             self.inner.met.lock().insert(node);

@@ -21,8 +21,8 @@ pub(crate) fn admit_timeline(
         && let Some(Op::Append(append)) = &mut command.op
     {
         // No sender is ended in a shard below level 1, so it makes no difference who has sent it. `level` is what this node has
-        // applied: while the level rises, a new leader may take a command away from its sender although the shard is at level 1
-        // already. Only in that moment an append can get past the end of its sender.
+        // applied. So while the level rises, an append that waits for its place, or that a new leader takes, may lose its sender
+        // although it comes to stand after the rise: in that moment alone an append can get past the end of its sender.
         append.sender = Bytes::new();
         append.sender_generation = 0;
     }

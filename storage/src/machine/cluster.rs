@@ -68,7 +68,7 @@ impl ClusterRows {
         Ok(Self { level, nodes: Arc::new(nodes), placement: Arc::new(placement) })
     }
 
-    pub(crate) fn is_founded(&self) -> bool {
+    pub(crate) fn has_rows(&self) -> bool {
         !self.nodes.is_empty()
     }
 
@@ -98,7 +98,7 @@ impl ClusterRows {
     }
 
     pub(super) fn found(&mut self, op: &FoundCluster, changes: &mut Changes) -> io::Result<bool> {
-        if self.is_founded() {
+        if self.has_rows() {
             return Ok(false);
         }
         let shards = |count: u32| u16::try_from(count).map_err(|_| broken("number of shards"));

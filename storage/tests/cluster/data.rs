@@ -69,9 +69,8 @@ fn bootstrap(address: SocketAddr) -> BootstrapClient<InterceptedService<Channel,
     BootstrapClient::with_interceptor(channel, security.token())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
-    let mut cluster = Cluster::new(3, quick);
+/// Starts the nodes. Returns the cluster that the first one is making of them.
+async fn begun(cluster: &mut Cluster) -> pb::Cluster {
     let mut members = Vec::new();
     for (node, number) in cluster.nodes.iter_mut().zip(1..) {
         node.start().await;
@@ -79,21 +78,49 @@ async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
         let disk = bootstrap(address).describe(DescribeRequest {}).await.expect("answers").into_inner().disk;
         members.push(Member { node: number, address: address.to_string(), disk });
     }
+    pb::Cluster {
+        id: "0123456789abcdef".into(),
+        directory_shards: MAP.directory.into(),
+        timeline_shards: MAP.timeline.into(),
+        members,
+    }
+}
+
+/// Tells this node its place.
+async fn assign(cluster: &Cluster, made: &pb::Cluster, node: usize) {
+    let Member { disk, node: number, .. } = made.members[node].clone();
+    let assign = AssignRequest { disk, cluster: Some(made.clone()), node: number };
+    bootstrap(cluster.nodes[node].address()).assign(assign).await.expect("takes its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_maker_that_was_stopped_before_it_took_its_own_place_takes_it_when_it_is_back() {
+    let mut cluster = Cluster::new(3, quick);
+    let made = begun(&mut cluster).await;
+    cluster.nodes[0].stop().await;
+    for node in [1, 2] {
+        assign(&cluster, &made, node).await;
+    }
+    cluster.nodes[0].start().await;
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    assert_eq!(cluster.append("alice", 1).await.seq, 1);
+    let again = cluster.nodes[0].storage().found().await.expect_err("it is made");
+    assert!(matches!(again, FoundError::Exists(_)), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
+    let mut cluster = Cluster::new(3, quick);
+    let made = begun(&mut cluster).await;
     // Without a list they find nobody by themselves.
     for node in &mut cluster.nodes[1..] {
         node.stop().await;
         node.config.members.clear();
     }
     // The first one has written the cluster down, and was stopped before it told the others.
-    let disk = members[0].disk.clone();
-    let made = pb::Cluster {
-        id: "0123456789abcdef".into(),
-        directory_shards: MAP.directory.into(),
-        timeline_shards: MAP.timeline.into(),
-        members,
-    };
-    let assign = AssignRequest { disk, cluster: Some(made), node: 1 };
-    bootstrap(cluster.nodes[0].address()).assign(assign).await.expect("takes its place");
+    assign(&cluster, &made, 0).await;
     cluster.nodes[0].stop().await;
     cluster.nodes[0].start().await;
     let incomplete = cluster.nodes[0].storage().found().await.expect_err("two are not there");
