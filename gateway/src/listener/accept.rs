@@ -24,7 +24,7 @@ use super::{
 
 /// Connections of one listener that are being refused at the same time; more are closed without a word.
 const REFUSING: usize = 40;
-/// The same of all three listeners: open files that come to those of `gateway.max_connections`.
+/// Refused connections of all three listeners: open files beside those that `gateway.max_connections` counts.
 pub const MAX_REFUSED: usize = 3 * REFUSING;
 
 /// The bounds and rules of one listener.

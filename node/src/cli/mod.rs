@@ -30,7 +30,7 @@ use crate::{Config, Layers, Role, config::is_secret};
 struct Cli {
     #[command(flatten)]
     options: Options,
-    /// As of `all`.
+    // The options of `all`, which is meant without a command.
     #[command(flatten)]
     serve: serve::Serve,
     #[command(subcommand)]
@@ -108,7 +108,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Cli {
-    /// What a role is to do stands behind it.
+    /// Refuses options of a role that stand before a command.
     fn check(self) -> Result<Self, clap::Error> {
         if self.command.is_some() && self.serve != serve::Serve::default() {
             let why = "--check-config and --print-config stand behind the role; without a role they mean `all`";

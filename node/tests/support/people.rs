@@ -52,7 +52,7 @@ pub fn failed(service: &Service, args: &[&str]) -> String {
     String::from_utf8(output.stderr).expect("text")
 }
 
-/// A client that says and hears frames.
+/// A signed-in client that sends and receives single frames.
 pub struct Device {
     connection: Connection,
     pub user: String,

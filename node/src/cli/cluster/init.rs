@@ -36,9 +36,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// The outcome.
 pub(super) enum Made {
     Now(FoundReply),
-    /// It is there, as the text says. A call before, whose answer was lost, may have made it.
+    /// The cluster is there, as the text says. An earlier call of this run, whose answer was lost, may have made it.
     Unheard(String),
-    /// It was made before, as the text says.
+    /// The cluster was made before this run, as the text says.
     Before(String),
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn make(config: &Config, members: &[String], deadline: Instant,
     }
 }
 
-/// The call may have been carried out: its answer was too late, or the connection broke.
+/// True if the call may have been carried out: its answer was too late, or the connection broke.
 fn is_lost(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
         || (status.code() == Code::Unknown && status.source().is_some())
@@ -125,7 +125,7 @@ mod tests {
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Response, transport::Server};
 
-    /// Has made the cluster before its first answer, which comes too late.
+    /// A storage node whose first answer, that the cluster is made, comes too late.
     struct Late(AtomicUsize);
 
     #[tonic::async_trait]
