@@ -291,6 +291,18 @@ async fn below_level_1_accounts_change_and_no_sender_is_ended() {
 }
 
 #[tokio::test]
+async fn what_needs_the_level_waits_for_shards_that_follow_the_cluster() {
+    use carillon_proto::pb::admin::{EndSessionsRequest, end_sessions_request::Which};
+    let cluster = Cluster::start(1, &["dave"]).await;
+    let _gateway = cluster.gateway().await;
+    cluster.store.follow_the_level(3);
+    let end = EndSessionsRequest { which: Some(Which::User("dave".into())) };
+    cluster.admin().end_sessions(end).await.expect("is not refused");
+    assert!(cluster.store.has_the_level(), "it was tried again");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn connections_of_ended_sessions_are_closed_also_if_a_shard_does_not_answer() {
     use carillon_proto::pb::admin::{EndSessionsRequest, end_sessions_request::Which};
     let cluster = Cluster::start(1, &["bob"]).await;

@@ -125,10 +125,8 @@ impl Live {
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
             return Ok(());
         };
-        if followed.is_of(entry.feed) {
-            if followed.entry(entry, me, now.instant, &mut |next| tell(next, out)) {
-                out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
-            }
+        if followed.is_of(entry.feed) && followed.entry(entry, me, now.instant, &mut |next| tell(next, out)) {
+            out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
         }
         Ok(())
     }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    Level, ShardKind, TimelineId, UserId,
+    Level, ShardId, ShardKind, TimelineId, UserId,
     pb::store::{
         Account, DirectoryCommand, EndSender, EndTimeline, InboxEnded, ListAccounts, TimelineCommand,
         directory_command, store_request::Op, timeline_command,
     },
 };
 use futures_util::future::try_join_all;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::Status;
 
 use super::{Admin, users::half_done};
@@ -18,6 +18,8 @@ use crate::store::{StoreAnswer, StoreFailure};
 
 /// How often each router looks for inboxes that have not ended: only a router that stopped in the midst leaves some.
 const LOOK: Duration = Duration::from_secs(60);
+/// Between tries of a command that a shard does not read yet.
+const LEVEL_PAUSE: Duration = Duration::from_millis(100);
 /// Inboxes that one look finds in a shard.
 const FOUND: u32 = 64;
 
@@ -73,10 +75,24 @@ impl Admin {
         let end = EndSender { sender: account.user.clone(), generation: account.generation };
         let calls = timelines.map(|shard| {
             let end = TimelineCommand { op: Some(timeline_command::Op::EndSender(end.clone())) };
-            self.call(shard, Op::Timeline(end))
+            self.when_the_level_is_there(shard, Op::Timeline(end))
         });
         // As many at once as there are shards.
         try_join_all(calls).await.map(|_| ())
+    }
+
+    /// The shards follow the cluster's level one by one: right after a first start, or the start of a new release, one of them
+    /// may still be below it.
+    async fn when_the_level_is_there(&self, shard: ShardId, op: Op) -> Result<StoreAnswer, StoreFailure> {
+        let deadline = Instant::now() + self.deadline;
+        loop {
+            match self.call(shard, op.clone()).await {
+                Err(StoreFailure::Level { .. }) if Instant::now() + LEVEL_PAUSE < deadline => {
+                    time::sleep(LEVEL_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn end_what_is_left(&self) {

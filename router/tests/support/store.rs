@@ -60,6 +60,8 @@ struct State {
     refuse: u32,
     lose: u32,
     keeps_senders: bool,
+    /// Commands that are refused because their shard's level is below the cluster's.
+    below_level: u32,
 }
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -130,6 +132,16 @@ impl MemoryStore {
     /// No shard ends what a user's sessions of before may still send.
     pub(crate) fn keep_senders(&self) {
         self.state.lock().keeps_senders = true;
+    }
+
+    /// The shards follow the cluster's level: this many commands that need it are refused before.
+    pub(crate) fn follow_the_level(&self, refused: u32) {
+        self.state.lock().below_level = refused;
+    }
+
+    /// All of them have been refused.
+    pub(crate) fn has_the_level(&self) -> bool {
+        self.state.lock().below_level == 0
     }
 
     pub(crate) fn cut_streams(&self) {
@@ -223,6 +235,11 @@ impl State {
             }
             Timeline::EndSender(_) if self.keeps_senders => {
                 let rejected = Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into() };
+                Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
+            }
+            Timeline::EndSender(_) if self.below_level > 0 => {
+                self.below_level -= 1;
+                let rejected = Rejected { reason: rejected::Reason::Level.into(), detail: "not yet".into() };
                 Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
             }
             Timeline::SetCursor(_)
