@@ -153,8 +153,11 @@ impl<T> Drop for Senders<T> {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
     use futures_util::FutureExt as _;
+    use openraft::AsyncRuntime as _;
+
+    use super::*;
+    use crate::raft::runtime::Runtime;
 
     #[tokio::test]
     async fn a_change_is_told_once() {
@@ -182,16 +185,15 @@ mod tests {
     async fn the_end_of_all_senders_is_told_after_the_last_change() {
         let (sender, mut receiver) = Newest::channel(0);
         let other = sender.clone();
-        let waiting = tokio::spawn({
-            let mut receiver = receiver.clone();
-            async move { receiver.changed().await.is_ok() && receiver.changed().await.is_err() }
-        });
-        tokio::task::yield_now().await;
-        drop(sender);
-        assert!(receiver.changed().now_or_never().is_none(), "one is left");
-        other.send(1).expect("somebody listens");
-        drop(other);
-        assert!(waiting.await.expect("ends"));
+        let mut waiting = receiver.clone();
+        let waits = async { waiting.changed().await.is_ok() && waiting.changed().await.is_err() };
+        let ends = async {
+            drop(sender);
+            assert!(receiver.changed().now_or_never().is_none(), "one is left");
+            other.send(1).expect("somebody listens");
+            drop(other);
+        };
+        assert!(tokio::join!(waits, ends).0);
         receiver.changed().await.expect("sent before the end");
         receiver.changed().await.expect_err("nobody is left");
     }
@@ -215,7 +217,7 @@ mod tests {
         let (sender, receiver) = Newest::channel(0u64);
         let (told, mut tell) = Newest::channel(0u64);
         // One change at a time, each only after the one before has been seen by the other.
-        let follows = tokio::spawn(follow(receiver, told, LAST));
+        let follows = Runtime::spawn(follow(receiver, told, LAST));
         for number in 1..=LAST {
             sender.send(number).expect("somebody listens");
             let seen = tell.wait_until_ge(&number);
