@@ -16,11 +16,9 @@ use openraft::{
     ChangeMembers, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
-    impls::OneshotResponder,
     raft::ClientWriteResult,
-    type_config::alias::OneshotReceiverOf,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
     NodeShare,
@@ -29,7 +27,7 @@ use super::{
     network::Network,
     pulse::Role,
     store::LogStore,
-    types::{Commands, Host, LeaderId, Types},
+    types::{Commands, Host, LeaderId, Outlet, Types},
 };
 use crate::{
     addresses::AddressBook,
@@ -102,14 +100,6 @@ pub(crate) enum ReadError {
 /// One time of leading: commands that are proposed in it are taken in order, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Era(LeaderId);
-
-/// An entry on its way.
-pub(crate) struct Proposed {
-    /// Resolves when the entry has its place in the leader's log; fails when it was refused.
-    pub(crate) accepted: oneshot::Receiver<()>,
-    done: OneshotReceiverOf<Types, ClientWriteResult<Types>>,
-    book: AddressBook,
-}
 
 /// What a group knows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,14 +280,22 @@ impl Group {
         }
     }
 
-    /// Hands an encoded CommandBatch to the group.
-    pub(crate) async fn propose(&self, era: Era, encoded: Bytes) -> Result<Proposed, ProposeError> {
-        let (tell, accepted) = oneshot::channel();
-        let (responder, done) = OneshotResponder::new_pair();
-        let commands = Commands { encoded, accepted: Some(tell) };
-        let write = self.raft.write(commands).with_leader(era.0).responder(responder);
-        write.await.map_err(|fatal| ProposeError::Unknown(fatal.to_string()))?;
-        Ok(Proposed { accepted, done, book: self.book.clone() })
+    /// Hands an encoded CommandBatch to the group. `accepted` is called when the entry has its place in the leader's log;
+    /// `done` with one outcome for each command, where the entry is applied, or with why it was refused. Both are dropped
+    /// if the group stops before.
+    pub(crate) async fn propose(
+        &self,
+        era: Era,
+        encoded: Bytes,
+        accepted: impl FnOnce() + Send + Sync + 'static,
+        done: impl FnOnce(Result<Vec<Outcome>, ProposeError>) + Send + 'static,
+    ) {
+        let book = self.book.clone();
+        let outlet = Outlet(Box::new(move |result| done(outcomes(result, &book))));
+        let commands = Commands { encoded, accepted: Some(Box::new(accepted)) };
+        if let Err(fatal) = self.raft.write(commands).with_leader(era.0).responder(outlet).await {
+            tracing::debug!(shard = %self.shard, %fatal, "nothing can be proposed");
+        }
     }
 
     /// Resolves when a read that is made now sees all that was answered before the call.
@@ -381,15 +379,11 @@ impl Group {
     }
 }
 
-impl Proposed {
-    /// One outcome for each command.
-    pub(crate) async fn outcomes(self) -> Result<Vec<Outcome>, ProposeError> {
-        match self.done.await {
-            Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(refused(forward, &self.book)),
-            Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
-            Err(_) => Err(ProposeError::Unknown("the shard stopped on this node".to_owned())),
-        }
+fn outcomes(result: ClientWriteResult<Types>, book: &AddressBook) -> Result<Vec<Outcome>, ProposeError> {
+    match result {
+        Ok(response) => Ok(response.data.0),
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(refused(forward, book)),
+        Err(error) => Err(ProposeError::Unknown(error.to_string())),
     }
 }
 

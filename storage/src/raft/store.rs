@@ -79,8 +79,7 @@ impl RaftLogStorage<Types> for LogStore {
             .collect();
         self.log.append(entries, |result| callback.io_completed(result)).await?;
         for accepted in accepted {
-            // The proposer may have gone.
-            let _ = accepted.send(());
+            accepted();
         }
         Ok(())
     }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
-use tokio::sync::oneshot;
+use openraft::{
+    impls::{BoxedErrorSource, InlineBatch, leader_id_adv},
+    raft::responder::Responder,
+};
 
 use super::runtime::Runtime;
 use crate::machine::Outcome;
@@ -41,7 +43,7 @@ impl openraft::RaftTypeConfig for Types {
     type Entry = Entry;
     type AsyncRuntime = Runtime;
     type Responder<T>
-        = OneshotResponder<Self, T>
+        = Outlet<T>
     where
         T: Send + 'static;
     type Batch<T>
@@ -62,11 +64,26 @@ pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Host>;
 pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Host, crate::snapshot::SnapshotFile>;
 
 /// What a Raft entry carries: an encoded `carillon.store.v1.CommandBatch`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Commands {
     pub(crate) encoded: Bytes,
-    /// Told when the leader's core took the entry into its log, and so gave it its place.
-    pub(crate) accepted: Option<oneshot::Sender<()>>,
+    /// Called when the leader's core took the entry into its log, and so gave it its place.
+    pub(crate) accepted: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+/// Called with what became of a write, where that is known first. Dropped if the group stops before.
+pub(crate) struct Outlet<T>(pub(super) Box<dyn FnOnce(T) + Send>);
+
+impl<T: Send + 'static> Responder<Types, T> for Outlet<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
+
+impl fmt::Debug for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commands").field("encoded", &self.encoded).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Display for Commands {

@@ -60,7 +60,7 @@ struct Write {
     lane: Option<Lane>,
     answer: Answer,
     /// Until the command has its place in the log.
-    _waiting: Waiting,
+    waiting: Waiting,
 }
 
 /// Counts the bytes that wait.
@@ -108,7 +108,7 @@ impl Shard {
         let bytes = command.len();
         let waiting = self.inner.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let write =
-            Write { command, lane, answer, _waiting: Waiting { bytes, all: Arc::clone(&self.inner.waiting_bytes) } };
+            Write { command, lane, answer, waiting: Waiting { bytes, all: Arc::clone(&self.inner.waiting_bytes) } };
         if waiting > QUEUE_BYTES {
             return write.refuse(busy());
         }

@@ -4,12 +4,17 @@
 //! in the log. All that are in flight were proposed in one era, one time of leading; openraft refuses the era's
 //! entries once it is over. So an entry can succeed only if those proposed before it did, or were answered, and closed
 //! their lanes, before it was proposed.
+//!
+//! Who waits for an entry is answered by the group itself, in the order of the log, without a turn of the proposer, which is
+//! woken only when it may go on.
 
+mod flight;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,13 +25,12 @@ use carillon_proto::{
     limits::{ENTRY_BYTES, ENTRY_COMMANDS},
     pb::store::{CommandBatch, LaneClosed, store_error::Why},
 };
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
 
-use super::{Answer, Lane, Write, not_proposed};
+use self::flight::{Flight, Next};
+use super::{Lane, Write, not_proposed};
 use crate::{
-    machine::Outcome,
     metrics,
     raft::{Era, Group, ProposeError},
 };
@@ -46,37 +50,15 @@ pub(super) struct Proposer {
     group: Arc<Group>,
     queue: mpsc::Receiver<Write>,
     waiting: VecDeque<Write>,
-    /// Lands in the order of the log: of two that are applied together, the later one may be looked at first, and whoever
-    /// asked would have to keep its answer until the earlier one comes.
-    in_flight: FuturesOrdered<BoxFuture<'static, Landed>>,
+    flight: Arc<Flight>,
     /// That of what is in flight.
     era: Option<Era>,
-    /// Since when the leader refuses for lack of a majority.
+    /// The last entry found no place in the log.
+    refused: bool,
+    /// Since when none does.
     refused_since: Option<Instant>,
     #[cfg(feature = "planted-bugs")]
     reader: super::Reader,
-}
-
-/// Who waits for one command of an entry.
-struct Caller {
-    lane: Option<Lane>,
-    answer: Answer,
-}
-
-/// An entry that has its outcome.
-struct Landed {
-    callers: Vec<Caller>,
-    result: Result<Vec<Outcome>, ProposeError>,
-    proposed: Instant,
-}
-
-/// Why an entry has no place in the log.
-enum Refused {
-    /// The era is over, or has not begun: what was not proposed may be tried again.
-    Era(Vec<Write>),
-    NotYet(Vec<Write>),
-    /// Answered.
-    Settled,
 }
 
 impl Proposer {
@@ -91,8 +73,9 @@ impl Proposer {
             group,
             queue,
             waiting: VecDeque::new(),
-            in_flight: FuturesOrdered::new(),
+            flight: Arc::default(),
             era: None,
+            refused: false,
             refused_since: None,
             #[cfg(feature = "planted-bugs")]
             reader,
@@ -102,34 +85,43 @@ impl Proposer {
     pub(super) async fn run(mut self) {
         let mut taken = Vec::with_capacity(ENTRY_COMMANDS);
         loop {
-            // Every branch is cancel-safe; the last one is there so that what may be proposed is not held up.
+            let limit = self.limit();
+            // Both branches are cancel-safe.
             tokio::select! {
                 biased;
-                Some(landed) = self.in_flight.next() => land(landed),
                 count = self.queue.recv_many(&mut taken, ENTRY_COMMANDS), if self.waiting.len() < ENTRY_COMMANDS => {
                     if count == 0 {
                         return;
                     }
                     self.waiting.extend(taken.drain(..));
                 }
-                () = std::future::ready(()), if self.may_propose() => {}
+                () = self.flight.below(limit) => {}
             }
-            if self.may_propose() {
-                self.propose().await;
+            match self.flight.next(self.limit()) {
+                Next::Wait => {}
+                Next::Propose => self.propose().await,
+                Next::Again(writes, error) => self.again(writes, error).await,
             }
         }
     }
 
-    fn may_propose(&self) -> bool {
-        match self.in_flight.len() {
-            0..IN_FLIGHT_SMALL => !self.waiting.is_empty(),
-            IN_FLIGHT_SMALL..IN_FLIGHT => fill_an_entry(&self.waiting),
-            IN_FLIGHT.. => false,
+    /// With fewer entries than this in flight, what waits may be proposed.
+    fn limit(&self) -> usize {
+        if self.waiting.is_empty() {
+            0
+        } else if fill_an_entry(&self.waiting) {
+            IN_FLIGHT
+        } else {
+            IN_FLIGHT_SMALL
         }
     }
 
+    /// Proposes one entry. It has its place in the log, or comes back, when the flight says so.
     async fn propose(&mut self) {
-        if self.in_flight.is_empty() {
+        if !mem::take(&mut self.refused) {
+            self.refused_since = None;
+        }
+        if self.flight.is_empty() {
             self.era = None;
         }
         let era = match self.era.map_or_else(|| self.group.era(), Ok) {
@@ -143,81 +135,28 @@ impl Proposer {
         }
         #[cfg(feature = "planted-bugs")]
         let writes = self.spoil(writes).await;
-        match self.place(era, writes).await {
-            Ok(()) => self.refused_since = None,
-            Err(Refused::Settled) => {}
-            Err(Refused::Era(writes)) => {
-                self.put_back(writes);
-                // Their lanes must be closed before anything is proposed in another era.
-                while !self.in_flight.is_empty() {
-                    self.land_next().await;
-                }
-                if self.group.era() == Ok(era) {
-                    // It is handing its leadership over; the group tells so only when that is done.
-                    self.wait_or_refuse(ProposeError::NotLeader { leader: None }).await;
-                }
-            }
-            Err(Refused::NotYet(writes)) => {
-                self.put_back(writes);
-                self.wait_or_refuse(ProposeError::NotYet).await;
-            }
-        }
-    }
-
-    /// Proposes one entry and waits until it has its place in the log.
-    async fn place(&mut self, era: Era, writes: Vec<Write>) -> Result<(), Refused> {
         metrics::proposed(self.kind, writes.len());
         let encoded = encode(&writes);
-        let start = Instant::now();
-        let mut proposed = match self.group.propose(era, encoded).await {
-            Ok(proposed) => proposed,
-            Err(error) => {
-                refuse(writes, &error);
-                return Err(Refused::Settled);
-            }
-        };
-        let accepted = loop {
-            // Every branch is cancel-safe.
-            tokio::select! {
-                biased;
-                accepted = &mut proposed.accepted => break accepted,
-                Some(landed) = self.in_flight.next() => land(landed),
-            }
-        };
-        if accepted.is_ok() {
-            let callers = writes.into_iter().map(|write| Caller { lane: write.lane, answer: write.answer }).collect();
-            self.in_flight.push_back(Box::pin(async move {
-                Landed { callers, result: proposed.outcomes().await, proposed: start }
-            }));
-            return Ok(());
-        }
-        match proposed.outcomes().await {
-            Err(ProposeError::NotLeader { .. }) => Err(Refused::Era(writes)),
-            Err(ProposeError::NotYet) => Err(Refused::NotYet(writes)),
-            Err(error) => {
-                refuse(writes, &error);
-                Err(Refused::Settled)
-            }
-            // The core tells that it took an entry before it can know its outcome.
-            Ok(outcomes) => {
-                let callers =
-                    writes.into_iter().map(|write| Caller { lane: write.lane, answer: write.answer }).collect();
-                land(Landed { callers, result: Ok(outcomes), proposed: start });
-                Ok(())
-            }
-        }
+        let (place, landing) = self.flight.begin(writes);
+        self.group.propose(era, encoded, || place.given(), |result| landing.land(result)).await;
     }
 
-    async fn land_next(&mut self) {
-        if let Some(landed) = self.in_flight.next().await {
-            land(landed);
-        }
-    }
-
-    fn put_back(&mut self, writes: Vec<Write>) {
+    /// These found no place in the log.
+    async fn again(&mut self, writes: Vec<Write>, error: ProposeError) {
+        self.refused = true;
         for write in writes.into_iter().rev() {
             self.waiting.push_front(write);
         }
+        if matches!(error, ProposeError::NotLeader { .. }) {
+            // The era is over, or has not begun. Their lanes must be closed before anything is proposed in another one.
+            self.flight.below(1).await;
+            if self.group.era().ok() != self.era {
+                return;
+            }
+            // It is handing its leadership over; the group tells so only when that is done.
+            return self.wait_or_refuse(ProposeError::NotLeader { leader: None }).await;
+        }
+        self.wait_or_refuse(error).await;
     }
 
     async fn wait_or_refuse(&mut self, error: ProposeError) {
@@ -269,37 +208,20 @@ fn refuse(writes: impl IntoIterator<Item = Write>, error: &ProposeError) {
     }
 }
 
-fn land(Landed { callers, result, proposed }: Landed) {
-    metrics::landed(proposed.elapsed());
-    match result {
-        Ok(outcomes) => {
-            // As many as commands: the machine's adapter checks the entries, the machine the commands.
-            for (caller, outcome) in callers.into_iter().zip(outcomes) {
-                caller.answer.give(outcome);
-            }
-        }
-        Err(error) => {
-            for Caller { lane, answer } in callers {
-                if let Some(lane) = lane {
-                    lane.close();
-                }
-                answer.refuse(not_proposed(error.clone()));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::shard::{Lanes, Waiting};
+    use crate::{
+        machine::Outcome,
+        shard::{Answer, Lanes, Waiting},
+    };
 
     fn write(bytes: usize, lane: Option<Lane>) -> (Write, tokio::sync::oneshot::Receiver<Outcome>) {
         let (answer, outcome) = Answer::once();
-        let _waiting = Waiting { bytes: 0, all: Arc::new(AtomicUsize::new(0)) };
-        (Write { command: vec![0; bytes].into(), lane, answer, _waiting }, outcome)
+        let waiting = Waiting { bytes: 0, all: Arc::new(AtomicUsize::new(0)) };
+        (Write { command: vec![0; bytes].into(), lane, answer, waiting }, outcome)
     }
 
     #[test]
@@ -340,17 +262,5 @@ mod tests {
         let Ok(Outcome::Error(error)) = refused.try_recv() else { panic!("not refused") };
         assert_eq!(error.why, Some(Why::LaneClosed(LaneClosed {})));
         assert!(open.try_recv().is_err());
-    }
-
-    #[test]
-    fn an_entry_that_fails_closes_the_lanes_of_all_in_it() {
-        let mut lanes = Lanes::default();
-        let lane = lanes.lane(ShardId::REGISTRY, 1);
-        let (write, mut outcome) = write(1, Some(lane.clone()));
-        let callers = vec![Caller { lane: write.lane, answer: write.answer }];
-        land(Landed { callers, result: Err(ProposeError::Unknown("lost".into())), proposed: Instant::now() });
-        assert!(lane.is_closed());
-        let Ok(Outcome::Error(error)) = outcome.try_recv() else { panic!("not refused") };
-        assert!(matches!(error.why, Some(Why::Unknown(_))));
     }
 }

@@ -12,8 +12,8 @@ use carillon_proto::{
 use prost::Message as _;
 use tokio::time::sleep;
 
-use super::{Answer, Proposer, Write};
-use crate::shard::Reader;
+use super::{Proposer, Write};
+use crate::shard::{Answer, Reader};
 
 /// How long an entry whose commands are answered stays in memory alone.
 const BEHIND: Duration = Duration::from_millis(200);
@@ -33,9 +33,7 @@ impl Proposer {
     async fn answer_early(&mut self, writes: &mut [Write]) {
         let Reader::Timeline(reader) = self.reader.clone() else { return };
         // The outcomes follow from all that has come before.
-        while !self.in_flight.is_empty() {
-            self.land_next().await;
-        }
+        self.flight.below(1).await;
         if self.group.linearize(BEHIND).await.is_err() {
             return;
         }
