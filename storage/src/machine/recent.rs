@@ -1,18 +1,20 @@
 //! A bounded memory of what was used last.
 
-use std::{borrow::Borrow, collections::HashMap, hash::Hash, mem};
+use std::{borrow::Borrow, hash::Hash, mem};
+
+use super::keyed::KeyedMap;
 
 /// Keeps at least the last `capacity / 2` used and at most `capacity`: when the young half is full, the old half is
 /// forgotten and the young one becomes the old one.
 pub(crate) struct Recent<K, V> {
     half: usize,
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+    young: KeyedMap<K, V>,
+    old: KeyedMap<K, V>,
 }
 
 impl<K: Hash + Eq, V> Recent<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { half: (capacity / 2).max(1), young: HashMap::new(), old: HashMap::new() }
+        Self { half: (capacity / 2).max(1), young: KeyedMap::default(), old: KeyedMap::default() }
     }
 
     /// Takes it out; whoever took it puts it back.

@@ -1,8 +1,8 @@
 //! Users whose older sessions are over: appends of those sessions are rejected. See docs/adr/0007-incarnations.md.
 
-use std::{collections::HashMap, io};
+use std::io;
 
-use super::keys;
+use super::{keyed::KeyedMap, keys};
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// How long an entry is kept, by the shard's clock: longer than any send's deadline and any lease.
@@ -11,7 +11,7 @@ pub(super) const KEPT_MS: u64 = 24 * 3600 * 1000;
 /// All entries of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions were ended
 /// in the last day.
 #[derive(Default)]
-pub(super) struct EndedSenders(HashMap<Vec<u8>, Ended>);
+pub(super) struct EndedSenders(KeyedMap<Vec<u8>, Ended>);
 
 #[derive(Clone, Copy)]
 struct Ended {
@@ -23,7 +23,7 @@ struct Ended {
 
 impl EndedSenders {
     pub(super) fn load(shard: &TimelineShard) -> io::Result<Self> {
-        let mut senders = HashMap::new();
+        let mut senders = KeyedMap::default();
         for row in shard.view().range(keys::all_ended_senders()) {
             let (key, value) = row?;
             let [generation, told_ms] = keys::numbers_of(&value)?;

@@ -3,7 +3,7 @@
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 
-use std::{collections::HashMap, io};
+use std::io;
 
 use carillon_proto::{
     Level,
@@ -16,6 +16,7 @@ use carillon_proto::{
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
+    keyed::KeyedMap,
     keys::{self, Cursor, Stored},
     level::{Reading, ShardLevel},
     recent::Recent,
@@ -99,7 +100,7 @@ impl TimelineMachine {
             reading: self.reading,
             shard: &self.shard,
             states: &mut self.states,
-            touched: HashMap::new(),
+            touched: KeyedMap::default(),
             changes: Changes::default(),
         };
         let mut outcomes = Vec::with_capacity(entries.len());
@@ -192,7 +193,7 @@ struct Batch<'a> {
     shard: &'a TimelineShard,
     states: &'a mut Recent<Vec<u8>, Held>,
     /// Timelines of this batch; None if there is no such timeline.
-    touched: HashMap<Vec<u8>, Option<Held>>,
+    touched: KeyedMap<Vec<u8>, Option<Held>>,
     clock_ms: u64,
     senders: EndedSenders,
     reading: Reading,

@@ -1,7 +1,7 @@
 //! Lanes keep the order of writes over refusals: see `StoreRequest.lane`.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,7 @@ use carillon_proto::ShardId;
 #[derive(Default)]
 pub(crate) struct Lanes {
     /// For each shard: one more than the highest lane that is closed.
-    closed: HashMap<ShardId, Arc<AtomicU64>>,
+    closed: BTreeMap<ShardId, Arc<AtomicU64>>,
 }
 
 /// The place of one write.

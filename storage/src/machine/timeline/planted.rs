@@ -1,11 +1,11 @@
 //! See `carillon_proto::planted`.
 
-use std::{collections::HashMap, io};
+use std::io;
 
 use bytes::Bytes;
 use carillon_proto::{Level, planted::PlantedBug};
 
-use super::{Batch, EndedSenders, Outcome, Reading, Recent, TimelineState};
+use super::{Batch, EndedSenders, KeyedMap, Outcome, Reading, Recent, TimelineState};
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// In which timeline to look for the duplicate key: in none.
@@ -18,6 +18,6 @@ pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Byte
     let (states, changes) = (&mut Recent::new(0), Changes::default());
     let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };
     let senders = EndedSenders::default();
-    let mut batch = Batch { shard, states, touched: HashMap::new(), clock_ms: 0, senders, reading, changes };
+    let mut batch = Batch { shard, states, touched: KeyedMap::default(), clock_ms: 0, senders, reading, changes };
     commands.map(|command| batch.command(command)).collect()
 }
