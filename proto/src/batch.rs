@@ -3,7 +3,7 @@
 //! connection costs more than that.
 
 use std::{
-    collections::VecDeque,
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -17,8 +17,7 @@ use crate::limits;
 pub struct Batches<T> {
     queue: mpsc::Receiver<T>,
     /// Taken from the queue, not yet given out.
-    taken: VecDeque<T>,
-    scratch: Vec<T>,
+    taken: Vec<T>,
     weigh: fn(&T) -> usize,
     /// It was empty when it was asked last.
     idle: bool,
@@ -27,7 +26,7 @@ pub struct Batches<T> {
 impl<T> Batches<T> {
     /// `weigh` estimates an item's encoded size in bytes.
     pub fn new(queue: mpsc::Receiver<T>, weigh: fn(&T) -> usize) -> Self {
-        Self { queue, taken: VecDeque::new(), scratch: Vec::new(), weigh, idle: false }
+        Self { queue, taken: Vec::new(), weigh, idle: false }
     }
 
     /// At most `BATCH_ITEMS`, and `BATCH_BYTES` unless a single item is larger.
@@ -43,7 +42,7 @@ impl<T> Batches<T> {
                 first || bytes <= limits::BATCH_BYTES
             })
             .count();
-        self.taken.drain(..count).collect()
+        if count == self.taken.len() { mem::take(&mut self.taken) } else { self.taken.drain(..count).collect() }
     }
 }
 
@@ -54,16 +53,17 @@ impl<T: Unpin> Stream for Batches<T> {
         let this = self.get_mut();
         let room = limits::BATCH_ITEMS - this.taken.len().min(limits::BATCH_ITEMS);
         if room > 0 {
-            match this.queue.poll_recv_many(context, &mut this.scratch, room) {
+            this.taken.reserve(this.queue.len().min(room));
+            match this.queue.poll_recv_many(context, &mut this.taken, room) {
                 Poll::Ready(0) if this.taken.is_empty() => return Poll::Ready(None),
                 Poll::Pending if this.taken.is_empty() => {
                     this.idle = true;
                     return Poll::Pending;
                 }
-                Poll::Ready(_) | Poll::Pending => this.taken.extend(this.scratch.drain(..)),
+                Poll::Ready(_) | Poll::Pending => {}
             }
         }
-        if std::mem::take(&mut this.idle) && this.taken.len() < limits::BATCH_ITEMS {
+        if mem::take(&mut this.idle) && this.taken.len() < limits::BATCH_ITEMS {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
