@@ -1,13 +1,11 @@
 //! All connections of this process that can be pushed to, by number.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
+use carillon_proto::KeyedMap;
 use parking_lot::Mutex;
 
 use crate::mailbox::Mailbox;
@@ -17,7 +15,7 @@ const PARTS: usize = 16;
 /// Bounded by `max_connections`. In parts, so that readers of different links seldom meet.
 pub(crate) struct Connections {
     next: AtomicU64,
-    parts: [Mutex<HashMap<u64, Arc<Mailbox>>>; PARTS],
+    parts: [Mutex<KeyedMap<u64, Arc<Mailbox>>>; PARTS],
 }
 
 impl Connections {
@@ -50,7 +48,7 @@ impl Connections {
         self.parts.iter().map(|part| part.lock().len()).sum()
     }
 
-    fn part(&self, connection: u64) -> &Mutex<HashMap<u64, Arc<Mailbox>>> {
+    fn part(&self, connection: u64) -> &Mutex<KeyedMap<u64, Arc<Mailbox>>> {
         &self.parts[(connection % PARTS as u64) as usize]
     }
 }

@@ -1,16 +1,16 @@
 //! The accounts of users that this router asks about: a cache of the rows in the directory shards. It needs no age: what
 //! is asked in the name of an incarnation that has ended is refused by the store, and then the account is read again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use carillon_proto::UserId;
+use carillon_proto::{KeyedMap, UserId};
 
 /// The most requests that wait for one user's account. One more is refused.
 const WAITERS: usize = 4096;
 
 /// The accounts of one partition. `W` waits while an entry is read from the store.
 pub(crate) struct Accounts<W> {
-    entries: HashMap<UserId, Entry<W>>,
+    entries: KeyedMap<UserId, Entry<W>>,
     /// Second chance: an entry that was used since it was last at the front goes to the back.
     clock: VecDeque<UserId>,
     max: usize,
@@ -65,7 +65,7 @@ pub(crate) enum Loaded<W> {
 
 impl<W> Accounts<W> {
     pub(crate) fn new(max: usize) -> Self {
-        Self { entries: HashMap::new(), clock: VecDeque::new(), max }
+        Self { entries: KeyedMap::default(), clock: VecDeque::new(), max }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,12 +1,9 @@
 //! Which users have a session here besides a given one: the copy of a message in its sender's inbox is news for the
 //! sender's other sessions alone.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::hash_map::Entry, sync::Arc};
 
-use carillon_proto::{LeaseId, UserId, pb::client::Position};
+use carillon_proto::{KeyedMap, LeaseId, UserId, pb::client::Position};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{partition::part_of, register::Session};
@@ -17,7 +14,7 @@ const PARTS: usize = 16;
 /// Shared by all partitions: each writes about its own users, and all read. Bounded by the users in the registers. Cheap to
 /// clone.
 #[derive(Clone, Default)]
-pub(crate) struct Companions(Arc<[RwLock<HashMap<UserId, Signed>>; PARTS]>);
+pub(crate) struct Companions(Arc<[RwLock<KeyedMap<UserId, Signed>>; PARTS]>);
 
 /// How a user is signed in.
 enum Signed {
@@ -69,7 +66,7 @@ impl Companions {
         }
     }
 
-    fn part(&self, user: &UserId) -> &RwLock<HashMap<UserId, Signed>> {
+    fn part(&self, user: &UserId) -> &RwLock<KeyedMap<UserId, Signed>> {
         &self.0[part_of(user, PARTS)]
     }
 }

@@ -1,8 +1,8 @@
 //! Acknowledgements, gathered: of many from one device within a short time, the last one is stored.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use carillon_proto::{DeviceId, Epoch, UserId};
+use carillon_proto::{DeviceId, Epoch, KeyedMap, UserId};
 use tokio::time::Instant;
 
 /// Cursors that are gathered at once; above it all are stored at once.
@@ -10,7 +10,7 @@ const MAX: usize = 4096;
 
 /// Those of one partition. `W` waits until its acknowledgement is stored.
 pub(crate) struct Cursors<W> {
-    waiting: HashMap<CursorKey, Cursor<W>>,
+    waiting: KeyedMap<CursorKey, Cursor<W>>,
     /// When the oldest must be stored.
     due: Option<Instant>,
     pause: Duration,
@@ -35,7 +35,7 @@ pub(crate) struct Cursor<W> {
 
 impl<W> Cursors<W> {
     pub(crate) fn new(pause: Duration) -> Self {
-        Self { waiting: HashMap::new(), due: None, pause }
+        Self { waiting: KeyedMap::default(), due: None, pause }
     }
 
     pub(crate) fn add(&mut self, key: CursorKey, seq: u64, waiter: W, now: Instant, deadline: Instant) {

@@ -7,10 +7,10 @@ mod sessions;
 mod timelines;
 mod users;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    LeaseId, ShardId, TimelineId, UserId,
+    KeyedMap, LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client::Position,
         link::{self, Behind, Directed, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
@@ -79,7 +79,7 @@ pub(crate) struct Owner {
     companions: Companions,
     checks: Checks,
     cursors: Cursors<ReplySlot>,
-    asked: HashMap<u64, Asked>,
+    asked: KeyedMap<u64, Asked>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
     max_devices_per_user: u32,
@@ -160,7 +160,7 @@ impl Owner {
             companions,
             checks: Checks::new(head_check, now),
             cursors: Cursors::new(cursor_pause),
-            asked: HashMap::new(),
+            asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
             max_devices_per_user,

@@ -2,10 +2,10 @@
 //! and say which of them another router owns by now. Nothing is dropped for its age, and nothing is concluded from a ring
 //! that a gateway may have skipped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use carillon_proto::{
-    LeaseId, UserId,
+    KeyedMap, LeaseId, UserId,
     pb::{client::Position, store},
 };
 
@@ -15,12 +15,12 @@ use crate::companions::Companions;
 /// and the store lets in at most `max_devices_per_user` of a user. A session takes some 300 bytes, together with the entry
 /// of its user in [`Companions`].
 pub(crate) struct Register {
-    users: HashMap<UserId, Online>,
+    users: KeyedMap<UserId, Online>,
     /// How many sessions each gateway has here. Whose gateway ends is looked for among all: that is seldom, and an index
     /// would cost as much as the session.
-    by_lease: HashMap<LeaseId, usize>,
+    by_lease: KeyedMap<LeaseId, usize>,
     /// For each gateway that has said so: the link and ring by which all its sessions are announced.
-    announced: HashMap<LeaseId, Announced>,
+    announced: KeyedMap<LeaseId, Announced>,
     companions: Companions,
 }
 
@@ -66,7 +66,7 @@ impl Session {
 
 impl Register {
     pub(crate) fn new(companions: Companions) -> Self {
-        Self { users: HashMap::new(), by_lease: HashMap::new(), announced: HashMap::new(), companions }
+        Self { users: KeyedMap::default(), by_lease: KeyedMap::default(), announced: KeyedMap::default(), companions }
     }
 
     /// Sessions of all users.
@@ -242,7 +242,7 @@ impl Register {
     }
 }
 
-fn take_out(online: &mut Online, by_lease: &mut HashMap<LeaseId, usize>, stays: impl Fn(&Session) -> bool) {
+fn take_out(online: &mut Online, by_lease: &mut KeyedMap<LeaseId, usize>, stays: impl Fn(&Session) -> bool) {
     online.sessions.retain(|known| {
         let stays = stays(known);
         if !stays && let Some(count) = by_lease.get_mut(&known.lease) {

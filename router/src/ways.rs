@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, TimelineId, UserId, limits,
+    KeyedMap, LeaseId, TimelineId, UserId, limits,
     pb::link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
 };
 use parking_lot::{Mutex, RwLock};
@@ -37,7 +37,7 @@ const DIRECTED: usize = 1024;
 /// The gateways' links, by lease. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Links {
-    gateways: Arc<RwLock<HashMap<LeaseId, Way>>>,
+    gateways: Arc<RwLock<KeyedMap<LeaseId, Way>>>,
     numbers: Arc<AtomicU64>,
 }
 

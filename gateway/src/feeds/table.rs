@@ -1,14 +1,14 @@
 //! All feeds of this gateway, by timeline.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use carillon_proto::{
-    GroupId, Position, TimelineId, UserId,
+    GroupId, KeyedMap, Position, TimelineId, UserId,
     pb::{
         client::{self, timeline::Owner},
         link,
@@ -39,8 +39,8 @@ pub(crate) struct Feeds {
 #[derive(Default)]
 struct Shard {
     /// Boxed, so that what a map has in reserve is small.
-    inboxes: HashMap<UserId, Box<Feed>>,
-    groups: HashMap<GroupId, Box<Feed>>,
+    inboxes: KeyedMap<UserId, Box<Feed>>,
+    groups: KeyedMap<GroupId, Box<Feed>>,
     /// Times at which feeds are looked after, at most one for each.
     timers: BTreeSet<(Instant, TimelineId)>,
 }

@@ -13,13 +13,13 @@ mod shared;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use carillon_proto::{
-    Ring,
+    KeyedMap, KeyedSet, Ring,
     pb::{
         client::Code,
         link::{
@@ -110,28 +110,28 @@ pub(crate) struct Dispatch<C> {
     ring: Ring,
     registry_version: u64,
     lease: Option<u64>,
-    up: HashSet<Arc<str>>,
+    up: KeyedSet<Arc<str>>,
     eras: Eras,
-    pending: HashMap<u64, Pending<C>>,
+    pending: KeyedMap<u64, Pending<C>>,
     /// Grows by the number of parts, so that a reply's id names its part.
     next_id: u64,
     load: Arc<Load>,
     deadline: Duration,
     /// Ids in the order of their deadlines. Ids that are no longer pending are skipped.
     deadlines: VecDeque<(Instant, u64)>,
-    lanes: HashMap<LaneKey, Lane>,
+    lanes: KeyedMap<LaneKey, Lane>,
     /// Lanes with something parked, in the order in which they get their turns.
     parked: BTreeSet<LaneKey>,
-    sessions: HashMap<u64, Live>,
+    sessions: KeyedMap<u64, Live>,
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
     /// Some router may have to be told that all is announced.
     untold: bool,
     /// For each router, the ring of the last `AnnouncedAll` on the link that is open now.
-    told_all: HashMap<Arc<str>, u64>,
+    told_all: KeyedMap<Arc<str>, u64>,
     /// Sessions that were being opened when the ring changed: an old owner may still register them.
-    opening: HashSet<u64>,
+    opening: KeyedSet<u64>,
     /// Sessions that could not be closed, and when that is tried again.
     unclosed: VecDeque<(Instant, u64)>,
     repeated: u64,
@@ -174,22 +174,22 @@ impl<C> Dispatch<C> {
             ring: Ring::empty(),
             registry_version: 0,
             lease: None,
-            up: HashSet::new(),
+            up: KeyedSet::default(),
             eras,
-            pending: HashMap::new(),
+            pending: KeyedMap::default(),
             next_id: PARTS as u64 + index,
             load,
             deadline,
             deadlines: VecDeque::new(),
-            lanes: HashMap::new(),
+            lanes: KeyedMap::default(),
             parked: BTreeSet::new(),
-            sessions: HashMap::new(),
+            sessions: KeyedMap::default(),
             to_announce: VecDeque::new(),
             announce_again: VecDeque::new(),
             announcing: 0,
             untold: false,
-            told_all: HashMap::new(),
-            opening: HashSet::new(),
+            told_all: KeyedMap::default(),
+            opening: KeyedSet::default(),
             unclosed: VecDeque::new(),
             repeated: 0,
             next_pump: None,

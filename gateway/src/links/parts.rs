@@ -1,12 +1,15 @@
 //! Requests of all connections on their way into links and back: in parts by connection, so that no task and no lock is
 //! on everybody's way, but for the short one by which each accepted send is measured (`Load`).
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use carillon_proto::pb::{
-    client::Code,
-    link::{RouterReply, router_reply},
-    store::RegistryView,
+use carillon_proto::{
+    KeyedMap,
+    pb::{
+        client::Code,
+        link::{RouterReply, router_reply},
+        store::RegistryView,
+    },
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -31,13 +34,13 @@ pub(crate) struct Parts {
     parts: Vec<Mutex<Part>>,
     load: Arc<Load>,
     /// For each router and part, the ring by which the part has announced all.
-    told_all: Mutex<HashMap<Arc<str>, [u64; PARTS]>>,
+    told_all: Mutex<KeyedMap<Arc<str>, [u64; PARTS]>>,
     connections: Arc<Connections>,
 }
 
 struct Part {
     dispatch: Dispatch<Asker>,
-    ways: HashMap<Arc<str>, Way>,
+    ways: KeyedMap<Arc<str>, Way>,
     /// Reused.
     effects: Vec<Effect<Asker>>,
 }
@@ -47,7 +50,7 @@ impl Parts {
         let eras = super::dispatch::Eras::default();
         let part = |index| {
             let dispatch = Dispatch::new(index, Arc::clone(&load), eras.clone(), deadline);
-            Mutex::new(Part { dispatch, ways: HashMap::new(), effects: Vec::new() })
+            Mutex::new(Part { dispatch, ways: KeyedMap::default(), effects: Vec::new() })
         };
         let parts = (0..PARTS as u64).map(part).collect();
         Self { parts, load, told_all: Mutex::default(), connections }
@@ -135,7 +138,7 @@ impl Parts {
     fn perform(
         &self,
         index: usize,
-        ways: &mut HashMap<Arc<str>, Way>,
+        ways: &mut KeyedMap<Arc<str>, Way>,
         effect: Effect<Asker>,
         back: &mut Vec<Input<Asker>>,
     ) {

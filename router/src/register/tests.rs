@@ -52,7 +52,7 @@ struct Plain {
     /// User, incarnation, session.
     sessions: Vec<(usize, u64, Session)>,
     /// Of each lease that has said so: the link and the ring.
-    announced: HashMap<u64, (u64, u64)>,
+    announced: KeyedMap<u64, (u64, u64)>,
 }
 
 fn user(number: usize) -> UserId {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
+use carillon_proto::{KeyedMap, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
 use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant, MissedTickBehavior},
@@ -38,7 +38,7 @@ pub(crate) struct StoreActor {
     /// By partition. The partitions never wait for the store, so waiting for them ends.
     partitions: Vec<mpsc::Sender<Answer>>,
     security: PeerSecurity,
-    streams: HashMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
+    streams: KeyedMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
     members: HashMap<String, Tasks>,
     nodes_seen: StreamId,
 }
@@ -60,7 +60,7 @@ impl StoreActor {
             topology,
             partitions,
             security,
-            streams: HashMap::new(),
+            streams: KeyedMap::default(),
             members: HashMap::new(),
             nodes_seen: 0,
         };

@@ -4,12 +4,12 @@
 mod attempts;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
 use carillon_proto::{
-    ShardId, pause,
+    KeyedMap, ShardId, pause,
     pb::store::{StoreRequest, store_reply, store_request::Op},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -37,8 +37,8 @@ pub(super) type StreamId = u64;
 pub(super) struct Engine<A> {
     shards: BTreeMap<ShardId, Shard<A>>,
     nodes: Nodes,
-    streams: HashMap<String, StreamId>,
-    attempts: HashMap<u64, Attempt>,
+    streams: KeyedMap<String, StreamId>,
+    attempts: KeyedMap<u64, Attempt>,
     next_id: u64,
     writes_bound: usize,
     /// Makes that of the shards.
@@ -80,7 +80,7 @@ pub(super) struct Effects<A> {
 
 struct Shard<A> {
     lane: Lane<StoreOp<A>, StoreAnswer>,
-    reads: HashMap<u64, Read<A>>,
+    reads: KeyedMap<u64, Read<A>>,
     reads_waiting: VecDeque<u64>,
     reads_in_flight: usize,
     next_read: u64,
@@ -120,8 +120,8 @@ impl<A> Engine<A> {
         Self {
             shards: BTreeMap::new(),
             nodes: Nodes::default(),
-            streams: HashMap::new(),
-            attempts: HashMap::new(),
+            streams: KeyedMap::default(),
+            attempts: KeyedMap::default(),
             next_id: 1,
             writes_bound,
             random: StdRng::seed_from_u64(seed),
@@ -136,7 +136,7 @@ impl<A> Engine<A> {
 
     /// Who leads each shard, as far as it is known.
     #[cfg(test)]
-    pub(super) fn leaders(&self) -> HashMap<ShardId, String> {
+    pub(super) fn leaders(&self) -> BTreeMap<ShardId, String> {
         self.shards.iter().filter(|(_, s)| s.known).filter_map(|(id, s)| Some((*id, s.leader.clone()?))).collect()
     }
 
@@ -212,7 +212,7 @@ impl<A> Shard<A> {
     fn new(writes_bound: usize, random: StdRng) -> Self {
         Self {
             lane: Lane::new(writes_bound),
-            reads: HashMap::new(),
+            reads: KeyedMap::default(),
             reads_waiting: VecDeque::new(),
             reads_in_flight: 0,
             next_read: 0,
@@ -235,7 +235,7 @@ impl<A> Shard<A> {
     }
 
     /// Asks the next of these nodes from now on, one that is connected if there is one; after how long?
-    fn failed(&mut self, nodes: &[String], streams: &HashMap<String, StreamId>) -> Duration {
+    fn failed(&mut self, nodes: &[String], streams: &KeyedMap<String, StreamId>) -> Duration {
         self.known = false;
         let at = nodes.iter().position(|node| Some(node) == self.leader.as_ref());
         // If the last one is not in the list, begin with the first.
@@ -251,7 +251,7 @@ impl<A> Shard<A> {
         hint: String,
         from: StreamId,
         nodes: &Nodes,
-        streams: &HashMap<String, StreamId>,
+        streams: &KeyedMap<String, StreamId>,
     ) -> Duration {
         // It is about to lead, but can't yet.
         if streams.get(&hint) == Some(&from) {

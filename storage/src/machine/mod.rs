@@ -7,7 +7,6 @@ mod check;
 mod cluster;
 mod directory;
 mod directory_reader;
-mod keyed;
 pub(crate) mod keys;
 mod level;
 mod recent;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, hash::Hash, mem};
 
-use super::keyed::KeyedMap;
+use carillon_proto::KeyedMap;
 
 /// Keeps at least the last `capacity / 2` used and at most `capacity`: when the young half is full, the old half is
 /// forgotten and the young one becomes the old one.

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use super::{keyed::KeyedMap, keys};
+use carillon_proto::KeyedMap;
+
+use super::keys;
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// How long an entry is kept, by the shard's clock: longer than any send's deadline and any lease.

@@ -6,7 +6,7 @@ pub(super) mod planted;
 use std::io;
 
 use carillon_proto::{
-    Level,
+    KeyedMap, Level,
     pb::store::{
         AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, SetCursor,
         StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
@@ -16,7 +16,6 @@ use carillon_proto::{
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
-    keyed::KeyedMap,
     keys::{self, Cursor, Stored},
     level::{Reading, ShardLevel},
     recent::Recent,

@@ -1,7 +1,6 @@
 //! What the parts of a gateway's dispatch share: how much is pending, and how far each router's order was broken.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -9,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::Room;
+use carillon_proto::{KeyedMap, Room};
 use parking_lot::{Mutex, RwLock};
 
 use super::IN_TIME;
@@ -66,7 +65,7 @@ impl Load {
 
 /// See `RouterRequest.era`. All parts use the links, so they count together. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Eras(Arc<RwLock<HashMap<Arc<str>, AtomicU64>>>);
+pub(crate) struct Eras(Arc<RwLock<KeyedMap<Arc<str>, AtomicU64>>>);
 
 impl Eras {
     pub(super) fn of(&self, router: &str) -> u64 {

@@ -3,9 +3,9 @@
 use std::io;
 
 use bytes::Bytes;
-use carillon_proto::{Level, planted::PlantedBug};
+use carillon_proto::{KeyedMap, Level, planted::PlantedBug};
 
-use super::{Batch, EndedSenders, KeyedMap, Outcome, Reading, Recent, TimelineState};
+use super::{Batch, EndedSenders, Outcome, Reading, Recent, TimelineState};
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// In which timeline to look for the duplicate key: in none.

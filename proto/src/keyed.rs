@@ -1,17 +1,22 @@
-//! Maps by keys that users choose: hashed quickly, in a way that nobody outside can foresee.
+//! Maps by keys that others choose: hashed quickly, in a way that nobody outside can foresee.
 
-use std::{collections::HashMap, hash::BuildHasher, sync::LazyLock};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::BuildHasher,
+    sync::LazyLock,
+};
 
 use foldhash::{
     SharedSeed,
     fast::{FoldHasher, SeedableRandomState},
 };
 
-pub(super) type KeyedMap<K, V> = HashMap<K, V, Keyed>;
+pub type KeyedMap<K, V> = HashMap<K, V, Keyed>;
+pub type KeyedSet<K> = HashSet<K, Keyed>;
 
 /// Hashes with the key of this process.
 #[derive(Clone)]
-pub(super) struct Keyed(SeedableRandomState);
+pub struct Keyed(SeedableRandomState);
 
 // From the system's own randomness: by itself the hasher takes addresses, which can be guessed.
 static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(rand::random()));
