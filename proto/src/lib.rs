@@ -31,6 +31,7 @@ mod timeline;
 pub mod tls;
 pub mod trace;
 pub mod waiting;
+mod woken;
 
 pub use batch::Batches;
 pub use duplicate::DuplicateKey;
@@ -42,3 +43,4 @@ pub use ring::{Ring, RouterNode};
 pub use room::Room;
 pub use shard::{ShardId, ShardKind, ShardMap};
 pub use timeline::{Epoch, Position, TimelineId};
+pub use woken::Woken;

@@ -1,9 +1,11 @@
 //! The one place where tasks are spawned: each has a name, is awaited at shutdown, and its panic is an event.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::Woken;
 
 /// Spawns tasks and ends them. Clones share one group; [`Tasks::child`] makes a group that ends with its parent but
 /// can be ended before it.
@@ -49,8 +51,9 @@ impl Tasks {
         // Boxed, as above: what a future takes in and what it awaits lie side by side in it.
         let work = Box::pin(work);
         async move {
+            let stopped = pin!(stop.cancelled());
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = Woken::new(stopped) => {}
                 () = work => {}
             }
         }

@@ -8,6 +8,7 @@ mod companions;
 mod config;
 mod cursors;
 mod delivery;
+mod due;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

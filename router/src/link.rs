@@ -1,14 +1,14 @@
 //! The link of a gateway or of another router: requests in, answers and pushes out.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use carillon_proto::{
-    Batches, LeaseId, UserId,
+    Batches, LeaseId, UserId, Woken,
     lease::HeldLease,
     pb::{
         link::{
@@ -77,15 +77,15 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
     let (way, queues) = context.links.way(context.pushes_bound);
     let outgoing = Outgoing {
-        views: WatchStream::new(context.topology.clone()),
-        replies: Batches::new(replies, weigh),
-        pushes: Batches::new(queues.pushes, |push| push.envelope.len() + 256),
-        missed: queues.missed,
-        signals: Batches::new(queues.signals, |signal| signal.body.len() + 64),
-        directed: Batches::new(queues.directed, |directed| directed.body.len() + 64),
-        evictions: Batches::new(queues.evictions, |_| 16),
-        cut: Box::pin(way.cut.clone().cancelled_owned()),
-        closing: Box::pin(closing.clone().cancelled_owned()),
+        views: Woken::new(WatchStream::new(context.topology.clone())),
+        replies: Woken::new(Batches::new(replies, weigh)),
+        pushes: Woken::new(Batches::new(queues.pushes, |push| push.envelope.len() + 256)),
+        missed: Woken::new(queues.missed),
+        signals: Woken::new(Batches::new(queues.signals, |signal| signal.body.len() + 64)),
+        directed: Woken::new(Batches::new(queues.directed, |directed| directed.body.len() + 64)),
+        evictions: Woken::new(Batches::new(queues.evictions, |_| 16)),
+        cut: Woken::new(Box::pin(way.cut.clone().cancelled_owned())),
+        closing: Woken::new(Box::pin(closing.clone().cancelled_owned())),
     };
     let (hello, gate) = (Hello::default(), Gate::new(Instant::now()));
     let reader = Reader { context, tier, replies: to_replies, way, hello, gate };
@@ -117,9 +117,12 @@ impl Reader {
         // What the other router said on a link before may have been lost.
         let mut goes_on = self.hello.kind() == NodeKind::Gateway || self.context.partitions.doubt().await;
         goes_on = goes_on && self.take(said).await;
+        let cancelled = pin!(cut.cancelled());
+        let mut is_cut = Woken::new(cancelled);
         while goes_on {
+            // Both are cancel-safe.
             let message = tokio::select! {
-                () = cut.cancelled() => break,
+                () = &mut is_cut => break,
                 message = incoming.message() => message,
             };
             let Ok(Some(said)) = message else { break };
@@ -260,17 +263,17 @@ impl Reader {
 
 /// All that waits for one link. Ends when the reader has ended and all its requests are answered.
 pub(crate) struct Outgoing {
-    views: WatchStream<Arc<Topology>>,
-    replies: Batches<RouterReply>,
-    pushes: Batches<Push>,
-    missed: Arc<Missed<UserId, Behind>>,
-    signals: Batches<Signaled>,
-    directed: Batches<Directed>,
-    evictions: Batches<Evict>,
+    views: Woken<WatchStream<Arc<Topology>>>,
+    replies: Woken<Batches<RouterReply>>,
+    pushes: Woken<Batches<Push>>,
+    missed: Woken<Arc<Missed<UserId, Behind>>>,
+    signals: Woken<Batches<Signaled>>,
+    directed: Woken<Batches<Directed>>,
+    evictions: Woken<Batches<Evict>>,
     /// Ends it at once.
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Woken<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Ends it when nothing waits any more.
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: Woken<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Stream for Outgoing {
@@ -278,7 +281,7 @@ impl Stream for Outgoing {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.cut.as_mut().poll(context).is_ready() {
+        if Pin::new(&mut this.cut).poll(context).is_ready() {
             return Poll::Ready(None);
         }
         let mut message = FromRouter::default();
@@ -314,7 +317,7 @@ impl Stream for Outgoing {
             message.pushes = pushes;
             something = true;
         }
-        match this.missed.poll_take(context, MISSED) {
+        match this.missed.poll_by(context, |missed, context| missed.poll_take(context, MISSED)) {
             Poll::Ready(Taken::Some(behind)) => {
                 metrics::behind();
                 message.behind = behind;
@@ -327,7 +330,7 @@ impl Stream for Outgoing {
         if something {
             return Poll::Ready(Some(Ok(message)));
         }
-        this.closing.as_mut().poll(context).map(|()| None)
+        Pin::new(&mut this.closing).poll(context).map(|()| None)
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use carillon_proto::{LeaseId, UserId, now_ms, pb::link::Signal};
+use carillon_proto::{LeaseId, UserId, Woken, now_ms, pb::link::Signal};
+use futures_util::StreamExt as _;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -14,9 +15,11 @@ use tokio::{
     },
     time::{self, Duration, Instant, MissedTickBehavior},
 };
+use tokio_stream::wrappers::WatchStream;
 
 use crate::{
     delivery::Delivery,
+    due::Due,
     metrics,
     missed::{Missed, Taken},
     owner::{Effect, Owner},
@@ -159,9 +162,9 @@ pub(crate) fn part_of(user: &UserId, parts: usize) -> usize {
 pub(crate) struct Partition {
     pub(crate) index: usize,
     pub(crate) owner: Owner,
-    pub(crate) inputs: mpsc::Receiver<Input>,
-    pub(crate) missed: Arc<Missed<UserId, Delivery>>,
-    pub(crate) answers: mpsc::Receiver<Answer>,
+    pub(crate) inputs: Woken<mpsc::Receiver<Input>>,
+    pub(crate) missed: Woken<Arc<Missed<UserId, Delivery>>>,
+    pub(crate) answers: Woken<mpsc::Receiver<Answer>>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) store: Store,
     pub(crate) links: Links,
@@ -176,25 +179,27 @@ impl Partition {
         let mut answers = Vec::with_capacity(TURN);
         let mut gauge = time::interval(Duration::from_secs(5));
         gauge.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gauge = Woken::new(gauge);
+        let mut topologies = Woken::new(WatchStream::from_changes(self.topology.clone()));
+        let (mut flush_cursors, mut check) = (Due::new(), Due::new());
         loop {
-            let (cursors, check) = (self.owner.cursors_due(), self.owner.check_due());
-            let missed = &self.missed;
+            let (cursors_due, check_due) = (self.owner.cursors_due(), self.owner.check_due());
+            let (queue, missed, stored) = (&mut self.inputs, &mut self.missed, &mut self.answers);
             // All branches are cancel-safe: receiving, watching, ticking. What is rare comes first, so that it is not
             // starved.
             tokio::select! {
                 biased;
-                _ = gauge.tick() => {
+                _ = poll_fn(|context| gauge.poll_by(context, time::Interval::poll_tick)) => {
                     metrics::sizes(self.index, self.owner.sizes());
                     self.links.expire(Instant::now());
                 }
-                changed = self.topology.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let topology = Arc::clone(&self.topology.borrow_and_update());
+                topology = topologies.next() => {
+                    let Some(topology) = topology else { return };
                     self.owner.follow(topology, Instant::now());
                 }
-                taken = self.answers.recv_many(&mut answers, TURN) => {
+                taken = poll_fn(|context| {
+                    stored.poll_by(context, |stored, context| stored.poll_recv_many(context, &mut answers, TURN))
+                }) => {
                     if taken == 0 {
                         return;
                     }
@@ -202,17 +207,17 @@ impl Partition {
                     let time_ms = now_ms();
                     answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now, time_ms));
                 }
-                () = time::sleep_until(cursors.unwrap_or_else(Instant::now)), if cursors.is_some() => {
-                    self.owner.flush_cursors();
-                }
-                () = time::sleep_until(check.unwrap_or_else(Instant::now)), if check.is_some() => {
-                    self.owner.check(Instant::now());
-                }
-                taken = poll_fn(|context| missed.poll_take(context, TURN)) => match taken {
+                () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(),
+                () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(Instant::now()),
+                taken = poll_fn(|context| {
+                    missed.poll_by(context, |missed, context| missed.poll_take(context, TURN))
+                }) => match taken {
                     Taken::Some(deliveries) => deliveries.into_iter().for_each(|missed| self.owner.deliver(missed)),
                     Taken::Anybody => self.owner.doubt(),
                 },
-                taken = self.inputs.recv_many(&mut inputs, TURN) => {
+                taken = poll_fn(|context| {
+                    queue.poll_by(context, |queue, context| queue.poll_recv_many(context, &mut inputs, TURN))
+                }) => {
                     if taken == 0 {
                         return;
                     }

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Readiness, Ready,
+    Readiness, Ready, Woken,
     lease::{HeldLease, LeaseHolder, give_up},
     pb::store::NodeKind,
     peer::{PeerError, PeerSecurity, Tier},
@@ -118,9 +118,9 @@ impl Router {
             answers.into_iter().zip(inputs).enumerate().map(|(index, (answers, (inputs, missed)))| Partition {
                 index,
                 owner: Owner::new(Arc::clone(&topology.borrow()), owner.clone(), Instant::now()),
-                inputs,
-                missed,
-                answers,
+                inputs: Woken::new(inputs),
+                missed: Woken::new(missed),
+                answers: Woken::new(answers),
                 topology: topology.clone(),
                 store: store.clone(),
                 links: links.clone(),

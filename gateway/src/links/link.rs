@@ -1,9 +1,9 @@
 //! The link to one router: a stream in each direction, opened again whenever it breaks.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, limits, pause,
+    Batches, Woken, limits, pause,
     pb::{
         client::Code,
         link::{
@@ -124,10 +124,12 @@ impl Link {
         *was_up = true;
         tracing::info!(router = %self.address, lease, "router link open");
         let mut watched = self.lease.clone();
+        let another = pin!(watched.wait_for(|now| now.is_some_and(|now| now != lease)));
+        let cancelled = pin!(cut.cancelled());
         tokio::select! {
             result = self.read(inbound, &way) => result,
-            () = cut.cancelled() => Err(LinkError::Full),
-            _ = watched.wait_for(|now| now.is_some_and(|now| now != lease)) => Ok(()),
+            () = Woken::new(cancelled) => Err(LinkError::Full),
+            _ = Woken::new(another) => Ok(()),
         }
     }
 

@@ -2,22 +2,25 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::poll_fn,
     sync::Arc,
     time::Duration,
 };
 
-use carillon_proto::{KeyedMap, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
+use carillon_proto::{KeyedMap, Woken, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
+use futures_util::StreamExt as _;
 use tokio::{
     sync::{mpsc, watch},
-    time::{self, Instant, MissedTickBehavior},
+    time::Instant,
 };
+use tokio_stream::wrappers::WatchStream;
 
 use super::{
     AnswerTo, Store, StoreAnswer, StoreFailure, StoreOp,
     engine::{Engine, Nodes, StreamId},
     stream::{self, Event},
 };
-use crate::{metrics, topology::Topology};
+use crate::{due::Due, metrics, topology::Topology};
 
 /// Operations on their way to the engine, which takes them faster than they come; what finds it full is refused.
 const OPS: usize = 8192;
@@ -31,10 +34,11 @@ pub(crate) type Answer = (u64, Result<StoreAnswer, StoreFailure>);
 
 pub(crate) struct StoreActor {
     engine: Engine<AnswerTo>,
-    ops: mpsc::Receiver<StoreOp>,
-    events: mpsc::Receiver<Event>,
+    ops: Woken<mpsc::Receiver<StoreOp>>,
+    events: Woken<mpsc::Receiver<Event>>,
     to_events: mpsc::Sender<Event>,
-    topology: watch::Receiver<Arc<Topology>>,
+    /// The first one at once.
+    topology: Woken<WatchStream<Arc<Topology>>>,
     /// By partition. The partitions never wait for the store, so waiting for them ends.
     partitions: Vec<mpsc::Sender<Answer>>,
     security: PeerSecurity,
@@ -54,10 +58,10 @@ impl StoreActor {
         let (to_events, events) = mpsc::channel(EVENTS);
         let actor = Self {
             engine: Engine::new(shard_writes, rand::random()),
-            ops,
-            events,
+            ops: Woken::new(ops),
+            events: Woken::new(events),
             to_events,
-            topology,
+            topology: Woken::new(WatchStream::new(topology)),
             partitions,
             security,
             streams: KeyedMap::default(),
@@ -69,32 +73,41 @@ impl StoreActor {
 
     /// Until nobody can ask any more.
     pub(crate) async fn run(mut self, tasks: Tasks) {
-        let mut tick = time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = Due::new();
+        // `None` while there is nothing that could be late.
+        let mut tick_at: Option<Instant> = None;
         let mut ops = Vec::with_capacity(512);
-        self.topology.mark_changed();
         loop {
+            if self.engine.is_idle() {
+                tick_at = None;
+            } else {
+                tick_at.get_or_insert_with(|| Instant::now() + TICK);
+            }
+            let (queue, events) = (&mut self.ops, &mut self.events);
             // All branches are cancel-safe: receiving, ticking, watching. What is rare comes first, so that it is not
             // starved.
             tokio::select! {
                 biased;
-                _ = tick.tick(), if !self.engine.is_idle() => self.engine.tick(Instant::now()),
-                event = self.events.recv() => {
+                () = poll_fn(|context| tick.poll(context, tick_at)) => {
+                    tick_at = None;
+                    self.engine.tick(Instant::now());
+                }
+                event = poll_fn(|context| events.poll_by(context, mpsc::Receiver::poll_recv)) => {
                     // `to_events` is ours, so it never closes.
                     if let Some(event) = event {
                         self.take_event(event);
-                        while let Ok(event) = self.events.try_recv() {
+                        while let Ok(event) = self.events.get_mut().try_recv() {
                             self.take_event(event);
                         }
                     }
                 }
-                changed = self.topology.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.follow_members(&tasks);
+                topology = self.topology.next() => {
+                    let Some(topology) = topology else { return };
+                    self.follow_members(&topology, &tasks);
                 }
-                taken = self.ops.recv_many(&mut ops, 512) => {
+                taken = poll_fn(|context| {
+                    queue.poll_by(context, |queue, context| queue.poll_recv_many(context, &mut ops, 512))
+                }) => {
                     if taken == 0 {
                         return;
                     }
@@ -124,8 +137,7 @@ impl StoreActor {
         }
     }
 
-    fn follow_members(&mut self, tasks: &Tasks) {
-        let topology = Arc::clone(&self.topology.borrow_and_update());
+    fn follow_members(&mut self, topology: &Topology, tasks: &Tasks) {
         let (members, replicas) = (topology.storage(), topology.replicas());
         let wanted: HashSet<&String> = members.iter().collect();
         self.members.retain(|address, stream| {
