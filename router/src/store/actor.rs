@@ -171,17 +171,21 @@ impl StoreActor {
     async fn perform(&mut self) {
         let now = Instant::now();
         self.engine.flush(now);
-        for (stream, request) in std::mem::take(&mut self.engine.effects.sends) {
+        // Taken out and put back, so that their room is kept.
+        let mut sends = std::mem::take(&mut self.engine.effects.sends);
+        for (stream, request) in sends.drain(..) {
             let id = request.id;
             if self.streams.get(&stream).is_none_or(|(_, requests)| requests.try_send(request).is_err()) {
                 self.engine.not_sent(id, now);
             }
         }
+        self.engine.effects.sends = sends;
         let reopened = std::mem::take(&mut self.engine.effects.lanes_reopened);
         if reopened > 0 {
             metrics::lanes_reopened(reopened);
         }
-        for (to, answer) in std::mem::take(&mut self.engine.effects.answers) {
+        let mut answers = std::mem::take(&mut self.engine.effects.answers);
+        for (to, answer) in answers.drain(..) {
             match to {
                 // A partition or a caller that is gone needs no answer.
                 AnswerTo::Partition(index, token) => {
@@ -192,5 +196,6 @@ impl StoreActor {
                 }
             }
         }
+        self.engine.effects.answers = answers;
     }
 }

@@ -36,6 +36,8 @@ pub(super) type StreamId = u64;
 /// All shards: lanes, reads, who leads.
 pub(super) struct Engine<A> {
     shards: BTreeMap<ShardId, Shard<A>>,
+    /// Those that may have something to send: of all others, `flush` has sent what may be sent.
+    news: Vec<ShardId>,
     nodes: Nodes,
     streams: KeyedMap<String, StreamId>,
     attempts: KeyedMap<u64, Attempt>,
@@ -119,6 +121,7 @@ impl<A> Engine<A> {
     pub(super) fn new(writes_bound: usize, seed: u64) -> Self {
         Self {
             shards: BTreeMap::new(),
+            news: Vec::new(),
             nodes: Nodes::default(),
             streams: KeyedMap::default(),
             attempts: KeyedMap::default(),
@@ -167,6 +170,7 @@ impl<A> Engine<A> {
         if let Place::AndFor(other) = op.place {
             self.shard(other).lane.keep_place();
         }
+        self.has_news(id);
         let shard = self.shard(id);
         if is_write(&op.op) {
             let deadline = op.deadline;
@@ -190,6 +194,13 @@ impl<A> Engine<A> {
             Place::AndFor(other) if other == id => (!self.shard(id).lane.has_room(2)).then_some(id),
             Place::AndFor(other) => [id, other].into_iter().find(|shard| !self.shard(*shard).lane.has_room(1)),
             Place::Follows => None,
+        }
+    }
+
+    /// `flush` looks at this shard.
+    fn has_news(&mut self, id: ShardId) {
+        if self.news.last() != Some(&id) {
+            self.news.push(id);
         }
     }
 

@@ -17,7 +17,12 @@ use crate::store::StoreFailure;
 impl<A> Engine<A> {
     /// Sends what may be sent. Call it after a batch of inputs.
     pub(in crate::store) fn flush(&mut self, now: Instant) {
-        for (&id, shard) in &mut self.shards {
+        // In the order of shards, each once.
+        let mut news = std::mem::take(&mut self.news);
+        news.sort_unstable();
+        news.dedup();
+        for id in news.drain(..) {
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
             if !shard.lane.wants_to_send() && (shard.reads_waiting.is_empty() || shard.reads_in_flight >= READ_WINDOW) {
                 continue;
             }
@@ -52,6 +57,7 @@ impl<A> Engine<A> {
                 self.next_id += 1;
             }
         }
+        self.news = news;
     }
 
     pub(in crate::store) fn stream_up(&mut self, address: &str, stream: StreamId) {
@@ -68,6 +74,7 @@ impl<A> Engine<A> {
         let mut broken: BTreeSet<ShardId> = BTreeSet::new();
         for id in lost {
             let Some(Attempt { shard: id, what, .. }) = self.attempts.remove(&id) else { continue };
+            self.has_news(id);
             let Some(shard) = self.shards.get_mut(&id) else { continue };
             let wait = *hit.entry(id).or_insert_with(|| shard.failed(self.nodes.of(id), &self.streams));
             match what {
@@ -84,6 +91,7 @@ impl<A> Engine<A> {
     pub(in crate::store) fn reply(&mut self, reply: StoreReply, now: Instant) {
         // An attempt that was given up.
         let Some(Attempt { shard: id, what, stream }) = self.attempts.remove(&reply.id) else { return };
+        self.has_news(id);
         let Some(shard) = self.shards.get_mut(&id) else { return };
         let why = match reply.result {
             Some(store_reply::Result::Error(error)) => error.why,
@@ -155,6 +163,7 @@ impl<A> Engine<A> {
     /// The stream's queue is full: as if the node had said so.
     pub(in crate::store) fn not_sent(&mut self, id: u64, now: Instant) {
         let Some(Attempt { shard: shard_id, what, .. }) = self.attempts.remove(&id) else { return };
+        self.has_news(shard_id);
         let Some(shard) = self.shards.get_mut(&shard_id) else { return };
         let wait = shard.backoff();
         match what {
@@ -165,12 +174,12 @@ impl<A> Engine<A> {
 
     /// Time has passed.
     pub(in crate::store) fn tick(&mut self, now: Instant) {
-        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
-        for id in ids {
+        // What ends in one shard begins nothing in another.
+        let busy = self.shards.iter().filter(|(_, shard)| !shard.lane.is_idle() || !shard.reads.is_empty());
+        let busy: Vec<ShardId> = busy.map(|(id, _)| *id).collect();
+        for id in busy {
+            self.has_news(id);
             let Some(shard) = self.shards.get_mut(&id) else { continue };
-            if shard.lane.is_idle() && shard.reads.is_empty() {
-                continue;
-            }
             let mut expired = Vec::new();
             shard.lane.expire(now, |op| expired.push(op));
             let mut over: Vec<u64> =
