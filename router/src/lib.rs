@@ -19,6 +19,7 @@ mod missed;
 mod owner;
 mod partition;
 mod peers;
+mod recent_keys;
 mod register;
 mod registry;
 mod reply;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
+    recent_keys::RecentKeys,
     reply::{Failure, ReplySlot, Request},
     store::StoreFailure,
 };
@@ -71,17 +72,24 @@ impl Parts {
 
 impl Sending {
     /// Stamps the message. `time_ms` is the time at which the service takes it, if its gateway does not say so.
-    pub(crate) fn new(send: Send, parts: Parts, now: Instant, time_ms: u64) -> Result<Self, (ReplySlot, Failure)> {
+    pub(crate) fn new(
+        send: Send,
+        parts: Parts,
+        keys: &mut RecentKeys,
+        now: Instant,
+        time_ms: u64,
+    ) -> Result<Self, (ReplySlot, Failure)> {
         let Parts { user: recipient, lease, deadline, span, slot, .. } = parts;
-        let named = || {
+        let mut named = || {
             let sender = UserId::new(&send.sender)?;
             let device = DeviceId::new(&send.sender_device)?;
-            let key_of = |id| DuplicateKey::new(&sender, &device, &id).of_incarnation(send.incarnation);
-            let key = key_of(ClientId::new(&send.client_id)?);
+            let client_id = ClientId::new(&send.client_id)?;
+            let mut keys = keys.of(&sender, send.incarnation, &device, &recipient);
             let after = match &*send.after {
                 "" => None,
-                after => Some(key_of(ClientId::new(after)?)),
+                after => Some(keys.key_before(&ClientId::new(after)?)),
             };
+            let key = keys.key(client_id);
             if send.content.len() > limits::MAX_FRAME_BYTES {
                 return Err(Failure::TooLarge { bytes: send.content.len(), max: limits::MAX_FRAME_BYTES });
             }
@@ -95,7 +103,7 @@ impl Sending {
         // With the recipient: a client may use one id for several.
         let id = MessageId::of(time_ms, key.to(&recipient)).to_string();
         let envelope = RawEnvelope {
-            id: id.clone(),
+            id,
             sender: sender.as_str().to_owned(),
             sender_device: send.sender_device,
             to: Some(Recipient { to: Some(To::User(recipient.as_str().to_owned())) }),
@@ -103,6 +111,7 @@ impl Sending {
             time_ms,
             content: send.content,
         };
+        let encoded = envelope.encode_to_vec().into();
         Ok(Self {
             sender,
             recipient,
@@ -113,9 +122,9 @@ impl Sending {
             key,
             key_names_recipient: false,
             after,
-            id,
+            id: envelope.id,
             time_ms,
-            envelope: envelope.encode_to_vec().into(),
+            envelope: encoded,
             lease,
             connection: send.connection,
             deadline,

@@ -18,7 +18,7 @@ use crate::{
 
 impl Owner {
     pub(super) fn send(&mut self, send: link::Send, parts: Parts, now: Instant, time_ms: u64) {
-        let sending = match Sending::new(send, parts, now, time_ms) {
+        let sending = match Sending::new(send, parts, &mut self.keys, now, time_ms) {
             Ok(sending) => Box::new(sending),
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };

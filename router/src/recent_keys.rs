@@ -1,0 +1,111 @@
+//! The duplicate keys of messages that came a moment ago: of several that are on their way, each names the one before.
+
+use std::hash::BuildHasher as _;
+
+use carillon_proto::{ClientId, DeviceId, DuplicateKey, Keyed, UserId};
+
+/// Devices and recipients of which the last key is kept: some 300 bytes each. Another one takes the place of the one that
+/// has the same place.
+const PLACES: usize = 1024;
+
+/// A key is what it is, kept or made anew: it is two or three hashes, which are dear.
+pub(crate) struct RecentKeys {
+    places: Box<[Option<(Named, DuplicateKey)>]>,
+    hasher: Keyed,
+}
+
+/// All that a key is made of.
+#[derive(PartialEq, Eq)]
+struct Named {
+    sender: UserId,
+    incarnation: u64,
+    device: DeviceId,
+    client_id: ClientId,
+}
+
+/// The keys of messages of one device to one recipient.
+pub(crate) struct KeysOf<'a> {
+    place: &'a mut Option<(Named, DuplicateKey)>,
+    sender: &'a UserId,
+    incarnation: u64,
+    device: &'a DeviceId,
+}
+
+impl RecentKeys {
+    pub(crate) fn new() -> Self {
+        Self { places: (0..PLACES).map(|_| None).collect(), hasher: Keyed::default() }
+    }
+
+    /// `incarnation`: of the sender's account.
+    pub(crate) fn of<'a>(
+        &'a mut self,
+        sender: &'a UserId,
+        incarnation: u64,
+        device: &'a DeviceId,
+        recipient: &UserId,
+    ) -> KeysOf<'a> {
+        let place = self.hasher.hash_one((sender, device, recipient)) as usize % PLACES;
+        KeysOf { place: &mut self.places[place], sender, incarnation, device }
+    }
+}
+
+impl KeysOf<'_> {
+    /// The key of the message that has come now. The next one may name it.
+    pub(crate) fn key(&mut self, client_id: ClientId) -> DuplicateKey {
+        let key = self.made(&client_id);
+        let (sender, device) = (self.sender.clone(), self.device.clone());
+        *self.place = Some((Named { sender, incarnation: self.incarnation, device, client_id }, key));
+        key
+    }
+
+    /// The key of the message that a message names.
+    pub(crate) fn key_before(&self, client_id: &ClientId) -> DuplicateKey {
+        match &*self.place {
+            Some((named, key))
+                if named.client_id == *client_id
+                    && named.incarnation == self.incarnation
+                    && named.sender == *self.sender
+                    && named.device == *self.device =>
+            {
+                *key
+            }
+            _ => self.made(client_id),
+        }
+    }
+
+    fn made(&self, client_id: &ClientId) -> DuplicateKey {
+        DuplicateKey::new(self.sender, self.device, client_id).of_incarnation(self.incarnation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_whether_it_was_kept_or_not() {
+        let mut keys = RecentKeys::new();
+        let user = |name| UserId::new(name).expect("valid");
+        let (bob, names) = (user("bob"), ["a", "b"]);
+        for kept in [true, false] {
+            for number in 0..24u64 {
+                let name = |bit: u64| names[(number >> bit & 1) as usize];
+                let (sender, incarnation) = (user(name(0)), number / 8);
+                let device = DeviceId::new(name(1)).expect("valid");
+                let client_id = ClientId::new(name(2)).expect("valid");
+                let key = DuplicateKey::new(&sender, &device, &client_id).of_incarnation(incarnation);
+                let mut keys = keys.of(&sender, incarnation, &device, &bob);
+                if kept {
+                    assert_eq!(keys.key(client_id.clone()), key);
+                }
+                assert_eq!(keys.key_before(&client_id), key);
+            }
+        }
+        // All in one place.
+        let (alice, phone) = (user("alice"), DeviceId::new("phone").expect("valid"));
+        let id = |id: &str| ClientId::new(id).expect("valid");
+        let first = keys.of(&alice, 1, &phone, &bob).key(id("1"));
+        assert_ne!(keys.of(&alice, 1, &phone, &bob).key(id("2")), first);
+        assert_eq!(keys.of(&alice, 1, &phone, &bob).key_before(&id("1")), first);
+    }
+}
