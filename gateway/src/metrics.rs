@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use carillon_proto::pb::client::Code;
 use metrics::{
-    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
 pub const CONNECTIONS: &str = "carillon_gateway_connections";
@@ -88,6 +88,10 @@ static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" 
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
 
+/// What each tick of the links counts, looked up once, too.
+static LINKED: LazyLock<(Gauge, Gauge, Counter)> =
+    LazyLock::new(|| (gauge!(LINKS_UP), gauge!(REQUESTS_PENDING), counter!(REQUESTS_REPEATED)));
+
 /// Tells the recorder the help texts, and begins all counters at 0.
 pub fn describe() {
     for (name, kind, unit, help) in ALL {
@@ -125,7 +129,7 @@ pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Counts up while it lives.
-pub(crate) struct Held(metrics::Gauge);
+pub(crate) struct Held(Gauge);
 
 impl Held {
     pub(crate) fn connection(protocol: &'static str) -> Self {
@@ -136,7 +140,7 @@ impl Held {
         Self::up(gauge!(SESSIONS))
     }
 
-    fn up(gauge: metrics::Gauge) -> Self {
+    fn up(gauge: Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
@@ -180,6 +184,14 @@ pub(crate) fn accepted(latency: std::time::Duration) {
     let (accepted, seconds) = &*ACCEPT;
     accepted.increment(1);
     seconds.record(latency.as_secs_f64());
+}
+
+/// `repeated`: since it was told last.
+pub(crate) fn links(up: usize, pending: usize, repeated: u64) {
+    let (all_up, all_pending, all_repeated) = &*LINKED;
+    all_up.set(up as f64);
+    all_pending.set(pending as f64);
+    all_repeated.increment(repeated);
 }
 
 pub(crate) fn bytes(received: u64, sent: u64) {

@@ -73,6 +73,7 @@ static APPEND: LazyLock<Histogram> = LazyLock::new(|| histogram!(APPEND_SECONDS)
 static PUSH: LazyLock<Counter> = LazyLock::new(|| counter!(PUSHES));
 static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
 static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "ok"));
+static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
 const OPS: [&str; 9] = [
@@ -114,6 +115,7 @@ pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {
     };
     match (op, outcome) {
         ("send", "ok") => count(&SENT),
+        ("acknowledge", "ok") => count(&ACKNOWLEDGED),
         _ => count(&handled(op, outcome)),
     }
 }

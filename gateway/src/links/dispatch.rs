@@ -209,6 +209,13 @@ impl<C> Dispatch<C> {
         std::mem::take(&mut self.repeated)
     }
 
+    /// A tick would change nothing now.
+    pub(crate) fn rests(&self, now: Instant) -> bool {
+        let waits = !self.deadlines.is_empty() || !self.to_announce.is_empty() || self.untold;
+        let again = !self.announce_again.is_empty() || !self.unclosed.is_empty();
+        !waits && !again && self.next_pump.is_some_and(|due| due > now)
+    }
+
     pub(crate) fn handle(&mut self, now: Instant, input: Input<C>, out: &mut Vec<Effect<C>>) {
         match input {
             Input::Submit(submit) => self.submit(now, submit, out),

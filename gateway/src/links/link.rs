@@ -181,7 +181,7 @@ impl Link {
 /// In the order of the batch: a message has words to forget before its requests, and the end of the announcements behind
 /// them.
 pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
-    let mut messages = vec![ToRouter::default()];
+    let mut messages = vec![ToRouter { requests: Vec::with_capacity(batch.len()), ..ToRouter::default() }];
     for item in batch {
         let full = messages.last().is_none_or(|last| match &item {
             ToLink::Word(Word::Forget(_)) => !last.requests.is_empty() || last.announced_all != 0,

@@ -306,8 +306,6 @@ impl LinksTask {
 
     fn measure(&mut self) {
         self.pending.send_replace(self.parts.pending());
-        ::metrics::gauge!(metrics::LINKS_UP).set(self.open.len() as f64);
-        ::metrics::gauge!(metrics::REQUESTS_PENDING).set(self.parts.pending() as f64);
-        ::metrics::counter!(metrics::REQUESTS_REPEATED).increment(self.parts.take_repeated());
+        metrics::links(self.open.len(), self.parts.pending(), self.parts.take_repeated());
     }
 }

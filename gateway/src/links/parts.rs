@@ -63,9 +63,15 @@ impl Parts {
 
     pub(crate) fn replies(&self, from: &Arc<str>, replies: Vec<RouterReply>) {
         let now = Instant::now();
-        let mut by_part: [Vec<RouterReply>; PARTS] = Default::default();
+        let part_of = |reply: &RouterReply| (reply.id % PARTS as u64) as usize;
+        if let [reply] = &*replies {
+            return self.input(part_of(reply), Input::Replies(Arc::clone(from), replies), now);
+        }
+        let mut counts = [0; PARTS];
+        replies.iter().for_each(|reply| counts[part_of(reply)] += 1);
+        let mut by_part = counts.map(Vec::with_capacity);
         for reply in replies {
-            by_part[(reply.id % PARTS as u64) as usize].push(reply);
+            by_part[part_of(&reply)].push(reply);
         }
         for (part, replies) in by_part.into_iter().enumerate().filter(|(_, replies)| !replies.is_empty()) {
             self.input(part, Input::Replies(Arc::clone(from), replies), now);
@@ -99,7 +105,13 @@ impl Parts {
     }
 
     pub(crate) fn tick(&self) {
-        self.all(|| Input::Tick);
+        let now = Instant::now();
+        for index in 0..self.parts.len() {
+            let rests = self.parts[index].lock().dispatch.rests(now);
+            if !rests {
+                self.input(index, Input::Tick, now);
+            }
+        }
     }
 
     /// Requests without an answer.
