@@ -76,7 +76,7 @@ static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "
 static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 9] = [
+const OPS: [&str; 10] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -84,6 +84,7 @@ const OPS: [&str; 9] = [
     "close_session",
     "acknowledge",
     "read",
+    "read_heads",
     "send",
     "direct",
 ];

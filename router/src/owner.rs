@@ -13,7 +13,7 @@ use carillon_proto::{
     KeyedMap, LeaseId, ShardId, TimelineId, UserId,
     pb::{
         client::Position,
-        link::{self, Behind, Directed, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
+        link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
             directory_command, put_account, store_request, timeline_command,
@@ -133,6 +133,7 @@ enum Asked {
         generation: u64,
         slot: ReplySlot,
     },
+    Heads(UserId, ReplySlot),
     SessionClosed {
         user: UserId,
         gateway: LeaseId,
@@ -207,6 +208,10 @@ impl Owner {
             Op::Send(send) => self.send(send, parts, now, time_ms),
             Op::Acknowledge(acknowledge) => self.acknowledge(acknowledge, parts, now),
             Op::Read(read) => self.read_timeline(read, parts),
+            Op::ReadHeads(read) => {
+                let asked = Asked::Heads(parts.user.clone(), parts.slot);
+                self.read_head(&parts.user, read.incarnation, read.device, parts.deadline, asked);
+            }
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => {
                     let Parts { user, link, slot, deadline, .. } = parts;
@@ -286,6 +291,10 @@ impl Owner {
                 let opened = head(&user, answer).map(|head| Answer::SessionOpened(opened(head)));
                 // The session is stored: whatever is wrong now, "nothing was done" would not be true.
                 self.end(slot, opened.map_err(Failure::after_the_session));
+            }
+            Asked::Heads(user, slot) => {
+                let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
+                self.end(slot, heads);
             }
             Asked::SessionClosed { user, gateway, connection, slot } => {
                 // A sign-in that was under way may have put it back meanwhile.

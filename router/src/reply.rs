@@ -202,6 +202,7 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::CloseSession(_) => "close_session",
         Op::Acknowledge(_) => "acknowledge",
         Op::Read(_) => "read",
+        Op::ReadHeads(_) => "read_heads",
         Op::Send(_) => "send",
         Op::Direct(_) => "direct",
     }
@@ -223,6 +224,7 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure
         Op::CloseSession(op) => of_session(&op.session),
         Op::Acknowledge(op) => Ok(UserId::new(&op.user)?),
         Op::Read(op) => Ok(UserId::new(&op.user)?),
+        Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
         Op::Direct(op) => Ok(UserId::new(&op.user)?),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(To::User(user)) => Ok(UserId::new(user)?),

@@ -54,6 +54,22 @@ async fn a_message_reaches_the_recipient_and_the_senders_other_devices() {
     cluster.stop().await;
 }
 
+/// While a cluster is replaced process by process, routers of this release have links with gateways of that one.
+#[tokio::test]
+async fn a_gateway_of_release_0_1_0_hears_which_connections_a_push_is_for_and_may_ask_for_heads() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut gateway = cluster.gateway().await;
+    for (device, connection) in [("phone", 3), ("laptop", 4)] {
+        gateway.ask(open(session("bob", device, &gateway, connection))).await;
+    }
+    let Reply::Accepted(_) = gateway.ask(send("bob", 1)).await else { panic!("not accepted") };
+    assert_eq!(gateway.push().await.connections, [3, 4]);
+    let heads = Op::ReadHeads(link::ReadHeads { user: "bob".into(), ..link::ReadHeads::default() });
+    let Reply::Heads(heads) = gateway.ask(heads).await else { panic!("no heads") };
+    assert_eq!(heads.heads.iter().map(|head| head.head.as_ref().expect("set").last).collect::<Vec<_>>(), [1]);
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn refusals_and_broken_streams_keep_each_message_once_and_in_order() {
     const MESSAGES: u32 = 400;

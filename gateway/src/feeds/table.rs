@@ -104,7 +104,7 @@ impl Feeds {
 
     /// A router has pushed an envelope. It is only a hint.
     pub(crate) fn pushed(&self, push: link::Push, now: Instant, hand: &mut impl Hand) {
-        let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection } = push;
+        let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection, .. } = push;
         let (Some(timeline), Some(position)) = (timeline.as_ref().and_then(TimelineRef::of), position) else { return };
         let sender = (sender_connection != NOBODY).then_some(Follower(sender_connection));
         let push = Push { incarnation, position: position.into(), envelope, traceparent, sender };

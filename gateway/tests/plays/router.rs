@@ -236,6 +236,7 @@ impl State {
                 Reply::TimelineRead(TimelineRead { head: Some(head), entries, complete: true })
             }
             Op::Send(send) => self.send(send),
+            Op::ReadHeads(_) => panic!("routers tell gateways what is missing"),
             Op::Direct(_) => panic!("no client can say so"),
         };
         RouterReply { id: request.id, result: Some(result) }

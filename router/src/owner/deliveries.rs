@@ -27,9 +27,10 @@ impl Owner {
         if envelope.is_empty() {
             return self.tell_head_to_others(&user, incarnation, position, except);
         }
-        for gateway in self.gateways_of(&user, incarnation, except) {
+        for (gateway, connections) in self.connections_of(&user, incarnation, except) {
             let sender = except.filter(|(lease, _)| *lease == gateway);
             let push = Push {
+                connections,
                 timeline: Some(TimelineId::Inbox(user.clone()).to_client()),
                 position: Some(position),
                 envelope: envelope.clone(),
@@ -41,9 +42,14 @@ impl Owner {
         }
     }
 
-    /// The gateways of the sessions to tell. Devices of one user are few.
-    fn gateways_of(&self, user: &UserId, incarnation: u64, except: Option<(LeaseId, u64)>) -> Vec<LeaseId> {
-        let mut gateways = Vec::new();
+    /// The connections of the sessions to tell, by gateway. Devices of one user are few.
+    fn connections_of(
+        &self,
+        user: &UserId,
+        incarnation: u64,
+        except: Option<(LeaseId, u64)>,
+    ) -> Vec<(LeaseId, Vec<u64>)> {
+        let mut gateways: Vec<(LeaseId, Vec<u64>)> = Vec::new();
         // A message to or of another owner of the name is nothing to some of these sessions: generations begin with the
         // incarnation.
         let sessions = self.register.sessions(user, incarnation).iter();
@@ -51,8 +57,9 @@ impl Owner {
             if except.is_some_and(|(lease, connection)| session.has_handle(lease, connection)) {
                 continue;
             }
-            if !gateways.contains(&session.lease) {
-                gateways.push(session.lease);
+            match gateways.iter_mut().find(|(lease, _)| *lease == session.lease) {
+                Some((_, connections)) => connections.push(session.connection),
+                None => gateways.push((session.lease, vec![session.connection])),
             }
         }
         gateways
@@ -136,7 +143,7 @@ impl Owner {
         position: Position,
         except: Option<(LeaseId, u64)>,
     ) {
-        for gateway in self.gateways_of(user, incarnation, except) {
+        for (gateway, _) in self.connections_of(user, incarnation, except) {
             let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
             let behind = Behind { timeline, position: Some(position), incarnation };
             self.effects.push(Effect::Behind(gateway, behind));

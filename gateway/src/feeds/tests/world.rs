@@ -147,7 +147,6 @@ impl World {
                     timeline: Some(self.timeline.to_client()),
                     position: Some(position.into()),
                     incarnation: self.store.incarnation,
-                    ..Default::default()
                 };
                 self.feeds.behind(&behind, self.now);
             }

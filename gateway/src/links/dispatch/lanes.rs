@@ -187,6 +187,7 @@ fn key_of(op: &Op) -> &str {
         Op::CloseSession(op) => op.session.as_ref().map_or("", |session| &session.user),
         Op::Acknowledge(op) => &op.user,
         Op::Read(op) => &op.user,
+        Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(recipient::To::User(id) | recipient::To::Group(id)) => id,
