@@ -29,6 +29,8 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 pub const ENTRY_COMMANDS: usize = 64;
 /// Bytes after which a Raft entry is closed.
 pub const ENTRY_BYTES: usize = 64 * 1024;
+/// Most cursors in one `MoveCursors`.
+pub const MOVED_CURSORS: usize = 256;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most bytes in the body of a signal, a directed request or its answer.

@@ -9,7 +9,7 @@ use carillon_proto::pb::{
     link::{Forget, Hint, RouterRequest, Signal},
     store::{Node, NodeKind, RegistryView, StoreReply},
 };
-use carillon_proto::{LeaseId, UserId, now_ms};
+use carillon_proto::{LeaseId, Level, UserId, now_ms};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -117,6 +117,7 @@ static TOPOLOGY: LazyLock<Arc<Topology>> = LazyLock::new(|| {
         nodes: [node(1, NodeKind::Router, "here:1")].into_iter().chain(gateways).collect(),
         directory_shards: 4,
         timeline_shards: 4,
+        level: Level::OF_PROGRAM.0,
         ..RegistryView::default()
     };
     Arc::new(Topology::new(view, "here:1".into()))

@@ -15,8 +15,8 @@ use carillon_proto::{
         client::Position,
         link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
         store::{
-            self, Account, DirectoryCommand, PutAccount, ReadUser, Session, SetCursor, TimelineCommand,
-            directory_command, put_account, store_request, timeline_command,
+            self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
+            store_request,
         },
     },
 };
@@ -27,7 +27,7 @@ use crate::{
     checks::Checks,
     companions::Companions,
     config::UnknownRecipient,
-    cursors::Cursors,
+    cursors::{Cursors, Moves},
     delivery::Delivery,
     recent_keys::RecentKeys,
     register::Register,
@@ -145,7 +145,10 @@ enum Asked {
     /// Users and their accounts' incarnations.
     Checked(Vec<(UserId, u64)>),
     Timeline(ReplySlot),
+    /// What `SetCursor` has stored.
     Cursor(Vec<ReplySlot>),
+    /// What `MoveCursors` has stored.
+    Moved(Box<Moves<ReplySlot>>),
     /// The answer tells whether the message was sent before.
     Repeated(Box<Sending>),
     FirstAppend(Box<Sending>),
@@ -250,17 +253,8 @@ impl Owner {
     }
 
     pub(crate) fn flush_cursors(&mut self) {
-        for (key, cursor) in self.cursors.take() {
-            let timeline = TimelineId::Inbox(key.user);
-            let set = SetCursor {
-                timeline: Some(timeline.to_key()),
-                device: key.device.as_str().to_owned(),
-                epoch: key.epoch.0,
-                seq: cursor.seq,
-            };
-            let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::SetCursor(set)) });
-            let shard = self.topology.shards.timeline_of(&timeline);
-            self.ask(shard, op, String::new(), cursor.deadline, Asked::Cursor(cursor.waiters));
+        for moves in self.cursors.take() {
+            self.move_cursors(moves);
         }
     }
 
@@ -310,12 +304,8 @@ impl Owner {
                 };
                 self.end(slot, read);
             }
-            Asked::Cursor(slots) => {
-                let answer = done(answer);
-                for slot in slots {
-                    self.end(slot, answer.clone());
-                }
-            }
+            Asked::Cursor(slots) => self.end_all(slots, &done(answer)),
+            Asked::Moved(moves) => self.moved(*moves, answer),
             Asked::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Asked::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Asked::SecondAppend(sending) => self.second_appended(sending, answer, now),
@@ -349,6 +339,10 @@ impl Owner {
 
     fn end(&mut self, slot: ReplySlot, answer: Result<Answer, Failure>) {
         self.effects.push(Effect::Answer(slot, answer.unwrap_or_else(Answer::from)));
+    }
+
+    fn end_all(&mut self, slots: impl IntoIterator<Item = ReplySlot>, answer: &Result<Answer, Failure>) {
+        slots.into_iter().for_each(|slot| self.end(slot, answer.clone()));
     }
 
     fn refuse(&mut self, slot: ReplySlot, failure: &Failure) {

@@ -22,6 +22,10 @@ pub struct Report {
     pub appended: u64,
     /// Rows swept out: cursors and sessions.
     pub swept: u64,
+    /// Cursors that were moved by commands for all timelines of a device.
+    pub moves: u64,
+    /// Commands that were refused because their shard's level had not risen yet.
+    pub above_level: u64,
 }
 
 impl Report {
@@ -63,5 +67,7 @@ impl AddAssign for Report {
         self.accepted += other.accepted;
         self.appended += other.appended;
         self.swept += other.swept;
+        self.moves += other.moves;
+        self.above_level += other.above_level;
     }
 }

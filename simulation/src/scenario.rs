@@ -48,6 +48,9 @@ pub(crate) struct Scenario {
     pub(crate) busy: u64,
     /// Cursors of devices that are gone for so long, by the shard's clock, are swept out; 0: never.
     pub(crate) cursor_age_ms: u64,
+    /// When the last storage node can read the level of this program: until then commands are of the level before. None: all can
+    /// when the run begins.
+    pub(crate) level_rises: Option<Time>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
 }
@@ -140,6 +143,7 @@ impl Scenario {
             busy: faulty(random, 50),
             cursor_age_ms: if random.in_thousand(500) { random.between(100, 1500) } else { 0 },
             acknowledged: random.between(0, 1000),
+            level_rises: random.in_thousand(500).then(|| random.between(0, heals_at)),
         }
     }
 }

@@ -11,8 +11,9 @@ use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
         AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader,
-        RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey, Unknown,
-        directory_command, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        RaiseLevel, RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey,
+        Unknown, directory_command, rejected::Reason, store_error::Why, store_reply::Result as Outcome,
+        store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -75,6 +76,8 @@ pub(crate) enum StoreEvent {
     Reads { wire: WireId, shard: ShardId, term: u64, id: u64, op: Op },
     Elected { shard: ShardId, term: u64 },
     NodeStarts(usize),
+    ClustersLevelRises,
+    ShardsLevelRises(ShardId),
     Clock,
     Sweeps,
 }
@@ -121,6 +124,19 @@ impl<'m> Cluster<'m> {
         self.machines.apply(shard, index, commands).expect("the machine applies")
     }
 
+    fn set_level(&mut self, shard: ShardId, level: Level) {
+        let set_level = SetLevel { level: level.0 };
+        let command = match shard.kind {
+            ShardKind::Directory => {
+                DirectoryCommand { op: Some(directory_command::Op::SetLevel(set_level)) }.encode_to_vec()
+            }
+            ShardKind::Timeline => {
+                TimelineCommand { op: Some(timeline_command::Op::SetLevel(set_level)) }.encode_to_vec()
+            }
+        };
+        self.apply(shard, vec![command.into()]);
+    }
+
     fn view(&self) -> RegistryView {
         let storage = (0..NODES).map(|node| Node {
             lease: node as u64,
@@ -136,20 +152,18 @@ pub(crate) fn node_name(node: usize) -> String {
 }
 
 impl World<'_> {
-    /// All shards are at the level of this program, and all users have accounts, when the run begins.
+    /// All shards are at the level of this program or the one before, and all users have accounts, when the run begins.
     pub(crate) fn found_cluster(&mut self) {
-        let set_level = SetLevel { level: Level::OF_PROGRAM.0 };
-        for shard in MAP.all() {
-            let command = match shard.kind {
-                ShardKind::Directory => {
-                    DirectoryCommand { op: Some(directory_command::Op::SetLevel(set_level)) }.encode_to_vec()
-                }
-                ShardKind::Timeline => {
-                    TimelineCommand { op: Some(timeline_command::Op::SetLevel(set_level)) }.encode_to_vec()
-                }
-            };
-            self.cluster.apply(shard, vec![command.into()]);
-        }
+        let level = match self.scenario.level_rises {
+            None => Level::OF_PROGRAM,
+            Some(at) => {
+                self.schedule.at(at, Event::Store(StoreEvent::ClustersLevelRises));
+                Level(Level::OF_PROGRAM.0 - 1)
+            }
+        };
+        MAP.all().for_each(|shard| self.cluster.set_level(shard, level));
+        let raise = DirectoryCommand { op: Some(directory_command::Op::RaiseLevel(RaiseLevel { level: level.0 })) };
+        self.cluster.apply(ShardId::REGISTRY, vec![raise.encode_to_vec().into()]);
         for user in 0..self.scenario.users {
             self.make_account(user, 1);
         }
@@ -181,6 +195,21 @@ impl World<'_> {
                 let known = self.cluster.shard(shard);
                 known.elected |= known.term == term;
             }
+            StoreEvent::ClustersLevelRises if self.cluster.registry_is_led() => {
+                let level = Level::OF_PROGRAM.0;
+                self.registry_write(directory_command::Op::RaiseLevel(RaiseLevel { level }));
+                for shard in MAP.all() {
+                    let after = self.random.below(500 * MS);
+                    self.schedule.after(after, Event::Store(StoreEvent::ShardsLevelRises(shard)));
+                }
+            }
+            StoreEvent::ShardsLevelRises(shard) if self.cluster.shard(shard).elected => {
+                self.cluster.set_level(shard, Level::OF_PROGRAM);
+            }
+            // The next leader does it.
+            StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
+                self.schedule.after(50 * MS, Event::Store(event));
+            }
             StoreEvent::NodeStarts(node) => self.cluster.node_is_up[node] = true,
             StoreEvent::Clock => self.clock(),
             StoreEvent::Sweeps => self.sweeps(),
@@ -194,7 +223,10 @@ impl World<'_> {
         let lane = self.cluster.lanes.entry(wire).or_default().lane(shard, lane);
         let command = match self.cluster.machines.check(shard, &op) {
             Ok(command) => command,
-            Err(rejected) => return self.reply(wire, id, error(Why::Rejected(rejected))),
+            Err(rejected) => {
+                self.report.above_level += u64::from(rejected.reason() == Reason::Level);
+                return self.reply(wire, id, error(Why::Rejected(rejected)));
+            }
         };
         let busy = !self.healed && self.random.in_thousand(self.scenario.busy);
         let known = self.cluster.shard(shard);
@@ -276,6 +308,7 @@ impl World<'_> {
         for (write, outcome) in writes.into_iter().zip(outcomes) {
             if shard.kind == ShardKind::Timeline {
                 self.model.applied(&write.command, &outcome);
+                self.report.moves += moves(&write.command);
             }
             if answers {
                 self.reply(write.wire, write.id, outcome);
@@ -448,6 +481,9 @@ impl World<'_> {
                     early.push((write.wire, write.id, self.guess(append)));
                 }
                 (Plant::CursorTooFar, Some(timeline_command::Op::SetCursor(set))) => set.seq += 1,
+                (Plant::CursorTooFar, Some(timeline_command::Op::MoveCursors(moves))) => {
+                    moves.moved.iter_mut().for_each(|moved| moved.seq += 1);
+                }
                 (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
                     append.incarnation = self.first_owner(append.timeline.as_ref());
                 }
@@ -469,6 +505,14 @@ impl World<'_> {
         let (epoch, last) = self.model.head(&owner, append.incarnation);
         let epoch = if epoch == 0 { append.new_epoch } else { epoch };
         Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
+    }
+}
+
+/// How many cursors the command moves with others.
+fn moves(command: &Bytes) -> u64 {
+    match TimelineCommand::decode(command.clone()).expect("it was applied").op {
+        Some(timeline_command::Op::MoveCursors(moves)) => moves.moved.len() as u64,
+        _ => 0,
     }
 }
 

@@ -135,6 +135,9 @@ pub fn keys(bytes: &[u8]) {
     if let Ok(timeline) = keys::timeline_of(bytes) {
         assert_eq!(keys::timeline(&timeline), bytes);
     }
+    if let Ok((number, device, group)) = keys::group_cursor_of(bytes) {
+        assert_eq!(keys::group_cursor(number, device, &group), bytes);
+    }
     if let Ok(lease) = keys::lease_of(bytes) {
         assert_eq!(keys::lease(lease), bytes);
     }
@@ -219,8 +222,8 @@ fn folder(name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::store::{
-        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, SetCursor, TimelineKey, Trim,
-        timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, MoveCursors, SetCursor, TimelineKey, Trim,
+        move_cursors::Moved, timeline_command::Op, timeline_key::Kind,
     };
     use proptest::prelude::*;
 
@@ -240,7 +243,7 @@ mod tests {
 
         #[test]
         fn what_passes_the_check_is_applied(
-            given in prop::collection::vec((0..10u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
+            given in prop::collection::vec((0..11u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
         ) {
             let command = |(kind, owner, small, any)| {
                 let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
@@ -250,6 +253,12 @@ mod tests {
                     2 => Op::EndTimeline(EndTimeline { timeline, incarnation: small }),
                     8 => Op::EndSender(EndSender { sender: "a".into(), generation: small }),
                     9 => Op::AdvanceClock(AdvanceClock { elapsed_ms: any as u32 }),
+                    10 => {
+                        let group = TimelineKey { kind: Kind::Group.into(), owner: "a".into() };
+                        let moved = |timeline| Moved { timeline, epoch: small % 3, seq: any };
+                        let moved = vec![moved(timeline.clone()), moved(Some(group))];
+                        Op::MoveCursors(MoveCursors { timeline, device: "phone".into(), moved, incarnation: any % 3 })
+                    }
                     3 => Op::CollectGarbage(CollectGarbage { number: small % 4, limit: small as u32 }),
                     _ => Op::Append(Append {
                         timeline,

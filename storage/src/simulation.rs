@@ -141,7 +141,7 @@ impl Machines {
             nodes: state.nodes,
             directory_shards: self.map.directory.into(),
             timeline_shards: self.map.timeline.into(),
-            level: reader.level().0,
+            level: state.cluster.level.0,
             ..RegistryView::default()
         }
     }

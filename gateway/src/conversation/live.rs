@@ -157,7 +157,10 @@ impl Live {
 
     /// The device has this position, which its timeline does not reach.
     pub(super) fn has_beyond(&self, timeline: &TimelineId, position: client::Position) -> Op {
-        Op::Acknowledge(Acknowledge { beyond: true, ..acknowledge(&self.who, timeline, position.into()) })
+        Op::Acknowledge(Acknowledge {
+            beyond: true,
+            ..acknowledge(&self.who, self.incarnation, timeline, position.into())
+        })
     }
 
     pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), Gone> {
@@ -279,7 +282,7 @@ impl Live {
         let waiting = self.timelines.iter().filter(|timeline| timeline.ack.latest != 0);
         waiting.map(|timeline| {
             let id = timeline.followed.timeline.id.clone();
-            let ack = acknowledge(&self.who, &id, timeline.latest());
+            let ack = acknowledge(&self.who, self.incarnation, &id, timeline.latest());
             (id, ack)
         })
     }
@@ -330,7 +333,7 @@ impl Live {
                 let (id, position) = (timeline.followed.timeline.id.clone(), timeline.latest());
                 timeline.ack.sent = std::mem::take(&mut timeline.ack.latest);
                 self.ack_not_before = now.instant + rules.ack_interval;
-                let op = Op::Acknowledge(acknowledge(&self.who, &id, position));
+                let op = Op::Acknowledge(acknowledge(&self.who, self.incarnation, &id, position));
                 out.push(Effect::Request { tag: Tag::Ack(id), op, traceparent: String::new() });
             }
         }

@@ -426,12 +426,13 @@ fn millis(duration: Duration) -> u32 {
 }
 
 /// Moves the device's cursor.
-fn acknowledge(who: &Who, timeline: &TimelineId, position: Position) -> Acknowledge {
+fn acknowledge(who: &Who, incarnation: u64, timeline: &TimelineId, position: Position) -> Acknowledge {
     Acknowledge {
         user: who.user.as_str().to_owned(),
         device: who.device.as_str().to_owned(),
         timeline: Some(timeline.to_client()),
         position: Some(position.into()),
+        incarnation: Some(incarnation),
         beyond: false,
     }
 }

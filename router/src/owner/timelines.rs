@@ -3,33 +3,104 @@
 use std::time::Duration;
 
 use carillon_proto::{
-    DeviceId, Epoch, TimelineId, UserId, limits,
+    DeviceId, Epoch, Level, TimelineId, UserId, limits,
     pb::{
         client, link,
-        store::{self, ReadHead, RenewEpoch, TimelineCommand, store_request, timeline_command},
+        store::{
+            self, MoveCursors, ReadHead, RenewEpoch, SetCursor, TimelineCommand, move_cursors, store_request,
+            timeline_command,
+        },
     },
 };
 use tokio::time::Instant;
 
-use super::{Asked, MAX_PAGE, Owner};
-use crate::{cursors::CursorKey, metrics, reply::Failure, send::Parts};
+use super::{Asked, MAX_PAGE, Owner, done};
+use crate::{
+    cursors::{Cursor, Device, Life, Moves},
+    metrics,
+    reply::{Failure, ReplySlot},
+    send::Parts,
+    store::{StoreAnswer, StoreFailure},
+};
 
 /// Between two lines in the log about data that was put back from a copy: each inbox whose devices notice has its own.
 const TELL_RESTORED: Duration = Duration::from_secs(60);
 
 impl Owner {
     pub(super) fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: Parts, now: Instant) {
-        let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|_| {
+        let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|timeline| {
             let position = acknowledge.position.ok_or(Failure::Invalid("position is missing"))?;
-            Ok((DeviceId::new(&acknowledge.device)?, position))
+            Ok((timeline, DeviceId::new(&acknowledge.device)?, position))
         });
         match checked {
             Err(failure) => self.refuse(parts.slot, &failure),
-            Ok((_, position)) if acknowledge.beyond => self.renew_epoch(position, parts, now),
-            Ok((device, position)) => {
-                let key = CursorKey { user: parts.user, device, epoch: Epoch(position.epoch) };
-                self.cursors.add(key, position.seq, parts.slot, now, parts.deadline);
+            Ok((.., position)) if acknowledge.beyond => self.renew_epoch(position, parts, now),
+            // No timeline has it: it moves nothing.
+            Ok((.., client::Position { epoch: 0, .. })) => {
+                self.refuse(parts.slot, &Failure::Invalid("position is of epoch 0"));
             }
+            Ok((timeline, id, position)) => {
+                let Parts { user, slot, deadline, .. } = parts;
+                let device = Device { user, id, incarnation: acknowledge.incarnation };
+                let life = Life { timeline, epoch: Epoch(position.epoch) };
+                self.cursors.add((device, life), position.seq, slot, now, deadline);
+            }
+        }
+    }
+
+    /// One command for all timelines of the device, once all storage nodes can read it.
+    pub(super) fn move_cursors(&mut self, moves: Moves<ReplySlot>) {
+        let can_read = Level(self.topology.view.level) >= Level::CURSORS;
+        let (Some(incarnation), Some(deadline)) = (moves.device.incarnation.filter(|_| can_read), moves.deadline())
+        else {
+            return self.set_cursors(moves);
+        };
+        let moved = |(life, cursor): &(Life, Cursor<ReplySlot>)| move_cursors::Moved {
+            timeline: Some(life.timeline.to_key()),
+            epoch: life.epoch.0,
+            seq: cursor.seq,
+        };
+        let inbox = TimelineId::Inbox(moves.device.user.clone());
+        let command = timeline_command::Op::MoveCursors(MoveCursors {
+            timeline: Some(inbox.to_key()),
+            device: moves.device.id.as_str().to_owned(),
+            moved: moves.cursors.iter().map(moved).collect(),
+            incarnation,
+        });
+        let shard = self.topology.shards.timeline_of(&inbox);
+        let op = store_request::Op::Timeline(TimelineCommand { op: Some(command) });
+        self.ask(shard, op, String::new(), deadline, Asked::Moved(Box::new(moves)));
+    }
+
+    pub(super) fn moved(&mut self, moves: Moves<ReplySlot>, answer: Result<StoreAnswer, StoreFailure>) {
+        match answer {
+            // A shard's level follows that of the cluster a little later.
+            Err(StoreFailure::Level { .. }) => self.set_cursors(moves),
+            answer => {
+                let answer = done(answer);
+                let slots = moves.cursors.into_iter().flat_map(|(_, cursor)| cursor.waiters);
+                self.end_all(slots, &answer);
+            }
+        }
+    }
+
+    /// One command for each, as all releases read it. Cursors in groups wait until the shard's level has risen.
+    fn set_cursors(&mut self, Moves { device, cursors }: Moves<ReplySlot>) {
+        for (Life { timeline, epoch }, cursor) in cursors {
+            if let TimelineId::Group(_) = timeline {
+                let detail = "not all storage nodes can read yet where a device is in its groups".to_owned();
+                self.end_all(cursor.waiters, &Err(Failure::Store(StoreFailure::Level { detail })));
+                continue;
+            }
+            let set = SetCursor {
+                timeline: Some(timeline.to_key()),
+                device: device.id.as_str().to_owned(),
+                epoch: epoch.0,
+                seq: cursor.seq,
+            };
+            let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::SetCursor(set)) });
+            let shard = self.topology.shards.timeline_of(&timeline);
+            self.ask(shard, op, String::new(), cursor.deadline, Asked::Cursor(cursor.waiters));
         }
     }
 

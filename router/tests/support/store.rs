@@ -252,6 +252,10 @@ impl State {
                 assert!(self.level >= 1, "a storage node of the release before stops at it");
                 Reply::Done(Done {})
             }
+            Timeline::MoveCursors(_) => {
+                assert!(self.level >= 2, "a storage node of the release before stops at it");
+                Reply::Done(Done {})
+            }
             Timeline::CollectGarbage(_) | Timeline::SetLevel(_) => panic!("only a storage node asks for it"),
         }
     }

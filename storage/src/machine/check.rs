@@ -7,10 +7,11 @@ use carillon_proto::{
     DeviceId, ShardId, ShardKind, ShardMap, TimelineId, UserId,
     address::check_reachable,
     credentials,
-    limits::MAX_FRAME_BYTES,
+    limits::{MAX_FRAME_BYTES, MOVED_CURSORS},
     pb::store::{
-        Account, DirectoryCommand, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand, TimelineKey,
-        directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, timeline_command::Op as TimelineOp,
+        Account, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
+        TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason,
+        timeline_command::Op as TimelineOp,
     },
 };
 
@@ -160,15 +161,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         }
         TimelineOp::SetCursor(op) => match check_timeline_key(shard, map, op.timeline.as_ref())? {
             TimelineId::Inbox(_) => check_device(&op.device),
-            TimelineId::Group(_) => {
-                let (user, device) = op
-                    .device
-                    .split_once('/')
-                    .ok_or_else(|| invalid("device of a group's cursor is not user/device"))?;
-                parse_user(user)?;
-                check_device(device)
-            }
+            TimelineId::Group(_) => Err(invalid("a cursor in a group stands in the shard of its user's inbox")),
         },
+        TimelineOp::MoveCursors(op) => check_moves(shard, map, op),
         TimelineOp::Trim(op) => {
             check_timeline_key(shard, map, op.timeline.as_ref())?;
             match op.limit {
@@ -203,11 +198,33 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
 }
 
 fn check_timeline_key(shard: ShardId, map: ShardMap, key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
+    let timeline = parse_timeline(key)?;
+    check_shard(shard, map.timeline_of(&timeline), &timeline)?;
+    Ok(timeline)
+}
+
+/// Of any shard.
+fn parse_timeline(key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
     let key = key.ok_or_else(|| invalid("timeline is missing"))?;
     let timeline = TimelineId::from_key(key).map_err(invalid)?.ok_or_else(|| invalid("timeline has no kind"))?;
     check_normalised("owner", &key.owner, timeline.owner())?;
-    check_shard(shard, map.timeline_of(&timeline), &timeline)?;
     Ok(timeline)
+}
+
+fn check_moves(shard: ShardId, map: ShardMap, op: &MoveCursors) -> Result<(), Rejected> {
+    let inbox = check_timeline_key(shard, map, op.timeline.as_ref())?;
+    if !matches!(inbox, TimelineId::Inbox(_)) {
+        return Err(invalid("cursors stand in the shard of their user's inbox, and not in that of a group"));
+    }
+    check_device(&op.device)?;
+    if !(1..=MOVED_CURSORS).contains(&op.moved.len()) {
+        return Err(invalid(format!("moves of {} cursors, not 1 to {MOVED_CURSORS}", op.moved.len())));
+    }
+    op.moved.iter().try_for_each(|moved| match parse_timeline(moved.timeline.as_ref())? {
+        _ if moved.epoch == 0 => Err(invalid("cursor of epoch 0")),
+        TimelineId::Inbox(_) if op.timeline != moved.timeline => Err(invalid("cursor in somebody else's inbox")),
+        TimelineId::Inbox(_) | TimelineId::Group(_) => Ok(()),
+    })
 }
 
 fn check_user(shard: ShardId, map: ShardMap, user: &str) -> Result<(), Rejected> {
@@ -305,7 +322,7 @@ fn invalid(detail: impl Display) -> Rejected {
 mod tests {
     use carillon_proto::pb::store::{
         AdvanceLeaseClock, Append, CollectGarbage, EndSender, EndTimeline, PutAccount, RevokeTokens, ScramCredentials,
-        SetCursor, Trim, timeline_key::Kind,
+        SetCursor, Trim, move_cursors::Moved, timeline_key::Kind,
     };
 
     use super::*;
@@ -378,15 +395,49 @@ mod tests {
             TimelineOp::SetCursor(SetCursor { timeline, device: device.into(), epoch: 1, seq: 1 })
         };
         assert_eq!(timeline(cursor(Kind::Inbox, "phone")), Ok(()));
-        assert_eq!(timeline(cursor(Kind::Group, "bob/a/b")), Ok(()));
-        for (kind, device) in [(Kind::Inbox, ""), (Kind::Inbox, "\u{0}"), (Kind::Group, "phone"), (Kind::Group, "B/x")]
-        {
+        for (kind, device) in [(Kind::Inbox, ""), (Kind::Inbox, "\u{0}"), (Kind::Group, "phone")] {
             assert!(timeline(cursor(kind, device)).is_err(), "{device:?}");
         }
         let trim =
             |limit| TimelineOp::Trim(Trim { timeline: key(Kind::Inbox, "alice"), before_seq: 2, limit, epoch: 0 });
         assert_eq!(timeline(trim(TRIM_ENVELOPES)), Ok(()));
         assert!(timeline(trim(0)).is_err() && timeline(trim(TRIM_ENVELOPES + 1)).is_err());
+    }
+
+    #[test]
+    fn malformed_moves_are_refused() {
+        let moved = |kind, owner: &str| Moved { timeline: key(kind, owner), epoch: 1, seq: 1 };
+        let good = MoveCursors {
+            timeline: key(Kind::Inbox, "alice"),
+            device: "phone".into(),
+            // Wherever the group's own shard is.
+            moved: [moved(Kind::Inbox, "alice")]
+                .into_iter()
+                .chain((1..MOVED_CURSORS).map(|n| moved(Kind::Group, &format!("group{n}"))))
+                .collect(),
+            incarnation: 0,
+        };
+        assert_eq!(timeline(TimelineOp::MoveCursors(good.clone())), Ok(()));
+        type Change = fn(&mut MoveCursors);
+        let wrong: [(&str, Change); 9] = [
+            ("and not in that of a group", |op| op.timeline = key(Kind::Group, "alice")),
+            ("device", |op| op.device = String::new()),
+            ("moves of 0 cursors", |op| op.moved.clear()),
+            ("moves of 257 cursors", |op| op.moved.push(op.moved[1].clone())),
+            ("timeline is missing", |op| op.moved[1].timeline = None),
+            ("timeline has no kind", |op| op.moved[1].timeline = key(Kind::Unspecified, "group")),
+            ("normal form is \"group\"", |op| op.moved[1].timeline = key(Kind::Group, "Group")),
+            ("somebody else's inbox", |op| op.moved[1].timeline = key(Kind::Inbox, "bob")),
+            ("epoch 0", |op| op.moved[0].epoch = 0),
+        ];
+        for (why, change) in wrong {
+            let mut op = good.clone();
+            change(&mut op);
+            let (reason, detail) = timeline(TimelineOp::MoveCursors(op)).expect_err(why);
+            assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+        }
+        let bobs = MoveCursors { timeline: key(Kind::Inbox, "bob"), ..good };
+        assert_eq!(timeline(TimelineOp::MoveCursors(bobs)).expect_err("bob's shard").0, Reason::WrongShard);
     }
 
     #[test]

@@ -115,6 +115,10 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         // Programs of before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,
+        TimelineOp::MoveCursors(_) => Level::CURSORS,
+        TimelineOp::SweepCursors(op) if op.cursors.iter().any(|seen| seen.group.is_some() || seen.epoch != 0) => {
+            Level::CURSORS
+        }
         TimelineOp::Append(_)
         | TimelineOp::SetCursor(_)
         | TimelineOp::Trim(_)

@@ -6,7 +6,7 @@ use std::io;
 use carillon_proto::pb::store::{Trim, sweep_cursors::Seen};
 
 use super::{
-    keys::{self, Cursor, Stored},
+    keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
 };
 use crate::engine::fjall::TimelineView;
@@ -91,20 +91,41 @@ pub(crate) fn gone(
     }
     let clock_ms = clock(view)?;
     let begin = if after.is_empty() { keys::cursors() } else { [after, &[0]].concat() };
-    let mut looked_at = 0;
-    for row in view.range(begin..=keys::after_cursors()) {
+    let in_inboxes = Some(begin.clone()..=keys::after_cursors()).filter(|range| !range.is_empty());
+    let in_groups = begin.max(keys::group_cursors())..=keys::after_group_cursors();
+    let rows = in_inboxes.into_iter().chain([in_groups]).flat_map(|range| view.range(range));
+    for (looked_at, row) in (1..).zip(rows) {
         let (key, value) = row?;
-        let (number, device) = keys::cursor_of(&key)?;
-        let cursor = Cursor::decode(&value)?;
-        if is_gone(view, number, cursor, clock_ms, retention)? {
-            gone.push(Seen { number, device: device.to_owned(), seq: cursor.seq });
-        }
-        looked_at += 1;
+        gone.extend(gone_at(view, &key, &value, clock_ms, retention)?);
         if gone.len() >= limit || looked_at >= LOOKED_AT {
             return Ok((gone, key.to_vec()));
         }
     }
     Ok((gone, Vec::new()))
+}
+
+/// The cursor of this row, if its device is gone.
+fn gone_at(
+    view: &TimelineView<'_>,
+    key: &[u8],
+    value: &[u8],
+    clock_ms: u64,
+    retention: &Retention,
+) -> io::Result<Option<Seen>> {
+    if key < keys::group_cursors().as_slice() {
+        let (number, device) = keys::cursor_of(key)?;
+        let cursor = Cursor::decode(value)?;
+        let is_gone = is_gone(view, number, cursor, clock_ms, retention)?;
+        let seen = || Seen { number, device: device.to_owned(), seq: cursor.seq, ..Seen::default() };
+        return Ok(is_gone.then(seen));
+    }
+    let GroupCursor { epoch, seq, moved_ms } = GroupCursor::decode(value)?;
+    // What has come for the device since then stands in the group's shard.
+    if retention.age_ms(clock_ms, moved_ms) <= retention.cursor_age_ms.saturating_mul(2) {
+        return Ok(None);
+    }
+    let (number, device, group) = keys::group_cursor_of(key)?;
+    Ok(Some(Seen { number, device: device.to_owned(), seq, group: Some(group), epoch }))
 }
 
 /// A device that has taken everything may well be there, however long nothing has come for it. So it is gone when the

@@ -1,5 +1,7 @@
-//! The state machine of a timeline shard: gives positions, recognises repeated sends, keeps cursors, trims, ends timelines.
+//! The state machine of a timeline shard: gives positions, recognises repeated sends, trims, ends timelines, and in `cursors.rs`
+//! keeps cursors.
 
+pub(super) mod cursors;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 
@@ -8,15 +10,15 @@ use std::io;
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, SetCursor,
-        StoreError, SweepCursors, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
-        timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, StoreError,
+        TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
+        timeline_key::Kind,
     },
 };
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
-    keys::{self, Cursor, Stored},
+    keys::{self, Stored},
     level::{Reading, ShardLevel},
     recent::Recent,
     senders::EndedSenders,
@@ -208,6 +210,7 @@ impl Batch<'_> {
         match op {
             Op::Append(op) => self.append(&op),
             Op::SetCursor(op) => self.set_cursor(&op),
+            Op::MoveCursors(op) => self.move_cursors(&op),
             Op::Trim(op) => self.trim(&op),
             Op::AdvanceClock(op) => Ok(self.advance_clock(&op)),
             Op::SweepCursors(op) => self.sweep_cursors(&op),
@@ -287,21 +290,6 @@ impl Batch<'_> {
         }
     }
 
-    fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
-        let key = timeline_key(op.timeline.as_ref())?;
-        if let Some(Held { state, .. }) = self.held(&key)?
-            && state.number != 0
-            && state.epoch == op.epoch
-            && op.seq <= state.last
-        {
-            let key = keys::cursor(state.number, &op.device);
-            if self.get(&key, Cursor::decode)?.is_none_or(|cursor| cursor.seq < op.seq) {
-                self.changes.put(key, Cursor { seq: op.seq, moved_ms: self.clock_ms }.encode());
-            }
-        }
-        Ok(done())
-    }
-
     fn renew_epoch(&mut self, op: &RenewEpoch) -> io::Result<Outcome> {
         if op.new_epoch == 0 {
             return Err(broken("epoch 0"));
@@ -324,16 +312,6 @@ impl Batch<'_> {
         self.changes.put(keys::CLOCK.to_vec(), keys::number_value(self.clock_ms));
         self.senders.forget_old(self.clock_ms, &mut self.changes);
         done()
-    }
-
-    fn sweep_cursors(&mut self, op: &SweepCursors) -> io::Result<Outcome> {
-        for seen in &op.cursors {
-            let key = keys::cursor(seen.number, &seen.device);
-            if self.get(&key, Cursor::decode)?.is_some_and(|cursor| cursor.seq == seen.seq) {
-                self.changes.delete(key);
-            }
-        }
-        Ok(done())
     }
 
     fn trim(&mut self, op: &Trim) -> io::Result<Outcome> {

@@ -88,6 +88,30 @@ impl TimelineReader {
         Ok(head)
     }
 
+    /// At most `limit` cursors of the device in groups, after that of this group: group, epoch, position. A device that signs in
+    /// without memory will ask for them as soon as there are groups; the request of the store comes then.
+    #[cfg(test)]
+    pub(crate) fn group_cursors(
+        &self,
+        inbox: &ReadHead,
+        after: Option<&TimelineKey>,
+        limit: usize,
+    ) -> Result<Vec<(TimelineKey, u64, u64)>, Unread> {
+        let view = self.shard.view();
+        let Some(state) = load(&view, inbox.timeline.as_ref(), inbox.incarnation)? else { return Ok(Vec::new()) };
+        let (begin, end) = keys::group_cursors_of(state.number, &inbox.device).into_inner();
+        let begin =
+            after.map_or(begin, |after| [keys::group_cursor(state.number, &inbox.device, after), vec![0]].concat());
+        let mut found = Vec::new();
+        for row in view.range(begin..=end).take(limit) {
+            let (key, value) = row?;
+            let (_, _, group) = keys::group_cursor_of(&key)?;
+            let keys::GroupCursor { epoch, seq, .. } = keys::GroupCursor::decode(&value)?;
+            found.push((group, epoch, seq));
+        }
+        Ok(found)
+    }
+
     pub(crate) fn heads(&self, op: &ReadHeads) -> io::Result<HeadsRead> {
         let read = |read: &ReadHead| match self.head(read) {
             Ok(head) => Ok(HeadRead { head: Some(head) }),

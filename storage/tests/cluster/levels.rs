@@ -1,13 +1,14 @@
 //! Programs of two levels in one cluster. Needs the feature `planted-bugs`: the delivered program reads one level alone.
 use crate::{
     quick,
-    support::{Cluster, MAP, append, eventually, security, timeline_shard},
+    support::{Cluster, MAP, append, eventually, inbox, security, timeline_shard},
 };
 use carillon_proto::{
-    Level, ShardKind,
+    Level, ShardId, ShardKind,
     pb::store::{
-        EndSender, StoreError, TimelineCommand, rejected::Reason, store_error::Why, store_reply::Result as Outcome,
-        store_request::Op, timeline_command,
+        EndSender, MoveCursors, ReadHead, SetCursor, StoreError, TimelineCommand, TimelineKey, move_cursors::Moved,
+        rejected::Reason, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        timeline_key::Kind,
     },
 };
 use carillon_storage::Storage;
@@ -77,6 +78,86 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
     assert_eq!(cluster.append("alice", 40).await.seq, 41, "the other two go on");
 }
 
+/// The leader refuses it, as not all nodes can read it yet; nobody stops at it.
+async fn refused_for_its_level(cluster: &Cluster, shard: ShardId, op: Op) {
+    let refused = eventually("the leader refuses it", || async {
+        for node in &cluster.nodes {
+            match node.ask(shard, op.clone()).await {
+                Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => return Ok(rejected),
+                Some(Outcome::Error(_)) | None => {}
+                Some(other) => panic!("not refused: {other:?}"),
+            }
+        }
+        Err("nobody leads")
+    })
+    .await;
+    assert_eq!(refused.reason(), Reason::Level, "{refused:?}");
+    assert!(
+        cluster.nodes.iter().all(|node| node.tasks().failure().is_none()),
+        "the older one reads all that is written"
+    );
+}
+
+/// By this release: the level of the cluster rises by itself, and those of the timeline shards follow.
+async fn last_one_is_replaced(cluster: &mut Cluster) {
+    cluster.nodes[2].stop().await;
+    cluster.nodes[2].knows(Level::OF_PROGRAM);
+    cluster.nodes[2].start().await;
+    cluster.nodes[2].ready().await;
+    all_see(cluster, Level::OF_PROGRAM).await;
+    for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Timeline) {
+        eventually("the shard's own level rises", || async {
+            let led = cluster.leads(shard).await;
+            if led.iter().any(|led| led.level == Level::OF_PROGRAM.0) { Ok(()) } else { Err(led) }
+        })
+        .await;
+    }
+}
+
+async fn phones_cursor(cluster: &Cluster) -> u64 {
+    let read = ReadHead { timeline: Some(inbox("alice").to_key()), device: "phone".into(), incarnation: 0 };
+    match cluster.ask(timeline_shard("alice"), Op::ReadHead(read)).await {
+        Outcome::Head(head) => head.cursor,
+        other => panic!("no head: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_are_moved_together_as_soon_as_the_last_node_can_read_that() {
+    let mut cluster = Cluster::new(3, quick);
+    cluster.nodes[2].knows(Level::CLUSTER);
+    for node in &mut cluster.nodes {
+        node.start().await;
+    }
+    cluster.nodes[0].found().await;
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    all_see(&cluster, Level::CLUSTER).await;
+    let (shard, inbox) = (timeline_shard("alice"), inbox("alice").to_key());
+    for key in 0..3 {
+        cluster.append("alice", key).await;
+    }
+    let epoch = cluster.read("alice").await.head.expect("a head").epoch;
+    let op = |op| Op::Timeline(TimelineCommand { op: Some(op) });
+    let group = TimelineKey { kind: Kind::Group.into(), owner: "group".into() };
+    let moved = |timeline: &TimelineKey, seq| Moved { timeline: Some(timeline.clone()), epoch, seq };
+    let moves = || {
+        let moved = vec![moved(&inbox, 2), moved(&group, 70)];
+        let (timeline, device) = (Some(inbox.clone()), "phone".to_owned());
+        op(timeline_command::Op::MoveCursors(MoveCursors { timeline, device, moved, incarnation: 0 }))
+    };
+    refused_for_its_level(&cluster, shard, moves()).await;
+    let set = SetCursor { timeline: Some(inbox.clone()), device: "phone".into(), epoch, seq: 1 };
+    assert!(matches!(cluster.ask(shard, op(timeline_command::Op::SetCursor(set))).await, Outcome::Done(_)));
+    assert_eq!(phones_cursor(&cluster).await, 1, "as in the release before");
+
+    last_one_is_replaced(&mut cluster).await;
+    assert!(matches!(cluster.ask(shard, moves()).await, Outcome::Done(_)));
+    assert_eq!(phones_cursor(&cluster).await, 2);
+    assert!(cluster.nodes.iter().all(|node| node.tasks().failure().is_none()));
+}
+
 /// Sent by a session of this generation.
 fn sent_by_bob(key: u64, generation: u64) -> Op {
     let mut command = append("alice", key);
@@ -102,35 +183,8 @@ async fn senders_are_ended_as_soon_as_the_last_node_can_read_that_and_appends_ar
     let Outcome::Appended(_) = cluster.ask(shard, sent_by_bob(1, 4)).await else { panic!("not appended") };
     let end = EndSender { sender: "bob".into(), generation: 5 };
     let end = || Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndSender(end.clone())) });
-    let refused = eventually("the leader refuses it", || async {
-        for node in &cluster.nodes {
-            match node.ask(shard, end()).await {
-                Some(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => return Ok(rejected),
-                Some(Outcome::Error(_)) | None => {}
-                Some(other) => panic!("not refused: {other:?}"),
-            }
-        }
-        Err("nobody leads")
-    })
-    .await;
-    assert_eq!(refused.reason(), Reason::Level, "{refused:?}");
-    assert!(
-        cluster.nodes.iter().all(|node| node.tasks().failure().is_none()),
-        "the older one reads all that is written"
-    );
-
-    cluster.nodes[2].stop().await;
-    cluster.nodes[2].knows(Level::OF_PROGRAM);
-    cluster.nodes[2].start().await;
-    cluster.nodes[2].ready().await;
-    all_see(&cluster, Level::CLUSTER).await;
-    for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Timeline) {
-        eventually("the shard's own level rises", || async {
-            let led = cluster.leads(shard).await;
-            if led.iter().any(|led| led.level == Level::CLUSTER.0) { Ok(()) } else { Err(led) }
-        })
-        .await;
-    }
+    refused_for_its_level(&cluster, shard, end()).await;
+    last_one_is_replaced(&mut cluster).await;
     assert!(matches!(cluster.ask(shard, end()).await, Outcome::Done(_)));
     let refused = eventually("what the ended sessions send is refused", || async {
         for node in &cluster.nodes {

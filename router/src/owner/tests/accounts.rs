@@ -39,18 +39,22 @@ fn a_closed_session_gets_nothing_more() {
     assert!(matches!(play.answer(token, appended(1, &Bytes::new()))[..], [Did::Append(..)]));
 }
 
+/// Bob's device acknowledges in this user's inbox, with the incarnation of the account.
+fn acknowledge(owner: &str, device: &str, seq: u64) -> Acknowledge {
+    Acknowledge {
+        user: "bob".into(),
+        device: device.into(),
+        timeline: Some(TimelineId::Inbox(UserId::new(owner).expect("valid")).to_client()),
+        position: Some(client::Position { epoch: 7, seq }),
+        incarnation: Some(64),
+        beyond: false,
+    }
+}
+
 #[test]
 fn acknowledgements_are_stored_once_and_answered_together() {
     let mut play = Play::new();
-    let acknowledge = |user: &str, seq| {
-        Op::Acknowledge(Acknowledge {
-            beyond: false,
-            user: "bob".into(),
-            device: "a".into(),
-            timeline: Some(TimelineId::Inbox(UserId::new(user).expect("valid")).to_client()),
-            position: Some(client::Position { epoch: 7, seq }),
-        })
-    };
+    let acknowledge = |user: &str, seq| Op::Acknowledge(acknowledge(user, "a", seq));
     assert_eq!(play.request(acknowledge("bob", 3)), []);
     assert_eq!(play.request(acknowledge("bob", 8)), []);
     let effects = play.request(acknowledge("carol", 1));
@@ -63,6 +67,53 @@ fn acknowledgements_are_stored_once_and_answered_together() {
     let effects = play.answer(*token, StoreAnswer::Done(Done {}));
     let done = || Answer::Done(link::Done {});
     assert_eq!(effects, [Did::Answer(1, done()), Did::Answer(2, done())]);
+}
+
+#[test]
+fn from_level_2_on_one_command_moves_all_cursors_of_a_device() {
+    let mut play = Play::new();
+    play.level_rises(Level::CURSORS);
+    for (device, seq) in [("a", 3), ("b", 4), ("a", 8)] {
+        assert_eq!(play.request(Op::Acknowledge(acknowledge("bob", device, seq))), []);
+    }
+    let newer = Acknowledge { position: Some(client::Position { epoch: 9, seq: 1 }), ..acknowledge("bob", "a", 0) };
+    assert_eq!(play.request(Op::Acknowledge(newer)), []);
+    play.owner.flush_cursors();
+    let effects = play.effects();
+    let [Did::MoveCursors(of_a, user, a, 64, moved), Did::MoveCursors(of_b, _, b, 64, _)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((user.as_str(), a.as_str(), b.as_str()), ("bob", "a", "b"));
+    assert_eq!(*moved, [("bob".into(), 7, 8), ("bob".into(), 9, 1)]);
+    let done = || Answer::Done(link::Done {});
+    let effects = play.answer(*of_a, StoreAnswer::Done(Done {}));
+    assert_eq!(effects, [Did::Answer(1, done()), Did::Answer(3, done()), Did::Answer(4, done())]);
+    let effects = gone(&mut play, *of_b);
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Unauthenticated, "its account has ended");
+}
+
+#[test]
+fn a_shard_that_is_below_the_clusters_level_gets_one_command_for_each_cursor() {
+    let mut play = Play::new();
+    play.level_rises(Level::CURSORS);
+    play.request(Op::Acknowledge(acknowledge("bob", "a", 3)));
+    play.owner.flush_cursors();
+    let effects = play.effects();
+    let [Did::MoveCursors(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.fails(token, StoreFailure::Level { detail: String::new() });
+    let [Did::SetCursor(token, _, 3)] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(token, StoreAnswer::Done(Done {}));
+    assert_eq!(effects, [Did::Answer(1, Answer::Done(link::Done {}))]);
+}
+
+#[test]
+fn what_a_gateway_of_the_release_before_acknowledges_is_stored_as_before() {
+    let mut play = Play::new();
+    play.level_rises(Level::CURSORS);
+    play.request(Op::Acknowledge(Acknowledge { incarnation: None, ..acknowledge("bob", "a", 3) }));
+    play.owner.flush_cursors();
+    let effects = play.effects();
+    assert!(matches!(effects[..], [Did::SetCursor(_, _, 3)]), "{effects:?}");
 }
 
 #[test]
@@ -113,6 +164,7 @@ fn a_position_beyond_the_end_begins_a_new_epoch_of_ones_own_inbox_only() {
             device: "a".into(),
             timeline: Some(TimelineId::Inbox(UserId::new(owner).expect("valid")).to_client()),
             position: Some(client::Position { epoch: 7, seq: 10 }),
+            incarnation: Some(64),
             beyond: true,
         })
     };

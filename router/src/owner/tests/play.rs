@@ -1,10 +1,11 @@
 //! One input, then the effects.
 
 pub(super) use bytes::Bytes;
+pub(super) use carillon_proto::Level;
 pub(super) use carillon_proto::pb::{
     client::{self, Recipient, recipient::To},
     link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, router_request::Op},
-    store::{Appended, Done, Head, SessionPut, User},
+    store::{Appended, Done, Head, SessionPut, User, timeline_command},
 };
 pub(super) use prost::Message as _;
 
@@ -46,6 +47,14 @@ impl Play {
         let mut play = Self::new();
         users.iter().for_each(|user| play.knows(user, &[]));
         play
+    }
+
+    /// As after the cluster's level has risen to this one.
+    pub(super) fn level_rises(&mut self, level: Level) {
+        let topology = topology(1, "here:1", &["here:1"], &GATEWAYS);
+        let view =
+            store::RegistryView { version: topology.view.version + 1, level: level.0, ..(*topology.view).clone() };
+        self.owner.follow(Arc::new(topology.followed_by(view).expect("newer")), self.now);
     }
 
     /// As from gateway 10; the request's id is the number of the request, from 1.
@@ -109,6 +118,14 @@ impl Play {
                         // In whose inbox it is not the sender's own copy, the sender's session is named.
                         assert!(owner == "alice" || append.sender == "alice" && append.sender_generation == 3);
                         Did::Append(token, owner, append.envelope)
+                    }
+                    timeline_command::Op::MoveCursors(moves) => {
+                        let owner = moves.timeline.expect("set").owner;
+                        let to = |moved: store::move_cursors::Moved| {
+                            (moved.timeline.expect("set").owner, moved.epoch, moved.seq)
+                        };
+                        let moved = moves.moved.into_iter().map(to).collect();
+                        Did::MoveCursors(token, owner, moves.device, moves.incarnation, moved)
                     }
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
                     timeline_command::Op::RenewEpoch(renew) => {
@@ -195,6 +212,8 @@ pub(super) enum Did {
     Append(u64, String, Bytes),
     LookFor(u64, String),
     SetCursor(u64, String, u64),
+    /// Token, user, device, incarnation; of each timeline the owner, epoch and position.
+    MoveCursors(u64, String, String, u64, Vec<(String, u64, u64)>),
     RenewEpoch(u64, u64, u64),
     Answer(u64, Answer),
     Push(u64, u64),

@@ -19,6 +19,7 @@
 //! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
+//! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -45,7 +46,7 @@
 //! Nor were there incarnations, `ENDING` and `GARBAGE`.
 //!
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
-//! at level 0 have none of them.
+//! at level 0 have none of them, and those whose shards are below level 2 have no `GROUP_CURSOR`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -82,6 +83,7 @@ const DUPLICATE_1: u8 = 0x12;
 const CURSOR: u8 = 0x13;
 const GARBAGE: u8 = 0x16;
 const ENDED_SENDER: u8 = 0x17;
+const GROUP_CURSOR: u8 = 0x19;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -148,7 +150,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors] = all_of(a);
+            let [records, duplicates, its_cursors, in_groups] = all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
@@ -159,6 +161,7 @@ mod tests {
             prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
             prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b)).expect("decodes"), ([a, b, c, a], b));
+            let owner = text.clone();
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
@@ -167,6 +170,14 @@ mod tests {
             prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.envelope), (clock_ms, sixteen, bytes.as_slice()));
             let moved = Cursor { seq: a, moved_ms: b };
             prop_assert_eq!(Cursor::decode(&moved.encode()).expect("decodes"), moved);
+            let key = TimelineKey { kind: i32::from(kind), owner };
+            let moved = GroupCursor { epoch: a, seq: b, moved_ms: c };
+            prop_assert_eq!(GroupCursor::decode(&moved.encode()).expect("decodes"), moved);
+            let in_group = group_cursor(a, "phone/1", &key);
+            prop_assert!(in_group.starts_with(&in_groups) && group_cursors_of(a, "phone/1").contains(&in_group));
+            prop_assert!(!group_cursors_of(a, "phone").contains(&in_group));
+            prop_assert!((group_cursors()..=after_group_cursors()).contains(&in_group));
+            prop_assert_eq!(group_cursor_of(&in_group).expect("decodes"), (a, "phone/1", key));
             let phone = cursor(a, "phone");
             prop_assert_eq!(cursor_of(&phone).expect("decodes"), (a, "phone"));
             prop_assert!((cursors()..=after_cursors()).contains(&phone));
@@ -209,6 +220,7 @@ mod tests {
         fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = (timeline_of(&bytes), seq_of(&bytes), lease_of(&bytes), number_of(&bytes));
             let _ = (cursor_of(&bytes).is_ok(), Cursor::decode(&bytes));
+            let _ = (group_cursor_of(&bytes).is_ok(), GroupCursor::decode(&bytes));
             let _ = (user_of(&bytes), garbage_of(&bytes));
             let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
@@ -227,11 +239,15 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain(0x18..=0x1c).chain(0x30..=0x37);
+        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1c).chain(0x30..=0x37);
         let single = [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, NEXT_NUMBER, CLOCK].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
-        let used: Vec<_> =
-            single.into_iter().chain(rows).chain([GARBAGE, ENDED_SENDER]).chain(RECORD..=DUPLICATE + 7).collect();
+        let used: Vec<_> = single
+            .into_iter()
+            .chain(rows)
+            .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR])
+            .chain(RECORD..=DUPLICATE + 7)
+            .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
         assert!(taken.is_empty(), "{taken:x?}");
     }
@@ -254,6 +270,9 @@ mod tests {
         assert_eq!(duplicate(1, &[7; 16])[..3], [0x28, 1, 7]);
         assert_eq!(duplicate(0xff_ffff, &[7; 16]).len(), 20);
         assert_eq!(cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
+        let group = TimelineKey { kind: Kind::Group.into(), owner: "g".into() };
+        assert_eq!(group_cursor(1, "d", &group), [0x19, 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 2, b'g']);
+        assert_eq!(GroupCursor { epoch: 1, seq: 2, moved_ms: 3 }.encode(), numbers_value([1, 2, 3]));
         // As format 2 had it, and what came after.
         assert_eq!(timeline_value([1, 2, 3, 4], 0), numbers_value([1, 2, 3, 4]));
         assert_eq!(timeline_value([1, 2, 3, 4], 5), numbers_value([1, 2, 3, 4, 5]));

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, RECORD, RECORD_1, TIMELINE, broken, key, number_of,
-    numbers_of, numbers_value,
+    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, GROUP_CURSOR, RECORD, RECORD_1, TIMELINE, broken, key,
+    number_of, numbers_of, numbers_value,
 };
 
 /// In the place of the shard's clock, this or more is a time since 1970: 2004 or later, and for a clock, 34 years.
@@ -28,7 +28,13 @@ pub(crate) fn after_timelines() -> Vec<u8> {
 }
 
 pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
-    let [TIMELINE, kind, owner @ ..] = key else { return Err(broken("key of a timeline")) };
+    let [TIMELINE, name @ ..] = key else { return Err(broken("key of a timeline")) };
+    named(name)
+}
+
+/// The timeline whose kind and owner stand in a key.
+fn named(name: &[u8]) -> io::Result<TimelineKey> {
+    let [kind, owner @ ..] = name else { return Err(broken("key of a timeline")) };
     let kind = match kind {
         1 => Kind::Inbox,
         2 => Kind::Group,
@@ -76,9 +82,10 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
     vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
 }
 
-/// What all records, duplicate keys and cursors of a timeline begin with.
-pub(crate) fn all_of(number: u64) -> [Vec<u8>; 3] {
-    [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, "")]
+/// What all records, duplicate keys and cursors of a timeline begin with, and for an inbox the cursors of its devices in groups.
+pub(crate) fn all_of(number: u64) -> [Vec<u8>; 4] {
+    let in_groups = key(GROUP_CURSOR, &[&number.to_be_bytes()]);
+    [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, ""), in_groups]
 }
 
 pub(crate) fn ended_sender(user: &[u8]) -> Vec<u8> {
@@ -137,6 +144,41 @@ pub(crate) fn cursor_of(key: &[u8]) -> io::Result<(u64, &str)> {
     Ok((u64::from_be_bytes(*number), device))
 }
 
+/// Of a device in a group's timeline. `number` is that of its user's inbox. The device has no 0x00 in it: control characters are
+/// refused in it.
+pub(crate) fn group_cursor(number: u64, device: &str, group: &TimelineKey) -> Vec<u8> {
+    let name = [0, kind_byte(group.kind())];
+    key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &name, group.owner.as_bytes()])
+}
+
+/// What all cursors of a device in groups lie between.
+pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeInclusive<Vec<u8>> {
+    let bound = |end: u8| key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &[end]]);
+    bound(0)..=bound(1)
+}
+
+/// What all cursors in groups begin with.
+pub(crate) fn group_cursors() -> Vec<u8> {
+    vec![GROUP_CURSOR]
+}
+
+/// What is greater than all cursors in groups.
+pub(crate) fn after_group_cursors() -> Vec<u8> {
+    vec![GROUP_CURSOR + 1]
+}
+
+/// Number, device and group.
+pub(crate) fn group_cursor_of(key: &[u8]) -> io::Result<(u64, &str, TimelineKey)> {
+    let parse = || {
+        let [GROUP_CURSOR, rest @ ..] = key else { return None };
+        let (number, rest) = rest.split_first_chunk()?;
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        Some((u64::from_be_bytes(*number), str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
+    };
+    let (number, device, name) = parse().ok_or_else(|| broken("key of a cursor in a group"))?;
+    Ok((number, device, named(name)?))
+}
+
 /// Value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
 pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> Vec<u8> {
     let mut value = numbers_value(numbers);
@@ -173,6 +215,26 @@ impl Cursor {
         }
         let [seq, moved_ms] = numbers_of(value)?;
         Ok(Self { seq, moved_ms })
+    }
+}
+
+/// Value of `GROUP_CURSOR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupCursor {
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    /// By the clock of the shard in which it stands.
+    pub(crate) moved_ms: u64,
+}
+
+impl GroupCursor {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        numbers_value([self.epoch, self.seq, self.moved_ms])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        let [epoch, seq, moved_ms] = numbers_of(value)?;
+        Ok(Self { epoch, seq, moved_ms })
     }
 }
 

@@ -4,9 +4,10 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind,
     pb::store::{
-        Account, Append, DeleteAccount, DirectoryCommand, EndSender, ForgetReplica, FoundCluster, PlaceReplica,
-        PutAccount, RaiseLevel, RemoveReplica, SetLevel, SetStorageNode, StorageNode, StoreError, TimelineCommand,
-        TimelineKey, directory_command::Op, put_account::Mode, store_error::Why, timeline_command, timeline_key::Kind,
+        Account, Append, DeleteAccount, DirectoryCommand, EndSender, ForgetReplica, FoundCluster, MoveCursors,
+        PlaceReplica, PutAccount, RaiseLevel, RemoveReplica, SetLevel, SetStorageNode, StorageNode, StoreError,
+        SweepCursors, TimelineCommand, TimelineKey, directory_command::Op, move_cursors::Moved, put_account::Mode,
+        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -139,6 +140,33 @@ fn a_timeline_shard_below_level_1_stops_at_what_names_a_sender() {
     let set_level = TimelineCommand { op: Some(timeline_command::Op::SetLevel(level)) };
     let commands: Vec<_> = [set_level].into_iter().chain(new).collect();
     machine.apply(&[entry(1, &commands)], &1u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_timeline_shard_below_level_2_stops_at_cursors_in_groups() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let command = |op| TimelineCommand { op: Some(op) };
+    let set_level = |level: Level| command(timeline_command::Op::SetLevel(SetLevel { level: level.0 }));
+    let mut machine = at_level(timeline(&engines), &set_level(Level::CLUSTER));
+    let key = |kind: Kind| Some(TimelineKey { kind: kind.into(), owner: "alice".into() });
+    let moved = vec![Moved { timeline: key(Kind::Group), epoch: 1, seq: 1 }];
+    let moves = MoveCursors { timeline: key(Kind::Inbox), device: "phone".into(), moved, incarnation: 0 };
+    let in_inbox = Seen { number: 1, device: "phone".into(), seq: 1, ..Seen::default() };
+    let sweep =
+        |seen| command(timeline_command::Op::SweepCursors(SweepCursors { cursors: vec![in_inbox.clone(), seen] }));
+    let new = [
+        command(timeline_command::Op::MoveCursors(moves)),
+        sweep(Seen { group: key(Kind::Group), ..in_inbox.clone() }),
+        sweep(Seen { epoch: 1, ..in_inbox.clone() }),
+    ];
+    for command in &new {
+        let why = why(&mut machine, 1, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 2 stands where the shard is at level 1"), "{why}");
+    }
+    machine.apply(&[entry(1, &[sweep(in_inbox.clone())])], &1u64.to_be_bytes()).expect("as in the release before");
+    let commands: Vec<_> = [set_level(Level::CURSORS)].into_iter().chain(new).collect();
+    machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies");
 }
 
 /// What an account is after it was made without a password, replaced so, deleted and made again.

@@ -1,23 +1,27 @@
 mod commands;
 mod model;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use carillon_proto::{
     ShardId, ShardKind,
-    pb::store::{Head, ReadHead, ReadTimeline, TimelineCommand, TimelineKey, Trim, rejected, timeline_command::Op},
+    limits::MOVED_CURSORS,
+    pb::store::{
+        Head, ReadHead, ReadTimeline, StoreError, TimelineCommand, TimelineKey, Trim, rejected, store_error::Why,
+        timeline_command::Op, timeline_key::Kind,
+    },
 };
 use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread};
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread, timeline::cursors::GROUP_CURSORS};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const INCARNATIONS: u64 = 4;
 const SENDER: &str = "carol";
 const SENDERS_KEPT_MS: u64 = 86_400_000;
-const DEVICES: [&str; 2] = ["phone", "bob/web"];
+const DEVICES: [&str; 2] = ["phone", "phone/2"];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -50,6 +54,9 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
                 reader.head(&ReadHead { timeline: Some(timeline.clone()), device: device.to_owned(), incarnation });
             let head = Head { cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..head };
             assert_eq!(read.expect("reads"), head);
+            let of_device = model.into_iter().flat_map(|model| &model.in_groups).filter(|((of, _), _)| of == device);
+            let expected: Vec<_> = of_device.map(|((_, group), (epoch, seq))| (group.clone(), *epoch, *seq)).collect();
+            assert_eq!(in_groups(reader, &timeline, device, incarnation), expected);
         }
         let kept: Vec<_> = model.into_iter().flat_map(|model| (model.first..).zip(&model.kept)).collect();
         for (backward, from_seq, limit, max_bytes) in
@@ -80,6 +87,17 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
             assert_eq!(given, expected, "{op:?}");
         }
     }
+}
+
+/// All cursors of the device in groups, one at a time: owner of the group, epoch and position.
+fn in_groups(reader: &TimelineReader, inbox: &TimelineKey, device: &str, incarnation: u64) -> Vec<(String, u64, u64)> {
+    let read = ReadHead { timeline: Some(inbox.clone()), device: device.to_owned(), incarnation };
+    let mut found: Vec<(TimelineKey, u64, u64)> = Vec::new();
+    while let [next] = &reader.group_cursors(&read, found.last().map(|(group, ..)| group), 1).expect("reads")[..] {
+        found.push(next.clone());
+    }
+    assert_eq!(reader.group_cursors(&read, None, usize::MAX).expect("reads"), found);
+    found.into_iter().map(|(group, epoch, seq)| (group.owner, epoch, seq)).collect()
 }
 
 proptest! {
@@ -322,11 +340,85 @@ fn cursors_of_devices_that_are_gone_are_swept_and_no_others() {
 }
 
 #[test]
+fn cursors_in_groups_that_have_not_moved_for_twice_the_time_are_swept() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    let ages = Retention { cursor_age_ms: 1000, ..Retention::default() };
+    let gone = || {
+        let looks = (0..6).flat_map(|_| reader.gone_cursors(&ages, 1).expect("reads"));
+        let gone: BTreeSet<_> =
+            looks.map(|seen| (seen.group.map(|group| group.owner), seen.device, seen.epoch, seen.seq)).collect();
+        gone.into_iter().collect::<Vec<_>>()
+    };
+    let mut index = 0;
+    let mut apply = |commands: &[TimelineCommand]| {
+        index += 1;
+        machine.apply(&[entry(index, commands)], &[0; 8]).expect("applies");
+    };
+    let places = [(key(0), 1, 1), (key(1), 5, 70), (key(3), 6, 80)];
+    apply(&[append(0, 1, 1, 5, 7), append(0, 2, 1, 5, 7), move_cursors(0, 0, places)]);
+    apply(&[advance(1001)]);
+    let in_inbox = || (None, DEVICES[0].to_owned(), 0, 1);
+    let in_group = |group: u8, epoch, seq| (Some(key(group).owner), DEVICES[0].to_owned(), epoch, seq);
+    assert_eq!(gone(), [in_inbox()], "what has come in the groups is not known here");
+    apply(&[advance(1000), move_cursors(0, 0, [(key(3), 6, 81)])]);
+    assert_eq!(gone(), [in_inbox(), in_group(1, 5, 70)]);
+    apply(&[move_cursors(0, 0, [(key(1), 5, 71)]), sweep_in_group(1, 0, key(1), 5, 70)]);
+    apply(&[sweep_in_group(1, 0, key(3), 7, 81), sweep_in_group(1, 1, key(3), 6, 81)]);
+    let left = || in_groups(&reader, &key(0), DEVICES[0], 0);
+    assert_eq!(left(), [(key(1).owner, 5, 71), (key(3).owner, 6, 81)], "they have moved, or are another's");
+    apply(&[advance(2001)]);
+    assert_eq!(gone(), [in_inbox(), in_group(1, 5, 71), in_group(3, 6, 81)]);
+    apply(&[sweep(1, 0, 1), sweep_in_group(1, 0, key(1), 5, 71), sweep_in_group(1, 0, key(3), 6, 81)]);
+    assert_eq!((gone(), left()), (vec![], vec![]));
+}
+
+#[test]
+fn a_device_has_cursors_in_a_bounded_number_of_groups_however_the_log_is_cut() {
+    let group = |number: usize| TimelineKey { kind: Kind::Group.into(), owner: format!("group{number}") };
+    let moves =
+        |device, groups: Range<usize>, seq| move_cursors(0, device, groups.map(|number| (group(number), 1, seq)));
+    let commands = [append(0, 1, 1, 5, 7)]
+        .into_iter()
+        .chain((0..GROUP_CURSORS - 6).step_by(MOVED_CURSORS).map(|from| moves(0, from..from + MOVED_CURSORS, 1)))
+        // The last ones again, in another order: ten of those behind the end are left out.
+        .chain([moves(0, GROUP_CURSORS - 5..GROUP_CURSORS + 10, 2), moves(1, 0..MOVED_CURSORS, 3)])
+        .chain([sweep_in_group(1, 0, group(7), 1, 1), moves(0, GROUP_CURSORS + 20..GROUP_CURSORS + 22, 4)]);
+    let entries: Vec<_> = commands.zip(1..).map(|(command, index)| entry(index, &[command])).collect();
+    let mut all = Vec::new();
+    for cut in [1, 2, 7, entries.len()] {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut machine, reader) = machine(dir.path());
+        let mut outcomes = Vec::new();
+        for piece in entries.chunks(cut) {
+            outcomes.extend(machine.apply(piece, &[0; 8]).expect("applies").into_iter().flatten());
+        }
+        let full = |outcome: &Outcome| match outcome {
+            Outcome::Error(StoreError { why: Some(Why::Rejected(why)) }) if why.reason() == rejected::Reason::Full => {
+                Some(why.detail.clone())
+            }
+            _ => None,
+        };
+        let refused: Vec<_> = outcomes.iter().filter_map(full).collect();
+        let [first, second] = &refused[..] else { panic!("{refused:?}") };
+        assert!(first.starts_with("10 of 15 cursors") && second.starts_with("1 of 2 cursors"), "{refused:?}");
+        let of_phone = in_groups(&reader, &key(0), DEVICES[0], 0);
+        assert_eq!(of_phone.len(), GROUP_CURSORS);
+        let at = |seq| of_phone.iter().filter(|(.., at)| *at == seq).count();
+        assert_eq!((at(1), at(2), at(4)), (GROUP_CURSORS - 6, 5, 1), "those that were there have moved");
+        assert_eq!(in_groups(&reader, &key(0), DEVICES[1], 0).len(), MOVED_CURSORS, "another device has its own");
+        all.push((outcomes, records(&mut machine)));
+    }
+    assert!(all.iter().all(|of_cut| *of_cut == all[0]));
+}
+
+#[test]
 fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
     let dir = tempfile::tempdir().expect("folder");
     let (mut machine, reader) = machine(dir.path());
     let before = records(&mut machine);
-    let old: Vec<_> = (0..40).map(|n| append(0, n, 9, 10, 1)).chain([set_cursor(0, 0, 9, 3)]).collect();
+    let old: Vec<_> =
+        (0..40).map(|n| append(0, n, 9, 10, 1)).chain([move_cursors(0, 0, [(key(0), 9, 3), (key(1), 1, 1)])]).collect();
     machine.apply(&[entry(1, &old)], &[0; 8]).expect("applies");
     assert_eq!(reader.garbage(10).expect("reads"), []);
     machine.apply(&[entry(2, &[of(7, append(0, 1, 8, 10, 1))])], &[0; 8]).expect("applies");
@@ -339,8 +431,8 @@ fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
         machine.apply(&[entry(3, &[collect(found.number, 16)])], &[0; 8]).expect("applies");
         rounds += 1;
     }
-    // 40 records, 40 duplicate keys and a cursor.
-    assert_eq!(rounds, 81usize.div_ceil(16));
+    // 40 records, 40 duplicate keys and two cursors.
+    assert_eq!(rounds, 82usize.div_ceil(16));
     machine.apply(&[entry(4, &[end(0, 9), collect(2, 16)])], &[0; 8]).expect("applies");
     assert_eq!(reader.garbage(10).expect("reads"), []);
     let left = records(&mut machine);

@@ -3,8 +3,9 @@
 use carillon_proto::{
     Level,
     pb::store::{
-        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, RenewEpoch, SetCursor, SetLevel, SweepCursors,
-        TimelineCommand, TimelineKey, Trim, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, MoveCursors, RenewEpoch, SetCursor, SetLevel,
+        SweepCursors, TimelineCommand, TimelineKey, Trim, move_cursors::Moved, sweep_cursors::Seen,
+        timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -40,8 +41,10 @@ pub(super) fn append_after(number: u8, duplicate: u8, after: u8) -> TimelineComm
 
 /// The same of another owner of the inbox.
 pub(super) fn of(incarnation: u64, mut command: TimelineCommand) -> TimelineCommand {
-    if let Some(Op::Append(op)) = &mut command.op {
-        op.incarnation = incarnation;
+    match &mut command.op {
+        Some(Op::Append(op)) => op.incarnation = incarnation,
+        Some(Op::MoveCursors(op)) => op.incarnation = incarnation,
+        other => panic!("{other:?} is of no incarnation"),
     }
     command
 }
@@ -87,12 +90,30 @@ pub(super) fn set_cursor(number: u8, device: usize, epoch: u64, seq: u64) -> Tim
     TimelineCommand { op: Some(Op::SetCursor(SetCursor { timeline: Some(key(number)), device, epoch, seq })) }
 }
 
+/// Of a device in the first owner's inbox: in these timelines to this epoch and position.
+pub(super) fn move_cursors(
+    number: u8,
+    device: usize,
+    moved: impl IntoIterator<Item = (TimelineKey, u64, u64)>,
+) -> TimelineCommand {
+    let moved =
+        moved.into_iter().map(|(timeline, epoch, seq)| Moved { timeline: Some(timeline), epoch, seq }).collect();
+    let device = DEVICES[device].to_owned();
+    let op = MoveCursors { timeline: Some(key(number)), device, moved, incarnation: 0 };
+    TimelineCommand { op: Some(Op::MoveCursors(op)) }
+}
+
 pub(super) fn advance(elapsed_ms: u32) -> TimelineCommand {
     TimelineCommand { op: Some(Op::AdvanceClock(AdvanceClock { elapsed_ms })) }
 }
 
 pub(super) fn sweep(number: u64, device: usize, seq: u64) -> TimelineCommand {
-    let seen = Seen { number, device: DEVICES[device].to_owned(), seq };
+    let seen = Seen { number, device: DEVICES[device].to_owned(), seq, ..Seen::default() };
+    TimelineCommand { op: Some(Op::SweepCursors(SweepCursors { cursors: vec![seen] })) }
+}
+
+pub(super) fn sweep_in_group(number: u64, device: usize, group: TimelineKey, epoch: u64, seq: u64) -> TimelineCommand {
+    let seen = Seen { number, device: DEVICES[device].to_owned(), seq, group: Some(group), epoch };
     TimelineCommand { op: Some(Op::SweepCursors(SweepCursors { cursors: vec![seen] })) }
 }
 
@@ -105,6 +126,25 @@ pub(super) fn incarnation() -> impl Strategy<Value = u64> {
     prop_oneof![12 => Just(0), 1 => 1..INCARNATIONS]
 }
 
+fn inbox() -> impl Strategy<Value = u8> {
+    (0..3u8).prop_map(|n| 2 * n)
+}
+
+fn group() -> impl Strategy<Value = u8> {
+    (0..3u8).prop_map(|n| 2 * n + 1)
+}
+
+/// In the device's own inbox, or in one of the groups.
+fn moved() -> impl Strategy<Value = Vec<(Option<u8>, u64, u64)>> {
+    let in_inbox = (1..4u64, 0..40u64).prop_map(|(epoch, seq)| (None, epoch, seq));
+    let in_group = (group(), 1..3u64, 0..4u64).prop_map(|(group, epoch, seq)| (Some(group), epoch, seq));
+    proptest::collection::vec(prop_oneof![1 => in_inbox, 2 => in_group], 1..4)
+}
+
+fn places(inbox: u8, moved: Vec<(Option<u8>, u64, u64)>) -> Vec<(TimelineKey, u64, u64)> {
+    moved.into_iter().map(|(group, epoch, seq)| (key(group.unwrap_or(inbox)), epoch, seq)).collect()
+}
+
 pub(super) fn command() -> impl Strategy<Value = TimelineCommand> {
     prop_oneof![
         12 => (0..6u8, 0..60u8, 1..4u64, 1..200usize, incarnation())
@@ -113,7 +153,9 @@ pub(super) fn command() -> impl Strategy<Value = TimelineCommand> {
         2 => (1..12u64, 1..9u32).prop_map(|(number, limit)| collect(number, limit)),
         4 => (0..6u8, 0..60u8, 0..60u8, incarnation())
             .prop_map(|(n, d, after, of_owner)| of(of_owner, append_after(n, d, after))),
-        3 => (0..6u8, 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
+        2 => (inbox(), 0..2usize, 1..4u64, 0..40u64).prop_map(|(n, d, e, s)| set_cursor(n, d, e, s)),
+        4 => (inbox(), 0..2usize, incarnation(), moved())
+            .prop_map(|(n, d, of_owner, moved)| of(of_owner, move_cursors(n, d, places(n, moved)))),
         2 => (0..6u8, 0..40u64, 1..12u32).prop_map(|(n, b, l)| trim(n, b, l)),
         1 => prop_oneof![any::<u32>(), 0..100_000_000u32].prop_map(advance),
         3 => (0..6u8, 0..60u8, 0..5u64).prop_map(|(n, d, g)| by(g, append(n, d, 2, 20, 7))),
@@ -122,6 +164,8 @@ pub(super) fn command() -> impl Strategy<Value = TimelineCommand> {
         1 => (1..5u64).prop_map(end_sender),
         1 => (0..6u8, 1..4u64, 0..60u64, 1..4u64).prop_map(|(n, e, s, new)| renew_epoch(n, e, s, new)),
         1 => (0..7u64, 0..2usize, 0..40u64).prop_map(|(n, d, s)| sweep(n, d, s)),
+        2 => (1..7u64, 0..2usize, group(), 1..3u64, 0..4u64)
+            .prop_map(|(n, d, group, e, s)| sweep_in_group(n, d, key(group), e, s)),
     ]
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Timeline {
     /// From `first`.
     pub(super) kept: Vec<Append>,
     pub(super) cursors: BTreeMap<String, u64>,
+    /// Of an inbox: by device and owner of the group, epoch and position.
+    pub(super) in_groups: BTreeMap<(String, String), (u64, u64)>,
 }
 
 #[derive(Default)]
@@ -35,6 +37,13 @@ pub(super) struct Model {
 impl Timeline {
     pub(super) fn last(&self) -> u64 {
         self.first + self.kept.len() as u64 - 1
+    }
+
+    fn move_cursor(&mut self, device: &str, epoch: u64, seq: u64) {
+        if self.epoch != 0 && self.epoch == epoch && seq <= self.last() {
+            let cursor = self.cursors.entry(device.to_owned()).or_default();
+            *cursor = seq.max(*cursor);
+        }
     }
 
     pub(super) fn head(&self) -> Head {
@@ -104,13 +113,26 @@ impl Model {
                 return Outcome::Appended(Appended { epoch, seq, ..Appended::default() });
             }
             Op::SetCursor(op) => {
-                if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline))
-                    && timeline.epoch != 0
-                    && timeline.epoch == op.epoch
-                    && op.seq <= timeline.last()
-                {
-                    let cursor = timeline.cursors.entry(op.device.clone()).or_default();
-                    *cursor = op.seq.max(*cursor);
+                if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline)) {
+                    timeline.move_cursor(&op.device, op.epoch, op.seq);
+                }
+            }
+            Op::MoveCursors(op) => {
+                let inbox = match self.timelines.get_mut(&name(&op.timeline)) {
+                    Some(inbox) if inbox.incarnation > op.incarnation => return gone(),
+                    Some(inbox) if inbox.incarnation == op.incarnation && inbox.epoch != 0 => inbox,
+                    Some(_) | None => return rejected(rejected::Reason::NotFound, "the user has no inbox yet"),
+                };
+                for moved in &op.moved {
+                    if moved.timeline == op.timeline {
+                        inbox.move_cursor(&op.device, moved.epoch, moved.seq);
+                        continue;
+                    }
+                    let (_, group) = name(&moved.timeline);
+                    let cursor = inbox.in_groups.entry((op.device.clone(), group)).or_default();
+                    if (cursor.0, cursor.1.max(moved.seq)) != (moved.epoch, cursor.1) {
+                        *cursor = (moved.epoch, moved.seq);
+                    }
                 }
             }
             Op::Trim(op) => {
@@ -146,9 +168,14 @@ impl Model {
             // Numbers are given in the order in which timelines begin.
             Op::SweepCursors(op) => {
                 for seen in &op.cursors {
-                    if let Some(timeline) = self.timelines.values_mut().find(|timeline| timeline.number == seen.number)
-                        && timeline.cursors.get(&seen.device) == Some(&seen.seq)
-                    {
+                    let of_number = |timeline: &&mut Timeline| timeline.number == seen.number;
+                    let Some(timeline) = self.timelines.values_mut().find(of_number) else { continue };
+                    if let Some(group) = &seen.group {
+                        let at = (seen.device.clone(), group.owner.clone());
+                        if timeline.in_groups.get(&at) == Some(&(seen.epoch, seen.seq)) {
+                            timeline.in_groups.remove(&at);
+                        }
+                    } else if timeline.cursors.get(&seen.device) == Some(&seen.seq) {
                         timeline.cursors.remove(&seen.device);
                     }
                 }
