@@ -54,9 +54,9 @@ async fn a_message_reaches_the_recipient_and_the_senders_other_devices() {
     cluster.stop().await;
 }
 
-/// While a cluster is replaced process by process, routers of this release have links with gateways of that one.
+/// While a cluster is replaced process by process, routers have links with gateways of the release before.
 #[tokio::test]
-async fn a_gateway_of_release_0_1_0_hears_which_connections_a_push_is_for_and_may_ask_for_heads() {
+async fn a_gateway_without_feeds_hears_which_connections_a_push_is_for_and_may_ask_for_heads() {
     let cluster = Cluster::start(1, &["alice", "bob"]).await;
     let mut gateway = cluster.gateway().await;
     for (device, connection) in [("phone", 3), ("laptop", 4)] {
