@@ -88,7 +88,7 @@ static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" 
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
 
-/// What each tick of the links counts, looked up once, too.
+/// Handles of the metrics that each tick of the links sets, looked up in the recorder once.
 static LINKED: LazyLock<(Gauge, Gauge, Counter)> =
     LazyLock::new(|| (gauge!(LINKS_UP), gauge!(REQUESTS_PENDING), counter!(REQUESTS_REPEATED)));
 

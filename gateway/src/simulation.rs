@@ -60,7 +60,7 @@ pub struct Gateway {
     dispatch: Dispatch<Asker>,
     events: VecDeque<dispatch::Input<Asker>>,
     connections: BTreeMap<u64, Connection>,
-    /// What each connection follows.
+    /// The timelines that each connection follows, by its number.
     follows: BTreeMap<u64, Follows>,
     feeds: Feeds,
     /// Answers for the task that reads for feeds.

@@ -78,7 +78,7 @@ impl LeaseKeeper {
         self.due
     }
 
-    /// What to ask now. `nonce` makes a random one.
+    /// The question to ask the registry now. `nonce` makes a random number for a new registration.
     pub fn ask(&mut self, now: Instant, nonce: impl FnOnce() -> [u8; 16]) -> Ask {
         match self.state {
             State::Has { lease, .. } => Ask::Renew(lease),

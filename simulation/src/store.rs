@@ -1,6 +1,8 @@
 //! The store, with Raft reduced to what others see of it: an entry that is committed is applied once, in the order of
 //! the log; a change of the leader makes what is in flight uncertain; only the leader answers. The machines are real.
 
+mod planted;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -10,10 +12,9 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        AdvanceClock, Append, Appended, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader,
-        RaiseLevel, RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, TimelineKey,
-        Unknown, directory_command, rejected::Reason, store_error::Why, store_reply::Result as Outcome,
-        store_request::Op, timeline_command,
+        AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
+        SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, rejected::Reason,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -457,54 +458,6 @@ impl World<'_> {
 
     fn reply(&mut self, wire: WireId, id: u64, outcome: Outcome) {
         self.send(wire, Side::First, Message::FromStore(StoreReply { id, result: Some(outcome) }));
-    }
-
-    /// Bugs that the checks have to find.
-    fn plant_in(&mut self, shard: ShardId, entry: &mut Vec<Write>) {
-        let Some(plant) = self.plant.filter(|_| shard.kind == ShardKind::Timeline) else { return };
-        if plant == Plant::ReorderedBatch {
-            entry.reverse();
-        }
-        let mut early = Vec::new();
-        for write in entry {
-            let mut command = TimelineCommand::decode(write.command.clone()).expect("checked");
-            match (plant, &mut command.op) {
-                (Plant::DuplicatesForgotten, Some(timeline_command::Op::Append(append))) => {
-                    self.cluster.planted += 1;
-                    append.duplicate_key = vec![self.cluster.planted as u8; 16].into();
-                    append.after_key = Bytes::new();
-                }
-                (Plant::ReorderedBatch | Plant::LanesStayOpen, Some(timeline_command::Op::Append(append))) => {
-                    append.after_key = Bytes::new();
-                }
-                (Plant::AnsweredBeforeCommit, Some(timeline_command::Op::Append(append))) => {
-                    early.push((write.wire, write.id, self.guess(append)));
-                }
-                (Plant::CursorTooFar, Some(timeline_command::Op::SetCursor(set))) => set.seq += 1,
-                (Plant::CursorTooFar, Some(timeline_command::Op::MoveCursors(moves))) => {
-                    moves.moved.iter_mut().for_each(|moved| moved.seq += 1);
-                }
-                (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
-                    append.incarnation = self.first_owner(append.timeline.as_ref());
-                }
-                _ => {}
-            }
-            write.command = command.encode_to_vec().into();
-        }
-        for (wire, id, outcome) in early {
-            self.reply(wire, id, outcome);
-        }
-    }
-
-    fn first_owner(&self, timeline: Option<&TimelineKey>) -> u64 {
-        timeline.and_then(|timeline| self.model.first_owner(&timeline.owner)).unwrap_or(0)
-    }
-
-    fn guess(&self, append: &Append) -> Outcome {
-        let owner = append.timeline.as_ref().map(|timeline| timeline.owner.clone()).unwrap_or_default();
-        let (epoch, last) = self.model.head(&owner, append.incarnation);
-        let epoch = if epoch == 0 { append.new_epoch } else { epoch };
-        Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
     }
 }
 

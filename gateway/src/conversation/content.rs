@@ -64,7 +64,7 @@ pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError
     }
 }
 
-/// What the fields of `has_group` belong to.
+/// The message whose fields `has_group` looks at: the content, or the body in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Within {
     Content,

@@ -281,7 +281,7 @@ impl Followed {
 mod tests {
     use super::*;
 
-    /// What each connection has of it, for as long as it is idle. The loads of docs/speed.md measure the whole.
+    /// Each idle connection has one of both in memory. docs/speed.md has the memory of a whole connection.
     #[test]
     fn who_follows_a_feed_is_small() {
         assert_eq!(size_of::<Follower>(), 8);

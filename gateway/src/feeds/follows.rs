@@ -1,4 +1,4 @@
-//! What one connection follows, and what it says to its feeds.
+//! The timelines that one connection follows, and the requests that it makes of their feeds.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::{
     table::Feeds,
 };
 
-/// What a session says to the feeds of this gateway.
+/// A session's request to a feed of this gateway.
 #[derive(Debug)]
 pub(crate) enum FeedAsk {
     /// The session is about to follow the timeline: pushes from now on are remembered. Comes before every other ask for

@@ -1,4 +1,4 @@
-//! What a read of a timeline has brought.
+//! A page of a timeline that was read from the store, as feeds and sessions take it.
 
 use bytes::Bytes;
 use carillon_proto::{

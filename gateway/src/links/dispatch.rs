@@ -126,7 +126,7 @@ pub(crate) struct Dispatch<C> {
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
-    /// Some router may have to be told that all is announced.
+    /// True if a router may not have heard yet that all its sessions are announced.
     untold: bool,
     /// For each router, the ring of the last `AnnouncedAll` on the link that is open now.
     told_all: KeyedMap<Arc<str>, u64>,

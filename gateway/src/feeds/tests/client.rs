@@ -1,4 +1,4 @@
-//! What a client has been told, and the session that tells it.
+//! A client that checks each entry that it is told, and a session that tells it.
 
 use carillon_proto::Epoch;
 

@@ -18,7 +18,7 @@ use super::{
 const GRACE: Duration = Duration::from_millis(20);
 pub(super) const FOLLOWERS: u64 = 4;
 pub(super) const FIRST_EPOCH: u64 = 100;
-/// So many entries wait in a mailbox.
+/// The most entries that wait in a mailbox.
 const ROOM: usize = 3;
 
 pub(super) struct Store {

@@ -1,4 +1,4 @@
-//! What goes in, what comes out. `world.rs` is the stage.
+//! Inputs of the dispatch and the effects that they have. `world.rs` plays the connections and routers.
 
 mod requests;
 mod sessions;

@@ -1,0 +1,61 @@
+//! Bugs that are planted in the store, which the checks have to find.
+
+use bytes::Bytes;
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::store::{Append, Appended, TimelineCommand, TimelineKey, store_reply::Result as Outcome, timeline_command},
+};
+use prost::Message as _;
+
+use super::Write;
+use crate::{Plant, world::World};
+
+impl World<'_> {
+    /// Bugs that the checks have to find.
+    pub(super) fn plant_in(&mut self, shard: ShardId, entry: &mut Vec<Write>) {
+        let Some(plant) = self.plant.filter(|_| shard.kind == ShardKind::Timeline) else { return };
+        if plant == Plant::ReorderedBatch {
+            entry.reverse();
+        }
+        let mut early = Vec::new();
+        for write in entry {
+            let mut command = TimelineCommand::decode(write.command.clone()).expect("checked");
+            match (plant, &mut command.op) {
+                (Plant::DuplicatesForgotten, Some(timeline_command::Op::Append(append))) => {
+                    self.cluster.planted += 1;
+                    append.duplicate_key = vec![self.cluster.planted as u8; 16].into();
+                    append.after_key = Bytes::new();
+                }
+                (Plant::ReorderedBatch | Plant::LanesStayOpen, Some(timeline_command::Op::Append(append))) => {
+                    append.after_key = Bytes::new();
+                }
+                (Plant::AnsweredBeforeCommit, Some(timeline_command::Op::Append(append))) => {
+                    early.push((write.wire, write.id, self.guess(append)));
+                }
+                (Plant::CursorTooFar, Some(timeline_command::Op::SetCursor(set))) => set.seq += 1,
+                (Plant::CursorTooFar, Some(timeline_command::Op::MoveCursors(moves))) => {
+                    moves.moved.iter_mut().for_each(|moved| moved.seq += 1);
+                }
+                (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
+                    append.incarnation = self.first_owner(append.timeline.as_ref());
+                }
+                _ => {}
+            }
+            write.command = command.encode_to_vec().into();
+        }
+        for (wire, id, outcome) in early {
+            self.reply(wire, id, outcome);
+        }
+    }
+
+    pub(super) fn first_owner(&self, timeline: Option<&TimelineKey>) -> u64 {
+        timeline.and_then(|timeline| self.model.first_owner(&timeline.owner)).unwrap_or(0)
+    }
+
+    fn guess(&self, append: &Append) -> Outcome {
+        let owner = append.timeline.as_ref().map(|timeline| timeline.owner.clone()).unwrap_or_default();
+        let (epoch, last) = self.model.head(&owner, append.incarnation);
+        let epoch = if epoch == 0 { append.new_epoch } else { epoch };
+        Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
+    }
+}

@@ -1,0 +1,202 @@
+//! Malformed commands, and those of other shards, are refused.
+
+use carillon_proto::pb::store::{
+    AdvanceLeaseClock, Append, CollectGarbage, EndSender, EndTimeline, PutAccount, RevokeTokens, ScramCredentials,
+    SetCursor, Trim, move_cursors::Moved, timeline_key::Kind,
+};
+
+use super::*;
+
+const MAP: ShardMap = ShardMap { directory: 8, timeline: 16 };
+
+fn alices(kind: ShardKind) -> ShardId {
+    // As the golden test of the shard map has it.
+    ShardId { kind, index: 1 }
+}
+
+fn key(kind: Kind, owner: &str) -> Option<TimelineKey> {
+    Some(TimelineKey { kind: kind.into(), owner: owner.into() })
+}
+
+fn timeline(op: TimelineOp) -> Result<(), (Reason, String)> {
+    check_timeline(alices(ShardKind::Timeline), MAP, &TimelineCommand { op: Some(op) })
+        .map_err(|rejected| (rejected.reason(), rejected.detail))
+}
+
+fn directory(shard: ShardId, op: DirectoryOp) -> Result<(), (Reason, String)> {
+    check_directory(shard, MAP, &DirectoryCommand { op: Some(op) })
+        .map_err(|rejected| (rejected.reason(), rejected.detail))
+}
+
+fn append() -> Append {
+    Append {
+        timeline: key(Kind::Inbox, "alice"),
+        duplicate_key: vec![1; 16].into(),
+        time_ms: 1,
+        envelope: vec![1].into(),
+        new_epoch: 1,
+        after_key: Default::default(),
+        incarnation: 0,
+        ..Append::default()
+    }
+}
+
+#[test]
+fn malformed_appends_are_refused() {
+    assert_eq!(timeline(TimelineOp::Append(append())), Ok(()));
+    type Change = fn(&mut Append);
+    let wrong: [(&str, Change); 11] = [
+        ("missing", |op| op.timeline = None),
+        ("kind", |op| op.timeline = key(Kind::Unspecified, "alice")),
+        ("normal form is \"alice\"", |op| op.timeline = key(Kind::Inbox, "Alice")),
+        ("not valid", |op| op.timeline = key(Kind::Inbox, "a b")),
+        ("not 16", |op| op.duplicate_key = vec![1; 15].into()),
+        ("before has 3", |op| op.after_key = vec![1; 3].into()),
+        ("epoch", |op| op.new_epoch = 0),
+        ("envelope", |op| op.envelope = vec![0; MAX_ENVELOPE_BYTES + 1].into()),
+        ("normal form is \"bob\"", |op| op.sender = "Bob".into()),
+        ("not valid", |op| op.sender = "a b".into()),
+        ("sender is not UTF-8", |op| op.sender = vec![0xff].into()),
+    ];
+    for (why, change) in wrong {
+        let mut op = append();
+        change(&mut op);
+        let (reason, detail) = timeline(TimelineOp::Append(op)).expect_err(why);
+        assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+    }
+    let op = Append { timeline: key(Kind::Inbox, "bob"), ..append() };
+    assert_eq!(timeline(TimelineOp::Append(op)).expect_err("bob's shard").0, Reason::WrongShard);
+}
+
+#[test]
+fn malformed_cursors_and_trims_are_refused() {
+    let cursor = |kind, device: &str| {
+        let timeline = key(kind, "alice");
+        TimelineOp::SetCursor(SetCursor { timeline, device: device.into(), epoch: 1, seq: 1 })
+    };
+    assert_eq!(timeline(cursor(Kind::Inbox, "phone")), Ok(()));
+    for (kind, device) in [(Kind::Inbox, ""), (Kind::Inbox, "\u{0}"), (Kind::Group, "phone")] {
+        assert!(timeline(cursor(kind, device)).is_err(), "{device:?}");
+    }
+    let trim = |limit| TimelineOp::Trim(Trim { timeline: key(Kind::Inbox, "alice"), before_seq: 2, limit, epoch: 0 });
+    assert_eq!(timeline(trim(TRIM_ENVELOPES)), Ok(()));
+    assert!(timeline(trim(0)).is_err() && timeline(trim(TRIM_ENVELOPES + 1)).is_err());
+}
+
+#[test]
+fn malformed_moves_are_refused() {
+    let moved = |kind, owner: &str| Moved { timeline: key(kind, owner), epoch: 1, seq: 1 };
+    let good = MoveCursors {
+        timeline: key(Kind::Inbox, "alice"),
+        device: "phone".into(),
+        // Wherever the group's own shard is.
+        moved: [moved(Kind::Inbox, "alice")]
+            .into_iter()
+            .chain((1..MOVED_CURSORS).map(|n| moved(Kind::Group, &format!("group{n}"))))
+            .collect(),
+        incarnation: 0,
+    };
+    assert_eq!(timeline(TimelineOp::MoveCursors(good.clone())), Ok(()));
+    type Change = fn(&mut MoveCursors);
+    let wrong: [(&str, Change); 9] = [
+        ("and not in that of a group", |op| op.timeline = key(Kind::Group, "alice")),
+        ("device", |op| op.device = String::new()),
+        ("moves of 0 cursors", |op| op.moved.clear()),
+        ("moves of 257 cursors", |op| op.moved.push(op.moved[1].clone())),
+        ("timeline is missing", |op| op.moved[1].timeline = None),
+        ("timeline has no kind", |op| op.moved[1].timeline = key(Kind::Unspecified, "group")),
+        ("normal form is \"group\"", |op| op.moved[1].timeline = key(Kind::Group, "Group")),
+        ("somebody else's inbox", |op| op.moved[1].timeline = key(Kind::Inbox, "bob")),
+        ("epoch 0", |op| op.moved[0].epoch = 0),
+    ];
+    for (why, change) in wrong {
+        let mut op = good.clone();
+        change(&mut op);
+        let (reason, detail) = timeline(TimelineOp::MoveCursors(op)).expect_err(why);
+        assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+    }
+    let bobs = MoveCursors { timeline: key(Kind::Inbox, "bob"), ..good };
+    assert_eq!(timeline(TimelineOp::MoveCursors(bobs)).expect_err("bob's shard").0, Reason::WrongShard);
+}
+
+#[test]
+fn malformed_accounts_are_refused() {
+    let shard = alices(ShardKind::Directory);
+    let put = |user: &str, scram| {
+        let account = Some(Account { user: user.into(), scram, created_ms: 1, ..Account::default() });
+        DirectoryOp::PutAccount(PutAccount { account, mode: Mode::Create.into(), ..PutAccount::default() })
+    };
+    let scram = ScramCredentials {
+        salt: vec![1; 16].into(),
+        iterations: 4096,
+        stored_key: vec![2; 32].into(),
+        server_key: vec![3; 32].into(),
+    };
+    assert_eq!(directory(shard, put("alice", None)), Ok(()));
+    assert_eq!(directory(shard, put("alice", Some(scram.clone()))), Ok(()));
+    let short = ScramCredentials { stored_key: vec![2; 31].into(), ..scram };
+    assert!(directory(shard, put("alice", Some(short))).is_err());
+    assert!(directory(shard, put("ALICE", None)).is_err());
+    assert_eq!(directory(shard, put("bob", None)).expect_err("bob's shard").0, Reason::WrongShard);
+}
+
+#[test]
+fn malformed_endings_are_refused() {
+    let end = |incarnation| TimelineOp::EndTimeline(EndTimeline { timeline: key(Kind::Inbox, "alice"), incarnation });
+    assert_eq!(timeline(end(1)), Ok(()));
+    timeline(end(0)).expect_err("every timeline has at least incarnation 0");
+    let end =
+        |sender: &str, generation| timeline(TimelineOp::EndSender(EndSender { sender: sender.into(), generation }));
+    assert_eq!(end("bob", 1), Ok(()), "in every shard");
+    for (sender, generation) in [("bob", 0), ("Bob", 1), ("", 1)] {
+        end(sender, generation).expect_err("malformed");
+    }
+    let collect = |limit| TimelineOp::CollectGarbage(CollectGarbage { number: 1, limit });
+    assert_eq!(timeline(collect(COLLECTED_KEYS)), Ok(()));
+    assert!(timeline(collect(0)).is_err() && timeline(collect(COLLECTED_KEYS + 1)).is_err());
+}
+
+#[test]
+fn malformed_revocations_are_refused() {
+    let revoke = |before_ms, id: &str, time_ms| {
+        let (user, id) = ("alice".into(), id.into());
+        let op = RevokeTokens { user, before_ms, id, expires_ms: 0, time_ms };
+        directory(alices(ShardKind::Directory), DirectoryOp::RevokeTokens(op))
+    };
+    assert_eq!(revoke(1, "", 1), Ok(()));
+    assert_eq!(revoke(0, &"x".repeat(MAX_TOKEN_ID_BYTES), 1), Ok(()));
+    for (before_ms, id, time_ms) in [(0, "", 1), (1, "", 0), (0, &*"x".repeat(MAX_TOKEN_ID_BYTES + 1), 1)] {
+        revoke(before_ms, id, time_ms).expect_err("malformed");
+    }
+}
+
+#[test]
+fn the_registry_is_in_the_first_directory_shard_only() {
+    let advance = || DirectoryOp::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms: 1 });
+    assert_eq!(directory(ShardId::REGISTRY, advance()), Ok(()));
+    let elsewhere = directory(alices(ShardKind::Directory), advance()).expect_err("refused");
+    assert_eq!(elsewhere.0, Reason::WrongShard);
+}
+
+#[test]
+fn malformed_registrations_are_refused() {
+    let node = RegisterNode {
+        kind: NodeKind::Router.into(),
+        address: "router-0:7402".into(),
+        ttl_ms: 3000,
+        nonce: vec![1; 16].into(),
+    };
+    let check = |node: &RegisterNode| directory(ShardId::REGISTRY, DirectoryOp::RegisterNode(node.clone()));
+    assert_eq!(check(&node), Ok(()));
+    let wrong = [
+        RegisterNode { kind: NodeKind::Storage.into(), ..node.clone() },
+        RegisterNode { kind: 99, ..node.clone() },
+        RegisterNode { address: String::new(), ..node.clone() },
+        RegisterNode { address: "a b".into(), ..node.clone() },
+        RegisterNode { ttl_ms: 0, ..node.clone() },
+        RegisterNode { nonce: vec![1; 8].into(), ..node.clone() },
+    ];
+    for node in wrong {
+        assert!(check(&node).is_err(), "{node:?}");
+    }
+}
