@@ -93,7 +93,7 @@ pub struct Pending {
 }
 
 /// Where the answer goes, and the place among the pending sends that it frees.
-pub(crate) struct Answer {
+pub(crate) struct ReplyTo {
     pub(crate) sender: oneshot::Sender<Result<Accepted, SendError>>,
     pub(crate) _permit: OwnedSemaphorePermit,
 }
@@ -150,7 +150,7 @@ impl Client {
         let (sender, answer) = oneshot::channel();
         let send =
             client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
-        let command = Command::Send { send, deadline, answer: Answer { sender, _permit: permit } };
+        let command = Command::Send { send, deadline, answer: ReplyTo { sender, _permit: permit } };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })
     }
@@ -241,7 +241,7 @@ impl Future for Pending {
     }
 }
 
-impl Answer {
+impl ReplyTo {
     pub(crate) fn give(self, answer: Result<Accepted, SendError>) {
         // The application may have stopped waiting for it.
         let _ = self.sender.send(answer);

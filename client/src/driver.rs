@@ -22,7 +22,7 @@ use crate::{
     SignInError, State,
     acks::Acks,
     backoff::Backoff,
-    client::Answer,
+    client::ReplyTo,
     fetches::Fetches,
     outbox::Outbox,
     positions::Positions,
@@ -31,7 +31,7 @@ use crate::{
 
 #[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Command {
-    Send { send: client::Send, deadline: Instant, answer: Answer },
+    Send { send: client::Send, deadline: Instant, answer: ReplyTo },
     Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },
     Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
     Close(oneshot::Sender<()>),
@@ -41,7 +41,7 @@ pub(crate) struct Driver {
     pub(crate) config: ClientConfig,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) acks: Arc<Acks>,
-    pub(crate) outbox: Outbox<Answer>,
+    pub(crate) outbox: Outbox<ReplyTo>,
     pub(crate) fetches: Fetches<oneshot::Sender<Result<Page, FetchError>>>,
     /// New tokens that wait for the gateway's word, the oldest first. Bounded by who asks: each waits for its answer.
     pub(crate) renewals: VecDeque<Renewal>,

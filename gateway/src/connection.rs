@@ -17,7 +17,7 @@ use crate::{
     connections::Connections,
     conversation::{Effect, Input, Now, Rules, Session},
     feeding::{ConnectionFeeds, Feeding},
-    links::{Links, Submit, refusal},
+    links::{RouterLinks, Submit, refusal},
     mailbox::{Mail, Mailbox},
     metrics,
     transport::{Event, Transport},
@@ -26,7 +26,7 @@ use crate::{
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
-    pub(crate) links: Links,
+    pub(crate) links: RouterLinks,
     pub(crate) connections: Arc<Connections>,
     pub(crate) feeding: Arc<Feeding>,
     pub(crate) write_timeout: Duration,
@@ -51,7 +51,7 @@ pub(crate) struct Arrival {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, arrival: Arrival) {
-    let _counted = metrics::Held::connection(name(arrival.protocol));
+    let _counted = metrics::Counted::connection(name(arrival.protocol));
     let mut connection = Connection::new(shared, &arrival);
     transport.set_max_frame(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
     connection.run(&mut transport).await;

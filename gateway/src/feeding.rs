@@ -14,7 +14,7 @@ use crate::{
     connections::Connections,
     conversation::{Rules, Tag},
     feeds::{Entry, FeedAsk, FeedId, FeedRead, Feeds, Follower, Follows, Hand, JoinedFeed, Left, ReadPage},
-    links::{Links, Submit},
+    links::{RouterLinks, Submit},
     mailbox::Mailbox,
     metrics,
 };
@@ -56,7 +56,7 @@ impl Feeding {
     }
 
     /// Reads what feeds lack. Runs until it is cancelled.
-    pub(crate) async fn read_missing(self: Arc<Self>, links: Links, rules: Arc<Rules>) {
+    pub(crate) async fn read_missing(self: Arc<Self>, links: RouterLinks, rules: Arc<Rules>) {
         // Bounded by the feeds: each has one read under way.
         let mailbox = Arc::new(Mailbox::default());
         loop {

@@ -26,7 +26,7 @@ use crate::{
     },
     dialect::native::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     feeds::{Came, Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName},
-    links::{Answered, refusal},
+    links::{RequestOutcome, refusal},
     listener::proxy_protocol,
     throttle::Throttle,
 };
@@ -157,7 +157,7 @@ pub fn session(mut bytes: &[u8]) {
         driven.input(Input::Ask(native::ClientFrame::from(ClientFrame { body: Some(signed_in()) }).into()));
         if let Some(tag) = driven.asked.pop() {
             let result = Ok(Reply::SessionOpened(link::SessionOpened::default()));
-            driven.input(Input::Answer(tag, Answered { result, lease: 5 }));
+            driven.input(Input::Answer(tag, RequestOutcome { result, lease: 5 }));
         }
     }
     while let Some((head, rest)) = bytes.split_first_chunk::<2>() {
@@ -220,7 +220,7 @@ impl Driven {
                         self.feeds.read(&timeline, feed, ReadPage::of(result), self.now.instant, &mut self.handed);
                         None
                     }
-                    tag => Some(Input::Answer(tag, Answered { result, lease: 5 })),
+                    tag => Some(Input::Answer(tag, RequestOutcome { result, lease: 5 })),
                 }
             }
             50..=99 => None,

@@ -29,7 +29,7 @@ use crate::{
     conversation::{InvalidTokenKey, Rules, TokenKeys},
     cut_off,
     feeding::Feeding,
-    links::{Hearing, Links, LinksConfig, LinksTask},
+    links::{Hearing, LinksConfig, LinksTask, RouterLinks},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
     metrics,
     status::Status,
@@ -61,12 +61,12 @@ pub struct Gateway {
     send_deadline: Duration,
     tls: Option<Arc<Tls>>,
     /// Taken by `run`.
-    parts: Mutex<Option<Parts>>,
+    parts: Mutex<Option<NotStarted>>,
     groups: OnceLock<Groups>,
 }
 
 /// What waits to be run.
-struct Parts {
+struct NotStarted {
     listeners: Listeners,
     links: LinksTask,
     lease: LeaseHolder,
@@ -108,7 +108,7 @@ impl Gateway {
         let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
         let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
         let (links, links_task, routers) =
-            Links::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
+            RouterLinks::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
         let length = Duration::from_millis(config.lease_ms);
         let each = (length / 6).max(SHORTEST_TRY);
         let registry = RegistryClient::new(security, each, move || routers.borrow().clone());
@@ -137,14 +137,14 @@ impl Gateway {
             drain_spread: Duration::from_millis(config.drain_spread_ms),
             send_deadline: config.send_deadline(),
             tls: listeners.tls(),
-            parts: Mutex::new(Some(Parts { listeners, links: links_task, lease: holder, publish })),
+            parts: Mutex::new(Some(NotStarted { listeners, links: links_task, lease: holder, publish })),
             groups: OnceLock::new(),
         })
     }
 
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
-        let Some(Parts { listeners, links, lease, publish }) = self.parts.lock().take() else { return };
+        let Some(NotStarted { listeners, links, lease, publish }) = self.parts.lock().take() else { return };
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
         tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));

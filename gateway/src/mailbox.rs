@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::{
     conversation::{Input, Tag},
     feeds::{Entry, FeedId, Left},
-    links::{Answered, Asked, refusal},
+    links::{DirectedRequest, RequestOutcome, refusal},
     metrics,
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct Mailbox {
 #[derive(Default)]
 pub(crate) struct Mail {
     /// At most one answer for each request that the session made.
-    pub(crate) answers: Vec<(Tag, Answered)>,
+    pub(crate) answers: Vec<(Tag, RequestOutcome)>,
     pub(crate) entries: Vec<Arc<Entry>>,
     entry_bytes: usize,
     /// Feeds that hand over no more, to be handled after the entries. At most one for each join, and one `Ended`.
@@ -44,7 +44,7 @@ pub(crate) struct Mail {
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
     pub(crate) signals: Vec<Arc<Signaled>>,
-    pub(crate) directed: Vec<(Directed, Asked)>,
+    pub(crate) directed: Vec<(Directed, DirectedRequest)>,
     /// Why the session is over, if it is.
     pub(crate) over: Option<Why>,
     /// The gateway is stopping; when the client may come back.
@@ -73,7 +73,7 @@ impl Mail {
 }
 
 impl Mailbox {
-    pub(crate) fn answer(&self, tag: Tag, answered: Answered) {
+    pub(crate) fn answer(&self, tag: Tag, answered: RequestOutcome) {
         self.put(|mail| mail.answers.push((tag, answered)));
     }
 
@@ -110,7 +110,7 @@ impl Mailbox {
         });
     }
 
-    pub(crate) fn directed(&self, directed: Directed, asked: Asked) {
+    pub(crate) fn directed(&self, directed: Directed, asked: DirectedRequest) {
         let mut refused = Some(asked);
         self.put(|mail| {
             if mail.directed.len() < MAX_DIRECTED
@@ -164,7 +164,7 @@ mod tests {
         let mailbox = Mailbox::default();
         let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
         let position = Position { epoch: Epoch(1), seq: 1 };
-        mailbox.answer(Tag::Close, Answered { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
+        mailbox.answer(Tag::Close, RequestOutcome { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
         mailbox.left(FeedId(9), Left::Fallen);
         mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push)));
         let inputs: Vec<Input> = mailbox.take().into_inputs().collect();

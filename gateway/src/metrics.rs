@@ -129,9 +129,9 @@ pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Counts up while it lives.
-pub(crate) struct Held(Gauge);
+pub(crate) struct Counted(Gauge);
 
-impl Held {
+impl Counted {
     pub(crate) fn connection(protocol: &'static str) -> Self {
         Self::up(gauge!(CONNECTIONS, "protocol" => protocol))
     }
@@ -146,7 +146,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

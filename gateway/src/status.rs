@@ -7,10 +7,10 @@ use tokio::sync::watch;
 /// Put together from what its parts say.
 pub(crate) struct Status {
     ready: watch::Sender<Readiness>,
-    parts: Mutex<Parts>,
+    parts: Mutex<Reasons>,
 }
 
-struct Parts {
+struct Reasons {
     draining: bool,
     /// What is missing towards the routers.
     missing: Option<&'static str>,
@@ -18,7 +18,7 @@ struct Parts {
 
 impl Status {
     pub(crate) fn new() -> Self {
-        let parts = Parts { draining: false, missing: Some("not started") };
+        let parts = Reasons { draining: false, missing: Some("not started") };
         Self { ready: watch::Sender::new(tell(&parts)), parts: Mutex::new(parts) }
     }
 
@@ -34,7 +34,7 @@ impl Status {
         self.change(|parts| parts.draining = true);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Parts)) {
+    fn change(&self, change: impl FnOnce(&mut Reasons)) {
         let mut parts = self.parts.lock();
         change(&mut parts);
         let now = tell(&parts);
@@ -42,10 +42,10 @@ impl Status {
     }
 }
 
-fn tell(parts: &Parts) -> Readiness {
+fn tell(parts: &Reasons) -> Readiness {
     match parts {
-        Parts { draining: true, .. } => Readiness::Draining,
-        Parts { missing: Some(missing), .. } => Readiness::NotReady((*missing).to_owned()),
-        Parts { missing: None, .. } => Readiness::Ready,
+        Reasons { draining: true, .. } => Readiness::Draining,
+        Reasons { missing: Some(missing), .. } => Readiness::NotReady((*missing).to_owned()),
+        Reasons { missing: None, .. } => Readiness::Ready,
     }
 }

@@ -36,7 +36,7 @@ pub enum Ask {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum LeaseAnswer {
     Registered(LeaseId),
     Renewed,
     /// The registry says that the lease has ended.
@@ -95,17 +95,23 @@ impl LeaseKeeper {
     ///
     /// While the lease has run out by our own count it is not held, but it may be renewed still: the registry's clock
     /// stands while nobody leads it.
-    pub fn answered(&mut self, answer: Answer, asked: Instant, now: Instant, pause: impl FnOnce(Duration) -> Duration) {
+    pub fn answered(
+        &mut self,
+        answer: LeaseAnswer,
+        asked: Instant,
+        now: Instant,
+        pause: impl FnOnce(Duration) -> Duration,
+    ) {
         let counts_from = match (self.state, answer) {
-            (State::Registering { counts_from, .. }, Answer::Registered(lease)) => {
+            (State::Registering { counts_from, .. }, LeaseAnswer::Registered(lease)) => {
                 self.state = State::Has { lease, counts_from };
                 counts_from
             }
-            (State::Has { lease, .. }, Answer::Renewed) => {
+            (State::Has { lease, .. }, LeaseAnswer::Renewed) => {
                 self.state = State::Has { lease, counts_from: asked };
                 asked
             }
-            (_, Answer::Ended) => {
+            (_, LeaseAnswer::Ended) => {
                 self.state = State::Without;
                 self.failures = 0;
                 self.due = now;
@@ -170,14 +176,14 @@ impl LeaseHolder {
             };
             let answer = answer.unwrap_or_else(|cause| {
                 waiting.still(self.registry.addresses(), cause);
-                Answer::Unknown
+                LeaseAnswer::Unknown
             });
             match answer {
-                Answer::Registered(lease) => tracing::info!(lease = lease.0, "lease taken"),
-                Answer::Ended => tracing::warn!("the lease has ended, registering anew"),
-                Answer::Renewed | Answer::Unknown => {}
+                LeaseAnswer::Registered(lease) => tracing::info!(lease = lease.0, "lease taken"),
+                LeaseAnswer::Ended => tracing::warn!("the lease has ended, registering anew"),
+                LeaseAnswer::Renewed | LeaseAnswer::Unknown => {}
             }
-            if answer != Answer::Unknown {
+            if answer != LeaseAnswer::Unknown {
                 waiting.over();
             }
             let now = Instant::now();
@@ -187,7 +193,7 @@ impl LeaseHolder {
     }
 
     /// The answer, or why there is none.
-    async fn call(&self, ask: Ask, now: Instant) -> Result<Answer, String> {
+    async fn call(&self, ask: Ask, now: Instant) -> Result<LeaseAnswer, String> {
         let answer = match ask {
             Ask::Register { nonce } => {
                 let request = RegisterRequest {
@@ -196,11 +202,11 @@ impl LeaseHolder {
                     ttl_ms: u32::try_from(self.length.as_millis()).unwrap_or(u32::MAX),
                     nonce: nonce.to_vec().into(),
                 };
-                self.registry.register(request, now + self.length).await.map(Answer::Registered)
+                self.registry.register(request, now + self.length).await.map(LeaseAnswer::Registered)
             }
             Ask::Renew(lease) => match self.registry.renew(lease, now + self.length / 3).await {
-                Err(status) if status.code() == Code::FailedPrecondition => Ok(Answer::Ended),
-                answer => answer.map(|()| Answer::Renewed),
+                Err(status) if status.code() == Code::FailedPrecondition => Ok(LeaseAnswer::Ended),
+                answer => answer.map(|()| LeaseAnswer::Renewed),
             },
         };
         answer.map_err(|status| cause(&status))
@@ -241,7 +247,7 @@ mod tests {
             self.keeper.ask(at, || [nonce; 16])
         }
 
-        fn answered(&mut self, answer: Answer, asked_ms: u64, now_ms: u64) {
+        fn answered(&mut self, answer: LeaseAnswer, asked_ms: u64, now_ms: u64) {
             let (asked, now) = (self.at(asked_ms), self.at(now_ms));
             self.keeper.answered(answer, asked, now, |pause| pause);
         }
@@ -261,10 +267,10 @@ mod tests {
     fn a_lease_counts_from_before_it_was_asked_for() {
         let mut play = Play::new();
         assert_eq!(play.ask(0, 1), Ask::Register { nonce: [1; 16] });
-        play.answered(Answer::Registered(LEASE), 0, 400);
+        play.answered(LeaseAnswer::Registered(LEASE), 0, 400);
         assert_eq!((play.held_until_ms(400), play.due_ms()), (Some(3000), 1000));
         assert_eq!(play.ask(1000, 2), Ask::Renew(LEASE));
-        play.answered(Answer::Renewed, 1000, 1300);
+        play.answered(LeaseAnswer::Renewed, 1000, 1300);
         assert_eq!((play.held_until_ms(1300), play.due_ms()), (Some(4000), 2000));
         assert_eq!(play.held_until_ms(4000), None);
     }
@@ -273,10 +279,10 @@ mod tests {
     fn a_registration_is_asked_for_again_with_the_same_nonce_and_counts_from_the_first_time() {
         let mut play = Play::new();
         play.ask(0, 1);
-        play.answered(Answer::Unknown, 0, 500);
+        play.answered(LeaseAnswer::Unknown, 0, 500);
         assert_eq!(play.due_ms(), 600);
         assert_eq!(play.ask(600, 2), Ask::Register { nonce: [1; 16] });
-        play.answered(Answer::Registered(LEASE), 600, 700);
+        play.answered(LeaseAnswer::Registered(LEASE), 600, 700);
         assert_eq!((play.held_until_ms(700), play.due_ms()), (Some(3000), 1000));
     }
 
@@ -286,7 +292,7 @@ mod tests {
         let pauses: Vec<_> = (0..6)
             .map(|_| {
                 play.ask(0, 1);
-                play.answered(Answer::Unknown, 0, 0);
+                play.answered(LeaseAnswer::Unknown, 0, 0);
                 play.due_ms()
             })
             .collect();
@@ -297,16 +303,16 @@ mod tests {
     fn a_lease_that_could_not_be_renewed_is_not_held_but_may_be_renewed_later() {
         let mut play = Play::new();
         play.ask(0, 1);
-        play.answered(Answer::Registered(LEASE), 0, 0);
+        play.answered(LeaseAnswer::Registered(LEASE), 0, 0);
         play.ask(2000, 2);
-        play.answered(Answer::Unknown, 2000, 2950);
+        play.answered(LeaseAnswer::Unknown, 2000, 2950);
         // Not past the end.
         assert_eq!((play.held_until_ms(2950), play.due_ms()), (Some(3000), 3000));
         assert_eq!(play.ask(3000, 3), Ask::Renew(LEASE));
-        play.answered(Answer::Unknown, 3000, 3500);
+        play.answered(LeaseAnswer::Unknown, 3000, 3500);
         assert_eq!((play.held_until_ms(3500), play.due_ms()), (None, 3600));
         assert_eq!(play.ask(3600, 4), Ask::Renew(LEASE));
-        play.answered(Answer::Renewed, 3600, 3700);
+        play.answered(LeaseAnswer::Renewed, 3600, 3700);
         assert_eq!(play.held_until_ms(3700), Some(6600));
     }
 
@@ -314,9 +320,9 @@ mod tests {
     fn after_a_lease_has_ended_another_one_is_asked_for_at_once() {
         let mut play = Play::new();
         play.ask(0, 1);
-        play.answered(Answer::Registered(LEASE), 0, 0);
+        play.answered(LeaseAnswer::Registered(LEASE), 0, 0);
         play.ask(1000, 2);
-        play.answered(Answer::Ended, 1000, 1100);
+        play.answered(LeaseAnswer::Ended, 1000, 1100);
         assert_eq!((play.held_until_ms(1100), play.due_ms()), (None, 1100));
         assert_eq!(play.ask(1100, 3), Ask::Register { nonce: [3; 16] });
     }

@@ -16,12 +16,12 @@ use tonic::{
 };
 
 use crate::{
-    nearby::{Nearby, PeerIncoming, PeerStream},
+    local_listeners::{LocalListeners, PeerIncoming, PeerStream},
     stream::{Incoming, Messages, Near, Services, Serving},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
 
-pub use crate::nearby::MAX_UNPROVEN_PEERS;
+pub use crate::local_listeners::MAX_UNPROVEN_PEERS;
 pub use tokens::{AddToken, CheckToken, Tier, TierTokens, derive, lines};
 
 /// What a node needs to be one of the cluster. Clones follow each other's changes.
@@ -30,7 +30,7 @@ pub struct PeerSecurity {
     tier: Tier,
     tokens: Arc<ArcSwap<TierTokens>>,
     tls: Option<Arc<ArcSwap<TlsSides>>>,
-    nearby: Option<Nearby>,
+    nearby: Option<LocalListeners>,
     /// Streams that need no connection.
     services: Option<Services>,
 }
@@ -96,7 +96,7 @@ impl PeerSecurity {
     /// For all nodes of this process: what is made from this and its clones reaches each other without sockets.
     #[must_use]
     pub fn within_process(self) -> Self {
-        Self { nearby: Some(Nearby::default()), services: Some(Services::default()), ..self }
+        Self { nearby: Some(LocalListeners::default()), services: Some(Services::default()), ..self }
     }
 
     /// True if callers of this tier can be told by a token.
@@ -231,7 +231,7 @@ impl TlsSides {
 }
 
 async fn connect(
-    nearby: Option<&Nearby>,
+    nearby: Option<&LocalListeners>,
     tls: Option<&ArcSwap<TlsSides>>,
     address: &str,
 ) -> io::Result<MaybeTls<PeerStream>> {

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 pub(crate) use self::{ending::end_inboxes, put_out::PutOut};
 use crate::{
-    registry::Registry,
+    registry::RegistryReader,
     store::{Store, StoreAnswer, StoreFailure},
     topology::Topology,
 };
@@ -41,7 +41,7 @@ const PAGE: u32 = 1000;
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) store: Store,
-    pub(crate) registry: Registry,
+    pub(crate) registry: RegistryReader,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) deadline: Duration,
     pub(crate) put_out: PutOut,

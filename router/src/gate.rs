@@ -22,7 +22,7 @@ pub(crate) struct Gate {
 }
 
 /// What the gate looks at.
-pub(crate) struct Asked<'a> {
+pub(crate) struct GateRequest<'a> {
     keeps_order: bool,
     /// Only under this router's own lease: what changes the register, or tells what is not in it. All else does no harm at a
     /// router that no longer owns what it believes to own: the store gives each message its place, and pushes are hints. So
@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
     Wait(Instant),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> GateRequest<'a> {
     pub(crate) fn new(op: &Op, user: &'a UserId, routed_by: u64, era: u64) -> Self {
         let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_) | Op::CloseSession(_) | Op::Direct(_));
         Self { keeps_order: matches!(op, Op::Send(_)), needs_lease, user, routed_by, era }
@@ -55,7 +55,7 @@ impl Gate {
     }
 
     /// `held`: this router's lease runs.
-    pub(crate) fn pass(&mut self, asked: &Asked<'_>, topology: &Topology, held: bool, now: Instant) -> Verdict {
+    pub(crate) fn pass(&mut self, asked: &GateRequest<'_>, topology: &Topology, held: bool, now: Instant) -> Verdict {
         let version = topology.ring.version();
         let closed = asked.keeps_order && asked.era < self.closed_below;
         if !closed && version < asked.routed_by {
@@ -87,7 +87,7 @@ mod tests {
     fn only_sessions_and_words_about_them_need_this_routers_lease() {
         let (topology, now) = (topology(5, "a:1", &["a:1"], &[]), Instant::now());
         let user = UserId::new("bob").expect("valid");
-        let verdict = |op: Op, held| Gate::new(now).pass(&Asked::new(&op, &user, 5, 0), &topology, held, now);
+        let verdict = |op: Op, held| Gate::new(now).pass(&GateRequest::new(&op, &user, 5, 0), &topology, held, now);
         let not = || Verdict::NotOwner(NotOwner { ring_version: 5 });
         let session = None;
         for op in [

@@ -13,6 +13,7 @@ mod due;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod gateway_links;
 mod link;
 pub mod metrics;
 mod missed;
@@ -30,7 +31,6 @@ mod server;
 pub mod simulation;
 mod store;
 mod topology;
-mod ways;
 
 pub use config::{InvalidConfig, RouterConfig, UnknownRecipient};
 pub use router::{OpenError, Router};

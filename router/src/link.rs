@@ -32,14 +32,14 @@ use tonic::Status;
 
 use crate::{
     delivery::Delivery,
-    gate::{Asked, Gate, Verdict},
+    gate::{Gate, GateRequest, Verdict},
+    gateway_links::{GatewayLink, GatewayLinks},
     metrics,
     missed::{Missed, Taken},
     partition::Partitions,
     peers::Peers,
     reply::{Answer, Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     topology::Topology,
-    ways::{Links, Way},
 };
 
 /// The most `Behind`s in one message.
@@ -50,7 +50,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// What every link needs.
 #[derive(Clone)]
 pub(crate) struct LinkContext {
-    pub(crate) links: Links,
+    pub(crate) links: GatewayLinks,
     pub(crate) partitions: Partitions,
     pub(crate) peers: Peers,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
@@ -67,7 +67,7 @@ pub(crate) struct Reader {
     /// Whose token opened it.
     tier: Tier,
     replies: mpsc::Sender<RouterReply>,
-    way: Way,
+    way: GatewayLink,
     hello: Hello,
     gate: Gate,
 }
@@ -196,7 +196,7 @@ impl Reader {
                     continue;
                 }
             };
-            if let Err(answer) = self.pass(&Asked::new(&op, &user, ring_version, era)).await {
+            if let Err(answer) = self.pass(&GateRequest::new(&op, &user, ring_version, era)).await {
                 slot.answer(answer);
                 continue;
             }
@@ -215,7 +215,7 @@ impl Reader {
     }
 
     /// Through the gate, or the answer that the request gets instead.
-    async fn pass(&mut self, asked: &Asked<'_>) -> Result<(), Answer> {
+    async fn pass(&mut self, asked: &GateRequest<'_>) -> Result<(), Answer> {
         loop {
             let until = {
                 let now = Instant::now();

@@ -32,7 +32,7 @@ use crate::{
     recent_keys::RecentKeys,
     register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
-    send::{Parts, Sending},
+    send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
     topology::Topology,
 };
@@ -81,7 +81,7 @@ pub(crate) struct Owner {
     checks: Checks,
     cursors: Cursors<ReplySlot>,
     keys: RecentKeys,
-    asked: KeyedMap<u64, Asked>,
+    asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
     max_devices_per_user: u32,
@@ -120,7 +120,7 @@ struct Announced {
 }
 
 /// What goes on when the store has answered.
-enum Asked {
+enum Continuation {
     User(UserId),
     /// An account without an owner was made for a message.
     Reserved(UserId),
@@ -206,18 +206,18 @@ impl Owner {
 
     pub(crate) fn request(&mut self, request: Request, now: Instant, time_ms: u64) {
         use router_request::Op;
-        let (op, parts) = Parts::of(request);
+        let (op, parts) = RequestContext::of(request);
         match op {
             Op::Send(send) => self.send(send, parts, now, time_ms),
             Op::Acknowledge(acknowledge) => self.acknowledge(acknowledge, parts, now),
             Op::Read(read) => self.read_timeline(read, parts),
             Op::ReadHeads(read) => {
-                let asked = Asked::Heads(parts.user.clone(), parts.slot);
+                let asked = Continuation::Heads(parts.user.clone(), parts.slot);
                 self.read_head(&parts.user, read.incarnation, read.device, parts.deadline, asked);
             }
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => {
-                    let Parts { user, link, slot, deadline, .. } = parts;
+                    let RequestContext { user, link, slot, deadline, .. } = parts;
                     self.put_session(user, Announced { session, link, slot, deadline }, false);
                 }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
@@ -233,7 +233,7 @@ impl Owner {
             Op::Direct(direct) => self.direct(direct, parts),
             // Credentials may have changed through another router: always from the store.
             Op::LookUpAccount(_) => {
-                let asked = Asked::Account(parts.user.clone(), parts.slot);
+                let asked = Continuation::Account(parts.user.clone(), parts.slot);
                 self.read_user(&parts.user, parts.deadline, asked);
             }
             Op::EnsureAccount(link::EnsureAccount { revive, .. }) => {
@@ -241,7 +241,7 @@ impl Owner {
                 let account = Account { user, created_ms: time_ms, ..Account::default() };
                 let mode = put_account::Mode::Ensure.into();
                 let put = PutAccount { account: Some(account), mode, numbered: true, revive };
-                let asked = Asked::Ensured(parts.user.clone(), parts.slot);
+                let asked = Continuation::Ensured(parts.user.clone(), parts.slot);
                 self.directory_write(&parts.user, directory_command::Op::PutAccount(put), parts.deadline, asked);
             }
         }
@@ -262,16 +262,16 @@ impl Owner {
         // Tokens are given once and answered once.
         let Some(asked) = self.asked.remove(&token) else { return };
         match asked {
-            Asked::User(user) => self.user_read(user, answer, now, time_ms),
-            Asked::Reserved(user) => self.reserved(user, answer, now, time_ms),
-            Asked::Account(user, slot) => self.account_read(&user, slot, answer),
-            Asked::Ensured(user, slot) => {
+            Continuation::User(user) => self.user_read(user, answer, now, time_ms),
+            Continuation::Reserved(user) => self.reserved(user, answer, now, time_ms),
+            Continuation::Account(user, slot) => self.account_read(&user, slot, answer),
+            Continuation::Ensured(user, slot) => {
                 // It may have another owner now.
                 self.accounts.forget(&user);
                 self.end(slot, done(answer));
             }
-            Asked::Session(user, announced) => self.session_put(user, *announced, answer),
-            Asked::SessionHead { user, incarnation, generation, slot } => {
+            Continuation::Session(user, announced) => self.session_put(user, *announced, answer),
+            Continuation::SessionHead { user, incarnation, generation, slot } => {
                 if let Ok(StoreAnswer::Head(head)) = &answer {
                     let position = Position { epoch: head.epoch, seq: head.last };
                     // What is news here may be news to the user's other sessions.
@@ -286,51 +286,58 @@ impl Owner {
                 // The session is stored: whatever is wrong now, "nothing was done" would not be true.
                 self.end(slot, opened.map_err(Failure::after_the_session));
             }
-            Asked::Heads(user, slot) => {
+            Continuation::Heads(user, slot) => {
                 let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
                 self.end(slot, heads);
             }
-            Asked::SessionClosed { user, gateway, connection, slot } => {
+            Continuation::SessionClosed { user, gateway, connection, slot } => {
                 // A sign-in that was under way may have put it back meanwhile.
                 self.register.remove(&user, gateway, connection);
                 self.end(slot, done(answer));
             }
-            Asked::Done(slot) => self.end(slot, done(answer)),
-            Asked::Checked(users) => self.checked(users, answer, now),
-            Asked::Timeline(slot) => {
+            Continuation::Done(slot) => self.end(slot, done(answer)),
+            Continuation::Checked(users) => self.checked(users, answer, now),
+            Continuation::Timeline(slot) => {
                 let read = match answer {
                     Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
                     other => Err(unexpected(other)),
                 };
                 self.end(slot, read);
             }
-            Asked::Cursor(slots) => self.end_all(slots, &done(answer)),
-            Asked::Moved(moves) => self.moved(*moves, answer),
-            Asked::Repeated(sending) => self.looked_for_first(sending, answer, now),
-            Asked::FirstAppend(sending) => self.first_appended(sending, answer, now),
-            Asked::SecondAppend(sending) => self.second_appended(sending, answer, now),
+            Continuation::Cursor(slots) => self.end_all(slots, &done(answer)),
+            Continuation::Moved(moves) => self.moved(*moves, answer),
+            Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
+            Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
+            Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
         }
     }
 
-    fn read_user(&mut self, user: &UserId, deadline: Instant, asked: Asked) {
+    fn read_user(&mut self, user: &UserId, deadline: Instant, asked: Continuation) {
         let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
         let shard = self.topology.shards.directory_of(user);
         self.ask(shard, op, String::new(), deadline, asked);
     }
 
-    fn directory_write(&mut self, user: &UserId, op: directory_command::Op, deadline: Instant, asked: Asked) {
+    fn directory_write(&mut self, user: &UserId, op: directory_command::Op, deadline: Instant, asked: Continuation) {
         let op = store_request::Op::Directory(DirectoryCommand { op: Some(op) });
         let shard = self.topology.shards.directory_of(user);
         self.ask(shard, op, String::new(), deadline, asked);
     }
 
-    fn ask(&mut self, shard: ShardId, op: store_request::Op, traceparent: String, deadline: Instant, asked: Asked) {
+    fn ask(
+        &mut self,
+        shard: ShardId,
+        op: store_request::Op,
+        traceparent: String,
+        deadline: Instant,
+        asked: Continuation,
+    ) {
         let token = self.token(asked);
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Own });
     }
 
     /// Names what goes on with the answer.
-    fn token(&mut self, asked: Asked) -> u64 {
+    fn token(&mut self, asked: Continuation) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         self.asked.insert(token, asked);

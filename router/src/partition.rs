@@ -20,14 +20,14 @@ use tokio_stream::wrappers::WatchStream;
 use crate::{
     delivery::Delivery,
     due::Due,
+    gateway_links::GatewayLinks,
     metrics,
     missed::{Missed, Taken},
     owner::{Effect, Owner},
     peers::Peers,
     reply::Request,
-    store::{Answer, AnswerTo, Store, StoreOp},
+    store::{AnswerTo, Store, StoreOp, StoreResult},
     topology::Topology,
-    ways::Links,
 };
 
 /// How many there are: a few, so that the work of one link is spread over the cores.
@@ -164,10 +164,10 @@ pub(crate) struct Partition {
     pub(crate) owner: Owner,
     pub(crate) inputs: Woken<mpsc::Receiver<Input>>,
     pub(crate) missed: Woken<Arc<Missed<UserId, Delivery>>>,
-    pub(crate) answers: Woken<mpsc::Receiver<Answer>>,
+    pub(crate) answers: Woken<mpsc::Receiver<StoreResult>>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) store: Store,
-    pub(crate) links: Links,
+    pub(crate) links: GatewayLinks,
     pub(crate) peers: Peers,
     pub(crate) partitions: Partitions,
 }

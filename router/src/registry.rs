@@ -23,12 +23,12 @@ const WATCH: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Registry {
+pub(crate) struct RegistryReader {
     pub(crate) client: RegistryClient,
     topology: watch::Receiver<Arc<Topology>>,
 }
 
-impl Registry {
+impl RegistryReader {
     /// `seeds`: storage nodes that are asked besides those that the registry names.
     pub(crate) fn new(seeds: &[String], security: PeerSecurity, topology: watch::Receiver<Arc<Topology>>) -> Self {
         let (seeds, named) = (seeds.to_vec(), topology.clone());

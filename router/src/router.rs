@@ -21,17 +21,17 @@ use crate::{
     admin::{Admin, PutOut, end_inboxes},
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
+    gateway_links::GatewayLinks,
     link::LinkContext,
     metrics,
     owner::{Owner, OwnerConfig},
     partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
     peers::Peers,
-    registry::Registry,
+    registry::RegistryReader,
     reply::InFlight,
     server::Services,
     store::StoreActor,
     topology::Topology,
-    ways::Links,
 };
 
 /// A router: its listener is bound from `open` on, and answers from `run` on.
@@ -39,7 +39,7 @@ pub struct Router {
     address: SocketAddr,
     here: Arc<str>,
     drain: Duration,
-    registry: Registry,
+    registry: RegistryReader,
     topology: watch::Receiver<Arc<Topology>>,
     lease: watch::Receiver<Option<HeldLease>>,
     readiness: watch::Sender<Readiness>,
@@ -48,7 +48,7 @@ pub struct Router {
     keeper: Mutex<Option<Tasks>>,
     closing: CancellationToken,
     /// Taken by `run`.
-    parts: Mutex<Option<Parts>>,
+    parts: Mutex<Option<NotStarted>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub enum OpenError {
 }
 
 /// What waits to be started.
-struct Parts {
+struct NotStarted {
     listener: TcpListener,
     services: Services,
     store: StoreActor,
@@ -87,7 +87,7 @@ impl Router {
 
         let (publish, topology) = watch::channel(Arc::new(Topology::unknown(&here)));
         let (held, lease) = watch::channel(None);
-        let registry = Registry::new(&config.storage, security.clone(), topology.clone());
+        let registry = RegistryReader::new(&config.storage, security.clone(), topology.clone());
         let holder = LeaseHolder {
             registry: registry.client.clone(),
             kind: NodeKind::Router,
@@ -99,7 +99,7 @@ impl Router {
         let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
         let (store, actor) = StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
-        let links = Links::default();
+        let links = GatewayLinks::default();
         let peers = Peers::default();
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
@@ -158,7 +158,7 @@ impl Router {
             here: Arc::clone(&here),
             closing: closing.clone(),
         };
-        let parts = Parts { listener, services, store: actor, partitions, peers, holder, held, publish, security };
+        let parts = NotStarted { listener, services, store: actor, partitions, peers, holder, held, publish, security };
         Ok(Self {
             address,
             here,
@@ -186,7 +186,7 @@ impl Router {
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(parts) = self.parts.lock().take() else { return };
-        let Parts { listener, services, store, partitions, peers, holder, held, publish, security } = parts;
+        let NotStarted { listener, services, store, partitions, peers, holder, held, publish, security } = parts;
         tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
         tasks.spawn_critical("router_store", store.run(tasks.clone()));
         for partition in partitions {

@@ -54,7 +54,7 @@ pub(crate) struct Sending {
 }
 
 /// The parts of a request, with its answer's slot kept apart so that a refusal can use it.
-pub(crate) struct Parts {
+pub(crate) struct RequestContext {
     pub(crate) user: UserId,
     pub(crate) lease: LeaseId,
     pub(crate) link: u64,
@@ -63,7 +63,7 @@ pub(crate) struct Parts {
     pub(crate) slot: ReplySlot,
 }
 
-impl Parts {
+impl RequestContext {
     pub(crate) fn of(request: Request) -> (carillon_proto::pb::link::router_request::Op, Self) {
         let Request { user, op, lease, link, deadline, span, slot } = request;
         (op, Self { user, lease, link, deadline, span, slot })
@@ -74,12 +74,12 @@ impl Sending {
     /// Stamps the message. `time_ms` is the time at which the service takes it, if its gateway does not say so.
     pub(crate) fn new(
         send: Send,
-        parts: Parts,
+        parts: RequestContext,
         keys: &mut RecentKeys,
         now: Instant,
         time_ms: u64,
     ) -> Result<Self, (ReplySlot, Failure)> {
-        let Parts { user: recipient, lease, deadline, span, slot, .. } = parts;
+        let RequestContext { user: recipient, lease, deadline, span, slot, .. } = parts;
         let mut named = || {
             let sender = UserId::new(&send.sender)?;
             let device = DeviceId::new(&send.sender_device)?;

@@ -58,7 +58,7 @@ impl Services {
         let links = RouterServer::new(links)
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
-        let passed = PassedOn { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
+        let passed = RegistryProxy { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
         let incoming = self.security.incoming(listener, Some(&self.here));
         let check = |allowed| self.security.check(allowed);
         let served = self
@@ -106,13 +106,13 @@ impl LinkService {
 }
 
 /// The registry, for those who don't know the storage nodes.
-struct PassedOn {
+struct RegistryProxy {
     registry: RegistryClient,
     topology: watch::Receiver<Arc<Topology>>,
     closing: CancellationToken,
 }
 
-impl PassedOn {
+impl RegistryProxy {
     /// A lease that this router does not know yet is left to the store: it is new, or has ended.
     fn only_of_gateways(&self, lease: u64) -> Result<(), Status> {
         let topology = self.topology.borrow();
@@ -127,7 +127,7 @@ fn caller<T>(request: &Request<T>) -> Result<Tier, Status> {
 }
 
 #[tonic::async_trait]
-impl RegistryService for PassedOn {
+impl RegistryService for RegistryProxy {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let request = request.into_inner();
         // As a router it would be given the messages of others.

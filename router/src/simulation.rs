@@ -21,12 +21,12 @@ use crate::{
     companions::Companions,
     config::UnknownRecipient,
     delivery::Delivery,
-    gate::{Asked, Gate, Verdict},
+    gate::{Gate, GateRequest, Verdict},
     owner::{Effect, Owner, OwnerConfig},
     partition::{Input, PARTITIONS, part_of},
     reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
     store::{
-        Answer,
+        StoreResult,
         simulation::{Done, Event, StoreSide},
     },
     topology::Topology,
@@ -64,7 +64,7 @@ pub struct Router {
 struct Partition {
     owner: Owner,
     inputs: VecDeque<Input>,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<StoreResult>,
     follows: bool,
 }
 
@@ -375,7 +375,7 @@ impl Router {
                 };
                 let Some(op) = &request.op else { break };
                 let Ok(user) = routed_by(op) else { break };
-                let asked = Asked::new(op, &user, request.ring_version, request.era);
+                let asked = GateRequest::new(op, &user, request.ring_version, request.era);
                 if link.to_replies.capacity() == 0 {
                     break;
                 }

@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use actor::{Answer, StoreActor};
+pub(crate) use actor::{StoreActor, StoreResult};
 pub(crate) use engine::StoreAnswer;
 
 /// One write or read, tried until its deadline.

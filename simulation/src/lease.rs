@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use carillon_proto::{
     LeaseId,
-    lease::{Answer, Ask, LeaseKeeper},
+    lease::{Ask, LeaseAnswer, LeaseKeeper},
     pb::store::{NodeKind, RegisterNode, RenewLease, directory_command::Op, store_reply::Result as Outcome},
 };
 use tokio::time::Instant;
@@ -90,17 +90,17 @@ impl World<'_> {
         let now = Instant::from_std(self.schedule.instant());
         let asked = Instant::from_std(self.schedule.instant_at(asked));
         let answer = match answer {
-            Some(Outcome::Registered(registered)) => Answer::Registered(LeaseId(registered.lease)),
-            Some(Outcome::Done(_)) => Answer::Renewed,
-            Some(_) => Answer::Ended,
-            None => Answer::Unknown,
+            Some(Outcome::Registered(registered)) => LeaseAnswer::Registered(LeaseId(registered.lease)),
+            Some(Outcome::Done(_)) => LeaseAnswer::Renewed,
+            Some(_) => LeaseAnswer::Ended,
+            None => LeaseAnswer::Unknown,
         };
         let Keeper { keeper: Some(keeper), lease, .. } = self.keeper(node) else { return };
         keeper.answered(answer, asked, now, |pause| pause);
         match answer {
-            Answer::Registered(registered) => *lease = Some(registered.0),
-            Answer::Ended => *lease = None,
-            Answer::Renewed | Answer::Unknown => {}
+            LeaseAnswer::Registered(registered) => *lease = Some(registered.0),
+            LeaseAnswer::Ended => *lease = None,
+            LeaseAnswer::Renewed | LeaseAnswer::Unknown => {}
         }
         let (held, due) = (keeper.held(now), keeper.due());
         let held = held.map(|held| (held.lease.0, self.schedule.time_of(held.until.into_std())));

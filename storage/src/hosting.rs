@@ -23,7 +23,7 @@ use crate::{
     engine::Engines,
     log::{Here, Log},
     machine::{ClusterRows, Machine, RegistryState},
-    raft::{Group, GroupOptions, Links, NodeShare, Pace, StartError},
+    raft::{ApplyPace, Group, GroupOptions, NodeShare, RaftLinks, StartError},
     shard::{Reader, Shard},
     snapshot::SnapshotDir,
 };
@@ -41,7 +41,7 @@ pub(crate) struct Hosting {
     dir: PathBuf,
     log: Arc<Log>,
     engines: Arc<Engines>,
-    links: Links,
+    links: RaftLinks,
     share: NodeShare,
     hosted: Arc<Hosted>,
     draining: Arc<AtomicBool>,
@@ -73,12 +73,12 @@ impl Opened {
     }
 }
 
-pub(crate) struct Parts {
+pub(crate) struct HostingContext {
     pub(crate) config: StorageConfig,
     pub(crate) dir: PathBuf,
     pub(crate) log: Arc<Log>,
     pub(crate) engines: Arc<Engines>,
-    pub(crate) links: Links,
+    pub(crate) links: RaftLinks,
     pub(crate) hosted: Arc<Hosted>,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) tasks: Tasks,
@@ -108,10 +108,10 @@ enum StepError {
 }
 
 impl Hosting {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, dir, log, engines, links, hosted, draining, tasks } = parts;
+    pub(crate) fn new(parts: HostingContext) -> Self {
+        let HostingContext { config, dir, log, engines, links, hosted, draining, tasks } = parts;
         // One at a time: a snapshot reads a whole shard.
-        let share = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
+        let share = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(ApplyPace::new(Instant::now())) };
         Self { config, dir, log, engines, links, share, hosted, draining, tasks }
     }
 

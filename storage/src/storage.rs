@@ -48,7 +48,7 @@ use crate::{
     log_upkeep,
     machine::ClusterRows,
     maintenance, members, placement, put_back,
-    raft::{self, Host, Links, RaftService},
+    raft::{self, Host, RaftLinks, RaftService},
     reconcile,
     registry::RegistryService,
     service::StoreService,
@@ -318,9 +318,9 @@ impl Node {
         let opening = tokio::task::spawn_blocking(move || this.open_engines(map));
         let engines = opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
 
-        let links = Links::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
+        let links = RaftLinks::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
         let hosted = Arc::new(Hosted::default());
-        let hosting = Arc::new(Hosting::new(hosting::Parts {
+        let hosting = Arc::new(Hosting::new(hosting::HostingContext {
             config: self.config.clone(),
             dir: self.bootstrap.dir().path().to_owned(),
             log: Arc::clone(&self.log),

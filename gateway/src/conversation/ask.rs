@@ -73,7 +73,7 @@ pub(crate) struct PageAsk {
 
 /// Names the send or request that an answer belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum AskId {
     /// The send with this client id.
     Send(String),
     /// The page or renewal with this number.

@@ -10,7 +10,7 @@ use carillon_proto::{
 };
 
 use super::{
-    Asked, Effect, Now, Page, PageAsk, Rules, Tag, Tell,
+    AskId, Effect, Now, Page, PageAsk, Rules, Tag, Tell,
     live::Live,
     rate::Bucket,
     sending::{may_use, refused, whole_ms},
@@ -46,7 +46,7 @@ impl Live {
                 self.history.waiting += 1;
                 out.push(Effect::Request { tag: Tag::Fetch(request, timeline), op, traceparent: String::new() });
             }
-            Err(why) => out.push(refused(Asked::Request(request), why)),
+            Err(why) => out.push(refused(AskId::Request(request), why)),
         }
     }
 
@@ -77,9 +77,9 @@ impl Live {
             Ok(Reply::TimelineRead(read)) => read,
             Ok(_) => {
                 let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
-                return out.push(refused(Asked::Request(request), why));
+                return out.push(refused(AskId::Request(request), why));
             }
-            Err(why) => return out.push(refused(Asked::Request(request), why)),
+            Err(why) => return out.push(refused(AskId::Request(request), why)),
         };
         let head = read.head.unwrap_or_default();
         let entry = |entry: StoredEntry| (entry.seq, entry.envelope);

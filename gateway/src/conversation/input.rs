@@ -10,10 +10,10 @@ use carillon_proto::pb::{
     link::{TimelineHead, evict::Why},
 };
 
-use super::{Ask, Asked, Tag};
+use super::{Ask, AskId, Tag};
 use crate::{
     feeds::{Entry, FeedId, JoinedFeed, Left},
-    links::Answered,
+    links::RequestOutcome,
 };
 
 /// When an input comes.
@@ -35,12 +35,12 @@ pub(crate) enum Input {
     },
     /// The client sent something that can't be read except for the send or request that it names.
     Unreadable {
-        what: Asked,
+        what: AskId,
         reason: String,
     },
     /// The client has closed its half of the connection.
     HalfClosed,
-    Answer(Tag, Answered),
+    Answer(Tag, RequestOutcome),
     /// A feed that is followed hands this over.
     Entry(Arc<Entry>),
     /// A feed that is followed hands over no more.

@@ -14,7 +14,9 @@ use carillon_proto::{
     trace,
 };
 
-use super::{Effect, Now, Rules, Tag, Tell, Who, acknowledge, history::History, pace::Pace, sign_in::Begin};
+use super::{
+    Effect, Identity, Now, Rules, Tag, Tell, acknowledge, history::History, pace::SendRate, sign_in::DeliveryStart,
+};
 use crate::{
     feeds::{
         Came, Ending, Entry, FeedAsk, FeedId, Followed, Follower, JoinedFeed, Next, OtherEpoch, Own, ReadPage,
@@ -28,7 +30,7 @@ use crate::{
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Live {
-    pub(super) who: Who,
+    pub(super) who: Identity,
     /// The account's incarnation, named in every request: the next owner of the name has another one.
     pub(super) incarnation: u64,
     /// The session's generation. The session is over when its account has a higher one.
@@ -37,7 +39,7 @@ pub(super) struct Live {
     pub(super) expires: Option<Instant>,
     /// The timelines that the session follows; today the inbox alone.
     timelines: Vec<Timeline>,
-    pub(super) pace: Pace,
+    pub(super) pace: SendRate,
     pub(super) pending_sends: u32,
     pub(super) history: History,
     /// A new token is being looked at.
@@ -49,16 +51,16 @@ pub(super) struct Live {
     finishing: Option<LastWord>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: super::planted::Renumbered,
-    _counted: metrics::Held,
+    _counted: metrics::Counted,
 }
 
 pub(super) struct LiveStart {
-    pub(super) who: Who,
+    pub(super) who: Identity,
     pub(super) incarnation: u64,
     pub(super) generation: u64,
     pub(super) timeline: TimelineId,
     pub(super) expires: Option<Instant>,
-    pub(super) begin: Begin,
+    pub(super) begin: DeliveryStart,
     pub(super) share: Share,
 }
 
@@ -85,10 +87,11 @@ struct Acks {
 }
 
 /// The connection can't go on: why.
-pub(super) struct Gone(pub(super) Code, pub(super) &'static str);
+pub(super) struct CloseReason(pub(super) Code, pub(super) &'static str);
 
-pub(super) const ENDED: Gone = Gone(Code::Unauthenticated, "this session is over");
-pub(super) const RESTORED: Gone = Gone(Code::Unavailable, "the timeline was restored or began anew: sign in again");
+pub(super) const ENDED: CloseReason = CloseReason(Code::Unauthenticated, "this session is over");
+pub(super) const RESTORED: CloseReason =
+    CloseReason(Code::Unavailable, "the timeline was restored or began anew: sign in again");
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
@@ -101,7 +104,7 @@ impl Live {
             connection,
             expires,
             timelines: vec![Timeline { followed, ack: Acks::default() }],
-            pace: Pace::new(rules.sends_per_second, rules.send_burst, share, now.instant),
+            pace: SendRate::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
             history: History::default(),
             renewing: false,
@@ -110,7 +113,7 @@ impl Live {
             finishing: None,
             #[cfg(feature = "planted-bugs")]
             planted: super::planted::Renumbered::default(),
-            _counted: metrics::Held::session(),
+            _counted: metrics::Counted::session(),
         }
     }
 
@@ -120,7 +123,7 @@ impl Live {
         [self.expires, feeds, ack, self.pace.wake_at()].into_iter().flatten().min()
     }
 
-    pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), Gone> {
+    pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
         let me = self.follower();
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
             return Ok(());
@@ -131,7 +134,7 @@ impl Live {
         Ok(())
     }
 
-    pub(super) fn fallen(&mut self, now: Now, feed: FeedId) -> Result<(), Gone> {
+    pub(super) fn fallen(&mut self, now: Now, feed: FeedId) -> Result<(), CloseReason> {
         self.timelines
             .iter_mut()
             .filter(|timeline| timeline.followed.is_of(feed))
@@ -139,12 +142,17 @@ impl Live {
         Ok(())
     }
 
-    pub(super) fn left(&mut self, feed: FeedId, why: Ending) -> Result<(), Gone> {
+    pub(super) fn left(&mut self, feed: FeedId, why: Ending) -> Result<(), CloseReason> {
         let follows = self.timelines.iter().any(|timeline| timeline.followed.is_of(feed));
         if follows { Err(gone(why)) } else { Ok(()) }
     }
 
-    pub(super) fn joined(&mut self, rules: &Rules, joined: JoinedFeed, out: &mut Vec<Effect>) -> Result<(), Gone> {
+    pub(super) fn joined(
+        &mut self,
+        rules: &Rules,
+        joined: JoinedFeed,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
         let id = joined.timeline.id.clone();
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&id).into()) else { return Ok(()) };
         if let Some(from) = followed.joined(joined, &mut |next| tell(next, out)).map_err(gone)? {
@@ -163,7 +171,7 @@ impl Live {
         })
     }
 
-    pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), Gone> {
+    pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), CloseReason> {
         for TimelineHead { timeline, head } in heads {
             let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(TimelineRef::of), head) else { continue };
             let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
@@ -213,7 +221,7 @@ impl Live {
         tag: Tag,
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), CloseReason> {
         // The router refuses so only what an account that has ended asks for.
         // A new token is another matter: the one before holds on.
         let ended =
@@ -238,7 +246,7 @@ impl Live {
         timeline: &TimelineId,
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), CloseReason> {
         let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline.into()) else { return Ok(()) };
         let read = followed.read(ReadPage::of(result).ok(), now.instant, &mut |next| tell(next, out));
         read.map_err(|OtherEpoch| RESTORED)
@@ -375,7 +383,7 @@ fn of<'a>(timelines: &'a mut [Timeline], id: TimelineRef<'_>) -> Option<&'a mut 
     timelines.iter_mut().find(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
 }
 
-fn gone(why: Ending) -> Gone {
+fn gone(why: Ending) -> CloseReason {
     match why {
         Ending::Restored => RESTORED,
         Ending::AccountEnded => ENDED,

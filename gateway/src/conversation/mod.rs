@@ -37,15 +37,15 @@ use carillon_proto::{
     sessions,
 };
 
-pub(crate) use ask::{Ask, Asked, Credential, PageAsk, SendAsk, SignInAsk};
+pub(crate) use ask::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use tell::{Page, Placed, Tell, Welcome};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{config::TokenAccounts, feeds::Left, links::Answered, metrics, throttle::Throttle, users::Users};
-use live::{Gone, LastWord, Live};
+use crate::{config::TokenAccounts, feeds::Left, links::RequestOutcome, metrics, throttle::Throttle, users::Users};
+use live::{CloseReason, LastWord, Live};
 use sign_in::SignIn;
 
 /// What holds for all sessions of this gateway.
@@ -101,7 +101,7 @@ enum State {
 
 /// Who is signed in.
 #[derive(Debug, Clone)]
-struct Who {
+struct Identity {
     user: UserId,
     device: DeviceId,
     since_ms: u64,
@@ -245,7 +245,7 @@ impl Session {
         }
     }
 
-    fn unreadable(&mut self, now: Now, what: Asked, reason: &str, out: &mut Vec<Effect>) {
+    fn unreadable(&mut self, now: Now, what: AskId, reason: &str, out: &mut Vec<Effect>) {
         match &mut self.state {
             State::Live(live) if live.is_finishing() => {}
             State::Live(live) => {
@@ -266,7 +266,7 @@ impl Session {
         }
     }
 
-    fn answer(&mut self, now: Now, tag: Tag, answered: Answered, out: &mut Vec<Effect>) {
+    fn answer(&mut self, now: Now, tag: Tag, answered: RequestOutcome, out: &mut Vec<Effect>) {
         match (&mut self.state, tag) {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
             (State::SigningIn(_), Tag::Ensure) => self.ensured(now, answered.result, out),
@@ -290,7 +290,7 @@ impl Session {
     fn with_live(
         &mut self,
         out: &mut Vec<Effect>,
-        work: impl FnOnce(&mut Live, &Rules, &mut Vec<Effect>) -> Result<(), Gone>,
+        work: impl FnOnce(&mut Live, &Rules, &mut Vec<Effect>) -> Result<(), CloseReason>,
     ) {
         if let State::Live(live) = &mut self.state
             && let Err(gone) = work(live, &self.rules, out)
@@ -299,7 +299,7 @@ impl Session {
         }
     }
 
-    fn gone(&mut self, Gone(code, why): &Gone, out: &mut Vec<Effect>) {
+    fn gone(&mut self, CloseReason(code, why): &CloseReason, out: &mut Vec<Effect>) {
         let again = (*code != Code::Unauthenticated).then_some(0);
         self.bye(*code, why, again, out);
     }
@@ -392,12 +392,12 @@ impl Session {
         out.push(Effect::Close);
     }
 
-    fn close(&self, who: &Who) -> Op {
+    fn close(&self, who: &Identity) -> Op {
         Op::CloseSession(CloseSession { session: Some(self.stored(who)) })
     }
 
     /// Names the session. The lease is filled in by whoever sends it: it is the one that runs then.
-    fn stored(&self, who: &Who) -> StoredSession {
+    fn stored(&self, who: &Identity) -> StoredSession {
         StoredSession {
             user: who.user.as_str().to_owned(),
             device: who.device.as_str().to_owned(),
@@ -426,7 +426,7 @@ fn millis(duration: Duration) -> u32 {
 }
 
 /// Moves the device's cursor.
-fn acknowledge(who: &Who, incarnation: u64, timeline: &TimelineId, position: Position) -> Acknowledge {
+fn acknowledge(who: &Identity, incarnation: u64, timeline: &TimelineId, position: Position) -> Acknowledge {
     Acknowledge {
         user: who.user.as_str().to_owned(),
         device: who.device.as_str().to_owned(),

@@ -29,7 +29,7 @@ const BEHIND: Duration = Duration::from_millis(1);
 const SOONEST: Duration = Duration::from_millis(10);
 
 /// The rate of one connection, and its part in that of its user.
-pub(super) struct Pace {
+pub(super) struct SendRate {
     bucket: Bucket,
     share: Share,
     /// None while no refused send is waited for: nearly always.
@@ -98,7 +98,7 @@ pub(super) enum Admitted {
     Again,
 }
 
-impl Pace {
+impl SendRate {
     pub(super) fn new(per_second: u32, burst: u32, share: Share, now: Instant) -> Self {
         Self { bucket: Bucket::new(per_second.into(), burst, now), share, later: None }
     }
@@ -216,7 +216,7 @@ impl Pace {
 }
 
 /// What was taken in advance and never used is the user's again: its next connection does not wait behind this one.
-impl Drop for Pace {
+impl Drop for SendRate {
     fn drop(&mut self) {
         let places = self.later.iter().flat_map(|later| later.places.values());
         places.filter(|place| place.paid == Paid::Ahead).for_each(|_| self.share.give_back());
@@ -248,13 +248,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A connection of a user who may send as much as anybody.
-    fn alone(per_second: u32, burst: u32, now: Instant) -> Pace {
+    fn alone(per_second: u32, burst: u32, now: Instant) -> SendRate {
         of(&Users::new(9, 1_000_000, 1_000_000), per_second, burst, now)
     }
 
-    fn of(users: &Arc<Users>, per_second: u32, burst: u32, now: Instant) -> Pace {
+    fn of(users: &Arc<Users>, per_second: u32, burst: u32, now: Instant) -> SendRate {
         let share = users.join(&UserId::new("alice").expect("valid"), now).expect("room");
-        Pace::new(per_second, burst, share, now)
+        SendRate::new(per_second, burst, share, now)
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
         let start = Instant::now();
         let mut pace = alone(10, 1, start);
         pace.admit(start, "1", "").expect("within the burst");
-        let told = |pace: &mut Pace, id: &str, after: &str| match pace.admit(start, id, after) {
+        let told = |pace: &mut SendRate, id: &str, after: &str| match pace.admit(start, id, after) {
             Err(NotNow::Rate(wait) | NotNow::Follows(wait)) => wait,
             Ok(_) => panic!("{id} went through"),
         };
@@ -356,7 +356,7 @@ mod tests {
 
     /// Clients that send each message again after its own time, and do nothing more clever, whatever the order of their
     /// timers. The messages are dealt to the connections in turn. Returns how long it takes until all are through.
-    fn naive(paces: &mut [Pace], sends: usize, start: Instant) -> Duration {
+    fn naive(paces: &mut [SendRate], sends: usize, start: Instant) -> Duration {
         let count = paces.len();
         // When, and for order at the same time a number that shuffles.
         let mut timers: BTreeMap<(Duration, usize), usize> = (0..sends).map(|n| ((Duration::ZERO, n), n)).collect();
@@ -399,7 +399,7 @@ mod tests {
     fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
         let start = Instant::now();
         let users = Users::new(9, 50, 100);
-        let mut paces: Vec<Pace> = (0..4).map(|_| of(&users, 50, 200, start)).collect();
+        let mut paces: Vec<SendRate> = (0..4).map(|_| of(&users, 50, 200, start)).collect();
         let end = naive(&mut paces, 600, start);
         let allowed = Duration::from_secs(10);
         assert!(end >= allowed - 25 * MS, "faster than the rate: {end:?}");

@@ -7,8 +7,8 @@ use carillon_proto::pb::{
 };
 
 use super::{
-    Asked, Effect, Now, Proof, Rules, Session, State, Tag, Tell,
-    live::{ENDED, Gone, Live},
+    AskId, Effect, Now, Proof, Rules, Session, State, Tag, Tell,
+    live::{CloseReason, ENDED, Live},
     sending::refused,
     sign_in::instant_of,
     token::Token,
@@ -27,7 +27,7 @@ impl Session {
         let State::Live(live) = &mut self.state else { return };
         let token = match live.check_renewal(&self.rules, now, token) {
             Ok(token) => token,
-            Err(why) => return out.push(refused(Asked::Request(request), why)),
+            Err(why) => return out.push(refused(AskId::Request(request), why)),
         };
         live.renewing = true;
         let who = live.who.clone();
@@ -46,7 +46,7 @@ impl Live {
         renewal: Renewal,
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), CloseReason> {
         let Renewal { request, expires_ms } = renewal;
         self.renewing = false;
         let why = match result {
@@ -61,7 +61,7 @@ impl Live {
             Ok(_) => refusal(Code::Replaced, "this device has signed in elsewhere", 0),
             Err(why) => why,
         };
-        out.push(refused(Asked::Request(request), why));
+        out.push(refused(AskId::Request(request), why));
         Ok(())
     }
 

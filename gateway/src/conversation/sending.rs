@@ -14,7 +14,7 @@ use carillon_proto::{
 use tracing::Span;
 
 use super::{
-    Asked, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content,
+    AskId, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content,
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
@@ -39,7 +39,7 @@ impl Live {
         metrics::send();
         let SendAsk { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
-            Err(why) => out.push(refused(Asked::Send(client_id), why)),
+            Err(why) => out.push(refused(AskId::Send(client_id), why)),
             Ok((to, content, admitted)) => {
                 self.pending_sends += 1;
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
@@ -64,10 +64,10 @@ impl Live {
     }
 
     /// Refuses a frame that names its send or request but can't be read. It costs as much as a readable one.
-    pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: Asked, reason: &str, out: &mut Vec<Effect>) {
+    pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: AskId, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
-            Asked::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
-            Asked::Request(_) => self.history.take(rules, now),
+            AskId::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
+            AskId::Request(_) => self.history.take(rules, now),
         };
         let why = allowed.err().unwrap_or_else(|| refusal(Code::Invalid, reason, 0));
         out.push(refused(what, why));
@@ -93,7 +93,7 @@ impl Live {
             Err(why) => why,
         };
         let why = self.postponed(now, &sent.client_id, sent.after, why, Some(sent.admitted));
-        out.push(refused(Asked::Send(sent.client_id), why));
+        out.push(refused(AskId::Send(sent.client_id), why));
     }
 
     fn admit(&mut self, now: Now, client_id: &str, after: &str) -> Result<Admitted, Refusal> {
@@ -171,7 +171,7 @@ pub(super) fn whole_ms(wait: Duration) -> u32 {
 
 pub(super) const NO_GROUPS: &str = "this service has no groups";
 
-pub(super) fn refused(asked: Asked, why: Refusal) -> Effect {
+pub(super) fn refused(asked: AskId, why: Refusal) -> Effect {
     metrics::refusal(why.code());
     Effect::Tell(Tell::Refused { asked, why })
 }

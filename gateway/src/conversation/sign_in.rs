@@ -18,12 +18,12 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Credential, Effect, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome, Who,
+    Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
     live::{LiveStart, RESTORED},
     patience,
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
-use crate::{config::TokenAccounts, feeds::FeedAsk, links::Answered, metrics, users::Share};
+use crate::{config::TokenAccounts, feeds::FeedAsk, links::RequestOutcome, metrics, users::Share};
 
 /// Names in `SignedIn.features`, documented there. A name is never used again for another thing.
 const FEATURES: [&str; 1] = ["content.unknown-fields"];
@@ -47,7 +47,7 @@ pub(super) enum SignIn {
     /// The session is being stored.
     Opening {
         applicant: Applicant,
-        who: Who,
+        who: Identity,
     },
     /// Stands here only while a step is worked on.
     Between,
@@ -63,7 +63,7 @@ impl SignIn {
     }
 
     /// Whose session may be stored by now.
-    pub(super) fn opening(&self) -> Option<&Who> {
+    pub(super) fn opening(&self) -> Option<&Identity> {
         match self {
             Self::Opening { who, .. } => Some(who),
             _ => None,
@@ -182,7 +182,7 @@ impl Session {
             }
             Ok(_) => None,
             Err(refusal) if refusal.code() == Code::NotFound => None,
-            Err(refusal) => return self.not_now(applicant.way, &refusal, out),
+            Err(refusal) => return self.refuse_for_now(applicant.way, &refusal, out),
         };
         // Who has no password gets a challenge all the same, and fails at the proof.
         let known = stored.filter(is_sound).unwrap_or_else(|| decoy(&self.rules.decoy_key, applicant.user.as_str()));
@@ -222,7 +222,7 @@ impl Session {
         let SignIn::Ensuring { applicant } = self.step() else { return };
         match result {
             Ok(_) => self.open(now, applicant, out),
-            Err(refusal) => self.not_now(applicant.way, &refusal, out),
+            Err(refusal) => self.refuse_for_now(applicant.way, &refusal, out),
         }
     }
 
@@ -238,7 +238,7 @@ impl Session {
             }
         }
         let (user, device) = (applicant.user.clone(), applicant.device.clone());
-        let who = Who { user, device, since_ms: applicant.since_ms };
+        let who = Identity { user, device, since_ms: applicant.since_ms };
         let inbox = TimelineId::Inbox(who.user.clone());
         let mut session = self.stored(&who);
         applicant.proof.write(&mut session);
@@ -249,7 +249,7 @@ impl Session {
         out.push(request(Tag::Open, Op::OpenSession(open)));
     }
 
-    pub(super) fn opened(&mut self, now: Now, answered: Answered, out: &mut Vec<Effect>) {
+    pub(super) fn opened(&mut self, now: Now, answered: RequestOutcome, out: &mut Vec<Effect>) {
         let (heads, incarnation, generation) = match answered.result {
             Ok(Reply::SessionOpened(opened)) if opened.replaced => {
                 // Whoever is still there wants it most.
@@ -274,7 +274,7 @@ impl Session {
                         metrics::sign_in(applicant.way, "unauthenticated");
                         self.bye(Code::Unauthenticated, &refusal.reason, None, out)
                     }
-                    _ => self.not_now("any", &refusal, out),
+                    _ => self.refuse_for_now("any", &refusal, out),
                 };
             }
         };
@@ -359,7 +359,7 @@ impl Session {
     }
 
     /// The service could not carry out the sign-in.
-    fn not_now(&mut self, way: &'static str, refusal: &Refusal, out: &mut Vec<Effect>) {
+    fn refuse_for_now(&mut self, way: &'static str, refusal: &Refusal, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "failed");
         let again = refusal.retry.then_some(refusal.retry_after_ms.max(AGAIN_MS));
         self.bye(refusal.code(), &refusal.reason, again, out);
@@ -375,7 +375,7 @@ impl Session {
 
 /// From where a timeline is delivered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Begin {
+pub(super) struct DeliveryStart {
     pub(super) epoch: u64,
     pub(super) first: u64,
     pub(super) last: u64,
@@ -383,7 +383,7 @@ pub(super) struct Begin {
     pub(super) from: u64,
 }
 
-fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHead]) -> Begin {
+fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHead]) -> DeliveryStart {
     let head = heads.iter().find(|head| head.timeline.as_ref() == Some(timeline)).and_then(|head| head.head);
     let Head { epoch, first, last, cursor, has_cursor } = head.unwrap_or_default();
     let first = first.max(1);
@@ -397,11 +397,11 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
         (None, Start::Cursor) if has_cursor => cursor.min(last),
         (None, Start::Cursor) => kept_before,
     };
-    Begin { epoch, first, last, from }
+    DeliveryStart { epoch, first, last, from }
 }
 
 /// The device's position, if its epoch is the timeline's but lies beyond its end: the store was put back from a copy.
-fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &Begin) -> Option<Position> {
+fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &DeliveryStart) -> Option<Position> {
     let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
     let position = named.and_then(|named| named.position)?;
     (begin.epoch != 0 && position.epoch == begin.epoch && position.seq > begin.last).then_some(position)

@@ -11,7 +11,7 @@ use carillon_proto::{
     },
 };
 
-use super::ask::Asked;
+use super::ask::AskId;
 use crate::feeds::{Entry, TimelineName};
 
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(crate) enum Tell {
     Accepted(Placed),
     /// Something was not carried out.
     Refused {
-        asked: Asked,
+        asked: AskId,
         why: Refusal,
     },
     Entry(Arc<Entry>),

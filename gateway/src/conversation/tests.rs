@@ -29,7 +29,7 @@ use crate::{
     dialect::native::{self, Outgoing},
     feeding::read_op_of,
     feeds::{Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage},
-    links::{Answered, refusal},
+    links::{RequestOutcome, refusal},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -159,7 +159,7 @@ impl Play {
                 self.feeds.read(&timeline, feed, ReadPage::of(result), self.now.instant, &mut self.mail);
                 self.feeds_run();
             }
-            (tag, _) => self.input(Input::Answer(tag, Answered { result, lease: 5 })),
+            (tag, _) => self.input(Input::Answer(tag, RequestOutcome { result, lease: 5 })),
         }
     }
 

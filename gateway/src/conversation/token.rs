@@ -16,7 +16,7 @@ pub use key::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::config::JwtConfig;
 use key::Key;
-use parts::{Members, Parts};
+use parts::{Members, TokenParts};
 use subject::Subject;
 
 /// Longest token: what a frame before the sign-in can carry.
@@ -116,7 +116,7 @@ impl TokenKeys {
         if self.keys.is_empty() {
             return Err(TokenError::Off);
         }
-        let parts = Parts::of(token)?;
+        let parts = TokenParts::of(token)?;
         let header = Members::read("header", parts.header)?;
         self.check_header(&header)?;
         let (algorithm, kid) = (header.needed_text("alg")?, header.text("kid")?);

@@ -35,7 +35,7 @@ pub(super) struct Delivery<P> {
 
 /// What to do with a position that was heard of.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Arrival {
     /// It is the next one: it counts as handed out now.
     Next,
     /// It is kept, or will be read in its turn.
@@ -72,30 +72,30 @@ impl<P> Delivery<P> {
     }
 
     /// An envelope was pushed. After `Next`, `take_early` may have more.
-    pub(super) fn pushed(&mut self, position: Position, envelope: P, size: u32, now: Instant) -> (Heard, Option<P>) {
+    pub(super) fn pushed(&mut self, position: Position, envelope: P, size: u32, now: Instant) -> (Arrival, Option<P>) {
         let heard = self.heard(position, true, now);
         match heard {
-            Heard::Next => return (heard, Some(envelope)),
-            Heard::Later if self.early.len() < MAX_EARLY && self.early_bytes + size <= MAX_EARLY_BYTES => {
+            Arrival::Next => return (heard, Some(envelope)),
+            Arrival::Later if self.early.len() < MAX_EARLY && self.early_bytes + size <= MAX_EARLY_BYTES => {
                 if self.early.insert(position.seq, (envelope, size)).is_none() {
                     self.early_bytes += size;
                 }
             }
-            Heard::Later | Heard::Old | Heard::OtherEpoch => {}
+            Arrival::Later | Arrival::Old | Arrival::OtherEpoch => {}
         }
         (heard, None)
     }
 
     /// All followers have this position and everything before it.
     pub(super) fn accepted(&mut self, position: Position, now: Instant) {
-        if self.adopt(position.epoch) {
+        if self.enter_epoch(position.epoch) {
             self.skip_to(position.seq);
             self.heard(position, true, now);
         }
     }
 
     /// The timeline has this position. What is missing is probably under way.
-    pub(super) fn heard_of(&mut self, position: Position, now: Instant) -> Heard {
+    pub(super) fn heard_of(&mut self, position: Position, now: Instant) -> Arrival {
         self.heard(position, false, now)
     }
 
@@ -107,14 +107,14 @@ impl<P> Delivery<P> {
 
     /// The timeline reaches at least this far.
     pub(super) fn reaches(&mut self, position: Position, now: Instant) {
-        if self.adopt(position.epoch) && position.seq >= self.next {
+        if self.enter_epoch(position.epoch) && position.seq >= self.next {
             self.head = self.head.max(position.seq);
             self.due = Some(now);
         }
     }
 
     /// The next envelope, if it was pushed before its turn.
-    pub(super) fn take_early(&mut self, now: Instant) -> Option<P> {
+    pub(super) fn take_buffered(&mut self, now: Instant) -> Option<P> {
         while let Some(entry) = self.early.first_entry() {
             let seq = *entry.key();
             if seq > self.next {
@@ -185,22 +185,22 @@ impl<P> Delivery<P> {
         if self.reading { None } else { self.due }
     }
 
-    fn heard(&mut self, position: Position, is_here: bool, now: Instant) -> Heard {
-        if !self.adopt(position.epoch) {
-            return Heard::OtherEpoch;
+    fn heard(&mut self, position: Position, is_here: bool, now: Instant) -> Arrival {
+        if !self.enter_epoch(position.epoch) {
+            return Arrival::OtherEpoch;
         }
         if position.seq < self.next {
-            return Heard::Old;
+            return Arrival::Old;
         }
         self.head = self.head.max(position.seq);
         if position.seq == self.next && is_here {
             self.advance(now);
-            return Heard::Next;
+            return Arrival::Next;
         }
         if self.due.is_none() {
             self.due = Some(now + self.grace());
         }
-        Heard::Later
+        Arrival::Later
     }
 
     fn grace(&self) -> Duration {
@@ -208,7 +208,7 @@ impl<P> Delivery<P> {
     }
 
     /// A timeline comes to be with its first envelope.
-    fn adopt(&mut self, epoch: Epoch) -> bool {
+    fn enter_epoch(&mut self, epoch: Epoch) -> bool {
         if self.epoch.0 == 0 && epoch.0 != 0 {
             self.epoch = epoch;
             self.next = 1;
@@ -250,20 +250,20 @@ mod tests {
     fn a_push_of_the_next_position_is_handed_out_and_an_old_one_dropped() {
         let now = Instant::now();
         let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
-        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Next);
-        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Old);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Arrival::Next);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Arrival::Old);
         assert_eq!(delivery.begin_read(now + GRACE), None);
-        assert_eq!(delivery.pushed(Position { epoch: Epoch(8), seq: 5 }, (), 1, now).0, Heard::OtherEpoch);
+        assert_eq!(delivery.pushed(Position { epoch: Epoch(8), seq: 5 }, (), 1, now).0, Arrival::OtherEpoch);
     }
 
     #[test]
     fn a_gap_that_fills_itself_is_not_read() {
         let now = Instant::now();
         let mut delivery = Delivery::new(Epoch(7), 3, GRACE);
-        assert_eq!(delivery.pushed(at(5), "five", 1, now), (Heard::Later, None));
+        assert_eq!(delivery.pushed(at(5), "five", 1, now), (Arrival::Later, None));
         assert_eq!(delivery.begin_read(now), None, "not yet");
-        assert_eq!(delivery.pushed(at(4), "four", 1, now), (Heard::Next, Some("four")));
-        assert_eq!(delivery.take_early(now), Some("five"));
+        assert_eq!(delivery.pushed(at(4), "four", 1, now), (Arrival::Next, Some("four")));
+        assert_eq!(delivery.take_buffered(now), Some("five"));
         assert_eq!(delivery.begin_read(now + GRACE), None);
         assert_eq!(delivery.wake_at(), None);
     }
@@ -296,7 +296,7 @@ mod tests {
         delivery.read_done(Some(3), false, now);
         assert_eq!(delivery.wake_at(), None);
         delivery.doubt(now);
-        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Heard::Next);
+        assert_eq!(delivery.pushed(at(4), (), 1, now).0, Arrival::Next);
         delivery.skip_to(9);
         assert_eq!(delivery.begin_read(now), Some(9), "what was handed out meanwhile says nothing");
     }
@@ -305,7 +305,7 @@ mod tests {
     fn a_new_timeline_is_handed_out_from_its_first_envelope() {
         let now = Instant::now();
         let mut delivery = Delivery::new(Epoch(0), 0, GRACE);
-        assert_eq!(delivery.pushed(at(1), (), 1, now).0, Heard::Next);
+        assert_eq!(delivery.pushed(at(1), (), 1, now).0, Arrival::Next);
         assert_eq!(delivery.epoch(), Epoch(7));
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use carillon_proto::{Epoch, Position};
 
 use super::{
-    delivery::{Delivery, Heard},
+    delivery::{Arrival, Delivery},
     entry::{Came, Entry, TimelineName},
     follower::{Ending, Follower, Followers, Hand, Left},
     read_page::{ReadFailed, ReadPage},
@@ -107,11 +107,11 @@ struct Following {
     incarnation: u64,
     order: Delivery<Arc<Entry>>,
     live: Followers,
-    recent: Option<Box<Recent>>,
+    recent: Option<Box<RecentEntries>>,
 }
 
 /// The last entries, without gaps up to the feed's next position.
-struct Recent {
+struct RecentEntries {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     since: Instant,
@@ -265,7 +265,7 @@ impl Feed {
             Err(ReadFailed::ForNow) => return this.order.read_done(None, false, now),
             Err(ReadFailed::AccountEnded) => Ending::AccountEnded,
             Ok(page)
-                if this.order.heard_of(Position { epoch: page.epoch, seq: page.last }, now) == Heard::OtherEpoch =>
+                if this.order.heard_of(Position { epoch: page.epoch, seq: page.last }, now) == Arrival::OtherEpoch =>
             {
                 Ending::Restored
             }
@@ -332,14 +332,14 @@ impl Following {
         }
         // A frame's size fits.
         let (position, size) = (entry.position, entry.size() as u32);
-        if let (Heard::Next, Some(entry)) = self.order.pushed(position, Arc::new(entry), size, now) {
+        if let (Arrival::Next, Some(entry)) = self.order.pushed(position, Arc::new(entry), size, now) {
             self.hand(entry, shared, now, hand);
             self.hand_early(shared, now, hand);
         }
     }
 
     fn hand_early(&mut self, shared: bool, now: Instant, hand: &mut impl Hand) {
-        while let Some(entry) = self.order.take_early(now) {
+        while let Some(entry) = self.order.take_buffered(now) {
             self.hand(entry, shared, now, hand);
         }
     }
@@ -348,7 +348,7 @@ impl Following {
         self.live.hand(&entry, hand);
         // A session that is alone and live has had it.
         if shared || self.live.is_empty() {
-            self.recent.get_or_insert_with(|| Box::new(Recent::new(now))).push(entry, now);
+            self.recent.get_or_insert_with(|| Box::new(RecentEntries::new(now))).push(entry, now);
         } else {
             self.recent = None;
         }
@@ -417,7 +417,7 @@ fn hear(heard: &mut Option<(u64, Position)>, incarnation: u64, position: Positio
     }
 }
 
-impl Recent {
+impl RecentEntries {
     fn new(now: Instant) -> Self {
         Self { entries: VecDeque::new(), bytes: 0, since: now, look_at: now + KEEP_RECENT }
     }

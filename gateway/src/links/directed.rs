@@ -6,16 +6,16 @@ use carillon_proto::pb::{
     link::{DirectAnswer, Directed, Refusal, direct_answer},
 };
 
-use super::{ToLink, dispatch::refusal, parts::Way};
+use super::{ToLink, dispatch::refusal, parts::LinkHandle};
 
 /// A directed request for one connection. If it is dropped without an answer, the asker hears that nobody answered.
-pub(crate) struct Asked {
+pub(crate) struct DirectedRequest {
     id: u64,
-    way: Option<Way>,
+    way: Option<LinkHandle>,
 }
 
-impl Asked {
-    pub(super) fn new(directed: &Directed, way: &Way) -> Self {
+impl DirectedRequest {
+    pub(super) fn new(directed: &Directed, way: &LinkHandle) -> Self {
         Self { id: directed.id, way: Some(way.clone()) }
     }
 
@@ -36,7 +36,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for DirectedRequest {
     fn drop(&mut self) {
         self.say(Err(refusal(Code::Unavailable, "the connection ended before it answered", 500)));
     }

@@ -30,7 +30,7 @@ use carillon_proto::{
     },
 };
 
-use lanes::{Lane, LaneKey, lane_of};
+use lanes::{LaneKey, SendOrder, lane_of};
 pub(crate) use shared::{Eras, Load};
 
 /// Parts of a gateway's dispatch; connections and ids of requests are spread over them.
@@ -75,7 +75,7 @@ pub(crate) enum Effect<C> {
     },
     Answer {
         client: C,
-        answered: Answered,
+        answered: RequestOutcome,
     },
     /// The router knows the session now.
     Announced {
@@ -100,7 +100,7 @@ pub(crate) enum Word {
 
 /// What came of a request.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Answered {
+pub(crate) struct RequestOutcome {
     pub(crate) result: Result<router_reply::Result, Refusal>,
     /// OpenSession: the lease under which the session was opened.
     pub(crate) lease: u64,
@@ -119,7 +119,7 @@ pub(crate) struct Dispatch<C> {
     deadline: Duration,
     /// Ids in the order of their deadlines. Ids that are no longer pending are skipped.
     deadlines: VecDeque<(Instant, u64)>,
-    lanes: KeyedMap<LaneKey, Lane>,
+    lanes: KeyedMap<LaneKey, SendOrder>,
     /// Lanes with something parked, in the order in which they get their turns.
     parked: BTreeSet<LaneKey>,
     sessions: KeyedMap<u64, Live>,
@@ -421,7 +421,7 @@ impl<C> Dispatch<C> {
 
 fn answer<C>(asker: Asker<C>, result: Result<router_reply::Result, Refusal>, lease: u64, out: &mut Vec<Effect<C>>) {
     if let Asker::Client(client) = asker {
-        out.push(Effect::Answer { client, answered: Answered { result, lease } });
+        out.push(Effect::Answer { client, answered: RequestOutcome { result, lease } });
     }
 }
 

@@ -25,9 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    Asked, Event, Hearing, ToLink,
+    DirectedRequest, Event, Hearing, ToLink,
     dispatch::{Word, refusal},
-    parts::{Parts, Way},
+    parts::{LinkHandle, Partitions},
 };
 
 /// To open the stream and hear the first word.
@@ -35,12 +35,12 @@ const OPEN: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-pub(crate) struct Link {
+pub(crate) struct RouterLink {
     pub(crate) address: Arc<str>,
     pub(crate) security: PeerSecurity,
     pub(crate) lease: watch::Receiver<Option<u64>>,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) parts: Arc<Parts>,
+    pub(crate) parts: Arc<Partitions>,
     pub(crate) hearing: Hearing,
     pub(crate) max_pending: usize,
 }
@@ -59,7 +59,7 @@ enum LinkError {
     Full,
 }
 
-impl Link {
+impl RouterLink {
     /// For ever.
     pub(crate) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
@@ -117,7 +117,7 @@ impl Link {
         };
         let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
         let cut = CancellationToken::new();
-        let way = Way { queue: sender, cut: cut.clone() };
+        let way = LinkHandle { queue: sender, cut: cut.clone() };
         self.receive(first, &way).await?;
         let up = Event::Up(Arc::clone(&self.address), way.clone());
         self.events.send(up).await.map_err(|_| LinkError::Closed)?;
@@ -133,14 +133,14 @@ impl Link {
         }
     }
 
-    async fn read(&self, mut inbound: Incoming<FromRouter>, way: &Way) -> Result<(), LinkError> {
+    async fn read(&self, mut inbound: Incoming<FromRouter>, way: &LinkHandle) -> Result<(), LinkError> {
         while let Some(message) = inbound.message().await? {
             self.receive(message, way).await?;
         }
         Err(LinkError::Closed)
     }
 
-    async fn receive(&self, message: FromRouter, way: &Way) -> Result<(), LinkError> {
+    async fn receive(&self, message: FromRouter, way: &LinkHandle) -> Result<(), LinkError> {
         let FromRouter { registry, replies, pushes, evictions, behind, signals, directed } = message;
         for push in pushes {
             self.hearing.feeding.pushed(push);
@@ -157,7 +157,7 @@ impl Link {
             }
         }
         for directed in directed {
-            let asked = Asked::new(&directed, way);
+            let asked = DirectedRequest::new(&directed, way);
             match self.hearing.connections.get(directed.connection) {
                 Some(mailbox) => mailbox.directed(directed, asked),
                 None => asked.answer(Err(refusal(Code::Unavailable, "the connection has ended", 500))),

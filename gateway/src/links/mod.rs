@@ -25,12 +25,12 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub(crate) use directed::Asked;
-pub(crate) use dispatch::{Answered, Submit, refusal};
+pub(crate) use directed::DirectedRequest;
 use dispatch::{Load, Word};
-use link::Link;
+pub(crate) use dispatch::{RequestOutcome, Submit, refusal};
+use link::RouterLink;
 pub(crate) use link::messages;
-use parts::{Parts, Way};
+use parts::{LinkHandle, Partitions};
 
 use crate::{connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, status::Status};
 
@@ -43,7 +43,7 @@ pub(crate) type Asker = (Arc<Mailbox>, Tag);
 
 /// What a link tells.
 pub(crate) enum Event {
-    Up(Arc<str>, Way),
+    Up(Arc<str>, LinkHandle),
     Down(Arc<str>),
     Registry(RegistryView),
 }
@@ -57,17 +57,17 @@ pub(crate) enum ToLink {
 
 /// Where requests go in.
 #[derive(Clone)]
-pub(crate) struct Links {
-    parts: Arc<Parts>,
+pub(crate) struct RouterLinks {
+    parts: Arc<Partitions>,
     pending: watch::Receiver<usize>,
     up: watch::Receiver<usize>,
 }
 
-/// What runs behind [`Links`]: it opens and ends links as the ring changes. Requests and answers do not come by here.
+/// What runs behind [`RouterLinks`]: it opens and ends links as the ring changes. Requests and answers do not come by here.
 pub(crate) struct LinksTask {
     inbox: mpsc::Receiver<Event>,
     events: mpsc::Sender<Event>,
-    parts: Arc<Parts>,
+    parts: Arc<Partitions>,
     ring: Ring,
     registry_version: u64,
     /// Routers with an open link.
@@ -104,7 +104,7 @@ pub(crate) struct LinksConfig {
     pub(crate) deadline: Duration,
 }
 
-impl Links {
+impl RouterLinks {
     /// Also gives the addresses of routers as they are known, for the registry's calls.
     pub(crate) fn new(
         config: LinksConfig,
@@ -118,7 +118,7 @@ impl Links {
         let (pending, pending_seen) = watch::channel(0);
         let (up, up_seen) = watch::channel(0);
         let load = Arc::new(Load::new(config.max_pending));
-        let parts = Arc::new(Parts::new(load, config.deadline, Arc::clone(&hearing.connections)));
+        let parts = Arc::new(Partitions::new(load, config.deadline, Arc::clone(&hearing.connections)));
         let task = LinksTask {
             inbox,
             events,
@@ -262,7 +262,7 @@ impl LinksTask {
         for address in wanted {
             if !self.links.contains_key(&address) {
                 let group = tasks.child();
-                let link = Link {
+                let link = RouterLink {
                     address: Arc::clone(&address),
                     security: self.security.clone(),
                     lease: self.lease.subscribe(),

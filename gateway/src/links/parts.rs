@@ -23,14 +23,14 @@ use crate::{connections::Connections, metrics};
 
 /// The way into an open link.
 #[derive(Clone)]
-pub(crate) struct Way {
+pub(crate) struct LinkHandle {
     pub(crate) queue: mpsc::Sender<ToLink>,
     /// Ends the link.
     pub(crate) cut: CancellationToken,
 }
 
 /// All parts. A request is routed and put into its link's queue under its part's lock: that keeps the order of its lane.
-pub(crate) struct Parts {
+pub(crate) struct Partitions {
     parts: Vec<Mutex<Part>>,
     load: Arc<Load>,
     /// For each router and part, the ring by which the part has announced all.
@@ -40,12 +40,12 @@ pub(crate) struct Parts {
 
 struct Part {
     dispatch: Dispatch<Asker>,
-    ways: KeyedMap<Arc<str>, Way>,
+    ways: KeyedMap<Arc<str>, LinkHandle>,
     /// Reused.
     effects: Vec<Effect<Asker>>,
 }
 
-impl Parts {
+impl Partitions {
     pub(crate) fn new(load: Arc<Load>, deadline: std::time::Duration, connections: Arc<Connections>) -> Self {
         let eras = super::dispatch::Eras::default();
         let part = |index| {
@@ -78,7 +78,7 @@ impl Parts {
         }
     }
 
-    pub(crate) fn up(&self, address: &Arc<str>, way: &Way) {
+    pub(crate) fn up(&self, address: &Arc<str>, way: &LinkHandle) {
         self.told_all.lock().remove(address);
         let now = Instant::now();
         for (index, part) in self.parts.iter().enumerate() {
@@ -150,7 +150,7 @@ impl Parts {
     fn perform(
         &self,
         index: usize,
-        ways: &mut KeyedMap<Arc<str>, Way>,
+        ways: &mut KeyedMap<Arc<str>, LinkHandle>,
         effect: Effect<Asker>,
         back: &mut Vec<Input<Asker>>,
     ) {

@@ -18,7 +18,7 @@ use crate::transport::ws::Format;
 
 const WS: &str = "/ws";
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type HttpResponse = Response<Full<Bytes>>;
 
 /// What all connections of the port share.
 pub(super) struct Site {
@@ -28,14 +28,14 @@ pub(super) struct Site {
 
 /// The two kinds of request that are answered with more than an error.
 enum About {
-    Health(Answer),
+    Health(HttpResponse),
     WebSocket,
 }
 
 impl Site {
     /// The answer; with the format if it makes the connection a WebSocket. Health is answered also without a place: a gateway
     /// with as many connections as it may have is a healthy one.
-    pub(super) fn answer<B>(&self, request: &Request<B>, place: Result<(), Refusal>) -> (Answer, Option<Format>) {
+    pub(super) fn answer<B>(&self, request: &Request<B>, place: Result<(), Refusal>) -> (HttpResponse, Option<Format>) {
         let (answer, format) = match (self.about(request), place) {
             (Err(answer), _) => (*answer, None),
             (Ok(About::Health(answer)), _) => (answer, None),
@@ -48,7 +48,7 @@ impl Site {
         (if place.is_err() { closing(answer) } else { answer }, format)
     }
 
-    fn about<B>(&self, request: &Request<B>) -> Result<About, Box<Answer>> {
+    fn about<B>(&self, request: &Request<B>) -> Result<About, Box<HttpResponse>> {
         if !names_its_host(request) {
             let why = "the request must have one Host, with a name or an address and perhaps a port\n";
             return Err(Box::new(closing(refuse(StatusCode::BAD_REQUEST, why))));
@@ -71,14 +71,14 @@ impl Site {
         })
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> HttpResponse {
         match self.ready.borrow().why() {
             None => text(StatusCode::OK, "ready\n".to_owned()),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         }
     }
 
-    fn upgrade<B>(&self, request: &Request<B>) -> Result<(Answer, Format), Box<Answer>> {
+    fn upgrade<B>(&self, request: &Request<B>) -> Result<(HttpResponse, Format), Box<HttpResponse>> {
         let shaken = shake(request)?;
         if !self.origins.admit(request.headers()) {
             let why = "this page's origin is not in the list of this service (gateway.origins)\n";
@@ -96,7 +96,7 @@ impl Site {
 }
 
 /// The library's answer to the handshake, or a refusal.
-fn shake<B>(request: &Request<B>) -> Result<Response<()>, Box<Answer>> {
+fn shake<B>(request: &Request<B>) -> Result<Response<()>, Box<HttpResponse>> {
     let mut plain = Request::new(());
     *plain.method_mut() = request.method().clone();
     *plain.version_mut() = request.version();
@@ -104,7 +104,7 @@ fn shake<B>(request: &Request<B>) -> Result<Response<()>, Box<Answer>> {
     create_response(&plain).map_err(|error| Box::new(refusal(error)))
 }
 
-fn refusal(error: tungstenite::Error) -> Answer {
+fn refusal(error: tungstenite::Error) -> HttpResponse {
     match error {
         tungstenite::Error::Protocol(
             ProtocolError::WrongHttpMethod
@@ -127,7 +127,7 @@ fn choose(headers: &HeaderMap) -> Option<Format> {
 
 /// RFC 9110, section 15.5.22: "The server MUST send an Upgrade header field in a 426 response". RFC 6455, section 4.4:
 /// the versions that the server can speak are named.
-fn upgrade_required(why: &str) -> Answer {
+fn upgrade_required(why: &str) -> HttpResponse {
     let mut answer = refuse(StatusCode::UPGRADE_REQUIRED, why);
     let headers = answer.headers_mut();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -137,13 +137,13 @@ fn upgrade_required(why: &str) -> Answer {
 }
 
 /// RFC 9110, section 10.2.3: Retry-After with 503; RFC 6585, section 4: with 429.
-fn no_place(refusal: Refusal) -> Answer {
+fn no_place(refusal: Refusal) -> HttpResponse {
     let mut answer = text(refusal.status(), format!("{}\n", refusal.text()));
     answer.headers_mut().insert(header::RETRY_AFTER, AGAIN_S.into());
     answer
 }
 
-fn closing(mut answer: Answer) -> Answer {
+fn closing(mut answer: HttpResponse) -> HttpResponse {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }
@@ -166,11 +166,11 @@ fn names_its_host<B>(request: &Request<B>) -> bool {
     }
 }
 
-fn refuse(status: StatusCode, why: &str) -> Answer {
+fn refuse(status: StatusCode, why: &str) -> HttpResponse {
     text(status, why.to_owned())
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+fn text(status: StatusCode, body: String) -> HttpResponse {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;

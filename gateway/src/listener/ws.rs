@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::{
         listener::origin::Origins,
-        transport::ws::{Heard, MessageSocket},
+        transport::ws::{MessageSocket, SocketEvent},
     };
     use carillon_proto::{Readiness, tasks::Tasks};
     use std::{future::poll_fn, time::Duration};
@@ -140,9 +140,9 @@ mod tests {
         let mut socket = MessageSocket::new(stream, early, MAX_MESSAGE);
         loop {
             match poll_fn(|cx| socket.poll(cx, true)).await {
-                Heard::Message(message @ (Message::Text(_) | Message::Binary(_))) => socket.queue(message),
-                Heard::Message(_) | Heard::Flushed => {}
-                Heard::Failed(..) | Heard::Ended => break,
+                SocketEvent::Message(message @ (Message::Text(_) | Message::Binary(_))) => socket.queue(message),
+                SocketEvent::Message(_) | SocketEvent::Flushed => {}
+                SocketEvent::Failed(..) | SocketEvent::Ended => break,
             }
         }
         let _ = tokio::time::timeout(Duration::from_secs(2), poll_fn(|cx| socket.poll_close(cx))).await;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use carillon_proto::pb::client::Code;
 
 use crate::{
-    conversation::{Ask, Asked},
+    conversation::{Ask, AskId},
     dialect::native::Outgoing,
 };
 
@@ -54,7 +54,7 @@ pub(crate) enum Event {
     /// Bytes that are no frame: they are refused and the connection ends.
     Malformed(Code, String),
     /// A frame that can't be read, but says which send or request it is: that one is refused.
-    Unreadable(Asked, String),
+    Unreadable(AskId, String),
     /// All that was queued is written.
     Flushed,
     /// The client has closed its half: nothing more will be read. `poll` is not asked to read again.

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::{Event, Transport};
 use crate::dialect::native::{self, Outgoing};
 use close::{CloseCode, close_code};
-pub(crate) use socket::{Heard, MessageSocket};
+pub(crate) use socket::{MessageSocket, SocketEvent};
 
 /// The format that the client chose by its subprotocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +122,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
         self.socket.poll(cx, read).map(|heard| match heard {
-            Heard::Message(message) => self.message(message),
-            Heard::Failed(code, reason) => Event::Malformed(code, reason),
-            Heard::Flushed => Event::Flushed,
-            Heard::Ended => Event::Ended,
+            SocketEvent::Message(message) => self.message(message),
+            SocketEvent::Failed(code, reason) => Event::Malformed(code, reason),
+            SocketEvent::Flushed => Event::Flushed,
+            SocketEvent::Ended => Event::Ended,
         })
     }
 

@@ -16,5 +16,5 @@ mod suite;
 pub use command::FaultsCommand;
 pub use fault::{Fault, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};
-pub use run::{Mark, RunOptions};
+pub use run::{FaultMark, RunOptions};
 pub use schedule::{Edge, Schedule};

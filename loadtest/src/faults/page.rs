@@ -128,10 +128,10 @@ fn rates(tenths: &[(u64, u64)], count: fn(&(u64, u64)) -> u64) -> Vec<(f64, f64)
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Mark, *};
+    use super::{super::FaultMark, *};
 
     fn run(sends_away_ms: u64) -> RunRecord {
-        let mark = |at_ms, what: &str, nodes: &[&str]| Mark {
+        let mark = |at_ms, what: &str, nodes: &[&str]| FaultMark {
             at_ms,
             what: what.to_owned(),
             nodes: nodes.iter().map(|&node| node.to_owned()).collect(),

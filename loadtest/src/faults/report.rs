@@ -2,14 +2,14 @@
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
-use super::{Mark, outage::middle_and_largest};
+use super::{FaultMark, outage::middle_and_largest};
 
 /// One run. Times are in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunRecord {
     pub began_unix_ms: u64,
     /// When what was done to which nodes.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<FaultMark>,
     /// The longest time without an acceptance from the first fault on, of the pair of users for which it was longest.
     pub sends_away_ms: u64,
     /// The same, without a delivery.
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
-        let mark = Mark { at_ms: 7, what: "healed".into(), nodes: vec!["router-1".into()] };
+        let mark = FaultMark { at_ms: 7, what: "healed".into(), nodes: vec!["router-1".into()] };
         let run = RunRecord {
             marks: vec![mark],
             tenths: vec![(1, 2), (3, 4)],

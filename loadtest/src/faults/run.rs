@@ -37,7 +37,7 @@ pub struct RunOptions {
 
 /// Something that happened at a time of the run.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Mark {
+pub struct FaultMark {
     /// Since the run's begin.
     pub at_ms: u64,
     pub what: String,
@@ -137,7 +137,7 @@ async fn under_load(
 struct Story<'a> {
     cluster: &'a mut Cluster,
     began: Instant,
-    marks: Vec<Mark>,
+    marks: Vec<FaultMark>,
     notes: Vec<String>,
     problems: Vec<String>,
 }
@@ -155,7 +155,7 @@ impl Story<'_> {
                     let at_ms = self.began.elapsed().as_millis() as u64;
                     let begun = inject::begin(self.cluster, step, round, tasks, &mut self.notes).await?;
                     let nodes = begun.names(self.cluster);
-                    self.marks.push(Mark { at_ms, what: format!("{step} begins"), nodes });
+                    self.marks.push(FaultMark { at_ms, what: format!("{step} begins"), nodes });
                     active[at] = Some(begun);
                 }
                 Edge::End(at) => {
@@ -179,6 +179,6 @@ impl Story<'_> {
 
     fn mark(&mut self, what: &str, nodes: Vec<String>) {
         let at_ms = self.began.elapsed().as_millis() as u64;
-        self.marks.push(Mark { at_ms, what: what.to_owned(), nodes });
+        self.marks.push(FaultMark { at_ms, what: what.to_owned(), nodes });
     }
 }

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::recorder::Mark;
+pub use self::recorder::PlotMark;
 use self::{
     figure::Figure,
     levels::Level,
@@ -53,7 +53,7 @@ pub struct Report {
     pub generator: GeneratorReport,
     /// Absent unless asked for.
     pub limits: Option<Limits>,
-    pub marks: Vec<Mark>,
+    pub marks: Vec<PlotMark>,
     /// One a second.
     pub samples: Vec<Sample>,
 }

@@ -16,7 +16,7 @@ pub const LATE_US: u64 = 5_000;
 
 /// Something that happened to the service, for the plots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct PlotMark {
     /// Milliseconds after the beginning of the run.
     pub at_ms: u64,
     pub label: String,
@@ -56,7 +56,7 @@ pub struct Recorder {
     pub acceptance: Latencies,
     /// From there to each device of the recipient.
     pub delivery: Latencies,
-    marks: Mutex<Vec<Mark>>,
+    marks: Mutex<Vec<PlotMark>>,
     samples: Mutex<Vec<Sample>>,
     phase: Mutex<Phase>,
 }
@@ -206,11 +206,11 @@ impl Recorder {
     pub fn mark(&self, label: impl Into<String>) {
         let mut marks = self.marks.lock();
         if marks.len() < KEPT {
-            marks.push(Mark { at_ms: self.elapsed_ms(), label: label.into() });
+            marks.push(PlotMark { at_ms: self.elapsed_ms(), label: label.into() });
         }
     }
 
-    pub fn marks(&self) -> Vec<Mark> {
+    pub fn marks(&self) -> Vec<PlotMark> {
         self.marks.lock().clone()
     }
 

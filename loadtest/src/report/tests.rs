@@ -55,7 +55,7 @@ pub(crate) fn report(scenario: &str, rate: f64, p99_us: u64) -> Report {
             invalid: Some("it <was>".to_owned()),
         },
         limits: None,
-        marks: vec![Mark { at_ms: 1000, label: "kill storage-1".to_owned() }],
+        marks: vec![PlotMark { at_ms: 1000, label: "kill storage-1".to_owned() }],
         samples: vec![sample(1000), sample(2000)],
     }
 }

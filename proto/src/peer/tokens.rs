@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use super::PeerError;
-use crate::nearby::PeerConnection;
+use crate::local_listeners::PeerConnection;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use carillon_proto::{
 use tokio::time::{self, Instant};
 
 use super::Admin;
-use crate::{partition::Partitions, peers::Peers, ways::Links};
+use crate::{gateway_links::GatewayLinks, partition::Partitions, peers::Peers};
 
 /// How long a command waits for the gateways to close what it has ended. Whatever is open after that is told as open: its
 /// gateway hears of it when it reaches a router.
@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The ways to those who hold connections.
 #[derive(Clone)]
 pub(crate) struct PutOut {
-    pub(crate) links: Links,
+    pub(crate) links: GatewayLinks,
     pub(crate) partitions: Partitions,
     pub(crate) peers: Peers,
 }

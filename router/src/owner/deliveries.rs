@@ -12,7 +12,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Asked, Effect, Owner, READ_USER};
+use super::{Continuation, Effect, Owner, READ_USER};
 use crate::{
     delivery::Delivery,
     metrics,
@@ -101,7 +101,7 @@ impl Owner {
                 };
                 let op = store_request::Op::ReadHeads(ReadHeads { reads: users.iter().map(read).collect() });
                 self.checks.asked();
-                self.ask(shard, op, String::new(), now + READ_USER, Asked::Checked(users.to_vec()));
+                self.ask(shard, op, String::new(), now + READ_USER, Continuation::Checked(users.to_vec()));
             }
         }
     }

@@ -6,7 +6,7 @@ use carillon_proto::{
 };
 
 use super::{Effect, Owner};
-use crate::{metrics, reply::Failure, send::Parts};
+use crate::{metrics, reply::Failure, send::RequestContext};
 
 impl Owner {
     /// Passes a signal to all sessions of a user, or to one device. Nobody hears whether it arrived.
@@ -31,7 +31,7 @@ impl Owner {
     }
 
     /// Passes a directed request to one session; its gateway answers.
-    pub(super) fn direct(&mut self, direct: Direct, parts: Parts) {
+    pub(super) fn direct(&mut self, direct: Direct, parts: RequestContext) {
         let Direct { from, device, body, .. } = direct;
         if body.len() > limits::MAX_SIGNAL_BYTES {
             let failure = Failure::TooLarge { bytes: body.len(), max: limits::MAX_SIGNAL_BYTES };

@@ -6,18 +6,18 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Asked, Effect, Owner, Waiter, appended};
+use super::{Answer, Continuation, Effect, Owner, Waiter, appended};
 use crate::{
     accounts::Whose,
     delivery::Delivery,
     metrics,
     reply::Failure,
-    send::{Parts, Sending},
+    send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
 };
 
 impl Owner {
-    pub(super) fn send(&mut self, send: link::Send, parts: Parts, now: Instant, time_ms: u64) {
+    pub(super) fn send(&mut self, send: link::Send, parts: RequestContext, now: Instant, time_ms: u64) {
         let sending = match Sending::new(send, parts, &mut self.keys, now, time_ms) {
             Ok(sending) => Box::new(sending),
             Err((slot, failure)) => return self.refuse(slot, &failure),
@@ -49,7 +49,7 @@ impl Owner {
         let (shard, op) = sending.look_for_first(self.topology.shards);
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-        let token = self.token(Asked::Repeated(sending));
+        let token = self.token(Continuation::Repeated(sending));
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Own });
     }
 
@@ -86,7 +86,7 @@ impl Owner {
         };
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-        let token = self.token(Asked::FirstAppend(sending));
+        let token = self.token(Continuation::FirstAppend(sending));
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place });
     }
 
@@ -94,7 +94,7 @@ impl Owner {
         let (shard, op) = sending.append_second(self.topology.shards);
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
-        let token = self.token(Asked::SecondAppend(sending));
+        let token = self.token(Continuation::SecondAppend(sending));
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Follows });
     }
 

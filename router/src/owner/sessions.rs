@@ -10,28 +10,28 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Announced, Answer, Asked, Effect, Owner, Waiter, unexpected};
+use super::{Announced, Answer, Continuation, Effect, Owner, Waiter, unexpected};
 use crate::{
     register::Session,
     reply::{Failure, ReplySlot},
-    send::Parts,
+    send::RequestContext,
     store::{StoreAnswer, StoreFailure},
 };
 
 impl Owner {
-    pub(super) fn announce(&mut self, session: store::Session, parts: Parts, now: Instant) {
+    pub(super) fn announce(&mut self, session: store::Session, parts: RequestContext, now: Instant) {
         let known = Session::new(&session, parts.link);
         if let Some(incarnation) = self.register.knows(&parts.user, &known) {
             self.register.catch_up(&parts.user);
             self.register.told_again(&parts.user, &known);
-            let Parts { user, deadline, slot, .. } = parts;
+            let RequestContext { user, deadline, slot, .. } = parts;
             return match self.register.head(&user) {
                 // Since it was read from the store, all that was appended came by here.
                 Some((incarnation, position)) => self.known(&user, incarnation, session.generation, position, slot),
                 None => self.told(user, incarnation, session, slot, deadline),
             };
         }
-        let Parts { user, link, deadline, slot, .. } = parts;
+        let RequestContext { user, link, deadline, slot, .. } = parts;
         let announced = Announced { session, link, slot, deadline };
         self.wait(&user, Waiter::Announce(Box::new(announced)), now);
     }
@@ -62,7 +62,7 @@ impl Owner {
             max_sessions: self.max_devices_per_user,
         });
         let deadline = asked.deadline;
-        self.directory_write(&user, op, deadline, Asked::Session(user.clone(), Box::new(asked)));
+        self.directory_write(&user, op, deadline, Continuation::Session(user.clone(), Box::new(asked)));
     }
 
     pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
@@ -98,7 +98,7 @@ impl Owner {
     /// The session is in the register: what is appended from now on is pushed, what came before is in the head.
     fn told(&mut self, user: UserId, incarnation: u64, session: store::Session, slot: ReplySlot, deadline: Instant) {
         let store::Session { device, generation, .. } = session;
-        let asked = Asked::SessionHead { user: user.clone(), incarnation, generation, slot };
+        let asked = Continuation::SessionHead { user: user.clone(), incarnation, generation, slot };
         self.read_head(&user, incarnation, device, deadline, asked);
     }
 
@@ -115,8 +115,8 @@ impl Owner {
         self.register.missing(self.topology.gateways(), self.topology.ring.version())
     }
 
-    pub(super) fn close_session(&mut self, session: &store::Session, parts: Parts, now: Instant) {
-        let Parts { user, slot, deadline, .. } = parts;
+    pub(super) fn close_session(&mut self, session: &store::Session, parts: RequestContext, now: Instant) {
+        let RequestContext { user, slot, deadline, .. } = parts;
         let (gateway, connection) = (LeaseId(session.lease), session.connection);
         self.register.remove(&user, gateway, connection);
         // An announcement that still waits for the account would bring it back.
@@ -141,7 +141,7 @@ impl Owner {
             &user,
             op,
             deadline,
-            Asked::SessionClosed { user: user.clone(), gateway, connection, slot },
+            Continuation::SessionClosed { user: user.clone(), gateway, connection, slot },
         );
     }
 

@@ -14,12 +14,12 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Asked, MAX_PAGE, Owner, done};
+use super::{Continuation, MAX_PAGE, Owner, done};
 use crate::{
     cursors::{Cursor, Device, Life, Moves},
     metrics,
     reply::{Failure, ReplySlot},
-    send::Parts,
+    send::RequestContext,
     store::{StoreAnswer, StoreFailure},
 };
 
@@ -27,7 +27,7 @@ use crate::{
 const TELL_RESTORED: Duration = Duration::from_secs(60);
 
 impl Owner {
-    pub(super) fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: Parts, now: Instant) {
+    pub(super) fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: RequestContext, now: Instant) {
         let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|timeline| {
             let position = acknowledge.position.ok_or(Failure::Invalid("position is missing"))?;
             Ok((timeline, DeviceId::new(&acknowledge.device)?, position))
@@ -40,7 +40,7 @@ impl Owner {
                 self.refuse(parts.slot, &Failure::Invalid("position is of epoch 0"));
             }
             Ok((timeline, id, position)) => {
-                let Parts { user, slot, deadline, .. } = parts;
+                let RequestContext { user, slot, deadline, .. } = parts;
                 let device = Device { user, id, incarnation: acknowledge.incarnation };
                 let life = Life { timeline, epoch: Epoch(position.epoch) };
                 self.cursors.add((device, life), position.seq, slot, now, deadline);
@@ -69,7 +69,7 @@ impl Owner {
         });
         let shard = self.topology.shards.timeline_of(&inbox);
         let op = store_request::Op::Timeline(TimelineCommand { op: Some(command) });
-        self.ask(shard, op, String::new(), deadline, Asked::Moved(Box::new(moves)));
+        self.ask(shard, op, String::new(), deadline, Continuation::Moved(Box::new(moves)));
     }
 
     pub(super) fn moved(&mut self, moves: Moves<ReplySlot>, answer: Result<StoreAnswer, StoreFailure>) {
@@ -100,12 +100,12 @@ impl Owner {
             };
             let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::SetCursor(set)) });
             let shard = self.topology.shards.timeline_of(&timeline);
-            self.ask(shard, op, String::new(), cursor.deadline, Asked::Cursor(cursor.waiters));
+            self.ask(shard, op, String::new(), cursor.deadline, Continuation::Cursor(cursor.waiters));
         }
     }
 
     /// A device has more of its inbox than there is.
-    fn renew_epoch(&mut self, position: client::Position, parts: Parts, now: Instant) {
+    fn renew_epoch(&mut self, position: client::Position, parts: RequestContext, now: Instant) {
         metrics::epoch_renewed();
         // Whoever makes positions up should not fill the log.
         if self.restored_told.is_none_or(|told| now > told + TELL_RESTORED) {
@@ -124,10 +124,10 @@ impl Owner {
         };
         let op = store_request::Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::RenewEpoch(renew)) });
         let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), parts.deadline, Asked::Done(parts.slot));
+        self.ask(shard, op, String::new(), parts.deadline, Continuation::Done(parts.slot));
     }
 
-    pub(super) fn read_timeline(&mut self, read: link::ReadTimeline, parts: Parts) {
+    pub(super) fn read_timeline(&mut self, read: link::ReadTimeline, parts: RequestContext) {
         let timeline = match own_inbox(read.timeline.as_ref(), &parts.user) {
             Ok(timeline) => timeline,
             Err(failure) => return self.refuse(parts.slot, &failure),
@@ -143,7 +143,7 @@ impl Owner {
             incarnation: read.incarnation,
         });
         let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), parts.deadline, Asked::Timeline(parts.slot));
+        self.ask(shard, op, String::new(), parts.deadline, Continuation::Timeline(parts.slot));
     }
 
     pub(super) fn read_head(
@@ -152,7 +152,7 @@ impl Owner {
         incarnation: u64,
         device: String,
         deadline: Instant,
-        asked: Asked,
+        asked: Continuation,
     ) {
         let timeline = TimelineId::Inbox(user.clone());
         let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device, incarnation });

@@ -7,7 +7,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Asked, Effect, Owner, READ_USER, Waiter, unexpected};
+use super::{Answer, Continuation, Effect, Owner, READ_USER, Waiter, unexpected};
 use crate::{
     accounts::{Loaded, Read, Wait, Whose},
     config::UnknownRecipient,
@@ -19,7 +19,7 @@ impl Owner {
     /// `waiter` goes on when the user has been read.
     pub(super) fn wait(&mut self, user: &UserId, waiter: Waiter, now: Instant) {
         match self.accounts.wait(user, waiter) {
-            Wait::Read => self.read_user(user, now + READ_USER, Asked::User(user.clone())),
+            Wait::Read => self.read_user(user, now + READ_USER, Continuation::User(user.clone())),
             Wait::Queued => {}
             Wait::Full(waiter) => self.drop_waiter(waiter, &Failure::Crowded),
         }
@@ -50,7 +50,7 @@ impl Owner {
             other => (Read::Failed, Vec::new(), unexpected(other)),
         };
         match self.accounts.loaded(&user, read) {
-            Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
+            Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Continuation::User(user.clone())),
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
                     match read {
@@ -68,7 +68,7 @@ impl Owner {
             Account { user: user.as_str().to_owned(), created_ms: time_ms, reserved: true, ..Account::default() };
         let mode = put_account::Mode::Ensure.into();
         let put = PutAccount { account: Some(account), mode, numbered: true, revive: false };
-        let asked = Asked::Reserved(user.clone());
+        let asked = Continuation::Reserved(user.clone());
         self.directory_write(&user, directory_command::Op::PutAccount(put), now + READ_USER, asked);
     }
 
@@ -80,7 +80,7 @@ impl Owner {
         time_ms: u64,
     ) {
         match answer {
-            Ok(StoreAnswer::Done(_)) => self.read_user(&user, now + READ_USER, Asked::User(user.clone())),
+            Ok(StoreAnswer::Done(_)) => self.read_user(&user, now + READ_USER, Continuation::User(user.clone())),
             other => self.user_read(user, other, now, time_ms),
         }
     }

@@ -30,7 +30,7 @@ const EVENTS: usize = 64;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Answers to one partition: token and result.
-pub(crate) type Answer = (u64, Result<StoreAnswer, StoreFailure>);
+pub(crate) type StoreResult = (u64, Result<StoreAnswer, StoreFailure>);
 
 pub(crate) struct StoreActor {
     engine: Engine<AnswerTo>,
@@ -40,7 +40,7 @@ pub(crate) struct StoreActor {
     /// The first one at once.
     topology: Woken<WatchStream<Arc<Topology>>>,
     /// By partition. The partitions never wait for the store, so waiting for them ends.
-    partitions: Vec<mpsc::Sender<Answer>>,
+    partitions: Vec<mpsc::Sender<StoreResult>>,
     security: PeerSecurity,
     streams: KeyedMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
     members: HashMap<String, Tasks>,
@@ -50,7 +50,7 @@ pub(crate) struct StoreActor {
 impl StoreActor {
     pub(crate) fn new(
         topology: watch::Receiver<Arc<Topology>>,
-        partitions: Vec<mpsc::Sender<Answer>>,
+        partitions: Vec<mpsc::Sender<StoreResult>>,
         security: PeerSecurity,
         shard_writes: usize,
     ) -> (Store, Self) {

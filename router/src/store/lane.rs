@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use carillon_proto::Room;
+use carillon_proto::AdmissionLimit;
 use tokio::time::Instant;
 
 /// Writes that may be under way at once; the rest wait here. Less than a shard of the store queues.
@@ -27,7 +27,7 @@ pub(super) struct Lane<T, R> {
     next: u64,
     /// Sent on this lane and not answered.
     in_flight: usize,
-    room: Room,
+    admission: AdmissionLimit,
     /// Places that are kept for writes that follow from writes in other lanes.
     kept: usize,
     /// Not later than any deadline in `entries`.
@@ -56,7 +56,7 @@ impl<T, R> Lane<T, R> {
             base: 0,
             next: 0,
             in_flight: 0,
-            room: Room::new(bound, IN_TIME),
+            admission: AdmissionLimit::new(bound, IN_TIME),
             kept: 0,
             earliest_deadline: None,
         }
@@ -72,7 +72,7 @@ impl<T, R> Lane<T, R> {
 
     /// False if the lane is full, or has as many as are answered in good time: for so many more there is no room.
     pub(super) fn has_room(&self, more: usize) -> bool {
-        self.entries.len() + self.kept + more <= self.room.limit()
+        self.entries.len() + self.kept + more <= self.admission.limit()
     }
 
     /// Keeps a place, until it is let go.
@@ -118,13 +118,13 @@ impl<T, R> Lane<T, R> {
 
     /// After how long there may be room for what is refused now.
     pub(super) fn come_back(&mut self) -> Duration {
-        self.room.come_back()
+        self.admission.come_back()
     }
 
     /// The store carried it out.
     pub(super) fn answered(&mut self, lane: u64, seq: u64, answer: R, now: Instant) {
         if let Some((write, deadline, since)) = self.take(lane, seq) {
-            self.room.answered(now - since, self.entries.len() + self.kept, now.into_std());
+            self.admission.answered(now - since, self.entries.len() + self.kept, now.into_std());
             let index = (seq - self.base) as usize;
             self.entries[index] = Entry::Answered { write, deadline, answer };
         }

@@ -7,7 +7,7 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Answer, Place, StoreOp,
+    Place, StoreOp, StoreResult,
     engine::{Engine, Nodes},
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Done {
     /// On which stream.
     pub(crate) sends: Vec<(u64, StoreRequest)>,
     /// To which partition.
-    pub(crate) answers: Vec<(usize, Answer)>,
+    pub(crate) answers: Vec<(usize, StoreResult)>,
 }
 
 impl StoreSide {

@@ -6,13 +6,13 @@ use carillon_proto::KeyedMap;
 
 /// Keeps at least the last `capacity / 2` used and at most `capacity`: when the young half is full, the old half is
 /// forgotten and the young one becomes the old one.
-pub(crate) struct Recent<K, V> {
+pub(crate) struct RecentMap<K, V> {
     half: usize,
     young: KeyedMap<K, V>,
     old: KeyedMap<K, V>,
 }
 
-impl<K: Hash + Eq, V> Recent<K, V> {
+impl<K: Hash + Eq, V> RecentMap<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self { half: (capacity / 2).max(1), young: KeyedMap::default(), old: KeyedMap::default() }
     }
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn what_was_used_last_stays_and_the_size_is_bounded() {
-        let mut recent = Recent::new(10);
+        let mut recent = RecentMap::new(10);
         for key in 0..100 {
             recent.put(key, key);
             assert!(recent.young.len() + recent.old.len() <= 10);

@@ -20,7 +20,7 @@ use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, Stored},
     level::{Reading, ShardLevel},
-    recent::Recent,
+    recent::RecentMap,
     senders::EndedSenders,
     timeline_level,
 };
@@ -51,7 +51,7 @@ pub(crate) struct TimelineState {
 pub(crate) struct TimelineMachine {
     shard: TimelineShard,
     /// By the key of the timeline. What is not here is read from the engine.
-    states: Recent<Vec<u8>, Held>,
+    states: RecentMap<Vec<u8>, CachedTimeline>,
     /// The shard's clock, see `AdvanceClock`; None: to be read from the engine.
     clock_ms: Option<u64>,
     /// None: to be read from the engine.
@@ -62,7 +62,7 @@ pub(crate) struct TimelineMachine {
 
 /// What is held in memory of a timeline.
 #[derive(Clone, Copy)]
-struct Held {
+struct CachedTimeline {
     state: TimelineState,
     /// Duplicate keys and positions of the last appends; position 0 where there is none. Says nothing about others.
     tail: [([u8; 16], u64); TAIL],
@@ -75,7 +75,7 @@ impl TimelineMachine {
         let level = ShardLevel::default();
         level.set(reading.level);
         let reader = TimelineReader::new(shard.clone(), level.clone());
-        Ok((Self { shard, states: Recent::new(STATES), clock_ms: None, senders: None, reading, level }, reader))
+        Ok((Self { shard, states: RecentMap::new(STATES), clock_ms: None, senders: None, reading, level }, reader))
     }
 
     /// What is held in memory of the engine.
@@ -172,7 +172,7 @@ impl TimelineState {
     }
 }
 
-impl Held {
+impl CachedTimeline {
     fn new(state: TimelineState) -> Self {
         Self { state, tail: [([0; 16], 0); TAIL] }
     }
@@ -184,7 +184,7 @@ impl Held {
     }
 
     /// False: not known. What has been trimmed is none of the timeline's messages any more.
-    fn surely_has(&self, duplicate: &[u8; 16]) -> bool {
+    fn tail_contains(&self, duplicate: &[u8; 16]) -> bool {
         self.tail.iter().any(|(key, seq)| key == duplicate && *seq >= self.state.first.max(1))
     }
 }
@@ -192,9 +192,9 @@ impl Held {
 /// What the entries of one batch come to.
 struct Batch<'a> {
     shard: &'a TimelineShard,
-    states: &'a mut Recent<Vec<u8>, Held>,
+    states: &'a mut RecentMap<Vec<u8>, CachedTimeline>,
     /// Timelines of this batch; None if there is no such timeline.
-    touched: KeyedMap<Vec<u8>, Option<Held>>,
+    touched: KeyedMap<Vec<u8>, Option<CachedTimeline>>,
     clock_ms: u64,
     senders: EndedSenders,
     reading: Reading,
@@ -263,7 +263,7 @@ impl Batch<'_> {
             Some(held) => held,
             None => {
                 self.end(before);
-                Held::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
+                CachedTimeline::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
             }
         };
         let seq = held.append(duplicate);
@@ -276,14 +276,14 @@ impl Batch<'_> {
     }
 
     /// Is the message that must stand before this one there, if it names one?
-    fn follows(&self, held: Option<&Held>, op: &Append) -> io::Result<bool> {
+    fn follows(&self, held: Option<&CachedTimeline>, op: &Append) -> io::Result<bool> {
         if op.after_key.is_empty() {
             return Ok(true);
         }
         let after: [u8; 16] = op.after_key.as_ref().try_into().map_err(|_| broken("key of the message before"))?;
         match held {
-            Some(held) if held.surely_has(&after) => Ok(true),
-            Some(Held { state, .. }) if state.first <= state.last => {
+            Some(held) if held.tail_contains(&after) => Ok(true),
+            Some(CachedTimeline { state, .. }) if state.first <= state.last => {
                 Ok(self.get(&keys::duplicate(state.number, &after), keys::number_of)?.is_some())
             }
             Some(_) | None => Ok(false),
@@ -361,13 +361,13 @@ impl Batch<'_> {
             self.end(before);
             let state = TimelineState { number: 0, epoch: 0, first: 1, last: 0, incarnation: op.incarnation };
             self.changes.put(key.clone(), state.to_value());
-            self.touched.insert(key, Some(Held::new(state)));
+            self.touched.insert(key, Some(CachedTimeline::new(state)));
         }
         Ok(done())
     }
 
     /// What stood there is of no timeline any more.
-    fn end(&mut self, before: Option<Held>) {
+    fn end(&mut self, before: Option<CachedTimeline>) {
         if let Some(number) = before.map(|before| before.state.number).filter(|number| *number != 0) {
             self.changes.put(keys::garbage(number), Vec::new());
         }
@@ -407,13 +407,13 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    fn held(&mut self, key: &[u8]) -> io::Result<Option<Held>> {
+    fn held(&mut self, key: &[u8]) -> io::Result<Option<CachedTimeline>> {
         if let Some(held) = self.touched.get(key) {
             return Ok(*held);
         }
         let held = match self.states.take(key) {
             Some(held) => Some(held),
-            None => TimelineState::load(&self.shard.view(), key)?.map(Held::new),
+            None => TimelineState::load(&self.shard.view(), key)?.map(CachedTimeline::new),
         };
         self.touched.insert(key.to_vec(), held);
         Ok(held)

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::{
     NodeShare,
-    link::Links,
+    link::RaftLinks,
     machine::ShardMachine,
     network::Network,
     pulse::Role,
@@ -43,7 +43,7 @@ pub(crate) struct GroupOptions<'a> {
     /// The id of the replica on this node.
     pub(crate) replica: u64,
     pub(crate) config: &'a StorageConfig,
-    pub(crate) links: Links,
+    pub(crate) links: RaftLinks,
     pub(crate) log: ShardLog,
     pub(crate) machine: Box<dyn Machine>,
     pub(crate) snapshots: Arc<SnapshotDir>,
@@ -99,7 +99,7 @@ pub(crate) enum ReadError {
 
 /// One time of leading: commands that are proposed in it are taken in order, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Era(LeaderId);
+pub(crate) struct LeaderTerm(LeaderId);
 
 /// What a group knows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,9 +273,9 @@ impl Group {
     }
 
     /// The time of leading that runs now, or who leads instead.
-    pub(crate) fn era(&self) -> Result<Era, ProposeError> {
+    pub(crate) fn era(&self) -> Result<LeaderTerm, ProposeError> {
         match self.raft.as_leader() {
-            Ok(leader) => Ok(Era(leader.to_committed_leader_id())),
+            Ok(leader) => Ok(LeaderTerm(leader.to_committed_leader_id())),
             Err(forward) => Err(ProposeError::NotLeader { leader: leader_of(&forward, &self.book) }),
         }
     }
@@ -285,7 +285,7 @@ impl Group {
     /// if the group stops before.
     pub(crate) async fn propose(
         &self,
-        era: Era,
+        era: LeaderTerm,
         encoded: Bytes,
         accepted: impl FnOnce() + Send + Sync + 'static,
         done: impl FnOnce(Result<Vec<Outcome>, ProposeError>) + Send + 'static,

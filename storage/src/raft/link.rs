@@ -53,7 +53,7 @@ pub(crate) enum LinkError {
 
 /// The links to all other nodes, made when they are first used.
 #[derive(Clone)]
-pub(crate) struct Links {
+pub(crate) struct RaftLinks {
     inner: Arc<Inner>,
 }
 
@@ -62,12 +62,12 @@ struct Inner {
     cluster: MetadataValue<Ascii>,
     security: PeerSecurity,
     tasks: Tasks,
-    links: Mutex<HashMap<u64, Link>>,
+    links: Mutex<HashMap<u64, RaftLink>>,
 }
 
 /// A handle to the link to one node.
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(crate) struct RaftLink {
     node: u64,
     book: AddressBook,
     calls: mpsc::Sender<Call>,
@@ -91,7 +91,7 @@ struct Call {
 
 pub(crate) type Client = RaftClient<InterceptedService<Channel, AddToken>>;
 
-impl Links {
+impl RaftLinks {
     /// None if the cluster's name can't be carried, which a valid one can.
     pub(crate) fn new(book: AddressBook, cluster: &str, security: PeerSecurity, tasks: Tasks) -> Option<Self> {
         let cluster = cluster.parse().ok()?;
@@ -104,7 +104,7 @@ impl Links {
     }
 
     /// The link to this node, at whatever address it has.
-    pub(crate) fn to(&self, node: u64) -> Link {
+    pub(crate) fn to(&self, node: u64) -> RaftLink {
         self.inner.links.lock().entry(node).or_insert_with(|| self.start(node)).clone()
     }
 
@@ -123,15 +123,15 @@ impl Links {
         request
     }
 
-    fn start(&self, node: u64) -> Link {
+    fn start(&self, node: u64) -> RaftLink {
         let (calls, queue) = mpsc::channel(QUEUE);
         let runner = Runner { links: self.clone(), node, queue };
         self.inner.tasks.spawn("raft link", runner.run());
-        Link { node, book: self.inner.book.clone(), calls }
+        RaftLink { node, book: self.inner.book.clone(), calls }
     }
 }
 
-impl Link {
+impl RaftLink {
     /// Calls and waits for the answer.
     pub(crate) async fn call(&self, route: Route, body: Body, deadline: Duration) -> Result<Body, LinkError> {
         let answer = async { self.answer(self.send(route, body).await?).await };
@@ -207,7 +207,7 @@ impl Away {
 
 /// The task of a link.
 struct Runner {
-    links: Links,
+    links: RaftLinks,
     node: u64,
     queue: mpsc::Receiver<Call>,
 }

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    Pace,
+    ApplyPace,
     applied::{self, Applied, Members},
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
@@ -35,7 +35,7 @@ type Sync = Arc<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
 pub(crate) struct NodeShare {
     /// How many snapshots this node makes at a time.
     pub(crate) building: Arc<Semaphore>,
-    pub(crate) pace: Arc<Pace>,
+    pub(crate) pace: Arc<ApplyPace>,
 }
 
 /// One shard's machine and its snapshots.

@@ -28,7 +28,7 @@ use super::{
         Missing, append_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_reply_from_pb,
         vote_request_to_pb, vote_to_pb,
     },
-    link::{Link, LinkError, Links, Reply, Route},
+    link::{LinkError, RaftLink, RaftLinks, Reply, Route},
     types::{Host, LogId, Snapshot, Types, Vote},
 };
 use crate::{metrics as names, snapshot::SnapshotFile};
@@ -44,7 +44,7 @@ pub(super) const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Makes the clients of one replica.
 pub(crate) struct Network {
-    links: Links,
+    links: RaftLinks,
     group: u64,
     /// The replica here.
     own: u64,
@@ -53,15 +53,15 @@ pub(crate) struct Network {
 /// Client of one replica for one other replica.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    links: Links,
-    link: Link,
+    links: RaftLinks,
+    link: RaftLink,
     route: Route,
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
 impl Network {
-    pub(crate) fn new(links: Links, group: u64, own: u64) -> Self {
+    pub(crate) fn new(links: RaftLinks, group: u64, own: u64) -> Self {
         Self { links, group, own }
     }
 }

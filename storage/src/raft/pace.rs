@@ -13,13 +13,13 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// Shared by the shards of a node, whose engines have one disk. While they are quick, entries are applied where they
 /// are; while they are not, on threads that may wait: a slow engine holds up what else a thread does once, not again
 /// and again.
-pub(crate) struct Pace {
+pub(crate) struct ApplyPace {
     began: Instant,
     /// Milliseconds since `began`.
     slow_until: AtomicU64,
 }
 
-impl Pace {
+impl ApplyPace {
     pub(crate) fn new(now: Instant) -> Self {
         Self { began: now, slow_until: AtomicU64::new(0) }
     }
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn one_slow_batch_is_doubted_for_a_while() {
         let began = Instant::now();
-        let pace = Pace::new(began);
+        let pace = ApplyPace::new(began);
         assert!(pace.is_quick(began));
         pace.took(began, began + SLOW / 2);
         assert!(pace.is_quick(began + SLOW / 2));

@@ -10,7 +10,7 @@ use openraft::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use super::{NodeShare, Pace, machine::ShardMachine, store::LogStore, types::Types};
+use super::{ApplyPace, NodeShare, machine::ShardMachine, store::LogStore, types::Types};
 use crate::{
     engine::Engines,
     log::{Log, LogOptions},
@@ -44,7 +44,7 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
         let store = LogStore::new(log.shard(shard).expect("opens"));
         let snapshots = SnapshotDir::open(&dir.path().join("snapshots"), shard.to_string(), shard.group());
         let snapshots = Arc::new(snapshots.expect("opens"));
-        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(Pace::new(Instant::now())) };
+        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(ApplyPace::new(Instant::now())) };
         let machine = ShardMachine::open(shard, machine, snapshots, node).expect("opens");
         Ok((Guard { _log: log, _engines: engines, _dir: dir }, store, machine))
     }

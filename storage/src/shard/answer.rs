@@ -10,7 +10,7 @@ use super::count_refusal;
 use crate::machine::Outcome;
 
 /// Given exactly one outcome: when it is dropped without, the asker is told that nothing is known.
-pub(crate) struct Answer {
+pub(crate) struct Responder {
     to: Option<To>,
     /// Ends with the answer.
     _span: Option<Span>,
@@ -41,13 +41,13 @@ impl Replies {
     }
 
     /// Waits while too many are open.
-    pub(crate) async fn answer(&self, id: u64, span: Option<Span>) -> Option<Answer> {
+    pub(crate) async fn answer(&self, id: u64, span: Option<Span>) -> Option<Responder> {
         let permit = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
-        Some(Answer { to: Some(To::Stream { id, replies: self.replies.clone(), permit }), _span: span })
+        Some(Responder { to: Some(To::Stream { id, replies: self.replies.clone(), permit }), _span: span })
     }
 }
 
-impl Answer {
+impl Responder {
     pub(crate) fn once() -> (Self, oneshot::Receiver<Outcome>) {
         let (tell, outcome) = oneshot::channel();
         (Self { to: Some(To::Once(tell)), _span: None }, outcome)
@@ -77,7 +77,7 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for Responder {
     fn drop(&mut self) {
         if self.to.is_some() {
             let why = Why::Unknown(Unknown { why: "this node is stopping".to_owned() });

@@ -21,7 +21,7 @@ use carillon_proto::{
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::{
-    answer::{Answer, Replies, Reply},
+    answer::{Replies, Reply, Responder},
     lane::{Lane, Lanes},
     reads::{ReadOp, Reader},
 };
@@ -58,7 +58,7 @@ struct Inner {
 struct Write {
     command: Bytes,
     lane: Option<Lane>,
-    answer: Answer,
+    answer: Responder,
     /// Until the command has its place in the log.
     waiting: Waiting,
 }
@@ -99,7 +99,7 @@ impl Shard {
     }
 
     /// Queues a checked command. It is answered when it is applied, thus on disk on a majority, or refused.
-    pub(crate) fn submit(&self, command: Bytes, lane: Option<Lane>, answer: Answer) {
+    pub(crate) fn submit(&self, command: Bytes, lane: Option<Lane>, answer: Responder) {
         if lane.as_ref().is_some_and(Lane::is_closed) {
             return answer.refuse(Why::LaneClosed(LaneClosed {}));
         }
@@ -121,13 +121,13 @@ impl Shard {
 
     /// Writes and waits.
     pub(crate) async fn write(&self, command: Bytes) -> Outcome {
-        let (answer, outcome) = Answer::once();
+        let (answer, outcome) = Responder::once();
         self.submit(command, None, answer);
         wait(outcome).await
     }
 
     /// Queues a read. It is answered by the leader, and sees all that was answered before it.
-    pub(crate) fn read(&self, op: ReadOp, answer: Answer) {
+    pub(crate) fn read(&self, op: ReadOp, answer: Responder) {
         match self.inner.reads.try_send(reads::Read { op, answer }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(read)) => read.answer.refuse(busy()),

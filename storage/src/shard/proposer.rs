@@ -32,7 +32,7 @@ use self::flight::{Flight, Next};
 use super::{Lane, Write, not_proposed};
 use crate::{
     metrics,
-    raft::{Era, Group, ProposeError},
+    raft::{Group, LeaderTerm, ProposeError},
 };
 
 /// Entries in flight. More wait in the queue.
@@ -52,7 +52,7 @@ pub(super) struct Proposer {
     waiting: VecDeque<Write>,
     flight: Arc<Flight>,
     /// That of what is in flight.
-    era: Option<Era>,
+    era: Option<LeaderTerm>,
     /// The last entry found no place in the log.
     refused: bool,
     /// Since when none does.
@@ -215,11 +215,11 @@ mod tests {
     use super::*;
     use crate::{
         machine::Outcome,
-        shard::{Answer, Lanes, Waiting},
+        shard::{Lanes, Responder, Waiting},
     };
 
     fn write(bytes: usize, lane: Option<Lane>) -> (Write, tokio::sync::oneshot::Receiver<Outcome>) {
-        let (answer, outcome) = Answer::once();
+        let (answer, outcome) = Responder::once();
         let waiting = Waiting { bytes: 0, all: Arc::new(AtomicUsize::new(0)) };
         (Write { command: vec![0; bytes].into(), lane, answer, waiting }, outcome)
     }

@@ -16,7 +16,7 @@ use carillon_proto::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
-use super::{Answer, not_read, stopping};
+use super::{Responder, not_read, stopping};
 use crate::{
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
     metrics,
@@ -50,7 +50,7 @@ pub(crate) enum ReadOp {
 
 pub(super) struct Read {
     pub(super) op: ReadOp,
-    pub(super) answer: Answer,
+    pub(super) answer: Responder,
 }
 
 pub(super) struct Reads {

@@ -91,7 +91,7 @@ fn signing_out_waits_for_pending_answers_and_takes_nothing_more() {
     play.says(Body::SignOut(SignOut {}));
     play.says(send("m2", "behind the last word"));
     play.says(Body::Ping(Ping { nonce: 1 }));
-    play.input(Input::Unreadable { what: Asked::Request(1), reason: String::new() });
+    play.input(Input::Unreadable { what: AskId::Request(1), reason: String::new() });
     assert_eq!(play.asked.len(), 2, "{:?}", play.asked);
     play.hears_answer(Ok(accepted(10)));
     assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));

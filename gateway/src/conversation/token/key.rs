@@ -7,7 +7,7 @@ use jsonwebtoken::{
     crypto::{rust_crypto, verify},
 };
 
-use super::parts::Parts;
+use super::parts::TokenParts;
 use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 
 /// A key in the configuration can't be used.
@@ -79,7 +79,7 @@ impl Key {
         self.algorithm.name() == algorithm && (self.kid.is_none() || self.kid.as_deref() == kid)
     }
 
-    pub(super) fn has_signed(&self, parts: &Parts<'_>) -> bool {
+    pub(super) fn has_signed(&self, parts: &TokenParts<'_>) -> bool {
         let algorithm = match self.algorithm {
             JwtAlgorithm::HS256 => Algorithm::HS256,
             JwtAlgorithm::RS256 => Algorithm::RS256,

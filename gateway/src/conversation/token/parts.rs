@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{MAX_TOKEN_BYTES, TokenError, invalid, unique::Unique};
 
 /// header.claims.signature, each in base64url.
-pub(super) struct Parts<'a> {
+pub(super) struct TokenParts<'a> {
     pub(super) header: &'a str,
     pub(super) claims: &'a str,
     pub(super) signature: &'a str,
@@ -14,7 +14,7 @@ pub(super) struct Parts<'a> {
     pub(super) signed: &'a str,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> TokenParts<'a> {
     pub(super) fn of(token: &'a str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid(format!("it is longer than {MAX_TOKEN_BYTES} bytes")));

@@ -3,7 +3,7 @@
 use carillon_proto::pb::client::{Ack, Fetch, Ping, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in};
 
 use super::client::{Body, ClientFrame, Send};
-use crate::conversation::{Ask, Asked, Credential, PageAsk, SendAsk, SignInAsk};
+use crate::conversation::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 
 impl From<ClientFrame> for Ask {
     fn from(frame: ClientFrame) -> Self {
@@ -31,7 +31,7 @@ impl From<ClientFrame> for Ask {
     }
 }
 
-impl From<What> for Asked {
+impl From<What> for AskId {
     fn from(what: What) -> Self {
         match what {
             What::ClientId(client_id) => Self::Send(client_id),

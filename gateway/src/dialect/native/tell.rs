@@ -9,7 +9,7 @@ use carillon_proto::{
 };
 
 use super::{Outgoing, RawPage, raw::RawEntry};
-use crate::conversation::{Asked, Page, Placed, Tell, Welcome};
+use crate::conversation::{AskId, Page, Placed, Tell, Welcome};
 
 impl From<Tell> for Outgoing {
     fn from(tell: Tell) -> Self {
@@ -27,8 +27,8 @@ impl From<Tell> for Outgoing {
                 retry: why.retry,
                 retry_after_ms: why.retry_after_ms,
                 what: Some(match asked {
-                    Asked::Send(client_id) => What::ClientId(client_id),
-                    Asked::Request(request) => What::Request(request),
+                    AskId::Send(client_id) => What::ClientId(client_id),
+                    AskId::Request(request) => What::Request(request),
                 }),
             }),
             Tell::Trimmed { timeline, first } => {

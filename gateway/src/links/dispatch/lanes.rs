@@ -18,7 +18,7 @@ use super::{Dispatch, Effect, Eras, PUMP, Word};
 pub(super) type LaneKey = (u64, u64);
 
 #[derive(Default)]
-pub(super) struct Lane {
+pub(super) struct SendOrder {
     /// Where everything is that is in flight.
     pub(super) router: Option<Arc<str>>,
     /// And in which era it was sent.
@@ -28,7 +28,7 @@ pub(super) struct Lane {
     pub(super) parked: VecDeque<u64>,
 }
 
-impl Lane {
+impl SendOrder {
     /// Whether a request may go to this router now. No, while requests of an earlier era are in flight: the router may
     /// refuse those and take this one.
     pub(super) fn takes(&self, to: &Arc<str>, eras: &Eras) -> bool {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{KeyedMap, Room};
+use carillon_proto::{AdmissionLimit, KeyedMap};
 use parking_lot::{Mutex, RwLock};
 
 use super::IN_TIME;
@@ -19,17 +19,17 @@ pub(crate) struct Load {
     max_pending: usize,
     /// The most pending requests at which a send is still taken.
     limit: AtomicUsize,
-    room: Mutex<Room>,
+    admission: Mutex<AdmissionLimit>,
 }
 
 impl Load {
     pub(crate) fn new(max_pending: usize) -> Self {
-        let room = Room::new(max_pending, IN_TIME);
+        let admission = AdmissionLimit::new(max_pending, IN_TIME);
         Self {
             pending: AtomicUsize::new(0),
             max_pending,
-            limit: AtomicUsize::new(room.limit()),
-            room: Mutex::new(room),
+            limit: AtomicUsize::new(admission.limit()),
+            admission: Mutex::new(admission),
         }
     }
 
@@ -52,14 +52,14 @@ impl Load {
     }
 
     pub(super) fn come_back(&self) -> Duration {
-        self.room.lock().come_back()
+        self.admission.lock().come_back()
     }
 
     /// A send was answered after this time.
     pub(super) fn answered(&self, waited: Duration, now: Instant) {
-        let mut room = self.room.lock();
-        room.answered(waited, self.pending(), now);
-        self.limit.store(room.limit(), Ordering::Relaxed);
+        let mut admission = self.admission.lock();
+        admission.answered(waited, self.pending(), now);
+        self.limit.store(admission.limit(), Ordering::Relaxed);
     }
 }
 

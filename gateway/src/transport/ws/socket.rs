@@ -46,7 +46,7 @@ pub(crate) struct MessageSocket<S> {
 }
 
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum SocketEvent {
     Message(Message),
     /// No message can be read any more: what went wrong. The close frame will say so, too.
     Failed(Code, String),
@@ -125,22 +125,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
     }
 
     /// As `Transport::poll`.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Heard> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<SocketEvent> {
         let wrote = self.queued_bytes() > 0;
         match self.poll_write(cx) {
-            Poll::Ready(Ok(())) if wrote => return Poll::Ready(Heard::Flushed),
+            Poll::Ready(Ok(())) if wrote => return Poll::Ready(SocketEvent::Flushed),
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(_)) => return Poll::Ready(Heard::Ended),
+            Poll::Ready(Err(_)) => return Poll::Ready(SocketEvent::Ended),
         }
         if !read {
             return Poll::Pending;
         }
         match self.ws.read() {
             // Answered by the library, when closing.
-            Ok(Message::Close(_)) => Poll::Ready(Heard::Ended),
+            Ok(Message::Close(_)) => Poll::Ready(SocketEvent::Ended),
             Ok(message) => {
                 self.read += message.len() as u64;
-                Poll::Ready(Heard::Message(message))
+                Poll::Ready(SocketEvent::Message(message))
             }
             Err(error) if would_block(&error) => Poll::Pending,
             Err(error) => Poll::Ready(self.failed(&error)),
@@ -184,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
         }
     }
 
-    fn failed(&mut self, error: &Error) -> Heard {
+    fn failed(&mut self, error: &Error) -> SocketEvent {
         let (code, close, reason) = match error {
             Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
                 let reason = format!("frame is {size} bytes but at most {max_size} are allowed");
@@ -192,17 +192,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             }
             Error::Utf8(_) => (Code::Invalid, CloseCode::Invalid, error.to_string()),
             // The client is gone without a close frame.
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Heard::Ended,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return SocketEvent::Ended,
             Error::Protocol(_) => (Code::Invalid, CloseCode::Protocol, error.to_string()),
             // From `Polled`. An error of TLS has the same kind.
             Error::Io(why) if why.get_ref().is_some_and(|why| why.is::<Why>()) => {
                 (Code::Invalid, CloseCode::Protocol, why.to_string())
             }
-            _ => return Heard::Ended,
+            _ => return SocketEvent::Ended,
         };
         self.broken = true;
         self.ends_with(close, &reason);
-        Heard::Failed(code, reason)
+        SocketEvent::Failed(code, reason)
     }
 
     /// Writes what is queued and the close frame, waits for the client's, and closes.
@@ -302,7 +302,7 @@ mod tests {
     async fn a_damaged_stream_is_an_end_and_no_wrong_frame() {
         let mut socket = MessageSocket::new(Damaged, Bytes::new(), 1024);
         let heard = poll_fn(|cx| socket.poll(cx, true)).await;
-        assert!(matches!(heard, Heard::Ended), "{heard:?}");
+        assert!(matches!(heard, SocketEvent::Ended), "{heard:?}");
     }
 
     #[tokio::test]
@@ -311,6 +311,6 @@ mod tests {
         let early = Bytes::from_static(&[0x82, 0x80 | 126, 0, 1]);
         let mut socket = MessageSocket::new(Damaged, early, 1024);
         let heard = poll_fn(|cx| socket.poll(cx, true)).await;
-        assert!(matches!(heard, Heard::Failed(Code::Invalid, _)), "{heard:?}");
+        assert!(matches!(heard, SocketEvent::Failed(Code::Invalid, _)), "{heard:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use carillon_proto::pb::store::{MoveCursors, SetCursor, SweepCursors, move_cursors::Moved, rejected::Reason};
 
-use super::{Batch, Held, Outcome, TimelineState, done, rejected, timeline_key};
+use super::{Batch, CachedTimeline, Outcome, TimelineState, done, rejected, timeline_key};
 use crate::machine::{
     broken,
     keys::{self, Cursor, GroupCursor},
@@ -17,7 +17,7 @@ pub(in crate::machine) const GROUP_CURSORS: usize = 4096;
 impl Batch<'_> {
     pub(super) fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
-        if let Some(Held { state, .. }) = self.held(&key)? {
+        if let Some(CachedTimeline { state, .. }) = self.held(&key)? {
             self.move_in_timeline(&state, &op.device, op.epoch, op.seq)?;
         }
         Ok(done())
@@ -26,10 +26,10 @@ impl Batch<'_> {
     pub(super) fn move_cursors(&mut self, op: &MoveCursors) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
         let state = match self.held(&key)? {
-            Some(Held { state, .. }) if op.incarnation < state.incarnation => {
+            Some(CachedTimeline { state, .. }) if op.incarnation < state.incarnation => {
                 return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
             }
-            Some(Held { state, .. }) if state.number != 0 && state.incarnation == op.incarnation => state,
+            Some(CachedTimeline { state, .. }) if state.number != 0 && state.incarnation == op.incarnation => state,
             Some(_) | None => return Ok(rejected(Reason::NotFound, "the user has no inbox yet")),
         };
         // Counted when the first new one comes.

@@ -10,7 +10,7 @@ use crate::{
     machine::Outcome,
     metrics,
     raft::ProposeError,
-    shard::{Answer, Lane, Waiting, Write, not_proposed},
+    shard::{Lane, Responder, Waiting, Write, not_proposed},
 };
 
 /// Shared by the proposer, and by the group that takes its entries and gives their outcomes. At most one entry is on its way
@@ -45,7 +45,7 @@ struct Parked {
 /// Who waits for one command.
 struct Caller {
     lane: Option<Lane>,
-    answer: Answer,
+    answer: Responder,
 }
 
 /// The end of an entry that is told that it has its place in the log.
@@ -233,7 +233,7 @@ mod tests {
     /// A flight whose first entry is one command in this lane.
     fn begun(lane: &Lane) -> (Arc<Flight>, Place, Landing, oneshot::Receiver<Outcome>) {
         let flight = Arc::new(Flight::default());
-        let (answer, outcome) = Answer::once();
+        let (answer, outcome) = Responder::once();
         let waiting = Waiting { bytes: 0, all: Arc::new(AtomicUsize::new(0)) };
         let write = Write { command: Bytes::from_static(b"a"), lane: Some(lane.clone()), answer, waiting };
         let (place, landing) = flight.begin(vec![write]);

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{Proposer, Write};
-use crate::shard::{Answer, Reader};
+use crate::shard::{Reader, Responder};
 
 /// How long an entry whose commands are answered stays in memory alone.
 const BEHIND: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ impl Proposer {
         let commands = writes.iter().map(|write| write.command.clone());
         let outcomes = reader.foresee(commands).expect("the machine could not apply them either");
         for (write, outcome) in writes.iter_mut().zip(outcomes) {
-            let (silent, _) = Answer::once();
+            let (silent, _) = Responder::once();
             std::mem::replace(&mut write.answer, silent).give(outcome);
         }
         sleep(BEHIND).await;

@@ -123,7 +123,7 @@ fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
     world.wait(IN_TIME * 2);
     assert!(matches!(world.reply("a", FIRST, accepted())[..], [Effect::Answer { .. }]));
     let refused = world.send("one more");
-    let [Effect::Answer { answered: Answered { result: Err(refusal), .. }, .. }] = &refused[..] else {
+    let [Effect::Answer { answered: RequestOutcome { result: Err(refusal), .. }, .. }] = &refused[..] else {
         panic!("not refused: {refused:?}")
     };
     assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));

@@ -14,7 +14,7 @@ const COME_BACK: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 /// A bound that grows by addition and shrinks by multiplication (AIMD), so that what is let in is answered in time while
 /// more comes than can be answered. It does not shrink while nothing at all is answered, because a leader is elected.
 #[derive(Debug)]
-pub struct Room {
+pub struct AdmissionLimit {
     limit: usize,
     most: usize,
     in_time: Duration,
@@ -27,7 +27,7 @@ pub struct Room {
     spread: f64,
 }
 
-impl Room {
+impl AdmissionLimit {
     /// For at most so many, which are to be answered within `in_time`.
     pub fn new(most: usize, in_time: Duration) -> Self {
         let waited = Duration::ZERO;
@@ -74,18 +74,18 @@ mod tests {
 
     /// Offers three times what is answered; returns how long those answered in the last half waited at most.
     fn overloaded(answers_per_ms: usize) -> Duration {
-        let (start, mut room, mut waiting) = (Instant::now(), Room::new(8192, IN_TIME), VecDeque::new());
+        let (start, mut admission, mut waiting) = (Instant::now(), AdmissionLimit::new(8192, IN_TIME), VecDeque::new());
         let mut longest = Duration::ZERO;
         for ms in 0..20_000 {
             let now = start + MS * ms;
             for _ in 0..answers_per_ms * 3 {
-                if waiting.len() < room.limit() {
+                if waiting.len() < admission.limit() {
                     waiting.push_back(now);
                 }
             }
             for _ in 0..answers_per_ms {
                 let waited = now - waiting.pop_front().expect("never empty while more is offered");
-                room.answered(waited, waiting.len(), now);
+                admission.answered(waited, waiting.len(), now);
                 if ms > 10_000 {
                     longest = longest.max(waited);
                 }
@@ -104,20 +104,20 @@ mod tests {
 
     #[test]
     fn batches_have_room_however_slow_the_store_is() {
-        let (mut now, mut room) = (Instant::now(), Room::new(8192, IN_TIME));
+        let (mut now, mut admission) = (Instant::now(), AdmissionLimit::new(8192, IN_TIME));
         for _ in 0..1000 {
             now += IN_TIME * 4;
-            room.answered(IN_TIME * 4, 1, now);
+            admission.answered(IN_TIME * 4, 1, now);
         }
-        assert_eq!(room.limit(), LEAST);
-        assert_eq!(Room::new(16, IN_TIME).limit(), 16);
+        assert_eq!(admission.limit(), LEAST);
+        assert_eq!(AdmissionLimit::new(16, IN_TIME).limit(), 16);
     }
 
     #[test]
     fn what_is_refused_together_comes_back_spread() {
-        let mut room = Room::new(8192, IN_TIME);
-        room.answered(IN_TIME * 2, 1, Instant::now());
-        let mut times: Vec<_> = (0..100).map(|_| room.come_back()).collect();
+        let mut admission = AdmissionLimit::new(8192, IN_TIME);
+        admission.answered(IN_TIME * 2, 1, Instant::now());
+        let mut times: Vec<_> = (0..100).map(|_| admission.come_back()).collect();
         times.sort();
         assert!(times[0] >= IN_TIME * 2 && times[99] < IN_TIME * 4);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] < IN_TIME / 10), "{times:?}");
@@ -125,23 +125,23 @@ mod tests {
 
     #[test]
     fn room_comes_back() {
-        let (now, mut room) = (Instant::now(), Room::new(512, IN_TIME));
-        room.answered(IN_TIME * 2, 512, now);
-        assert_eq!(room.limit(), 384);
-        room.answered(IN_TIME * 2, 512, now + IN_TIME);
-        assert_eq!(room.limit(), 384, "it was let in before");
+        let (now, mut admission) = (Instant::now(), AdmissionLimit::new(512, IN_TIME));
+        admission.answered(IN_TIME * 2, 512, now);
+        assert_eq!(admission.limit(), 384);
+        admission.answered(IN_TIME * 2, 512, now + IN_TIME);
+        assert_eq!(admission.limit(), 384, "it was let in before");
         for _ in 0..128 * FOR_ONE_MORE {
-            room.answered(MS, 300, now + IN_TIME);
+            admission.answered(MS, 300, now + IN_TIME);
         }
-        assert_eq!(room.limit(), 512);
+        assert_eq!(admission.limit(), 512);
     }
 
     #[test]
     fn room_that_nobody_needs_does_not_grow() {
-        let mut room = Room::new(65536, IN_TIME);
+        let mut admission = AdmissionLimit::new(65536, IN_TIME);
         for _ in 0..100_000 {
-            room.answered(MS, 100, Instant::now());
+            admission.answered(MS, 100, Instant::now());
         }
-        assert_eq!(room.limit(), START);
+        assert_eq!(admission.limit(), START);
     }
 }

@@ -36,14 +36,14 @@ const DIRECTED: usize = 1024;
 
 /// The gateways' links, by lease. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Links {
-    gateways: Arc<RwLock<KeyedMap<LeaseId, Way>>>,
+pub(crate) struct GatewayLinks {
+    gateways: Arc<RwLock<KeyedMap<LeaseId, GatewayLink>>>,
     numbers: Arc<AtomicU64>,
 }
 
 /// The way down one link.
 #[derive(Clone)]
-pub(crate) struct Way {
+pub(crate) struct GatewayLink {
     pub(crate) number: u64,
     pushes: mpsc::Sender<Push>,
     /// Users whose pushes were dropped, and how far their inboxes reach.
@@ -73,15 +73,15 @@ struct Waiting {
     closed: bool,
 }
 
-impl Links {
+impl GatewayLinks {
     /// Makes a way that is not in the table yet.
-    pub(crate) fn way(&self, pushes_bound: usize) -> (Way, Queues) {
+    pub(crate) fn way(&self, pushes_bound: usize) -> (GatewayLink, Queues) {
         let (to_pushes, pushes) = mpsc::channel(pushes_bound);
         let (to_signals, signals) = mpsc::channel(SIGNALS);
         let (to_directed, directed) = mpsc::channel(DIRECTED);
         let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
         let missed: Arc<Missed<UserId, Behind>> = Arc::default();
-        let way = Way {
+        let way = GatewayLink {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             pushes: to_pushes,
             missed: Arc::clone(&missed),
@@ -145,7 +145,7 @@ impl Links {
     }
 
     /// A newer link of the same gateway stays, whose greeting was read first.
-    pub(crate) fn enter(&self, gateway: LeaseId, way: &Way) {
+    pub(crate) fn enter(&self, gateway: LeaseId, way: &GatewayLink) {
         match self.gateways.write().entry(gateway) {
             Entry::Occupied(known) if known.get().number > way.number => {}
             entry => drop(entry.insert_entry(way.clone())),
@@ -153,7 +153,7 @@ impl Links {
     }
 
     /// A newer link of the same gateway stays.
-    pub(crate) fn leave(&self, gateway: LeaseId, way: &Way) {
+    pub(crate) fn leave(&self, gateway: LeaseId, way: &GatewayLink) {
         {
             let mut gateways = self.gateways.write();
             if gateways.get(&gateway).is_some_and(|known| known.number == way.number) {
@@ -164,7 +164,7 @@ impl Links {
     }
 }
 
-impl Way {
+impl GatewayLink {
     fn missed(&self, behind: Behind) {
         let timeline = behind.timeline.as_ref().map(TimelineId::from_client);
         if let Some(Ok(Some(TimelineId::Inbox(user)))) = timeline {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_greeting_that_is_read_late_does_not_put_an_older_link_in_the_place_of_a_newer_one() {
-        let links = Links::default();
+        let links = GatewayLinks::default();
         let ((older, _older), (newer, mut queues)) = (links.way(1), links.way(1));
         links.enter(GATEWAY, &newer);
         links.enter(GATEWAY, &older);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn directed_requests_end_when_their_time_is_over_in_whichever_order_they_came() {
-        let (links, mut replies, now) = (Links::default(), Replies::new(), Instant::now());
+        let (links, mut replies, now) = (GatewayLinks::default(), Replies::new(), Instant::now());
         let (way, _queues) = links.way(1);
         links.enter(GATEWAY, &way);
         for (id, seconds) in [(1, 10), (2, 1)] {
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_directed_request_is_refused_by_what_is_in_its_way() {
-        let (links, mut replies) = (Links::default(), Replies::new());
+        let (links, mut replies) = (GatewayLinks::default(), Replies::new());
         let deadline = Instant::now() + Duration::from_secs(10);
         let (way, queues) = links.way(1);
         links.enter(GATEWAY, &way);

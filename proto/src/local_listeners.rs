@@ -40,7 +40,7 @@ const TELL: Duration = Duration::from_secs(30);
 
 /// The internal listeners of this process, by address.
 #[derive(Clone, Default)]
-pub(crate) struct Nearby {
+pub(crate) struct LocalListeners {
     listeners: Arc<Mutex<HashMap<String, mpsc::Sender<DuplexStream>>>>,
 }
 
@@ -66,12 +66,12 @@ pub(crate) struct PeerIncoming {
 /// Known to the others of the process until it is dropped.
 struct Listening {
     addresses: Vec<String>,
-    nearby: Nearby,
+    nearby: LocalListeners,
     sender: mpsc::Sender<DuplexStream>,
     queue: mpsc::Receiver<DuplexStream>,
 }
 
-impl Nearby {
+impl LocalListeners {
     /// None: nobody in this process listens there.
     fn connect(&self, address: &str) -> Option<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
@@ -98,7 +98,7 @@ impl Drop for Listening {
 }
 
 impl PeerStream {
-    pub(crate) async fn connect(nearby: Option<&Nearby>, address: &str) -> io::Result<Self> {
+    pub(crate) async fn connect(nearby: Option<&LocalListeners>, address: &str) -> io::Result<Self> {
         if let Some(stream) = nearby.and_then(|nearby| nearby.connect(address)) {
             return Ok(Self::Memory(stream));
         }
@@ -109,7 +109,7 @@ impl PeerStream {
 }
 
 impl PeerIncoming {
-    pub(crate) fn new(listener: TcpListener, advertised: Option<&str>, nearby: Option<&Nearby>) -> Self {
+    pub(crate) fn new(listener: TcpListener, advertised: Option<&str>, nearby: Option<&LocalListeners>) -> Self {
         // Others may know it by either address. Without any nobody could name it.
         let bound = listener.local_addr().ok().map(|address| address.to_string());
         let addresses = bound.into_iter().chain(advertised.map(str::to_owned)).collect();
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_ends_leaves_its_address_to_the_one_that_has_taken_it_over() {
-        let nearby = Nearby::default();
+        let nearby = LocalListeners::default();
         let before = nearby.listen(vec!["a:1".to_owned()]);
         let after = nearby.listen(vec!["a:1".to_owned()]);
         drop(before);
@@ -242,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_of_this_process_is_reached_without_a_socket_and_one_that_has_gone_is_not() {
-        let nearby = Nearby::default();
+        let nearby = LocalListeners::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address").to_string();
         let mut incoming = PeerIncoming::new(listener, Some("carillon.example:7401"), Some(&nearby));
@@ -254,7 +254,7 @@ mod tests {
         theirs.read_exact(&mut heard).await.expect("read");
         assert_eq!(&heard, b"hello");
         // From another process.
-        PeerStream::connect(Some(&Nearby::default()), &address).await.expect("connects");
+        PeerStream::connect(Some(&LocalListeners::default()), &address).await.expect("connects");
         assert!(matches!(incoming.next().await.expect("open").expect("accepted"), PeerStream::Accepted(_)));
         // By the address that others know.
         let ours = PeerStream::connect(Some(&nearby), "carillon.example:7401").await.expect("connects");
