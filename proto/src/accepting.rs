@@ -1,5 +1,5 @@
-//! Accepting connections while descriptors may run out: a full table is waited out, without spinning and without a line
-//! in the log for each try.
+//! Accepts connections while file descriptors may run out. When the table is full, the listener pauses instead of
+//! spinning, and logs at a limited rate.
 
 use std::{
     io,
@@ -14,12 +14,13 @@ use tokio::{
 
 use crate::seldom::Seldom;
 
-/// At once it would fail again. Connections wait in the system meanwhile.
+/// Pause after a failed accept; an immediate retry would fail again. Connections wait in the kernel's backlog
+/// meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines of the log.
+/// Least time between two log lines about failed accepts.
 const TELL: Duration = Duration::from_secs(30);
 
-/// A listener that never fails.
+/// A listener whose `next` never fails.
 pub struct Accepting {
     listener: TcpListener,
     name: &'static str,
@@ -27,7 +28,7 @@ pub struct Accepting {
 }
 
 impl Accepting {
-    /// `name` is for the log.
+    /// `name` appears in the log.
     pub fn new(listener: TcpListener, name: &'static str) -> Self {
         Self { listener, name, failed: Seldom::new(1, TELL) }
     }
@@ -37,8 +38,8 @@ impl Accepting {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    // Frames are batched by who writes; the kernel need not wait for more. A socket that can't has
-                    // broken already.
+                    // The writer batches frames, so the kernel need not wait for more. If setting the option fails, the
+                    // socket is already broken.
                     let _ = stream.set_nodelay(true);
                     return (stream, peer);
                 }
@@ -58,7 +59,8 @@ impl Accepting {
     }
 }
 
-/// The one that was to be accepted has gone again; the next one may be there already.
+/// True for errors of a single connection, such as one that was reset before it was accepted. The next accept may
+/// succeed at once.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

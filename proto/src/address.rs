@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// What is wrong with it.
+/// Why an address is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     #[error("has \"{0}\", but must be host:port")]
@@ -13,7 +13,7 @@ pub enum AddressError {
     AnyPort(String),
 }
 
-/// Can others reach a node by it?
+/// Checks that other nodes can reach a node by this address.
 pub fn check_reachable(address: &str) -> Result<(), AddressError> {
     let form = || AddressError::Form(address.to_owned());
     let (host, port) = address.rsplit_once(':').ok_or_else(form)?;

@@ -1,56 +1,56 @@
-//! How many requests may wait for their answers.
+//! How many requests may await their answers at the same time.
 
 use std::time::{Duration, Instant};
 
-/// So many may always wait: batches need them, however slow the answers are.
+/// The limit never falls below this: batches need as many, however slow the answers are.
 const LEAST: usize = 256;
-/// So many may wait at first.
+/// The initial limit.
 const START: usize = 4096;
-/// Answers in time, while half of the room is in use, for each one that may wait more.
+/// The limit grows by one for each of these answers that came in time while at least half of the limit was in use.
 const FOR_ONE_MORE: u32 = 8;
-/// When what is refused may come back, at the earliest and, but for being spread, at the latest.
+/// The shortest and the longest retry delay that a refused request is told, before the delays are spread.
 const COME_BACK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// A bound that grows by addition and shrinks by multiplication (AIMD), so that what is let in is answered in time while
-/// more comes than can be answered. It does not shrink while nothing at all is answered, because a leader is elected.
+/// An admission limit with additive increase and multiplicative decrease (AIMD): under overload, the admitted requests
+/// are still answered in time. The limit does not shrink while nothing at all is answered, as during an election.
 #[derive(Debug)]
 pub struct AdmissionLimit {
     limit: usize,
     most: usize,
     in_time: Duration,
     answers_in_time: u32,
-    /// Until then answers are of what was let in before it shrank.
+    /// Until then, answers belong to requests admitted before the last decrease, and cause no further one.
     shrunk_until: Option<Instant>,
-    /// By the request that was answered last.
+    /// How long the request answered last had waited.
     waited: Duration,
-    /// From 0 to 1.
+    /// Spreads the retry delays, from 0 to 1.
     spread: f64,
 }
 
 impl AdmissionLimit {
-    /// For at most so many, which are to be answered within `in_time`.
+    /// `most`: the highest limit. `in_time`: how soon a request should be answered.
     pub fn new(most: usize, in_time: Duration) -> Self {
         let waited = Duration::ZERO;
         Self { limit: most.min(START), most, in_time, answers_in_time: 0, shrunk_until: None, waited, spread: 0.0 }
     }
 
-    /// How many may wait now.
+    /// The number of requests that may wait now.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// After how long there may be room for a request that is refused now: others are told other times.
+    /// The retry delay for a request that is refused now. Successive calls give different delays.
     pub fn come_back(&mut self) -> Duration {
-        // Multiples of the golden ratio fall evenly.
+        // Multiples of the golden ratio are evenly distributed modulo 1.
         self.spread = (self.spread + 0.618_033_988_75).fract();
         self.waited.clamp(COME_BACK.0, COME_BACK.1).mul_f64(1.0 + self.spread)
     }
 
-    /// A request was answered; `waiting` have no answer yet.
+    /// Records that a request was answered after `waited`. `waiting`: the number of requests still unanswered.
     pub fn answered(&mut self, waited: Duration, waiting: usize, now: Instant) {
         self.waited = waited;
         if waited <= self.in_time {
-            // Room that nobody needs would only let in too many at once.
+            // A limit that is not needed does not grow: it would admit too many at once later.
             self.answers_in_time += u32::from(waiting >= self.limit / 2);
             if self.answers_in_time >= FOR_ONE_MORE {
                 self.answers_in_time = 0;

@@ -1,6 +1,6 @@
-//! What waits in a queue, as a stream of batches: the slower the reader, the larger the batch, and no timer. What comes
-//! to an empty queue waits until every task that is ready has had its turn, for what comes with it: one write to a
-//! connection costs more than that.
+//! A queue as a stream of batches: the slower the reader, the larger the batch, without a timer. An item that arrives
+//! at an empty queue is held until every ready task has run once, to collect the items that come with it: one write to
+//! a connection costs more than that.
 
 use std::{
     mem,
@@ -16,10 +16,10 @@ use crate::limits;
 /// Ends when the queue is closed and empty.
 pub struct Batches<T> {
     queue: mpsc::Receiver<T>,
-    /// Taken from the queue, not yet given out.
+    /// Taken from the queue, not yet handed out.
     taken: Vec<T>,
     weigh: fn(&T) -> usize,
-    /// It was empty when it was asked last.
+    /// True if the last poll found the queue empty.
     idle: bool,
 }
 
@@ -29,7 +29,7 @@ impl<T> Batches<T> {
         Self { queue, taken: Vec::new(), weigh, idle: false }
     }
 
-    /// At most `BATCH_ITEMS`, and `BATCH_BYTES` unless a single item is larger.
+    /// At most `BATCH_ITEMS` items, and at most `BATCH_BYTES` unless a single item is larger.
     fn cut(&mut self) -> Vec<T> {
         let mut bytes = 0;
         let count = self

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 keys (RFC 5802 section 3, RFC 7677), shared by whoever makes, checks or proves them.
+//! SCRAM-SHA-256 keys (RFC 5802 section 3, RFC 7677), shared by the code that makes, checks and proves them.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::RngExt as _;
@@ -8,12 +8,12 @@ use zeroize::Zeroizing;
 
 use crate::pb::store::ScramCredentials;
 
-/// Rounds of PBKDF2 for new credentials. RFC 7677 asks for at least 4,096.
+/// PBKDF2 iterations for new credentials. RFC 7677 asks for at least 4,096.
 pub const ITERATIONS: u32 = 10_000;
-/// All that credentials were ever made with, the present one among them. None is ever taken out: credentials made up for
-/// who has none use all of these, so that an older number tells nobody that an account is real.
+/// Every iteration count that was ever used for credentials, including the current one. None is ever removed: decoy
+/// credentials for unknown users draw from all of them, so an old count does not reveal that an account exists.
 pub const ITERATIONS_EVER: &[u32] = &[ITERATIONS];
-/// More rounds than this a client need not compute for a server.
+/// Clients refuse more PBKDF2 iterations than this.
 pub const MAX_ITERATIONS: u32 = 1_000_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +26,14 @@ pub enum PasswordError {
     Forbidden,
 }
 
-/// What a client computes from its password.
+/// The keys that a client computes from its password.
 pub struct ClientKeys {
     client_key: Zeroizing<[u8; 32]>,
     server_key: Zeroizing<[u8; 32]>,
 }
 
 impl ClientKeys {
-    /// Slow by design: one PBKDF2 of `iterations` rounds.
+    /// Slow by design: runs PBKDF2 with `iterations` iterations.
     pub fn derive(password: &str, salt: &[u8], iterations: u32) -> Result<Self, PasswordError> {
         if password.is_empty() {
             return Err(PasswordError::Empty);
@@ -50,13 +50,13 @@ impl ClientKeys {
         })
     }
 
-    /// ClientProof over the exchange's AuthMessage.
+    /// The ClientProof for the AuthMessage of this exchange.
     pub fn proof(&self, auth_message: &[u8]) -> [u8; 32] {
         let signature = hmac(&sha256(&*self.client_key), auth_message);
         std::array::from_fn(|i| self.client_key[i] ^ signature[i])
     }
 
-    /// Does the server know the credentials, too?
+    /// Checks the ServerSignature, which proves that the server knows the credentials.
     pub fn accepts(&self, auth_message: &[u8], server_signature: &[u8]) -> bool {
         hmac(&*self.server_key, auth_message).ct_eq(server_signature).into()
     }
@@ -74,7 +74,7 @@ pub fn new_credentials(password: &str) -> Result<ScramCredentials, PasswordError
     })
 }
 
-/// Server side: the ServerSignature if the proof is right. Takes the same time for a wrong one.
+/// Server side: returns the ServerSignature if the proof is right. Takes the same time if it is wrong.
 pub fn check_proof(stored: &ScramCredentials, auth_message: &[u8], proof: &[u8]) -> Option<[u8; 32]> {
     let signature = hmac(&stored.stored_key, auth_message);
     let mut client_key = Zeroizing::new([0u8; 32]);

@@ -4,8 +4,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{ClientId, DeviceId, UserId};
 
-/// SHA-256 over sender, device and client id, each preceded by its length in bytes as one byte, cut to 16 bytes; if the
-/// sender's account has an incarnation, SHA-256 over that and the incarnation as u64, cut likewise. On disk for ever. A cryptographic hash, because whoever could choose a colliding id could keep another's message out.
+/// SHA-256 over sender, device and client id, each preceded by its length in bytes as one byte, truncated to 16 bytes.
+/// If the sender's account has an incarnation: SHA-256 over that key and the incarnation as u64, truncated likewise.
+/// Stored on disk, so the definition never changes. The hash is cryptographic, because whoever could construct a
+/// collision could suppress another user's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DuplicateKey(pub [u8; 16]);
 
@@ -20,8 +22,8 @@ impl DuplicateKey {
         Self::cut(hash)
     }
 
-    /// The key of a message to this recipient whose client has called another message by the same id: SHA-256 over this
-    /// key and the recipient, cut to 16 bytes.
+    /// The key for a message to this recipient when the client has already used the same id for another message:
+    /// SHA-256 over this key and the recipient, truncated to 16 bytes.
     pub fn to(self, recipient: &UserId) -> Self {
         let mut hash = Sha256::new();
         hash.update(self.0);
@@ -29,8 +31,8 @@ impl DuplicateKey {
         Self::cut(hash)
     }
 
-    /// The key of the same ids for the sender with this incarnation of its account: what the name's owner before has sent
-    /// is not repeated by the next one. 0: the first one, of old.
+    /// The key of the same ids for a sender account of this incarnation, so that a message of the name's previous owner
+    /// is not taken for a repeat of the next owner's. 0 stands for the first incarnation and leaves the key unchanged.
     #[must_use]
     pub fn of_incarnation(self, incarnation: u64) -> Self {
         if incarnation == 0 {

@@ -4,22 +4,22 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use crate::{DuplicateKey, limits};
 
-/// An id that a client or a file gave is not one.
+/// A client or a file gave an invalid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {given:?} is not valid: {wrong}")]
 pub struct InvalidId {
     what: &'static str,
-    /// At most 40 characters of what was given.
+    /// At most the first 40 characters of the given text.
     given: String,
     wrong: Wrong,
 }
 
-/// What is wrong with an id.
+/// Why an id is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Wrong {
     #[error("{0}")]
     Rule(&'static str),
-    /// It would be an id in another form. Never taken for it: two that look alike must not be one.
+    /// The id is not in its normal form. It is refused instead of normalised: two ids that look alike must not be one.
     #[error("its normal form is {0:?}")]
     NotNormal(String),
 }
@@ -37,7 +37,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Validates. One that is not in its normal form is refused, and the error tells that form.
+            /// Validates an id. An id that is not in its normal form is refused; the error names the normal form.
             pub fn new(given: &str) -> Result<Self, InvalidId> {
                 let check: fn(&str) -> Result<(), Wrong> = $check;
                 check(given).map(|()| Self(Arc::from(given))).map_err(|wrong| InvalidId::new($what, given, wrong))
@@ -83,7 +83,7 @@ name!(
 );
 
 impl UserId {
-    /// The user whose normal form this has. Only where somebody has decided that several texts are one user.
+    /// Normalises, then validates. Use only where someone has decided that several spellings mean one user.
     pub fn normalised(given: &str) -> Result<Self, InvalidId> {
         let normal = normal(given).map_err(|rule| InvalidId::new("user id", given, Wrong::Rule(rule)))?;
         Self::new(&normal)
@@ -91,15 +91,15 @@ impl UserId {
 }
 
 name!(
-    /// A group. The same rule as for users.
+    /// A group. The rules are those of user ids.
     GroupId, "group id", owner
 );
 name!(
-    /// A device of a user, chosen by the client; 1 to 64 bytes without control characters.
+    /// A device of a user; the client chooses the id. 1 to 64 bytes without control characters.
     DeviceId, "device id", |given| printable(given, limits::MAX_DEVICE_BYTES, "1 to 64 bytes without control characters")
 );
 name!(
-    /// The id that a client gives to a message it sends; 1 to 64 bytes without control characters.
+    /// The id that a client gives to a message that it sends; 1 to 64 bytes without control characters.
     ClientId, "client id", |given| printable(given, limits::MAX_CLIENT_ID_BYTES, "1 to 64 bytes without control characters")
 );
 
@@ -108,12 +108,12 @@ fn owner(given: &str) -> Result<(), Wrong> {
     if normal == given { Ok(()) } else { Err(Wrong::NotNormal(normal.into_owned())) }
 }
 
-/// The normal form of a user's or group's name.
+/// The normal form of the name of a user or group.
 fn normal(given: &str) -> Result<Cow<'_, str>, &'static str> {
     const RULE: &str = "1 to 128 bytes in lower case, without spaces and \" & ' / : < > @";
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'+');
     let fits = |name: &str| (1..=limits::MAX_OWNER_BYTES).contains(&name.len());
-    // Not much longer than its normal form can be: nobody makes us work for nothing.
+    // Bounds the work: a valid name is not much longer than its normal form.
     if given.is_empty() || given.len() > 4 * limits::MAX_OWNER_BYTES {
         return Err(RULE);
     }
@@ -121,13 +121,13 @@ fn normal(given: &str) -> Result<Cow<'_, str>, &'static str> {
         return if fits(given) { Ok(given.into()) } else { Err(RULE) };
     }
     let name = stringprep::nodeprep(given).map_err(|_| RULE)?;
-    // What is told as a normal form is one.
+    // The reported normal form must itself be in normal form.
     let again = stringprep::nodeprep(&name).map_err(|_| RULE)?;
     if fits(&name) && again == name { Ok(name) } else { Err(RULE) }
 }
 
 fn printable(given: &str, max: usize, rule: &'static str) -> Result<(), Wrong> {
-    // Nearly all are plain: looked at by bytes, eight and more at a time.
+    // Nearly all names are plain ASCII and take this fast path, which the compiler vectorises.
     let plain = given.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if given.is_empty() || given.len() > max || (!plain && given.chars().any(char::is_control)) {
         Err(Wrong::Rule(rule))
@@ -136,15 +136,15 @@ fn printable(given: &str, max: usize, rule: &'static str) -> Result<(), Wrong> {
     }
 }
 
-/// The id that the service gives to an accepted message: a ULID, 48 bits of milliseconds and 80 bits of the message's
-/// duplicate key, which is a cryptographic hash, in Crockford's base 32.
+/// The id that the service gives to an accepted message: a ULID in Crockford's base 32. 48 bits are milliseconds, 80
+/// bits are from the message's duplicate key, which is a cryptographic hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(u128);
 
 impl MessageId {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-    /// The id of the message with this key that was taken at `time_ms`. The same arguments give the same id.
+    /// The id of the message with this key, accepted at `time_ms`. The same arguments give the same id.
     pub fn of(time_ms: u64, key: DuplicateKey) -> Self {
         Self((u128::from(time_ms) << 80) | (u128::from_be_bytes(key.0) >> 48))
     }
@@ -167,12 +167,12 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// The registration of one incarnation of a gateway or router. Never given twice, so an old incarnation can't be
+/// The registration of one incarnation of a gateway or router. Ids are never reused, so an old incarnation can't be
 /// mistaken for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
 
-/// The unique id of a connection: the gateway's lease at sign-in and a counter within it.
+/// The unique id of a connection: the gateway's lease at sign-in, and a counter within that lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionHandle {
     pub lease: LeaseId,
@@ -201,7 +201,7 @@ impl std::str::FromStr for ConnectionHandle {
 #[error("{0:?} is not a connection handle: two numbers with a hyphen between them, as SignedIn tells it")]
 pub struct InvalidHandle(String);
 
-/// Milliseconds since 1970, for stamping what is new. Never for deciding who owns what.
+/// Milliseconds since 1970, for timestamps of new data. Never used to decide ownership.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,4 +1,4 @@
-//! Maps by keys that others choose: hashed quickly, in a way that nobody outside can foresee.
+//! Hash maps for keys that others choose: a fast hash with a secret seed, so that outsiders can't construct collisions.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,11 +14,11 @@ use foldhash::{
 pub type KeyedMap<K, V> = HashMap<K, V, Keyed>;
 pub type KeyedSet<K> = HashSet<K, Keyed>;
 
-/// Hashes with the key of this process.
+/// Hashes with the secret seed of this process.
 #[derive(Clone)]
 pub struct Keyed(SeedableRandomState);
 
-// From the system's own randomness: by itself the hasher takes addresses, which can be guessed.
+// Seeded from the system's random source: by default the hasher takes addresses, which can be guessed.
 static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(rand::random()));
 static KEYED: LazyLock<Keyed> = LazyLock::new(|| Keyed(SeedableRandomState::with_seed(rand::random(), &SHARED)));
 

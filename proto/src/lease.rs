@@ -1,4 +1,4 @@
-//! The lease of a gateway or router: taken from the registry, renewed, and taken anew when it has ended.
+//! The lease of a gateway or router: acquired from the registry, renewed, and acquired again after it has ended.
 
 use std::time::Duration;
 
@@ -13,22 +13,23 @@ use crate::{
     waiting::Waiting,
 };
 
-/// Pause after a question that was not answered.
+/// Pause after a request without an answer.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A lease, and until when its holder may act by it.
+/// A lease, and the time until which its holder may act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldLease {
     pub lease: LeaseId,
-    /// By the holder's own clock, counted from before the registry was asked: it never ends here later than there.
+    /// By the holder's own clock, counted from before the request was sent: the lease never ends earlier at the
+    /// registry than here.
     pub until: Instant,
 }
 
-/// A question to the registry.
+/// A request to the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// The same nonce again gives the same lease.
+    /// Registering again with the same nonce returns the same lease.
     Register {
         nonce: [u8; 16],
     },
@@ -41,11 +42,11 @@ pub enum LeaseAnswer {
     Renewed,
     /// The registry says that the lease has ended.
     Ended,
-    /// None came, or one that says nothing about the lease.
+    /// There was no answer, or it says nothing about the lease.
     Unknown,
 }
 
-/// Says what to ask the registry, when, and until when the lease is held. Has no clock and asks nobody.
+/// Decides what to ask the registry and when, and until when the lease is held. Has no clock and does no I/O.
 #[derive(Debug, Clone)]
 pub struct LeaseKeeper {
     length: Duration,
@@ -57,7 +58,8 @@ pub struct LeaseKeeper {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Without,
-    /// `counts_from`: the first time it was asked for. An unheard answer to that may be the one that counts.
+    /// `counts_from`: when the first request with this nonce was sent. Its answer may have been lost, and the lease
+    /// counts from it.
     Registering {
         nonce: [u8; 16],
         counts_from: Instant,
@@ -78,7 +80,7 @@ impl LeaseKeeper {
         self.due
     }
 
-    /// The question to ask the registry now. `nonce` makes a random number for a new registration.
+    /// The request to send to the registry now. `nonce` makes a random number for a new registration.
     pub fn ask(&mut self, now: Instant, nonce: impl FnOnce() -> [u8; 16]) -> Ask {
         match self.state {
             State::Has { lease, .. } => Ask::Renew(lease),
@@ -91,10 +93,10 @@ impl LeaseKeeper {
         }
     }
 
-    /// The answer to what was asked at `asked`. `pause` makes a pause of some length around the given one.
+    /// Takes the answer to the request sent at `asked`. `pause` spreads a pause around the given one.
     ///
-    /// While the lease has run out by our own count it is not held, but it may be renewed still: the registry's clock
-    /// stands while nobody leads it.
+    /// After the lease has run out by our own clock it is no longer held, but it may still be renewed: the registry's
+    /// clock stands still while there is no leader.
     pub fn answered(
         &mut self,
         answer: LeaseAnswer,
@@ -119,7 +121,7 @@ impl LeaseKeeper {
             }
             (state, _) => {
                 let wait = match state {
-                    // Never past the end without saying so.
+                    // Wakes no later than the end of the lease, so that its loss is reported.
                     State::Has { counts_from, .. } if counts_from + self.length > now => {
                         pause(PAUSE).min(counts_from + self.length - now)
                     }
@@ -141,19 +143,19 @@ impl LeaseKeeper {
     }
 }
 
-/// Registers a node, and keeps its lease for as long as it runs.
+/// Registers a node and keeps its lease as long as it runs.
 pub struct LeaseHolder {
     pub registry: RegistryClient,
     pub kind: NodeKind,
-    /// host:port of the node; empty for a gateway.
+    /// host:port of the node; empty for gateways.
     pub address: String,
     pub length: Duration,
-    /// Whom it waits for while nobody answers, for people.
+    /// Named in the log while nobody answers.
     pub waits_for: &'static str,
 }
 
 impl LeaseHolder {
-    /// Runs until it is cancelled. `publish` hears after each answer, and at its end, whether the lease is held.
+    /// Runs until it is cancelled. `publish` is called after each answer, and when the lease runs out.
     pub async fn run(self, mut publish: impl FnMut(Option<HeldLease>)) {
         let mut keeper = LeaseKeeper::new(self.length, Instant::now());
         let mut waiting = Waiting::new(self.waits_for);
@@ -213,7 +215,7 @@ impl LeaseHolder {
     }
 }
 
-/// Gives the lease back: what is bound to it ends now, not when it has run out.
+/// Gives the lease back, so that everything bound to it ends now and not when it would have run out.
 pub async fn give_up(registry: &RegistryClient, lease: LeaseId, within: Duration) {
     if let Err(status) = registry.deregister(lease, Instant::now() + within).await {
         tracing::info!(cause = %cause(&status), lease = lease.0, "the lease could not be given back; it runs out by itself");

@@ -16,11 +16,11 @@ pub struct Level(pub u32);
 
 impl Level {
     pub const BEFORE: Self = Self(0);
-    /// Adds what the table says for level 1.
+    /// Adds what the table lists for level 1.
     pub const CLUSTER: Self = Self(1);
-    /// Adds what the table says for level 2.
+    /// Adds what the table lists for level 2.
     pub const CURSORS: Self = Self(2);
-    /// The highest one that this program reads.
+    /// The highest level that this program reads.
     pub const OF_PROGRAM: Self = Self::CURSORS;
 }
 

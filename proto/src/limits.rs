@@ -1,4 +1,4 @@
-//! Limits that are part of the contracts. What an operator may set lies below them and is in the configuration.
+//! Limits that are part of the contracts. The configurable limits lie below these.
 
 /// Longest user or group id, in bytes after normalisation.
 pub const MAX_OWNER_BYTES: usize = 128;

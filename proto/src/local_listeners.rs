@@ -1,4 +1,4 @@
-//! Nodes that run in one process reach each other without a socket: the same gRPC over memory.
+//! gRPC connections in memory between the nodes of one process, in place of sockets.
 
 use std::{
     collections::HashMap,
@@ -24,18 +24,18 @@ use crate::{
     seldom::Seldom,
 };
 
-/// Connections that wait to be accepted. When it is full, the caller takes a socket.
+/// Connections that wait to be accepted. When this many wait, the caller opens a socket instead.
 const BACKLOG: usize = 64;
-/// Each way. A writer waits when it is full.
+/// Buffer of each direction, in bytes. A writer waits when the buffer is full.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// From the first byte to the first call with the cluster's secret; the handshake of TLS is part of it.
+/// Deadline from the first byte to the first authenticated call; the TLS handshake is included.
 const PROVE_IN: Duration = Duration::from_secs(10);
-/// Connections to one internal listener that have not shown the secret yet. More are closed at once: a node tries again,
-/// and needs milliseconds.
+/// Most unauthenticated connections to one internal listener. Further ones are closed at once: a node needs only
+/// milliseconds to authenticate, and tries again.
 pub const MAX_UNPROVEN_PEERS: usize = 128;
-/// Connections to one internal listener at all. More are closed at once.
+/// Most connections to one internal listener. Further ones are closed at once.
 const MAX_PEERS: usize = 4096;
-/// Between two lines of the log about connections that were closed at once.
+/// Least time between two log lines about connections that were closed at once.
 const TELL: Duration = Duration::from_secs(30);
 
 /// The internal listeners of this process, by address.
@@ -46,14 +46,14 @@ pub(crate) struct LocalListeners {
 
 /// A connection between two nodes.
 pub enum PeerStream {
-    /// To another node.
+    /// Opened to another node.
     Tcp(TcpStream),
-    /// From what has to show that it is a node.
+    /// Accepted from a peer that has yet to authenticate.
     Accepted(OnProbation<TcpStream, OwnedSemaphorePermit>),
     Memory(DuplexStream),
 }
 
-/// What the calls of a connection know of it: whoever shows the secret vouches for it. None: it is of this process.
+/// The probation of a call's connection, which an authenticated call ends. `None` for connections within this process.
 #[derive(Clone)]
 pub struct PeerConnection(pub(crate) Option<Probation>);
 
@@ -63,7 +63,7 @@ pub(crate) struct PeerIncoming {
     nearby: Option<Listening>,
 }
 
-/// Known to the others of the process until it is dropped.
+/// Registered for the other nodes of the process until it is dropped.
 struct Listening {
     addresses: Vec<String>,
     nearby: LocalListeners,
@@ -72,7 +72,7 @@ struct Listening {
 }
 
 impl LocalListeners {
-    /// None: nobody in this process listens there.
+    /// `None` if no listener of this process has this address.
     fn connect(&self, address: &str) -> Option<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
         self.listeners.lock().get(address)?.try_send(theirs).ok().map(|()| ours)
@@ -89,7 +89,7 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut listeners = self.nearby.listeners.lock();
         for address in &self.addresses {
-            // A listener that has taken over the address meanwhile stays.
+            // Another listener may have taken over the address meanwhile; it stays.
             if listeners.get(address).is_some_and(|known| known.same_channel(&self.sender)) {
                 listeners.remove(address);
             }
@@ -110,7 +110,7 @@ impl PeerStream {
 
 impl PeerIncoming {
     pub(crate) fn new(listener: TcpListener, advertised: Option<&str>, nearby: Option<&LocalListeners>) -> Self {
-        // Others may know it by either address. Without any nobody could name it.
+        // Other nodes may know the listener by either address. A listener without an address can't be registered.
         let bound = listener.local_addr().ok().map(|address| address.to_string());
         let addresses = bound.into_iter().chain(advertised.map(str::to_owned)).collect();
         let nearby = nearby.map(|nearby| nearby.listen(addresses));
@@ -118,7 +118,7 @@ impl PeerIncoming {
     }
 }
 
-/// Never fails: what the server above takes for a failure of the listener ends it, and with it the node.
+/// Never fails: the gRPC server would take an error for a failure of the listener and end, and the node with it.
 fn accepted(listener: TcpListener) -> impl Stream<Item = PeerStream> {
     let state = (
         Accepting::new(listener, "internal listener"),

@@ -1,15 +1,15 @@
-//! Pauses between tries. A part of each is random, so that many who failed together do not come back together.
+//! Pauses between retries, with random jitter, so that many clients that failed together do not retry together.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
 
-/// Half to one and a half times as long.
+/// Between half and one and a half times the given pause.
 pub fn around(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
-/// Doubles with each failure from `min` to `max`, and half to all of it is waited.
+/// Exponential back-off: doubles from `min` to `max` with each failure. Jitter takes up to half of it away.
 pub fn growing(failures: u32, min: Duration, max: Duration) -> Duration {
     growing_by(&mut rand::rng(), failures, min, max)
 }

@@ -4,15 +4,15 @@ pub use generated::carillon::{
     admin::v1 as admin, client::v1 as client, link::v1 as link, raft::v1 as raft, store::v1 as store,
 };
 
-/// The compiled descriptors of all files, for the generated pages of the documentation.
+/// The compiled descriptors of all .proto files, from which pages of the documentation are generated.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Of what clients may use alone, for gRPC reflection.
+/// The descriptors of the services for clients only, for gRPC reflection.
 pub const CLIENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client.bin"));
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::nursery, unreachable_pub)]
 mod generated {
-    /// The nesting follows the package names, as the generated paths between packages expect.
+    /// The modules are nested by package name, as references between the generated packages require.
     pub mod carillon {
         pub mod client {
             pub mod v1 {

@@ -1,5 +1,5 @@
-//! How nodes authenticate to each other: a token of the caller's tier in each call's metadata, and mutual TLS if it is
-//! configured. Both can be replaced while connections go on.
+//! Mutual authentication of nodes: each call carries a token of the caller's tier in its metadata, and connections use
+//! mutual TLS if it is configured. Both can be replaced while connections stay open.
 
 mod tokens;
 
@@ -24,28 +24,28 @@ use crate::{
 pub use crate::local_listeners::MAX_UNPROVEN_PEERS;
 pub use tokens::{AddToken, CheckToken, Tier, TierTokens, derive, lines};
 
-/// What a node needs to be one of the cluster. Clones follow each other's changes.
+/// The credentials by which a node takes part in the cluster. Clones share updates.
 #[derive(Clone)]
 pub struct PeerSecurity {
     tier: Tier,
     tokens: Arc<ArcSwap<TierTokens>>,
     tls: Option<Arc<ArcSwap<TlsSides>>>,
     nearby: Option<LocalListeners>,
-    /// Streams that need no connection.
+    /// Services in this process whose streams need no connection.
     services: Option<Services>,
 }
 
-/// PEM texts. Both sides of each connection present a certificate signed by `ca` and check the other's.
+/// PEM texts. Both sides of a connection present a certificate signed by `ca` and verify the other's.
 #[derive(Clone)]
 pub struct PeerTls {
     pub ca: String,
     pub certificate: String,
     pub key: String,
-    /// The name that the certificate of every node carries; without it, the host of its address is checked.
+    /// The name that every node's certificate carries. Without it, the host of the node's address is verified.
     pub server_name: Option<String>,
 }
 
-/// Made of a [`PeerTls`]; a connection takes what is there when it is opened.
+/// Built from a [`PeerTls`]. A connection uses the version that is current when it is opened.
 pub(crate) struct TlsSides {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -82,7 +82,7 @@ impl PeerSecurity {
         })
     }
 
-    /// With all tiers' tokens derived from the cluster's secret.
+    /// Derives the tokens of all tiers from the cluster's secret.
     pub fn from_secret(tier: Tier, secret: &str, tls: Option<PeerTls>) -> Result<Self, PeerError> {
         Self::new(tier, TierTokens::derived(secret)?, tls)
     }
@@ -93,19 +93,19 @@ impl PeerSecurity {
         Ok(Self { tier, ..self.clone() })
     }
 
-    /// For all nodes of this process: what is made from this and its clones reaches each other without sockets.
+    /// Makes this value and its clones, which serve all nodes of one process, reach each other without sockets.
     #[must_use]
     pub fn within_process(self) -> Self {
         Self { nearby: Some(LocalListeners::default()), services: Some(Services::default()), ..self }
     }
 
-    /// True if callers of this tier can be told by a token.
+    /// True if a token identifies callers of this tier.
     pub fn knows(&self, tier: Tier) -> bool {
         self.tokens.load().has(tier)
     }
 
-    /// From now on calls present, and are checked by, these tokens, and new connections use these certificates. Open ones
-    /// go on. After an error everything is as it was.
+    /// Replaces tokens and certificates: calls present and accept the new tokens from now on, and new connections use
+    /// the new certificates. Open connections stay. After an error nothing has changed.
     pub fn replace(&self, tokens: TierTokens, tls: Option<&PeerTls>) -> Result<(), PeerError> {
         let before = self.tokens.load();
         if let Some(tier) = Tier::ALL.into_iter().find(|tier| before.has(*tier) && !tokens.has(*tier)) {
@@ -120,8 +120,8 @@ impl PeerSecurity {
         Ok(())
     }
 
-    /// What comes to the internal listener, for [`PeerSecurity::server`]. `advertised`: the address by which others know
-    /// it, if that is not the one it is bound to.
+    /// The connections of an internal listener, for [`PeerSecurity::server`]. `advertised`: the address by which others
+    /// know the listener, if it is not the bound one.
     pub fn incoming(
         &self,
         listener: TcpListener,
@@ -130,16 +130,16 @@ impl PeerSecurity {
         let tls = self.tls.clone();
         PeerIncoming::new(listener, advertised, self.nearby.as_ref()).map(move |stream| {
             Ok(match (stream?, &tls) {
-                // What does not leave the process needs no TLS.
+                // Connections within the process need no TLS.
                 (stream @ PeerStream::Memory(_), _) | (stream, None) => MaybeTls::plain(stream),
                 (stream, Some(tls)) => MaybeTls::accept(stream, Arc::clone(&tls.load().server)),
             })
         })
     }
 
-    /// Lets nodes of this process open streams without a connection. `listener` and `advertised` as for
-    /// [`PeerSecurity::incoming`], `open` as the service of gRPC that does the same. `None` if there is no other node in this
-    /// process.
+    /// Lets nodes of this process open streams without a connection. `listener` and `advertised` are those of
+    /// [`PeerSecurity::incoming`]; `open` does what the corresponding gRPC method does. `None` if this process has no
+    /// other node.
     pub fn serve_near<A: 'static, B: 'static>(
         &self,
         listener: &TcpListener,
@@ -151,24 +151,24 @@ impl PeerSecurity {
         Some(self.services.as_ref()?.serve(bound.into_iter().chain([advertised.to_owned()]), allowed, open))
     }
 
-    /// The node of this process at this address; `None` if it has to be called over the network.
+    /// The node of this process that listens at this address; `None` if it has to be called over the network.
     pub fn near<A: 'static, B: 'static>(&self, address: &str) -> Option<Near<A, B>> {
         self.services.as_ref()?.find(address, self.tier)
     }
 
-    /// A key for what must not be guessable outside the tier, derived from its token by `purpose`.
+    /// A secret key for this `purpose`, derived from the tier's token. Outsiders can't guess it.
     pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
         use sha2::Digest as _;
         let mut hash = sha2::Sha256::new();
         hash.update(purpose.as_bytes());
         hash.update([0]);
-        // A node has its own tier's token from the start to the end.
+        // A node has its own tier's token throughout its life.
         hash.update(self.tokens.load().presented(self.tier).expect("its own").as_encoded_bytes());
         hash.finalize().into()
     }
 
-    /// A server builder for the internal listener, for what comes by [`PeerSecurity::incoming`]. Wrap each of its services
-    /// with [`PeerSecurity::check`].
+    /// A server builder for connections from [`PeerSecurity::incoming`]. Wrap each of its services with
+    /// [`PeerSecurity::check`].
     pub fn server(&self) -> Server {
         Server::builder()
             .initial_stream_window_size(4 * 1024 * 1024)
@@ -177,9 +177,9 @@ impl PeerSecurity {
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
     }
 
-    /// A channel to the internal listener of another node, connected when it is first used and again when it broke.
+    /// A channel to the internal listener of another node. It connects on first use, and reconnects after failures.
     pub fn channel(&self, address: &str) -> Result<Channel, PeerError> {
-        // TLS is the connector's.
+        // The connector does TLS.
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| PeerError::Address(address.to_owned()))?
             .connect_timeout(Duration::from_secs(2))
@@ -200,14 +200,14 @@ impl PeerSecurity {
         AddToken { tokens: Arc::clone(&self.tokens), tier: self.tier }
     }
 
-    /// For servers: refuses all calls but these tiers'.
+    /// For servers: refuses calls from other tiers.
     pub fn check(&self, allowed: &'static [Tier]) -> CheckToken {
         CheckToken { tokens: Arc::clone(&self.tokens), allowed }
     }
 }
 
 impl PeerTls {
-    /// Can it be used?
+    /// Checks that the certificates and keys can be used.
     pub fn check(&self) -> Result<(), PeerError> {
         TlsSides::new(self).map(drop)
     }
@@ -246,7 +246,7 @@ async fn connect(
     }
 }
 
-/// Why a call failed, for people: the innermost cause, which the status's own text shows as a program sees it.
+/// The innermost cause of a failed call, for people; the status's own text is meant for programs.
 pub fn cause(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);

@@ -1,20 +1,20 @@
-//! Bugs that tests put into the real service, to show that each would be found. See docs/testing.md.
+//! Planted bugs: tests switch them on in the real service to show that each would be found. See docs/testing.md.
 
 use std::{env, sync::OnceLock};
 
-/// Names the bug of this process.
+/// The environment variable that names the planted bug of this process.
 pub const VARIABLE: &str = "CARILLON_PLANTED_BUG";
 
-/// A process has one at most.
+/// A process has at most one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlantedBug {
     /// A timeline's appends are answered before they have their place in the log.
     AckBeforeCommit,
-    /// A send that comes again is not recognised.
+    /// A repeated send is not recognised.
     ForgetDuplicates,
-    /// A session leaves out what it should deliver, and numbers what follows so that the device sees no gap.
+    /// A session skips an envelope and renumbers those after it, so that the device sees no gap.
     DropPush,
-    /// Two messages of one sender change places in an entry of the log.
+    /// Two messages of one sender are swapped within a log entry.
     ReorderBatch,
 }
 
@@ -34,7 +34,7 @@ impl PlantedBug {
         }
     }
 
-    /// For the start of a process: warns of its bug, and refuses one that is not known.
+    /// Called when the process starts: warns about its planted bug, and refuses an unknown name.
     pub fn announce() -> Result<(), UnknownBug> {
         if let Some(bug) = Self::of_process()? {
             tracing::warn!(bug = bug.name(), "a bug is planted in this process: it breaks its promises");
@@ -46,7 +46,7 @@ impl PlantedBug {
         Self::of_process() == Ok(Some(self))
     }
 
-    /// Looks at the environment once.
+    /// Reads the environment once.
     fn of_process() -> Result<Option<Self>, UnknownBug> {
         static PLANTED: OnceLock<Result<Option<PlantedBug>, UnknownBug>> = OnceLock::new();
         let named = || env::var_os(VARIABLE).map(|name| Self::named(&name.to_string_lossy())).transpose();

@@ -1,5 +1,5 @@
-//! A connection that is closed unless somebody vouches for it in time: whoever connects to a listener holds a
-//! descriptor and a place, and has to show soon that they may.
+//! A connection that is closed unless someone vouches for it in time. Every open connection takes a descriptor and a
+//! place, so a peer must authenticate soon.
 
 use std::{
     io,
@@ -20,27 +20,27 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Whether somebody vouches for a connection. Clones are of the same connection; it travels with each request.
+/// Whether someone vouches for a connection. Clones refer to the same connection, and travel with its requests.
 #[derive(Clone, Default)]
 pub struct Probation(Arc<State>);
 
 #[derive(Default)]
 struct State {
     vouchers: AtomicUsize,
-    /// The connection's task, which has to learn that the last voucher has gone.
+    /// The connection's task, which is woken when the last voucher is dropped.
     task: AtomicWaker,
-    /// A place among those for whom nobody has vouched yet.
+    /// A place among the connections that nobody vouches for yet.
     place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-/// While it is there, the connection may stay.
+/// While a voucher exists, the connection may stay.
 pub struct Voucher(Arc<State>);
 
-/// As many as nobody can hold.
+/// More vouchers than can exist.
 const FOR_GOOD: usize = usize::MAX / 2;
 
 impl Probation {
-    /// `place` is given back when somebody vouches.
+    /// `place` is released when someone vouches.
     pub fn with_place(place: OwnedSemaphorePermit) -> Self {
         Self(Arc::new(State { place: Mutex::new(Some(place)), ..State::default() }))
     }
@@ -51,7 +51,7 @@ impl Probation {
         Voucher(Arc::clone(&self.0))
     }
 
-    /// The probation is over. Cheap when it was over before.
+    /// Ends the probation for good. Cheap if it has already ended.
     pub fn vouch_for_good(&self) {
         if self.0.vouchers.load(Ordering::Acquire) < FOR_GOOD {
             self.0.vouchers.store(FOR_GOOD, Ordering::Release);
@@ -68,13 +68,13 @@ impl Drop for Voucher {
     }
 }
 
-/// A socket, and whatever is to be given back when it is closed. Reading and writing fail once nobody has vouched for it
-/// for `time`, so that whatever is built on it (TLS, HTTP/2) ends.
+/// A socket, and a guard that is released when it is closed. Reads and writes fail when nobody has vouched for the
+/// socket for `time`, which ends the layers above it (TLS, HTTP/2).
 pub struct OnProbation<S, H = ()> {
     io: S,
     probation: Probation,
     time: Duration,
-    /// None while somebody vouches: an idle connection holds no timer.
+    /// `None` while someone vouches: an idle connection holds no timer.
     ends: Option<Pin<Box<Sleep>>>,
     held: H,
 }
@@ -105,7 +105,7 @@ impl<S, H> OnProbation<S, H> {
         if vouchers > 0 {
             self.ends = None;
             self.probation.0.task.register(context.waker());
-            // The last one may have gone before the waker was there.
+            // The last voucher may have been dropped before the waker was registered.
             if self.probation.0.vouchers.load(Ordering::Acquire) > 0 {
                 return Ok(());
             }

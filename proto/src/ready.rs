@@ -1,14 +1,14 @@
-//! Whether a role can do its work, for `/readyz` and for the start-up story.
+//! Whether a role is ready, for `/readyz` and the start-up log.
 
 use tokio::sync::watch;
 
-/// What a role says of itself.
+/// The readiness that a role reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// Waiting for what is named.
+    /// Waits for what the text names.
     NotReady(String),
-    /// On its way out. Never followed by another word.
+    /// Shutting down. A final state.
     Draining,
 }
 
@@ -20,7 +20,7 @@ impl Readiness {
         matches!(self, Self::Ready)
     }
 
-    /// Becomes the given one, unless it is draining. True if this changes it.
+    /// Sets the readiness, unless the role is draining. True if it changed.
     pub fn change(&mut self, now: Self) -> bool {
         let changes = *self != now && *self != Self::Draining;
         if changes {
@@ -29,7 +29,7 @@ impl Readiness {
         changes
     }
 
-    /// Why it is not ready.
+    /// Why the role is not ready.
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Ready => None,

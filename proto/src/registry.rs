@@ -1,4 +1,4 @@
-//! The client of the gRPC service `Registry`: asks nodes in turn until one of them answers.
+//! A client of the gRPC service `Registry`, which tries one node after the other until one answers.
 
 use std::{
     collections::HashMap,
@@ -21,19 +21,19 @@ use crate::{
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The registry at one node.
+/// A gRPC client for one node.
 pub type RegistryNode = registry_client::RegistryClient<InterceptedService<Channel, AddToken>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct RegistryClient {
-    /// The addresses of the nodes that can be asked now.
+    /// The addresses of the nodes to try, read anew for each call.
     nodes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     security: PeerSecurity,
-    /// How long one node may take.
+    /// Timeout for one node.
     each: Duration,
     clients: Arc<Mutex<HashMap<String, RegistryNode>>>,
-    /// The node that is asked first: the one that answered last.
+    /// Index of the node that answered last, which is tried first.
     preferred: Arc<AtomicUsize>,
 }
 
@@ -46,7 +46,7 @@ impl RegistryClient {
         Self { nodes: Arc::new(nodes), security, each, clients: Arc::default(), preferred: Arc::default() }
     }
 
-    /// Asking again with the same nonce gives the same lease.
+    /// Registering again with the same nonce returns the same lease.
     pub async fn register(&self, request: RegisterRequest, deadline: Instant) -> Result<LeaseId, Status> {
         let call = |mut node: RegistryNode| {
             let request = request.clone();
@@ -55,7 +55,7 @@ impl RegistryClient {
         self.in_turn(deadline, call).await.map(|reply| LeaseId(reply.lease))
     }
 
-    /// FAILED_PRECONDITION: the lease has ended.
+    /// Fails with FAILED_PRECONDITION if the lease has ended.
     pub async fn renew(&self, lease: LeaseId, deadline: Instant) -> Result<(), Status> {
         let request = RenewRequest { lease: lease.0 };
         self.in_turn(deadline, |mut node| async move { node.renew(request).await }).await.map(drop)
@@ -66,7 +66,7 @@ impl RegistryClient {
         self.in_turn(deadline, |mut node| async move { node.deregister(request).await }).await.map(drop)
     }
 
-    /// The nodes that are asked, for people.
+    /// The addresses of the nodes, for people.
     pub fn addresses(&self) -> String {
         (self.nodes)().join(", ")
     }
@@ -127,7 +127,7 @@ impl RegistryClient {
     }
 }
 
-/// True if every node would say the same.
+/// True if every node would give the same answer.
 fn is_final(code: Code) -> bool {
     matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied)
 }

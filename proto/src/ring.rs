@@ -13,26 +13,26 @@ use crate::{
     pb::store::{NodeKind, RegistryView},
 };
 
-/// Points of each router on the ring.
+/// Virtual points of each router on the ring.
 const POINTS: u16 = 128;
 
 /// One router on the ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterNode {
     pub lease: LeaseId,
-    /// host:port of its internal listener. Its points on the ring come from this, so that a router that is started
-    /// again owns what it owned.
+    /// host:port of its internal listener. The router's points are derived from it, so a restarted router owns the same
+    /// keys.
     pub address: String,
 }
 
-/// Ownership at one version of the registry. Immutable: a change makes a new ring.
+/// Ownership at one version of the registry. Immutable: each change makes a new ring.
 pub struct Ring {
     version: u64,
     routers: Vec<RouterNode>,
     points: HashRing<Point>,
 }
 
-/// The bytes that are hashed are spelled out here, because `derive(Hash)` promises nothing across releases.
+/// The hashed bytes are spelled out here, because `derive(Hash)` is not stable across releases.
 #[derive(Clone)]
 struct Point {
     address: Box<[u8]>,
@@ -60,7 +60,7 @@ impl Ring {
         Self::new(0, Vec::new())
     }
 
-    /// The ring of a registry view. Where two leases have one address, the newer is the one.
+    /// The ring of a registry view. If two leases have the same address, the newer one counts.
     pub fn from_view(view: &RegistryView) -> Self {
         let mut newest: HashMap<&str, LeaseId> = HashMap::new();
         for node in view.nodes.iter().filter(|node| node.kind() == NodeKind::Router) {
@@ -95,7 +95,7 @@ impl Ring {
         &self.routers
     }
 
-    /// Who owns this user or group id; None while no router is registered.
+    /// The owner of a user or group id; `None` while no router is registered.
     pub fn owner(&self, id: &str) -> Option<&RouterNode> {
         self.points.get(&Key(id)).map(|point| &self.routers[point.router])
     }

@@ -1,10 +1,10 @@
-//! What is told in the log only so often, and how much was left out.
+//! A rate limit for log lines, which counts the lines left out.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// So many at once, and then one each `every`.
+/// Allows a burst, then one line each `every`.
 pub struct Seldom {
     at_once: u32,
     every: Duration,
@@ -12,7 +12,7 @@ pub struct Seldom {
 }
 
 struct State {
-    /// As if this many had been told just now.
+    /// The fill level of the bucket, in lines.
     told: u32,
     since: Option<Instant>,
     left_out: u64,
@@ -23,7 +23,7 @@ impl Seldom {
         Self { at_once, every, state: Mutex::new(State { told: 0, since: None, left_out: 0 }) }
     }
 
-    /// Is it told now? With how many were left out before.
+    /// `Some` if a line may be logged now, with the number of lines left out before it.
     pub fn turn(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
         let since = *state.since.get_or_insert(now);
@@ -41,7 +41,7 @@ impl Seldom {
         Some(std::mem::take(&mut state.left_out))
     }
 
-    /// How many were left out since something was told, if some were: to be told now that it is quiet.
+    /// The number of lines left out since the last one was logged, if any; called once things are quiet.
     pub fn take_left_out(&self) -> Option<u64> {
         let mut state = self.state.lock();
         (state.left_out > 0).then(|| std::mem::take(&mut state.left_out))

@@ -1,13 +1,13 @@
-//! When a session is over although nobody has closed it: what its account says of it.
+//! Decides from its account whether a session is over although nobody has closed it.
 
 use crate::pb::{
     link::evict::Why,
     store::{Account, Session},
 };
 
-/// Why the session of this account is over; None: it goes on.
+/// Why a session of this account is over; `None` if it goes on.
 pub fn over(account: &Account, session: &Session) -> Option<Why> {
-    // What began before the account did is a session of the owner before.
+    // A session that is older than the account belongs to the name's previous owner.
     if account.deleted || session.generation < account.incarnation {
         Some(Why::Deleted)
     } else if session.ended {
@@ -21,13 +21,13 @@ pub fn over(account: &Account, session: &Session) -> Option<Why> {
     }
 }
 
-/// A token that does not say when it was issued counts as one of long ago.
+/// A token without an issue time counts as issued long ago.
 pub fn is_revoked(account: &Account, token_id: &str, issued_ms: u64) -> bool {
     issued_ms < account.tokens_from_ms
         || !token_id.is_empty() && account.revoked.iter().any(|token| token.id == token_id)
 }
 
-/// For the one who is put out.
+/// The text for the client whose session has ended.
 pub fn told(why: Why) -> &'static str {
     match why {
         Why::Replaced => "this device has signed in elsewhere",
@@ -38,7 +38,7 @@ pub fn told(why: Why) -> &'static str {
     }
 }
 
-/// The text for a refused sign-in. A token of a name that was made again may be of the owner before.
+/// The text for a refused sign-in. After a name was registered anew, a token may belong to its previous owner.
 pub fn told_of(account: &Account, session: &Session, why: Why) -> &'static str {
     let is_revoked_itself = account.revoked.iter().any(|token| token.id == session.token_id);
     if why == Why::Token && account.remade && !is_revoked_itself {

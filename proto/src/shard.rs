@@ -1,4 +1,4 @@
-//! Which Raft group holds what. Fixed when the cluster is made; never a ring.
+//! Maps keys to Raft groups. The mapping is fixed when the cluster is made, and is never a ring.
 
 use std::{fmt, hash::Hasher as _};
 
@@ -8,13 +8,13 @@ use crate::pb::store;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ShardKind {
-    /// Accounts and sessions; the first one also holds the registry.
+    /// Accounts and sessions. The first directory shard also holds the registry.
     Directory,
     /// Timelines, cursors, duplicate keys.
     Timeline,
 }
 
-/// One shard, which is one Raft group.
+/// One shard. Each shard is one Raft group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId {
     pub kind: ShardKind,
@@ -25,7 +25,7 @@ impl ShardId {
     /// The directory shard that holds the cluster's registry.
     pub const REGISTRY: Self = Self { kind: ShardKind::Directory, index: 0 };
 
-    /// The number of the Raft group on the wire and on disk.
+    /// The number of the shard's Raft group, on the wire and on disk.
     pub fn group(self) -> u64 {
         let kind: u64 = match self.kind {
             ShardKind::Directory => 1,
@@ -70,7 +70,7 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// How many shards of each kind the cluster was made with.
+/// The number of shards of each kind, fixed when the cluster is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardMap {
     pub directory: u16,
@@ -78,7 +78,7 @@ pub struct ShardMap {
 }
 
 impl ShardMap {
-    /// Where the account and sessions of this user are.
+    /// The shard of a user's account and sessions.
     pub fn directory_of(self, user: &crate::UserId) -> ShardId {
         ShardId { kind: ShardKind::Directory, index: slot(user.as_str(), self.directory) }
     }
@@ -102,7 +102,8 @@ impl ShardMap {
     }
 }
 
-/// SipHash-1-3 with a zero key over the bytes of the owner's id, modulo the number of shards. On disk for ever.
+/// SipHash-1-3 with a zero key over the bytes of the owner's id, modulo the number of shards. Data on disk depends on
+/// it, so it never changes.
 fn slot(owner: &str, shards: u16) -> u16 {
     let mut hasher = SipHasher13::new_with_keys(0, 0);
     hasher.write(owner.as_bytes());

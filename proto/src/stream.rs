@@ -1,5 +1,5 @@
-//! Streams of messages between two nodes, both ways: over gRPC, or, when both are in one process, of the messages as they
-//! are, which nobody encodes, frames and decodes. See docs/adr/0009-streams-in-one-process.md.
+//! Bidirectional streams of messages between two nodes: over gRPC, or, within one process, as the messages themselves,
+//! without encoding and framing. See docs/adr/0009-streams-in-one-process.md.
 
 use std::{
     any::{Any, TypeId},
@@ -20,19 +20,19 @@ pub type Messages<T> = BoxStream<'static, Result<T, Status>>;
 pub struct Incoming<T>(Way<T>);
 
 enum Way<T> {
-    // Boxed, as it is many times as large.
+    // Boxed, because it is many times larger than the other variant.
     Wire(Box<Streaming<T>>),
     Near(Messages<T>),
 }
 
-/// The services of this process that take streams, by address and message types.
+/// The stream services of this process, by address and message types.
 #[derive(Clone, Default)]
 pub(crate) struct Services(Table);
 
 type Table = Arc<Mutex<HashMap<Key, Arc<dyn Any + Send + Sync>>>>;
 type Key = (String, TypeId);
 
-/// Who takes streams of `A` at an address, and answers with `B`.
+/// A service at one address that receives a stream of `A` and answers with a stream of `B`.
 struct Service<A, B> {
     allowed: &'static [Tier],
     open: Box<Open<A, B>>,
@@ -40,7 +40,7 @@ struct Service<A, B> {
 
 type Open<A, B> = dyn Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync;
 
-/// A node of this process that takes streams. One value opens one stream.
+/// A stream service in this process. One value opens one stream.
 pub struct Near<A, B> {
     service: Arc<Service<A, B>>,
     caller: Tier,
@@ -55,7 +55,7 @@ pub struct Serving {
 }
 
 impl<T> Incoming<T> {
-    /// The next message. `None`: the other side has ended its half. Cancel-safe.
+    /// The next message; `None` when the other side has closed its half. Cancel-safe.
     pub async fn message(&mut self) -> Result<Option<T>, Status> {
         match &mut self.0 {
             Way::Wire(messages) => messages.message().await,
@@ -94,7 +94,7 @@ fn key<A: 'static, B: 'static>(address: &str) -> Key {
 }
 
 impl<A: Send + 'static, B: Send + 'static> Near<A, B> {
-    /// The node takes from `says` when it has room for more, as it reads from a connection.
+    /// The service reads from `says` when it has room, as it would from a connection.
     pub fn open(self, says: impl Stream<Item = A> + Send + 'static) -> Result<Incoming<B>, Status> {
         let Service { allowed, open } = &*self.service;
         if !allowed.contains(&self.caller) {
@@ -108,7 +108,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let mut services = self.services.lock();
         for key in &self.keys {
-            // A service that has taken over the address meanwhile stays.
+            // Another service may have taken over the address meanwhile; it stays.
             if services.get(key).is_some_and(|known| Arc::ptr_eq(known, &self.service)) {
                 services.remove(key);
             }

@@ -1,4 +1,4 @@
-//! The one place where tasks are spawned: each has a name, is awaited at shutdown, and its panic is an event.
+//! The one place where tasks are spawned. Each task has a name, is awaited at shutdown, and its panic is logged.
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::Woken;
 
-/// Spawns tasks and ends them. Clones share one group; [`Tasks::child`] makes a group that ends with its parent but
+/// Spawns and ends tasks. Clones share one group. [`Tasks::child`] makes a group that ends with its parent, and that
 /// can be ended before it.
 #[derive(Clone, Default)]
 pub struct Tasks {
@@ -21,13 +21,13 @@ impl Tasks {
         Self::default()
     }
 
-    /// A group within this one.
+    /// A child group.
     pub fn child(&self) -> Self {
         Self { tracker: self.tracker.clone(), stop: self.stop.child_token(), failed: Arc::clone(&self.failed) }
     }
 
-    /// Runs until it returns or the group is stopped, whichever is first: it is dropped at an await then, so it must
-    /// own nothing that needs an orderly end. A panic is logged and ends only this task.
+    /// Runs `work` until it returns or the group is stopped. On a stop the future is dropped at an await point, so it
+    /// must not own anything that needs an orderly end. A panic is logged and ends only this task.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.track(name, false, self.until_stopped(work));
     }
@@ -37,7 +37,7 @@ impl Tasks {
         self.track(name, false, Box::pin(work));
     }
 
-    /// Like `spawn`, but without this task the process is of no use: when it panics, or returns before the group is
+    /// Like `spawn`, for a task that the process can't do without: if it panics, or returns before the group is
     /// stopped, everything stops.
     pub fn spawn_critical(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.track(name, true, self.until_stopped(work));
@@ -48,7 +48,7 @@ impl Tasks {
         work: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let stop = self.stop.clone();
-        // Boxed, as above: what a future takes in and what it awaits lie side by side in it.
+        // Boxed, because a future stores its arguments and the futures that it awaits side by side.
         let work = Box::pin(work);
         async move {
             let stopped = pin!(stop.cancelled());
@@ -61,7 +61,7 @@ impl Tasks {
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {
         let this = self.clone();
-        // What a panicking task leaves behind is nobody's but its own, or the process ends with it.
+        // Unwind-safe: a task owns its state alone, or the whole process ends with it.
         let work = AssertUnwindSafe(work).catch_unwind();
         #[allow(clippy::disallowed_methods, reason = "this is the tracker")]
         self.tracker.spawn(async move {
@@ -78,15 +78,15 @@ impl Tasks {
         });
     }
 
-    /// Stops everything, because going on would be wrong.
+    /// Stops everything after a failure that the process can't survive.
     pub fn fail(&self, why: String) {
         tracing::error!(%why, "stopping");
-        // The first reason is the one that matters.
+        // Only the first reason is kept.
         let _ = self.failed.set(why);
         self.stop.cancel();
     }
 
-    /// Why everything was stopped, if it was by a failure.
+    /// The failure that stopped everything, if there was one.
     pub fn failure(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
     }
@@ -105,7 +105,8 @@ impl Tasks {
         self.stop.cancel();
     }
 
-    /// Stops, then waits until all tasks have ended; false if they had not in time.
+    /// Stops the group, then waits until all tasks of the process's tracker, those of parent groups included, have
+    /// ended. False if they had not by the deadline.
     pub async fn finish(&self, deadline: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();

@@ -1,4 +1,4 @@
-//! Timelines and places in them.
+//! Timelines and positions in them.
 
 use std::fmt;
 
@@ -9,34 +9,35 @@ use crate::{
     pb::{client, store},
 };
 
-/// Which timeline: the inbox of a user or the log of a group.
+/// Names a timeline: the inbox of a user or the log of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TimelineId {
     Inbox(UserId),
     Group(GroupId),
 }
 
-/// Names one life of a timeline. Positions compare only within it. Never 0.
+/// One life of a timeline. Positions of different epochs can't be compared. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// For a timeline that begins anew. Never 0, and at most 63 bits, so that it is a whole number in every language.
+    /// An epoch for a new timeline. Never 0, and at most 63 bits, so that signed integers can hold it in every
+    /// language.
     pub fn random() -> Self {
         Self(rand::rng().random_range(1..=i64::MAX as u64))
     }
 }
 
-/// A place in a timeline.
+/// A position in a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     pub epoch: Epoch,
-    /// From 1, without gaps.
+    /// Counts from 1, without gaps.
     pub seq: u64,
 }
 
 impl TimelineId {
-    /// What shards and rings hash: the id of the user or group.
+    /// The id of the user or group, which determines shard and ring position.
     pub fn owner(&self) -> &str {
         match self {
             Self::Inbox(user) => user.as_str(),

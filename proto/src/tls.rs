@@ -1,4 +1,4 @@
-//! Certificates and keys as TLS takes them, and how long a certificate holds.
+//! TLS certificates and keys, and their validity.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use x509_cert::{
     der::{Decode as _, SliceReader},
 };
 
-/// What HTTP/2 is called in the handshake (RFC 9113 section 3.2).
+/// The ALPN name of HTTP/2 (RFC 9113 section 3.2).
 pub const HTTP2: &[u8] = b"h2";
 
-/// What is in the files can't be used. Never says what is in a key.
+/// Why the files can't be used. Never reveals the content of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("has no certificate in PEM")]
@@ -45,19 +45,19 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// Is it about the key, and not about the certificate?
+    /// True if the error concerns the key, not the certificate.
     pub fn is_of_key(&self) -> bool {
         matches!(self, Self::NoKey | Self::KeyPem | Self::OtherKey)
     }
 }
 
-/// A chain and its key, known to belong together.
+/// A certificate chain and its private key, known to match.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
-/// When certificates hold, in seconds since 1970.
+/// A validity period, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     pub not_before_s: u64,
@@ -74,7 +74,7 @@ impl Identity {
         }
     }
 
-    /// For a server. With `authorities` only those come in whose certificate one of them has signed.
+    /// A server configuration. With `authorities`, clients must present a certificate signed by one of them.
     pub fn server(&self, authorities: Option<&Authorities>) -> Result<ServerConfig, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let builder = match authorities {
@@ -87,7 +87,7 @@ impl Identity {
         Ok(builder.with_single_cert(self.chain.clone(), self.key.clone_key())?)
     }
 
-    /// For a client that presents this, and believes those whom an authority has signed.
+    /// A client configuration that presents this identity and trusts the given authorities.
     pub fn client(&self, authorities: &Authorities) -> Result<ClientConfig, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(Arc::clone(&authorities.0));
@@ -95,11 +95,11 @@ impl Identity {
     }
 }
 
-/// Whose signatures count.
+/// The trusted certificate authorities.
 pub struct Authorities(Arc<RootCertStore>);
 
 impl Authorities {
-    /// All certificates of the text: while an authority is replaced there are two.
+    /// Reads all certificates of the text: there are two while an authority is being replaced.
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(pem)? {
@@ -110,7 +110,7 @@ impl Authorities {
 }
 
 impl Validity {
-    /// Of all certificates of the text together: from when the last one holds, and when the first one ends.
+    /// The period in which all certificates of the text are valid.
     pub fn of_pem(pem: &[u8]) -> Result<Self, TlsError> {
         let mut common = Self { not_before_s: 0, not_after_s: u64::MAX };
         for certificate in certificates(pem)? {
@@ -129,14 +129,14 @@ impl Validity {
         Ok(Self { not_before_s: seconds(validity.not_before), not_after_s: seconds(validity.not_after) })
     }
 
-    /// From the first to the last moment.
+    /// The length of the period.
     pub fn length(self) -> Duration {
         Duration::from_secs(self.not_after_s.saturating_sub(self.not_before_s))
     }
 }
 
-/// A connection with or without TLS, on either side. The handshake of an accepted one is part of its first read or write:
-/// whoever does not finish it holds up nobody else.
+/// A connection with or without TLS, on either side. An accepted connection does its handshake within its first read or
+/// write, so a slow peer holds up no other connection.
 pub struct MaybeTls<S: Connected> {
     side: Side<S>,
     info: S::ConnectInfo,
@@ -144,7 +144,7 @@ pub struct MaybeTls<S: Connected> {
 
 enum Side<S> {
     Plain(S),
-    // Boxed: each is some hundreds of bytes, and most connections have none.
+    // Boxed: a handshake takes some hundreds of bytes, and most connections have none.
     Handshake(Box<Accept<S>>),
     Tls(Box<TlsStream<S>>),
     Failed,
@@ -159,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Connected + Unpin> MaybeTls<S> {
         Self { info: stream.connect_info(), side: Side::Handshake(Box::new(TlsAcceptor::from(config).accept(stream))) }
     }
 
-    /// `name`: on the other side's certificate.
+    /// `name`: the name that the peer's certificate must carry.
     pub async fn connect(stream: S, config: Arc<ClientConfig>, name: String) -> io::Result<Self> {
         let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let info = stream.connect_info();
@@ -170,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Connected + Unpin> MaybeTls<S> {
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Side::Handshake(accept) = &mut self.side {
             let done = ready!(Pin::new(&mut **accept).poll(context));
-            // After an error nothing more can come of it.
+            // The connection can't be used after an error.
             self.side = Side::Failed;
             self.side = Side::Tls(Box::new(done?.into()));
         }
@@ -226,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Connected<ConnectInfo: Unpin> + Unpin> AsyncWri
     fn is_write_vectored(&self) -> bool {
         match &self.side {
             Side::Plain(stream) => stream.is_write_vectored(),
-            // TLS copies into its own records.
+            // rustls copies into its own records.
             Side::Handshake(_) | Side::Tls(_) => true,
             Side::Failed => false,
         }
@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Connected<ConnectInfo: Unpin> + Unpin> AsyncWri
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What has not begun need not be finished first.
+        // A handshake that has not begun need not be finished first.
         if let Side::Handshake(accept) = &mut self.side {
             return accept.get_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_shutdown(context));
         }
@@ -253,7 +253,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls_pki_types::pem::Error::NoItemsFound => TlsError::NoKey,
-        // Its words may quote the text.
+        // The error's own text may quote the file.
         _ => TlsError::KeyPem,
     })
 }

@@ -1,4 +1,4 @@
-//! Carrying the trace of a message from hop to hop, as a W3C traceparent in the message itself.
+//! Propagates the trace of a message from hop to hop, as a W3C traceparent within the message.
 
 use opentelemetry::{
     Context,
@@ -7,7 +7,7 @@ use opentelemetry::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// The traceparent of this span; empty if the span is not sampled, so that untraced messages cost nothing.
+/// The traceparent of this span; empty if the span is not sampled, so untraced messages cost nothing.
 pub fn traceparent(span: &Span) -> String {
     if span.is_disabled() {
         return String::new();
@@ -21,10 +21,10 @@ pub fn traceparent(span: &Span) -> String {
     format!("00-{}-{}-01", context.trace_id(), context.span_id())
 }
 
-/// Makes `span` a child of the span on the other side. Anything but a sampled traceparent is ignored.
+/// Makes `span` a child of the remote span. Anything but a sampled traceparent is ignored.
 pub fn continue_from(span: &Span, traceparent: &str) {
     if let Some(parent) = parse(traceparent) {
-        // Fails only where no tracer is installed: then there is nothing to continue.
+        // Fails only if no tracer is installed; then there is nothing to continue.
         let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
 }

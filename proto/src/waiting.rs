@@ -1,16 +1,16 @@
-//! What a node waits for, told to the operator: once when it lasts, and then now and then.
+//! Tells the operator what a node waits for: once when the wait is long, then at intervals.
 
 use std::{
     fmt::Display,
     time::{Duration, Instant},
 };
 
-/// A healthy start waits for less, and is quiet.
+/// A healthy start waits less than this, and logs nothing.
 const PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(30);
 
-/// One for each thing that is waited for.
+/// One for each dependency that a node waits for.
 pub struct Waiting {
     what: &'static str,
     since: Option<Instant>,
@@ -23,11 +23,11 @@ impl Waiting {
         Self { what, since: None, told: None }
     }
 
-    /// It was tried again, in vain.
+    /// Another try has failed.
     pub fn still(&mut self, address: impl Display, cause: impl Display) {
         if let Some(since) = self.turn(Instant::now()) {
             let for_s = since.as_secs();
-            // A node that is restarted is missing for a while, and nobody has to do anything.
+            // A node that restarts is missing for a while; nobody has to act.
             if since < LONG {
                 tracing::info!(%address, %cause, for_s, "waiting for {}", self.what);
             } else {
@@ -36,14 +36,14 @@ impl Waiting {
         }
     }
 
-    /// It is there.
+    /// The wait is over.
     pub fn over(&mut self) {
         if let (Some(since), Some(_)) = (self.since.take(), self.told.take()) {
             tracing::info!(for_s = since.elapsed().as_secs(), "no longer waiting for {}", self.what);
         }
     }
 
-    /// For how long, if it is told now.
+    /// How long the wait has lasted, if it should be logged now.
     fn turn(&mut self, now: Instant) -> Option<Duration> {
         let lasts = now.saturating_duration_since(*self.since.get_or_insert(now));
         let is_due = self.told.map_or(lasts >= PATIENCE, |told| now.saturating_duration_since(told) >= AGAIN);

@@ -1,5 +1,5 @@
-//! A task that waits for much at once asks all of it whenever one thing has come. Here each part is asked only when it has
-//! called.
+//! Parts of a task that are polled only after they were woken. Otherwise a task that waits for many things polls all of
+//! them whenever one is ready.
 
 use std::{
     pin::Pin,
@@ -13,18 +13,18 @@ use std::{
 use futures_util::Stream;
 use parking_lot::Mutex;
 
-/// Part of a task: a future or a stream that is polled only when it was woken since it was polled last, when it was ready then,
-/// or by another task than then. Otherwise it is pending, as it would say itself.
+/// Part of a task: a future or stream that is polled only if it was woken since the last poll, if it was ready then, or
+/// if another task polls it now. Otherwise it is pending, as it would report itself.
 pub struct Woken<F> {
     inner: F,
     call: Arc<Call>,
-    /// Of `call`.
+    /// A waker for `call`.
     waker: Waker,
-    /// The one that `call` wakes.
+    /// The task that `call` wakes.
     task: Option<Waker>,
 }
 
-/// What the part wakes.
+/// Records that the part was woken, and wakes the task.
 struct Call {
     called: AtomicBool,
     task: Mutex<Waker>,
@@ -36,13 +36,14 @@ impl<F> Woken<F> {
         Self { inner, waker: Waker::from(Arc::clone(&call)), call, task: None }
     }
 
-    /// For a change after which it may be ready: it is polled next time.
+    /// For a change that may make the part ready: it is polled next time.
     pub fn get_mut(&mut self) -> &mut F {
         self.call.called.store(true, Ordering::Relaxed);
         &mut self.inner
     }
 
-    /// By a function, for what is neither a future nor a stream. It must keep to the rules of both: who is pending wakes.
+    /// Polls with a function, for parts that are neither a future nor a stream. The function follows the same contract:
+    /// when it returns pending, it has arranged a wake-up.
     pub fn poll_by<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -54,7 +55,7 @@ impl<F> Woken<F> {
         } else if !self.call.called.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        // A call during the poll stands for the next one. Acquire: what was done before the call is seen.
+        // A wake-up during the poll counts for the next one. Acquire: the poll sees everything done before the wake-up.
         self.call.called.swap(false, Ordering::AcqRel);
         let polled = poll(&mut self.inner, &mut Context::from_waker(&self.waker));
         if polled.is_ready() {
@@ -87,7 +88,7 @@ impl Wake for Call {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.called.store(true, Ordering::Release);
-        // Not woken under the lock: the task may be polled at once.
+        // Woken outside of the lock: the task may be polled at once.
         let task = self.task.lock().clone();
         task.wake();
     }

@@ -1,17 +1,17 @@
-//! The accounts of users that this router asks about: a cache of the rows in the directory shards. It needs no age: what
-//! is asked in the name of an incarnation that has ended is refused by the store, and then the account is read again.
+//! A cache of account rows of the directory shards. Entries need no expiry: the store refuses a request for an
+//! incarnation that has ended, and then the account is read again.
 
 use std::collections::VecDeque;
 
 use carillon_proto::{KeyedMap, UserId};
 
-/// The most requests that wait for one user's account. One more is refused.
+/// Most requests that wait for one user's account. Further ones are refused.
 const WAITERS: usize = 4096;
 
-/// The accounts of one partition. `W` waits while an entry is read from the store.
+/// The accounts of one partition. `W` is a request that waits while its account is read from the store.
 pub(crate) struct Accounts<W> {
     entries: KeyedMap<UserId, Entry<W>>,
-    /// Second chance: an entry that was used since it was last at the front goes to the back.
+    /// Second-chance eviction: an entry that was used since it was last at the front moves to the back.
     clock: VecDeque<UserId>,
     max: usize,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Accounts<W> {
 enum Entry<W> {
     Loading {
         waiters: Vec<W>,
-        /// The account was written after the read began: what it says may be old.
+        /// The account was written after the read began, so the result may be outdated.
         outdated: bool,
     },
     Loaded {
@@ -28,16 +28,16 @@ enum Entry<W> {
     },
 }
 
-/// What is known of an account.
+/// The cached fields of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Whose {
     /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
-    /// The name had another owner before.
+    /// The name had a previous owner.
     pub(crate) remade: bool,
 }
 
-/// What was read of an account.
+/// The result of reading an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
     Account(Whose),
@@ -83,7 +83,7 @@ impl<W> Accounts<W> {
         }
     }
 
-    /// `waiter` goes on when the user has been read, whatever is known already.
+    /// `waiter` continues when the user has been read, whatever is cached already.
     pub(crate) fn wait(&mut self, user: &UserId, waiter: W) -> Wait<W> {
         match self.entries.get_mut(user) {
             Some(Entry::Loading { waiters, .. }) => {
@@ -106,7 +106,7 @@ impl<W> Accounts<W> {
         }
     }
 
-    /// Takes the store's answer. After a failed read, and when there is no such user, the next request reads again.
+    /// Takes the store's answer. After a failed read, or if the user does not exist, the next request reads again.
     pub(crate) fn loaded(&mut self, user: &UserId, read: Read) -> Loaded<W> {
         let Some(entry) = self.entries.get_mut(user) else { return Loaded::Serve(Vec::new()) };
         let Entry::Loading { waiters, outdated } = entry else { return Loaded::Serve(Vec::new()) };
@@ -117,13 +117,13 @@ impl<W> Accounts<W> {
         let waiters = std::mem::take(waiters);
         match read {
             Read::Account(whose) => *entry = Entry::Loaded { whose, used: false },
-            // Its place in the clock is dropped when it comes to the front.
+            // Its place in the clock is dropped when it reaches the front.
             Read::NoUser | Read::Failed => drop(self.entries.remove(user)),
         }
         Loaded::Serve(waiters)
     }
 
-    /// Those of the waiters that are to wait no longer.
+    /// Takes out the waiters that are to wait no longer.
     pub(crate) fn take_waiters(&mut self, user: &UserId, which: impl Fn(&W) -> bool) -> Vec<W> {
         match self.entries.get_mut(user) {
             Some(Entry::Loading { waiters, .. }) => waiters.extract_if(.., |waiter| which(waiter)).collect(),
@@ -131,7 +131,7 @@ impl<W> Accounts<W> {
         }
     }
 
-    /// The account in memory is out of date, and is read again.
+    /// Marks the cached account as outdated, so that it is read again.
     pub(crate) fn forget(&mut self, user: &UserId) {
         match self.entries.get_mut(user) {
             Some(Entry::Loading { outdated, .. }) => *outdated = true,
@@ -140,15 +140,15 @@ impl<W> Accounts<W> {
         }
     }
 
-    /// Drops the users for whom `stays` says no. Those who wait still get their answer.
+    /// Drops the users for which `stays` is false. Their waiters still get an answer.
     pub(crate) fn retain(&mut self, stays: impl Fn(&UserId) -> bool) {
         self.entries.retain(|user, entry| matches!(entry, Entry::Loading { .. }) || stays(user));
         self.clock.retain(|user| self.entries.contains_key(user));
     }
 
     fn make_room(&mut self) {
-        // Each turn ends an entry, ends a use, or skips one that is being read; after two rounds all are being read,
-        // and those are bounded by the requests that wait for them.
+        // Each turn evicts an entry, clears its use bit, or skips one that is being read. After two rounds all
+        // remaining entries are being read, and those are bounded by the waiting requests.
         for _ in 0..self.clock.len() * 2 {
             if self.entries.len() < self.max && self.clock.len() < self.max * 2 {
                 return;

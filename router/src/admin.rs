@@ -1,4 +1,4 @@
-//! What the command line asks.
+//! The administration requests of the command line.
 
 mod ending;
 mod put_out;
@@ -31,8 +31,8 @@ use crate::{
     topology::Topology,
 };
 
-/// How often, and after which pause, it is asked again for a shard that nobody leads: its lead may just be on its way to
-/// another node.
+/// How often, and after which pause, a shard without a leader is asked again: its lead may just be moving to another
+/// node.
 const ASK_AGAIN: (usize, Duration) = (3, Duration::from_millis(500));
 
 /// Rows of one page.
@@ -109,7 +109,7 @@ impl admin_server::Admin for Admin {
 }
 
 impl Admin {
-    /// What the account is after this.
+    /// The account after the change.
     async fn change(&self, user: &UserId, op: directory_command::Op) -> Result<AccountChanged, Status> {
         let op = Op::Directory(DirectoryCommand { op: Some(op) });
         match self.call(self.shards()?.directory_of(user), op).await {
@@ -144,7 +144,8 @@ impl Admin {
     }
 }
 
-/// Term and address of who leads each shard. A node that has just lost one may not know that yet: the higher term counts.
+/// Term and address of each shard's leader. A node that has just lost the lead may not know it yet: the higher term
+/// counts.
 fn leaders(answers: &[(String, Option<LeadsReply>)]) -> HashMap<ShardId, (u64, &str)> {
     let mut leaders: HashMap<ShardId, (u64, &str)> = HashMap::new();
     for (address, reply) in answers {

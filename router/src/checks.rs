@@ -1,5 +1,5 @@
-//! The last resort against pushes that nobody knows to be lost: whoever is signed in has the head of the inbox compared with
-//! the store's now and then, many in one read.
+//! The last resort against lost pushes that nobody noticed: the inbox heads of signed-in users are periodically
+//! compared with the store's, many in one read.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -9,11 +9,11 @@ use std::{
 use carillon_proto::UserId;
 use tokio::time::Instant;
 
-/// Ticks in the time in which each user has its turn once.
+/// Ticks within which each user has one turn.
 const TICKS: u32 = 60;
-/// How long after a change of the ring all users are checked: by then other routers follow it, too.
+/// How long after a change of the ring all users are checked: by then the other routers follow the new ring, too.
 const RING_SETTLES: Duration = Duration::from_secs(2);
-/// Users of one tick; with more, a turn comes later.
+/// Most users of one tick; the others have their turn later.
 const USERS: usize = 4096;
 
 /// The turns of one partition's users.
@@ -23,18 +23,18 @@ pub(crate) struct Checks {
     queued: HashSet<UserId>,
     pause: Duration,
     next: Instant,
-    /// Users who may just have missed something. They do not wait for their turn.
+    /// Users who may just have missed a push. They do not wait for their turn.
     urgent: BTreeSet<UserId>,
-    /// When all are to have their turn.
+    /// When all users are to be checked.
     all_at: Option<Instant>,
     /// How many users at the front are checked as soon as possible.
     hurry: usize,
-    /// Reads without an answer. While there are some, nobody else has a turn.
+    /// Reads without an answer. While there are any, no other user has a turn.
     asked: usize,
 }
 
 impl Checks {
-    /// `every`: how long until a user has its turn again.
+    /// `every`: the time between two turns of a user.
     pub(crate) fn new(every: Duration, now: Instant) -> Self {
         let (pause, turns) = (every / TICKS, VecDeque::new());
         let (queued, urgent) = (HashSet::new(), BTreeSet::new());
@@ -47,7 +47,7 @@ impl Checks {
         }
     }
 
-    /// This user may just have missed something.
+    /// This user may just have missed a push.
     pub(crate) fn soon(&mut self, user: &UserId) {
         if self.urgent.len() < USERS {
             self.urgent.insert(user.clone());
@@ -56,13 +56,13 @@ impl Checks {
         }
     }
 
-    /// Anybody may have missed something.
+    /// Any user may have missed a push.
     pub(crate) fn all_soon(&mut self) {
         self.hurry = self.turns.len();
     }
 
-    /// For a while after a new ring, a router does not know all sessions that it owns, and pushes reach nobody. All users are
-    /// checked `RING_SETTLES` later.
+    /// For a while after a new ring, a router does not know all sessions that it owns, and pushes may reach nobody. All
+    /// users are checked `RING_SETTLES` later.
     pub(crate) fn ring_changed(&mut self, now: Instant) {
         self.all_at = Some(now + RING_SETTLES);
     }
@@ -73,7 +73,7 @@ impl Checks {
         Some(self.all_at.map_or(next, |all_at| next.min(all_at)))
     }
 
-    /// The users to check now. The caller gives those who are still signed in back by `signed_in`.
+    /// The users to check now. The caller returns the users that are still signed in by `signed_in`.
     pub(crate) fn take(&mut self, now: Instant) -> Vec<UserId> {
         self.next = now + self.pause;
         if self.all_at.is_some_and(|all_at| all_at <= now) {

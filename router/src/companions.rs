@@ -1,5 +1,5 @@
-//! Which users have a session here besides a given one: the copy of a message in its sender's inbox is news for the
-//! sender's other sessions alone.
+//! Tells whether a user has other sessions here than a given one: the copy of a message in the sender's inbox is news
+//! only for the sender's other sessions.
 
 use std::{collections::hash_map::Entry, sync::Arc};
 
@@ -11,8 +11,8 @@ use crate::{partition::part_of, register::Session};
 /// Number of locks, so that readers seldom meet a writer.
 const PARTS: usize = 16;
 
-/// Shared by all partitions: each writes about its own users, and all read. Bounded by the users in the registers. Cheap to
-/// clone.
+/// Shared by all partitions: each writes about its own users, and all read. Bounded by the users in the registers.
+/// Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Companions(Arc<[RwLock<KeyedMap<UserId, Signed>>; PARTS]>);
 
@@ -26,13 +26,13 @@ enum Signed {
 struct Lone {
     lease: LeaseId,
     connection: u64,
-    /// How far the inbox reaches by what this session has sent. The register is told when it asks.
+    /// How far the inbox reaches by the messages that this session has sent. The register fetches it when needed.
     sent: Mutex<Option<Position>>,
 }
 
 impl Companions {
-    /// Whether a session besides this one is to be told of what it has sent. If there is none, its position is kept for
-    /// `sent`.
+    /// True if another session has to be told of a message that this one has sent. If there is none, its position is
+    /// kept for `sent`.
     pub(crate) fn hear(&self, user: &UserId, (lease, connection): (LeaseId, u64), position: Position) -> bool {
         match self.part(user).read().get(user) {
             None => false,
@@ -44,7 +44,7 @@ impl Companions {
         }
     }
 
-    /// How far the inbox reaches by what the user's only session has sent since this was asked last.
+    /// How far the inbox reaches by the messages that the user's only session has sent since the last call.
     pub(crate) fn sent(&self, user: &UserId) -> Option<Position> {
         match self.part(user).read().get(user)? {
             Signed::Once(lone) => lone.sent.lock().take(),
@@ -52,7 +52,7 @@ impl Companions {
         }
     }
 
-    /// The user has these sessions now.
+    /// Sets the sessions of the user.
     pub(crate) fn changed(&self, user: &UserId, sessions: &[Session]) {
         let mut users = self.part(user).write();
         match (sessions, users.entry(user.clone())) {

@@ -1,4 +1,4 @@
-//! What an operator may set.
+//! The settings of a router.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,23 +19,23 @@ pub struct RouterConfig {
     pub lease_ms: u32,
     /// Longest time that one request may take; a caller may ask for less.
     pub send_deadline_ms: u32,
-    /// How long a stopping router waits for what is in flight.
+    /// How long a stopping router waits for requests in flight.
     pub drain_ms: u32,
     /// What to do with a message to a user who has no account.
     pub unknown_recipient: UnknownRecipient,
-    /// Devices of one user that are signed in at the same time, in the whole cluster; one more is refused.
+    /// Most devices of one user that are signed in at the same time, in the whole cluster; further ones are refused.
     pub max_devices_per_user: u32,
     /// How many accounts of recipients are kept in memory.
     pub directory_entries: usize,
-    /// How often the inbox of each user who is signed in is compared with what was pushed, many at once.
+    /// How often the inbox of each signed-in user is compared with what was pushed, many users in one read.
     pub head_check_ms: u32,
     /// Acknowledgements of one device within this time are stored as one.
     pub cursor_flush_ms: u32,
-    /// Requests of one link that wait for their answer; above it the link is not read.
+    /// Unanswered requests of one link; at this number the link is no longer read.
     pub link_requests: usize,
-    /// Pushes that wait for one gateway; above it they are dropped, and the gateway hears later how far they reached.
+    /// Pushes that wait for one gateway; further ones are dropped, and the gateway learns later how far they reached.
     pub link_pushes: usize,
-    /// Writes of one shard that wait for the store; above it they are refused.
+    /// Writes of one shard that wait for the store; further ones are refused.
     pub shard_writes: usize,
 }
 
@@ -44,7 +44,7 @@ pub struct RouterConfig {
 pub enum UnknownRecipient {
     /// Refused as not found.
     Refuse,
-    /// Kept in the inbox, for the day when the account is made.
+    /// Kept in the inbox until the account is made.
     Accept,
 }
 

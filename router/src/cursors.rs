@@ -1,34 +1,34 @@
-//! Acknowledgements, gathered: of many from one device within a short time, the last one of each timeline is stored, those of all
-//! its timelines together.
+//! Collects acknowledgements: of many that a device sends within a short time, only the last one of each timeline is
+//! stored, together with those of its other timelines.
 
 use std::time::Duration;
 
 use carillon_proto::{DeviceId, Epoch, KeyedMap, TimelineId, UserId, limits::MOVED_CURSORS};
 use tokio::time::Instant;
 
-/// Cursors that are gathered at once; above it all are stored at once.
+/// Most cursors that are collected; at this number all are stored at once.
 const MAX: usize = 4096;
 
-/// Those of one partition. `W` waits until its acknowledgement is stored.
+/// The cursors of one partition. `W` waits until its acknowledgement is stored.
 pub(crate) struct Cursors<W> {
     waiting: KeyedMap<(Device, Life), Gathered<W>>,
     /// When the oldest must be stored.
     due: Option<Instant>,
     pause: Duration,
-    /// Acknowledgements that have come.
+    /// Number of acknowledgements so far.
     came: u64,
 }
 
-/// Whose cursors one command moves.
+/// The device whose cursors one command moves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Device {
     pub(crate) user: UserId,
     pub(crate) id: DeviceId,
-    /// Of the account. None: the device's gateway is of a release that does not tell it.
+    /// The incarnation of the account; `None` if the device's gateway is of a release that does not send it.
     pub(crate) incarnation: Option<u64>,
 }
 
-/// One life of a timeline. Which one counts is for the store to say.
+/// One epoch of a timeline. The store decides which epoch is current.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Life {
     pub(crate) timeline: TimelineId,
@@ -44,12 +44,12 @@ struct Gathered<W> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cursor<W> {
     pub(crate) seq: u64,
-    /// Those that this write answers, and the last of their deadlines.
+    /// The requests that this write answers, and the latest of their deadlines.
     pub(crate) waiters: Vec<W>,
     pub(crate) deadline: Instant,
 }
 
-/// What one command moves: at most `MOVED_CURSORS`, in the order in which they were acknowledged.
+/// The cursors that one command moves: at most `MOVED_CURSORS`, in the order of the acknowledgements.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Moves<W> {
     pub(crate) device: Device,
@@ -78,7 +78,7 @@ impl<W> Cursors<W> {
         self.due.get_or_insert(now + self.pause);
     }
 
-    /// Whoever signs in next must find what was gathered.
+    /// The next sign-in must find the collected cursors in the store.
     pub(crate) fn hurry(&mut self, now: Instant) {
         if self.due.is_some() {
             self.due = Some(now);
@@ -90,7 +90,7 @@ impl<W> Cursors<W> {
         self.due
     }
 
-    /// All that is to be stored now, in the order of users and devices.
+    /// Everything that has to be stored now, ordered by user and device.
     pub(crate) fn take(&mut self) -> Vec<Moves<W>> {
         self.due = None;
         let mut taken: Vec<_> = std::mem::take(&mut self.waiting).into_iter().collect();

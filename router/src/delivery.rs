@@ -1,4 +1,4 @@
-//! What a user's sessions are told of a new envelope, by the owner or through another router.
+//! The news of an envelope for a user's sessions, sent by the owner or through another router.
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -10,15 +10,15 @@ use carillon_proto::{
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Delivery {
     pub(crate) user: UserId,
-    /// Of the account whose inbox it is.
+    /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
     pub(crate) position: client::Position,
-    /// Empty if it was dropped on the way: then only the position is told.
+    /// Empty if it was dropped on the way: then only the position is sent.
     pub(crate) envelope: Bytes,
     pub(crate) traceparent: String,
     /// The session that sent the message, which needs no push.
     pub(crate) except: Option<(LeaseId, u64)>,
-    /// Another router took this one for the owner. It goes no further.
+    /// Another router took this one for the owner. It is not passed on again.
     pub(crate) passed_on: bool,
 }
 
@@ -37,12 +37,12 @@ impl Delivery {
         }
     }
 
-    /// What is left of it when it had to be dropped.
+    /// What remains of a delivery that had to be dropped.
     pub(crate) fn without_envelope(self) -> Self {
         Self { envelope: Bytes::new(), ..self }
     }
 
-    /// `None`: user or position are missing.
+    /// `None` if user or position is missing.
     pub(crate) fn of_hint(hint: Hint) -> Option<Self> {
         let Hint { user, position, envelope, traceparent, except_lease, except_connection, incarnation, passed_on } =
             hint;

@@ -1,4 +1,4 @@
-//! A moment to wait for that moves often.
+//! A timer whose deadline changes often.
 
 use std::{
     pin::Pin,
@@ -8,11 +8,11 @@ use std::{
 use carillon_proto::Woken;
 use tokio::time::{self, Instant, Sleep};
 
-/// Keeps one timer, and moves it only when it would fire too late: a task that waits for much at once asks for the moment
-/// each time it has done something.
+/// Keeps one timer, and resets it only if it would fire too late: a task that waits for many things asks for the
+/// deadline after each step.
 pub(crate) struct Due {
     timer: Woken<Pin<Box<Sleep>>>,
-    /// When the timer fires, until it has been seen to.
+    /// When the timer fires, until that was handled.
     set: Option<Instant>,
 }
 
@@ -21,7 +21,7 @@ impl Due {
         Self { timer: Woken::new(Box::pin(time::sleep_until(Instant::now()))), set: None }
     }
 
-    /// Ready when `at` has come; with `None` pending. What counts is the `at` of the last call.
+    /// Ready at `at`; pending with `None`. The `at` of the last call counts.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let Some(at) = at else { return Poll::Pending };
         loop {

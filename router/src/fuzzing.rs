@@ -1,4 +1,4 @@
-//! What the fuzz targets reach: requests of gateways and hints of other routers, and what the store may answer.
+//! Entry points of the fuzz targets: requests of gateways, hints of other routers, and answers of the store.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -25,10 +25,10 @@ use crate::{
 
 const LONGEST: Duration = Duration::from_secs(10);
 const GATEWAY: LeaseId = LeaseId(10);
-/// Of one call; it also bounds the answers.
+/// Messages of one call; it also bounds the answers.
 const MESSAGES: usize = 256;
 
-/// One partition of a router. Each message is preceded by two bytes: what it is, and its length.
+/// One partition of a router. Two bytes before each message give its kind and its length.
 pub fn link(mut bytes: &[u8]) {
     let topology = Arc::clone(&TOPOLOGY);
     let config = OwnerConfig {

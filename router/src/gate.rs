@@ -1,4 +1,4 @@
-//! Which requests of a link this router takes: no waiting, no clock.
+//! Decides which requests of a link this router takes. Does not wait and has no clock.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use crate::topology::Topology;
 /// How long a request waits for the ring by which it was routed.
 const RING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of one link. Requests come to it in the order of the link, each until it has another verdict than `Wait`.
+/// The gate of one link. Requests come in the order of the link; each is repeated until its verdict is not `Wait`.
 pub(crate) struct Gate {
-    /// The ring that was waited for last, and until when.
+    /// The ring waited for last, and the deadline.
     awaited: (u64, Instant),
-    /// Sends of an era below are not taken: one before them was not. See `RouterRequest.era`.
+    /// Sends of lower eras are refused, because a send before them was. See `RouterRequest.era`.
     closed_below: u64,
 }
 
-/// What the gate looks at.
+/// The fields of a request that the gate looks at.
 pub(crate) struct GateRequest<'a> {
     keeps_order: bool,
-    /// Only under this router's own lease: what changes the register, or tells what is not in it. All else does no harm at a
-    /// router that no longer owns what it believes to own: the store gives each message its place, and pushes are hints. So
-    /// sends, which would otherwise stop with the registry, pass as long as the last known ring says so.
+    /// True for requests that change the register or report its gaps: they need this router's own lease. All others do
+    /// no harm at a router that wrongly believes to be the owner: the store assigns positions, and pushes are hints. So
+    /// sends, which would otherwise stop with the registry, pass as long as the last known ring names this router.
     needs_lease: bool,
     user: &'a UserId,
-    /// Version of the ring.
+    /// Version of the ring by which it was routed.
     pub(crate) routed_by: u64,
     era: u64,
 }
@@ -38,7 +38,7 @@ pub(crate) struct GateRequest<'a> {
 pub(crate) enum Verdict {
     Pass,
     NotOwner(NotOwner),
-    /// Until the ring by which it was routed is known here, at most until then.
+    /// Wait until the ring by which it was routed is known here, at most until this time.
     Wait(Instant),
 }
 

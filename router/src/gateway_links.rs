@@ -1,5 +1,5 @@
-//! The ways down to gateways, and what each kind of word does when there is no room: a push is dropped and told later, a
-//! signal is dropped, a directed request is refused, and for an eviction the link is cut.
+//! The queues towards gateways, with a rule for each kind of message when its queue is full: a push is dropped and
+//! reported later, a signal is dropped, a directed request is refused, and for an eviction the link is cut.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -26,12 +26,12 @@ use crate::{
     reply::{Answer, Failure, ReplySlot},
 };
 
-/// Evictions that wait for a gateway. When it is full the link is cut: the gateway opens it again, announces its
-/// sessions, and hears which of them were replaced.
+/// Evictions that wait for a gateway. When the queue is full the link is cut: the gateway opens it again, announces its
+/// sessions, and learns which of them were replaced.
 const EVICTIONS: usize = 1024;
-/// Signals that wait for a gateway. When it is full they are dropped.
+/// Signals that wait for a gateway. When the queue is full, further ones are dropped.
 const SIGNALS: usize = 1024;
-/// Directed requests that wait for a gateway or for its answer. When there are so many, more are refused.
+/// Directed requests that wait for a gateway or its answer. Further ones are refused.
 const DIRECTED: usize = 1024;
 
 /// The gateways' links, by lease. Cheap to clone.
@@ -41,7 +41,7 @@ pub(crate) struct GatewayLinks {
     numbers: Arc<AtomicU64>,
 }
 
-/// The way down one link.
+/// Queues towards one gateway.
 #[derive(Clone)]
 pub(crate) struct GatewayLink {
     pub(crate) number: u64,
@@ -55,7 +55,7 @@ pub(crate) struct GatewayLink {
     pub(crate) cut: CancellationToken,
 }
 
-/// The receiving ends of a way's queues.
+/// The receiving ends of a link's queues.
 pub(crate) struct Queues {
     pub(crate) pushes: mpsc::Receiver<Push>,
     pub(crate) missed: Arc<Missed<UserId, Behind>>,
@@ -64,17 +64,17 @@ pub(crate) struct Queues {
     pub(crate) evictions: mpsc::Receiver<Evict>,
 }
 
-/// Directed requests that a gateway has been asked, by their ids on its link.
+/// Directed requests without an answer, by their ids on the link.
 #[derive(Default)]
 struct Waiting {
     last_id: u64,
-    /// With their deadlines.
+    /// Each with its deadline.
     slots: HashMap<u64, (ReplySlot, Instant)>,
     closed: bool,
 }
 
 impl GatewayLinks {
-    /// Makes a way that is not in the table yet.
+    /// Makes a link that is not in the table yet.
     pub(crate) fn way(&self, pushes_bound: usize) -> (GatewayLink, Queues) {
         let (to_pushes, pushes) = mpsc::channel(pushes_bound);
         let (to_signals, signals) = mpsc::channel(SIGNALS);
@@ -94,8 +94,8 @@ impl GatewayLinks {
         (way, Queues { pushes, missed, signals, directed, evictions })
     }
 
-    /// False if it was dropped. The gateway hears of that when there is room again; one without a link announces its
-    /// sessions when it has one, and hears their heads.
+    /// False if the push was dropped. The gateway is told when there is room again. A gateway without a link announces
+    /// its sessions when it has one, and learns their heads.
     pub(crate) fn push(&self, gateway: LeaseId, push: Push) -> bool {
         let gateways = self.gateways.read();
         let Some(way) = gateways.get(&gateway) else { return false };
@@ -137,14 +137,15 @@ impl GatewayLinks {
         }
     }
 
-    /// Ends directed requests whose time is over. Call it now and then: each keeps a place for its answer.
+    /// Ends directed requests whose deadline has passed. To be called periodically: each request holds a place for its
+    /// answer.
     pub(crate) fn expire(&self, now: Instant) {
         for way in self.gateways.read().values() {
             way.waiting.lock().expire(now);
         }
     }
 
-    /// A newer link of the same gateway stays, whose greeting was read first.
+    /// A newer link of the same gateway, whose hello was read first, stays.
     pub(crate) fn enter(&self, gateway: LeaseId, way: &GatewayLink) {
         match self.gateways.write().entry(gateway) {
             Entry::Occupied(known) if known.get().number > way.number => {}
@@ -202,14 +203,14 @@ impl GatewayLink {
             }
             Some(direct_answer::Result::Body(body)) => Answer::DirectAnswered(DirectAnswered { body }),
             Some(direct_answer::Result::Refusal(refusal)) => Answer::Refusal(refusal),
-            // Of a kind that this router does not know.
+            // A kind that this router does not know.
             None => Failure::Unreached.into(),
         });
     }
 }
 
 impl Waiting {
-    /// Ends requests whose time is over.
+    /// Ends requests whose deadline has passed.
     fn expire(&mut self, now: Instant) {
         for (_, (slot, _)) in self.slots.extract_if(|_, (_, deadline)| *deadline <= now) {
             slot.answer(Failure::Unreached.into());

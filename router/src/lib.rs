@@ -1,5 +1,6 @@
-//! The router: owner of users on the ring. It knows where they are signed in, appends what is sent to them, and pushes
-//! it to their gateways. Its memory is what gateways tell and a cache of what the store knows. See `docs/architecture.md`.
+//! The router: the owner of users on the ring. It knows where they are signed in, appends messages to their inboxes,
+//! and pushes them to their gateways. Its memory holds what gateways have told it, and a cache of the store. See
+//! `docs/architecture.md`.
 
 mod accounts;
 mod admin;

@@ -1,4 +1,4 @@
-//! The link of a gateway or of another router: requests in, answers and pushes out.
+//! The link from a gateway or another router: requests in, answers and pushes out.
 
 use std::{
     pin::{Pin, pin},
@@ -42,9 +42,9 @@ use crate::{
     topology::Topology,
 };
 
-/// The most `Behind`s in one message.
+/// Most `Behind`s in one message.
 const MISSED: usize = 256;
-/// How long a caller may take to say who it is.
+/// Deadline for the caller's hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every link needs.
@@ -61,10 +61,10 @@ pub(crate) struct LinkContext {
     pub(crate) pushes_bound: usize,
 }
 
-/// Reads the link. Made together with what goes out.
+/// Reads the link. Made together with its outgoing half.
 pub(crate) struct Reader {
     context: LinkContext,
-    /// Whose token opened it.
+    /// The tier of the caller's token.
     tier: Tier,
     replies: mpsc::Sender<RouterReply>,
     way: GatewayLink,
@@ -72,7 +72,7 @@ pub(crate) struct Reader {
     gate: Gate,
 }
 
-/// A link's two halves.
+/// Opens the two halves of a link.
 pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken) -> (Reader, Outgoing) {
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
     let (way, queues) = context.links.way(context.pushes_bound);
@@ -93,7 +93,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
 }
 
 impl Reader {
-    /// Until the other side ends the link or breaks the rules. Requests that are in flight go on.
+    /// Runs until the other side ends the link or breaks the rules. Requests in flight continue.
     pub(crate) async fn run(mut self, mut incoming: Incoming<ToRouter>) {
         let cut = self.way.cut.clone();
         let first = time::timeout(HELLO_TIMEOUT, incoming.message()).await;
@@ -114,7 +114,7 @@ impl Reader {
             self.context.links.enter(gateway, &self.way);
         }
         metrics::link(kind, 1.0);
-        // What the other router said on a link before may have been lost.
+        // Hints that the other router sent on an earlier link may have been lost.
         let mut goes_on = self.hello.kind() == NodeKind::Gateway || self.context.partitions.doubt().await;
         goes_on = goes_on && self.take(said).await;
         let cancelled = pin!(cut.cancelled());
@@ -139,7 +139,7 @@ impl Reader {
         metrics::link(kind, -1.0);
     }
 
-    /// A gateway's token speaks for gateways, and hints are for routers alone.
+    /// A gateway's token may speak for gateways only, and only routers may send hints.
     fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
             (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
@@ -178,7 +178,7 @@ impl Reader {
             }
         }
         for request in requests {
-            // Waits while too many answers are outstanding or unread: this is how the caller is slowed down.
+            // Waits while too many answers are outstanding or unread: this slows down the caller.
             let Ok(place) = self.replies.clone().reserve_owned().await else { return false };
             let since = Instant::now();
             let RouterRequest { id, ring_version, traceparent, deadline_ms, era, op } = request;
@@ -214,7 +214,7 @@ impl Reader {
         announced_all == 0 || self.context.partitions.announced_all(gateway, link, announced_all).await
     }
 
-    /// Through the gate, or the answer that the request gets instead.
+    /// Passes the request through the gate, or returns the answer that it gets instead.
     async fn pass(&mut self, asked: &GateRequest<'_>) -> Result<(), Answer> {
         loop {
             let until = {
@@ -227,7 +227,7 @@ impl Reader {
                 }
             };
             let newer = self.context.topology.wait_for(|topology| topology.ring.version() >= asked.routed_by);
-            // Whether it came in time is seen above.
+            // The check above shows whether it came in time.
             let stopping = matches!(time::timeout_at(until, newer).await, Ok(Err(_)));
             if stopping {
                 time::sleep_until(until).await;
@@ -237,7 +237,7 @@ impl Reader {
 
     fn take_changed(&self, users: Vec<String>) {
         for user in users {
-            // Another router's word about somebody else's users costs nothing here.
+            // A word of another router about users that this router does not own costs nothing.
             if let Ok(user) = UserId::new(&user)
                 && self.context.topology.borrow().owns(user.as_str())
             {
@@ -251,7 +251,7 @@ impl Reader {
             tracing::debug!("a hint without user or position was dropped");
             return;
         };
-        // The owner of now may have read the head before this was appended. Sessions that it does not know yet are here.
+        // The new owner may have read the head before this append. Sessions that it does not know yet are here.
         if !delivery.passed_on
             && let Some(owner) = self.context.topology.borrow().elsewhere(&delivery.user)
         {
@@ -261,7 +261,7 @@ impl Reader {
     }
 }
 
-/// All that waits for one link. Ends when the reader has ended and all its requests are answered.
+/// Everything that waits to be sent on one link. Ends when the reader has ended and all its requests are answered.
 pub(crate) struct Outgoing {
     views: Woken<WatchStream<Arc<Topology>>>,
     replies: Woken<Batches<RouterReply>>,
@@ -270,9 +270,9 @@ pub(crate) struct Outgoing {
     signals: Woken<Batches<Signaled>>,
     directed: Woken<Batches<Directed>>,
     evictions: Woken<Batches<Evict>>,
-    /// Ends it at once.
+    /// Ends the link at once.
     cut: Woken<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Ends it when nothing waits any more.
+    /// Ends the link when nothing waits any more.
     closing: Woken<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
@@ -286,7 +286,7 @@ impl Stream for Outgoing {
         }
         let mut message = FromRouter::default();
         let mut something = false;
-        // Before the first view there is nothing to say; the newest of several is enough.
+        // Before the first view there is nothing to send; of several views the newest is enough.
         while let Poll::Ready(Some(topology)) = Pin::new(&mut this.views).poll_next(context) {
             if topology.is_known() {
                 message.registry = Some((*topology.view).clone());
@@ -323,7 +323,7 @@ impl Stream for Outgoing {
                 message.behind = behind;
                 something = true;
             }
-            // On its next link the gateway announces all its sessions, and hears their heads.
+            // On its next link the gateway announces all its sessions, and learns their heads.
             Poll::Ready(Taken::Anybody) => return Poll::Ready(None),
             Poll::Pending => {}
         }
@@ -334,7 +334,7 @@ impl Stream for Outgoing {
     }
 }
 
-/// Encoded bytes, roughly.
+/// Approximate encoded size, in bytes.
 fn weigh(reply: &RouterReply) -> usize {
     let content = match &reply.result {
         Some(router_reply::Result::TimelineRead(read)) => {

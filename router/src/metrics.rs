@@ -1,4 +1,4 @@
-//! Everything that the router counts.
+//! The metrics of a router.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -68,7 +68,7 @@ pub enum Kind {
     Seconds,
 }
 
-/// What every message counts, looked up in the recorder once.
+/// Updated by every message, so looked up in the recorder once.
 static APPEND: LazyLock<Histogram> = LazyLock::new(|| histogram!(APPEND_SECONDS));
 static PUSH: LazyLock<Counter> = LazyLock::new(|| counter!(PUSHES));
 static LOOKUP_HIT: LazyLock<Counter> = LazyLock::new(|| lookup("hit"));
@@ -90,8 +90,8 @@ const OPS: [&str; 10] = [
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
-/// Gives the recorder the help texts, and begins all counters at 0: an alert on something that never happened yet needs
-/// the zero.
+/// Describes each metric to the recorder, and starts all counters at 0: an alert on something that has never happened
+/// needs the zero.
 pub fn describe() {
     for (name, kind, help) in ALL {
         match kind {

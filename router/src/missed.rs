@@ -1,4 +1,4 @@
-//! What was dropped because a queue was full: how far it reached is remembered, and told when there is room again.
+//! Remembers how far dropped deliveries reached, and reports it when there is room again.
 
 use std::{
     collections::HashMap,
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 use crate::delivery::Delivery;
 
-/// Users whose drops are remembered, some 100 bytes each. When there are more, all are forgotten, and whoever takes them
-/// hears that anybody may have missed something.
+/// Most users whose drops are remembered, some 100 bytes each. Beyond it all are forgotten, and the receiver learns
+/// that any user may have missed something.
 const USERS: usize = 65_536;
 
-/// Remembers, by `K` (a user), the latest of what was dropped.
+/// Remembers, for each key `K` (a user), the latest of the dropped values.
 pub(crate) struct Missed<K, T> {
     state: Mutex<State<K, T>>,
 }
@@ -31,10 +31,10 @@ pub(crate) trait Merges {
     fn merge(&mut self, newer: Self);
 }
 
-/// What is to be told now.
+/// What to report now.
 pub(crate) enum Taken<T> {
     Some(Vec<T>),
-    /// There was more than can be remembered.
+    /// There were more drops than can be remembered.
     Anybody,
 }
 
@@ -63,7 +63,7 @@ impl<K: Hash + Eq, T: Merges> Missed<K, T> {
         }
     }
 
-    /// At most `limit` of them.
+    /// Takes at most `limit` values.
     pub(crate) fn poll_take(&self, context: &mut Context<'_>, limit: usize) -> Poll<Taken<T>> {
         let mut state = self.state.lock();
         if std::mem::take(&mut state.overflowed) {
@@ -84,7 +84,7 @@ impl<K: Hash + Eq, T: Merges> Missed<K, T> {
 
 impl Merges for Behind {
     fn merge(&mut self, newer: Self) {
-        // Another incarnation is of another account: the name has another owner.
+        // Another incarnation belongs to another account: the name has a new owner.
         if newer.incarnation > self.incarnation {
             *self = newer;
         } else if newer.incarnation == self.incarnation {
@@ -105,7 +105,7 @@ impl Merges for Delivery {
     }
 }
 
-/// The later of two positions; of two epochs, that of `newer`.
+/// The later of two positions; if the epochs differ, that of `newer`.
 fn later(known: Option<Position>, newer: Option<Position>) -> Option<Position> {
     match (known, newer) {
         (Some(known), Some(newer)) if known.epoch == newer.epoch && known.seq > newer.seq => Some(known),

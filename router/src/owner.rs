@@ -1,4 +1,4 @@
-//! What the owner of a part of the users does with each input: no waiting, no clock.
+//! What the owner of a part of the users does with each input. Does not wait and has no clock.
 
 mod deliveries;
 mod direct;
@@ -37,14 +37,14 @@ use crate::{
     topology::Topology,
 };
 
-/// How long reading a user may take; those who wait for it may give up earlier.
+/// Deadline for reading a user; waiting requests may give up earlier.
 const READ_USER: Duration = Duration::from_secs(5);
 /// Most entries of one page.
 const MAX_PAGE: u32 = 1000;
 
 /// To be performed in order.
 pub(crate) enum Effect {
-    /// Ask the store; its answer comes back with the token.
+    /// Asks the store; its answer comes back with the token.
     Store {
         token: u64,
         shard: ShardId,
@@ -57,7 +57,7 @@ pub(crate) enum Effect {
     Push(LeaseId, Push),
     Behind(LeaseId, Behind),
     Signal(LeaseId, Signaled),
-    /// Its answer comes from the gateway, at most until the deadline.
+    /// The gateway answers it, at the latest by the deadline.
     Direct {
         gateway: LeaseId,
         directed: Directed,
@@ -69,7 +69,7 @@ pub(crate) enum Effect {
         connection: u64,
         why: evict::Why,
     },
-    /// To the owner of its user, which may be this router or another one.
+    /// For the owner of its user, which may be this router or another one.
     Deliver(Delivery),
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Owner {
     next_token: u64,
     unknown_recipient: UnknownRecipient,
     max_devices_per_user: u32,
-    /// When the log was last told that the store's data was put back from a copy.
+    /// When restored data was last logged.
     restored_told: Option<Instant>,
     pub(crate) effects: Vec<Effect>,
 }
@@ -93,7 +93,7 @@ pub(crate) struct Owner {
 /// Settings of an owner, and what the partitions share.
 #[derive(Clone)]
 pub(crate) struct OwnerConfig {
-    /// Accounts in memory.
+    /// Accounts kept in memory.
     pub(crate) accounts: usize,
     pub(crate) cursor_pause: Duration,
     pub(crate) unknown_recipient: UnknownRecipient,
@@ -103,15 +103,15 @@ pub(crate) struct OwnerConfig {
     pub(crate) head_check: Duration,
 }
 
-/// What goes on when a user has been read.
+/// What continues when a user has been read.
 enum Waiter {
     Send(Box<Sending>),
     Announce(Box<Announced>),
-    /// Reading is all that was wanted.
+    /// Only the read was wanted.
     Nobody,
 }
 
-/// A session that is announced or opened, and the request to answer.
+/// An announced or opened session, and the request to answer.
 struct Announced {
     session: Session,
     link: u64,
@@ -119,7 +119,7 @@ struct Announced {
     deadline: Instant,
 }
 
-/// What goes on when the store has answered.
+/// What continues when the store has answered.
 enum Continuation {
     User(UserId),
     /// An account without an owner was made for a message.
@@ -140,14 +140,14 @@ enum Continuation {
         connection: u64,
         slot: ReplySlot,
     },
-    /// Nothing goes on but the answer.
+    /// Only the answer remains.
     Done(ReplySlot),
     /// Users and their accounts' incarnations.
     Checked(Vec<(UserId, u64)>),
     Timeline(ReplySlot),
-    /// What `SetCursor` has stored.
+    /// The cursors that `SetCursor` has stored.
     Cursor(Vec<ReplySlot>),
-    /// What `MoveCursors` has stored.
+    /// The cursors that `MoveCursors` has stored.
     Moved(Box<Moves<ReplySlot>>),
     /// The answer tells whether the message was sent before.
     Repeated(Box<Sending>),
@@ -176,13 +176,13 @@ impl Owner {
         }
     }
 
-    /// Accounts and sessions in memory, and gateways that have not announced all of theirs.
+    /// Numbers of accounts and sessions in memory, and of gateways that have not announced all their sessions.
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         (self.accounts.len(), self.register.len(), self.missing())
     }
 
-    /// Accounts that this router did not own all the time since the last ring are old. Sessions stay until their gateway
-    /// says otherwise or ends: it may not have seen the ring that this router has seen.
+    /// Accounts that this router has not owned without interruption since the last ring are outdated. Sessions stay
+    /// until their gateway closes them or ends: it may not have seen this router's ring.
     pub(crate) fn follow(&mut self, topology: Arc<Topology>, now: Instant) {
         let before = std::mem::replace(&mut self.topology, topology);
         if before.ring.version() != self.topology.ring.version() {
@@ -231,7 +231,7 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),
-            // Credentials may have changed through another router: always from the store.
+            // Another router may have changed the credentials: they are always read from the store.
             Op::LookUpAccount(_) => {
                 let asked = Continuation::Account(parts.user.clone(), parts.slot);
                 self.read_user(&parts.user, parts.deadline, asked);
@@ -259,14 +259,14 @@ impl Owner {
     }
 
     pub(crate) fn answer(&mut self, token: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
-        // Tokens are given once and answered once.
+        // Each token is given out once and answered once.
         let Some(asked) = self.asked.remove(&token) else { return };
         match asked {
             Continuation::User(user) => self.user_read(user, answer, now, time_ms),
             Continuation::Reserved(user) => self.reserved(user, answer, now, time_ms),
             Continuation::Account(user, slot) => self.account_read(&user, slot, answer),
             Continuation::Ensured(user, slot) => {
-                // It may have another owner now.
+                // The name may have another owner now.
                 self.accounts.forget(&user);
                 self.end(slot, done(answer));
             }
@@ -274,7 +274,7 @@ impl Owner {
             Continuation::SessionHead { user, incarnation, generation, slot } => {
                 if let Ok(StoreAnswer::Head(head)) = &answer {
                     let position = Position { epoch: head.epoch, seq: head.last };
-                    // What is news here may be news to the user's other sessions.
+                    // A position that is news here may be news to the user's other sessions.
                     if self.register.heard(&user, incarnation, position)
                         && self.register.sessions(&user, incarnation).len() > 1
                     {
@@ -283,7 +283,7 @@ impl Owner {
                 }
                 let opened = |head| SessionOpened { heads: vec![head], replaced: false, incarnation, generation };
                 let opened = head(&user, answer).map(|head| Answer::SessionOpened(opened(head)));
-                // The session is stored: whatever is wrong now, "nothing was done" would not be true.
+                // The session is stored: after a failure from here on, "nothing was done" would be wrong.
                 self.end(slot, opened.map_err(Failure::after_the_session));
             }
             Continuation::Heads(user, slot) => {
@@ -291,7 +291,7 @@ impl Owner {
                 self.end(slot, heads);
             }
             Continuation::SessionClosed { user, gateway, connection, slot } => {
-                // A sign-in that was under way may have put it back meanwhile.
+                // A concurrent sign-in may have put it back meanwhile.
                 self.register.remove(&user, gateway, connection);
                 self.end(slot, done(answer));
             }
@@ -336,7 +336,7 @@ impl Owner {
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place: Place::Own });
     }
 
-    /// Names what goes on with the answer.
+    /// Makes the token that the answer will carry.
     fn token(&mut self, asked: Continuation) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
@@ -381,7 +381,7 @@ fn done(answer: Result<StoreAnswer, StoreFailure>) -> Result<Answer, Failure> {
     }
 }
 
-/// The failure, or that the answer is of another kind than the question.
+/// The failure, or that the answer does not fit the question.
 fn unexpected(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
     Failure::Store(answer.err().unwrap_or(StoreFailure::Unexpected))
 }

@@ -1,4 +1,4 @@
-//! The task around an [`Owner`]: each has its part of the users.
+//! The task around an [`Owner`]. Each partition has its part of the users.
 
 use std::{
     future::poll_fn,
@@ -30,11 +30,11 @@ use crate::{
     topology::Topology,
 };
 
-/// How many there are: a few, so that the work of one link is spread over the cores.
+/// A few, so that the work of one link is spread over the cores.
 pub(crate) const PARTITIONS: usize = 4;
-/// Requests and deliveries that wait for a partition. When it is full, links are not read and hints are dropped.
+/// Requests and deliveries that wait for a partition. When the queue is full, links are not read and hints are dropped.
 pub(crate) const INPUTS: usize = 4096;
-/// Answers of the store. When it is full the store client waits; the partition never waits for anybody.
+/// Answers of the store. When the queue is full the store client waits; the partition never waits for anything.
 pub(crate) const ANSWERS: usize = 4096;
 /// Inputs taken at once.
 const TURN: usize = 256;
@@ -46,7 +46,7 @@ pub(crate) enum Input {
     /// The account or sessions of this user have changed.
     Changed(UserId),
     Signal(Signal),
-    /// Deliveries of anybody may have been lost.
+    /// Deliveries to any user may have been lost.
     Doubt,
     /// See [`Owner::forget`].
     Forget {
@@ -77,7 +77,7 @@ impl Input {
     }
 }
 
-/// All partitions' mailboxes. Cheap to clone.
+/// The mailboxes of all partitions. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Partitions(Arc<[Mailbox]>);
 
@@ -102,7 +102,7 @@ impl Partitions {
         self.0[self.index(&user)].inputs.send(Input::Forget { user, gateway, connection, link }).await.is_ok()
     }
 
-    /// To all of them, behind what they were told before; false if they have stopped.
+    /// Told to all partitions, after everything they were told before; false if they have stopped.
     pub(crate) async fn announced_all(&self, gateway: LeaseId, link: u64, ring_version: u64) -> bool {
         for mailbox in self.0.iter() {
             if mailbox.inputs.send(Input::AnnouncedAll { gateway, link, ring_version }).await.is_err() {
@@ -112,7 +112,7 @@ impl Partitions {
         true
     }
 
-    /// If the partition is full, only the position is kept and told later.
+    /// If the partition is full, only the position is kept, and reported later.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         let mailbox = &self.0[self.index(&delivery.user)];
         if let Err(TrySendError::Full(Input::Deliver(delivery))) = mailbox.inputs.try_send(Input::Deliver(delivery)) {
@@ -129,7 +129,7 @@ impl Partitions {
         }
     }
 
-    /// To all of them; false if they have stopped.
+    /// Told to all partitions; false if they have stopped.
     pub(crate) async fn doubt(&self) -> bool {
         for mailbox in self.0.iter() {
             if mailbox.inputs.send(Input::Doubt).await.is_err() {
@@ -152,7 +152,7 @@ impl Partitions {
     }
 }
 
-/// Which of so many parts has this user.
+/// The index of the part that has this user.
 pub(crate) fn part_of(user: &UserId, parts: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     user.hash(&mut hasher);
@@ -173,7 +173,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// Until the router is gone.
+    /// Runs until the router is gone.
     pub(crate) async fn run(mut self) {
         let mut inputs = Vec::with_capacity(TURN);
         let mut answers = Vec::with_capacity(TURN);
@@ -185,8 +185,8 @@ impl Partition {
         loop {
             let (cursors_due, check_due) = (self.owner.cursors_due(), self.owner.check_due());
             let (queue, missed, stored) = (&mut self.inputs, &mut self.missed, &mut self.answers);
-            // All branches are cancel-safe: receiving, watching, ticking. What is rare comes first, so that it is not
-            // starved.
+            // All branches are cancel-safe: receiving, watching, ticking. Rare branches come first, so that they are
+            // not starved.
             tokio::select! {
                 biased;
                 _ = poll_fn(|context| gauge.poll_by(context, time::Interval::poll_tick)) => {
@@ -232,7 +232,7 @@ impl Partition {
     }
 
     fn perform(&mut self) {
-        // An operation that the store does not take is answered at once, which may have effects again.
+        // An operation that the store client refuses is answered at once, which may have effects again.
         while !self.owner.effects.is_empty() {
             for effect in std::mem::take(&mut self.owner.effects) {
                 match effect {
@@ -260,7 +260,7 @@ impl Partition {
     fn deliver(&mut self, delivery: Delivery) {
         match self.topology.borrow().elsewhere(&delivery.user) {
             Some(address) => self.peers.hint(address, delivery),
-            // Without an owner there may still be sessions here.
+            // No owner is known, but there may still be sessions here.
             None => self.partitions.deliver(delivery),
         }
     }

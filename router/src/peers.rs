@@ -1,4 +1,4 @@
-//! Links to the other routers, for what they must hear of the users that they own.
+//! Links to the other routers, which own the users that messages here concern.
 
 use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
 
@@ -33,11 +33,11 @@ use crate::{
     topology::Topology,
 };
 
-/// The most words that wait for one router. A hint above that keeps only its position, which is told later.
+/// Most messages that wait for one router. A hint beyond it keeps only its position, which is sent later.
 const HINTS: usize = 16_384;
 /// Hints without envelopes in one message.
 const MISSED: usize = 256;
-/// Batches that wait for the connection. When it is full, words wait above.
+/// Batches that wait for the connection. When the queue is full, messages wait in the queue before it.
 const BATCHES: usize = 2;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -49,7 +49,7 @@ pub(crate) struct Peers {
     queues: Arc<RwLock<HashMap<String, Peer>>>,
 }
 
-/// The way to one router.
+/// The queue to one router.
 #[derive(Clone)]
 struct Peer {
     words: mpsc::Sender<Word>,
@@ -57,17 +57,17 @@ struct Peer {
     missed: Arc<Missed<UserId, Delivery>>,
 }
 
-/// What a router tells another one. Lost without harm.
+/// What a router tells another one. All of it may be lost without harm.
 enum Word {
     Hint(Delivery),
     Changed(UserId),
 }
 
 impl Peers {
-    /// If there is no room, only the position is told, later.
+    /// If there is no room, only the position is sent, later.
     pub(crate) fn hint(&self, address: &str, delivery: Delivery) {
         let peers = self.queues.read();
-        // Whoever is not in the ring owns nothing.
+        // A router that is not in the ring owns nothing.
         let Some(peer) = peers.get(address) else { return metrics::hint(false) };
         let given = peer.words.try_send(Word::Hint(delivery));
         metrics::hint(given.is_ok());
@@ -144,7 +144,7 @@ async fn keep(
     let mut failures = 0u32;
     let mut waiting = Waiting::new("another router's link");
     loop {
-        // The other side wants to know who calls.
+        // The other side requires the caller's lease.
         let Ok(held) = lease.wait_for(Option::is_some).await.map(|held| held.as_ref().map(|held| held.lease.0)) else {
             return;
         };
@@ -158,10 +158,10 @@ async fn keep(
                 waiting.over();
                 let mut said = response.into_inner();
                 loop {
-                    // Both are cancel-safe; what is taken is given on before the next turn.
+                    // Both are cancel-safe; what is taken is passed on before the next turn.
                     let message = tokio::select! {
                         message = said.message() => match message {
-                            // Routers have nothing to say to routers but the registry, which we watch ourselves.
+                            // Routers tell each other nothing but the registry, which this one watches itself.
                             Ok(Some(_)) => continue,
                             Ok(None) | Err(_) => break,
                         },
@@ -177,13 +177,13 @@ async fn keep(
                             message
                         }
                         taken = poll_fn(|context| missed.poll_take(context, MISSED)) => {
-                            // A new link says as well that anybody may have missed something.
+                            // A new link also says that any user may have missed something.
                             let Taken::Some(deliveries) = taken else { break };
                             let hints = deliveries.into_iter().map(Delivery::into_hint).collect();
                             ToRouter { hints, ..ToRouter::default() }
                         }
                     };
-                    // What is lost here, the other side reads from the store when the link is open again.
+                    // If this is lost, the other side reads it from the store when the link is open again.
                     let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
                     if !matches!(given, Ok(Ok(()))) {
                         break;

@@ -1,20 +1,20 @@
-//! The duplicate keys of messages that came a moment ago: of several that are on their way, each names the one before.
+//! A cache of recent duplicate keys: of several messages in flight, each names the one before.
 
 use std::hash::BuildHasher as _;
 
 use carillon_proto::{ClientId, DeviceId, DuplicateKey, Keyed, UserId};
 
-/// Devices and recipients of which the last key is kept: some 300 bytes each. Another one takes the place of the one that
-/// has the same place.
+/// Pairs of device and recipient whose last key is cached, some 300 bytes each. The cache is direct-mapped: a new pair
+/// replaces the one in its place.
 const PLACES: usize = 1024;
 
-/// A key is what it is, kept or made anew: it is two or three hashes, which are dear.
+/// A cached key equals a recomputed one, and saves two or three hashes.
 pub(crate) struct RecentKeys {
     places: Box<[Option<(Named, DuplicateKey)>]>,
     hasher: Keyed,
 }
 
-/// All that a key is made of.
+/// Everything that a key is made of.
 #[derive(PartialEq, Eq)]
 struct Named {
     sender: UserId,
@@ -23,7 +23,7 @@ struct Named {
     client_id: ClientId,
 }
 
-/// The keys of messages of one device to one recipient.
+/// The keys of messages from one device to one recipient.
 pub(crate) struct KeysOf<'a> {
     place: &'a mut Option<(Named, DuplicateKey)>,
     sender: &'a UserId,
@@ -50,7 +50,7 @@ impl RecentKeys {
 }
 
 impl KeysOf<'_> {
-    /// The key of the message that has come now. The next one may name it.
+    /// The key of the message that has just arrived. The next one may name it.
     pub(crate) fn key(&mut self, client_id: ClientId) -> DuplicateKey {
         let key = self.made(&client_id);
         let (sender, device) = (self.sender.clone(), self.device.clone());
@@ -58,7 +58,7 @@ impl KeysOf<'_> {
         key
     }
 
-    /// The key of the message that a message names.
+    /// The key of the previous message, which a message names.
     pub(crate) fn key_before(&self, client_id: &ClientId) -> DuplicateKey {
         match &*self.place {
             Some((named, key))

@@ -1,6 +1,6 @@
-//! Every live session of the users that this router owns, as their gateways tell it: they open, announce and close them,
-//! and say which of them another router owns by now. Nothing is dropped for its age, and nothing is concluded from a ring
-//! that a gateway may have skipped.
+//! All live sessions of the users that this router owns. Gateways open, announce and close them here, and tell which of
+//! them another router owns by now. No entry expires by age, and nothing is concluded from a ring that a gateway may
+//! have skipped.
 
 use std::collections::HashSet;
 
@@ -11,15 +11,14 @@ use carillon_proto::{
 
 use crate::companions::Companions;
 
-/// The live sessions of one partition's users. Bounded by what gateways hold: each lets in at most its `max_connections`,
-/// and the store lets in at most `max_devices_per_user` of a user. A session takes some 300 bytes, together with the entry
-/// of its user in [`Companions`].
+/// The live sessions of one partition's users. Bounded by the connections of the gateways (`max_connections` each) and
+/// by the store's `max_devices_per_user`. A session takes some 300 bytes, including its user's entry in [`Companions`].
 pub(crate) struct Register {
     users: KeyedMap<UserId, Online>,
-    /// How many sessions each gateway has here. Whose gateway ends is looked for among all: that is seldom, and an index
-    /// would cost as much as the session.
+    /// The number of sessions of each gateway. When a gateway ends, all sessions are scanned for its own: that is rare,
+    /// and an index would take as much memory as the sessions.
     by_lease: KeyedMap<LeaseId, usize>,
-    /// For each gateway that has said so: the link and ring by which all its sessions are announced.
+    /// For each gateway that has announced all its sessions: by which link and ring.
     announced: KeyedMap<LeaseId, Announced>,
     companions: Companions,
 }
@@ -40,19 +39,19 @@ struct Announced {
     ring_version: u64,
 }
 
-/// A session as its gateway told of it.
+/// A session as its gateway announced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Session {
     pub(crate) device: Box<str>,
     pub(crate) lease: LeaseId,
     pub(crate) connection: u64,
     pub(crate) generation: u64,
-    /// The link on which it was told.
+    /// The link on which it was announced.
     pub(crate) link: u64,
 }
 
 impl Session {
-    /// `stored` as it was told on this link.
+    /// `stored` as it was announced on this link.
     pub(crate) fn new(stored: &store::Session, link: u64) -> Self {
         let store::Session { device, lease, connection, generation, .. } = stored;
         let (device, lease) = (device.as_str().into(), LeaseId(*lease));
@@ -69,12 +68,12 @@ impl Register {
         Self { users: KeyedMap::default(), by_lease: KeyedMap::default(), announced: KeyedMap::default(), companions }
     }
 
-    /// Sessions of all users.
+    /// The number of sessions of all users.
     pub(crate) fn len(&self) -> usize {
         self.by_lease.values().sum()
     }
 
-    /// The sessions of the account with this incarnation. Those of another owner of the name are told nothing of it.
+    /// The sessions of the account with this incarnation. Sessions of another owner of the name are not told about it.
     pub(crate) fn sessions(&self, user: &UserId, incarnation: u64) -> &[Session] {
         match self.users.get(user) {
             Some(online) if online.incarnation == incarnation => &online.sessions,
@@ -87,7 +86,7 @@ impl Register {
         self.users.get(user).map_or(&[], |online| &online.sessions)
     }
 
-    /// The incarnation of the account that is signed in with this very session.
+    /// The incarnation of the account to which exactly this session belongs, if it is here.
     pub(crate) fn knows(&self, user: &UserId, session: &Session) -> Option<u64> {
         let online = self.users.get(user)?;
         let is_it = |known: &Session| {
@@ -97,20 +96,20 @@ impl Register {
         online.sessions.iter().any(is_it).then_some(online.incarnation)
     }
 
-    /// Whether another session of this device is here.
+    /// True if another session of this device is here.
     pub(crate) fn has_other(&self, user: &UserId, session: &Session) -> bool {
         let is_other =
             |known: &Session| known.device == session.device && !known.has_handle(session.lease, session.connection);
         self.users.get(user).is_some_and(|online| online.sessions.iter().any(is_other))
     }
 
-    /// The store has this session of the account with this incarnation now, in the place of others of the device. Gives the
-    /// sessions of the owner of the name before, which are over.
+    /// The store now has this session of the account with this incarnation, in place of older ones of the device.
+    /// Returns the sessions of the name's previous owner, which are over.
     pub(crate) fn put(&mut self, user: &UserId, incarnation: u64, mut session: Session) -> Vec<Session> {
         let mut over = Vec::new();
         self.catch_up(user);
         match self.users.get(user) {
-            // The name has a new owner by now, and this answer comes late.
+            // The name has a new owner by now, and this answer is late.
             Some(online) if online.incarnation > incarnation => return over,
             Some(online) if online.incarnation < incarnation => {
                 over.clone_from(&online.sessions);
@@ -119,7 +118,7 @@ impl Register {
             _ => {}
         }
         if let Some(known) = self.find(user, session.lease, session.connection) {
-            // What an older link still brings is no news.
+            // A message from an older link is outdated.
             session.link = session.link.max(known.link);
         }
         self.retain(user, |known| known.device != session.device);
@@ -134,7 +133,7 @@ impl Register {
         over
     }
 
-    /// The inbox of the account with this incarnation reaches at least so far. True if that is news.
+    /// Records that the inbox of this incarnation reaches at least this far. True if that is news.
     pub(crate) fn heard(&mut self, user: &UserId, incarnation: u64, position: Position) -> bool {
         let Some(online) = self.users.get_mut(user).filter(|online| online.incarnation == incarnation) else {
             return false;
@@ -150,17 +149,17 @@ impl Register {
         is_news
     }
 
-    /// Takes over how far the inbox reaches by what the user's only session has sent.
+    /// Takes over how far the inbox reaches by the messages of the user's only session.
     pub(crate) fn catch_up(&mut self, user: &UserId) {
         let Some(sent) = self.companions.sent(user) else { return };
         let Some(online) = self.users.get_mut(user) else { return };
-        // Of two epochs the later one is not known here: the next comparison with the store tells.
+        // Which of two epochs is the later one is not known here; the next comparison with the store tells.
         if online.head.epoch == 0 || online.head.epoch == sent.epoch && online.head.seq < sent.seq {
             online.head = sent;
         }
     }
 
-    /// How far the inbox of this user is known to reach, and of which account it is. `None`: that is not known.
+    /// How far the inbox of this user is known to reach, and the account's incarnation; `None` if unknown.
     pub(crate) fn head(&self, user: &UserId) -> Option<(u64, Position)> {
         let online = self.users.get(user)?;
         (online.head.epoch != 0).then_some((online.incarnation, online.head))
@@ -187,7 +186,7 @@ impl Register {
         self.retain(user, |known| !known.has_handle(lease, connection) || known.link > link);
     }
 
-    /// The sessions of gateways whose leases have ended are no more.
+    /// Removes the sessions of gateways whose leases have ended.
     pub(crate) fn end_leases(&mut self, has_ended: impl Fn(LeaseId) -> bool) {
         self.announced.retain(|lease, _| !has_ended(*lease));
         let ended: HashSet<LeaseId> = self.by_lease.keys().copied().filter(|lease| has_ended(*lease)).collect();
@@ -196,18 +195,18 @@ impl Register {
         }
     }
 
-    /// The gateway has announced all that it has here by the ring of this version. What it has not told on this link, it
-    /// told on a link before, and has no more.
+    /// The gateway has announced all of its sessions here by the ring of this version. Sessions that it announced only
+    /// on an earlier link no longer exist.
     pub(crate) fn announced_all(&mut self, lease: LeaseId, link: u64, ring_version: u64) {
         let before = self.announced.insert(lease, Announced { link, ring_version });
-        // Later on the same link, it tells one by one what moves away.
+        // Later on the same link, the gateway reports each session that moves away.
         if before.is_none_or(|before| before.link != link) {
             self.retain_all(|known| known.lease != lease || known.link >= link);
         }
     }
 
-    /// How many of these gateways have not said that all of their sessions are announced by this ring. While there is one,
-    /// nobody can be said to be signed in nowhere.
+    /// The number of these gateways that have not announced all their sessions by this ring. While there is one, no
+    /// user can be said to be offline.
     pub(crate) fn missing(&self, gateways: impl Iterator<Item = LeaseId>, ring_version: u64) -> usize {
         let has = |lease: &LeaseId| self.announced.get(lease).is_some_and(|said| said.ring_version >= ring_version);
         gateways.filter(|lease| !has(lease)).count()

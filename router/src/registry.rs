@@ -1,4 +1,4 @@
-//! What a router hears from the registry of the storage nodes.
+//! The router's view of the registry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use tonic::Status;
 
 use crate::{metrics, topology::Topology};
 
-/// How long one storage node may take: at most half of the usual pause between renewals, so that one that hangs costs no
+/// Timeout of one storage node: at most half of the usual pause between renewals, so that a node that hangs costs no
 /// lease.
 const TRY: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
-/// A watch moves to another node after this long: the one it had may be cut off from the rest and not know.
+/// A watch moves to another node after this time: its node may be cut off from the others without noticing.
 const WATCH: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
@@ -29,7 +29,7 @@ pub(crate) struct RegistryReader {
 }
 
 impl RegistryReader {
-    /// `seeds`: storage nodes that are asked besides those that the registry names.
+    /// `seeds`: storage nodes that are asked in addition to those in the registry.
     pub(crate) fn new(seeds: &[String], security: PeerSecurity, topology: watch::Receiver<Arc<Topology>>) -> Self {
         let (seeds, named) = (seeds.to_vec(), topology.clone());
         let nodes = move || {
@@ -44,7 +44,7 @@ impl RegistryReader {
         Self { client: RegistryClient::new(security, TRY, nodes), topology }
     }
 
-    /// What each storage node of the cluster says that it leads; `None` if it does not answer in time.
+    /// What each storage node of the cluster reports to lead; `None` if it does not answer in time.
     pub(crate) async fn leads(&self) -> Vec<(String, Option<LeadsReply>)> {
         let nodes = self.topology.borrow().storage();
         let asking = nodes.into_iter().map(|address| async move {

@@ -1,4 +1,4 @@
-//! Answers to requests of a link, and how failures are told.
+//! Answers to requests of a link, and how failures are reported.
 
 use std::sync::{
     Arc,
@@ -23,18 +23,18 @@ use crate::{metrics, store::StoreFailure};
 
 pub(crate) type Answer = router_reply::Result;
 
-/// The place for one answer in the link's queue of replies, taken before the request is carried out: so an answer is
-/// never dropped and never waits. Dropped without an answer, the caller's deadline ends the request.
+/// A reserved place for one answer in the link's queue of replies, taken before the request is carried out: the answer
+/// is never dropped and never waits. If the slot is dropped without an answer, the caller's deadline ends the request.
 pub(crate) struct ReplySlot {
     pub(crate) id: u64,
     pub(crate) place: OwnedPermit<RouterReply>,
-    /// Names the operation in metrics.
+    /// The operation's name in metrics.
     pub(crate) op: &'static str,
     pub(crate) since: Instant,
     pub(crate) _counted: Counted,
 }
 
-/// How many requests are in flight: what a stopping router waits for.
+/// The number of requests in flight; a stopping router waits for them.
 #[derive(Clone, Default)]
 pub(crate) struct InFlight(Arc<AtomicUsize>);
 
@@ -95,14 +95,14 @@ pub(crate) enum Failure {
     Crowded,
     #[error("too many requests wait for the gateway of the device")]
     GatewayCrowded,
-    /// Of a directed request: the gateway of the session should not have let it through.
+    /// A directed request's answer is too large; the gateway of the session should have refused it.
     #[error("the answer of the device is {bytes} bytes, but must be at most {max}")]
     LargeAnswer { bytes: usize, max: usize },
     #[error("the client id was used for another message")]
     Reused,
     #[error("the client id was used for a message to somebody else")]
     ReusedElsewhere,
-    /// Of a message that may stand in an inbox already: the same frame again finds it there.
+    /// The message may be in an inbox already: a repeat of the same frame finds it there.
     #[error("it is not known whether it was done: {why}")]
     Halfway { why: String, retry_after_ms: u32 },
     #[error("the account of the recipient is just being changed")]
@@ -111,7 +111,7 @@ pub(crate) enum Failure {
     Devices(String),
     #[error("the device is not signed in")]
     NotSignedIn,
-    /// Of a directed request: its session may be there, and may have heard it.
+    /// The session of a directed request was not reached for certain: it may exist, and may have received it.
     #[error("the device can't be reached now")]
     Unreached,
 }
@@ -149,13 +149,13 @@ impl Failure {
         Refusal { code: code.into(), reason: self.to_string(), retry, retry_after_ms }
     }
 
-    /// The same, of something that may have been done: a refusal would say that it was not.
+    /// The same failure for something that may have been done: a refusal would say that it was not.
     pub(crate) fn halfway(self) -> Self {
         let retry_after_ms = self.to_refusal().retry_after_ms.max(200);
         Self::Halfway { why: self.to_string(), retry_after_ms }
     }
 
-    /// The same for a session that is stored already: it is not known what the caller can rely on.
+    /// The same failure for a session that is already stored: the caller can't know what it can rely on.
     pub(crate) fn after_the_session(self) -> Self {
         match self {
             gone @ Self::Store(StoreFailure::Gone { .. }) => gone,
@@ -173,7 +173,7 @@ impl From<Failure> for Answer {
 
 /// A request of a link, ready to be carried out.
 pub(crate) struct Request {
-    /// Whose owner carries it out.
+    /// The user whose owner carries it out.
     pub(crate) user: UserId,
     pub(crate) op: link::router_request::Op,
     /// The caller's lease, and the link on which it asks.
@@ -185,13 +185,13 @@ pub(crate) struct Request {
     pub(crate) slot: ReplySlot,
 }
 
-/// The caller's deadline, but not longer than our own.
+/// The caller's deadline, but no longer than this router's own.
 pub(crate) fn deadline(now: Instant, asked_ms: u32, longest: Duration) -> Instant {
     let asked = if asked_ms == 0 { longest } else { Duration::from_millis(asked_ms.into()).min(longest) };
     now + asked
 }
 
-/// Names the operation in metrics.
+/// The operation's name in metrics.
 pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
     use link::router_request::Op;
     match op {

@@ -1,4 +1,4 @@
-//! The role: how it is made, started and stopped.
+//! The router role: opened, run and drained.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -61,7 +61,7 @@ pub enum OpenError {
     Security(#[from] PeerError),
 }
 
-/// What waits to be started.
+/// The parts that `run` starts.
 struct NotStarted {
     listener: TcpListener,
     services: Services,
@@ -75,7 +75,7 @@ struct NotStarted {
 }
 
 impl Router {
-    /// Binds the listener; nothing is sent yet.
+    /// Binds the listener; sends nothing yet.
     pub async fn open(config: RouterConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Router)?;
@@ -174,7 +174,7 @@ impl Router {
         })
     }
 
-    /// Where the listener is.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -218,7 +218,7 @@ impl Router {
             let stop = async {
                 stopping.stopping().await;
                 closing.cancel();
-                // Connections that do not end by themselves are left behind.
+                // Connections that do not end by themselves are dropped.
                 time::sleep(Duration::from_secs(1)).await;
             };
             tokio::select! {
@@ -228,12 +228,12 @@ impl Router {
         });
     }
 
-    /// Leaves the ring, then waits until what is in flight is done and the gateways have gone elsewhere; at most for
-    /// the configured time. The tasks go on until their group is stopped.
+    /// Leaves the ring, then waits until requests in flight are done and the gateways have moved to other routers, at
+    /// most for the configured time. The tasks run until their group is stopped.
     pub async fn drain(&self) {
         let deadline = Instant::now() + self.drain;
         self.readiness.send_replace(Readiness::Draining);
-        // Without renewals the lease still covers what comes in until it runs out.
+        // Without renewals the lease still covers incoming requests until it runs out.
         if let Some(keeper) = self.keeper.lock().take() {
             keeper.stop();
         }

@@ -24,28 +24,29 @@ use crate::{
 pub(crate) struct Sending {
     pub(crate) sender: UserId,
     pub(crate) recipient: UserId,
-    /// Of the sender's account, as the sender's session has it.
+    /// The incarnation of the sender's account, according to the sender's session.
     pub(crate) incarnation: u64,
-    /// Of the sender's session.
+    /// The generation of the sender's session.
     generation: u64,
-    /// Of the recipient's account, as it was when the first append was begun.
+    /// The incarnation of the recipient's account when the first append began.
     pub(crate) recipient_incarnation: u64,
-    /// The recipient was read anew, because what was known of it had ended.
+    /// The recipient was read again, because the cached account had ended.
     pub(crate) read_again: bool,
     key: DuplicateKey,
-    /// The client has used its id for a message to somebody else, too: the key in the sender's own inbox names the recipient.
+    /// The client has used its id for a message to another recipient, too: the key in the sender's inbox includes the
+    /// recipient.
     pub(crate) key_names_recipient: bool,
-    /// Of the message that must stand before this one.
+    /// The key of the message that must precede this one.
     after: Option<DuplicateKey>,
     id: String,
     time_ms: u64,
-    /// What stands, or will stand, in both inboxes.
+    /// The envelope in both inboxes, now or later.
     pub(crate) envelope: Bytes,
     /// The session that sent it.
     pub(crate) lease: LeaseId,
     pub(crate) connection: u64,
     pub(crate) deadline: Instant,
-    /// When the append that is under way was handed to the store.
+    /// When the current append was handed to the store.
     pub(crate) since: Instant,
     pub(crate) slot: ReplySlot,
     /// Open until the message is answered.
@@ -53,7 +54,7 @@ pub(crate) struct Sending {
     pub(crate) traceparent: String,
 }
 
-/// The parts of a request, with its answer's slot kept apart so that a refusal can use it.
+/// The context of a request. The answer's slot is kept apart so that a refusal can use it.
 pub(crate) struct RequestContext {
     pub(crate) user: UserId,
     pub(crate) lease: LeaseId,
@@ -71,7 +72,7 @@ impl RequestContext {
 }
 
 impl Sending {
-    /// Stamps the message. `time_ms` is the time at which the service takes it, if its gateway does not say so.
+    /// Stamps the message. `time_ms`: the time of acceptance, if the gateway does not give one.
     pub(crate) fn new(
         send: Send,
         parts: RequestContext,
@@ -100,7 +101,7 @@ impl Sending {
             Err(failure) => return Err((slot, failure)),
         };
         let time_ms = if send.time_ms == 0 { time_ms } else { send.time_ms };
-        // With the recipient: a client may use one id for several.
+        // Includes the recipient: a client may use one id for several.
         let id = MessageId::of(time_ms, key.to(&recipient)).to_string();
         let envelope = RawEnvelope {
             id,
@@ -139,7 +140,7 @@ impl Sending {
         self.sender == self.recipient
     }
 
-    /// The append to the recipient's inbox. It names the sender's session: if that is over by then, it is refused.
+    /// The append to the recipient's inbox. It names the sender's session, and is refused if that is over by then.
     pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
         let append = self.append(&self.recipient, self.recipient_incarnation);
         let sender = Bytes::copy_from_slice(self.sender.as_str().as_bytes());
@@ -151,7 +152,7 @@ impl Sending {
         Self::command(shards, self.append(&self.sender, self.incarnation), &self.sender)
     }
 
-    /// Asks whether it stands in the sender's own inbox already.
+    /// Asks whether the message is in the sender's own inbox already.
     pub(crate) fn look_for_first(&self, shards: ShardMap) -> (ShardId, Op) {
         let append = self.append(&self.sender, self.incarnation);
         Self::command(shards, Append { only_repeat: true, ..append }, &self.sender)
@@ -179,7 +180,7 @@ impl Sending {
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
     }
 
-    /// If this is a repetition, what the first one wrote is the message.
+    /// If this is a repeat, the message is what the first attempt wrote.
     pub(crate) fn adopt(&mut self, appended: &Appended) -> Result<(), Failure> {
         if appended.first_envelope.is_empty() || appended.first_envelope == self.envelope {
             return Ok(());
@@ -190,7 +191,7 @@ impl Sending {
         if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
             return Err(Failure::ReusedElsewhere);
         }
-        // Decoded only here, where something is repeated. Its own envelope is one that it has made.
+        // Decoded only here, for repeats. The own envelope was made by this service.
         let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
         if own.content != first.content {
             return Err(Failure::Reused);

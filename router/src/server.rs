@@ -33,7 +33,7 @@ use crate::{
     topology::Topology,
 };
 
-/// How long a gateway's call to the registry is tried.
+/// How long a gateway's call to the registry is retried.
 const REGISTRY_DEADLINE: Duration = Duration::from_secs(3);
 
 /// All services; `closing` ends their streams.
@@ -49,7 +49,7 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Until `closing`, and then until the streams have ended.
+    /// Serves until `closing`, and then until the streams have ended.
     pub(crate) async fn serve(self, listener: TcpListener, tasks: Tasks) {
         let links = LinkService { context: self.context, tasks, closing: self.closing.clone() };
         let open = links.clone();
@@ -75,7 +75,7 @@ impl Services {
     }
 }
 
-/// Who may open a link.
+/// Tiers that may open a link.
 const CALLERS: &[Tier] = &[Tier::Gateway, Tier::Router];
 
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl LinkService {
     }
 }
 
-/// The registry, for those who don't know the storage nodes.
+/// The registry, for gateways, which don't know the storage nodes.
 struct RegistryProxy {
     registry: RegistryClient,
     topology: watch::Receiver<Arc<Topology>>,
@@ -113,7 +113,7 @@ struct RegistryProxy {
 }
 
 impl RegistryProxy {
-    /// A lease that this router does not know yet is left to the store: it is new, or has ended.
+    /// A lease that this router does not know yet is left to the store: it is new, or it has ended.
     fn only_of_gateways(&self, lease: u64) -> Result<(), Status> {
         let topology = self.topology.borrow();
         let other = topology.view.nodes.iter().any(|node| node.lease == lease && node.kind() != NodeKind::Gateway);
@@ -121,7 +121,7 @@ impl RegistryProxy {
     }
 }
 
-/// Whose token it was.
+/// The tier of the caller's token.
 fn caller<T>(request: &Request<T>) -> Result<Tier, Status> {
     request.extensions().get().copied().ok_or_else(|| Status::internal("nobody has looked at the token"))
 }
@@ -159,7 +159,7 @@ impl RegistryService for RegistryProxy {
 
     type WatchStream = Out<RegistryView>;
 
-    /// From this router's own watch: like a storage node's replica, it may be behind.
+    /// Served from this router's own watch, which may lag like a storage node's replica.
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let views = WatchStream::new(self.topology.clone())
             .filter(|topology| std::future::ready(topology.is_known()))

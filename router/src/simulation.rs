@@ -1,5 +1,5 @@
-//! For the simulation only: a router without tasks, sockets and clock. What its tasks do between the parts that decide
-//! (`Gate`, `Owner`, the store's `Engine`) is done here in the same order: see `Reader::run`, `Partition::run` and
+//! For the simulation only: a router without tasks, sockets and clock. Between the deciding parts (`Gate`, `Owner`, the
+//! store's `Engine`) it does what the tasks do, in the same order: see `Reader::run`, `Partition::run` and
 //! `StoreActor::run`.
 
 use std::{
@@ -34,7 +34,7 @@ use crate::{
 
 /// How late a retry or the end of a deadline in the store's client may be.
 const TICK: Duration = Duration::from_millis(10);
-/// Answers of a link that are outstanding or unread; above it the link is not read.
+/// Answers of a link that are outstanding or unread; at this number the link is no longer read.
 const REPLIES: usize = 64;
 
 /// What leaves the router.
@@ -77,7 +77,7 @@ struct Link {
     replies: mpsc::Receiver<RouterReply>,
 }
 
-/// What a gateway has said, in order.
+/// Messages of a gateway, in order.
 #[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 enum Unread {
     Forget(Forget),
@@ -85,7 +85,7 @@ enum Unread {
     AnnouncedAll(u64),
 }
 
-/// The part of a router that is to run next. Parts run at their own pace.
+/// The part of a router that runs next. Parts run at their own pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Partition(usize),
@@ -96,7 +96,7 @@ pub enum Part {
 const DEVICES: u32 = 256;
 
 impl Router {
-    /// `seed` decides the pauses before retries, `longest` is the most that a request may take.
+    /// `seed` determines the pauses before retries; `longest` is the most that a request may take.
     pub fn new(here: &str, seed: u64, longest: Duration, now: std::time::Instant) -> Self {
         let topology = Arc::new(Topology::unknown(here));
         let config = OwnerConfig {
@@ -105,7 +105,7 @@ impl Router {
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
-            // What two ends at once have left untold is found before the run is given up.
+            // A push that two simultaneous failures have lost is found before the run is given up.
             head_check: Duration::from_secs(20),
         };
         let partition = |_| Partition {
@@ -131,7 +131,7 @@ impl Router {
         std::mem::take(&mut self.outputs)
     }
 
-    /// Those with something to do.
+    /// The parts that have something to do.
     pub fn runnable(&self) -> impl Iterator<Item = Part> {
         let busy = |part: &Partition| part.follows || !part.inputs.is_empty() || !part.answers.is_empty();
         let partitions = self.partitions.iter().enumerate().filter(move |(_, part)| busy(part));
@@ -222,7 +222,7 @@ impl Router {
         self.read_links(now);
     }
 
-    /// What another router said on a link before may have been lost.
+    /// Hints that another router sent on an earlier link may have been lost.
     pub fn doubts(&mut self) {
         self.partitions.iter_mut().for_each(|partition| partition.inputs.push_back(Input::Doubt));
     }
@@ -292,7 +292,7 @@ impl Router {
                         self.outputs.push(Output::Behind { link, behind: vec![behind] });
                     }
                 }
-                // Its clients say nothing of the kind.
+                // The simulated clients send nothing of the kind.
                 Effect::Signal(..) | Effect::Direct { .. } => {}
                 Effect::Evict { gateway, connection, why } => {
                     if let Some(link) = self.link_of(gateway) {
@@ -389,7 +389,7 @@ impl Router {
                 else {
                     break;
                 };
-                // It has room, as seen above.
+                // It has room, as checked above.
                 let Ok(place) = link.to_replies.clone().try_reserve_owned() else { break };
                 let slot = ReplySlot { id, place, op: op_name(&op), since: now, _counted: InFlight::default().enter() };
                 if let Verdict::NotOwner(not) = verdict {

@@ -1,4 +1,4 @@
-//! The client of the store: one stream to each storage node, each shard's writes in order, whatever fails.
+//! The client of the store: one stream to each storage node. The writes of a shard stay in order across failures.
 
 mod actor;
 mod engine;
@@ -26,20 +26,20 @@ pub(crate) struct StoreOp<A = AnswerTo> {
     pub(crate) traceparent: String,
     pub(crate) deadline: Instant,
     pub(crate) place: Place,
-    /// How often it was sent; at first 0.
+    /// The number of times it was sent; at first 0.
     pub(crate) tries: u32,
     pub(crate) to: A,
 }
 
-/// What a write needs room for.
+/// The room that a write needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// For itself.
     Own,
     /// For itself and, in the lane of this shard, for the write that will follow from it: for both or for neither.
     AndFor(ShardId),
-    /// For nothing: it follows from a write that was carried out, and is never refused because its lane is full. So
-    /// many can be above the bound of a lane as are on their way from the first answer to the second write.
+    /// None: it follows from a write that was carried out, and is never refused for a full lane. A lane can exceed its
+    /// bound by the number of messages between the first answer and the second write.
     Follows,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum AnswerTo {
     Once(oneshot::Sender<Result<StoreAnswer, StoreFailure>>),
 }
 
-/// Why the store did not do it, or why that is not known.
+/// Why the store did not carry it out, or why that is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreFailure {
     #[error("{shard} has too many requests waiting")]
@@ -68,7 +68,7 @@ pub(crate) enum StoreFailure {
     /// The user was deleted, the session was ended, or the inbox has another owner by now.
     #[error("{detail}")]
     Gone { detail: String },
-    /// The session that has sent it is over: its user was deleted, or has other credentials now.
+    /// The sender's session is over: its user was deleted, or has other credentials now.
     #[error("{detail}")]
     SenderGone { detail: String },
     #[error("{detail}")]
@@ -91,7 +91,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Never waits: a partition that waited for the store while the store waits for the partition would be stuck.
+    /// Never waits: a partition that waits for the store while the store waits for the partition would be a deadlock.
     pub(crate) fn submit(&self, op: StoreOp) -> Result<(), StoreFailure> {
         self.ops.try_send(op).map_err(|error| match error {
             mpsc::error::TrySendError::Full(op) => StoreFailure::Overloaded { shard: op.shard, retry_after_ms: 200 },

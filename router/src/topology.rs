@@ -1,4 +1,4 @@
-//! What a registry view says: the ring, the shards, which leases run.
+//! The content of a registry view: the ring, the shards, the running leases.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -42,18 +42,19 @@ impl Topology {
         self.shards.directory > 0
     }
 
-    /// The next topology, unless `view` is not newer than this one.
+    /// The next topology, unless `view` is no newer than this one.
     pub(crate) fn followed_by(&self, view: RegistryView) -> Option<Self> {
         let newer = !self.is_known() || view.version > self.view.version;
         newer.then(|| Self::new(view, Arc::clone(&self.here)))
     }
 
-    /// Is this router the owner? By its address: a router that has just come back under a new lease owns what it owned.
+    /// True if this router is the owner. Compares addresses: a router that comes back under a new lease owns what it
+    /// owned.
     pub(crate) fn owns(&self, id: &str) -> bool {
         self.ring.owner(id).is_some_and(|owner| *owner.address == *self.here)
     }
 
-    /// The address of the owner of this user, unless it is this router, or there is none.
+    /// The address of the owner of this user; `None` if that is this router, or if there is none.
     pub(crate) fn elsewhere(&self, user: &UserId) -> Option<&str> {
         let owner = &*self.ring.owner(user.as_str())?.address;
         (*owner != *self.here).then_some(owner)
@@ -63,13 +64,13 @@ impl Topology {
         self.ring.routers().iter().filter(|router| *router.address != *self.here)
     }
 
-    /// Those whose leases run.
+    /// The gateways whose leases run.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = LeaseId> {
         self.gateways.iter().copied()
     }
 
-    /// Has the lease of a session's gateway certainly ended? One that is newer than this view may still run. Leases and
-    /// versions are numbers of one counter: a lease is the version of the view in which it is for the first time.
+    /// True if the lease of a session's gateway has certainly ended. A lease newer than this view may run. Leases and
+    /// versions come from one counter: a lease is the version of the first view that contains it.
     pub(crate) fn has_ended(&self, gateway: LeaseId) -> bool {
         !self.gateways.contains(&gateway) && gateway.0 <= self.view.version
     }
@@ -79,7 +80,7 @@ impl Topology {
         self.view.storage.iter().map(|node| node.address.clone()).collect()
     }
 
-    /// host:port of the nodes that have a replica of each shard, that of the preferred leader first.
+    /// host:port of the nodes that have a replica of each shard, the preferred leader first.
     pub(crate) fn replicas(&self) -> BTreeMap<ShardId, Vec<String>> {
         let address = |id| self.view.storage.iter().find(|node| node.lease == id).map(|node| node.address.clone());
         let of = |placed: &Placed| {
@@ -104,7 +105,7 @@ pub(crate) mod tests {
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
         });
-        // No view is older than the leases in it.
+        // No view is older than its leases.
         let newest = gateways.iter().copied().fold(version, u64::max);
         let gateways =
             gateways.iter().map(|lease| Node { lease: *lease, kind: NodeKind::Gateway.into(), address: String::new() });

@@ -1,4 +1,4 @@
-//! Where the storage nodes are reached.
+//! The addresses of the storage nodes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use crate::machine::ClusterRows;
 
-/// The address of each node, as the rows of the cluster or the node itself have told it. Cheap to clone.
+/// The address of each node, from the cluster's rows or from the node itself. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct AddressBook {
     known: Arc<watch::Sender<HashMap<u64, Arc<str>>>>,
-    /// The addresses in the rows that were seen last: only what has changed in them is news.
+    /// The addresses in the rows read last, so that only changed ones are taken.
     rows: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
@@ -27,7 +27,7 @@ impl AddressBook {
         self.known.borrow().get(&node).cloned()
     }
 
-    /// Takes the address that the node itself has told. An empty one is ignored.
+    /// Takes the address that the node itself reported. An empty one is ignored.
     pub(crate) fn learn(&self, node: u64, address: &str) {
         if address.is_empty() {
             return;
@@ -41,7 +41,7 @@ impl AddressBook {
         });
     }
 
-    /// Takes an address that may be old, if none is known.
+    /// Takes an address that may be outdated, if none is known.
     pub(crate) fn suppose(&self, node: u64, address: &str) {
         if self.of(node).is_none() {
             self.learn(node, address);

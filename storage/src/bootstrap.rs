@@ -1,4 +1,4 @@
-//! How a cluster is made, once and by an explicit word, and how a node finds out where it belongs. See
+//! Makes a cluster, once and on an explicit command, and finds the cluster that a node belongs to. See
 //! docs/architecture.md, "The cluster".
 
 mod peers;
@@ -30,11 +30,11 @@ use crate::{
     machine::{ClusterRows, FOUNDERS},
 };
 
-/// The node that makes a cluster: it tells the others their places, and makes the first members of the Raft groups.
+/// The node that makes the cluster: it assigns the other nodes their places, and initialises the Raft groups.
 pub(crate) const FOUNDER: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// This node's identity, and what changes it. Cheap to clone.
+/// This node's identity, and the operations that change it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Bootstrap {
     inner: Arc<Inner>,
@@ -42,28 +42,28 @@ pub(crate) struct Bootstrap {
 
 struct Inner {
     dir: DataDir,
-    /// As it stands in the file.
+    /// The identity as written in the file.
     identity: Mutex<Identity>,
-    /// Held while the file is written, which takes as long as the disk does.
+    /// Held while the file is written, which may take as long as the disk does.
     writing: Mutex<()>,
     assigned: watch::Sender<Option<Identity>>,
-    /// Held while a cluster is made here.
+    /// Held while a cluster is being made here.
     founding: tokio::sync::Mutex<()>,
     security: PeerSecurity,
     /// host:port of this node.
     own: String,
-    /// Addresses from the configuration: nodes that are asked and told at the start.
+    /// Addresses from the configuration: the nodes to contact at the start.
     seeds: Vec<String>,
     directory_shards: u16,
     timeline_shards: u16,
     known: Level,
     book: AddressBook,
     serving: Arc<Serving>,
-    /// Nodes that have been told this node's address since this process began.
+    /// Nodes that have been told this node's address since the process started.
     met: Mutex<HashSet<u64>>,
 }
 
-/// What makes a node refuse to start.
+/// Why a node refuses to start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootstrapError {
     #[error(transparent)]
@@ -82,7 +82,7 @@ pub(crate) enum BootstrapError {
     TooOld { level: Level, known: Level },
 }
 
-/// Why a cluster is not made.
+/// Why no cluster is made.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundError {
     #[error("{0}")]
@@ -95,7 +95,7 @@ pub enum FoundError {
     Disk(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What one round of asking the others came to.
+/// The result of one round of asking the other nodes.
 #[derive(Debug, PartialEq)]
 enum Step {
     /// No cluster knows this disk. Holds the address of a node that belongs to a cluster, if one answered.
@@ -158,7 +158,7 @@ impl Bootstrap {
         self.inner.assigned.borrow().clone()
     }
 
-    /// Waits until this node has its place in a cluster. `tell` is called with the reason for waiting.
+    /// Waits until this node has its place in a cluster. `tell` is called with the reason for each wait.
     pub(crate) async fn settle(&self, tell: impl Fn(&str)) -> Result<Identity, BootstrapError> {
         let mut assigned = self.inner.assigned.subscribe();
         let mut waiting = Waiting::new("a place in a cluster, as the disk of this storage node is empty");
@@ -186,15 +186,15 @@ impl Bootstrap {
                     }
                     tell(&format!("the disk is empty and belongs to no cluster: {cause}"));
                     waiting.still(own, cause);
-                    // Ends early when the node that makes the cluster has called.
+                    // Ends early when the founder has called.
                     let _ = timeout(pause::around(PAUSE), assigned.changed()).await;
                 }
             }
         }
     }
 
-    /// Makes a cluster of these nodes, this one among them; empty: of those that the configuration names, or of this one
-    /// alone. What was interrupted goes on; what was done is refused.
+    /// Makes a cluster of these nodes, which include this one. If `members` is empty, the nodes in the configuration
+    /// are used, or this one alone. An interrupted attempt is continued; a finished one is refused.
     pub(crate) async fn found(&self, members: Vec<String>) -> Result<Cluster, FoundError> {
         let _one = self.inner.founding.lock().await;
         let own = &self.inner.own;
@@ -207,7 +207,7 @@ impl Bootstrap {
                 "{own}, which is asked to make the cluster, is not one of its members"
             )));
         };
-        // It becomes the founder, which makes the first members of the Raft groups.
+        // This node becomes the founder, which initialises the Raft groups.
         members[..=place].rotate_right(1);
         if members.len() >= FOUNDERS as usize || members.iter().collect::<HashSet<_>>().len() < members.len() {
             return Err(FoundError::Members(format!("a cluster has 1 to {} members, each once", FOUNDERS - 1)));
@@ -226,12 +226,12 @@ impl Bootstrap {
         }
         let disk = self.identity().disk;
         let cluster = match begun(&disk, &answers) {
-            // It stands in the disks of all, or of some.
+            // All or some of the disks know the cluster.
             Some(cluster) if answers.iter().all(|(_, answer)| answer.cluster.is_some()) => {
                 return Err(FoundError::Exists(cluster.id));
             }
             Some(cluster) => {
-                // The disks count: where they are reached may have changed.
+                // Nodes are matched by disk id: their addresses may have changed.
                 let at = |(address, answer): &(String, Identity)| {
                     let member = cluster.members.iter().find(|member| member.disk == answer.disk)?;
                     Some(Member { address: address.clone(), ..member.clone() })
@@ -245,8 +245,9 @@ impl Bootstrap {
                 None => self.make(answers),
             },
         };
-        // In the same order wherever it is done: of several clusters that are made at once, one gets the first member, and no
-        // other one gets any. This node is the last one. After a crash before that, the others know its disk.
+        // In an order that is the same on all nodes: of several clusters that are made at once, one gets the first
+        // member, and no other gets any. This node is the last one; after a crash before that, the others know its
+        // disk.
         let mut others: Vec<&Member> = cluster.members.iter().filter(|member| member.address != *own).collect();
         others.sort_by_key(|member| &member.address);
         for member in others {
@@ -261,13 +262,13 @@ impl Bootstrap {
         let node = cluster.members.iter().find(|member| member.disk == disk).map_or(0, |member| member.node);
         let assigned = self.assign(cluster.clone(), node).await.map_err(|error| FoundError::Disk(Box::new(error)))?;
         match assigned.cluster {
-            // Another node has made one meanwhile, and this one its member.
+            // Meanwhile another node has made a cluster with this one as a member.
             Some(other) if other.id != cluster.id => Err(FoundError::Exists(other.id)),
             _ => Ok(cluster),
         }
     }
 
-    /// Tells all other members their places, until each has taken it or refused it.
+    /// Assigns all other members their places, until each has accepted or refused.
     pub(crate) async fn tell_others(&self, cluster: Cluster) {
         let mut left: Vec<Member> =
             cluster.members.iter().filter(|member| member.address != self.inner.own).cloned().collect();
@@ -302,7 +303,7 @@ impl Bootstrap {
         }
     }
 
-    /// Gives this node its place, if it has none. Returns the identity that it has then.
+    /// Assigns this node its place, if it has none. Returns the identity that it has then.
     async fn assign(&self, cluster: Cluster, node: u64) -> Result<Identity, BootstrapError> {
         let assigned = self.rewrite(move |identity| {
             let assigned = Identity { cluster: Some(cluster), node, ..identity.clone() };
@@ -321,8 +322,8 @@ impl Bootstrap {
         Ok(identity)
     }
 
-    /// Writes members (without addresses) and level to the identity file. Does nothing below level 1, because such a start
-    /// still needs the addresses.
+    /// Writes the members (without addresses) and the level to the identity file. Does nothing below level 1, because a
+    /// start of such a cluster still needs the addresses.
     pub(crate) async fn remember(&self, rows: ClusterRows) -> Result<(), IdentityError> {
         if rows.level < Level::CLUSTER {
             return Ok(());
@@ -336,7 +337,7 @@ impl Bootstrap {
         remembered.await.map(drop)
     }
 
-    /// The timelines have the new epochs that a put-back folder needs.
+    /// Notes that the timelines have the new epochs that a restored folder needs.
     pub(crate) async fn epochs_are_new(&self) -> Result<(), IdentityError> {
         self.rewrite(|identity| Ok::<_, IdentityError>(Identity { put_back: false, ..identity })).await.map(drop)
     }
@@ -345,7 +346,7 @@ impl Bootstrap {
         self.inner.identity.lock().clone()
     }
 
-    /// On disk when it returns, if it is another one. One change at a time.
+    /// Writes a changed identity, which is on disk when this returns. One change at a time.
     async fn rewrite<E: From<IdentityError> + Send + 'static>(
         &self,
         change: impl FnOnce(Identity) -> Result<Identity, E> + Send + 'static,
@@ -366,14 +367,14 @@ impl Bootstrap {
             Ok(written) => written,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The process ends, and this task with it.
+                // The process is ending, and this task with it.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 }
 
-/// The cluster that has this disk for a member, as the disks of some members have it.
+/// The cluster that lists this disk as a member, according to the disks of other members.
 fn begun(disk: &[u8], answers: &[(String, Identity)]) -> Option<Cluster> {
     let mut clusters = answers.iter().filter_map(|(_, answer)| answer.cluster.as_ref());
     clusters.find(|cluster| cluster.members.iter().any(|member| member.disk == disk)).cloned()
@@ -387,7 +388,7 @@ fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
     }
 }
 
-/// The next step of a node without a cluster, by the answers of the others.
+/// The next step of a node without a cluster, given the answers of the others.
 fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Result<Step, BootstrapError> {
     let mut of_a_cluster = None;
     for (other, answer) in answers {

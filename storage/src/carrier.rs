@@ -1,4 +1,4 @@
-//! Commands of storage nodes for the registry, which any node may be asked to carry out.
+//! Sends commands of storage nodes to the registry, by way of any node.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     machine::{Outcome, admit_directory, is_the_nodes},
 };
 
-/// How long a command is tried again while the registry changes its leader.
+/// How long a command is retried while the registry changes its leader.
 const DEADLINE: Duration = Duration::from_secs(4);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ impl Carrier {
         Self { serving, security }
     }
 
-    /// Tries until the deadline, so only for commands that may be repeated.
+    /// Retries until the deadline, so the command must be idempotent.
     pub(crate) async fn carry(&self, op: Op) -> Result<Outcome, String> {
         let cluster = self.serving.get().ok_or("the shards are not started")?;
         let command = DirectoryCommand { op: Some(op) }.encode_to_vec();
@@ -78,10 +78,10 @@ impl Carrier {
     }
 }
 
-/// Carries out a command of a storage node, if this one leads the registry.
+/// Carries out a command of a storage node, if this node leads the registry.
 pub(crate) async fn carry_out(cluster: &Cluster, bytes: Bytes) -> Result<Outcome, Status> {
     let command = DirectoryCommand::decode(bytes.clone()).map_err(|_| Status::invalid_argument("no command"))?;
-    // These two are the leader's own: it has asked all members first.
+    // Only the leader itself issues these two: it has asked all members first.
     let is_the_leaders = matches!(command.op, Some(Op::SetLevel(_) | Op::FoundCluster(_)));
     if !is_the_nodes(&command) || is_the_leaders || command.encoded_len() != bytes.len() {
         return Err(Status::invalid_argument("this release does not carry such a command"));

@@ -1,4 +1,4 @@
-//! What this node serves once it has its place in a cluster: the replicas that it has, and what the registry says.
+//! The state of a node that has its place in a cluster: its replicas, and the registry's view.
 
 use std::{
     collections::HashMap,
@@ -21,19 +21,19 @@ pub(crate) type Serving = OnceLock<Cluster>;
 
 type Shards = HashMap<ShardId, Shard>;
 
-/// The shards of which this node has a replica; they change while it runs.
+/// The shards with a replica on this node; they change while it runs.
 #[derive(Default)]
 pub(crate) struct Hosted(ArcSwap<Shards>);
 
 pub(crate) struct Cluster {
     pub(crate) id: String,
-    /// This node.
+    /// The id of this node.
     pub(crate) own: u64,
     pub(crate) map: ShardMap,
     pub(crate) hosted: Arc<Hosted>,
     pub(crate) book: AddressBook,
     pub(crate) registry: tokio::sync::watch::Receiver<RegistryState>,
-    /// Used in place of the rows until the registry has them.
+    /// Used in place of the rows until the registry has rows.
     pub(crate) implied: ClusterRows,
     /// True if the identity file says that the cluster has rows, even if this node has not read them yet.
     pub(crate) is_founded: bool,
@@ -45,12 +45,12 @@ impl Hosted {
         self.0.load().get(&shard).cloned()
     }
 
-    /// All as they are now.
+    /// The current shards.
     pub(crate) fn all(&self) -> Arc<Shards> {
         self.0.load_full()
     }
 
-    /// The same as a short borrow, without a reference count.
+    /// The current shards, borrowed for a short time without counting a reference.
     pub(crate) fn now(&self) -> Guard<Arc<Shards>> {
         self.0.load()
     }
@@ -81,7 +81,7 @@ impl Cluster {
         self.hosted.all()
     }
 
-    /// Members, placement and level, as far as this node has them.
+    /// Members, placement and level, as far as this node has applied them.
     pub(crate) fn rows(&self) -> ClusterRows {
         rows(&self.registry.borrow(), &self.implied)
     }
@@ -91,7 +91,7 @@ impl Cluster {
         self.registry.borrow().version
     }
 
-    /// The replica that should lead this shard, so that the leaders are spread.
+    /// The replica that should lead this shard, to spread the leaders over the nodes.
     pub(crate) fn preferred_leader(&self, shard: ShardId) -> Option<u64> {
         let rows = self.rows();
         rows.placement().get(&shard).map(|placement| placement.preferred).filter(|replica| *replica != 0)
@@ -103,7 +103,7 @@ pub(crate) fn rows(registry: &RegistryState, implied: &ClusterRows) -> ClusterRo
     if rows.has_rows() { rows.clone() } else { implied.clone() }
 }
 
-/// For calls that come before the shards are started.
+/// Refuses calls that arrive before the shards are started.
 pub(crate) fn started(serving: &Serving) -> Result<&Cluster, Status> {
     serving.get().ok_or_else(|| Status::unavailable("this storage node has not started its shards yet"))
 }

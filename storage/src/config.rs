@@ -1,4 +1,4 @@
-//! What an operator may set.
+//! The settings of a storage node.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,62 +11,62 @@ use serde::{Deserialize, Serialize};
 pub struct StorageConfig {
     /// Where the internal gRPC listener binds.
     pub listen: SocketAddr,
-    /// host:port at which other nodes reach this one; empty: the address that `listen` was bound to. It may be another one
-    /// at each start.
+    /// host:port at which other nodes reach this one. Empty: the address that `listen` was bound to. It may change at
+    /// each start.
     pub advertise: String,
     pub data_dir: PathBuf,
-    /// Where storage nodes are reached: those of which `carillon cluster init` makes the cluster, and whom this node asks
-    /// and tells at its start. Where they are after that, the registry knows.
+    /// Addresses of storage nodes: the ones of which `carillon cluster init` makes the cluster, and which this node
+    /// contacts at its start. Later addresses are in the registry.
     pub members: Vec<String>,
     /// Fixed when the cluster is made.
     pub directory_shards: u16,
     /// Fixed when the cluster is made.
     pub timeline_shards: u16,
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing from its leader for its lease and a time between these two asks for an election. Votes
-    /// have the lesser one to be on disk and answered.
+    /// A follower that hears nothing from its leader for the length of the lease, and then for a random time between
+    /// these two, starts an election. The shorter one is also the time in which a vote has to be on disk and answered.
     pub election_min_ms: u64,
     /// Also the length of a leader's lease.
     pub election_max_ms: u64,
     pub retention: RetentionConfig,
-    /// With less free space on the disk of the data folder, or with less than a fifth of a smaller disk, sends are refused;
-    /// history can still be read.
+    /// Below this much free space on the disk of the data folder, or below a fifth of a smaller disk, sends are
+    /// refused; history stays readable.
     pub disk_reserve_bytes: u64,
-    /// Memory for sled's cache of the directory.
+    /// Memory for sled's cache of the directory shards.
     pub directory_cache_bytes: u64,
     /// Memory for fjall's cache of the timelines.
     pub timeline_cache_bytes: u64,
-    /// Files of the timelines' tables that are kept open; others are opened when they are read.
+    /// Files of the timelines' tables that are kept open; the others are opened for each read.
     pub timeline_open_files: usize,
-    /// Memory for what was written to timelines and is not in their tables yet, of all shards together. A start reads at
-    /// most 256 MiB of it again.
+    /// Memory for writes to timelines that are not in their tables yet, of all shards together. A start replays at most
+    /// 256 MiB of them.
     pub timeline_memtables_bytes: u64,
     /// Memory for the newest entries of each shard's log.
     pub log_cache_bytes: u64,
-    /// Size of the log of all shards on disk. The log of each shard has an equal part of it. A snapshot is made after a quarter
-    /// of that part, or after as many bytes as the last snapshot has, if that is more. A quarter stays behind the snapshot for
-    /// nodes that were away. Half is room for files that are not given back yet.
+    /// Size of the log of all shards on disk; each shard has an equal part. A shard makes a snapshot after a quarter of
+    /// its part, or after as many bytes as its last snapshot has if that is more. A quarter stays behind the snapshot
+    /// for nodes that were away. The other half is room for files that can't be deleted yet.
     pub log_bytes: u64,
 }
 
-/// What is removed from timelines. Time counts by a clock of each shard's own, which runs while a leader of the shard is
-/// there, whatever the clocks on the walls say. Nothing younger than `duplicate_window_ms` is ever removed.
+/// Retention of timelines. Time is counted by a clock of each shard, which runs while the shard has a leader,
+/// independently of wall clocks. Nothing younger than `duplicate_window_ms` is ever removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
     /// Envelopes older than this are removed; 0: never.
     pub max_age_ms: u64,
-    /// Envelopes beyond the newest so many of a timeline are removed; 0: never.
+    /// Only this many newest envelopes of a timeline are kept; 0: all.
     pub max_count: u64,
-    /// A message that is sent again within this time is recognised.
+    /// A message that is sent again within this time is recognised as a duplicate.
     pub duplicate_window_ms: u64,
-    /// The cursor of a device that has not taken what has been there for so long is removed, and after twice the time that
-    /// of any device which has not moved; 0: never. Such a device begins with the first envelope kept, unless it knows
-    /// its own position.
+    /// The cursor of a device is removed if envelopes have waited for the device for this long, and in any case if it
+    /// has not moved for twice this long; 0: never. The device then starts with the first envelope kept, unless it
+    /// knows its own position.
     pub cursor_age_ms: u64,
 }
 
-/// A setting that can't be.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("storage.{key} {why}")]
 pub struct InvalidConfig {
@@ -164,7 +164,7 @@ impl StorageConfig {
         Ok(())
     }
 
-    /// The address at which this node is known.
+    /// The address at which other nodes know this one.
     pub(crate) fn advertised_or(&self, bound: SocketAddr) -> String {
         if self.advertise.is_empty() { bound.to_string() } else { self.advertise.clone() }
     }

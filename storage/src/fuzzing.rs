@@ -1,5 +1,5 @@
-//! What the fuzz targets reach: each parser of bytes from other nodes and from the disk, with what must hold for
-//! whatever it takes.
+//! Entry points of the fuzz targets: each parser of bytes from other nodes and from the disk, with the properties that
+//! must hold for everything it accepts.
 
 use std::{
     env, fs,
@@ -30,14 +30,14 @@ use crate::{
 const MAP: ShardMap = ShardMap { directory: 1, timeline: 1 };
 const TIMELINE: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
 
-/// Commands as they come from routers. Whatever may enter the log can be applied. What was applied stays from call to
-/// call, as in a store.
+/// Commands from routers. Whatever may enter the log can be applied. The applied state stays from call to call, as in a
+/// store.
 pub fn commands(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     let Ok(batch) = CommandBatch::decode(bytes) else { return };
     let mut machines = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     if kind & 1 == 0 {
-        // Levels rise by the machines' own word.
+        // The machines raise levels by commands of their own.
         let sets_level = |command: &TimelineCommand| matches!(command.op, Some(timeline_command::Op::SetLevel(_)));
         let checked = |command: &_| check_timeline(TIMELINE, MAP, command).is_ok() && !sets_level(command);
         machines.timeline.apply(&batch, checked);
@@ -48,7 +48,7 @@ pub fn commands(bytes: &[u8]) {
     }
 }
 
-/// A snapshot from another node: as it came, and, because nobody guesses checksums, as the inside of a whole one.
+/// A snapshot from another node: as raw bytes and, because no fuzzer guesses checksums, as the content of a valid one.
 pub fn snapshot(bytes: &[u8]) {
     let snapshots = &*SNAPSHOTS;
     let version = 1 + u8::from(bytes.first().is_some_and(|first| first & 2 == 0));
@@ -56,7 +56,7 @@ pub fn snapshot(bytes: &[u8]) {
     let meta = SnapshotMeta { last_log_id: Some(LogId { term: 1, node: 1, index: 7 }), ..SnapshotMeta::default() };
     let header = SnapshotHeader { group: 7, meta: Some(meta), ..SnapshotHeader::default() }.encode_to_vec();
     put_checked(&mut whole, &[], &header);
-    // The first byte: packed by us, or already packed in whatever way.
+    // The first byte chooses: packed by us, or taken as already packed.
     let packed = bytes.first().is_some_and(|first| first & 1 == 0);
     let block = if packed { lz4_flex::block::compress(bytes) } else { bytes.to_vec() };
     put_checked(&mut whole, &(bytes.len() as u32).to_le_bytes(), &block);
@@ -83,14 +83,14 @@ fn put_checked(out: &mut Vec<u8>, between: &[u8], bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// An entry as raft-engine gives it back.
+/// An entry as raft-engine returns it.
 pub fn log_entry(bytes: &[u8]) {
     let Some((index, entry)) = log::read_entry(bytes) else { return };
     assert_eq!(index, entry.log_id.map_or(0, |id| id.index));
     round_trip(entry, |entry| convert::entry_from_pb(entry).ok(), convert::entry_to_pb);
 }
 
-/// What nodes of a Raft group say to each other; the first byte says which of it.
+/// Messages between nodes of a Raft group; the first byte chooses which.
 pub fn raft(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     fn decoded<M: Message + Default>(bytes: &[u8]) -> M {
@@ -117,7 +117,7 @@ pub fn raft(bytes: &[u8]) {
     }
 }
 
-/// What is understood is understood in the same way when it is said again.
+/// Decoding, encoding and decoding again gives the same message.
 fn round_trip<M: Message + Default + PartialEq + Clone + std::fmt::Debug, T>(
     message: M,
     from: impl Fn(M) -> Option<T>,
@@ -157,7 +157,7 @@ pub fn keys(bytes: &[u8]) {
         assert_eq!(lease.encode(), bytes);
     }
     if let Ok(stored) = keys::Stored::decode(bytes) {
-        // What an older version wrote has another clock now, which stays.
+        // An older version's record gets a clock, which stays.
         let encoded = stored.encode();
         assert_eq!(encoded[8..], bytes[8..]);
         assert_eq!(keys::Stored::decode(&encoded).map(|again| again.clock_ms).ok(), Some(stored.clock_ms));
@@ -177,7 +177,7 @@ struct Applied<M> {
 
 impl<M: Machine> Applied<M> {
     fn apply<C: Message + Default>(&mut self, batch: &CommandBatch, is_checked: impl Fn(&C) -> bool) {
-        // As the service does: checked, then encoded anew.
+        // As the service does: checked, then encoded again.
         let commands: Vec<Bytes> = batch
             .commands
             .iter()

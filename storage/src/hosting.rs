@@ -1,4 +1,4 @@
-//! The replicas that this node has: opened, closed and deleted as the placement in the registry says.
+//! The replicas of this node: opened, closed and deleted as the placement in the registry demands.
 
 use std::{
     collections::HashSet,
@@ -28,13 +28,13 @@ use crate::{
     snapshot::SnapshotDir,
 };
 
-/// A group that does not end within this time keeps its files: the shard is left as it is until the next start, which deletes
-/// what is to be deleted.
+/// A group that does not stop within this time keeps its files. The shard is left as it is until the next start, which
+/// deletes what has to be deleted.
 const CLOSE: Duration = Duration::from_secs(30);
-/// Before something that failed is tried again.
+/// Pause before a failed step is retried.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What replicas are made of.
+/// The node's parts that replicas are made of.
 pub(crate) struct Hosting {
     config: StorageConfig,
     /// The data folder.
@@ -59,7 +59,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// The registry's state, if this replica is of the registry's shard.
+    /// The registry's state, if this replica belongs to the registry's shard.
     pub(crate) fn registry(&self) -> Option<watch::Receiver<RegistryState>> {
         match &self.reader {
             Reader::Directory(reader) if self.shard == ShardId::REGISTRY => Some(reader.registry()),
@@ -84,7 +84,7 @@ pub(crate) struct HostingContext {
     pub(crate) tasks: Tasks,
 }
 
-/// What is to be done with one shard.
+/// What to do with one shard.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     /// `gone`: the highest id of the replicas that were deleted here.
@@ -98,7 +98,7 @@ enum Step {
     },
 }
 
-/// Why a replica is not as the placement says.
+/// Why a replica differs from the placement.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
     #[error("the replica did not end in time")]
@@ -110,12 +110,12 @@ enum StepError {
 impl Hosting {
     pub(crate) fn new(parts: HostingContext) -> Self {
         let HostingContext { config, dir, log, engines, links, hosted, draining, tasks } = parts;
-        // One at a time: a snapshot reads a whole shard.
+        // One snapshot at a time: it reads a whole shard.
         let share = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(ApplyPace::new(Instant::now())) };
         Self { config, dir, log, engines, links, share, hosted, draining, tasks }
     }
 
-    /// The replica of this shard, as it is on disk or new. Blocking.
+    /// Opens the replica of this shard, or makes a new one. Blocking.
     pub(crate) fn open(&self, shard: ShardId, replica: u64) -> Result<Opened, StartError> {
         let failed = |source| StartError::Machine { shard, source };
         let (machine, reader) = self.machine(shard).map_err(failed)?;
@@ -142,7 +142,7 @@ impl Hosting {
         SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group())
     }
 
-    /// Starts its group: from then on it votes, and answers.
+    /// Starts the replica's Raft group: from then on it votes and answers.
     pub(crate) async fn start(&self, opened: Opened) -> Result<Shard, StartError> {
         let Opened { shard, replica, log, machine, reader, snapshots } = opened;
         let failed = |source| StartError::Machine { shard, source };
@@ -166,11 +166,11 @@ impl Hosting {
         Ok(started)
     }
 
-    /// Follows the placement for as long as the process runs.
+    /// Follows the placement as long as the process runs.
     pub(crate) async fn follow(self: Arc<Self>, serving: Arc<Serving>) {
         let Some(cluster) = serving.get() else { return };
         let mut registry = cluster.registry.clone();
-        // Shards whose replica did not end: a second machine must not be opened beside the one that runs.
+        // Shards whose replica did not stop: a second machine must not be opened beside the running one.
         let mut stuck = HashSet::new();
         loop {
             let state = registry.borrow_and_update().clone();
@@ -212,7 +212,7 @@ impl Hosting {
             match step {
                 Step::Open { replica, gone } => {
                     tracing::info!(%shard, replica, "this node gets a replica");
-                    // What an earlier deletion left behind would be taken for the new one's.
+                    // Remains of an earlier deletion would be taken for data of the new replica.
                     self.delete(shard, gone).await.map_err(failed)?;
                     let opened = self.blocking(move |this| Ok(this.open(shard, replica))).await.map_err(failed)??;
                     self.start(opened).await?;
@@ -233,10 +233,10 @@ impl Hosting {
         Ok(())
     }
 
-    /// Removes what a replica of this shard has on disk. A crash half-way is made good when it is done again.
+    /// Deletes the files of a replica. A deletion interrupted by a crash is completed when it is repeated.
     async fn delete(self: &Arc<Self>, shard: ShardId, gone: u64) -> io::Result<()> {
         let here = Here { replica: 0, gone };
-        // First that it is none any more: what is half deleted must not vote.
+        // First the log notes that there is no replica: a half-deleted one must not vote.
         self.log.set_replica(shard, here).await?;
         self.blocking(move |this| {
             let (snapshots, (mut machine, _)) = (this.snapshots(shard)?, this.machine(shard)?);
@@ -248,7 +248,7 @@ impl Hosting {
         self.log.forget_shard(shard, here).await
     }
 
-    /// On a thread that may wait for the disk.
+    /// Runs work on a thread that may wait for the disk.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
@@ -258,8 +258,8 @@ impl Hosting {
     }
 }
 
-/// The replicas that this node opens at its start, as its disk says. `founder`: the id used for a shard of which the disk says
-/// nothing (0: none). Blocking.
+/// The replicas that this node opens at its start, according to its disk. `founder`: the id for shards of which the
+/// disk says nothing (0: none). Blocking.
 pub(crate) fn at_start(
     log: &Log,
     founder: u64,
@@ -275,13 +275,13 @@ pub(crate) fn at_start(
     Ok(found)
 }
 
-/// The steps from the replica that is here to the wanted one.
+/// The steps from the present replica to the wanted one.
 fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> Vec<Step> {
     let mut steps = Vec::new();
     if !state.cluster.has_rows() {
         return steps;
     }
-    // A state that is older than the replica does not know it.
+    // A state older than the replica does not list it.
     let has_left = here.replica != 0 && wanted != Some(here.replica) && here.replica <= state.version;
     if has_left {
         if runs {
@@ -290,14 +290,14 @@ fn steps(here: Here, runs: bool, wanted: Option<u64>, state: &RegistryState) -> 
         steps.push(Step::Delete { replica: here.replica });
     }
     let gone = if has_left { here.replica.max(here.gone) } else { here.gone };
-    // One that was deleted is in an old state alone.
+    // Only an old state lists a replica that was deleted.
     if let Some(replica) = wanted.filter(|replica| *replica > gone && (here.replica == 0 || has_left)) {
         steps.push(Step::Open { replica, gone });
     }
     steps
 }
 
-/// Waits until the rows are others than those that were followed.
+/// Waits until the rows differ from those that were followed.
 async fn next_change(registry: &mut watch::Receiver<RegistryState>, followed: &ClusterRows) {
     if registry.wait_for(|state| state.cluster != *followed).await.is_err() {
         // The registry's shard has stopped, and the process with it.

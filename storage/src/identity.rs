@@ -1,8 +1,8 @@
-//! Who this node is: the file `identity` beside its data.
+//! The identity of this node: the file `identity` beside its data.
 //!
 //! Layout: the line `carillon storage identity`, then length (u32 little endian), CRC-32 (u32 little endian) and bytes
-//! of an encoded `carillon.raft.v1.Identity`. Its format is the oldest format whose releases understand the file: 3 once the
-//! cluster has a level, 2 while `put_back` is set, otherwise 1.
+//! of an encoded `carillon.raft.v1.Identity`. Its format is the oldest format whose releases understand the file: 3
+//! once the cluster has a level, 2 while `put_back` is set, otherwise 1.
 
 use std::{
     fs::{self, File, Permissions},
@@ -18,13 +18,13 @@ use rand::RngExt as _;
 const FORMAT: u32 = 3;
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
 
-/// What the lock file holds while a node runs, and after it was killed.
+/// The content of the lock file while a node runs, and after it was killed.
 const RUNS: &[u8] = b"runs";
 
-/// The data folder, ours alone while this lives.
+/// The data folder. While this exists, it belongs to this process alone.
 pub(crate) struct DataDir {
     path: PathBuf,
-    /// The lock goes with the open file, however the process ends.
+    /// The lock ends with the open file, however the process ends.
     lock: File,
 }
 
@@ -74,17 +74,17 @@ impl DataDir {
         }
     }
 
-    /// Marks that a node runs. True if the node before was killed or lost power.
+    /// Marks that a node runs. True if the previous one was killed or lost power.
     pub(crate) fn runs(&self) -> bool {
         let killed = self.lock.metadata().is_ok_and(|meta| meta.len() > 0);
-        // Only a line of the log depends on it, and the disk may be full.
+        // Errors are ignored: the disk may be full, and only a line of the log depends on this.
         let _ = self.lock.write_all_at(RUNS, 0);
         killed
     }
 
-    /// The node has stopped in order.
+    /// Marks that the node has stopped in order.
     pub(crate) fn stopped(&self) {
-        // As above.
+        // Ignored for the same reason.
         let _ = self.lock.set_len(0);
     }
 
@@ -96,7 +96,7 @@ impl DataDir {
     pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
         let has_log = self.path.join("log").exists();
         if let Some(identity) = self.read()? {
-            // The log is made before a node gets its place.
+            // The log is created before a node gets its place.
             if identity.cluster.is_some() && !has_log {
                 return Err(IdentityError::NoLog { path: self.path.clone() });
             }
@@ -109,7 +109,7 @@ impl DataDir {
         self.write(&Identity { disk: disk.to_vec().into(), ..Identity::default() })
     }
 
-    /// The data was put back from a copy: its timelines are to get new epochs at the next start.
+    /// Marks that the data was restored from a copy: the next start gives its timelines new epochs.
     pub(crate) fn put_back(&self) -> Result<(), IdentityError> {
         let path = || self.path.clone();
         let identity = self.read()?.ok_or_else(|| IdentityError::NoNode { path: path() })?;
@@ -120,7 +120,7 @@ impl DataDir {
         }
     }
 
-    /// Writes the whole file, or nothing of it; on disk when it returns. Returns the identity as written, with its format.
+    /// Writes the file atomically; on disk when it returns. Returns the identity as written, with its format.
     pub(crate) fn write(&self, identity: &Identity) -> Result<Identity, IdentityError> {
         let identity = Identity { format: format_of(identity), reads_level: 0, ..identity.clone() };
         let encoded = identity.encode_to_vec();
@@ -168,8 +168,8 @@ fn format_of(identity: &Identity) -> u32 {
     }
 }
 
-/// For nobody else to read, whoever has made the folder: what stands in it are the messages of all users. A folder that
-/// belongs to another user of the machine is left as it is.
+/// Readable by this user only, whoever made the folder: it holds the messages of all users. A folder that belongs to
+/// another user of the machine is left as it is.
 fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mode = fs::metadata(path)?.permissions().mode();

@@ -1,9 +1,10 @@
-//! The registry's leader watches over leases, and tells its shard how time passes: leases end by what it tells.
+//! The registry's leader tracks leases, and advances the lease clock of its shard: leases end by that clock alone.
 //!
-//! Renewals stay in the leader's memory, and time passes only when a holder is silent: as long as all are heard, nothing is
-//! written. When one is overdue, the time since it was heard last is told, and those that were heard since then are renewed in
-//! the shard with the same words. A new leader knows no renewals; it counts anew from when it began to lead, which makes leases
-//! longer, never shorter. See docs/adr/0006-lease-clock.md.
+//! Renewals stay in the leader's memory, and the clock advances only while a holder is silent: as long as all holders
+//! are heard, nothing is written. When one is overdue, the leader advances the clock by the time since it was last
+//! advanced, and the same commands renew the leases that were heard meanwhile. A new leader knows no renewals and
+//! counts from the time at which it began to lead, which makes leases longer, never shorter. See
+//! docs/adr/0006-lease-clock.md.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,25 +23,25 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_millis(300);
-/// A longer time between two looks is not counted as a whole: this process, or its machine, was held up, and what others
-/// said meanwhile has not been read. Time that is lost makes leases longer, which is safe.
+/// The most time that is counted between two looks. After a longer gap this process or its machine was held up, and the
+/// messages that arrived meanwhile have not been read. Uncounted time makes leases longer, which is safe.
 const MOST: Duration = INTERVAL.saturating_mul(3);
-/// Longest time that a renewal waits for the commands that are on their way, and for the proof that this node leads.
+/// Longest time that a renewal waits for commands in flight, and for proof that this node leads.
 const LEADS: Duration = Duration::from_secs(1);
 
-/// The leases as the leader of the registry sees them.
+/// The leases as the registry's leader sees them.
 #[derive(Default)]
 pub(crate) struct Leases {
-    /// Locked while commands are on their way, so that a renewal sees their result.
+    /// Locked while commands are in flight, so that a renewal sees their result.
     watch: Mutex<Watch>,
 }
 
-/// What became of a renewal.
+/// The result of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Done,
     Ended,
-    /// This node can't say: it does not lead, or not surely, or has not seen the lease yet.
+    /// This node can't say: it does not lead, is not sure to lead, or has not seen the lease yet.
     NotHere,
 }
 
@@ -53,7 +54,7 @@ impl Leases {
                 return Renewal::NotHere;
             }
         }
-        // Another one that leads by now may have ended it.
+        // A newer leader may have ended the lease.
         if shard.group().linearize(LEADS).await.is_err() {
             return Renewal::NotHere;
         }
@@ -84,7 +85,7 @@ async fn tell(shard: &Shard, words: &Words) {
     let ops = words.before.iter().map(renew).chain([advance]).chain(words.after.iter().map(renew));
     let commands = ops.map(|op| DirectoryCommand { op: Some(op) }.encode_to_vec().into());
     for outcome in join_all(commands.map(|command| shard.write(command))).await {
-        // Not repeated: it may have been carried out. Time that is lost makes leases longer, which is safe.
+        // Not retried: the command may have been carried out. Uncounted time makes leases longer, which is safe.
         if let Outcome::Error(StoreError { why: Some(why) }) = outcome {
             tracing::debug!(?why, "lease clock stood still");
         }
@@ -94,8 +95,8 @@ async fn tell(shard: &Shard, words: &Words) {
 /// Commands for the shard. They end no lease whose holder was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Words {
-    /// Leases renewed before the clock advances, so that they do not end, and again after it, so that they have their whole
-    /// length.
+    /// Leases that are renewed before the clock advances, so that they do not end, and again after it, so that they run
+    /// for their whole length.
     before: Vec<u64>,
     elapsed_ms: u32,
     after: Vec<u64>,
@@ -103,18 +104,18 @@ struct Words {
 
 #[derive(Default)]
 struct Watch {
-    /// The last look; None: this node does not lead.
+    /// The time of the last look; `None` while this node does not lead.
     looked: Option<Instant>,
     /// The instant up to which the shard's clock has counted.
     counted: Option<Instant>,
     leases: BTreeMap<u64, Seen>,
-    /// Somebody was overdue at the last look.
+    /// A holder was overdue at the last look.
     counts: bool,
 }
 
 struct Seen {
     ttl: Duration,
-    /// When it was renewed, or seen for the first time.
+    /// When the lease was last renewed, or first seen.
     at: Instant,
     /// The shard has not been told of this renewal.
     untold: bool,
@@ -128,7 +129,7 @@ impl Seen {
 }
 
 impl Watch {
-    /// Notes a renewal. False if no such lease is known.
+    /// Records a renewal. False if the lease is not known.
     fn renew(&mut self, lease: u64, now: Instant) -> bool {
         let Some(seen) = self.leases.get_mut(&lease) else { return false };
         (seen.at, seen.untold) = (now, true);
@@ -143,14 +144,15 @@ impl Watch {
         let before = self.looked.replace(now);
         self.see(now, registry);
         if before.is_none() {
-            // The leader before may have renewed any of them without writing it. From here on all have their whole length.
+            // The previous leader may have renewed any of them without writing it. From here on all run for their whole
+            // length.
             self.counted = Some(now);
             self.leases.values_mut().for_each(|seen| seen.untold = false);
             let all: Vec<u64> = self.leases.keys().copied().collect();
             return (!all.is_empty()).then_some(Words { before: all, elapsed_ms: 0, after: Vec::new() });
         }
         let counted = self.counted.unwrap_or(now);
-        // What was held up has not watched.
+        // Time in which this process was held up does not count.
         let lost = before.map_or(Duration::ZERO, |before| now.saturating_duration_since(before).saturating_sub(MOST));
         let counted = (counted + lost).min(now);
         let overdue = self.leases.values().any(|seen| seen.is_overdue(now));
@@ -162,7 +164,7 @@ impl Watch {
         self.counts = overdue;
         self.counted = Some(now);
         let heard = || self.leases.values().filter(|seen| !seen.is_overdue(now));
-        // Those that are renewed before have more than that left.
+        // The leases that are renewed before have more than that left.
         let most = heard().map(|seen| seen.ttl * 3 / 4).min().unwrap_or(Duration::MAX);
         let elapsed_ms =
             u32::try_from(now.saturating_duration_since(counted).min(most).as_millis()).unwrap_or(u32::MAX);
@@ -173,7 +175,7 @@ impl Watch {
                 renewed.push(*lease);
             }
         }
-        // With the last words all have their whole length, of which nothing is counted from then on.
+        // After the last commands all leases run for their whole length, of which nothing is counted from then on.
         let after = if overdue { renewed.clone() } else { all };
         Some(Words { before: renewed, elapsed_ms, after })
     }
@@ -181,7 +183,7 @@ impl Watch {
     fn see(&mut self, now: Instant, registry: &RegistryState) {
         self.leases.retain(|lease, _| registry.has(*lease));
         for (lease, ttl) in registry.ttls() {
-            // It has registered since the last look, and the shard's clock may stand at a moment before.
+            // It was registered since the last look, and the shard's clock may have stopped before that.
             self.leases.entry(lease).or_insert(Seen { ttl, at: now, untold: true });
         }
     }

@@ -1,4 +1,5 @@
-//! Keeps the log short: snapshots of shards whose log has grown, purges of what they have, and files given back to the disk.
+//! Bounds the log: makes snapshots of shards whose log has grown, purges the entries that the snapshots cover, and
+//! deletes files.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,15 +15,15 @@ use crate::{
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Smallest growth that is acted on, as growth is known only to some KiB.
+/// Smallest growth to act on, because growth is known only to some KiB.
 const LEAST: u64 = 16 << 10;
 
-/// What each shard may have in the log.
+/// Limits on the log of each shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limits {
-    /// Bytes since its last snapshot, if that snapshot is smaller.
+    /// Bytes since the last snapshot after which a new one is made, if the last one is smaller.
     grown: u64,
-    /// Bytes kept before the end of its last snapshot.
+    /// Bytes kept before the end of the last snapshot.
     kept: u64,
 }
 
@@ -32,14 +33,14 @@ impl Limits {
         Self { grown: (part / 4).max(LEAST), kept: part / 4 }
     }
 
-    /// Is it time for a snapshot? No more is written to snapshots than was written to the log, so that what a message costs
-    /// does not grow with what is kept.
+    /// True if a snapshot is due. No more bytes are written to snapshots than to the log, so the cost of a message does
+    /// not grow with the amount of kept data.
     fn is_grown(&self, since: u64, snapshot: u64) -> bool {
         since >= self.grown.max(snapshot)
     }
 }
 
-/// Runs as long as the node. `log_bytes` is for all shards together.
+/// Runs as long as the node. `log_bytes` is the size for all shards together.
 pub(crate) async fn run(serving: Arc<Serving>, log: Arc<Log>, log_bytes: u64) {
     let Some(cluster) = serving.get() else { return };
     let mut snapshots: HashMap<ShardId, LastSnapshot> = HashMap::new();
@@ -54,7 +55,7 @@ pub(crate) async fn run(serving: Arc<Serving>, log: Arc<Log>, log_bytes: u64) {
     }
 }
 
-/// Of a shard: the entry that its last snapshot reaches to, and its size.
+/// The entry that a shard's last snapshot reaches to, and the size of that snapshot.
 #[derive(Default)]
 struct LastSnapshot {
     upto: Option<u64>,
@@ -83,7 +84,7 @@ async fn snapshot_bytes(shard: &Shard) -> u64 {
     }
 }
 
-/// Gives files back when at least half of the log is of no use. The engine may have to copy what is still of use.
+/// Deletes files when at least half of the log is dead. The engine may have to copy live data.
 async fn give_back(cluster: &Cluster, log: &Arc<Log>, log_bytes: u64) {
     let used = log.used_bytes() as u64;
     metrics::gauge!(names::LOG_BYTES).set(used as f64);

@@ -1,4 +1,4 @@
-//! What is removed now and then: what retention ends, and cursors of devices that are gone.
+//! Periodic removal: envelopes beyond retention, and cursors of devices that are gone.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::{
 };
 
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
-/// Trims that one look finds.
+/// Most trims that one look finds.
 const TRIMS: usize = 16;
-/// Looks at one shard before the next one has its turn.
+/// Looks at one shard before the next shard has its turn.
 const LOOKS: usize = 32;
 
-/// Proposes the trims and sweeps that are due in the timeline shards that this node leads.
+/// Proposes the due trims and sweeps in the timeline shards that this node leads.
 pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     let Some(cluster) = serving.get() else { return };
     if !retention.needs_clock() {
@@ -48,7 +48,7 @@ async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention) {
     }
 }
 
-/// One look each time: there is no hurry.
+/// One look each time: sweeping is not urgent.
 async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention) {
     let look = move |reader: &TimelineReader| reader.gone_cursors(&retention, SWEEP_CURSORS);
     let Some(cursors) = look_for(shard, reader, look).await.filter(|gone| !gone.is_empty()) else { return };
@@ -58,7 +58,7 @@ async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention) {
     }
 }
 
-/// None if this node does not lead, or can't read.
+/// `None` if this node does not lead, or can't read.
 async fn look_for<T: Send + 'static>(
     shard: &Shard,
     reader: &TimelineReader,

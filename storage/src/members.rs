@@ -8,13 +8,13 @@ use tokio::time::{sleep, timeout};
 use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome};
 
 const PAUSE: Duration = Duration::from_millis(300);
-/// Pause before a node that did not answer is told again. A node that comes back where this node does not know it tells this
-/// node by itself.
+/// Pause before an unreachable node is contacted again. A node that returns while this node does not know its address
+/// contacts this node by itself.
 const AWAY: Duration = Duration::from_secs(5);
 /// Pause when all nodes have been told: another one may become a member.
 const MET: Duration = Duration::from_secs(60);
 
-/// Tells the other nodes, until each has been met since this process began.
+/// Contacts the other nodes until each has been reached since this process started.
 pub(crate) async fn announce(serving: Arc<Serving>, bootstrap: Bootstrap) {
     let Some(cluster) = serving.get() else { return };
     let mut registry = cluster.registry.clone();
@@ -24,7 +24,7 @@ pub(crate) async fn announce(serving: Arc<Serving>, bootstrap: Bootstrap) {
         let nodes: Vec<u64> = cluster.rows().nodes().map(|node| node.node).collect();
         let unmet: Vec<u64> = nodes.into_iter().filter(|node| !bootstrap.has_met(*node)).collect();
         if unmet.is_empty() {
-            // An error is the end of the registry's shard, and with it of the process.
+            // An error means that the registry's shard has ended, and the process with it.
             let _ = timeout(MET, registry.changed()).await;
             sleep(PAUSE).await;
             continue;
@@ -62,7 +62,7 @@ pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, car
                     Ok(_) => tracing::info!(address = wanted, "the registry knows where this storage node is reached"),
                     Err(why) => tracing::debug!(why, "the registry has not taken this storage node's row yet"),
                 }
-                // What was written comes with the next change; what was not is tried again.
+                // Written changes come with the next change; others are retried.
                 let _ = timeout(PAUSE, registry.changed()).await;
                 continue;
             }

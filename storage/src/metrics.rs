@@ -29,7 +29,7 @@ pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
 pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
 const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
 pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_total";
-/// Rows that nobody needed any more.
+/// Removed rows that nobody needed any more.
 pub(crate) const SWEPT: &str = "carillon_storage_swept_total";
 pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
 
@@ -45,7 +45,7 @@ const LABELS: &[(&str, &str, &[&str])] = &[
     (SWEPT, "what", &["timelines", "sessions"]),
 ];
 
-/// What every entry and every read counts, looked up in the recorder once.
+/// Updated by every entry and every read, so looked up in the recorder once.
 static FLUSH: LazyLock<(Counter, Histogram, Histogram)> =
     LazyLock::new(|| (counter!(FLUSHES), histogram!(FLUSH_SECONDS), histogram!(FLUSH_ENTRIES)));
 static PROPOSED: LazyLock<[Counter; 2]> = LazyLock::new(|| KINDS.map(|kind| counter!(PROPOSALS, "kind" => kind)));
@@ -57,7 +57,7 @@ static APPLY: LazyLock<[(Counter, Histogram); 2]> =
     LazyLock::new(|| KINDS.map(|kind| (counter!(APPLIED, "kind" => kind), histogram!(APPLY_SECONDS, "kind" => kind))));
 static FRAMES: LazyLock<Counter> = LazyLock::new(|| counter!(PEER_FRAMES));
 
-/// Of what there is one of for each of `KINDS`.
+/// The one of `kinds` for this kind of shard.
 fn of<T>(kinds: &[T; 2], kind: ShardKind) -> &T {
     match kind {
         ShardKind::Directory => &kinds[0],
@@ -77,7 +77,7 @@ pub(crate) fn proposed(kind: ShardKind, commands: usize) {
     PROPOSAL.0.record(commands as f64);
 }
 
-/// A proposed entry has its outcome.
+/// Records the outcome of a proposed entry.
 pub(crate) fn landed(took: Duration) {
     PROPOSAL.1.record(took);
 }
@@ -100,7 +100,7 @@ pub(crate) fn frames_sent(frames: usize) {
     FRAMES.increment(frames as u64);
 }
 
-/// Tells the recorder what each metric means, and begins all counters at 0: an alert on something that never happened yet
+/// Describes each metric to the recorder, and starts all counters at 0: an alert on something that has never happened
 /// needs the zero. Call it once, after the recorder is installed.
 pub fn describe() {
     for (name, help, kind) in ALL {

@@ -1,4 +1,4 @@
-//! Who leads which shard: leaders are spread over the nodes, and handed over before a node stops.
+//! Leadership of shards: leaders are spread over the nodes, and handed over before a node stops.
 
 use std::{
     collections::HashMap,
@@ -19,17 +19,18 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A leader is moved only after it has led for so long: a node that hands its shards over, because it stops, does not
-/// get them back before it has gone.
+/// A leader is moved only after it has led for this long: otherwise a stopping node that hands its shards over would
+/// get them back.
 const SETTLED: Duration = Duration::from_secs(15);
-/// A node whose disk is nearly full gives each lead away, as others may have space; not to and fro if none has.
+/// Pause between two attempts of a node with a nearly full disk to give a lead away; without it, leads would go to and
+/// fro if no node has space.
 const RELIEF: Duration = Duration::from_secs(60);
-/// A node that has not taken the lead over by then does not.
+/// A node that has not taken over the lead within this time will not.
 const TAKEN: Duration = Duration::from_secs(5);
-/// How long a node that stops waits for the others to take over.
+/// How long a stopping node waits for the others to take over.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Moves leaders to where they are preferred, slowly.
+/// Slowly moves leaders to their preferred nodes.
 pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
     let Some(cluster) = serving.get() else { return };
     let mut since: HashMap<ShardId, Instant> = HashMap::new();
@@ -70,7 +71,7 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
                 tracing::info!(shard = %id, to, "handing the lead over to the preferred node");
                 shard.group().transfer_leader(to).await;
                 moving.insert(id, Moving { to, until: Instant::now() + TAKEN });
-                // Not tried again before another while.
+                // Not retried before another such time has passed.
                 since.insert(id, Instant::now());
             }
         }
@@ -78,15 +79,16 @@ pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
     }
 }
 
-/// A lead on its way to another node. Until somebody leads anew, the shard takes no writes: openraft's leader takes none
-/// from when it hands over, whether that is taken or not, and sends no heartbeats, so that others are elected.
+/// A lead on its way to another node. Until there is a new leader, the shard takes no writes: from the hand-over on,
+/// openraft's leader takes no writes and sends no heartbeats, even if the target does not take over, so others are
+/// elected.
 struct Moving {
     to: u64,
     until: Instant,
 }
 
 impl Moving {
-    /// None: not known yet.
+    /// `None`: not known yet.
     fn taken(&self, status: &GroupStatus, now: Instant) -> Option<bool> {
         let leader = status.leader.as_ref().map(|(node, _)| *node);
         if leader == Some(self.to) { Some(true) } else { (now >= self.until).then_some(false) }
@@ -100,7 +102,7 @@ fn count(shard: ShardId, taken: bool) {
     }
 }
 
-/// Hands over all shards that this node leads, if there is another that can take them.
+/// Hands over all shards that this node leads, if another node can take them.
 pub(crate) async fn hand_over(cluster: &Cluster) {
     let handing = async {
         loop {
@@ -122,13 +124,13 @@ pub(crate) async fn hand_over(cluster: &Cluster) {
         }
     };
     if timeout(HAND_OVER, handing).await.is_err() {
-        // So it is whenever all nodes are stopped together.
+        // The normal case when all nodes are stopped together.
         tracing::info!("no other node took over all shards in time; they are elected anew");
     }
 }
 
-/// Has it all entries? One that lacks some, or to which some are on their way, would let the shard wait for them; under
-/// load there are quiet moments, too.
+/// True if the node has all entries. If it lacked some, or some were still on their way, the shard would wait for them;
+/// quiet moments occur under load, too.
 fn is_up_to_date(status: &GroupStatus, node: u64) -> bool {
     let matched = status.matched.get(&node).copied().flatten();
     status.voters.contains(&node) && matched.is_some() && matched >= status.last_log

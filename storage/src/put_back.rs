@@ -1,5 +1,5 @@
-//! A data folder that was put back from a copy: its timelines reach less far than they did. Each gets a new epoch before
-//! anybody is served, so that no device takes what comes now for what it has.
+//! A data folder that was restored from a copy: its timelines reach less far than before. Each gets a new epoch before
+//! anyone is served, so that no device mistakes new envelopes for ones that it has.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::{
     shard::{Reader, Shard},
 };
 
-/// Timelines that are read at once, and commands on their way.
+/// Timelines that are read at once, and most commands in flight.
 const PAGE: usize = 1000;
 const IN_FLIGHT: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// To be called while the node is stopped, after its folder was put back. The node must be alone in its cluster.
+/// Call it while the node is stopped, after its folder was restored. The node must be alone in its cluster.
 pub fn mark_put_back(data_dir: &Path) -> Result<(), OpenError> {
     let folder = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
     if !data_dir.exists() {
@@ -32,7 +32,8 @@ pub fn mark_put_back(data_dir: &Path) -> Result<(), OpenError> {
     DataDir::open(data_dir).and_then(|dir| dir.put_back()).map_err(|error| folder(&error))
 }
 
-/// How many timelines there are. Interrupted, it begins anew at the next start: one more epoch does no harm.
+/// Returns the number of timelines. After an interruption it starts again at the next start: one more epoch does no
+/// harm.
 pub(crate) async fn renew_epochs(shards: &HashMap<ShardId, Shard>) -> Result<u64, String> {
     let mut count = 0;
     for shard in shards.values() {
@@ -40,7 +41,7 @@ pub(crate) async fn renew_epochs(shards: &HashMap<ShardId, Shard>) -> Result<u64
         while !shard.group().leads() {
             sleep(PAUSE).await;
         }
-        // Until this is applied, what is in the log but not in the engine is not seen.
+        // Entries that are in the log but not in the engine are visible only after this is applied.
         shard.group().linearize(Duration::from_secs(60)).await.map_err(|error| error.to_string())?;
         let mut after = None;
         loop {

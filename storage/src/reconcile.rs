@@ -1,5 +1,5 @@
-//! Work of shard leaders that brings the cluster to what its rows say: it is founded, levels rise, and replicas become members
-//! and leave. Each step may be repeated, by whoever leads then.
+//! Work of shard leaders that brings the cluster to the state described by its rows: the cluster is founded, levels
+//! rise, replicas become members and leave. Each step is idempotent, and any later leader may repeat it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,11 +27,11 @@ use crate::{
     shard::{Reader, Shard},
 };
 
-/// Pause between two looks, with work left and without. A change of the registry is seen at once, and a new leader after this
+/// Pause between two looks, with work left and without. A registry change is seen at once, and a new leader after this
 /// time.
 const BUSY: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(2);
-/// What takes longer, in one shard, is looked at again: the other shards have their turn.
+/// A change in one shard that takes longer is continued at the next look: the other shards have their turn.
 const CHANGE: Duration = Duration::from_secs(10);
 /// Entries that a new replica may lack when it becomes a voter.
 const BEHIND: u64 = 1000;
@@ -59,14 +59,14 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
             }
         }
         let pause = if busy { BUSY } else { QUIET };
-        // An error is the end of the registry's shard, and with it of the process.
+        // An error means that the registry's shard has ended, and the process with it.
         let _ = timeout(pause, registry.changed()).await;
         // The rows of leases change often.
         sleep(BUSY / 4).await;
     }
 }
 
-/// Founds the cluster when all its members can read that, and raises its level to what all can read.
+/// Founds the cluster when all its members can read its rows, and raises the level to what all can read.
 async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<(), String> {
     let rows = cluster.rows();
     if cluster.registry.borrow().cluster.has_rows() {
@@ -111,7 +111,7 @@ async fn raise_shard(shard: &Shard, level: Level) -> Result<(), String> {
     Ok(())
 }
 
-/// What the leader of a shard does next so that the members of its group become the replicas of the placement.
+/// The next step of a shard's leader to make the members of its group the replicas of the placement.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Nothing,
@@ -122,7 +122,7 @@ enum Next {
     SetVoters(BTreeSet<u64>),
     /// The leader itself is to leave: it hands over first.
     HandOver(u64),
-    /// Replicas that are no members any more.
+    /// Replicas that are no longer members.
     Forget(Vec<u64>),
 }
 
@@ -175,7 +175,7 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
     let group = shard.group();
     let status = group.status();
     if status.replicas.iter().any(|replica| *replica > cluster.view_version()) {
-        // The rows here are older than a member, and so say nothing of it.
+        // The rows here are older than a member, and so say nothing about it.
         return Ok(true);
     }
     match next(placement, &status, group.replica()) {

@@ -1,4 +1,4 @@
-//! The gRPC service `Registry`: leases of gateways and routers, and who is there.
+//! The gRPC service `Registry`: leases of gateways and routers, and the view of the cluster.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -30,9 +30,9 @@ use crate::{
     machine::{ClusterRows, Outcome, RegistryState, check_directory},
 };
 
-/// A call that was passed on once is not passed on again: nodes may disagree about the leader for a while.
+/// Marks a forwarded call, which is not forwarded again: nodes may disagree about the leader for a while.
 const FORWARDED_KEY: &str = "carillon-forwarded";
-/// How long a call is tried again while the shard changes its leader.
+/// How long a call is retried while the shard changes its leader.
 const DEADLINE: Duration = Duration::from_secs(4);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ impl RegistryService {
         Self { serving, tasks, leaders, leases }
     }
 
-    /// Carries a command out, here or at the leader. All commands may be repeated.
+    /// Carries out a command, here or at the leader. All commands are idempotent.
     async fn write<T, F, P>(&self, forwarded: bool, op: Op, pass_on: F) -> Result<Written<T>, Status>
     where
         F: Fn(Client) -> P,
@@ -196,10 +196,10 @@ impl registry_server::Registry for RegistryService {
         let mut states = cluster.registry.clone();
         let (id, map, implied) = (cluster.id.clone(), cluster.map, cluster.implied.clone());
         let is_founded = cluster.is_founded;
-        // When it is full, views are skipped: only the newest counts.
+        // When it is full, views are skipped: only the newest one counts.
         let (out, views) = mpsc::channel(1);
         self.tasks.spawn("registry watch", async move {
-            // What stands for the rows does not say where nodes are, once the cluster has rows.
+            // Once the cluster has rows, their substitute lacks the addresses of the nodes.
             let there = states.wait_for(|state| !is_founded || state.cluster.has_rows());
             // Every branch is cancel-safe.
             tokio::select! {

@@ -1,4 +1,4 @@
-//! The gRPC service `Store`: requests of routers, in batches both ways.
+//! The gRPC service `Store`: requests of routers, in batches in both directions.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
 
 pub(crate) type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
 
-/// Requests of one stream that are not answered. When it is reached, the stream is not read: the router waits.
+/// Unanswered requests of one stream. At this number the stream is no longer read: the router waits.
 const IN_FLIGHT: usize = 8192;
 
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl StoreService {
             }
             metrics::gauge!(names::STREAMS).decrement(1);
         });
-        // While it is not read, replies wait and stay in flight.
+        // While the stream is not read, replies wait and stay in flight.
         let batches = Batches::new(queue, |reply| reply.reply.encoded_len());
         Ok(batches.map(message as fn(_) -> _))
     }

@@ -1,4 +1,4 @@
-//! The leader of a timeline shard tells it how time passes: what is removed, is removed by what it tells. See
+//! The leader of a timeline shard advances the shard's clock, by which retention counts. See
 //! docs/adr/0008-retention-clock.md.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -17,10 +17,11 @@ use crate::{
     shard::{Reader, Shard},
 };
 
-/// How often the time is told, at the most and at the least: an eighth of the shortest time that depends on it.
+/// The shortest and the longest interval between two advances: an eighth of the shortest time that depends on the
+/// clock, within these bounds.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// What the state machine goes by.
+/// The retention settings for the state machine.
 pub(crate) fn retention(config: &RetentionConfig) -> Retention {
     let RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms } = *config;
     let told = Retention { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, slack_ms: 0 };
@@ -54,20 +55,20 @@ fn every(retention: Retention) -> Duration {
     times.min().map_or(INTERVAL.1, |ms| Duration::from_millis(ms / 8).clamp(INTERVAL.0, INTERVAL.1))
 }
 
-/// So much is counted between two ticks: a process that was held up has not watched meanwhile.
+/// The most that is counted between two ticks: a process that was held up has not watched meanwhile.
 fn most(retention: Retention) -> Duration {
     every(retention) * 2
 }
 
 async fn advance(shard: &Shard, elapsed_ms: u32) {
     let command = TimelineCommand { op: Some(Op::AdvanceClock(AdvanceClock { elapsed_ms })) }.encode_to_vec();
-    // Not repeated: it may have been carried out. Time that is lost keeps things longer, which is safe.
+    // Not retried: the command may have been carried out. Uncounted time keeps data longer, which is safe.
     if let Outcome::Error(StoreError { why: Some(why) }) = shard.write(command.into()).await {
         tracing::debug!(shard = %shard.id(), ?why, "the shard's clock stood still");
     }
 }
 
-/// Counts only the time in which this node led, without a gap.
+/// Counts only the time in which this node led without interruption.
 struct LeaderClock {
     last: Option<Instant>,
     /// The most that counts between two ticks.

@@ -21,7 +21,7 @@ use crate::{
     shard,
 };
 
-/// All shards of a cluster, once: what every replica would hold.
+/// All shards of a cluster, once: the content that every replica would hold.
 pub struct Machines {
     map: ShardMap,
     directories: Vec<(DirectoryMachine, DirectoryReader)>,
@@ -29,7 +29,7 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// Opens, or makes, the engines in this folder. Blocking.
+    /// Opens or creates the engines in this folder. Blocking.
     pub fn open(dir: &Path, map: ShardMap) -> io::Result<Self> {
         let mib = 1024 * 1024;
         let caches =
@@ -45,14 +45,14 @@ impl Machines {
         })
     }
 
-    /// Forgets everything.
+    /// Drops all content.
     pub fn clear(&mut self) -> io::Result<()> {
         let nothing = &mut std::iter::empty();
         self.directories.iter_mut().try_for_each(|(machine, _)| machine.restore(nothing, b""))?;
         self.timelines.iter_mut().try_for_each(|(machine, _)| machine.restore(nothing, b""))
     }
 
-    /// The command that goes into the log, or why it must not. None: a read.
+    /// The command for the log, or why it must not enter. `None`: a read.
     pub fn check(&self, shard: ShardId, op: &Op) -> Result<Option<Bytes>, Rejected> {
         let place = usize::from(shard.index);
         Ok(match op {
@@ -109,8 +109,8 @@ impl Machines {
         }
     }
 
-    /// What the leader of this shard sweeps out when it looks: cursors of devices that have been gone for so long, by the shard's
-    /// clock; rows of sessions whose gateways have ended. Commands for the log.
+    /// Commands by which the leader of this shard sweeps: cursors of devices that have been gone for this long by the
+    /// shard's clock, and rows of sessions whose gateways have ended.
     pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64) -> io::Result<Vec<Bytes>> {
         let place = usize::from(shard.index);
         match shard.kind {
@@ -131,7 +131,7 @@ impl Machines {
         }
     }
 
-    /// The registry as it is now, without the storage nodes.
+    /// The current registry, without the storage nodes.
     pub fn registry(&self) -> RegistryView {
         let reader = &self.directories[usize::from(ShardId::REGISTRY.index)].1;
         let state = reader.registry().borrow().clone();
@@ -151,7 +151,7 @@ impl Machines {
 #[derive(Default)]
 pub struct Lanes(shard::Lanes);
 
-/// The place of one write.
+/// The lane of one write.
 #[derive(Debug, Clone)]
 pub struct Lane(shard::Lane);
 

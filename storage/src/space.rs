@@ -1,5 +1,5 @@
-//! How much space is left where the data is. Below a mark, sends are refused, so that what was accepted stays, history can
-//! be read, and the node has room to tidy up.
+//! Watches the free space on the data disk. Below a mark, sends are refused, so that accepted messages stay, history
+//! can be read, and the node has room to tidy up.
 
 use std::{
     fs::{self, File},
@@ -20,13 +20,13 @@ use tokio::time::sleep;
 use crate::metrics as names;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A small disk keeps back no more than this part of it.
+/// The reserve is at most this fraction of a small disk.
 const PART: u64 = 5;
-/// Space is enough again when there is so much more than the mark: it does not go to and fro.
+/// Hysteresis: space is sufficient again only this fraction above the mark.
 const MORE: u64 = 20;
-/// Given up by a start on a full disk, which has to write some small files before anybody can read.
+/// A file that a start on a full disk deletes, because it has to write some small files before anyone can read.
 const BALLAST_BYTES: u64 = 64 << 20;
-/// When somebody may have made space.
+/// A range for the retry delay: by then someone may have made space.
 const RETRY_AFTER_MS: std::ops::Range<u32> = 5_000..15_000;
 
 /// How full the disk is.
@@ -34,13 +34,13 @@ const RETRY_AFTER_MS: std::ops::Range<u32> = 5_000..15_000;
 #[repr(u8)]
 pub(crate) enum Level {
     Enough,
-    /// Below the mark: nothing new is taken, but what follows from something that was carried out.
+    /// Below the mark: only writes that follow from an accepted one are taken.
     Low,
-    /// Below half of it.
+    /// Below half of the mark.
     Out,
 }
 
-/// What a disk has, in bytes.
+/// The sizes of a disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Measured {
     pub(crate) total: u64,
@@ -56,14 +56,14 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Looks once.
+    /// Measures once.
     pub(crate) fn open(path: &Path, reserve_bytes: u64) -> Self {
         let space = Self { path: path.into(), reserve_bytes, level: Arc::new(AtomicU8::new(Level::Enough as u8)) };
         space.look();
         space
     }
 
-    /// Why an append is not taken now, if it is not.
+    /// Why an append is not taken now, if so.
     pub(crate) fn refusal(&self, follows: bool) -> Option<Why> {
         let level = self.level.load(Ordering::Relaxed);
         if level == Level::Enough as u8 || (follows && level == Level::Low as u8) {
@@ -76,7 +76,7 @@ impl Space {
         self.level.load(Ordering::Relaxed) != Level::Enough as u8
     }
 
-    /// As long as the node runs.
+    /// Runs as long as the node.
     pub(crate) async fn watch(self) {
         loop {
             let this = self.clone();
@@ -116,7 +116,7 @@ impl Space {
         }
     }
 
-    /// Not having it is no harm until the disk is full.
+    /// Its absence does no harm until the disk is full.
     fn lay_in_ballast(&self) {
         let path = ballast(&self.path);
         if path.exists() {
@@ -131,7 +131,7 @@ impl Space {
     }
 }
 
-/// Before anything else is opened in the folder: makes room for that if there is none.
+/// Frees space if there is none, before anything else is opened in the folder.
 pub(crate) fn make_room(folder: &Path) {
     let Ok(measured) = measure(folder) else { return };
     if measured.free < BALLAST_BYTES && fs::remove_file(ballast(folder)).is_ok() {
@@ -143,7 +143,7 @@ fn ballast(folder: &Path) -> PathBuf {
     folder.join("ballast")
 }
 
-/// Below which sends are refused.
+/// The free space below which sends are refused.
 fn mark(measured: Measured, reserve_bytes: u64) -> u64 {
     reserve_bytes.min(measured.total / PART)
 }
@@ -161,7 +161,7 @@ fn level(measured: Measured, reserve_bytes: u64, before: Level) -> Level {
 
 fn measure(path: &Path) -> io::Result<Measured> {
     let StatVfs { f_frsize, f_blocks, f_bavail, .. } = statvfs(path)?;
-    // What root alone may use is not ours.
+    // Space reserved for root is not available to us.
     Ok(Measured { total: f_blocks.saturating_mul(f_frsize), free: f_bavail.saturating_mul(f_frsize) })
 }
 

@@ -57,12 +57,12 @@ use crate::{
     sweep::sweep,
 };
 
-/// Bounds each step of an orderly stop.
+/// Deadline of each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
 /// Size at which a file of the log is closed.
 const LOG_FILE_BYTES: RangeInclusive<u64> = 1 << 20..=64 << 20;
-/// Who may open the service `Store`.
+/// Tiers that may open the service `Store`.
 const ROUTERS: &[Tier] = &[Tier::Router];
 
 /// A storage node: opened, then run, then drained.
@@ -83,7 +83,7 @@ struct Node {
     /// Opened as soon as the cluster's shards are known.
     engines: OnceLock<Arc<Engines>>,
     book: AddressBook,
-    /// The highest level that this program reads, which tests change.
+    /// The highest level that this program reads; tests change it.
     #[cfg(feature = "planted-bugs")]
     known: Level,
     raft: RaftService,
@@ -100,7 +100,7 @@ pub enum OpenError {
     Config(#[from] InvalidConfig),
     #[error("storage can't listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
-    /// What is on disk can't be used; the text says why and what to do.
+    /// The data on disk can't be used; the text says why and what to do.
     #[error("{0}")]
     Disk(String),
     #[error(transparent)]
@@ -108,12 +108,12 @@ pub enum OpenError {
 }
 
 impl Storage {
-    /// Opens the disk and binds the listener. No traffic yet.
+    /// Opens the disk and binds the listener. Serves nothing yet.
     pub async fn open(config: StorageConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         Self::open_knowing(config, security, Level::OF_PROGRAM).await
     }
 
-    /// As a program that reads another level than this one does.
+    /// Like `open`, as a program that reads another level than this one.
     #[cfg(feature = "planted-bugs")]
     pub async fn open_at_level(config: StorageConfig, security: PeerSecurity, known: Level) -> Result<Self, OpenError> {
         Self::open_knowing(config, security, known).await
@@ -167,13 +167,13 @@ impl Storage {
         });
     }
 
-    /// Makes a cluster of the storage nodes that the configuration names, or of this one alone. Fails if one was made. It needs
-    /// `run`.
+    /// Makes a cluster of the storage nodes in the configuration, or of this one alone. Fails if there is one already.
+    /// Requires `run`.
     pub async fn found(&self) -> Result<(), FoundError> {
         self.node.bootstrap.found(Vec::new()).await.map(drop)
     }
 
-    /// Makes a cluster of this node alone, if its disk is empty: for a process that is a service of its own.
+    /// Makes a cluster of this node alone, if its disk is empty: for a process that is a service by itself.
     pub fn found_alone(&self, tasks: &Tasks) {
         let (bootstrap, failing) = (self.node.bootstrap.clone(), tasks.clone());
         if bootstrap.assigned().is_none() {
@@ -194,14 +194,14 @@ impl Storage {
         self.address
     }
 
-    /// Stops the shards without handing anything over, once the tasks have ended: for whoever goes on in the same
-    /// process, and needs the disk again.
+    /// Stops the shards without handing them over, once the tasks have ended: for callers that stay in the same process
+    /// and need the disk again.
     pub async fn abort(&self) {
         self.node.draining.store(true, Ordering::Relaxed);
         self.node.stop_shards().await;
     }
 
-    /// Hands the lead of all shards over and stops them. Takes some 10 seconds at most; the listener ends with the
+    /// Hands over the lead of all shards, then stops them. Takes some 10 seconds at most; the listener ends with the
     /// tasks.
     pub async fn drain(&self) {
         self.node.draining.store(true, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl Node {
         let file_bytes = (config.log_bytes / 16).clamp(*LOG_FILE_BYTES.start(), *LOG_FILE_BYTES.end());
         let options = LogOptions {
             file_bytes,
-            // Whether it is time is seen where it is known what is kept.
+            // `log_upkeep` decides when to purge, because it knows what is kept.
             purge_bytes: file_bytes.max(config.log_bytes / 2),
             cache_bytes: usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX),
         };
@@ -339,8 +339,8 @@ impl Node {
         self.book.follow(&rows);
         self.book.learn(identity.node, self.bootstrap.own());
         if rows.nodes().nth(1).is_some() && opened.iter().any(Opened::has_voted) {
-            // This node may have answered a leader just before it stopped, and that leader may still count on it for
-            // its lease: it must not vote for another one before that has run out.
+            // This node may have answered a leader just before it stopped, and that leader may still rely on the answer
+            // for the length of its lease: this node must not vote for another leader before that has passed.
             self.not_ready("waiting until leases from before the start have run out");
             sleep(Duration::from_millis(self.config.election_max_ms)).await;
         }
@@ -395,7 +395,7 @@ impl Node {
 
     async fn watch_readiness(self: Arc<Self>) {
         let Some(cluster) = self.serving.get() else { return };
-        // Once is enough: under load a node is always some entries behind.
+        // Once is enough: under load a node always lacks some entries.
         let mut caught_up = HashSet::new();
         loop {
             let mut why = None;
@@ -413,7 +413,7 @@ impl Node {
                     }
                 }
             }
-            // Who waits for it to be ready is told soon, and that it is not any more within half a second.
+            // Readiness is reported soon, and its loss within half a second.
             let pause = if why.is_some() { 100 } else { 500 };
             match why {
                 Some(why) => self.not_ready(&why),
@@ -460,7 +460,7 @@ impl Node {
     }
 }
 
-/// What stands for the rows of the cluster until the registry has them.
+/// Stands in for the rows of the cluster until the registry has them.
 fn implied(cluster: &pb::Cluster, map: ShardMap) -> ClusterRows {
     let member = |member: &pb::Member| StorageNode {
         node: member.node,

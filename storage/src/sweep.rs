@@ -1,5 +1,5 @@
-//! Removes rows that nobody needs any more, by commands that the leader of their shard proposes: what is left of
-//! timelines that have ended, and sessions of gateways that have ended without closing them.
+//! Removes rows that nobody needs any more, by commands that the leader of their shard proposes: remains of ended
+//! timelines, and sessions of gateways that ended without closing them.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -23,16 +23,16 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Commands that one look finds; they are proposed together.
+/// Most commands that one look finds; they are proposed together.
 const FOUND: usize = 64;
-/// After this long all sessions are looked at although no lease has ended: a late router may have stored one under a lease
-/// of before.
+/// After this time all sessions are checked although no lease has ended: a late router may have stored one under an old
+/// lease.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
-/// Looks at one shard before the next one has its turn. What is left waits for the next interval, so that a large inbox
-/// that has ended does not hold up those who live.
+/// Looks at one shard before the next shard has its turn. The remainder waits for the next interval, so that one large
+/// ended inbox does not hold up live users.
 const LOOKS: usize = 32;
 
-/// Until it is cancelled.
+/// Runs until it is cancelled.
 pub(crate) async fn sweep(serving: Arc<Serving>) {
     let Some(cluster) = serving.get() else { return };
     let mut searches: HashMap<ShardId, Search> = HashMap::new();
@@ -51,15 +51,15 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
     }
 }
 
-/// The search for sessions of one shard. Leases end only with a new version of the registry, so that nothing is looked for
-/// while there is none: the rows of those who stay signed in cost nothing.
+/// The search for sessions of one shard. Leases end only with a new version of the registry, so without one there is no
+/// search: the rows of signed-in users cost nothing.
 #[derive(Default)]
 struct Search {
-    /// Key at which the search goes on; empty at its begin and end.
+    /// The key at which the search continues; empty at its begin and end.
     after: Vec<u8>,
-    /// The version of the registry with which it began.
+    /// The version of the registry at which the search began.
     version: u64,
-    /// When it was last through all.
+    /// When the last search finished.
     done: Option<Instant>,
 }
 
@@ -79,7 +79,7 @@ impl Search {
 async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Search) -> io::Result<()> {
     for _ in 0..LOOKS {
         if !shard.group().leads() {
-            // Whoever leads has a search of its own, and this node begins anew when it leads again.
+            // The other leader has a search of its own; this node starts anew when it leads again.
             *search = Search::default();
             return Ok(());
         }
@@ -90,7 +90,7 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
         for (outcome, what) in join_all(removing).await {
             if let Outcome::Error(StoreError { why }) = outcome {
                 tracing::debug!(shard = %shard.id(), ?why, "nothing was removed");
-                // What was not removed is found again.
+                // Rows that were not removed are found again.
                 *search = Search::default();
                 return Ok(());
             }
@@ -105,14 +105,14 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
     Ok(())
 }
 
-/// Commands, each with a name for metrics, and where the next look begins; empty: all has been looked at.
+/// Commands, each with a name for metrics, and where the next look begins; empty if everything has been looked at.
 type Look = (Vec<(Bytes, &'static str)>, Vec<u8>);
 
 fn look(reader: &Reader, registry: &RegistryState, after: &[u8]) -> io::Result<Look> {
     match reader {
         Reader::Timeline(reader) => {
             let found = reader.garbage(FOUND)?;
-            // Each needs several commands: the same ones are found until all is gone.
+            // Each needs several commands: the same timelines are found until nothing is left of them.
             let more = if found.is_empty() { Vec::new() } else { vec![1] };
             let command = |collect| TimelineCommand { op: Some(TimelineOp::CollectGarbage(collect)) }.encode_to_vec();
             Ok((found.into_iter().map(|found| (command(found).into(), "timelines")).collect(), more))

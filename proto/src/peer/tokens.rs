@@ -1,8 +1,8 @@
-//! Who may call what: a token for each tier, in the metadata of each call.
+//! Authorisation between nodes: each tier has a token, sent in the metadata of each call.
 //!
-//! A token opens what its tier needs and nothing else, so that a gateway that is taken over can't speak as a storage
-//! node or as the operator. Each tier's tokens are derived from the cluster's secret, or given by themselves: then a
-//! gateway's machine has the gateways' token and no more.
+//! A token permits what its tier needs and nothing else: a compromised gateway can speak neither as a storage node nor
+//! as the operator. Each tier's token is derived from the cluster's secret, or configured by itself; then a gateway's
+//! machine holds the gateways' token and no more.
 
 use std::{fmt, sync::Arc};
 
@@ -19,27 +19,27 @@ use tonic::{
 use super::PeerError;
 use crate::local_listeners::PeerConnection;
 
-/// Who calls.
+/// The tier of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     Storage,
     Router,
     Gateway,
-    /// Whoever holds the operator's token: the command line.
+    /// The command line, which holds the operator's token.
     Operator,
 }
 
-/// The tokens that are known here: for a tier that calls, its own; for one that is called, those of its callers.
+/// The tokens known to this node: its own if its tier makes calls, and those of its callers if it serves them.
 #[derive(Clone, Default)]
 pub struct TierTokens {
     by_tier: [Arc<[Token]>; Tier::ALL.len()],
 }
 
-/// As it stands in the metadata.
+/// In the form that the metadata carries.
 #[derive(Clone)]
 struct Token(MetadataValue<Ascii>);
 
-/// Two while one is replaced: the first is presented, both are taken.
+/// Two while a token is being replaced: the first is presented, both are accepted.
 const MOST: usize = 2;
 
 impl Tier {
@@ -62,14 +62,14 @@ impl fmt::Display for Tier {
 }
 
 impl TierTokens {
-    /// All tiers' tokens, from the secrets of the cluster: one a line, the one in use first.
+    /// Derives the tokens of all tiers from the cluster's secrets: one a line, the active one first.
     pub fn derived(secrets: &str) -> Result<Self, PeerError> {
         let secrets = lines(secrets)?;
         let of = |tier| secrets.iter().map(|secret| Token::new(&derive(secret, tier))).collect::<Result<_, _>>();
         Ok(Self { by_tier: [of(Tier::Storage)?, of(Tier::Router)?, of(Tier::Gateway)?, of(Tier::Operator)?] })
     }
 
-    /// The tier's tokens are these: one a line, the one in use first.
+    /// Sets the tokens of a tier: one a line, the active one first.
     pub fn give(&mut self, tier: Tier, tokens: &str) -> Result<(), PeerError> {
         self.by_tier[tier as usize] = lines(tokens)?.into_iter().map(Token::new).collect::<Result<_, _>>()?;
         Ok(())
@@ -83,12 +83,12 @@ impl TierTokens {
         &self.by_tier[tier as usize]
     }
 
-    /// What a node of this tier presents.
+    /// The token that a node of this tier presents.
     pub(super) fn presented(&self, tier: Tier) -> Result<MetadataValue<Ascii>, PeerError> {
         self.of(tier).first().map(|token| token.0.clone()).ok_or(PeerError::NoToken { tier })
     }
 
-    /// Whose it is. Takes the same time for each token of the right length.
+    /// The tier that a token belongs to. Takes constant time for tokens of the right length.
     fn whose(&self, given: &[u8]) -> Option<Tier> {
         Tier::ALL.into_iter().find(|tier| {
             let equal = self.of(*tier).iter().map(|token| given.ct_eq(token.0.as_encoded_bytes()));
@@ -97,7 +97,7 @@ impl TierTokens {
     }
 }
 
-/// The token that a tier has by the cluster's secret, for those who are to have no more than it.
+/// Derives a tier's token from the cluster's secret, for nodes that should hold the token only.
 pub fn derive(secret: &str, tier: Tier) -> String {
     // RFC 2104 takes keys of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length is right");
@@ -105,7 +105,7 @@ pub fn derive(secret: &str, tier: Tier) -> String {
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The secrets or tokens of a file.
+/// The secrets or tokens in a file, one a line.
 pub fn lines(text: &str) -> Result<Vec<&str>, PeerError> {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.len() > MOST {
@@ -129,7 +129,7 @@ impl Token {
     }
 }
 
-/// Presents the token that its tier has now.
+/// Adds the current token of the caller's tier.
 #[derive(Clone)]
 pub struct AddToken {
     pub(super) tokens: Arc<ArcSwap<TierTokens>>,
@@ -145,7 +145,7 @@ impl Interceptor for AddToken {
     }
 }
 
-/// Lets some tiers in, and tells the service which one called: a [`Tier`] among the extensions of the request.
+/// Admits callers of some tiers, and stores the caller's [`Tier`] in the request's extensions.
 #[derive(Clone)]
 pub struct CheckToken {
     pub(super) tokens: Arc<ArcSwap<TierTokens>>,
@@ -157,7 +157,7 @@ impl Interceptor for CheckToken {
         let given = request.metadata().get("authorization").map(|value| value.as_encoded_bytes()).unwrap_or_default();
         match self.tokens.load().whose(given) {
             Some(tier) if self.allowed.contains(&tier) => {
-                // Whoever shows a token that opens something here is a node, or the operator.
+                // A caller with a valid token is a node or the operator.
                 if let Some(PeerConnection(Some(probation))) = request.extensions().get() {
                     probation.vouch_for_good();
                 }

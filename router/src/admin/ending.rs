@@ -1,4 +1,4 @@
-//! The inboxes of deleted users end, whatever happens between the deletion and that.
+//! Ends the inboxes of deleted users, whatever happens between the deletion and the end of the inbox.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use tonic::Status;
 use super::{Admin, users::half_done};
 use crate::store::{StoreAnswer, StoreFailure};
 
-/// How often each router looks for inboxes that have not ended: only a router that stopped in the midst leaves some.
+/// How often each router looks for inboxes that have not ended: only a router that stopped half-way leaves any.
 const LOOK: Duration = Duration::from_secs(60);
-/// Between tries of a command that a shard does not read yet.
+/// Pause between tries of a command that a shard can't read yet.
 const LEVEL_PAUSE: Duration = Duration::from_millis(100);
-/// Inboxes that one look finds in a shard.
+/// Most inboxes that one look finds in a shard.
 const FOUND: u32 = 64;
 
 impl Admin {
-    /// Of the deleted account. It can be done again.
+    /// Ends the inbox of a deleted account. Idempotent.
     pub(super) async fn end_inbox(&self, account: &Account) -> Result<(), StoreFailure> {
         let Ok(user) = UserId::new(&account.user) else { return Ok(()) };
         let Ok(shards) = self.shards() else { return Err(StoreFailure::Stopping) };
@@ -33,18 +33,18 @@ impl Admin {
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) });
         self.call(shards.timeline_of(&timeline), op).await?;
         self.end_sender(account).await?;
-        // Both are done in all of them.
+        // Both are done in all shards.
         let ended = InboxEnded { user: user.as_str().to_owned(), incarnation: account.incarnation };
         let op = Op::Directory(DirectoryCommand { op: Some(directory_command::Op::InboxEnded(ended)) });
-        // If this is not done, the inbox ends once more, which does nothing.
+        // If this fails, the inbox is ended once more, which does nothing.
         let _ = self.call(shards.directory_of(&user), op).await;
         Ok(())
     }
 
-    /// As `end_sender`, for commands that nothing goes on with later. While not all storage nodes can read that, the command is
-    /// answered without it, as the releases before do.
+    /// Like `end_sender`, for commands that nothing depends on later. While some storage nodes can't read it, the
+    /// command is answered without it, as older releases do.
     pub(super) async fn end_sender_if_read(&self, account: &Account) -> Result<(), Status> {
-        // The account has just been made, and nobody had the name before.
+        // The account was just made, and the name had no previous owner.
         if account.generation == account.incarnation && !account.remade {
             return Ok(());
         }
@@ -58,13 +58,13 @@ impl Admin {
         self.end_sender(account).await.map_err(|failure| half_done(&failure))
     }
 
-    /// Storage nodes of the releases before would stop at an `EndSender`.
+    /// Storage nodes of older releases would stop at an `EndSender`.
     fn ends_senders(&self) -> bool {
         Level(self.topology.borrow().view.level) >= Level::CLUSTER
     }
 
-    /// From the answer on, nothing that sessions of before have sent gets into any inbox: not what a gateway, or a router, that
-    /// stood still sends on when it goes on. It can be done again.
+    /// After the answer, no inbox takes anything that older sessions have sent, not even from a gateway or router that
+    /// was paused and continues. Idempotent.
     async fn end_sender(&self, account: &Account) -> Result<(), StoreFailure> {
         if !self.ends_senders() {
             let detail = "not all storage nodes can read yet that a sender's sessions are over".to_owned();
@@ -77,12 +77,12 @@ impl Admin {
             let end = TimelineCommand { op: Some(timeline_command::Op::EndSender(end.clone())) };
             self.when_the_level_is_there(shard, Op::Timeline(end))
         });
-        // As many at once as there are shards.
+        // Concurrency is bounded by the number of shards.
         try_join_all(calls).await.map(|_| ())
     }
 
-    /// The shards follow the cluster's level one by one: right after a first start, or the start of a new release, one of them
-    /// may still be below it.
+    /// The shards follow the cluster's level one by one: right after a first start, or after the start of a new
+    /// release, a shard may still be below it.
     async fn when_the_level_is_there(&self, shard: ShardId, op: Op) -> Result<StoreAnswer, StoreFailure> {
         let deadline = Instant::now() + self.deadline;
         loop {
@@ -109,7 +109,7 @@ impl Admin {
     }
 }
 
-/// Until it is cancelled.
+/// Runs until it is cancelled.
 pub(crate) async fn end_inboxes(admin: Admin) {
     loop {
         time::sleep(LOOK).await;

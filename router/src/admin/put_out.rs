@@ -15,12 +15,12 @@ use tokio::time::{self, Instant};
 use super::Admin;
 use crate::{gateway_links::GatewayLinks, partition::Partitions, peers::Peers};
 
-/// How long a command waits for the gateways to close what it has ended. Whatever is open after that is told as open: its
-/// gateway hears of it when it reaches a router.
+/// How long a command waits for gateways to close the connections that it ended. Connections that are open after that
+/// are reported as open: their gateway learns of it when it reaches a router.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The ways to those who hold connections.
+/// Reaches the gateways that hold the connections.
 #[derive(Clone)]
 pub(crate) struct PutOut {
     pub(crate) links: GatewayLinks,
@@ -29,7 +29,7 @@ pub(crate) struct PutOut {
 }
 
 impl Admin {
-    /// Until all of them are closed, or for a while. `over`: the sessions that have just been ended.
+    /// Waits until all of them are closed, or for a limited time. `over`: the sessions that were just ended.
     pub(super) async fn put_out(&self, user: &UserId, account: &Account, mut over: Vec<Session>) -> Ended {
         self.tell_owner(user);
         let count = over.len() as u32;
@@ -45,7 +45,7 @@ impl Admin {
                 }
             }
             time::sleep(LOOK_AGAIN).await;
-            // Not known: those that were there are taken to be there still.
+            // Unknown: sessions that existed before are taken to exist still.
             let Ok(found) = self.read(user).await else { continue };
             let is_there = |session: &Session| {
                 let handle = (session.lease, session.connection);
@@ -57,7 +57,7 @@ impl Admin {
         Ended { closed: count.saturating_sub(open), open }
     }
 
-    /// The owner of the user has rows of before in memory; and it may have a link where this router has none.
+    /// The owner of the user may have old rows in memory, and a link to a gateway to which this router has none.
     fn tell_owner(&self, user: &UserId) {
         let topology = self.topology.borrow().clone();
         match topology.elsewhere(user) {

@@ -1,4 +1,4 @@
-//! Sessions, as the operator handles them.
+//! Administration of sessions.
 
 use carillon_proto::{
     ConnectionHandle, LeaseId, UserId,
@@ -32,7 +32,7 @@ impl Admin {
         let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
         let mut found = Vec::new();
         let mut more = false;
-        // Each shard gives its first ones: those of all that come first are among them.
+        // Each shard returns its first rows; the first rows of all shards are among these.
         for shard in self.directory_shards()? {
             let (after_user, after_device) = (after_user.clone(), after_device.clone());
             let list = ListSessions { after_user, after_device, limit, ..ListSessions::default() };
@@ -67,7 +67,7 @@ impl Admin {
         let end = EndSessions { user: user.as_str().to_owned(), lease, connection };
         let changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
         let account = changed.account.unwrap_or_default();
-        // The connections end also if a shard does not answer.
+        // The connections are closed even if a shard does not answer.
         let fence = async {
             match handle {
                 None => self.end_sender_if_read(&account).await,
@@ -79,7 +79,7 @@ impl Admin {
         Ok(EndSessionsReply { ended: Some(ended), user: user.as_str().to_owned() })
     }
 
-    /// Whose session has this handle: all are looked at, as they are kept by their users.
+    /// The user of the session with this handle. Scans all sessions, because they are stored by user.
     async fn user_of(&self, handle: ConnectionHandle) -> Result<UserId, Status> {
         let ConnectionHandle { lease: LeaseId(lease), connection } = handle;
         for shard in self.directory_shards()? {
@@ -102,7 +102,7 @@ impl Admin {
     }
 }
 
-/// None: its gateway has ended, and with it the session.
+/// `None`: its gateway has ended, and the session with it.
 pub(super) fn session_info(topology: &Topology, account: Option<&Account>, session: &Session) -> Option<SessionInfo> {
     if topology.has_ended(LeaseId(session.lease)) {
         return None;

@@ -1,4 +1,4 @@
-//! Accounts, as the operator handles them.
+//! Administration of accounts.
 
 use carillon_proto::{
     UserId, now_ms,
@@ -27,7 +27,8 @@ impl Admin {
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
         let changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
         let account = changed.account.unwrap_or_default();
-        // Who puts others out of an account wants them to be heard of no more. Their connections end in any case.
+        // Replacing the credentials ends the other sessions, whose messages must not be accepted any more. Their
+        // connections are closed in any case.
         let fence = async { if replace { self.end_sender_if_read(&account).await } else { Ok(()) } };
         let (fenced, ended) = tokio::join!(fence, self.put_out(&user, &account, changed.over));
         fenced?;
@@ -40,7 +41,7 @@ impl Admin {
         let delete = DeleteAccount { user: user.as_str().to_owned(), time_ms };
         let changed = self.change(&user, directory_command::Op::DeleteAccount(delete)).await?;
         let account = changed.account.unwrap_or_default();
-        // Before the answer: from then on nobody's message to this user is accepted, whatever a router still remembers.
+        // Before the answer: from then on no message to this user is accepted, whatever a router has cached.
         let (inbox, ended) = tokio::join!(self.end_inbox(&account), self.put_out(&user, &account, changed.over));
         tracing::info!(%user, "user deleted");
         Ok(DeleteUserReply { ended: Some(ended), inbox_ended: inbox.is_ok() })
@@ -68,7 +69,7 @@ impl Admin {
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE) };
         let mut accounts = Vec::new();
         let mut more = false;
-        // Each shard gives its first ones: those of all that come first are among them.
+        // Each shard returns its first rows; the first rows of all shards are among these.
         for shard in self.directory_shards()? {
             let list = ListAccounts { after_user: request.after.clone(), limit, ending: false };
             match self.call(shard, Op::ListAccounts(list)).await {
@@ -88,7 +89,7 @@ impl Admin {
     }
 }
 
-/// The account is changed, but what its sessions of before send may still be accepted.
+/// The account is changed, but messages of its older sessions may still be accepted.
 pub(super) fn half_done(failure: &StoreFailure) -> Status {
     Status::unavailable(format!(
         "the account was changed, but not every shard of the store knows it: {failure}; do it again"

@@ -1,4 +1,4 @@
-//! Telling sessions of new envelopes, and of those that they may have missed.
+//! Tells sessions about new envelopes, and about envelopes that they may have missed.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use crate::{
 };
 
 impl Owner {
-    /// Tells the user's sessions, except the one that sent it. Without an envelope they hear how far the inbox reaches.
+    /// Pushes to the user's sessions, except the one that sent the message. Without an envelope they are told how far
+    /// the inbox reaches.
     pub(crate) fn deliver(&mut self, delivery: Delivery) {
         let Delivery { user, incarnation, position, envelope, traceparent, except, passed_on: _ } = delivery;
         self.register.heard(&user, incarnation, position);
@@ -42,7 +43,7 @@ impl Owner {
         }
     }
 
-    /// The connections of the sessions to tell, by gateway. Devices of one user are few.
+    /// The connections to push to, by gateway. A user has few devices.
     fn connections_of(
         &self,
         user: &UserId,
@@ -50,8 +51,8 @@ impl Owner {
         except: Option<(LeaseId, u64)>,
     ) -> Vec<(LeaseId, Vec<u64>)> {
         let mut gateways: Vec<(LeaseId, Vec<u64>)> = Vec::new();
-        // A message to or of another owner of the name is nothing to some of these sessions: generations begin with the
-        // incarnation.
+        // Some of these sessions may belong to another owner of the name, whom the message does not concern:
+        // generations start with the incarnation.
         let sessions = self.register.sessions(user, incarnation).iter();
         for session in sessions.filter(|session| session.generation >= incarnation) {
             if except.is_some_and(|(lease, connection)| session.has_handle(lease, connection)) {
@@ -65,14 +66,14 @@ impl Owner {
         gateways
     }
 
-    /// An append to this inbox may have been done without a push: check the user soon.
+    /// An append to this inbox may have been carried out without a push: check the user soon.
     pub(super) fn may_have_missed(&mut self, user: &UserId) {
         if self.register.incarnation(user).is_some() {
             self.checks.soon(user);
         }
     }
 
-    /// Deliveries to anybody may have been lost.
+    /// Deliveries to any user may have been lost.
     pub(crate) fn doubt(&mut self) {
         self.checks.all_soon();
     }
@@ -82,7 +83,7 @@ impl Owner {
         self.checks.due()
     }
 
-    /// Asks for the heads of those whose turn it is.
+    /// Asks for the heads of the users whose turn it is.
     pub(crate) fn check(&mut self, now: Instant) {
         let mut by_shard: BTreeMap<ShardId, Vec<(UserId, u64)>> = BTreeMap::new();
         for user in self.checks.take(now) {
@@ -113,11 +114,11 @@ impl Owner {
         now: Instant,
     ) {
         self.checks.answered();
-        // Whoever was not read has another turn.
+        // Users that were not read have another turn.
         let Ok(StoreAnswer::HeadsRead(read)) = answer else { return };
         metrics::heads_checked(users.len());
         for ((user, incarnation), read) in users.into_iter().zip(read.heads) {
-            // The account has ended: its sessions are put out.
+            // The account has ended: its sessions are closed.
             let Some(head) = read.head else {
                 self.changed(&user, now);
                 continue;
@@ -131,7 +132,7 @@ impl Owner {
         }
     }
 
-    /// Tells all sessions how far the inbox reaches. Sessions that have it ignore that.
+    /// Tells all sessions how far the inbox reaches. Sessions that have got that far ignore it.
     pub(super) fn tell_head(&mut self, user: &UserId, incarnation: u64, position: Position) {
         self.tell_head_to_others(user, incarnation, position, None);
     }

@@ -1,4 +1,4 @@
-//! From session to session, without the store.
+//! Messages from session to session that bypass the store.
 
 use carillon_proto::{
     LeaseId, UserId, limits,
@@ -9,7 +9,7 @@ use super::{Effect, Owner};
 use crate::{metrics, reply::Failure, send::RequestContext};
 
 impl Owner {
-    /// Passes a signal to all sessions of a user, or to one device. Nobody hears whether it arrived.
+    /// Passes a signal to all sessions of a user, or to one device. The sender is not told whether it arrived.
     pub(crate) fn signal(&mut self, signal: Signal) {
         let Signal { from, user, device, body } = signal;
         let Ok(user) = UserId::new(&user) else { return };
@@ -30,7 +30,7 @@ impl Owner {
         }
     }
 
-    /// Passes a directed request to one session; its gateway answers.
+    /// Passes a directed request to one session, whose gateway answers.
     pub(super) fn direct(&mut self, direct: Direct, parts: RequestContext) {
         let Direct { from, device, body, .. } = direct;
         if body.len() > limits::MAX_SIGNAL_BYTES {
@@ -44,7 +44,7 @@ impl Owner {
                 let (slot, deadline) = (parts.slot, parts.deadline);
                 self.effects.push(Effect::Direct { gateway: session.lease, directed, slot, deadline });
             }
-            // It may be on a gateway that has not announced it yet.
+            // The session may be on a gateway that has not announced it yet.
             None if self.missing() > 0 => self.refuse(parts.slot, &Failure::Unreached),
             None => self.refuse(parts.slot, &Failure::NotSignedIn),
         }

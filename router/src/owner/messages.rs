@@ -34,7 +34,7 @@ impl Owner {
     /// The recipient is known.
     pub(super) fn begin(&mut self, mut sending: Box<Sending>, whose: Whose, now: Instant) {
         let Whose { incarnation, remade } = whose;
-        // Who writes to itself means itself, and not the name's next owner.
+        // A user who writes to itself means its own account, not the name's next owner.
         sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
         if remade && !sending.is_to_oneself() {
             self.look_for_first(sending, now);
@@ -43,8 +43,9 @@ impl Owner {
         }
     }
 
-    /// A message that the owner before has got must not be shown to this one because it comes again. The sender's own inbox
-    /// tells. Only for names that were made again: it costs a write of the log.
+    /// A message that the previous owner of the name received must not be delivered to the new one when it is repeated.
+    /// The sender's own inbox shows whether it is a repeat. Done only for names with a previous owner, because it costs
+    /// a write to the log.
     fn look_for_first(&mut self, mut sending: Box<Sending>, now: Instant) {
         let (shard, op) = sending.look_for_first(self.topology.shards);
         sending.since = now;
@@ -63,7 +64,7 @@ impl Owner {
             return self.append_first(sending, now);
         }
         match placed(sending, answer, now) {
-            // It stands in both inboxes, whoever has the name now.
+            // The message is in both inboxes, whoever owns the name now.
             Ok((sending, position)) => {
                 let accepted = sending.accepted(position);
                 self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
@@ -79,7 +80,8 @@ impl Owner {
     fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
         let shards = self.topology.shards;
         let (shard, op) = sending.append_first(shards);
-        // What could not get into the sender's inbox must not get into the recipient's: refused means nothing was done.
+        // A message that the sender's inbox can't take must not enter the recipient's: a refusal means that nothing was
+        // done.
         let place = match sending.is_to_oneself() {
             true => Place::Own,
             false => Place::AndFor(shards.timeline_of(&TimelineId::Inbox(sending.sender.clone()))),
@@ -109,7 +111,7 @@ impl Owner {
         }
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
-            // The own inbox also holds messages to others, which may have the same client id.
+            // The sender's inbox also holds messages to other users, which may have the same client id.
             Err((mut sending, Failure::ReusedElsewhere)) if sending.is_to_oneself() && !sending.key_names_recipient => {
                 sending.key_names_recipient = true;
                 return self.append_first(sending, now);
@@ -137,14 +139,14 @@ impl Owner {
         } else {
             self.append_second(sending, now);
         }
-        // The recipient need not wait for the sender's copy. The owner of now may have read the head before this append.
+        // The recipient does not wait for the sender's copy. The new owner may have read the head before this append.
         if !self.topology.owns(delivery.user.as_str()) {
             self.effects.push(Effect::Deliver(delivery.clone()));
         }
         self.deliver(delivery);
     }
 
-    /// The account that was known here has ended: there is none now, or the name has another owner.
+    /// The cached account has ended: the name has no owner now, or a new one.
     fn send_again(&mut self, mut sending: Box<Sending>, now: Instant) {
         if std::mem::replace(&mut sending.read_again, true) {
             return self.refuse(sending.slot, &Failure::Changing);
@@ -162,12 +164,13 @@ impl Owner {
     ) {
         let (sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
-            // The recipient has it, so it is a message of its own, whatever else the client has called so.
+            // The recipient has it, so it is a separate message, whatever other message has the same client id.
             Err((mut sending, Failure::Reused | Failure::ReusedElsewhere)) if !sending.key_names_recipient => {
                 sending.key_names_recipient = true;
                 return self.append_second(sending, now);
             }
-            // The sender was deleted meanwhile: its gateway ends the session, and what came of the message is not known.
+            // The sender was deleted meanwhile: its gateway ends the session, and the outcome of the message is
+            // unknown.
             Err((sending, failure @ Failure::Store(StoreFailure::Gone { .. }))) => {
                 return self.refuse(sending.slot, &failure);
             }
@@ -177,7 +180,7 @@ impl Owner {
             }
         };
         let accepted = sending.accepted(position);
-        // The session that sent it knows it by the answer.
+        // The session that sent it learns the position from the answer.
         let from = (sending.lease, sending.connection);
         if !self.topology.owns(sending.sender.as_str()) || self.companions.hear(&sending.sender, from, position) {
             self.effects.push(Effect::Deliver(Delivery {
@@ -194,7 +197,7 @@ impl Owner {
     }
 }
 
-/// The message with the place that the store has given it.
+/// The message with the position that the store has assigned.
 fn placed(
     mut sending: Box<Sending>,
     answer: Result<StoreAnswer, StoreFailure>,
@@ -205,7 +208,7 @@ fn placed(
             metrics::append(now - sending.since);
             Ok((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
         }
-        // The store has said something that is no answer to an append: it may have been done.
+        // The answer does not fit an append, which may have been carried out.
         Err(failure @ Failure::Store(StoreFailure::Unexpected)) => Err((sending, failure.halfway())),
         Err(failure) => Err((sending, failure)),
     }

@@ -1,4 +1,4 @@
-//! Signing in and out.
+//! Opening, announcing and closing sessions.
 
 use carillon_proto::{
     DeviceId, LeaseId, TimelineId, UserId,
@@ -26,7 +26,7 @@ impl Owner {
             self.register.told_again(&parts.user, &known);
             let RequestContext { user, deadline, slot, .. } = parts;
             return match self.register.head(&user) {
-                // Since it was read from the store, all that was appended came by here.
+                // Since it was read from the store, every append has passed through here.
                 Some((incarnation, position)) => self.known(&user, incarnation, session.generation, position, slot),
                 None => self.told(user, incarnation, session, slot, deadline),
             };
@@ -36,8 +36,8 @@ impl Owner {
         self.wait(&user, Waiter::Announce(Box::new(announced)), now);
     }
 
-    /// The user has been read after the session was announced. Whether it is the newest of its device is for the store to
-    /// say, unless its row is there and nothing newer was heard of meanwhile.
+    /// Called when the user was read after the session was announced. The store decides whether it is the newest
+    /// session of its device, unless its row is there and nothing newer was heard of meanwhile.
     pub(super) fn announced(&mut self, user: &UserId, incarnation: u64, rows: &[store::Session], announced: Announced) {
         let session = &announced.session;
         let known = Session::new(session, announced.link);
@@ -69,7 +69,7 @@ impl Owner {
         let Announced { mut session, link, slot, deadline } = asked;
         let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
-            // It may have been stored all the same: the gateway closes it then, or asks again.
+            // It may have been stored nevertheless: then the gateway closes it, or asks again.
             other => return self.refuse(slot, &not_put(other)),
         };
         if put.kept.is_some() {
@@ -85,8 +85,8 @@ impl Owner {
         self.told(user, put.incarnation, session, slot, deadline);
     }
 
-    /// Answers the announcement of a known session from memory. A session that was there all the time has missed no more
-    /// than what was dropped on its gateway's link.
+    /// Answers the announcement of a known session from memory. A session that has been in the register throughout can
+    /// have missed only pushes that were dropped on its gateway's link.
     fn known(&mut self, user: &UserId, incarnation: u64, generation: u64, position: Position, slot: ReplySlot) {
         let head = Head { epoch: position.epoch, last: position.seq, ..Head::default() };
         let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
@@ -95,7 +95,7 @@ impl Owner {
         self.effects.push(Effect::Answer(slot, Answer::SessionOpened(opened)));
     }
 
-    /// The session is in the register: what is appended from now on is pushed, what came before is in the head.
+    /// The session is in the register: later appends are pushed, and the head covers earlier ones.
     fn told(&mut self, user: UserId, incarnation: u64, session: store::Session, slot: ReplySlot, deadline: Instant) {
         let store::Session { device, generation, .. } = session;
         let asked = Continuation::SessionHead { user: user.clone(), incarnation, generation, slot };
@@ -110,7 +110,8 @@ impl Owner {
         self.checks.signed_in(user);
     }
 
-    /// How many running gateways have not announced all sessions by this ring. Above 0, no user can be said to be away.
+    /// The number of running gateways that have not announced all sessions by this ring. While it is not 0, no user can
+    /// be said to be offline.
     pub(super) fn missing(&self) -> usize {
         self.register.missing(self.topology.gateways(), self.topology.ring.version())
     }
@@ -119,7 +120,7 @@ impl Owner {
         let RequestContext { user, slot, deadline, .. } = parts;
         let (gateway, connection) = (LeaseId(session.lease), session.connection);
         self.register.remove(&user, gateway, connection);
-        // An announcement that still waits for the account would bring it back.
+        // An announcement that still waits for the account would restore the session.
         let is_of_it = |waiter: &Waiter| match waiter {
             Waiter::Announce(announced) => is_same(&announced.session, session),
             Waiter::Send(_) | Waiter::Nobody => false,
@@ -145,14 +146,14 @@ impl Owner {
         );
     }
 
-    /// To an announcement: the session is over.
+    /// Answers an announcement: the session is over.
     fn lost(&mut self, slot: ReplySlot) {
         let lost = SessionOpened { replaced: true, ..SessionOpened::default() };
         self.effects.push(Effect::Answer(slot, Answer::SessionOpened(lost)));
     }
 }
 
-/// Why the session was not stored. That the user has too many devices passes when one of them signs out.
+/// Why the session was not stored. "Too many devices" is temporary: it passes when a device signs out.
 fn not_put(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
     match answer {
         Err(StoreFailure::NoRoom { detail }) => Failure::Devices(detail),
@@ -160,7 +161,7 @@ fn not_put(answer: Result<StoreAnswer, StoreFailure>) -> Failure {
     }
 }
 
-/// The same incarnation of a device's session.
+/// True if both are the same incarnation of a device's session.
 fn is_same(a: &store::Session, b: &store::Session) -> bool {
     a.device == b.device && a.lease == b.lease && a.connection == b.connection
 }

@@ -23,7 +23,7 @@ use crate::{
     store::{StoreAnswer, StoreFailure},
 };
 
-/// Between two lines in the log about data that was put back from a copy: each inbox whose devices notice has its own.
+/// Least time between two log lines about restored data: it concerns each inbox whose devices notice.
 const TELL_RESTORED: Duration = Duration::from_secs(60);
 
 impl Owner {
@@ -35,7 +35,7 @@ impl Owner {
         match checked {
             Err(failure) => self.refuse(parts.slot, &failure),
             Ok((.., position)) if acknowledge.beyond => self.renew_epoch(position, parts, now),
-            // No timeline has it: it moves nothing.
+            // No timeline has epoch 0: it moves nothing.
             Ok((.., client::Position { epoch: 0, .. })) => {
                 self.refuse(parts.slot, &Failure::Invalid("position is of epoch 0"));
             }
@@ -48,7 +48,7 @@ impl Owner {
         }
     }
 
-    /// One command for all timelines of the device, once all storage nodes can read it.
+    /// One command for all timelines of the device, used once all storage nodes can read it.
     pub(super) fn move_cursors(&mut self, moves: Moves<ReplySlot>) {
         let can_read = Level(self.topology.view.level) >= Level::CURSORS;
         let (Some(incarnation), Some(deadline)) = (moves.device.incarnation.filter(|_| can_read), moves.deadline())
@@ -84,7 +84,8 @@ impl Owner {
         }
     }
 
-    /// One command for each, as all releases read it. Cursors in groups wait until the shard's level has risen.
+    /// One command for each cursor, which all releases can read. Cursors in groups wait until the shard's level has
+    /// risen.
     fn set_cursors(&mut self, Moves { device, cursors }: Moves<ReplySlot>) {
         for (Life { timeline, epoch }, cursor) in cursors {
             if let TimelineId::Group(_) = timeline {
@@ -104,10 +105,10 @@ impl Owner {
         }
     }
 
-    /// A device has more of its inbox than there is.
+    /// A device has positions beyond the end of its inbox.
     fn renew_epoch(&mut self, position: client::Position, parts: RequestContext, now: Instant) {
         metrics::epoch_renewed();
-        // Whoever makes positions up should not fill the log.
+        // Clients that invent positions must not fill the log.
         if self.restored_told.is_none_or(|told| now > told + TELL_RESTORED) {
             self.restored_told = Some(now);
             tracing::error!(
@@ -138,7 +139,7 @@ impl Owner {
             from_seq: read.from_seq,
             backward: read.backward,
             limit: most(read.limit, MAX_PAGE),
-            // The frame that carries a page is at most this large, too.
+            // The frame that carries a page is bounded by this, too.
             max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
             incarnation: read.incarnation,
         });

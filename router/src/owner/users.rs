@@ -1,4 +1,4 @@
-//! Reading users, and going on with whatever waited for that.
+//! Reads users, and continues the requests that waited for them.
 
 use carillon_proto::{
     LeaseId, UserId,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Owner {
-    /// `waiter` goes on when the user has been read.
+    /// `waiter` continues when the user has been read.
     pub(super) fn wait(&mut self, user: &UserId, waiter: Waiter, now: Instant) {
         match self.accounts.wait(user, waiter) {
             Wait::Read => self.read_user(user, now + READ_USER, Continuation::User(user.clone())),
@@ -62,7 +62,7 @@ impl Owner {
         }
     }
 
-    /// A message is for a name that nobody has had yet: it gets an inbox whose first owner finds the message.
+    /// The recipient's name never had an owner: it gets an inbox, in which its first owner will find the message.
     fn reserve(&mut self, user: UserId, now: Instant, time_ms: u64) {
         let account =
             Account { user: user.as_str().to_owned(), created_ms: time_ms, reserved: true, ..Account::default() };
@@ -85,13 +85,13 @@ impl Owner {
         }
     }
 
-    /// The account or sessions of this user have changed elsewhere: whoever is to be put out hears of it from here, too.
+    /// The account or sessions of this user were changed elsewhere: sessions that are over are evicted from here, too.
     pub(crate) fn changed(&mut self, user: &UserId, now: Instant) {
         self.accounts.forget(user);
         self.wait(user, Waiter::Nobody, now);
     }
 
-    /// The user has been read, and has this account and rows of these sessions.
+    /// Continues after the user was read, with its account and session rows.
     fn go_on(&mut self, waiter: Waiter, user: &UserId, whose: Whose, rows: &[Session], now: Instant) {
         match waiter {
             Waiter::Send(sending) => self.begin(sending, whose, now),
@@ -108,13 +108,13 @@ impl Owner {
         }
     }
 
-    /// Sessions that are over, but that their gateway has not closed yet, are put out once more. Gives the others.
+    /// Evicts once more the sessions that are over and that their gateway has not closed yet. Returns the others.
     fn put_out(&mut self, user: &UserId, account: &Account, sessions: Vec<Session>) -> Vec<Session> {
         let mut going_on = Vec::with_capacity(sessions.len());
         for session in sessions {
             let gateway = LeaseId(session.lease);
             match sessions::over(account, &session) {
-                // Their gateway has ended, and with it the session: the store sweeps its row.
+                // Its gateway has ended, and the session with it: the store sweeps its row.
                 _ if self.topology.has_ended(gateway) => {}
                 None => going_on.push(session),
                 Some(why) => {

@@ -1,4 +1,4 @@
-//! The task around the engine: takes what waits, performs the effects.
+//! The task around the engine: takes inputs, performs effects.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{due::Due, metrics, topology::Topology};
 
-/// Operations on their way to the engine, which takes them faster than they come; what finds it full is refused.
+/// Operations on their way to the engine, which takes them faster than they come. When the queue is full, further ones
+/// are refused.
 const OPS: usize = 8192;
-/// Batches of answers and news of streams. When it is full, the streams are not read.
+/// Batches of answers and events of streams. When the queue is full, the streams are not read.
 const EVENTS: usize = 64;
 /// How late a retry or the end of a deadline may be.
 const TICK: Duration = Duration::from_millis(10);
@@ -71,10 +72,10 @@ impl StoreActor {
         (Store { ops: to_ops }, actor)
     }
 
-    /// Until nobody can ask any more.
+    /// Runs until nobody can ask any more.
     pub(crate) async fn run(mut self, tasks: Tasks) {
         let mut tick = Due::new();
-        // `None` while there is nothing that could be late.
+        // `None` while nothing can be late.
         let mut tick_at: Option<Instant> = None;
         let mut ops = Vec::with_capacity(512);
         loop {
@@ -84,8 +85,8 @@ impl StoreActor {
                 tick_at.get_or_insert_with(|| Instant::now() + TICK);
             }
             let (queue, events) = (&mut self.ops, &mut self.events);
-            // All branches are cancel-safe: receiving, ticking, watching. What is rare comes first, so that it is not
-            // starved.
+            // All branches are cancel-safe: receiving, ticking, watching. Rare branches come first, so that they are
+            // not starved.
             tokio::select! {
                 biased;
                 () = poll_fn(|context| tick.poll(context, tick_at)) => {
@@ -171,7 +172,7 @@ impl StoreActor {
     async fn perform(&mut self) {
         let now = Instant::now();
         self.engine.flush(now);
-        // Taken out and put back, so that their room is kept.
+        // Taken out and put back, to keep its memory.
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
         for (stream, request) in sends.drain(..) {
             let id = request.id;

@@ -1,5 +1,5 @@
-//! Decides what is sent to which storage node, without waiting and without a clock: here what is taken, in `attempts.rs` what is
-//! sent and what comes of it.
+//! Decides what is sent to which storage node, without waiting and without a clock: this file takes inputs,
+//! `attempts.rs` sends them and handles the results.
 
 mod attempts;
 
@@ -17,45 +17,46 @@ use tokio::time::Instant;
 
 use super::{Place, StoreFailure, StoreOp, lane::Lane};
 
-/// Reads of one shard that are under way at once: each answer may be large.
+/// Reads of one shard in flight: each answer may be large.
 const READ_WINDOW: usize = 64;
-/// Reads of one shard that wait; above it they are refused.
+/// Reads of one shard that wait; further ones are refused.
 const READS: usize = 4096;
-/// When to come back to a shard whose disk is full, in milliseconds: as storage nodes say it.
+/// Retry delay for a shard whose disk is full, in milliseconds: as storage nodes give it.
 const FULL_AGAIN_MS: std::ops::Range<u32> = 5_000..15_000;
 const READ_TRY: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
-/// What the store says when it carried something out.
+/// The store's answer to an operation that it carried out.
 pub(crate) type StoreAnswer = store_reply::Result;
 
 /// Names one stream to one node; a new stream has a new one.
 pub(super) type StreamId = u64;
 
-/// All shards: lanes, reads, who leads.
+/// All shards: lanes, reads, leaders.
 pub(super) struct Engine<A> {
     shards: BTreeMap<ShardId, Shard<A>>,
-    /// Those that may have something to send: of all others, `flush` has sent what may be sent.
+    /// Shards that may have something to send; `flush` has sent everything possible of all others.
     news: Vec<ShardId>,
     nodes: Nodes,
     streams: KeyedMap<String, StreamId>,
     attempts: KeyedMap<u64, Attempt>,
     next_id: u64,
     writes_bound: usize,
-    /// Makes that of the shards.
+    /// Seeds the generators of the shards.
     random: StdRng,
     /// Operations without an answer.
     outstanding: usize,
     pub(super) effects: Effects<A>,
 }
 
-/// Who may be asked.
+/// The nodes that may be asked.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     /// All storage nodes.
     pub(super) members: Vec<String>,
-    /// Those that have a replica of a shard, in the order in which they are tried. A shard that is not here: all members.
+    /// The nodes that have a replica of a shard, in the order in which they are tried. For a shard that is not here:
+    /// all members.
     pub(super) replicas: BTreeMap<ShardId, Vec<String>>,
 }
 
@@ -91,7 +92,7 @@ struct Shard<A> {
     /// Confirmed by an answer.
     known: bool,
     failures: u32,
-    /// Its leader has said that its disk is full: until then nothing is begun that would end with an append there.
+    /// The leader has said that its disk is full: until then no write starts that would end with an append there.
     full_until: Option<Instant>,
     /// A hint was followed since the last pause.
     followed: bool,
@@ -117,7 +118,7 @@ enum What {
 }
 
 impl<A> Engine<A> {
-    /// `seed`: what is random in its pauses comes from it alone.
+    /// `seed`: the only source of randomness of its pauses.
     pub(super) fn new(writes_bound: usize, seed: u64) -> Self {
         Self {
             shards: BTreeMap::new(),
@@ -137,7 +138,7 @@ impl<A> Engine<A> {
         self.outstanding == 0
     }
 
-    /// Who leads each shard, as far as it is known.
+    /// The leader of each shard, as far as it is known.
     #[cfg(test)]
     pub(super) fn leaders(&self) -> BTreeMap<ShardId, String> {
         self.shards.iter().filter(|(_, s)| s.known).filter_map(|(id, s)| Some((*id, s.leader.clone()?))).collect()
@@ -156,7 +157,7 @@ impl<A> Engine<A> {
         if let Place::AndFor(other) = op.place
             && let Some(until) = self.shard(other).full_until.filter(|until| *until > now)
         {
-            // Not before it is asked again, and not all of them at the same time.
+            // Not before the shard is asked again, and not all at the same time.
             let retry_after_ms = ((until - now).as_millis() as u32).max(self.random.random_range(FULL_AGAIN_MS));
             self.effects.answers.push((op.to, Err(StoreFailure::Full { shard: other, retry_after_ms })));
             return;
@@ -183,7 +184,7 @@ impl<A> Engine<A> {
         }
     }
 
-    /// The shard that has no room for it, if one has none.
+    /// The shard that has no room for it, if any.
     fn full(&mut self, op: &StoreOp<A>) -> Option<ShardId> {
         let id = op.shard;
         if !is_write(&op.op) {
@@ -197,7 +198,7 @@ impl<A> Engine<A> {
         }
     }
 
-    /// `flush` looks at this shard.
+    /// Makes `flush` look at this shard.
     fn has_news(&mut self, id: ShardId) {
         if self.news.last() != Some(&id) {
             self.news.push(id);
@@ -209,7 +210,7 @@ impl<A> Engine<A> {
         self.shards.entry(id).or_insert_with(|| Shard::new(bound, StdRng::from_rng(random)))
     }
 
-    /// The answer to an operation, which is nowhere else any more.
+    /// Answers an operation, which is nowhere else any more.
     fn end(&mut self, op: StoreOp<A>, result: Result<StoreAnswer, StoreFailure>) {
         self.outstanding -= 1;
         if let Place::AndFor(other) = op.place {
@@ -245,11 +246,11 @@ impl<A> Shard<A> {
         self.leader.as_deref()
     }
 
-    /// Asks the next of these nodes from now on, one that is connected if there is one; after how long?
+    /// From now on asks the next of these nodes, a connected one if there is one. Returns the pause before.
     fn failed(&mut self, nodes: &[String], streams: &KeyedMap<String, StreamId>) -> Duration {
         self.known = false;
         let at = nodes.iter().position(|node| Some(node) == self.leader.as_ref());
-        // If the last one is not in the list, begin with the first.
+        // If the last one is not in the list, starts with the first.
         let after = at.map_or(0, |at| at + 1);
         let next = (0..nodes.len()).map(|step| &nodes[(after + step) % nodes.len()]);
         self.leader = next.clone().find(|node| streams.contains_key(*node)).or_else(|| next.clone().next()).cloned();
@@ -268,7 +269,7 @@ impl<A> Shard<A> {
         if streams.get(&hint) == Some(&from) {
             return self.backoff();
         }
-        // The rest of a batch gives the same hint as its first.
+        // The rest of a batch gives the same hint as its first reply.
         if self.leader.as_ref() == Some(&hint) {
             return Duration::ZERO;
         }
@@ -292,7 +293,7 @@ impl<A> Shard<A> {
         pause
     }
 
-    /// What the store did not carry out, and is not asked again.
+    /// Takes back what the store did not carry out, and is not asked again.
     fn give_back(&mut self, what: What) -> Option<StoreOp<A>> {
         match what {
             What::Write { lane, seq } => self.lane.rejected(lane, seq),
@@ -317,7 +318,7 @@ impl<A> Shard<A> {
         }
     }
 
-    /// Lines up the reads whose pause is over.
+    /// Queues the reads whose pause is over.
     fn wake_reads(&mut self, now: Instant) {
         if self.reads.len() == self.reads_in_flight + self.reads_waiting.len() {
             return;

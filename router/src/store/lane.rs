@@ -1,22 +1,22 @@
-//! The writes of one shard, in order, whatever fails. See `StoreRequest.lane`.
+//! The writes of one shard, kept in order across failures. See `StoreRequest.lane`.
 
 use std::{collections::VecDeque, time::Duration};
 
 use carillon_proto::AdmissionLimit;
 use tokio::time::Instant;
 
-/// Writes that may be under way at once; the rest wait here. Less than a shard of the store queues.
+/// Writes in flight; the others wait here. Fewer than a shard of the store queues.
 const WINDOW: usize = 512;
-/// While the store takes longer than this for a write, fewer may wait.
+/// While the store takes longer than this for a write, fewer writes may wait.
 const IN_TIME: Duration = Duration::from_millis(250);
-/// How long answers of a closed lane are waited for before the next one opens without them.
+/// How long answers of a closed lane are awaited before the next one opens without them.
 const GIVE_UP: Duration = Duration::from_millis(250);
-/// A write that has no answer for so long closes the lane: the leader may be gone without a word.
+/// A write without an answer for this long closes the lane: the leader may be gone without notice.
 const TRY: Duration = Duration::from_secs(2);
 
-/// FIFO of writes `T` with answers `R`. A refusal closes the lane: nothing more is sent, until the next lane opens and
-/// everything unanswered is sent again from the front. Answers are released in the order of the writes, so that
-/// whatever follows from them keeps it, too.
+/// A FIFO of writes `T` with answers `R`. A refusal closes the lane: nothing more is sent until the next lane opens,
+/// and then everything unanswered is sent again from the front. Answers are released in the order of the writes, so
+/// that later steps keep it, too.
 pub(super) struct Lane<T, R> {
     number: u64,
     state: State,
@@ -28,7 +28,7 @@ pub(super) struct Lane<T, R> {
     /// Sent on this lane and not answered.
     in_flight: usize,
     admission: AdmissionLimit,
-    /// Places that are kept for writes that follow from writes in other lanes.
+    /// Places kept for writes that follow from writes in other lanes.
     kept: usize,
     /// Not later than any deadline in `entries`.
     earliest_deadline: Option<Instant>,
@@ -70,12 +70,12 @@ impl<T, R> Lane<T, R> {
         self.entries.is_empty()
     }
 
-    /// False if the lane is full, or has as many as are answered in good time: for so many more there is no room.
+    /// False if the lane is full, or at its admission limit.
     pub(super) fn has_room(&self, more: usize) -> bool {
         self.entries.len() + self.kept + more <= self.admission.limit()
     }
 
-    /// Keeps a place, until it is let go.
+    /// Keeps a place until it is released.
     pub(super) fn keep_place(&mut self) {
         self.kept += 1;
     }
@@ -84,7 +84,7 @@ impl<T, R> Lane<T, R> {
         self.kept -= 1;
     }
 
-    /// Whoever calls this has looked for room, or must not be refused.
+    /// The caller has checked for room, or must not be refused.
     pub(super) fn push(&mut self, write: T, deadline: Instant, now: Instant) {
         self.entries.push_back(Entry::Pending { write, deadline, since: now, sent: None });
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
@@ -116,7 +116,7 @@ impl<T, R> Lane<T, R> {
         None
     }
 
-    /// After how long there may be room for what is refused now.
+    /// The retry delay for a write that is refused now.
     pub(super) fn come_back(&mut self) -> Duration {
         self.admission.come_back()
     }
@@ -130,14 +130,14 @@ impl<T, R> Lane<T, R> {
         }
     }
 
-    /// The store will never carry it out. Gives the write back; what came after it is not touched.
+    /// The store will never carry it out. Returns the write; later writes are not affected.
     pub(super) fn rejected(&mut self, lane: u64, seq: u64) -> Option<T> {
         let (write, ..) = self.take(lane, seq)?;
         self.trim();
         Some(write)
     }
 
-    /// The store did not carry it out, or it is not known whether. The next lane opens after `wait`.
+    /// The store did not carry it out, or may not have. The next lane opens after `wait`.
     pub(super) fn refused(&mut self, lane: u64, seq: u64, now: Instant, wait: Duration) {
         if lane != self.number || seq < self.base {
             return;
@@ -150,13 +150,13 @@ impl<T, R> Lane<T, R> {
         self.close(now, wait);
     }
 
-    /// No more answers will come.
+    /// The stream is gone; everything sent counts as unsent.
     pub(super) fn broken(&mut self, now: Instant, wait: Duration) {
         self.forget_sent();
         self.close(now, wait);
     }
 
-    /// Has the oldest write waited too long for its answer?
+    /// True if the oldest write has waited too long for its answer.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
         // Writes are sent in order, so the first pending one was sent first.
         self.state == State::Open
@@ -184,7 +184,7 @@ impl<T, R> Lane<T, R> {
         true
     }
 
-    /// Takes out the writes whose time is over. They may or may not be carried out.
+    /// Takes out the writes whose deadline has passed. They may or may not be carried out.
     pub(super) fn expire(&mut self, now: Instant, mut expired: impl FnMut(T)) {
         if self.earliest_deadline.is_none_or(|earliest| now < earliest) {
             return;
@@ -247,7 +247,8 @@ impl<T, R> Lane<T, R> {
         }
     }
 
-    /// Takes a pending write that was sent on this lane, with its deadline and since when it waits; its place is Gone.
+    /// Takes a pending write that was sent on this lane, with its deadline and the start of its wait. Its place is
+    /// `Gone`.
     fn take(&mut self, lane: u64, seq: u64) -> Option<(T, Instant, Instant)> {
         if lane != self.number || seq < self.base {
             return None;
@@ -265,7 +266,7 @@ impl<T, R> Lane<T, R> {
         }
     }
 
-    /// Drops what is gone from the front.
+    /// Drops `Gone` entries from the front.
     fn trim(&mut self) {
         while let Some(Entry::Gone) = self.entries.front() {
             self.entries.pop_front();

@@ -28,14 +28,14 @@ pub(crate) enum Event {
 }
 
 pub(crate) struct Done {
-    /// On which stream.
+    /// With the stream of each.
     pub(crate) sends: Vec<(u64, StoreRequest)>,
-    /// To which partition.
+    /// With the partition of each.
     pub(crate) answers: Vec<(usize, StoreResult)>,
 }
 
 impl StoreSide {
-    /// Of every other seed, a lane is full with a few writes.
+    /// With every other seed, a lane is full after a few writes.
     pub(crate) fn new(writes_bound: usize, seed: u64) -> Self {
         let writes_bound = if seed.is_multiple_of(2) { writes_bound } else { 2 + (seed as usize / 2) % 6 };
         Self { engine: Engine::new(writes_bound, seed) }

@@ -1,4 +1,4 @@
-//! The stream to one storage node, opened again whenever it breaks.
+//! The stream to one storage node, reopened whenever it breaks.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use tonic::service::interceptor::InterceptedService;
 
 use super::engine::StreamId;
 
-/// Requests that wait for the stream. Lanes and reads are bounded, so that it is full only when the node does not read:
-/// what finds it full is taken as refused and tried again.
+/// Requests that wait for the stream. Lanes and reads are bounded, so the queue is full only when the node does not
+/// read: further requests are then handled as refused, and retried.
 const QUEUE: usize = 16_384;
-/// Streams of one node differ by this, so that nodes count without asking each other.
+/// Ids of one node's streams differ by this, so that nodes number their streams independently.
 const STREAM_STEP: StreamId = 1 << 16;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -95,7 +95,7 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
     }
 }
 
-/// Encoded bytes, roughly: what is not counted here is small and of bounded size.
+/// Approximate encoded size, in bytes: the fields that are not counted are small and bounded.
 fn weigh(request: &StoreRequest) -> usize {
     const REST: usize = 256;
     let content = match &request.op {

@@ -1,4 +1,4 @@
-//! What storage nodes tell each other: who they are, where they are reached, and their places in a cluster.
+//! How storage nodes exchange their identities, their addresses and their places in a cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 type Client = BootstrapClient<InterceptedService<Channel, AddToken>>;
 
 impl Bootstrap {
-    /// The identity of each node by address, `None` for those that do not answer, and why these do not answer.
+    /// The identity of each node by address, `None` for nodes that do not answer, and why they do not answer.
     pub(super) async fn ask_all(&self, nodes: &[String]) -> (Vec<(String, Option<Identity>)>, Vec<(String, String)>) {
         let asked = nodes.iter().map(|address| async move {
             if *address == self.inner.own {
@@ -93,12 +93,12 @@ impl Bootstrap {
         self.inner.seeds.iter().filter(|seed| **seed != self.inner.own).map(|seed| Arc::from(&**seed))
     }
 
-    /// Has that node been told this node's address since this process began?
+    /// True if that node has been told this node's address since the process started.
     pub(crate) fn has_met(&self, node: u64) -> bool {
         node == self.inner.identity.lock().node || self.inner.met.lock().contains(&node)
     }
 
-    /// Tells whoever is at this address who and where this node is.
+    /// Tells the node at this address who this node is, and its address.
     pub(crate) async fn tell_of_this_node(&self, address: &str) {
         let identity = self.identity();
         let cluster = identity.cluster.map(|cluster| cluster.id).unwrap_or_default();
@@ -107,7 +107,7 @@ impl Bootstrap {
         let Ok(mut client) = self.client(address) else { return };
         let told = match timeout(CALL_DEADLINE, client.announce(request)).await {
             Ok(Ok(reply)) => Some(reply.into_inner()),
-            // A release before this one: it knows no other addresses than the first ones.
+            // A node of an older release, which knows no addresses but the first ones.
             Ok(Err(status)) if status.code() == Code::Unimplemented => self.ask(address).await.ok(),
             Ok(Err(status)) => {
                 tracing::debug!(address, cause = cause(&status), "a storage node was not told where this one is");
@@ -122,7 +122,7 @@ impl Bootstrap {
         }
     }
 
-    /// The members as they are to stand in the registry, with the level that each can read; None if one does not answer.
+    /// The members as rows for the registry, with the level that each can read; `None` if one does not answer.
     pub(crate) async fn levels_of(&self, cluster: &cluster::Cluster, rows: &ClusterRows) -> Option<Vec<StorageNode>> {
         let asked = rows.nodes().map(|member| async move {
             if member.node == cluster.own {
@@ -147,7 +147,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
     async fn assign(&self, request: Request<AssignRequest>) -> Result<Response<Identity>, Status> {
         let AssignRequest { disk, cluster, node } = request.into_inner();
         let cluster = cluster.ok_or_else(|| Status::invalid_argument("an assignment without a cluster"))?;
-        // Neither takes a place in the cluster of the other while both make one.
+        // While two nodes make a cluster, neither takes a place in the other's.
         let Ok(_one) = self.inner.founding.try_lock() else {
             return Err(Status::unavailable("this node is just making a cluster itself"));
         };

@@ -1,12 +1,12 @@
-//! What a batch is going to write.
+//! The writes of one batch.
 
 use std::{
     collections::{BTreeMap, btree_map},
     ops::Bound,
 };
 
-/// Writes of one batch, the last one of each key. Later commands of the batch look here before they ask the engine.
-/// Bounded by the entries that are applied at once.
+/// The last write of each key in one batch. Later commands of the batch look here before they ask the engine. Bounded
+/// by the number of entries that are applied at once.
 #[derive(Default)]
 pub(crate) struct Changes(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
@@ -19,12 +19,12 @@ impl Changes {
         self.0.insert(key, None);
     }
 
-    /// None: not touched by this batch. Some(None): deleted by it.
+    /// `None`: not touched by this batch. `Some(None)`: deleted by it.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         self.0.get(key).map(Option::as_deref)
     }
 
-    /// Touched keys that begin with the prefix, in order.
+    /// The touched keys with this prefix, in order.
     pub(crate) fn with_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.0
             .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))

@@ -14,17 +14,17 @@ use super::{
 };
 use crate::machine::{Record, keys};
 
-/// Records that one batch of a restore holds.
+/// Records in one batch of a restore.
 const BULK: usize = 512;
-/// Journals kept before memtables are written out for the sake of their removal, as many bytes as memtables may have, but
-/// between these. Also what a start reads at most.
+/// Bound on the journals, as many bytes as memtables may have, but within this range. Beyond it, memtables are flushed
+/// to free journals. It is also the most that a start replays.
 const JOURNAL_BYTES: RangeInclusive<u64> = 64 * 1024 * 1024..=256 * 1024 * 1024;
 const MIN_MEMTABLE_BYTES: u64 = 1024 * 1024;
 const MAX_MEMTABLE_BYTES: u64 = 64 * 1024 * 1024;
 /// The engine's own bound, which is never reached.
 const ENGINE_MEMTABLE_BYTES: u64 = 1024 * 1024 * 1024;
-/// With fewer cores the engine has one thread to write tables. When it has more, the first one keeps away from merging, and
-/// turns in a loop as long as the others have some of it to do.
+/// With fewer cores the engine has one thread to write tables. With several threads, the first one leaves compaction to
+/// the others, and spins as long as they have some to do.
 const CORES_TO_SPARE: usize = 4;
 
 /// All timeline shards of a node.
@@ -33,24 +33,24 @@ pub(crate) struct TimelineStore {
     memtable_bytes: u64,
 }
 
-/// Closed when the last shard lets go of it.
+/// Closed when the last shard drops its handle.
 struct Engine {
     db: Database,
     mark: Mark,
 }
 
-/// One timeline shard: a keyspace. Clones read; only the machine writes.
+/// One timeline shard: a keyspace. Clones only read; the state machine writes.
 #[derive(Clone)]
 pub(crate) struct TimelineShard {
     engine: Arc<Engine>,
     keyspace: Keyspace,
-    /// Size from which on a table in memory is to be written to disk.
+    /// Size from which on a memtable is flushed.
     memtable_bytes: u64,
-    /// Held for writing while everything is replaced.
+    /// Write-locked while all content is replaced.
     whole: Arc<RwLock<()>>,
 }
 
-/// One state of a shard, as long as it is held. Not to be held for long: a restore waits for it.
+/// A consistent view of a shard. A restore waits for it, so it must not be held for long.
 pub(crate) struct TimelineView<'a> {
     snapshot: Snapshot,
     keyspace: &'a Keyspace,
@@ -75,7 +75,7 @@ impl TimelineStore {
         let db = if before == Before::PowerLost {
             let db = match open() {
                 Err(::fjall::Error::JournalRecovery(error)) => {
-                    // The part of its journal that was not synced has holes, and it does not cut it off there.
+                    // The unsynced part of its journal has holes, and the engine does not cut it off there.
                     tracing::warn!(path = %dir.display(), %error, "timeline engine begins anew after a power failure, from snapshot and log");
                     fs::remove_dir_all(dir).map_err(|error| failed(error.into()))?;
                     open()
@@ -100,7 +100,7 @@ impl TimelineStore {
         let (engine, memtable_bytes) = (Arc::clone(&self.engine), self.memtable_bytes);
         let shard = TimelineShard { engine, keyspace, memtable_bytes, whole: Arc::default() };
         if shard.applied()?.is_none() && !shard.keyspace.is_empty().map_err(to_io)? {
-            // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
+            // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
             shard.keyspace.clear().map_err(to_io)?;
         }
         shard.upgrade()?;
@@ -122,7 +122,7 @@ impl TimelineShard {
         Ok(self.get(keys::APPLIED)?.map(|value| value.to_vec()))
     }
 
-    /// Writes all or nothing, without waiting for the disk.
+    /// Writes all changes or none, without waiting for the disk.
     pub(crate) fn commit(&self, changes: Changes, applied: &[u8]) -> io::Result<()> {
         let mut batch = self.batch(changes.len() + 1);
         for (key, value) in changes {
@@ -135,7 +135,7 @@ impl TimelineShard {
         self.write(batch)
     }
 
-    /// Gives what an older version wrote the keys that it has today. An interruption leaves some of each, for next time.
+    /// Rewrites the keys of an older version in today's form. An interruption leaves some of each for the next start.
     fn upgrade(&self) -> io::Result<()> {
         let (mut from, end) = keys::outdated().into_inner();
         let mut count = 0;
@@ -146,7 +146,7 @@ impl TimelineShard {
                 let (key, value) = record.into_inner().map_err(to_io)?;
                 let now = keys::upgraded(&key).ok_or_else(|| io::Error::other("a key of format 1 is broken"))?;
                 batch.insert(&self.keyspace, now, value);
-                // What was removed before it is not to be passed again.
+                // Skips the tombstones of keys removed before.
                 from = [&*key, &[0]].concat();
                 batch.remove(&self.keyspace, key);
             }
@@ -176,7 +176,7 @@ impl TimelineShard {
         })
     }
 
-    /// Replaces everything; when it fails or is interrupted, the shard is empty.
+    /// Replaces all content. If it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         let _whole = self.whole.write();
         self.replace(records, applied).or_else(|error| self.keyspace.clear().map_err(to_io).and(Err(error)))
@@ -203,9 +203,9 @@ impl TimelineShard {
         self.sync()
     }
 
-    /// Also begins a new table in memory when this one is full. Left to itself, the engine asks its threads for that with
-    /// each write until one of them gets to it; when they are busy for a thousand writes, their queue is full, and they
-    /// may wait for each other to empty it for ever.
+    /// Also rotates the memtable when it is full. Otherwise the engine would ask its threads to do so with each write
+    /// until one of them gets to it. When they are busy for a thousand writes, their queue is full, and they may wait
+    /// for each other to empty it for ever.
     fn write(&self, batch: OwnedWriteBatch) -> io::Result<()> {
         batch.commit().map_err(to_io)?;
         if self.keyspace.tree.active_memtable().size() >= self.memtable_bytes {
@@ -214,7 +214,7 @@ impl TimelineShard {
         Ok(())
     }
 
-    /// Handed to the operating system when committed: what is applied outlives a killed process, not a power failure.
+    /// A commit hands its writes to the operating system: they survive a killed process, but not a power failure.
     fn batch(&self, capacity: usize) -> OwnedWriteBatch {
         OwnedWriteBatch::with_capacity(self.engine.db.clone(), capacity).durability(Some(PersistMode::Buffer))
     }

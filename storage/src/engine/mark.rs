@@ -1,7 +1,7 @@
-//! What lies beside the folder of each engine, so that it is known before the engine opens anything: a lock, and a mark
-//! that says which format is in the folder and whether the machine has gone down without a sync since it was opened.
+//! Files beside the folder of each engine, read before the engine opens anything: a lock, and a mark that says which
+//! format the folder has, and whether the machine has gone down without a sync since it was opened.
 //!
-//! The engines hand most of what they write to the operating system only. That outlives the process, but not a power
+//! Most writes of the engines are only handed to the operating system. They survive the process, but not a power
 //! failure, after which the files may be a mixture of old and new.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use super::OpenError;
 use crate::machine::keys;
 
-/// Names one run of the machine's kernel.
+/// Identifies one run of the machine's kernel.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const CLOSED: &str = "closed";
 
@@ -29,14 +29,14 @@ pub(crate) struct Mark {
 pub(crate) enum Before {
     /// It was never opened.
     Never,
-    /// In order, or by the end of its process: all that it wrote is there.
+    /// It was closed, or its process ended: all of its writes are there.
     Whole,
-    /// Perhaps by the end of its machine.
+    /// Its machine may have lost power.
     PowerLost,
 }
 
 impl Mark {
-    /// Locks the folder and reads its mark, which is as it was until [`Mark::opened`].
+    /// Locks the folder and reads its mark, which stays as it is until [`Mark::opened`].
     pub(crate) fn open(dir: &Path) -> Result<(Self, Before), OpenError> {
         let path = dir.with_extension("mark");
         let failed = |source| OpenError::Mark { path: path.clone(), source };
@@ -56,13 +56,13 @@ impl Mark {
         Ok((Self { path, boot, _lock: lock }, before))
     }
 
-    /// From now on a power failure leaves a mixture.
+    /// From now on a power failure leaves a mixture of old and new.
     pub(crate) fn opened(&self) -> Result<(), OpenError> {
         let state = format!("open in boot {}", self.boot.as_deref().unwrap_or("unknown"));
         self.write(&state).map_err(|source| OpenError::Mark { path: self.path.clone(), source })
     }
 
-    /// Everything is synced, and nothing is written any more.
+    /// Everything is synced, and there are no more writes.
     pub(crate) fn closed(&self) -> io::Result<()> {
         self.write(CLOSED)
     }
@@ -78,7 +78,7 @@ impl Mark {
     }
 }
 
-/// Or what format it has instead.
+/// The error names the unknown format.
 fn read(mark: &str, boot: Option<&str>) -> Result<Before, String> {
     let mut lines = mark.lines();
     let found = lines.next().and_then(|line| line.strip_prefix("format ")).unwrap_or("unknown");

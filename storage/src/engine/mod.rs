@@ -1,4 +1,4 @@
-//! The storage engines under the state machines, each named by one module only.
+//! The storage engines under the state machines. Each is named by one module only.
 
 mod changes;
 pub(crate) mod fjall;
@@ -17,7 +17,7 @@ pub(crate) use self::changes::Changes;
 use self::{fjall::TimelineStore, sled::DirectoryStore};
 use crate::machine::{DirectoryMachine, DirectoryReader, TimelineMachine, TimelineReader, keys};
 
-/// The engines of one node, with all its shards.
+/// The engines of one node, for all its shards.
 pub(crate) struct Engines {
     map: ShardMap,
     /// The highest level that this program reads.
@@ -26,16 +26,16 @@ pub(crate) struct Engines {
     timeline: TimelineStore,
 }
 
-/// Memory that the engines may take.
+/// Memory limits of the engines.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caches {
     /// Page cache of the directory engine.
     pub(crate) directory_bytes: u64,
     /// Block cache of the timeline engine.
     pub(crate) timeline_bytes: u64,
-    /// Files of timelines' tables that are kept open.
+    /// Files of the timelines' tables that are kept open.
     pub(crate) timeline_files: usize,
-    /// Written to timelines but not yet to their tables, over all shards; at least 1 MiB for each of them.
+    /// Memtables of all timeline shards together; at least 1 MiB for each shard.
     pub(crate) memtables_bytes: u64,
 }
 
@@ -70,8 +70,8 @@ impl OpenError {
 }
 
 impl Engines {
-    /// Opens, or makes, `directory` and `timeline` in this folder. A shard may come back empty or behind what it had
-    /// applied: it goes on from the newer of that and the last snapshot. Blocking.
+    /// Opens or creates `directory` and `timeline` in this folder. A shard may come back empty, or behind what it had
+    /// applied; it continues from the newer of that state and the last snapshot. Blocking.
     pub(crate) fn open(dir: &Path, map: ShardMap, caches: Caches) -> Result<Self, OpenError> {
         fs::create_dir_all(dir).map_err(|source| OpenError::Mark { path: dir.to_owned(), source })?;
         let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
@@ -80,19 +80,19 @@ impl Engines {
         Ok(Self { map, known: Level::OF_PROGRAM, directory, timeline })
     }
 
-    /// As a program reads that knows this level.
+    /// Limits the level that the program reads.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn knowing(self, known: Level) -> Self {
         Self { known, ..self }
     }
 
-    /// To be called again only when nothing is left of the machine before: there is one writer.
+    /// Call it again only when nothing is left of the previous machine: there is one writer.
     pub(crate) fn directory(&self, shard: ShardId) -> io::Result<(DirectoryMachine, DirectoryReader)> {
         self.check(shard, ShardKind::Directory, self.map.directory)?;
         DirectoryMachine::open(self.directory.shard(shard.index)?, self.known)
     }
 
-    /// To be called again only when nothing is left of the machine before: there is one writer.
+    /// Call it again only when nothing is left of the previous machine: there is one writer.
     pub(crate) fn timeline(&self, shard: ShardId) -> io::Result<(TimelineMachine, TimelineReader)> {
         self.check(shard, ShardKind::Timeline, self.map.timeline)?;
         TimelineMachine::open(self.timeline.shard(shard.index)?, self.known)

@@ -1,7 +1,7 @@
 //! Directory shards on sled 0.34.7. The only module that names it.
 //!
-//! What it does not do by itself is done here: `flush` is no fsync on Linux, so the file is synced after it; it has no
-//! consistent views, so [`Views`] makes them; a kill while it opens can leave a file on which the next open fails.
+//! It makes up for what sled lacks: `flush` is no fsync on Linux, so the file is synced after it; sled has no
+//! consistent views, so [`Views`] makes them; and a kill during an open can leave a file on which the next open fails.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::machine::{Record, keys};
 
-/// Records that one batch of a restore or of a removal holds.
+/// Records in one batch of a restore or removal.
 const BULK: usize = 512;
 const FLUSH_EVERY_MS: u64 = 500;
 
@@ -32,33 +32,33 @@ pub(crate) struct DirectoryStore {
     engine: Arc<Engine>,
 }
 
-/// Closed when the last shard lets go of it.
+/// Closed when the last shard drops its handle.
 struct Engine {
     db: ::sled::Db,
     file: File,
     mark: Mark,
 }
 
-/// One directory shard: a tree. Clones read; only the machine writes.
+/// One directory shard: a tree. Clones only read; the state machine writes.
 #[derive(Clone)]
 pub(crate) struct DirectoryShard {
     engine: Arc<Engine>,
     tree: ::sled::Tree,
-    /// Held for writing while a batch is applied, while a view reads a piece, while everything is replaced.
+    /// Write-locked while a batch is applied, while a view reads a piece, and while all content is replaced.
     views: Arc<RwLock<Views>>,
 }
 
 pub(crate) type Value = ::sled::IVec;
 
 impl DirectoryStore {
-    /// Opens the folder. If it is damaged, or may be, a new one is begun: the shards in it are empty then, and are
-    /// rebuilt from snapshot and log.
+    /// Opens the folder. If it is or may be damaged, a new one is started: its shards are empty then, and are rebuilt
+    /// from snapshot and log.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
         let (mark, before) = Mark::open(dir)?;
         if before == Before::PowerLost && dir.try_exists().map_err(failed)? {
-            // It writes over old places as soon as the new ones are with the operating system: after a power failure
-            // even what was synced long ago may be gone, and not all of its checks would notice.
+            // sled overwrites old places as soon as the operating system has the new ones. After a power failure even
+            // data synced long ago may be lost, and sled's checks would not notice all of it.
             tracing::warn!(path = %dir.display(), "directory engine begins anew after a power failure, from snapshot and log");
             fs::remove_dir_all(dir).map_err(failed)?;
         }
@@ -78,12 +78,12 @@ impl DirectoryStore {
         Ok(Self { engine: Arc::new(Engine { db, file, mark }) })
     }
 
-    /// To be called once for each shard: its views see only the writes that go through this handle and its clones.
+    /// Call it once for each shard: its views see only writes through this handle and its clones.
     pub(crate) fn shard(&self, index: u16) -> io::Result<DirectoryShard> {
         let tree = self.engine.db.open_tree(format!("shard-{index}"))?;
         let shard = DirectoryShard { engine: Arc::clone(&self.engine), tree, views: Arc::default() };
         if shard.applied()?.is_none() {
-            // Every batch brings `APPLIED` along, so these can only be remains of a restore that was interrupted.
+            // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
             shard.clear()?;
         }
         Ok(shard)
@@ -95,12 +95,12 @@ impl DirectoryShard {
         Ok(self.tree.get(key)?)
     }
 
-    /// Records whose keys begin with the prefix, in order.
+    /// The records with this key prefix, in order.
     pub(crate) fn with_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = io::Result<(Value, Value)>> + use<> {
         self.tree.scan_prefix(prefix).map(|record| record.map_err(io::Error::from))
     }
 
-    /// Records whose keys begin with the prefix and are greater than `after`, in order.
+    /// The records with this key prefix and keys greater than `after`, in order.
     pub(crate) fn after(
         &self,
         prefix: &[u8],
@@ -112,7 +112,7 @@ impl DirectoryShard {
         records.take_while(move |record| record.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
     }
 
-    /// While this is held no batch is applied, so that several reads see one state.
+    /// While the guard is held no batch is applied, so several reads see one state.
     pub(crate) fn hold(&self) -> RwLockReadGuard<'_, impl Sized> {
         self.views.read()
     }
@@ -121,7 +121,7 @@ impl DirectoryShard {
         Ok(self.get(keys::APPLIED)?.map(|value| value.to_vec()))
     }
 
-    /// Writes all or nothing, without waiting for the disk.
+    /// Writes all changes or none, without waiting for the disk.
     pub(crate) fn commit(&self, changes: Changes, applied: &[u8]) -> io::Result<()> {
         let mut views = self.views.write();
         for key in changes.keys() {
@@ -148,7 +148,7 @@ impl DirectoryShard {
         Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }
     }
 
-    /// Replaces everything; when it fails or is interrupted, the shard is empty.
+    /// Replaces all content. If it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         let mut views = self.views.write();
         views.before_replace();
@@ -214,7 +214,7 @@ impl Drop for Engine {
     }
 }
 
-/// The records that were there when it was made.
+/// The records that existed when the view was made.
 struct Records {
     shard: DirectoryShard,
     id: ViewId,
@@ -253,9 +253,9 @@ impl Drop for Records {
 }
 
 enum Failure {
-    /// What is on disk can't be read.
+    /// The data on disk can't be read.
     Corrupt(String),
-    /// Something else: locked by another process, no permission, disk full.
+    /// Another error: locked by another process, no permission, disk full.
     Other(io::Error),
 }
 
@@ -268,11 +268,11 @@ impl From<Failure> for io::Error {
     }
 }
 
-/// How long sled's threads may take to let go of a folder that this process had open before.
+/// How long sled's threads may take to release a folder that this process had open before.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// The folder is ours already (see `Mark`), but sled gives up its own lock only when its last background task has ended,
-/// which may be after the handle was dropped.
+/// The folder is ours already (see `Mark`), but sled releases its own lock only when its last background task has
+/// ended, which may be after the handle was dropped.
 fn wait_for_release(dir: &Path) -> io::Result<()> {
     let path = dir.join("db");
     if !path.try_exists()? {
@@ -280,7 +280,7 @@ fn wait_for_release(dir: &Path) -> io::Result<()> {
     }
     let file = File::open(path)?;
     let give_up = Instant::now() + RELEASE;
-    // What is wrong after that, sled says itself.
+    // sled itself reports any problem after this.
     while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < give_up {
         thread::sleep(Duration::from_millis(5));
     }
@@ -290,7 +290,7 @@ fn wait_for_release(dir: &Path) -> io::Result<()> {
 fn open(dir: &Path, cache_bytes: u64) -> Result<::sled::Db, Failure> {
     wait_for_release(dir).map_err(Failure::Other)?;
     let config = ::sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
-    // Some kinds of damage make it panic.
+    // Some kinds of damage make sled panic.
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
     opened.map_err(|_| Failure::Corrupt("it panicked while it read its files".into()))?.map_err(|error| match error {
         ::sled::Error::Corruption { .. } | ::sled::Error::ReportableBug(_) => Failure::Corrupt(error.to_string()),
@@ -303,7 +303,7 @@ fn open(dir: &Path, cache_bytes: u64) -> Result<::sled::Db, Failure> {
     })
 }
 
-/// A kill during an open leaves the half of a snapshot of its page table, and the next open takes it for a whole one.
+/// A kill during an open leaves half a snapshot of the page table, which the next open takes for a whole one.
 fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -317,7 +317,7 @@ fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the folder away for whoever wants to find out what happened; only the last one is kept.
+/// Moves the folder aside for an investigation. Only the last one is kept.
 fn put_aside(dir: &Path) -> io::Result<()> {
     let aside = aside(dir);
     if aside.try_exists()? {

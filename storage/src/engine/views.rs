@@ -1,15 +1,15 @@
-//! Consistent views over an engine that has none: whoever writes first keeps the old value for every view that has
-//! not come to that key yet, and the view puts it back in its place.
+//! Consistent views over an engine that has none: before a write, the old value is kept for every view that has not
+//! reached the key yet, and the view returns it in the key's place.
 
 use std::{collections::BTreeMap, io};
 
-/// Keys that one view reads at once. The writer waits meanwhile.
+/// Keys that a view reads at once. The writer waits meanwhile.
 const PIECE: usize = 256;
-/// Old values kept for one view. Above it the view ends with an error, and its maker tries again later: writes never
-/// wait for a slow reader.
+/// Bytes of old values kept for one view. Beyond it the view ends with an error, and its maker tries again later:
+/// writes never wait for a slow reader.
 const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
-/// The views of one shard that are being read.
+/// The open views of one shard.
 pub(crate) struct Views {
     next_id: u64,
     open: Vec<View>,
@@ -35,9 +35,9 @@ enum Health {
 
 struct View {
     id: ViewId,
-    /// The last key that was given out: this and what lies before is of no more interest.
+    /// The last key that was returned. The view no longer needs keys up to it.
     passed: Vec<u8>,
-    /// Values that keys after `passed` had when the view began; None where there was none.
+    /// Values that keys after `passed` had when the view was opened; `None` for keys that did not exist.
     kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     kept_bytes: usize,
     health: Health,
@@ -47,7 +47,7 @@ struct View {
 pub(crate) type Piece = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Views {
-    /// Begins a view of all keys after `from`.
+    /// Opens a view of all keys after `from`.
     pub(crate) fn open(&mut self, from: Vec<u8>) -> ViewId {
         let id = ViewId(self.next_id);
         self.next_id += 1;
@@ -60,7 +60,7 @@ impl Views {
         self.open.retain(|view| view.id != id);
     }
 
-    /// To be called before each write of `key`, with a way to read what is there still.
+    /// Call it before each write of `key`, with a way to read the present value.
     pub(crate) fn before_write(
         &mut self,
         key: &[u8],
@@ -81,7 +81,7 @@ impl Views {
         Ok(())
     }
 
-    /// Everything is about to be replaced: no view can go on.
+    /// Ends all views, because all content is about to be replaced.
     pub(crate) fn before_replace(&mut self) {
         for view in &mut self.open {
             view.health = Health::Replaced;
@@ -89,7 +89,7 @@ impl Views {
         }
     }
 
-    /// The next records of the view; None at its end. `read(after, n)` gives the first n records after a key.
+    /// The next records of the view; `None` at its end. `read(after, n)` returns the first n records after a key.
     pub(crate) fn next_piece(
         &mut self,
         id: ViewId,

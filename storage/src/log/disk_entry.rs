@@ -1,4 +1,4 @@
-//! How raft-engine sees an entry: a protobuf-2 message, which here is any bytes with an index.
+//! The form of an entry for raft-engine: a protobuf-2 message, here any bytes with an index.
 
 use std::{any::Any, fmt, io::Read as _, sync::OnceLock};
 
@@ -33,12 +33,12 @@ impl DiskEntry {
     }
 }
 
-/// Index of an entry. Each entry has a log id.
+/// The index of an entry. Each entry has a log id.
 pub(super) fn index(entry: &Entry) -> u64 {
     entry.log_id.map_or(0, |id| id.index)
 }
 
-/// Names the entry's type to raft-engine.
+/// The entry type, for raft-engine.
 pub(super) struct Entries;
 
 impl MessageExt for Entries {
@@ -51,7 +51,7 @@ impl MessageExt for Entries {
 
 impl Message for DiskEntry {
     fn descriptor(&self) -> &'static MessageDescriptor {
-        // As in protobuf's lite runtime: nothing here is reflected.
+        // As in protobuf's lite runtime: nothing uses reflection here.
         unreachable!("a disk entry has no descriptor")
     }
 
@@ -79,7 +79,7 @@ impl Message for DiskEntry {
     }
 
     fn get_cached_size(&self) -> u32 {
-        // An entry is bounded by what one message between nodes can carry.
+        // An entry fits in one message between nodes.
         self.encoded.len() as u32
     }
 

@@ -1,4 +1,5 @@
-//! The one thread that writes the log: it takes what waits from all shards, writes it once, syncs once, answers all.
+//! The one thread that writes the log: it takes the waiting writes of all shards, writes and syncs them once, and
+//! answers all.
 
 use std::{
     io,
@@ -19,18 +20,18 @@ use super::{
 };
 use crate::metrics;
 
-/// Writes that wait. When it is full, the shard that wants to write waits: its own queue fills and refuses.
+/// Writes that wait. When the queue is full, shards wait to write; their own queues fill and refuse.
 const QUEUE: usize = 4096;
-/// How often others get a turn before a write begins, and after how long that is enough.
+/// How often other tasks get a turn before a write begins, and the number of turns after which it begins anyway.
 const TURNS: usize = 4;
 const LONGEST: Duration = Duration::from_micros(200);
 /// Bytes after which a write is closed.
 const WRITE_BYTES: usize = 8 << 20;
 
-/// Called once with how the write went.
+/// Called once with the result of the write.
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// One write. Those of one shard are carried out in the order in which they were given.
+/// One write. Writes of one shard are carried out in order.
 pub(super) struct Op {
     pub(super) group: u64,
     pub(super) write: Write,
@@ -39,18 +40,18 @@ pub(super) struct Op {
 pub(super) enum Write {
     Append {
         entries: Vec<Entry>,
-        /// What lies before is of no use.
+        /// Entries before this index are no longer needed.
         compact_to: Option<u64>,
-        /// A cut was made before; the append overwrites what lies behind it.
+        /// The log was cut before; the append overwrites the entries behind the cut.
         clear_cut: bool,
         committed: Option<LogId>,
         done: Done,
     },
     Vote(Vote, Done),
-    /// Index after the last entry that counts.
+    /// Index after the last valid entry.
     Cut(u64),
     Purge(LogId),
-    /// The value of `REPLICA`; with `clean`, all else of the shard goes.
+    /// The value of `REPLICA`; with `clean`, everything else of the shard is deleted.
     Replica {
         value: Vec<u8>,
         clean: bool,
@@ -64,16 +65,16 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    /// `flushes`: how many synced writes the log holds already.
+    /// `flushes`: the number of synced writes that the log holds already.
     pub(super) fn start(engine: Arc<Engine>, mark: HighWater, flushes: u64) -> io::Result<Self> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
             let disk = Disk { engine, mark };
             run(&disk, flushes, queue);
-            // The folder may be opened again by whoever waits for the end.
+            // Whoever waits for the end may open the folder again.
             drop(disk);
-            // Nobody may care any more.
+            // The receiver may be gone.
             let _ = tell.send(true);
         })?;
         Ok(Self { ops, ended })
@@ -107,8 +108,8 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
     }
 }
 
-/// Lets those go first who are about to write: what belongs to one request in several shards shares a flush. Costs no
-/// time when nobody else wants to run, and one turn when many do. Votes do not wait.
+/// Yields to tasks that are about to write, so that the writes of one request to several shards share a flush. Costs no
+/// time when no other task is ready, and one turn when many are. Votes do not wait.
 fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
     let start = Instant::now();
     for _ in 0..TURNS {
@@ -124,7 +125,7 @@ fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
     }
 }
 
-/// Reused: the engine empties its part when it is written, and keeps the memory.
+/// Reused: the engine empties its batch when it writes, and keeps the memory.
 #[derive(Default)]
 struct Batch {
     log: LogBatch,
@@ -135,7 +136,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// On an error nobody is told that the write went well: the callbacks are dropped, and the whole log ends.
+    /// After an error no callback reports success: the callbacks are dropped, and the whole log ends.
     fn add(&mut self, Op { group, write }: Op) -> raft_engine::Result<()> {
         match write {
             Write::Append { entries, compact_to, clear_cut, committed, done } => {

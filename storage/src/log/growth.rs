@@ -4,17 +4,17 @@ use std::collections::VecDeque;
 
 /// Bytes between two marks; positions between them are not known.
 const GRAIN: u64 = 4 * 1024;
-/// A purge of less than this part of what is kept is not worth its while.
+/// A purge of less than this fraction of the log is not worth its cost.
 const WORTH: u64 = 8;
 
-/// Memory: 16 bytes for each 4 KiB of log.
+/// Takes 16 bytes of memory for each 4 KiB of log.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
     /// Bytes of all entries that this process has seen.
     total: u64,
-    /// Of these, bytes of entries that were purged.
+    /// Bytes of these that were purged.
     purged: u64,
-    /// Indexes of entries, each with the bytes up to its end.
+    /// Indexes of entries, each with the number of bytes up to its end.
     marks: VecDeque<(u64, u64)>,
 }
 
@@ -27,7 +27,7 @@ impl Growth {
         }
     }
 
-    /// Entries from `next` on are removed.
+    /// Records that the entries from `next` on are removed.
     pub(super) fn truncate(&mut self, next: u64) {
         while self.marks.back().is_some_and(|(index, _)| *index >= next) {
             self.marks.pop_back();
@@ -42,7 +42,7 @@ impl Growth {
         }
     }
 
-    /// Bytes of the entries that are there.
+    /// Bytes of the entries present.
     pub(super) fn kept(&self) -> u64 {
         self.total - self.purged
     }
@@ -52,7 +52,8 @@ impl Growth {
         self.total - self.upto(index)
     }
 
-    /// The last entry that may go if `keep` bytes are to stay up to the entry `end`; None if that is not worth while.
+    /// The last entry that may be purged if `keep` bytes up to the entry `end` are to stay; `None` if the purge is not
+    /// worth its cost.
     pub(super) fn may_go(&self, end: u64, keep: u64) -> Option<u64> {
         let most = self.upto(end).checked_sub(keep)?;
         let passed = self.marks.partition_point(|(_, upto)| *upto <= most);

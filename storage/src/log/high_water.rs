@@ -1,9 +1,9 @@
-//! How many synced writes the log must hold.
+//! The number of synced writes that the log must hold.
 //!
-//! raft-engine takes the first record that it can't read for a write that was torn by a crash, and drops it with all
-//! that follows. To tell damage from a torn write, each synced write carries a running number into the log, and once it
-//! is on disk the number goes into the file `high-water` beside the log, without a sync of its own: after a killed
-//! process it is exact, after a power failure it may be too low, never too high.
+//! raft-engine takes the first record that it can't read for a write torn by a crash, and drops it with everything
+//! behind it. To tell damage from a torn write, each synced write carries a running number into the log. Once the write
+//! is on disk, the number goes into the file `high-water` beside the log, without a sync of its own: it is exact after
+//! a killed process, and after a power failure it may be too low, never too high.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,7 +18,7 @@ const BYTES: usize = 12;
 pub(super) struct HighWater(File);
 
 impl HighWater {
-    /// Opens or makes the file; the number that it holds, 0 if it is new or was never written whole.
+    /// Opens or creates the file. Returns its number, or 0 if the file is new or was never written whole.
     pub(super) fn open(path: &Path) -> io::Result<(Self, u64)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = [0; BYTES];
@@ -30,7 +30,7 @@ impl HighWater {
         Ok((Self(file), number))
     }
 
-    /// The log holds `number` synced writes.
+    /// Records that the log holds `number` synced writes.
     pub(super) fn set(&self, number: u64) -> io::Result<()> {
         let mut bytes = [0; BYTES];
         bytes[..8].copy_from_slice(&number.to_be_bytes());

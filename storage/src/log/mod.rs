@@ -32,11 +32,11 @@ use self::{
     high_water::HighWater,
 };
 
-/// What raft-engine may log: it warns at each start of a log that has room for more, as each log has after a process was
-/// killed. That is told by `DataDir::runs`, and damage by the log's high water.
+/// Log levels for raft-engine. At each start it warns about a log that has spare space, which every log has after its
+/// process was killed. `DataDir::runs` reports that, and the log's high water reports damage.
 pub(crate) const LOG_LEVELS: &str = "raft_engine::file_pipe_log::pipe_builder=error";
 
-/// An entry, with its index, from the bytes in which raft-engine keeps it.
+/// Reads an entry, with its index, from the bytes that raft-engine keeps.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_entry(bytes: &[u8]) -> Option<(u64, carillon_proto::pb::raft::Entry)> {
     use {protobuf::Message as _, raft_engine::MessageExt as _};
@@ -63,12 +63,12 @@ pub(crate) struct LogOptions {
     pub(crate) cache_bytes: usize,
 }
 
-/// Which replica of a shard is on this node's disk.
+/// The replica of a shard on this node's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Here {
-    /// Id of the replica; 0 if there is none, or it is being deleted.
+    /// Id of the replica; 0 if there is none, or if it is being deleted.
     pub(crate) replica: u64,
-    /// The highest id of those that were deleted: none up to it comes back, as its votes are gone.
+    /// The highest id of the replicas deleted here. None up to it may come back, because its votes are lost.
     pub(crate) gone: u64,
 }
 
@@ -76,13 +76,13 @@ pub(crate) struct Here {
 pub(crate) struct Log {
     engine: Arc<Engine>,
     options: LogOptions,
-    /// None once closed. The flusher ends when no shard's handle is left either.
+    /// `None` once closed. The flusher ends when no shard holds a handle either.
     ops: Mutex<Option<mpsc::Sender<Op>>>,
     ended: watch::Receiver<bool>,
 }
 
 impl Log {
-    /// Opens or makes the log. Blocking.
+    /// Opens or creates the log. Blocking.
     pub(crate) fn open(dir: &Path, options: LogOptions) -> io::Result<Self> {
         let path = dir;
         let dir = dir.to_str().ok_or_else(|| {
@@ -90,14 +90,14 @@ impl Log {
         })?;
         let engine = Engine::open(Config {
             dir: dir.to_owned(),
-            // A torn write at the end was never acknowledged. Damage anywhere else is found by `check_flushes`.
+            // A torn write at the end was never acknowledged. `check_flushes` finds damage anywhere else.
             recovery_mode: RecoveryMode::TolerateTailCorruption,
             recovery_threads: 2,
             target_file_size: ReadableSize(options.file_bytes),
             purge_threshold: ReadableSize(options.purge_bytes),
-            // Otherwise up to one and a half of the purge threshold stays behind as empty files.
+            // With recycling, up to one and a half times the purge threshold stays behind as empty files.
             enable_log_recycle: false,
-            // What is in it is soon purged, and to compress it takes as long as to write it.
+            // Entries are purged soon, and compressing takes as long as writing.
             batch_compression_threshold: ReadableSize(0),
             ..Config::default()
         })
@@ -114,13 +114,13 @@ impl Log {
         Ok(Self { engine, options, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
     }
 
-    /// The log of one shard. Blocking. Ask once for each shard.
+    /// Opens the log of one shard. Blocking. Call it once for each shard.
     pub(crate) fn shard(&self, shard: ShardId) -> io::Result<ShardLog> {
         let ops = self.ops.lock().clone().ok_or_else(closed)?;
         ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
     }
 
-    /// The replica of this shard; `None` if the disk says nothing of it. Blocking.
+    /// The replica of this shard; `None` if the disk says nothing about it. Blocking.
     pub(crate) fn replica(&self, shard: ShardId) -> io::Result<Option<Here>> {
         let Some(value) = self.engine.get(shard.group(), REPLICA) else { return Ok(None) };
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "id of a replica in the raft log is no number");
@@ -134,8 +134,8 @@ impl Log {
         self.write_replica(shard, here, false).await
     }
 
-    /// Removes everything of the shard from the log, except `here`. On disk when it returns. No handle to the shard's log may
-    /// be used after it.
+    /// Deletes everything of the shard from the log, except `here`. On disk when it returns. No handle to the shard's
+    /// log may be used after it.
     pub(crate) async fn forget_shard(&self, shard: ShardId, here: Here) -> io::Result<()> {
         self.write_replica(shard, here, true).await
     }
@@ -153,9 +153,9 @@ impl Log {
         done.await.map_err(|_| closed())?
     }
 
-    /// Gives files with nothing of use back to the disk, and lets the engine write elsewhere what little of use is in
-    /// others. Groups with more in old files are asked by it to make a snapshot; when they don't, it writes that elsewhere,
-    /// too, which costs less than the snapshot of a large shard. Blocking.
+    /// Deletes files without live data, and lets the engine move the little live data of other files. The engine asks
+    /// groups with more data in old files to make a snapshot; if they do not, it moves that data, too, which costs less
+    /// than the snapshot of a large shard. Blocking.
     pub(crate) fn purge_files(&self) -> io::Result<()> {
         self.engine.purge_expired_files().map(drop).map_err(io::Error::other)
     }
@@ -164,19 +164,19 @@ impl Log {
         self.engine.get_used_size()
     }
 
-    /// No more writes after those of the shards' handles that are left.
+    /// No further writes, except those of the remaining shard handles.
     pub(crate) fn close(&self) {
         self.ops.lock().take();
     }
 
-    /// Resolves when nothing can be written any more: all handles are gone, or the disk failed.
+    /// Resolves when there can be no more writes: all handles are gone, or the disk failed.
     pub(crate) async fn ended(&self) {
-        // An error means that the thread is gone.
+        // An error means that the thread has ended.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 }
 
-/// How many synced writes the log holds; an error if it held more before.
+/// The number of synced writes that the log holds; an error if it has lost some.
 fn check_flushes(engine: &Engine, expected: u64) -> io::Result<u64> {
     let flushes = match engine.get(NODE, FLUSHES) {
         None => 0,

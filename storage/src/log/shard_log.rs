@@ -23,7 +23,7 @@ use super::{
     state::{Appended, Plan, State, size},
 };
 
-/// Entries read at once while the log is checked at its opening.
+/// Bytes of entries read at once while the log is checked at its opening.
 const VERIFY_BYTES: usize = 4 << 20;
 
 /// A handle to one shard's log. Clones share it. One owner writes; anyone reads.
@@ -38,7 +38,7 @@ struct Inner {
     group: u64,
     cache_bytes: usize,
     state: Mutex<State>,
-    /// The last write that is on disk.
+    /// The number of the last write that is on disk.
     written: AtomicU64,
 }
 
@@ -76,23 +76,23 @@ impl ShardLog {
         self.inner.state.lock().committed
     }
 
-    /// Last purged and last log id.
+    /// The last purged log id and the last log id.
     pub(crate) fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
         let state = self.inner.state.lock();
         (state.purged, state.last)
     }
 
-    /// About how many bytes of entries there are.
+    /// Approximate bytes of all entries.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.inner.state.lock().growth.kept()
     }
 
-    /// About how many bytes of entries there are behind this one.
+    /// Approximate bytes of the entries behind this one.
     pub(crate) fn bytes_since(&self, index: u64) -> u64 {
         self.inner.state.lock().growth.since(index)
     }
 
-    /// The last entry that may be purged when `keep` bytes are to stay up to the entry `end`; None if that would give back
+    /// The last entry that may be purged if `keep` bytes up to the entry `end` are to stay; `None` if that would free
     /// little.
     pub(crate) fn may_go(&self, end: u64, keep: u64) -> Option<u64> {
         self.inner.state.lock().growth.may_go(end, keep)
@@ -110,12 +110,12 @@ impl ShardLog {
         done.await.map_err(|_| closed())?
     }
 
-    /// On disk with the next append: a restart that does not know of it hears it from the leader.
+    /// On disk with the next append: after a restart, the leader tells the node again.
     pub(crate) fn save_committed(&self, committed: LogId) {
         self.inner.state.lock().set_committed(committed);
     }
 
-    /// The entries can be read when it returns; `done` is called when they are on disk.
+    /// The entries can be read when this returns; `done` is called when they are on disk.
     pub(crate) async fn append(
         &self,
         entries: Vec<Entry>,
@@ -141,20 +141,20 @@ impl ShardLog {
         self.submit(Write::Append { entries, compact_to, clear_cut, committed, done }).await
     }
 
-    /// Drops all entries behind `last`, or all.
+    /// Drops all entries behind `last`; all entries if it is `None`.
     pub(crate) async fn truncate_after(&self, last: Option<LogId>) -> io::Result<()> {
         let next = last.map_or(0, |id| id.index + 1);
         let cut = self.inner.state.lock().truncate(next, last);
         if cut { self.submit(Write::Cut(next)).await } else { Ok(()) }
     }
 
-    /// Drops all entries up to this one, inclusive.
+    /// Drops all entries up to and including this one.
     pub(crate) async fn purge(&self, upto: LogId) -> io::Result<()> {
         self.inner.state.lock().purge(upto);
         self.submit(Write::Purge(upto)).await
     }
 
-    /// What the log has of this range: about `bytes` of it, but one entry at least.
+    /// The entries of this range: about `bytes` of them, but at least one.
     pub(crate) async fn read(&self, wanted: Range<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
         let Plan { disk, memory } = {
             let state = self.inner.state.lock();
@@ -191,8 +191,8 @@ fn read_disk(engine: &Engine, group: u64, range: Range<u64>, bytes: usize) -> io
     found.into_iter().map(|entry| entry.decode().map_err(|_| invalid("entry"))).collect()
 }
 
-/// Reads every entry once. raft-engine checks an entry's checksum only when it is read, which for what is applied may be
-/// never, or when a follower needs it: better to know before this node votes or leads.
+/// Reads every entry once. raft-engine checks an entry's checksum only when the entry is read, which may be never for
+/// applied entries, or only when a follower needs them: damage must be known before this node votes or leads.
 fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<Growth> {
     let mut growth = Growth::default();
     let mut next = range.start;

@@ -1,4 +1,4 @@
-//! What is known in memory of one shard's log: where it begins and ends, and its newest entries.
+//! The in-memory state of one shard's log: where it begins and ends, and its newest entries.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -6,18 +6,18 @@ use carillon_proto::pb::raft::{Entry, LogId, Vote, entry::Payload};
 
 use super::{disk_entry::index, growth::Growth};
 
-/// Bounds of the log and its tail. No IO.
+/// Bounds of the log and its tail. Does no I/O.
 pub(super) struct State {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
-    /// `committed` is newer than what is on disk.
+    /// `committed` is newer than the value on disk.
     committed_waits: bool,
     pub(super) purged: Option<LogId>,
     /// Log id of the last entry, or `purged`.
     pub(super) last: Option<LogId>,
-    /// Indexes that the log has.
+    /// The indexes that the log holds.
     present: Range<u64>,
-    /// What lies behind on disk was truncated and not yet overwritten.
+    /// Entries behind the end were truncated, but not yet overwritten on disk.
     cut: bool,
     /// The newest entries, up to `present.end`; each with the number of the write that brought it.
     tail: VecDeque<(Entry, u64)>,
@@ -26,15 +26,15 @@ pub(super) struct State {
     pub(super) growth: Growth,
 }
 
-/// Where a range of entries is read.
+/// Where to read a range of entries.
 #[derive(Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) disk: Range<u64>,
-    /// What follows, from memory.
+    /// The following entries, from memory.
     pub(super) memory: Vec<Entry>,
 }
 
-/// How an append is to be written.
+/// How to write an append.
 pub(super) struct Appended {
     pub(super) write: u64,
     pub(super) compact_to: Option<u64>,
@@ -68,16 +68,16 @@ impl State {
         }
     }
 
-    /// It is written together with what is appended next.
+    /// Written together with the next append.
     pub(super) fn set_committed(&mut self, committed: LogId) {
         self.committed = Some(committed);
         self.committed_waits = true;
     }
 
-    /// Entries follow the last one without a gap.
+    /// Appends entries, which follow the last one without a gap.
     pub(super) fn append(&mut self, entries: &[Entry]) -> Option<Appended> {
         let (first, last) = (index(entries.first()?), entries.last()?);
-        // Into an empty log at any index: the disk may still have what was cut.
+        // An append to an empty log may be at any index: the disk may still hold the truncated entries.
         let compact_to = (self.present.is_empty() && self.cut).then_some(first);
         if self.present.is_empty() {
             self.present = first..first;
@@ -95,7 +95,7 @@ impl State {
         Some(Appended { write: self.writes, compact_to, clear_cut, committed })
     }
 
-    /// Keeps what is not on disk yet, and of the rest the newest `bytes`.
+    /// Keeps the entries that are not on disk yet, and the newest `bytes` of the others.
     pub(super) fn evict(&mut self, written: u64, bytes: usize) {
         while self.tail_bytes > bytes
             && let Some((entry, write)) = self.tail.front()
@@ -143,13 +143,13 @@ impl State {
         self.purged = Some(upto);
     }
 
-    /// What the log has of `wanted`.
+    /// The part of `wanted` that the log holds.
     pub(super) fn clamp(&self, wanted: Range<u64>) -> Range<u64> {
         let start = wanted.start.max(self.present.start);
         start..wanted.end.min(self.present.end).max(start)
     }
 
-    /// Plans to read a range that the log has; memory gives about `bytes` at most, but one entry at least.
+    /// Plans to read a range that the log holds. Takes about `bytes` from memory at most, but at least one entry.
     pub(super) fn plan(&self, wanted: Range<u64>, bytes: usize) -> Plan {
         let in_memory = self.present.end - self.tail.len() as u64;
         let disk = wanted.start..wanted.end.min(in_memory).max(wanted.start);
@@ -169,7 +169,7 @@ impl State {
     }
 }
 
-/// About the memory that an entry takes.
+/// Approximate memory of an entry, in bytes.
 pub(super) fn size(entry: &Entry) -> usize {
     let payload = match &entry.payload {
         Some(Payload::Commands(commands)) => commands.len(),

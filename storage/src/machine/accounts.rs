@@ -1,4 +1,4 @@
-//! What the commands of a directory shard do to accounts. See docs/adr/0007-incarnations.md.
+//! The account commands of a directory shard. See docs/adr/0007-incarnations.md.
 
 use std::{collections::BTreeMap, io};
 
@@ -18,15 +18,15 @@ use super::{
     keys,
 };
 
-/// Sessions that an answer names.
+/// Most sessions named in one answer.
 const OVER: usize = 256;
-/// Single tokens of one user that are revoked at a time.
+/// Most revoked single tokens of one user.
 const REVOKED: usize = 64;
 
 impl Batch<'_> {
-    /// `at` names the command: it grows from command to command.
+    /// `at` names the command; it grows from command to command.
     pub(super) fn put_account(&mut self, at: u64, op: PutAccount) -> io::Result<Outcome> {
-        // One that is not known is none of those that are.
+        // An unknown mode must not be taken for a known one.
         let mode = Mode::try_from(op.mode).map_err(|_| broken("mode of PutAccount"))?;
         let PutAccount { account, numbered, revive, .. } = op;
         let account = account.ok_or_else(|| broken("PutAccount"))?;
@@ -37,7 +37,7 @@ impl Batch<'_> {
         let next = match (mode, existing) {
             (_, None) => new_owner(None),
             (Mode::Ensure, Some(old)) if old.deleted && !revive => return Ok(was_deleted(&old)),
-            // Whoever has the token is the owner, whenever it was issued.
+            // The holder of the token is the owner, whenever the token was issued.
             (Mode::Ensure, Some(old)) if old.deleted => {
                 let tokens_from_ms = old.tokens_from_ms;
                 Account { tokens_from_ms, ..new_owner(Some(old)) }
@@ -48,12 +48,12 @@ impl Batch<'_> {
             (Mode::Create, Some(old)) if old.reserved => {
                 Account { reserved: false, scram: account.scram, created_ms: account.created_ms, ..old }
             }
-            // The same command again, whose first answer was lost: salt and time tell it from another one.
+            // A repeat of the command whose first answer was lost: salt and creation time identify it.
             (Mode::Create, Some(old)) if (&old.scram, old.created_ms) == (&account.scram, account.created_ms) => old,
             (Mode::Create, Some(old)) => {
                 return Ok(rejected(Reason::Exists, format!("user {:?} exists", old.user)));
             }
-            // The same command again, told by its salt. That there is no password tells nothing, from level 1 on.
+            // A repeat, identified by its salt. From level 1 on, the absence of a password identifies nothing.
             (Mode::Replace, Some(old)) if old.scram == account.scram && (old.scram.is_some() || !is_new) => {
                 Account { reserved: false, ..old }
             }
@@ -74,7 +74,7 @@ impl Batch<'_> {
             return self.remove_account(&op.user);
         }
         if old.deleted {
-            // The same command again, whose first answer was lost.
+            // A repeat of the command whose first answer was lost.
             return if old.deleted_ms == op.time_ms { self.changed(old) } else { Ok(was_deleted(&old)) };
         }
         let Account { user, created_ms, tokens_from_ms, revoked, .. } = old;
@@ -160,7 +160,7 @@ impl Batch<'_> {
         self.changes.put(keys::account(&account.user), account.encode_to_vec());
     }
 
-    /// One that is there now, or the answer that there is none.
+    /// The existing account, or the answer that there is none.
     fn account(&self, user: &str) -> io::Result<Result<Account, Outcome>> {
         Ok(match self.get::<Account>(&keys::account(user), "account")? {
             None => Err(no_user(user)),
@@ -175,7 +175,7 @@ impl Batch<'_> {
         Ok(Outcome::AccountChanged(AccountChanged { account: Some(account), over }))
     }
 
-    /// By device.
+    /// The user's sessions, by device.
     pub(super) fn sessions_of(&self, user: &str) -> io::Result<BTreeMap<String, Session>> {
         let prefix = keys::sessions(user);
         let mut found = BTreeMap::new();
@@ -196,11 +196,13 @@ impl Batch<'_> {
     }
 }
 
-/// The name's account as its new owner gets it. Tokens of an owner before are not the new one's: only those count that
-/// were issued after the second in which it was made. Tokens tell their times in whole seconds, so one of that second may be
-/// of either. What clocks may differ, the gateway has taken from the token's time (see `Session.token_issued_ms`).
+/// The account of a name for its new owner. Tokens of a previous owner do not belong to the new one: only tokens count
+/// that were issued after the second in which the account was made. Tokens give their times in whole seconds, so one of
+/// that second may belong to either owner. The gateway has already allowed for clock differences (see
+/// `Session.token_issued_ms`).
 ///
-/// Below level 1 (`is_new` is false) tokens of that second count, and the account does not say that the name had an owner before.
+/// Below level 1 (`is_new` is false) tokens of that second count, and the account does not record that the name had a
+/// previous owner.
 fn new_owner(at: u64, account: Account, before: Option<Account>, is_new: bool) -> Account {
     let Account { user, scram, created_ms, reserved, .. } = account;
     let before = before.unwrap_or_default();
@@ -228,7 +230,7 @@ fn no_user(user: &str) -> Outcome {
     not_found(format!("there is no user {user:?}"))
 }
 
-/// For whoever asks for the account itself it is not there; the other answer is for whoever has been it.
+/// A request for the account itself is told that it does not exist; this answer is for its former owner.
 fn was_deleted(account: &Account) -> Outcome {
     rejected(Reason::Gone, format!("user {:?} was deleted", account.user))
 }

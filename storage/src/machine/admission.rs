@@ -1,4 +1,4 @@
-//! What a router asks for, on its way into the log: checked, and as the shard's level has it.
+//! Prepares a router's command for the log: checks it, and fits it to the shard's level.
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::{check_directory, check_timeline, directory_level, timeline_level};
 
-/// The command as it is proposed in a shard of this level, or why it must not be proposed.
+/// The command in the form that is proposed at this level, or why it must not be proposed.
 pub(crate) fn admit_timeline(
     shard: ShardId,
     map: ShardMap,
@@ -20,9 +20,10 @@ pub(crate) fn admit_timeline(
     if level < Level::CLUSTER
         && let Some(Op::Append(append)) = &mut command.op
     {
-        // No sender is ended in a shard below level 1, so it makes no difference who has sent it. `level` is what this node has
-        // applied. So while the level rises, an append that waits for its place, or that a new leader takes, may lose its sender
-        // although it comes to stand after the rise: in that moment alone an append can get past the end of its sender.
+        // Below level 1 no sender of the shard can be ended, so the field has no effect. `level` is what this node has
+        // applied. While the level rises, an append that waits in the queue, or is taken by a new leader, may therefore
+        // lose its sender although it is placed after the rise: in that moment alone an append can get past the end of
+        // its sender.
         append.sender = Bytes::new();
         append.sender_generation = 0;
     }
@@ -30,7 +31,7 @@ pub(crate) fn admit_timeline(
     Ok(command.encode_to_vec().into())
 }
 
-/// The same of a directory shard.
+/// The same for a directory shard.
 pub(crate) fn admit_directory(
     shard: ShardId,
     map: ShardMap,

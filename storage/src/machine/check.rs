@@ -1,5 +1,5 @@
-//! What a command must be before it may enter the log. The machines rely on it: for them a malformed command is a
-//! broken invariant.
+//! Checks commands before they enter the log. The machines rely on it: to them a malformed command is a broken
+//! invariant.
 
 use std::fmt::Display;
 
@@ -21,16 +21,16 @@ use super::{
     timeline_reader::COLLECTED_KEYS,
 };
 
-/// The largest frame and what the service adds to it: id, sender and time.
+/// The largest frame plus what the service adds: id, sender and time.
 const MAX_ENVELOPE_BYTES: usize = MAX_FRAME_BYTES + 1024;
 /// A host name of 253 bytes, a colon and a port.
 const MAX_ADDRESS_BYTES: usize = 259;
 const MAX_SALT_BYTES: usize = 64;
-/// Of a token's `jti`.
+/// Longest `jti` of a token.
 const MAX_TOKEN_ID_BYTES: usize = 128;
 const LEASE_TTL_MS: std::ops::RangeInclusive<u32> = 100..=600_000;
 
-/// May this enter the log of this shard?
+/// Checks that this command may enter the log of this shard.
 pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &DirectoryCommand) -> Result<(), Rejected> {
     match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
         DirectoryOp::PutAccount(op) => {
@@ -106,7 +106,7 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
     }
 }
 
-/// Storage nodes alone make this command: it changes the cluster.
+/// True for commands that only storage nodes may issue: they change the cluster.
 pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
     matches!(
         command.op,
@@ -122,7 +122,7 @@ pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
     )
 }
 
-/// The shard's leader alone makes this command: it decides what is removed.
+/// True for commands that only the shard's leader may issue: they decide what is removed.
 pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
     matches!(
         command.op,
@@ -136,7 +136,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
     )
 }
 
-/// May this enter the log of this shard?
+/// Checks that this command may enter the log of this shard.
 pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCommand) -> Result<(), Rejected> {
     match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
         TimelineOp::Append(op) => {
@@ -184,7 +184,7 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             check_timeline_key(shard, map, op.timeline.as_ref())?;
             if op.incarnation == 0 { Err(invalid("a timeline ends for incarnation 0")) } else { Ok(()) }
         }
-        // Of any user: what it sends may be for any shard.
+        // Any user: the sender may write to any shard.
         TimelineOp::EndSender(op) => {
             parse_user(&op.sender)?;
             if op.generation == 0 { Err(invalid("a sender ends for generation 0")) } else { Ok(()) }
@@ -203,7 +203,7 @@ fn check_timeline_key(shard: ShardId, map: ShardMap, key: Option<&TimelineKey>) 
     Ok(timeline)
 }
 
-/// Of any shard.
+/// A timeline of any shard.
 fn parse_timeline(key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
     let key = key.ok_or_else(|| invalid("timeline is missing"))?;
     let timeline = TimelineId::from_key(key).map_err(invalid)?.ok_or_else(|| invalid("timeline has no kind"))?;

@@ -1,5 +1,5 @@
-//! The storage nodes, the placement of the shards and the cluster's level, in directory shard 0. Small, so it is held in
-//! memory.
+//! The storage nodes, the placement of the shards and the cluster's level, rows of directory shard 0. They are few, and
+//! held in memory.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -15,11 +15,11 @@ use prost::Message as _;
 use super::{broken, keys};
 use crate::engine::{Changes, sled::DirectoryShard};
 
-/// Ids of replicas below this are numbers of nodes, with which the cluster began. Above it they are names of commands in
-/// the log, the first of which has this one.
+/// Replica ids below this are node numbers, from the making of the cluster. Later ids are names of log commands, and
+/// this is the first of those.
 pub(crate) const FOUNDERS: u64 = carillon_proto::limits::ENTRY_COMMANDS as u64;
 
-/// What the rows say. Cheap to clone.
+/// The content of the rows. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ClusterRows {
     pub(crate) level: Level,
@@ -38,13 +38,13 @@ pub(crate) enum NoChange {
 }
 
 impl ClusterRows {
-    /// Rows for a cluster without any: these members, and a replica of each shard on each.
+    /// Rows for a cluster that has none: these members, with a replica of each shard on each member.
     pub(crate) fn founded(members: Vec<StorageNode>, map: ShardMap) -> Self {
         let nodes: BTreeMap<u64, StorageNode> = members.into_iter().map(|member| (member.node, member)).collect();
         let replicas = nodes.keys().map(|node| Replica { id: *node, node: *node, leaving: false });
         let replicas: Vec<Replica> = replicas.collect();
         let placement = map.all().enumerate().map(|(number, shard)| {
-            // So that the leaders are spread.
+            // Spreads the leaders over the nodes.
             let preferred = replicas.get(number % replicas.len().max(1)).map_or(0, |replica| replica.id);
             (shard, Placement { replicas: replicas.clone(), preferred })
         });
@@ -145,7 +145,7 @@ impl ClusterRows {
         Ok(true)
     }
 
-    /// The id of the new replica, which is `at`.
+    /// Returns the id of the new replica, which is `at`.
     pub(super) fn place(&mut self, at: u64, shard: ShardId, node: u64, changes: &mut Changes) -> Result<u64, NoChange> {
         if !self.nodes.contains_key(&node) {
             return Err(NoChange::NotFound(format!("the cluster has no storage node {node}")));
@@ -155,7 +155,7 @@ impl ClusterRows {
                 let why = format!("node {node} has replica {} of {shard} already", there.id);
                 return Err(NoChange::Refused(why));
             }
-            // Ids of commands grow: the order stays.
+            // The names of commands grow, so the order stays.
             placement.replicas.push(Replica { id: at, node, leaving: false });
             Ok(at)
         })

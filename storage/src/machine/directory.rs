@@ -1,4 +1,4 @@
-//! The state machine of a directory shard: accounts and sessions; in the first shard the registry, too.
+//! The state machine of a directory shard: accounts and sessions, and in the first shard the registry.
 
 use std::io;
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
-/// What is newer than a sign-in by more than this did not overtake it.
+/// A session that is newer than a sign-in by more than this has not overtaken it.
 const SIGN_IN_TAKES_MS: u64 = 60_000;
 
 pub(crate) struct DirectoryMachine {
@@ -91,7 +91,7 @@ impl Machine for DirectoryMachine {
     }
 
     fn restore(&mut self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        // Should it fail, the shard is empty.
+        // If the restore fails, the shard is empty.
         self.registry = Registry::default();
         self.shard.restore(records, applied)?;
         self.registry = Registry::load(&self.shard)?;
@@ -102,7 +102,7 @@ impl Machine for DirectoryMachine {
     }
 }
 
-/// What the entries of one batch come to.
+/// The result of the entries of one batch.
 pub(super) struct Batch<'a> {
     pub(super) shard: &'a DirectoryShard,
     registry: Registry,
@@ -113,7 +113,7 @@ pub(super) struct Batch<'a> {
 impl Batch<'_> {
     fn entry(&mut self, entry: &EntryCommands) -> io::Result<Vec<Outcome>> {
         if entry.commands.len() > ENTRY_COMMANDS {
-            // Or two commands would have one name.
+            // Otherwise two commands would have one name.
             return Err(broken("number of commands in an entry"));
         }
         let commands = entry.commands.iter().enumerate();
@@ -212,7 +212,7 @@ impl Batch<'_> {
             return Ok(rejected(Reason::Gone, sessions::told_of(&account, &session, why).to_owned()));
         }
         let age = |session: &Session| (session.since_ms, session.lease, session.connection);
-        // A later sign-in was quicker, or a gateway's clock is ahead.
+        // A later sign-in was faster, or a gateway's clock is ahead.
         let overtook = |existing: &Session| {
             sessions::over(&account, existing).is_none()
                 && age(existing) > age(&session)
@@ -262,7 +262,7 @@ impl Batch<'_> {
     }
 }
 
-/// Names a command of the log: grows from command to command, as an entry has at most 64 of them.
+/// The name of a log command: it grows from command to command, because an entry has at most 64 of them.
 fn name(index: u64, place: usize) -> u64 {
     index * ENTRY_COMMANDS as u64 + place as u64
 }

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use super::{RegistryState, ShardLevel, directory::decode, keys};
 use crate::engine::sled::DirectoryShard;
 
-/// Rows that one read gives at most, and those that it looks at.
+/// Most rows that one read returns, and most that it looks at.
 pub(crate) const LISTED: u32 = 1000;
 const LOOKED_AT: usize = 4096;
 
-/// Reads what has been applied, from any thread.
+/// Reads the applied state, from any thread.
 #[derive(Clone)]
 pub(crate) struct DirectoryReader {
     shard: DirectoryShard,
@@ -35,7 +35,7 @@ impl DirectoryReader {
     }
 
     pub(crate) fn user(&self, user: &str) -> io::Result<User> {
-        // Account and sessions of one moment.
+        // Account and sessions are read from one state.
         let _held = self.shard.hold();
         let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
         let sessions = self.shard.with_prefix(&keys::sessions(user));
@@ -91,8 +91,8 @@ impl DirectoryReader {
         Ok(list)
     }
 
-    /// At most `limit` rows of sessions whose leases have ended, of those after the key `after`, and the key after which
-    /// to go on; empty at the end.
+    /// Up to `limit` session rows after the key `after` whose leases have ended, and the key to continue after; empty
+    /// at the end.
     pub(crate) fn of_ended(
         &self,
         after: &[u8],
@@ -115,13 +115,13 @@ impl DirectoryReader {
         Ok((found, Vec::new()))
     }
 
-    /// The registry, now and whenever it changes. Empty in shards other than the first.
+    /// The registry, now and whenever it changes. Empty in all shards but the first.
     pub(crate) fn registry(&self) -> watch::Receiver<RegistryState> {
         self.published.clone()
     }
 }
 
-/// A list is for the operator: it says whether there is a password, and nothing with which to try one.
+/// Lists are for the operator: they say whether there is a password, and contain nothing with which to guess one.
 fn without_keys(account: Account) -> Account {
     let scram = account.scram.map(|scram| ScramCredentials { iterations: scram.iterations, ..Default::default() });
     Account { scram, ..account }

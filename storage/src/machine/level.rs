@@ -1,4 +1,4 @@
-//! The level by which the commands of a shard are read. See docs/adr/0012-levels.md.
+//! The level by which a shard reads its commands. See docs/adr/0012-levels.md.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use prost::Message;
 use super::keys;
 use crate::engine::Changes;
 
-/// The level that a shard has applied, for those who propose commands.
+/// The level that a shard has applied, for whoever proposes commands.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ShardLevel(Arc<AtomicU32>);
 
@@ -36,7 +36,7 @@ impl ShardLevel {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) level: Level,
-    /// The highest one that this program knows.
+    /// The highest level that this program knows.
     pub(super) known: Level,
 }
 
@@ -54,14 +54,15 @@ impl Reading {
     pub(super) fn decode<M: Message + Default>(self, bytes: Bytes) -> io::Result<M> {
         let length = bytes.len();
         let command = M::decode(bytes).map_err(|error| unreadable(&format!("a command is damaged: {error}")))?;
-        // What is not known is not encoded again. A program that is made to stand for a later one knows all fields.
+        // Unknown fields are lost when the command is encoded again. A test program that stands for a later one knows
+        // all fields.
         if command.encoded_len() != length && self.known <= Level::OF_PROGRAM {
             return Err(unreadable("a command has a field that this program does not know"));
         }
         Ok(command)
     }
 
-    /// Fails if a command that needs this level must not stand here.
+    /// Fails if a command that needs this level must not occur here.
     pub(super) fn check(self, needs: Level) -> io::Result<()> {
         if needs <= self.level {
             return Ok(());
@@ -69,7 +70,7 @@ impl Reading {
         Err(unreadable(&format!("a command of level {needs} stands where the shard is at level {}", self.level)))
     }
 
-    /// Sets the level. True if it has changed.
+    /// Sets the level. True if it changed.
     pub(super) fn set(&mut self, op: &SetLevel, changes: &mut Changes) -> io::Result<bool> {
         let level = Level(op.level);
         if level > self.known {
@@ -84,7 +85,7 @@ impl Reading {
     }
 }
 
-/// The lowest level of a shard that takes this command.
+/// The lowest level at which a shard takes this command.
 pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     match op {
         DirectoryOp::PutAccount(_)
@@ -98,7 +99,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::RevokeTokens(_)
         | DirectoryOp::EndSessions(_)
         | DirectoryOp::InboxEnded(_)
-        // It brings the level.
+        // The command that raises the level.
         | DirectoryOp::SetLevel(_) => Level::BEFORE,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)
@@ -109,10 +110,10 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     }
 }
 
-/// The lowest level of a timeline shard that takes this command.
+/// The lowest level at which a timeline shard takes this command.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
-        // Programs of before levels ignore these fields.
+        // Programs from before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,
         TimelineOp::MoveCursors(_) => Level::CURSORS,
@@ -127,7 +128,7 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::RenewEpoch(_)
         | TimelineOp::EndTimeline(_)
         | TimelineOp::CollectGarbage(_)
-        // It brings the level.
+        // The command that raises the level.
         | TimelineOp::SetLevel(_) => Level::BEFORE,
     }
 }
@@ -140,7 +141,7 @@ fn too_new(level: Level, known: Level) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// The error that stops the process: a replica that went on would differ from the others.
+/// An error that stops the process: a replica that continued would diverge.
 fn unreadable(what: &str) -> io::Error {
     let why = format!(
         "{what}: run the release that wrote it, or a newer one. This replica stops before it differs from the others"

@@ -1,5 +1,5 @@
-//! The state machines: what the committed entries of a shard do to its records. Deterministic, so that every replica
-//! comes to the same records: time, ids and epochs come in with the command.
+//! The state machines: they apply the committed entries of a shard to its records. They are deterministic, so that all
+//! replicas get the same records: time, ids and epochs come with the command.
 
 mod accounts;
 mod admission;

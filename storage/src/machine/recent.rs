@@ -1,11 +1,11 @@
-//! A bounded memory of what was used last.
+//! A bounded map of the entries used last.
 
 use std::{borrow::Borrow, hash::Hash, mem};
 
 use carillon_proto::KeyedMap;
 
-/// Keeps at least the last `capacity / 2` used and at most `capacity`: when the young half is full, the old half is
-/// forgotten and the young one becomes the old one.
+/// Keeps at least the `capacity / 2` entries used last, and at most `capacity`: when the young half is full, the old
+/// half is dropped, and the young one becomes the old one.
 pub(crate) struct RecentMap<K, V> {
     half: usize,
     young: KeyedMap<K, V>,
@@ -17,7 +17,7 @@ impl<K: Hash + Eq, V> RecentMap<K, V> {
         Self { half: (capacity / 2).max(1), young: KeyedMap::default(), old: KeyedMap::default() }
     }
 
-    /// Takes it out; whoever took it puts it back.
+    /// Takes an entry out. The caller puts it back.
     pub(crate) fn take<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

@@ -1,5 +1,5 @@
-//! The registry, in directory shard 0: gateways and routers with their leases, and the rows of the cluster. Small, so it
-//! is held in memory.
+//! The registry, in directory shard 0: gateways and routers with their leases, and the rows of the cluster. It is
+//! small, and held in memory.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -12,16 +12,16 @@ use super::{
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
-/// What the registry looks like to others.
+/// The registry as others see it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RegistryState {
     /// Grows with each change of `nodes` and `cluster`.
     pub(crate) version: u64,
-    /// The version of the last change of the routers.
+    /// The version at which the routers last changed.
     pub(crate) ring_version: u64,
     /// Ordered by lease.
     pub(crate) nodes: Vec<Node>,
-    /// The lengths of their leases, in the same order.
+    /// The lengths of the leases of `nodes`, in the same order.
     pub(crate) ttls_ms: Vec<u32>,
     pub(crate) cluster: ClusterRows,
 }
@@ -36,14 +36,14 @@ impl RegistryState {
         self.nodes.iter().zip(&self.ttls_ms).map(|(node, ttl_ms)| (node.lease, Duration::from_millis((*ttl_ms).into())))
     }
 
-    /// Has this lease certainly ended? One that is newer than this state may run.
+    /// True if this lease has certainly ended. A lease newer than this state may run.
     pub(crate) fn has_ended(&self, lease: u64) -> bool {
         lease <= self.version && !self.has(lease)
     }
 }
 
-/// `at` is in all of these what names the command in the log: it grows from command to command, so it serves as a
-/// lease id and as a version.
+/// The argument `at` of its methods is the name of the log command. It grows from command to command, and serves as
+/// lease id and version.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Registry {
     clock_ms: u64,
@@ -93,7 +93,7 @@ impl Registry {
         Ok(())
     }
 
-    /// A change of the rows of the cluster, by a command that is named `at`.
+    /// Changes the rows of the cluster, by the command named `at`.
     pub(crate) fn change_cluster<T>(
         &mut self,
         at: u64,
@@ -113,7 +113,7 @@ impl Registry {
         self.save(changes);
     }
 
-    /// Gives the lease. The same registration again gets the same one, as long as it has not ended.
+    /// Gives a lease. The same registration again gets the same lease, as long as that has not ended.
     pub(crate) fn register(&mut self, at: u64, node: &RegisterNode, changes: &mut Changes) -> io::Result<u64> {
         let kind = match node.kind() {
             NodeKind::Gateway | NodeKind::Router => node.kind,
@@ -126,7 +126,7 @@ impl Registry {
             return Ok(lease);
         }
         if !node.address.is_empty() {
-            // It has restarted: two nodes can't listen at one address.
+            // The node has restarted: two nodes can't listen on one address.
             self.end(at, changes, |lease| lease.kind == kind && lease.address == node.address);
         }
         let ends = self.clock_ms.saturating_add(node.ttl_ms.into());

@@ -1,4 +1,4 @@
-//! Which envelopes, and which cursors, have been kept long enough. Ages are counted by the shard's own clock (see
+//! Decides which envelopes and cursors have been kept long enough. Ages are counted by the shard's own clock (see
 //! `AdvanceClock`): no wall clock decides what is removed.
 
 use std::io;
@@ -11,30 +11,30 @@ use super::{
 };
 use crate::engine::fjall::TimelineView;
 
-/// Envelopes that one command removes at most: what the state machine does at once stays short.
+/// Most envelopes that one command removes: it bounds the time of one command.
 pub(crate) const TRIM_ENVELOPES: u32 = 256;
-/// Cursors that one command removes at most.
+/// Most cursors that one command removes.
 pub(crate) const SWEEP_CURSORS: usize = 256;
-/// Timelines, or cursors, that one call looks at.
+/// Most timelines, or cursors, that one call looks at.
 const LOOKED_AT: usize = 4096;
 
-/// How long envelopes are kept. What either limit ends is due, unless it is younger than the duplicate window.
+/// How long envelopes are kept. An envelope beyond either limit is due, unless it is younger than the duplicate window.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Retention {
-    /// 0: of any age.
+    /// 0: any age.
     pub(crate) max_age_ms: u64,
     /// Per timeline. 0: any number.
     pub(crate) max_count: u64,
-    /// For so long a repeated send is recognised.
+    /// How long a repeated send is recognised.
     pub(crate) duplicate_window_ms: u64,
-    /// A device that has not taken what has been there for so long is gone. 0: never.
+    /// A device that has not taken envelopes for this long is gone. 0: never.
     pub(crate) cursor_age_ms: u64,
-    /// What is written has the clock as it was told last, at most so long ago: ages seem so much longer than they are.
+    /// Records carry the clock of its last advance, which may be this old: they seem older than they are by as much.
     pub(crate) slack_ms: u64,
 }
 
 impl Retention {
-    /// Envelopes are removed.
+    /// True if envelopes are removed at all.
     pub(crate) fn trims(&self) -> bool {
         self.max_age_ms != 0 || self.max_count != 0
     }
@@ -43,13 +43,13 @@ impl Retention {
         self.trims() || self.cursor_age_ms != 0
     }
 
-    /// How old it is at least.
+    /// The least age that it can have.
     fn age_ms(&self, clock_ms: u64, written_ms: u64) -> u64 {
         clock_ms.saturating_sub(written_ms).saturating_sub(self.slack_ms)
     }
 }
 
-/// At most `limit` trims of the timelines after the key `after`, and the key after which to go on; empty at the end.
+/// Up to `limit` trims of the timelines after the key `after`, and the key to continue after; empty at the end.
 pub(crate) fn due(
     view: &TimelineView<'_>,
     after: &[u8],
@@ -120,7 +120,7 @@ fn gone_at(
         return Ok(is_gone.then(seen));
     }
     let GroupCursor { epoch, seq, moved_ms } = GroupCursor::decode(value)?;
-    // What has come for the device since then stands in the group's shard.
+    // Envelopes that came for the device since then are in the group's shard.
     if retention.age_ms(clock_ms, moved_ms) <= retention.cursor_age_ms.saturating_mul(2) {
         return Ok(None);
     }
@@ -128,9 +128,9 @@ fn gone_at(
     Ok(Some(Seen { number, device: device.to_owned(), seq, group: Some(group), epoch }))
 }
 
-/// A device that has taken everything may well be there, however long nothing has come for it. So it is gone when the
-/// first envelope that it has not taken is too old. One for which nothing comes is given up after twice the time, so that
-/// devices that were there only once do not add up.
+/// A device that has taken everything may well still exist, however long nothing has come for it. So a device is gone
+/// when the first envelope that it has not taken is too old. A device for which nothing comes is given up after twice
+/// the time, so that devices that were used only once do not add up.
 fn is_gone(
     view: &TimelineView<'_>,
     number: u64,
@@ -156,7 +156,7 @@ fn clock(view: &TimelineView<'_>) -> io::Result<u64> {
     view.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))
 }
 
-/// Of the timeline with this value: the first position, and the first that is to be kept.
+/// For a timeline with this value: the first position, and the first position to keep.
 fn first_and_first_kept(
     view: &TimelineView<'_>,
     value: &[u8],

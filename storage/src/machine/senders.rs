@@ -1,4 +1,4 @@
-//! Users whose older sessions are over: appends of those sessions are rejected. See docs/adr/0007-incarnations.md.
+//! Users whose older sessions are over: appends by those sessions are rejected. See docs/adr/0007-incarnations.md.
 
 use std::io;
 
@@ -10,14 +10,14 @@ use crate::engine::{Changes, fjall::TimelineShard};
 /// How long an entry is kept, by the shard's clock: longer than any send's deadline and any lease.
 pub(super) const KEPT_MS: u64 = 24 * 3600 * 1000;
 
-/// All entries of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions were ended
-/// in the last day.
+/// All entries of the shard, in memory, so that an append costs no read: some 100 bytes for each user whose sessions
+/// were ended within the last day.
 #[derive(Default)]
 pub(super) struct EndedSenders(KeyedMap<Vec<u8>, Ended>);
 
 #[derive(Clone, Copy)]
 struct Ended {
-    /// Sessions below it are over.
+    /// Sessions of lower generations are over.
     generation: u64,
     /// By the shard's clock.
     told_ms: u64,
@@ -34,7 +34,7 @@ impl EndedSenders {
         Ok(Self(senders))
     }
 
-    /// True if appends of a session of this generation are rejected.
+    /// True if appends by a session of this generation are rejected.
     pub(super) fn has_ended(&self, sender: &[u8], generation: u64) -> bool {
         self.0.get(sender).is_some_and(|ended| generation < ended.generation)
     }
@@ -47,7 +47,7 @@ impl EndedSenders {
     }
 
     pub(super) fn forget_old(&mut self, clock_ms: u64, changes: &mut Changes) {
-        // In any order: each is a change of its own.
+        // The order does not matter: each is a change of its own.
         self.0.retain(|sender, ended| {
             let stays = clock_ms.saturating_sub(ended.told_ms) <= KEPT_MS;
             if !stays {

@@ -1,5 +1,5 @@
-//! The state machine of a timeline shard: gives positions, recognises repeated sends, trims, ends timelines, and in `cursors.rs`
-//! keeps cursors.
+//! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
+//! in `cursors.rs` keeps cursors.
 
 pub(super) mod cursors;
 #[cfg(feature = "planted-bugs")]
@@ -29,42 +29,43 @@ use crate::engine::{
     fjall::{TimelineShard, TimelineView},
 };
 
-/// Timelines whose state is held in memory, per shard: some 400 bytes each.
+/// Most timelines whose state is cached in memory, per shard: some 400 bytes each.
 const STATES: usize = 16 * 1024;
-/// Of each of them, the duplicate keys of the last appends: what is appended next mostly names one of these.
+/// Duplicate keys of the last appends that are cached for each of them: the next append mostly refers to one of these.
 const TAIL: usize = 8;
 
-/// A timeline and where it stands.
+/// The state of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimelineState {
-    /// Its name in the keys of this shard. 0: it has ended, and nothing has been appended since.
+    /// Its number in the keys of this shard. 0: the timeline has ended, and nothing was appended since.
     pub(crate) number: u64,
     pub(crate) epoch: u64,
     /// The first position kept; `last + 1` if there is none.
     pub(crate) first: u64,
-    /// The last position given.
+    /// The last position assigned.
     pub(crate) last: u64,
-    /// Of the account that owns the inbox.
+    /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
 }
 
 pub(crate) struct TimelineMachine {
     shard: TimelineShard,
-    /// By the key of the timeline. What is not here is read from the engine.
+    /// By the key of the timeline. States that are not here are read from the engine.
     states: RecentMap<Vec<u8>, CachedTimeline>,
-    /// The shard's clock, see `AdvanceClock`; None: to be read from the engine.
+    /// The shard's clock, see `AdvanceClock`; `None`: not read from the engine yet.
     clock_ms: Option<u64>,
-    /// None: to be read from the engine.
+    /// `None`: not read from the engine yet.
     senders: Option<EndedSenders>,
     reading: Reading,
     level: ShardLevel,
 }
 
-/// What is held in memory of a timeline.
+/// The cached state of a timeline.
 #[derive(Clone, Copy)]
 struct CachedTimeline {
     state: TimelineState,
-    /// Duplicate keys and positions of the last appends; position 0 where there is none. Says nothing about others.
+    /// Duplicate keys and positions of the last appends; position 0 for unused places. Says nothing about other
+    /// messages.
     tail: [([u8; 16], u64); TAIL],
 }
 
@@ -78,7 +79,7 @@ impl TimelineMachine {
         Ok((Self { shard, states: RecentMap::new(STATES), clock_ms: None, senders: None, reading, level }, reader))
     }
 
-    /// What is held in memory of the engine.
+    /// Drops everything cached from the engine.
     fn forget(&mut self) {
         self.states.clear();
         self.clock_ms = None;
@@ -90,7 +91,7 @@ impl TimelineMachine {
             Some(clock_ms) => clock_ms,
             None => self.shard.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))?,
         };
-        // Should this batch fail, they are read again.
+        // If this batch fails, they are read again.
         let senders = match self.senders.take() {
             Some(senders) => senders,
             None => EndedSenders::load(&self.shard)?,
@@ -156,7 +157,7 @@ impl TimelineState {
         view.get(key)?.map(|value| Self::of_value(view, &value)).transpose()
     }
 
-    /// From the value of its key, which is only written when it is made and when it is trimmed, and its last record.
+    /// From the value of its key, which is written only when the timeline is made or trimmed, and from its last record.
     pub(crate) fn of_value(view: &TimelineView<'_>, value: &[u8]) -> io::Result<Self> {
         let ([number, epoch, first, last], incarnation) = keys::timeline_numbers(value)?;
         let records = keys::record(number, first)..=keys::record(number, u64::MAX);
@@ -183,17 +184,17 @@ impl CachedTimeline {
         self.state.last
     }
 
-    /// False: not known. What has been trimmed is none of the timeline's messages any more.
+    /// False: not known. Trimmed messages no longer belong to the timeline.
     fn tail_contains(&self, duplicate: &[u8; 16]) -> bool {
         self.tail.iter().any(|(key, seq)| key == duplicate && *seq >= self.state.first.max(1))
     }
 }
 
-/// What the entries of one batch come to.
+/// The result of the entries of one batch.
 struct Batch<'a> {
     shard: &'a TimelineShard,
     states: &'a mut RecentMap<Vec<u8>, CachedTimeline>,
-    /// Timelines of this batch; None if there is no such timeline.
+    /// Timelines touched by this batch; `None` if the timeline does not exist.
     touched: KeyedMap<Vec<u8>, Option<CachedTimeline>>,
     clock_ms: u64,
     senders: EndedSenders,
@@ -238,7 +239,7 @@ impl Batch<'_> {
         if before.is_some_and(|before| op.incarnation < before.state.incarnation) {
             return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
         }
-        // What stands there of another owner is neither looked at nor continued.
+        // A timeline of another owner is neither read nor continued.
         let held = before.filter(|before| before.state.number != 0 && before.state.incarnation == op.incarnation);
         let known = held.map(|held| held.state);
         #[cfg(feature = "planted-bugs")]
@@ -275,7 +276,7 @@ impl Batch<'_> {
         Ok(Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() }))
     }
 
-    /// Is the message that must stand before this one there, if it names one?
+    /// True if the message that must precede this one, if it names one, is in the timeline.
     fn follows(&self, held: Option<&CachedTimeline>, op: &Append) -> io::Result<bool> {
         if op.after_key.is_empty() {
             return Ok(true);
@@ -331,7 +332,7 @@ impl Batch<'_> {
             let (key, value) = record?;
             removed.push((keys::seq_of(&key)?, Stored::decode(&value)?.duplicate));
         }
-        // The rest has been appended in this batch.
+        // The other records were appended in this batch.
         for seq in state.first + removed.len() as u64..end {
             let pending = self.changes.get(&keys::record(number, seq)).flatten();
             removed.push((seq, Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?.duplicate));
@@ -366,7 +367,7 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    /// What stood there is of no timeline any more.
+    /// The remains belong to no timeline any more.
     fn end(&mut self, before: Option<CachedTimeline>) {
         if let Some(number) = before.map(|before| before.state.number).filter(|number| *number != 0) {
             self.changes.put(keys::garbage(number), Vec::new());
@@ -381,7 +382,7 @@ impl Batch<'_> {
         let limit = op.limit as usize;
         let mut removed = Vec::new();
         for prefix in keys::all_of(op.number) {
-            // Some may have been written in this batch: the batches of other replicas may end elsewhere.
+            // Some may have been written in this batch: other replicas may batch the entries differently.
             let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
             let mut found: Vec<Vec<u8>> = pending.map(|(key, _)| key.to_vec()).collect();
             let mut stored = 0;

@@ -20,21 +20,21 @@ use super::{
 };
 use crate::engine::fjall::{TimelineShard, TimelineView, Value};
 
-/// Entries that one read gives at most, whatever it asks for.
+/// Most entries that one read returns, whatever it asks for.
 const MAX_ENTRIES: usize = 1024;
-/// Bytes of envelopes that one read gives at most, so that the answer fits into a message between nodes.
+/// Most bytes of envelopes that one read returns, so that the answer fits in a message between nodes.
 const MAX_BYTES: usize = MAX_NODE_MESSAGE_BYTES / 2;
 
-/// Records of ended timelines that one command removes at most: what the state machine does at once stays short.
+/// Most records of ended timelines that one command removes: it bounds the time of one command.
 pub(crate) const COLLECTED_KEYS: u32 = 512;
 
-/// Reads what has been applied, from any thread; each read sees one state.
+/// Reads the applied state, from any thread; each read sees one state.
 #[derive(Clone)]
 pub(crate) struct TimelineReader {
     shard: TimelineShard,
-    /// Where the next search for what is due begins.
+    /// Where the next search for due trims begins.
     due_after: Arc<Mutex<Vec<u8>>>,
-    /// The same for cursors.
+    /// Where the next search for cursors begins.
     gone_after: Arc<Mutex<Vec<u8>>>,
     level: ShardLevel,
 }
@@ -48,7 +48,7 @@ impl TimelineReader {
         self.level.get()
     }
 
-    /// A limit of 0 is for the store to choose.
+    /// With a limit of 0 the store chooses.
     pub(crate) fn read(&self, op: &ReadTimeline) -> Result<TimelineRead, Unread> {
         let view = self.shard.view();
         let Some(state) = load(&view, op.timeline.as_ref(), op.incarnation)? else {
@@ -88,8 +88,8 @@ impl TimelineReader {
         Ok(head)
     }
 
-    /// At most `limit` cursors of the device in groups, after that of this group: group, epoch, position. A device that signs in
-    /// without memory will ask for them as soon as there are groups; the request of the store comes then.
+    /// Up to `limit` cursors of the device in groups, after this group: group, epoch, position. For devices that sign
+    /// in without memory, once there are groups; the request of the store comes then.
     #[cfg(test)]
     pub(crate) fn group_cursors(
         &self,
@@ -121,7 +121,7 @@ impl TimelineReader {
         Ok(HeadsRead { heads: op.reads.iter().map(read).collect::<io::Result<_>>()? })
     }
 
-    /// Each timeline of the shard with its epoch, at most `limit` after this one.
+    /// Up to `limit` timelines of the shard after this one, each with its epoch.
     pub(crate) fn epochs(&self, after: Option<&TimelineKey>, limit: usize) -> io::Result<Vec<(TimelineKey, u64)>> {
         let view = self.shard.view();
         let begin = after.map_or_else(keys::timelines, |after| [keys::timeline(after), vec![0]].concat());
@@ -138,7 +138,7 @@ impl TimelineReader {
         super::timeline::planted::foresee(&self.shard, commands)
     }
 
-    /// At most `limit` commands for what is left of timelines that have ended.
+    /// Up to `limit` commands that remove the remains of ended timelines.
     pub(crate) fn garbage(&self, limit: usize) -> io::Result<Vec<CollectGarbage>> {
         let collect = |number| CollectGarbage { number, limit: COLLECTED_KEYS };
         let view = self.shard.view();
@@ -146,8 +146,8 @@ impl TimelineReader {
         garbage.map(|record| keys::garbage_of(&record?.0).map(collect)).collect()
     }
 
-    /// At most `limit` trims that are due by the shard's clock. Each call looks at a bounded number of timelines and
-    /// begins where the last one ended.
+    /// Up to `limit` trims that are due by the shard's clock. Each call looks at a bounded number of timelines, and
+    /// begins where the last call ended.
     pub(crate) fn due_trims(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
         let after = self.due_after.lock().clone();
         let (trims, next) = retention::due(&self.shard.view(), &after, retention, limit)?;
@@ -155,7 +155,7 @@ impl TimelineReader {
         Ok(trims)
     }
 
-    /// At most `limit` cursors of devices that have been gone for too long, found in the same way.
+    /// Up to `limit` cursors of devices that have been gone for too long, found in the same way.
     pub(crate) fn gone_cursors(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Seen>> {
         let after = self.gone_after.lock().clone();
         let (gone, next) = retention::gone(&self.shard.view(), &after, retention, limit)?;
@@ -164,7 +164,7 @@ impl TimelineReader {
     }
 }
 
-/// The timeline of this incarnation of its owner. What stands there of an earlier one is not there for this read.
+/// The timeline of this incarnation of its owner. A timeline of an earlier incarnation does not exist for this read.
 fn load(
     view: &TimelineView<'_>,
     timeline: Option<&TimelineKey>,

@@ -1,4 +1,4 @@
-//! How far a shard is applied, as its machine keeps it.
+//! How far a shard is applied, as its machine stores it.
 
 use std::io;
 
@@ -10,13 +10,13 @@ use super::{
     types::{LogId, SnapshotMeta, StoredMembership},
 };
 
-/// What is written with each batch of entries: an encoded `carillon.raft.v1.SnapshotMeta`.
+/// Written with each batch of entries: an encoded `carillon.raft.v1.SnapshotMeta`.
 pub(super) struct Applied {
     pub(super) last: Option<LogId>,
     pub(super) members: Members,
 }
 
-/// Members of the group, which seldom change, with their part of what is written.
+/// Members of the group, which seldom change, with their encoded part.
 pub(super) struct Members {
     stored: StoredMembership,
     encoded: Vec<u8>,
@@ -54,13 +54,13 @@ impl Members {
     }
 }
 
-/// What is written when entries up to this one are applied. Fields of a message can be encoded one by one.
+/// The record to write when entries up to this one are applied. The fields of a message can be encoded one by one.
 pub(super) fn encode(last: Option<LogId>, members: &Members) -> Vec<u8> {
     let head = pb::SnapshotMeta { last_log_id: last.map(log_id_to_pb), ..Default::default() };
     let tail =
         pb::SnapshotMeta { snapshot_id: last.map(|id| id.to_string()).unwrap_or_default(), ..Default::default() };
     let mut encoded = Vec::with_capacity(head.encoded_len() + members.encoded.len() + tail.encoded_len());
-    // A vector has room for whatever comes.
+    // A vector grows as needed.
     let _ = head.encode(&mut encoded);
     encoded.extend_from_slice(&members.encoded);
     let _ = tail.encode(&mut encoded);

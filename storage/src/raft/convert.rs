@@ -1,4 +1,4 @@
-//! openraft's words to and from those on the wire and on disk.
+//! Conversions between openraft's types and the messages on the wire and on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::types::{
     Commands, Entry, Host, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types, Vote,
 };
 
-/// A message lacks what it must have.
+/// A message lacks a required field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("raft message without {0}")]
 pub(crate) struct Missing(pub(crate) &'static str);

@@ -37,7 +37,7 @@ use crate::{
     snapshot::SnapshotDir,
 };
 
-/// What a group is made of.
+/// The parts of a group.
 pub(crate) struct GroupOptions<'a> {
     pub(crate) shard: ShardId,
     /// The id of the replica on this node.
@@ -61,7 +61,7 @@ pub(crate) struct Group {
     lease: Duration,
     machine_alive: watch::Receiver<()>,
     began: Instant,
-    /// Milliseconds after `began` at which its leader was heard last.
+    /// When the leader was last heard, in milliseconds after `began`.
     heard_ms: AtomicU64,
     closed: AtomicBool,
 }
@@ -97,11 +97,11 @@ pub(crate) enum ReadError {
     Stopped(String),
 }
 
-/// One time of leading: commands that are proposed in it are taken in order, or not at all.
+/// One term of a leader. Commands that are proposed in it are taken in order, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaderTerm(LeaderId);
 
-/// What a group knows of itself.
+/// What a group knows about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupStatus {
     pub(crate) leads: bool,
@@ -110,20 +110,21 @@ pub(crate) struct GroupStatus {
     pub(crate) leader: Option<(u64, String)>,
     pub(crate) last_log: Option<u64>,
     pub(crate) applied: Option<u64>,
-    /// What a majority has, as a leader last said since this node started; None: it has said nothing.
+    /// The index committed by a majority, as last reported by a leader since this node started; `None`: not reported
+    /// yet.
     pub(crate) committed: Option<u64>,
     pub(crate) snapshot: Option<u64>,
     /// On the leader: how far the log of each replica is known to match.
     pub(crate) matched: BTreeMap<u64, Option<u64>>,
     pub(crate) voters: Vec<u64>,
-    /// All replicas, learners too.
+    /// All replicas, including learners.
     pub(crate) replicas: Vec<u64>,
     /// A change of the members is half done.
     pub(crate) in_change: bool,
 }
 
 impl GroupStatus {
-    /// Has this node all that a majority has? Otherwise, how many entries it lacks, if that is known.
+    /// Ok if this node has everything that a majority has. Otherwise the number of entries that it lacks, if known.
     pub(crate) fn caught_up(&self) -> Result<(), Option<u64>> {
         let committed = self.committed.ok_or(None)?;
         match committed.saturating_sub(self.applied.unwrap_or(0)) {
@@ -146,7 +147,7 @@ impl Group {
         let raft = Raft::new(replica, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        // A fifth is left for clocks that run unlike.
+        // One fifth is left as a margin for clock drift.
         let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
         let (began, heard_ms) = (Instant::now(), AtomicU64::new(0));
         Ok(Self {
@@ -185,7 +186,7 @@ impl Group {
         self.replica
     }
 
-    /// Makes these the group's first members, by replica. A group that has members already is left as it is.
+    /// Makes these replicas the group's first members. A group that has members already is left as it is.
     pub(crate) async fn initialize(&self, members: BTreeMap<u64, Host>) -> Result<(), StartError> {
         match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -218,7 +219,7 @@ impl Group {
         }
     }
 
-    /// Notes that the leader was heard.
+    /// Records that the leader was heard.
     pub(super) fn heard(&self) {
         self.heard_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -227,7 +228,7 @@ impl Group {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
         if metrics.state == ServerState::Leader {
-            // A learner, too, has to be told what is committed.
+            // A learner, too, has to learn what is committed.
             let alone = metrics.membership_config.membership().nodes().nth(1).is_none();
             return if alone { Role::Alone } else { Role::Leads };
         }
@@ -238,17 +239,17 @@ impl Group {
         Role::Follows { silence: self.began.elapsed().saturating_sub(heard) }
     }
 
-    /// Gives the group a replica that does not vote yet. Repeating it changes nothing.
+    /// Adds a replica that does not vote yet. Idempotent.
     pub(crate) async fn add_learner(&self, replica: u64, host: Host) -> Result<(), String> {
         self.raft.add_learner(replica, host, false).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// From now on these replicas vote, and others are members no longer. Done when it is committed.
+    /// Makes these replicas the voters; others stop being members. Returns when the change is committed.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
         self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// These are members no longer. None of them votes.
+    /// Removes these members, none of which votes.
     pub(crate) async fn remove_learners(&self, replicas: BTreeSet<u64>) -> Result<(), String> {
         let remove = ChangeMembers::RemoveNodes(replicas);
         self.raft.change_membership(remove, false).await.map(drop).map_err(|error| error.to_string())
@@ -258,7 +259,7 @@ impl Group {
         self.raft.is_leader()
     }
 
-    /// The last entry that the last snapshot has.
+    /// The last entry covered by the last snapshot.
     pub(crate) fn snapshot_upto(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index)
     }
@@ -267,12 +268,12 @@ impl Group {
         self.raft.metrics().borrow_watched().current_leader.is_some()
     }
 
-    /// Address of the leader, if it is known.
+    /// The address of the leader, if it is known.
     pub(crate) fn leader(&self) -> Option<String> {
         self.status().leader.map(|(_, address)| address)
     }
 
-    /// The time of leading that runs now, or who leads instead.
+    /// The current term of this leader, or who leads instead.
     pub(crate) fn era(&self) -> Result<LeaderTerm, ProposeError> {
         match self.raft.as_leader() {
             Ok(leader) => Ok(LeaderTerm(leader.to_committed_leader_id())),
@@ -280,9 +281,9 @@ impl Group {
         }
     }
 
-    /// Hands an encoded CommandBatch to the group. `accepted` is called when the entry has its place in the leader's log;
-    /// `done` with one outcome for each command, where the entry is applied, or with why it was refused. Both are dropped
-    /// if the group stops before.
+    /// Hands an encoded CommandBatch to the group. `accepted` is called when the entry has its place in the leader's
+    /// log; `done` with one outcome for each command when the entry is applied, or with the reason of a refusal. Both
+    /// are dropped if the group stops before.
     pub(crate) async fn propose(
         &self,
         era: LeaderTerm,
@@ -298,7 +299,7 @@ impl Group {
         }
     }
 
-    /// Resolves when a read that is made now sees all that was answered before the call.
+    /// Resolves when a read made now sees everything that was answered before the call.
     pub(crate) async fn linearize(&self, wait: Duration) -> Result<(), ReadError> {
         let option = LinearizerOption::new(Some(self.lease), true).with_wait_timeout(wait);
         let linearizer = self.raft.get_read_linearizer(option).await.map_err(|error| match error {
@@ -315,21 +316,21 @@ impl Group {
         }
     }
 
-    /// Asks this node to take the lead over, if it is up to date. Whether it did shows in the status.
+    /// Asks that node to take over the lead, if it is up to date. The status shows whether it did.
     pub(crate) async fn transfer_leader(&self, to: u64) {
         if let Err(fatal) = self.raft.trigger().transfer_leader(to).await {
             tracing::debug!(shard = %self.shard, %fatal, "leadership can't be handed over");
         }
     }
 
-    /// Asks for a snapshot; it is made when its turn comes.
+    /// Requests a snapshot, which is made when its turn comes.
     pub(crate) async fn make_snapshot(&self) {
         if let Err(fatal) = self.raft.trigger().snapshot().await {
             tracing::debug!(shard = %self.shard, %fatal, "no snapshot can be made");
         }
     }
 
-    /// Drops the log up to this entry, which a snapshot has, unless a follower is just being sent it.
+    /// Drops the log up to this entry, which a snapshot covers, unless a follower is just being sent it.
     pub(crate) async fn purge(&self, upto: u64) {
         if let Err(fatal) = self.raft.trigger().purge_log(upto).await {
             tracing::debug!(shard = %self.shard, %fatal, "the log can't be purged");
@@ -338,7 +339,7 @@ impl Group {
 
     /// Resolves with the reason when the group has stopped.
     pub(crate) async fn stopped(&self) -> String {
-        // Changes seldom, and is closed with the others, which change with each command.
+        // Changes seldom. It is closed together with the other channels, which change with each command.
         let mut server = self.raft.server_metrics();
         let mut machine_alive = self.machine_alive.clone();
         loop {
@@ -349,7 +350,7 @@ impl Group {
                         Ok(()) => "it has ended".to_owned(),
                     };
                 },
-                // Nothing is ever sent: it is closed.
+                // Nothing is ever sent; the channel is only closed.
                 _ = machine_alive.changed() => return "its machine has ended".to_owned(),
             }
         }
@@ -361,7 +362,7 @@ impl Group {
         let mut machine_alive = self.machine_alive.clone();
         let ended = async {
             self.shutdown().await;
-            // Nothing is ever sent: it is closed.
+            // Nothing is ever sent; the channel is only closed.
             while machine_alive.changed().await.is_ok() {}
         };
         tokio::time::timeout(longest, ended).await.is_ok()
@@ -387,7 +388,7 @@ fn outcomes(result: ClientWriteResult<Types>, book: &AddressBook) -> Result<Vec<
     }
 }
 
-/// Openraft refused before it wrote anything.
+/// openraft refused before it wrote anything.
 fn refused(forward: ForwardToLeader<Types>, book: &AddressBook) -> ProposeError {
     match forward.reason {
         ForwardReason::LeaseExpired => ProposeError::NotYet,
@@ -406,9 +407,9 @@ fn address_of(book: &AddressBook, replica: u64, host: &Host) -> String {
 }
 
 fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String> {
-    // Less than the interval of the pulse, so that a follower which has heard nothing else hears each.
+    // Less than the interval of the pulse, so that a follower that has heard nothing else hears each pulse.
     let redundant = config.heartbeat_ms * 3 / 4;
-    // Openraft rounds heartbeats up to a tick of a fifth of their interval.
+    // openraft rounds heartbeats up to a tick of a fifth of their interval.
     let room = config.election_min_ms.saturating_sub(config.heartbeat_ms * 5 / 4 + 1);
     let config = Config {
         cluster_name: shard.to_string(),
@@ -417,21 +418,21 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         election_timeout_min: config.election_min_ms,
         election_timeout_max: config.election_max_ms,
         max_payload_entries: 1024,
-        // Snapshots are asked for by `crate::log_upkeep`, which also looks at their size.
+        // `crate::log_upkeep` requests snapshots, because it also looks at their size.
         snapshot_policy: SnapshotPolicy::Never,
-        // Purges are asked for by it, too, as it also looks at the bytes of the log.
+        // `crate::log_upkeep` requests purges, too, because it also looks at the bytes of the log.
         max_in_snapshot_log_to_keep: u64::MAX,
-        // A full one makes the sender wait, down to the shard's own queue, which refuses.
+        // When it is full, senders wait, back to the shard's own queue, which refuses.
         api_channel_size: Some(4096),
-        // Never to be full both: then the core waits for its machine to take a command, and the machine for the core to
-        // take a word of what it has done. While the machine is held up by its disk, ticks and flushes go on to fill the
-        // former; the latter takes a command for each batch of entries that is committed.
+        // Both queues must never be full at once: then the core would wait for its machine to take a command, and the
+        // machine for the core to take a notification. While the disk holds up the machine, ticks and flushes go on to
+        // fill the notification queue; the machine's queue takes one command for each batch of committed entries.
         notification_channel_size: Some(65_536),
         state_machine_channel_size: Some(65_536),
         backoff: "50ms 100ms ...500ms".to_owned(),
-        // A node that was cut off does not disturb the others when it comes back.
+        // A node that was cut off does not disturb the others when it returns.
         enable_pre_vote: Some(true),
-        // What the machine applied may not all be on disk: a restarted leader has to be elected again.
+        // The machine's applied state may not all be on disk: a restarted leader has to be elected again.
         enable_leader_restore: Some(false),
         ..Config::default()
     };

@@ -1,4 +1,4 @@
-//! The stream to one other node: frames of all groups, in batches both ways.
+//! The stream to one other node: frames of all groups, in batches in both directions.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,10 +30,10 @@ use tonic::{
 
 use crate::{addresses::AddressBook, metrics as names};
 
-/// The metadata that names the cluster: a node of another one that took over an address is refused.
+/// The metadata key for the cluster's name: a node of another cluster that took over an address is refused.
 pub(crate) const CLUSTER_KEY: &str = "carillon-cluster";
 
-/// Calls that wait for the stream. When it is full, the group that calls waits, up to its deadline.
+/// Calls that wait for the stream. When the queue is full, the calling group waits, up to its deadline.
 const QUEUE: usize = 1024;
 const OPEN_DEADLINE: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -51,7 +51,7 @@ pub(crate) enum LinkError {
     Refused { node: u64, why: String },
 }
 
-/// The links to all other nodes, made when they are first used.
+/// The links to all other nodes, each made on first use.
 #[derive(Clone)]
 pub(crate) struct RaftLinks {
     inner: Arc<Inner>,
@@ -92,7 +92,7 @@ struct Call {
 pub(crate) type Client = RaftClient<InterceptedService<Channel, AddToken>>;
 
 impl RaftLinks {
-    /// None if the cluster's name can't be carried, which a valid one can.
+    /// `None` if the cluster's name can't be a metadata value; a valid name can.
     pub(crate) fn new(book: AddressBook, cluster: &str, security: PeerSecurity, tasks: Tasks) -> Option<Self> {
         let cluster = cluster.parse().ok()?;
         let inner = Inner { book, cluster, security, tasks, links: Mutex::new(HashMap::new()) };
@@ -103,12 +103,12 @@ impl RaftLinks {
         &self.inner.book
     }
 
-    /// The link to this node, at whatever address it has.
+    /// The link to this node, whatever its address is.
     pub(crate) fn to(&self, node: u64) -> RaftLink {
         self.inner.links.lock().entry(node).or_insert_with(|| self.start(node)).clone()
     }
 
-    /// A client on a connection of its own.
+    /// A client with a connection of its own.
     pub(crate) fn client(&self, address: &str) -> Result<Client, String> {
         let channel = self.inner.security.channel(address).map_err(|error| error.to_string())?;
         let limit = carillon_proto::limits::MAX_NODE_MESSAGE_BYTES;
@@ -138,7 +138,7 @@ impl RaftLink {
         timeout(deadline, answer).await.unwrap_or(Err(LinkError::TimedOut { node: self.node, deadline }))
     }
 
-    /// Calls; calls of one caller reach the other node in the order in which they were sent.
+    /// Sends a call. Calls of one caller reach the other node in order.
     pub(crate) async fn send(&self, route: Route, body: Body) -> Result<Reply, LinkError> {
         let (reply, answer) = oneshot::channel();
         self.calls.send(Call { route, body, reply }).await.map_err(|_| self.gone())?;
@@ -165,15 +165,15 @@ impl RaftLink {
     }
 }
 
-/// Tells of a node that can't be reached: when it is lost, once more when it stays away, and when it is back. openraft tells
-/// each heartbeat of each shard that did not arrive, which says no more.
+/// Logs that a node can't be reached: when it is lost, again if it stays away, and when it is back. openraft logs each
+/// lost heartbeat of each shard, which adds nothing.
 #[derive(Default)]
 struct Away {
     since: Option<Instant>,
     told: bool,
 }
 
-/// A node that is started anew is back by then.
+/// A restarted node is back within this time.
 const LONG_AWAY: Duration = Duration::from_secs(60);
 
 impl Away {
@@ -182,7 +182,7 @@ impl Away {
         *self = Self::default();
     }
 
-    /// True if it is told as a warning.
+    /// True if this was logged as a warning.
     fn failed(&mut self, node: u64, address: &str, why: &str, now: Instant) -> bool {
         let Some(since) = self.since else {
             self.since = Some(now);
@@ -238,7 +238,7 @@ impl Runner {
             };
             metrics::counter!(names::PEER_DISCONNECTS).increment(1);
             away.failed(self.node, &address, &why, Instant::now());
-            // Whoever waited for the stream learns at once that it is not there, until the next try.
+            // Calls that wait for the stream fail at once, until the next attempt.
             let wake = Instant::now() + pause::around(pause);
             let error = LinkError::Unreachable { node: self.node, why };
             loop {
@@ -266,7 +266,7 @@ impl Runner {
         Ok((out, response.map_err(|status| describe(&status))?.into_inner()))
     }
 
-    /// Until the stream breaks; None when nobody calls any more.
+    /// Runs until the stream breaks; returns `None` when there are no callers any more.
     async fn carry(
         &mut self,
         out: mpsc::Sender<RaftFrames>,
@@ -321,22 +321,22 @@ impl Runner {
             // The caller may have given up.
             let _ = reply.send(Err(LinkError::Unreachable { node: self.node, why: why.clone() }));
         }
-        // A server that takes and breaks the stream at once is not to be asked in a loop.
+        // Prevents a busy loop with a server that accepts the stream and breaks it at once.
         sleep(FIRST_PAUSE).await;
         Some(why)
     }
 }
 
-/// Resolves when the node has another address than this one. Never ends otherwise.
+/// Resolves when the node has another address than this one; pending otherwise.
 async fn moved(addresses: &mut watch::Receiver<HashMap<u64, Arc<str>>>, node: u64, from: &str) {
     let elsewhere = |known: &HashMap<u64, Arc<str>>| known.get(&node).is_some_and(|address| **address != *from);
     if addresses.wait_for(elsewhere).await.is_err() {
-        // The book is part of the links, and so lives longer.
+        // The address book belongs to the links, and so lives longer.
         std::future::pending::<()>().await;
     }
 }
 
-/// Takes what one message carries.
+/// Takes as many frames as one message carries.
 pub(crate) fn next_message(waiting: &mut VecDeque<RaftFrame>) -> Vec<RaftFrame> {
     let mut bytes = 0;
     let mut frames = Vec::new();

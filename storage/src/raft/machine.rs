@@ -1,4 +1,4 @@
-//! openraft's state machine on a shard's machine, with its snapshots.
+//! openraft's state machine on top of a shard's machine, with its snapshots.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -30,10 +30,10 @@ const APPLY_BYTES: usize = 1 << 20;
 
 type Sync = Arc<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
 
-/// What the shards of a node share.
+/// Shared by the shards of a node.
 #[derive(Clone)]
 pub(crate) struct NodeShare {
-    /// How many snapshots this node makes at a time.
+    /// Limits the number of snapshots that this node makes at a time.
     pub(crate) building: Arc<Semaphore>,
     pub(crate) pace: Arc<ApplyPace>,
 }
@@ -41,11 +41,11 @@ pub(crate) struct NodeShare {
 /// One shard's machine and its snapshots.
 pub(crate) struct ShardMachine {
     shard: ShardId,
-    /// The lock is never waited for: openraft asks one thing at a time.
+    /// The lock is never contended: openraft calls one method at a time.
     machine: Arc<Mutex<Box<dyn Machine>>>,
     sync: Sync,
     snapshots: Arc<SnapshotDir>,
-    /// As the machine keeps it.
+    /// As stored by the machine.
     applied: Applied,
     node: NodeShare,
     /// Closed when the machine is dropped: openraft's core does not notice that its worker panicked.
@@ -72,7 +72,7 @@ impl ShardMachine {
         })
     }
 
-    /// Closed when the machine has ended, in whatever way.
+    /// Closed when the machine has ended, for whatever reason.
     pub(crate) fn alive(&self) -> watch::Receiver<()> {
         self.alive.subscribe()
     }
@@ -85,7 +85,7 @@ impl ShardMachine {
         let machine = Arc::clone(&self.machine);
         let entries = batch.entries;
         let count = entries.len();
-        // sled waits for its disk now and then, and directory commands are few.
+        // sled sometimes waits for its disk, and directory commands are few.
         let outcomes = if self.shard.kind == ShardKind::Timeline && self.node.pace.is_quick(start) {
             machine.lock().apply(&entries, &encoded)?
         } else {
@@ -172,7 +172,7 @@ impl RaftStateMachine<Types> for ShardMachine {
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         let building = Arc::clone(&self.node.building);
-        // Not forced: another shard is at it, the next try will come.
+        // Not forced: another shard is building one, and there will be another attempt.
         let permit = if force { building.acquire_owned().await.ok()? } else { building.try_acquire_owned().ok()? };
         let machine = Arc::clone(&self.machine);
         let view = blocking(move || machine.lock().snapshot().map(Mutex::new)).await;
@@ -197,7 +197,8 @@ impl RaftStateMachine<Types> for ShardMachine {
         let (last, encoded) = (meta.last_log_id.map(log_id_to_pb), meta_to_pb(meta).encode_to_vec());
         blocking(move || {
             snapshot.verify()?;
-            // First the file: should the machine be left half restored, the next start does it again from there.
+            // The file comes first: if the machine is left half restored, the next start restores it again from the
+            // file.
             let snapshot = snapshots.adopt(&snapshot, last)?;
             machine.lock().restore(&mut snapshot.records()?, &encoded)?;
             sync()
@@ -220,7 +221,7 @@ impl RaftStateMachine<Types> for ShardMachine {
     }
 }
 
-/// Writes a view of the machine to a file, while the machine goes on.
+/// Writes a view of the machine to a file while the machine continues.
 pub(crate) struct Builder {
     view: Option<io::Result<View>>,
     meta: SnapshotMeta,
@@ -229,7 +230,7 @@ pub(crate) struct Builder {
     _permit: OwnedSemaphorePermit,
 }
 
-/// In a lock only because openraft wants what it holds to be shareable.
+/// The lock is there only because openraft requires its contents to be `Sync`.
 type View = Mutex<Box<dyn Iterator<Item = Record> + Send>>;
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -241,7 +242,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let (meta, snapshots, sync) = (meta_to_pb(&self.meta), Arc::clone(&self.snapshots), Arc::clone(&self.sync));
         let (meta, snapshot) = blocking(move || {
             let written = snapshots.write(meta, &mut view.into_inner())?;
-            // openraft purges the log up to the snapshot next: what was applied from it must be on disk by then.
+            // openraft then purges the log up to the snapshot: the applied entries must be on disk by then.
             sync()?;
             Ok(written)
         })
@@ -254,6 +255,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    // An error is a panic: the machine is not to be trusted any more, and openraft stops the shard.
+    // An error is a panic: the machine is no longer trusted, and openraft stops the shard.
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

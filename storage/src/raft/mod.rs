@@ -13,9 +13,9 @@
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
 //! ```
 
-/// What openraft may log: it warns of each heartbeat of each shard that a stopped node does not take, which is told here,
-/// once; and it calls it an error when another node asks a shard that has stopped (one that stops by itself ends the
-/// process).
+/// Log levels for openraft. It warns about each heartbeat of each shard that a stopped node does not take, which is
+/// logged here once; and it logs an error when another node calls a shard that has stopped (a shard that stops by
+/// itself ends the process).
 pub(crate) const LOG_LEVELS: &str = "openraft=error,openraft::raft::raft_inner=off";
 
 mod applied;

@@ -1,4 +1,4 @@
-//! openraft's network on the links between nodes.
+//! openraft's network on top of the links between nodes.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -33,20 +33,20 @@ use super::{
 };
 use crate::{metrics as names, snapshot::SnapshotFile};
 
-/// Appends on their way to one follower of one group. More wait until the first is answered.
+/// Appends in flight to one follower of one group. More wait until the first one is answered.
 const PIPELINE: usize = 16;
-/// A follower that is slower than this with its disk counts as gone.
+/// A follower whose disk is slower than this counts as unreachable.
 const APPEND_DEADLINE: Duration = Duration::from_secs(3);
-/// Pieces in which a snapshot is sent.
+/// Size of the pieces in which a snapshot is sent.
 const PIECE_BYTES: usize = 1 << 20;
-/// A whole snapshot. A connection that broke is noticed long before.
+/// Deadline of a whole snapshot. A broken connection is noticed long before.
 pub(super) const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Makes the clients of one replica.
 pub(crate) struct Network {
     links: RaftLinks,
     group: u64,
-    /// The replica here.
+    /// The id of the local replica.
     own: u64,
 }
 
@@ -100,7 +100,7 @@ impl RaftNetworkV2<Types> for Peer {
     {
         let this = Arc::new(self.clone());
         let sender = Arc::clone(&this);
-        // Sent one after the other, answered whenever, reported in order.
+        // Sent in order, answered in any order, reported in order.
         let sent = input.then(move |request| send_append(Arc::clone(&sender), request));
         let answered = sent.map(move |sent| await_append(Arc::clone(&this), sent));
         let in_order = Box::pin(answered.buffered(PIPELINE));
@@ -169,7 +169,7 @@ impl RaftNetworkV2<Types> for Peer {
 
 impl Peer {
     async fn ask_vote(&self, body: Body, option: RPCOption) -> Rpc<VoteResponse<Types>> {
-        // All of the time that openraft waits: on a slow disk a vote needs it.
+        // Uses all of the time that openraft allows: on a slow disk a vote needs it.
         match self.link.call(self.route, body, option.hard_ttl()).await {
             Ok(Body::VoteReply(reply)) => vote_reply_from_pb(reply).map_err(unusable),
             Ok(_) => Err(unusable(Missing("a vote reply"))),
@@ -206,7 +206,7 @@ impl Peer {
             LinkError::TimedOut { deadline, .. } => {
                 Timeout { action, id: self.route.from, target: self.route.to, timeout: deadline }.into()
             }
-            // It answers, but can't serve this group now: asking again at once would not help.
+            // The node answers, but can't serve this group now: an immediate retry would not help.
             LinkError::Refused { .. } => Unreachable::new(&error).into(),
         }
     }
@@ -232,7 +232,7 @@ fn read_pieces(
     Ok(())
 }
 
-/// An append on its way, with the log ids before its first and of its last entry.
+/// An append in flight, with the log ids before its first entry and of its last entry.
 struct Sent {
     previous: Option<LogId>,
     last: Option<LogId>,
@@ -247,7 +247,7 @@ async fn send_append(peer: Arc<Peer>, request: AppendEntriesRequest<Types>) -> S
     Sent { previous, last, reply }
 }
 
-/// The result for openraft, and whether what was sent behind it can succeed.
+/// The result for openraft, and whether appends sent behind it can succeed.
 async fn await_append(peer: Arc<Peer>, sent: Sent) -> (Rpc<StreamAppendResult<Types>>, bool) {
     let answer = match sent.reply {
         Ok(reply) => timeout(APPEND_DEADLINE, peer.link.answer(reply)).await.unwrap_or_else(|_| Err(peer.timed_out())),

@@ -1,7 +1,7 @@
-//! The channel in which openraft tells the newest value of something.
+//! The channel by which openraft publishes the newest value of something.
 //!
-//! The core of each group sends in seven of them at each turn, and hardly ever does anybody wait. tokio's channel then looks at
-//! eight lists of waiters; this one looks at one.
+//! The core of each group sends to seven of them at each turn, and hardly ever is there a waiting receiver. tokio's
+//! channel then looks at eight lists of waiters; this one looks at one.
 
 use std::{
     pin::pin,
@@ -23,22 +23,22 @@ pub(crate) struct Newest;
 
 struct Shared<T> {
     value: RwLock<T>,
-    /// How often it was sent. Changes while the value is locked for writing.
+    /// Counts the sends. Changes while the value is locked for writing.
     version: AtomicU64,
-    /// The last sender has gone.
+    /// The last sender is gone.
     closed: AtomicBool,
-    /// Woken after each of these changes.
+    /// Notified after each of these changes.
     changed: Notify,
 }
 
-/// Held by the senders together; each receiver holds what is in it.
+/// Shared by the senders; each receiver holds what is inside.
 struct Senders<T>(Arc<Shared<T>>);
 
 pub(crate) struct Sender<T>(Arc<Senders<T>>);
 
 pub(crate) struct Receiver<T> {
     shared: Arc<Shared<T>>,
-    /// The version that was seen last.
+    /// The version seen last.
     seen: u64,
 }
 
@@ -69,7 +69,7 @@ impl<T: OptionalSend + OptionalSync> WatchSender<Newest, T> for Sender<T> {
             old = Some(std::mem::replace(current, value));
             true
         });
-        // What it had is dropped when nobody is locked out any more.
+        // The old value is dropped after the lock is released.
         drop(old);
         Ok(())
     }
@@ -103,9 +103,9 @@ impl<T: OptionalSend + OptionalSync> WatchSender<Newest, T> for Sender<T> {
 impl<T: OptionalSend + OptionalSync> WatchReceiver<Newest, T> for Receiver<T> {
     async fn changed(&mut self) -> Result<(), RecvError> {
         loop {
-            // Woken by whatever happens after it was made, so before the looks at the channel.
+            // Notified by anything that happens after it was created, so it is created before the channel is looked at.
             let woken = pin!(self.shared.changed.notified());
-            // Before the version: what was sent last is told before the end.
+            // Read before the version: the last value is delivered before the end.
             let closed = self.shared.closed.load(Ordering::SeqCst);
             let version = self.shared.version.load(Ordering::SeqCst);
             if version != self.seen {

@@ -1,18 +1,18 @@
-//! Whether the engines of this node are as quick as they should be.
+//! Tracks whether the engines of this node are as fast as they should be.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-/// An engine that took longer has stopped its writers, or its disk is slow.
+/// An engine call that takes longer means that the engine has stalled its writers, or that its disk is slow.
 const SLOW: Duration = Duration::from_millis(20);
-/// For so long after that it is not trusted.
+/// How long an engine is not trusted after a slow call.
 const DOUBT: Duration = Duration::from_secs(1);
 
-/// Shared by the shards of a node, whose engines have one disk. While they are quick, entries are applied where they
-/// are; while they are not, on threads that may wait: a slow engine holds up what else a thread does once, not again
-/// and again.
+/// Shared by the shards of a node, whose engines share one disk. While the engines are fast, entries are applied on the
+/// async thread; otherwise on threads that may block. A slow engine so holds up the thread's other work once, not
+/// repeatedly.
 pub(crate) struct ApplyPace {
     began: Instant,
     /// Milliseconds since `began`.

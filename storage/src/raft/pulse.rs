@@ -1,11 +1,11 @@
-//! The pulse of a node: one task that sends the heartbeats of all shards which the node leads, and sees to it that those
-//! which it follows are watched.
+//! The pulse of a node: one task that sends the heartbeats of all shards that the node leads, and makes sure that the
+//! leaders of the others are watched.
 //!
-//! Left to itself, each group of openraft wakes some 33 times a second, to see whether it is time for a heartbeat or for an
-//! election. Here the groups of a node are looked at together, once in each heartbeat interval: those that are led here send
-//! their heartbeats at the same time, so that they travel to each other node in one message; one whose leader was heard
-//! lately sleeps. A group looks at its own clock only from when its leader has been silent for a while. Elections begin when
-//! they always did: the silence that wakes a group is shorter than the one after which it asks for votes.
+//! By default each openraft group wakes some 33 times a second to check whether a heartbeat or an election is due. Here
+//! all groups of a node are checked together, once each heartbeat interval: the groups led here send their heartbeats
+//! at the same time, so that they travel to each other node in one message; a group whose leader was heard lately
+//! sleeps. A group checks its own clock only after its leader has been silent for a while. Elections begin at the same
+//! time as by default: the silence that wakes a group is shorter than the one after which it asks for votes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +17,13 @@ use tokio::{
 
 use crate::{cluster::Serving, shard::Shard};
 
-/// What a group is at the moment.
+/// The present role of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Its only member.
     Alone,
     Leads,
-    /// Has a leader, which was heard so long ago.
+    /// Has a leader, last heard this long ago.
     Follows {
         silence: Duration,
     },
@@ -31,7 +31,7 @@ pub(super) enum Role {
     Seeks,
 }
 
-/// The need of a group at this beat.
+/// What a group needs at this beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Rest,
@@ -52,7 +52,7 @@ fn need(role: Role, patience: Duration) -> Need {
 /// Runs as long as the node. `every`: the heartbeat interval.
 pub(crate) async fn beat(serving: Arc<Serving>, every: Duration) {
     let Some(cluster) = serving.get() else { return };
-    // With one interval more it is less than what an election waits for, which is four at least.
+    // With one interval more this is less than the election timeout, which is at least four.
     let patience = every * 5 / 2;
     let mut pulse = interval(every);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -61,8 +61,8 @@ pub(crate) async fn beat(serving: Arc<Serving>, every: Duration) {
         for group in cluster.shards().values().map(Shard::group) {
             let need = need(group.role(), patience);
             group.raft().runtime_config().tick(need == Need::Ticks);
-            // When the group has no room for the word now, others are not to wait: it is busy, and what it sends to its
-            // followers counts as heartbeats. Should it have stopped, this is told elsewhere.
+            // If the group's queue is full, the others must not wait for it: the group is busy, and its appends count
+            // as heartbeats. A stopped group is reported elsewhere.
             if need == Need::Heartbeat && unconstrained(group.raft().trigger().heartbeat()).now_or_never().is_none() {
                 tracing::debug!(shard = %group.shard(), "no room for a heartbeat");
             }

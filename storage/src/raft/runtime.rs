@@ -1,4 +1,4 @@
-//! openraft's runtime: tokio, but for the channels in which it tells what it knows.
+//! openraft's runtime: tokio, except for the channels by which openraft publishes its state.
 
 use std::{future::Future, time::Duration};
 
@@ -6,7 +6,7 @@ use openraft::{AsyncRuntime, OptionalSend};
 
 use super::newest::Newest;
 
-// The crate that it is deprecated in favour of is a part of openraft's own dependencies.
+// The crate that it is deprecated in favour of is a dependency of openraft itself.
 #[allow(deprecated)]
 type Tokio = openraft::impls::TokioRuntime;
 

@@ -1,4 +1,4 @@
-//! The gRPC service `Raft`: what other nodes ask of this one's groups.
+//! The gRPC service `Raft`: calls of other nodes to the groups of this one.
 
 use std::{
     collections::VecDeque,
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::cluster::Hosted;
 
-/// Frames of one stream that are being answered. When it is reached, the stream is not read: the other side waits.
+/// Frames of one stream that are being answered. At this number the stream is no longer read: the other side waits.
 const IN_FLIGHT: usize = 4096;
 
 /// Serves the groups once they are started.
@@ -49,9 +49,9 @@ struct Serving {
 }
 
 impl RaftService {
-    /// Starts to answer. The second call changes nothing.
+    /// Starts to answer. Later calls change nothing.
     pub(crate) fn serve(&self, cluster: String, hosted: Arc<Hosted>, tasks: Tasks) {
-        // It is one set of groups, which changes while the process runs.
+        // There is one set of groups, which changes while the process runs.
         let _ = self.serving.set(Serving { cluster, hosted, tasks });
     }
 
@@ -67,7 +67,7 @@ impl RaftService {
 }
 
 impl Serving {
-    /// The group's replica with this id. An earlier replica of this node has another id, and its votes are gone.
+    /// The group's replica with this id. An earlier replica of this node has another id, and its votes are lost.
     fn group(&self, group: u64, to: u64) -> Result<Arc<Group>, String> {
         let shard = ShardId::from_group(group).and_then(|shard| self.hosted.get(shard));
         let shard = shard.ok_or_else(|| format!("this node has no replica of group {group}"))?;
@@ -84,7 +84,7 @@ impl raft_server::Raft for RaftService {
 
     async fn stream(&self, request: Request<Streaming<RaftFrames>>) -> Result<Response<Self::StreamStream>, Status> {
         let tasks = self.check(&request)?.tasks.clone();
-        // When it is full, answers wait, and with them the reading of the stream.
+        // When it is full, answers wait, and so does the reading of the stream.
         let (out, answers) = mpsc::channel(16);
         let serving = Arc::clone(&self.serving);
         let incoming = request.into_inner();
@@ -114,8 +114,8 @@ async fn answer_frames(
     mut incoming: Streaming<RaftFrames>,
     out: mpsc::Sender<Result<RaftFrames, Status>>,
 ) {
-    // Polled first in the order in which they were pushed: so appends reach their group's core in the order of the
-    // stream. Should one ever be overtaken, openraft refuses it as a conflict and it is sent again.
+    // First polled in the order in which they were pushed, so appends reach their group's core in the order of the
+    // stream. If one is ever overtaken, openraft refuses it as a conflict, and it is sent again.
     let mut working = FuturesUnordered::new();
     let mut waiting: VecDeque<RaftFrame> = VecDeque::new();
     loop {

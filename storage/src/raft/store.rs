@@ -1,4 +1,4 @@
-//! openraft's log storage on one shard's log.
+//! openraft's log storage on top of one shard's log.
 
 use std::{
     fmt::Debug,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::log::ShardLog;
 
-/// Bytes of entries that are read at once to be sent; many such messages are on their way to each follower.
+/// Bytes of entries that are read at once to be sent; many such messages are in flight to each follower.
 const SEND_BYTES: usize = carillon_proto::limits::BATCH_BYTES;
 /// Bytes of entries that are read at once to be applied.
 const APPLY_BYTES: usize = 1 << 20;
@@ -108,7 +108,7 @@ impl RaftLogReader<Types> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let entries = read(&self.log, start, end, SEND_BYTES).await?;
-        // Purged meanwhile: what is left begins too late to be sent behind `start - 1`.
+        // Purged meanwhile: the remaining entries begin too late to be sent behind `start - 1`.
         if entries.first().is_some_and(|entry| entry.log_id.index > start) { Ok(Vec::new()) } else { Ok(entries) }
     }
 

@@ -1,4 +1,4 @@
-//! What openraft is told to work with.
+//! The types with which openraft is parametrised.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use openraft::{
 use super::runtime::Runtime;
 use crate::machine::Outcome;
 
-/// The place of a replica. openraft's node is a replica here; its node id is the replica's id.
+/// The place of a replica. An openraft node is a replica here; its node id is the replica's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// The storage node; 0: the one with the replica's number, as it was before replicas had ids.
+    /// The storage node. 0: the node with the replica's number, as before replicas had ids.
     pub(crate) node: u64,
     /// Address of that node when the replica was placed; used while no newer one is known.
     pub(crate) address: String,
@@ -67,11 +67,11 @@ pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Host, crate::snapsh
 #[derive(Default)]
 pub(crate) struct Commands {
     pub(crate) encoded: Bytes,
-    /// Called when the leader's core took the entry into its log, and so gave it its place.
+    /// Called when the leader's core has taken the entry into its log, which fixes its place.
     pub(crate) accepted: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
-/// Called with what became of a write, where that is known first. Dropped if the group stops before.
+/// Called with the result of a write as soon as it is known. Dropped if the group stops before.
 pub(crate) struct Outlet<T>(pub(super) Box<dyn FnOnce(T) + Send>);
 
 impl<T: Send + 'static> Responder<Types, T> for Outlet<T> {

@@ -9,7 +9,7 @@ use tracing::Span;
 use super::count_refusal;
 use crate::machine::Outcome;
 
-/// Given exactly one outcome: when it is dropped without, the asker is told that nothing is known.
+/// Takes exactly one outcome. If it is dropped without one, the asker is told that nothing is known.
 pub(crate) struct Responder {
     to: Option<To>,
     /// Ends with the answer.
@@ -21,13 +21,13 @@ enum To {
     Once(oneshot::Sender<Outcome>),
 }
 
-/// A reply on its way out; the request counts as in flight until it is dropped.
+/// A reply on its way out. The request counts as in flight until the reply is dropped.
 pub(crate) struct Reply {
     pub(crate) reply: StoreReply,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Makes the answers of one stream, of which only so many may be open.
+/// Makes the responders of one stream, with a bound on the open ones.
 pub(crate) struct Replies {
     in_flight: Arc<Semaphore>,
     replies: mpsc::Sender<Reply>,
@@ -35,7 +35,7 @@ pub(crate) struct Replies {
 
 impl Replies {
     pub(crate) fn new(in_flight: usize) -> (Self, mpsc::Receiver<Reply>) {
-        // As long as the permits: it is never full.
+        // As long as there are permits, so it is never full.
         let (replies, receiver) = mpsc::channel(in_flight);
         (Self { in_flight: Arc::new(Semaphore::new(in_flight)), replies }, receiver)
     }
@@ -63,7 +63,7 @@ impl Responder {
     }
 
     fn send(&mut self, outcome: Outcome) {
-        // Whoever asked may have gone.
+        // The asker may have gone.
         match self.to.take() {
             Some(To::Stream { id, replies, permit }) => {
                 let reply = StoreReply { id, result: Some(outcome) };

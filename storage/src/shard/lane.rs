@@ -1,4 +1,4 @@
-//! Lanes keep the order of writes over refusals: see `StoreRequest.lane`.
+//! Lanes keep the order of writes across refusals, see `StoreRequest.lane`.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use carillon_proto::ShardId;
 /// The lanes of one stream.
 #[derive(Default)]
 pub(crate) struct Lanes {
-    /// For each shard: one more than the highest lane that is closed.
+    /// For each shard: one more than the highest closed lane.
     closed: BTreeMap<ShardId, Arc<AtomicU64>>,
 }
 
-/// The place of one write.
+/// The lane of one write.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     number: u64,
@@ -35,7 +35,7 @@ impl Lane {
         self.closed.load(Ordering::Acquire) > self.number
     }
 
-    /// Closes it and all with a lower number.
+    /// Closes this lane and all lanes with lower numbers.
     pub(crate) fn close(&self) {
         self.closed.fetch_max(self.number.saturating_add(1), Ordering::AcqRel);
     }

@@ -1,4 +1,4 @@
-//! One shard as the services see it: a queue of writes, a queue of reads, and who leads.
+//! One shard as the services see it: a queue of writes, a queue of reads, and the leader.
 
 mod answer;
 mod lane;
@@ -36,7 +36,7 @@ use crate::{
 const QUEUE_COMMANDS: usize = 2000;
 const QUEUE_BYTES: usize = 4 << 20;
 const QUEUE_READS: usize = 2000;
-/// What is refused is not to come back at once.
+/// Refused requests should not return at once.
 const RETRY_AFTER_MS: u32 = 50;
 
 /// A handle to a shard of this node.
@@ -63,7 +63,7 @@ struct Write {
     waiting: Waiting,
 }
 
-/// Counts the bytes that wait.
+/// Counts the waiting bytes.
 struct Waiting {
     bytes: usize,
     all: Arc<AtomicUsize>,
@@ -126,7 +126,7 @@ impl Shard {
         wait(outcome).await
     }
 
-    /// Queues a read. It is answered by the leader, and sees all that was answered before it.
+    /// Queues a read. The leader answers it; it sees everything that was answered before it.
     pub(crate) fn read(&self, op: ReadOp, answer: Responder) {
         match self.inner.reads.try_send(reads::Read { op, answer }) {
             Ok(()) => {}
@@ -137,7 +137,7 @@ impl Shard {
 }
 
 impl Write {
-    /// Refused: what follows in its lane is refused, too, so that a repeat comes before it.
+    /// Also refuses the following writes of its lane, so that a repeat comes before them.
     fn refuse(self, why: Why) {
         if let Some(lane) = &self.lane {
             lane.close();
@@ -167,7 +167,7 @@ fn stopping() -> Why {
 fn not_proposed(error: ProposeError) -> Why {
     match error {
         ProposeError::NotLeader { leader } => Why::NotLeader(NotLeader { leader: leader.unwrap_or_default() }),
-        // It has led for a while without hearing from a majority: perhaps another one does by now.
+        // It has led for a while without hearing from a majority: another node may lead by now.
         ProposeError::NotYet => Why::NotLeader(NotLeader { leader: String::new() }),
         ProposeError::Unknown(why) => Why::Unknown(Unknown { why }),
     }

@@ -1,4 +1,4 @@
-//! What a program of a level after this one's might do. See `Storage::open_at_level`.
+//! Imitates a program with a higher level than this one. See `Storage::open_at_level`.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::Level;

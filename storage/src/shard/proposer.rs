@@ -1,12 +1,12 @@
-//! Turns the writes that wait into Raft entries, many in flight, without ever changing their order.
+//! Turns the waiting writes into Raft entries, many in flight, without ever changing their order.
 //!
-//! Order across failures. Entries are proposed one after the other: the next one only when the last one has its place
-//! in the log. All that are in flight were proposed in one era, one time of leading; openraft refuses the era's
-//! entries once it is over. So an entry can succeed only if those proposed before it did, or were answered, and closed
-//! their lanes, before it was proposed.
+//! Order across failures: entries are proposed one after the other, the next one only when the last one has its place
+//! in the log. All entries in flight were proposed in one leader term; openraft refuses the entries of a term that is
+//! over. So an entry can succeed only if those proposed before it succeeded, or were answered, and closed their lanes,
+//! before it was proposed.
 //!
-//! Who waits for an entry is answered by the group itself, in the order of the log, without a turn of the proposer, which is
-//! woken only when it may go on.
+//! The group itself answers the callers of an entry, in the order of the log, without a turn of the proposer, which is
+//! woken only when it may continue.
 
 mod flight;
 #[cfg(feature = "planted-bugs")]
@@ -37,10 +37,10 @@ use crate::{
 
 /// Entries in flight. More wait in the queue.
 const IN_FLIGHT: usize = 32;
-/// Entries in flight behind which only a full one is proposed: what comes meanwhile becomes one entry, not many small
-/// ones that each cost a round to the other nodes.
+/// With this many entries in flight, only a full entry is proposed: small writes collect in one entry instead of
+/// costing a network round each.
 const IN_FLIGHT_SMALL: usize = 2;
-/// A leader that is new gets its first answer of a majority in this time, or it won't.
+/// A new leader gets its first answer from a majority within this time, or not at all.
 const PATIENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -51,11 +51,11 @@ pub(super) struct Proposer {
     queue: mpsc::Receiver<Write>,
     waiting: VecDeque<Write>,
     flight: Arc<Flight>,
-    /// That of what is in flight.
+    /// The leader term in which the entries in flight were proposed.
     era: Option<LeaderTerm>,
     /// The last entry found no place in the log.
     refused: bool,
-    /// Since when none does.
+    /// Since when entries have found no place.
     refused_since: Option<Instant>,
     #[cfg(feature = "planted-bugs")]
     reader: super::Reader,
@@ -105,7 +105,7 @@ impl Proposer {
         }
     }
 
-    /// With fewer entries than this in flight, what waits may be proposed.
+    /// The waiting writes may be proposed when fewer entries than this are in flight.
     fn limit(&self) -> usize {
         if self.waiting.is_empty() {
             0
@@ -116,7 +116,7 @@ impl Proposer {
         }
     }
 
-    /// Proposes one entry. It has its place in the log, or comes back, when the flight says so.
+    /// Proposes one entry. The flight reports that it has its place in the log, or that it comes back.
     async fn propose(&mut self) {
         if !mem::take(&mut self.refused) {
             self.refused_since = None;
@@ -141,19 +141,19 @@ impl Proposer {
         self.group.propose(era, encoded, || place.given(), |result| landing.land(result)).await;
     }
 
-    /// These found no place in the log.
+    /// Handles writes that found no place in the log.
     async fn again(&mut self, writes: Vec<Write>, error: ProposeError) {
         self.refused = true;
         for write in writes.into_iter().rev() {
             self.waiting.push_front(write);
         }
         if matches!(error, ProposeError::NotLeader { .. }) {
-            // The era is over, or has not begun. Their lanes must be closed before anything is proposed in another one.
+            // The term is over, or has not begun. Its lanes must be closed before anything is proposed in another term.
             self.flight.below(1).await;
             if self.group.era().ok() != self.era {
                 return;
             }
-            // It is handing its leadership over; the group tells so only when that is done.
+            // The leader is handing over; the group reports it only when that is done.
             return self.wait_or_refuse(ProposeError::NotLeader { leader: None }).await;
         }
         self.wait_or_refuse(error).await;
@@ -178,7 +178,7 @@ fn fill_an_entry(waiting: &VecDeque<Write>) -> bool {
     waiting.len() >= ENTRY_COMMANDS || waiting.iter().map(|write| write.command.len()).sum::<usize>() >= ENTRY_BYTES
 }
 
-/// Takes what fits one entry; what stands in a closed lane is answered.
+/// Takes what fits in one entry; writes of closed lanes are answered.
 fn next_entry(waiting: &mut VecDeque<Write>) -> Vec<Write> {
     let mut bytes = 0;
     let mut writes = Vec::with_capacity(waiting.len().min(ENTRY_COMMANDS));

@@ -1,4 +1,4 @@
-//! Answers reads in batches: one question to the group for all that wait.
+//! Answers reads in batches: one question to the group for all waiting reads.
 
 use std::{
     io,
@@ -30,14 +30,14 @@ const CONCURRENT: usize = 8;
 /// How long a read waits for the leader to hear from a majority and to apply what was committed.
 const WAIT: Duration = Duration::from_millis(1500);
 
-/// What is read from.
+/// The reader of a shard.
 #[derive(Clone)]
 pub(crate) enum Reader {
     Directory(DirectoryReader),
     Timeline(TimelineReader),
 }
 
-/// What is asked.
+/// The operation of a read.
 #[derive(Debug, Clone)]
 pub(crate) enum ReadOp {
     Timeline(ReadTimeline),
@@ -93,7 +93,7 @@ async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<R
         return;
     }
     metrics::reads_begun(kind, batch.len());
-    // The disk may be asked. Should a read panic, the answers that are dropped say that nothing is known.
+    // The read may block on the disk. If it panics, the dropped responders say that nothing is known.
     let work = tokio::task::spawn_blocking(move || {
         for Read { op, answer } in batch {
             let read = reader.read(&op);
@@ -118,7 +118,7 @@ async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<R
 }
 
 impl Reader {
-    /// By which the commands of the shard are read, as far as they are applied.
+    /// The level by which the shard's applied commands are read.
     pub(crate) fn level(&self) -> Level {
         match self {
             Self::Directory(reader) => reader.level(),
@@ -126,7 +126,7 @@ impl Reader {
         }
     }
 
-    /// None: there is nothing of the kind in this shard.
+    /// `None`: this shard has nothing of the kind.
     fn read(&self, op: &ReadOp) -> io::Result<Option<Outcome>> {
         let found = || {
             Ok(Some(match (self, op) {

@@ -13,17 +13,17 @@ use parking_lot::Mutex;
 use super::{SnapshotFile, damaged, writer};
 use crate::machine::Record;
 
-/// The snapshots of one shard: the last one, and those that are being made. All methods block.
+/// The snapshots of one shard: the last one, and those being made. All methods block.
 pub(crate) struct SnapshotDir {
     dir: PathBuf,
     name: String,
     group: u64,
-    /// The log id that the last one reaches to. Held while a file takes its place.
+    /// The log id that the last snapshot reaches to. Held while a file takes its place.
     last: Mutex<Option<LogId>>,
     temporary: AtomicU64,
 }
 
-/// A snapshot that is coming in from another node. What was not finished is removed.
+/// A snapshot arriving from another node. Removed if it is not finished.
 pub(crate) struct Receiving {
     file: File,
     path: PathBuf,
@@ -31,7 +31,7 @@ pub(crate) struct Receiving {
 }
 
 impl SnapshotDir {
-    /// Removes what an earlier process left unfinished.
+    /// Removes unfinished files of an earlier process.
     pub(crate) fn open(dir: &Path, name: String, group: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let prefix = format!("{name}.tmp-");
@@ -60,7 +60,7 @@ impl SnapshotDir {
         Ok(Some((meta, file)))
     }
 
-    /// Makes a new one and returns the last one: this, unless a newer one came in meanwhile.
+    /// Makes a new snapshot and returns the last one: this one, unless a newer one arrived meanwhile.
     pub(crate) fn write(
         &self,
         meta: SnapshotMeta,
@@ -73,13 +73,13 @@ impl SnapshotDir {
         self.current()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
-    /// A new file for a snapshot that is sent by another node.
+    /// A new file for a snapshot sent by another node.
     pub(crate) fn receive(&self) -> io::Result<Receiving> {
         let path = self.temporary();
         Ok(Receiving { file: File::create_new(&path)?, path, finished: false })
     }
 
-    /// Makes this checked file the last one.
+    /// Makes this checked file the last snapshot.
     pub(crate) fn adopt(&self, file: &SnapshotFile, last: Option<LogId>) -> io::Result<SnapshotFile> {
         if file.path() == self.path() {
             return Ok(file.clone());
@@ -121,7 +121,7 @@ impl SnapshotDir {
             return fs::remove_file(path);
         }
         fs::rename(path, self.path())?;
-        // The name is on disk only when the folder is.
+        // The name is on disk only when the folder is synced.
         File::open(&self.dir)?.sync_all()?;
         *current = last;
         Ok(())

@@ -21,7 +21,7 @@ const MAGIC: &[u8; 8] = b"CRLNSNP\x02";
 const MAGIC_1: &[u8; 8] = b"CRLNSNP\x01";
 /// Raw bytes after which a block is closed.
 const BLOCK_BYTES: usize = 1 << 20;
-/// A block is not longer than this, unless the file is damaged: the longest record, and the block before it.
+/// Longest block of an intact file: the longest record, and the block before it.
 const MAX_BLOCK_BYTES: usize = 64 << 20;
 
 fn damaged(what: &str) -> std::io::Error {

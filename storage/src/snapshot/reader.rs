@@ -37,7 +37,7 @@ impl SnapshotFile {
         self.len
     }
 
-    /// Up to `max` bytes from `offset` on, to be sent as they are.
+    /// Up to `max` raw bytes from `offset` on, to be sent.
     pub(crate) fn piece(&self, offset: u64, max: usize) -> io::Result<Vec<u8>> {
         let mut piece = vec![0; max.min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(max))];
         self.file.read_exact_at(&mut piece, offset)?;
@@ -49,7 +49,7 @@ impl SnapshotFile {
         read_header(&mut self.reader())
     }
 
-    /// Reads all of it: is every byte as it was written?
+    /// Reads the whole file and checks every block.
     pub(crate) fn verify(&self) -> io::Result<(u64, SnapshotMeta)> {
         let header = self.header()?;
         for record in self.records()? {
@@ -69,7 +69,7 @@ impl SnapshotFile {
     }
 }
 
-/// The records of a file, each block checked before it is used. Ends after the first error.
+/// The records of a file; each block is checked before use. Ends after the first error.
 pub(crate) struct Records {
     reader: BufReader<ReadAt>,
     block: Vec<u8>,
@@ -175,7 +175,7 @@ fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
     Ok(u32::from_le_bytes(bytes))
 }
 
-/// Reads at its own offset, so that many can read one file at a time.
+/// Reads at its own offset, so that many readers can share one file.
 struct ReadAt {
     file: Arc<File>,
     offset: u64,

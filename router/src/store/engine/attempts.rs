@@ -1,4 +1,4 @@
-//! What is sent to which node, what comes of it, and what is tried again.
+//! What is sent to which node, what comes of it, and what is retried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use super::{Attempt, Engine, READ_TRY, READ_WINDOW, Read, StreamId, What};
 use crate::store::StoreFailure;
 
 impl<A> Engine<A> {
-    /// Sends what may be sent. Call it after a batch of inputs.
+    /// Sends everything that may be sent. To be called after a batch of inputs.
     pub(in crate::store) fn flush(&mut self, now: Instant) {
         // In the order of shards, each once.
         let mut news = std::mem::take(&mut self.news);
@@ -62,7 +62,7 @@ impl<A> Engine<A> {
 
     pub(in crate::store) fn stream_up(&mut self, address: &str, stream: StreamId) {
         self.streams.insert(address.to_owned(), stream);
-        // There is hope again.
+        // A new stream: retry without back-off.
         self.shards.values_mut().for_each(|shard| shard.failures = 0);
     }
 
@@ -89,7 +89,7 @@ impl<A> Engine<A> {
     }
 
     pub(in crate::store) fn reply(&mut self, reply: StoreReply, now: Instant) {
-        // An attempt that was given up.
+        // The attempt was given up.
         let Some(Attempt { shard: id, what, stream }) = self.attempts.remove(&reply.id) else { return };
         self.has_news(id);
         let Some(shard) = self.shards.get_mut(&id) else { return };
@@ -127,7 +127,7 @@ impl<A> Engine<A> {
                 if let Some(op) = shard.give_back(what) {
                     let failure = match op.tries {
                         0 | 1 => StoreFailure::Full { shard: id, retry_after_ms: full.retry_after_ms },
-                        // An earlier try may have been carried out.
+                        // An earlier attempt may have been carried out.
                         _ => StoreFailure::Expired { shard: id },
                     };
                     self.end(op, Err(failure));
@@ -140,12 +140,12 @@ impl<A> Engine<A> {
                 let wait = shard.backoff();
                 wait.max(Duration::from_millis(busy.retry_after_ms.min(5000).into()))
             }
-            // The refusal that closed the lane says how long to wait.
+            // The refusal that closed the lane gives the wait.
             Some(Why::LaneClosed(_)) => Duration::ZERO,
-            // Another node has a replica: who, the next view of the registry tells.
+            // Another node has a replica; the next view of the registry tells which.
             Some(Why::NotHere(_) | Why::Unknown(_)) | None => {
                 let asked = shard.leader.as_ref().and_then(|leader| self.streams.get(leader));
-                // The rest of a batch says the same as its first, after which the next node is asked.
+                // The rest of a batch says the same as its first reply, after which the next node is asked.
                 if asked.is_some_and(|asked| *asked != stream) {
                     Duration::ZERO
                 } else {
@@ -160,7 +160,7 @@ impl<A> Engine<A> {
         self.reopen(id, now);
     }
 
-    /// The stream's queue is full: as if the node had said so.
+    /// The stream's queue is full: handled as a refusal by the node.
     pub(in crate::store) fn not_sent(&mut self, id: u64, now: Instant) {
         let Some(Attempt { shard: shard_id, what, .. }) = self.attempts.remove(&id) else { return };
         self.has_news(shard_id);
@@ -174,7 +174,7 @@ impl<A> Engine<A> {
 
     /// Time has passed.
     pub(in crate::store) fn tick(&mut self, now: Instant) {
-        // What ends in one shard begins nothing in another.
+        // What ends in one shard starts nothing in another.
         let busy = self.shards.iter().filter(|(_, shard)| !shard.lane.is_idle() || !shard.reads.is_empty());
         let busy: Vec<ShardId> = busy.map(|(id, _)| *id).collect();
         for id in busy {
@@ -221,7 +221,7 @@ impl<A> Engine<A> {
         let Some(shard) = self.shards.get_mut(&id) else { return };
         if shard.lane.reopen(now) {
             self.effects.lanes_reopened += 1;
-            // Answers to the older lanes are not waited for any more.
+            // Answers to older lanes are no longer waited for.
             let current = shard.lane.number();
             self.attempts.retain(|_, attempt| match attempt.what {
                 What::Write { lane, .. } => attempt.shard != id || lane >= current,

@@ -10,17 +10,17 @@ pub(crate) fn account(user: &str) -> Vec<u8> {
     key(ACCOUNT, &[user.as_bytes()])
 }
 
-/// Neither user nor device has a 0x00 in it: control characters are refused in both.
+/// Neither user nor device contains 0x00: both refuse control characters.
 pub(crate) fn session(user: &str, device: &str) -> Vec<u8> {
     key(SESSION, &[user.as_bytes(), &[0], device.as_bytes()])
 }
 
-/// What all accounts begin with.
+/// The prefix of all accounts.
 pub(crate) fn accounts() -> Vec<u8> {
     vec![ACCOUNT]
 }
 
-/// What all sessions begin with.
+/// The prefix of all sessions.
 pub(crate) fn all_sessions() -> Vec<u8> {
     vec![SESSION]
 }
@@ -29,18 +29,18 @@ pub(crate) fn ending(user: &str) -> Vec<u8> {
     key(ENDING, &[user.as_bytes()])
 }
 
-/// What all keys of deleted users whose inbox has not ended yet begin with.
+/// The prefix of deleted users whose inbox has not ended yet.
 pub(crate) fn endings() -> Vec<u8> {
     vec![ENDING]
 }
 
-/// The user of a key of `ACCOUNT` or `ENDING`.
+/// The user in a key of `ACCOUNT` or `ENDING`.
 pub(crate) fn user_of(key: &[u8]) -> io::Result<String> {
     let [ACCOUNT | ENDING, user @ ..] = key else { return Err(broken("key of an account")) };
     String::from_utf8(user.to_vec()).map_err(|_| broken("user in the key of an account"))
 }
 
-/// What all sessions of the user begin with.
+/// The prefix of all sessions of the user.
 pub(crate) fn sessions(user: &str) -> Vec<u8> {
     session(user, "")
 }
@@ -49,7 +49,7 @@ pub(crate) fn lease(lease: u64) -> Vec<u8> {
     key(LEASE, &[&lease.to_be_bytes()])
 }
 
-/// What all leases begin with.
+/// The prefix of all leases.
 pub(crate) fn leases() -> Vec<u8> {
     vec![LEASE]
 }
@@ -63,7 +63,7 @@ pub(crate) fn storage_node(node: u64) -> Vec<u8> {
     key(STORAGE_NODE, &[&node.to_be_bytes()])
 }
 
-/// What all storage nodes begin with.
+/// The prefix of all storage nodes.
 pub(crate) fn storage_nodes() -> Vec<u8> {
     vec![STORAGE_NODE]
 }
@@ -77,7 +77,7 @@ pub(crate) fn placement(shard: ShardId) -> Vec<u8> {
     key(PLACEMENT, &[&shard.group().to_be_bytes()])
 }
 
-/// What all placements begin with.
+/// The prefix of all placements.
 pub(crate) fn placements() -> Vec<u8> {
     vec![PLACEMENT]
 }
@@ -87,7 +87,7 @@ pub(crate) fn placement_of(key: &[u8]) -> io::Result<ShardId> {
     ShardId::from_group(number_of(group)?).ok_or_else(|| broken("shard in the key of a placement"))
 }
 
-/// Value of `LEASE`.
+/// The value of `LEASE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) kind: u8,

@@ -61,7 +61,7 @@ use carillon_proto::Level;
 pub(crate) use self::{directory::*, timeline::*};
 use super::broken;
 
-/// The version of all layouts above, and the oldest that can be read.
+/// The version of all layouts above, and the oldest one that can be read.
 pub(crate) const FORMAT: u32 = 3;
 pub(crate) const OLDEST_FORMAT: u32 = 1;
 
@@ -87,7 +87,7 @@ const GROUP_CURSOR: u8 = 0x19;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
-/// Value of `LEVEL` and `CLUSTER_LEVEL`.
+/// The value of `LEVEL` and `CLUSTER_LEVEL`.
 pub(crate) fn level_value(level: Level) -> Vec<u8> {
     level.0.to_be_bytes().to_vec()
 }
@@ -105,7 +105,7 @@ fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// Value of `DUPLICATE`, `NEXT_NUMBER`, `CLOCK` and `ENDING`.
+/// The value of `DUPLICATE`, `NEXT_NUMBER`, `CLOCK` and `ENDING`.
 pub(crate) fn number_value(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
@@ -114,7 +114,7 @@ pub(crate) fn number_of(value: &[u8]) -> io::Result<u64> {
     value.try_into().map(u64::from_be_bytes).map_err(|_| broken("number"))
 }
 
-/// Value of `REGISTRY`, and part of that of `TIMELINE`.
+/// The value of `REGISTRY`, and part of the value of `TIMELINE`.
 pub(crate) fn numbers_value<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }

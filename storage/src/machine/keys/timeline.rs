@@ -10,19 +10,20 @@ use super::{
     number_of, numbers_of, numbers_value,
 };
 
-/// In the place of the shard's clock, this or more is a time since 1970: 2004 or later, and for a clock, 34 years.
+/// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
+/// years.
 const SINCE_1970_MS: u64 = 1 << 40;
 
 pub(crate) fn timeline(timeline: &TimelineKey) -> Vec<u8> {
     key(TIMELINE, &[&[kind_byte(timeline.kind())], timeline.owner.as_bytes()])
 }
 
-/// What all timelines begin with.
+/// The prefix of all timelines.
 pub(crate) fn timelines() -> Vec<u8> {
     vec![TIMELINE]
 }
 
-/// What is greater than all timelines.
+/// The first key after all timelines.
 pub(crate) fn after_timelines() -> Vec<u8> {
     vec![TIMELINE + 1]
 }
@@ -32,7 +33,7 @@ pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
     named(name)
 }
 
-/// The timeline whose kind and owner stand in a key.
+/// The timeline named by kind and owner in a key.
 fn named(name: &[u8]) -> io::Result<TimelineKey> {
     let [kind, owner @ ..] = name else { return Err(broken("key of a timeline")) };
     let kind = match kind {
@@ -69,7 +70,7 @@ pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> Vec<u8> {
     numbered(DUPLICATE, number, duplicate)
 }
 
-/// The key that format 2 has in the place of one of format 1; None if it is the same in both.
+/// The key in format 2 for a key of format 1; `None` if it is the same in both.
 pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
     let [first @ (RECORD_1 | DUPLICATE_1), rest @ ..] = key else { return None };
     let (number, rest) = rest.split_first_chunk()?;
@@ -77,12 +78,13 @@ pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
     Some(numbered(now, u64::from_be_bytes(*number), rest))
 }
 
-/// What all keys of format 1 that are no longer written lie between.
+/// The range of all keys of format 1 that are no longer written.
 pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
     vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
 }
 
-/// What all records, duplicate keys and cursors of a timeline begin with, and for an inbox the cursors of its devices in groups.
+/// The prefixes of all records, duplicate keys and cursors of a timeline, and for an inbox of its devices' cursors in
+/// groups.
 pub(crate) fn all_of(number: u64) -> [Vec<u8>; 4] {
     let in_groups = key(GROUP_CURSOR, &[&number.to_be_bytes()]);
     [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, ""), in_groups]
@@ -92,7 +94,7 @@ pub(crate) fn ended_sender(user: &[u8]) -> Vec<u8> {
     key(ENDED_SENDER, &[user])
 }
 
-/// What all keys of senders that have ended lie between.
+/// The range of all ended senders.
 pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<Vec<u8>> {
     vec![ENDED_SENDER]..=vec![ENDED_SENDER + 1]
 }
@@ -106,7 +108,7 @@ pub(crate) fn garbage(number: u64) -> Vec<u8> {
     key(GARBAGE, &[&number.to_be_bytes()])
 }
 
-/// What all keys of timelines that have ended lie between.
+/// The range of all ended timelines.
 pub(crate) fn all_garbage() -> std::ops::RangeInclusive<Vec<u8>> {
     vec![GARBAGE]..=vec![GARBAGE + 1]
 }
@@ -126,12 +128,12 @@ pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
     key(CURSOR, &[&number.to_be_bytes(), device.as_bytes()])
 }
 
-/// What all cursors begin with.
+/// The prefix of all cursors.
 pub(crate) fn cursors() -> Vec<u8> {
     vec![CURSOR]
 }
 
-/// What is greater than all cursors, and less than the key after them, which is one byte.
+/// Greater than all cursors, and less than the next key, which is one byte.
 pub(crate) fn after_cursors() -> Vec<u8> {
     key(CURSOR, &[&[0xff; 9]])
 }
@@ -144,25 +146,25 @@ pub(crate) fn cursor_of(key: &[u8]) -> io::Result<(u64, &str)> {
     Ok((u64::from_be_bytes(*number), device))
 }
 
-/// Of a device in a group's timeline. `number` is that of its user's inbox. The device has no 0x00 in it: control characters are
-/// refused in it.
+/// The key of a device's cursor in a group's timeline. `number` is that of the user's inbox. The device contains no
+/// 0x00: it refuses control characters.
 pub(crate) fn group_cursor(number: u64, device: &str, group: &TimelineKey) -> Vec<u8> {
     let name = [0, kind_byte(group.kind())];
     key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &name, group.owner.as_bytes()])
 }
 
-/// What all cursors of a device in groups lie between.
+/// The range of a device's cursors in groups.
 pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeInclusive<Vec<u8>> {
     let bound = |end: u8| key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &[end]]);
     bound(0)..=bound(1)
 }
 
-/// What all cursors in groups begin with.
+/// The prefix of all cursors in groups.
 pub(crate) fn group_cursors() -> Vec<u8> {
     vec![GROUP_CURSOR]
 }
 
-/// What is greater than all cursors in groups.
+/// The first key after all cursors in groups.
 pub(crate) fn after_group_cursors() -> Vec<u8> {
     vec![GROUP_CURSOR + 1]
 }
@@ -179,7 +181,7 @@ pub(crate) fn group_cursor_of(key: &[u8]) -> io::Result<(u64, &str, TimelineKey)
     Ok((number, device, named(name)?))
 }
 
-/// Value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
+/// The value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
 pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> Vec<u8> {
     let mut value = numbers_value(numbers);
     if incarnation != 0 {
@@ -196,7 +198,7 @@ pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], u64)> {
     }
 }
 
-/// Value of `CURSOR`.
+/// The value of `CURSOR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) seq: u64,
@@ -218,12 +220,12 @@ impl Cursor {
     }
 }
 
-/// Value of `GROUP_CURSOR`.
+/// The value of `GROUP_CURSOR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupCursor {
     pub(crate) epoch: u64,
     pub(crate) seq: u64,
-    /// By the clock of the shard in which it stands.
+    /// By the clock of the shard that holds the cursor.
     pub(crate) moved_ms: u64,
 }
 
@@ -238,9 +240,9 @@ impl GroupCursor {
     }
 }
 
-/// Value of `RECORD`.
+/// The value of `RECORD`.
 pub(crate) struct Stored<'a> {
-    /// The shard's clock when it was appended.
+    /// The shard's clock at the append.
     pub(crate) clock_ms: u64,
     pub(crate) duplicate: [u8; 16],
     pub(crate) envelope: &'a [u8],

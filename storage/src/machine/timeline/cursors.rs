@@ -1,4 +1,4 @@
-//! How far each device has taken the timelines that it follows: its user's inbox, which stands in this shard, and groups.
+//! How far each device has taken the timelines that it follows: its user's inbox, which is in this shard, and groups.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use crate::machine::{
     keys::{self, Cursor, GroupCursor},
 };
 
-/// Groups in which a device has a cursor, at most. Replicas that reckoned with another number would differ: another one needs
-/// another level.
+/// Most groups in which a device has a cursor. Replicas with different numbers would diverge: a change needs a new
+/// level.
 pub(in crate::machine) const GROUP_CURSORS: usize = 4096;
 
 impl Batch<'_> {
@@ -32,7 +32,7 @@ impl Batch<'_> {
             Some(CachedTimeline { state, .. }) if state.number != 0 && state.incarnation == op.incarnation => state,
             Some(_) | None => return Ok(rejected(Reason::NotFound, "the user has no inbox yet")),
         };
-        // Counted when the first new one comes.
+        // Counted when the first new cursor comes.
         let mut count = None;
         let mut left_out = 0;
         for moved in &op.moved {
@@ -62,7 +62,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// False: the device has cursors of as many groups as it may have, and none of this one.
+    /// False if the device has as many group cursors as it may have, and none for this group.
     fn move_in_group(
         &mut self,
         number: u64,
@@ -92,7 +92,7 @@ impl Batch<'_> {
         Ok(true)
     }
 
-    /// How many cursors the device has in groups.
+    /// The number of the device's cursors in groups.
     fn group_cursors(&self, number: u64, device: &str) -> io::Result<usize> {
         let rows = keys::group_cursors_of(number, device);
         let mut count = self.changes.with_prefix(rows.start()).filter(|(_, value)| value.is_some()).count();

@@ -8,12 +8,12 @@ use carillon_proto::{KeyedMap, Level, planted::PlantedBug};
 use super::{Batch, EndedSenders, Outcome, Reading, RecentMap, TimelineState};
 use crate::engine::{Changes, fjall::TimelineShard};
 
-/// In which timeline to look for the duplicate key: in none.
+/// Pretends that the duplicate key can be in no timeline.
 pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<TimelineState> {
     known.filter(|_| !PlantedBug::ForgetDuplicates.is_planted())
 }
 
-/// What these commands would come to if they were applied now.
+/// The outcomes that these commands would have if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, changes) = (&mut RecentMap::new(0), Changes::default());
     let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };

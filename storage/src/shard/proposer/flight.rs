@@ -1,4 +1,4 @@
-//! The entries of a shard that are on their way, and who waits for each.
+//! The entries of a shard in flight, and the callers that wait for each.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,48 +13,48 @@ use crate::{
     shard::{Lane, Responder, Waiting, Write, not_proposed},
 };
 
-/// Shared by the proposer, and by the group that takes its entries and gives their outcomes. At most one entry is on its way
-/// into the log.
+/// Shared by the proposer and by the group, which takes its entries and reports their outcomes. At most one entry is on
+/// its way into the log.
 #[derive(Default)]
 pub(super) struct Flight {
     state: Mutex<State>,
-    /// One waits: the proposer.
+    /// Only the proposer waits on it.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Entries so far.
+    /// Number of entries so far.
     count: u64,
     /// The number of the entry that has no place in the log yet, and its commands.
     placing: Option<(u64, Vec<Parked>)>,
-    /// Entries that have their place, but no outcome yet.
+    /// Entries with a place but without an outcome.
     in_flight: usize,
-    /// What found no place.
+    /// Writes that found no place.
     refused: Option<(Vec<Write>, ProposeError)>,
-    /// The proposer is woken when fewer than this are in flight, and none is on its way into the log.
+    /// The proposer is woken when fewer entries than this are in flight, and none is on its way into the log.
     wake_below: usize,
 }
 
-/// What is needed of a command until it has its place in the log.
+/// What is kept of a command until it has its place in the log.
 struct Parked {
     command: Bytes,
     waiting: Waiting,
 }
 
-/// Who waits for one command.
+/// The caller that waits for one command.
 struct Caller {
     lane: Option<Lane>,
     answer: Responder,
 }
 
-/// The end of an entry that is told that it has its place in the log.
+/// Reports that an entry has its place in the log.
 pub(super) struct Place {
     flight: Arc<Flight>,
     number: u64,
 }
 
-/// The end of an entry that is told its outcome. Dropped without, it tells that nothing is known.
+/// Reports the outcome of an entry. Dropped without one, it reports that nothing is known.
 pub(super) struct Landing {
     flight: Arc<Flight>,
     number: u64,
@@ -62,7 +62,7 @@ pub(super) struct Landing {
     proposed: Instant,
 }
 
-/// What the proposer is to do.
+/// What the proposer does next.
 pub(super) enum Next {
     Wait,
     Propose,
@@ -71,8 +71,8 @@ pub(super) enum Next {
 }
 
 impl Flight {
-    /// Waits until an entry was refused, or none is on its way into the log and fewer than `limit` are in flight.
-    /// Cancel-safe.
+    /// Waits until an entry was refused, or until no entry is on its way into the log and fewer than `limit` are in
+    /// flight. Cancel-safe.
     pub(super) async fn below(&self, limit: usize) {
         loop {
             {
@@ -82,7 +82,7 @@ impl Flight {
                 }
                 state.wake_below = limit;
             }
-            // A wake since then is kept for it.
+            // A notification since then is kept for this wait.
             self.changed.notified().await;
         }
     }
@@ -101,7 +101,7 @@ impl Flight {
         self.state.lock().is_below(1)
     }
 
-    /// An entry of these is to be proposed. None other may be on its way into the log.
+    /// Registers an entry of these writes that is about to be proposed. No other entry may be on its way into the log.
     pub(super) fn begin(self: &Arc<Self>, writes: Vec<Write>) -> (Place, Landing) {
         let (mut callers, mut parked) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
         for Write { command, lane, answer, waiting } in writes {
@@ -156,7 +156,7 @@ impl Place {
 }
 
 impl Landing {
-    /// Outcomes are as many as commands: the machine's adapter checks the entries, the machine the commands.
+    /// There are as many outcomes as commands: the machine's adapter checks the entries, the machine the commands.
     pub(super) fn land(mut self, result: Result<Vec<Outcome>, ProposeError>) {
         self.end(result);
     }
@@ -181,7 +181,7 @@ impl Landing {
         self.answered();
     }
 
-    /// Gives the commands back to the proposer, if they have had no place in the log and may get one in another try.
+    /// Returns the commands to the proposer, if they have had no place in the log and may get one in another attempt.
     fn comes_back(&mut self, error: &ProposeError) -> bool {
         if matches!(error, ProposeError::Unknown(_)) {
             return false;
@@ -197,7 +197,7 @@ impl Landing {
         })
     }
 
-    /// Only now, when lanes are closed that are to be closed: after this another era may begin.
+    /// Only now, when the lanes are closed: after this another term may begin.
     fn answered(&self) {
         metrics::landed(self.proposed.elapsed());
         self.flight.change(|state| {

@@ -15,11 +15,11 @@ use tokio::time::sleep;
 use super::{Proposer, Write};
 use crate::shard::{Reader, Responder};
 
-/// How long an entry whose commands are answered stays in memory alone.
+/// How long an entry whose commands are answered stays in memory only.
 const BEHIND: Duration = Duration::from_millis(200);
 
 impl Proposer {
-    /// What is proposed in place of these writes.
+    /// The writes that are proposed in place of these.
     pub(super) async fn spoil(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
         if PlantedBug::AckBeforeCommit.is_planted() {
             self.answer_early(&mut writes).await;
@@ -32,7 +32,7 @@ impl Proposer {
 
     async fn answer_early(&mut self, writes: &mut [Write]) {
         let Reader::Timeline(reader) = self.reader.clone() else { return };
-        // The outcomes follow from all that has come before.
+        // The outcomes follow from everything that came before.
         self.flight.below(1).await;
         if self.group.linearize(BEHIND).await.is_err() {
             return;
@@ -47,8 +47,8 @@ impl Proposer {
     }
 }
 
-/// The first message that has a later one of its sender and timeline changes places with the next such one. Neither
-/// names the message before it any more: the machine would notice.
+/// Swaps the first message that has a later one of the same sender and timeline with the next such message. Both drop
+/// the name of the message before them: the machine would notice.
 fn reorder(writes: &mut [Write]) {
     let mut seen: Vec<(usize, TimelineKey, String)> = Vec::new();
     for second in 0..writes.len() {
