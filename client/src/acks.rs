@@ -1,4 +1,4 @@
-//! Acknowledgements on their way to the service, coalesced: one position a timeline.
+//! Coalesces acknowledgements for the service: one position for each timeline.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use carillon_proto::{Position, TimelineId, pb::client::Ack};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Shared by the application's side, which notes, and the client's task, which sends. Bounded by the number of
-/// timelines.
+/// Shared by the application, which records positions, and the client's task, which sends them. Bounded by the number
+/// of timelines.
 #[derive(Default)]
 pub(crate) struct Acks {
     places: Mutex<HashMap<TimelineId, Place>>,
@@ -34,7 +34,7 @@ impl Acks {
         self.changed.notify_one();
     }
 
-    /// A new connection: what went out on the old one may not have arrived.
+    /// A new connection: acknowledgements sent on the old one may be lost.
     pub(crate) fn connected(&self) {
         self.places.lock().values_mut().for_each(|place| place.sent = false);
         self.changed.notify_one();

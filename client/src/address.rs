@@ -1,4 +1,4 @@
-//! Where a gateway listens, written as a URL.
+//! The address of a gateway's listener, as a URL.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 pub struct Address {
     pub transport: Transport,
     pub tls: bool,
-    /// A name or an IP address, the latter without brackets.
+    /// A name or an IP address; an IPv6 address has no brackets here.
     pub host: String,
     pub port: u16,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Rotates over the addresses; waits longer after each attempt that failed.
+/// Rotates over the addresses, with a longer pause after each failed attempt.
 pub(crate) struct Backoff {
     addresses: usize,
     next: usize,
@@ -26,13 +26,13 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The attempt failed, or the connection ended: goes on to the next address, after the pause that is returned.
-    /// `jitter` is random in 0..1; `asked` is the pause that the gateway asked for.
+    /// The attempt failed, or the connection ended: moves on to the next address, and returns the pause before it.
+    /// `jitter`: random in 0..1; `asked`: the pause that the gateway asked for.
     pub(crate) fn failed(&mut self, jitter: f64, asked: Option<Duration>) -> Duration {
         self.next = (self.next + 1) % self.addresses.max(1);
         let pause = self.min.saturating_mul(1 << self.failures.min(16)).min(self.max);
         self.failures += 1;
-        // Half of it is random, so that clients who lost the same gateway do not come back at once.
+        // Half of it is random, so that clients that lost the same gateway do not reconnect together.
         let pause = pause.mul_f64(0.5 + jitter / 2.0);
         asked.map_or(pause, |asked| asked.mul_f64(1.0 + jitter / 4.0).max(pause))
     }

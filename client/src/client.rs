@@ -25,9 +25,9 @@ use crate::{
     driver::{Command, Driver},
 };
 
-/// A handle; clones are the same client, which signs out when the last one is dropped or it is closed.
+/// A handle to a client. Clones share it; it signs out when the last one is dropped, or when it is closed.
 ///
-/// It keeps a connection to one of the gateways, and repeats what has no answer after it connected again.
+/// It keeps a connection to one of the gateways, and repeats unanswered requests after a reconnect.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -39,7 +39,7 @@ struct Inner {
     acks: Arc<Acks>,
     state: watch::Receiver<State>,
     send_timeout: Duration,
-    /// Begins the ids of this client's messages, so that no other start of the same device has the same.
+    /// Prefix of this client's message ids, different for each start of a device.
     prefix: String,
     counter: AtomicU64,
 }
@@ -56,10 +56,10 @@ pub enum OpenError {
 pub enum SendError {
     #[error("message was refused: {0}")]
     Refused(Refusal),
-    /// It may or may not have been accepted. Sending it again with the same id is safe.
+    /// The message may or may not have been accepted. Sending it again with the same id is safe.
     #[error("no answer in time for message {client_id:?}{}", last.as_ref().map(|refusal| format!(", last refused with {refusal}")).unwrap_or_default())]
     TimedOut { client_id: String, last: Option<Refusal> },
-    /// As for a time-out.
+    /// As for a timeout.
     #[error("client has ended: {0}")]
     Ended(String),
     #[error(transparent)]
@@ -78,28 +78,28 @@ pub enum FetchError {
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RenewError {
-    /// The session goes on until the token before expires; then this one is tried.
+    /// The session continues until the previous token expires; then this one is tried.
     #[error("token was refused: {0}")]
     Refused(Refusal),
     #[error("client has ended: {0}")]
     Ended(String),
 }
 
-/// The answer to a message that is on its way.
+/// A sent message that waits for its answer.
 #[must_use = "a message counts only when it was accepted"]
 pub struct Pending {
     pub client_id: String,
     answer: oneshot::Receiver<Result<Accepted, SendError>>,
 }
 
-/// Where the answer goes, and the place among the pending sends that it frees.
+/// The receiver of the answer, and the place among the pending sends that the answer frees.
 pub(crate) struct ReplyTo {
     pub(crate) sender: oneshot::Sender<Result<Accepted, SendError>>,
     pub(crate) _permit: OwnedSemaphorePermit,
 }
 
 impl Client {
-    /// Starts the client's task; the connection comes when it comes, see [`Client::connected`].
+    /// Starts the client's task, which connects in the background, see [`Client::connected`].
     pub fn open(config: ClientConfig, tasks: &Tasks) -> Result<(Self, Events), OpenError> {
         if config.addresses.is_empty() {
             return Err(OpenError::NoAddress);
@@ -107,9 +107,9 @@ impl Client {
         if config.addresses.iter().any(|address| address.tls) {
             config.connect.trust.rustls()?;
         }
-        // Full: the sender waits; permits bound what is behind it.
+        // When it is full, senders wait; permits bound the sends behind it.
         let (commands, receiver) = mpsc::channel(64);
-        // Full: the client stops reading its connection until the application has taken some.
+        // When it is full, the client stops reading its connection until the application has taken some events.
         let (events, taken) = mpsc::channel::<Event>(256);
         let (state, watch) = watch::channel(State::Connecting);
         let acks = Arc::new(Acks::default());
@@ -134,18 +134,18 @@ impl Client {
         self.submit(to, content).await?.await
     }
 
-    /// Returns when the message has its place in the order of sends; waits while too many have no answer.
+    /// Returns when the message has its place in the order of sends. Waits while too many sends are unanswered.
     pub async fn submit(&self, to: Recipient, content: Content) -> Result<Pending, SendError> {
         let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
         self.submit_as(format!("{}-{number}", self.inner.prefix), to, content).await
     }
 
-    /// With an id of the application's choice, which it may have used before for the same message.
+    /// With an id chosen by the application, which may have used it before for the same message.
     pub async fn submit_as(&self, client_id: String, to: Recipient, content: Content) -> Result<Pending, SendError> {
         ClientId::new(&client_id)?;
         let deadline = Instant::now() + self.inner.send_timeout;
         let ended = |_| SendError::Ended(self.why_ended());
-        // Never closed while `self` is there.
+        // Never closed while `self` exists.
         let permit = Arc::clone(&self.inner.permits).acquire_owned().await.map_err(|_| ended(()))?;
         let (sender, answer) = oneshot::channel();
         let send =
@@ -155,8 +155,8 @@ impl Client {
         Ok(Pending { client_id, answer })
     }
 
-    /// A new token of the same user: the session goes on until that one expires, and later sign-ins are with it. Answered
-    /// when the gateway has taken it, or at once while there is no connection.
+    /// Sets a new token of the same user: the session continues until that one expires, and later sign-ins use it.
+    /// Answered when the gateway has accepted it, or at once while there is no connection.
     pub async fn renew(&self, token: &str) -> Result<(), RenewError> {
         let (answer, renewed) = oneshot::channel();
         let ended = || RenewError::Ended("closed".to_owned());
@@ -165,7 +165,7 @@ impl Client {
         renewed.await.map_err(|_| ended())?
     }
 
-    /// A page of history. `from_seq` 0 is the end that the direction begins at.
+    /// A page of history. With `from_seq` 0 it starts at the end from which the direction goes.
     pub async fn fetch(
         &self,
         timeline: &TimelineId,
@@ -182,7 +182,7 @@ impl Client {
         page.await.map_err(|_| ended())?
     }
 
-    /// This device has everything up to here; see [`Acknowledge::Explicit`].
+    /// This device has everything up to this position; see [`Acknowledge::Explicit`].
     pub fn acknowledge(&self, timeline: &TimelineId, position: Position) {
         self.inner.acks.note(timeline, position);
     }
@@ -191,7 +191,7 @@ impl Client {
         self.inner.state.clone()
     }
 
-    /// Waits until the client is signed in. An error tells why it never will be, or why it was not in time.
+    /// Waits until the client is signed in. An error says why it never will be, or why it was not in time.
     pub async fn connected(&self, deadline: Duration) -> Result<Arc<SignedIn>, String> {
         let mut state = self.inner.state.clone();
         let mut last = "still connecting".to_owned();
@@ -214,11 +214,11 @@ impl Client {
         }
     }
 
-    /// Signs out and ends the client. What has no answer yet will have none.
+    /// Signs out and ends the client. Unanswered requests get no answer.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.inner.commands.send(Command::Close(done)).await.is_ok() {
-            // Gone without a word means that it has ended, too.
+            // A task that is gone has ended, too.
             let _ = closed.await;
         }
     }

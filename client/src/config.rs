@@ -1,4 +1,4 @@
-//! What a client is told at its start.
+//! The settings of a client.
 
 use std::{fmt, time::Duration};
 
@@ -6,7 +6,7 @@ use carillon_proto::{Position, TimelineId, pb::client::Start};
 
 use crate::{Address, ConnectOptions};
 
-/// How a client reaches the service and what it does by itself.
+/// How a client reaches the service, and what it does automatically.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     /// Gateways; the first one to try is chosen at random, the others follow in turn.
@@ -14,24 +14,24 @@ pub struct ClientConfig {
     pub connect: ConnectOptions,
     /// With a token: empty, or the token's subject.
     pub user: String,
-    /// Names this device among those of the user; to be kept across starts.
+    /// Names this device among those of the user; keep it across starts.
     pub device: String,
     pub credential: Credential,
-    /// How far the device has each timeline already; what comes after is delivered.
+    /// How far the device has each timeline already; later entries are delivered.
     pub positions: Vec<(TimelineId, Position)>,
-    /// Where timelines begin that `positions` does not name.
+    /// Where delivery starts for timelines that are not in `positions`.
     pub start: Start,
     pub acknowledge: Acknowledge,
-    /// Sends without an answer; one more waits.
+    /// Most unanswered sends; further ones wait.
     pub max_pending: usize,
-    /// After this time a send that was not accepted is given up.
+    /// A send that was not accepted within this time is given up.
     pub send_timeout: Duration,
-    /// When nothing is heard for so long while a send waits for its answer, the client connects again. Longer than a
-    /// gateway takes to say that it has no answer, which by default is 10 seconds.
+    /// The client reconnects when a send waits for its answer and nothing is heard for this long. Longer than a gateway
+    /// takes to report that it has no answer, which by default is 10 seconds.
     pub answer_patience: Duration,
-    /// For a connection and the sign-in on it.
+    /// Deadline for a connection and its sign-in.
     pub sign_in_timeout: Duration,
-    /// The pause after a failed attempt to connect, doubled each time up to the second.
+    /// The pause after a failed attempt to connect: the first, and the longest; it doubles each time.
     pub backoff: (Duration, Duration),
     /// Name and version of the program.
     pub program: String,
@@ -44,13 +44,12 @@ pub enum Credential {
     Token(String),
 }
 
-/// Who tells the service how far this device is.
+/// Who reports how far this device is.
 #[derive(Debug, Clone, Copy)]
 pub enum Acknowledge {
-    /// The client, for an event that the application has taken when it asks for the next one; at most once in this
-    /// time.
+    /// The client: an event counts as taken when the application asks for the next one. Sent at most once in this time.
     Taken(Duration),
-    /// The application, by [`crate::Client::acknowledge`]; sent at most once in this time.
+    /// The application, by [`crate::Client::acknowledge`]. Sent at most once in this time.
     Explicit(Duration),
 }
 

@@ -1,4 +1,4 @@
-//! The client's task: connects, signs in, serves the session, and again.
+//! The client's task: connects, signs in, serves the session, and starts over.
 
 use std::{
     collections::VecDeque,
@@ -43,7 +43,8 @@ pub(crate) struct Driver {
     pub(crate) acks: Arc<Acks>,
     pub(crate) outbox: Outbox<ReplyTo>,
     pub(crate) fetches: Fetches<oneshot::Sender<Result<Page, FetchError>>>,
-    /// New tokens that wait for the gateway's word, the oldest first. Bounded by who asks: each waits for its answer.
+    /// New tokens that wait for the gateway's answer, the oldest first. Bounded by the callers, each of which waits for
+    /// its answer.
     pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
@@ -53,13 +54,13 @@ pub(crate) struct Driver {
     closing: Vec<oneshot::Sender<()>>,
 }
 
-/// Events on their way to the application. Bounded, because the connection is not read while it is long.
+/// Events on their way to the application. Bounded, because the connection is not read while the queue is long.
 pub(crate) struct EventQueue {
     pub(crate) waiting: VecDeque<Event>,
     sender: mpsc::Sender<Event>,
 }
 
-/// A token on its way.
+/// A token on its way to the gateway.
 pub(crate) struct Renewal {
     pub(crate) token: String,
     pub(crate) sent: bool,
@@ -70,13 +71,13 @@ pub(crate) struct Renewal {
 pub(crate) enum End {
     /// The application closed the client.
     Closed,
-    /// Connect again, not before the time that the gateway asked for.
+    /// Reconnect, not before the time that the gateway asked for.
     Lost { why: String, after: Option<Duration> },
-    /// No use in connecting again.
+    /// Reconnecting is of no use.
     Final { why: String },
 }
 
-/// How often deadlines are looked at.
+/// How often deadlines are checked.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 impl Driver {
@@ -125,7 +126,7 @@ impl Driver {
         }
     }
 
-    /// Returns why it does no longer.
+    /// Returns the reason when it ends.
     async fn stay_signed_in(&mut self) -> String {
         loop {
             let address = self.config.addresses[self.backoff.address()].clone();
@@ -147,7 +148,7 @@ impl Driver {
                     self.answer_renewals();
                     self.outbox.disconnected();
                     self.fetches.disconnected();
-                    // A connection that ends at once is as good as none.
+                    // A connection that ends at once counts as a failed attempt.
                     if since.elapsed() > Duration::from_secs(2) {
                         self.backoff.succeeded();
                     }
@@ -167,7 +168,8 @@ impl Driver {
         }
     }
 
-    /// There is no connection on which to ask: the next sign-in is with the newest token, and shows whether it is good.
+    /// Without a connection there is nobody to ask: the next sign-in uses the newest token, and shows whether it is
+    /// valid.
     pub(crate) fn answer_renewals(&mut self) {
         for renewal in self.renewals.drain(..) {
             self.config.credential = Credential::Token(renewal.token);
@@ -201,7 +203,7 @@ impl Driver {
         }
     }
 
-    /// Takes commands and gives events while there is no session. None when the client is closed.
+    /// Takes commands and delivers events while there is no session. `None` when the client is closed.
     async fn serve_until<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         loop {
@@ -218,7 +220,7 @@ impl Driver {
         }
     }
 
-    /// An error when the client is to end.
+    /// An error when the client has to end.
     pub(crate) fn take(&mut self, command: Option<Command>) -> Result<(), ()> {
         match command {
             Some(Command::Send { send, deadline, answer }) => self.outbox.push(send, deadline, answer),
@@ -259,11 +261,11 @@ pub(crate) fn bye_pause(bye: &client::Bye) -> Option<Duration> {
 }
 
 impl EventQueue {
-    /// Above this many the connection is not read.
+    /// Above this many events the connection is not read.
     const AHEAD: usize = 64;
 
     pub(crate) fn push(&mut self, event: Event) {
-        // Out of reach of the service a client changes its state again and again: the last one tells all.
+        // While the service is out of reach, the client's state changes repeatedly: the last state is enough.
         if let (Event::State(_), Some(Event::State(last))) = (&event, self.waiting.back_mut())
             && let Event::State(state) = event
         {
@@ -285,7 +287,7 @@ impl EventQueue {
         self.waiting.len() < Self::AHEAD
     }
 
-    /// Waits until the application has room, then gives what fits. Cancel-safe.
+    /// Waits until the application has room, then delivers what fits. Cancel-safe.
     pub(crate) async fn give(&mut self) {
         if self.sender.reserve().await.is_err() {
             self.waiting.clear();

@@ -1,4 +1,4 @@
-//! What a client tells the application.
+//! The events that a client delivers to the application.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use crate::acks::Acks;
 
-/// Of one timeline, `Delivered` and `Sent` come in the order of their positions, each once, without gaps but those
-/// that `Trimmed` tells.
+/// For one timeline, `Delivered` and `Sent` come in the order of their positions, each once, without gaps other than
+/// those reported by `Trimmed`.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub enum Event {
@@ -21,7 +21,7 @@ pub enum Event {
         position: Position,
         envelope: Envelope,
     },
-    /// A message of this very device, accepted; it is at this place and is not delivered again.
+    /// A message of this device was accepted at this position, and is not delivered again.
     Sent {
         timeline: TimelineId,
         position: Position,
@@ -29,8 +29,8 @@ pub enum Event {
         message_id: String,
         time_ms: u64,
     },
-    /// What the device did not have before `first` is no longer kept. With another epoch than before, the timeline
-    /// began anew, and what the device has of it is of another one.
+    /// Entries before `first` that the device did not have are no longer kept. With a new epoch, the timeline started
+    /// anew, and what the device has belongs to another one.
     Trimmed {
         timeline: TimelineId,
         first: Position,
@@ -44,11 +44,11 @@ pub enum State {
         address: String,
         signed_in: Arc<SignedIn>,
     },
-    /// The client tries again by itself.
+    /// The client reconnects by itself.
     Disconnected {
         why: String,
     },
-    /// The client has ended: closed, or there is no use in trying again.
+    /// The client has ended: it was closed, or retrying is of no use.
     Ended {
         why: String,
     },
@@ -60,8 +60,8 @@ impl State {
     }
 }
 
-/// The events of a client. Must be read, or dropped: while this is full, the client does not read its connection.
-/// Dropping it discards all further events and ends automatic acknowledgement.
+/// The events of a client. They must be read, or dropped: while the queue is full, the client does not read its
+/// connection. Dropping it discards all further events and ends automatic acknowledgement.
 pub struct Events {
     receiver: mpsc::Receiver<Event>,
     /// Where automatic acknowledgements go.
@@ -74,7 +74,8 @@ impl Events {
         Self { receiver, acks, given: None }
     }
 
-    /// The next event; None after the end. Asking says that the application is done with the one before. Cancel-safe.
+    /// The next event; `None` after the end. The call says that the application is done with the previous one.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         self.done();
         let event = self.receiver.recv().await;
@@ -84,7 +85,7 @@ impl Events {
         event
     }
 
-    /// Says that the application is done with the event before without asking for another one.
+    /// Says that the application is done with the previous event, without asking for the next one.
     pub fn done(&mut self) {
         if let (Some(acks), Some((timeline, position))) = (&self.acks, self.given.take()) {
             acks.note(&timeline, position);

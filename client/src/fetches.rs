@@ -1,10 +1,10 @@
-//! Fetches without an answer. Pure; time is a parameter.
+//! Unanswered fetches. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::Fetch;
 
-/// Reads may be asked again at will, so after a reconnect all of them are.
+/// Reads may be repeated freely, so all of them are repeated after a reconnect.
 pub(crate) struct Fetches<T> {
     next: u32,
     pending: BTreeMap<u32, Pending<T>>,
@@ -24,7 +24,7 @@ impl<T> Fetches<T> {
 
     pub(crate) fn push(&mut self, fetch: Fetch, deadline: Instant, answer: T) {
         let request = self.next;
-        // 0 is none of a fetch.
+        // 0 is no fetch's number.
         self.next = self.next.checked_add(1).unwrap_or(1);
         let fetch = Fetch { request, ..fetch };
         self.pending.insert(request, Pending { fetch, deadline, answer, sent: false });

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach: parsers of bytes from a gateway, and of addresses.
+//! Entry points of the fuzz targets: parsers of bytes from a gateway, and of addresses.
 
 use crate::{Address, Scram, connection};
 
@@ -7,7 +7,7 @@ pub fn frames(bytes: &[u8]) {
     connection::take_frames(bytes);
 }
 
-/// The gateway's messages of a sign-in by password, with a line break between.
+/// The gateway's messages of a password sign-in, separated by a line feed.
 pub fn scram(bytes: &[u8]) {
     let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (first, _) = bytes.split_at(at);

@@ -1,4 +1,4 @@
-//! Sends without an answer: what goes out next, and what is repeated. Pure; time is a parameter.
+//! Unanswered sends: what goes out next, and what is repeated. Pure; time is a parameter.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,11 +22,11 @@ pub(crate) struct Outbox<T> {
     waiting: BTreeMap<u64, Entry<T>>,
     in_flight: HashMap<String, (u64, Entry<T>)>,
     window: usize,
-    /// Of the window, so many are used.
+    /// The part of the window that is in use.
     allowed: usize,
     accepted: usize,
     held: HashMap<Option<Recipient>, Instant>,
-    /// When the first one goes that waits for its place in the rate; as of the last `take_ready`.
+    /// When the first send that waits for its place in the rate goes out; as of the last `take_ready`.
     rate: Option<Instant>,
 }
 
@@ -39,17 +39,17 @@ struct Entry<T> {
     refusal: Option<Refusal>,
 }
 
-/// Why something was not carried out.
+/// Why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub code: Code,
     pub reason: String,
-    /// May the same, with the same id, succeed later?
+    /// True if the same request, with the same id, may succeed later.
     pub retry: bool,
     pub retry_after: Duration,
 }
 
-/// A send that ran out of time. It may or may not have been accepted.
+/// A send whose deadline has passed. It may or may not have been accepted.
 pub(crate) struct Expired<T> {
     pub(crate) client_id: String,
     pub(crate) answer: T,
@@ -75,7 +75,7 @@ impl<T> Outbox<T> {
         self.next_order += 1;
     }
 
-    /// A new connection, which takes this many sends without an answer: everything goes out again.
+    /// A new connection, which takes this many unanswered sends: everything goes out again.
     pub(crate) fn connected(&mut self, window: usize) {
         self.disconnected();
         self.window = window.max(1);
@@ -105,12 +105,12 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// When [`Outbox::take_ready`] may have more although nothing else happened.
+    /// When [`Outbox::take_ready`] may return more although nothing else has happened.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         if self.waiting.is_empty() { None } else { self.held.values().copied().chain(self.rate).min() }
     }
 
-    /// Takes the answer's place out; None if nothing waits under this id any more.
+    /// Takes out the receiver of the answer; `None` if nothing waits under this id any more.
     pub(crate) fn accepted(&mut self, client_id: &str) -> Option<T> {
         let (_, entry) = self.in_flight.remove(client_id)?;
         self.accepted += 1;
@@ -121,13 +121,13 @@ impl<T> Outbox<T> {
         Some(entry.answer)
     }
 
-    /// The answer's place if the refusal is final; otherwise the send waits for its next try.
+    /// The receiver of the answer if the refusal is final; otherwise the send waits for its next attempt.
     pub(crate) fn refused(&mut self, client_id: &str, refusal: &Refusal, now: Instant) -> Option<T> {
         let (order, mut entry) = self.in_flight.remove(client_id)?;
         if !refusal.retry || now + refusal.retry_after >= entry.deadline {
             return Some(entry.answer);
         }
-        // Once for all that are refused together.
+        // Once for all sends that are refused together.
         if refusal.code == Code::Overloaded && self.held.get(&None).is_none_or(|until| *until <= now) {
             self.allowed = (self.allowed / 2).max(1);
             self.accepted = 0;
@@ -160,7 +160,7 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// Everything that has no answer, when there will be none.
+    /// Everything unanswered, when there will be no answers.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
         self.disconnected();
         std::mem::take(&mut self.waiting).into_values().map(|entry| entry.answer)
@@ -170,12 +170,12 @@ impl<T> Outbox<T> {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Has something gone out that has no answer?
+    /// True if a send without an answer has gone out.
     pub(crate) fn awaits_answer(&self) -> bool {
         !self.in_flight.is_empty()
     }
 
-    /// The last of the earlier sends to this recipient that are in flight; one that waits goes out before.
+    /// The last of the earlier sends to this recipient that are in flight; a waiting one goes out before.
     fn unanswered_before(&self, order: u64, to: &Option<Recipient>) -> String {
         let before = self.in_flight.values().filter(|(other, entry)| *other < order && entry.send.to == *to);
         before.max_by_key(|(other, _)| *other).map(|(_, entry)| entry.send.client_id.clone()).unwrap_or_default()
@@ -199,7 +199,7 @@ impl<T> Outbox<T> {
     }
 }
 
-/// A refusal without a pause must not make a tight loop.
+/// A refusal without a pause must not cause a tight loop.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 
 impl From<client::Refused> for Refusal {

@@ -1,4 +1,4 @@
-//! How far this device has each timeline: which push is the next one. Pure.
+//! How far this device has each timeline, and so which push comes next. Pure.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,20 @@ pub(crate) struct Positions {
 }
 
 struct Progress {
-    /// Everything up to here is the device's. Epoch 0: the timeline does not exist yet.
+    /// The device has everything up to here. Epoch 0: the timeline does not exist yet.
     has: Position,
-    /// Where the device was at the last Pong, if that told a head ahead of it.
+    /// Where the device was at the last Pong, if the Pong reported a head beyond it.
     behind: Option<Position>,
 }
 
-/// What a position means to this device.
+/// How a position relates to this device.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The next one.
     Next,
-    /// The device has it.
+    /// The device has it already.
     Known,
-    /// Something between is missing, or the timeline is another one than it was.
+    /// Positions in between are missing, or the timeline has another epoch now.
     Gap { has: Position },
 }
 
@@ -47,8 +47,8 @@ impl Positions {
         positions.into_iter().map(entry).collect()
     }
 
-    /// SignedIn says where delivery begins. Returns the first position to come when what lies between the device's
-    /// and it is lost to the device, or when the timeline began anew.
+    /// SignedIn tells where delivery starts. Returns the first position to come if the device has lost the positions
+    /// before it, or if the timeline started anew.
     pub(crate) fn signed_in(&mut self, timeline: TimelineId, state: &TimelineState) -> Option<Position> {
         let from = Position { epoch: Epoch(state.epoch), seq: state.delivered_from };
         let Some(progress) = self.timelines.get_mut(&timeline) else {
@@ -61,15 +61,15 @@ impl Positions {
             return None;
         }
         progress.has = from;
-        // A timeline of which the device had nothing has only come into being.
+        // The device had nothing of this timeline, which has only come into being.
         let nothing_lost = has.seq == 0 && from.seq == 0;
         (!nothing_lost).then_some(Position { epoch: from.epoch, seq: from.seq + 1 })
     }
 
-    /// A position that Deliver or Accepted brings: if it is the next one, the device has it from now on.
+    /// A position in Deliver or Accepted: if it is the next one, the device has it from now on.
     pub(crate) fn step(&mut self, timeline: &TimelineId, position: Position) -> Step {
         let Some(progress) = self.timelines.get_mut(timeline) else {
-            // A timeline that is new since the sign-in begins where the gateway begins it.
+            // A timeline that is new since the sign-in starts where the gateway starts it.
             self.timelines.insert(timeline.clone(), Progress { has: position, behind: None });
             return Step::Next;
         };
@@ -88,7 +88,7 @@ impl Positions {
         }
     }
 
-    /// What lay before `first` is gone. False if the device is past it anyway.
+    /// Entries before `first` are gone. False if the device is past them anyway.
     pub(crate) fn trimmed(&mut self, timeline: &TimelineId, first: Position) -> bool {
         let before = Position { epoch: first.epoch, seq: first.seq.saturating_sub(1) };
         let progress = self.timelines.entry(timeline.clone()).or_insert(Progress { has: before, behind: None });
@@ -99,8 +99,8 @@ impl Positions {
         true
     }
 
-    /// A Pong tells the head. True if the device was behind an earlier head and has not moved since: whatever should
-    /// have come got lost.
+    /// A Pong reports the head. True if the device was behind an earlier head and has not moved since: the pushes in
+    /// between are lost.
     pub(crate) fn is_stuck(&mut self, timeline: &TimelineId, head: Position) -> bool {
         let Some(progress) = self.timelines.get_mut(timeline) else { return false };
         let caught_up = progress.has.epoch == head.epoch && progress.has.seq >= head.seq;

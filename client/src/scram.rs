@@ -10,7 +10,7 @@ pub struct Scram {
     first_bare: String,
 }
 
-/// What the server asked of the password.
+/// The server's parameters for the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salt {
     pub salt: Vec<u8>,
@@ -34,7 +34,7 @@ pub enum ScramError {
     Password(String),
     #[error("server refused the password: {0}")]
     Refused(String),
-    /// Whoever answered does not know the credentials: not the service that the user signed up with.
+    /// The answering server does not know the credentials: it is not the service that the user signed up with.
     #[error("server's signature is wrong: it does not know this user's credentials")]
     Signature,
 }

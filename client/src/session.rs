@@ -26,23 +26,23 @@ use crate::{
     positions::Step,
 };
 
-/// Frames that are handled before anything else gets its turn.
+/// Frames handled before anything else gets its turn.
 const FRAMES_AT_ONCE: usize = 64;
-/// The request's number of a new token: none of a fetch, whose numbers begin at 1.
+/// The request number of a new token. Fetches have numbers from 1.
 const RENEWAL: u32 = 0;
-/// How long a sign-out may take.
+/// Deadline of a sign-out.
 const SIGN_OUT: Duration = Duration::from_secs(2);
 
 struct Session {
     incoming: Incoming,
     writer: Writer,
-    /// At least this often the client says something.
+    /// The client sends something at least this often.
     heartbeat: Duration,
     heard: Instant,
-    /// Since when there has always been a send without an answer.
+    /// Since when there has been an unanswered send without interruption.
     asked: Option<Instant>,
     next_ping: Instant,
-    /// When noted acknowledgements go out.
+    /// When recorded acknowledgements are sent.
     next_acks: Option<Instant>,
     next_tick: Instant,
 }
@@ -77,9 +77,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Until the client is closed or the connection is of no more use.
+    /// Runs until the client is closed or the connection is of no more use.
     async fn serve(&mut self, session: &mut Session) -> Result<(), End> {
-        // Full: commands wait in their channel.
+        // When it is full, commands wait in their channel.
         let mut commands: Vec<Command> = Vec::with_capacity(64);
         let timer = sleep_until(Instant::now().into());
         tokio::pin!(timer);
@@ -112,13 +112,13 @@ impl Driver {
                 () = &mut timer => self.on_timer(session)?,
             }
             if !reading {
-                // Silence of one's own making.
+                // We stopped reading, so silence says nothing.
                 session.heard = Instant::now();
             }
         }
     }
 
-    /// Puts into the writer what may go out.
+    /// Moves to the writer what may go out.
     fn fill(&mut self, session: &mut Session) {
         let (writer, now) = (&mut session.writer, Instant::now());
         self.outbox.take_ready(now, |send| writer.push(Body::Send(send)));
@@ -165,7 +165,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Handles a frame, and those that are there already.
+    /// Handles a frame, and those that have arrived already.
     fn read(
         &mut self,
         session: &mut Session,
@@ -183,7 +183,7 @@ impl Driver {
                 None => return Err(lost(ConnectionError::Closed)),
             }
             left -= 1;
-            // What is taken out of the connection is handled: nothing is taken that may not be.
+            // Every frame taken from the connection is handled, so none is taken that may not be.
             if left == 0 || !self.events.has_room() {
                 break;
             }
@@ -259,7 +259,7 @@ impl Driver {
     fn on_accepted(&mut self, accepted: client::Accepted) -> Result<(), End> {
         let timeline = timeline(accepted.timeline.as_ref())?;
         let position = accepted.position.ok_or_else(|| lost_because("Accepted has no position"))?.into();
-        // A later one is delivered in its turn; of a timeline that the device does not follow, nothing is.
+        // A later one is delivered in its turn; timelines that the device does not follow deliver nothing.
         if self.positions.get(&timeline).is_some() && self.positions.step(&timeline, position) == Step::Next {
             self.events.push(Event::Sent {
                 timeline,
@@ -299,7 +299,7 @@ impl Driver {
         }
     }
 
-    /// The answer belongs to the oldest renewal: the gateway answers renewals in the order in which they were sent.
+    /// The answer belongs to the oldest renewal: the gateway answers renewals in order.
     fn renewed(&mut self, result: Result<(), RenewError>) {
         if let Some(renewal) = self.renewals.pop_front() {
             if result.is_ok() {
@@ -309,7 +309,7 @@ impl Driver {
         }
     }
 
-    /// Says goodbye and hears what is still on its way, for a short time.
+    /// Signs out, and reads for a short time what is still on its way.
     async fn sign_out(&mut self, mut session: Session) {
         self.acks.take(|ack| session.writer.push(Body::Ack(ack)));
         session.writer.push(Body::SignOut(SignOut {}));
@@ -344,7 +344,7 @@ impl Session {
     fn new(connection: Connection, signed_in: &SignedIn) -> Self {
         let (outgoing, incoming) = connection.split();
         let now = Instant::now();
-        // A little early, so that it is there in time.
+        // A little early, to arrive in time.
         let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(0.8);
         Self {
             incoming,
@@ -358,7 +358,7 @@ impl Session {
         }
     }
 
-    /// When silence means that the connection is dead: the gateway answers each ping, and a send before that.
+    /// When silence means that the connection is dead: the gateway answers each ping, and each send before that.
     fn dead_at(&self, answer_patience: Duration) -> Instant {
         let unheard_ping = self.heard + 2 * self.heartbeat + Duration::from_secs(1);
         match self.asked {
@@ -368,7 +368,7 @@ impl Session {
     }
 }
 
-/// Frames on their way out. Bounded: sends by the window, the rest by what caused them.
+/// Outgoing frames. Bounded: sends by the window, the others by what caused them.
 struct Writer {
     outgoing: Outgoing,
     waiting: VecDeque<ClientFrame>,
@@ -384,7 +384,7 @@ impl Writer {
         self.dirty || !self.waiting.is_empty()
     }
 
-    /// Writes everything, then flushes once. Cancel-safe: what is not written stays here or in the sink.
+    /// Writes everything, then flushes once. Cancel-safe: unwritten frames stay here or in the sink.
     async fn drive(&mut self) -> Result<(), ConnectionError> {
         poll_fn(|context| self.poll_drive(context)).await
     }

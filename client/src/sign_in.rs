@@ -1,4 +1,4 @@
-//! The exchange that begins a connection.
+//! The exchange at the start of a connection.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub enum SignInError {
 }
 
 impl SignInError {
-    /// Is there no use in trying again with the same credential, anywhere?
+    /// True if retrying with the same credential is of no use anywhere.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Refused(refusal) => !refusal.retry && refusal.code != Code::Internal,
@@ -40,11 +40,11 @@ impl SignInError {
     }
 }
 
-/// Keys that were derived before, so that a reconnect does not pay for PBKDF2 again.
+/// Derived keys, kept so that a reconnect does not pay for PBKDF2 again.
 #[derive(Default)]
 pub(crate) struct KeyCache(Mutex<Option<(Salt, Arc<ClientKeys>)>>);
 
-/// Signs in on a new connection. `request` says everything but the credential.
+/// Signs in on a new connection. `request` contains everything but the credential.
 pub async fn sign_in(
     connection: &mut Connection,
     request: client::SignIn,
@@ -106,7 +106,7 @@ async fn keys(password: &str, salt: &Salt, cache: &KeyCache) -> Result<Arc<Clien
         return Ok(Arc::clone(keys));
     }
     let (password, wanted) = (password.to_owned(), salt.clone());
-    // Milliseconds of hashing: not on a thread that serves others.
+    // Hashing takes milliseconds, so it runs on a blocking thread.
     let derived =
         tokio::task::spawn_blocking(move || ClientKeys::derive(&password, &wanted.salt, wanted.iterations)).await;
     let keys = Arc::new(derived.map_err(|_| ScramError::Password("hashing the password failed".to_owned()))??);

@@ -1,4 +1,4 @@
-//! Whom the client trusts to be the service.
+//! The certificate authorities that the client trusts.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,8 +6,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tonic::transport::{Certificate, ClientTlsConfig};
 
-/// Whose signature on the service's certificate counts. Clones share what a connection can take over from an earlier one:
-/// coming back costs both sides less.
+/// The trusted authorities. Clones share session tickets, which make reconnecting cheaper for both sides.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
     authorities: Authorities,

@@ -1,4 +1,4 @@
-//! One task for each connection: waits for the client, the routers and the time, and does what the session says.
+//! The task of a connection: waits for the client, the routers and timers, and performs the session's effects.
 
 use std::{
     future::poll_fn,
@@ -23,7 +23,7 @@ use crate::{
     transport::{Event, Transport},
 };
 
-/// What all connections share.
+/// Shared by all connections.
 pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
     pub(crate) links: RouterLinks,
@@ -33,19 +33,19 @@ pub(crate) struct Shared {
     pub(crate) max_outgoing_bytes: usize,
 }
 
-/// For writing the last frames and closing.
+/// Deadline for writing the last frames and closing.
 const CLOSING: Duration = Duration::from_secs(2);
-/// Bytes after which the metrics are told.
+/// The metrics are updated after this many bytes.
 const COUNT_EACH: u64 = 16 * 1024;
-/// How far ahead a sleep may be when there is nothing to wait for.
+/// How far ahead the timer is set when there is nothing to wait for.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// How a client came.
+/// How a client arrived.
 pub(crate) struct Arrival {
     pub(crate) protocol: Protocol,
-    /// The client's own, whatever proxies are between.
+    /// The client's own address, looking through proxies.
     pub(crate) address: IpAddr,
-    /// By then it is signed in.
+    /// The client must be signed in by then.
     pub(crate) deadline: Instant,
 }
 
@@ -65,21 +65,21 @@ struct Connection {
     shared: Arc<Shared>,
     number: u64,
     mailbox: Arc<Mailbox>,
-    /// Boxed: the task of an idle connection is small.
+    /// Boxed, to keep the task of an idle connection small.
     follows: Box<ConnectionFeeds>,
     session: Session,
     /// Kept between inputs to save allocations.
     effects: Vec<Effect>,
-    /// Answers of feeds, which are there at once.
+    /// Immediate answers of feeds.
     at_once: Vec<Input>,
-    /// More waits to be written than may.
+    /// More output is pending than allowed.
     full: bool,
     /// The client has closed its half: there is nothing more to read.
     half_closed: bool,
     closing: bool,
-    /// Bytes read and written that the metrics know.
+    /// Bytes read and written that the metrics include.
     counted: (u64, u64),
-    /// Since when nothing was written although something waits, and how much was written then.
+    /// Since when pending output has made no progress, and the bytes written by then.
     stuck: Option<(Instant, u64)>,
 }
 
@@ -113,12 +113,12 @@ impl Connection {
         let mut sleeps_until = Instant::now() + FAR;
         while !self.closing {
             let wake_at = self.wake_at();
-            // Moved only when it would fire too late: that it fires early now and then costs less.
+            // Reset only if it would fire too late: firing early now and then costs less.
             if wake_at < sleeps_until || sleep.is_elapsed() {
                 sleep.as_mut().reset(wake_at.into());
                 sleeps_until = wake_at;
             }
-            // Above the bound nothing more is read: what a client sends has answers.
+            // Above the bound nothing more is read, because what a client sends has answers.
             let read = !self.full && !self.half_closed && self.session.reads();
             let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
             tokio::select! {
@@ -171,7 +171,7 @@ impl Connection {
             next = self.at_once.pop();
         }
         let queued = transport.queued_bytes();
-        // On and off at different marks, so that it does not flutter.
+        // On and off at different marks, to avoid flapping.
         let full = if self.full {
             queued > self.shared.max_outgoing_bytes / 4
         } else {
@@ -246,7 +246,7 @@ impl Connection {
         self.counted = (read, written);
     }
 
-    /// What is left to be said to the routers, if the client went without a word.
+    /// Sends the last requests to the routers if the client left without notice.
     fn leave(&mut self) {
         self.shared.connections.remove(self.number);
         for op in self.session.leave() {
@@ -258,7 +258,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Only if the task was ended from outside: otherwise nothing is left to say.
+        // Only if the task was ended from outside: otherwise nothing is left to send.
         self.leave();
     }
 }

@@ -1,4 +1,4 @@
-//! All connections of this process that can be pushed to, by number.
+//! All connections of this process that can take pushes, by number.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use crate::mailbox::Mailbox;
 
 const PARTS: usize = 16;
 
-/// Bounded by `max_connections`. In parts, so that readers of different links seldom meet.
+/// Bounded by `max_connections`. Sharded, so that readers of different links seldom contend.
 pub(crate) struct Connections {
     next: AtomicU64,
     parts: [Mutex<KeyedMap<u64, Arc<Mailbox>>>; PARTS],

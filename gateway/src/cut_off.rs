@@ -1,4 +1,4 @@
-//! A gateway that reaches no router, and whose lease has run out, sends its clients to the other gateways.
+//! A gateway without a lease and without a router sends its clients to other gateways.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,12 +7,12 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::connections::Connections;
 
-/// Up to this a client waits before it comes back, elsewhere.
+/// Longest delay before a client reconnects elsewhere.
 const COME_BACK_MS: u64 = 1_000;
-/// How often those are sent away that have come meanwhile.
+/// How often clients that have arrived meanwhile are sent away.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// For ever.
+/// Runs until it is cancelled.
 pub(crate) async fn watch(mut cut_off: watch::Receiver<bool>, connections: Arc<Connections>) {
     while cut_off.wait_for(|cut_off| *cut_off).await.is_ok() {
         tracing::warn!(clients = connections.len(), "no router can be reached and the lease has run out: clients go");

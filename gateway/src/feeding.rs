@@ -1,5 +1,5 @@
-//! The feeds among the tasks of the gateway: pushes go in, entries go to the mailboxes of connections, and what is missing
-//! is read.
+//! Connects the feeds to the gateway's tasks: takes pushes, puts entries into the mailboxes of connections, and reads
+//! what is missing.
 
 use std::{
     future::pending,
@@ -23,11 +23,11 @@ use crate::{
 pub(crate) struct Feeding {
     feeds: Feeds,
     connections: Arc<Connections>,
-    /// Something is due sooner than the reading task knows.
+    /// Notified when something is due sooner than the reading task knows.
     moved: Notify,
 }
 
-/// The feeds that one connection follows. It leaves them when this is dropped.
+/// The feeds that one connection follows. Dropping it leaves them.
 pub(crate) struct ConnectionFeeds {
     feeding: Arc<Feeding>,
     follows: Follows,
@@ -38,13 +38,13 @@ impl Feeding {
         Self { feeds: Feeds::new(grace), connections, moved: Notify::new() }
     }
 
-    /// A router has pushed an envelope. It is only a hint.
+    /// A router pushed an envelope. A push is only a hint.
     pub(crate) fn pushed(&self, push: link::Push) {
         self.feeds.pushed(push, Instant::now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
-    /// Pushes were dropped at a router: the timeline reaches at least this far.
+    /// A router dropped pushes: the timeline reaches at least this far.
     #[expect(clippy::needless_pass_by_value, reason = "a message, which ends here")]
     pub(crate) fn behind(&self, behind: link::Behind) {
         self.feeds.behind(&behind, Instant::now());
@@ -57,7 +57,7 @@ impl Feeding {
 
     /// Reads what feeds lack. Runs until it is cancelled.
     pub(crate) async fn read_missing(self: Arc<Self>, links: RouterLinks, rules: Arc<Rules>) {
-        // Bounded by the feeds: each has one read under way.
+        // Bounded by the feeds: each has at most one read in flight.
         let mailbox = Arc::new(Mailbox::default());
         loop {
             let wake_at = self.feeds.wake_at();
@@ -78,7 +78,7 @@ impl Feeding {
             for read in self.feeds.due(Instant::now()) {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
-                // No session is looked up for a read: the number only spreads reads over the parts of the links.
+                // A read belongs to no session: the number only spreads reads over the partitions.
                 let submit = Submit { connection: read.feed.0, client, op, traceparent: String::new() };
                 links.submit(submit);
             }

@@ -1,4 +1,5 @@
-//! What the fuzz targets reach: each parser of bytes from clients, with what must hold for whatever it takes.
+//! Entry points of the fuzz targets: each parser of bytes from clients, with the properties that must hold for
+//! everything it accepts.
 
 use std::{
     collections::VecDeque,
@@ -47,7 +48,7 @@ pub fn frames(mut bytes: &[u8]) {
 pub fn frame(bytes: &[u8]) {
     let Ok(frame) = native::decode(bytes) else { return };
     let encoded = frame.encode_to_vec();
-    // By bytes: a NaN is not equal to itself.
+    // Compares bytes, because a NaN is not equal to itself.
     assert_eq!(native::decode(&*encoded).expect("decodes").encode_to_vec(), encoded);
     if let Some(Said::Send(send)) = &frame.body
         && let Some(content) = &send.content
@@ -57,7 +58,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// Content that was taken can be read in each frame that brings it to its recipients.
+/// Accepted content can be read in each frame that brings it to its recipients.
 fn passes_on(content: &Bytes) {
     let envelope = RawEnvelope { id: "1".to_owned(), content: content.clone(), ..Default::default() };
     for outgoing in outgoing(envelope.encode_to_vec().into()) {
@@ -66,7 +67,7 @@ fn passes_on(content: &Bytes) {
     }
 }
 
-/// The first bytes of a connection through a proxy: never more is read than is known to belong to the header.
+/// The first bytes of a connection through a proxy: nothing is read that may not belong to the header.
 pub fn proxy_header(bytes: &[u8]) {
     let mut end = 12;
     while end <= bytes.len() {
@@ -95,9 +96,9 @@ pub fn json(text: &str) {
     assert_eq!(decoded.encode_to_vec(), frame.encode_to_vec(), "{again}");
 }
 
-/// Envelopes that a router hands on, in each frame that they travel in.
+/// Envelopes from a router, in each frame that carries them.
 pub fn envelopes(bytes: &[u8]) {
-    // An envelope has an id: it is never nothing, which only one of the two forms would leave out.
+    // An envelope has an id, so it is never empty: only one of the two forms would omit an empty one.
     if bytes.is_empty() {
         return;
     }
@@ -107,8 +108,8 @@ pub fn envelopes(bytes: &[u8]) {
         let at = varint::next_frame(&encoded, usize::MAX).expect("framed").expect("whole");
         assert_eq!(at.end, encoded.len());
         let typed = outgoing.clone().into_frame();
-        // What can be read as a whole frame can be read in its parts, as the same. In a frame, unknown groups may be nested
-        // less deep; content with groups is not taken.
+        // A frame that can be read as a whole can be read in parts, with the same result. In a frame, unknown groups
+        // may be nested less deeply; content with groups is refused.
         let read = ServerFrame::decode(&encoded[at]);
         assert!(typed.is_ok() || read.is_err());
         if let (Ok(typed), Ok(read)) = (typed, read) {
@@ -133,7 +134,7 @@ fn outgoing(envelope: Bytes) -> [Outgoing; 2] {
     [deliver, Outgoing::Page(page)]
 }
 
-/// Both messages of a client that signs in by password, with a line break between.
+/// Both messages of a client that signs in by password, separated by a line feed.
 pub fn scram(bytes: &[u8]) {
     let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (first, last) = bytes.split_at(at);
@@ -149,8 +150,8 @@ pub fn token(text: &str) {
     RULES.tokens.load().check(text, "", NOW_MS).expect_err("nobody has the key");
 }
 
-/// A session that is signed in, or not, and whatever its client says and the routers answer. Each message is preceded by its
-/// length as a byte; the byte before that says from whom it is.
+/// A session, signed in or not, with arbitrary messages of its client and answers of the routers. Two bytes before each
+/// message give its source and its length.
 pub fn session(mut bytes: &[u8]) {
     let mut driven = Driven::new();
     if bytes.first().is_some_and(|byte| byte & 1 == 0) {
@@ -182,7 +183,7 @@ struct Driven {
 
 const ME: Follower = Follower(42);
 
-/// What the feeds hand over.
+/// What the feeds deliver.
 #[derive(Default)]
 struct Handed(VecDeque<Input>);
 

@@ -1,4 +1,4 @@
-//! The role as a whole: opened, run, drained.
+//! The gateway role: opened, run, drained.
 
 use std::{
     net::SocketAddr,
@@ -49,7 +49,7 @@ pub enum OpenError {
     Peer(#[from] PeerError),
 }
 
-/// Ends the connections of clients and speaks for them to the routers. Stores nothing.
+/// Serves client connections, and speaks to the routers for them. Stores nothing.
 pub struct Gateway {
     addresses: Addresses,
     shared: Arc<Shared>,
@@ -65,7 +65,7 @@ pub struct Gateway {
     groups: OnceLock<Groups>,
 }
 
-/// What waits to be run.
+/// The parts that `run` starts.
 struct NotStarted {
     listeners: Listeners,
     links: LinksTask,
@@ -73,25 +73,25 @@ struct NotStarted {
     publish: watch::Sender<Option<u64>>,
 }
 
-/// What is stopped before the rest.
+/// Stopped before the rest.
 struct Groups {
     accepting: Tasks,
     lease: Tasks,
 }
 
-/// For the last words to the routers, and for giving the lease back.
+/// Deadline for the last requests to the routers, and for giving the lease back.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The shortest time in which a router may answer for the registry.
+/// The shortest timeout of one router for a registry call.
 const SHORTEST_TRY: Duration = Duration::from_millis(200);
-/// Between groups of clients that are told to go.
+/// Pause between groups of clients that are sent away.
 const STEP: Duration = Duration::from_millis(20);
-/// Up to this a client waits before it comes back, elsewhere; longer where there are more clients than the others can take
-/// in that time.
+/// Longest delay before a client reconnects elsewhere; longer where the other gateways can't take that many clients in
+/// this time.
 const COME_BACK_MS: u64 = 1_000;
 const COME_BACK_PER_S: u64 = 10_000;
 
 impl Gateway {
-    /// Reads keys and binds listeners; nothing is accepted yet.
+    /// Reads keys and binds listeners; accepts nothing yet.
     pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Gateway)?;
@@ -161,8 +161,8 @@ impl Gateway {
         let _ = self.groups.set(groups);
     }
 
-    /// From now on tokens are checked by these keys, and new connections are met with these certificates. Open ones go on.
-    /// After an error everything is as it was.
+    /// Replaces the token keys and the certificates for new connections. Open connections stay. After an error nothing
+    /// has changed.
     pub fn reload(&self, config: &GatewayConfig) -> Result<(), OpenError> {
         let tokens = TokenKeys::load(&config.jwt)?;
         match (&self.tls, &config.tls) {
@@ -179,28 +179,29 @@ impl Gateway {
         self.status.subscribe()
     }
 
-    /// Where clients over TCP connect; None if that is off.
+    /// The address for clients over TCP; `None` if that is off.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.addresses.tcp
     }
 
-    /// Where clients over WebSocket connect; None if that is off.
+    /// The address for clients over WebSocket; `None` if that is off.
     pub fn ws_address(&self) -> Option<SocketAddr> {
         self.addresses.ws
     }
 
-    /// Where clients over gRPC connect; None if that is off.
+    /// The address for clients over gRPC; `None` if that is off.
     pub fn grpc_address(&self) -> Option<SocketAddr> {
         self.addresses.grpc
     }
 
-    /// Stops in order: says that it is not ready, after `drain_delay_ms` accepts no more, sends clients away spread over time
-    /// once their sends are answered, ends their sessions, gives the lease back. Takes no longer than `drain_delay_ms`,
-    /// `drain_spread_ms`, `send_deadline_ms` and some seconds, and only some seconds when no router is left.
+    /// An orderly stop: reports that it is not ready, stops accepting after `drain_delay_ms`, sends clients away spread
+    /// over time once their sends are answered, ends their sessions, and gives the lease back. Takes at most
+    /// `drain_delay_ms`, `drain_spread_ms`, `send_deadline_ms` and some seconds, and only some seconds when no router
+    /// is left.
     pub async fn drain(&self) {
         self.status.draining();
         let Some(groups) = self.groups.get() else { return };
-        // Until those who send clients here have seen that it is not ready, whoever comes is still served.
+        // New clients are served until the load balancers have seen that it is not ready.
         sleep(self.drain_delay).await;
         groups.accepting.stop();
         self.send_clients_away().await;
@@ -220,7 +221,7 @@ impl Gateway {
         };
         tokio::select! {
             () = answered => {}
-            // Everything is being stopped. What has no answer comes again, by the clients.
+            // Everything is being stopped. Clients repeat their unanswered sends.
             () = self.shared.links.without_routers(LAST_WORDS) => {
                 tracing::warn!(left = self.shared.connections.len(), "no router is left to wait for");
             }
@@ -243,7 +244,7 @@ impl Gateway {
             }
             sleep(STEP).await;
         }
-        // Those that were accepted at the last moment.
+        // Connections that were accepted at the last moment.
         for client in self.shared.connections.all() {
             client.drain(Duration::from_millis(rand::rng().random_range(0..come_back_ms)));
         }
@@ -262,7 +263,7 @@ fn follow_lease(publish: watch::Sender<Option<u64>>) -> impl FnMut(Option<HeldLe
     }
 }
 
-/// Failed sign-ins that were left out of the log are told as a number, also when no other one follows.
+/// Logs the number of failed sign-ins that were left out, even when no further one follows.
 async fn tell_the_rest(rules: Arc<Rules>) {
     loop {
         sleep(TELL_REST).await;
@@ -272,7 +273,7 @@ async fn tell_the_rest(rules: Arc<Rules>) {
     }
 }
 
-/// Reads the key and certificate files that the configuration names, and returns what is wrong with them.
+/// Reads the key and certificate files in the configuration, and returns what is wrong with them.
 pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
     let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());

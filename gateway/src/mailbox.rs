@@ -1,4 +1,4 @@
-//! What waits for one connection's task.
+//! Messages that wait for one connection's task.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,26 +20,26 @@ use crate::{
 const MAX_ENTRIES: usize = 64;
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
 
-/// Signals that wait. When there are so many, more are dropped.
+/// Signals that wait. Further ones are dropped.
 const MAX_SIGNALS: usize = 32;
-/// Directed requests that wait. When there are so many, more are refused.
+/// Directed requests that wait. Further ones are refused.
 const MAX_DIRECTED: usize = 16;
 
-/// Any task puts in, the connection's task takes out.
+/// Any task may put messages in; the connection's task takes them out.
 #[derive(Default)]
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     arrived: Notify,
 }
 
-/// All that came since it was looked at last.
+/// Everything that came since the last look.
 #[derive(Default)]
 pub(crate) struct Mail {
     /// At most one answer for each request that the session made.
     pub(crate) answers: Vec<(Tag, RequestOutcome)>,
     pub(crate) entries: Vec<Arc<Entry>>,
     entry_bytes: usize,
-    /// Feeds that hand over no more, to be handled after the entries. At most one for each join, and one `Ended`.
+    /// Feeds that deliver no more, to be handled after the entries. At most one for each join, and one `Ended`.
     pub(crate) left: Vec<(FeedId, Left)>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
@@ -54,8 +54,8 @@ pub(crate) struct Mail {
 }
 
 impl Mail {
-    /// All but signals and directed requests, in the order in which the session takes them. Entries come before answers: an
-    /// own message is counted by its `Accepted` only when the client has all before it.
+    /// Everything but signals and directed requests, in the order in which the session takes them. Entries come before
+    /// answers: the position of an own message counts only when the client has everything before it.
     pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
         let Self { answers, entries, left, heads, over, drain, cut_off, entry_bytes: _, signals: _, directed: _ } =
             self;
@@ -77,7 +77,7 @@ impl Mailbox {
         self.put(|mail| mail.answers.push((tag, answered)));
     }
 
-    /// False if it is full: then the session hears that it has fallen behind.
+    /// False if it is full: then the session is told that it has fallen behind.
     pub(crate) fn entry(&self, entry: &Arc<Entry>) -> bool {
         let mut taken = true;
         self.put(|mail| {
@@ -136,7 +136,7 @@ impl Mailbox {
         self.put(|mail| mail.cut_off = Some(come_back));
     }
 
-    /// Waits until there is mail. Cancel-safe: what came stays.
+    /// Waits until there is mail. Cancel-safe: messages stay.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
     }

@@ -1,4 +1,4 @@
-//! All metrics of the gateway.
+//! The metrics of a gateway.
 
 use std::sync::LazyLock;
 
@@ -71,17 +71,18 @@ const ALL: &[(&str, Kind, Unit, &str)] = &[
     (LEASES, Kind::Counter, Unit::Count, "Leases taken; more than one in a process's life means that one was lost"),
 ];
 
-/// Counters with one label, and all its values. They begin at 0, because an alert needs the zero of what never happened.
+/// Counters with one label, and all its values. They start at 0, because an alert needs the zero of an event that has
+/// never happened.
 const LABELS: &[(&str, &str, &[&str])] =
     &[(CONNECTIONS_REFUSED, "why", &["full", "address"]), (DELIVERIES, "from", &["push", "read"])];
 const WAYS: &[&str] = &["password", "token"];
 const SIGN_IN_RESULTS: &[&str] = &["ok", "crowded", "unauthenticated", "throttled", "failed"];
 /// Way and result of a sign-in that ended before its way was known.
 const NO_WAY: (&str, &str) = ("any", "timed_out");
-/// Numbers of codes are looked for up to this one; some may be missing between.
+/// Highest number of a code that is looked for; there may be gaps below it.
 const MAX_CODE: i32 = 64;
 
-/// What every message counts, looked up in the recorder once.
+/// Updated by every message, so looked up in the recorder once.
 static SEND: LazyLock<Counter> = LazyLock::new(|| counter!(SENDS));
 static ACCEPT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| (counter!(ACCEPTED), histogram!(SEND_LATENCY)));
 static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "push"));
@@ -92,7 +93,7 @@ static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED
 static LINKED: LazyLock<(Gauge, Gauge, Counter)> =
     LazyLock::new(|| (gauge!(LINKS_UP), gauge!(REQUESTS_PENDING), counter!(REQUESTS_REPEATED)));
 
-/// Tells the recorder the help texts, and begins all counters at 0.
+/// Describes each metric to the recorder, and starts all counters at 0.
 pub fn describe() {
     for (name, kind, unit, help) in ALL {
         match kind {

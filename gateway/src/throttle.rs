@@ -1,8 +1,9 @@
-//! How many wrong sign-ins may be tried: by an address, for a user, and by an address for a user.
+//! Limits failed sign-ins: by address, by user, and by address and user.
 //!
-//! Who guesses passwords is slowed down, whether from one address, from many at one user, or at many users. Whoever is
-//! right is not kept out by those who are wrong: one client with an old password behind an office's address uses up what
-//! it has with this one user, and where a user has signed in before, others' failures do not count.
+//! Password guessing is slowed down, whether it comes from one address, from many addresses against one user, or
+//! against many users. Failures of others do not lock out a user with the right password: one client with an old
+//! password behind an office's address uses up its allowance with this one user only, and where a user has signed in
+//! before, others' failures do not count.
 
 use std::{
     collections::HashMap,
@@ -16,30 +17,30 @@ use parking_lot::Mutex;
 
 use crate::{conversation::rate::Bucket, network::Network};
 
-/// Addresses, users, and pairs remembered. When it is full, those that have all their tries back are forgotten, then any:
-/// an attacker with that many gains tries, others lose nothing.
+/// Most addresses, users, and pairs that are remembered. Beyond it, entries with a full allowance are dropped, then
+/// any: an attacker with that many gains attempts, others lose nothing.
 const MAX_REMEMBERED: usize = 16_384;
-/// Failed sign-ins told in the log at once, and then one each so often.
+/// Burst of failed sign-ins in the log; after that, one each interval.
 const TOLD_AT_ONCE: u32 = 20;
 const TELL: Duration = Duration::from_secs(1);
-/// After so much time without one that is told, the rest is told as a number.
+/// After this time without a logged failure, the number of the others is logged.
 pub(crate) const TELL_REST: Duration = Duration::from_secs(10);
 
-/// So many at once, and so many come back each minute.
+/// A burst, and the number that comes back each minute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowed {
     pub(crate) burst: u32,
     pub(crate) per_minute: u32,
 }
 
-/// The bounds of tries.
+/// The limits on attempts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tries {
-    /// Failures of one address, whoever it says it is.
+    /// Failures of one address, for any user.
     pub(crate) of_address: Allowed,
     /// Failures for one user from all addresses, and from one address.
     pub(crate) of_user: Allowed,
-    /// Sign-ins by password of one address that were begun and have not succeeded.
+    /// Password sign-ins of one address that have started and not succeeded.
     pub(crate) begun: Allowed,
 }
 
@@ -72,12 +73,12 @@ impl Throttle {
         }
     }
 
-    /// May the address try something that can be guessed? If not: after how long.
+    /// Ok if the address may try a credential that can be guessed; otherwise the delay.
     pub(crate) fn check_address(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         self.by_address.check(&Network::of(address), now)
     }
 
-    /// May it begin with a password? What it takes comes back by [`Throttle::succeeded`], and with time.
+    /// Ok if a password sign-in may start. Its cost is returned by [`Throttle::succeeded`], and over time.
     pub(crate) fn begin(&self, address: IpAddr, user: &UserId, now: Instant) -> Result<(), Duration> {
         let network = Network::of(address);
         let pair = self.pair(network, user);
@@ -89,10 +90,10 @@ impl Throttle {
         self.begun.take(network, now)
     }
 
-    /// A token or a password was wrong. `user`: if it was a password.
+    /// A token or password was wrong. `user`: for a password.
     pub(crate) fn failed(&self, address: IpAddr, user: Option<&UserId>, now: Instant) {
         let network = Network::of(address);
-        // None left is what is meant.
+        // An empty bucket is intended.
         let _ = self.by_address.take(network, now);
         if let Some(user) = user {
             let _ = self.by_user.take(self.hasher.hash_one(user.as_str()), now);
@@ -106,7 +107,8 @@ impl Throttle {
         self.begun.give_back(&network);
         let mut good = self.good.lock();
         if good.len() >= MAX_REMEMBERED {
-            // The older half: half of an attacker's may be among the newer one, but those were right.
+            // Drops the older half: half of an attacker's entries may be among the newer ones, but those passwords were
+            // right.
             let mut times: Vec<Instant> = good.values().copied().collect();
             let (_, middle, _) = times.select_nth_unstable(MAX_REMEMBERED / 2);
             let middle = *middle;
@@ -115,12 +117,12 @@ impl Throttle {
         good.insert(self.pair(network, user), now);
     }
 
-    /// `Some` if this failure is to be logged, with the number of those left out before.
+    /// `Some` if this failure is to be logged, with the number left out before it.
     pub(crate) fn tell(&self, now: Instant) -> Option<u64> {
         self.told.turn(now)
     }
 
-    /// How many failures were not told, if some were not.
+    /// The number of failures that were left out, if any.
     pub(crate) fn not_told(&self) -> Option<u64> {
         self.told.take_left_out()
     }

@@ -1,4 +1,4 @@
-//! What one user may have and do on this gateway, over all of its connections.
+//! Limits of one user on this gateway, over all of its connections.
 
 use std::{
     collections::HashMap,
@@ -14,17 +14,17 @@ use carillon_proto::UserId;
 use parking_lot::Mutex;
 
 const PARTS: usize = 16;
-/// Users in a part up to which nobody is looked for who can be forgotten.
+/// Up to this many users of a shard, no search for removable ones is done.
 const FEW: usize = 64;
 const SWEEP_NS: u64 = 60_000_000_000;
 
-/// Bounded by the connections, and by those users whose sends of the last seconds still count.
+/// Bounded by the connections, plus users whose sends of the last seconds still count.
 pub(crate) struct Users {
     parts: [Mutex<Part>; PARTS],
-    /// With a key of this process: nobody can find two users with one hash.
+    /// Keyed for this process, so that nobody can construct collisions.
     hasher: RandomState,
     most_connections: u32,
-    /// Between two sends in the long run, and how far ahead of that a user may be.
+    /// The interval between two sends at the sustained rate, and how far ahead of it a user may be.
     interval_ns: u64,
     ahead_ns: u64,
     start: Instant,
@@ -33,7 +33,7 @@ pub(crate) struct Users {
 #[derive(Default)]
 struct Part {
     users: HashMap<u64, Entry>,
-    /// Those who can be forgotten are looked for when there are so many, or when it was long ago.
+    /// Removable users are searched for at this size, or after a long time.
     sweep_at: usize,
     swept_ns: u64,
 }
@@ -44,19 +44,19 @@ struct Entry {
 }
 
 struct User {
-    /// When all that was sent would have been sent at the rate of the long run, in nanoseconds from the start. (The
+    /// When everything sent so far would have been sent at the sustained rate, in nanoseconds from the start. (The
     /// generic cell rate algorithm, ITU-T I.371: a token bucket in one number.)
     sent_until_ns: AtomicU64,
 }
 
-/// A connection's part in its user's bounds; given back when it is dropped.
+/// A connection's share in its user's limits; released when it is dropped.
 pub(crate) struct Share {
     users: Arc<Users>,
     user: Arc<User>,
     key: u64,
 }
 
-/// The user has as many connections as it may.
+/// The user has as many connections as allowed.
 #[derive(Debug)]
 pub(crate) struct TooMany;
 
@@ -103,14 +103,14 @@ impl Users {
 }
 
 impl User {
-    /// Do sends of before still count?
+    /// True if earlier sends still count.
     fn owes(&self, now_ns: u64) -> bool {
         self.sent_until_ns.load(Ordering::Relaxed) > now_ns
     }
 }
 
 impl Share {
-    /// May the user send now? If not: after how long it may, if nobody else does.
+    /// Ok if the user may send now; otherwise the delay until it may, if no other connection sends.
     pub(crate) fn send(&self, now: Instant) -> Result<(), Duration> {
         let (now_ns, users) = (self.users.ns(now), &self.users);
         let next = |until: u64| until.max(now_ns) + users.interval_ns;
@@ -121,26 +121,26 @@ impl Share {
         }
     }
 
-    /// Takes one that is not there yet, and says after how long it will be.
+    /// Takes a send in advance, and returns the delay until it may be used.
     pub(crate) fn owe(&self, now: Instant) -> Duration {
         let (now_ns, users) = (self.users.ns(now), &self.users);
         let taken = self
             .user
             .sent_until_ns
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.max(now_ns) + users.interval_ns));
-        // It always says Some.
+        // The closure always returns Some.
         let (Ok(until) | Err(until)) = taken;
         Duration::from_nanos((until.max(now_ns) + users.interval_ns).saturating_sub(now_ns + users.ahead_ns))
     }
 
-    /// After how long there will be one.
+    /// The delay until the next send.
     pub(crate) fn wait_for_one(&self, now: Instant) -> Duration {
         let (now_ns, users) = (self.users.ns(now), &self.users);
         let until = self.user.sent_until_ns.load(Ordering::Relaxed).max(now_ns);
         Duration::from_nanos((until + users.interval_ns).saturating_sub(now_ns + users.ahead_ns))
     }
 
-    /// One that was taken was not used.
+    /// Returns an unused send.
     pub(crate) fn give_back(&self) {
         let interval_ns = self.users.interval_ns;
         let back = |until: u64| Some(until.saturating_sub(interval_ns));

@@ -32,11 +32,12 @@ use tokio::{
 
 use crate::Role;
 
-/// Connections at a time; more are closed at once.
+/// Connections at a time; further ones are closed at once.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
-/// From the first byte to the end of the request's head, and between two requests. Above the pause between two scrapes.
+/// From the first byte to the end of the request head, and between two requests. Longer than the pause between two
+/// scrapes.
 const REQUEST_IN: Duration = Duration::from_secs(20);
-/// However much is asked on it: no answer takes long, and whoever has more to ask connects again.
+/// Lifetime of a connection, however it is used: no answer takes long, and the client can connect again.
 const CONNECTION_LASTS: Duration = Duration::from_secs(600);
 
 pub(crate) struct Admin {
@@ -44,7 +45,7 @@ pub(crate) struct Admin {
     address: SocketAddr,
 }
 
-/// What the roles of this process say of themselves.
+/// The readiness of the roles of this process.
 #[derive(Clone)]
 pub(crate) struct Health {
     roles: Arc<[(Role, OnceLock<Ready>)]>,
@@ -62,7 +63,7 @@ impl Admin {
         self.address
     }
 
-    /// Answers until all tasks stop: it tells of the draining, too.
+    /// Answers until all tasks stop, so it reports the draining, too.
     pub(crate) fn run(self, health: Health, metrics: PrometheusHandle, tasks: &Tasks) {
         let app = Router::new()
             .route("/", get("/metrics: for Prometheus\n/healthz: the process lives\n/readyz: all its roles can work\n"))
@@ -79,7 +80,7 @@ impl Admin {
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                 let app = app.clone();
                 connections.spawn("admin-connection", async move {
-                    // Whoever stays too long, or breaks off, is of no interest.
+                    // The outcome of a connection that lasts too long or breaks is of no interest.
                     let _ = timeout(CONNECTION_LASTS, serve(stream, app)).await;
                     drop(place);
                 });
@@ -91,17 +92,17 @@ impl Admin {
 async fn serve(stream: TcpStream, app: Router) {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_IN);
-    // An error is the client's, or its silence.
+    // Errors are the client's, or its silence.
     let _ = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
 }
 
 impl Health {
-    /// None of them is open yet.
+    /// None of the roles is open yet.
     pub(crate) fn new(roles: &[Role]) -> Self {
         Self { roles: roles.iter().map(|role| (*role, OnceLock::new())).collect(), draining: Arc::default() }
     }
 
-    /// From now on the role speaks for itself.
+    /// From now on the role reports for itself.
     pub(crate) fn opened(&self, role: Role, ready: Ready) {
         for (_, opened) in self.roles.iter().filter(|(other, _)| *other == role) {
             opened.get_or_init(|| ready.clone());
@@ -112,7 +113,7 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// What keeps the process from being ready.
+    /// The reasons why the process is not ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons = self.reasons_of_roles();
         if self.draining.load(Ordering::Relaxed) {
@@ -142,7 +143,7 @@ impl Health {
                     std::future::pending::<()>().await;
                 }
             }
-            // An earlier one may have changed its mind while a later one was waited for.
+            // An earlier role may have changed while a later one was awaited.
             if self.reasons_of_roles().is_empty() {
                 return;
             }

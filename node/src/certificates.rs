@@ -1,4 +1,4 @@
-//! How long the certificates of this process hold: told at the start, when it changes and once a day, and as a gauge.
+//! The validity of this process's certificates: logged at the start, when it changes and once a day, and a gauge.
 
 use std::{
     fs,
@@ -20,19 +20,19 @@ use crate::{Config, Role, metrics::CERTIFICATE_ENDS_SECONDS};
 
 const LOOK: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
-/// "Soon" is so long before the end, or a quarter of the whole time, whichever is less: certificates of a day are renewed
-/// within hours, those of a year within weeks.
+/// "Soon" is this long before the end, or a quarter of the validity period, whichever is less: certificates of a day
+/// are renewed within hours, those of a year within weeks.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A file with certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CertificateFile {
-    /// For the label of the gauge.
+    /// The label of the gauge.
     pub(crate) used_for: &'static str,
     pub(crate) path: PathBuf,
 }
 
-/// What there is to say of a file.
+/// What to report about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Good,
@@ -44,7 +44,7 @@ pub(crate) enum State {
     NotYet(u64),
 }
 
-/// Those that are in use. Cheap to clone.
+/// The certificates in use. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Certificates {
     files: Arc<Mutex<Vec<Watched>>>,
@@ -70,7 +70,7 @@ pub(crate) fn files_of(config: &Config, roles: &[Role]) -> Vec<CertificateFile> 
     files
 }
 
-/// When the certificates of a file hold. The error says what is wrong with it.
+/// The validity of the certificates in a file. The error says what is wrong with it.
 pub(crate) fn validity_of(path: &Path) -> Result<Validity, String> {
     let pem = fs::read(path).map_err(|error| format!("can't be read: {error}"))?;
     Validity::of_pem(&pem).map_err(|error: TlsError| error.to_string())
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    /// None: nothing that anybody has to do something about.
+    /// `None` if nobody has to do anything.
     pub(crate) fn told(self) -> Option<String> {
         match self {
             Self::Good => None,
@@ -106,7 +106,7 @@ impl State {
 }
 
 impl Certificates {
-    /// These are in use from now on. What can't be read was not taken up.
+    /// Sets the files in use. A file that can't be read was not taken up.
     pub(crate) fn use_files(&self, files: Vec<CertificateFile>) {
         let readable = |file: CertificateFile| {
             let validity = validity_of(&file.path).ok()?;

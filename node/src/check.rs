@@ -1,4 +1,4 @@
-//! `--check-config`: everything that can be looked at without starting.
+//! `--check-config`: everything that can be checked without starting.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use crate::{
     running::{gateway_config, is_whole, no_operator, tiers},
 };
 
-/// What was found, each for people and with the name of its setting.
+/// The findings, for people, each with the name of its setting.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// The process would not start, or would not do what it is set to do.
+    /// The process would not start, or would not do what it is configured to do.
     pub(crate) problems: Vec<String>,
     pub(crate) warnings: Vec<String>,
 }
@@ -49,7 +49,7 @@ fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
     found.problems.extend(invalid.iter().map(ToString::to_string));
     if invalid.is_empty() {
         match secrets.peer_security(config, &tiers(roles)) {
-            // It makes what is missing.
+            // The process creates what is missing.
             Err(SecretError::NoClusterSecret { .. }) if is_whole(roles) => {}
             Err(error) => found.problems.push(error.to_string()),
             Ok(security) => found.warnings.extend(no_operator(roles, &security).map(str::to_owned)),
@@ -61,7 +61,7 @@ fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
     }
 }
 
-/// Skips files that can't be read: whoever reads them reports that.
+/// Skips files that can't be read: their reader reports that.
 fn certificates(config: &Config, roles: &[Role], found: &mut Findings) {
     for file in files_of(config, roles) {
         let Ok(validity) = validity_of(&file.path) else { continue };
@@ -72,7 +72,7 @@ fn certificates(config: &Config, roles: &[Role], found: &mut Findings) {
     }
 }
 
-/// `None` if the folder is there or can be made.
+/// `None` if the folder exists or can be created.
 fn folder(key: &str, path: &Path) -> Option<String> {
     let there = path.ancestors().find(|path| path.as_os_str().is_empty() || path.exists())?;
     if there.as_os_str().is_empty() {
@@ -108,7 +108,7 @@ fn listeners(config: &Config, roles: &[Role], found: &mut Findings) {
         for (key, listener) in listeners.into_iter().filter(|(_, listener)| listener.enabled) {
             match listener.listen.to_socket_addrs() {
                 Ok(addresses) => taken.extend(addresses.map(|address| (key, address))),
-                // Another form is told with the other values.
+                // Another form is reported with the other values.
                 Err(error) if listener.listen.contains(':') => {
                     found.problems.push(format!("{key} {} has no address: {error}", listener.listen));
                 }
@@ -126,7 +126,7 @@ fn listeners(config: &Config, roles: &[Role], found: &mut Findings) {
     }
 }
 
-/// Linux takes IPv4 on [::] as well.
+/// On Linux, [::] takes IPv4 as well.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     one.port() == other.port()

@@ -1,4 +1,4 @@
-//! Frames on a byte stream: each preceded by its length in bytes as a protobuf varint.
+//! Frames on a byte stream, each with its length in bytes as a protobuf varint in front.
 
 use bytes::{Buf as _, BytesMut};
 use carillon_proto::pb::client::{ClientFrame, ServerFrame};
@@ -18,7 +18,7 @@ impl Encoder<ClientFrame> for Codec {
     type Error = ConnectionError;
 
     fn encode(&mut self, frame: ClientFrame, into: &mut BytesMut) -> Result<(), ConnectionError> {
-        // Fails only where a buffer can't grow.
+        // Fails only if a buffer can't grow.
         frame.encode_length_delimited(into).map_err(|error| ConnectionError::Frame(error.to_string()))
     }
 }
@@ -43,7 +43,7 @@ impl Decoder for Codec {
     }
 }
 
-/// Bytes of the prefix and the length it tells; None if it is not there in full.
+/// The size of the prefix and the length in it; `None` if it is incomplete.
 fn length(from: &[u8]) -> Result<Option<(usize, u64)>, ConnectionError> {
     let mut length = 0;
     for (at, byte) in from.iter().take(5).enumerate() {
@@ -55,12 +55,12 @@ fn length(from: &[u8]) -> Result<Option<(usize, u64)>, ConnectionError> {
     if from.len() < 5 { Ok(None) } else { Err(ConnectionError::TooLong { bytes: length, max: MAX_SERVER_FRAME_BYTES }) }
 }
 
-/// Takes the frames of these bytes as a connection does, and says how many there were.
+/// Decodes the frames in these bytes as a connection does, and returns their number.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn take_frames(bytes: &[u8]) -> usize {
     let mut buffer = BytesMut::new();
     let mut taken = 0;
-    // In pieces, as they come.
+    // In pieces, as they arrive.
     for piece in bytes.chunks(7) {
         buffer.extend_from_slice(piece);
         while let Ok(Some(frame)) = Codec.decode(&mut buffer) {

@@ -26,7 +26,7 @@ pub(super) async fn open(address: &Address, options: &ConnectOptions) -> Result<
     }
     let channel = endpoint.connect().await.map_err(failed)?;
     let mut client = ClientServiceClient::new(channel).max_decoding_message_size(MAX_SERVER_FRAME_BYTES);
-    // Full: the sender waits until HTTP/2 has taken a frame.
+    // When it is full, the sender waits until HTTP/2 has taken a frame.
     let (frames, receiver) = mpsc::channel(64);
     // The call is made with the first read: its answer may wait for the first frame, which is sent before that.
     let incoming = async move { client.connect(ReceiverStream::new(receiver)).await.map(tonic::Response::into_inner) }

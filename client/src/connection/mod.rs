@@ -18,13 +18,13 @@ pub(crate) use codec::take_frames;
 
 use crate::{Address, TlsError, Transport, Trust};
 
-/// Longest frame that the client reads, in bytes: the longest message and what surrounds it.
+/// Longest frame that the client reads, in bytes: the longest message and its envelope.
 const MAX_SERVER_FRAME_BYTES: usize = 4 * limits::MAX_FRAME_BYTES;
 
 pub(crate) type Outgoing = Pin<Box<dyn Sink<ClientFrame, Error = ConnectionError> + Send>>;
 pub(crate) type Incoming = Pin<Box<dyn Stream<Item = Result<ServerFrame, ConnectionError>> + Send>>;
 
-/// A connection that is open; whether it is signed in is between the frames.
+/// An open connection. The frames on it tell whether it is signed in.
 pub struct Connection {
     outgoing: Outgoing,
     incoming: Incoming,
@@ -33,9 +33,9 @@ pub struct Connection {
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     pub trust: Trust,
-    /// The name that the certificate must carry, if it is not the host of the address.
+    /// The name that the certificate must carry, if it differs from the host of the address.
     pub server_name: Option<String>,
-    /// For reaching the gateway and the handshakes of TLS and WebSocket.
+    /// Deadline for reaching the gateway and for the handshakes of TLS and WebSocket.
     pub timeout: Duration,
 }
 
@@ -72,7 +72,7 @@ pub enum ConnectionError {
 }
 
 impl Connection {
-    /// Opens a connection. Nothing has been said on it yet: the first frame to send is SignIn.
+    /// Opens a connection. Nothing has been sent on it yet: the first frame must be SignIn.
     pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Self, ConnectionError> {
         let connecting = async {
             match &address.transport {
@@ -95,7 +95,7 @@ impl Connection {
         self.outgoing.send(ClientFrame { body: Some(body) }).await
     }
 
-    /// Several at once: they may travel in one segment.
+    /// Sends several frames, which may travel in one segment.
     pub async fn send_frames(&mut self, bodies: Vec<client_frame::Body>) -> Result<(), ConnectionError> {
         for body in bodies {
             self.outgoing.feed(ClientFrame { body: Some(body) }).await?;
@@ -103,18 +103,18 @@ impl Connection {
         self.outgoing.flush().await
     }
 
-    /// Says nothing more, but still hears: closes the half of the connection that goes to the gateway. Over WebSocket,
-    /// which has no halves, this begins its closing handshake.
+    /// Closes the sending half of the connection; it can still receive. Over WebSocket, which has no halves, this
+    /// starts the closing handshake.
     pub async fn close_half(&mut self) -> Result<(), ConnectionError> {
         self.outgoing.close().await
     }
 
-    /// A frame without a body, which no gateway takes: for tests of gateways.
+    /// Sends a frame without a body, which every gateway refuses: for tests of gateways.
     pub async fn send_empty(&mut self) -> Result<(), ConnectionError> {
         self.outgoing.send(ClientFrame { body: None }).await
     }
 
-    /// The next frame; None when the gateway has closed the connection. Cancel-safe.
+    /// The next frame; `None` when the gateway has closed the connection. Cancel-safe.
     pub async fn next_frame(&mut self) -> Result<Option<ServerFrame>, ConnectionError> {
         self.incoming.next().await.transpose()
     }

@@ -1,4 +1,4 @@
-//! Byte streams: TCP, with TLS where the address asks for it.
+//! Byte streams: TCP, with TLS if the address asks for it.
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::{ConnectOptions, ConnectionError};
 use crate::{Address, TlsError};
 
-/// What TCP and TLS have in common.
+/// The common interface of TCP and TLS streams.
 pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}

@@ -32,7 +32,7 @@ pub(super) async fn handshake(
     let scheme = if address.tls { "wss" } else { "ws" };
     let mut request = format!("{scheme}://{}{path}", address.authority()).into_client_request().map_err(failed)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
-    // The default buffers of 128 KiB would be most of what an idle connection costs.
+    // The default buffers of 128 KiB would be most of the memory of an idle connection.
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
         .write_buffer_size(8 * 1024)
@@ -63,7 +63,7 @@ fn encode(frame: &ClientFrame, format: Format) -> Result<Message, ConnectionErro
     }
 }
 
-/// None for what is WebSocket's own.
+/// `None` for WebSocket control messages.
 fn decode(message: Message) -> Result<Option<ServerFrame>, ConnectionError> {
     match message {
         Message::Binary(bytes) => {

@@ -1,4 +1,4 @@
-//! For the simulation only: a client without its task, its connection and a clock. See `Driver::session`.
+//! For the simulation only: a client without task, connection and clock. See `Driver::session`.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
 pub struct Device {
     driver: Driver,
     acks: Arc<Acks>,
-    /// One for each send without an answer.
+    /// One for each unanswered send.
     permits: Arc<Semaphore>,
     answers: BTreeMap<String, oneshot::Receiver<Result<Accepted, SendError>>>,
     token: String,
@@ -35,9 +35,9 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Lost {
     pub why: String,
-    /// Not to be tried again before that, if the gateway asked for it.
+    /// Earliest time of a reconnect, if the gateway asked for one.
     pub after: Option<Duration>,
-    /// No use in connecting again.
+    /// Reconnecting is of no use.
     pub is_final: bool,
 }
 
@@ -87,14 +87,14 @@ impl Device {
         self.driver.handle(body, now).map_err(Lost::from)
     }
 
-    /// What may go out now, in order.
+    /// The sends that may go out now, in order.
     pub fn ready(&mut self, now: Instant) -> Vec<Send> {
         let mut ready = Vec::new();
         self.driver.outbox.take_ready(now, |send| ready.push(send));
         ready
     }
 
-    /// When `ready` may have more although nothing else happened.
+    /// When `ready` may return more although nothing else has happened.
     pub fn next_release(&self) -> Option<Instant> {
         self.driver.outbox.next_release()
     }
@@ -103,7 +103,7 @@ impl Device {
         self.driver.expire(now);
     }
 
-    /// What the application is told.
+    /// The events for the application.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.driver.events.waiting.drain(..).collect()
     }

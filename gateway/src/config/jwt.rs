@@ -1,4 +1,4 @@
-//! Sign-in with JSON Web Tokens.
+//! Settings of sign-in with JSON Web Tokens.
 
 use std::{fmt, path::PathBuf};
 
@@ -11,31 +11,31 @@ use super::InvalidConfig;
 #[serde(default, deny_unknown_fields)]
 pub struct JwtConfig {
     pub keys: Vec<JwtKeyConfig>,
-    /// If set, the token must be made for it. If not, a token that names an audience is refused.
+    /// If set, the token's audience must be this. If not, a token that names an audience is refused.
     pub audience: Option<String>,
-    /// If set, the token must come from it.
+    /// If set, the token's issuer must be this.
     pub issuer: Option<String>,
-    /// If set, the `typ` in the token's header must be it. If not, it may be `JWT`, `at+jwt` or absent.
+    /// If set, the `typ` in the token's header must be this. If not, it may be `JWT`, `at+jwt` or absent.
     pub typ: Option<String>,
     /// The claim that names the user.
     pub user_claim: String,
-    /// How a user id is made of it.
+    /// How the claim becomes a user id.
     pub user_form: UserForm,
-    /// Seconds by which clocks may differ.
+    /// Tolerated clock difference, in seconds.
     pub leeway_s: u64,
-    /// When a token makes an account for its user.
+    /// When a token creates an account for its user.
     pub accounts: TokenAccounts,
 }
 
-/// For whom a token makes an account, if there is none.
+/// For which users a token creates an account, if there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenAccounts {
-    /// For names that nobody has had yet; a deleted user stays deleted.
+    /// Names that nobody has had yet; a deleted user stays deleted.
     NewNames,
-    /// For deleted users, too: a new account that begins with nothing.
+    /// Deleted users, too: they get a new, empty account.
     Always,
-    /// For nobody: only the operator makes accounts.
+    /// None: only the operator creates accounts.
     Never,
 }
 
@@ -54,16 +54,17 @@ impl Default for JwtConfig {
     }
 }
 
-/// From the text of a claim to a user id.
+/// How the text of a claim becomes a user id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserForm {
     /// The claim, which must be a user id in normal form.
     Exact,
-    /// The claim's normal form. Several texts become one user: only for an issuer that never gives two users such texts.
+    /// The normal form of the claim. Several texts become one user: only for an issuer that never gives such texts to
+    /// two users.
     Normalise,
-    /// The claim escaped: letters a to z, digits and `._-+` as they are, each other byte as a backslash and two digits. No
-    /// two texts become one user.
+    /// The claim, escaped: the letters a to z, digits and `._-+` stay, each other byte becomes a backslash and two
+    /// digits. No two texts become one user.
     Escape,
 }
 
@@ -74,19 +75,20 @@ pub struct JwtKeyConfig {
     /// HS256: this or `secret_file`.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// HS256: a file of one line; white space at its end does not count.
+    /// HS256: a file of one line; trailing white space is ignored.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
     /// RS256, ES256, EdDSA: PEM.
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
-    /// If set, only tokens with this `kid` are checked with this key.
+    /// If set, this key checks only tokens with this `kid`.
     #[serde(default)]
     pub kid: Option<String>,
-    /// Tokens that it has signed must come from this issuer; if not set, from `jwt.issuer`.
+    /// Tokens signed with this key must come from this issuer; if not set, from `jwt.issuer`.
     #[serde(default)]
     pub issuer: Option<String>,
-    /// Put before the user ids of its tokens, with a `!` between. Each issuer needs one of its own; one may have none.
+    /// Prefix of the user ids of its tokens, followed by a `!`. Each issuer needs one of its own; one issuer may have
+    /// none.
     #[serde(default)]
     pub realm: Option<String>,
 }
@@ -100,7 +102,7 @@ pub enum JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
-    /// As `alg` of a token has it.
+    /// The name in the `alg` of a token.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::HS256 => "HS256",
@@ -111,7 +113,7 @@ impl JwtAlgorithm {
     }
 }
 
-/// A secret that is never shown.
+/// A secret that is never printed.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);

@@ -1,4 +1,4 @@
-//! Where clients come in, and through whom.
+//! The listeners for clients, and the proxies in front of them.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use crate::listener::proxies::{Cidr, ForwardedHeader, Proxies};
 #[derive(Debug, Clone, Serialize)]
 pub struct ListenConfig {
     pub enabled: bool,
-    /// host:port; port 0 takes a free one.
+    /// host:port; with port 0 the system chooses a free one.
     pub listen: String,
-    /// Connections of this listener; 0: nine tenths of those of the gateway, or all if it is the only listener.
+    /// Most connections of this listener; 0: nine tenths of the gateway's, or all if this is the only listener.
     pub max_connections: usize,
     /// Each connection begins with the PROXY protocol (version 1 or 2) and comes from a trusted proxy.
     pub proxy_protocol: bool,
@@ -29,7 +29,7 @@ impl ListenConfig {
     }
 }
 
-/// A listener's section as it is written. Without `listen`, each listener takes its own default address.
+/// The section of a listener in the configuration. Without `listen`, each listener takes its own default address.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct GivenListen {
@@ -57,18 +57,18 @@ pub(super) const TCP_PORT: u16 = 7410;
 pub(super) const WS_PORT: u16 = 7411;
 pub(super) const GRPC_PORT: u16 = 7412;
 
-/// Whom to believe when they say whose connection they pass on.
+/// Proxies that may say whose connection they forward.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxiesConfig {
     /// Addresses and networks (`10.0.0.0/8`) of proxies.
     pub trusted: Vec<String>,
-    /// In which header they name the client, on WebSocket and gRPC.
+    /// The header in which they name the client, on WebSocket and gRPC.
     pub header: ForwardedHeader,
 }
 
 impl ProxiesConfig {
-    /// The parsed list; `validate` has refused entries that can't be parsed.
+    /// The parsed list; `validate` has refused invalid entries.
     pub(crate) fn to_proxies(&self) -> Proxies {
         Proxies { trusted: self.trusted.iter().filter_map(|text| text.parse().ok()).collect(), header: self.header }
     }

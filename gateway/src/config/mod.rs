@@ -1,4 +1,4 @@
-//! What an operator may set.
+//! The settings of a gateway.
 
 mod jwt;
 mod listen;
@@ -29,81 +29,82 @@ pub struct GatewayConfig {
     /// WebSocket, path `/ws`.
     #[serde(deserialize_with = "listen_by_default::<_, WS_PORT>")]
     pub ws: ListenConfig,
-    /// Origins of web pages that may open a WebSocket, such as "https://chat.example.org"; "https://*.example.org" stands for
-    /// all hosts below. Empty: any. Programs that are no browser send no origin.
+    /// Origins of web pages that may open a WebSocket, such as "https://chat.example.org"; "https://*.example.org"
+    /// stands for all subdomains. Empty: any. Programs other than browsers send no origin.
     pub origins: Vec<String>,
     /// gRPC `ClientService.Connect`.
     #[serde(deserialize_with = "listen_by_default::<_, GRPC_PORT>")]
     pub grpc: ListenConfig,
     /// Certificate and key for all three listeners; without them clients are served in plain text.
     pub tls: Option<TlsConfig>,
-    /// host:port of routers to begin with; the registry tells the others.
+    /// host:port of the routers to contact first; the registry names the others.
     pub routers: Vec<String>,
     /// How long the gateway's registration lasts without a renewal.
     pub lease_ms: u64,
     /// Proxies in front of the listeners.
     pub proxies: ProxiesConfig,
-    /// Connections of all protocols together; more are refused.
+    /// Most connections of all protocols together; further ones are refused.
     pub max_connections: usize,
-    /// Connections of one address (of one /64 with IPv6); 0: no bound of their own.
+    /// Most connections of one address (of one /64 with IPv6); 0: no bound.
     pub max_connections_per_address: usize,
-    /// From the first byte to SignedIn; also for the TLS and WebSocket handshakes.
+    /// From the first byte to SignedIn, including the TLS and WebSocket handshakes.
     pub sign_in_timeout_ms: u64,
-    /// How often clients are to say something. Over WebSocket the gateway pings whoever does not.
+    /// How often clients have to send something. Over WebSocket the gateway pings silent clients.
     pub heartbeat_ms: u32,
-    /// A connection on which nothing was heard for this long is closed. Well above a minute: browsers run the timers of
-    /// hidden tabs once a minute, and telephones sleep.
+    /// A connection without input for this long is closed. Well above a minute, because browsers run the timers of
+    /// hidden tabs once a minute, and phones sleep.
     pub silence_ms: u64,
     pub max_frame_bytes: usize,
-    /// Content of one message, encoded as protobuf.
+    /// Longest content of one message, encoded as protobuf, in bytes.
     pub max_content_bytes: usize,
     pub sends_per_second: u32,
     pub send_burst: u32,
-    /// Sends of one user over all of its connections to this gateway; 0: four times those of one connection.
+    /// Sends a second of one user over all of its connections to this gateway; 0: four times those of one connection.
     pub user_sends_per_second: u32,
     pub user_send_burst: u32,
-    /// Connections of one user to this gateway.
+    /// Most connections of one user to this gateway.
     pub max_connections_per_user: u32,
-    /// Sends of one connection without an answer.
+    /// Most unanswered sends of one connection.
     pub max_pending_sends: u32,
-    /// Requests for history of one connection: in the long run, and at once.
+    /// Requests for history of one connection: the sustained rate, and the burst.
     pub fetches_per_second: u32,
     pub fetch_burst: u32,
-    /// Entries in one page of history.
+    /// Most entries in one page of history.
     pub max_page: u32,
-    /// Bytes of envelopes after which a page of history, or a read of what was missed, ends.
+    /// Bytes of envelopes after which a page of history, or a read of missed envelopes, ends.
     pub max_page_bytes: u32,
-    /// How long a request to the routers is repeated before the client is told that it may try again.
+    /// How long a request to the routers is retried before the client is told to try again.
     pub send_deadline_ms: u64,
-    /// Without progress for this long, a connection that has something to write is closed.
+    /// A connection with pending output is closed after this long without progress.
     pub write_timeout_ms: u64,
-    /// Bytes waiting to be written on one connection above which nothing more is delivered or read.
+    /// Bytes of pending output of one connection above which nothing more is delivered or read.
     pub max_outgoing_bytes: usize,
-    /// How long a gap in what is pushed may fill itself before it is read from the store.
+    /// How long a gap in the pushes may fill itself before it is read from the store.
     pub gap_grace_ms: u64,
-    /// A device's acknowledgements go to the store at most once in this time.
+    /// A device's acknowledgements are stored at most once in this time.
     pub ack_interval_ms: u64,
-    /// Requests to routers without an answer, of all connections together; more are refused.
+    /// Most unanswered requests to routers, of all connections together; further ones are refused.
     pub max_pending_requests: usize,
-    /// At shutdown, how long new clients are still served after the gateway has said that it is not ready.
+    /// At shutdown, how long new clients are still served after the gateway has reported that it is not ready.
     pub drain_delay_ms: u64,
-    /// At shutdown, over how long clients are told to go.
+    /// At shutdown, the time over which the clients are sent away.
     pub drain_spread_ms: u64,
     /// Sign-in with SCRAM-SHA-256.
     pub password_sign_in: bool,
     pub jwt: JwtConfig,
-    /// Failed sign-ins that one network address may have at once, and how many come back each minute.
+    /// Failed sign-ins of one network address: the burst, and the number that comes back each minute.
     pub failed_sign_ins_burst: u32,
     pub failed_sign_ins_per_minute: u32,
-    /// Wrong passwords of one user, from one address and from all others together: at once, and back each minute.
+    /// Wrong passwords for one user, from one address, and from all others together: the burst, and the number each
+    /// minute.
     pub user_failed_sign_ins_burst: u32,
     pub user_failed_sign_ins_per_minute: u32,
-    /// Sign-ins by password that one address may have begun and not ended well: at once, and back each minute.
+    /// Unfinished password sign-ins of one address: the burst, and the number each minute.
     pub password_sign_ins_burst: u32,
     pub password_sign_ins_per_minute: u32,
 }
 
-/// A value that can't be.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} {why}")]
 pub struct InvalidConfig {
@@ -165,7 +166,7 @@ impl GatewayConfig {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All bad token keys, and the first other value that is wrong.
+    /// All invalid token keys, and the first other invalid value.
     pub fn invalid(&self) -> Vec<InvalidConfig> {
         self.validate_values().err().into_iter().chain(self.jwt.invalid()).collect()
     }
@@ -210,12 +211,12 @@ impl GatewayConfig {
         }
         within("sign_in_timeout_ms", self.sign_in_timeout_ms, 100, 600_000)?;
         within("heartbeat_ms", self.heartbeat_ms.into(), 100, 3_600_000)?;
-        // A client that says something at each heartbeat, and one that answers a ping, must have time for it.
+        // Must leave time for a client that sends at each heartbeat, and for one that answers a ping.
         within("silence_ms", self.silence_ms, u64::from(self.heartbeat_ms) * 2, 86_400_000)?;
         self.origins()?;
         let frames = (limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u64, limits::MAX_FRAME_BYTES as u64);
         within("max_frame_bytes", self.max_frame_bytes as u64, frames.0, frames.1)?;
-        // A frame has room for its content, the ids and what JSON makes larger.
+        // A frame has room for its content, its ids, and the overhead of JSON.
         within("max_content_bytes", self.max_content_bytes as u64, 1, self.max_frame_bytes as u64 - 1024)?;
         within("sends_per_second", self.sends_per_second.into(), 1, 1_000_000)?;
         within("send_burst", self.send_burst.into(), 1, 1_000_000)?;

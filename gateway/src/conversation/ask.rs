@@ -1,4 +1,5 @@
-//! The questions of a client, in no protocol. A dialect makes them from frames. Only their form has been checked.
+//! The requests of a client, independent of the protocol. A dialect makes them from frames; only their form has been
+//! checked.
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{Position, Recipient, Timeline, TimelinePosition};
@@ -6,12 +7,12 @@ use carillon_proto::pb::client::{Position, Recipient, Timeline, TimelinePosition
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
-    /// The next step of proving who it is.
+    /// The next message of the authentication exchange.
     Prove(Bytes),
-    /// The client signs out. The connection ends when all that it asked before is answered.
+    /// The client signs out. The connection ends when all its earlier requests are answered.
     SignOut,
     Send(SendAsk),
-    /// The device has everything up to and including the position.
+    /// The device has everything up to and including this position.
     Has {
         timeline: Option<Timeline>,
         position: Option<Position>,
@@ -21,23 +22,23 @@ pub(crate) enum Ask {
     Heads {
         nonce: u64,
     },
-    /// A new token, before the one in use expires.
+    /// A new token, sent before the current one expires.
     Renew {
         request: u32,
         token: String,
     },
-    /// Something that this release does not know.
+    /// A request that this release does not know.
     Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct SignInAsk {
-    /// Empty where the credential names the user.
+    /// Empty if the credential names the user.
     pub(crate) user: String,
     pub(crate) device: String,
     pub(crate) credential: Option<Credential>,
     pub(crate) positions: Vec<TimelinePosition>,
-    /// By the numbers of `carillon.client.v1.Start`.
+    /// The values of `carillon.client.v1.Start`.
     pub(crate) start: i32,
     /// Name and version of the client program.
     pub(crate) client: String,
@@ -54,9 +55,9 @@ pub(crate) enum Credential {
 pub(crate) struct SendAsk {
     pub(crate) client_id: String,
     pub(crate) to: Option<Recipient>,
-    /// Encoded carillon.client.v1.Content, as the client wrote it.
+    /// An encoded carillon.client.v1.Content, as the client wrote it.
     pub(crate) content: Option<Bytes>,
-    /// The client id of the message that must stand before it; or empty.
+    /// The client id of the message that must precede this one, or empty.
     pub(crate) after: String,
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct SendAsk {
 pub(crate) struct PageAsk {
     pub(crate) request: u32,
     pub(crate) timeline: Option<Timeline>,
-    /// By the numbers of `carillon.client.v1.Direction`.
+    /// The values of `carillon.client.v1.Direction`.
     pub(crate) direction: i32,
     pub(crate) from_seq: u64,
     /// 0 means `Rules::max_page`.

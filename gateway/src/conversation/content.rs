@@ -1,4 +1,4 @@
-//! Checks the content of a message, which then passes through as it is.
+//! Validates the content of a message, which is then passed on unchanged.
 
 use std::ops::RangeInclusive;
 
@@ -11,7 +11,7 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-/// Why content is not taken.
+/// Why content is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ContentError {
     #[error("content is {size} bytes but at most {max} are allowed")]
@@ -35,8 +35,8 @@ impl ContentError {
     }
 }
 
-/// Checks encoded content. Unknown fields are not looked at, except that none may be a group: the parsers of recipients
-/// give up a whole frame in which groups are nested too deep.
+/// Checks encoded content. Unknown fields are ignored, except that groups are refused: the parsers of recipients reject
+/// a whole frame in which groups are nested too deeply.
 pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError> {
     let size = encoded.len();
     if size > max_bytes {
@@ -64,14 +64,14 @@ pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError
     }
 }
 
-/// The message whose fields `has_group` looks at: the content, or the body in it.
+/// The message whose fields `has_group` scans: the content, or the body inside it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Within {
     Content,
     Body,
 }
 
-/// The fields of `Content`, all of which are messages without messages in them.
+/// The fields of `Content`. All are messages that contain no further messages.
 const BODIES: RangeInclusive<u32> = 1..=7;
 
 fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
@@ -107,7 +107,7 @@ fn check_media(media: &Media) -> Result<(), ContentError> {
     at_most("preview", media.preview.len(), limits::MAX_PREVIEW_BYTES)
 }
 
-/// An absolute http or https URL with a host (RFC 3986), in visible ASCII.
+/// Checks for an absolute http or https URL with a host (RFC 3986), in visible ASCII.
 fn check_url(url: &str) -> Result<(), ContentError> {
     at_most("url", url.len(), limits::MAX_URL_BYTES)?;
     let scheme_end = url.find("://").map_or(0, |at| at + 3);

@@ -1,4 +1,4 @@
-//! What comes out of a session.
+//! The outputs of a session.
 
 use carillon_proto::{TimelineId, pb::link::router_request::Op};
 
@@ -20,11 +20,11 @@ pub(crate) enum Effect {
     Ping,
     /// The client has signed in: larger frames are allowed from now on.
     SignedIn,
-    /// Write what waits, then close.
+    /// Write the pending output, then close.
     Close,
 }
 
-/// What a request to the routers was made for.
+/// The purpose of a request to the routers.
 #[derive(Debug)]
 pub(crate) enum Tag {
     Account,
@@ -33,7 +33,7 @@ pub(crate) enum Tag {
     Send(Sent),
     /// A page that the session itself lacks.
     Gap(TimelineId),
-    /// A page that a feed lacks: no session hears the answer.
+    /// A page that a feed lacks: no session gets the answer.
     Feed(TimelineId, FeedId),
     Fetch(u32, TimelineId),
     Renew(Renewal),

@@ -1,4 +1,4 @@
-//! Pages of history: how many, how fast, and what came of them.
+//! Pages of history: their number, their rate, and their answers.
 
 use carillon_proto::{
     TimelineId,
@@ -17,19 +17,19 @@ use super::{
 };
 use crate::links::refusal;
 
-/// Fetches of one connection without an answer; more are refused.
+/// Most unanswered fetches of one connection; further ones are refused.
 const MAX_FETCHES: u32 = 4;
 
 #[derive(Default)]
 pub(super) struct History {
-    /// Fetches without an answer.
+    /// Unanswered fetches.
     pub(super) waiting: u32,
-    /// Made at the first request: most connections never ask.
+    /// Made at the first request: most connections never fetch.
     rate: Option<Box<Bucket>>,
 }
 
 impl History {
-    /// One more request, if the rate allows it.
+    /// Takes one request from the rate, if there is one.
     pub(super) fn take(&mut self, rules: &Rules, now: Now) -> Result<(), Refusal> {
         let new = || Box::new(Bucket::new(rules.fetches_per_second.into(), rules.fetch_burst, now.instant));
         self.rate.get_or_insert_with(new).take(now.instant).map_err(|wait| {

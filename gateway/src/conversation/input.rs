@@ -1,4 +1,4 @@
-//! What goes into a session.
+//! The inputs of a session.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use crate::{
     links::RequestOutcome,
 };
 
-/// When an input comes.
+/// The time of an input.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     pub(crate) instant: Instant,
@@ -26,14 +26,14 @@ pub(crate) struct Now {
 
 pub(crate) enum Input {
     Ask(Ask),
-    /// The client is there, and said nothing else.
+    /// A sign of life without content.
     Alive,
-    /// The client sent what can't be read.
+    /// The client sent bytes that can't be read.
     Malformed {
         code: Code,
         reason: String,
     },
-    /// The client sent something that can't be read except for the send or request that it names.
+    /// The client sent a frame that can't be read, except for the id of its send or request.
     Unreadable {
         what: AskId,
         reason: String,
@@ -41,21 +41,21 @@ pub(crate) enum Input {
     /// The client has closed its half of the connection.
     HalfClosed,
     Answer(Tag, RequestOutcome),
-    /// A feed that is followed hands this over.
+    /// A feed that the session follows delivers this entry.
     Entry(Arc<Entry>),
-    /// A feed that is followed hands over no more.
+    /// A feed that the session follows delivers no more.
     Left(FeedId, Left),
-    /// The answer to `FeedAsk::Join`, at once.
+    /// The immediate answer to `FeedAsk::Join`.
     Joined(JoinedFeed),
-    /// The router told the heads of what the user follows.
+    /// The router reported the heads of the timelines that the user follows.
     Heads(Vec<TimelineHead>),
     /// The session was replaced or ended.
     Evicted(Why),
-    /// More waits to be written than may, or no longer.
+    /// More output is pending than allowed, or no longer.
     Backlog {
         full: bool,
     },
-    /// Nothing of what waits could be written for too long.
+    /// The pending output has made no progress for too long.
     TooSlow,
     /// The gateway is stopping.
     Drain {

@@ -1,4 +1,4 @@
-//! A session that is signed in.
+//! A signed-in session.
 
 use std::{
     sync::Arc,
@@ -31,7 +31,7 @@ const ACK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Live {
     pub(super) who: Identity,
-    /// The account's incarnation, named in every request: the next owner of the name has another one.
+    /// The account's incarnation, sent with every request: the next owner of the name has another one.
     pub(super) incarnation: u64,
     /// The session's generation. The session is over when its account has a higher one.
     pub(super) generation: u64,
@@ -42,12 +42,12 @@ pub(super) struct Live {
     pub(super) pace: SendRate,
     pub(super) pending_sends: u32,
     pub(super) history: History,
-    /// A new token is being looked at.
+    /// The directory is checking a new token.
     pub(super) renewing: bool,
-    /// No acknowledgement is sent before this.
+    /// Earliest time of the next acknowledgement.
     ack_not_before: Instant,
     drain: Option<Duration>,
-    /// The client has said its last word; it waits for answers.
+    /// The client has finished; the session waits for its answers.
     finishing: Option<LastWord>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: super::planted::Renumbered,
@@ -64,7 +64,7 @@ pub(super) struct LiveStart {
     pub(super) share: Share,
 }
 
-/// How a client says that nothing more will come.
+/// How a client says that it will send nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LastWord {
     SignOut,
@@ -78,7 +78,7 @@ struct Timeline {
     ack: Acks,
 }
 
-/// The device's acknowledgements, as positions; 0 means none. The latest one waits while another is on its way.
+/// The device's acknowledgements, as positions; 0: none. The latest one waits while another is in flight.
 #[derive(Default)]
 struct Acks {
     latest: u64,
@@ -86,7 +86,7 @@ struct Acks {
     done: u64,
 }
 
-/// The connection can't go on: why.
+/// Why the connection has to close.
 pub(super) struct CloseReason(pub(super) Code, pub(super) &'static str);
 
 pub(super) const ENDED: CloseReason = CloseReason(Code::Unauthenticated, "this session is over");
@@ -163,7 +163,7 @@ impl Live {
         Ok(())
     }
 
-    /// The device has this position, which its timeline does not reach.
+    /// The device claims this position, which is beyond the end of its timeline.
     pub(super) fn has_beyond(&self, timeline: &TimelineId, position: client::Position) -> Op {
         Op::Acknowledge(Acknowledge {
             beyond: true,
@@ -175,7 +175,7 @@ impl Live {
         for TimelineHead { timeline, head } in heads {
             let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(TimelineRef::of), head) else { continue };
             let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
-            // It was read before the timeline came to be.
+            // It was read before the timeline existed.
             if head.epoch == 0 {
                 continue;
             }
@@ -189,17 +189,17 @@ impl Live {
         Ok(())
     }
 
-    /// Where the timeline is among those that the session follows.
+    /// The index of the timeline among those that the session follows.
     pub(super) fn place_of(&self, id: TimelineRef<'_>) -> Option<usize> {
         self.timelines.iter().position(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
     }
 
-    /// The client has been told that its own message has this position.
+    /// The client learned from its answer that its own message has this position.
     pub(super) fn own(&mut self, now: Now, place: usize, position: Position, out: &mut Vec<Effect>) {
         let (me, incarnation) = (self.follower(), self.incarnation);
         let Some(Timeline { followed, .. }) = self.timelines.get_mut(place) else { return };
         let accepted = followed.accepted(position, me, now.instant, &mut |next| tell(next, out));
-        // Of another epoch: the feed asks the store.
+        // In another epoch: the feed asks the store.
         let counted = accepted.unwrap_or(false);
         let timeline = followed.timeline.id.clone();
         out.push(Effect::Feed(FeedAsk::Own(timeline, Own { incarnation, position, counted })));
@@ -222,12 +222,12 @@ impl Live {
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
-        // The router refuses so only what an account that has ended asks for.
-        // A new token is another matter: the one before holds on.
+        // The router gives this refusal only to requests of an account that has ended. A new token is different: the
+        // old one stays valid.
         let ended =
             !matches!(tag, Tag::Renew(_)) && result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
         match tag {
-            // The outcome of the send is unknown, so it is not refused: the recipient may have it.
+            // The outcome of the send is unknown, so it is not refused: the recipient may have the message.
             Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
             Tag::Send(sent) => self.sent(now, sent, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
@@ -239,7 +239,7 @@ impl Live {
         if ended { Err(ENDED) } else { Ok(()) }
     }
 
-    /// What was missing has been read.
+    /// A page that fills a gap has been read.
     fn gap_read(
         &mut self,
         now: Now,
@@ -252,7 +252,7 @@ impl Live {
         read.map_err(|OtherEpoch| RESTORED)
     }
 
-    /// Answers with the heads known here. Routers tell on their own what was missed.
+    /// Answers with the heads known here. Routers report on their own what was missed.
     pub(super) fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
         let head = |Timeline { followed, .. }: &Timeline| {
             (followed.timeline.id.clone(), Position { epoch: followed.epoch(), seq: followed.head() })
@@ -261,7 +261,7 @@ impl Live {
         out.push(Effect::Tell(Tell::Heads { nonce, heads }));
     }
 
-    /// Takes an acknowledgement. A senseless one is ignored: no frame could refuse it, and it does no harm.
+    /// Takes an acknowledgement. An invalid one is ignored: no frame could refuse it, and it does no harm.
     pub(super) fn ack(&mut self, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
         let (Some(position), Some(timeline)) = (position, timeline.and_then(TimelineRef::of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
@@ -285,7 +285,7 @@ impl Live {
         }
     }
 
-    /// The acknowledgements that have not been sent, or were sent without success.
+    /// The acknowledgements that were not sent, or were sent without a confirmed write.
     pub(super) fn last_acks(&self) -> impl Iterator<Item = (TimelineId, Acknowledge)> {
         let waiting = self.timelines.iter().filter(|timeline| timeline.ack.latest != 0);
         waiting.map(|timeline| {
@@ -311,7 +311,7 @@ impl Live {
         self.drain.filter(|_| self.pending_sends == 0)
     }
 
-    /// The first last word counts.
+    /// Only the first of these words counts.
     pub(super) fn finish(&mut self, word: LastWord) {
         self.finishing.get_or_insert(word);
     }
@@ -320,13 +320,13 @@ impl Live {
         self.finishing.is_some()
     }
 
-    /// The client has said its last word, and has all its answers.
+    /// The client has finished, and has all its answers.
     pub(super) fn finished(&self) -> Option<LastWord> {
         let answered = self.pending_sends == 0 && self.history.waiting == 0 && !self.renewing;
         self.finishing.filter(|_| answered)
     }
 
-    /// Does all that is due now: joins, acknowledgements, forgotten places.
+    /// Does everything that is due: joins, acknowledgements, expired places.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         self.pace.sweep(now.instant);
         let me = self.follower();
@@ -367,7 +367,7 @@ impl Live {
 }
 
 impl Timeline {
-    /// The latest acknowledgement, which has not been sent yet.
+    /// The latest acknowledgement, if it was not sent yet.
     fn latest(&self) -> Position {
         Position { epoch: self.followed.epoch(), seq: self.ack.latest }
     }
@@ -390,7 +390,7 @@ fn gone(why: Ending) -> CloseReason {
     }
 }
 
-/// Writes what comes next in a timeline.
+/// Writes the next item of a timeline.
 fn tell(next: Next, out: &mut Vec<Effect>) {
     match next {
         Next::Entry(entry) => {

@@ -1,5 +1,5 @@
-//! One client's session: what it asks and is told, in which order. No waiting, no clock and no protocol in here: inputs
-//! go in with the time, effects come out.
+//! The session of one client: its requests and what it is told, in order. It does not wait, and knows neither clock nor
+//! protocol: inputs come with the time, effects come out.
 
 mod ask;
 pub(crate) mod content;

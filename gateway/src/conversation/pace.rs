@@ -1,10 +1,10 @@
-//! How fast a client may send, and when what was refused for now may come again.
+//! The send rate of a client, and when a send that was refused for its rate may be repeated.
 //!
-//! A send over the rate is refused with a time, and that time is kept for it: it has paid, and goes through when it
-//! comes again. The times lie one behind the other, so a client that does no more than send each again after its own time
-//! gets through at the rate. The rate of the connection and that of its user, which all of the user's connections share,
-//! are both paid, and a time is behind all that is owed to either. A send that names a refused one (`Send.after`) is
-//! refused as well, before anything is done for it, and its time is behind that of the one it names.
+//! A send above the rate is refused with a time, at which a place is reserved for it: the send has paid, and passes
+//! when it is repeated. The places are spaced, so a client that just repeats each send at its time gets through at
+//! exactly the rate. A send pays both the rate of the connection and the rate of its user, which all connections of the
+//! user share; its place is behind everything owed to either. A send that names a refused one (`Send.after`) is refused
+//! as well, before anything is done for it, and its place is behind the one it names.
 
 use std::{
     collections::HashMap,
@@ -16,41 +16,41 @@ use std::{
 use super::rate::Bucket;
 use crate::users::Share;
 
-/// Refused sends of one connection whose times are kept: some 25 KiB. What comes beyond is refused with a time, too, but
-/// no time is kept for it.
+/// Most refused sends of one connection whose places are kept: some 25 KiB. Further ones are refused with a time, too,
+/// but have no place.
 const MAX_PLACES: usize = 896;
-/// For so long after its time a refused send may come and is let through. Then its place goes to others.
+/// A place is kept for this long after its time. Then it is free for others.
 const LATE: Duration = Duration::from_secs(10);
-/// Clients' timers are not exact.
+/// Tolerance for the timers of clients.
 const EARLY: Duration = Duration::from_millis(2);
-/// Between a send and the one that follows it.
+/// Distance between a send and the one that follows it.
 const BEHIND: Duration = Duration::from_millis(1);
-/// No refusal invites to try again before this.
+/// The shortest retry delay of a refusal.
 const SOONEST: Duration = Duration::from_millis(10);
 
-/// The rate of one connection, and its part in that of its user.
+/// The rate of one connection, and its share in the rate of its user.
 pub(super) struct SendRate {
     bucket: Bucket,
     share: Share,
-    /// None while no refused send is waited for: nearly always.
+    /// `None`, the normal case, while no refused send is expected.
     later: Option<Box<Later>>,
 }
 
-/// Why a send may not go now, and after how long it may.
+/// Why a send must wait, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotNow {
-    /// There were too many.
+    /// The rate is exceeded.
     Rate(Duration),
-    /// The one that it names was refused and has not come again.
+    /// The send that it names was refused and has not been repeated yet.
     Follows(Duration),
 }
 
-/// A send, by the hash of its client id under a key that nobody outside can know.
+/// A send, by the hash of its client id under a secret key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Named(u64);
 
 impl Named {
-    /// None for the empty id, which names none.
+    /// `None` for the empty id, which names no send.
     pub(super) fn of(client_id: &str) -> Option<Self> {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         (!client_id.is_empty()).then(|| Self(KEY.hash_one(client_id)))
@@ -70,7 +70,7 @@ struct Place {
 }
 
 impl Place {
-    /// By so much it may come before its time. After a refusal that told no time of its own, it may come at once.
+    /// How much too early the send may come. After a refusal without a time of its own, it may come at once.
     fn early(&self) -> Duration {
         match self.paid {
             Paid::No | Paid::Ahead => EARLY,
@@ -79,22 +79,22 @@ impl Place {
     }
 }
 
-/// Whether the send has been taken from the bucket.
+/// Whether the send has been paid from the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Paid {
     No,
-    /// It has not been admitted yet.
+    /// Not admitted yet.
     Ahead,
-    /// It had been admitted, and the service refused it.
+    /// It was admitted, and then the service refused it.
     Before,
 }
 
-/// A send was admitted.
+/// An admitted send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// Should the service refuse it for now, it is admitted once more for the same price: that is not the client's fault.
+    /// If the service refuses it for now, it is admitted again without paying: that is not the client's fault.
     Paid,
-    /// The send had been admitted before. It pays for each further try, so that it never comes faster than twice the rate.
+    /// The send had been admitted before. It pays for each further attempt, so it never exceeds twice the rate.
     Again,
 }
 
@@ -103,7 +103,7 @@ impl SendRate {
         Self { bucket: Bucket::new(per_second.into(), burst, now), share, later: None }
     }
 
-    /// May this send go now? `after`: the client id that it names, or empty.
+    /// Decides whether this send may go now. `after`: the client id that it names, or empty.
     pub(super) fn admit(&mut self, now: Instant, client_id: &str, after: &str) -> Result<Admitted, NotNow> {
         let Some(later) = &mut self.later else {
             return match self.take(now) {
@@ -143,8 +143,8 @@ impl SendRate {
         Ok(admitted)
     }
 
-    /// A send was refused for now, for another reason than the rate. Gives the time after which it may come again: `wait`,
-    /// or more. `admitted`: None if it was not.
+    /// A send was refused for now, for a reason other than the rate. Returns its retry delay: `wait`, or more.
+    /// `admitted`: `None` if it was not admitted.
     pub(super) fn postpone(
         &mut self,
         now: Instant,
@@ -171,7 +171,7 @@ impl SendRate {
         at - now
     }
 
-    /// Gives up places whose time has long passed.
+    /// Releases places whose time is long past.
     pub(super) fn sweep(&mut self, now: Instant) {
         let Some(later) = self.later.as_mut().filter(|later| later.sweep_at <= now) else { return };
         later.sweep_at = now + LATE;
@@ -194,14 +194,14 @@ impl SendRate {
         self.later.as_ref().map(|later| later.sweep_at)
     }
 
-    /// Takes one send from the connection's rate and the user's, or from neither.
+    /// Takes one send from both the connection's and the user's rate, or from neither.
     fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.bucket.check(now)?;
         self.share.send(now)?;
         self.bucket.take(now)
     }
 
-    /// Takes one in advance. Gives the time at which it may be used, not before `earliest`.
+    /// Reserves a send in advance. Returns the time at which it may be used, not before `earliest`.
     fn book(&mut self, now: Instant, client_id: &str, earliest: Instant) -> Instant {
         let later = self.later.get_or_insert_with(|| Box::new(Later::new(now)));
         match Named::of(client_id) {
@@ -215,7 +215,7 @@ impl SendRate {
     }
 }
 
-/// What was taken in advance and never used is the user's again: its next connection does not wait behind this one.
+/// Returns unused reservations to the user, so that its next connection does not wait behind them.
 impl Drop for SendRate {
     fn drop(&mut self) {
         let places = self.later.iter().flat_map(|later| later.places.values());
@@ -228,7 +228,7 @@ impl Later {
         Self { places: HashMap::new(), sweep_at: now + LATE }
     }
 
-    /// The place of the send before, if that one was refused and has not come again.
+    /// The place of the previous send, if it was refused and has not been repeated yet.
     fn before(&self, after: Option<Named>) -> Option<Place> {
         self.places.get(&after?).copied()
     }

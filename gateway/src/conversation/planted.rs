@@ -6,10 +6,10 @@ use carillon_proto::{Position, planted::PlantedBug};
 
 use super::{Effect, Tell};
 
-/// Of so many deliveries of a session one is dropped.
+/// One delivery of a session in this many is dropped.
 const OF: u64 = 20;
 
-/// A session that counts positions by what it has told, not by what stands in the timeline.
+/// A session that counts positions by what it has sent, not by the timeline.
 #[derive(Default)]
 pub(super) struct Renumbered {
     deliveries: u64,
@@ -17,7 +17,7 @@ pub(super) struct Renumbered {
 }
 
 impl Renumbered {
-    /// What is dropped counts as delivered, so nobody fetches it.
+    /// The dropped envelope counts as delivered, so nobody fetches it.
     pub(super) fn drop_push(&mut self, out: &mut Vec<Effect>) {
         if PlantedBug::DropPush.is_planted() {
             out.retain_mut(|effect| match effect {

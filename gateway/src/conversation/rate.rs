@@ -1,8 +1,8 @@
-//! How much a client may do.
+//! A rate limit.
 
 use std::time::{Duration, Instant};
 
-/// A token bucket: `burst` at once, `per_second` in the long run.
+/// A token bucket: a burst of `burst`, and `per_second` sustained.
 pub(crate) struct Bucket {
     tokens: f64,
     burst: f64,
@@ -16,14 +16,14 @@ impl Bucket {
         Self { tokens: burst, burst, per_second, at: now }
     }
 
-    /// Takes one, or says after how long there will be one.
+    /// Takes one token, or returns the time until there is one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.check(now)?;
         self.tokens -= 1.0;
         Ok(())
     }
 
-    /// Is there one?
+    /// Ok if there is a token.
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), Duration> {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
@@ -31,19 +31,19 @@ impl Bucket {
         if self.tokens >= 1.0 { Ok(()) } else { Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second)) }
     }
 
-    /// Takes one that is not there yet, and says after how long it will be.
+    /// Takes a token in advance, and returns the time until it is there.
     pub(crate) fn owe(&mut self, now: Instant) -> Duration {
         let _ = self.check(now);
         self.tokens -= 1.0;
         Duration::from_secs_f64((-self.tokens / self.per_second).max(0.0))
     }
 
-    /// After how long there will be one, as of the last time that somebody asked.
+    /// The time until there is a token, as of the last call.
     pub(crate) fn wait_for_one(&self) -> Duration {
         Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))
     }
 
-    /// One that was taken was not used.
+    /// Returns an unused token.
     pub(crate) fn give_back(&mut self) {
         self.tokens = self.burst.min(self.tokens + 1.0);
     }

@@ -1,5 +1,5 @@
-//! A new token on a connection that is signed in: the session goes on until that one expires. The directory hears of it
-//! like of a sign-in, so that a token that was taken back is refused, and the session ends when the new one is taken back.
+//! A new token for a signed-in connection: the session continues until that one expires. The directory is told as at a
+//! sign-in, so that a revoked token is refused, and the session ends when the new token is revoked.
 
 use carillon_proto::pb::{
     client::Code,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::links::refusal;
 
-/// A new token that the directory has been asked about.
+/// A new token that the directory is checking.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     request: u32,
@@ -72,7 +72,7 @@ impl Live {
         if self.renewing {
             return Err(refusal(Code::Overloaded, "another new token is being looked at", 100));
         }
-        // Checking a signature costs about what a page of history does.
+        // Checking a signature costs about as much as a page of history.
         self.history.take(rules, now)?;
         let wrong = |error: &dyn ToString| refusal(Code::Unauthenticated, &error.to_string(), 0);
         rules.tokens.load().check(token, self.who.user.as_str(), now.unix_ms).map_err(|error| wrong(&error))

@@ -6,7 +6,7 @@ use carillon_proto::{
     pb::store::ScramCredentials,
 };
 
-/// The exchange failed. What is wrong with the credentials is not told apart.
+/// The exchange failed. Errors in the credentials are not distinguished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ScramError {
     #[error("SCRAM message {0}")]
@@ -31,7 +31,7 @@ impl ClientFirst {
         let (Some(binding), Some(authzid), Some(bare)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(ScramError::Malformed("has no gs2-header but must begin with n,,"));
         };
-        // "y": the client could bind but thinks that the server can't, which is so.
+        // "y": the client supports channel binding but thinks that the server does not, which is true.
         if !matches!(binding, "n" | "y") {
             return Err(ScramError::Malformed("asks for channel binding, which is not offered"));
         }
@@ -53,7 +53,7 @@ impl ClientFirst {
         Ok(Self { user, gs2, bare: bare.to_owned(), nonce: nonce.to_owned() })
     }
 
-    /// server-first-message, and what is needed to check the answer to it.
+    /// Makes the server-first-message, and what is needed to check the answer to it.
     pub(crate) fn challenge(self, credentials: ScramCredentials, server_nonce: &str) -> (String, Exchange) {
         let nonce = format!("{}{server_nonce}", self.nonce);
         let salt = BASE64_STANDARD.encode(&credentials.salt);
@@ -94,7 +94,7 @@ impl Exchange {
     }
 }
 
-/// Credentials for a user who has none: always the same for the same name, so that nobody learns who exists, and no
+/// Credentials for a user without any: always the same for the same name, so that nobody learns which users exist. No
 /// password fits them.
 pub(crate) fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
     let made_up = |what: &str| hmac(key, format!("{what}\0{user}").as_bytes()).to_vec();
@@ -108,13 +108,13 @@ pub(crate) fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
     }
 }
 
-/// One of all numbers that real credentials may have.
+/// One of all iteration counts that real credentials may have.
 fn iterations(made_up: &[u8], ever: &[u32]) -> u32 {
     let place = made_up.first().map_or(0, |byte| usize::from(*byte)) % ever.len().max(1);
     ever.get(place).copied().unwrap_or(credentials::ITERATIONS)
 }
 
-/// saslname: `=2C` is a comma, `=3D` an equals sign, and no other `=` may stand.
+/// saslname: `=2C` is a comma, `=3D` an equals sign; any other `=` is invalid.
 fn unescape(name: &str) -> Result<String, ScramError> {
     let mut pieces = name.split('=');
     let mut plain = pieces.next().unwrap_or_default().to_owned();

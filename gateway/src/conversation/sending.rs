@@ -1,4 +1,4 @@
-//! Sends: whether one is valid, whether it may go now, and its outcome.
+//! Sends: validity, rate, and outcome.
 
 use std::time::{Duration, Instant};
 
@@ -20,18 +20,18 @@ use super::{
 };
 use crate::{feeds::TimelineRef, links::refusal, metrics};
 
-/// A Send that waits for its answer.
+/// A send that waits for its answer.
 #[derive(Debug)]
 pub(crate) struct Sent {
     client_id: String,
     after: Option<Named>,
     admitted: Admitted,
     at: Instant,
-    /// Ends when the answer is there.
+    /// Ends with the answer.
     _span: Span,
 }
 
-/// The wait told when no better time is known.
+/// The retry delay when no better one is known.
 const SOON_MS: u32 = 100;
 
 impl Live {
@@ -63,7 +63,7 @@ impl Live {
         }
     }
 
-    /// Refuses a frame that names its send or request but can't be read. It costs as much as a readable one.
+    /// Refuses an unreadable frame that names its send or request. It costs as much as a readable one.
     pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: AskId, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
             AskId::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
@@ -109,7 +109,7 @@ impl Live {
         })
     }
 
-    /// The refusal with the time after which the send may come again, which is kept.
+    /// The refusal, with the time at which a place is kept for the repeat.
     fn postponed(
         &mut self,
         now: Now,
@@ -126,7 +126,7 @@ impl Live {
         Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
-    /// The recipient, the content as it came, and how it was admitted.
+    /// The recipient, the content as received, and how the send was admitted.
     fn check(
         &mut self,
         rules: &Rules,
@@ -176,7 +176,7 @@ pub(super) fn refused(asked: AskId, why: Refusal) -> Effect {
     Effect::Tell(Tell::Refused { asked, why })
 }
 
-/// The timeline, if this connection may use it: only the user's own inbox, as long as there are no groups.
+/// The timeline, if this connection may use it: only the user's own inbox while there are no groups.
 pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Result<TimelineId, Refusal> {
     let named = match timeline.map(TimelineId::from_client) {
         Some(Ok(Some(named))) => named,

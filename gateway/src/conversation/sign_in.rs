@@ -25,13 +25,13 @@ use super::{
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, links::RequestOutcome, metrics, users::Share};
 
-/// Names in `SignedIn.features`, documented there. A name is never used again for another thing.
+/// Names in `SignedIn.features`, documented there. A name is never reused for another feature.
 const FEATURES: [&str; 1] = ["content.unknown-fields"];
 
-/// How far the sign-in is.
+/// The state of a sign-in.
 pub(super) enum SignIn {
     Start,
-    /// The account is being looked up.
+    /// The account is being read.
     Asked {
         applicant: Applicant,
         first: ClientFirst,
@@ -40,7 +40,7 @@ pub(super) enum SignIn {
         applicant: Applicant,
         exchange: Exchange,
     },
-    /// The token is good, and there is no account yet: it is being made.
+    /// The token is valid, and the account is being created.
     Ensuring {
         applicant: Applicant,
     },
@@ -49,12 +49,12 @@ pub(super) enum SignIn {
         applicant: Applicant,
         who: Identity,
     },
-    /// Stands here only while a step is worked on.
+    /// Only while a step is being processed.
     Between,
 }
 
 impl SignIn {
-    /// It is the client's turn.
+    /// True while the client has to send the next message.
     pub(super) fn awaits_client(&self) -> bool {
         match self {
             Self::Start | Self::Challenged { .. } => true,
@@ -62,7 +62,7 @@ impl SignIn {
         }
     }
 
-    /// Whose session may be stored by now.
+    /// The user whose session may be stored by now.
     pub(super) fn opening(&self) -> Option<&Identity> {
         match self {
             Self::Opening { who, .. } => Some(who),
@@ -71,34 +71,33 @@ impl SignIn {
     }
 }
 
-/// Who wants to sign in.
+/// The client that wants to sign in.
 pub(super) struct Applicant {
     user: UserId,
     device: DeviceId,
     positions: Vec<TimelinePosition>,
-    /// When the client asked to sign in. A device's later sign-in is the one that counts, however long the earlier one
-    /// takes.
+    /// When the client asked to sign in. The later sign-in of a device wins, however long the earlier one takes.
     since_ms: u64,
     start: Start,
     way: &'static str,
     proof: Proof,
-    /// If there is no account, one is made. Asked only once it is known that there is none: nearly always there is one.
+    /// Creates the account if there is none. Used only once it is known to be missing, because it nearly always exists.
     make_account: bool,
     expires_ms: Option<u64>,
     scram_server_final: Bytes,
-    /// The connection's part in its user's bounds; `None` until the user is known.
+    /// The connection's share in its user's limits; `None` until the user is known.
     share: Option<Share>,
 }
 
-/// Pause told to a client whose sign-in could not be carried out.
+/// Retry delay for a client whose sign-in could not be carried out.
 const AGAIN_MS: u32 = 1_000;
-/// The user has too many connections; some of them may be dead.
+/// Retry delay for a user with too many connections, some of which may be dead.
 const CROWDED_AGAIN_MS: u32 = 30_000;
 /// Most characters of a claimed user name in the log.
 const MAX_TOLD_CHARS: usize = 64;
 /// Longest name and version of a client program.
 const MAX_CLIENT_BYTES: usize = 64;
-/// Timelines whose positions a client may give.
+/// Most timelines whose positions a client may give.
 const MAX_POSITIONS: usize = 256;
 
 impl Session {
@@ -143,7 +142,7 @@ impl Session {
                             return self.throttled(now, "password", user.as_str(), wait, out);
                         }
                         let look_up = LookUpAccount { user: user.as_str().to_owned() };
-                        // Which generation is known when the account has been read.
+                        // The generation is known once the account has been read.
                         let applicant = applicant(user, "password", Proof::Password { generation: 0 }, None);
                         self.state = State::SigningIn(Box::new(SignIn::Asked { applicant, first }));
                         out.push(request(Tag::Account, Op::LookUpAccount(look_up)));
@@ -172,7 +171,7 @@ impl Session {
         }
     }
 
-    /// The account that the user has, or none.
+    /// The user's account, or none.
     pub(super) fn account(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
         let SignIn::Asked { mut applicant, first } = self.step() else { return };
         let stored = match result {
@@ -184,7 +183,7 @@ impl Session {
             Err(refusal) if refusal.code() == Code::NotFound => None,
             Err(refusal) => return self.refuse_for_now(applicant.way, &refusal, out),
         };
-        // Who has no password gets a challenge all the same, and fails at the proof.
+        // A user without a password gets a challenge, too, and fails at the proof.
         let known = stored.filter(is_sound).unwrap_or_else(|| decoy(&self.rules.decoy_key, applicant.user.as_str()));
         let nonce: String = rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect();
         let (challenge, exchange) = first.challenge(known, &nonce);
@@ -244,7 +243,7 @@ impl Session {
         applicant.proof.write(&mut session);
         let open = OpenSession { session: Some(session) };
         self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who }));
-        // What is pushed before the answer comes may be newer than the heads in it.
+        // Pushes that arrive before the answer may be newer than the heads in it.
         out.push(Effect::Feed(FeedAsk::Expect(inbox)));
         out.push(request(Tag::Open, Op::OpenSession(open)));
     }
@@ -252,7 +251,7 @@ impl Session {
     pub(super) fn opened(&mut self, now: Now, answered: RequestOutcome, out: &mut Vec<Effect>) {
         let (heads, incarnation, generation) = match answered.result {
             Ok(Reply::SessionOpened(opened)) if opened.replaced => {
-                // Whoever is still there wants it most.
+                // The connection that is still open wins.
                 let why = "a later sign-in of this device was quicker: try again";
                 return self.bye(Code::Unavailable, why, Some(AGAIN_MS), out);
             }
@@ -269,7 +268,7 @@ impl Session {
                     SignIn::Opening { applicant, .. } if applicant.make_account && may_be_made => {
                         self.ensure(applicant, out)
                     }
-                    // What it came with does not count any more. No guess of a password: it was right.
+                    // The credential no longer counts. Not a guessed password: it was right.
                     SignIn::Opening { applicant, .. } if code == Code::Unauthenticated || code == Code::NotFound => {
                         metrics::sign_in(applicant.way, "unauthenticated");
                         self.bye(Code::Unauthenticated, &refusal.reason, None, out)
@@ -279,7 +278,7 @@ impl Session {
             }
         };
         let SignIn::Opening { mut applicant, who } = self.step() else { return };
-        // `open` has put it in.
+        // Set by `open`.
         let Some(share) = applicant.share.take() else { return };
         metrics::sign_in(applicant.way, "ok");
         let inbox = TimelineId::Inbox(who.user.clone());
@@ -322,20 +321,20 @@ impl Session {
         let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
         self.state = State::Live(Box::new(live));
         if let Some(op) = beyond {
-            // It must drop what it has before it takes anything: it signs in to the new epoch.
+            // The client must drop what it has before it takes anything: it signs in to the new epoch.
             out.push(request(Tag::Ack(inbox), op));
             self.bye(RESTORED.0, RESTORED.1, Some(AGAIN_MS), out);
         }
     }
 
-    /// Credentials are wrong.
+    /// The credentials are wrong.
     fn unauthenticated(&mut self, now: Now, way: &'static str, user: &str, reason: &str, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "unauthenticated");
         self.tell_failed(now, way, user, reason);
         self.bye(Code::Unauthenticated, reason, None, out);
     }
 
-    /// Too much was wrong before.
+    /// Too many failures before.
     fn throttled(&mut self, now: Now, way: &'static str, user: &str, wait: Duration, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "throttled");
         let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
@@ -344,8 +343,8 @@ impl Session {
         self.bye(Code::RateLimited, reason, Some(after), out);
     }
 
-    /// One line in the log, unless there are too many: for whoever reads it, and for what bans addresses by it. `user` is
-    /// what the client says; empty if it says nothing.
+    /// Logs one line, unless there are too many: for people, and for tools that ban addresses. `user`: the name that
+    /// the client claims, empty if there is none.
     fn tell_failed(&self, now: Now, way: &'static str, user: &str, reason: &str) {
         if let Some(left_out) = self.rules.throttle.tell(now.instant) {
             let address = self.address;
@@ -373,13 +372,13 @@ impl Session {
     }
 }
 
-/// From where a timeline is delivered.
+/// Where the delivery of a timeline starts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DeliveryStart {
     pub(super) epoch: u64,
     pub(super) first: u64,
     pub(super) last: u64,
-    /// Delivery begins after it.
+    /// Delivery starts after this position.
     pub(super) from: u64,
 }
 
@@ -391,7 +390,7 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
     let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
     let from = match (named.and_then(|named| named.position), applicant.start) {
         (Some(position), _) if position.epoch == epoch => position.seq.min(last),
-        // What the device holds is of another life of the timeline, or nothing.
+        // The device has positions of another epoch, or none.
         (Some(_), _) => kept_before,
         (None, Start::Head) => last,
         (None, Start::Cursor) if has_cursor => cursor.min(last),
@@ -400,14 +399,14 @@ fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHe
     DeliveryStart { epoch, first, last, from }
 }
 
-/// The device's position, if its epoch is the timeline's but lies beyond its end: the store was put back from a copy.
+/// The device's position, if it has the timeline's epoch but lies beyond its end: the store was restored from a copy.
 fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &DeliveryStart) -> Option<Position> {
     let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
     let position = named.and_then(|named| named.position)?;
     (begin.epoch != 0 && position.epoch == begin.epoch && position.seq > begin.last).then_some(position)
 }
 
-/// The user that a SCRAM exchange is for; the sign-in frame may name it, too.
+/// The user of a SCRAM exchange; the sign-in frame may name it, too.
 fn scram_user(message: &[u8], named: &str) -> Result<(ClientFirst, UserId), String> {
     let first = ClientFirst::parse(message).map_err(|error| error.to_string())?;
     let user = UserId::new(&first.user).map_err(|error| error.to_string())?;

@@ -1,4 +1,5 @@
-//! The answers and news for a client, in no protocol. A dialect writes them in the order in which they are told.
+//! Answers and news for a client, independent of the protocol. A dialect writes them in the order in which they are
+//! told.
 
 use std::sync::Arc;
 
@@ -16,23 +17,23 @@ use crate::feeds::{Entry, TimelineName};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Tell {
-    /// The next step of proving who it is.
+    /// The next message of the authentication exchange.
     Challenge(Bytes),
     SignedIn(Box<Welcome>),
     Accepted(Placed),
-    /// Something was not carried out.
+    /// A request was not carried out.
     Refused {
         asked: AskId,
         why: Refusal,
     },
     Entry(Arc<Entry>),
-    /// What lay before `first` is not kept any more.
+    /// Entries before `first` are no longer kept.
     Trimmed {
         timeline: Arc<TimelineName>,
         first: Position,
     },
     Page(Box<Page>),
-    /// How far the timelines reach that are followed.
+    /// How far the followed timelines reach.
     Heads {
         nonce: u64,
         heads: Vec<(TimelineId, Position)>,
@@ -45,28 +46,28 @@ pub(crate) enum Tell {
     Bye {
         code: Code,
         reason: String,
-        /// After how long it may come back; `None` if that is of no use.
+        /// The delay after which it may reconnect; `None` if reconnecting is of no use.
         again_ms: Option<u32>,
     },
 }
 
-/// What a client learns when it is signed in. Units as in carillon.client.v1.
+/// What a client learns when it has signed in. Units as in carillon.client.v1.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Welcome {
     pub(crate) handle: String,
     pub(crate) user: String,
     pub(crate) device: String,
-    /// What proves to the client that the service knows its password; empty after a token.
+    /// Proves to the client that the service knows its password; empty for a token.
     pub(crate) verdict: Bytes,
     pub(crate) limits: Limits,
     pub(crate) heartbeat_ms: u32,
     pub(crate) timelines: Vec<TimelineState>,
-    /// When the session ends; 0 if it does not by itself.
+    /// When the session ends; 0 if it has no end.
     pub(crate) expires_ms: u64,
     pub(crate) features: Vec<String>,
 }
 
-/// Where the client's own message stands.
+/// The position of the client's own message.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Placed {
     pub(crate) client_id: String,
@@ -76,16 +77,16 @@ pub(crate) struct Placed {
     pub(crate) time_ms: u64,
 }
 
-/// A piece of a timeline's history.
+/// A page of a timeline's history.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Page {
     pub(crate) request: u32,
     pub(crate) timeline: TimelineId,
     pub(crate) epoch: u64,
-    /// `seq` and envelope, in the direction of the request.
+    /// Position and envelope of each entry, in the direction of the request.
     pub(crate) entries: Vec<(u64, Bytes)>,
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// Nothing is left in this direction.
+    /// There are no further entries in this direction.
     pub(crate) complete: bool,
 }

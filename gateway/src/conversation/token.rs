@@ -1,5 +1,5 @@
-//! Sign-in by JSON Web Token (RFC 7519, RFC 7515, RFC 8725). The time is a parameter. `rules_tests.rs` has each MUST with
-//! its test, and those that do not apply.
+//! Sign-in by JSON Web Token (RFC 7519, RFC 7515, RFC 8725). The time is a parameter. `rules_tests.rs` lists each MUST
+//! with its test, and those that do not apply.
 
 mod key;
 mod parts;

@@ -1,4 +1,4 @@
-//! The order of one timeline: each position once, without gaps, whatever pushes do.
+//! The order of one timeline: each position once, without gaps, whatever order pushes come in.
 
 use std::{
     collections::BTreeMap,
@@ -9,45 +9,45 @@ use carillon_proto::{Epoch, Position};
 
 use super::RETRY;
 
-/// Pushes kept because they came before their turn. More are dropped, and read from the store in their turn.
+/// Most pushes kept because they came too early. Further ones are dropped, and read from the store in their turn.
 const MAX_EARLY: usize = 64;
 const MAX_EARLY_BYTES: u32 = 64 * 1024;
 
-/// How far a feed has handed out its timeline. `P` is a pushed envelope.
+/// How far a feed has delivered its timeline. `P` is a pushed envelope.
 pub(super) struct Delivery<P> {
-    /// 0: the timeline did not exist when it was looked at last.
+    /// 0: the timeline did not exist when it was last looked at.
     epoch: Epoch,
     next: u64,
-    /// The last position heard of.
+    /// The highest known position.
     head: u64,
     reading: bool,
-    /// The store has to say whether the timeline is still the same one. Only a read that begins after the doubt and
-    /// succeeds ends it.
+    /// True while the store has to confirm that the timeline is still the same. Only a successful read that began after
+    /// the doubt ends it.
     doubt: bool,
-    /// The read under way was begun in doubt.
+    /// The read in flight began in doubt.
     doubted: bool,
-    /// When the store is to be asked. `None` when there is neither gap nor doubt.
+    /// When to ask the store. `None` when there is neither gap nor doubt.
     due: Option<Instant>,
     early: BTreeMap<u64, (P, u32)>,
     early_bytes: u32,
     grace_ms: u32,
 }
 
-/// What to do with a position that was heard of.
+/// How a position that arrived relates to the order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It is the next one: it counts as handed out now.
+    /// The next position; it counts as delivered now.
     Next,
-    /// It is kept, or will be read in its turn.
+    /// The envelope is kept, or will be read in its turn.
     Later,
-    /// It was handed out before.
+    /// It was delivered before.
     Old,
-    /// It is of another life of the timeline.
+    /// It belongs to another epoch of the timeline.
     OtherEpoch,
 }
 
 impl<P> Delivery<P> {
-    /// Begins after `head`.
+    /// Starts after `head`.
     pub(super) fn new(epoch: Epoch, head: u64, grace: Duration) -> Self {
         Self {
             epoch,
@@ -71,7 +71,7 @@ impl<P> Delivery<P> {
         self.next
     }
 
-    /// An envelope was pushed. After `Next`, `take_early` may have more.
+    /// An envelope was pushed. After `Next`, `take_buffered` may return more.
     pub(super) fn pushed(&mut self, position: Position, envelope: P, size: u32, now: Instant) -> (Arrival, Option<P>) {
         let heard = self.heard(position, true, now);
         match heard {
@@ -94,12 +94,12 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// The timeline has this position. What is missing is probably under way.
+    /// The timeline has this position. Missing positions are probably on their way.
     pub(super) fn heard_of(&mut self, position: Position, now: Instant) -> Arrival {
         self.heard(position, false, now)
     }
 
-    /// Something was heard that can't be of this epoch: the store will tell.
+    /// Something arrived that can't belong to this epoch: the store will tell.
     pub(super) fn doubt(&mut self, now: Instant) {
         self.doubt = true;
         self.due = Some(now);
@@ -113,7 +113,7 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// The next envelope, if it was pushed before its turn.
+    /// The next envelope, if it was pushed too early.
     pub(super) fn take_buffered(&mut self, now: Instant) -> Option<P> {
         while let Some(entry) = self.early.first_entry() {
             let seq = *entry.key();
@@ -130,7 +130,7 @@ impl<P> Delivery<P> {
         None
     }
 
-    /// Where to read from, if there is something to read now. `read_done` must follow.
+    /// The position to read from, if a read is due. `read_done` must follow.
     pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
         if self.reading || self.due.is_none_or(|due| due > now) {
             return None;
@@ -140,7 +140,7 @@ impl<P> Delivery<P> {
         Some(self.next)
     }
 
-    /// Nobody needs what lies before `next`.
+    /// Nobody needs positions before `next`.
     pub(super) fn skip_to(&mut self, next: u64) {
         if next > self.next {
             self.next = next;
@@ -161,12 +161,12 @@ impl<P> Delivery<P> {
         true
     }
 
-    /// The read that began came back. `last`: the head as the store told it, `None` if the read failed.
+    /// The read has finished. `last`: the head according to the store, `None` if the read failed.
     pub(super) fn read_done(&mut self, last: Option<u64>, progress: bool, now: Instant) {
         self.reading = false;
         self.drop_old();
         match last {
-            // The store's word is linearizable: what was heard of beyond it was wrong.
+            // The store's answer is linearizable: reports of positions beyond it were wrong.
             Some(last) if !progress && last < self.next => self.head = self.next - 1,
             Some(last) => self.head = self.head.max(last),
             None => self.doubt |= self.doubted,
@@ -180,7 +180,7 @@ impl<P> Delivery<P> {
         };
     }
 
-    /// When `begin_read` has something to say.
+    /// When `begin_read` has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         if self.reading { None } else { self.due }
     }
@@ -207,7 +207,7 @@ impl<P> Delivery<P> {
         Duration::from_millis(self.grace_ms.into())
     }
 
-    /// A timeline comes to be with its first envelope.
+    /// A timeline comes into being with its first envelope.
     fn enter_epoch(&mut self, epoch: Epoch) -> bool {
         if self.epoch.0 == 0 && epoch.0 != 0 {
             self.epoch = epoch;
@@ -220,7 +220,7 @@ impl<P> Delivery<P> {
         self.next += 1;
         self.head = self.head.max(self.next - 1);
         if !self.doubt {
-            // A gap that is left is another one than before.
+            // The remaining gap is a new one.
             self.due = (self.next <= self.head).then_some(now + self.grace());
         }
     }

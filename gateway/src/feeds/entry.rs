@@ -1,4 +1,4 @@
-//! One accepted envelope on this gateway, with what dialects have made of it.
+//! One accepted envelope on this gateway, with its encodings for each dialect.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,13 +7,13 @@ use carillon_proto::{Position, TimelineId};
 
 use super::{FeedId, Follower};
 
-/// The next envelope of a timeline, shared by all who follow it.
+/// The next envelope of a timeline, shared by all followers.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) feed: FeedId,
     pub(crate) timeline: Arc<TimelineName>,
     pub(crate) position: Position,
-    /// As the store keeps it.
+    /// As stored.
     pub(crate) envelope: Bytes,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.
@@ -31,7 +31,7 @@ pub(crate) enum Came {
     Read,
 }
 
-/// What an entry is rendered as, once for all followers that speak it.
+/// The forms in which an entry is encoded, once for all followers of that form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Protobuf,
@@ -42,7 +42,7 @@ impl Form {
     const ALL: usize = 2;
 }
 
-/// A timeline and its name as protobuf, which stands before each of its entries.
+/// A timeline and its name as protobuf, which precedes each of its entries.
 #[derive(Debug)]
 pub(crate) struct TimelineName {
     pub(crate) id: TimelineId,
@@ -61,7 +61,7 @@ impl Entry {
         Self { feed, timeline, position, envelope, came, sender, traceparent, rendered: Default::default() }
     }
 
-    /// As it was pushed: by whom it was sent, and its trace.
+    /// Adds the sender and the trace context of a push.
     pub(crate) fn pushed(self, sender: Option<Follower>, traceparent: String) -> Self {
         Self { sender, traceparent, ..self }
     }
@@ -72,7 +72,7 @@ impl Entry {
         Self::new(self.feed, Arc::clone(&self.timeline), position, self.envelope.clone(), self.came)
     }
 
-    /// About as many bytes as it takes on the wire.
+    /// Approximate size on the wire, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.envelope.len() + self.timeline.id.owner().len() + 40
     }
@@ -82,7 +82,7 @@ impl Entry {
         self.rendered[form as usize].get()
     }
 
-    /// The encoded frame in this form; made by `render` for the first follower that needs it.
+    /// The encoded frame in this form; `render` makes it for the first follower that needs it.
     pub(crate) fn rendered<E>(&self, form: Form, render: impl FnOnce() -> Result<Bytes, E>) -> Result<&Bytes, E> {
         if let Some(rendered) = self.as_rendered(form) {
             return Ok(rendered);
@@ -97,7 +97,7 @@ impl TimelineName {
         Self { id, as_protobuf: OnceLock::new() }
     }
 
-    /// The name as protobuf; made by `encode` for the first follower that needs it.
+    /// The name as protobuf; `encode` makes it for the first follower that needs it.
     pub(crate) fn as_protobuf(&self, encode: impl FnOnce(&TimelineId) -> Bytes) -> &Bytes {
         self.as_protobuf.get_or_init(|| encode(&self.id))
     }

@@ -1,4 +1,4 @@
-//! One timeline on this gateway: its order, its followers, and what came last.
+//! One timeline on this gateway: its order, its followers, and its recent entries.
 
 use std::{
     collections::VecDeque,
@@ -16,19 +16,19 @@ use super::{
     read_page::{ReadFailed, ReadPage},
 };
 
-/// Entries kept for those who are about to join. Older ones are read from the store.
+/// Most entries kept for sessions that are about to join. Older ones are read from the store.
 const MAX_RECENT: usize = 64;
 const MAX_RECENT_BYTES: usize = 64 * 1024;
-/// How long they are kept after the last one came.
+/// How long they are kept after the last one arrived.
 const KEEP_RECENT: Duration = Duration::from_secs(2);
 
-/// Identifies one life of a feed. A process never gives a number twice.
+/// Identifies one life of a feed. A process never reuses a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FeedId(pub(crate) u64);
 
-/// An envelope that a router has pushed.
+/// An envelope pushed by a router.
 pub(super) struct Push {
-    /// The incarnation of the account whose inbox it is; 0 for a group.
+    /// The incarnation of the account that owns the inbox; 0 for a group.
     pub(super) incarnation: u64,
     pub(super) position: Position,
     pub(super) envelope: Bytes,
@@ -37,32 +37,32 @@ pub(super) struct Push {
     pub(super) sender: Option<Follower>,
 }
 
-/// A session's request to be handed entries, with how far it is.
+/// A session's request to receive entries, and how far it is.
 #[derive(Debug)]
 pub(crate) struct Join {
     pub(crate) incarnation: u64,
-    /// 0: the timeline did not exist when the session heard of it.
+    /// 0: the timeline did not exist when the session last heard of it.
     pub(crate) epoch: Epoch,
     /// The position that it needs next.
     pub(crate) next: u64,
-    /// The last one that it has heard of.
+    /// The highest position that it knows.
     pub(crate) head: u64,
 }
 
 /// The feed's answer to `Join`.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// The follower is handed all that follows.
+    /// The follower gets all later entries.
     Live,
     /// The follower is live after these entries, which it needs next.
     Replay(Vec<Arc<Entry>>),
-    /// The follower is not live: what it needs next has to be read from the store.
+    /// The follower is not live: the entries that it needs next have to be read from the store.
     Read,
-    /// The follower can't join: its timeline or its session is an old one.
+    /// The follower can't join: its timeline or its session is outdated.
     Ended(Ending),
 }
 
-/// The answer to `Join`, with the feed's id from now on.
+/// The answer to `Join`, with the id that the feed has from now on.
 #[derive(Debug)]
 pub(crate) struct JoinedFeed {
     pub(crate) feed: FeedId,
@@ -75,22 +75,22 @@ pub(crate) struct JoinedFeed {
 pub(crate) struct Own {
     pub(crate) incarnation: u64,
     pub(crate) position: Position,
-    /// The client was told by `Accepted` and gets no entry.
+    /// The client learned the position from `Accepted` and gets no entry.
     pub(crate) counted: bool,
 }
 
 pub(super) struct Feed {
     pub(super) id: FeedId,
     timeline: Arc<TimelineName>,
-    /// Sessions that are live, catch up, or are about to. A feed without any is removed at once.
+    /// Sessions that are live, catching up, or about to join. A feed without any is removed at once.
     pub(super) attached: u32,
-    /// When the table looks after it.
+    /// When the table next visits the feed.
     pub(super) scheduled: Option<Instant>,
     state: State,
 }
 
 enum State {
-    /// A session is signing in, which will know where the timeline is.
+    /// A session is signing in, and will tell where the timeline is.
     Expected(Expected),
     Following(Following),
 }
@@ -99,7 +99,7 @@ enum State {
 struct Expected {
     /// The highest position pushed meanwhile, with its incarnation.
     heard: Option<(u64, Position)>,
-    /// True if an earlier push may have been for whoever joins next: the store is asked then.
+    /// True if an earlier push may have been for the session that joins next: then the store is asked.
     doubt: bool,
 }
 
@@ -115,7 +115,7 @@ struct RecentEntries {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     since: Instant,
-    /// When the entries are checked for age. An entry does not move it.
+    /// When the entries are next checked for age. New entries do not change it.
     look_at: Instant,
 }
 
@@ -155,7 +155,7 @@ impl Feed {
         }
     }
 
-    /// The timeline reaches at least this far: what is missing is read now.
+    /// The timeline reaches at least this far: missing entries are read now.
     pub(super) fn reaches(&mut self, incarnation: u64, position: Position, now: Instant) {
         match &mut self.state {
             State::Expected(expected) => hear(&mut expected.heard, incarnation, position),
@@ -175,7 +175,7 @@ impl Feed {
             return this.order.doubt(now);
         }
         if counted && this.live.at_most(who) {
-            // Nobody else waits for it, and no push of it comes.
+            // Nobody else waits for it, and no push of it will come.
             this.order.accepted(position, now);
             this.recent = None;
             this.hand_early(shared, now, hand);
@@ -221,7 +221,7 @@ impl Feed {
                 epoch if ask.epoch.0 == 0 || epoch.0 == 0 || epoch == ask.epoch => false,
                 _ if this.live.is_empty() => true,
                 _ => {
-                    // One of both is of before: the store will tell.
+                    // One of the two is outdated: the store will tell.
                     this.order.doubt(now);
                     return Joined::Ended(Ending::Restored);
                 }
@@ -230,7 +230,7 @@ impl Feed {
         if another {
             let expected = match &mut self.state {
                 State::Expected(expected) => std::mem::take(expected),
-                // What was pushed meanwhile was not for those before, and is forgotten.
+                // Pushes that arrived meanwhile were not for the previous followers, and are dropped.
                 State::Following(_) => {
                     self.id = new_id();
                     Expected { heard: None, doubt: true }
@@ -242,17 +242,17 @@ impl Feed {
         this.join(who, ask, shared, now, hand)
     }
 
-    /// The follower is not live any more, and catches up.
+    /// The follower stops being live, and catches up.
     pub(super) fn fall(&mut self, who: Follower) {
         if let State::Following(this) = &mut self.state {
             this.live.remove(who);
         }
     }
 
-    /// From where something that is missing is to be read now; `read` follows.
+    /// The position from which a missing page is to be read now; `read` follows.
     pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
         match &mut self.state {
-            // Whoever catches up reads by itself.
+            // Sessions that catch up read by themselves.
             State::Following(this) if !this.live.is_empty() => this.order.begin_read(now),
             State::Following(_) | State::Expected(_) => None,
         }
@@ -272,7 +272,7 @@ impl Feed {
             Ok(page) => return this.read(self.id, &self.timeline, page, shared, now, hand),
         };
         this.live.leave(self.id, Left::Ended(why), hand);
-        // Whoever joins next knows the timeline better.
+        // The session that joins next knows the timeline better.
         self.state = State::Expected(Expected { heard: None, doubt: true });
     }
 
@@ -316,8 +316,8 @@ impl Following {
         this
     }
 
-    /// Epochs are never given twice. A timeline comes to be with its first envelope: until then the
-    /// incarnation identifies it.
+    /// Epochs are never reused. A timeline comes into being with its first envelope: until then its incarnation
+    /// identifies it.
     fn is_of_this_life(&self, incarnation: u64, epoch: Epoch) -> bool {
         match self.order.epoch() {
             Epoch(0) => incarnation == self.incarnation,
@@ -327,7 +327,7 @@ impl Following {
 
     fn pushed(&mut self, entry: Entry, shared: bool, now: Instant, hand: &mut impl Hand) {
         if self.live.is_empty() {
-            // Nobody waits for what is missing before it.
+            // Nobody waits for missing entries before it.
             self.skip_to(entry.position.seq);
         }
         // A frame's size fits.
@@ -393,7 +393,7 @@ impl Following {
         let ReadPage { epoch, first, last, entries } = page;
         let before = self.order.next();
         if first > before {
-            // Each follower tells its client what is no longer kept.
+            // Each follower tells its client which entries are no longer kept.
             self.live.leave(id, Left::Fallen, hand);
             self.skip_to(first);
         }
@@ -409,7 +409,7 @@ impl Following {
     }
 }
 
-/// The highest position of the epoch that was heard of last.
+/// The highest position of the epoch heard of last.
 fn hear(heard: &mut Option<(u64, Position)>, incarnation: u64, position: Position) {
     match heard {
         Some((_, known)) if known.epoch == position.epoch => known.seq = known.seq.max(position.seq),

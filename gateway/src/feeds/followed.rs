@@ -1,4 +1,4 @@
-//! The other half of a feed: how far one session has one timeline, and how it gets the rest.
+//! The session's side of a feed: how far the session has a timeline, and how it gets the rest.
 
 use std::{
     collections::VecDeque,
@@ -10,48 +10,49 @@ use carillon_proto::{Epoch, Position, TimelineId};
 
 use super::{Came, Ending, Entry, FeedId, Follower, Join, Joined, JoinedFeed, RETRY, ReadPage, TimelineName};
 
-/// Entries held back for the answer to a send. With more, the session joins anew and delivers them without waiting.
+/// Most entries held back for the answer to a send. Beyond it, the session joins anew and delivers them without
+/// waiting.
 const MAX_HELD: usize = 32;
-/// How long the answer to a send may be under way.
+/// How long the session waits for the answer to a send.
 const HOLD: Duration = Duration::from_millis(50);
 
 /// One timeline of one session.
 pub(crate) struct Followed {
     pub(crate) timeline: Arc<TimelineName>,
     feed: FeedId,
-    /// 0: the timeline did not exist when the session heard of it last.
+    /// 0: the timeline did not exist when the session last heard of it.
     epoch: Epoch,
     /// The next position for the client.
     next: u64,
-    /// The last one heard of.
+    /// The highest known position.
     head: u64,
-    /// The client knows this position of its own message by `Accepted`, which came before its turn: its entry is not held.
+    /// The client learned this position of its own message from `Accepted`, ahead of its turn: its entry is not held.
     answered: u64,
     stage: Stage,
     /// The client does not read.
     paused: bool,
     /// When `step` has something to do.
     due: Option<Instant>,
-    /// Entries held back, in order. The first is this client's own message, whose `Accepted` is under way.
+    /// Entries held back, in order. The first is this client's own message, whose `Accepted` is on its way.
     #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes instead of 32")]
     held: Option<Box<VecDeque<Arc<Entry>>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The feed hands over what comes.
+    /// The feed delivers new entries.
     Live,
     /// The session joins the feed at `due`.
     Behind,
-    /// A page is being read, from here.
+    /// A page from this position on is being read.
     Reading(u64),
 }
 
-/// What goes to the client, in this order.
+/// Items for the client, in this order.
 #[derive(Debug)]
 pub(crate) enum Next {
     Entry(Arc<Entry>),
-    /// What lay before the position is not kept any more.
+    /// Entries before this position are no longer kept.
     Trimmed(Arc<TimelineName>, Position),
 }
 
@@ -60,7 +61,7 @@ pub(crate) enum Next {
 pub(crate) struct OtherEpoch;
 
 impl Followed {
-    /// The client has all up to `from`; the timeline reaches to `head`. The first step is due at once.
+    /// The client has everything up to `from`; the timeline reaches to `head`. The first step is due at once.
     pub(crate) fn new(timeline: TimelineId, epoch: Epoch, from: u64, head: u64, now: Instant) -> Self {
         Self {
             timeline: Arc::new(TimelineName::new(timeline)),
@@ -80,12 +81,12 @@ impl Followed {
         self.epoch
     }
 
-    /// The last position that it has heard of.
+    /// The highest known position.
     pub(crate) fn head(&self) -> u64 {
         self.head.max(self.next - 1)
     }
 
-    /// True if the timeline reaches further than the client has it.
+    /// True if the client lacks entries.
     pub(crate) fn lacks(&self) -> bool {
         self.next <= self.head
     }
@@ -98,7 +99,7 @@ impl Followed {
         self.due.filter(|_| !self.paused)
     }
 
-    /// Does what is due. True: the session joins the feed now; `joined` follows.
+    /// Does what is due. True: the session joins the feed now, and `joined` follows.
     pub(crate) fn step(&mut self, me: Follower, now: Instant, out: &mut impl FnMut(Next)) -> bool {
         if self.paused || self.due.is_none_or(|due| due > now) {
             return false;
@@ -107,7 +108,7 @@ impl Followed {
         match self.stage {
             Stage::Behind => return true,
             Stage::Live => {
-                // The answer to the send has not come.
+                // The answer to the send has not arrived.
                 if let Some(entry) = self.held.as_mut().and_then(|held| held.pop_front()) {
                     self.deliver(entry, out);
                 }
@@ -122,7 +123,7 @@ impl Followed {
         Join { incarnation, epoch: self.epoch, next: self.next, head: self.head() }
     }
 
-    /// `Some`: a page is to be read from the store, from this position; `read` follows.
+    /// `Some`: a page from this position on has to be read from the store; `read` follows.
     pub(crate) fn joined(&mut self, joined: JoinedFeed, out: &mut impl FnMut(Next)) -> Result<Option<u64>, Ending> {
         (self.feed, self.timeline) = (joined.feed, joined.timeline);
         match joined.how {
@@ -142,10 +143,11 @@ impl Followed {
         Ok(None)
     }
 
-    /// The feed has handed this over. True: this session takes no more until it joins again, which the feed has to be told.
+    /// The feed delivers this entry. True: this session takes no more until it joins again, and the feed has to be
+    /// told.
     pub(crate) fn entry(&mut self, entry: Arc<Entry>, me: Follower, now: Instant, out: &mut impl FnMut(Next)) -> bool {
         let seq = entry.position.seq;
-        // The session fell behind after this was handed over, or its client has it by `Accepted`.
+        // The session fell behind after this was delivered, or its client has it by `Accepted`.
         if self.stage != Stage::Live || seq < self.next {
             return false;
         }
@@ -162,15 +164,15 @@ impl Followed {
         false
     }
 
-    /// The mailbox was full, or the feed had to go on without this session.
+    /// The mailbox was full, or the feed had to continue without this session.
     pub(crate) fn fallen(&mut self, now: Instant) {
         if self.stage == Stage::Live {
             self.fall(now);
         }
     }
 
-    /// Tells the position of the client's own message. True if the client counts `Accepted`, which must be told before what
-    /// `out` gets here.
+    /// The position of the client's own message. True if the client counts its `Accepted`, which must be told before
+    /// the items that `out` gets here.
     pub(crate) fn accepted(
         &mut self,
         position: Position,
@@ -201,7 +203,7 @@ impl Followed {
         Ok(())
     }
 
-    /// Stops until `resume`, except for a page that is being read already. True: the feed has to be told, as after `entry`.
+    /// Pauses until `resume`, except for a page that is being read. True: the feed has to be told, as after `entry`.
     pub(crate) fn pause(&mut self, now: Instant) -> bool {
         self.paused = true;
         self.stage == Stage::Live && self.fall(now)
@@ -211,7 +213,7 @@ impl Followed {
         self.paused = false;
     }
 
-    /// The page that was to be read; `None` if that failed.
+    /// The page that was requested; `None` if the read failed.
     pub(crate) fn read(
         &mut self,
         page: Option<ReadPage>,
@@ -263,12 +265,12 @@ impl Followed {
         }
     }
 
-    /// The client sent it, and the answer to that is under way.
+    /// True if this client sent it, and the answer to the send is on its way.
     fn waits(&self, entry: &Entry, me: Follower) -> bool {
         entry.sender == Some(me) && entry.position.seq > self.answered
     }
 
-    /// True, as the feed has to be told.
+    /// Returns true, because the feed has to be told.
     fn fall(&mut self, now: Instant) -> bool {
         self.stage = Stage::Behind;
         self.held = None;

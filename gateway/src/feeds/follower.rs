@@ -1,51 +1,50 @@
-//! Who follows a feed, and how entries get to them.
+//! The followers of a feed, and how they get its entries.
 
 use std::sync::Arc;
 
 use super::{Entry, FeedId};
 
-/// A connection that follows feeds, by its number. Numbers are never given twice in a process: there is no need for a
-/// generation beside them.
+/// A connection that follows feeds, by its number. A process never reuses numbers, so they need no generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Follower(pub(crate) u64);
 
-/// Stands for no connection; the numbers of connections begin with 1.
+/// Stands for no connection; the numbers of connections start at 1.
 pub(crate) const NOBODY: u64 = 0;
 
-/// Why a feed is no longer there for its followers.
+/// Why a feed has ended for its followers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The timeline has another epoch now.
     Restored,
-    /// The account whose inbox it is has ended.
+    /// The account that owns the inbox has ended.
     AccountEnded,
 }
 
-/// Why a feed hands over no more.
+/// Why a feed delivers no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// There was no room, or the feed had to go on without this session: it catches up by itself.
+    /// There was no room, or the feed had to continue without this session: it catches up by itself.
     Fallen,
     Ended(Ending),
 }
 
-/// Takes what a feed has for a follower.
+/// Receives a feed's entries for its followers.
 pub(crate) trait Hand {
-    /// False if there is no room for it: the follower is told that it has fallen behind, and is not live any more.
+    /// False if there is no room for it: the follower is told that it has fallen behind, and is no longer live.
     fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool;
 
-    /// The follower is not live any more.
+    /// The follower is no longer live.
     fn left(&mut self, to: Follower, feed: FeedId, why: Left);
 }
 
-/// The followers that have all that the feed has handed out, in the order of their numbers: new ones have the highest.
+/// The followers that have everything the feed has delivered, ordered by number: new ones have the highest.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Vec<Follower>);
 
 impl Followers {
     pub(super) fn add(&mut self, who: Follower) {
         if let Err(place) = self.0.binary_search(&who) {
-            // Most feeds have one follower, for which the usual room for four is too much.
+            // Most feeds have one follower, for which the default capacity of four is too much.
             if self.0.capacity() == 0 {
                 self.0.reserve_exact(1);
             }
@@ -63,7 +62,7 @@ impl Followers {
         self.0.is_empty()
     }
 
-    /// True if nobody else is live.
+    /// True if no other follower is live.
     pub(super) fn at_most(&self, who: Follower) -> bool {
         self.0.is_empty() || self.0 == [who]
     }
@@ -72,7 +71,7 @@ impl Followers {
         self.0.retain(|follower| hand.entry(*follower, entry));
     }
 
-    /// Nobody is live any more.
+    /// No follower is live any more.
     pub(super) fn leave(&mut self, feed: FeedId, why: Left, hand: &mut impl Hand) {
         for follower in std::mem::take(&mut self.0) {
             hand.left(follower, feed, why);

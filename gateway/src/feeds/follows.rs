@@ -1,4 +1,4 @@
-//! The timelines that one connection follows, and the requests that it makes of their feeds.
+//! The timelines that one connection follows, and its requests to their feeds.
 
 use std::time::Instant;
 
@@ -13,20 +13,20 @@ use super::{
 /// A session's request to a feed of this gateway.
 #[derive(Debug)]
 pub(crate) enum FeedAsk {
-    /// The session is about to follow the timeline: pushes from now on are remembered. Comes before every other ask for
+    /// The session is about to follow the timeline: pushes are remembered from now on. Precedes every other request for
     /// it.
     Expect(TimelineId),
-    /// The session asks to be handed entries. Answered at once by `Input::Joined`.
+    /// The session asks for entries. Answered at once by `Input::Joined`.
     Join(TimelineId, Join),
     /// The session takes no more entries until it joins again.
     Fall(TimelineId),
     /// The client's own message has a position.
     Own(TimelineId, Own),
-    /// The store says that the timeline reaches at least this far.
+    /// The store reports that the timeline reaches at least this far.
     Reaches { timeline: TimelineId, incarnation: u64, position: Position },
 }
 
-/// The timelines that one connection follows. It leaves them by `leave`, once.
+/// The timelines that one connection follows. `leave` ends it, once.
 pub(crate) struct Follows {
     who: Follower,
     timelines: Vec<TimelineId>,
@@ -66,7 +66,7 @@ impl Follows {
 
     fn expect(&mut self, feeds: &Feeds, timeline: &TimelineId) {
         if !self.timelines.contains(timeline) {
-            // Nearly all follow one, for which the usual room for four is too much.
+            // Nearly all follow one timeline, for which the default capacity of four is too much.
             self.timelines.reserve_exact(1);
             self.timelines.push(timeline.clone());
             feeds.expect(timeline);

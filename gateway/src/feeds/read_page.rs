@@ -1,4 +1,4 @@
-//! A page of a timeline that was read from the store, as feeds and sessions take it.
+//! A page of a timeline read from the store, for feeds and sessions.
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -22,9 +22,9 @@ pub(crate) struct ReadPage {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadFailed {
-    /// The read is tried again.
+    /// The read may be retried.
     ForNow,
-    /// The account whose inbox it is has ended.
+    /// The account that owns the inbox has ended.
     AccountEnded,
 }
 
@@ -37,7 +37,7 @@ impl ReadPage {
                 let entries = entries.into_iter().map(|entry| (entry.seq, entry.envelope)).collect();
                 Ok(Self { epoch: Epoch(head.epoch), first: head.first, last: head.last, entries })
             }
-            // The router refuses so only what an account that has ended asks for.
+            // The router gives this refusal only for accounts that have ended.
             Err(why) if why.code() == Code::Unauthenticated => Err(ReadFailed::AccountEnded),
             Ok(_) | Err(_) => Err(ReadFailed::ForNow),
         }

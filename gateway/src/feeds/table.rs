@@ -25,9 +25,9 @@ use super::{
 
 const SHARDS: usize = 32;
 
-/// A feed for each timeline that a session follows: as many as `expect` without `leave`, so connections bound them. In
-/// shards, so that those who push and those who join seldom meet. What a shard's lock protects is the order in which
-/// followers are handed entries: it is held while they are.
+/// A feed for each timeline that a session follows: bounded by connections, because each `expect` without a `leave`
+/// belongs to one. Sharded, so that pushes and joins seldom contend. A shard's lock protects the order in which
+/// followers get entries, and is held while they do.
 pub(crate) struct Feeds {
     shards: [Mutex<Shard>; SHARDS],
     grace: Duration,
@@ -38,10 +38,10 @@ pub(crate) struct Feeds {
 
 #[derive(Default)]
 struct Shard {
-    /// Boxed, so that what a map has in reserve is small.
+    /// Boxed, to keep the map's spare capacity small.
     inboxes: KeyedMap<UserId, Box<Feed>>,
     groups: KeyedMap<GroupId, Box<Feed>>,
-    /// Times at which feeds are looked after, at most one for each.
+    /// When feeds are visited; at most one entry for each.
     timers: BTreeSet<(Instant, TimelineId)>,
 }
 
@@ -62,12 +62,12 @@ pub(crate) struct FeedRead {
 }
 
 impl Feeds {
-    /// `grace`: how long something that is missing may be under way before it is read.
+    /// `grace`: how long a missing push may be on its way before it is read.
     pub(crate) fn new(grace: Duration) -> Self {
         Self { shards: Default::default(), grace, last_id: AtomicU64::new(0), moved: AtomicBool::new(false) }
     }
 
-    /// A session is about to follow the timeline. What is pushed from now on is not lost for it. `leave` must follow.
+    /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow.
     pub(super) fn expect(&self, timeline: &TimelineId) {
         let mut shard = self.shard(timeline.into()).lock();
         let new = || Box::new(Feed::new(self.new_id(), TimelineName::new(timeline.clone())));
@@ -78,7 +78,7 @@ impl Feeds {
         feed.attached += 1;
     }
 
-    /// `None`: nobody has said `expect`.
+    /// `None`: there was no `expect`.
     pub(super) fn join(
         &self,
         timeline: &TimelineId,
@@ -90,7 +90,7 @@ impl Feeds {
         self.with(timeline.into(), |feed| feed.join(who, ask, self.grace, now, || self.new_id(), hand))
     }
 
-    /// The follower stops being live and catches up.
+    /// The follower stops being live, and catches up.
     pub(super) fn fall(&self, timeline: &TimelineId, who: Follower) {
         self.with(timeline.into(), |feed| feed.fall(who));
     }
@@ -102,7 +102,7 @@ impl Feeds {
         });
     }
 
-    /// A router has pushed an envelope. It is only a hint.
+    /// A router pushed an envelope. A push is only a hint.
     pub(crate) fn pushed(&self, push: link::Push, now: Instant, hand: &mut impl Hand) {
         let link::Push { timeline, position, envelope, traceparent, incarnation, sender_connection, .. } = push;
         let (Some(timeline), Some(position)) = (timeline.as_ref().and_then(TimelineRef::of), position) else { return };
@@ -111,14 +111,14 @@ impl Feeds {
         self.with(timeline, |feed| feed.pushed(push, now, hand));
     }
 
-    /// Pushes were dropped at a router: the timeline reaches at least this far.
+    /// A router dropped pushes: the timeline reaches at least this far.
     pub(crate) fn behind(&self, behind: &link::Behind, now: Instant) {
         let link::Behind { timeline, position, incarnation, .. } = behind;
         let (Some(timeline), Some(position)) = (timeline.as_ref().and_then(TimelineRef::of), position) else { return };
         self.reaches(timeline, *incarnation, (*position).into(), now);
     }
 
-    /// The timeline reaches at least this far: what is missing is read now.
+    /// The timeline reaches at least this far: missing entries are read now.
     pub(super) fn reaches(&self, timeline: TimelineRef<'_>, incarnation: u64, position: Position, now: Instant) {
         self.with(timeline, |feed| feed.reaches(incarnation, position, now));
     }
@@ -128,7 +128,7 @@ impl Feeds {
         self.with(timeline.into(), |feed| feed.own(who, own, now, hand));
     }
 
-    /// True if something has become due since this was asked last: `wake_at` tells when.
+    /// True if something has become due since the last call; `wake_at` tells when.
     pub(crate) fn take_moved(&self) -> bool {
         self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)
     }
@@ -138,7 +138,7 @@ impl Feeds {
         self.shards.iter().filter_map(|shard| shard.lock().timers.first().map(|(at, _)| *at)).min()
     }
 
-    /// What is to be read now. Each is answered by `read`.
+    /// The reads that are due. Each is answered by `read`.
     pub(crate) fn due(&self, now: Instant) -> Vec<FeedRead> {
         let mut reads = Vec::new();
         for shard in &self.shards {
@@ -167,7 +167,7 @@ impl Feeds {
         hand: &mut impl Hand,
     ) {
         self.with(timeline.into(), |feed| {
-            // Another id means that all for whom the page was read are gone.
+            // Another id means that all sessions for which the page was read are gone.
             if feed.id == feed_id {
                 feed.read(read, now, hand);
             }
@@ -210,8 +210,8 @@ impl Feeds {
 }
 
 impl Shard {
-    /// Does something with the feed, then sees to when it is looked after next, and removes it if nobody needs it. Also
-    /// says whether it is looked after sooner than before.
+    /// Applies `work` to the feed, then schedules its next visit, or removes it if nobody needs it. Also returns
+    /// whether the visit is sooner than before.
     fn with<T>(&mut self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<(T, bool)> {
         let feed = match timeline {
             TimelineRef::Inbox(user) => self.inboxes.get_mut(user)?,

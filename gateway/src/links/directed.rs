@@ -1,4 +1,4 @@
-//! Directed requests that have come for a connection of this gateway: each is answered once, on every path.
+//! Directed requests for connections of this gateway: each is answered once, on every path.
 
 use bytes::Bytes;
 use carillon_proto::pb::{
@@ -8,7 +8,7 @@ use carillon_proto::pb::{
 
 use super::{ToLink, dispatch::refusal, parts::LinkHandle};
 
-/// A directed request for one connection. If it is dropped without an answer, the asker hears that nobody answered.
+/// A directed request for one connection. If it is dropped, the asker is told that nobody answered.
 pub(crate) struct DirectedRequest {
     id: u64,
     way: Option<LinkHandle>,
@@ -29,7 +29,7 @@ impl DirectedRequest {
             Ok(body) => direct_answer::Result::Body(body),
             Err(refusal) => direct_answer::Result::Refusal(refusal),
         });
-        // Without room the link is given up, and with it all that it owes.
+        // Without room the link is closed, and with it everything it owes.
         if way.queue.try_send(ToLink::Answer(DirectAnswer { id: self.id, result })).is_err() {
             way.cut.cancel();
         }

@@ -1,8 +1,8 @@
-//! Which request goes to which router, when it goes again, and which sessions are announced where.
+//! Decides which request goes to which router, when it is repeated, and which sessions are announced where.
 //!
-//! Requests of one connection with the same key (a recipient, or the user itself) form a **lane**: they reach the
-//! owner in the order in which they were made, also when links break and owners change. All that a lane has in flight
-//! is at one router and of one era; what could overtake is parked until nothing is in flight.
+//! Requests of one connection with the same key (a recipient, or the user itself) form a **lane**: they reach the owner
+//! in the order in which they were made, even when links break and owners change. All requests of a lane in flight are
+//! at one router and of one era; a request that could overtake them is parked until nothing is in flight.
 //!
 //! A gateway has several of these, each with its part of the connections.
 

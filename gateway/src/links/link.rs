@@ -1,4 +1,4 @@
-//! The link to one router: a stream in each direction, opened again whenever it breaks.
+//! The link to one router: a stream in each direction, reopened whenever it breaks.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use super::{
     parts::{LinkHandle, Partitions},
 };
 
-/// To open the stream and hear the first word.
+/// Deadline for opening the stream and receiving the first message.
 const OPEN: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ enum LinkError {
 }
 
 impl RouterLink {
-    /// For ever.
+    /// Runs until it is cancelled.
     pub(crate) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let mut waiting = Waiting::new("a router's link");
@@ -77,7 +77,7 @@ impl RouterLink {
                 waiting.over();
             }
             match ended {
-                // Another lease: say hello again, at once.
+                // A new lease: say hello again at once.
                 Ok(()) => pause = Duration::ZERO,
                 Err(error) if was_up => {
                     tracing::info!(router = %self.address, %error, "router link lost");
@@ -95,13 +95,13 @@ impl RouterLink {
         }
     }
 
-    /// Opens the link and keeps it until it breaks, or another lease runs.
+    /// Opens the link and keeps it until it breaks, or the lease changes.
     async fn attempt(&self, lease: u64, was_up: &mut bool) -> Result<(), LinkError> {
         let channel = self.security.channel(&self.address)?;
         let mut client = RouterClient::with_interceptor(channel, self.security.token())
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
-        // When it is full, a request is refused as overload, and the link is cut for a word.
+        // When it is full, a request is refused as overload, and for other messages the link is cut.
         let (sender, outbound) = mpsc::channel(self.max_pending);
         let hello = Hello { lease, kind: NodeKind::Gateway.into() };
         let first = ToRouter { hello: Some(hello), ..Default::default() };
@@ -178,8 +178,8 @@ impl RouterLink {
     }
 }
 
-/// In the order of the batch: a message has words to forget before its requests, and the end of the announcements behind
-/// them.
+/// Keeps the order of the batch: in a message, sessions to forget come before the requests, and the end of the
+/// announcements after them.
 pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
     let mut messages = vec![ToRouter { requests: Vec::with_capacity(batch.len()), ..ToRouter::default() }];
     for item in batch {
@@ -202,7 +202,7 @@ pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
     messages
 }
 
-/// About how many bytes it takes.
+/// Approximate encoded size, in bytes.
 fn size(item: &ToLink) -> usize {
     match item {
         ToLink::Request(RouterRequest { op: Some(Op::Send(send)), .. }) => 256 + send.content.len(),

@@ -1,4 +1,4 @@
-//! All that the gateway says to routers and hears from them.
+//! Everything that the gateway tells the routers and hears from them.
 
 mod directed;
 pub(crate) mod dispatch;
@@ -35,27 +35,27 @@ use parts::{LinkHandle, Partitions};
 use crate::{connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, status::Status};
 
 const TICK: Duration = Duration::from_millis(50);
-/// Changes of links and of the registry that wait for the task that deals with them: links wait.
+/// Changes of links and of the registry that wait for their task. When the queue is full, links wait.
 const EVENTS: usize = 256;
 
-/// Who asked, and what for.
+/// The mailbox that asked, and the purpose.
 pub(crate) type Asker = (Arc<Mailbox>, Tag);
 
-/// What a link tells.
+/// Events of a link.
 pub(crate) enum Event {
     Up(Arc<str>, LinkHandle),
     Down(Arc<str>),
     Registry(RegistryView),
 }
 
-/// What is said on a link.
+/// Messages for a link.
 pub(crate) enum ToLink {
     Request(RouterRequest),
     Word(Word),
     Answer(DirectAnswer),
 }
 
-/// Where requests go in.
+/// Takes requests for the routers.
 #[derive(Clone)]
 pub(crate) struct RouterLinks {
     parts: Arc<Partitions>,
@@ -63,7 +63,8 @@ pub(crate) struct RouterLinks {
     up: watch::Receiver<usize>,
 }
 
-/// What runs behind [`RouterLinks`]: it opens and ends links as the ring changes. Requests and answers do not come by here.
+/// The task behind [`RouterLinks`]: it opens and ends links as the ring changes. Requests and answers do not pass
+/// through it.
 pub(crate) struct LinksTask {
     inbox: mpsc::Receiver<Event>,
     events: mpsc::Sender<Event>,
@@ -72,17 +73,17 @@ pub(crate) struct LinksTask {
     registry_version: u64,
     /// Routers with an open link.
     open: HashSet<Arc<str>>,
-    /// Links that run, by address.
+    /// Running links, by address.
     links: HashMap<Arc<str>, Tasks>,
     seeds: Vec<Arc<str>>,
     addresses: watch::Sender<Vec<String>>,
-    /// Published by whoever holds the lease; a sender here, so that the last word stays when that one ends.
+    /// Published by the holder of the lease; a sender here, so that the last value stays when the holder ends.
     lease: watch::Sender<Option<u64>>,
-    /// How many requests wait, as of the last tick.
+    /// The number of waiting requests, as of the last tick.
     pending: watch::Sender<usize>,
-    /// How many links are open.
+    /// The number of open links.
     up: watch::Sender<usize>,
-    /// It had a lease, and has neither that nor a link.
+    /// True if it has had a lease, and now has neither a lease nor a link.
     cut_off: watch::Sender<bool>,
     had_lease: bool,
     security: PeerSecurity,
@@ -91,7 +92,7 @@ pub(crate) struct LinksTask {
     max_pending: usize,
 }
 
-/// Who hears what routers say of their own accord.
+/// Receives what routers send on their own.
 #[derive(Clone)]
 pub(crate) struct Hearing {
     pub(crate) connections: Arc<Connections>,
@@ -105,7 +106,7 @@ pub(crate) struct LinksConfig {
 }
 
 impl RouterLinks {
-    /// Also gives the addresses of routers as they are known, for the registry's calls.
+    /// Also returns the known addresses of routers, for registry calls.
     pub(crate) fn new(
         config: LinksConfig,
         security: PeerSecurity,
@@ -147,7 +148,7 @@ impl RouterLinks {
         self.parts.submit(submit);
     }
 
-    /// Resolves when, at two ticks in a row, no request waited for its answer.
+    /// Resolves when no request was waiting for its answer at two consecutive ticks.
     pub(crate) async fn idle(&self) {
         let mut pending = self.pending.clone();
         let mut quiet = 0;
@@ -156,11 +157,11 @@ impl RouterLinks {
         }
     }
 
-    /// Resolves when no link has been open for so long.
+    /// Resolves when no link has been open for this long.
     pub(crate) async fn without_routers(&self, patience: Duration) {
         let mut up = self.up.clone();
         loop {
-            // An error: the task has ended, and with it all links.
+            // An error: the task has ended, and all links with it.
             if up.wait_for(|up| *up == 0).await.is_err()
                 || tokio::time::timeout(patience, up.wait_for(|up| *up > 0)).await.is_err()
             {
@@ -171,7 +172,7 @@ impl RouterLinks {
 }
 
 impl LinksTask {
-    /// For ever.
+    /// Runs until it is cancelled.
     pub(crate) async fn run(mut self, tasks: Tasks) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -232,7 +233,7 @@ impl LinksTask {
         self.parts.down(address);
     }
 
-    /// A link to each router of the ring; to the seeds as well while none of those is open.
+    /// Keeps a link to each router of the ring, and to the seeds while none of those is open.
     fn arrange(&mut self, tasks: &Tasks) {
         let routers = self.ring.routers();
         let mut wanted: Vec<Arc<str>> = routers.iter().map(|router| Arc::from(router.address.as_str())).collect();
@@ -280,7 +281,7 @@ impl LinksTask {
         }
     }
 
-    /// True while this gateway is of no use to anybody.
+    /// True while it has neither a lease nor a router link.
     pub(crate) fn cut_off(&self) -> watch::Receiver<bool> {
         self.cut_off.subscribe()
     }

@@ -1,5 +1,5 @@
-//! Requests of all connections on their way into links and back: in parts by connection, so that no task and no lock is
-//! on everybody's way, but for the short one by which each accepted send is measured (`Load`).
+//! Requests on their way to links and back, partitioned by connection: no task and no lock is shared by all
+//! connections, except for a short one that measures accepted sends (`Load`).
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{connections::Connections, metrics};
 
-/// The way into an open link.
+/// The handle to an open link.
 #[derive(Clone)]
 pub(crate) struct LinkHandle {
     pub(crate) queue: mpsc::Sender<ToLink>,
@@ -29,11 +29,12 @@ pub(crate) struct LinkHandle {
     pub(crate) cut: CancellationToken,
 }
 
-/// All parts. A request is routed and put into its link's queue under its part's lock: that keeps the order of its lane.
+/// All partitions. A request is routed and queued on its link under its partition's lock, which keeps the order of its
+/// lane.
 pub(crate) struct Partitions {
     parts: Vec<Mutex<Part>>,
     load: Arc<Load>,
-    /// For each router and part, the ring by which the part has announced all.
+    /// For each router and partition, the ring by which the partition has announced all.
     told_all: Mutex<KeyedMap<Arc<str>, [u64; PARTS]>>,
     connections: Arc<Connections>,
 }
@@ -119,7 +120,7 @@ impl Partitions {
         self.load.pending()
     }
 
-    /// How many requests were sent again, since this was asked last.
+    /// The number of requests that were repeated since the last call.
     pub(crate) fn take_repeated(&self) -> u64 {
         self.parts.iter().map(|part| part.lock().dispatch.take_repeated()).sum()
     }
@@ -135,7 +136,8 @@ impl Partitions {
         let mut part = self.parts[index].lock();
         let Part { dispatch, ways, effects } = &mut *part;
         dispatch.handle(now, input, effects);
-        // A full link refuses, a broken one is down: both come back as inputs, and shrink what is under way.
+        // A full link refuses, and a broken one is down: both come back as inputs, with fewer requests in flight each
+        // time.
         while !effects.is_empty() {
             let mut back = Vec::new();
             for effect in effects.drain(..) {
@@ -179,7 +181,7 @@ impl Partitions {
                     },
                     Word::Forget(_) => word,
                 };
-                // Without room the link is given up: all is announced anew on the next one.
+                // Without room the link is closed: everything is announced anew on the next one.
                 if let Some(way) = ways.get(&to)
                     && way.queue.try_send(ToLink::Word(word)).is_err()
                 {
@@ -201,7 +203,7 @@ impl Partitions {
         }
     }
 
-    /// Notes the part's word; true if all parts have now said the same ring.
+    /// Records the partition's report; true if all partitions have now reported this ring.
     fn told_by_all(&self, to: &Arc<str>, part: usize, version: u64) -> bool {
         let mut told_all = self.told_all.lock();
         let told = told_all.entry(Arc::clone(to)).or_default();

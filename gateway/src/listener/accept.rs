@@ -1,4 +1,4 @@
-//! Accepts connections, gives each a place, and finds out whose it is.
+//! Accepts connections, gives each a place, and determines its client's address.
 
 use std::{
     future::poll_fn,
@@ -22,12 +22,12 @@ use super::{
     slots::{Slot, Slots},
 };
 
-/// Connections of one listener that are being refused at the same time; more are closed without a word.
+/// Connections of one listener that are being refused at the same time; further ones are closed without a message.
 const REFUSING: usize = 40;
-/// Refused connections of all three listeners: open files beside those that `gateway.max_connections` counts.
+/// Most refused connections of all three listeners: open files in addition to those of `gateway.max_connections`.
 pub const MAX_REFUSED: usize = 3 * REFUSING;
 
-/// The bounds and rules of one listener.
+/// The limits and rules of one listener.
 pub(super) struct Entry {
     slots: Arc<Slots>,
     refusing: Arc<Semaphore>,
@@ -42,16 +42,16 @@ pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     /// The other end of the socket.
     pub(super) peer: SocketAddr,
-    /// The end of the time for the sign-in; the connection is closed then.
+    /// The deadline of the sign-in, at which the connection is closed.
     pub(super) deadline: Instant,
-    /// Given back when the connection ends.
+    /// Released when the connection ends.
     pub(super) place: Place,
 }
 
-/// What a connection holds for as long as it is open.
+/// A place that a connection holds while it is open.
 pub(super) enum Place {
     Slot(Slot),
-    /// There was no slot, or it was given back: the connection is there to be told so, and for health checks.
+    /// There was no slot, or it was given back: the connection stays only to be told so, and for health checks.
     Refusing(#[expect(dead_code, reason = "held, not looked at")] OwnedSemaphorePermit, Refusal),
 }
 
@@ -73,8 +73,8 @@ pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
 }
 
 impl Place {
-    /// Counts the connection for this address; an error is why it is refused. With `None` (a trusted proxy) it counts for
-    /// no address.
+    /// Counts the connection for this address; an error says why it is refused. With `None` (a trusted proxy) it counts
+    /// for no address.
     pub(super) fn belongs_to(&mut self, address: Option<IpAddr>) -> Result<(), Refusal> {
         match self {
             Self::Slot(slot) => match address {
@@ -107,8 +107,8 @@ impl Entry {
         slot.belongs_to(address).map(|()| slot)
     }
 
-    /// Gives the slot of a refused connection back and takes a place for refused ones; `None` if there is none: the caller
-    /// closes without a word.
+    /// Gives back the slot of a refused connection and takes a place for refused ones; `None` if there is none: the
+    /// caller closes without a message.
     pub(super) fn give_back(&self, place: Place, why: Refusal) -> Option<Place> {
         match place {
             Place::Slot(slot) => {
@@ -132,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// The address of the client, by the socket and the PROXY protocol. `None`: the caller closes the connection.
+    /// The client's address, from the socket and the PROXY protocol. `None`: the caller closes the connection.
     pub(super) async fn source(&self, accepted: &mut Accepted) -> Option<IpAddr> {
         let peer = accepted.peer.ip().to_canonical();
         if !self.proxy_protocol {
@@ -162,9 +162,9 @@ impl Entry {
             Ok(Source::Client(client)) => Ok(client.to_canonical()),
             Ok(Source::Proxy) => Ok(peer),
             Err(error) => {
-                /// Limits the log lines: a stranger can send any number of wrong headers.
+                /// Limits the log lines: strangers can send any number of invalid headers.
                 static TOLD: LazyLock<Seldom> = LazyLock::new(|| Seldom::new(3, Duration::from_secs(30)));
-                // A proxy that looks whether somebody listens says nothing.
+                // A proxy's health check sends nothing.
                 if error.kind() != io::ErrorKind::UnexpectedEof
                     && let Some(left_out) = TOLD.turn(Instant::now())
                 {

@@ -38,7 +38,7 @@ use crate::{
 
 /// Streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1_024;
-/// Windows bound what a client that does not read can make the gateway hold.
+/// Windows bound the memory that a client that does not read can make the gateway hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
@@ -74,7 +74,7 @@ pub(super) async fn run(
     let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
         loop {
             let (stream, peer) = accepting.next().await;
-            // A connection takes a slot as its streams do, so that those without streams are bounded, too.
+            // A connection takes a slot as its streams do, which bounds connections without streams.
             if let Some(place) = entry.place()
                 && let Some(connection) = GrpcConnection::new(stream, peer, place, &entry)
             {
@@ -136,7 +136,8 @@ impl Service {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    /// The first stream has what is left of the connection's time, so that it hears why it ends. Later ones have their own.
+    /// The first stream has the rest of the connection's time, so that it learns why the connection ends. Later ones
+    /// have their own time.
     fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
         let now = Instant::now();
         let own = now + self.entry.sign_in_timeout;

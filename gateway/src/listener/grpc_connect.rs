@@ -1,5 +1,5 @@
-//! The gRPC service `ClientService`, written by hand: its messages stay bytes, because generated code would drop unknown
-//! fields.
+//! The gRPC service `ClientService`, written by hand: its messages stay bytes, because generated code would drop
+//! unknown fields.
 
 use std::{
     convert::Infallible,

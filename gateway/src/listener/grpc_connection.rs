@@ -1,4 +1,4 @@
-//! A socket of the gRPC listener, on probation until somebody is signed in on it, and what its streams know of it.
+//! A socket of the gRPC listener, on probation until someone signs in on it, and the context of its streams.
 
 use std::{
     io,
@@ -23,13 +23,13 @@ use super::{
     refusal::{REFUSAL, Refusal},
 };
 
-/// Time after the end of the sign-in time in which the stream may still say why it ends.
+/// Time after the sign-in deadline in which the stream may still say why it ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 pub(super) struct GrpcConnection {
     io: OnProbation<TcpStream>,
     known: ClientConnection,
-    /// The PROXY header, until it has been read; `None` if there is none to come.
+    /// The PROXY header, until it has been read; `None` if none is expected.
     header: Option<Box<Header>>,
     /// `None`: the slot was given back, and no place for refused connections was free.
     place: Option<Place>,
@@ -37,19 +37,19 @@ pub(super) struct GrpcConnection {
     refused_until: Option<Pin<Box<Sleep>>>,
 }
 
-/// What the streams of a connection know of it.
+/// The context of a connection's streams.
 #[derive(Clone)]
 pub(super) struct ClientConnection {
     pub(super) probation: Probation,
     whose: Arc<OnceLock<Whose>>,
-    /// The end of the time in which somebody has to sign in on the connection.
+    /// The deadline by which someone must have signed in on the connection.
     pub(super) deadline: Instant,
 }
 
 /// Set before the first stream.
 #[derive(Clone, Copy)]
 struct Whose {
-    /// The other end, or who is behind the PROXY protocol.
+    /// The peer, or the client named by the PROXY protocol.
     address: IpAddr,
     /// Why nobody can sign in on the connection.
     refusal: Option<Refusal>,
@@ -62,7 +62,7 @@ struct Header {
 }
 
 impl GrpcConnection {
-    /// `None`: the peer is no trusted proxy, or there is no place even for refusing.
+    /// `None`: the peer is no trusted proxy, or there is no place even for a refusal.
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, entry: &Arc<Entry>) -> Option<Self> {
         let probation = Probation::default();
         let time = entry.time(&place);
@@ -86,7 +86,7 @@ impl GrpcConnection {
     /// A refused connection stays for a moment, so that its streams can say why. An error if there is no place even for
     /// that.
     fn belongs_to(&mut self, client: IpAddr, entry: &Entry) -> io::Result<()> {
-        // A proxy's connections carry many clients' streams: those are counted.
+        // A proxy's connection carries streams of many clients: those are counted.
         let counted = !entry.proxies.trust(client);
         let refusal = self.place.as_mut().and_then(|place| place.belongs_to(counted.then_some(client)).err());
         if let Some(refusal) = refusal {

@@ -1,4 +1,4 @@
-//! What tools and load balancers expect of any gRPC server: its health and its services' descriptions.
+//! The health and reflection services, which tools and load balancers expect of any gRPC server.
 
 use carillon_proto::{Ready, pb::CLIENT_DESCRIPTORS};
 pub(super) use tonic_health::pb::health_server::{Health, HealthServer};
@@ -10,7 +10,7 @@ use tonic_reflection::server::{
 };
 
 const CLIENT_SERVICE: &str = "carillon.client.v1.ClientService";
-/// A request of these services names a service, a file or a symbol.
+/// Requests of these services only name a service, a file or a symbol.
 const MAX_REQUEST_BYTES: usize = 4 * 1024;
 
 pub(super) fn health() -> (HealthServer<impl Health>, HealthReporter) {
@@ -32,7 +32,7 @@ pub(super) async fn report(reporter: HealthReporter, mut ready: Ready) {
     }
 }
 
-/// In its present version and the older one, which many tools still ask for. Only what clients may use is described.
+/// In the current version and the older one, which many tools still use. Only the services for clients are described.
 pub(super) fn reflection() -> Result<
     (ServerReflectionServer<impl ServerReflection>, v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>),
     Error,

@@ -1,5 +1,5 @@
-//! HTTP/1.1 on the WebSocket port: requests until one of them makes the connection a WebSocket, and an answer to whatever
-//! is no request.
+//! HTTP/1.1 on the WebSocket port: serves requests until one of them makes the connection a WebSocket, and answers
+//! bytes that are no request.
 
 use std::{
     convert::Infallible,
@@ -22,21 +22,21 @@ use crate::transport::{LINGER, ws::Format};
 
 /// Lines of a request head.
 const MAX_HEADERS: usize = 100;
-/// Time for the last words and for reading what the client still sends.
+/// Time for the last bytes, and for reading what the client still sends.
 const CLOSING: Duration = Duration::from_secs(1);
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The connection preface of HTTP/2 (RFC 9113, section 3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// A connection that is a WebSocket now.
+/// A connection that has become a WebSocket.
 pub(super) struct Upgraded<S> {
     pub(super) stream: S,
-    /// What came behind the request.
+    /// Bytes that came behind the request.
     pub(super) early: Bytes,
     pub(super) format: Format,
 }
 
-/// Answers requests until one of them makes the connection a WebSocket, or until the deadline. None if none did. `admit`
-/// looks at each request's headers before it is answered.
+/// Answers requests until one of them makes the connection a WebSocket, or until the deadline. `None` if none did.
+/// `admit` checks each request's headers before it is answered.
 pub(super) async fn serve_until_upgrade<S>(
     stream: S,
     site: &Site,
@@ -61,7 +61,7 @@ where
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN)
-        // The deadline is over all.
+        // The deadline covers everything.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
     let ended = timeout_at(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
@@ -71,7 +71,7 @@ where
     let last_words = match (ended, format) {
         (Ok(Ok(())), Some(format)) => return Some(Upgraded { stream, early, format }),
         (Ok(Err(error)), _) => no_request(&error, &early),
-        // Half a request. A connection on which nothing was asked, or all was answered, is closed without a word.
+        // Half a request. A connection without a request, or with all requests answered, is closed without a message.
         (Err(_), _) if !answered && !early.is_empty() => {
             Some(plain("408 Request Timeout", "the request did not come to its end"))
         }
@@ -83,7 +83,7 @@ where
         }
         let_go(stream).await
     };
-    // Whoever does not read the last words does without them.
+    // A client that does not read the last bytes goes without them.
     let _ = timeout(CLOSING, close).await;
     None
 }
@@ -131,8 +131,8 @@ fn http_1_1_required() -> Vec<u8> {
     frames
 }
 
-/// Closes so that the client can read the last answer: what it still sends is read, because closing over it would reset
-/// the connection.
+/// Closes so that the client can read the last answer: remaining input is read, because closing with unread input would
+/// reset the connection.
 async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
     stream.shutdown().await?;
     let (mut dropped, mut space) = (0, [0; 1024]);

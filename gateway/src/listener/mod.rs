@@ -1,4 +1,4 @@
-//! Where clients come in.
+//! The listeners for clients.
 
 mod accept;
 mod grpc;
@@ -43,8 +43,8 @@ use accept::{Accepted, Entry};
 use origin::Origins;
 use slots::{Common, Slots};
 
-/// Connections that wait to be accepted; the system has a bound of its own (Linux: net.core.somaxconn). All clients of a
-/// gateway that has ended come at once, and whoever finds no place is tried again by its system a whole second later.
+/// Accept backlog; the system has a bound of its own (Linux: net.core.somaxconn). After a gateway has failed, all its
+/// clients arrive at once, and the system of a client that finds no place retries only after a second.
 const BACKLOG: u32 = 16 * 1024;
 
 /// A listener can't be opened.
@@ -76,7 +76,7 @@ struct Entries {
     grpc: Arc<Entry>,
 }
 
-/// Where the listeners are; None if off.
+/// The bound addresses; `None` if a listener is off.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Addresses {
     pub(crate) tcp: Option<SocketAddr>,
@@ -96,7 +96,7 @@ impl Listeners {
         Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes, origins }, addresses))
     }
 
-    /// What the listeners meet clients with; None in plain text.
+    /// The TLS setup of the listeners; `None` for plain text.
     pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
         self.tls.clone()
     }
@@ -144,7 +144,7 @@ impl Entries {
     }
 }
 
-/// With the certificate of now.
+/// Uses the current certificate.
 fn acceptor(tls: &Option<Arc<Tls>>) -> Option<TlsAcceptor> {
     tls.as_ref().map(|tls| tls.acceptor())
 }
@@ -162,7 +162,7 @@ async fn bind(
     Ok((Some(listener), Some(address)))
 }
 
-/// On the first of its addresses that can be had.
+/// Binds to the first of its addresses that is available.
 async fn listen(address: &str) -> io::Result<TcpListener> {
     let mut failed = None;
     for address in lookup_host(address).await? {
@@ -185,18 +185,18 @@ async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entr
     let Some(address) = entry.source(&mut accepted).await else { return };
     let Accepted { stream, deadline, mut place, .. } = accepted;
     if let Err(refusal) = place.belongs_to(Some(address)) {
-        // The slot is for others.
+        // Gives the slot to others.
         let Some(place) = entry.give_back(place, refusal) else { return };
         let deadline = deadline.min(Instant::now() + entry.time(&place));
         return Box::pin(refusal.tell(stream, acceptor, deadline)).await;
     }
     let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
-    // Each is boxed, so that a connection holds only what it is at.
+    // Each stage is boxed, so that a connection holds only its current one.
     match acceptor {
         None => Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await,
         Some(acceptor) => {
-            // Whoever does not finish the handshake in time is let go without a word.
+            // A client that does not finish the handshake in time is closed without a message.
             if let Ok(Ok(stream)) = Box::pin(timeout_at(deadline.into(), acceptor.accept(stream))).await {
                 Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await;
             }

@@ -1,4 +1,4 @@
-//! A stream that drops whatever the HTTP library writes by itself (its answers to broken requests have no text).
+//! A stream that drops what the HTTP library writes by itself: its answers to invalid requests have no text.
 
 use std::{
     io::{self, IoSlice},
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Drops what is written, unless `Answers::expect` lets one answer of the service pass, until it is flushed.
+/// Drops written bytes, unless `Answers::expect` has let one answer of the service pass, until it is flushed.
 pub(super) struct Muffled<S> {
     stream: S,
     answers: Answers,
@@ -20,7 +20,7 @@ pub(super) struct Muffled<S> {
     wrote: bool,
 }
 
-/// Says that the service has an answer. Clones are of the same stream.
+/// Announces an answer of the service. Clones refer to the same stream.
 #[derive(Clone)]
 pub(super) struct Answers(Arc<AtomicBool>);
 

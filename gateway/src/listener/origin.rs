@@ -1,18 +1,18 @@
-//! Which web pages may open a WebSocket: RFC 6455, section 10.2.
+//! Origins of web pages that may open a WebSocket: RFC 6455, section 10.2.
 
 use hyper::{
     HeaderMap, Uri,
     header::{self, HeaderValue},
 };
 
-/// The operator's list. Programs that are no browser send no `Origin` and are not concerned.
+/// The operator's list. Programs other than browsers send no `Origin` and are not affected.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     /// Empty: any.
     list: Vec<Origin>,
 }
 
-/// What is written in the configuration is no origin.
+/// An invalid origin in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "has {text:?}, but an origin is a scheme and a host, and a port that is not the scheme's own, such as \
@@ -46,7 +46,7 @@ impl Origins {
         match (origins.next(), origins.next()) {
             (None, _) => true,
             (Some(origin), None) => self.holds(origin),
-            // No browser sends two: something in between does not agree with itself.
+            // No browser sends two: something in between is inconsistent.
             (Some(_), Some(_)) => false,
         }
     }
@@ -72,7 +72,7 @@ impl Origin {
         let own_port = match scheme.as_str() {
             "http" => 80,
             "https" => 443,
-            // Of a browser's extension or a desktop program.
+            // An origin of a browser extension or a desktop program.
             _ => 0,
         };
         let port = parsed.port_u16().unwrap_or(own_port);

@@ -1,4 +1,4 @@
-//! Whom the gateway believes when they say whose connection they pass on.
+//! Proxies that may say whose connection they forward.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tonic::codegen::http::{HeaderMap, header};
 
-/// Addresses that begin with the same bits: `10.0.0.0/8`, `2001:db8::/32`, or a single address.
+/// An address prefix, `10.0.0.0/8` or `2001:db8::/32`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cidr {
     network: IpAddr,
@@ -20,7 +20,7 @@ pub(crate) struct Cidr {
 #[error("{0:?} is not an address or a network such as 10.0.0.0/8")]
 pub(crate) struct InvalidCidr(String);
 
-/// Which header of HTTP names the client. Only one is believed: a proxy that sets one passes the other on as the client
+/// The HTTP header that names the client. Only one is trusted: a proxy that sets one forwards the other as the client
 /// wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -38,7 +38,7 @@ pub(crate) struct Proxies {
     pub(crate) header: ForwardedHeader,
 }
 
-/// Proxies in a row that are looked through; a longer row is a client's making.
+/// Most consecutive proxies that are looked through; a longer chain was made up by a client.
 const MAX_HOPS: usize = 32;
 
 impl Proxies {
@@ -46,8 +46,8 @@ impl Proxies {
         self.trusted.iter().any(|cidr| cidr.contains(address))
     }
 
-    /// The client that a request came from: read from the last proxy backwards, the first address that is no proxy of
-    /// ours. Everything before that is what the client wrote.
+    /// The client of a request: reading from the last proxy backwards, the first address that is none of our proxies.
+    /// Everything before that was written by the client.
     pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trust(peer) {
             return peer;
@@ -63,7 +63,7 @@ impl Proxies {
                 ForwardedHeader::XForwardedFor => address(hop.trim()),
                 ForwardedHeader::Forwarded => forwarded_for(hop),
             };
-            // A proxy that does not say from whom it has it: nothing before it can be believed.
+            // A proxy that does not name its source: nothing before it can be trusted.
             let Some(named) = named else { break };
             client = named;
             if !self.trust(named) {
@@ -74,7 +74,7 @@ impl Proxies {
     }
 }
 
-/// The `for` of one element of Forwarded (RFC 7239 section 4).
+/// The `for` parameter of one Forwarded element (RFC 7239 section 4).
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let node = element.split(';').find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says of a connection before anything else
+//! The PROXY protocol, versions 1 and 2: a header by which a proxy describes the connection that it forwards
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 
 use std::{
@@ -14,19 +14,20 @@ use tokio::io::{AsyncRead, ReadBuf};
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\x00\r\nQUIT\n";
 /// "a 107-byte buffer is always enough" for version 1, its end and a zero byte included (section 2.1).
 const MAX_V1_BYTES: usize = 107;
-/// What version 2 may carry besides the addresses: proxies add some hundred bytes at most. The protocol allows 65,535.
+/// Longest version 2 header that is accepted, in bytes: real proxies add some hundred bytes. The protocol allows
+/// 65,535.
 const MAX_V2_BYTES: usize = 4 * 1024;
 const V2_FIXED_BYTES: usize = 16;
 
-/// Whose connection the proxy passes on.
+/// Whose connection the proxy forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     Client(IpAddr),
-    /// The proxy speaks for itself (a health check), or does not know.
+    /// The proxy's own connection (a health check), or an unknown source.
     Proxy,
 }
 
-/// What comes is no header, so nothing that follows can be trusted.
+/// The bytes are no header, so nothing after them can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProxyError {
     #[error("connection does not begin with the PROXY protocol")]
@@ -37,12 +38,12 @@ pub(crate) enum ProxyError {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// At least so many more bytes belong to it: whoever reads no more never reads what comes after it.
+    /// At least this many more bytes belong to it: a reader that reads no more never reads beyond the header.
     Needs(usize),
     Done(Source),
 }
 
-/// Of the first bytes of a connection, which must not go beyond the header.
+/// Parses the first bytes of a connection, which must not go beyond the header.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Progress, ProxyError> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, wanted)| byte == wanted);
     if begins(SIGNATURE) && !bytes.is_empty() {
@@ -138,7 +139,7 @@ impl Reader {
     pub(crate) fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Source>> {
         loop {
             let needs = match parse(&self.bytes) {
-                // Both kinds are longer than this: they are told apart by it.
+                // Both kinds are longer than this, which tells them apart.
                 _ if self.bytes.is_empty() => SIGNATURE.len(),
                 Ok(Progress::Done(source)) => return Poll::Ready(Ok(source)),
                 Ok(Progress::Needs(more)) => more,

@@ -1,4 +1,4 @@
-//! The words for clients for whom there is no place.
+//! Refusals for clients for which there is no place.
 
 use std::{
     io,
@@ -17,17 +17,17 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::dialect::native::varint::put_frame;
 
-/// Time for the whole refusal: handshakes, words and close.
+/// Deadline of the whole refusal: handshakes, message and close.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);
-/// Seconds after which the client may come again.
+/// Retry delay for the client, in seconds.
 pub(super) const AGAIN_S: u32 = 5;
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The listener, or the gateway, has as many connections as it may.
+    /// The listener or the gateway is at its limit.
     Full,
-    /// The client's address has as many connections as it may.
+    /// The client's address is at its limit.
     Crowded,
 }
 
@@ -55,7 +55,8 @@ impl Refusal {
         }
     }
 
-    /// Tells a client over TCP or TLS, and closes. A client that does not take the words by the deadline does without them.
+    /// Tells a client over TCP or TLS, and closes. A client that does not read by the deadline goes without the
+    /// message.
     pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, deadline: Instant) {
         let tell = async {
             match acceptor {
@@ -71,7 +72,7 @@ impl Refusal {
         put_frame(&Body::Bye(self.bye()).into(), &mut words);
         stream.write_all(&words).await?;
         stream.shutdown().await?;
-        // What the client has sent is read, so that closing does not reset the connection under the words.
+        // Input of the client is read, so that closing does not reset the connection before the message arrives.
         let mut dropped = [0; 1024];
         while stream.read(&mut dropped).await? > 0 {}
         Ok(())

@@ -1,4 +1,4 @@
-//! What the WebSocket port answers to a request of HTTP/1.1.
+//! How the WebSocket port answers HTTP/1.1 requests.
 
 use bytes::Bytes;
 use carillon_proto::Ready;
@@ -20,21 +20,21 @@ const WS: &str = "/ws";
 
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
-/// What all connections of the port share.
+/// Shared by all connections of the port.
 pub(super) struct Site {
     pub(super) origins: Origins,
     pub(super) ready: Ready,
 }
 
-/// The two kinds of request that are answered with more than an error.
+/// The kinds of requests that get more than an error.
 enum About {
     Health(HttpResponse),
     WebSocket,
 }
 
 impl Site {
-    /// The answer; with the format if it makes the connection a WebSocket. Health is answered also without a place: a gateway
-    /// with as many connections as it may have is a healthy one.
+    /// The response, and the format if it makes the connection a WebSocket. Health checks are answered without a place,
+    /// too: a gateway at its limit is healthy.
     pub(super) fn answer<B>(&self, request: &Request<B>, place: Result<(), Refusal>) -> (HttpResponse, Option<Format>) {
         let (answer, format) = match (self.about(request), place) {
             (Err(answer), _) => (*answer, None),
@@ -95,7 +95,7 @@ impl Site {
     }
 }
 
-/// The library's answer to the handshake, or a refusal.
+/// The library's response to the handshake, or a refusal.
 fn shake<B>(request: &Request<B>) -> Result<Response<()>, Box<HttpResponse>> {
     let mut plain = Request::new(());
     *plain.method_mut() = request.method().clone();
@@ -156,7 +156,7 @@ fn names_its_host<B>(request: &Request<B>) -> bool {
     match (hosts.next(), hosts.next()) {
         (None, _) => request.version() < Version::HTTP_11,
         (Some(_), Some(_)) => false,
-        // Empty where the target has no authority.
+        // Empty if the target has no authority.
         (Some(host), None) if host.is_empty() => true,
         (Some(host), None) => Authority::try_from(host.as_bytes()).is_ok_and(|named| {
             let port = &named.as_str()[named.host().len()..];

@@ -1,4 +1,4 @@
-//! How many connections there may be: of one listener, of all together, and of one address.
+//! Limits on connections: of one listener, of all together, and of one address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,10 +16,9 @@ use parking_lot::Mutex;
 use super::refusal::Refusal;
 use crate::{metrics, network::Network};
 
-/// Of the connections that there may be, this part is out of reach for each single listener, so that whoever fills one
-/// listener leaves room on the others.
+/// One in this many slots is out of reach for each single listener, so that a full listener leaves room on the others.
 const FOR_OTHERS: usize = 10;
-/// Between two lines of the log about one listener that is full.
+/// Least time between two log lines about a full listener.
 const TELL: Duration = Duration::from_secs(30);
 
 /// The slots of one listener.
@@ -30,12 +29,12 @@ pub(crate) struct Slots {
     full: Seldom,
 }
 
-/// What all listeners share.
+/// Shared by all listeners.
 pub(crate) struct Common {
     pool: Pool,
     /// 0: no bound.
     most_per_address: usize,
-    /// Bounded by the pool. Empty if there is no bound.
+    /// Bounded by the pool. Empty if there is no limit per address.
     addresses: Mutex<HashMap<Network, usize>>,
     crowded: Seldom,
 }
@@ -45,7 +44,7 @@ struct Pool {
     most: usize,
 }
 
-/// Given back when the connection ends.
+/// Released when the connection ends.
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     network: Option<Network>,
@@ -63,7 +62,7 @@ impl Common {
 }
 
 impl Slots {
-    /// `own`: how many of them this listener may have; 0: nearly all. `alone`: there is no other listener.
+    /// `own`: the slots of this listener; 0: nearly all. `alone`: there is no other listener.
     pub(crate) fn new(common: &Arc<Common>, name: &'static str, own: usize, alone: bool) -> Arc<Self> {
         let most = common.pool.most;
         let nearly_all = if alone { most } else { (most - most.div_ceil(FOR_OTHERS)).max(1) };
@@ -71,7 +70,7 @@ impl Slots {
         Arc::new(Self { name, common: Arc::clone(common), own, full: Seldom::new(1, TELL) })
     }
 
-    /// `None` if all slots are taken; counts that and logs it.
+    /// `None` if all slots are taken, which is counted and logged.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         if self.own.take() {
             if self.common.pool.take() {

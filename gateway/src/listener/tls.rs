@@ -1,4 +1,4 @@
-//! Certificate and key for clients, which can be replaced.
+//! The certificate and key for clients, which can be replaced.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -20,12 +20,12 @@ pub enum TlsError {
     Switched,
 }
 
-/// What new connections are met with. Open ones keep what they had.
+/// The TLS setup of new connections. Open ones keep theirs.
 pub(crate) struct Tls(ArcSwap<Sides>);
 
 struct Sides {
     frames: Arc<ServerConfig>,
-    /// As above, for HTTP/2.
+    /// The same, for HTTP/2.
     grpc: Arc<ServerConfig>,
 }
 
@@ -34,7 +34,7 @@ impl Tls {
         Ok(Self(ArcSwap::from_pointee(Sides::load(config)?)))
     }
 
-    /// After an error everything is as it was.
+    /// After an error nothing has changed.
     pub(crate) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
         self.0.store(Arc::new(Sides::load(config)?));
         Ok(())

@@ -30,17 +30,17 @@ pub(super) async fn serve(
 ) {
     let Some(peer) = entry.source(&mut accepted).await else { return };
     let Accepted { stream, mut deadline, mut place, .. } = accepted;
-    // A proxy's connections are its clients', whom their headers name.
+    // A proxy's connections belong to its clients, which the headers name.
     if !entry.proxies.trust(peer)
         && let Err(refusal) = place.belongs_to(Some(peer))
     {
-        // The slot is for others.
+        // Gives the slot to others.
         let Some(kept) = entry.give_back(place, refusal) else { return };
         place = kept;
         deadline = deadline.min(Instant::now() + entry.time(&place));
     }
     let mut whose = Whose { entry, peer, address: peer, place: &mut place };
-    // Each is boxed, so that a connection holds only what it is at.
+    // Each stage is boxed, so that a connection holds only its current one.
     match acceptor {
         None => {
             let shaken = Box::pin(shake(stream, &site, deadline.into(), &mut whose)).await;
@@ -51,7 +51,7 @@ pub(super) async fn serve(
         }
         Some(acceptor) => {
             let both = async {
-                // Whoever does not finish the handshake in time is let go without a word.
+                // A client that does not finish the handshake in time is closed without a message.
                 let stream = timeout_at(deadline.into(), acceptor.accept(stream)).await.ok()?.ok()?;
                 shake(stream, &site, deadline.into(), &mut whose).await
             };
@@ -65,7 +65,7 @@ pub(super) async fn serve(
     drop(place);
 }
 
-/// Whose connection it is: the other end, until the headers of a trusted proxy say more.
+/// The client's address: the peer's, until the headers of a trusted proxy say more.
 struct Whose<'a> {
     entry: Arc<Entry>,
     peer: IpAddr,
@@ -80,7 +80,7 @@ impl Whose<'_> {
     }
 }
 
-/// None if the client wanted no WebSocket, or was refused; it has been told.
+/// `None` if the client did not ask for a WebSocket, or was refused and told so.
 async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     site: &Site,

@@ -24,7 +24,7 @@ use crate::dialect::native::{self, Outgoing};
 pub(crate) use bounded::{Bounded, MessageLimit};
 pub(crate) use messages::WholeMessages;
 
-/// Frames handed to the HTTP/2 connection ahead of its flow control. When it is full, they wait in the queue.
+/// Frames handed to the HTTP/2 connection ahead of its flow control. When this is full, further ones wait in the queue.
 pub(crate) const AHEAD: usize = 16;
 
 pub(crate) struct GrpcTransport<R> {
@@ -35,9 +35,9 @@ pub(crate) struct GrpcTransport<R> {
     limit: MessageLimit,
     written: u64,
     read: u64,
-    /// Of the connection that the stream is on.
+    /// The probation of the stream's connection.
     probation: Option<Probation>,
-    /// Held for as long as the stream is.
+    /// Held as long as the stream.
     voucher: Option<Voucher>,
 }
 
@@ -57,12 +57,12 @@ impl<R> GrpcTransport<R> {
         }
     }
 
-    /// The connection may stay while somebody is signed in on this stream.
+    /// The connection may stay while someone is signed in on this stream.
     pub(crate) fn on_probation(self, probation: Option<Probation>) -> Self {
         Self { probation, ..self }
     }
 
-    /// Ready when all is handed over; an error when the client is gone.
+    /// Ready when everything is handed over; an error when the client is gone.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         while !self.queue.is_empty() {
             ready!(self.outbound.poll_reserve(cx)).map_err(|_| ())?;
@@ -120,11 +120,11 @@ impl<R: Stream<Item = Result<Bytes, Status>> + Unpin + Send> Transport for GrpcT
                     Err(error) => Event::Malformed(Code::Invalid, error.to_string()),
                 }
             }
-            // Larger than a frame may be now.
+            // Larger than the current frame limit.
             Some(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                 Event::Malformed(Code::TooLarge, status.message().to_owned())
             }
-            // What came is not gzip. (If it was something else that broke, nobody hears of it.)
+            // The input is no gzip. (If something else broke, nobody gets this.)
             Some(Err(status)) if matches!(status.code(), tonic::Code::Internal | tonic::Code::InvalidArgument) => {
                 Event::Malformed(Code::Invalid, format!("message is no ClientFrame: {}", status.message()))
             }

@@ -1,4 +1,4 @@
-//! How frames travel: one shape for TCP, WebSocket and gRPC.
+//! Transports of frames: one trait for TCP, WebSocket and gRPC.
 
 pub(crate) mod grpc;
 pub(crate) mod stream;
@@ -13,15 +13,15 @@ use crate::{
     dialect::native::Outgoing,
 };
 
-/// After the last frame: what the client still sends is read and dropped up to this, so that closing does not reset the
-/// connection under the frame.
+/// After the last frame, up to this many bytes of input are read and dropped, so that closing does not reset the
+/// connection before the frame arrives.
 pub(crate) const LINGER: usize = 256 * 1024;
 
 pub(crate) trait Transport: Send {
-    /// Queues a frame; never waits. What is queued is written by `poll`.
+    /// Queues a frame; never waits. `poll` writes queued frames.
     fn queue(&mut self, frame: Outgoing);
 
-    /// Asks the client for a sign of life; nothing where the client's programs have to give it by themselves.
+    /// Asks the client for a sign of life; does nothing where client programs have to send it by themselves.
     fn ping(&mut self) {}
 
     /// Bytes queued and not yet taken by the network.
@@ -33,16 +33,16 @@ pub(crate) trait Transport: Send {
     /// Bytes of frames read so far.
     fn read_bytes(&self) -> u64;
 
-    /// Frames may be this large from now on.
+    /// Sets the frame limit.
     fn set_max_frame(&mut self, bytes: usize);
 
     /// The client has signed in: it may stay.
     fn signed_in(&mut self) {}
 
-    /// Gives the frames that were read, and writes what is queued; with `read` false it reads no more. Cancel-safe.
+    /// Returns frames that were read, and writes queued ones; with `read` false it reads no more. Cancel-safe.
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event>;
 
-    /// Writes what is queued and closes in order.
+    /// Writes queued frames and closes in order.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
@@ -53,11 +53,11 @@ pub(crate) enum Event {
     Alive,
     /// Bytes that are no frame: they are refused and the connection ends.
     Malformed(Code, String),
-    /// A frame that can't be read, but says which send or request it is: that one is refused.
+    /// A frame that can't be read except for the id of its send or request: that one is refused.
     Unreadable(AskId, String),
-    /// All that was queued is written.
+    /// All queued frames are written.
     Flushed,
-    /// The client has closed its half: nothing more will be read. `poll` is not asked to read again.
+    /// The client has closed its half: there is no more input, and `poll` is not called with `read` again.
     HalfClosed,
     /// The client is gone.
     Ended,

@@ -17,9 +17,9 @@ use crate::dialect::native::{
     varint::{FramingError, next_frame, put_frame},
 };
 
-/// Read at once. On the stack, so that an idle connection holds no buffer.
+/// Bytes read at once. On the stack, so that an idle connection holds no buffer.
 const READ: usize = 8 * 1024;
-/// A buffer that has grown beyond this is given back when it is empty.
+/// A larger buffer is freed when it is empty.
 const KEEP: usize = 4 * 1024;
 
 pub(crate) struct StreamTransport<S> {
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
         })
     }
 
-    /// Ready when all is written and flushed.
+    /// Ready when everything is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             let taken = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output))?;
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// How many bytes came; 0 at the end.
+    /// The number of bytes read; 0 at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut got = ReadBuf::uninit(&mut space);
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> 
 
     fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
         loop {
-            // Whole frames first: their answers are then written together.
+            // Whole frames first, so that their answers are written together.
             if read && let Some(event) = self.next_frame() {
                 return Poll::Ready(event);
             }

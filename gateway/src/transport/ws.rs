@@ -44,7 +44,7 @@ pub(crate) struct WsTransport<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
-    /// `early` is what came behind the handshake.
+    /// `early`: bytes that came behind the handshake.
     pub(crate) fn new(stream: S, early: Bytes, format: Format) -> Self {
         Self { socket: MessageSocket::new(stream, early, limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN), format }
     }
@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
             (Format::Json, Message::Binary(_)) => {
                 return self.malformed("carillon.v1.json takes text messages, not binary", CloseCode::Unsupported);
             }
-            // A ping is answered by the library, at the next flush or read.
+            // The library answers a ping, at the next flush or read.
             (_, Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_)) => return Event::Alive,
         };
         match decoded {
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
                 match frame.into_json().and_then(|json| Utf8Bytes::try_from(json).map_err(|error| error.to_string())) {
                     Ok(text) => Message::Text(text),
                     Err(error) => {
-                        // The store gave an envelope that is none. The client sees the gap and asks again.
+                        // The store returned an invalid envelope. The client sees the gap and asks again.
                         tracing::error!(%error, "frame can't be shown as JSON");
                         return;
                     }

@@ -14,7 +14,7 @@ use crate::{Config, Secrets};
 
 pub(super) type Admin = AdminClient<InterceptedService<Channel, AddToken>>;
 
-/// Routers to ask, and how.
+/// The routers to ask, and how.
 pub(super) struct Routers {
     addresses: Vec<String>,
     security: PeerSecurity,
@@ -34,7 +34,7 @@ impl Routers {
         Ok(Self { addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
     }
 
-    /// Asks one router after the other until one answers. `call` may be repeated.
+    /// Asks one router after the other until one answers. `call` must be idempotent.
     pub(super) async fn ask<T>(
         &self,
         call: impl AsyncFn(Admin, Duration) -> Result<T, Status>,

@@ -62,7 +62,7 @@ pub(super) struct Listen {
 #[derive(Args)]
 pub(super) struct Chat {
     user: UserId,
-    /// To whom the lines go.
+    /// The recipient of the lines.
     with: UserId,
     #[arg(long, default_value = "terminal")]
     device: String,
@@ -70,27 +70,27 @@ pub(super) struct Chat {
     connect: Connect,
 }
 
-/// To reach a gateway and to sign in there.
+/// Deadline for reaching a gateway and signing in there.
 const SIGN_IN: Duration = Duration::from_secs(15);
 
 impl Send {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let mut settings = self.connect.settings(config, &self.from, &self.device)?;
-        // A question for the password takes as long as it takes.
+        // The password prompt does not count.
         let whole = Duration::from_secs(self.timeout);
         let end = Instant::now() + whole;
         let tasks = Tasks::new();
         settings.start = Start::Head;
         settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
         settings.send_timeout = whole;
-        // Nobody reads what comes for this device.
+        // Nobody reads what is delivered to this device.
         let (client, _) = Client::open(settings, &tasks)?;
         client.connected(SIGN_IN.min(whole)).await.map_err(|why| anyhow!(why))?;
         let sending = client.send(Client::user(self.to.as_str()), Client::text(&self.text));
         let Ok(sent) = timeout_at(end, sending).await else {
             bail!("message to {}: no answer within {} s: it may have been accepted, or not", self.to, self.timeout);
         };
-        // A gateway that does not hear of the sign-out sees the connection end.
+        // A gateway that does not receive the sign-out sees the connection end.
         let _ = timeout_at(end, client.close()).await;
         out::line(accepted(&sent.map_err(|error| refused(&self.to, error))?))
     }
@@ -125,7 +125,7 @@ impl Chat {
     }
 }
 
-/// What was printed is done with; the last one was not, if printing failed.
+/// Printed events are done with; the last one is not, if printing failed.
 async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) {
     let unprinted = |error: &anyhow::Error| error.is::<out::Unread>() || error.is::<std::io::Error>();
     if !ended.as_ref().is_err_and(unprinted) {
@@ -236,7 +236,7 @@ fn line(envelope: &Envelope, reader: &str) -> String {
     format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
 }
 
-/// One line, and nothing that a terminal obeys.
+/// One line, without control characters that a terminal obeys.
 fn printable(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

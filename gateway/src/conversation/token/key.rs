@@ -1,4 +1,4 @@
-//! Keys that check tokens.
+//! The keys that check tokens.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 #[derive(Debug, thiserror::Error)]
 #[error("jwt.keys[{at}]: {why}")]
 pub struct InvalidTokenKey {
-    /// Its place in the list; the first one is 0.
+    /// Its index in the list, from 0.
     pub at: usize,
     pub why: TokenKeyError,
 }
@@ -44,14 +44,14 @@ pub enum TokenKeyError {
 const MIN_SECRET_BYTES: usize = 32;
 /// Shortest modulus for RS256, in bits.
 const MIN_RSA_BITS: usize = 2048;
-/// An uncompressed point of P-256.
+/// Size of an uncompressed P-256 point.
 const P256_POINT_BYTES: usize = 65;
 
 pub(super) struct Key {
     algorithm: JwtAlgorithm,
     kid: Option<String>,
     key: DecodingKey,
-    /// Whose key it is: tokens must name it.
+    /// The issuer that tokens must name.
     pub(super) issuer: Option<String>,
     pub(super) realm: Option<String>,
 }
@@ -74,7 +74,8 @@ impl Key {
         Ok(Self { algorithm: config.algorithm, kid: config.kid.clone(), key, issuer, realm: config.realm.clone() })
     }
 
-    /// Is it for tokens with this header? The names of algorithms know case, and each key has one algorithm.
+    /// True if the key is for tokens with this header. Names of algorithms are case-sensitive, and each key has one
+    /// algorithm.
     pub(super) fn fits(&self, algorithm: &str, kid: Option<&str>) -> bool {
         self.algorithm.name() == algorithm && (self.kid.is_none() || self.kid.as_deref() == kid)
     }
@@ -90,12 +91,12 @@ impl Key {
     }
 }
 
-/// The secret in a `secret_file`, without the white space at its end.
+/// The secret in a `secret_file`, without trailing white space.
 pub fn read_token_secret(path: &Path) -> Result<Vec<u8>, TokenKeyError> {
     let shown = || path.display().to_string();
     let bytes = fs::read(path).map_err(|why| TokenKeyError::File { path: shown(), why })?;
     let secret = bytes.trim_ascii_end();
-    // In bytes that are no text a line feed is a byte like another. A PEM file is told as such.
+    // In binary secrets a line feed is a byte like any other. A PEM file gets an error of its own.
     match str::from_utf8(secret).map(|text| text.lines().count()) {
         Ok(lines @ 2..) if !is_pem(secret) => Err(TokenKeyError::Lines { path: shown(), lines }),
         _ => Ok(secret.to_vec()),
@@ -115,7 +116,7 @@ fn secret(config: &JwtKeyConfig) -> Result<DecodingKey, TokenKeyError> {
     if is_pem(&bytes) {
         return Err(TokenKeyError::PublicSecret);
     }
-    // As a text of several lines in the configuration ends; whoever signs would not know of it.
+    // A multi-line text in the configuration ends like this; the signer would not know about it.
     if config.secret.is_some() && bytes.contains(&b'\n') {
         return Err(TokenKeyError::LineFeed);
     }

@@ -10,7 +10,7 @@ pub(super) struct TokenParts<'a> {
     pub(super) header: &'a str,
     pub(super) claims: &'a str,
     pub(super) signature: &'a str,
-    /// What is signed.
+    /// The signed bytes.
     pub(super) signed: &'a str,
 }
 
@@ -37,10 +37,10 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `what`: its name in refusals.
+    /// `what`: the name used in errors.
     pub(super) fn read(what: &'static str, encoded: &str) -> Result<Self, TokenError> {
         let wrong = |why: String| TokenError::Invalid(format!("its {what} {why}"));
-        // Strict: no padding, no white space, no bits left over.
+        // Strict: no padding, no white space, no trailing bits.
         let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|error| wrong(format!("is not base64url: {error}")))?;
         match serde_json::from_slice(&bytes) {
             Ok(Unique(Value::Object(members))) => Ok(Self { what, members }),
@@ -57,7 +57,7 @@ impl Members {
         self.members.get(name)
     }
 
-    /// A member that is a string, if it is there.
+    /// A string member, if present.
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, TokenError> {
         match self.members.get(name) {
             None => Ok(None),
@@ -89,7 +89,7 @@ impl Members {
         }
     }
 
-    /// A NumericDate: seconds since 1970, perhaps with a fraction.
+    /// A NumericDate: seconds since 1970, possibly with a fraction.
     pub(super) fn seconds(&self, name: &str) -> Result<Option<f64>, TokenError> {
         match self.members.get(name) {
             None => Ok(None),

@@ -1,4 +1,4 @@
-//! From a token's claim to a user id, so that two subjects are never one user by accident.
+//! Maps a token's claim to a user id, such that two subjects never become one user by accident.
 
 use carillon_proto::UserId;
 use serde_json::Value;
@@ -6,10 +6,10 @@ use serde_json::Value;
 use super::{TokenError, parts::Members};
 use crate::config::{JwtConfig, UserForm};
 
-/// Between a realm and the subject within it. No subject has it while there are realms.
+/// Separates a realm from the subject. Subjects must not contain it while there are realms.
 const REALM_END: char = '!';
 
-/// How users are named by tokens.
+/// How tokens name users.
 pub(super) struct Subject {
     claim: String,
     form: UserForm,
@@ -22,10 +22,10 @@ impl Subject {
         Self { claim: config.user_claim.clone(), form: config.user_form, has_realms }
     }
 
-    /// `realm`: of the key that signed the token.
+    /// `realm`: that of the signing key.
     pub(super) fn user(&self, claims: &Members, realm: Option<&str>) -> Result<UserId, TokenError> {
         let subject = claims.needed_text(&self.claim)?;
-        // Whoever may write any address into a profile could be anybody.
+        // Anyone who may write any address into a profile could be anyone.
         if self.claim == "email" && claims.get("email_verified").is_some_and(|is| *is != Value::Bool(true)) {
             return Err(self.wrong("the address is not verified (email_verified)".to_owned()));
         }
@@ -56,8 +56,8 @@ impl Subject {
     }
 }
 
-/// Two subjects never have the same form: what stays is plain, and all else is a backslash with two digits for each byte.
-/// Characters that an XMPP address can't have are written as XEP-0106 does it.
+/// Injective: plain characters stay, each other byte becomes a backslash and two digits. Characters that are invalid in
+/// an XMPP address are escaped as in XEP-0106.
 fn escape(subject: &str) -> String {
     let mut form = String::with_capacity(subject.len() + 8);
     for byte in subject.bytes() {
@@ -66,7 +66,7 @@ fn escape(subject: &str) -> String {
             _ => {
                 form.push('\\');
                 for digit in [byte >> 4, byte & 15] {
-                    // One of sixteen.
+                    // The index is below 16.
                     form.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
                 }
             }

@@ -1,11 +1,11 @@
-//! JSON whose objects have each name once.
+//! JSON without duplicate names in objects.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Any JSON value. One with a name twice in an object is refused, however deep.
+/// Any JSON value. Duplicate names in an object are refused at any depth.
 pub(super) struct Unique(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Unique {

@@ -1,5 +1,5 @@
-//! What a client sends, with its content left as it wrote it: a field that this release does not know is not lost on the
-//! way. The same bytes as their namesakes in carillon.client.v1; a test holds them together.
+//! Client frames with the content left as the client wrote it, so that fields unknown to this release are kept. The
+//! encoding is that of the messages of the same names in carillon.client.v1; a test compares them.
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{

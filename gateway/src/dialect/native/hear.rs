@@ -1,4 +1,4 @@
-//! Client frames as asks.
+//! Turns client frames into asks.
 
 use carillon_proto::pb::client::{Ack, Fetch, Ping, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in};
 

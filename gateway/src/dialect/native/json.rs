@@ -1,12 +1,12 @@
 //! Client frames in protobuf's canonical JSON (https://protobuf.dev/programming-guides/json/).
 //!
-//! The generated code reads what most clients write. What else the mapping allows (`null` for a default, `1.0` and `1e3`
-//! for whole numbers, in quotes too) it refuses; a frame that it refuses is read once more, by the schema, into the form
-//! that it takes.
+//! The generated code reads what most clients write. It refuses other forms that the mapping allows (`null` for a
+//! default, `1.0` and `1e3` for whole numbers, also in quotes); a refused frame is parsed once more by the schema, and
+//! converted to the form that the generated code accepts.
 //!
-//! The tests follow the rules of the mapping and the kinds of inputs that protobuf's own conformance tests have. No client
-//! frame has maps, `Any`, `Timestamp`, `Duration`, `FieldMask`, `Struct`, `Value`, wrappers, extensions, signed numbers or
-//! `float`: what is said of those does not apply.
+//! The tests follow the rules of the mapping and the kinds of inputs in protobuf's own conformance tests. No client
+//! frame contains maps, `Any`, `Timestamp`, `Duration`, `FieldMask`, `Struct`, `Value`, wrappers, extensions, signed
+//! numbers or `float`: the rules for those do not apply.
 
 mod name;
 mod schema;
@@ -21,19 +21,19 @@ use schema::CLIENT_FRAME;
 #[error("frame is not protobuf's canonical JSON: {why}")]
 pub(crate) struct JsonError {
     why: String,
-    /// The send or request that it is, if it says so.
+    /// The id of the send or request, if the frame has one.
     pub(crate) what: Option<What>,
 }
 
 pub(crate) fn decode(frame: &str) -> Result<ClientFrame, JsonError> {
     match serde_json::from_str(frame) {
         Ok(read) if !may_be_too_lenient(&read, frame) => Ok(read),
-        // The generated code's own complaint tells less than the schema's.
+        // The schema's error is more helpful than that of the generated code.
         Ok(_) | Err(_) => decode_by_schema(frame),
     }
 }
 
-/// Takes all that the mapping allows; slower.
+/// Accepts everything that the mapping allows; slower.
 pub(crate) fn decode_by_schema(frame: &str) -> Result<ClientFrame, JsonError> {
     read_by_schema(frame).map_err(|error| JsonError { why: explain(&error), what: name::what(frame) })
 }
@@ -42,8 +42,8 @@ fn read_by_schema(frame: &str) -> serde_json::Result<ClientFrame> {
     serde_json::from_value(CLIENT_FRAME.canonical(frame)?)
 }
 
-/// The generated code reads numbers in quotes as Rust writes them ("+1", "007", "inf", "1."), of which JSON has no such
-/// thing. Most messages have no numbers.
+/// The generated code parses quoted numbers as Rust does ("+1", "007", "inf", "1."), which JSON does not allow. Most
+/// messages contain no numbers.
 fn may_be_too_lenient(read: &ClientFrame, frame: &str) -> bool {
     let content = match &read.body {
         Some(Body::Send(send)) => send.content.as_ref().and_then(|content| content.body.as_ref()),
@@ -52,13 +52,13 @@ fn may_be_too_lenient(read: &ClientFrame, frame: &str) -> bool {
     };
     match content {
         None | Some(content::Body::Text(_) | content::Body::Custom(_)) => false,
-        // Fractions have too many odd forms to look for.
+        // Fractions have too many odd forms to check for.
         Some(content::Body::Location(_)) => true,
         Some(_) => has_odd_number(frame),
     }
 }
 
-/// Is there a string that begins like a whole number that JSON does not have, or with an escape?
+/// True if a string starts like a number that JSON does not allow, or with an escape.
 fn has_odd_number(frame: &str) -> bool {
     frame.as_bytes().windows(3).any(|bytes| match bytes {
         [b'"', b'+' | b'\\', _] => true,
@@ -67,7 +67,7 @@ fn has_odd_number(frame: &str) -> bool {
     })
 }
 
-/// The library's words for half a pair of surrogates tell nobody what is wrong.
+/// The library's error about half a surrogate pair does not say what is wrong.
 fn explain(error: &serde_json::Error) -> String {
     let why = error.to_string();
     if why.starts_with("unexpected end of hex escape") || why.starts_with("lone leading surrogate") {

@@ -1,4 +1,4 @@
-//! The native protocol: frames as bytes and back, asks and tells as frames.
+//! The native protocol: encodes and decodes frames, and converts them to asks and from tells.
 
 mod client;
 mod hear;
@@ -32,7 +32,7 @@ pub(crate) enum DecodeError {
 }
 
 impl DecodeError {
-    /// The send or request that the frame names, if that part can be read.
+    /// The id of the frame's send or request, if that part can be read.
     pub(crate) fn what(&self) -> Option<What> {
         match self {
             Self::Json(error) => error.what.clone(),
@@ -41,7 +41,7 @@ impl DecodeError {
     }
 }
 
-/// What a session says to its client. Envelopes stay encoded as they came.
+/// Frames from a session to its client. Envelopes stay encoded as they came.
 #[derive(Debug, Clone)]
 pub(crate) enum Outgoing {
     Frame(Box<ServerFrame>),
@@ -56,7 +56,7 @@ impl From<Body> for Outgoing {
 }
 
 impl Outgoing {
-    /// Appends the frame as protobuf, without a length before it.
+    /// Appends the frame as protobuf, without a length prefix.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Frame(frame) => append(&**frame, out),
@@ -71,7 +71,7 @@ impl Outgoing {
         }
     }
 
-    /// About as many bytes as it takes.
+    /// Approximate encoded size, in bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Frame(frame) => frame.encoded_len(),
@@ -106,7 +106,7 @@ impl Outgoing {
         Ok(ServerFrame { body: Some(body) })
     }
 
-    /// As protobuf, without a length before it. An entry is encoded once for all who take it so.
+    /// As protobuf, without a length prefix. An entry is encoded once for all clients of this format.
     pub(crate) fn to_protobuf(&self) -> Bytes {
         let encoded = || {
             let mut bytes = BytesMut::with_capacity(self.size());
@@ -122,7 +122,7 @@ impl Outgoing {
         }
     }
 
-    /// Protobuf's canonical JSON, which is UTF-8. An entry is written once for all who take it so.
+    /// Protobuf's canonical JSON, which is UTF-8. An entry is encoded once for all clients of this format.
     pub(crate) fn into_json(self) -> Result<Bytes, String> {
         match &self {
             Self::Entry(entry) => entry.rendered(Form::Json, || self.clone().write_json()).cloned(),

@@ -1,5 +1,5 @@
-//! Frames around envelopes that stay encoded. The same bytes as their namesakes in carillon.client.v1; a test holds
-//! them together.
+//! Frames around encoded envelopes. The encoding is that of the messages of the same names in carillon.client.v1; a
+//! test compares them.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::pb::client::{Position, Timeline};
@@ -44,11 +44,11 @@ pub(crate) struct RawPageFrame {
 }
 
 pub(crate) fn page_frame(page: &RawPage) -> RawPageFrame {
-    // Envelopes are counted references: cheap.
+    // Envelopes are reference-counted, so the clone is cheap.
     RawPageFrame { page: Some(page.clone()) }
 }
 
-/// carillon.client.v1.ServerFrame with a Deliver, as carillon.link.v1.RawDeliverFrame spells it.
+/// A carillon.client.v1.ServerFrame with a Deliver, laid out as carillon.link.v1.RawDeliverFrame.
 pub(crate) fn deliver(timeline: &[u8], position: Position, envelope: &[u8], out: &mut BytesMut) {
     const FRAME_DELIVER: u32 = 5;
     const TIMELINE: u32 = 1;

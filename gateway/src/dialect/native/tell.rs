@@ -1,4 +1,4 @@
-//! Tells as server frames.
+//! Turns tells into server frames.
 
 use carillon_proto::{
     Position, TimelineId,

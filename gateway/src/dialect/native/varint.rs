@@ -1,4 +1,4 @@
-//! Frames on a byte stream: each preceded by its length as a protobuf varint.
+//! Frames on a byte stream, each with its length as a protobuf varint in front.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use bytes::{BufMut as _, BytesMut};
 
 use super::Outgoing;
 
-/// The length before a frame can't be.
+/// The frame's length prefix is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FramingError {
     #[error("frame is {size} bytes but at most {max} are allowed")]
@@ -15,7 +15,7 @@ pub(crate) enum FramingError {
     BadLength,
 }
 
-/// Where the next whole frame lies in the buffer, if there is one: from behind its length to its end.
+/// The range of the next whole frame in the buffer, without its length prefix, if there is one.
 pub(crate) fn next_frame(buffer: &[u8], max: usize) -> Result<Option<Range<usize>>, FramingError> {
     let Some((size, prefix)) = read_length(buffer)? else { return Ok(None) };
     if size > max as u64 {
@@ -26,10 +26,10 @@ pub(crate) fn next_frame(buffer: &[u8], max: usize) -> Result<Option<Range<usize
     Ok((buffer.len() >= end).then_some(prefix..end))
 }
 
-/// Appends the frame with its length.
+/// Appends the frame with its length prefix.
 pub(crate) fn put_frame(frame: &Outgoing, out: &mut BytesMut) {
-    // The length comes first but is known last: the frame is written behind the longest prefix, which is then moved
-    // up to it. Lengths fit in 5 bytes.
+    // The length comes first but is known last: the frame is written behind the longest prefix, which is then moved up
+    // to it. Lengths fit in 5 bytes.
     let start = out.len();
     out.put_bytes(0, 5);
     frame.encode(out);

@@ -14,16 +14,16 @@ use carillon_proto::pb::{
 
 use super::{Asker, Dispatch, Effect, Live, PARTS, Word};
 
-/// Announcements of one part without an answer. More wait their turn, so that a restarted router is not flooded.
+/// Most unanswered announcements of one partition. Further ones wait, so that a restarted router is not flooded.
 const MAX_ANNOUNCING: usize = 512 / PARTS;
-/// Sessions of one part that could not be closed and are closed again later; the rows of more than these are left to the end of the
-/// lease, or to the device's next sign-in.
+/// Most sessions of one partition whose closing failed and is retried. The rows of further ones stay until the lease
+/// ends, or until the device's next sign-in.
 const MAX_UNCLOSED: usize = 16_384 / PARTS;
 pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
-/// Before an announcement that failed is repeated.
+/// Pause before a failed announcement is repeated.
 pub(super) const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
-/// A session that is open was asked to go on with another token. From now on it is announced as the store has it.
+/// An open session was asked to continue with another token. From now on it is announced as stored.
 pub(super) fn renewed(live: &mut Live, open: &OpenSession, result: &Result<router_reply::Result, Refusal>) {
     if let (Ok(router_reply::Result::SessionOpened(opened)), Some(session)) = (result, &open.session)
         && !opened.replaced
@@ -55,12 +55,12 @@ impl<C> Dispatch<C> {
         let Some(live) = self.sessions.get_mut(&connection) else { return };
         match result {
             Ok(router_reply::Result::SessionOpened(opened)) => live.session.generation = opened.generation,
-            // Its closing follows, or is under way: that removes it.
+            // Its closing follows, or is in flight: that removes it.
             Ok(_) => return,
             Err(_) if live.closing => return,
-            // No router has heard of it.
+            // No router knows it.
             Err(_) if live.known_at.is_none() => return drop(self.sessions.remove(&connection)),
-            // It may be stored: a session without a connection would be sent to in vain.
+            // It may be stored: routers would push to a session without a connection.
             Err(why) if an_earlier_try_may_be_done || may_be_stored(why) => {
                 live.closing = true;
                 return self.close(now, connection, out);
@@ -83,7 +83,7 @@ impl<C> Dispatch<C> {
                 continue;
             }
             let op = Op::Announce(Announce { session: Some(live.session.clone()) });
-            // Without a link or a lease: whatever brings it queues all sessions again.
+            // Without a link or a lease: whatever restores them queues all sessions again.
             if self.target(&op).is_some() {
                 self.announcing += 1;
                 self.begin(now, connection, Asker::Announcer, op, String::new(), out);
@@ -106,7 +106,7 @@ impl<C> Dispatch<C> {
             Ok(router_reply::Result::SessionOpened(opened)) => {
                 out.push(Effect::Announced { connection, heads: opened.heads });
             }
-            // Asked again, the router would say the same again.
+            // If asked again, the router would say the same.
             Err(why) if why.code() == Code::Unauthenticated => {
                 out.push(Effect::Over { connection, why: Why::Credentials });
             }
@@ -124,7 +124,7 @@ impl<C> Dispatch<C> {
         if waits || !self.opening.is_empty() || self.lease.is_none() {
             return;
         }
-        // A router without a link hears of it on its next one.
+        // A router without a link is told on its next one.
         self.untold = false;
         let version = self.ring.version();
         for router in self.ring.routers() {
@@ -142,11 +142,11 @@ impl<C> Dispatch<C> {
         self.begin(now, connection, Asker::Nobody, op, String::new(), out);
     }
 
-    /// A session was closed, or could not be: then its row is still there, and it is tried again.
+    /// A session was closed, or could not be: then its row remains, and closing is retried.
     pub(super) fn closed(&mut self, now: Instant, connection: u64, result: &Result<router_reply::Result, Refusal>) {
         let again = result.as_ref().is_err_and(may_be_stored) && self.unclosed.len() < MAX_UNCLOSED;
         match self.sessions.get(&connection) {
-            // Under another lease its row says nothing.
+            // Under another lease its row means nothing.
             Some(live) if again && self.lease == Some(live.session.lease) => {
                 self.unclosed.push_back((now + CLOSE_AGAIN, connection));
             }
@@ -161,7 +161,7 @@ impl<C> Dispatch<C> {
         }
     }
 
-    /// Those that failed a while ago.
+    /// The sessions whose announcement failed a while ago.
     pub(super) fn queue_again(&mut self, now: Instant) {
         while self.announce_again.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, connection)) = self.announce_again.pop_front() else { break };
@@ -178,21 +178,21 @@ impl<C> Dispatch<C> {
     /// The link ended: none of these sessions counts as known to that router.
     pub(super) fn known_nowhere(&mut self, address: &Arc<str>) {
         for live in self.sessions.values_mut() {
-            // Of one that is still being opened it must be known whether anybody has heard.
+            // For a session that is still being opened, it must be remembered whether any router knows it.
             if live.open && live.known_at.as_ref() == Some(address) {
                 live.known_at = None;
             }
         }
     }
 
-    /// Those whose owner does not know them.
+    /// The sessions that their owner does not know.
     pub(super) fn queue_moved(&mut self) {
         let being_opened = self.sessions.iter().filter(|(_, live)| !live.open && live.known_at.is_some());
         self.opening.extend(being_opened.map(|(connection, _)| *connection));
         self.queue_where(|live, owner| owner.is_some() && owner != live.known_at.as_deref());
     }
 
-    /// In the order of connections. `which` is given the session and the address of its owner.
+    /// In the order of connections. `which` gets the session and the address of its owner.
     fn queue_where(&mut self, which: impl Fn(&Live, Option<&str>) -> bool) {
         let before = self.to_announce.len();
         for (connection, live) in &mut self.sessions {
@@ -211,7 +211,7 @@ fn may_be_stored(why: &Refusal) -> bool {
 }
 
 fn queue(to_announce: &mut VecDeque<u64>, connection: u64, live: &mut Live) {
-    // One that is still being opened is looked at again when it is.
+    // A session that is still being opened is checked again when it is open.
     if live.open && !live.closing && !live.queued {
         live.queued = true;
         to_announce.push_back(connection);

@@ -1,4 +1,4 @@
-//! What is in flight and what is parked: to whom a request goes, and when what waits may follow.
+//! Requests in flight and parked requests: where a request goes, and when a parked one may follow.
 
 use std::{
     collections::VecDeque,
@@ -14,30 +14,30 @@ use carillon_proto::pb::{
 
 use super::{Dispatch, Effect, Eras, PUMP, Word};
 
-/// Connection, and the key's hash.
+/// The connection, and the hash of the key.
 pub(super) type LaneKey = (u64, u64);
 
 #[derive(Default)]
 pub(super) struct SendOrder {
-    /// Where everything is that is in flight.
+    /// The router of all requests in flight.
     pub(super) router: Option<Arc<str>>,
-    /// And in which era it was sent.
+    /// The era in which they were sent.
     pub(super) era: u64,
     pub(super) in_flight: u32,
-    /// In order of ids.
+    /// Ordered by id.
     pub(super) parked: VecDeque<u64>,
 }
 
 impl SendOrder {
-    /// Whether a request may go to this router now. No, while requests of an earlier era are in flight: the router may
-    /// refuse those and take this one.
+    /// True if a request may go to this router now. False while requests of an earlier era are in flight: the router
+    /// may refuse those and take this one.
     pub(super) fn takes(&self, to: &Arc<str>, eras: &Eras) -> bool {
         self.in_flight == 0 || (self.router.as_ref() == Some(to) && self.era == eras.of(to))
     }
 }
 
 impl<C> Dispatch<C> {
-    /// The router that can take this now.
+    /// The router that can take this request now.
     pub(super) fn target(&self, op: &Op) -> Option<Arc<str>> {
         let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_));
         if needs_lease && self.lease.is_none() {
@@ -47,7 +47,7 @@ impl<C> Dispatch<C> {
     }
 
     pub(super) fn transmit(&mut self, now: Instant, id: u64, to: Arc<str>, out: &mut Vec<Effect<C>>) {
-        // Ids in lanes are pending: they leave both together.
+        // Ids in lanes are pending: both are removed together.
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let live = self.sessions.get_mut(&pending.connection);
         let mut known_at = None;
@@ -67,13 +67,13 @@ impl<C> Dispatch<C> {
             }
             _ => {}
         }
-        // A router without an open link hears on the next one which sessions are left.
+        // A router without an open link learns on the next one which sessions are left.
         if let Some((known_at, user)) = known_at.filter(|(known_at, _)| *known_at != to && self.up.contains(known_at)) {
             let word = Word::Forget(Forget { user, connection: pending.connection });
             out.push(Effect::Tell { to: known_at, word });
         }
         let lane = self.lanes.entry(pending.lane).or_default();
-        // Of one lane, all that is in flight is of one era.
+        // All requests of a lane in flight belong to one era.
         let era = if lane.in_flight == 0 { self.eras.of(&to) } else { lane.era };
         lane.era = era;
         pending.at = Some((Arc::clone(&to), era));
@@ -91,8 +91,8 @@ impl<C> Dispatch<C> {
         out.push(Effect::Transmit { to, request });
     }
 
-    /// A router that can't just now may soon, or another one takes its place. Not for a send that a later one of its
-    /// lane may have overtaken: the client is told that this one was refused.
+    /// True if the request is retried: the router may take it soon, or another one may replace it. False for a send
+    /// that a later one of its lane may have overtaken: the client is told that it was refused.
     pub(super) fn goes_again(&self, now: Instant, id: u64, why: &Refusal) -> bool {
         let Some(pending) = self.pending.get(&id) else { return false };
         let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
@@ -100,8 +100,8 @@ impl<C> Dispatch<C> {
         may && (alone || !matches!(pending.op, Op::Send(_))) && !matches!(pending.op, Op::Direct(_))
     }
 
-    /// The refusal to tell the client. A refusal means "nothing was done" only for the last try: if an earlier try may have
-    /// been carried out, the client is told that the outcome is unknown.
+    /// The refusal for the client. "Nothing was done" is true only of the last attempt: if an earlier one may have been
+    /// carried out, the client is told that the outcome is unknown.
     pub(super) fn of_all_tries(&self, id: u64, refusal: Refusal) -> Refusal {
         let pending = self.pending.get(&id);
         let unknown = pending.is_some_and(|pending| pending.may_be_done && matches!(pending.op, Op::Send(_)));
@@ -112,7 +112,7 @@ impl<C> Dispatch<C> {
         Refusal { code: Code::Unavailable.into(), reason, ..refusal }
     }
 
-    /// Back to wait, and nobody knows whether it was carried out.
+    /// Parks a request that may have been carried out.
     pub(super) fn park_unknown(&mut self, id: u64) {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.may_be_done = true;
@@ -120,7 +120,7 @@ impl<C> Dispatch<C> {
         self.park(id);
     }
 
-    /// Back to wait for another chance: a new ring, a new link, or the next tick.
+    /// Parks a request until there is a new ring, a new link, or the next tick.
     pub(super) fn park(&mut self, id: u64) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let lane = self.lanes.entry(pending.lane).or_default();
@@ -133,7 +133,7 @@ impl<C> Dispatch<C> {
         self.repeated += 1;
     }
 
-    /// Sends what the lane has parked, if nothing can be overtaken.
+    /// Sends the lane's parked requests, if they can't overtake anything.
     pub(super) fn pump(&mut self, now: Instant, key: LaneKey, out: &mut Vec<Effect<C>>) {
         let Some(lane) = self.lanes.get(&key) else { return };
         if lane.in_flight > 0 {
@@ -171,13 +171,13 @@ impl<C> Dispatch<C> {
 pub(super) fn lane_of(connection: u64, op: &Op) -> LaneKey {
     let key = key_of(op);
     match op {
-        // Its answer waits for another client: what is for the same user does not wait behind it.
+        // Its answer waits for another client: other requests for the same user do not wait behind it.
         Op::Direct(_) => (connection, hash(("direct", key))),
         _ => (connection, hash(key)),
     }
 }
 
-/// Whose owner takes the request: the user's, or for a Send the recipient's.
+/// The user whose owner takes the request; for a Send the recipient.
 fn key_of(op: &Op) -> &str {
     match op {
         Op::LookUpAccount(op) => &op.user,

@@ -1,4 +1,4 @@
-//! What the parts of a gateway's dispatch share: how much is pending, and how far each router's order was broken.
+//! Shared by the partitions of a gateway's dispatch: the pending requests, and the era of each router.
 
 use std::{
     sync::{
@@ -13,11 +13,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::IN_TIME;
 
-/// Requests without an answer, of all parts.
+/// Unanswered requests of all partitions.
 pub(crate) struct Load {
     pending: AtomicUsize,
     max_pending: usize,
-    /// The most pending requests at which a send is still taken.
+    /// The highest number of pending requests at which a send is still taken.
     limit: AtomicUsize,
     admission: Mutex<AdmissionLimit>,
 }
@@ -45,7 +45,7 @@ impl Load {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Is there no room for one more? Parts that ask at the same time may each take the last place.
+    /// True if there is no room for one more. Partitions that ask at the same time may each take the last place.
     pub(super) fn is_full(&self, for_a_send: bool) -> bool {
         let most = if for_a_send { self.limit.load(Ordering::Relaxed) } else { self.max_pending };
         self.pending() >= most
@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-/// See `RouterRequest.era`. All parts use the links, so they count together. Cheap to clone.
+/// See `RouterRequest.era`. Shared, because all partitions use the links. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Eras(Arc<RwLock<KeyedMap<Arc<str>, AtomicU64>>>);
 
@@ -72,7 +72,7 @@ impl Eras {
         self.0.read().get(router).map_or(0, |era| era.load(Ordering::Relaxed))
     }
 
-    /// A request of this era was not taken.
+    /// A request of this era was refused.
     pub(super) fn end(&self, router: &Arc<str>, era: u64) {
         if let Some(known) = self.0.read().get(router) {
             known.fetch_max(era + 1, Ordering::Relaxed);

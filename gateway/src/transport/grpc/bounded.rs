@@ -1,5 +1,5 @@
-//! Bounds each message of a gRPC request before it is decoded: while it is read, and while it is decompressed. The bound
-//! can change during a stream, which tonic's own can't.
+//! Limits each message of a gRPC request while it is read and while it is decompressed, before it is decoded. Unlike
+//! tonic's own limit, this one can change during a stream.
 
 use std::{
     io::Read as _,
@@ -20,11 +20,11 @@ use hyper::{
 };
 use tonic::{Status, body::Body, codegen::Service, server::NamedService};
 
-/// A flag that says whether the message is compressed, and its length.
+/// The compression flag of a message, and its length.
 const PREFIX: usize = 5;
 const GZIP: &str = "gzip";
 
-/// How large a message of a stream may be.
+/// The current limit on messages of a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct MessageLimit(Arc<AtomicUsize>);
 
@@ -34,7 +34,7 @@ impl MessageLimit {
     }
 
     pub(crate) fn set(&self, bytes: usize) {
-        // Nothing else is told by it.
+        // Nothing else is published by it.
         self.0.store(bytes, Ordering::Relaxed);
     }
 
@@ -43,7 +43,7 @@ impl MessageLimit {
     }
 }
 
-/// A service whose requests are bounded; each has its `MessageLimit` among its extensions.
+/// A service whose requests are limited; each has its `MessageLimit` in its extensions.
 #[derive(Clone)]
 pub(crate) struct Bounded<S> {
     service: S,
@@ -51,7 +51,7 @@ pub(crate) struct Bounded<S> {
 }
 
 impl<S> Bounded<S> {
-    /// Messages may be of `first` bytes until the limit is set otherwise.
+    /// Messages may have `first` bytes until the limit is changed.
     pub(crate) fn new(service: S, first: usize) -> Self {
         Self { service, first }
     }
@@ -76,7 +76,7 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Bounded<S
         head.extensions.insert(limit.clone());
         let gzip = head.headers.get("grpc-encoding").is_some_and(|value| value == GZIP);
         if !gzip {
-            // Nearly every client says that it could take compressed answers. Those that send compressed messages mean it.
+            // Nearly every client offers to accept compressed answers; clients that send compressed messages mean it.
             head.headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
         }
         self.service.call(http::Request::from_parts(head, Body::new(BoundedBody::new(body, gzip, limit))))
@@ -117,7 +117,7 @@ impl<B> BoundedBody<B> {
 
 fn inflate(packed: &[u8], most: usize) -> Result<Bytes, Status> {
     let mut out = vec![0; PREFIX];
-    // One more than allowed, so that it is seen.
+    // One byte more than allowed, to detect excess.
     GzDecoder::new(packed)
         .take(most as u64 + 1)
         .read_to_end(&mut out)
@@ -148,7 +148,7 @@ where
                     Ok(data) => self.buffer.extend_from_slice(&data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
-                // Half a message, of which tonic tells the client.
+                // Half a message, about which tonic tells the client.
                 None if self.buffer.has_remaining() => {
                     let rest = std::mem::take(&mut self.buffer).freeze();
                     return Poll::Ready(Some(Ok(Frame::data(rest))));

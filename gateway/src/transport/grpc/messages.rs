@@ -1,4 +1,4 @@
-//! Messages of a gRPC stream as bytes: the frames in them are read and written as on every other carrier.
+//! Messages of a gRPC stream as bytes: their frames are read and written as on every other transport.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{

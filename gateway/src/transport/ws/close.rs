@@ -1,4 +1,4 @@
-//! What a close frame says of an ending: RFC 6455, section 7.4.
+//! The codes and texts of close frames: RFC 6455, section 7.4.
 
 use carillon_proto::pb::client::Code;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -7,17 +7,16 @@ pub(super) use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCod
 /// A control frame has at most 125 bytes, two of which are the code.
 const REASON: usize = 123;
 
-/// The close code that goes with a Bye. What is wrong with the bytes themselves (1002, 1003, 1007) is said by the
-/// transport, which has seen them.
+/// The close code for a Bye. The transport itself reports invalid bytes (1002, 1003, 1007).
 pub(super) fn close_code(bye: Code) -> CloseCode {
     match bye {
         Code::SignedOut => CloseCode::Normal,
         Code::ShuttingDown => CloseCode::Away,
         Code::TooLarge => CloseCode::Size,
-        // "Try Again Later", 1013 in the registry that RFC 6455 made.
+        // "Try Again Later", 1013 in the registry of RFC 6455.
         Code::Overloaded | Code::Unavailable => CloseCode::Again,
         Code::Internal | Code::Unspecified => CloseCode::Error,
-        // The client, or its user, did not keep to a rule of this protocol.
+        // The client or its user broke a rule of this protocol.
         Code::Invalid
         | Code::RateLimited
         | Code::Unauthenticated
@@ -32,7 +31,7 @@ pub(super) fn close_code(bye: Code) -> CloseCode {
     }
 }
 
-/// As much of it as has room.
+/// As much of it as fits.
 pub(super) fn close_reason(reason: &str) -> Utf8Bytes {
     let ends = reason.char_indices().map(|(at, character)| at + character.len_utf8());
     let end = ends.take_while(|&end| end <= REASON).last().unwrap_or(0);

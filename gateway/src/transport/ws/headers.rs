@@ -1,5 +1,4 @@
-//! Checks of frame headers that the WebSocket library leaves out: lengths in their shortest form, and close codes that may
-//! be sent.
+//! Checks of frame headers that the WebSocket library omits: lengths in their shortest form, and valid close codes.
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -11,7 +10,7 @@ pub(super) struct Headers {
     at: At,
 }
 
-/// Where a frame is wrong. The library must not be given the byte `at`: with it, it would take the frame.
+/// Where a frame is invalid. The library must not get the byte `at`: with it, it would accept the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) at: usize,
@@ -59,7 +58,7 @@ enum At {
 }
 
 impl Headers {
-    /// Follows the next bytes. After an error it must not be called again.
+    /// Scans the next bytes. Must not be called again after an error.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
         let mut at = 0;
         while at < bytes.len() {
@@ -118,7 +117,7 @@ impl Headers {
                 }
                 payload(rest - 2)
             }
-            // Passed over by whoever calls.
+            // Skipped by the caller.
             At::Payload { rest } => At::Payload { rest },
         };
         Ok(())

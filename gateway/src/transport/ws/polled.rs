@@ -1,5 +1,5 @@
-//! A socket as the library reads and writes it: what is not possible now is `WouldBlock`, and wakes the task later. What the
-//! library would let pass, and must not, is an error of reading.
+//! A socket in the form that the library reads and writes: an operation that would block is `WouldBlock` and wakes the
+//! task later. Input that the library would wrongly accept is a read error.
 
 use std::{
     io::{self, Read, Write},
@@ -17,7 +17,7 @@ pub(super) struct Polled<S> {
     /// Bytes that came with the handshake; they are read first.
     early: Bytes,
     headers: Headers,
-    /// Set when the next frame is wrong: every further read is this error.
+    /// Set when the next frame is invalid: every further read returns this error.
     wrong: Option<Why>,
     waker: Waker,
 }
@@ -27,7 +27,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
         Self { stream, early, headers: Headers::default(), wrong: None, waker: Waker::noop().clone() }
     }
 
-    /// Said before each use: one task reads and writes.
+    /// Called before each use: one task reads and writes.
     pub(super) fn woken_by(&mut self, cx: &Context<'_>) {
         if !self.waker.will_wake(cx.waker()) {
             self.waker = cx.waker().clone();
@@ -65,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Polled<S> {
             Ok(()) => Ok(got),
             Err(Wrong { at, why }) => {
                 self.wrong = Some(why);
-                // Zero would be the end.
+                // Zero would mean the end.
                 if at == 0 { self.read(into) } else { Ok(at) }
             }
         }

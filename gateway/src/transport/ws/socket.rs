@@ -1,4 +1,5 @@
-//! One WebSocket as messages: framing, pings, limits, and an end in order. It knows nothing of the service's frames.
+//! A WebSocket as a stream of messages: framing, pings, limits, and an orderly close. It knows nothing of the service's
+//! frames.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +24,7 @@ use super::{
     polled::Polled,
 };
 
-/// Small buffers: they are held while the connection is idle.
+/// Small buffers, because idle connections hold them.
 const BUFFER: usize = 4 * 1024;
 
 pub(crate) struct MessageSocket<S> {
@@ -33,13 +34,13 @@ pub(crate) struct MessageSocket<S> {
     queued: usize,
     /// Handed to the library but not known to be flushed.
     unflushed: usize,
-    /// The socket took no more: what the library holds goes first.
+    /// The socket took no more: the library's buffer goes first.
     blocked: bool,
     written: u64,
     read: u64,
     /// What the close frame will say.
     ending: Option<CloseFrame>,
-    /// What the client sends can't be told into frames any more.
+    /// The client's input can't be split into frames any more.
     broken: bool,
     closing: Closing,
     lingered: usize,
@@ -48,27 +49,27 @@ pub(crate) struct MessageSocket<S> {
 #[derive(Debug)]
 pub(crate) enum SocketEvent {
     Message(Message),
-    /// No message can be read any more: what went wrong. The close frame will say so, too.
+    /// No more messages can be read; says what went wrong. The close frame says so, too.
     Failed(Code, String),
-    /// All that was queued is written.
+    /// All queued messages are written.
     Flushed,
     Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
-    /// The close frame is to be written.
+    /// Write the close frame.
     Say,
-    /// The client's answer to it is waited for.
+    /// Wait for the client's close frame.
     Hear,
-    /// The socket is to be shut down.
+    /// Shut down the socket.
     ShutDown,
-    /// What still comes is dropped, so that closing does not reset the connection under the last words.
+    /// Drop remaining input, so that closing does not reset the connection before the last frame arrives.
     Linger,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
-    /// `early` is what came behind the handshake.
+    /// `early`: bytes that came behind the handshake.
     pub(crate) fn new(stream: S, early: Bytes, max_message: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -96,11 +97,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
     }
 
     pub(crate) fn ping(&mut self) {
-        // Adds nothing to the bytes queued: that it is not taken at once is no sign of a client that does not read.
+        // Not counted in the queued bytes: a pending ping is no sign of a client that does not read.
         self.queue.push_back(Message::Ping(Bytes::new()));
     }
 
-    /// What the close frame will say, unless that is said already.
+    /// Sets the content of the close frame, unless it has been sent.
     pub(crate) fn ends_with(&mut self, code: CloseCode, reason: &str) {
         self.ending.get_or_insert_with(|| CloseFrame { code, reason: close_reason(reason) });
     }
@@ -147,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
         }
     }
 
-    /// Ready when all is written and flushed.
+    /// Ready when everything is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.ws.get_mut().woken_by(cx);
         while !self.queue.is_empty() {
@@ -194,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             // The client is gone without a close frame.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return SocketEvent::Ended,
             Error::Protocol(_) => (Code::Invalid, CloseCode::Protocol, error.to_string()),
-            // From `Polled`. An error of TLS has the same kind.
+            // From `Polled`. A TLS error has the same kind.
             Error::Io(why) if why.get_ref().is_some_and(|why| why.is::<Why>()) => {
                 (Code::Invalid, CloseCode::Protocol, why.to_string())
             }
@@ -205,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
         SocketEvent::Failed(code, reason)
     }
 
-    /// Writes what is queued and the close frame, waits for the client's, and closes.
+    /// Writes queued messages and the close frame, waits for the client's, and closes.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ws.get_mut().woken_by(cx);
         if self.closing == Closing::Say {
@@ -225,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
         }
         if self.closing == Closing::Hear {
             match ready!(self.poll_flush()) {
-                // The client closed, and has its answer now.
+                // The client has closed, and has its answer now.
                 Err(Error::ConnectionClosed) => self.broken = true,
                 Err(_) => return Poll::Ready(()),
                 Ok(()) => {}
@@ -255,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
         Poll::Ready(())
     }
 
-    /// How many bytes came and were dropped; 0 at the end.
+    /// The number of bytes read and dropped; 0 at the end.
     fn poll_drop(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let mut space = [MaybeUninit::uninit(); 1024];
         let mut got = ReadBuf::uninit(&mut space);

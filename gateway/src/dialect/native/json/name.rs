@@ -1,4 +1,4 @@
-//! Which send or request a frame is about, also if the rest of it can't be read.
+//! Finds the send or request that a frame is about, even if the rest of it can't be read.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,13 +6,13 @@ use carillon_proto::pb::client::refused::What;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// None if the frame is no JSON, or names none. Whatever else is in it is passed over without being looked at: numbers that
-/// are too large, halves of characters, depths.
+/// `None` if the frame is no JSON, or has no such id. Everything else in it is skipped without validation: numbers that
+/// are too large, half surrogate pairs, deep nesting.
 pub(super) fn what(frame: &str) -> Option<What> {
     serde_json::from_str::<Named>(frame).ok()?.0
 }
 
-/// The name of a member. One that is not Unicode (half a pair of surrogates) is nobody's.
+/// The name of a member. A name that is no Unicode (half a surrogate pair) matches nothing.
 pub(super) struct Name<'de>(Cow<'de, [u8]>);
 
 impl Name<'_> {
@@ -84,7 +84,7 @@ impl<'de> Visitor<'de> for Root {
     }
 }
 
-/// Finds a member by one of these names; none in what is no object.
+/// Finds a member with one of these names; `None` for values that are no objects.
 struct Member(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Member {

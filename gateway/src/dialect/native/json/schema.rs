@@ -1,5 +1,5 @@
-//! The shape of client frames, from the compiled descriptors, and how a JSON value becomes the one form of it that the
-//! generated code reads.
+//! The schema of client frames, from the compiled descriptors, and the conversion of a JSON value to the one form that
+//! the generated code accepts.
 
 use std::{collections::HashMap, fmt, sync::LazyLock};
 
@@ -48,7 +48,7 @@ struct Field {
     json_name: String,
     kind: Kind,
     repeated: bool,
-    /// Index of the oneof; a frame may have one field of it.
+    /// Index of its oneof, of which a frame may have one field.
     oneof: Option<i32>,
 }
 
@@ -65,7 +65,7 @@ enum Kind {
 
 impl Schema {
     fn of(root: &str) -> Self {
-        // Compiled in: they are what the build made.
+        // They were compiled in by the build.
         let files = FileDescriptorSet::decode(DESCRIPTORS).expect("the build's own descriptors");
         let root = Kind::Message(format!(".{PACKAGE}.{root}"));
         let mut schema = Self { messages: HashMap::new(), enums: HashMap::new(), root };
@@ -96,8 +96,8 @@ impl Schema {
         self.enums.insert(format!(".{PACKAGE}.{}", named.name()), names);
     }
 
-    /// The same frame with every field in its first spelling and form, and without what is unknown or null. Unknown fields
-    /// are passed over, whatever is in them.
+    /// The same frame with every field in its first spelling and form, without unknown and null fields. Unknown fields
+    /// are skipped, whatever they contain.
     pub(super) fn canonical(&self, frame: &str) -> serde_json::Result<Value> {
         let mut frame = serde_json::Deserializer::from_str(frame);
         let value = One { schema: self, kind: &self.root, at: "frame" }.deserialize(&mut frame)?;
@@ -152,7 +152,7 @@ impl Schema {
 struct One<'a> {
     schema: &'a Schema,
     kind: &'a Kind,
-    /// What the value is called.
+    /// The path of the value, for errors.
     at: &'a str,
 }
 
@@ -182,7 +182,7 @@ impl<'de> Visitor<'de> for One<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        // A message of another package: none that a client sends has one.
+        // Client frames contain no messages of other packages.
         let fields = match self.kind {
             Kind::Message(name) => self.schema.messages.get(name),
             _ => None,
@@ -287,7 +287,7 @@ fn wrong(at: &str, value: &Value, must: &str) -> String {
     format!("{at} is {} but must be {must}", short(value))
 }
 
-/// For people: not more than a line of what a client sent.
+/// A short form for people: at most one line of the client's input.
 fn short(value: &Value) -> String {
     value.to_string().chars().take(40).collect()
 }

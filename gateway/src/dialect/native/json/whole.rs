@@ -1,11 +1,11 @@
-//! Whole numbers in all the forms that JSON has for them, exactly.
+//! Exact parsing of whole numbers, in all forms that JSON has for them.
 
 use serde_json::{Number, Value};
 
-/// From here on a floating-point number may stand for another whole number than the one that was written.
+/// From here on, a floating-point number may stand for another whole number than the written one.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The whole number that this is; None if it is none. An error if it can't be told.
+/// The whole number in this value; `None` if it is no whole number. An error if that can't be decided.
 pub(super) fn whole(value: &Value) -> Result<Option<i128>, &'static str> {
     let number = match value {
         Value::Number(number) => number,
@@ -25,13 +25,13 @@ pub(super) fn whole(value: &Value) -> Result<Option<i128>, &'static str> {
     Ok(Some(float as i128))
 }
 
-/// A number as JSON writes it, and nothing else.
+/// Parses a number in JSON's syntax, and nothing else.
 pub(super) fn number(text: &str) -> Option<Number> {
     let is_bare = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
     if is_bare { serde_json::from_str(text).ok() } else { None }
 }
 
-/// The whole number in quotes, exact to every digit.
+/// The whole number in quotes, exact in every digit.
 fn written(text: &str) -> Option<i128> {
     number(text)?;
     let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
