@@ -13,7 +13,7 @@ use std::{
 
 use support::{
     certificates::Files,
-    command::{carillon, text},
+    command::{all_in_one, carillon, text},
     node::{get, own_address, until},
     people::{done, shared},
     service::CLUSTER_SECRET,
@@ -173,19 +173,8 @@ fn a_list_that_no_router_gives_has_no_head() {
 fn what_is_to_be_tried_is_said_when_it_works() {
     let folder = tempfile::tempdir().expect("folder");
     let ip = own_address();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["all", "--stop-with-stdin"]).current_dir(folder.path());
-    for (key, port) in [
-        ("admin", 7400),
-        ("storage", 7401),
-        ("router", 7402),
-        ("gateway.tcp", 7410),
-        ("gateway.ws", 7411),
-        ("gateway.grpc", 7412),
-    ] {
-        command.args(["--set", &format!("{key}.listen={ip}:{port}")]);
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut command = all_in_one(ip, folder.path());
+    command.arg("--stop-with-stdin").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut service = command.spawn().expect("starts");
     let mut lines = BufReader::new(service.stdout.take().expect("piped")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line == "Try:"), "it ended before it was ready");

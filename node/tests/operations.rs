@@ -17,7 +17,7 @@ use carillon_proto::{
 };
 use support::{
     certificates::{Files, NAME},
-    command::{carillon_with, text},
+    command::{all_in_one, carillon_with, text},
     node::{own_address, until},
     service::{CLUSTER_SECRET, Carrier, Service},
 };
@@ -377,19 +377,14 @@ fn a_service_goes_on_when_its_streams_are_full_or_nobody_reads_them() {
     {
         let folder = tempfile::tempdir().expect("folder");
         let ip = own_address();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-        command.arg("all").current_dir(folder.path()).args(["--log-level", "trace"]);
-        for (key, port) in [
-            ("admin", 7400),
-            ("storage", 7401),
-            ("router", 7402),
-            ("gateway.tcp", 7410),
-            ("gateway.ws", 7411),
-            ("gateway.grpc", 7412),
-        ] {
-            command.args(["--set", &format!("{key}.listen={ip}:{port}")]);
-        }
-        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().expect("starts");
+        let mut command = all_in_one(ip, folder.path());
+        let mut child = command
+            .args(["--log-level", "trace"])
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .expect("starts");
         let admin = (ip, 7400).into();
         until("it is ready", PATIENCE, || {
             support::node::get(admin, "/readyz").is_some_and(|answer| answer.contains(" 200 "))

@@ -16,8 +16,9 @@ use std::{sync::Arc, time::Duration};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, ConnectOptions, Credential, Events};
 use carillon_proto::{Position, TimelineId, tasks::Tasks};
 
+use self::device::Device;
 use crate::{
-    checker::{Checker, Findings},
+    checker::{Checker, Findings, FlowCheck},
     measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
     report::{figure::Figure, recorder::Recorder, sample::Distribution},
 };
@@ -81,6 +82,9 @@ impl RunError {
         matches!(self, Self::SignIn { .. })
     }
 }
+
+/// The only device of users who need one alone.
+pub(crate) const DEVICE: &str = "device-0";
 
 /// Files that the generator needs for itself.
 const SPARE_FILES: u64 = 64;
@@ -147,6 +151,29 @@ impl Environment {
         };
         generator.was_the_limit(window).map(|why| format!("the generator was the limit: {why}"))
     }
+}
+
+/// Signs in so many senders, each of which watches its own inbox. `flows_from`: the flows that a sender writes to.
+pub(crate) async fn open_senders(
+    load: &Arc<Load>,
+    environment: &Environment,
+    senders: usize,
+    flows_from: impl Fn(usize) -> Vec<Arc<FlowCheck>>,
+) -> Result<Vec<Client>, RunError> {
+    let mut opened = Vec::new();
+    for number in 0..senders {
+        let user = load.user("sender", number);
+        let watcher = load.checker.watcher(&user, DEVICE);
+        let token = (environment.token)(&user);
+        let (client, events) = load.open((&user, DEVICE), &token, Vec::new(), &environment.tasks)?;
+        let device = Device::new(load, &watcher, flows_from(number));
+        environment.tasks.spawn("watch", device.follow(events));
+        opened.push(client);
+    }
+    for (number, client) in opened.iter().enumerate() {
+        signed_in(client, &load.user("sender", number)).await?;
+    }
+    Ok(opened)
 }
 
 pub(crate) async fn signed_in(client: &Client, user: &str) -> Result<(), RunError> {

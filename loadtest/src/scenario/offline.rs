@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Environment, Found, Load, RunError, check_open_files,
+    DEVICE, Environment, Found, Load, RunError, check_open_files,
     device::Device,
     eventually,
     light::Light,
+    open_senders,
     pacer::Pacer,
     read_back::{Inbox, read_back},
     sender::Sender,
-    signed_in,
 };
 use crate::{
     checker::FlowCheck,
@@ -43,8 +43,6 @@ pub struct OfflineConfig {
     pub patience: Duration,
 }
 
-const DEVICE: &str = "device-0";
-
 struct Offline<'a> {
     environment: &'a Environment,
     config: OfflineConfig,
@@ -56,7 +54,8 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
     let load = Arc::new(environment.load(config.bytes, config.window));
     let offline = Offline { environment, config, load };
     offline.make_accounts().await?;
-    let senders = offline.open_senders().await?;
+    let senders =
+        open_senders(&offline.load, environment, offline.config.senders, |sender| offline.flows_from(sender)).await?;
     let stored = offline.store(&senders).await;
     let accepted = stored.counts.accepted;
     let (receivers, caught_up) = offline.catch_up().await?;
@@ -95,23 +94,6 @@ impl Offline<'_> {
         })
         .await;
         failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
-    }
-
-    async fn open_senders(&self) -> Result<Vec<Client>, RunError> {
-        let mut senders = Vec::new();
-        for number in 0..self.config.senders {
-            let user = self.load.user("sender", number);
-            let watcher = self.load.checker.watcher(&user, DEVICE);
-            let token = (self.environment.token)(&user);
-            let (client, events) = self.load.open((&user, DEVICE), &token, Vec::new(), &self.environment.tasks)?;
-            let device = Device::new(&self.load, &watcher, self.flows_from(number));
-            self.environment.tasks.spawn("watch", device.follow(events));
-            senders.push(client);
-        }
-        for (number, client) in senders.iter().enumerate() {
-            signed_in(client, &self.load.user("sender", number)).await?;
-        }
-        Ok(senders)
     }
 
     async fn store(&self, senders: &[Client]) -> Window {

@@ -9,10 +9,8 @@ use tokio::sync::watch;
 
 use crate::{
     checker::{FlowCheck, WatcherCheck},
-    scenario::{Load, RunError, device::Device},
+    scenario::{DEVICE, Load, RunError, device::Device},
 };
-
-pub(super) const DEVICE: &str = "device-0";
 
 /// One of the herd.
 pub(super) struct Member {

@@ -15,13 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::{
-    member::{DEVICE, Fate, Member},
+    member::{Fate, Member},
     outcome::Outcome,
 };
 use super::{
-    Environment, Found, Load, RunError, check_open_files,
-    device::Device,
-    eventually,
+    Environment, Found, Load, RunError, check_open_files, eventually, open_senders,
     read_back::{Inbox, read_back},
     sender::Sender,
     signed_in,
@@ -58,7 +56,7 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
     let members =
         (0..config.connections).map(|number| Arc::new(Member::new(&load, &*environment.token, number, config.senders)));
     let herd = Herd { environment, members: members.collect(), config, load };
-    let senders = herd.open_senders().await?;
+    let senders = open_senders(&herd.load, environment, herd.config.senders, |sender| herd.flows_from(sender)).await?;
     let first_life = environment.tasks.child();
     herd.sign_in(&first_life).await?;
     // One message each, so that every device has a position to go on from.
@@ -84,21 +82,6 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
 }
 
 impl Herd<'_> {
-    async fn open_senders(&self) -> Result<Vec<Client>, RunError> {
-        let mut senders = Vec::new();
-        for number in 0..self.config.senders {
-            let user = self.load.user("sender", number);
-            let watcher = self.load.checker.watcher(&user, DEVICE);
-            let token = (self.environment.token)(&user);
-            let (client, events) = self.load.open((&user, DEVICE), &token, Vec::new(), &self.environment.tasks)?;
-            let device = Device::new(&self.load, &watcher, self.flows_from(number));
-            self.environment.tasks.spawn("watch", device.follow(events));
-            signed_in(&client, &user).await?;
-            senders.push(client);
-        }
-        Ok(senders)
-    }
-
     async fn sign_in(&self, tasks: &Tasks) -> Result<(), RunError> {
         self.load.recorder.set_phase("signing in");
         let failed = Mutex::new(None);
