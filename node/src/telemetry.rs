@@ -10,8 +10,8 @@ use opentelemetry_sdk::{
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::{FilterExt as _, LevelFilter, filter_fn},
+    Layer, Registry,
+    filter::{FilterExt as _, LevelFilter, Targets, filter_fn},
     layer::SubscriberExt as _,
     reload::{self, Handle},
     util::SubscriberInitExt as _,
@@ -28,7 +28,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Installed for the process; [`Telemetry::flush`] at the end.
 pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
-    level: Handle<EnvFilter, Registry>,
+    level: Handle<Targets, Registry>,
     log: LogWriter,
 }
 
@@ -79,16 +79,20 @@ impl Drop for Telemetry {
 }
 
 /// What log.level says, or what is wrong with it.
-pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+pub(crate) fn filter(level: &str) -> Result<Targets, String> {
+    // The log has events alone, so a filter by span would have no effect.
+    if let Some(wrong) = level.split(',').map(str::trim).find(|word| word.contains('[')) {
+        return Err(format!("\"{wrong}\" filters by span, which the log does not know: it must be MODULE=LEVEL"));
+    }
     // A single word that is no level would be taken for the name of a module, and nothing else be logged.
-    let words = level.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    let words = level.split(',').map(str::trim).filter(|word| !word.contains('='));
     if let Some(wrong) = words.into_iter().find(|word| word.is_empty() || word.parse::<LevelFilter>().is_err()) {
         return Err(format!(
             "\"{wrong}\" is no level: it must be error, warn, info, debug, trace or off, or MODULE=LEVEL"
         ));
     }
     format!("{QUIET},{},{level}", carillon_storage::LOG_LEVELS.join(","))
-        .parse::<EnvFilter>()
+        .parse::<Targets>()
         .map_err(|error| error.to_string())
 }
 
@@ -114,7 +118,7 @@ fn layers(
 }
 
 /// Can be replaced while it is in use.
-type ReplaceableLevel = reload::Layer<EnvFilter, Registry>;
+type ReplaceableLevel = reload::Layer<Targets, Registry>;
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 fn is_no_span(metadata: &Metadata<'_>) -> bool {
@@ -175,10 +179,12 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {
-        for right in ["info", "WARN", "off", "info,carillon_router=debug", "warn,[sign_in]=debug"] {
+        for right in ["info", "WARN", "off", "info,carillon_router=debug"] {
             filter(right).expect(right);
         }
-        for wrong in ["loud", "inof", "carillon_router", "info,,debug", "", "info,=loud", "info,x=loud"] {
+        for wrong in
+            ["loud", "inof", "carillon_router", "info,,debug", "", "info,=loud", "info,x=loud", "warn,[sign_in]=debug"]
+        {
             assert!(filter(wrong).is_err(), "{wrong}");
         }
     }

@@ -6,13 +6,14 @@ mod tokens;
 use std::{io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tonic::{
     Status,
-    transport::{Channel, Endpoint, Server},
+    service::Routes,
+    transport::{self, Channel, Endpoint, Server},
 };
 
 use crate::{
@@ -175,6 +176,21 @@ impl PeerSecurity {
             .initial_connection_window_size(16 * 1024 * 1024)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+    }
+
+    /// Serves on an internal listener until `stop`, and then until its connections have ended. `advertised` as for
+    /// [`PeerSecurity::incoming`]. Wrap each service with [`PeerSecurity::check`].
+    ///
+    /// Everything is boxed, so that the HTTP/2 server is compiled once, here, and not again in each crate that serves.
+    pub fn serve(
+        &self,
+        services: Routes,
+        listener: TcpListener,
+        advertised: Option<&str>,
+        stop: BoxFuture<'static, ()>,
+    ) -> BoxFuture<'static, Result<(), transport::Error>> {
+        let incoming = self.incoming(listener, advertised);
+        self.server().add_routes(services).serve_with_incoming_shutdown(incoming, stop).boxed()
     }
 
     /// A channel to the internal listener of another node. It connects on first use, and reconnects after failures.

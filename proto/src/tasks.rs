@@ -1,11 +1,21 @@
 //! The one place where tasks are spawned. Each task has a name, is awaited at shutdown, and its panic is logged.
 
-use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::Woken;
+
+/// A task's future. Boxed, because a future stores its arguments and the futures that it awaits side by side; and without its
+/// type, so that the runtime's code for tasks is compiled once, here, and not for each future.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Spawns and ends tasks. Clones share one group. [`Tasks::child`] makes a group that ends with its parent, and that
 /// can be ended before it.
@@ -26,37 +36,36 @@ impl Tasks {
         Self { tracker: self.tracker.clone(), stop: self.stop.child_token(), failed: Arc::clone(&self.failed) }
     }
 
-    /// Runs `work` until it returns or the group is stopped. On a stop the future is dropped at an await point, so it
-    /// must not own anything that needs an orderly end. A panic is logged and ends only this task.
+    /// Runs `work` until it returns or the group is stopped. On a stop the future is dropped at an await point, so it must
+    /// not own anything that needs an orderly end. A panic is logged and ends only this task.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, false, self.until_stopped(work));
+        self.spawn_stoppable(name, false, Box::pin(work));
     }
 
     /// Like `spawn`, but the task watches [`Tasks::stopping`] itself and ends in order.
     pub fn spawn_graceful(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, false, Box::pin(work));
+        self.spawn_boxed(name, Box::pin(work));
     }
 
-    /// Like `spawn`, for a task that the process can't do without: if it panics, or returns before the group is
-    /// stopped, everything stops.
+    /// Like `spawn`, for a task that the process can't do without: if it panics, or returns before the group is stopped,
+    /// everything stops.
     pub fn spawn_critical(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.track(name, true, self.until_stopped(work));
+        self.spawn_stoppable(name, true, Box::pin(work));
     }
 
-    fn until_stopped(
-        &self,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    fn spawn_boxed(&self, name: &'static str, work: Work) {
+        self.track(name, false, work);
+    }
+
+    fn spawn_stoppable(&self, name: &'static str, critical: bool, work: Work) {
         let stop = self.stop.clone();
-        // Boxed, because a future stores its arguments and the futures that it awaits side by side.
-        let work = Box::pin(work);
-        async move {
+        self.track(name, critical, async move {
             let stopped = pin!(stop.cancelled());
             tokio::select! {
                 () = Woken::new(stopped) => {}
                 () = work => {}
             }
-        }
+        });
     }
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {

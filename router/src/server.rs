@@ -21,11 +21,14 @@ use carillon_proto::{
     stream::Incoming,
     tasks::Tasks,
 };
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
+use tonic::{
+    Request, Response, Status, Streaming,
+    service::{Routes, interceptor::InterceptedService},
+};
 
 use crate::{
     admin::Admin,
@@ -59,17 +62,12 @@ impl Services {
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         let passed = RegistryProxy { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
-        let incoming = self.security.incoming(listener, Some(&self.here));
         let check = |allowed| self.security.check(allowed);
-        let served = self
-            .security
-            .server()
-            .add_service(InterceptedService::new(links, check(CALLERS)))
+        let services = Routes::new(InterceptedService::new(links, check(CALLERS)))
             .add_service(InterceptedService::new(RegistryServer::new(passed), check(&[Tier::Gateway])))
-            .add_service(InterceptedService::new(AdminServer::new(self.admin), check(&[Tier::Operator])))
-            .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned())
-            .await;
-        if let Err(error) = served {
+            .add_service(InterceptedService::new(AdminServer::new(self.admin), check(&[Tier::Operator])));
+        let closing = self.closing.clone().cancelled_owned().boxed();
+        if let Err(error) = self.security.serve(services, listener, Some(&self.here), closing).await {
             tracing::error!(%error, "the internal listener of the router has failed");
         }
     }

@@ -25,14 +25,14 @@ use carillon_proto::{
     peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::watch,
     time::{sleep, timeout},
 };
-use tonic::{service::interceptor::InterceptedService, transport::server::Router};
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     addresses::AddressBook,
@@ -142,11 +142,11 @@ impl Storage {
             let open = move |_, incoming| Ok(service.open(incoming)?.boxed());
             node.security.serve_near(&listener, &advertised, ROUTERS, open)
         };
-        let server = node.server(service, tasks);
         let (stopping, failing) = (tasks.clone(), tasks.clone());
-        let incoming = self.node.security.incoming(listener, Some(&advertised));
+        let stop = async move { stopping.stopping().await }.boxed();
+        let serving = node.security.serve(node.services(service, tasks), listener, Some(&advertised), stop);
         tasks.spawn_graceful("storage server", async move {
-            let served = server.serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await }).await;
+            let served = serving.await;
             drop(near);
             if let Err(error) = served {
                 failing.fail(format!("storage server failed: {error}"));
@@ -282,7 +282,7 @@ impl Node {
         self.log.close();
     }
 
-    fn server(&self, store: StoreService, tasks: &Tasks) -> Router {
+    fn services(&self, store: StoreService, tasks: &Tasks) -> Routes {
         let store = StoreServer::new(store)
             .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
@@ -299,9 +299,7 @@ impl Node {
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
         let founding = FoundingServer::new(self.bootstrap.clone());
         let check = |allowed| self.security.check(allowed);
-        self.security
-            .server()
-            .add_service(InterceptedService::new(store, check(ROUTERS)))
+        Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
             .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
