@@ -48,7 +48,7 @@ pub(crate) fn page_frame(page: &RawPage) -> RawPageFrame {
     RawPageFrame { page: Some(page.clone()) }
 }
 
-/// A carillon.client.v1.ServerFrame with a Deliver, laid out as carillon.link.v1.RawDeliverFrame.
+/// Appends a carillon.client.v1.ServerFrame with a Deliver.
 pub(crate) fn deliver(timeline: &[u8], position: Position, envelope: &[u8], out: &mut BytesMut) {
     const FRAME_DELIVER: u32 = 5;
     const TIMELINE: u32 = 1;
