@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     local_listeners::{LocalListeners, PeerIncoming, PeerStream},
-    stream::{Incoming, Messages, Near, Services, Serving},
+    stream::{Calls, Incoming, Messages, Near, NearCalls, Services, Serving, Tell},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
 
@@ -148,13 +148,28 @@ impl PeerSecurity {
         allowed: &'static [Tier],
         open: impl Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync + 'static,
     ) -> Option<Serving> {
-        let bound = listener.local_addr().ok().map(|address| address.to_string());
-        Some(self.services.as_ref()?.serve(bound.into_iter().chain([advertised.to_owned()]), allowed, open))
+        Some(self.services.as_ref()?.serve(addresses(listener, advertised), allowed, open))
+    }
+
+    /// The same for streams of calls.
+    pub fn serve_calls<A: 'static, B: 'static>(
+        &self,
+        listener: &TcpListener,
+        advertised: &str,
+        allowed: &'static [Tier],
+        open: impl Fn(Tier, Tell<B>) -> Result<Calls<A>, Status> + Send + Sync + 'static,
+    ) -> Option<Serving> {
+        Some(self.services.as_ref()?.serve_calls(addresses(listener, advertised), allowed, open))
     }
 
     /// The node of this process that listens at this address; `None` if it has to be called over the network.
     pub fn near<A: 'static, B: 'static>(&self, address: &str) -> Option<Near<A, B>> {
-        self.services.as_ref()?.find(address, self.tier)
+        self.services.as_ref()?.near(address, self.tier)
+    }
+
+    /// The same for streams of calls.
+    pub fn near_calls<A: 'static, B: 'static>(&self, address: &str) -> Option<NearCalls<A, B>> {
+        self.services.as_ref()?.near_calls(address, self.tier)
     }
 
     /// A secret key for this `purpose`, derived from the tier's token. Outsiders can't guess it.
@@ -244,6 +259,12 @@ impl TlsSides {
         client.alpn_protocols = vec![HTTP2.to_vec()];
         Ok(Self { server: Arc::new(server), client: Arc::new(client), server_name: tls.server_name.clone() })
     }
+}
+
+/// All by which others know a listener.
+fn addresses(listener: &TcpListener, advertised: &str) -> impl Iterator<Item = String> {
+    let bound = listener.local_addr().ok().map(|address| address.to_string());
+    bound.into_iter().chain([advertised.to_owned()])
 }
 
 async fn connect(

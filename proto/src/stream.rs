@@ -1,5 +1,5 @@
 //! Bidirectional streams of messages between two nodes: over gRPC, or, within one process, as the messages themselves,
-//! without encoding and framing. See docs/adr/0009-streams-in-one-process.md.
+//! without encoding and framing, or as function calls, which wake no task. See docs/adr/0009-streams-in-one-process.md.
 
 use std::{
     any::{Any, TypeId},
@@ -7,8 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
 use crate::peer::Tier;
@@ -32,19 +33,41 @@ pub(crate) struct Services(Table);
 type Table = Arc<Mutex<HashMap<Key, Arc<dyn Any + Send + Sync>>>>;
 type Key = (String, TypeId);
 
-/// A service at one address that receives a stream of `A` and answers with a stream of `B`.
-struct Service<A, B> {
+/// A service at one address. `F` opens one of its streams.
+struct Service<F: ?Sized> {
     allowed: &'static [Tier],
-    open: Box<Open<A, B>>,
+    open: Box<F>,
 }
 
+/// Opens a stream that receives messages of `A` and answers with `B`.
 type Open<A, B> = dyn Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync;
+type OpenCalls<A, B> = dyn Fn(Tier, Tell<B>) -> Result<Calls<A>, Status> + Send + Sync;
 
 /// A stream service in this process. One value opens one stream.
-pub struct Near<A, B> {
-    service: Arc<Service<A, B>>,
+pub struct Near<A, B>(Found<Open<A, B>>);
+
+/// A service in this process whose streams are calls. One value opens one stream.
+pub struct NearCalls<A, B>(Found<OpenCalls<A, B>>);
+
+struct Found<F: ?Sized> {
+    service: Arc<Service<F>>,
     caller: Tier,
 }
+
+/// The caller's function that takes one answer, on any thread. It must not wait.
+pub type Tell<B> = Arc<dyn Fn(B) + Send + Sync>;
+
+/// The caller's end of a stream in which each message is a function call. Answers may come before the call returns. Dropping
+/// `ended` ends the stream.
+pub struct Calls<A> {
+    /// Passes one message to the node. False if the node did not take it: it has no room, or the stream has ended.
+    pub say: Box<dyn Fn(A) -> bool + Send + Sync>,
+    /// Resolves when the node has ended the stream.
+    pub ended: BoxFuture<'static, ()>,
+}
+
+/// The node's end of [`Calls`]. Dropping it ends the stream.
+pub struct CallsEnd(oneshot::Sender<()>);
 
 /// Keeps a service registered. Dropping it removes the service.
 #[must_use]
@@ -70,6 +93,25 @@ impl<T> From<Streaming<T>> for Incoming<T> {
     }
 }
 
+impl<A> Calls<A> {
+    /// `say` is the field of this name.
+    pub fn new(say: impl Fn(A) -> bool + Send + Sync + 'static) -> (Self, CallsEnd) {
+        let (end, ended) = oneshot::channel();
+        let ended = Box::pin(async move {
+            // Nothing is ever sent; the sender is dropped.
+            let _ = ended.await;
+        });
+        (Self { say: Box::new(say), ended }, CallsEnd(end))
+    }
+}
+
+impl CallsEnd {
+    /// Resolves when the caller has dropped `Calls::ended`.
+    pub async fn left(&mut self) {
+        self.0.closed().await;
+    }
+}
+
 impl Services {
     pub(crate) fn serve<A: 'static, B: 'static>(
         &self,
@@ -77,30 +119,67 @@ impl Services {
         allowed: &'static [Tier],
         open: impl Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync + 'static,
     ) -> Serving {
-        let service: Arc<dyn Any + Send + Sync> = Arc::new(Service { allowed, open: Box::new(open) });
-        let keys: Vec<Key> = addresses.into_iter().map(|address| key::<A, B>(&address)).collect();
+        self.add::<Open<A, B>>(addresses, Service { allowed, open: Box::new(open) })
+    }
+
+    pub(crate) fn serve_calls<A: 'static, B: 'static>(
+        &self,
+        addresses: impl IntoIterator<Item = String>,
+        allowed: &'static [Tier],
+        open: impl Fn(Tier, Tell<B>) -> Result<Calls<A>, Status> + Send + Sync + 'static,
+    ) -> Serving {
+        self.add::<OpenCalls<A, B>>(addresses, Service { allowed, open: Box::new(open) })
+    }
+
+    fn add<F: Send + Sync + ?Sized + 'static>(
+        &self,
+        addresses: impl IntoIterator<Item = String>,
+        service: Service<F>,
+    ) -> Serving {
+        let service: Arc<dyn Any + Send + Sync> = Arc::new(service);
+        let keys: Vec<Key> = addresses.into_iter().map(|address| (address, TypeId::of::<F>())).collect();
         self.0.lock().extend(keys.iter().map(|key| (key.clone(), Arc::clone(&service))));
         Serving { keys, service, services: Arc::clone(&self.0) }
     }
 
-    pub(crate) fn find<A: 'static, B: 'static>(&self, address: &str, caller: Tier) -> Option<Near<A, B>> {
-        let service = self.0.lock().get(&key::<A, B>(address)).cloned()?;
-        Some(Near { service: service.downcast().ok()?, caller })
+    pub(crate) fn near<A: 'static, B: 'static>(&self, address: &str, caller: Tier) -> Option<Near<A, B>> {
+        self.find(address, caller).map(Near)
+    }
+
+    pub(crate) fn near_calls<A: 'static, B: 'static>(&self, address: &str, caller: Tier) -> Option<NearCalls<A, B>> {
+        self.find(address, caller).map(NearCalls)
+    }
+
+    fn find<F: Send + Sync + ?Sized + 'static>(&self, address: &str, caller: Tier) -> Option<Found<F>> {
+        let service = self.0.lock().get(&(address.to_owned(), TypeId::of::<F>())).cloned()?;
+        Some(Found { service: service.downcast().ok()?, caller })
     }
 }
 
-fn key<A: 'static, B: 'static>(address: &str) -> Key {
-    (address.to_owned(), TypeId::of::<(A, B)>())
+impl<F: ?Sized> Found<F> {
+    fn check(&self) -> Result<(), Status> {
+        if self.service.allowed.contains(&self.caller) {
+            Ok(())
+        } else {
+            Err(Status::permission_denied(format!("the {} token does not open this", self.caller)))
+        }
+    }
 }
 
 impl<A: Send + 'static, B: Send + 'static> Near<A, B> {
     /// The service reads from `says` when it has room, as it would from a connection.
     pub fn open(self, says: impl Stream<Item = A> + Send + 'static) -> Result<Incoming<B>, Status> {
-        let Service { allowed, open } = &*self.service;
-        if !allowed.contains(&self.caller) {
-            return Err(Status::permission_denied(format!("the {} token does not open this", self.caller)));
-        }
-        open(self.caller, Incoming(Way::Near(says.map(Ok).boxed()))).map(|answers| Incoming(Way::Near(answers)))
+        self.0.check()?;
+        let incoming = Incoming(Way::Near(says.map(Ok).boxed()));
+        (self.0.service.open)(self.0.caller, incoming).map(|answers| Incoming(Way::Near(answers)))
+    }
+}
+
+impl<A: 'static, B: 'static> NearCalls<A, B> {
+    /// `tell` receives each answer.
+    pub fn open(self, tell: Tell<B>) -> Result<Calls<A>, Status> {
+        self.0.check()?;
+        (self.0.service.open)(self.0.caller, tell)
     }
 }
 
@@ -127,7 +206,7 @@ mod tests {
             services
                 .serve::<u8, u8>(["a:1".to_owned()], &[Tier::Router], |_, _| Ok(futures_util::stream::empty().boxed()))
         };
-        let is_there = || services.find::<u8, u8>("a:1", Tier::Router).is_some();
+        let is_there = || services.near::<u8, u8>("a:1", Tier::Router).is_some();
         let before = serve();
         let after = serve();
         drop(before);

@@ -9,7 +9,7 @@ use carillon_proto::{
         router_server::{Router, RouterServer},
     },
     peer::{PeerSecurity, Tier},
-    stream::{Incoming, Messages, Serving},
+    stream::{Calls, Incoming, Messages, Serving},
     tasks::Tasks,
 };
 use futures_util::StreamExt as _;
@@ -175,4 +175,39 @@ async fn a_node_that_has_gone_is_not_near_any_more() {
     assert!(security.near::<FromRouter, ToRouter>(&address).is_none(), "a stream of something else");
     drop(near);
     assert!(security.near::<ToRouter, FromRouter>(&address).is_none());
+}
+
+#[tokio::test]
+async fn calls_go_to_a_node_of_the_process_that_lets_the_tier_in() {
+    let security = PeerSecurity::from_secret(Tier::Router, SECRET, None).expect("valid").within_process();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let (keep, mut kept) = mpsc::unbounded_channel();
+    let serving = security.serve_calls(&listener, "router.example:7402", CALLERS, move |_, tell| {
+        let (calls, end) = Calls::new(move |number: u32| {
+            tell(number + 1);
+            number != 0
+        });
+        keep.send(end).expect("kept");
+        Ok(calls)
+    });
+    let near = |tier| security.of_tier(tier).expect("all tiers have tokens").near_calls::<u32, u32>(&address);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let tell = Arc::new(move |number| tell.send(number).expect("open"));
+    let refused = near(Tier::Storage).expect("found").open(tell.clone()).err().expect("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    let Calls { say, ended } = near(Tier::Gateway).expect("found").open(tell.clone()).expect("opens");
+    let mut end = kept.recv().await.expect("opened");
+    assert!(say(4) && !say(0));
+    assert_eq!((told.recv().await, told.recv().await), (Some(5), Some(1)));
+    drop(ended);
+    timeout(PATIENCE, end.left()).await.expect("the caller has left");
+
+    let Calls { ended, .. } = near(Tier::Gateway).expect("found").open(tell).expect("opens");
+    drop(kept.recv().await.expect("opened"));
+    timeout(PATIENCE, ended).await.expect("the node has ended it");
+    assert!(security.near::<u32, u32>(&address).is_none(), "it takes calls alone");
+    drop(serving);
+    assert!(near(Tier::Gateway).is_none());
 }

@@ -239,7 +239,7 @@ impl Partition {
                     Effect::Store { token, shard, op, traceparent, deadline, place } => {
                         let to = AnswerTo::Partition(self.index, token);
                         let op = StoreOp { shard, op, traceparent, deadline, place, tries: 0, to };
-                        if let Err(failure) = self.store.submit(op) {
+                        if let Err(failure) = self.store.submit(Box::new(op)) {
                             self.owner.answer(token, Err(failure), Instant::now(), now_ms());
                         }
                     }

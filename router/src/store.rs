@@ -5,6 +5,7 @@ mod engine;
 mod lane;
 pub(crate) mod simulation;
 mod stream;
+mod told;
 
 use carillon_proto::{
     ShardId,
@@ -18,7 +19,7 @@ use tokio::{
 pub(crate) use actor::{StoreActor, StoreResult};
 pub(crate) use engine::StoreAnswer;
 
-/// One write or read, tried until its deadline.
+/// One write or read, tried until its deadline. It goes from queue to queue, and is large: in a box.
 pub(crate) struct StoreOp<A = AnswerTo> {
     pub(crate) shard: ShardId,
     pub(crate) op: Op,
@@ -87,12 +88,12 @@ pub(crate) enum StoreFailure {
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
-    ops: mpsc::Sender<StoreOp>,
+    ops: mpsc::Sender<Box<StoreOp>>,
 }
 
 impl Store {
     /// Never waits: a partition that waits for the store while the store waits for the partition would be a deadlock.
-    pub(crate) fn submit(&self, op: StoreOp) -> Result<(), StoreFailure> {
+    pub(crate) fn submit(&self, op: Box<StoreOp>) -> Result<(), StoreFailure> {
         self.ops.try_send(op).map_err(|error| match error {
             mpsc::error::TrySendError::Full(op) => StoreFailure::Overloaded { shard: op.shard, retry_after_ms: 200 },
             mpsc::error::TrySendError::Closed(_) => StoreFailure::Stopping,
@@ -103,7 +104,7 @@ impl Store {
         let (to, answer) = oneshot::channel();
         let to = AnswerTo::Once(to);
         let op = StoreOp { shard, op, traceparent: String::new(), deadline, place: Place::Own, tries: 0, to };
-        self.submit(op)?;
+        self.submit(Box::new(op))?;
         answer.await.unwrap_or(Err(StoreFailure::Stopping))
     }
 }

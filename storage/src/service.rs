@@ -1,19 +1,20 @@
-//! The gRPC service `Store`: requests of routers, in batches in both directions.
+//! Requests of routers: through the gRPC service `Store`, in batches in both directions, or as calls from a router in this process.
 
 use std::sync::Arc;
 
 use carillon_proto::{
     Batches, ShardId, ShardKind, TimelineId, UserId, limits,
     pb::store::{
-        FromStore, NotHere, NotLeader, Rejected, StoreRequest, TimelineKey, ToStore, rejected::Reason,
+        FromStore, NotHere, NotLeader, Rejected, StoreReply, StoreRequest, TimelineKey, ToStore, rejected::Reason,
         store_error::Why, store_request::Op, store_server, timeline_command,
     },
     peer::cause,
-    stream::Incoming,
+    stream::{Calls, Incoming, Tell},
     tasks::Tasks,
     trace,
 };
 use futures_util::{StreamExt as _, stream::Map};
+use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
@@ -22,13 +23,16 @@ use crate::{
     cluster::{Cluster, Serving, started},
     machine::{admit_directory, admit_timeline, is_the_leaders, is_the_nodes},
     metrics as names,
-    shard::{Lanes, ReadOp, Replies, Reply, Shard},
+    shard::{Lanes, NearCaller, ReadOp, Replies, Reply, Responder, Shard},
 };
 
 pub(crate) type ReplyStream = Map<Batches<Reply>, fn(Vec<Reply>) -> Result<FromStore, Status>>;
 
 /// Unanswered requests of one stream. At this number the stream is no longer read: the router waits.
 const IN_FLIGHT: usize = 8192;
+/// Unanswered calls of a router in this process: as many as can be in flight on a stream of gRPC and wait for it. At this number no
+/// call is taken.
+const CALLS: usize = 3 * IN_FLIGHT;
 
 #[derive(Clone)]
 pub(crate) struct StoreService {
@@ -52,8 +56,8 @@ impl store_server::Store for StoreService {
 }
 
 impl StoreService {
-    /// Answers the requests of a router, which may be in this process.
-    pub(crate) fn open(&self, incoming: Incoming<ToStore>) -> Result<ReplyStream, Status> {
+    /// Answers the requests of a router in another process.
+    fn open(&self, incoming: Incoming<ToStore>) -> Result<ReplyStream, Status> {
         started(&self.serving)?;
         let (replies, queue) = Replies::new(IN_FLIGHT);
         let serving = Arc::clone(&self.serving);
@@ -68,6 +72,42 @@ impl StoreService {
         let batches = Batches::new(queue, |reply| reply.reply.encoded_len());
         Ok(batches.map(message as fn(_) -> _))
     }
+
+    /// Answers the requests of a router in this process.
+    pub(crate) fn open_calls(&self, tell: Tell<StoreReply>) -> Result<Calls<StoreRequest>, Status> {
+        started(&self.serving)?;
+        let desk = Arc::new(Desk {
+            serving: Arc::clone(&self.serving),
+            lanes: Mutex::default(),
+            caller: NearCaller::new(CALLS, tell),
+        });
+        // Only the task owns the desk: when the tasks of this node have ended, the router holds nothing of the node.
+        let weak = Arc::downgrade(&desk);
+        let (calls, mut end) = Calls::new(move |request| weak.upgrade().is_some_and(|desk| desk.take(request)));
+        self.tasks.spawn("store calls", async move {
+            let _desk = desk;
+            metrics::gauge!(names::STREAMS).increment(1);
+            end.left().await;
+            metrics::gauge!(names::STREAMS).decrement(1);
+        });
+        Ok(calls)
+    }
+}
+
+/// Takes the requests of a router in this process.
+struct Desk {
+    serving: Arc<Serving>,
+    lanes: Mutex<Lanes>,
+    caller: Arc<NearCaller>,
+}
+
+impl Desk {
+    fn take(&self, request: StoreRequest) -> bool {
+        let Some(cluster) = self.serving.get() else { return false };
+        let Some(answer) = self.caller.answer(request.id, span_of(&request)) else { return false };
+        take_request(cluster, &mut self.lanes.lock(), request, answer);
+        true
+    }
 }
 
 async fn take_requests(cluster: &Cluster, mut incoming: Incoming<ToStore>, replies: &Replies) {
@@ -76,9 +116,8 @@ async fn take_requests(cluster: &Cluster, mut incoming: Incoming<ToStore>, repli
         match incoming.message().await {
             Ok(Some(ToStore { requests })) => {
                 for request in requests {
-                    if take_request(cluster, &mut lanes, request, replies).await.is_none() {
-                        return;
-                    }
+                    let Some(answer) = replies.answer(request.id, span_of(&request)).await else { return };
+                    take_request(cluster, &mut lanes, request, answer);
                 }
             }
             Ok(None) => return,
@@ -90,28 +129,23 @@ async fn take_requests(cluster: &Cluster, mut incoming: Incoming<ToStore>, repli
     }
 }
 
-async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreRequest, replies: &Replies) -> Option<()> {
-    let StoreRequest { id, shard, traceparent, lane, follows, op } = request;
-    let span = (!traceparent.is_empty()).then(|| span(&traceparent, op.as_ref()));
-    let answer = replies.answer(id, span).await?;
+fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreRequest, answer: Responder) {
+    let StoreRequest { shard, lane, follows, op, .. } = request;
     let Some(id) = shard.as_ref().and_then(ShardId::from_pb).filter(|shard| cluster.map.has(*shard)) else {
-        answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
-        return Some(());
+        return answer.refuse(rejected(Reason::WrongShard, "the cluster has no such shard"));
     };
     let hosted = cluster.hosted.now();
     let Some(shard) = hosted.get(&id) else {
         // Should the shard be opened here meanwhile, what comes next in its lane must not overtake this.
         lanes.lane(id, lane).close();
-        answer.refuse(Why::NotHere(NotHere { view_version: cluster.view_version() }));
-        return Some(());
+        return answer.refuse(Why::NotHere(NotHere { view_version: cluster.view_version() }));
     };
     // What is not led here is passed on to who leads, whose disk counts.
     if is_append(op.as_ref())
         && shard.group().leads()
         && let Some(full) = cluster.space.refusal(follows)
     {
-        answer.refuse(full);
-        return Some(());
+        return answer.refuse(full);
     }
     match check(cluster, shard, op) {
         Ok(Checked::Write(command)) => shard.submit(command, Some(lanes.lane(shard.id(), lane)), answer),
@@ -124,7 +158,6 @@ async fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreReques
         // Not tried again in this lane: what follows may pass.
         Err(rejected) => answer.refuse(Why::Rejected(rejected)),
     }
-    Some(())
 }
 
 fn is_append(op: Option<&Op>) -> bool {
@@ -200,8 +233,13 @@ fn rejected(reason: Reason, detail: &str) -> Why {
     Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() })
 }
 
-fn span(traceparent: &str, op: Option<&Op>) -> Span {
-    let name = match op {
+/// None: it is not traced.
+fn span_of(request: &StoreRequest) -> Option<Span> {
+    let traceparent = &*request.traceparent;
+    if traceparent.is_empty() {
+        return None;
+    }
+    let name = match &request.op {
         Some(Op::Timeline(_)) => "timeline command",
         Some(Op::Directory(_)) => "directory command",
         Some(Op::ReadTimeline(_)) => "read timeline",
@@ -214,7 +252,7 @@ fn span(traceparent: &str, op: Option<&Op>) -> Span {
     };
     let span = tracing::info_span!("store", op = name);
     trace::continue_from(&span, traceparent);
-    span
+    Some(span)
 }
 
 fn message(replies: Vec<Reply>) -> Result<FromStore, Status> {

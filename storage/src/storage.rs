@@ -25,7 +25,7 @@ use carillon_proto::{
     peer::{PeerError, PeerSecurity, Tier},
     tasks::Tasks,
 };
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -139,8 +139,8 @@ impl Storage {
         let advertised = node.config.advertised_or(self.address);
         let near = {
             let service = service.clone();
-            let open = move |_, incoming| Ok(service.open(incoming)?.boxed());
-            node.security.serve_near(&listener, &advertised, ROUTERS, open)
+            let open = move |_, tell| service.open_calls(tell);
+            node.security.serve_calls(&listener, &advertised, ROUTERS, open)
         };
         let (stopping, failing) = (tasks.clone(), tasks.clone());
         let stop = async move { stopping.stopping().await }.boxed();

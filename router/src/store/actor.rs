@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{KeyedMap, Woken, pb::store::StoreRequest, peer::PeerSecurity, tasks::Tasks};
+use carillon_proto::{KeyedMap, Woken, pb::store::StoreReply, peer::PeerSecurity, tasks::Tasks};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,8 @@ use tokio_stream::wrappers::WatchStream;
 use super::{
     AnswerTo, Store, StoreAnswer, StoreFailure, StoreOp,
     engine::{Engine, Nodes, StreamId},
-    stream::{self, Event},
+    stream::{self, Event, Requests},
+    told::Told,
 };
 use crate::{due::Due, metrics, topology::Topology};
 
@@ -35,15 +36,17 @@ pub(crate) type StoreResult = (u64, Result<StoreAnswer, StoreFailure>);
 
 pub(crate) struct StoreActor {
     engine: Engine<AnswerTo>,
-    ops: Woken<mpsc::Receiver<StoreOp>>,
+    ops: Woken<mpsc::Receiver<Box<StoreOp>>>,
     events: Woken<mpsc::Receiver<Event>>,
     to_events: mpsc::Sender<Event>,
+    /// Replies of the nodes of this process.
+    told: Arc<Told>,
     /// The first one at once.
     topology: Woken<WatchStream<Arc<Topology>>>,
     /// By partition. The partitions never wait for the store, so waiting for them ends.
     partitions: Vec<mpsc::Sender<StoreResult>>,
     security: PeerSecurity,
-    streams: KeyedMap<StreamId, (String, mpsc::Sender<StoreRequest>)>,
+    streams: KeyedMap<StreamId, (String, Requests)>,
     members: HashMap<String, Tasks>,
     nodes_seen: StreamId,
 }
@@ -62,6 +65,7 @@ impl StoreActor {
             ops: Woken::new(ops),
             events: Woken::new(events),
             to_events,
+            told: Arc::default(),
             topology: Woken::new(WatchStream::new(topology)),
             partitions,
             security,
@@ -78,13 +82,14 @@ impl StoreActor {
         // `None` while nothing can be late.
         let mut tick_at: Option<Instant> = None;
         let mut ops = Vec::with_capacity(512);
+        let mut replies: Vec<StoreReply> = Vec::new();
         loop {
             if self.engine.is_idle() {
                 tick_at = None;
             } else {
                 tick_at.get_or_insert_with(|| Instant::now() + TICK);
             }
-            let (queue, events) = (&mut self.ops, &mut self.events);
+            let (queue, events, told) = (&mut self.ops, &mut self.events, &self.told);
             // All branches are cancel-safe: receiving, ticking, watching. Rare branches come first, so that they are
             // not starved.
             tokio::select! {
@@ -105,6 +110,10 @@ impl StoreActor {
                 topology = self.topology.next() => {
                     let Some(topology) = topology else { return };
                     self.follow_members(&topology, &tasks);
+                }
+                () = poll_fn(|context| told.poll_take(context, &mut replies)) => {
+                    let now = Instant::now();
+                    replies.drain(..).for_each(|reply| self.engine.reply(reply, now));
                 }
                 taken = poll_fn(|context| {
                     queue.poll_by(context, |queue, context| queue.poll_recv_many(context, &mut ops, 512))
@@ -162,7 +171,13 @@ impl StoreActor {
             }
             let group = tasks.child();
             self.nodes_seen += 1;
-            let keep = stream::keep(address.clone(), self.security.clone(), self.to_events.clone(), self.nodes_seen);
+            let keep = stream::keep(
+                address.clone(),
+                self.security.clone(),
+                self.to_events.clone(),
+                Arc::clone(&self.told),
+                self.nodes_seen,
+            );
             group.spawn("router_store_stream", keep);
             self.members.insert(address.clone(), group);
         }
@@ -176,7 +191,7 @@ impl StoreActor {
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
         for (stream, request) in sends.drain(..) {
             let id = request.id;
-            if self.streams.get(&stream).is_none_or(|(_, requests)| requests.try_send(request).is_err()) {
+            if self.streams.get(&stream).is_none_or(|(_, requests)| !requests.send(request)) {
                 self.engine.not_sent(id, now);
             }
         }

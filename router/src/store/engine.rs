@@ -82,7 +82,7 @@ pub(super) struct Effects<A> {
 }
 
 struct Shard<A> {
-    lane: Lane<StoreOp<A>, StoreAnswer>,
+    lane: Lane<Box<StoreOp<A>>, StoreAnswer>,
     reads: KeyedMap<u64, Read<A>>,
     reads_waiting: VecDeque<u64>,
     reads_in_flight: usize,
@@ -100,7 +100,7 @@ struct Shard<A> {
 }
 
 struct Read<A> {
-    op: StoreOp<A>,
+    op: Box<StoreOp<A>>,
     retry_at: Instant,
     attempt: Option<(u64, Instant)>,
 }
@@ -148,7 +148,7 @@ impl<A> Engine<A> {
         self.nodes = nodes;
     }
 
-    pub(super) fn submit(&mut self, op: StoreOp<A>, now: Instant) {
+    pub(super) fn submit(&mut self, op: Box<StoreOp<A>>, now: Instant) {
         if op.deadline <= now {
             self.effects.answers.push((op.to, Err(StoreFailure::Expired { shard: op.shard })));
             return;
@@ -211,7 +211,7 @@ impl<A> Engine<A> {
     }
 
     /// Answers an operation, which is nowhere else any more.
-    fn end(&mut self, op: StoreOp<A>, result: Result<StoreAnswer, StoreFailure>) {
+    fn end(&mut self, op: Box<StoreOp<A>>, result: Result<StoreAnswer, StoreFailure>) {
         self.outstanding -= 1;
         if let Place::AndFor(other) = op.place {
             self.shard(other).lane.let_place_go();
@@ -294,7 +294,7 @@ impl<A> Shard<A> {
     }
 
     /// Takes back what the store did not carry out, and is not asked again.
-    fn give_back(&mut self, what: What) -> Option<StoreOp<A>> {
+    fn give_back(&mut self, what: What) -> Option<Box<StoreOp<A>>> {
         match what {
             What::Write { lane, seq } => self.lane.rejected(lane, seq),
             What::Read { read } => self.end_read(read).map(|read| read.op),

@@ -49,7 +49,7 @@ impl StoreSide {
         match event {
             Event::Op { shard, op, deadline, place, to } => {
                 let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to };
-                self.engine.submit(op, now);
+                self.engine.submit(Box::new(op), now);
             }
             Event::Members(members) => {
                 self.engine.set_nodes(Nodes { members, ..Nodes::default() });

@@ -1,22 +1,22 @@
 //! The stream to one storage node, reopened whenever it breaks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
     Batches, limits, pause,
     pb::store::{
-        StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
+        FromStore, StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
     },
     peer::{PeerSecurity, cause},
-    stream::Incoming,
+    stream::{Calls, Incoming},
     waiting::Waiting,
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::BoxFuture};
 use tokio::{sync::mpsc, time};
-use tonic::service::interceptor::InterceptedService;
+use tonic::{Status, service::interceptor::InterceptedService};
 
-use super::engine::StreamId;
+use super::{engine::StreamId, told::Told};
 
 /// Requests that wait for the stream. Lanes and reads are bounded, so the queue is full only when the node does not
 /// read: further requests are then handled as refused, and retried.
@@ -26,15 +26,48 @@ const STREAM_STEP: StreamId = 1 << 16;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Why a stream is down.
+const BY_NODE: &str = "closed by the node";
 
 pub(super) enum Event {
-    Up { address: String, stream: StreamId, requests: mpsc::Sender<StoreRequest> },
+    Up { address: String, stream: StreamId, requests: Requests },
     Replies(Vec<StoreReply>),
     Down { stream: StreamId },
 }
 
-/// Runs until the receiver of `events` is gone. Stream ids are `first`, `first + STREAM_STEP`, ...
-pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::Sender<Event>, first: StreamId) {
+/// Where the requests of one stream go.
+pub(super) enum Requests {
+    Queue(mpsc::Sender<StoreRequest>),
+    /// Of a node in this process.
+    Calls(Box<dyn Fn(StoreRequest) -> bool + Send + Sync>),
+}
+
+impl Requests {
+    /// False if there is no room for the request, or the stream has ended.
+    pub(super) fn send(&self, request: StoreRequest) -> bool {
+        match self {
+            Self::Queue(queue) => queue.try_send(request).is_ok(),
+            Self::Calls(call) => call(request),
+        }
+    }
+}
+
+/// How the replies of one stream arrive.
+enum ReplyWay {
+    Incoming(Incoming<FromStore>),
+    /// In `Told`. The future resolves when the stream has ended.
+    Told(BoxFuture<'static, ()>),
+}
+
+/// Runs until the receiver of `events` is gone. Stream ids are `first`, `first + STREAM_STEP`, ... Replies come as events, those of
+/// a node of this process to `told`.
+pub(super) async fn keep(
+    address: String,
+    security: PeerSecurity,
+    events: mpsc::Sender<Event>,
+    told: Arc<Told>,
+    first: StreamId,
+) {
     let channel = match security.channel(&address) {
         Ok(channel) => channel,
         Err(error) => {
@@ -50,35 +83,44 @@ pub(super) async fn keep(address: String, security: PeerSecurity, events: mpsc::
     let mut failures = 0u32;
     let mut waiting = Waiting::new("a storage node's stream");
     while !events.is_closed() {
-        let (requests, queue) = mpsc::channel(QUEUE);
-        let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
         let open = async {
-            match security.near(&address) {
-                Some(node) => node.open(batches),
-                None => Ok(Incoming::from(client.stream(batches).await?.into_inner())),
+            if let Some(node) = security.near_calls(&address) {
+                let told = Arc::clone(&told);
+                let Calls { say, ended } = node.open(Arc::new(move |reply| told.tell(reply)))?;
+                return Ok((Requests::Calls(say), ReplyWay::Told(ended)));
             }
+            let (requests, queue) = mpsc::channel(QUEUE);
+            let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
+            let incoming = client.stream(batches).await?.into_inner().into();
+            Ok::<_, Status>((Requests::Queue(requests), ReplyWay::Incoming(incoming)))
         };
         let opened = time::timeout(OPEN_TIMEOUT, open).await;
         let why = match opened {
             Err(_) => "no answer in time".to_owned(),
             Ok(Err(status)) => cause(&status),
-            Ok(Ok(mut replies)) => {
+            Ok(Ok((requests, answers))) => {
                 failures = 0;
                 waiting.over();
                 tracing::debug!(%address, "stream to storage node is open");
                 if events.send(Event::Up { address: address.clone(), stream, requests }).await.is_err() {
                     return;
                 }
-                let why = loop {
-                    match replies.message().await {
-                        Ok(Some(batch)) => {
-                            if events.send(Event::Replies(batch.replies)).await.is_err() {
-                                return;
-                            }
-                        }
-                        Ok(None) => break "closed by the node".to_owned(),
-                        Err(status) => break cause(&status),
+                let why = match answers {
+                    ReplyWay::Told(ended) => {
+                        ended.await;
+                        BY_NODE.to_owned()
                     }
+                    ReplyWay::Incoming(mut replies) => loop {
+                        match replies.message().await {
+                            Ok(Some(batch)) => {
+                                if events.send(Event::Replies(batch.replies)).await.is_err() {
+                                    return;
+                                }
+                            }
+                            Ok(None) => break BY_NODE.to_owned(),
+                            Err(status) => break cause(&status),
+                        }
+                    },
                 };
                 if events.send(Event::Down { stream }).await.is_err() {
                     return;

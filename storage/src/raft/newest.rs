@@ -64,13 +64,13 @@ impl<T: OptionalSend + OptionalSync> WatchSender<Newest, T> for Sender<T> {
             // No receiver is left.
             return Err(SendError(value));
         }
-        let mut old = None;
+        let mut value = value;
         self.send_if_modified(|current| {
-            old = Some(std::mem::replace(current, value));
+            std::mem::swap(current, &mut value);
             true
         });
         // The old value is dropped after the lock is released.
-        drop(old);
+        drop(value);
         Ok(())
     }
 

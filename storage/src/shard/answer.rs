@@ -1,8 +1,14 @@
 //! Where the outcome of a request goes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use carillon_proto::pb::store::{StoreError, StoreReply, Unknown, store_error::Why};
+use carillon_proto::{
+    pb::store::{StoreError, StoreReply, Unknown, store_error::Why},
+    stream::Tell,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::Span;
 
@@ -18,6 +24,7 @@ pub(crate) struct Responder {
 
 enum To {
     Stream { id: u64, replies: mpsc::Sender<Reply>, permit: OwnedSemaphorePermit },
+    Near { id: u64, caller: Arc<NearCaller> },
     Once(oneshot::Sender<Outcome>),
 }
 
@@ -47,6 +54,29 @@ impl Replies {
     }
 }
 
+/// A router in this process, which receives the answers to its calls through a function.
+pub(crate) struct NearCaller {
+    tell: Tell<StoreReply>,
+    /// Calls without an answer, and how many are allowed.
+    open: AtomicUsize,
+    most: usize,
+}
+
+impl NearCaller {
+    pub(crate) fn new(most: usize, tell: Tell<StoreReply>) -> Arc<Self> {
+        Arc::new(Self { tell, open: AtomicUsize::new(0), most })
+    }
+
+    /// `None` if too many are open.
+    pub(crate) fn answer(self: &Arc<Self>, id: u64, span: Option<Span>) -> Option<Responder> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Responder { to: Some(To::Near { id, caller: Arc::clone(self) }), _span: span })
+    }
+}
+
 impl Responder {
     pub(crate) fn once() -> (Self, oneshot::Receiver<Outcome>) {
         let (tell, outcome) = oneshot::channel();
@@ -69,6 +99,10 @@ impl Responder {
                 let reply = StoreReply { id, result: Some(outcome) };
                 let _ = replies.try_send(Reply { reply, _permit: permit });
             }
+            Some(To::Near { id, caller }) => {
+                caller.open.fetch_sub(1, Ordering::Relaxed);
+                (caller.tell)(StoreReply { id, result: Some(outcome) });
+            }
             Some(To::Once(tell)) => {
                 let _ = tell.send(outcome);
             }
@@ -83,5 +117,28 @@ impl Drop for Responder {
             let why = Why::Unknown(Unknown { why: "this node is stopping".to_owned() });
             self.send(Outcome::Error(StoreError { why: Some(why) }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn so_many_calls_are_open_at_once_and_each_is_answered_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tells = Arc::clone(&told);
+        let caller = NearCaller::new(2, Arc::new(move |reply: StoreReply| tells.lock().push(reply)));
+        let (first, second) = (caller.answer(1, None).expect("room"), caller.answer(2, None).expect("room"));
+        for _ in 0..3 {
+            assert!(caller.answer(3, None).is_none(), "two are open");
+        }
+        first.refuse(Why::Unknown(Unknown { why: "on purpose".to_owned() }));
+        drop(second);
+        assert!(caller.answer(3, None).is_some() && caller.answer(4, None).is_some());
+        let told: Vec<u64> = told.lock().iter().map(|reply| reply.id).collect();
+        assert_eq!(told, [1, 2, 3, 4]);
     }
 }

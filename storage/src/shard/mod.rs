@@ -21,7 +21,7 @@ use carillon_proto::{
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::{
-    answer::{Replies, Reply, Responder},
+    answer::{NearCaller, Replies, Reply, Responder},
     lane::{Lane, Lanes},
     reads::{ReadOp, Reader},
 };

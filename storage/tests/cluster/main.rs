@@ -7,14 +7,15 @@ mod levels;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use carillon_proto::pb::store::{
     NodeKind, RegisterRequest, RenewRequest, StoreError, store_error::Why, store_reply::Result as Outcome,
     store_request::Op, timeline_command,
 };
 use carillon_storage::StorageConfig;
-use support::{Cluster, MAP, Stream, append, eventually, request, timeline_shard};
+use futures_util::FutureExt as _;
+use support::{Cluster, MAP, Stream, Way, append, eventually, request, timeline_shard};
 use tonic::Code;
 
 pub(crate) fn quick(config: &mut StorageConfig) {
@@ -148,9 +149,15 @@ async fn a_follower_tells_who_leads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_write_closes_its_lane_until_a_higher_one_opens() {
-    let cluster = Cluster::started(3, quick).await;
+    for way in [Way::Wire, Way::Calls] {
+        a_refused_write_closes_its_lane(way).await;
+    }
+}
+
+async fn a_refused_write_closes_its_lane(way: Way) {
+    let cluster = Cluster::reached_by(way, 3, quick).await;
     let leader = cluster.leader_of("alice").await;
-    let mut to_follower = Stream::open(cluster.nodes[(leader + 1) % 3].address()).await.expect("opens");
+    let mut to_follower = Stream::open_by(way, &cluster.nodes[(leader + 1) % 3]).await.expect("opens");
     to_follower.send((1..=5).map(|id| request(id, "alice", id, 0)).collect()).await;
     let mut refusals = Vec::new();
     for _ in 0..5 {
@@ -169,9 +176,15 @@ async fn a_refused_write_closes_its_lane_until_a_higher_one_opens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_many_writes_keeps_its_order() {
-    let cluster = Cluster::started(3, quick).await;
+    for way in [Way::Wire, Way::Calls] {
+        many_writes_keep_their_order(way).await;
+    }
+}
+
+async fn many_writes_keep_their_order(way: Way) {
+    let cluster = Cluster::reached_by(way, 3, quick).await;
     let leader = cluster.leader_of("alice").await;
-    let mut stream = Stream::open(cluster.nodes[leader].address()).await.expect("opens");
+    let mut stream = Stream::open_by(way, &cluster.nodes[leader]).await.expect("opens");
     const WRITES: u64 = 1500;
     for first in (0..WRITES).step_by(100) {
         stream.send((first..first + 100).map(|id| request(id, "alice", id, 0)).collect()).await;
@@ -181,6 +194,32 @@ async fn a_stream_of_many_writes_keeps_its_order() {
         let Some(Outcome::Appended(appended)) = reply.result else { panic!("{reply:?}") };
         assert_eq!(appended.seq, reply.id + 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_calls_ends_with_its_node_or_its_caller() {
+    let mut cluster = Cluster::reached_by(Way::Calls, 1, quick).await;
+    let held = Arc::new(());
+    let open = |node: &support::Node| {
+        let held = Arc::clone(&held);
+        let tell = Arc::new(move |_| {
+            let _ = &held;
+        });
+        node.near().expect("in this process").open(tell).expect("has started its shards")
+    };
+    let (mut lasting, left) = (open(&cluster.nodes[0]), open(&cluster.nodes[0]));
+    drop(left.ended);
+    eventually("the node forgets who has left", || async {
+        if Arc::strong_count(&held) == 2 { Ok(()) } else { Err(Arc::strong_count(&held)) }
+    })
+    .await;
+    assert!(!(left.say)(request(1, "alice", 1, 0)), "nothing is taken on a stream that has ended");
+    assert!((lasting.say)(request(2, "alice", 2, 0)));
+    assert!((&mut lasting.ended).now_or_never().is_none());
+    cluster.nodes[0].stop().await;
+    tokio::time::timeout(Duration::from_secs(20), lasting.ended).await.expect("the node has ended it");
+    assert!(!(lasting.say)(request(3, "alice", 3, 0)));
+    assert!(cluster.nodes[0].near().is_none(), "nobody is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,15 +267,24 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
 /// Sends as a router does: many in flight, and after a refusal all that is unanswered again, in order, in a new lane.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_over_changes_of_the_leader() {
+    order_is_kept(Way::Wire).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_over_changes_of_the_leader_within_a_process() {
+    order_is_kept(Way::Calls).await;
+}
+
+async fn order_is_kept(way: Way) {
     const WRITES: u64 = 1200;
     const WINDOW: u64 = 200;
-    let mut cluster = Cluster::started(3, quick).await;
+    let mut cluster = Cluster::reached_by(way, 3, quick).await;
     let mut first_unanswered = 0;
     let mut lane = 0;
     let mut drains = 0;
     while first_unanswered < WRITES {
         let leader = cluster.leader_of("alice").await;
-        let Some(mut stream) = Stream::open(cluster.nodes[leader].address()).await else { continue };
+        let Some(mut stream) = Stream::open_by(way, &cluster.nodes[leader]).await else { continue };
         lane += 1;
         let end = (first_unanswered + WINDOW).min(WRITES);
         let requests: Vec<_> = (first_unanswered..end).map(|key| request(key, "alice", key, lane)).collect();

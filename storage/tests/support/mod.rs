@@ -4,6 +4,7 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use carillon_proto::{
         timeline_command,
     },
     peer::{AddToken, PeerSecurity, Tier},
+    stream::{Calls, NearCalls},
     tasks::Tasks,
 };
 use carillon_storage::{FoundError, OpenError, Storage, StorageConfig};
@@ -40,6 +42,7 @@ pub(crate) fn security() -> PeerSecurity {
 /// One storage node and its place.
 pub(crate) struct Node {
     pub(crate) config: StorageConfig,
+    security: PeerSecurity,
     /// The level that its program reads, if that is not this one's.
     #[cfg(feature = "planted-bugs")]
     level: Option<Level>,
@@ -71,6 +74,7 @@ impl Cluster {
             change(&mut config);
             Node {
                 config,
+                security: security(),
                 #[cfg(feature = "planted-bugs")]
                 level: None,
                 running: None,
@@ -80,7 +84,21 @@ impl Cluster {
     }
 
     pub(crate) async fn started(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
+        Self::new(count, change).start().await
+    }
+
+    /// Started, too. `way`: how routers reach its nodes.
+    pub(crate) async fn reached_by(way: Way, count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
         let mut cluster = Self::new(count, change);
+        if way == Way::Calls {
+            let process = security().within_process();
+            cluster.nodes.iter_mut().for_each(|node| node.security = process.clone());
+        }
+        cluster.start().await
+    }
+
+    async fn start(self) -> Self {
+        let mut cluster = self;
         for node in &mut cluster.nodes {
             node.start().await;
         }
@@ -188,9 +206,9 @@ impl Node {
     async fn open(&self) -> Result<Storage, OpenError> {
         #[cfg(feature = "planted-bugs")]
         if let Some(level) = self.level {
-            return Storage::open_at_level(self.config.clone(), security(), level).await;
+            return Storage::open_at_level(self.config.clone(), self.security.clone(), level).await;
         }
-        Storage::open(self.config.clone(), security()).await
+        Storage::open(self.config.clone(), self.security.clone()).await
     }
 
     /// Sets the level that its program reads from the next start on.
@@ -247,6 +265,11 @@ impl Node {
         self.config.listen
     }
 
+    /// As a router of the same process finds it.
+    pub(crate) fn near(&self) -> Option<NearCalls<StoreRequest, StoreReply>> {
+        self.security.near_calls(&self.address().to_string())
+    }
+
     /// None: no answer.
     pub(crate) async fn ask(&self, shard: ShardId, op: Op) -> Option<Outcome> {
         let request = StoreRequest { id: 1, shard: Some(shard.to_pb()), op: Some(op), ..StoreRequest::default() };
@@ -290,11 +313,23 @@ impl DrainNothing for Storage {
     }
 }
 
+/// How a router reaches a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Wire,
+    /// It is in the same process.
+    Calls,
+}
+
 /// A router's stream to a node.
 pub(crate) struct Stream {
-    out: mpsc::Sender<ToStore>,
-    incoming: Streaming<FromStore>,
+    ends: Ends,
     taken: std::collections::VecDeque<StoreReply>,
+}
+
+enum Ends {
+    Wire { out: mpsc::Sender<ToStore>, incoming: Streaming<FromStore> },
+    Calls { calls: Calls<StoreRequest>, told: mpsc::UnboundedReceiver<StoreReply> },
 }
 
 impl Stream {
@@ -303,17 +338,40 @@ impl Stream {
         let mut client = StoreClient::with_interceptor(channel, security().token());
         let (out, outgoing) = mpsc::channel(64);
         let incoming = client.stream(ReceiverStream::new(outgoing)).await.ok()?.into_inner();
-        Some(Self { out, incoming, taken: Default::default() })
+        Some(Self { ends: Ends::Wire { out, incoming }, taken: Default::default() })
     }
 
-    pub(crate) async fn send(&self, requests: Vec<StoreRequest>) {
+    pub(crate) async fn open_by(way: Way, node: &Node) -> Option<Self> {
+        match way {
+            Way::Wire => Self::open(node.address()).await,
+            Way::Calls => {
+                let (tell, told) = mpsc::unbounded_channel();
+                // The test may have ended.
+                let tell = move |reply| drop(tell.send(reply));
+                let calls = node.near()?.open(Arc::new(tell)).ok()?;
+                Some(Self { ends: Ends::Calls { calls, told }, taken: Default::default() })
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, requests: Vec<StoreRequest>) {
         // A stream that broke shows when replies are taken.
-        let _ = self.out.send(ToStore { requests }).await;
+        match &self.ends {
+            Ends::Wire { out, .. } => drop(out.send(ToStore { requests }).await),
+            Ends::Calls { calls, .. } => {
+                for request in requests {
+                    (calls.say)(request);
+                }
+            }
+        }
     }
 
     pub(crate) async fn reply(&mut self) -> Option<StoreReply> {
         while self.taken.is_empty() {
-            self.taken.extend(self.incoming.message().await.ok()??.replies);
+            match &mut self.ends {
+                Ends::Wire { incoming, .. } => self.taken.extend(incoming.message().await.ok()??.replies),
+                Ends::Calls { told, .. } => self.taken.push_back(told.recv().await?),
+            }
         }
         self.taken.pop_front()
     }

@@ -36,7 +36,7 @@ impl Play {
     fn submit_to(&mut self, shard: ShardId, name: u32, op: Op, place: Place) {
         let deadline = self.now + SOON * 10;
         let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to: name };
-        self.engine.submit(op, self.now);
+        self.engine.submit(Box::new(op), self.now);
     }
 
     /// The first of two writes: the other one will go to another shard.
