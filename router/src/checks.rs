@@ -2,11 +2,12 @@
 //! compared with the store's, many in one read.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::BTreeSet,
+    ops::Bound::{Excluded, Unbounded},
     time::Duration,
 };
 
-use carillon_proto::UserId;
+use carillon_proto::{ShardId, UserId};
 use tokio::time::Instant;
 
 /// Ticks within which each user has one turn.
@@ -18,33 +19,44 @@ const USERS: usize = 4096;
 
 /// The turns of one partition's users.
 pub(crate) struct Checks {
-    turns: VecDeque<UserId>,
-    /// Each is in `turns` once.
-    queued: HashSet<UserId>,
+    /// By the shards of their inboxes, so that nearly all of one tick are read by one request.
+    turns: BTreeSet<Turn>,
+    /// Who had the last turn. The next one's is behind it; behind the last one comes the first.
+    last: Option<Turn>,
     pause: Duration,
     next: Instant,
     /// Users who may just have missed a push. They do not wait for their turn.
     urgent: BTreeSet<UserId>,
     /// When all users are to be checked.
     all_at: Option<Instant>,
-    /// How many users at the front are checked as soon as possible.
+    /// How many of the next users are checked as soon as possible.
     hurry: usize,
     /// Reads without an answer. While there are any, no other user has a turn.
     asked: usize,
 }
 
+/// The shard's index, and the user.
+type Turn = (u16, UserId);
+
 impl Checks {
     /// `every`: the time between two turns of a user.
     pub(crate) fn new(every: Duration, now: Instant) -> Self {
-        let (pause, turns) = (every / TICKS, VecDeque::new());
-        let (queued, urgent) = (HashSet::new(), BTreeSet::new());
-        Self { turns, queued, pause, next: now + pause, urgent, all_at: None, hurry: 0, asked: 0 }
+        let pause = every / TICKS;
+        let (turns, urgent) = (BTreeSet::new(), BTreeSet::new());
+        Self { turns, last: None, pause, next: now + pause, urgent, all_at: None, hurry: 0, asked: 0 }
     }
 
-    pub(crate) fn signed_in(&mut self, user: &UserId) {
-        if self.queued.insert(user.clone()) {
-            self.turns.push_back(user.clone());
+    /// `shard`: where the user's inbox is.
+    pub(crate) fn signed_in(&mut self, user: &UserId, shard: ShardId) {
+        // It may stand before some who are to be checked soon, and must not have the turn of one of them.
+        if self.turns.insert((shard.index, user.clone())) && self.hurry > 0 {
+            self.hurry += 1;
         }
+    }
+
+    /// The user, whose inbox is in this shard, has no session any more.
+    pub(crate) fn signed_out(&mut self, user: UserId, shard: ShardId) {
+        self.turns.remove(&(shard.index, user));
     }
 
     /// This user may just have missed a push.
@@ -73,7 +85,7 @@ impl Checks {
         Some(self.all_at.map_or(next, |all_at| next.min(all_at)))
     }
 
-    /// The users to check now. The caller returns the users that are still signed in by `signed_in`.
+    /// The users to check now. The caller reports those that are not signed in any more by `signed_out`.
     pub(crate) fn take(&mut self, now: Instant) -> Vec<UserId> {
         self.next = now + self.pause;
         if self.all_at.is_some_and(|all_at| all_at <= now) {
@@ -86,9 +98,13 @@ impl Checks {
         let usual = self.turns.len().div_ceil(TICKS as usize);
         let count = usual.max(self.hurry).min(USERS).min(self.turns.len());
         self.hurry = self.hurry.saturating_sub(count);
-        let mut taken: Vec<UserId> = self.turns.drain(..count).collect();
+        let behind = (self.last.as_ref().map_or(Unbounded, Excluded), Unbounded);
+        let turns: Vec<&Turn> = self.turns.range::<Turn, _>(behind).chain(&self.turns).take(count).collect();
+        if let Some(last) = turns.last() {
+            self.last = Some((*last).clone());
+        }
+        let mut taken: Vec<UserId> = turns.into_iter().map(|(_, user)| user.clone()).collect();
         for user in &taken {
-            self.queued.remove(user);
             self.urgent.remove(user);
         }
         taken.extend(std::mem::take(&mut self.urgent));
@@ -106,6 +122,10 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use carillon_proto::ShardKind;
+
     use super::*;
 
     const EVERY: Duration = Duration::from_secs(60);
@@ -114,25 +134,31 @@ mod tests {
         UserId::new(&format!("user{number}")).expect("valid")
     }
 
-    /// Those whose turn it is, who all stay.
-    fn turn(checks: &mut Checks, now: Instant) -> Vec<UserId> {
-        let taken = checks.take(now);
-        taken.iter().for_each(|user| checks.signed_in(user));
-        taken
+    /// Ten shards, in which the users take turns.
+    fn shard(number: usize) -> ShardId {
+        ShardId { kind: ShardKind::Timeline, index: (number % 10) as u16 }
+    }
+
+    fn signed_in(users: usize, now: Instant) -> Checks {
+        let mut checks = Checks::new(EVERY, now);
+        (0..users).for_each(|number| checks.signed_in(&user(number), shard(number)));
+        checks
     }
 
     #[test]
-    fn each_has_a_turn_once_in_the_time() {
+    fn each_has_a_turn_once_in_the_time_and_those_of_a_shard_together() {
         let mut now = Instant::now();
-        let mut checks = Checks::new(EVERY, now);
-        assert_eq!(checks.due(), None);
-        (0..1000).for_each(|number| checks.signed_in(&user(number)));
-        checks.signed_in(&user(0));
+        let mut checks = signed_in(1000, now);
+        checks.signed_in(&user(0), shard(0));
+        assert_eq!(Checks::new(EVERY, now).due(), None);
         let mut seen = Vec::new();
         for _ in 0..TICKS {
             now = checks.due().expect("due");
-            let turn = turn(&mut checks, now);
+            let turn = checks.take(now);
             assert!(turn.len() <= 17, "{}", turn.len());
+            let number = |user: &UserId| user.as_str().trim_start_matches("user").parse::<usize>().expect("a number");
+            let shards: HashSet<ShardId> = turn.iter().map(|user| shard(number(user))).collect();
+            assert!(shards.len() <= 2, "{shards:?}");
             seen.extend(turn);
         }
         assert_eq!(seen[..1000].iter().collect::<HashSet<_>>().len(), 1000);
@@ -140,26 +166,48 @@ mod tests {
     }
 
     #[test]
+    fn who_has_signed_out_has_no_turn() {
+        let now = Instant::now();
+        let mut checks = signed_in(2, now);
+        checks.signed_out(user(0), shard(0));
+        assert_eq!(checks.take(now), [user(1)]);
+        assert_eq!(checks.take(now), [user(1)]);
+        checks.signed_out(user(1), shard(1));
+        assert_eq!((checks.take(now), checks.due()), (vec![], None));
+    }
+
+    #[test]
     fn whoever_may_have_lost_something_is_first_and_waits_while_answers_are_due() {
         let now = Instant::now();
-        let mut checks = Checks::new(EVERY, now);
-        (0..100).for_each(|number| checks.signed_in(&user(number)));
+        let mut checks = signed_in(100, now);
         checks.soon(&user(50));
         checks.asked();
-        assert_eq!(turn(&mut checks, now), []);
+        assert_eq!(checks.take(now), []);
         checks.answered();
-        assert_eq!(turn(&mut checks, now), [user(0), user(1), user(50)]);
+        assert_eq!(checks.take(now), [user(0), user(10), user(50)]);
         checks.all_soon();
-        assert_eq!(turn(&mut checks, now).len(), 100);
-        assert_eq!(turn(&mut checks, now).len(), 2);
+        assert_eq!(checks.take(now).len(), 100);
+        assert_eq!(checks.take(now).len(), 2);
         checks.ring_changed(now);
-        assert_eq!(turn(&mut checks, now).len(), 2);
+        assert_eq!(checks.take(now).len(), 2);
         let later = now + RING_SETTLES;
         checks.asked();
-        assert_eq!(turn(&mut checks, later), []);
+        assert_eq!(checks.take(later), []);
         assert!(checks.due().is_some_and(|due| due > later), "it waits for its answers");
         checks.answered();
-        assert_eq!(turn(&mut checks, later).len(), 100, "once");
-        assert_eq!(turn(&mut checks, later).len(), 2);
+        assert_eq!(checks.take(later).len(), 100, "once");
+        assert_eq!(checks.take(later).len(), 2);
+    }
+
+    #[test]
+    fn who_comes_while_all_are_checked_takes_nobodys_turn() {
+        let now = Instant::now();
+        let mut checks = signed_in(USERS + 10, now);
+        checks.all_soon();
+        let mut seen: HashSet<UserId> = checks.take(now).into_iter().collect();
+        // In the shard that comes last.
+        (0..5).for_each(|number| checks.signed_in(&user(1_000_000 + number), shard(9)));
+        seen.extend(checks.take(now));
+        assert!((0..USERS + 10).all(|number| seen.contains(&user(number))));
     }
 }

@@ -87,10 +87,10 @@ impl Owner {
     pub(crate) fn check(&mut self, now: Instant) {
         let mut by_shard: BTreeMap<ShardId, Vec<(UserId, u64)>> = BTreeMap::new();
         for user in self.checks.take(now) {
-            if let Some(incarnation) = self.register.incarnation(&user) {
-                self.checks.signed_in(&user);
-                let shard = self.topology.shards.timeline_of(&TimelineId::Inbox(user.clone()));
-                by_shard.entry(shard).or_default().push((user, incarnation));
+            let shard = self.inbox_shard(&user);
+            match self.register.incarnation(&user) {
+                Some(incarnation) => by_shard.entry(shard).or_default().push((user, incarnation)),
+                None => self.checks.signed_out(user, shard),
             }
         }
         for (shard, users) in by_shard {
@@ -105,6 +105,11 @@ impl Owner {
                 self.ask(shard, op, String::new(), now + READ_USER, Continuation::Checked(users.to_vec()));
             }
         }
+    }
+
+    /// Where the user's inbox is.
+    pub(super) fn inbox_shard(&self, user: &UserId) -> ShardId {
+        self.topology.shards.timeline_of(&TimelineId::Inbox(user.clone()))
     }
 
     pub(super) fn checked(

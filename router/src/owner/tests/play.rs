@@ -161,7 +161,7 @@ impl Play {
         self.answer(token, found(user.as_str(), sessions));
         for session in sessions {
             self.owner.register.put(&user, 0, register::Session::new(session, 1));
-            self.owner.checks.signed_in(&user);
+            self.owner.checks.signed_in(&user, self.owner.inbox_shard(&user));
         }
     }
 
