@@ -26,8 +26,8 @@ pub struct ClientConfig {
     pub max_pending: usize,
     /// A send that was not accepted within this time is given up.
     pub send_timeout: Duration,
-    /// The client reconnects when a send waits for its answer and nothing is heard for this long. Longer than a gateway
-    /// takes to report that it has no answer, which by default is 10 seconds.
+    /// The client reconnects when a send or a ping waits for its answer and nothing is heard for this long. Longer than a
+    /// gateway takes to report that it has no answer, which by default is 10 seconds.
     pub answer_patience: Duration,
     /// Deadline for a connection and its sign-in.
     pub sign_in_timeout: Duration,

@@ -30,6 +30,8 @@ use crate::{
 const FRAMES_AT_ONCE: usize = 64;
 /// The request number of a new token. Fetches have numbers from 1.
 const RENEWAL: u32 = 0;
+/// The client sends something after this part of the gateway's heartbeat: a little early, to arrive in time.
+const HEARTBEAT_PART: f64 = 0.9;
 /// Deadline of a sign-out.
 const SIGN_OUT: Duration = Duration::from_secs(2);
 
@@ -344,8 +346,7 @@ impl Session {
     fn new(connection: Connection, signed_in: &SignedIn) -> Self {
         let (outgoing, incoming) = connection.split();
         let now = Instant::now();
-        // A little early, to arrive in time.
-        let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(0.8);
+        let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(HEARTBEAT_PART);
         Self {
             incoming,
             writer: Writer { outgoing, waiting: VecDeque::new(), dirty: false },
@@ -358,9 +359,10 @@ impl Session {
         }
     }
 
-    /// When silence means that the connection is dead: the gateway answers each ping, and each send before that.
+    /// When silence means that the connection is dead: the gateway answers each ping at once, and each send within the
+    /// patience.
     fn dead_at(&self, answer_patience: Duration) -> Instant {
-        let unheard_ping = self.heard + 2 * self.heartbeat + Duration::from_secs(1);
+        let unheard_ping = self.heard + self.heartbeat + answer_patience.min(self.heartbeat + Duration::from_secs(1));
         match self.asked {
             Some(asked) => unheard_ping.min(self.heard.max(asked) + answer_patience),
             None => unheard_ping,

@@ -196,7 +196,7 @@ impl World<'_> {
 
     fn client_signed_in(&mut self, client: usize, signed_in: &SignedIn) {
         let now = self.schedule.now();
-        let heartbeat = Time::from(signed_in.heartbeat_ms) * MS * 4 / 5;
+        let heartbeat = Time::from(signed_in.heartbeat_ms) * MS * 9 / 10;
         let node = &mut self.clients[client];
         node.is_live = true;
         node.failures = 0;
@@ -343,7 +343,7 @@ impl World<'_> {
 
     fn client_timers(&mut self, client: usize) {
         let (now, instant) = (self.schedule.now(), self.schedule.instant());
-        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 4 / 5;
+        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 9 / 10;
         let node = &mut self.clients[client];
         if now >= node.next_tick {
             node.next_tick = now + TICK;
@@ -384,7 +384,7 @@ impl World<'_> {
                 self.client_says(client, Body::Send(send));
             }
         }
-        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 4 / 5;
+        let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 9 / 10;
         let waits = self.model.waits_for_answers(client);
         let node = &self.clients[client];
         let mut wakes = Vec::new();

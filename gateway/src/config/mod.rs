@@ -49,7 +49,8 @@ pub struct GatewayConfig {
     pub max_connections_per_address: usize,
     /// From the first byte to SignedIn, including the TLS and WebSocket handshakes.
     pub sign_in_timeout_ms: u64,
-    /// How often clients have to send something. Over WebSocket the gateway pings silent clients.
+    /// How often clients have to send something. Over WebSocket the gateway pings silent clients after 1¼ of it, by default
+    /// just before most proxies end a silent connection, which is after a minute.
     pub heartbeat_ms: u32,
     /// A connection without input for this long is closed. Well above a minute, because browsers run the timers of
     /// hidden tabs once a minute, and phones sleep.
@@ -127,7 +128,7 @@ impl Default for GatewayConfig {
             max_connections: 100_000,
             max_connections_per_address: 20_000,
             sign_in_timeout_ms: 10_000,
-            heartbeat_ms: 30_000,
+            heartbeat_ms: 45_000,
             silence_ms: 150_000,
             max_frame_bytes: 256 * 1024,
             max_content_bytes: 64 * 1024,

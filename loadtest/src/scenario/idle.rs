@@ -25,6 +25,9 @@ pub struct IdleConfig {
     pub concurrency: usize,
 }
 
+/// Its multiples without their whole parts lie evenly between 0 and 1, however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
 /// Holds them while `measured` lasts.
 pub async fn run(
     environment: &Environment,
@@ -44,7 +47,7 @@ pub async fn run(
             let token = (environment.token)(&user);
             match Light::open(environment, number, (&user, "idle"), token).await {
                 Ok(light) => {
-                    let phase = number as f64 / config.connections as f64;
+                    let phase = (number as f64 * GOLDEN).fract();
                     environment.tasks.spawn("idle", light.hold(phase, lost));
                 }
                 Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),

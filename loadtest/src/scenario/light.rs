@@ -50,13 +50,13 @@ impl Light {
         let late = || ConnectionError::Timeout { address: address.to_string(), after: SIGN_IN };
         let (connection, signed_in) = timeout(SIGN_IN, signing_in).await.unwrap_or_else(|_| Err(late().into()))?;
         environment.recorder.signed_in();
-        // A little early, so that it is there in time.
-        let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.8);
+        // As the client library does it: a little early, so that it is there in time.
+        let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.9);
         Ok(Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) })
     }
 
-    /// Until the gateway ends it; counts that in `lost`. The first ping comes after this part of the heartbeat, so that
-    /// the connections take turns.
+    /// Until the gateway ends it; counts that in `lost`. The first ping comes after this part of the heartbeat: spread evenly
+    /// over those that sign in at the same time, the pings of all come evenly, too.
     pub(crate) async fn hold(mut self, phase: f64, lost: Arc<AtomicU64>) {
         let mut next_ping = Instant::now() + self.heartbeat.mul_f64(phase);
         loop {
