@@ -1,9 +1,11 @@
 //! The task of a connection: waits for the client, the routers and timers, and performs the session's effects.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     net::IpAddr,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -31,6 +33,12 @@ pub(crate) struct Shared {
     pub(crate) feeding: Arc<Feeding>,
     pub(crate) write_timeout: Duration,
     pub(crate) max_outgoing_bytes: usize,
+}
+
+thread_local! {
+    /// Reused by all connections of the thread; empty between inputs. A list in each connection would take more than a
+    /// kilobyte of an idle one.
+    static EFFECTS: Cell<Vec<Effect>> = const { Cell::new(Vec::new()) };
 }
 
 /// Deadline for writing the last frames and closing.
@@ -68,10 +76,6 @@ struct Connection {
     /// Boxed, to keep the task of an idle connection small.
     follows: Box<ConnectionFeeds>,
     session: Session,
-    /// Kept between inputs to save allocations.
-    effects: Vec<Effect>,
-    /// Immediate answers of feeds.
-    at_once: Vec<Input>,
     /// More output is pending than allowed.
     full: bool,
     /// The client has closed its half: there is nothing more to read.
@@ -98,8 +102,6 @@ impl Connection {
             mailbox,
             follows,
             session,
-            effects: Vec::new(),
-            at_once: Vec::new(),
             full: false,
             half_closed: false,
             closing: false,
@@ -120,19 +122,27 @@ impl Connection {
             }
             // Above the bound nothing more is read, because what a client sends has answers.
             let read = !self.full && !self.half_closed && self.session.reads();
-            let (mailbox, transport_ref) = (&self.mailbox, &mut *transport);
+            let (mailbox, transport_ref, is_stuck) = (&self.mailbox, &mut *transport, self.stuck.is_some());
+            // `None`: something waits that can't be written now.
+            let event = poll_fn(|cx| match transport_ref.poll(cx, read) {
+                Poll::Pending if !is_stuck && transport_ref.queued_bytes() > 0 => Poll::Ready(None),
+                polled => polled.map(Some),
+            });
             tokio::select! {
-                event = poll_fn(|cx| transport_ref.poll(cx, read)) => match event {
-                    Event::Ask(ask) => self.input(Input::Ask(ask), transport),
-                    Event::Alive => self.input(Input::Alive, transport),
-                    Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
-                    Event::Unreadable(what, reason) => self.input(Input::Unreadable { what, reason }, transport),
-                    Event::HalfClosed => {
+                event = event => match event {
+                    Some(Event::Ask(ask)) => self.input(Input::Ask(ask), transport),
+                    Some(Event::Alive) => self.input(Input::Alive, transport),
+                    Some(Event::Malformed(code, reason)) => self.input(Input::Malformed { code, reason }, transport),
+                    Some(Event::Unreadable(what, reason)) => {
+                        self.input(Input::Unreadable { what, reason }, transport);
+                    }
+                    Some(Event::HalfClosed) => {
                         self.half_closed = true;
                         self.input(Input::HalfClosed, transport);
                     }
-                    Event::Flushed => {}
-                    Event::Ended => return,
+                    Some(Event::Flushed) => {}
+                    Some(Event::Ended) => return,
+                    None => self.stuck = Some((Instant::now(), transport.written_bytes())),
                 },
                 () = mailbox.arrived() => {
                     let mail = mailbox.take();
@@ -160,16 +170,18 @@ impl Connection {
     }
 
     fn input_at(&mut self, now: Now, input: Input, transport: &mut impl Transport) {
+        let mut effects = EFFECTS.take();
+        // Answers of feeds, which are there at once.
+        let mut answers = Vec::new();
         let mut next = Some(input);
         while let Some(input) = next {
-            let mut effects = std::mem::take(&mut self.effects);
             self.session.handle(now, input, &mut effects);
             for effect in effects.drain(..) {
-                self.perform(effect, transport);
+                answers.extend(self.perform(effect, transport));
             }
-            self.effects = effects;
-            next = self.at_once.pop();
+            next = answers.pop();
         }
+        EFFECTS.set(effects);
         let queued = transport.queued_bytes();
         // On and off at different marks, to avoid flapping.
         let full = if self.full {
@@ -183,7 +195,8 @@ impl Connection {
         }
     }
 
-    fn perform(&mut self, effect: Effect, transport: &mut impl Transport) {
+    /// `Some`: the answer of a feed.
+    fn perform(&mut self, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
         match effect {
             Effect::Tell(tell) => transport.queue(tell.into()),
             Effect::Request { tag, op, traceparent } => {
@@ -191,7 +204,7 @@ impl Connection {
                 let submit = Submit { connection: self.number, client, op, traceparent };
                 self.shared.links.submit(submit);
             }
-            Effect::Feed(ask) => self.at_once.extend(self.follows.ask(&ask).map(Input::Joined)),
+            Effect::Feed(ask) => return self.follows.ask(&ask).map(Input::Joined),
             Effect::Ping => transport.ping(),
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);
@@ -199,6 +212,7 @@ impl Connection {
             }
             Effect::Close => self.closing = true,
         }
+        None
     }
 
     fn wake_at(&self) -> Instant {
@@ -223,13 +237,12 @@ impl Connection {
             self.stuck = None;
             return;
         }
-        match self.stuck {
-            Some((since, before)) if before == written => {
-                if now.instant.saturating_duration_since(since) >= self.shared.write_timeout {
-                    self.input_at(now, Input::TooSlow, transport);
-                }
-            }
-            _ => self.stuck = Some((now.instant, written)),
+        // `None`: it will be written in the next turn, nearly always.
+        let Some((since, before)) = self.stuck else { return };
+        if before != written {
+            self.stuck = Some((now.instant, written));
+        } else if now.instant.saturating_duration_since(since) >= self.shared.write_timeout {
+            self.input_at(now, Input::TooSlow, transport);
         }
     }
 

@@ -28,7 +28,8 @@ const MAX_DIRECTED: usize = 16;
 /// Any task may put messages in; the connection's task takes them out.
 #[derive(Default)]
 pub(crate) struct Mailbox {
-    mail: Mutex<Mail>,
+    /// `None` while there is none: nearly always.
+    mail: Mutex<Option<Box<Mail>>>,
     arrived: Notify,
 }
 
@@ -142,11 +143,11 @@ impl Mailbox {
     }
 
     pub(crate) fn take(&self) -> Mail {
-        std::mem::take(&mut self.mail.lock())
+        self.mail.lock().take().map_or_else(Mail::default, |mail| *mail)
     }
 
     fn put(&self, change: impl FnOnce(&mut Mail)) {
-        change(&mut self.mail.lock());
+        change(self.mail.lock().get_or_insert_default());
         self.arrived.notify_one();
     }
 }

@@ -89,6 +89,12 @@ static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" 
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
 
+/// What every connection holds, looked up in the recorder once: each look-up makes a handle of its own.
+static SESSION: LazyLock<Gauge> = LazyLock::new(|| gauge!(SESSIONS));
+static CARRIERS: LazyLock<[(&str, Gauge); 3]> = LazyLock::new(|| {
+    ["tcp", "websocket", "grpc"].map(|protocol| (protocol, gauge!(CONNECTIONS, "protocol" => protocol)))
+});
+
 /// Handles of the metrics that each tick of the links sets, looked up in the recorder once.
 static LINKED: LazyLock<(Gauge, Gauge, Counter)> =
     LazyLock::new(|| (gauge!(LINKS_UP), gauge!(REQUESTS_PENDING), counter!(REQUESTS_REPEATED)));
@@ -134,11 +140,12 @@ pub(crate) struct Counted(Gauge);
 
 impl Counted {
     pub(crate) fn connection(protocol: &'static str) -> Self {
-        Self::up(gauge!(CONNECTIONS, "protocol" => protocol))
+        let known = CARRIERS.iter().find(|(name, _)| *name == protocol).map(|(_, gauge)| gauge.clone());
+        Self::up(known.unwrap_or_else(|| gauge!(CONNECTIONS, "protocol" => protocol)))
     }
 
     pub(crate) fn session() -> Self {
-        Self::up(gauge!(SESSIONS))
+        Self::up(SESSION.clone())
     }
 
     fn up(gauge: Gauge) -> Self {

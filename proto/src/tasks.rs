@@ -1,10 +1,11 @@
 //! The one place where tasks are spawned. Each task has a name, is awaited at shutdown, and its panic is logged.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -57,34 +58,36 @@ impl Tasks {
         self.track(name, false, work);
     }
 
-    fn spawn_stoppable(&self, name: &'static str, critical: bool, work: Work) {
-        let stop = self.stop.clone();
-        self.track(name, critical, async move {
-            let stopped = pin!(stop.cancelled());
-            tokio::select! {
-                () = Woken::new(stopped) => {}
-                () = work => {}
-            }
+    fn spawn_stoppable(&self, name: &'static str, critical: bool, mut work: Work) {
+        let mut stopped = Woken::new(Box::pin(self.stop.clone().cancelled_owned()));
+        // No `async` block here and below: it stores its arguments and the futures that it awaits side by side, and gateways
+        // have a task for each client.
+        let until_stopped = poll_fn(move |context| match stopped.poll_unpin(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => work.poll_unpin(context),
         });
+        self.track(name, critical, until_stopped);
     }
 
-    fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + 'static) {
-        let this = self.clone();
+    fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + Unpin + 'static) {
+        // `Some` if the whole process ends with this task.
+        let whole = critical.then(|| self.clone());
         // Unwind-safe: a task owns its state alone, or the whole process ends with it.
-        let work = AssertUnwindSafe(work).catch_unwind();
+        let mut work = AssertUnwindSafe(work).catch_unwind();
         #[allow(clippy::disallowed_methods, reason = "this is the tracker")]
-        self.tracker.spawn(async move {
-            let result = work.await;
+        self.tracker.spawn(poll_fn(move |context| {
+            let result = ready!(work.poll_unpin(context));
             if let Err(panic) = &result {
                 let text = panic.downcast_ref::<&str>().copied();
                 let why = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown");
                 tracing::error!(task = name, why, "task panicked");
             }
-            if critical && !this.stop.is_cancelled() {
+            if let Some(whole) = whole.as_ref().filter(|whole| !whole.stop.is_cancelled()) {
                 let how = if result.is_err() { "panicked" } else { "ended" };
-                this.fail(format!("task {name} {how}"));
+                whole.fail(format!("task {name} {how}"));
             }
-        });
+            Poll::Ready(())
+        }));
     }
 
     /// Stops everything after a failure that the process can't survive.

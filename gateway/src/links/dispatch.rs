@@ -122,7 +122,8 @@ pub(crate) struct Dispatch<C> {
     lanes: KeyedMap<LaneKey, SendOrder>,
     /// Lanes with something parked, in the order in which they get their turns.
     parked: BTreeSet<LaneKey>,
-    sessions: KeyedMap<u64, Live>,
+    /// Boxed, so that what the map has in reserve is small.
+    sessions: KeyedMap<u64, Box<Live>>,
     to_announce: VecDeque<u64>,
     announce_again: VecDeque<(Instant, u64)>,
     announcing: usize,
@@ -243,7 +244,7 @@ impl<C> Dispatch<C> {
             Op::OpenSession(open) => {
                 if let Some(session) = open.session.clone() {
                     let live = Live { session, open: false, closing: false, queued: false, known_at: None };
-                    self.sessions.insert(connection, live);
+                    self.sessions.insert(connection, Box::new(live));
                 }
             }
             Op::CloseSession(_) => match self.sessions.get_mut(&connection) {

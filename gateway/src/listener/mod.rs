@@ -192,13 +192,16 @@ async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entr
     }
     let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };
     let max = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN;
-    // Each stage is boxed, so that a connection holds only its current one.
+    // Each stage is boxed, so that a connection holds only its current one. The matches are on boxes, too: what is
+    // matched on keeps its room until the end of the match.
     match acceptor {
         None => Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await,
         Some(acceptor) => {
+            let shaken = Box::pin(timeout_at(deadline.into(), acceptor.accept(stream))).await;
+            let serve = |stream| Box::pin(serve(shared, StreamTransport::new(stream, max), arrival));
             // A client that does not finish the handshake in time is closed without a message.
-            if let Ok(Ok(stream)) = Box::pin(timeout_at(deadline.into(), acceptor.accept(stream))).await {
-                Box::pin(serve(shared, StreamTransport::new(stream, max), arrival)).await;
+            if let Some(served) = shaken.ok().and_then(Result::ok).map(serve) {
+                served.await;
             }
         }
     }

@@ -40,13 +40,14 @@ pub(super) async fn serve(
         deadline = deadline.min(Instant::now() + entry.time(&place));
     }
     let mut whose = Whose { entry, peer, address: peer, place: &mut place };
-    // Each stage is boxed, so that a connection holds only its current one.
+    // Each stage is boxed, so that a connection holds only its current one. The matches are on boxes, too: what is
+    // matched on keeps its room until the end of the match.
     match acceptor {
         None => {
             let shaken = Box::pin(shake(stream, &site, deadline.into(), &mut whose)).await;
             let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
-            if let Some(transport) = shaken {
-                Box::pin(connection::serve(shared, transport, arrival)).await;
+            if let Some(served) = shaken.map(|transport| Box::pin(connection::serve(shared, transport, arrival))) {
+                served.await;
             }
         }
         Some(acceptor) => {
@@ -57,8 +58,8 @@ pub(super) async fn serve(
             };
             let shaken = Box::pin(both).await;
             let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
-            if let Some(transport) = shaken {
-                Box::pin(connection::serve(shared, transport, arrival)).await;
+            if let Some(served) = shaken.map(|transport| Box::pin(connection::serve(shared, transport, arrival))) {
+                served.await;
             }
         }
     }
