@@ -25,7 +25,7 @@ use crate::{
     client::ReplyTo,
     fetches::Fetches,
     outbox::Outbox,
-    positions::Positions,
+    positions::{Positions, Rest},
     sign_in::{KeyCache, sign_in_cached},
 };
 
@@ -139,12 +139,12 @@ impl Driver {
                 Some(Err(SignInError::Bye(bye))) => (bye.reason.clone(), bye_pause(&bye)),
                 Some(Err(SignInError::Refused(refusal))) => (refusal.to_string(), Some(refusal.retry_after)),
                 Some(Err(error)) => (error.to_string(), None),
-                Some(Ok((connection, signed_in))) => {
+                Some(Ok((connection, signed_in, rest))) => {
                     let since = Instant::now();
                     let signed_in = Arc::new(signed_in);
                     let state = State::Connected { address: address.to_string(), signed_in: Arc::clone(&signed_in) };
                     self.set_state(state);
-                    let end = self.session(connection, &signed_in).await;
+                    let end = self.session(connection, &signed_in, rest).await;
                     self.answer_renewals();
                     self.outbox.disconnected();
                     self.fetches.disconnected();
@@ -177,26 +177,36 @@ impl Driver {
         }
     }
 
-    pub(crate) fn sign_in(&self) -> client::SignIn {
-        client::SignIn {
+    /// All but the credential, and the positions that it has no room for.
+    pub(crate) fn sign_in(&self) -> (client::SignIn, Rest) {
+        let mut request = client::SignIn {
             user: self.config.user.clone(),
             device: self.config.device.clone(),
-            credential: None,
-            positions: self.positions.to_sign_in(),
             start: self.config.start.into(),
             client: self.config.program.clone(),
-        }
+            ..client::SignIn::default()
+        };
+        let credential = match &self.config.credential {
+            Credential::Token(token) => token.len(),
+            // The user's name, in which SCRAM writes some characters as three, and a nonce.
+            Credential::Password(_) => 3 * self.config.user.len() + 64,
+        };
+        let rest = Rest::of(self.positions.to_sign_in(), &mut request, credential);
+        (request, rest)
     }
 
-    fn attempt(&self, address: Address) -> impl Future<Output = Result<(Connection, SignedIn), SignInError>> + 'static {
-        let request = self.sign_in();
+    fn attempt(
+        &self,
+        address: Address,
+    ) -> impl Future<Output = Result<(Connection, SignedIn, Rest), SignInError>> + 'static {
+        let (request, rest) = self.sign_in();
         let (options, keys) = (self.config.connect.clone(), Arc::clone(&self.keys));
         let (credential, limit) = (self.config.credential.clone(), self.config.sign_in_timeout);
         async move {
             let signing_in = async {
                 let mut connection = Connection::connect(&address, &options).await?;
                 let signed_in = sign_in_cached(&mut connection, request, &credential, &keys).await?;
-                Ok((connection, signed_in))
+                Ok((connection, signed_in, rest))
             };
             let late = ConnectionError::Timeout { address: address.to_string(), after: limit };
             timeout(limit, signing_in).await.unwrap_or(Err(late.into()))

@@ -3,9 +3,17 @@
 use std::collections::HashMap;
 
 use carillon_proto::{
-    Epoch, Position, TimelineId,
-    pb::client::{TimelinePosition, TimelineState},
+    Epoch, Position, TimelineId, limits,
+    pb::client::{self, SignIn, TimelinePosition, TimelineState},
 };
+use prost::Message as _;
+
+/// Positions in SignIn.
+const IN_SIGN_IN: usize = 256;
+/// Positions in each frame after it.
+const IN_FRAME: usize = 1024;
+/// Bytes of a frame besides its positions.
+const FRAME: usize = 32;
 
 #[derive(Default)]
 pub(crate) struct Positions {
@@ -30,13 +38,50 @@ pub(crate) enum Step {
     Gap { has: Position },
 }
 
+/// Positions that SignIn has no room for.
+#[derive(Debug, Default)]
+pub(crate) struct Rest(Vec<TimelinePosition>);
+
+impl Rest {
+    /// Puts into `request` as many positions as fit beside its credential, which takes so many bytes. It keeps the others.
+    pub(crate) fn of(mut positions: Vec<TimelinePosition>, request: &mut SignIn, credential: usize) -> Self {
+        let room = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN.saturating_sub(FRAME + request.encoded_len() + credential);
+        let rest = positions.split_off(fitting(&positions, IN_SIGN_IN, room));
+        (request.positions, request.more_positions) = (positions, !rest.is_empty());
+        Self(rest)
+    }
+
+    /// In frames of at most so many bytes; none if there is no rest.
+    pub(crate) fn into_frames(self, max_bytes: usize) -> Vec<client::Positions> {
+        let (mut rest, mut frames) = (self.0, Vec::new());
+        while !rest.is_empty() {
+            let behind = rest.split_off(fitting(&rest, IN_FRAME, max_bytes.saturating_sub(FRAME)).max(1));
+            frames.push(client::Positions { positions: rest, more: !behind.is_empty() });
+            rest = behind;
+        }
+        frames
+    }
+}
+
+/// How many of the first positions fit into a frame.
+fn fitting(positions: &[TimelinePosition], most: usize, mut room: usize) -> usize {
+    let fits = |position: &&TimelinePosition| {
+        // The tag, and the length, which is less than 16 KiB.
+        let size = position.encoded_len() + 3;
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    positions.iter().take(most).take_while(fits).count()
+}
+
 impl Positions {
     pub(crate) fn new(known: impl IntoIterator<Item = (TimelineId, Position)>) -> Self {
         let timelines = known.into_iter().map(|(timeline, has)| (timeline, Progress { has, behind: None })).collect();
         Self { timelines }
     }
 
-    /// For SignIn.
+    /// For SignIn and what follows it.
     pub(crate) fn to_sign_in(&self) -> Vec<TimelinePosition> {
         let mut positions: Vec<_> = self.timelines.iter().collect();
         positions.sort_unstable_by_key(|(timeline, _)| *timeline);
@@ -47,6 +92,11 @@ impl Positions {
         positions.into_iter().map(entry).collect()
     }
 
+    /// A new connection is signed in. Heads that an earlier one has told say nothing about it.
+    pub(crate) fn connected(&mut self) {
+        self.timelines.values_mut().for_each(|progress| progress.behind = None);
+    }
+
     /// SignedIn tells where delivery starts. Returns the first position to come if the device has lost the positions
     /// before it, or if the timeline started anew.
     pub(crate) fn signed_in(&mut self, timeline: TimelineId, state: &TimelineState) -> Option<Position> {
@@ -55,7 +105,6 @@ impl Positions {
             self.timelines.insert(timeline, Progress { has: from, behind: None });
             return None;
         };
-        progress.behind = None;
         let has = progress.has;
         if has.epoch == from.epoch && has.seq >= from.seq {
             return None;
@@ -120,7 +169,7 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::UserId;
+    use carillon_proto::{GroupId, UserId};
 
     fn inbox() -> TimelineId {
         TimelineId::Inbox(UserId::new("alice").expect("valid"))
@@ -173,6 +222,38 @@ mod tests {
         let mut created = Positions::new([(inbox(), at(0, 0))]);
         assert_eq!(created.signed_in(inbox(), &state(8, 0)), None);
         assert_eq!(created.step(&inbox(), at(8, 1)), Step::Next);
+    }
+
+    #[test]
+    fn the_positions_of_two_thousand_groups_go_out_in_frames_that_gateways_take() {
+        let group = |number: u64| TimelineId::Group(GroupId::new(&format!("group-{number:0>100}")).expect("valid"));
+        let all = (0..2000).map(|number| (group(number), at(u64::MAX, number))).chain([(inbox(), at(7, 3))]);
+        let positions = Positions::new(all).to_sign_in();
+        let mut request = SignIn { user: "alice".to_owned(), device: "phone".to_owned(), ..SignIn::default() };
+        let token = "x".repeat(2000);
+        let rest = Rest::of(positions.clone(), &mut request, token.len());
+        request.credential = Some(client::sign_in::Credential::Token(token));
+        let frame = |body| client::ClientFrame { body: Some(body) }.encoded_len();
+        let size = frame(client::client_frame::Body::SignIn(request.clone()));
+        assert!((7 * 1024..=limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN).contains(&size), "{size} bytes");
+        assert_eq!(request.positions[0].timeline, Some(inbox().to_client()), "the inbox does not wait");
+        assert!(request.more_positions);
+        let frames = rest.into_frames(64 * 1024);
+        let more: Vec<bool> = frames.iter().map(|positions| positions.more).collect();
+        assert_eq!(more.iter().filter(|more| !**more).count(), 1);
+        assert_eq!(more.last(), Some(&false));
+        let mut told = request.positions;
+        for positions in frames {
+            assert!(positions.positions.len() <= IN_FRAME);
+            let size = frame(client::client_frame::Body::Positions(positions.clone()));
+            assert!(size <= 64 * 1024, "{size} bytes");
+            told.extend(positions.positions);
+        }
+        assert_eq!(told, positions);
+
+        let mut request = SignIn::default();
+        let rest = Rest::of(positions[..2].to_vec(), &mut request, 100);
+        assert!(!request.more_positions && request.positions.len() == 2 && rest.into_frames(8192).is_empty());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::{
 use carillon_proto::{
     TimelineId,
     pb::client::{
-        self, ClientFrame, Limits, Ping, Renew, SignOut, SignedIn, Timeline, client_frame::Body, refused::What,
-        server_frame::Body as Frame,
+        self, ClientFrame, Limits, Ping, Renew, SignOut, SignedIn, Timeline, TimelineState, client_frame::Body,
+        refused::What, server_frame::Body as Frame,
     },
 };
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -23,7 +23,7 @@ use crate::{
     Connection, ConnectionError, Credential, Event, FetchError, Refusal, RenewError, SendError,
     connection::{Incoming, Outgoing},
     driver::{Command, Driver, End, TICK, bye_pause},
-    positions::Step,
+    positions::{Rest, Step},
 };
 
 /// Frames handled before anything else gets its turn.
@@ -32,6 +32,8 @@ const FRAMES_AT_ONCE: usize = 64;
 const RENEWAL: u32 = 0;
 /// The client sends something after this part of the gateway's heartbeat: a little early, to arrive in time.
 const HEARTBEAT_PART: f64 = 0.9;
+/// In `SignedIn.features` of a service that takes positions after the sign-in.
+const MORE_POSITIONS: &str = "sign-in.more-positions";
 /// Deadline of a sign-out.
 const SIGN_OUT: Duration = Duration::from_secs(2);
 
@@ -50,10 +52,18 @@ struct Session {
 }
 
 impl Driver {
-    pub(crate) async fn session(&mut self, connection: Connection, signed_in: &SignedIn) -> End {
+    /// `rest`: positions that the sign-in had no room for.
+    pub(crate) async fn session(&mut self, connection: Connection, signed_in: &SignedIn, rest: Rest) -> End {
         let mut session = Session::new(connection, signed_in);
         if let Err(end) = self.begin(signed_in) {
             return end;
+        }
+        // To another service, which does not wait for them, they mean nothing.
+        if signed_in.features.iter().any(|feature| feature == MORE_POSITIONS) {
+            let max_bytes = signed_in.limits.as_ref().map_or(0, |limits| limits.max_frame_bytes);
+            rest.into_frames(max_bytes as usize)
+                .into_iter()
+                .for_each(|frame| session.writer.push(Body::Positions(frame)));
         }
         let end = match self.serve(&mut session).await {
             Ok(()) => End::Closed,
@@ -70,7 +80,13 @@ impl Driver {
         self.outbox.connected(window as usize);
         self.fetches.disconnected();
         self.acks.connected();
-        for state in &signed_in.timelines {
+        self.positions.connected();
+        self.delivered_from(&signed_in.timelines)
+    }
+
+    /// The gateway says where delivery of these timelines begins.
+    fn delivered_from(&mut self, timelines: &[TimelineState]) -> Result<(), End> {
+        for state in timelines {
             let timeline = timeline(state.timeline.as_ref())?;
             if let Some(first) = self.positions.signed_in(timeline.clone(), state) {
                 self.events.push(Event::Trimmed { timeline, first });
@@ -217,6 +233,7 @@ impl Driver {
                 }
                 Ok(())
             }
+            Frame::Timelines(begun) => self.delivered_from(&begun.timelines),
             Frame::Renewed(_) => {
                 self.renewed(Ok(()));
                 Ok(())

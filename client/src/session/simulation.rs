@@ -63,7 +63,7 @@ impl Device {
     }
 
     pub fn sign_in(&self) -> SignIn {
-        SignIn { credential: Some(sign_in::Credential::Token(self.token.clone())), ..self.driver.sign_in() }
+        SignIn { credential: Some(sign_in::Credential::Token(self.token.clone())), ..self.driver.sign_in().0 }
     }
 
     pub fn signed_in(&mut self, signed_in: &SignedIn) -> Result<(), Lost> {

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use crate::gateway::{Gateway, accepted, at, config, delivered, ended, inbox, next, open, within};
 use carillon_client::{Acknowledge, Client, Event, SendError};
-use carillon_proto::pb::client::{
-    Bye, Code, Direction, Page, Pong, Refused, TimelinePosition, client_frame, refused::What, server_frame,
+use carillon_proto::{
+    GroupId, TimelineId,
+    pb::client::{
+        Bye, Code, Direction, Limits, Page, Pong, Refused, SignedIn, TimelinePosition, TimelineState, Timelines,
+        client_frame, refused::What, server_frame,
+    },
 };
 
 async fn submit(client: &Client, text: &str) -> carillon_client::Pending {
@@ -244,6 +248,53 @@ async fn a_gateway_that_is_silent_while_a_send_waits_is_left_and_one_that_is_idl
     let (mut second, _) = gateway.accept_signed_in(3).await;
     assert_eq!(second.receive_send().await, id);
     second.accept(&id, 4).await;
+    within("the answer", pending).await.expect("accepted");
+}
+
+#[tokio::test]
+async fn positions_that_the_sign_in_has_no_room_for_follow_it_if_the_service_takes_them() {
+    let group = |number: u64| TimelineId::Group(GroupId::new(&format!("group-{number:0>4}")).expect("valid"));
+    let groups = (0..2000).map(|number| (group(number), at(number)));
+    let positions = groups.chain([(inbox(), at(3))]).collect();
+    let gateway = Gateway::start().await;
+    let settings = carillon_client::ClientConfig { positions, ..config(&[&gateway]) };
+    let (client, mut events) = open(settings);
+    let mut peer = gateway.accept().await;
+    let client_frame::Body::SignIn(sign_in) = peer.receive().await else { panic!("no SignIn") };
+    assert!(sign_in.more_positions);
+    let limits = Some(Limits { max_pending_sends: 100, max_frame_bytes: 65_536, ..Limits::default() });
+    let features = vec!["sign-in.more-positions".to_owned()];
+    peer.send(server_frame::Body::SignedIn(SignedIn { limits, features, heartbeat_ms: 60_000, ..SignedIn::default() }))
+        .await;
+    let pending = submit(&client, "behind them").await;
+    let mut told = sign_in.positions.len();
+    loop {
+        let client_frame::Body::Positions(positions) = peer.receive().await else { panic!("no Positions") };
+        told += positions.positions.len();
+        if !positions.more {
+            break;
+        }
+    }
+    assert_eq!(told, 2001);
+    // From one that began anew the device has nothing.
+    let began =
+        |timeline: TimelineId| TimelineState { timeline: Some(timeline.to_client()), epoch: 8, ..Default::default() };
+    peer.send(server_frame::Body::Timelines(Timelines { timelines: vec![began(group(7))] })).await;
+    match next(&mut events).await {
+        Event::Trimmed { timeline, first } => assert_eq!((timeline, first.seq), (group(7), 1)),
+        other => panic!("{other:?}"),
+    }
+    let id = peer.receive_send().await;
+    peer.accept(&id, 4).await;
+    within("the answer", pending).await.expect("accepted");
+    drop(peer);
+
+    // A service that says nothing of it begins all at once.
+    let (mut peer, sign_in) = gateway.accept_signed_in(4).await;
+    assert!(sign_in.more_positions);
+    let pending = submit(&client, "no positions").await;
+    let id = peer.receive_send().await;
+    peer.accept(&id, 5).await;
     within("the answer", pending).await.expect("accepted");
 }
 

@@ -9,6 +9,12 @@ pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
     /// The next message of the authentication exchange.
     Prove(Bytes),
+    /// Further positions of the device, after those in its sign-in.
+    Positions {
+        positions: Vec<TimelinePosition>,
+        /// More will follow.
+        more: bool,
+    },
     /// The client signs out. The connection ends when all its earlier requests are answered.
     SignOut,
     Send(SendAsk),
@@ -31,6 +37,13 @@ pub(crate) enum Ask {
     Unknown,
 }
 
+impl Ask {
+    /// True if it may come while it is not known yet where all timelines begin.
+    pub(super) fn may_come_before_positions(&self) -> bool {
+        matches!(self, Self::Positions { .. } | Self::Heads { .. } | Self::SignOut)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct SignInAsk {
     /// Empty if the credential names the user.
@@ -38,6 +51,8 @@ pub(crate) struct SignInAsk {
     pub(crate) device: String,
     pub(crate) credential: Option<Credential>,
     pub(crate) positions: Vec<TimelinePosition>,
+    /// `Ask::Positions` follow.
+    pub(crate) more_positions: bool,
     /// The values of `carillon.client.v1.Start`.
     pub(crate) start: i32,
     /// Name and version of the client program.

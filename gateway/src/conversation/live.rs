@@ -15,7 +15,10 @@ use carillon_proto::{
 };
 
 use super::{
-    Effect, Identity, Now, Rules, Tag, Tell, acknowledge, history::History, pace::SendRate, sign_in::DeliveryStart,
+    Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
+    history::History,
+    pace::SendRate,
+    positions::{Awaited, DeliveryStart},
 };
 use crate::{
     feeds::{
@@ -39,6 +42,8 @@ pub(super) struct Live {
     pub(super) expires: Option<Instant>,
     /// The timelines that the session follows; today the inbox alone.
     timelines: Vec<Timeline>,
+    /// `Some` until the client has given all positions that it announced at its sign-in.
+    pub(super) awaited: Option<Box<Awaited>>,
     pub(super) pace: SendRate,
     pub(super) pending_sends: u32,
     pub(super) history: History,
@@ -58,10 +63,9 @@ pub(super) struct LiveStart {
     pub(super) who: Identity,
     pub(super) incarnation: u64,
     pub(super) generation: u64,
-    pub(super) timeline: TimelineId,
     pub(super) expires: Option<Instant>,
-    pub(super) begin: DeliveryStart,
     pub(super) share: Share,
+    pub(super) awaited: Option<Box<Awaited>>,
 }
 
 /// How a client says that it will send nothing more.
@@ -95,15 +99,15 @@ pub(super) const RESTORED: CloseReason =
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
-        let LiveStart { who, incarnation, generation, timeline, expires, begin, share } = start;
-        let followed = Followed::new(timeline, Epoch(begin.epoch), begin.from, begin.last, now.instant);
+        let LiveStart { who, incarnation, generation, expires, share, awaited } = start;
         Self {
             who,
             incarnation,
             generation,
             connection,
             expires,
-            timelines: vec![Timeline { followed, ack: Acks::default() }],
+            timelines: Vec::new(),
+            awaited,
             pace: SendRate::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
             history: History::default(),
@@ -117,10 +121,19 @@ impl Live {
         }
     }
 
+    /// From now on the timeline is delivered.
+    pub(super) fn follow(&mut self, timeline: TimelineId, begin: &DeliveryStart, now: Now) {
+        let followed = Followed::new(timeline, Epoch(begin.epoch), begin.from, begin.last, now.instant);
+        // Nearly all follow one, for which the usual room for four is too much.
+        self.timelines.reserve_exact(1);
+        self.timelines.push(Timeline { followed, ack: Acks::default() });
+    }
+
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let ack = self.timelines.iter().any(|timeline| timeline.ack.is_due()).then_some(self.ack_not_before);
         let feeds = self.timelines.iter().filter_map(|timeline| timeline.followed.wake_at()).min();
-        [self.expires, feeds, ack, self.pace.wake_at()].into_iter().flatten().min()
+        let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
+        [self.expires, feeds, ack, self.pace.wake_at(), awaited].into_iter().flatten().min()
     }
 
     pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
@@ -174,11 +187,16 @@ impl Live {
     pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), CloseReason> {
         for TimelineHead { timeline, head } in heads {
             let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(TimelineRef::of), head) else { continue };
-            let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else { continue };
             // It was read before the timeline existed.
             if head.epoch == 0 {
                 continue;
             }
+            let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else {
+                if let Some(awaited) = &mut self.awaited {
+                    awaited.heard(timeline, head)?;
+                }
+                continue;
+            };
             let position = Position { epoch: Epoch(head.epoch), seq: head.last };
             followed.reaches(position).map_err(|OtherEpoch| RESTORED)?;
             if followed.lacks() {

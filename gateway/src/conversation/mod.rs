@@ -10,6 +10,7 @@ mod live;
 mod pace;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod positions;
 pub(crate) mod rate;
 mod renewal;
 pub(crate) mod scram;
@@ -229,6 +230,9 @@ impl Session {
             (State::Live(_), Ask::Unknown) => {
                 self.bye(Code::Invalid, "frame has no body that this service knows", None, out);
             }
+            (State::Live(live), ask) if live.awaited.is_some() && !ask.may_come_before_positions() => {
+                self.bye(Code::Invalid, "positions must come before anything else", None, out);
+            }
             (State::Live(live), ask) => {
                 (self.patience, self.ping_at) = patience(&self.rules, now);
                 match ask {
@@ -238,6 +242,7 @@ impl Session {
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),
+                    Ask::Positions { positions, more } => self.positions(now, &positions, more, out),
                     Ask::SignIn(_) | Ask::Prove(_) | Ask::Unknown => {}
                 }
             }
@@ -331,6 +336,9 @@ impl Session {
         let State::Live(live) = &self.state else { return };
         if live.expires.is_some_and(|at| now.instant >= at) {
             return self.bye(Code::Expired, "the token has expired", None, out);
+        }
+        if live.awaited.as_ref().is_some_and(|awaited| now.instant >= awaited.until) {
+            return self.bye(Code::TimedOut, "not all positions came in time", Some(0), out);
         }
         if self.pings() && now.instant >= self.ping_at {
             out.push(Effect::Ping);

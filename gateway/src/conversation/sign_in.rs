@@ -7,12 +7,9 @@ use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
     credentials::{ITERATIONS, MAX_ITERATIONS},
     pb::{
-        client::{self, Code, Limits, Position, Start, TimelinePosition},
-        link::{
-            EnsureAccount, LookUpAccount, OpenSession, Refusal, TimelineHead, router_reply::Result as Reply,
-            router_request::Op,
-        },
-        store::{Head, ScramCredentials},
+        client::{Code, Limits, Start, TimelinePosition},
+        link::{EnsureAccount, LookUpAccount, OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
+        store::ScramCredentials,
     },
 };
 use rand::{RngExt as _, distr::Alphanumeric};
@@ -21,12 +18,13 @@ use super::{
     Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
     live::{LiveStart, RESTORED},
     patience,
+    positions::{Awaited, DeliveryStart, MAX_IN_SIGN_IN, given, head_of},
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, links::RequestOutcome, metrics, users::Share};
 
 /// Names in `SignedIn.features`, documented there. A name is never reused for another feature.
-const FEATURES: [&str; 1] = ["content.unknown-fields"];
+const FEATURES: [&str; 2] = ["content.unknown-fields", "sign-in.more-positions"];
 
 /// The state of a sign-in.
 pub(super) enum SignIn {
@@ -76,6 +74,7 @@ pub(super) struct Applicant {
     user: UserId,
     device: DeviceId,
     positions: Vec<TimelinePosition>,
+    more_positions: bool,
     /// When the client asked to sign in. The later sign-in of a device wins, however long the earlier one takes.
     since_ms: u64,
     start: Start,
@@ -90,15 +89,13 @@ pub(super) struct Applicant {
 }
 
 /// Retry delay for a client whose sign-in could not be carried out.
-const AGAIN_MS: u32 = 1_000;
+pub(super) const AGAIN_MS: u32 = 1_000;
 /// Retry delay for a user with too many connections, some of which may be dead.
 const CROWDED_AGAIN_MS: u32 = 30_000;
 /// Most characters of a claimed user name in the log.
 const MAX_TOLD_CHARS: usize = 64;
 /// Longest name and version of a client program.
 const MAX_CLIENT_BYTES: usize = 64;
-/// Most timelines whose positions a client may give.
-const MAX_POSITIONS: usize = 256;
 
 impl Session {
     pub(super) fn sign_in(&mut self, now: Now, ask: SignInAsk, out: &mut Vec<Effect>) {
@@ -112,7 +109,7 @@ impl Session {
         if ask.client.len() > MAX_CLIENT_BYTES {
             return self.bye(Code::Invalid, "client is longer than 64 bytes", None, out);
         }
-        if ask.positions.len() > MAX_POSITIONS {
+        if ask.positions.len() > MAX_IN_SIGN_IN {
             return self.bye(Code::Invalid, "positions names more than 256 timelines", None, out);
         }
         let Ok(start) = Start::try_from(ask.start) else {
@@ -122,6 +119,7 @@ impl Session {
             user,
             device,
             positions: ask.positions,
+            more_positions: ask.more_positions,
             since_ms: now.unix_ms,
             start,
             way,
@@ -283,8 +281,10 @@ impl Session {
         metrics::sign_in(applicant.way, "ok");
         let inbox = TimelineId::Inbox(who.user.clone());
         let timeline = inbox.to_client();
-        let begin = begin(&timeline, &applicant, &heads);
-        let beyond = beyond(&timeline, &applicant, &begin);
+        let (head, given) = (head_of(&timeline, &heads), given(&timeline, &applicant.positions));
+        let begin =
+            (given.is_some() || !applicant.more_positions).then(|| DeliveryStart::new(head, given, applicant.start));
+        let beyond = begin.as_ref().and_then(|begin| begin.beyond(given));
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
         let welcome = Welcome {
             handle: handle.to_string(),
@@ -304,20 +304,22 @@ impl Session {
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
             features: FEATURES.map(str::to_owned).to_vec(),
-            timelines: vec![client::TimelineState {
-                timeline: Some(timeline),
-                epoch: begin.epoch,
-                first: begin.first,
-                last: begin.last,
-                delivered_from: begin.from,
-            }],
+            timelines: begin.iter().map(|begin| begin.state(timeline.clone())).collect(),
         };
         out.push(Effect::SignedIn);
         out.push(Effect::Tell(Tell::SignedIn(Box::new(welcome))));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
         (self.patience, self.ping_at) = patience(&self.rules, now);
-        let start = LiveStart { who, incarnation, generation, timeline: inbox.clone(), expires, begin, share };
-        let live = Live::new(&self.rules, now, self.connection, start);
+        let awaited = applicant.more_positions.then(|| {
+            let until = now.instant + self.rules.sign_in_timeout;
+            let inbox = begin.is_none().then_some(head);
+            Box::new(Awaited::new(applicant.positions.len(), until, applicant.start, inbox))
+        });
+        let start = LiveStart { who, incarnation, generation, expires, share, awaited };
+        let mut live = Live::new(&self.rules, now, self.connection, start);
+        if let Some(begin) = &begin {
+            live.follow(inbox.clone(), begin, now);
+        }
         let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
         self.state = State::Live(Box::new(live));
         if let Some(op) = beyond {
@@ -372,40 +374,6 @@ impl Session {
     }
 }
 
-/// Where the delivery of a timeline starts.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct DeliveryStart {
-    pub(super) epoch: u64,
-    pub(super) first: u64,
-    pub(super) last: u64,
-    /// Delivery starts after this position.
-    pub(super) from: u64,
-}
-
-fn begin(timeline: &client::Timeline, applicant: &Applicant, heads: &[TimelineHead]) -> DeliveryStart {
-    let head = heads.iter().find(|head| head.timeline.as_ref() == Some(timeline)).and_then(|head| head.head);
-    let Head { epoch, first, last, cursor, has_cursor } = head.unwrap_or_default();
-    let first = first.max(1);
-    let kept_before = first - 1;
-    let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
-    let from = match (named.and_then(|named| named.position), applicant.start) {
-        (Some(position), _) if position.epoch == epoch => position.seq.min(last),
-        // The device has positions of another epoch, or none.
-        (Some(_), _) => kept_before,
-        (None, Start::Head) => last,
-        (None, Start::Cursor) if has_cursor => cursor.min(last),
-        (None, Start::Cursor) => kept_before,
-    };
-    DeliveryStart { epoch, first, last, from }
-}
-
-/// The device's position, if it has the timeline's epoch but lies beyond its end: the store was restored from a copy.
-fn beyond(timeline: &client::Timeline, applicant: &Applicant, begin: &DeliveryStart) -> Option<Position> {
-    let named = applicant.positions.iter().find(|named| named.timeline.as_ref() == Some(timeline));
-    let position = named.and_then(|named| named.position)?;
-    (begin.epoch != 0 && position.epoch == begin.epoch && position.seq > begin.last).then_some(position)
-}
-
 /// The user of a SCRAM exchange; the sign-in frame may name it, too.
 fn scram_user(message: &[u8], named: &str) -> Result<(ClientFirst, UserId), String> {
     let first = ClientFirst::parse(message).map_err(|error| error.to_string())?;
@@ -429,46 +397,6 @@ fn small(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-fn request(tag: Tag, op: Op) -> Effect {
+pub(super) fn request(tag: Tag, op: Op) -> Effect {
     Effect::Request { tag, op, traceparent: String::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delivery_begins_where_the_device_is() {
-        let user = UserId::new("alice").expect("valid");
-        let timeline = TimelineId::Inbox(user.clone()).to_client();
-        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true };
-        let from = |position: Option<(u64, u64)>, start: Start, head: Head| {
-            let positions = position.map(|(epoch, seq)| TimelinePosition {
-                timeline: Some(timeline.clone()),
-                position: Some(Position { epoch, seq }),
-            });
-            let applicant = Applicant {
-                user: user.clone(),
-                device: DeviceId::new("phone").expect("valid"),
-                positions: positions.into_iter().collect(),
-                since_ms: 0,
-                start,
-                way: "token",
-                proof: Proof::Password { generation: 0 },
-                make_account: false,
-                expires_ms: None,
-                scram_server_final: Bytes::new(),
-                share: None,
-            };
-            begin(&timeline, &applicant, &[TimelineHead { timeline: Some(timeline.clone()), head: Some(head) }]).from
-        };
-        assert_eq!(from(Some((7, 8)), Start::Head, head), 8, "a position given is where it is");
-        assert_eq!(from(Some((7, 1)), Start::Cursor, head), 1, "also one that is trimmed");
-        assert_eq!(from(Some((7, 99)), Start::Cursor, head), 9, "never beyond the end");
-        assert_eq!(from(Some((6, 8)), Start::Cursor, head), 3, "another epoch: all that is kept");
-        assert_eq!(from(None, Start::Cursor, head), 6);
-        assert_eq!(from(None, Start::Cursor, Head { has_cursor: false, ..head }), 3);
-        assert_eq!(from(None, Start::Head, head), 9);
-        assert_eq!(from(Some((0, 0)), Start::Cursor, Head::default()), 0);
-    }
 }

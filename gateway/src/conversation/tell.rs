@@ -20,6 +20,8 @@ pub(crate) enum Tell {
     /// The next message of the authentication exchange.
     Challenge(Bytes),
     SignedIn(Box<Welcome>),
+    /// Where delivery begins of timelines that SignedIn did not name.
+    Timelines(Vec<TimelineState>),
     Accepted(Placed),
     /// A request was not carried out.
     Refused {

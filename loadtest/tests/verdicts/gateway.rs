@@ -121,7 +121,7 @@ impl Gateway {
                 state.to(user, Body::Bye(bye));
                 state.connections.remove(user);
             }
-            From::Ack(_) | From::SignIn(_) | From::ScramFinal(_) | From::Renew(_) => {}
+            From::Ack(_) | From::SignIn(_) | From::ScramFinal(_) | From::Renew(_) | From::Positions(_) => {}
         }
     }
 }

@@ -3,14 +3,14 @@
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{
-    self, Ack, Fetch, Ping, Recipient, Renew, ScramFinal, SignIn, SignOut, client_frame::Body as TypedBody,
+    self, Ack, Fetch, Ping, Positions, Recipient, Renew, ScramFinal, SignIn, SignOut, client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) body: Option<Body>,
 }
 
@@ -32,6 +32,8 @@ pub(crate) enum Body {
     Ping(Ping),
     #[prost(message, tag = "8")]
     Renew(Renew),
+    #[prost(message, tag = "9")]
+    Positions(Positions),
 }
 
 /// carillon.client.v1.Send.
@@ -68,6 +70,7 @@ impl From<TypedBody> for Body {
             TypedBody::Fetch(body) => Self::Fetch(body),
             TypedBody::Ping(body) => Self::Ping(body),
             TypedBody::Renew(body) => Self::Renew(body),
+            TypedBody::Positions(body) => Self::Positions(body),
         }
     }
 }

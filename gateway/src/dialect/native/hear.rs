@@ -1,6 +1,8 @@
 //! Turns client frames into asks.
 
-use carillon_proto::pb::client::{Ack, Fetch, Ping, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in};
+use carillon_proto::pb::client::{
+    Ack, Fetch, Ping, Positions, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in,
+};
 
 use super::client::{Body, ClientFrame, Send};
 use crate::conversation::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
@@ -8,12 +10,12 @@ use crate::conversation::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 impl From<ClientFrame> for Ask {
     fn from(frame: ClientFrame) -> Self {
         match frame.body {
-            Some(Body::SignIn(SignIn { user, device, positions, start, client, credential })) => {
+            Some(Body::SignIn(SignIn { user, device, positions, start, client, credential, more_positions })) => {
                 let credential = credential.map(|credential| match credential {
                     sign_in::Credential::ScramFirst(message) => Credential::Scram(message),
                     sign_in::Credential::Token(token) => Credential::Token(token),
                 });
-                Self::SignIn(Box::new(SignInAsk { user, device, credential, positions, start, client }))
+                Self::SignIn(Box::new(SignInAsk { user, device, credential, positions, more_positions, start, client }))
             }
             Some(Body::ScramFinal(ScramFinal { message })) => Self::Prove(message),
             Some(Body::SignOut(SignOut {})) => Self::SignOut,
@@ -26,6 +28,7 @@ impl From<ClientFrame> for Ask {
             }
             Some(Body::Ping(Ping { nonce })) => Self::Heads { nonce },
             Some(Body::Renew(Renew { request, token })) => Self::Renew { request, token },
+            Some(Body::Positions(Positions { positions, more })) => Self::Positions { positions, more },
             None => Self::Unknown,
         }
     }

@@ -431,7 +431,7 @@ mod tests {
             id: String, body: String, seq: u64, limit: u32, latitude: f64, bytes: Vec<u8>, backward: bool,
         ) {
             use carillon_proto::pb::client::{
-                Ack, Content, Custom, Fetch, Location, Position, Recipient, Send, SignIn, Text, Timeline,
+                Ack, Content, Custom, Fetch, Location, Position, Positions, Recipient, Send, SignIn, Text, Timeline,
                 TimelinePosition, recipient::To, timeline::Owner,
             };
             let timeline = || Some(Timeline { owner: Some(Owner::Inbox(id.clone())) });
@@ -455,7 +455,12 @@ mod tests {
                     device: id.clone(),
                     credential: Some(Credential::ScramFirst(bytes.clone().into())),
                     positions: vec![TimelinePosition { timeline: timeline(), position }],
+                    more_positions: backward,
                     ..Default::default()
+                }),
+                Body::Positions(Positions {
+                    positions: vec![TimelinePosition { timeline: timeline(), position }; 2],
+                    more: backward,
                 }),
             ] {
                 let frame = ClientFrame { body: Some(body) };

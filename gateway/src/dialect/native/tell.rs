@@ -3,8 +3,8 @@
 use carillon_proto::{
     Position, TimelineId,
     pb::client::{
-        Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Trimmed, refused::What,
-        server_frame::Body,
+        Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
+        refused::What, server_frame::Body,
     },
 };
 
@@ -18,6 +18,7 @@ impl From<Tell> for Outgoing {
             Tell::Page(page) => return Self::Page(raw_page(*page)),
             Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
             Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
+            Tell::Timelines(timelines) => Body::Timelines(Timelines { timelines }),
             Tell::Accepted(Placed { client_id, message_id, timeline, position, time_ms }) => {
                 Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms })
             }
