@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::pb::link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op};
-use tokio::{sync::Notify, time::sleep_until};
+use tokio::{sync::Notify, task::yield_now, time::sleep_until};
 
 use crate::{
     connections::Connections,
@@ -63,6 +63,8 @@ impl Feeding {
             let wake_at = self.feeds.wake_at();
             let due = async {
                 match wake_at {
+                    // It goes on with what it has begun, and others have a turn before.
+                    Some(at) if at <= Instant::now() => yield_now().await,
                     Some(at) => sleep_until(at.into()).await,
                     None => pending().await,
                 }
@@ -75,7 +77,7 @@ impl Feeding {
             for (tag, answered) in mailbox.take().answers {
                 self.read(tag, answered.result);
             }
-            for read in self.feeds.due(Instant::now()) {
+            for read in self.feeds.due(Instant::now(), &mut Mailboxes(&self.connections)) {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
                 // A read belongs to no session: the number only spreads reads over the partitions.

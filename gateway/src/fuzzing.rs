@@ -244,7 +244,7 @@ impl Driven {
         if let Some(input) = input {
             self.input(input);
         }
-        let reads = self.feeds.due(self.now.instant).into_iter();
+        let reads = self.feeds.due(self.now.instant, &mut self.handed).into_iter();
         self.asked.extend(reads.map(|read| Tag::Feed(read.timeline, read.feed)));
         while let Some(input) = self.handed.0.pop_front() {
             self.input(input);

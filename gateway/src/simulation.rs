@@ -335,7 +335,8 @@ impl Gateway {
     }
 
     fn read_due(&mut self, now: Instant) {
-        for read in self.feeds.due(now) {
+        let mut hand = Mailboxes { connections: &self.connections, with_mail: &mut self.with_mail };
+        for read in self.feeds.due(now, &mut hand) {
             let op = read_op_of(&read, &self.rules);
             let asker = (NOBODY, Arc::clone(&self.reading), Tag::Feed(read.timeline, read.feed));
             self.submit(NOBODY, Some(asker), op);

@@ -130,7 +130,7 @@ impl Play {
 
     /// What feeds lack is asked for, and what they have handed over is taken.
     fn feeds_run(&mut self) {
-        for read in self.feeds.due(self.now.instant) {
+        for read in self.feeds.due(self.now.instant, &mut self.mail) {
             let op = read_op_of(&read, &self.session.rules);
             self.asked.push((Tag::Feed(read.timeline, read.feed), op));
         }

@@ -12,8 +12,9 @@ use carillon_proto::{Epoch, Position};
 use super::{
     delivery::{Arrival, Delivery},
     entry::{Came, Entry, TimelineName},
-    follower::{Ending, Follower, Followers, Hand, Left},
+    follower::{Ending, Follower, Followers, Hand, Leaving, Left},
     read_page::{ReadFailed, ReadPage},
+    walk::{Goodbyes, Walk},
 };
 
 /// Most entries kept for sessions that are about to join. Older ones are read from the store.
@@ -86,6 +87,7 @@ pub(super) struct Feed {
     pub(super) attached: u32,
     /// When the table next visits the feed.
     pub(super) scheduled: Option<Instant>,
+    goodbyes: Option<Box<Goodbyes>>,
     state: State,
 }
 
@@ -107,6 +109,8 @@ struct Following {
     incarnation: u64,
     order: Delivery<Arc<Entry>>,
     live: Followers,
+    /// Entries that not all of them have been handed yet.
+    walk: Option<Box<Walk>>,
     recent: Option<Box<RecentEntries>>,
 }
 
@@ -122,7 +126,8 @@ struct RecentEntries {
 impl Feed {
     pub(super) fn new(id: FeedId, timeline: TimelineName) -> Self {
         let timeline = Arc::new(timeline);
-        Self { id, timeline, attached: 0, scheduled: None, state: State::Expected(Expected::default()) }
+        let state = State::Expected(Expected::default());
+        Self { id, timeline, attached: 0, scheduled: None, goodbyes: None, state }
     }
 
     pub(super) fn incarnation(&self) -> u64 {
@@ -132,12 +137,22 @@ impl Feed {
         }
     }
 
-    /// When `begin_read` or `forget_recent` has something to do.
+    /// When `walk`, `begin_read` or `forget_recent` has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let State::Following(this) = &self.state else { return None };
+        let goodbyes = self.goodbyes.as_ref().map(|goodbyes| goodbyes.since);
+        let State::Following(this) = &self.state else { return goodbyes };
         let read = if this.live.is_empty() { None } else { this.order.wake_at() };
         let recent = this.recent.as_ref().map(|recent| recent.look_at);
-        [read, recent].into_iter().flatten().min()
+        let walk = this.walk.as_ref().map(|walk| walk.since);
+        [goodbyes, walk, read, recent].into_iter().flatten().min()
+    }
+
+    /// Goes on with what not all followers have been handed or told yet.
+    pub(super) fn walk(&mut self, hand: &mut impl Hand) {
+        self.goodbyes.take_if(|goodbyes| !goodbyes.step(hand));
+        if let State::Following(Following { walk, live, .. }) = &mut self.state {
+            walk.take_if(|walk| !walk.step(live, hand));
+        }
     }
 
     pub(super) fn pushed(&mut self, push: Push, now: Instant, hand: &mut impl Hand) {
@@ -174,7 +189,7 @@ impl Feed {
         if !this.is_of_this_life(incarnation, position.epoch) {
             return this.order.doubt(now);
         }
-        if counted && this.live.at_most(who) {
+        if counted && this.live.at_most(who) && this.walk.is_none() {
             // Nobody else waits for it, and no push of it will come.
             this.order.accepted(position, now);
             this.recent = None;
@@ -214,7 +229,8 @@ impl Feed {
                     return Joined::Ended(Ending::AccountEnded);
                 }
                 // The name has another owner.
-                this.live.leave(self.id, Left::Ended(Ending::AccountEnded), hand);
+                let leaving = this.live.leave(self.id, Left::Ended(Ending::AccountEnded));
+                Goodbyes::add(&mut self.goodbyes, leaving, now, hand);
                 true
             }
             State::Following(this) => match this.order.epoch() {
@@ -253,7 +269,7 @@ impl Feed {
     pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
         match &mut self.state {
             // Sessions that catch up read by themselves.
-            State::Following(this) if !this.live.is_empty() => this.order.begin_read(now),
+            State::Following(this) if !this.live.is_empty() && this.walk.is_none() => this.order.begin_read(now),
             State::Following(_) | State::Expected(_) => None,
         }
     }
@@ -269,9 +285,12 @@ impl Feed {
             {
                 Ending::Restored
             }
-            Ok(page) => return this.read(self.id, &self.timeline, page, shared, now, hand),
+            Ok(page) => {
+                let fallen = this.read(self.id, &self.timeline, page, shared, now, hand);
+                return fallen.into_iter().for_each(|fallen| Goodbyes::add(&mut self.goodbyes, fallen, now, hand));
+            }
         };
-        this.live.leave(self.id, Left::Ended(why), hand);
+        Goodbyes::add(&mut self.goodbyes, this.live.leave(self.id, Left::Ended(why)), now, hand);
         // The session that joins next knows the timeline better.
         self.state = State::Expected(Expected { heard: None, doubt: true });
     }
@@ -301,6 +320,7 @@ impl Following {
             incarnation: ask.incarnation,
             order: Delivery::new(ask.epoch, ask.head, grace),
             live: Followers::default(),
+            walk: None,
             recent: None,
         };
         if expected.doubt {
@@ -330,6 +350,11 @@ impl Following {
             // Nobody waits for missing entries before it.
             self.skip_to(entry.position.seq);
         }
+        // It is read in its turn.
+        if self.walk.as_ref().is_some_and(|walk| walk.is_full()) {
+            self.order.heard_of(entry.position, now);
+            return;
+        }
         // A frame's size fits.
         let (position, size) = (entry.position, entry.size() as u32);
         if let (Arrival::Next, Some(entry)) = self.order.pushed(position, Arc::new(entry), size, now) {
@@ -345,7 +370,10 @@ impl Following {
     }
 
     fn hand(&mut self, entry: Arc<Entry>, shared: bool, now: Instant, hand: &mut impl Hand) {
-        self.live.hand(&entry, hand);
+        match &mut self.walk {
+            Some(walk) => walk.push(Arc::clone(&entry)),
+            walk => *walk = Walk::begin(&entry, &mut self.live, now, hand),
+        }
         // A session that is alone and live has had it.
         if shared || self.live.is_empty() {
             self.recent.get_or_insert_with(|| Box::new(RecentEntries::new(now))).push(entry, now);
@@ -389,14 +417,12 @@ impl Following {
         shared: bool,
         now: Instant,
         hand: &mut impl Hand,
-    ) {
+    ) -> Option<Leaving> {
         let ReadPage { epoch, first, last, entries } = page;
         let before = self.order.next();
-        if first > before {
-            // Each follower tells its client which entries are no longer kept.
-            self.live.leave(id, Left::Fallen, hand);
-            self.skip_to(first);
-        }
+        // Each follower tells its client which entries are no longer kept.
+        let fallen = (first > before).then(|| self.live.leave(id, Left::Fallen));
+        self.skip_to(first);
         for (seq, envelope) in entries {
             if self.order.read(seq, now) {
                 let entry = Entry::new(id, Arc::clone(timeline), Position { epoch, seq }, envelope, Came::Read);
@@ -406,6 +432,7 @@ impl Following {
         let progress = self.order.next() > before;
         self.order.read_done(Some(last), progress, now);
         self.hand_early(shared, now, hand);
+        fallen
     }
 }
 

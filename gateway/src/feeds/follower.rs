@@ -37,7 +37,11 @@ pub(crate) trait Hand {
     fn left(&mut self, to: Follower, feed: FeedId, why: Left);
 }
 
-/// The followers that have everything the feed has delivered, ordered by number: new ones have the highest.
+/// Most followers that get an entry at once, under one lock. Small in tests, where few sessions follow a feed.
+const PIECE: usize = if cfg!(test) { 2 } else { 256 };
+
+/// The followers that have everything the feed has delivered, or will get it in their turn, ordered by number: new ones
+/// have the highest.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Vec<Follower>);
 
@@ -67,14 +71,48 @@ impl Followers {
         self.0.is_empty() || self.0 == [who]
     }
 
-    pub(super) fn hand(&mut self, entry: &Arc<Entry>, hand: &mut impl Hand) {
-        self.0.retain(|follower| hand.entry(*follower, entry));
+    /// Hands the entry to the next followers after `after`, at most `PIECE`. Returns the last of them if more remain.
+    pub(super) fn hand(
+        &mut self,
+        entry: &Arc<Entry>,
+        after: Option<Follower>,
+        hand: &mut impl Hand,
+    ) -> Option<Follower> {
+        let begin = after.map_or(0, |after| self.0.partition_point(|follower| *follower <= after));
+        let end = self.0.len().min(begin + PIECE);
+        let last = (end < self.0.len()).then(|| self.0[end - 1]);
+        let mut kept = begin;
+        for place in begin..end {
+            let follower = self.0[place];
+            if hand.entry(follower, entry) {
+                self.0[kept] = follower;
+                kept += 1;
+            }
+        }
+        self.0.drain(kept..end);
+        last
     }
 
-    /// No follower is live any more.
-    pub(super) fn leave(&mut self, feed: FeedId, why: Left, hand: &mut impl Hand) {
-        for follower in std::mem::take(&mut self.0) {
-            hand.left(follower, feed, why);
+    /// No follower is live any more; the result tells them why.
+    pub(super) fn leave(&mut self, feed: FeedId, why: Left) -> Leaving {
+        Leaving { followers: std::mem::take(&mut self.0), feed, why }
+    }
+}
+
+/// Followers that have to be told that the feed delivers nothing more to them.
+pub(super) struct Leaving {
+    followers: Vec<Follower>,
+    feed: FeedId,
+    why: Left,
+}
+
+impl Leaving {
+    /// Tells at most `PIECE` of them. True if more remain.
+    pub(super) fn tell(&mut self, hand: &mut impl Hand) -> bool {
+        let rest = self.followers.len().saturating_sub(PIECE);
+        for follower in self.followers.drain(rest..) {
+            hand.left(follower, self.feed, self.why);
         }
+        rest > 0
     }
 }

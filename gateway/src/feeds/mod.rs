@@ -1,9 +1,9 @@
 //! The feeds of this gateway: one for each timeline that at least one session follows.
 //!
-//! A feed puts pushes in order, reads missing entries once for all followers, and delivers each entry to the live ones.
-//! A session that is not live (it signs in, reads slowly, or its mailbox was full) catches up by pages of its own and
-//! joins in one step, so that backlog and live delivery never cross. The feeds do not wait, and know neither clock nor
-//! protocol.
+//! A feed puts pushes in order, reads missing entries once for all followers, and delivers each entry to the live ones, in
+//! pieces if they are many. A session that is not live (it signs in, reads slowly, or its mailbox was full) catches up by
+//! pages of its own and joins in one step, so that backlog and live delivery never cross. The feeds do not wait, and know
+//! neither clock nor protocol.
 
 mod delivery;
 mod entry;
@@ -15,6 +15,7 @@ mod read_page;
 mod table;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::time::Duration;
 

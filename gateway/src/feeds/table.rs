@@ -27,7 +27,7 @@ const SHARDS: usize = 32;
 
 /// A feed for each timeline that a session follows: bounded by connections, because each `expect` without a `leave`
 /// belongs to one. Sharded, so that pushes and joins seldom contend. A shard's lock protects the order in which
-/// followers get entries, and is held while they do.
+/// followers get entries, and is held while a piece of them does.
 pub(crate) struct Feeds {
     shards: [Mutex<Shard>; SHARDS],
     grace: Duration,
@@ -138,15 +138,15 @@ impl Feeds {
         self.shards.iter().filter_map(|shard| shard.lock().timers.first().map(|(at, _)| *at)).min()
     }
 
-    /// The reads that are due. Each is answered by `read`.
-    pub(crate) fn due(&self, now: Instant) -> Vec<FeedRead> {
+    /// The reads that are due. Each is answered by `read`. Also continues deliveries to many followers by one piece each.
+    pub(crate) fn due(&self, now: Instant, hand: &mut impl Hand) -> Vec<FeedRead> {
         let mut reads = Vec::new();
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            while let Some((at, timeline)) = shard.timers.first().cloned()
-                && at <= now
-            {
-                shard.with((&timeline).into(), |feed| {
+            // Not locked for all of them: other callers get their turns in between.
+            let due = shard.lock().due(now);
+            for timeline in due {
+                shard.lock().with((&timeline).into(), |feed| {
+                    feed.walk(hand);
                     feed.forget_recent(now);
                     let (incarnation, feed_id) = (feed.incarnation(), feed.id);
                     if let Some(from) = feed.begin_read(now) {
@@ -210,6 +210,12 @@ impl Feeds {
 }
 
 impl Shard {
+    /// The timelines whose visit is due.
+    fn due(&self, now: Instant) -> Vec<TimelineId> {
+        let due = self.timers.iter().take_while(|(at, _)| *at <= now);
+        due.map(|(_, timeline)| timeline.clone()).collect()
+    }
+
     /// Applies `work` to the feed, then schedules its next visit, or removes it if nobody needs it. Also returns
     /// whether the visit is sooner than before.
     fn with<T>(&mut self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<(T, bool)> {

@@ -103,7 +103,7 @@ proptest! {
             }
         }
         world.now += Duration::from_secs(10);
-        world.feeds.due(world.now);
+        world.feeds.due(world.now, &mut world.mail);
         let catching_up = world.clients.values().any(|client| !matches!(client, Client::Out));
         prop_assert!(catching_up || world.feeds.is_empty());
         prop_assert_eq!(world.feeds.recent_bytes(), 0, "what nobody joins for is not kept");
@@ -111,6 +111,51 @@ proptest! {
             world.leave(who);
         }
         prop_assert!(world.feeds.is_empty(), "a feed that nobody follows is gone");
+    }
+}
+
+#[test]
+fn many_followers_are_handed_entries_a_piece_at_a_time_and_each_entry_before_the_next() {
+    let mut world = World::new();
+    for who in 1..=FOLLOWERS {
+        world.sign_in(who);
+        world.opened(who);
+    }
+    let mut handed = Vec::new();
+    for _ in 0..2 {
+        let position = world.append();
+        world.push(1, position, None);
+        handed.push(world.mail.entries());
+    }
+    while world.feeds.wake_at().is_some_and(|at| at <= world.now) {
+        world.feeds.due(world.now, &mut world.mail);
+        handed.push(world.mail.entries());
+    }
+    assert_eq!(handed, [2, 2, 4, 6, 8], "two are a piece in tests");
+    for who in 1..=FOLLOWERS {
+        world.takes(who);
+        let Some(Client::In(session)) = world.clients.get(&who) else { panic!("it has left") };
+        assert_eq!(session.next, 3, "it has both");
+    }
+}
+
+/// What not all have been handed yet is bounded, and the rest is read.
+#[test]
+fn entries_that_come_faster_than_they_are_handed_out_are_not_lost() {
+    let mut world = World::new();
+    for who in 1..=FOLLOWERS {
+        world.sign_in(who);
+        world.opened(who);
+    }
+    for _ in 0..200 {
+        let position = world.append();
+        world.push(1, position, None);
+    }
+    assert_eq!(world.mail.entries(), 2);
+    world.settle();
+    for client in world.clients.values() {
+        let Client::In(session) = client else { panic!("it has left") };
+        assert_eq!(session.next, 201);
     }
 }
 

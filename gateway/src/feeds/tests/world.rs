@@ -54,6 +54,13 @@ pub(super) struct Mail {
     left: Vec<(FeedId, Left)>,
 }
 
+impl Mailboxes {
+    /// Entries that wait in all of them.
+    pub(super) fn entries(&self) -> usize {
+        self.0.values().map(|mail| mail.entries.len()).sum()
+    }
+}
+
 impl Hand for Mailboxes {
     fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
         let mail = self.0.entry(to.0).or_default();
@@ -116,7 +123,7 @@ impl World {
             Act::Opened(who) => self.opened(who),
             Act::Takes(who) => self.takes(who),
             Act::Page(who, read) => self.page(who, read),
-            Act::FeedReads => self.feed_reads.extend(self.feeds.due(self.now)),
+            Act::FeedReads => self.feed_reads.extend(self.feeds.due(self.now, &mut self.mail)),
             Act::FeedPage(read) => self.feed_page(read),
             Act::Pause(who) => self.with(who, |session, now, _| session.followed.pause(now)),
             Act::Resume(who) => {
@@ -319,7 +326,9 @@ impl World {
         self.act(Act::Behind);
         for _ in 0..(50 + self.store.last) {
             self.now += RETRY;
-            self.act(Act::FeedReads);
+            while self.feeds.wake_at().is_some_and(|at| at <= self.now) {
+                self.act(Act::FeedReads);
+            }
             while !self.feed_reads.is_empty() {
                 self.feed_page(Read::Brings(5));
             }
