@@ -47,6 +47,7 @@ mod put_back;
 mod raft;
 mod reconcile;
 mod registry;
+mod rounds;
 mod service;
 mod shard;
 mod shard_clock;

@@ -1,8 +1,11 @@
 //! Periodic removal: envelopes beyond retention, and cursors of devices that are gone.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
-use carillon_proto::pb::store::{StoreError, SweepCursors, TimelineCommand, timeline_command::Op};
+use carillon_proto::{
+    ShardId,
+    pb::store::{StoreError, SweepCursors, TimelineCommand, timeline_command::Op},
+};
 use prost::Message as _;
 use tokio::time::sleep;
 
@@ -10,6 +13,7 @@ use crate::{
     cluster::Serving,
     machine::{Outcome, Retention, SWEEP_CURSORS, TimelineReader},
     metrics as names,
+    rounds::Rounds,
     shard::{Reader, Shard},
 };
 
@@ -25,21 +29,32 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
+    let mut rounds: HashMap<ShardId, (Rounds, Rounds)> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
-            if let Reader::Timeline(reader) = shard.reader() {
-                trim(shard, reader, retention).await;
-                sweep(shard, reader, retention).await;
+            let Reader::Timeline(reader) = shard.reader() else { continue };
+            if !shard.group().leads() {
+                rounds.remove(&shard.id());
+                continue;
             }
+            let (trims, sweeps) = rounds.entry(shard.id()).or_default();
+            trim(shard, reader, retention, trims).await;
+            sweep(shard, reader, retention, sweeps).await;
         }
     }
 }
 
-async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention) {
+async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if !retention.trims() {
+        return;
+    }
     for _ in 0..LOOKS {
-        let look = move |reader: &TimelineReader| reader.due_trims(&retention, TRIMS);
-        let Some(due) = look_for(shard, reader, look).await.filter(|due| !due.is_empty()) else { return };
+        let look = move |reader: &TimelineReader, after: &[u8]| reader.due_trims(after, &retention, TRIMS);
+        let due = look_for(shard, reader, rounds, look).await;
+        if due.is_empty() {
+            return;
+        }
         for trim in due {
             if !carry_out(shard, Op::Trim(trim)).await {
                 return;
@@ -49,36 +64,38 @@ async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention) {
 }
 
 /// One look each time: sweeping is not urgent.
-async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention) {
-    let look = move |reader: &TimelineReader| reader.gone_cursors(&retention, SWEEP_CURSORS);
-    let Some(cursors) = look_for(shard, reader, look).await.filter(|gone| !gone.is_empty()) else { return };
+async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    let look = move |reader: &TimelineReader, after: &[u8]| reader.gone_cursors(after, &retention, SWEEP_CURSORS);
+    let cursors = look_for(shard, reader, rounds, look).await;
+    if cursors.is_empty() {
+        return;
+    }
     let count = cursors.len() as u64;
     if carry_out(shard, Op::SweepCursors(SweepCursors { cursors })).await {
         metrics::counter!(names::CURSORS_SWEPT).increment(count);
     }
 }
 
-/// `None` if this node does not lead, or can't read.
+/// Does the next look of the round. Nothing is found if this node does not lead, or can't read.
 async fn look_for<T: Send + 'static>(
     shard: &Shard,
     reader: &TimelineReader,
-    look: impl FnOnce(&TimelineReader) -> io::Result<T> + Send + 'static,
-) -> Option<T> {
-    if !shard.group().leads() {
-        return None;
+    rounds: &mut Rounds,
+    look: impl FnOnce(&TimelineReader, &[u8]) -> io::Result<(Vec<T>, Vec<u8>)> + Send + 'static,
+) -> Vec<T> {
+    if !shard.group().leads() || !rounds.go_on(shard.group().applied()) {
+        return Vec::new();
     }
-    let reader = reader.clone();
-    match tokio::task::spawn_blocking(move || look(&reader)).await {
-        Ok(Ok(found)) => Some(found),
-        Ok(Err(error)) => {
-            tracing::error!(shard = %shard.id(), %error, "timelines can't be read");
-            None
+    let (reader, after) = (reader.clone(), rounds.after().to_vec());
+    match tokio::task::spawn_blocking(move || look(&reader, &after)).await {
+        Ok(Ok((found, next))) => {
+            rounds.looked(!found.is_empty(), next);
+            return found;
         }
-        Err(error) => {
-            tracing::error!(shard = %shard.id(), %error, "retention panicked");
-            None
-        }
+        Ok(Err(error)) => tracing::error!(shard = %shard.id(), %error, "timelines can't be read"),
+        Err(error) => tracing::error!(shard = %shard.id(), %error, "retention panicked"),
     }
+    Vec::new()
 }
 
 async fn carry_out(shard: &Shard, op: Op) -> bool {

@@ -2,7 +2,7 @@
 //! rise, replicas become members and leave. Each step is idempotent, and any later leader may repeat it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use crate::{
     cluster::{Cluster, Serving},
     machine::{ClusterRows, Outcome},
     placement::most_up_to_date,
-    raft::{GroupStatus, Host},
+    raft::{Group, GroupStatus, Host, LogId},
     shard::{Reader, Shard},
 };
 
@@ -39,6 +39,7 @@ const BEHIND: u64 = 1000;
 pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Carrier) {
     let Some(cluster) = serving.get() else { return };
     let mut registry = cluster.registry.clone();
+    let mut as_placed: HashMap<ShardId, Compared> = HashMap::new();
     loop {
         registry.borrow_and_update();
         let mut busy = false;
@@ -48,7 +49,15 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
                     lead_registry(cluster, shard, &bootstrap).await?;
                 }
                 raise_shard(shard, cluster.rows().level).await?;
-                follow_placement(cluster, shard, &carrier).await
+                let compared = Compared::now(cluster, shard.group());
+                if as_placed.get(&shard.id()) == Some(&compared) {
+                    return Ok(false);
+                }
+                let more = follow_placement(cluster, shard, &carrier).await?;
+                if !more {
+                    as_placed.insert(shard.id(), compared);
+                }
+                Ok(more)
             };
             match timeout(CHANGE, work).await.unwrap_or_else(|_| Err("it takes long".to_owned())) {
                 Ok(more) => busy |= more,
@@ -63,6 +72,20 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
         let _ = timeout(pause, registry.changed()).await;
         // The rows of leases change often.
         sleep(BUSY / 4).await;
+    }
+}
+
+/// The versions of rows and members between which `follow_placement` found no difference. It is not asked again before one of
+/// them changes: with many shards, the comparison would be most of the work of an idle process.
+#[derive(PartialEq, Eq)]
+struct Compared {
+    rows: u64,
+    members: Option<LogId>,
+}
+
+impl Compared {
+    fn now(cluster: &Cluster, group: &Group) -> Self {
+        Self { rows: cluster.view_version(), members: group.members_from() }
     }
 }
 

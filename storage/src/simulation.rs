@@ -116,7 +116,7 @@ impl Machines {
         match shard.kind {
             ShardKind::Timeline => {
                 let ages = Retention { cursor_age_ms, ..Retention::default() };
-                let cursors = self.timelines[place].1.gone_cursors(&ages, SWEEP_CURSORS)?;
+                let (cursors, _) = self.timelines[place].1.gone_cursors(&[], &ages, SWEEP_CURSORS)?;
                 let sweep = timeline_command::Op::SweepCursors(SweepCursors { cursors });
                 let command = TimelineCommand { op: Some(sweep) };
                 Ok(vec![command.encode_to_vec().into()])

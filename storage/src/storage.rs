@@ -380,7 +380,8 @@ impl Node {
         tasks.spawn("announcement", members::announce(serving(), bootstrap()));
         tasks.spawn("storage row", members::follow_rows(serving(), bootstrap(), carrier.clone()));
         tasks.spawn("reconcile", reconcile::run(serving(), bootstrap(), carrier));
-        tasks.spawn("raft pulse", raft::beat(serving(), Duration::from_millis(self.config.heartbeat_ms)));
+        let (heartbeat, lease) = (Duration::from_millis(self.config.heartbeat_ms), raft::lease(&self.config));
+        tasks.spawn("raft pulse", raft::beat(serving(), heartbeat, lease));
         tasks.spawn("disk space", self.space.clone().watch());
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving(), Arc::clone(&self.leases)));
@@ -399,7 +400,7 @@ impl Node {
             let mut why = None;
             for shard in cluster.shards().values() {
                 let id = shard.id();
-                if !shard.group().knows_leader() {
+                if shard.group().leader_id().is_none() {
                     why = Some(format!("shard {id} has no leader that this node knows"));
                     break;
                 }

@@ -41,7 +41,11 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
         for shard in cluster.shards().values() {
             let registry = cluster.registry.borrow().clone();
             let search = searches.entry(shard.id()).or_default();
-            if matches!(shard.reader(), Reader::Directory(_)) && !search.begins(registry.version, Instant::now()) {
+            let begins = match shard.reader() {
+                Reader::Directory(_) => search.begins(registry.version, Instant::now()),
+                Reader::Timeline(_) => search.has_news(shard.group().applied()),
+            };
+            if !begins {
                 continue;
             }
             if let Err(error) = sweep_shard(shard, &registry, search).await {
@@ -51,8 +55,8 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
     }
 }
 
-/// The search for sessions of one shard. Leases end only with a new version of the registry, so without one there is no
-/// search: the rows of signed-in users cost nothing.
+/// The search through one shard. Leases end only with a new version of the registry, and timelines only with a command of
+/// their shard, so without one there is no search: the rows of signed-in users cost nothing.
 #[derive(Default)]
 struct Search {
     /// The key at which the search continues; empty at its begin and end.
@@ -61,6 +65,8 @@ struct Search {
     version: u64,
     /// When the last search finished.
     done: Option<Instant>,
+    /// The last entry that was known to be applied at the last look, if that found nothing.
+    nothing_at: Option<u64>,
 }
 
 impl Search {
@@ -74,6 +80,11 @@ impl Search {
         }
         true
     }
+
+    /// True if something has been applied since nothing was found.
+    fn has_news(&self, applied: Option<u64>) -> bool {
+        self.nothing_at != applied
+    }
 }
 
 async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Search) -> io::Result<()> {
@@ -83,6 +94,7 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
             *search = Search::default();
             return Ok(());
         }
+        let applied = shard.group().applied();
         let (reader, registry, begin) = (shard.reader().clone(), registry.clone(), search.after.clone());
         let looked = tokio::task::spawn_blocking(move || look(&reader, &registry, &begin)).await;
         let (commands, next) = looked.map_err(io::Error::other)??;
@@ -98,7 +110,7 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
         }
         search.after = next;
         if search.after.is_empty() {
-            search.done = Some(Instant::now());
+            (search.done, search.nothing_at) = (Some(Instant::now()), applied);
             return Ok(());
         }
     }
@@ -128,6 +140,15 @@ fn look(reader: &Reader, registry: &RegistryState, after: &[u8]) -> io::Result<L
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ended_timelines_are_searched_when_something_was_applied_since_none_was_found() {
+        let mut search = Search::default();
+        assert!(!search.has_news(None), "the shard is empty");
+        assert!(search.has_news(Some(7)));
+        search.nothing_at = Some(7);
+        assert!(!search.has_news(Some(7)) && search.has_news(Some(8)));
+    }
 
     #[test]
     fn sessions_are_searched_after_a_change_of_the_registry_and_seldom_without() {

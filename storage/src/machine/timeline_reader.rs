@@ -1,6 +1,6 @@
 //! Reads of a timeline shard.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use carillon_proto::{
     Level,
@@ -10,7 +10,6 @@ use carillon_proto::{
         TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen,
     },
 };
-use parking_lot::Mutex;
 
 use super::{
     ShardLevel, Unread,
@@ -32,16 +31,12 @@ pub(crate) const COLLECTED_KEYS: u32 = 512;
 #[derive(Clone)]
 pub(crate) struct TimelineReader {
     shard: TimelineShard,
-    /// Where the next search for due trims begins.
-    due_after: Arc<Mutex<Vec<u8>>>,
-    /// Where the next search for cursors begins.
-    gone_after: Arc<Mutex<Vec<u8>>>,
     level: ShardLevel,
 }
 
 impl TimelineReader {
     pub(crate) fn new(shard: TimelineShard, level: ShardLevel) -> Self {
-        Self { shard, due_after: Arc::default(), gone_after: Arc::default(), level }
+        Self { shard, level }
     }
 
     pub(crate) fn level(&self) -> Level {
@@ -146,21 +141,25 @@ impl TimelineReader {
         garbage.map(|record| keys::garbage_of(&record?.0).map(collect)).collect()
     }
 
-    /// Up to `limit` trims that are due by the shard's clock. Each call looks at a bounded number of timelines, and
-    /// begins where the last call ended.
-    pub(crate) fn due_trims(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Trim>> {
-        let after = self.due_after.lock().clone();
-        let (trims, next) = retention::due(&self.shard.view(), &after, retention, limit)?;
-        *self.due_after.lock() = next;
-        Ok(trims)
+    /// Up to `limit` trims that are due by the shard's clock, of timelines after the key `after`, and the key after which to
+    /// continue; empty at the end. Each call looks at a bounded number of timelines.
+    pub(crate) fn due_trims(
+        &self,
+        after: &[u8],
+        retention: &Retention,
+        limit: usize,
+    ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
+        retention::due(&self.shard.view(), after, retention, limit)
     }
 
-    /// Up to `limit` cursors of devices that have been gone for too long, found in the same way.
-    pub(crate) fn gone_cursors(&self, retention: &Retention, limit: usize) -> io::Result<Vec<Seen>> {
-        let after = self.gone_after.lock().clone();
-        let (gone, next) = retention::gone(&self.shard.view(), &after, retention, limit)?;
-        *self.gone_after.lock() = next;
-        Ok(gone)
+    /// The same for cursors of devices that have been gone for too long.
+    pub(crate) fn gone_cursors(
+        &self,
+        after: &[u8],
+        retention: &Retention,
+        limit: usize,
+    ) -> io::Result<(Vec<Seen>, Vec<u8>)> {
+        retention::gone(&self.shard.view(), after, retention, limit)
     }
 }
 

@@ -25,9 +25,9 @@ use super::{
     link::RaftLinks,
     machine::ShardMachine,
     network::Network,
-    pulse::Role,
+    pulse::{Progress, Role},
     store::LogStore,
-    types::{Commands, Host, LeaderId, Outlet, Types},
+    types::{Commands, Host, LeaderId, LogId, Outlet, Types},
 };
 use crate::{
     addresses::AddressBook,
@@ -147,8 +147,7 @@ impl Group {
         let raft = Raft::new(replica, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        // One fifth is left as a margin for clock drift.
-        let lease = Duration::from_millis(config.election_max_ms) * 4 / 5;
+        let lease = lease(config);
         let (began, heard_ms) = (Instant::now(), AtomicU64::new(0));
         Ok(Self {
             shard,
@@ -230,7 +229,11 @@ impl Group {
         if metrics.state == ServerState::Leader {
             // A learner, too, has to learn what is committed.
             let alone = metrics.membership_config.membership().nodes().nth(1).is_none();
-            return if alone { Role::Alone } else { Role::Leads };
+            let progress = || Progress {
+                last_log: metrics.last_log_index,
+                applied: metrics.last_applied.as_ref().map(|id| id.index),
+            };
+            return if alone { Role::Alone } else { Role::Leads { progress: progress() } };
         }
         if metrics.current_leader.is_none() {
             return Role::Seeks;
@@ -259,13 +262,24 @@ impl Group {
         self.raft.is_leader()
     }
 
+    /// The last entry that is known to be applied here; the machine may be some entries further.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().last_applied.as_ref().map(|id| id.index)
+    }
+
+    /// The entry that made the members what they are.
+    pub(crate) fn members_from(&self) -> Option<LogId> {
+        self.raft.metrics().borrow_watched().membership_config.log_id().as_ref().copied()
+    }
+
     /// The last entry covered by the last snapshot.
     pub(crate) fn snapshot_upto(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index)
     }
 
-    pub(crate) fn knows_leader(&self) -> bool {
-        self.raft.metrics().borrow_watched().current_leader.is_some()
+    /// The replica that leads, if it is known.
+    pub(crate) fn leader_id(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
     }
 
     /// The address of the leader, if it is known.
@@ -378,6 +392,12 @@ impl Group {
             tracing::warn!(shard = %self.shard, %error, "shard did not stop in order");
         }
     }
+}
+
+/// How old the last answer of a majority may be for a leader to answer reads.
+pub(crate) fn lease(config: &StorageConfig) -> Duration {
+    // One fifth is left as a margin for clock drift.
+    Duration::from_millis(config.election_max_ms) * 4 / 5
 }
 
 fn outcomes(result: ClientWriteResult<Types>, book: &AddressBook) -> Result<Vec<Outcome>, ProposeError> {

@@ -34,10 +34,10 @@ mod store;
 mod suite_test;
 mod types;
 
-pub(crate) use group::{Group, GroupOptions, GroupStatus, LeaderTerm, ProposeError, ReadError, StartError};
+pub(crate) use group::{Group, GroupOptions, GroupStatus, LeaderTerm, ProposeError, ReadError, StartError, lease};
 pub(crate) use link::RaftLinks;
 pub(crate) use machine::NodeShare;
 pub(crate) use pace::ApplyPace;
 pub(crate) use pulse::beat;
 pub(crate) use server::RaftService;
-pub(crate) use types::Host;
+pub(crate) use types::{Host, LogId};
