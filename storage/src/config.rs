@@ -41,7 +41,7 @@ pub struct StorageConfig {
     /// Memory for writes to timelines that are not in their tables yet, of all shards together. A start replays at most
     /// 256 MiB of them.
     pub timeline_memtables_bytes: u64,
-    /// Memory for the newest entries of each shard's log.
+    /// Memory for the newest entries of the logs of all shards together.
     pub log_cache_bytes: u64,
     /// Size of the log of all shards on disk; each shard has an equal part. A shard makes a snapshot after a quarter of
     /// its part, or after as many bytes as its last snapshot has if that is more. A quarter stays behind the snapshot
@@ -92,7 +92,7 @@ impl Default for StorageConfig {
             timeline_cache_bytes: 128 << 20,
             timeline_open_files: 900,
             timeline_memtables_bytes: 256 << 20,
-            log_cache_bytes: 4 << 20,
+            log_cache_bytes: 64 << 20,
             log_bytes: 1 << 30,
         }
     }

@@ -59,8 +59,20 @@ const FLUSHES: &[u8] = b"flushes";
 pub(crate) struct LogOptions {
     pub(crate) file_bytes: u64,
     pub(crate) purge_bytes: u64,
-    /// Memory for the newest entries of each shard.
+    /// Memory for the newest entries of all shards together.
     pub(crate) cache_bytes: usize,
+}
+
+/// Memory for the newest entries, of which each shard's log that is open has an equal part.
+struct CacheParts {
+    bytes: usize,
+}
+
+impl CacheParts {
+    /// Each log that is open has one reference, and the node's log has another.
+    fn one(self: &Arc<Self>) -> usize {
+        self.bytes / (Arc::strong_count(self) - 1).max(1)
+    }
 }
 
 /// The replica of a shard on this node's disk.
@@ -75,7 +87,7 @@ pub(crate) struct Here {
 /// The log of this node.
 pub(crate) struct Log {
     engine: Arc<Engine>,
-    options: LogOptions,
+    cache: Arc<CacheParts>,
     /// `None` once closed. The flusher ends when no shard holds a handle either.
     ops: Mutex<Option<mpsc::Sender<Op>>>,
     ended: watch::Receiver<bool>,
@@ -111,13 +123,14 @@ impl Log {
         let flushes = check_flushes(&engine, expected)?;
         let engine = Arc::new(engine);
         let flusher = Flusher::start(Arc::clone(&engine), mark, flushes)?;
-        Ok(Self { engine, options, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
+        let cache = Arc::new(CacheParts { bytes: options.cache_bytes });
+        Ok(Self { engine, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
     }
 
     /// Opens the log of one shard. Blocking. Call it once for each shard.
     pub(crate) fn shard(&self, shard: ShardId) -> io::Result<ShardLog> {
         let ops = self.ops.lock().clone().ok_or_else(closed)?;
-        ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), self.options.cache_bytes)
+        ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), Arc::clone(&self.cache))
     }
 
     /// The replica of this shard; `None` if the disk says nothing about it. Blocking.

@@ -16,7 +16,7 @@ use raft_engine::Engine;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    COMMITTED, CUT, PURGED, VOTE, closed,
+    COMMITTED, CUT, CacheParts, PURGED, VOTE, closed,
     disk_entry::{DiskEntry, Entries, index},
     flusher::{Op, Write},
     growth::Growth,
@@ -36,14 +36,19 @@ struct Inner {
     engine: Arc<Engine>,
     ops: mpsc::Sender<Op>,
     group: u64,
-    cache_bytes: usize,
+    cache: Arc<CacheParts>,
     state: Mutex<State>,
     /// The number of the last write that is on disk.
     written: AtomicU64,
 }
 
 impl ShardLog {
-    pub(super) fn open(engine: Arc<Engine>, ops: mpsc::Sender<Op>, group: u64, cache_bytes: usize) -> io::Result<Self> {
+    pub(super) fn open(
+        engine: Arc<Engine>,
+        ops: mpsc::Sender<Op>,
+        group: u64,
+        cache: Arc<CacheParts>,
+    ) -> io::Result<Self> {
         let first = engine.first_index(group).unwrap_or(0);
         let end = engine.last_index(group).map_or(first, |last| last + 1);
         let cut = match engine.get(group, CUT) {
@@ -64,7 +69,7 @@ impl ShardLog {
             cut.is_some(),
             growth,
         );
-        let inner = Inner { engine, ops, group, cache_bytes, state: Mutex::new(state), written: AtomicU64::new(0) };
+        let inner = Inner { engine, ops, group, cache, state: Mutex::new(state), written: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -123,7 +128,7 @@ impl ShardLog {
     ) -> io::Result<()> {
         let appended = {
             let mut state = self.inner.state.lock();
-            state.evict(self.inner.written.load(Ordering::Acquire), self.inner.cache_bytes);
+            state.evict(self.inner.written.load(Ordering::Acquire), self.inner.cache.one());
             state.append(&entries)
         };
         let Some(appended) = appended else {

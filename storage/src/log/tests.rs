@@ -45,6 +45,19 @@ async fn ids(shard: &ShardLog) -> Vec<(u64, u64)> {
 }
 
 #[tokio::test]
+async fn the_logs_that_are_open_share_the_memory_for_newest_entries() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 3000);
+    let other = |index| log.shard(ShardId { index, ..SHARD }).expect("opens");
+    assert_eq!(log.cache.one(), 3000);
+    let others = [other(4), other(5)];
+    assert_eq!(log.cache.one(), 1000);
+    drop(others);
+    assert_eq!(log.cache.one(), 3000);
+    close(log, shard).await;
+}
+
+#[tokio::test]
 async fn a_shard_that_is_forgotten_leaves_nothing_but_the_id_that_never_comes_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let (log, shard) = open(dir.path(), 0);
