@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     forgetful, quick,
-    support::{Cluster, append, eventually, security, timeline_shard},
+    support::{Cluster, MAP, append, eventually, security, timeline_shard},
 };
 use carillon_proto::pb::store::{
     StoreError, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
@@ -30,6 +30,26 @@ async fn a_node_alone_keeps_what_it_was_given() {
             _ => cluster.nodes[0].drain_and_stop().await,
         }
     }
+}
+
+/// The defaults of a later release may be others than those with which the folder was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_keeps_the_number_of_shards_that_it_was_made_with() {
+    let mut cluster = Cluster::alone(quick).await;
+    for user in ["alice", "bob", "carol"] {
+        cluster.append(user, 0).await;
+    }
+    cluster.nodes[0].stop().await;
+    let config = &mut cluster.nodes[0].config;
+    (config.directory_shards, config.timeline_shards) = (MAP.directory + 3, MAP.timeline + 5);
+    cluster.nodes[0].start().await;
+    cluster.nodes[0].ready().await;
+    let view = cluster.nodes[0].view("the cluster", |view| view.directory_shards > 0).await;
+    assert_eq!((view.directory_shards, view.timeline_shards), (MAP.directory.into(), MAP.timeline.into()));
+    for user in ["alice", "bob", "carol"] {
+        assert_eq!(cluster.read(user).await.entries.len(), 1);
+    }
+    cluster.nodes[0].stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
