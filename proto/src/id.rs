@@ -1,6 +1,6 @@
 //! Names and ids, validated where they are made.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use crate::{DuplicateKey, limits};
 
@@ -200,11 +200,6 @@ impl std::str::FromStr for ConnectionHandle {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a connection handle: two numbers with a hyphen between them, as SignedIn tells it")]
 pub struct InvalidHandle(String);
-
-/// Milliseconds since 1970, for timestamps of new data. Never used to decide ownership.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
 
 #[cfg(test)]
 mod tests {

@@ -112,6 +112,12 @@ impl CallsEnd {
     }
 }
 
+impl<T> From<Messages<T>> for Incoming<T> {
+    fn from(messages: Messages<T>) -> Self {
+        Self(Way::Near(messages))
+    }
+}
+
 impl Services {
     pub(crate) fn serve<A: 'static, B: 'static>(
         &self,
@@ -170,8 +176,7 @@ impl<A: Send + 'static, B: Send + 'static> Near<A, B> {
     /// The service reads from `says` when it has room, as it would from a connection.
     pub fn open(self, says: impl Stream<Item = A> + Send + 'static) -> Result<Incoming<B>, Status> {
         self.0.check()?;
-        let incoming = Incoming(Way::Near(says.map(Ok).boxed()));
-        (self.0.service.open)(self.0.caller, incoming).map(|answers| Incoming(Way::Near(answers)))
+        (self.0.service.open)(self.0.caller, says.map(Ok).boxed().into()).map(Incoming::from)
     }
 }
 

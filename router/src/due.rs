@@ -5,20 +5,23 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use carillon_proto::Woken;
-use tokio::time::{self, Instant, Sleep};
+use carillon_proto::{
+    Woken,
+    clock::{self, Sleep},
+};
+use tokio::time::Instant;
 
 /// Keeps one timer, and resets it only if it would fire too late: a task that waits for many things asks for the
 /// deadline after each step.
 pub(crate) struct Due {
-    timer: Woken<Pin<Box<Sleep>>>,
+    timer: Woken<Sleep>,
     /// When the timer fires, until that was handled.
     set: Option<Instant>,
 }
 
 impl Due {
     pub(crate) fn new() -> Self {
-        Self { timer: Woken::new(Box::pin(time::sleep_until(Instant::now()))), set: None }
+        Self { timer: Woken::new(clock::sleep_until(clock::now())), set: None }
     }
 
     /// Ready at `at`; pending with `None`. The `at` of the last call counts.
@@ -26,7 +29,7 @@ impl Due {
         let Some(at) = at else { return Poll::Pending };
         loop {
             if self.set.is_none_or(|set| at < set) {
-                self.timer.get_mut().as_mut().reset(at);
+                self.timer.get_mut().reset(at);
                 self.set = Some(at);
             }
             ready!(Pin::new(&mut self.timer).poll(context));
@@ -57,7 +60,7 @@ mod tests {
             assert!(Instant::now() >= at(tenths), "sooner than it was set, later, and long ago");
         }
         waits(&mut due, Some(at(3)));
-        time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         waits(&mut due, None);
         let later = Instant::now() + Duration::from_millis(100);
         poll_fn(|context| due.poll(context, Some(later))).await;

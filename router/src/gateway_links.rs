@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    KeyedMap, LeaseId, TimelineId, UserId, limits,
+    KeyedMap, LeaseId, TimelineId, UserId, clock, limits,
     pb::link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
 };
 use parking_lot::{Mutex, RwLock};
@@ -179,7 +179,7 @@ impl GatewayLink {
             return slot.answer(Failure::Unreached.into());
         }
         if waiting.slots.len() >= DIRECTED {
-            waiting.expire(Instant::now());
+            waiting.expire(clock::now());
             if waiting.slots.len() >= DIRECTED {
                 return slot.answer(Failure::GatewayCrowded.into());
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Batches, LeaseId, UserId, Woken,
+    Batches, LeaseId, UserId, Woken, clock,
     lease::HeldLease,
     pb::{
         link::{
@@ -22,10 +22,7 @@ use carillon_proto::{
     trace,
 };
 use futures_util::Stream;
-use tokio::{
-    sync::{mpsc, watch},
-    time::{self, Instant},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -87,7 +84,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
         cut: Woken::new(Box::pin(way.cut.clone().cancelled_owned())),
         closing: Woken::new(Box::pin(closing.clone().cancelled_owned())),
     };
-    let (hello, gate) = (Hello::default(), Gate::new(Instant::now()));
+    let (hello, gate) = (Hello::default(), Gate::new(clock::now()));
     let reader = Reader { context, tier, replies: to_replies, way, hello, gate };
     (reader, outgoing)
 }
@@ -96,8 +93,8 @@ impl Reader {
     /// Runs until the other side ends the link or breaks the rules. Requests in flight continue.
     pub(crate) async fn run(mut self, mut incoming: Incoming<ToRouter>) {
         let cut = self.way.cut.clone();
-        let first = time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        let Ok(Ok(Some(mut said @ ToRouter { hello: Some(_), .. }))) = first else {
+        let first = clock::timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let Some(Ok(Some(mut said @ ToRouter { hello: Some(_), .. }))) = first else {
             tracing::debug!("a link without a greeting was closed");
             cut.cancel();
             return;
@@ -122,6 +119,7 @@ impl Reader {
         while goes_on {
             // Both are cancel-safe.
             let message = tokio::select! {
+                biased;
                 () = &mut is_cut => break,
                 message = incoming.message() => message,
             };
@@ -180,7 +178,7 @@ impl Reader {
         for request in requests {
             // Waits while too many answers are outstanding or unread: this slows down the caller.
             let Ok(place) = self.replies.clone().reserve_owned().await else { return false };
-            let since = Instant::now();
+            let since = clock::now();
             let RouterRequest { id, ring_version, traceparent, deadline_ms, era, op } = request;
             let counted = self.context.in_flight.enter();
             let name = op.as_ref().map_or("none", op_name);
@@ -218,7 +216,7 @@ impl Reader {
     async fn pass(&mut self, asked: &GateRequest<'_>) -> Result<(), Answer> {
         loop {
             let until = {
-                let now = Instant::now();
+                let now = clock::now();
                 let held = self.context.lease.borrow().as_ref().is_some_and(|held| held.until > now);
                 match self.gate.pass(asked, &self.context.topology.borrow(), held, now) {
                     Verdict::Pass => return Ok(()),
@@ -228,9 +226,9 @@ impl Reader {
             };
             let newer = self.context.topology.wait_for(|topology| topology.ring.version() >= asked.routed_by);
             // The check above shows whether it came in time.
-            let stopping = matches!(time::timeout_at(until, newer).await, Ok(Err(_)));
+            let stopping = matches!(clock::timeout_at(until, newer).await, Some(Err(_)));
             if stopping {
-                time::sleep_until(until).await;
+                clock::sleep_until(until).await;
             }
         }
     }

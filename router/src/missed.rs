@@ -1,8 +1,7 @@
 //! Remembers how far dropped deliveries reached, and reports it when there is room again.
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
+    collections::BTreeMap,
     task::{Context, Poll, Waker},
 };
 
@@ -21,7 +20,7 @@ pub(crate) struct Missed<K, T> {
 }
 
 struct State<K, T> {
-    missed: HashMap<K, T>,
+    missed: BTreeMap<K, T>,
     overflowed: bool,
     waker: Option<Waker>,
 }
@@ -40,11 +39,11 @@ pub(crate) enum Taken<T> {
 
 impl<K, T> Default for Missed<K, T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { missed: HashMap::new(), overflowed: false, waker: None }) }
+        Self { state: Mutex::new(State { missed: BTreeMap::new(), overflowed: false, waker: None }) }
     }
 }
 
-impl<K: Hash + Eq, T: Merges> Missed<K, T> {
+impl<K: Ord, T: Merges> Missed<K, T> {
     pub(crate) fn note(&self, key: K, missed: T) {
         let mut state = self.state.lock();
         if state.overflowed {
@@ -55,7 +54,7 @@ impl<K: Hash + Eq, T: Merges> Missed<K, T> {
         } else if state.missed.len() < USERS {
             state.missed.insert(key, missed);
         } else {
-            state.missed = HashMap::new();
+            state.missed = BTreeMap::new();
             state.overflowed = true;
         }
         if let Some(waker) = state.waker.take() {
@@ -77,7 +76,7 @@ impl<K: Hash + Eq, T: Merges> Missed<K, T> {
             let all = std::mem::take(&mut state.missed);
             return Poll::Ready(Taken::Some(all.into_values().collect()));
         }
-        let now = state.missed.extract_if(|_, _| true).take(limit);
+        let now = std::iter::from_fn(|| state.missed.pop_first()).take(limit);
         Poll::Ready(Taken::Some(now.map(|(_, missed)| missed).collect()))
     }
 }

@@ -6,14 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use carillon_proto::{LeaseId, UserId, Woken, now_ms, pb::link::Signal};
+use carillon_proto::{LeaseId, UserId, Woken, clock, now_ms, pb::link::Signal};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
         watch,
     },
-    time::{self, Duration, Instant, MissedTickBehavior},
+    time::{Duration, Instant},
 };
 use tokio_stream::wrappers::WatchStream;
 
@@ -36,6 +36,8 @@ pub(crate) const PARTITIONS: usize = 4;
 pub(crate) const INPUTS: usize = 4096;
 /// Answers of the store. When the queue is full the store client waits; the partition never waits for anything.
 pub(crate) const ANSWERS: usize = 4096;
+/// Between two looks at how much there is.
+const GAUGE: Duration = Duration::from_secs(5);
 /// Inputs taken at once.
 const TURN: usize = 256;
 
@@ -177,11 +179,9 @@ impl Partition {
     pub(crate) async fn run(mut self) {
         let mut inputs = Vec::with_capacity(TURN);
         let mut answers = Vec::with_capacity(TURN);
-        let mut gauge = time::interval(Duration::from_secs(5));
-        gauge.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gauge = Woken::new(gauge);
         let mut topologies = Woken::new(WatchStream::from_changes(self.topology.clone()));
-        let (mut flush_cursors, mut check) = (Due::new(), Due::new());
+        let (mut gauge, mut flush_cursors, mut check) = (Due::new(), Due::new(), Due::new());
+        let mut gauge_at = clock::now();
         loop {
             let (cursors_due, check_due) = (self.owner.cursors_due(), self.owner.check_due());
             let (queue, missed, stored) = (&mut self.inputs, &mut self.missed, &mut self.answers);
@@ -189,13 +189,15 @@ impl Partition {
             // not starved.
             tokio::select! {
                 biased;
-                _ = poll_fn(|context| gauge.poll_by(context, time::Interval::poll_tick)) => {
+                () = poll_fn(|context| gauge.poll(context, Some(gauge_at))) => {
+                    let now = clock::now();
+                    gauge_at = now + GAUGE;
                     metrics::sizes(self.index, self.owner.sizes());
-                    self.links.expire(Instant::now());
+                    self.links.expire(now);
                 }
                 topology = topologies.next() => {
                     let Some(topology) = topology else { return };
-                    self.owner.follow(topology, Instant::now());
+                    self.owner.follow(topology, clock::now());
                 }
                 taken = poll_fn(|context| {
                     stored.poll_by(context, |stored, context| stored.poll_recv_many(context, &mut answers, TURN))
@@ -203,12 +205,12 @@ impl Partition {
                     if taken == 0 {
                         return;
                     }
-                    let now = Instant::now();
+                    let now = clock::now();
                     let time_ms = now_ms();
                     answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now, time_ms));
                 }
                 () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(),
-                () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(Instant::now()),
+                () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(clock::now()),
                 taken = poll_fn(|context| {
                     missed.poll_by(context, |missed, context| missed.poll_take(context, TURN))
                 }) => match taken {
@@ -221,7 +223,7 @@ impl Partition {
                     if taken == 0 {
                         return;
                     }
-                    let (now, time_ms) = (Instant::now(), now_ms());
+                    let (now, time_ms) = (clock::now(), now_ms());
                     for input in inputs.drain(..) {
                         input.carry_out(&mut self.owner, now, time_ms);
                     }
@@ -240,7 +242,7 @@ impl Partition {
                         let to = AnswerTo::Partition(self.index, token);
                         let op = StoreOp { shard, op, traceparent, deadline, place, tries: 0, to };
                         if let Err(failure) = self.store.submit(Box::new(op)) {
-                            self.owner.answer(token, Err(failure), Instant::now(), now_ms());
+                            self.owner.answer(token, Err(failure), clock::now(), now_ms());
                         }
                     }
                     Effect::Answer(slot, answer) => slot.answer(answer),

@@ -57,6 +57,12 @@ struct Peer {
     missed: Arc<Missed<UserId, Delivery>>,
 }
 
+/// What waits for one router, and is taken out by its link.
+pub(crate) struct Queue {
+    words: mpsc::Receiver<Word>,
+    missed: Arc<Missed<UserId, Delivery>>,
+}
+
 /// What a router tells another one. All of it may be lost without harm.
 enum Word {
     Hint(Delivery),
@@ -82,6 +88,23 @@ impl Peers {
         metrics::hint(given);
     }
 
+    /// From now on there are queues for these routers alone. Gives those that are new.
+    pub(crate) fn change(&self, wanted: Vec<String>) -> Vec<(String, Queue)> {
+        let mut queues = self.queues.write();
+        queues.retain(|address, _| wanted.contains(address));
+        let mut new = Vec::new();
+        for address in wanted {
+            if queues.contains_key(&address) {
+                continue;
+            }
+            let (to_words, words) = mpsc::channel(HINTS);
+            let missed: Arc<Missed<UserId, Delivery>> = Arc::default();
+            queues.insert(address.clone(), Peer { words: to_words, missed: Arc::clone(&missed) });
+            new.push((address, Queue { words, missed }));
+        }
+        new
+    }
+
     /// Keeps a link to each other router of the ring.
     pub(crate) async fn follow(
         self,
@@ -99,32 +122,41 @@ impl Peers {
                 let stays = wanted.contains(address);
                 if !stays {
                     group.stop();
-                    self.queues.write().remove(address);
                 }
                 stays
             });
-            for address in wanted {
-                if groups.contains_key(&address) {
-                    continue;
-                }
-                let (to_words, words) = mpsc::channel(HINTS);
-                let peer = Peer { words: to_words, missed: Arc::default() };
-                let missed = Arc::clone(&peer.missed);
-                self.queues.write().insert(address.clone(), peer);
+            for (address, queue) in self.change(wanted) {
                 let group = tasks.child();
-                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), words, missed));
+                group.spawn("router_peer_link", keep(address.clone(), security.clone(), lease.clone(), queue));
                 groups.insert(address, group);
             }
         }
     }
 }
 
+impl Queue {
+    /// What waits now, for whoever has a way to the router that is not a link.
+    pub(crate) fn take(&mut self) -> ToRouter {
+        message_of(std::iter::from_fn(|| self.words.try_recv().ok()))
+    }
+}
+
+fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
+    let mut message = ToRouter::default();
+    for word in words {
+        match word {
+            Word::Hint(delivery) => message.hints.push(delivery.into_hint()),
+            Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
+        }
+    }
+    message
+}
+
 async fn keep(
     address: String,
     security: PeerSecurity,
     mut lease: watch::Receiver<Option<HeldLease>>,
-    words: mpsc::Receiver<Word>,
-    missed: Arc<Missed<UserId, Delivery>>,
+    Queue { words, missed }: Queue,
 ) {
     let channel = match security.channel(&address) {
         Ok(channel) => channel,
@@ -167,14 +199,7 @@ async fn keep(
                         },
                         next = words.next() => {
                             let Some(words) = next else { return };
-                            let mut message = ToRouter::default();
-                            for word in words {
-                                match word {
-                                    Word::Hint(delivery) => message.hints.push(delivery.into_hint()),
-                                    Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
-                                }
-                            }
-                            message
+                            message_of(words)
                         }
                         taken = poll_fn(|context| missed.poll_take(context, MISSED)) => {
                             // A new link also says that any user may have missed something.

@@ -1,30 +1,41 @@
-//! For the simulation only: a router without tasks, sockets and clock. Between the deciding parts (`Gate`, `Owner`, the
-//! store's `Engine`) it does what the tasks do, in the same order: see `Reader::run`, `Partition::run` and
-//! `StoreActor::run`.
+//! For the simulation only: a router without sockets, whose tasks get their turns by hand. The tasks are its own: each
+//! `Partition`, and of each link the `Reader` and `Outgoing`. The store's client is its `Engine` without `StoreActor`, and what
+//! goes to other routers is taken out of the queues of `Peers`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use carillon_proto::{
-    LeaseId, UserId,
+    Calls, LeaseId, Woken, clock,
+    lease::HeldLease,
     pb::{
-        link::{Behind, Evict, Forget, Hello, Hint, Push, RouterReply, RouterRequest, ToRouter, router_reply},
+        link::{FromRouter, Hello, ToRouter},
         store::{NodeKind, RegistryView, StoreReply, StoreRequest},
     },
+    peer::Tier,
+    stream::Incoming,
 };
-use tokio::{sync::mpsc, time::Instant};
+use futures_util::{FutureExt as _, Stream as _, StreamExt as _, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     companions::Companions,
     config::UnknownRecipient,
-    delivery::Delivery,
-    gate::{Gate, GateRequest, Verdict},
-    owner::{Effect, Owner, OwnerConfig},
-    partition::{Input, PARTITIONS, part_of},
-    reply::{InFlight, ReplySlot, Request, deadline, op_name, routed_by},
+    gateway_links::GatewayLinks,
+    link::{self, LinkContext, Outgoing},
+    owner::{Owner, OwnerConfig},
+    partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
+    peers::{Peers, Queue},
+    reply::InFlight,
     store::{
         StoreResult,
         simulation::{Done, Event, StoreSide},
@@ -34,197 +45,238 @@ use crate::{
 
 /// How late a retry or the end of a deadline in the store's client may be.
 const TICK: Duration = Duration::from_millis(10);
-/// Answers of a link that are outstanding or unread; at this number the link is no longer read.
+/// Answers of a link that are outstanding or unread; above it the link is not read.
 const REPLIES: usize = 64;
-
-/// What leaves the router.
-pub enum Output {
-    Store { stream: u64, request: StoreRequest },
-    Reply { link: u64, reply: RouterReply },
-    Push { link: u64, push: Push },
-    Behind { link: u64, behind: Vec<Behind> },
-    Evict { link: u64, evict: Evict },
-    View { link: u64, view: RegistryView },
-    Hint { address: String, hint: Hint },
-}
-
-pub struct Router {
-    topology: Arc<Topology>,
-    /// The lease and its end.
-    held: Option<Instant>,
-    partitions: Vec<Partition>,
-    store: StoreSide,
-    store_events: VecDeque<Event>,
-    next_tick: Instant,
-    links: BTreeMap<u64, Link>,
-    longest: Duration,
-    outputs: Vec<Output>,
-}
-
-struct Partition {
-    owner: Owner,
-    inputs: VecDeque<Input>,
-    answers: VecDeque<StoreResult>,
-    follows: bool,
-}
-
-struct Link {
-    hello: Option<Hello>,
-    gate: Gate,
-    unread: VecDeque<Unread>,
-    waits_until: Option<Instant>,
-    to_replies: mpsc::Sender<RouterReply>,
-    replies: mpsc::Receiver<RouterReply>,
-}
-
-/// Messages of a gateway, in order.
-#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
-enum Unread {
-    Forget(Forget),
-    Request(RouterRequest),
-    AnnouncedAll(u64),
-}
-
-/// The part of a router that runs next. Parts run at their own pace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    Partition(usize),
-    Store,
-}
-
 /// A user has fewer devices in the simulation.
 const DEVICES: u32 = 256;
 
+/// What leaves the router.
+pub enum Output {
+    Store {
+        stream: u64,
+        request: StoreRequest,
+    },
+    Link {
+        link: u64,
+        said: FromRouter,
+    },
+    /// The router ends the link.
+    Ended {
+        link: u64,
+    },
+    Peer {
+        address: String,
+        said: ToRouter,
+    },
+}
+
+pub struct Settings {
+    pub seed: u64,
+    /// The most that a request may take.
+    pub longest: Duration,
+    /// Pushes that wait for a link; more are dropped and told later.
+    pub pushes: usize,
+}
+
+pub struct Router {
+    topology: watch::Sender<Arc<Topology>>,
+    lease: watch::Sender<Option<HeldLease>>,
+    partitions: Vec<Task>,
+    answers: Vec<mpsc::Sender<StoreResult>>,
+    store: StoreSide,
+    store_events: VecDeque<Event>,
+    next_tick: Instant,
+    context: LinkContext,
+    /// By the number that the world gives it.
+    links: BTreeMap<u64, Link>,
+    /// The links on which other routers speak, by their names.
+    from_peers: BTreeMap<String, Link>,
+    to_peers: BTreeMap<String, Queue>,
+    outputs: Vec<Output>,
+}
+
+/// One of the router's tasks.
+struct Task {
+    /// `None`: it has ended.
+    work: Option<BoxFuture<'static, ()>>,
+    calls: Calls,
+}
+
+struct Link {
+    /// `None`: the other side has ended it.
+    says: Option<mpsc::UnboundedSender<ToRouter>>,
+    reader: Task,
+    /// `None`: it is ended.
+    outgoing: Option<Outgoing>,
+    calls: Calls,
+}
+
+/// The part of a router that is to run next. Parts run at their own pace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Partition(usize),
+    Store,
+    /// What is said on a link is read.
+    Reads(u64),
+    /// What waits for a link is sent.
+    Sends(u64),
+    /// What another router says is read.
+    ReadsPeer(String),
+}
+
 impl Router {
-    /// `seed` determines the pauses before retries; `longest` is the most that a request may take.
-    pub fn new(here: &str, seed: u64, longest: Duration, now: std::time::Instant) -> Self {
-        let topology = Arc::new(Topology::unknown(here));
-        let config = OwnerConfig {
+    pub fn new(here: &str, settings: &Settings) -> Self {
+        let (topology, follows) = watch::channel(Arc::new(Topology::unknown(here)));
+        let (lease, held) = watch::channel(None);
+        let (store, store_side) = StoreSide::new(8192, settings.seed);
+        let (answers, from_store): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
+        let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
+        let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
+        let mailboxes: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
+        let missed: Vec<_> = mailboxes.iter().map(|mailbox| Arc::clone(&mailbox.missed)).collect();
+        let (mailboxes, links, peers) = (Partitions::new(mailboxes), GatewayLinks::default(), Peers::default());
+        let owner = OwnerConfig {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
-            // A push that two simultaneous failures have lost is found before the run is given up.
+            // What two ends at once have left untold is found before the run is given up.
             head_check: Duration::from_secs(20),
         };
-        let partition = |_| Partition {
-            owner: Owner::new(Arc::clone(&topology), config.clone(), now.into()),
-            inputs: VecDeque::new(),
-            answers: VecDeque::new(),
-            follows: false,
+        let queues = from_store.into_iter().zip(inputs).zip(missed).enumerate();
+        let partitions = queues.map(|(index, ((answers, inputs), missed))| {
+            let partition = Partition {
+                index,
+                owner: Owner::new(Arc::clone(&follows.borrow()), owner.clone(), clock::now()),
+                inputs: Woken::new(inputs),
+                missed: Woken::new(missed),
+                answers: Woken::new(answers),
+                topology: follows.clone(),
+                store: store.clone(),
+                links: links.clone(),
+                peers: peers.clone(),
+                partitions: mailboxes.clone(),
+            };
+            Task::new(partition.run())
+        });
+        let partitions = partitions.collect();
+        let context = LinkContext {
+            links,
+            partitions: mailboxes,
+            peers,
+            topology: follows,
+            lease: held,
+            in_flight: InFlight::default(),
+            longest: settings.longest,
+            requests_bound: REPLIES,
+            pushes_bound: settings.pushes,
         };
         Self {
-            partitions: (0..PARTITIONS).map(partition).collect(),
             topology,
-            held: None,
-            store: StoreSide::new(8192, seed),
+            lease,
+            partitions,
+            answers,
+            store: store_side,
             store_events: VecDeque::new(),
-            next_tick: now.into(),
+            next_tick: clock::now(),
+            context,
             links: BTreeMap::new(),
-            longest,
+            from_peers: BTreeMap::new(),
+            to_peers: BTreeMap::new(),
             outputs: Vec::new(),
         }
     }
 
     pub fn take_outputs(&mut self) -> Vec<Output> {
+        for (address, queue) in &mut self.to_peers {
+            let said = queue.take();
+            if said != ToRouter::default() {
+                self.outputs.push(Output::Peer { address: address.clone(), said });
+            }
+        }
         std::mem::take(&mut self.outputs)
     }
 
-    /// The parts that have something to do.
+    /// Those with something to do.
     pub fn runnable(&self) -> impl Iterator<Item = Part> {
-        let busy = |part: &Partition| part.follows || !part.inputs.is_empty() || !part.answers.is_empty();
-        let partitions = self.partitions.iter().enumerate().filter(move |(_, part)| busy(part));
-        let store = (!self.store_events.is_empty()).then_some(Part::Store);
-        partitions.map(|(index, _)| Part::Partition(index)).chain(store)
+        let partitions = self.partitions.iter().enumerate();
+        let partitions = partitions.filter(|(_, task)| task.called()).map(|(index, _)| Part::Partition(index));
+        let store = (!self.store_events.is_empty() || self.store.is_asked()).then_some(Part::Store);
+        let links = self.links.iter().flat_map(|(number, link)| {
+            let reads = link.reader.called().then_some(Part::Reads(*number));
+            let sends = (link.outgoing.is_some() && link.calls.called()).then_some(Part::Sends(*number));
+            reads.into_iter().chain(sends)
+        });
+        let peers = self.from_peers.iter().filter(|(_, link)| link.reader.called());
+        let peers = peers.map(|(peer, _)| Part::ReadsPeer(peer.clone()));
+        partitions.chain(store).chain(links).chain(peers)
     }
 
-    /// When `wake` is due.
+    /// When `wake` is due. The tasks wait by the clock themselves.
     pub fn wake_at(&self) -> Option<std::time::Instant> {
-        let tick = (!self.store.is_idle()).then_some(self.next_tick);
-        let cursors = self.partitions.iter().filter_map(|partition| partition.owner.cursors_due());
-        let checks = self.partitions.iter().filter_map(|partition| partition.owner.check_due());
-        let links = self.links.values().filter_map(|link| link.waits_until);
-        tick.into_iter().chain(cursors).chain(checks).chain(links).min().map(Instant::into_std)
+        (!self.store.is_idle()).then(|| self.next_tick.into_std())
     }
 
-    pub fn wake(&mut self, now: std::time::Instant) {
-        let now = Instant::from_std(now);
+    pub fn wake(&mut self) {
+        let now = clock::now();
         if !self.store.is_idle() && self.next_tick <= now {
             self.next_tick = now + TICK;
             self.store_events.push_back(Event::Tick);
         }
-        for index in 0..self.partitions.len() {
-            if self.partitions[index].owner.cursors_due().is_some_and(|due| due <= now) {
-                self.partitions[index].owner.flush_cursors();
-                self.perform(index);
-            }
-        }
-        for index in 0..self.partitions.len() {
-            if self.partitions[index].owner.check_due().is_some_and(|due| due <= now) {
-                self.partitions[index].owner.check(now);
-                self.perform(index);
-            }
-        }
-        self.read_links(now);
     }
 
-    /// The lease runs until then, if at all.
-    pub fn holds_lease(&mut self, until: Option<std::time::Instant>) {
-        self.held = until.map(Instant::from_std);
+    /// The lease, and until when it runs.
+    pub fn holds_lease(&mut self, held: Option<(u64, std::time::Instant)>) {
+        let held = held.map(|(lease, until)| HeldLease { lease: LeaseId(lease), until: Instant::from_std(until) });
+        self.lease.send_replace(held);
     }
 
-    pub fn sees(&mut self, view: RegistryView, now: std::time::Instant) {
-        let Some(next) = self.topology.followed_by(view) else { return };
-        self.topology = Arc::new(next);
-        self.partitions.iter_mut().for_each(|partition| partition.follows = true);
-        self.store_events.push_back(Event::Members(self.topology.storage()));
-        for link in self.links.keys() {
-            self.outputs.push(Output::View { link: *link, view: (*self.topology.view).clone() });
-        }
-        self.read_links(Instant::from_std(now));
+    pub fn sees(&mut self, view: RegistryView) {
+        let Some(next) = self.topology.borrow().followed_by(view) else { return };
+        let peers: Vec<String> = next.others().map(|router| router.address.clone()).collect();
+        self.to_peers.retain(|address, _| peers.contains(address));
+        self.to_peers.extend(self.context.peers.change(peers));
+        self.store_events.push_back(Event::Members(next.storage()));
+        self.topology.send_replace(Arc::new(next));
     }
 
-    /// The other routers that it keeps a link to.
-    pub fn peers(&self) -> Vec<String> {
-        self.topology.others().map(|router| router.address.clone()).collect()
+    /// A gateway has opened a link.
+    pub fn link_up(&mut self, link: u64) {
+        self.links.insert(link, Link::open(&self.context, Tier::Gateway));
     }
 
-    pub fn link_up(&mut self, link: u64, now: std::time::Instant) {
-        let (to_replies, replies) = mpsc::channel(REPLIES);
-        let gate = Gate::new(now.into());
-        let opened = Link { hello: None, gate, unread: VecDeque::new(), waits_until: None, to_replies, replies };
-        self.links.insert(link, opened);
-        if self.topology.is_known() {
-            self.outputs.push(Output::View { link, view: (*self.topology.view).clone() });
+    pub fn link_says(&mut self, link: u64, said: ToRouter) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.say(said);
         }
     }
 
+    /// The gateway has ended it, or it broke.
     pub fn link_down(&mut self, link: u64) {
-        self.links.remove(&link);
+        if let Some(link) = self.links.get_mut(&link) {
+            (link.says, link.outgoing) = (None, None);
+        }
     }
 
-    pub fn link_says(&mut self, link: u64, said: ToRouter, now: std::time::Instant) {
-        let now = Instant::from_std(now);
-        for hint in said.hints {
-            self.take_hint(hint);
+    /// Another router says this, on the link that it has opened.
+    pub fn peer_says(&mut self, peer: &str, said: ToRouter) {
+        if !self.from_peers.contains_key(peer) {
+            self.peer_links(peer);
         }
-        for user in said.changed_users.iter().filter_map(|user| UserId::new(user).ok()) {
-            if self.topology.owns(user.as_str()) {
-                self.partitions[partition_of(&user)].inputs.push_back(Input::Changed(user));
-            }
+        if let Some(link) = self.from_peers.get_mut(peer) {
+            link.say(said);
         }
-        let Some(link) = self.links.get_mut(&link) else { return };
-        link.hello = said.hello.or(link.hello.take());
-        link.unread.extend(said.forgets.into_iter().map(Unread::Forget));
-        link.unread.extend(said.requests.into_iter().map(Unread::Request));
-        link.unread.extend((said.announced_all != 0).then_some(Unread::AnnouncedAll(said.announced_all)));
-        self.read_links(now);
     }
 
-    /// Hints that another router sent on an earlier link may have been lost.
-    pub fn doubts(&mut self) {
-        self.partitions.iter_mut().for_each(|partition| partition.inputs.push_back(Input::Doubt));
+    /// Another router has opened its link, anew if there was one.
+    pub fn peer_links(&mut self, peer: &str) {
+        let mut link = Link::open(&self.context, Tier::Router);
+        let hello = Hello { kind: NodeKind::Router.into(), ..Hello::default() };
+        link.say(ToRouter { hello: Some(hello), ..ToRouter::default() });
+        // A router is told nothing on the links of others.
+        link.outgoing = None;
+        self.from_peers.insert(peer.to_owned(), link);
     }
 
     pub fn stream_up(&mut self, address: &str, stream: u64) {
@@ -236,176 +288,95 @@ impl Router {
     }
 
     pub fn store_says(&mut self, reply: StoreReply) {
-        self.store_events.push_back(Event::Reply(reply));
+        self.store_events.push_back(Event::Reply(Box::new(reply)));
     }
 
-    pub fn run(&mut self, part: Part, now: std::time::Instant, time_ms: u64) {
-        let now = Instant::from_std(now);
+    pub fn run(&mut self, part: &Part) {
         match part {
-            Part::Store => self.run_store(now),
-            Part::Partition(index) => self.run_partition(index, now, time_ms),
+            Part::Store => self.run_store(),
+            Part::Partition(index) => self.partitions[*index].run(),
+            Part::ReadsPeer(peer) => {
+                if let Some(link) = self.from_peers.get_mut(peer) {
+                    link.reader.run();
+                }
+            }
+            Part::Reads(number) => {
+                let Some(link) = self.links.get_mut(number) else { return };
+                link.reader.run();
+                if link.reader.work.is_none() && link.outgoing.is_none() {
+                    self.links.remove(number);
+                }
+            }
+            Part::Sends(number) => self.send(*number),
         }
-        self.read_links(now);
     }
 
-    fn run_store(&mut self, now: Instant) {
+    fn run_store(&mut self) {
+        let now = clock::now();
         for event in std::mem::take(&mut self.store_events) {
             self.store.take(event, now);
         }
+        self.store.take_asked(now);
         let Done { sends, answers } = self.store.perform(now);
         self.outputs.extend(sends.into_iter().map(|(stream, request)| Output::Store { stream, request }));
         for (partition, answer) in answers {
-            self.partitions[partition].answers.push_back(answer);
+            self.answers[partition].try_send(answer).expect("fewer answers wait than there is room for");
         }
     }
 
-    fn run_partition(&mut self, index: usize, now: Instant, time_ms: u64) {
-        let partition = &mut self.partitions[index];
-        if std::mem::take(&mut partition.follows) {
-            partition.owner.follow(Arc::clone(&self.topology), now);
-        }
-        for (token, answer) in std::mem::take(&mut partition.answers) {
-            partition.owner.answer(token, answer, now, time_ms);
-        }
-        self.perform(index);
-        let partition = &mut self.partitions[index];
-        for input in std::mem::take(&mut partition.inputs) {
-            input.carry_out(&mut partition.owner, now, time_ms);
-        }
-        self.perform(index);
-    }
-
-    fn perform(&mut self, index: usize) {
-        for effect in std::mem::take(&mut self.partitions[index].owner.effects) {
-            match effect {
-                Effect::Store { token, shard, op, deadline, place, .. } => {
-                    self.store_events.push_back(Event::Op { shard, op, deadline, place, to: (index, token) });
+    /// What there is for this link now.
+    fn send(&mut self, number: u64) {
+        let Some(Link { outgoing: place, calls, reader, .. }) = self.links.get_mut(&number) else { return };
+        while let Some(outgoing) = place {
+            match calls.poll(|context| Pin::new(outgoing).poll_next(context)) {
+                std::task::Poll::Ready(Some(said)) => {
+                    let said = said.expect("a router's word is never an error");
+                    self.outputs.push(Output::Link { link: number, said });
                 }
-                Effect::Answer(slot, answer) => slot.answer(answer),
-                Effect::Push(gateway, push) => {
-                    if let Some(link) = self.link_of(gateway) {
-                        self.outputs.push(Output::Push { link, push });
-                    }
+                std::task::Poll::Ready(None) => {
+                    *place = None;
+                    self.outputs.push(Output::Ended { link: number });
                 }
-                Effect::Behind(gateway, behind) => {
-                    if let Some(link) = self.link_of(gateway) {
-                        self.outputs.push(Output::Behind { link, behind: vec![behind] });
-                    }
-                }
-                // The simulated clients send nothing of the kind.
-                Effect::Signal(..) | Effect::Direct { .. } => {}
-                Effect::Evict { gateway, connection, why } => {
-                    if let Some(link) = self.link_of(gateway) {
-                        self.outputs.push(Output::Evict { link, evict: Evict { connection, why: why.into() } });
-                    }
-                }
-                Effect::Deliver(delivery) => self.pass_on(delivery),
+                std::task::Poll::Pending => return,
             }
         }
-        self.take_replies();
-    }
-
-    fn take_replies(&mut self) {
-        for (link, open) in &mut self.links {
-            while let Ok(reply) = open.replies.try_recv() {
-                self.outputs.push(Output::Reply { link: *link, reply });
-            }
+        if reader.work.is_none() {
+            self.links.remove(&number);
         }
-    }
-
-    fn link_of(&self, gateway: LeaseId) -> Option<u64> {
-        let is_its = |hello: &Hello| hello.kind() == NodeKind::Gateway && hello.lease == gateway.0;
-        // The newest of several.
-        self.links.iter().rev().find(|(_, link)| link.hello.as_ref().is_some_and(is_its)).map(|(link, _)| *link)
-    }
-
-    fn pass_on(&mut self, delivery: Delivery) {
-        match self.topology.elsewhere(&delivery.user) {
-            Some(address) => {
-                self.outputs.push(Output::Hint { address: address.to_owned(), hint: delivery.into_hint() });
-            }
-            None => self.deliver(delivery),
-        }
-    }
-
-    fn deliver(&mut self, delivery: Delivery) {
-        let partition = partition_of(&delivery.user);
-        self.partitions[partition].inputs.push_back(Input::Deliver(delivery));
-    }
-
-    fn take_hint(&mut self, hint: Hint) {
-        let Some(delivery) = Delivery::of_hint(hint) else { return };
-        if !delivery.passed_on
-            && let Some(address) = self.topology.elsewhere(&delivery.user)
-        {
-            let hint = Hint { passed_on: true, ..delivery.clone().into_hint() };
-            self.outputs.push(Output::Hint { address: address.to_owned(), hint });
-        }
-        self.deliver(delivery);
-    }
-
-    fn read_links(&mut self, now: Instant) {
-        self.take_replies();
-        let held = self.held.is_some_and(|until| until > now);
-        for (number, link) in &mut self.links {
-            link.waits_until = None;
-            let Some(hello) = &link.hello else { continue };
-            let gateway = LeaseId(hello.lease);
-            while let Some(unread) = link.unread.front() {
-                let request = match unread {
-                    Unread::Request(request) => request,
-                    Unread::Forget(Forget { user, connection }) => {
-                        if let Ok(user) = UserId::new(user) {
-                            let (partition, connection, link_number) = (partition_of(&user), *connection, *number);
-                            let said = Input::Forget { user, gateway, connection, link: link_number };
-                            self.partitions[partition].inputs.push_back(said);
-                        }
-                        link.unread.pop_front();
-                        continue;
-                    }
-                    Unread::AnnouncedAll(ring_version) => {
-                        let (link_number, ring_version) = (*number, *ring_version);
-                        for partition in &mut self.partitions {
-                            let said = Input::AnnouncedAll { gateway, link: link_number, ring_version };
-                            partition.inputs.push_back(said);
-                        }
-                        link.unread.pop_front();
-                        continue;
-                    }
-                };
-                let Some(op) = &request.op else { break };
-                let Ok(user) = routed_by(op) else { break };
-                let asked = GateRequest::new(op, &user, request.ring_version, request.era);
-                if link.to_replies.capacity() == 0 {
-                    break;
-                }
-                let verdict = link.gate.pass(&asked, &self.topology, held, now);
-                if let Verdict::Wait(until) = verdict {
-                    link.waits_until = Some(until);
-                    break;
-                }
-                let Some(Unread::Request(RouterRequest { id, deadline_ms, op: Some(op), .. })) =
-                    link.unread.pop_front()
-                else {
-                    break;
-                };
-                // It has room, as checked above.
-                let Ok(place) = link.to_replies.clone().try_reserve_owned() else { break };
-                let slot = ReplySlot { id, place, op: op_name(&op), since: now, _counted: InFlight::default().enter() };
-                if let Verdict::NotOwner(not) = verdict {
-                    slot.answer(router_reply::Result::NotOwner(not));
-                    continue;
-                }
-                let deadline = deadline(now, deadline_ms, self.longest);
-                let partition = partition_of(&user);
-                let request = Request { user, op, lease: gateway, link: *number, deadline, span: None, slot };
-                self.partitions[partition].inputs.push_back(Input::Request(request));
-            }
-        }
-        self.take_replies();
     }
 }
 
-fn partition_of(user: &UserId) -> usize {
-    part_of(user, PARTITIONS)
+impl Task {
+    fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { work: Some(work.boxed()), calls: Calls::default() }
+    }
+
+    fn called(&self) -> bool {
+        self.work.is_some() && self.calls.called()
+    }
+
+    fn run(&mut self) {
+        if let Some(work) = &mut self.work
+            && self.calls.poll(|context| work.as_mut().poll(context)).is_ready()
+        {
+            self.work = None;
+        }
+    }
+}
+
+impl Link {
+    fn open(context: &LinkContext, tier: Tier) -> Self {
+        let (says, said) = mpsc::unbounded_channel();
+        let (reader, outgoing) = link::open(context.clone(), tier, &CancellationToken::new());
+        let said = UnboundedReceiverStream::new(said).map(Ok).boxed();
+        let reader = Task::new(reader.run(Incoming::from(said)));
+        Self { says: Some(says), reader, outgoing: Some(outgoing), calls: Calls::default() }
+    }
+
+    fn say(&mut self, said: ToRouter) {
+        if let Some(says) = &self.says {
+            // A reader that has ended hears nothing more.
+            let _ = says.send(said);
+        }
+    }
 }

@@ -4,9 +4,12 @@
 use bytes::Bytes;
 use carillon_proto::{
     ShardKind, TimelineId, UserId,
-    pb::store::{
-        Account, DeleteAccount, DirectoryCommand, EndSender, EndTimeline, PutAccount, TimelineCommand,
-        directory_command, put_account, store_reply::Result as Outcome, timeline_command,
+    pb::{
+        link::ToRouter,
+        store::{
+            Account, DeleteAccount, DirectoryCommand, EndSender, EndTimeline, PutAccount, TimelineCommand,
+            directory_command, put_account, store_reply::Result as Outcome, timeline_command,
+        },
     },
 };
 use prost::Message as _;
@@ -64,7 +67,9 @@ impl World<'_> {
                 for router in 0..self.routers.len() {
                     if self.healed || !self.random.in_thousand(self.scenario.hints_lost) {
                         let after = self.latency();
-                        self.at_router(router, after, RouterEvent::Changed(user_name(user)));
+                        let changed_users = vec![user_name(user)];
+                        let said = ToRouter { changed_users, ..ToRouter::default() };
+                        self.at_router(router, after, RouterEvent::Hears { from: "operator".to_owned(), said });
                     }
                 }
                 let after = self.random.below(500 * MS);

@@ -125,7 +125,7 @@ impl World<'_> {
     fn publish_lease(&mut self, node: Node, lease: Option<(u64, Time)>) {
         match node {
             Node::Gateway(gateway) => self.gateway_has_lease(gateway, lease.map(|(lease, _)| lease)),
-            Node::Router(router) => self.router_has_lease(router, lease.map(|(_, until)| until)),
+            Node::Router(router) => self.router_has_lease(router, lease),
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Report {
     pub accepted: u64,
     /// Envelopes in all inboxes.
     pub appended: u64,
+    /// Timelines whose pushes were dropped for lack of room, and told of later.
+    pub behind: u64,
     /// Rows swept out: cursors and sessions.
     pub swept: u64,
     /// Cursors that were moved by commands for all timelines of a device.
@@ -66,6 +68,7 @@ impl AddAssign for Report {
         self.sent += other.sent;
         self.accepted += other.accepted;
         self.appended += other.appended;
+        self.behind += other.behind;
         self.swept += other.swept;
         self.moves += other.moves;
         self.above_level += other.above_level;

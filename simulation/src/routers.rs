@@ -1,16 +1,13 @@
-//! The routers as processes: their streams to the store, their pace, their ends. What they decide is real.
+//! The routers as processes: their streams to the store, their pace, their ends. What they decide is real, as are their tasks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use carillon_proto::pb::{
-    link::{Behind, FromRouter, Hint, Push, RouterReply, ToRouter, router_reply},
+    link::{FromRouter, Hint, ToRouter, router_reply},
     store::{DeregisterNode, RegistryView, StoreReply, directory_command},
 };
-use carillon_router::simulation::{Output, Part, Router};
+use carillon_router::simulation::{Output, Part, Router, Settings};
 
 use crate::{
     lease::Keeper,
@@ -44,11 +41,15 @@ pub(crate) enum RouterEvent {
     Runs(Part),
     Wakes,
     Sees(RegistryView),
-    Hears(Hint),
-    /// The account or sessions of this user have changed.
-    Changed(String),
-    /// Another router's link is open again.
-    Doubts,
+    /// Another router says it.
+    Hears {
+        from: String,
+        said: ToRouter,
+    },
+    /// Another router's link is open again; what it said before may be lost.
+    Links {
+        from: String,
+    },
     /// A stream to this storage node.
     Opens(usize),
 }
@@ -68,7 +69,6 @@ impl World<'_> {
     }
 
     pub(crate) fn router_event(&mut self, router: usize, what: RouterEvent) {
-        let (now, unix_ms) = (self.schedule.instant(), self.schedule.unix_ms());
         match what {
             RouterEvent::Starts => self.router_starts(router),
             RouterEvent::Stops => self.router_crashes(router),
@@ -76,37 +76,32 @@ impl World<'_> {
             RouterEvent::Runs(part) => {
                 self.routers[router].will_run.remove(&part);
                 if let Some(up) = &mut self.routers[router].up {
-                    up.run(part, now, unix_ms);
+                    up.run(&part);
                 }
             }
             RouterEvent::Wakes => {
                 self.routers[router].will_wake = None;
                 if let Some(up) = &mut self.routers[router].up {
-                    up.wake(now);
+                    up.wake();
                 }
             }
             RouterEvent::Sees(view) => {
                 let node = &mut self.routers[router];
                 let Some(up) = &mut node.up else { return };
-                up.sees(view, now);
+                up.sees(view);
                 // The storage nodes are known from now on.
                 if !std::mem::replace(&mut node.knows, true) {
                     (0..NODES).for_each(|storage| self.at_router(router, 0, RouterEvent::Opens(storage)));
                 }
             }
-            RouterEvent::Changed(user) => {
+            RouterEvent::Links { from } => {
                 if let Some(up) = &mut self.routers[router].up {
-                    up.link_says(0, ToRouter { changed_users: vec![user], ..ToRouter::default() }, now);
+                    up.peer_links(&from);
                 }
             }
-            RouterEvent::Doubts => {
+            RouterEvent::Hears { from, said } => {
                 if let Some(up) = &mut self.routers[router].up {
-                    up.doubts();
-                }
-            }
-            RouterEvent::Hears(hint) => {
-                if let Some(up) = &mut self.routers[router].up {
-                    up.link_says(0, ToRouter { hints: vec![hint], ..ToRouter::default() }, now);
+                    up.peer_says(&from, said);
                 }
             }
         }
@@ -114,8 +109,8 @@ impl World<'_> {
     }
 
     fn router_starts(&mut self, router: usize) {
-        let seed = self.random.next();
-        let up = Router::new(&router_name(router), seed, LONGEST, self.schedule.instant());
+        let settings = Settings { seed: self.random.next(), longest: LONGEST, pushes: self.scenario.pushes };
+        let up = Router::new(&router_name(router), &settings);
         let life = self.routers[router].life + 1;
         self.routers[router] = RouterNode { life, up: Some(up), ..RouterNode::default() };
         self.begin_lease(Node::Router(router));
@@ -150,21 +145,21 @@ impl World<'_> {
         self.at_router(router, after, RouterEvent::Stops);
     }
 
-    pub(crate) fn router_has_lease(&mut self, router: usize, until: Option<Time>) {
-        let until = until.map(|until| self.schedule.instant_at(until));
+    pub(crate) fn router_has_lease(&mut self, router: usize, held: Option<(u64, Time)>) {
+        let held = held.map(|(lease, until)| (lease, self.schedule.instant_at(until)));
         if let Some(up) = &mut self.routers[router].up {
-            up.holds_lease(until);
+            up.holds_lease(held);
         }
+        self.after_router(router);
     }
 
     pub(crate) fn router_hears(&mut self, router: usize, wire: WireId, said: ToRouter) {
-        let now = self.schedule.instant();
         let node = &mut self.routers[router];
         let Some(up) = &mut node.up else { return };
         if node.links.insert(wire) {
-            up.link_up(wire, now);
+            up.link_up(wire);
         }
-        up.link_says(wire, said, now);
+        up.link_says(wire, said);
         self.after_router(router);
     }
 
@@ -205,76 +200,64 @@ impl World<'_> {
     }
 
     /// Performs what it said, and sees to what it has to do next.
-    fn after_router(&mut self, router: usize) {
+    pub(crate) fn after_router(&mut self, router: usize) {
         let Some(up) = &mut self.routers[router].up else { return };
-        let outputs = up.take_outputs();
-        let mut replies: BTreeMap<WireId, Vec<RouterReply>> = BTreeMap::new();
-        for output in outputs {
+        for output in up.take_outputs() {
             match output {
                 Output::Store { stream, request } => self.send(stream, Side::Second, Message::ToStore(request)),
-                Output::Reply { link, reply } => {
-                    if let Some(router_reply::Result::Accepted(accepted)) = &reply.result {
-                        self.model.accepted_by_router(accepted);
+                Output::Link { link, said } => self.router_says(link, said),
+                Output::Ended { link } => self.close_wire(link, Side::Second),
+                Output::Peer { address, said } => {
+                    for hint in said.hints {
+                        self.hint(router, &address, hint);
                     }
-                    replies.entry(link).or_default().push(reply);
                 }
-                Output::Push { link, push } => self.push(link, push),
-                Output::Behind { link, behind } => self.say(link, FromRouter { behind, ..FromRouter::default() }),
-                Output::Evict { link, evict } => {
-                    self.say(link, FromRouter { evictions: vec![evict], ..FromRouter::default() })
-                }
-                Output::View { link, view } => {
-                    self.say(link, FromRouter { registry: Some(view), ..FromRouter::default() })
-                }
-                Output::Hint { address, hint } => self.hint(&address, hint),
             }
-        }
-        for (link, replies) in replies {
-            self.say(link, FromRouter { replies, ..FromRouter::default() });
         }
         self.schedule_router(router);
     }
 
-    fn say(&mut self, link: WireId, said: FromRouter) {
-        self.send(link, Side::First, Message::FromRouter(said));
-    }
-
-    /// It is only a hint: it may be doubled, late or before its turn; and dropped, which is told when there is room again.
-    fn push(&mut self, link: WireId, push: Push) {
-        let faulty = !self.healed;
-        if faulty && self.random.in_thousand(self.scenario.pushes_lost) {
-            let Push { timeline, position, incarnation, .. } = push;
-            let behind = vec![Behind { timeline, position, incarnation }];
-            let message = Message::FromRouter(FromRouter { behind, ..FromRouter::default() });
-            let after = self.random.below(400 * MS);
-            return self.schedule.after(after, Event::Arrives { wire: link, to: Side::First, message });
-        }
-        let doubled = faulty && self.random.in_thousand(self.scenario.pushes_doubled);
-        for _ in 0..1 + usize::from(doubled) {
-            let said = FromRouter { pushes: vec![push.clone()], ..FromRouter::default() };
-            if faulty && self.random.in_thousand(self.scenario.pushes_late) {
-                let after = self.random.below(400 * MS);
-                let message = Message::FromRouter(said);
-                self.schedule.after(after, Event::Arrives { wire: link, to: Side::First, message });
-            } else {
-                self.say(link, said);
+    /// Pushes are only hints: they may be doubled, late or before their turn.
+    fn router_says(&mut self, link: WireId, mut said: FromRouter) {
+        for reply in &said.replies {
+            if let Some(router_reply::Result::Accepted(accepted)) = &reply.result {
+                self.model.accepted_by_router(accepted);
             }
         }
+        self.report.behind += said.behind.len() as u64;
+        for push in std::mem::take(&mut said.pushes) {
+            let faulty = !self.healed;
+            let late = faulty && self.random.in_thousand(self.scenario.pushes_late);
+            if !late {
+                said.pushes.push(push.clone());
+            }
+            if late || faulty && self.random.in_thousand(self.scenario.pushes_doubled) {
+                let after = self.random.below(400 * MS);
+                let message = Message::FromRouter(FromRouter { pushes: vec![push], ..FromRouter::default() });
+                self.schedule.after(after, Event::Arrives { wire: link, to: Side::First, message });
+            }
+        }
+        if said != FromRouter::default() {
+            self.send(link, Side::First, Message::FromRouter(said));
+        }
     }
 
-    fn hint(&mut self, address: &str, hint: Hint) {
-        let mut after = self.latency();
-        let mut what = RouterEvent::Hears(hint);
+    fn hint(&mut self, from: usize, address: &str, hint: Hint) {
+        let (from, mut after) = (router_name(from), self.latency());
+        let mut hint = Some(hint);
         if !self.healed && self.random.in_thousand(self.scenario.hints_lost) {
             after += self.random.below(400 * MS);
-            what = match what {
-                // For lack of room, or with the link.
-                RouterEvent::Hears(hint) if self.random.in_thousand(500) => {
-                    RouterEvent::Hears(Hint { envelope: Bytes::new(), ..hint })
-                }
-                _ => RouterEvent::Doubts,
-            };
+            // For lack of room, or with the link.
+            let for_lack_of_room = self.random.in_thousand(500);
+            hint = hint.filter(|_| for_lack_of_room).map(|hint| Hint { envelope: Bytes::new(), ..hint });
         }
+        let what = match hint {
+            Some(hint) => {
+                let said = ToRouter { hints: vec![hint], ..ToRouter::default() };
+                RouterEvent::Hears { from, said }
+            }
+            None => RouterEvent::Links { from },
+        };
         self.at_router(router_of(address), after, what);
     }
 
@@ -283,7 +266,7 @@ impl World<'_> {
         let node = &mut self.routers[router];
         let Some(up) = &mut node.up else { return };
         let new: Vec<Part> = up.runnable().filter(|part| !node.will_run.contains(part)).collect();
-        node.will_run.extend(new.iter().copied());
+        node.will_run.extend(new.iter().cloned());
         let wake = up.wake_at().map(|at| self.schedule.time_of(at).max(now));
         let wake = wake.filter(|at| node.will_wake.is_none_or(|planned| *at < planned));
         node.will_wake = wake.or(node.will_wake);

@@ -36,8 +36,9 @@ pub(crate) struct Scenario {
     pub(crate) slow: u64,
     /// Mean pauses between faults of a kind; None: there are none.
     pub(crate) faults: Vec<(Fault, Time)>,
+    /// Pushes that wait for a link; more are dropped.
+    pub(crate) pushes: usize,
     /// In thousand pushes.
-    pub(crate) pushes_lost: u64,
     pub(crate) pushes_doubled: u64,
     pub(crate) pushes_late: u64,
     /// In thousand hints between routers.
@@ -135,7 +136,7 @@ impl Scenario {
             entry: random.between(1, 16),
             slow: faulty(random, 30),
             faults,
-            pushes_lost: faulty(random, 500),
+            pushes: if random.in_thousand(500) { random.between(1, 3) as usize } else { 1024 },
             pushes_doubled: faulty(random, 300),
             pushes_late: faulty(random, 300),
             hints_lost: faulty(random, 500),

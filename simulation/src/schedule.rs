@@ -58,6 +58,16 @@ impl<E> Schedule<E> {
         self.at(self.now + wait, event);
     }
 
+    /// When the next event is due.
+    pub(crate) fn next_at(&self) -> Option<Time> {
+        self.events.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Time passes without an event.
+    pub(crate) fn pass_until(&mut self, at: Time) {
+        self.now = self.now.max(at);
+    }
+
     pub(crate) fn pop(&mut self) -> Option<E> {
         let ((at, _), event) = self.events.pop_first()?;
         self.now = at;

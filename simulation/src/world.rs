@@ -1,9 +1,12 @@
 //! The world: who is in it, what may happen, and the loop that makes it happen.
 
-use carillon_proto::pb::{
-    client::{ClientFrame, ServerFrame},
-    link::{FromRouter, ToRouter},
-    store::{StoreReply, StoreRequest},
+use carillon_proto::{
+    clock::VirtualTime,
+    pb::{
+        client::{ClientFrame, ServerFrame},
+        link::{FromRouter, ToRouter},
+        store::{StoreReply, StoreRequest},
+    },
 };
 use carillon_storage::simulation::Machines;
 
@@ -27,6 +30,8 @@ const PATIENCE: Time = 60 * SECOND;
 
 pub(crate) struct World<'m> {
     pub(crate) schedule: Schedule<Event>,
+    /// What the tasks of the product wait by. As of the event that happens.
+    time: VirtualTime,
     pub(crate) random: Random,
     pub(crate) scenario: Scenario,
     pub(crate) plant: Option<Plant>,
@@ -98,11 +103,12 @@ pub(crate) enum Message {
 
 impl<'m> World<'m> {
     pub(crate) fn new(seed: u64, plant: Option<Plant>, machines: &'m mut Machines, verbose: bool) -> Self {
-        let mut random = Random::new(seed);
+        let (mut random, schedule) = (Random::new(seed), Schedule::new());
         let scenario = Scenario::new(&mut random);
         let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
         Self {
-            schedule: Schedule::new(),
+            time: VirtualTime::begin(schedule.instant(), schedule.unix_ms()),
+            schedule,
             wires: Wires::default(),
             cluster: Cluster::new(machines),
             gateways: (0..scenario.gateways).map(|_| GatewayNode::default()).collect(),
@@ -124,7 +130,7 @@ impl<'m> World<'m> {
             println!("{:#?}", self.scenario);
         }
         self.begin();
-        while let Some(event) = self.schedule.pop() {
+        while let Some(event) = self.next_event() {
             if let Some(until) = self.paused_until(&event) {
                 self.schedule.at(until, event);
                 continue;
@@ -150,6 +156,19 @@ impl<'m> World<'m> {
             }
         }
         Err(self.failure("nothing is left to happen".to_owned()))
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        while let Some(at) = self.time.next().map(|at| self.schedule.time_of(at))
+            && self.schedule.next_at().is_none_or(|event| at <= event)
+        {
+            self.schedule.pass_until(at);
+            self.time.set(self.schedule.instant(), self.schedule.unix_ms());
+            (0..self.routers.len()).for_each(|router| self.after_router(router));
+        }
+        let event = self.schedule.pop();
+        self.time.set(self.schedule.instant(), self.schedule.unix_ms());
+        event
     }
 
     fn failure(&self, what: String) -> Failure {

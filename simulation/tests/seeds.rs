@@ -40,6 +40,7 @@ fn every_run_keeps_the_promises() {
     println!("{} runs in {:?}: {all:?}", seeds(), began.elapsed());
     // A world in which hardly anything is accepted would prove nothing.
     assert!(all.accepted * 10 > all.sent * 8, "{all:?}");
+    assert!(all.behind > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }
 

@@ -1,0 +1,46 @@
+//! Turns that somebody gives by hand, where there is no runtime.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
+};
+
+/// Whether a future or stream has called for a turn since its last one. At first it has.
+pub struct Calls {
+    call: Arc<Call>,
+    waker: Waker,
+}
+
+struct Call(AtomicBool);
+
+impl Default for Calls {
+    fn default() -> Self {
+        let call = Arc::new(Call(AtomicBool::new(true)));
+        Self { waker: Waker::from(Arc::clone(&call)), call }
+    }
+}
+
+impl Calls {
+    pub fn called(&self) -> bool {
+        self.call.0.load(Ordering::Acquire)
+    }
+
+    /// Gives it a turn. What it calls for meanwhile stands for the next one.
+    pub fn poll<T>(&self, turn: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        self.call.0.store(false, Ordering::Release);
+        turn(&mut Context::from_waker(&self.waker))
+    }
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,185 @@
+//! The time by which tasks go and wait: the system's, or on a thread that is a simulation's ([`VirtualTime`]) that of its
+//! world. A loop that asks and waits here alone runs in a simulation as it is.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{self, Instant};
+
+thread_local! {
+    /// `None`: time is the system's.
+    static NOW: Cell<Option<Now>> = const { Cell::new(None) };
+    /// Who waits for a moment of virtual time.
+    static SLEEPERS: RefCell<Sleepers> = const { RefCell::new(Sleepers { last: 0, waiting: BTreeMap::new() }) };
+}
+
+#[derive(Clone, Copy)]
+struct Now {
+    instant: Instant,
+    unix_ms: u64,
+}
+
+struct Sleepers {
+    last: u64,
+    /// By the moment, then in the order in which they came.
+    waiting: BTreeMap<(Instant, u64), Waker>,
+}
+
+/// The time for measuring and waiting.
+pub fn now() -> Instant {
+    NOW.get().map_or_else(Instant::now, |now| now.instant)
+}
+
+/// Milliseconds since 1970, for timestamps of new data. Never used to decide ownership.
+pub fn now_ms() -> u64 {
+    let since_1970 = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    NOW.get().map_or_else(|| since_1970().map_or(0, |since| since.as_millis() as u64), |now| now.unix_ms)
+}
+
+/// Waits until this moment.
+pub fn sleep_until(at: Instant) -> Sleep {
+    Sleep(match NOW.get() {
+        None => Clock::System(Box::pin(time::sleep_until(at))),
+        Some(_) => Clock::Virtual { at, place: None },
+    })
+}
+
+/// `None`: the moment came before the work had ended.
+pub async fn timeout_at<F: Future>(at: Instant, work: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = sleep_until(at) => None,
+    }
+}
+
+/// `None`: the work took longer than this.
+pub async fn timeout<F: Future>(longest: Duration, work: F) -> Option<F::Output> {
+    timeout_at(now() + longest, work).await
+}
+
+/// Ready when its moment has come.
+pub struct Sleep(Clock);
+
+enum Clock {
+    System(Pin<Box<time::Sleep>>),
+    Virtual { at: Instant, place: Option<u64> },
+}
+
+impl Sleep {
+    /// For another moment.
+    pub fn reset(&mut self, at: Instant) {
+        self.give_place_up();
+        match &mut self.0 {
+            Clock::System(sleep) => sleep.as_mut().reset(at),
+            Clock::Virtual { at: moment, .. } => *moment = at,
+        }
+    }
+
+    fn give_place_up(&mut self) {
+        if let Clock::Virtual { at, place } = &mut self.0
+            && let Some(place) = place.take()
+        {
+            SLEEPERS.with_borrow_mut(|sleepers| sleepers.waiting.remove(&(*at, place)));
+        }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.give_place_up();
+        match &mut self.0 {
+            Clock::System(sleep) => sleep.as_mut().poll(context),
+            Clock::Virtual { at, .. } if *at <= now() => Poll::Ready(()),
+            Clock::Virtual { at, place } => {
+                SLEEPERS.with_borrow_mut(|sleepers| {
+                    sleepers.last += 1;
+                    sleepers.waiting.insert((*at, sleepers.last), context.waker().clone());
+                    *place = Some(sleepers.last);
+                });
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.give_place_up();
+    }
+}
+
+/// While this lives, its thread has a time of its own, which passes only when it is set.
+pub struct VirtualTime {
+    /// Of this thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl VirtualTime {
+    pub fn begin(instant: std::time::Instant, unix_ms: u64) -> Self {
+        NOW.set(Some(Now { instant: instant.into(), unix_ms }));
+        Self { _here: PhantomData }
+    }
+
+    /// The time is this from now on, and wakes whoever waits for it.
+    pub fn set(&self, instant: std::time::Instant, unix_ms: u64) {
+        let instant = Instant::from_std(instant);
+        NOW.set(Some(Now { instant, unix_ms }));
+        while let Some(waker) = SLEEPERS.with_borrow_mut(|sleepers| {
+            let first = sleepers.waiting.first_entry()?;
+            (first.key().0 <= instant).then(|| first.remove())
+        }) {
+            waker.wake();
+        }
+    }
+
+    /// The next moment that somebody waits for.
+    pub fn next(&self) -> Option<std::time::Instant> {
+        SLEEPERS.with_borrow(|sleepers| sleepers.waiting.keys().next().map(|(at, _)| at.into_std()))
+    }
+}
+
+impl Drop for VirtualTime {
+    fn drop(&mut self) {
+        NOW.set(None);
+        SLEEPERS.with_borrow_mut(|sleepers| sleepers.waiting.clear());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+    use crate::Calls;
+
+    #[test]
+    fn virtual_time_wakes_those_whose_moment_has_come_and_nobody_else() {
+        let start = std::time::Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let time = VirtualTime::begin(start, 5);
+        assert_eq!((now().into_std(), now_ms(), time.next()), (start, 5, None));
+        let (first, second) = (Calls::default(), Calls::default());
+        let mut moved = sleep_until(at(10).into());
+        let mut work = pin!(timeout_at(at(20).into(), std::future::pending::<()>()));
+        assert!(first.poll(|context| Pin::new(&mut moved).poll(context)).is_pending());
+        assert!(second.poll(|context| work.as_mut().poll(context)).is_pending());
+        moved.reset(at(30).into());
+        assert!(first.poll(|context| Pin::new(&mut moved).poll(context)).is_pending());
+        assert_eq!(time.next(), Some(at(20)));
+        time.set(at(20), 25);
+        assert_eq!((first.called(), second.called()), (false, true));
+        assert_eq!(second.poll(|context| work.as_mut().poll(context)), Poll::Ready(None));
+        assert_eq!((time.next(), now_ms()), (Some(at(30)), 25));
+        drop(moved);
+        assert_eq!(time.next(), None, "nobody waits any more");
+    }
+}
