@@ -76,6 +76,8 @@ pub struct Settings {
     pub longest: Duration,
     /// Pushes that wait for a link; more are dropped and told later.
     pub pushes: usize,
+    /// Between two checks of the inboxes of those who are connected.
+    pub head_check: Duration,
 }
 
 pub struct Router {
@@ -141,8 +143,7 @@ impl Router {
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
-            // What two ends at once have left untold is found before the run is given up.
-            head_check: Duration::from_secs(20),
+            head_check: settings.head_check,
         };
         let queues = from_store.into_iter().zip(inputs).zip(missed).enumerate();
         let partitions = queues.map(|(index, ((answers, inputs), missed))| {

@@ -371,7 +371,9 @@ impl World<'_> {
 
     fn client_says(&mut self, client: usize, body: Body) {
         if let Some(wire) = self.clients[client].wire {
-            self.send(wire, Side::Second, Message::ToGateway(ClientFrame { body: Some(body) }));
+            let mut frame = ClientFrame { body: Some(body) };
+            self.frame_goes(&mut frame);
+            self.send(wire, Side::Second, Message::ToGateway(frame));
         }
     }
 

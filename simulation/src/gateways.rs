@@ -303,7 +303,8 @@ impl World<'_> {
                 (None, _) => {}
             }
         }
-        for (wire, said) in said_to {
+        for (wire, mut said) in said_to {
+            self.words_go(&mut said);
             said.into_iter().for_each(|said| self.send(wire, Side::Second, Message::ToRouter(said)));
         }
         self.schedule_gateway(gateway);

@@ -9,6 +9,7 @@ mod faults;
 mod gateways;
 mod lease;
 mod model;
+mod order;
 mod random;
 mod report;
 mod routers;
@@ -22,6 +23,7 @@ use std::{io, path::Path};
 
 use carillon_storage::simulation::Machines;
 
+pub use order::{Guard, Guards};
 pub use report::Report;
 
 /// A bug that the world has and the product has not, to see that the checks find it.
@@ -43,6 +45,10 @@ pub enum Plant {
     InboxGoesOn,
     /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
+    /// What routers drop for lack of room is never told.
+    DropsUntold,
+    /// These do not see to the order.
+    Without(Guards),
 }
 
 /// What a run found.

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use carillon_simulation::{Report, Simulator};
+use carillon_simulation::{Guard, Plant, Report, Simulator};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -19,6 +19,9 @@ struct Args {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+    /// Leave out what sees to the order of messages. Several times for several.
+    #[arg(long, value_enum)]
+    without: Vec<Guard>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -26,9 +29,10 @@ fn main() -> anyhow::Result<ExitCode> {
     // In memory where the machine has a folder for that.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let mut simulator = Simulator::open(dir.path())?;
+    let plant = (!args.without.is_empty()).then(|| Plant::Without(args.without.iter().copied().collect()));
     let (began, mut all, mut failed) = (Instant::now(), Report::default(), 0);
     for seed in args.seed..args.seed + args.seeds {
-        match simulator.run(seed, None, args.verbose) {
+        match simulator.run(seed, plant, args.verbose) {
             Ok(report) => all += report,
             Err(failure) => {
                 failed += 1;
@@ -39,9 +43,10 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let Report { events, time_us, sent, accepted, appended, .. } = all;
+    let Report { events, time_us, sent, accepted, appended, out_of_order, .. } = all;
     println!(
-        "{} seeds in {:.1} s, {failed} failed; {events} events, {} s of virtual time, {sent} sent, {accepted} accepted, {appended} appended",
+        "{} seeds in {:.1} s, {failed} failed; {events} events, {} s of virtual time, {sent} sent, {accepted} accepted, {appended} appended, \
+         {out_of_order} refused out of order",
         args.seeds,
         began.elapsed().as_secs_f64(),
         time_us / 1_000_000,

@@ -21,7 +21,7 @@ use carillon_storage::simulation::{Lane, Lanes, Machines};
 use prost::Message as _;
 
 use crate::{
-    Plant,
+    Guard, Plant,
     routers::RouterEvent,
     schedule::{MS, Time},
     wires::{Ends, Side, WireId},
@@ -229,9 +229,10 @@ impl World<'_> {
                 return self.reply(wire, id, error(Why::Rejected(rejected)));
             }
         };
+        let lanes_count = self.lanes_count();
         let busy = !self.healed && self.random.in_thousand(self.scenario.busy);
         let known = self.cluster.shard(shard);
-        let why = if command.is_some() && lane.is_closed() && self.plant != Some(Plant::LanesStayOpen) {
+        let why = if command.is_some() && lane.is_closed() && lanes_count {
             Why::LaneClosed(LaneClosed {})
         } else if known.without == Some(node) {
             Why::NotHere(NotHere::default())
@@ -260,6 +261,10 @@ impl World<'_> {
         self.reply(wire, id, error(why));
     }
 
+    fn lanes_count(&self) -> bool {
+        self.plant != Some(Plant::LanesStayOpen) && !self.is_without(Guard::Lanes)
+    }
+
     fn will_propose(&mut self, shard: ShardId) {
         let after = self.random.below(1000);
         let known = self.cluster.shard(shard);
@@ -269,7 +274,7 @@ impl World<'_> {
     }
 
     fn proposes(&mut self, shard: ShardId) {
-        let lanes_count = self.plant != Some(Plant::LanesStayOpen);
+        let lanes_count = self.lanes_count();
         let mut entry = Vec::new();
         let known = self.cluster.shard(shard);
         known.proposes = false;

@@ -42,6 +42,8 @@ pub(crate) struct World<'m> {
     pub(crate) clients: Vec<ClientNode>,
     pub(crate) model: Model,
     pub(crate) healed: bool,
+    /// Of requests, while eras are left out.
+    pub(crate) last_era: u64,
     pub(crate) report: Report,
     verbose: bool,
 }
@@ -119,6 +121,7 @@ impl<'m> World<'m> {
             scenario,
             plant,
             healed: false,
+            last_era: 0,
             report: Report::default(),
             verbose,
         }

@@ -114,6 +114,11 @@ fn a_gap_that_stays_open_is_found() {
 }
 
 #[test]
+fn a_drop_that_nobody_is_told_of_is_found() {
+    is_found(Plant::DropsUntold, &["not quiet"]);
+}
+
+#[test]
 fn a_cursor_too_far_is_found() {
     is_found(Plant::CursorTooFar, &["acknowledged only"]);
 }

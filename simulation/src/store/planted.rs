@@ -8,12 +8,13 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::Write;
-use crate::{Plant, world::World};
+use crate::{Guard, Plant, world::World};
 
 impl World<'_> {
     /// Bugs that the checks have to find.
     pub(super) fn plant_in(&mut self, shard: ShardId, entry: &mut Vec<Write>) {
         let Some(plant) = self.plant.filter(|_| shard.kind == ShardKind::Timeline) else { return };
+        let without_key = self.is_without(Guard::Key);
         if plant == Plant::ReorderedBatch {
             entry.reverse();
         }
@@ -39,6 +40,7 @@ impl World<'_> {
                 (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
                     append.incarnation = self.first_owner(append.timeline.as_ref());
                 }
+                (_, Some(timeline_command::Op::Append(append))) if without_key => append.after_key = Bytes::new(),
                 _ => {}
             }
             write.command = command.encode_to_vec().into();
