@@ -1,4 +1,4 @@
-//! Turns that somebody gives by hand, where there is no runtime.
+//! Polling without a runtime.
 
 use std::{
     sync::{
@@ -8,7 +8,7 @@ use std::{
     task::{Context, Wake, Waker},
 };
 
-/// Whether a future or stream has called for a turn since its last one. At first it has.
+/// Knows whether a future or stream was woken since its last poll. A new value counts as woken.
 pub struct Calls {
     call: Arc<Call>,
     waker: Waker,
@@ -28,7 +28,7 @@ impl Calls {
         self.call.0.load(Ordering::Acquire)
     }
 
-    /// Gives it a turn. What it calls for meanwhile stands for the next one.
+    /// Polls it. A wake-up during the poll counts for the next one.
     pub fn poll<T>(&self, turn: impl FnOnce(&mut Context<'_>) -> T) -> T {
         self.call.0.store(false, Ordering::Release);
         turn(&mut Context::from_waker(&self.waker))

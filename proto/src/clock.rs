@@ -1,5 +1,5 @@
-//! The time by which tasks go and wait: the system's, or on a thread that is a simulation's ([`VirtualTime`]) that of its
-//! world. A loop that asks and waits here alone runs in a simulation as it is.
+//! The time that tasks read and wait for: the system's, or virtual time on a thread of a simulation ([`VirtualTime`]). A loop
+//! that uses only this module for time runs in a simulation unchanged.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,7 +15,7 @@ use tokio::time::{self, Instant};
 thread_local! {
     /// `None`: time is the system's.
     static NOW: Cell<Option<Now>> = const { Cell::new(None) };
-    /// Who waits for a moment of virtual time.
+    /// Futures that wait for virtual time.
     static SLEEPERS: RefCell<Sleepers> = const { RefCell::new(Sleepers { last: 0, waiting: BTreeMap::new() }) };
 }
 
@@ -27,11 +27,11 @@ struct Now {
 
 struct Sleepers {
     last: u64,
-    /// By the moment, then in the order in which they came.
+    /// By time; at the same time in the order of their first poll.
     waiting: BTreeMap<(Instant, u64), Waker>,
 }
 
-/// The time for measuring and waiting.
+/// Monotonic time, for measuring and waiting.
 pub fn now() -> Instant {
     NOW.get().map_or_else(Instant::now, |now| now.instant)
 }
@@ -42,7 +42,7 @@ pub fn now_ms() -> u64 {
     NOW.get().map_or_else(|| since_1970().map_or(0, |since| since.as_millis() as u64), |now| now.unix_ms)
 }
 
-/// Waits until this moment.
+/// Waits until `at`.
 pub fn sleep_until(at: Instant) -> Sleep {
     Sleep(match NOW.get() {
         None => Clock::System(Box::pin(time::sleep_until(at))),
@@ -50,7 +50,7 @@ pub fn sleep_until(at: Instant) -> Sleep {
     })
 }
 
-/// `None`: the moment came before the work had ended.
+/// `None`: the work had not ended at `at`.
 pub async fn timeout_at<F: Future>(at: Instant, work: F) -> Option<F::Output> {
     tokio::select! {
         biased;
@@ -64,7 +64,7 @@ pub async fn timeout<F: Future>(longest: Duration, work: F) -> Option<F::Output>
     timeout_at(now() + longest, work).await
 }
 
-/// Ready when its moment has come.
+/// Ready at its time.
 pub struct Sleep(Clock);
 
 enum Clock {
@@ -73,7 +73,7 @@ enum Clock {
 }
 
 impl Sleep {
-    /// For another moment.
+    /// Changes its time.
     pub fn reset(&mut self, at: Instant) {
         self.give_place_up();
         match &mut self.0 {
@@ -117,9 +117,9 @@ impl Drop for Sleep {
     }
 }
 
-/// While this lives, its thread has a time of its own, which passes only when it is set.
+/// While this value lives, its thread has virtual time, which passes only by [`VirtualTime::set`].
 pub struct VirtualTime {
-    /// Of this thread.
+    /// It must stay on its thread.
     _here: PhantomData<*const ()>,
 }
 
@@ -129,7 +129,7 @@ impl VirtualTime {
         Self { _here: PhantomData }
     }
 
-    /// The time is this from now on, and wakes whoever waits for it.
+    /// Sets the time and wakes the futures whose time has come.
     pub fn set(&self, instant: std::time::Instant, unix_ms: u64) {
         let instant = Instant::from_std(instant);
         NOW.set(Some(Now { instant, unix_ms }));
@@ -141,7 +141,7 @@ impl VirtualTime {
         }
     }
 
-    /// The next moment that somebody waits for.
+    /// The earliest time that a future waits for.
     pub fn next(&self) -> Option<std::time::Instant> {
         SLEEPERS.with_borrow(|sleepers| sleepers.waiting.keys().next().map(|(at, _)| at.into_std()))
     }
@@ -162,7 +162,7 @@ mod tests {
     use crate::Calls;
 
     #[test]
-    fn virtual_time_wakes_those_whose_moment_has_come_and_nobody_else() {
+    fn virtual_time_wakes_the_futures_whose_time_has_come_and_no_others() {
         let start = std::time::Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let time = VirtualTime::begin(start, 5);
@@ -180,6 +180,6 @@ mod tests {
         assert_eq!(second.poll(|context| work.as_mut().poll(context)), Poll::Ready(None));
         assert_eq!((time.next(), now_ms()), (Some(at(30)), 25));
         drop(moved);
-        assert_eq!(time.next(), None, "nobody waits any more");
+        assert_eq!(time.next(), None, "no future waits any more");
     }
 }

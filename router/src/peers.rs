@@ -57,7 +57,7 @@ struct Peer {
     missed: Arc<Missed<UserId, Delivery>>,
 }
 
-/// What waits for one router, and is taken out by its link.
+/// What waits for one router. The link takes it from here.
 pub(crate) struct Queue {
     words: mpsc::Receiver<Word>,
     missed: Arc<Missed<UserId, Delivery>>,
@@ -88,7 +88,7 @@ impl Peers {
         metrics::hint(given);
     }
 
-    /// From now on there are queues for these routers alone. Gives those that are new.
+    /// Keeps queues for exactly these routers and returns the new ones.
     pub(crate) fn change(&self, wanted: Vec<String>) -> Vec<(String, Queue)> {
         let mut queues = self.queues.write();
         queues.retain(|address, _| wanted.contains(address));
@@ -135,7 +135,7 @@ impl Peers {
 }
 
 impl Queue {
-    /// What waits now, for whoever has a way to the router that is not a link.
+    /// Takes everything that waits now.
     pub(crate) fn take(&mut self) -> ToRouter {
         message_of(std::iter::from_fn(|| self.words.try_recv().ok()))
     }

@@ -1,6 +1,6 @@
-//! For the simulation only: a router without sockets, whose tasks get their turns by hand. The tasks are its own: each
-//! `Partition`, and of each link the `Reader` and `Outgoing`. The store's client is its `Engine` without `StoreActor`, and what
-//! goes to other routers is taken out of the queues of `Peers`.
+//! For the simulation only: a router without sockets. The simulation polls its tasks: each `Partition`, and the `Reader` and
+//! `Outgoing` of each link. Of the store's client there is the `Engine` without the `StoreActor`; messages for other routers
+//! are taken from the queues of `Peers`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -45,7 +45,7 @@ use crate::{
 
 /// How late a retry or the end of a deadline in the store's client may be.
 const TICK: Duration = Duration::from_millis(10);
-/// Answers of a link that are outstanding or unread; above it the link is not read.
+/// Answers of a link that are outstanding or unread; at this number the link is no longer read.
 const REPLIES: usize = 64;
 /// A user has fewer devices in the simulation.
 const DEVICES: u32 = 256;
@@ -89,9 +89,9 @@ pub struct Router {
     store_events: VecDeque<Event>,
     next_tick: Instant,
     context: LinkContext,
-    /// By the number that the world gives it.
+    /// By the number that the simulation gives each link.
     links: BTreeMap<u64, Link>,
-    /// The links on which other routers speak, by their names.
+    /// Links that other routers have opened, by their names.
     from_peers: BTreeMap<String, Link>,
     to_peers: BTreeMap<String, Queue>,
     outputs: Vec<Output>,
@@ -105,24 +105,24 @@ struct Task {
 }
 
 struct Link {
-    /// `None`: the other side has ended it.
+    /// `None`: the other side has ended the link.
     says: Option<mpsc::UnboundedSender<ToRouter>>,
     reader: Task,
-    /// `None`: it is ended.
+    /// `None`: this side has ended the link.
     outgoing: Option<Outgoing>,
     calls: Calls,
 }
 
-/// The part of a router that is to run next. Parts run at their own pace.
+/// The part of a router that runs next. Parts run at their own pace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Partition(usize),
     Store,
-    /// What is said on a link is read.
+    /// Reads what a gateway has sent on a link.
     Reads(u64),
-    /// What waits for a link is sent.
+    /// Sends what waits for a link.
     Sends(u64),
-    /// What another router says is read.
+    /// Reads what another router has sent.
     ReadsPeer(String),
 }
 
@@ -199,7 +199,7 @@ impl Router {
         std::mem::take(&mut self.outputs)
     }
 
-    /// Those with something to do.
+    /// The parts that have something to do.
     pub fn runnable(&self) -> impl Iterator<Item = Part> {
         let partitions = self.partitions.iter().enumerate();
         let partitions = partitions.filter(|(_, task)| task.called()).map(|(index, _)| Part::Partition(index));
@@ -214,7 +214,7 @@ impl Router {
         partitions.chain(store).chain(links).chain(peers)
     }
 
-    /// When `wake` is due. The tasks wait by the clock themselves.
+    /// When `wake` is due. The tasks wait for their own times by `clock`.
     pub fn wake_at(&self) -> Option<std::time::Instant> {
         (!self.store.is_idle()).then(|| self.next_tick.into_std())
     }
@@ -253,14 +253,14 @@ impl Router {
         }
     }
 
-    /// The gateway has ended it, or it broke.
+    /// The gateway has ended the link, or the link broke.
     pub fn link_down(&mut self, link: u64) {
         if let Some(link) = self.links.get_mut(&link) {
             (link.says, link.outgoing) = (None, None);
         }
     }
 
-    /// Another router says this, on the link that it has opened.
+    /// Another router sends this on its link.
     pub fn peer_says(&mut self, peer: &str, said: ToRouter) {
         if !self.from_peers.contains_key(peer) {
             self.peer_links(peer);
@@ -270,12 +270,12 @@ impl Router {
         }
     }
 
-    /// Another router has opened its link, anew if there was one.
+    /// Another router opens its link. A link that it had before is gone.
     pub fn peer_links(&mut self, peer: &str) {
         let mut link = Link::open(&self.context, Tier::Router);
         let hello = Hello { kind: NodeKind::Router.into(), ..Hello::default() };
         link.say(ToRouter { hello: Some(hello), ..ToRouter::default() });
-        // A router is told nothing on the links of others.
+        // Nothing is sent to a router on the link that it has opened.
         link.outgoing = None;
         self.from_peers.insert(peer.to_owned(), link);
     }
@@ -325,13 +325,13 @@ impl Router {
         }
     }
 
-    /// What there is for this link now.
+    /// Sends all that waits for this link.
     fn send(&mut self, number: u64) {
         let Some(Link { outgoing: place, calls, reader, .. }) = self.links.get_mut(&number) else { return };
         while let Some(outgoing) = place {
             match calls.poll(|context| Pin::new(outgoing).poll_next(context)) {
                 std::task::Poll::Ready(Some(said)) => {
-                    let said = said.expect("a router's word is never an error");
+                    let said = said.expect("no message of a router is an error");
                     self.outputs.push(Output::Link { link: number, said });
                 }
                 std::task::Poll::Ready(None) => {

@@ -45,9 +45,9 @@ pub enum Plant {
     InboxGoesOn,
     /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
-    /// What routers drop for lack of room is never told.
+    /// Routers do not report pushes that they drop.
     DropsUntold,
-    /// These do not see to the order.
+    /// These guards of message order are left out.
     Without(Guards),
 }
 

@@ -1,4 +1,4 @@
-//! What keeps the order of messages, and what happens when some of it is left out: see docs/adr/0018-order.md.
+//! The guards of message order, each of which can be left out of a run: see docs/adr/0018-order.md.
 
 use carillon_proto::pb::{
     client::{ClientFrame, client_frame::Body},
@@ -7,24 +7,24 @@ use carillon_proto::pb::{
 
 use crate::{Plant, world::World};
 
-/// One of the places where the order of one device's messages to one user is seen to.
+/// A mechanism that keeps the order of one device's messages to one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Guard {
     /// Clients name the message before (`Send.after`).
     Names,
-    /// Gateways hand the requests of a lane to their link in the order in which they came.
+    /// Gateways send the requests of a lane in order.
     Gateway,
-    /// Routers take nothing behind what they have not taken (`RouterRequest.era`).
+    /// Routers refuse everything after a refused send (`RouterRequest.era`).
     Eras,
-    /// Routers hand the writes of a shard to their stream in the order of its lane.
+    /// Routers send the writes of a shard in order.
     Router,
-    /// The store takes nothing behind what it has refused (`StoreRequest.lane`).
+    /// The store refuses everything after a refused write (`StoreRequest.lane`).
     Lanes,
-    /// The state machine refuses what comes before the message that it names (`Append.after_key`).
+    /// The state machine refuses a message if the message that it names is not there (`Append.after_key`).
     Key,
 }
 
-/// Some of them.
+/// A set of guards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Guards(u8);
 
@@ -39,7 +39,7 @@ impl World<'_> {
         matches!(self.plant, Some(Plant::Without(Guards(left_out))) if left_out & 1 << guard as u8 != 0)
     }
 
-    /// A frame on its way to a gateway.
+    /// Changes a frame on its way to a gateway.
     pub(crate) fn frame_goes(&self, frame: &mut ClientFrame) {
         if self.is_without(Guard::Names)
             && let Some(Body::Send(send)) = &mut frame.body
@@ -48,12 +48,12 @@ impl World<'_> {
         }
     }
 
-    /// Words on their way to a router, all that a gateway says on one link at once.
+    /// Changes what a gateway sends on one link at once.
     pub(crate) fn words_go(&mut self, words: &mut [ToRouter]) {
         let is_send =
             |said: &ToRouter| matches!(&said.requests[..], [request] if matches!(request.op, Some(Op::Send(_))));
         if self.is_without(Guard::Gateway) {
-            // Sends change places with each other, and with nothing else.
+            // Sends change places with other sends only.
             let places: Vec<usize> = (0..words.len()).filter(|place| is_send(&words[*place])).collect();
             for (first, last) in places.iter().zip(places.iter().rev()).take(places.len() / 2) {
                 words.swap(*first, *last);
@@ -61,7 +61,7 @@ impl World<'_> {
         }
         if self.is_without(Guard::Eras) {
             for request in words.iter_mut().flat_map(|said| &mut said.requests) {
-                // Each is of an era of its own: what is not taken closes nothing behind it.
+                // Each request has an era of its own, so a refusal closes nothing after it.
                 self.last_era += 1;
                 request.era = self.last_era;
             }
