@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;
+mod causes;
 mod certificates;
 mod check;
 mod cli;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Config, Role, Running, Secrets, Telemetry, config::changed};
+use crate::{Config, Role, Running, Secrets, Telemetry, causes::told, config::changed};
 
 /// How often files are looked at. A change is taken up once a file was the same twice, so that no half of it is read.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ impl<L: Fn() -> anyhow::Result<Config>> Reloader<L> {
         let config = match loaded {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!("SIGHUP: nothing was changed: {}", crate::cli::told(&error));
+                tracing::error!("SIGHUP: nothing was changed: {}", told(&error));
                 return;
             }
         };

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::{
     admin_client::{Routers, with_deadline},
-    date, out, small,
-    user::ended,
-    variable,
+    date,
+    ended::ended,
+    out, small, variable,
 };
 use crate::{Config, Secrets};
 

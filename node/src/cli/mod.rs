@@ -5,6 +5,7 @@ mod chat;
 mod cluster;
 mod credential;
 mod date;
+mod ended;
 mod out;
 mod serve;
 mod session;
@@ -20,7 +21,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 #[cfg(test)]
 pub(crate) use credential::make_token;
 
-use crate::{Config, Layers, Role, config::is_secret};
+use crate::{Config, Layers, Role, causes::told, config::is_secret};
 
 /// A clustered instant-messaging service.
 ///
@@ -116,17 +117,6 @@ impl Cli {
         }
         Ok(self)
     }
-}
-
-/// The error and its causes, each once: some errors have their cause in their text.
-pub(crate) fn told(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -249,15 +239,6 @@ mod tests {
         for wrong in ["18446744073709551615", "86401", "0"] {
             assert!(!ok(&["init", "--timeout", wrong]) && !ok(&["--ready-timeout", wrong]), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let cause = || std::io::Error::other("no room");
-        let shown = anyhow::Error::new(cause()).context("can't write: no room; make some");
-        assert_eq!(told(&shown), "can't write: no room; make some");
-        let hidden = anyhow::Error::new(cause()).context("can't write");
-        assert_eq!(told(&hidden), "can't write: no room");
     }
 
     #[test]

@@ -10,9 +10,9 @@ use tonic::Code;
 
 use super::{
     admin_client::{Routers, with_deadline},
+    ended::ended,
     out,
     table::{PAGE, Page, Table, time},
-    user::ended,
 };
 use crate::Config;
 

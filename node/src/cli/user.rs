@@ -3,7 +3,7 @@
 use anyhow::{anyhow, bail};
 use carillon_proto::{
     UserId, credentials, now_ms,
-    pb::admin::{DeleteUserRequest, Ended, ListUsersRequest, PutUserRequest, SessionInfo, ShowUserRequest, UserInfo},
+    pb::admin::{DeleteUserRequest, ListUsersRequest, PutUserRequest, SessionInfo, ShowUserRequest, UserInfo},
 };
 use clap::Subcommand;
 use tonic::Code;
@@ -11,6 +11,7 @@ use tonic::Code;
 use super::{
     admin_client::{Routers, with_deadline},
     credential::new_password,
+    ended::ended,
     out, session,
     table::{Output, PAGE, Page, Table, time},
 };
@@ -146,23 +147,6 @@ impl User {
         }
         Ok(())
     }
-}
-
-/// What a change has ended, for people; nothing if it has ended nothing.
-pub(super) fn ended(ended: Option<Ended>) -> String {
-    let Ended { closed, open } = ended.unwrap_or_default();
-    match (closed, open) {
-        (0, 0) => String::new(),
-        (closed, 0) => format!(": {} ended", sessions(closed)),
-        (0, open) => format!(": {} will end when the gateway that has it reaches a router", sessions(open)),
-        (closed, open) => {
-            format!(": {} ended, {open} will when the gateway that has it reaches a router", sessions(closed))
-        }
-    }
-}
-
-fn sessions(count: u32) -> String {
-    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
 }
 
 fn state(user: &UserInfo) -> String {
