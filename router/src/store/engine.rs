@@ -211,7 +211,7 @@ impl<A> Engine<A> {
     }
 
     /// Answers an operation, which is nowhere else any more.
-    fn end(&mut self, op: Box<StoreOp<A>>, result: Result<StoreAnswer, StoreFailure>) {
+    fn end(&mut self, op: StoreOp<A>, result: Result<StoreAnswer, StoreFailure>) {
         self.outstanding -= 1;
         if let Place::AndFor(other) = op.place {
             self.shard(other).lane.let_place_go();

@@ -103,7 +103,7 @@ impl<A> Engine<A> {
                     What::Write { lane, seq } => shard.lane.answered(lane, seq, answer, now),
                     What::Read { read } => {
                         if let Some(read) = shard.end_read(read) {
-                            self.end(read.op, Ok(answer));
+                            self.end(*read.op, Ok(answer));
                         }
                     }
                 }
@@ -116,7 +116,7 @@ impl<A> Engine<A> {
             Some(Why::Rejected(rejected)) => {
                 shard.failures = 0;
                 if let Some(op) = shard.give_back(what) {
-                    self.end(op, Err(failure_of(rejected)));
+                    self.end(*op, Err(failure_of(rejected)));
                 }
                 self.release(id);
                 return;
@@ -130,7 +130,7 @@ impl<A> Engine<A> {
                         // An earlier attempt may have been carried out.
                         _ => StoreFailure::Expired { shard: id },
                     };
-                    self.end(op, Err(failure));
+                    self.end(*op, Err(failure));
                 }
                 self.release(id);
                 return;
@@ -210,7 +210,7 @@ impl<A> Engine<A> {
             }
             shard.wake_reads(now);
             for op in expired {
-                self.end(op, Err(StoreFailure::Expired { shard: id }));
+                self.end(*op, Err(StoreFailure::Expired { shard: id }));
             }
             self.release(id);
             self.reopen(id, now);
@@ -233,7 +233,7 @@ impl<A> Engine<A> {
 
     fn release(&mut self, id: ShardId) {
         while let Some((op, answer)) = self.shards.get_mut(&id).and_then(|shard| shard.lane.release()) {
-            self.end(op, Ok(answer));
+            self.end(*op, Ok(answer));
         }
     }
 }
