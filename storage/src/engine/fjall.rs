@@ -6,7 +6,7 @@ use ::fjall::{
     AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
 };
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{
     Caches, Changes, OpenError,
@@ -48,6 +48,8 @@ pub(crate) struct TimelineShard {
     memtable_bytes: u64,
     /// Write-locked while all content is replaced.
     whole: Arc<RwLock<()>>,
+    /// The value of `APPLIED` in the batch that is being written.
+    coming: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 /// A consistent view of a shard. A restore waits for it, so it must not be held for long.
@@ -98,7 +100,7 @@ impl TimelineStore {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(ENGINE_MEMTABLE_BYTES);
         let keyspace = self.engine.db.keyspace(&format!("shard-{index}"), options).map_err(to_io)?;
         let (engine, memtable_bytes) = (Arc::clone(&self.engine), self.memtable_bytes);
-        let shard = TimelineShard { engine, keyspace, memtable_bytes, whole: Arc::default() };
+        let shard = TimelineShard { engine, keyspace, memtable_bytes, whole: Arc::default(), coming: Arc::default() };
         if shard.applied()?.is_none() && !shard.keyspace.is_empty().map_err(to_io)? {
             // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
             shard.keyspace.clear().map_err(to_io)?;
@@ -115,7 +117,19 @@ impl TimelineShard {
 
     pub(crate) fn view(&self) -> TimelineView<'_> {
         let whole = self.whole.read();
-        TimelineView { snapshot: self.engine.db.snapshot(), keyspace: &self.keyspace, _whole: whole }
+        let snapshot = self.engine.db.snapshot();
+        // Each table that the engine registers, of any keyspace, makes visible what is inserted of a batch so far. So a snapshot is
+        // whole only when no batch is being inserted any more; the engine may hold the writer up after that.
+        while self.is_inserting() {
+            thread::yield_now();
+        }
+        TimelineView { snapshot, keyspace: &self.keyspace, _whole: whole }
+    }
+
+    fn is_inserting(&self) -> bool {
+        let coming = self.coming.lock().clone();
+        // `APPLIED` is inserted last. An error will be told by the next read.
+        coming.is_some_and(|coming| self.get(keys::APPLIED).is_ok_and(|applied| applied.as_deref() != Some(&*coming)))
     }
 
     pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
@@ -132,7 +146,10 @@ impl TimelineShard {
             }
         }
         batch.insert(&self.keyspace, keys::APPLIED, applied);
-        self.write(batch)
+        *self.coming.lock() = Some(applied.to_vec());
+        let written = self.write(batch);
+        *self.coming.lock() = None;
+        written
     }
 
     /// Rewrites the keys of an older version in today's form. An interruption leaves some of each for the next start.
@@ -258,6 +275,7 @@ fn to_io(error: ::fjall::Error) -> io::Error {
 mod tests {
     use std::{
         panic::{AssertUnwindSafe, catch_unwind},
+        sync::atomic::{AtomicBool, Ordering},
         thread,
     };
 
@@ -302,6 +320,41 @@ mod tests {
         writer.join().expect("writer");
         let seen: Vec<_> = [first].into_iter().chain(view.map(|record| record.expect("reads"))).collect();
         assert_eq!(seen, before);
+    }
+
+    #[test]
+    fn a_view_that_begins_while_a_table_is_registered_has_no_part_of_a_batch() {
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
+        let store = open(&dir);
+        let (shard, other) = (store.shard(0).expect("shard"), store.shard(1).expect("shard"));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0u64.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let mut changes = Changes::default();
+                    (0..=255u8).for_each(|key| changes.put(vec![0x13, key], round.to_be_bytes().to_vec()));
+                    shard.commit(changes, &round.to_be_bytes()).expect("commits");
+                }
+            });
+            for _ in 0..200 {
+                let mut changes = Changes::default();
+                changes.put(vec![0x13], vec![0]);
+                other.commit(changes, b"1").expect("commits");
+                other.keyspace.rotate_memtable().expect("begins a new one");
+                let mut registered = false;
+                while !registered {
+                    registered = other.keyspace.sealed_memtable_count() == 0;
+                    let view = shard.view();
+                    let [first, last] = [0, 255].map(|key| view.get(&[0x13, key]).expect("reads"));
+                    assert_eq!(first, last);
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]
