@@ -8,8 +8,8 @@ use carillon_proto::{
             RevokeTokensReply, RevokeTokensRequest, ShowUserReply, ShowUserRequest, UserInfo,
         },
         store::{
-            Account, DeleteAccount, ListAccounts, PutAccount, RevokeTokens, User, directory_command, put_account,
-            store_request::Op,
+            Account, DeleteAccount, EndSessions, ListAccounts, PutAccount, RevokeTokens, User, directory_command,
+            put_account, store_request::Op,
         },
     },
 };
@@ -22,10 +22,16 @@ impl Admin {
     pub(super) async fn put_account(&self, request: PutUserRequest) -> Result<PutUserReply, Status> {
         let PutUserRequest { user, scram, replace } = request;
         let user = user_id(&user)?;
+        let has_password = scram.is_some();
         let account = Account { user: user.as_str().to_owned(), scram, created_ms: now_ms(), ..Account::default() };
         let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
-        let changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
+        let mut changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
+        if replace && !has_password {
+            // A shard below level 1 takes a replacement without a password for a repeat, which ends no session.
+            let end = EndSessions { user: user.as_str().to_owned(), ..EndSessions::default() };
+            changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
+        }
         let account = changed.account.unwrap_or_default();
         // Replacing the credentials ends the other sessions, whose messages must not be accepted any more. Their
         // connections are closed in any case.
