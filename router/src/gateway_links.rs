@@ -2,7 +2,7 @@
 //! reported later, a signal is dropped, a directed request is refused, and for an eviction the link is cut.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,9 +37,15 @@ const DIRECTED: usize = 1024;
 /// The gateways' links, by lease. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct GatewayLinks {
-    gateways: Arc<RwLock<KeyedMap<LeaseId, GatewayLink>>>,
+    gateways: Arc<RwLock<KeyedMap<LeaseId, Open>>>,
     numbers: Arc<AtomicU64>,
 }
+
+/// The open links of one gateway, in the order of their numbers; never empty. What is for the gateway goes to the last one.
+/// There are several while one that the gateway has given up has not ended here. It may even be the last one, if it was
+/// opened by a call that arrived late.
+#[derive(Default)]
+struct Open(Vec<GatewayLink>);
 
 /// Queues towards one gateway.
 #[derive(Clone)]
@@ -98,7 +104,7 @@ impl GatewayLinks {
     /// its sessions when it has one, and learns their heads.
     pub(crate) fn push(&self, gateway: LeaseId, push: Push) -> bool {
         let gateways = self.gateways.read();
-        let Some(way) = gateways.get(&gateway) else { return false };
+        let Some(way) = gateways.get(&gateway).and_then(Open::last) else { return false };
         match way.pushes.try_send(push) {
             Ok(()) => true,
             Err(TrySendError::Full(Push { timeline, position, incarnation, .. })) => {
@@ -110,19 +116,21 @@ impl GatewayLinks {
     }
 
     pub(crate) fn behind(&self, gateway: LeaseId, behind: Behind) {
-        if let Some(way) = self.gateways.read().get(&gateway) {
+        if let Some(way) = self.gateways.read().get(&gateway).and_then(Open::last) {
             way.missed(behind);
         }
     }
 
     pub(crate) fn signal(&self, gateway: LeaseId, signal: Signaled) {
-        let given = self.gateways.read().get(&gateway).is_some_and(|way| way.signals.try_send(signal).is_ok());
+        let gateways = self.gateways.read();
+        let way = gateways.get(&gateway).and_then(Open::last);
+        let given = way.is_some_and(|way| way.signals.try_send(signal).is_ok());
         metrics::signal(given);
     }
 
     /// The answer comes by `answered`; `Unreached` if none can come.
     pub(crate) fn direct(&self, gateway: LeaseId, directed: Directed, slot: ReplySlot, deadline: Instant) {
-        match self.gateways.read().get(&gateway) {
+        match self.gateways.read().get(&gateway).and_then(Open::last) {
             Some(way) => way.direct(directed, slot, deadline),
             None => slot.answer(Failure::Unreached.into()),
         }
@@ -130,7 +138,7 @@ impl GatewayLinks {
 
     pub(crate) fn evict(&self, gateway: LeaseId, connection: u64, why: evict::Why) {
         // A gateway without a link announces its sessions when it has one.
-        if let Some(way) = self.gateways.read().get(&gateway)
+        if let Some(way) = self.gateways.read().get(&gateway).and_then(Open::last)
             && way.evictions.try_send(Evict { connection, why: why.into() }).is_err()
         {
             way.cut.cancel();
@@ -140,28 +148,45 @@ impl GatewayLinks {
     /// Ends directed requests whose deadline has passed. To be called periodically: each request holds a place for its
     /// answer.
     pub(crate) fn expire(&self, now: Instant) {
-        for way in self.gateways.read().values() {
+        for way in self.gateways.read().values().flat_map(|open| &open.0) {
             way.waiting.lock().expire(now);
         }
     }
 
-    /// A newer link of the same gateway, whose hello was read first, stays.
     pub(crate) fn enter(&self, gateway: LeaseId, way: &GatewayLink) {
-        match self.gateways.write().entry(gateway) {
-            Entry::Occupied(known) if known.get().number > way.number => {}
-            entry => drop(entry.insert_entry(way.clone())),
-        }
+        let mut gateways = self.gateways.write();
+        let Open(open) = gateways.entry(gateway).or_default();
+        // A newer one may have said its hello first.
+        let place = open.partition_point(|known| known.number < way.number);
+        open.insert(place, way.clone());
     }
 
-    /// A newer link of the same gateway stays.
+    /// If others of this gateway are open, and what was for it went to this one, the others are cut: on its next link the
+    /// gateway announces all its sessions, and learns what they missed.
     pub(crate) fn leave(&self, gateway: LeaseId, way: &GatewayLink) {
-        {
-            let mut gateways = self.gateways.write();
-            if gateways.get(&gateway).is_some_and(|known| known.number == way.number) {
-                gateways.remove(&gateway);
-            }
+        for other in self.remove(gateway, way) {
+            other.cut.cancel();
         }
         way.waiting.lock().close();
+    }
+
+    /// Returns the links that are to be cut.
+    fn remove(&self, gateway: LeaseId, way: &GatewayLink) -> Vec<GatewayLink> {
+        let mut gateways = self.gateways.write();
+        let Some(Open(open)) = gateways.get_mut(&gateway) else { return Vec::new() };
+        let was_last = open.last().is_some_and(|last| last.number == way.number);
+        open.retain(|known| known.number != way.number);
+        let others = if was_last { open.clone() } else { Vec::new() };
+        if open.is_empty() {
+            gateways.remove(&gateway);
+        }
+        others
+    }
+}
+
+impl Open {
+    fn last(&self) -> Option<&GatewayLink> {
+        self.0.last()
     }
 }
 
@@ -258,6 +283,19 @@ mod tests {
         assert!(queues.pushes.try_recv().is_ok());
         links.leave(GATEWAY, &older);
         assert!(links.push(GATEWAY, Push::default()));
+    }
+
+    #[test]
+    fn a_link_whose_call_came_late_costs_a_gateway_the_one_that_it_has_and_no_pushes() {
+        let links = GatewayLinks::default();
+        let ((gateways, _queues), (given_up, _others)) = (links.way(1), links.way(1));
+        links.enter(GATEWAY, &gateways);
+        links.enter(GATEWAY, &given_up);
+        assert!(links.push(GATEWAY, Push::default()), "to nobody");
+        links.leave(GATEWAY, &given_up);
+        assert!(gateways.cut.is_cancelled(), "the gateway announces its sessions again");
+        links.leave(GATEWAY, &gateways);
+        assert!(!links.push(GATEWAY, Push::default()));
     }
 
     #[test]
