@@ -159,7 +159,7 @@ mod tests {
     use std::pin::pin;
 
     use super::*;
-    use crate::Calls;
+    use crate::Wakes;
 
     #[test]
     fn virtual_time_wakes_the_futures_whose_time_has_come_and_no_others() {
@@ -167,7 +167,7 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let time = VirtualTime::begin(start, 5);
         assert_eq!((now().into_std(), now_ms(), time.next()), (start, 5, None));
-        let (first, second) = (Calls::default(), Calls::default());
+        let (first, second) = (Wakes::default(), Wakes::default());
         let mut moved = sleep_until(at(10).into());
         let mut work = pin!(timeout_at(at(20).into(), std::future::pending::<()>()));
         assert!(first.poll(|context| Pin::new(&mut moved).poll(context)).is_pending());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Calls, LeaseId, Woken, clock,
+    LeaseId, Wakes, Woken, clock,
     lease::HeldLease,
     pb::{
         link::{FromRouter, Hello, ToRouter},
@@ -101,7 +101,7 @@ pub struct Router {
 struct Task {
     /// `None`: it has ended.
     work: Option<BoxFuture<'static, ()>>,
-    calls: Calls,
+    calls: Wakes,
 }
 
 struct Link {
@@ -110,7 +110,7 @@ struct Link {
     reader: Task,
     /// `None`: this side has ended the link.
     outgoing: Option<Outgoing>,
-    calls: Calls,
+    calls: Wakes,
 }
 
 /// The part of a router that runs next. Parts run at their own pace.
@@ -349,7 +349,7 @@ impl Router {
 
 impl Task {
     fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { work: Some(work.boxed()), calls: Calls::default() }
+        Self { work: Some(work.boxed()), calls: Wakes::default() }
     }
 
     fn called(&self) -> bool {
@@ -371,7 +371,7 @@ impl Link {
         let (reader, outgoing) = link::open(context.clone(), tier, &CancellationToken::new());
         let said = UnboundedReceiverStream::new(said).map(Ok).boxed();
         let reader = Task::new(reader.run(Incoming::from(said)));
-        Self { says: Some(says), reader, outgoing: Some(outgoing), calls: Calls::default() }
+        Self { says: Some(says), reader, outgoing: Some(outgoing), calls: Wakes::default() }
     }
 
     fn say(&mut self, said: ToRouter) {

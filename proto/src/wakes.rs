@@ -9,21 +9,21 @@ use std::{
 };
 
 /// Knows whether a future or stream was woken since its last poll. A new value counts as woken.
-pub struct Calls {
+pub struct Wakes {
     call: Arc<Call>,
     waker: Waker,
 }
 
 struct Call(AtomicBool);
 
-impl Default for Calls {
+impl Default for Wakes {
     fn default() -> Self {
         let call = Arc::new(Call(AtomicBool::new(true)));
         Self { waker: Waker::from(Arc::clone(&call)), call }
     }
 }
 
-impl Calls {
+impl Wakes {
     pub fn called(&self) -> bool {
         self.call.0.load(Ordering::Acquire)
     }
