@@ -1,4 +1,4 @@
-//! One timeline on this gateway: its order, its followers, and its recent entries.
+//! The feed of a timeline on this gateway: order, followers, and recent entries.
 
 use std::{
     collections::VecDeque,
@@ -274,7 +274,13 @@ impl Feed {
         }
     }
 
-    pub(super) fn read(&mut self, read: Result<ReadPage, ReadFailed>, now: Instant, hand: &mut impl Hand) {
+    pub(super) fn read(
+        &mut self,
+        read: Result<ReadPage, ReadFailed>,
+        now: Instant,
+        new_id: impl FnOnce() -> FeedId,
+        hand: &mut impl Hand,
+    ) {
         let shared = self.attached > 1;
         let State::Following(this) = &mut self.state else { return };
         let why = match read {
@@ -291,7 +297,8 @@ impl Feed {
             }
         };
         Goodbyes::add(&mut self.goodbyes, this.live.leave(self.id, Left::Ended(why)), now, hand);
-        // The session that joins next knows the timeline better.
+        // Entries of this life may still wait in mailboxes. The session that joins next knows the timeline better.
+        self.id = new_id();
         self.state = State::Expected(Expected { heard: None, doubt: true });
     }
 

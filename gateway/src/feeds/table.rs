@@ -169,7 +169,7 @@ impl Feeds {
         self.with(timeline.into(), |feed| {
             // Another id means that all sessions for which the page was read are gone.
             if feed.id == feed_id {
-                feed.read(read, now, hand);
+                feed.read(read, now, || self.new_id(), hand);
             }
         });
     }

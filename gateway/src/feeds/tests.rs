@@ -139,7 +139,7 @@ fn many_followers_are_handed_entries_a_piece_at_a_time_and_each_entry_before_the
     }
 }
 
-/// What not all have been handed yet is bounded, and the rest is read.
+/// Entries that wait for a walk are bounded; further ones are read from the store.
 #[test]
 fn entries_that_come_faster_than_they_are_handed_out_are_not_lost() {
     let mut world = World::new();
@@ -176,4 +176,19 @@ fn a_message_of_the_last_owner_says_nothing_about_the_next_ones_timeline() {
     world.takes(1);
     let Some(Client::In(session)) = world.clients.get(&1) else { panic!("it has left") };
     assert_eq!(session.next, 2, "it has its first message");
+}
+
+/// It paused before it had taken an entry of before, and joins the feed's next life before it takes it.
+#[test]
+fn an_entry_of_before_a_restore_is_not_told_as_one_of_after_it() {
+    let mut world = World::new();
+    for act in [Act::SignIn(2), Act::Opened(2), Act::Append(1), Act::SignIn(3), Act::Arrive(0), Act::Opened(3)] {
+        world.act(act);
+    }
+    for act in [Act::Append(0), Act::Append(0), Act::Restore, Act::Append(0), Act::Pause(2)] {
+        world.act(act);
+    }
+    world.settle();
+    let Some(Client::In(session)) = world.clients.get(&2) else { panic!("it has left") };
+    assert_eq!((session.epoch, session.next), (Some(world.store.epoch), world.store.last + 1));
 }
