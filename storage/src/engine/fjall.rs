@@ -1,12 +1,12 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
-use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread};
+use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
 
 use ::fjall::{
     AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
 };
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use super::{
     Caches, Changes, OpenError,
@@ -26,6 +26,8 @@ const ENGINE_MEMTABLE_BYTES: u64 = 1024 * 1024 * 1024;
 /// With fewer cores the engine has one thread to write tables. With several threads, the first one leaves compaction to
 /// the others, and spins as long as they have some to do.
 const CORES_TO_SPARE: usize = 4;
+/// Between two looks at whether a batch has been inserted: longer than that takes, unless the disk holds the journal up.
+const INSERTING: Duration = Duration::from_millis(1);
 
 /// All timeline shards of a node.
 pub(crate) struct TimelineStore {
@@ -48,8 +50,7 @@ pub(crate) struct TimelineShard {
     memtable_bytes: u64,
     /// Write-locked while all content is replaced.
     whole: Arc<RwLock<()>>,
-    /// The value of `APPLIED` in the batch that is being written.
-    coming: Arc<Mutex<Option<Vec<u8>>>>,
+    coming: Arc<Coming>,
 }
 
 /// A consistent view of a shard. A restore waits for it, so it must not be held for long.
@@ -110,6 +111,40 @@ impl TimelineStore {
     }
 }
 
+/// The batch that is being written to a shard.
+#[derive(Default)]
+struct Coming {
+    /// Its value of `APPLIED`.
+    applied: Mutex<Option<Vec<u8>>>,
+    written: Condvar,
+}
+
+/// Ends with the attempt to write the batch.
+struct Writing<'a>(&'a Coming);
+
+impl Coming {
+    fn begin(&self, applied: &[u8]) -> Writing<'_> {
+        *self.applied.lock() = Some(applied.to_vec());
+        Writing(self)
+    }
+
+    /// Waits while a batch is being written and `is_inserting`. Looks again now and then, because the engine may hold the
+    /// writer up when everything has been inserted.
+    fn wait(&self, is_inserting: impl Fn(&[u8]) -> bool) {
+        let mut applied = self.applied.lock();
+        while applied.as_deref().is_some_and(&is_inserting) {
+            self.written.wait_for(&mut applied, INSERTING);
+        }
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        *self.0.applied.lock() = None;
+        self.0.written.notify_all();
+    }
+}
+
 impl TimelineShard {
     pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Value>> {
         self.keyspace.get(key).map_err(to_io)
@@ -120,16 +155,11 @@ impl TimelineShard {
         let snapshot = self.engine.db.snapshot();
         // Each table that the engine registers, of any keyspace, makes visible what is inserted of a batch so far. So a snapshot is
         // whole only when no batch is being inserted any more; the engine may hold the writer up after that.
-        while self.is_inserting() {
-            thread::yield_now();
-        }
+        self.coming.wait(|coming| {
+            // `APPLIED` is inserted last. An error is reported by the next read.
+            self.get(keys::APPLIED).is_ok_and(|applied| applied.as_deref() != Some(coming))
+        });
         TimelineView { snapshot, keyspace: &self.keyspace, _whole: whole }
-    }
-
-    fn is_inserting(&self) -> bool {
-        let coming = self.coming.lock().clone();
-        // `APPLIED` is inserted last. An error will be told by the next read.
-        coming.is_some_and(|coming| self.get(keys::APPLIED).is_ok_and(|applied| applied.as_deref() != Some(&*coming)))
     }
 
     pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
@@ -146,10 +176,8 @@ impl TimelineShard {
             }
         }
         batch.insert(&self.keyspace, keys::APPLIED, applied);
-        *self.coming.lock() = Some(applied.to_vec());
-        let written = self.write(batch);
-        *self.coming.lock() = None;
-        written
+        let _coming = self.coming.begin(applied);
+        self.write(batch)
     }
 
     /// Rewrites the keys of an older version in today's form. An interruption leaves some of each for the next start.
