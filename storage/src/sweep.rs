@@ -19,6 +19,7 @@ use crate::{
     cluster::Serving,
     machine::{Outcome, RegistryState},
     metrics as names,
+    rounds::Rounds,
     shard::{Reader, Shard},
 };
 
@@ -41,13 +42,7 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
         for shard in cluster.shards().values() {
             let registry = cluster.registry.borrow().clone();
             let search = searches.entry(shard.id()).or_default();
-            let begins = match shard.reader() {
-                Reader::Directory(_) => search.begins(registry.version, Instant::now()),
-                Reader::Timeline(_) => search.has_news(shard.group().applied()),
-            };
-            if !begins {
-                continue;
-            }
+            search.renew(Instant::now());
             if let Err(error) = sweep_shard(shard, &registry, search).await {
                 tracing::error!(shard = %shard.id(), %error, "rows to be removed can't be read");
             }
@@ -59,31 +54,17 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
 /// their shard, so without one there is no search: the rows of signed-in users cost nothing.
 #[derive(Default)]
 struct Search {
-    /// The key at which the search continues; empty at its begin and end.
-    after: Vec<u8>,
-    /// The version of the registry at which the search began.
-    version: u64,
-    /// When the last search finished.
+    rounds: Rounds,
+    /// When the last round ended.
     done: Option<Instant>,
-    /// The last entry that was known to be applied at the last look, if that found nothing.
-    nothing_at: Option<u64>,
 }
 
 impl Search {
-    /// Starts or continues the search. False if there is nothing to find.
-    fn begins(&mut self, version: u64, now: Instant) -> bool {
-        if self.after.is_empty() {
-            if self.version == version && self.done.is_some_and(|done| now < done + LOOK_AGAIN) {
-                return false;
-            }
-            (self.version, self.done) = (version, None);
+    /// Forgets what was found long ago.
+    fn renew(&mut self, now: Instant) {
+        if self.done.is_some_and(|done| now >= done + LOOK_AGAIN) {
+            *self = Self::default();
         }
-        true
-    }
-
-    /// True if something has been applied since nothing was found.
-    fn has_news(&self, applied: Option<u64>) -> bool {
-        self.nothing_at != applied
     }
 }
 
@@ -94,10 +75,17 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
             *search = Search::default();
             return Ok(());
         }
-        let applied = shard.group().applied();
-        let (reader, registry, begin) = (shard.reader().clone(), registry.clone(), search.after.clone());
+        let changed = match shard.reader() {
+            Reader::Directory(_) => Some(registry.version),
+            Reader::Timeline(_) => shard.group().applied(),
+        };
+        if !search.rounds.go_on(changed) {
+            return Ok(());
+        }
+        let (reader, registry, begin) = (shard.reader().clone(), registry.clone(), search.rounds.after().to_vec());
         let looked = tokio::task::spawn_blocking(move || look(&reader, &registry, &begin)).await;
         let (commands, next) = looked.map_err(io::Error::other)??;
+        let found = !commands.is_empty();
         let removing = commands.into_iter().map(|(command, what)| async move { (shard.write(command).await, what) });
         for (outcome, what) in join_all(removing).await {
             if let Outcome::Error(StoreError { why }) = outcome {
@@ -108,9 +96,9 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
             }
             metrics::counter!(names::SWEPT, "what" => what).increment(1);
         }
-        search.after = next;
-        if search.after.is_empty() {
-            (search.done, search.nothing_at) = (Some(Instant::now()), applied);
+        search.rounds.looked(found, next);
+        if search.rounds.after().is_empty() {
+            search.done = Some(Instant::now());
             return Ok(());
         }
     }
@@ -142,28 +130,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ended_timelines_are_searched_when_something_was_applied_since_none_was_found() {
-        let mut search = Search::default();
-        assert!(!search.has_news(None), "the shard is empty");
-        assert!(search.has_news(Some(7)));
-        search.nothing_at = Some(7);
-        assert!(!search.has_news(Some(7)) && search.has_news(Some(8)));
-    }
-
-    #[test]
-    fn sessions_are_searched_after_a_change_of_the_registry_and_seldom_without() {
+    fn a_search_that_found_nothing_is_forgotten_in_the_end() {
         let now = Instant::now();
         let mut search = Search::default();
-        assert!(search.begins(7, now));
-        search.after = vec![1];
-        assert!(search.begins(8, now), "it goes on by what it began with");
-        search.after = Vec::new();
+        assert!(search.rounds.go_on(Some(7)));
+        search.rounds.looked(false, Vec::new());
         search.done = Some(now);
-        assert!(search.begins(8, now), "a lease may have ended behind it");
-        search.done = Some(now);
-        assert!(!search.begins(8, now));
-        assert!(search.begins(8, now + LOOK_AGAIN));
-        search.done = Some(now);
-        assert!(search.begins(9, now));
+        search.renew(now + LOOK_AGAIN / 2);
+        assert!(!search.rounds.go_on(Some(7)));
+        search.renew(now + LOOK_AGAIN);
+        assert!(search.rounds.go_on(Some(7)));
     }
 }
