@@ -27,17 +27,21 @@ impl Admin {
         let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
         let mut changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
+        let mut all_over = Ok(());
         if replace && !has_password {
             // A shard below level 1 takes a replacement without a password for a repeat, which ends no session.
             let end = EndSessions { user: user.as_str().to_owned(), ..EndSessions::default() };
-            changed = self.change(&user, directory_command::Op::EndSessions(end)).await?;
+            match self.change(&user, directory_command::Op::EndSessions(end)).await {
+                Ok(later) => changed = later,
+                Err(error) => all_over = Err(error),
+            }
         }
         let account = changed.account.unwrap_or_default();
         // Replacing the credentials ends the other sessions, whose messages must not be accepted any more. Their
         // connections are closed in any case.
         let fence = async { if replace { self.end_sender_if_read(&account).await } else { Ok(()) } };
         let (fenced, ended) = tokio::join!(fence, self.put_out(&user, &account, changed.over));
-        fenced?;
+        all_over.and(fenced)?;
         Ok(PutUserReply { ended: Some(ended) })
     }
 
