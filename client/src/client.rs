@@ -27,7 +27,7 @@ use crate::{
 
 /// A handle to a client. Clones share it; it signs out when the last one is dropped, or when it is closed.
 ///
-/// It keeps a connection to one of the gateways, and repeats unanswered requests after a reconnect.
+/// A client keeps a connection to one of the gateways, and repeats unanswered requests after a reconnect.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -59,7 +59,7 @@ pub enum SendError {
     /// The message may or may not have been accepted. Sending it again with the same id is safe.
     #[error("no answer in time for message {client_id:?}{}", last.as_ref().map(|refusal| format!(", last refused with {refusal}")).unwrap_or_default())]
     TimedOut { client_id: String, last: Option<Refusal> },
-    /// As for a timeout.
+    /// Whether the message was accepted is unknown, as after a timeout.
     #[error("client has ended: {0}")]
     Ended(String),
     #[error(transparent)]
@@ -140,7 +140,7 @@ impl Client {
         self.submit_as(format!("{}-{number}", self.inner.prefix), to, content).await
     }
 
-    /// With an id chosen by the application, which may have used it before for the same message.
+    /// Sends with an id chosen by the application, which may have used it before for the same message.
     pub async fn submit_as(&self, client_id: String, to: Recipient, content: Content) -> Result<Pending, SendError> {
         ClientId::new(&client_id)?;
         let deadline = Instant::now() + self.inner.send_timeout;
@@ -182,7 +182,7 @@ impl Client {
         page.await.map_err(|_| ended())?
     }
 
-    /// This device has everything up to this position; see [`Acknowledge::Explicit`].
+    /// Reports that this device has everything up to this position; see [`Acknowledge::Explicit`].
     pub fn acknowledge(&self, timeline: &TimelineId, position: Position) {
         self.inner.acks.note(timeline, position);
     }

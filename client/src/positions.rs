@@ -8,10 +8,6 @@ use carillon_proto::{
 };
 use prost::Message as _;
 
-/// Positions in SignIn.
-const IN_SIGN_IN: usize = 256;
-/// Positions in each frame after it.
-const IN_FRAME: usize = 1024;
 /// Bytes of a frame besides its positions.
 const FRAME: usize = 32;
 
@@ -46,7 +42,7 @@ impl Rest {
     /// Puts into `request` as many positions as fit beside its credential, which takes so many bytes. It keeps the others.
     pub(crate) fn of(mut positions: Vec<TimelinePosition>, request: &mut SignIn, credential: usize) -> Self {
         let room = limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN.saturating_sub(FRAME + request.encoded_len() + credential);
-        let rest = positions.split_off(fitting(&positions, IN_SIGN_IN, room));
+        let rest = positions.split_off(fitting(&positions, limits::POSITIONS_IN_SIGN_IN, room));
         (request.positions, request.more_positions) = (positions, !rest.is_empty());
         Self(rest)
     }
@@ -55,7 +51,8 @@ impl Rest {
     pub(crate) fn into_frames(self, max_bytes: usize) -> Vec<client::Positions> {
         let (mut rest, mut frames) = (self.0, Vec::new());
         while !rest.is_empty() {
-            let behind = rest.split_off(fitting(&rest, IN_FRAME, max_bytes.saturating_sub(FRAME)).max(1));
+            let behind =
+                rest.split_off(fitting(&rest, limits::POSITIONS_IN_FRAME, max_bytes.saturating_sub(FRAME)).max(1));
             frames.push(client::Positions { positions: rest, more: !behind.is_empty() });
             rest = behind;
         }
@@ -81,7 +78,7 @@ impl Positions {
         Self { timelines }
     }
 
-    /// For SignIn and what follows it.
+    /// All positions, for SignIn and the Positions frames after it.
     pub(crate) fn to_sign_in(&self) -> Vec<TimelinePosition> {
         let mut positions: Vec<_> = self.timelines.iter().collect();
         positions.sort_unstable_by_key(|(timeline, _)| *timeline);
@@ -244,7 +241,7 @@ mod tests {
         assert_eq!(more.last(), Some(&false));
         let mut told = request.positions;
         for positions in frames {
-            assert!(positions.positions.len() <= IN_FRAME);
+            assert!(positions.positions.len() <= limits::POSITIONS_IN_FRAME);
             let size = frame(client::client_frame::Body::Positions(positions.clone()));
             assert!(size <= 64 * 1024, "{size} bytes");
             told.extend(positions.positions);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    TimelineId,
+    TimelineId, features,
     pb::client::{
         self, ClientFrame, Limits, Ping, Renew, SignOut, SignedIn, Timeline, TimelineState, client_frame::Body,
         refused::What, server_frame::Body as Frame,
@@ -32,8 +32,6 @@ const FRAMES_AT_ONCE: usize = 64;
 const RENEWAL: u32 = 0;
 /// The client sends something after this part of the gateway's heartbeat: a little early, to arrive in time.
 const HEARTBEAT_PART: f64 = 0.9;
-/// In `SignedIn.features` of a service that takes positions after the sign-in.
-const MORE_POSITIONS: &str = "sign-in.more-positions";
 /// Deadline of a sign-out.
 const SIGN_OUT: Duration = Duration::from_secs(2);
 
@@ -59,7 +57,7 @@ impl Driver {
             return end;
         }
         // To another service, which does not wait for them, they mean nothing.
-        if signed_in.features.iter().any(|feature| feature == MORE_POSITIONS) {
+        if signed_in.features.iter().any(|feature| feature == features::MORE_POSITIONS) {
             let max_bytes = signed_in.limits.as_ref().map_or(0, |limits| limits.max_frame_bytes);
             rest.into_frames(max_bytes as usize)
                 .into_iter()

@@ -8,6 +8,7 @@ mod batch;
 pub mod clock;
 pub mod credentials;
 mod duplicate;
+pub mod features;
 mod id;
 mod keyed;
 pub mod lease;

@@ -9,6 +9,10 @@ pub const MAX_CLIENT_ID_BYTES: usize = 64;
 
 /// Longest frame before sign-in, in bytes.
 pub const MAX_FRAME_BYTES_BEFORE_SIGN_IN: usize = 8 * 1024;
+/// Most positions in SignIn.
+pub const POSITIONS_IN_SIGN_IN: usize = 256;
+/// Most positions in one Positions frame.
+pub const POSITIONS_IN_FRAME: usize = 1024;
 /// Longest frame that any configuration may allow, in bytes.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 /// Longest URL in a reference to media, in bytes.

@@ -23,7 +23,7 @@ use crate::{
 pub struct Device {
     driver: Driver,
     acks: Arc<Acks>,
-    /// One for each unanswered send.
+    /// Permits: each unanswered send holds one.
     permits: Arc<Semaphore>,
     answers: BTreeMap<String, oneshot::Receiver<Result<Accepted, SendError>>>,
     token: String,

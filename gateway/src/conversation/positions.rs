@@ -1,9 +1,10 @@
-//! Where delivery of a timeline begins: after the position that the device gives, in its sign-in or in what follows that.
+//! The positions of a device, given in SignIn and in the Positions frames after it: delivery of a timeline begins after its
+//! position.
 
 use std::time::Instant;
 
 use carillon_proto::{
-    TimelineId,
+    TimelineId, limits,
     pb::{
         client::{self, Code, Position, Start, TimelinePosition, TimelineState},
         link::TimelineHead,
@@ -18,18 +19,14 @@ use super::{
 };
 use crate::feeds::TimelineRef;
 
-/// Positions in SignIn.
-pub(super) const MAX_IN_SIGN_IN: usize = 256;
-/// Positions in one frame that follows it.
-const MAX_IN_FRAME: usize = 1024;
-/// Positions of one connection. None is kept: the bound is on the work for frames that come without an answer.
+/// Most positions of one connection. They are not stored: the bound limits the work for frames that get no answer.
 const MAX_POSITIONS: usize = 16_384;
 
-/// Positions that follow SignedIn.
+/// The state of a session whose client has not given all its positions.
 pub(super) struct Awaited {
-    /// How many have come.
+    /// Positions given so far.
     given: usize,
-    /// By then the last one is there.
+    /// Deadline of the last frame.
     pub(super) until: Instant,
     start: Start,
     /// The head of the inbox, until its delivery begins.
@@ -55,7 +52,7 @@ impl Session {
             return self.bye(Code::Invalid, why, None, out);
         };
         awaited.given += positions.len();
-        if positions.len() > MAX_IN_FRAME {
+        if positions.len() > limits::POSITIONS_IN_FRAME {
             return self.bye(Code::Invalid, "positions names more than 1,024 timelines", None, out);
         }
         if awaited.given > MAX_POSITIONS {

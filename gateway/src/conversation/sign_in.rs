@@ -6,6 +6,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
     credentials::{ITERATIONS, MAX_ITERATIONS},
+    features, limits,
     pb::{
         client::{Code, Limits, Start, TimelinePosition},
         link::{EnsureAccount, LookUpAccount, OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
@@ -18,13 +19,12 @@ use super::{
     Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
     live::{LiveStart, RESTORED},
     patience,
-    positions::{Awaited, DeliveryStart, MAX_IN_SIGN_IN, given, head_of},
+    positions::{Awaited, DeliveryStart, given, head_of},
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, links::RequestOutcome, metrics, users::Share};
 
-/// Names in `SignedIn.features`, documented there. A name is never reused for another feature.
-const FEATURES: [&str; 2] = ["content.unknown-fields", "sign-in.more-positions"];
+const FEATURES: [&str; 2] = [features::UNKNOWN_FIELDS, features::MORE_POSITIONS];
 
 /// The state of a sign-in.
 pub(super) enum SignIn {
@@ -109,7 +109,7 @@ impl Session {
         if ask.client.len() > MAX_CLIENT_BYTES {
             return self.bye(Code::Invalid, "client is longer than 64 bytes", None, out);
         }
-        if ask.positions.len() > MAX_IN_SIGN_IN {
+        if ask.positions.len() > limits::POSITIONS_IN_SIGN_IN {
             return self.bye(Code::Invalid, "positions names more than 256 timelines", None, out);
         }
         let Ok(start) = Start::try_from(ask.start) else {

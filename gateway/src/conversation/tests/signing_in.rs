@@ -330,7 +330,7 @@ fn a_timeline_begins_with_the_frame_that_names_it() {
     let mut play = with_more(vec![has("bob", 1)]);
     let server_frame::Body::SignedIn(signed_in) = play.wrote() else { panic!("not signed in") };
     assert_eq!(signed_in.timelines, []);
-    assert!(signed_in.features.iter().any(|feature| feature == "sign-in.more-positions"));
+    assert!(signed_in.features.iter().any(|feature| feature == carillon_proto::features::MORE_POSITIONS));
     play.pushed(10);
     play.says(positions(vec![has("carol", 7); 1024], true));
     play.says(Body::Ping(Ping { nonce: 3 }));
