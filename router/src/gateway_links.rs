@@ -74,20 +74,20 @@ pub(crate) struct Queues {
 #[derive(Default)]
 struct Waiting {
     last_id: u64,
-    /// Each with its deadline.
+    /// Where the answers go, each with its deadline.
     slots: HashMap<u64, (ReplySlot, Instant)>,
     closed: bool,
 }
 
 impl GatewayLinks {
     /// Makes a link that is not in the table yet.
-    pub(crate) fn way(&self, pushes_bound: usize) -> (GatewayLink, Queues) {
+    pub(crate) fn new_link(&self, pushes_bound: usize) -> (GatewayLink, Queues) {
         let (to_pushes, pushes) = mpsc::channel(pushes_bound);
         let (to_signals, signals) = mpsc::channel(SIGNALS);
         let (to_directed, directed) = mpsc::channel(DIRECTED);
         let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
         let missed: Arc<Missed<UserId, Behind>> = Arc::default();
-        let way = GatewayLink {
+        let link = GatewayLink {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             pushes: to_pushes,
             missed: Arc::clone(&missed),
@@ -97,18 +97,18 @@ impl GatewayLinks {
             evictions: to_evictions,
             cut: CancellationToken::new(),
         };
-        (way, Queues { pushes, missed, signals, directed, evictions })
+        (link, Queues { pushes, missed, signals, directed, evictions })
     }
 
     /// False if the push was dropped. The gateway is told when there is room again. A gateway without a link announces
     /// its sessions when it has one, and learns their heads.
     pub(crate) fn push(&self, gateway: LeaseId, push: Push) -> bool {
         let gateways = self.gateways.read();
-        let Some(way) = gateways.get(&gateway).and_then(Open::last) else { return false };
-        match way.pushes.try_send(push) {
+        let Some(link) = gateways.get(&gateway).and_then(Open::last) else { return false };
+        match link.pushes.try_send(push) {
             Ok(()) => true,
             Err(TrySendError::Full(Push { timeline, position, incarnation, .. })) => {
-                way.missed(Behind { timeline, position, incarnation });
+                link.missed(Behind { timeline, position, incarnation });
                 false
             }
             Err(TrySendError::Closed(_)) => false,
@@ -116,66 +116,66 @@ impl GatewayLinks {
     }
 
     pub(crate) fn behind(&self, gateway: LeaseId, behind: Behind) {
-        if let Some(way) = self.gateways.read().get(&gateway).and_then(Open::last) {
-            way.missed(behind);
+        if let Some(link) = self.gateways.read().get(&gateway).and_then(Open::last) {
+            link.missed(behind);
         }
     }
 
     pub(crate) fn signal(&self, gateway: LeaseId, signal: Signaled) {
         let gateways = self.gateways.read();
-        let way = gateways.get(&gateway).and_then(Open::last);
-        let given = way.is_some_and(|way| way.signals.try_send(signal).is_ok());
+        let link = gateways.get(&gateway).and_then(Open::last);
+        let given = link.is_some_and(|link| link.signals.try_send(signal).is_ok());
         metrics::signal(given);
     }
 
     /// The answer comes by `answered`; `Unreached` if none can come.
     pub(crate) fn direct(&self, gateway: LeaseId, directed: Directed, slot: ReplySlot, deadline: Instant) {
         match self.gateways.read().get(&gateway).and_then(Open::last) {
-            Some(way) => way.direct(directed, slot, deadline),
+            Some(link) => link.direct(directed, slot, deadline),
             None => slot.answer(Failure::Unreached.into()),
         }
     }
 
     pub(crate) fn evict(&self, gateway: LeaseId, connection: u64, why: evict::Why) {
         // A gateway without a link announces its sessions when it has one.
-        if let Some(way) = self.gateways.read().get(&gateway).and_then(Open::last)
-            && way.evictions.try_send(Evict { connection, why: why.into() }).is_err()
+        if let Some(link) = self.gateways.read().get(&gateway).and_then(Open::last)
+            && link.evictions.try_send(Evict { connection, why: why.into() }).is_err()
         {
-            way.cut.cancel();
+            link.cut.cancel();
         }
     }
 
     /// Ends directed requests whose deadline has passed. To be called periodically: each request holds a place for its
     /// answer.
     pub(crate) fn expire(&self, now: Instant) {
-        for way in self.gateways.read().values().flat_map(|open| &open.0) {
-            way.waiting.lock().expire(now);
+        for link in self.gateways.read().values().flat_map(|open| &open.0) {
+            link.waiting.lock().expire(now);
         }
     }
 
-    pub(crate) fn enter(&self, gateway: LeaseId, way: &GatewayLink) {
+    pub(crate) fn enter(&self, gateway: LeaseId, link: &GatewayLink) {
         let mut gateways = self.gateways.write();
         let Open(open) = gateways.entry(gateway).or_default();
         // A newer one may have said its hello first.
-        let place = open.partition_point(|known| known.number < way.number);
-        open.insert(place, way.clone());
+        let place = open.partition_point(|known| known.number < link.number);
+        open.insert(place, link.clone());
     }
 
     /// If others of this gateway are open, and what was for it went to this one, the others are cut: on its next link the
     /// gateway announces all its sessions, and learns what they missed.
-    pub(crate) fn leave(&self, gateway: LeaseId, way: &GatewayLink) {
-        for other in self.remove(gateway, way) {
+    pub(crate) fn leave(&self, gateway: LeaseId, link: &GatewayLink) {
+        for other in self.remove(gateway, link) {
             other.cut.cancel();
         }
-        way.waiting.lock().close();
+        link.waiting.lock().close();
     }
 
     /// Returns the links that are to be cut.
-    fn remove(&self, gateway: LeaseId, way: &GatewayLink) -> Vec<GatewayLink> {
+    fn remove(&self, gateway: LeaseId, link: &GatewayLink) -> Vec<GatewayLink> {
         let mut gateways = self.gateways.write();
         let Some(Open(open)) = gateways.get_mut(&gateway) else { return Vec::new() };
-        let was_last = open.last().is_some_and(|last| last.number == way.number);
-        open.retain(|known| known.number != way.number);
+        let was_last = open.last().is_some_and(|last| last.number == link.number);
+        open.retain(|known| known.number != link.number);
         let others = if was_last { open.clone() } else { Vec::new() };
         if open.is_empty() {
             gateways.remove(&gateway);
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_greeting_that_is_read_late_does_not_put_an_older_link_in_the_place_of_a_newer_one() {
         let links = GatewayLinks::default();
-        let ((older, _older), (newer, mut queues)) = (links.way(1), links.way(1));
+        let ((older, _older), (newer, mut queues)) = (links.new_link(1), links.new_link(1));
         links.enter(GATEWAY, &newer);
         links.enter(GATEWAY, &older);
         assert!(links.push(GATEWAY, Push::default()));
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn a_link_whose_call_came_late_costs_a_gateway_the_one_that_it_has_and_no_pushes() {
         let links = GatewayLinks::default();
-        let ((gateways, _queues), (given_up, _others)) = (links.way(1), links.way(1));
+        let ((gateways, _queues), (given_up, _others)) = (links.new_link(1), links.new_link(1));
         links.enter(GATEWAY, &gateways);
         links.enter(GATEWAY, &given_up);
         assert!(links.push(GATEWAY, Push::default()), "to nobody");
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn directed_requests_end_when_their_time_is_over_in_whichever_order_they_came() {
         let (links, mut replies, now) = (GatewayLinks::default(), Replies::new(), Instant::now());
-        let (way, _queues) = links.way(1);
-        links.enter(GATEWAY, &way);
+        let (link, _queues) = links.new_link(1);
+        links.enter(GATEWAY, &link);
         for (id, seconds) in [(1, 10), (2, 1)] {
             links.direct(GATEWAY, Directed::default(), replies.slot(id), now + Duration::from_secs(seconds));
         }
@@ -315,8 +315,8 @@ mod tests {
     fn a_directed_request_is_refused_by_what_is_in_its_way() {
         let (links, mut replies) = (GatewayLinks::default(), Replies::new());
         let deadline = Instant::now() + Duration::from_secs(10);
-        let (way, queues) = links.way(1);
-        links.enter(GATEWAY, &way);
+        let (link, queues) = links.new_link(1);
+        links.enter(GATEWAY, &link);
         let ask = |id: usize| links.direct(GATEWAY, Directed::default(), replies.slot(id as u64), deadline);
         (0..DIRECTED).for_each(ask);
         ask(DIRECTED);
@@ -324,11 +324,11 @@ mod tests {
         let Answer::Refusal(refusal) = refused else { panic!("not refused: {refused:?}") };
         assert_eq!((refusal.code(), refusal.retry), (Code::Overloaded, true));
         assert!(refusal.reason.contains("gateway"), "{}", refusal.reason);
-        way.answered(DirectAnswer { id: 1, result: body(limits::MAX_SIGNAL_BYTES) });
+        link.answered(DirectAnswer { id: 1, result: body(limits::MAX_SIGNAL_BYTES) });
         assert!(matches!(replies.next(), Some((0, Answer::DirectAnswered(_)))));
-        way.answered(DirectAnswer { id: 2, result: body(limits::MAX_SIGNAL_BYTES + 1) });
+        link.answered(DirectAnswer { id: 2, result: body(limits::MAX_SIGNAL_BYTES + 1) });
         assert_eq!(code(replies.next()), Some((1, Code::Internal)));
-        way.answered(DirectAnswer { id: 3, result: None });
+        link.answered(DirectAnswer { id: 3, result: None });
         assert_eq!(code(replies.next()), Some((2, Code::Unavailable)), "of a kind that is not known");
         drop(queues);
         links.direct(GATEWAY, Directed::default(), replies.slot(5_000), deadline);

@@ -64,7 +64,7 @@ pub(crate) struct Reader {
     /// The tier of the caller's token.
     tier: Tier,
     replies: mpsc::Sender<RouterReply>,
-    way: GatewayLink,
+    queues: GatewayLink,
     hello: Hello,
     gate: Gate,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Reader {
 /// Opens the two halves of a link.
 pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken) -> (Reader, Outgoing) {
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
-    let (way, queues) = context.links.way(context.pushes_bound);
+    let (link, queues) = context.links.new_link(context.pushes_bound);
     let outgoing = Outgoing {
         views: Woken::new(WatchStream::new(context.topology.clone())),
         replies: Woken::new(Batches::new(replies, weigh)),
@@ -81,18 +81,18 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
         signals: Woken::new(Batches::new(queues.signals, |signal| signal.body.len() + 64)),
         directed: Woken::new(Batches::new(queues.directed, |directed| directed.body.len() + 64)),
         evictions: Woken::new(Batches::new(queues.evictions, |_| 16)),
-        cut: Woken::new(Box::pin(way.cut.clone().cancelled_owned())),
+        cut: Woken::new(Box::pin(link.cut.clone().cancelled_owned())),
         closing: Woken::new(Box::pin(closing.clone().cancelled_owned())),
     };
     let (hello, gate) = (Hello::default(), Gate::new(clock::now()));
-    let reader = Reader { context, tier, replies: to_replies, way, hello, gate };
+    let reader = Reader { context, tier, replies: to_replies, queues: link, hello, gate };
     (reader, outgoing)
 }
 
 impl Reader {
     /// Runs until the other side ends the link or breaks the rules. Requests in flight continue.
     pub(crate) async fn run(mut self, mut incoming: Incoming<ToRouter>) {
-        let cut = self.way.cut.clone();
+        let cut = self.queues.cut.clone();
         let first = clock::timeout(HELLO_TIMEOUT, incoming.message()).await;
         let Some(Ok(Some(mut said @ ToRouter { hello: Some(_), .. }))) = first else {
             tracing::debug!("a link without a greeting was closed");
@@ -108,7 +108,7 @@ impl Reader {
         self.hello = hello;
         let of_gateway = (self.hello.kind() == NodeKind::Gateway).then_some(LeaseId(self.hello.lease));
         if let Some(gateway) = of_gateway {
-            self.context.links.enter(gateway, &self.way);
+            self.context.links.enter(gateway, &self.queues);
         }
         metrics::link(kind, 1.0);
         // Hints that the other router sent on an earlier link may have been lost.
@@ -132,7 +132,7 @@ impl Reader {
             goes_on = self.take(said).await;
         }
         if let Some(gateway) = of_gateway {
-            self.context.links.leave(gateway, &self.way);
+            self.context.links.leave(gateway, &self.queues);
         }
         metrics::link(kind, -1.0);
     }
@@ -165,9 +165,9 @@ impl Reader {
             self.context.partitions.signal(signal);
         }
         for answer in direct_answers {
-            self.way.answered(answer);
+            self.queues.answered(answer);
         }
-        let (gateway, link) = (LeaseId(self.hello.lease), self.way.number);
+        let (gateway, link) = (LeaseId(self.hello.lease), self.queues.number);
         for Forget { user, connection } in forgets {
             if let Ok(user) = UserId::new(&user)
                 && !self.context.partitions.forget(user, gateway, connection, link).await
