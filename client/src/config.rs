@@ -44,7 +44,7 @@ pub enum Credential {
     Token(String),
 }
 
-/// Who reports how far this device is.
+/// Whether the library or the application acknowledges deliveries.
 #[derive(Debug, Clone, Copy)]
 pub enum Acknowledge {
     /// The client: an event counts as taken when the application asks for the next one. Sent at most once in this time.

@@ -183,7 +183,7 @@ struct Driven {
 
 const ME: Follower = Follower(42);
 
-/// What the feeds deliver.
+/// Entries that the feeds deliver.
 #[derive(Default)]
 struct Handed(VecDeque<Input>);
 

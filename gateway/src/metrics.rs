@@ -89,7 +89,7 @@ static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" 
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
 
-/// What every connection holds, looked up in the recorder once: each look-up makes a handle of its own.
+/// Handles of the metrics of all connections, looked up in the recorder once: each look-up makes a handle of its own.
 static SESSION: LazyLock<Gauge> = LazyLock::new(|| gauge!(SESSIONS));
 static CARRIERS: LazyLock<[(&str, Gauge); 3]> = LazyLock::new(|| {
     ["tcp", "websocket", "grpc"].map(|protocol| (protocol, gauge!(CONNECTIONS, "protocol" => protocol)))

@@ -97,7 +97,7 @@ async fn serve(stream: TcpStream, app: Router) {
 }
 
 impl Health {
-    /// None of the roles is open yet.
+    /// No role is open yet.
     pub(crate) fn new(roles: &[Role]) -> Self {
         Self { roles: roles.iter().map(|role| (*role, OnceLock::new())).collect(), draining: Arc::default() }
     }

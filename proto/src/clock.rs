@@ -119,7 +119,7 @@ impl Drop for Sleep {
 
 /// While this value lives, its thread has virtual time, which passes only by [`VirtualTime::set`].
 pub struct VirtualTime {
-    /// It must stay on its thread.
+    /// Makes the type `!Send`: virtual time is that of one thread.
     _here: PhantomData<*const ()>,
 }
 

@@ -151,7 +151,7 @@ impl PeerSecurity {
         Some(self.services.as_ref()?.serve(addresses(listener, advertised), allowed, open))
     }
 
-    /// The same for streams of calls.
+    /// Like `serve_near`, for streams of calls.
     pub fn serve_calls<A: 'static, B: 'static>(
         &self,
         listener: &TcpListener,
@@ -167,7 +167,7 @@ impl PeerSecurity {
         self.services.as_ref()?.near(address, self.tier)
     }
 
-    /// The same for streams of calls.
+    /// Like `near`, for streams of calls.
     pub fn near_calls<A: 'static, B: 'static>(&self, address: &str) -> Option<NearCalls<A, B>> {
         self.services.as_ref()?.near_calls(address, self.tier)
     }

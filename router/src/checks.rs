@@ -19,9 +19,9 @@ const USERS: usize = 4096;
 
 /// The turns of one partition's users.
 pub(crate) struct Checks {
-    /// By the shards of their inboxes, so that nearly all of one tick are read by one request.
+    /// All users, by the shards of their inboxes, so that nearly all of one tick are read by one request.
     turns: BTreeSet<Turn>,
-    /// Who had the last turn. The next one's is behind it; behind the last one comes the first.
+    /// The user who had the last turn. The next one in the order is next, and the first one after the last.
     last: Option<Turn>,
     pause: Duration,
     next: Instant,

@@ -1,4 +1,4 @@
-//! What the owner of a part of the users does with each input. Does not wait and has no clock.
+//! The owner of a part of the users: what each input does. Does not wait and has no clock.
 
 mod deliveries;
 mod direct;

@@ -57,13 +57,13 @@ struct Peer {
     missed: Arc<Missed<UserId, Delivery>>,
 }
 
-/// What waits for one router. The link takes it from here.
+/// The words that wait for one router, until its link takes them.
 pub(crate) struct Queue {
     words: mpsc::Receiver<Word>,
     missed: Arc<Missed<UserId, Delivery>>,
 }
 
-/// What a router tells another one. All of it may be lost without harm.
+/// A word from one router to another. It may be lost without harm.
 enum Word {
     Hint(Delivery),
     Changed(UserId),

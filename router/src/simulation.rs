@@ -89,7 +89,7 @@ pub struct Router {
     store_events: VecDeque<Event>,
     next_tick: Instant,
     context: LinkContext,
-    /// By the number that the simulation gives each link.
+    /// The gateways' links, by the number that the simulation gives each.
     links: BTreeMap<u64, Link>,
     /// Links that other routers have opened, by their names.
     from_peers: BTreeMap<String, Link>,

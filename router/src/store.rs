@@ -39,7 +39,7 @@ pub(crate) enum Place {
     Own,
     /// For itself and, in the lane of this shard, for the write that will follow from it: for both or for neither.
     AndFor(ShardId),
-    /// None: it follows from a write that was carried out, and is never refused for a full lane. A lane can exceed its
+    /// The operation follows from a write that was carried out, and is never refused for a full lane. A lane can exceed its
     /// bound by the number of messages between the first answer and the second write.
     Follows,
 }

@@ -30,7 +30,7 @@ const PATIENCE: Time = 60 * SECOND;
 
 pub(crate) struct World<'m> {
     pub(crate) schedule: Schedule<Event>,
-    /// What the tasks of the product wait by. As of the event that happens.
+    /// The clock of the product's tasks: the time of the present event.
     time: VirtualTime,
     pub(crate) random: Random,
     pub(crate) scenario: Scenario,
@@ -42,7 +42,7 @@ pub(crate) struct World<'m> {
     pub(crate) clients: Vec<ClientNode>,
     pub(crate) model: Model,
     pub(crate) healed: bool,
-    /// Of requests, while eras are left out.
+    /// The last era given to a request, while eras are left out.
     pub(crate) last_era: u64,
     pub(crate) report: Report,
     verbose: bool,

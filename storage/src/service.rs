@@ -233,7 +233,7 @@ fn rejected(reason: Reason, detail: &str) -> Why {
     Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() })
 }
 
-/// None: it is not traced.
+/// `None` if the request is not traced.
 fn span_of(request: &StoreRequest) -> Option<Span> {
     let traceparent = &*request.traceparent;
     if traceparent.is_empty() {

@@ -116,7 +116,7 @@ impl Space {
         }
     }
 
-    /// Its absence does no harm until the disk is full.
+    /// A missing ballast does no harm until the disk is full.
     fn lay_in_ballast(&self) {
         let path = ballast(&self.path);
         if path.exists() {

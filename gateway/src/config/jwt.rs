@@ -35,7 +35,7 @@ pub enum TokenAccounts {
     NewNames,
     /// Deleted users, too: they get a new, empty account.
     Always,
-    /// None: only the operator creates accounts.
+    /// `None`: only the operator creates accounts.
     Never,
 }
 

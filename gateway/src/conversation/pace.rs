@@ -83,9 +83,9 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Paid {
     No,
-    /// Not admitted yet.
+    /// The send has not been admitted.
     Ahead,
-    /// It was admitted, and then the service refused it.
+    /// The send was admitted, and the service refused it afterwards.
     Before,
 }
 

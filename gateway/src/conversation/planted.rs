@@ -6,7 +6,7 @@ use carillon_proto::{Position, planted::PlantedBug};
 
 use super::{Effect, Tell};
 
-/// One delivery of a session in this many is dropped.
+/// Every how many deliveries of a session one is dropped.
 const OF: u64 = 20;
 
 /// A session that counts positions by what it has sent, not by the timeline.

@@ -108,7 +108,7 @@ pub(crate) fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
     }
 }
 
-/// One of all iteration counts that real credentials may have.
+/// An iteration count for a decoy, chosen from all that real credentials may have.
 fn iterations(made_up: &[u8], ever: &[u32]) -> u32 {
     let place = made_up.first().map_or(0, |byte| usize::from(*byte)) % ever.len().max(1);
     ever.get(place).copied().unwrap_or(credentials::ITERATIONS)

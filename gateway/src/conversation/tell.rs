@@ -20,7 +20,7 @@ pub(crate) enum Tell {
     /// The next message of the authentication exchange.
     Challenge(Bytes),
     SignedIn(Box<Welcome>),
-    /// Where delivery begins of timelines that SignedIn did not name.
+    /// The states of timelines that SignedIn did not name, at the beginning of their delivery.
     Timelines(Vec<TimelineState>),
     Accepted(Placed),
     /// A request was not carried out.
@@ -53,7 +53,7 @@ pub(crate) enum Tell {
     },
 }
 
-/// What a client learns when it has signed in. Units as in carillon.client.v1.
+/// The contents of SignedIn, for each dialect. Units as in carillon.client.v1.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Welcome {
     pub(crate) handle: String,

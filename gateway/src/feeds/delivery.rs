@@ -40,9 +40,9 @@ pub(super) enum Arrival {
     Next,
     /// The envelope is kept, or will be read in its turn.
     Later,
-    /// It was delivered before.
+    /// The position was delivered before.
     Old,
-    /// It belongs to another epoch of the timeline.
+    /// The position belongs to another epoch of the timeline.
     OtherEpoch,
 }
 
@@ -140,7 +140,7 @@ impl<P> Delivery<P> {
         Some(self.next)
     }
 
-    /// Nobody needs positions before `next`.
+    /// Makes `next` the next position to deliver; nobody needs the ones before it.
     pub(super) fn skip_to(&mut self, next: u64) {
         if next > self.next {
             self.next = next;

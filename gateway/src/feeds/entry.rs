@@ -1,4 +1,4 @@
-//! One accepted envelope on this gateway, with its encodings for each dialect.
+//! An accepted envelope on its way to clients, with its encodings for each dialect.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,7 @@ pub(crate) struct Entry {
     pub(crate) feed: FeedId,
     pub(crate) timeline: Arc<TimelineName>,
     pub(crate) position: Position,
-    /// As stored.
+    /// The envelope as stored.
     pub(crate) envelope: Bytes,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.

@@ -283,7 +283,7 @@ impl Followed {
 mod tests {
     use super::*;
 
-    /// Each idle connection has one of both in memory. docs/speed.md has the memory of a whole connection.
+    /// Each idle connection has one `Followed` and one `Delivery` in memory. docs/speed.md has the memory of a whole connection.
     #[test]
     fn who_follows_a_feed_is_small() {
         assert_eq!(size_of::<Follower>(), 8);

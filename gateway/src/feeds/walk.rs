@@ -1,5 +1,4 @@
-//! What a feed with many followers has begun to hand to them: the rest goes a piece at a time, so that nobody else waits for
-//! long.
+//! Delivery to many followers, a piece at a time, so that other feeds need not wait for long.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -15,11 +14,11 @@ const MAX_ENTRIES: usize = 64;
 pub(super) struct Walk {
     pub(super) since: Instant,
     entries: VecDeque<Arc<Entry>>,
-    /// Who was handed the first entry last. It is next for those behind.
+    /// The last follower that has the first entry. The followers after it are next.
     after: Option<Follower>,
 }
 
-/// Followers that have not been told yet that they are not live any more.
+/// Followers that still have to be told that they are not live any more.
 pub(super) struct Goodbyes {
     pub(super) since: Instant,
     /// More than one group only if all left again before the first was told.

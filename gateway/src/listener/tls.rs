@@ -25,7 +25,7 @@ pub(crate) struct Tls(ArcSwap<Sides>);
 
 struct Sides {
     frames: Arc<ServerConfig>,
-    /// The same, for HTTP/2.
+    /// An acceptor for HTTP/2.
     grpc: Arc<ServerConfig>,
 }
 

@@ -25,7 +25,7 @@ pub struct IdleConfig {
     pub concurrency: usize,
 }
 
-/// Its multiples without their whole parts lie evenly between 0 and 1, however many there are.
+/// The golden ratio. The fractional parts of its multiples lie evenly between 0 and 1, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// Holds them while `measured` lasts.

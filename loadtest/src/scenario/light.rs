@@ -55,7 +55,7 @@ impl Light {
         Ok(Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) })
     }
 
-    /// Until the gateway ends it; counts that in `lost`. The first ping comes after this part of the heartbeat: spread evenly
+    /// Keeps the connection until the gateway ends it, which is counted in `lost`. The first ping comes after this part of the heartbeat: spread evenly
     /// over those that sign in at the same time, the pings of all come evenly, too.
     pub(crate) async fn hold(mut self, phase: f64, lost: Arc<AtomicU64>) {
         let mut next_ping = Instant::now() + self.heartbeat.mul_f64(phase);

@@ -2,7 +2,7 @@
 
 use carillon_proto::pb::admin::Ended;
 
-/// What a change has ended, for people; nothing if it has ended nothing.
+/// The sessions that a change has ended, in words; empty if there are none.
 pub(super) fn ended(ended: Option<Ended>) -> String {
     let Ended { closed, open } = ended.unwrap_or_default();
     match (closed, open) {

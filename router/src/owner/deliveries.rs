@@ -107,7 +107,7 @@ impl Owner {
         }
     }
 
-    /// Where the user's inbox is.
+    /// The shard of the user's inbox.
     pub(super) fn inbox_shard(&self, user: &UserId) -> ShardId {
         self.topology.shards.timeline_of(&TimelineId::Inbox(user.clone()))
     }

@@ -38,7 +38,7 @@ pub(super) enum Event {
 /// Where the requests of one stream go.
 pub(super) enum Requests {
     Queue(mpsc::Sender<StoreRequest>),
-    /// Of a node in this process.
+    /// The function of a node in this process.
     Calls(Box<dyn Fn(StoreRequest) -> bool + Send + Sync>),
 }
 

@@ -29,9 +29,9 @@ pub(crate) struct Mark {
 pub(crate) enum Before {
     /// It was never opened.
     Never,
-    /// It was closed, or its process ended: all of its writes are there.
+    /// The engine was closed, or its process ended: all of its writes are there.
     Whole,
-    /// Its machine may have lost power.
+    /// The machine may have lost power.
     PowerLost,
 }
 

@@ -69,7 +69,7 @@ struct CacheParts {
 }
 
 impl CacheParts {
-    /// Each log that is open has one reference, and the node's log has another.
+    /// The part of one log. Counted by references: each open log has one, and the node's log another.
     fn one(self: &Arc<Self>) -> usize {
         self.bytes / (Arc::strong_count(self) - 1).max(1)
     }

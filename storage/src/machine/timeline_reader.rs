@@ -152,7 +152,7 @@ impl TimelineReader {
         retention::due(&self.shard.view(), after, retention, limit)
     }
 
-    /// The same for cursors of devices that have been gone for too long.
+    /// Finds cursors of devices that have been gone for too long, in the same way.
     pub(crate) fn gone_cursors(
         &self,
         after: &[u8],

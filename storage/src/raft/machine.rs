@@ -45,7 +45,7 @@ pub(crate) struct ShardMachine {
     machine: Arc<Mutex<Box<dyn Machine>>>,
     sync: Sync,
     snapshots: Arc<SnapshotDir>,
-    /// As stored by the machine.
+    /// What the machine has applied, as it stores it.
     applied: Applied,
     node: NodeShare,
     /// Closed when the machine is dropped: openraft's core does not notice that its worker panicked.

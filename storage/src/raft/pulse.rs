@@ -60,7 +60,7 @@ struct Beats {
     last: Option<Instant>,
     /// Groups in which nothing happens have their heartbeats at this beat, too.
     for_all: bool,
-    /// Of the groups that are led here: what they were at their last heartbeat.
+    /// The progress of the groups that are led here, at their last heartbeat.
     progress: HashMap<ShardId, Progress>,
 }
 

@@ -265,7 +265,7 @@ impl Node {
         self.config.listen
     }
 
-    /// As a router of the same process finds it.
+    /// The service as a router of the same process finds it.
     pub(crate) fn near(&self) -> Option<NearCalls<StoreRequest, StoreReply>> {
         self.security.near_calls(&self.address().to_string())
     }
@@ -317,7 +317,7 @@ impl DrainNothing for Storage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Wire,
-    /// It is in the same process.
+    /// The caller is in the same process.
     Calls,
 }
 

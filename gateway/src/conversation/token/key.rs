@@ -14,7 +14,7 @@ use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 #[derive(Debug, thiserror::Error)]
 #[error("jwt.keys[{at}]: {why}")]
 pub struct InvalidTokenKey {
-    /// Its index in the list, from 0.
+    /// Index of the key in the list, from 0.
     pub at: usize,
     pub why: TokenKeyError,
 }

@@ -106,7 +106,7 @@ impl Outgoing {
         Ok(ServerFrame { body: Some(body) })
     }
 
-    /// As protobuf, without a length prefix. An entry is encoded once for all clients of this format.
+    /// Encodes as protobuf, without a length prefix. An entry is encoded once for all clients of this format.
     pub(crate) fn to_protobuf(&self) -> Bytes {
         let encoded = || {
             let mut bytes = BytesMut::with_capacity(self.size());

@@ -31,7 +31,7 @@ pub(super) fn close_code(bye: Code) -> CloseCode {
     }
 }
 
-/// As much of it as fits.
+/// As much of the text as fits into a close frame.
 pub(super) fn close_reason(reason: &str) -> Utf8Bytes {
     let ends = reason.char_indices().map(|(at, character)| at + character.len_utf8());
     let end = ends.take_while(|&end| end <= REASON).last().unwrap_or(0);

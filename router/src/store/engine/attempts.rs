@@ -1,4 +1,4 @@
-//! What is sent to which node, what comes of it, and what is retried.
+//! Attempts: operations are sent to nodes, answered, and retried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
