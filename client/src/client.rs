@@ -12,17 +12,18 @@ use std::{
 };
 
 use carillon_proto::{
-    ClientId, InvalidId, Position, TimelineId,
+    ClientId, Position, TimelineId,
     pb::client::{self, Accepted, Content, Direction, Fetch, Page, Recipient, SignedIn, recipient::To},
     tasks::Tasks,
 };
 use rand::RngExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
-    Acknowledge, ClientConfig, Event, Events, Refusal, State, TlsError,
+    Acknowledge, ClientConfig, Event, Events, FetchError, OpenError, RenewError, SendError, State,
     acks::Acks,
-    driver::{Command, Driver},
+    command::{Command, ReplyTo},
+    driver::Driver,
 };
 
 /// A handle to a client. Clones share it; it signs out when the last one is dropped, or when it is closed.
@@ -44,58 +45,11 @@ struct Inner {
     counter: AtomicU64,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("no address of a gateway was given")]
-    NoAddress,
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum SendError {
-    #[error("message was refused: {0}")]
-    Refused(Refusal),
-    /// The message may or may not have been accepted. Sending it again with the same id is safe.
-    #[error("no answer in time for message {client_id:?}{}", last.as_ref().map(|refusal| format!(", last refused with {refusal}")).unwrap_or_default())]
-    TimedOut { client_id: String, last: Option<Refusal> },
-    /// Whether the message was accepted is unknown, as after a timeout.
-    #[error("client has ended: {0}")]
-    Ended(String),
-    #[error(transparent)]
-    InvalidId(#[from] InvalidId),
-}
-
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum FetchError {
-    #[error("fetch was refused: {0}")]
-    Refused(Refusal),
-    #[error("no page in time")]
-    TimedOut,
-    #[error("client has ended: {0}")]
-    Ended(String),
-}
-
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum RenewError {
-    /// The session continues until the previous token expires; then this one is tried.
-    #[error("token was refused: {0}")]
-    Refused(Refusal),
-    #[error("client has ended: {0}")]
-    Ended(String),
-}
-
 /// A sent message that waits for its answer.
 #[must_use = "a message counts only when it was accepted"]
 pub struct Pending {
     pub client_id: String,
     answer: oneshot::Receiver<Result<Accepted, SendError>>,
-}
-
-/// The receiver of the answer, and the place among the pending sends that the answer frees.
-pub(crate) struct ReplyTo {
-    pub(crate) sender: oneshot::Sender<Result<Accepted, SendError>>,
-    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
 impl Client {
@@ -150,7 +104,7 @@ impl Client {
         let (sender, answer) = oneshot::channel();
         let send =
             client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
-        let command = Command::Send { send, deadline, answer: ReplyTo { sender, _permit: permit } };
+        let command = Command::Send { send, deadline, answer: ReplyTo::new(sender, permit) };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })
     }
@@ -238,13 +192,6 @@ impl Future for Pending {
         Pin::new(&mut self.answer)
             .poll(context)
             .map(|answer| answer.unwrap_or_else(|_| Err(SendError::Ended("closed".to_owned()))))
-    }
-}
-
-impl ReplyTo {
-    pub(crate) fn give(self, answer: Result<Accepted, SendError>) {
-        // The application may have stopped waiting for it.
-        let _ = self.sender.send(answer);
     }
 }
 

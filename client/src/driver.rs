@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    pb::client::{self, Fetch, Page, SignedIn},
+    pb::client::{self, Page, SignedIn},
     tasks::Tasks,
 };
 use rand::RngExt as _;
@@ -22,20 +22,12 @@ use crate::{
     SignInError, State,
     acks::Acks,
     backoff::Backoff,
-    client::ReplyTo,
+    command::{Command, ReplyTo},
     fetches::Fetches,
     outbox::Outbox,
     positions::{Positions, Rest},
     sign_in::{KeyCache, sign_in_cached},
 };
-
-#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
-pub(crate) enum Command {
-    Send { send: client::Send, deadline: Instant, answer: ReplyTo },
-    Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },
-    Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
-    Close(oneshot::Sender<()>),
-}
 
 pub(crate) struct Driver {
     pub(crate) config: ClientConfig,

@@ -7,9 +7,11 @@ mod acks;
 mod address;
 mod backoff;
 mod client;
+mod command;
 mod config;
 mod connection;
 mod driver;
+mod error;
 mod event;
 mod fetches;
 #[cfg(any(test, fuzzing))]
@@ -28,9 +30,10 @@ pub mod simulation {
 }
 
 pub use address::{Address, Format, InvalidAddress, Transport};
-pub use client::{Client, FetchError, OpenError, Pending, RenewError, SendError};
+pub use client::{Client, Pending};
 pub use config::{Acknowledge, ClientConfig, Credential};
 pub use connection::{ConnectOptions, Connection, ConnectionError};
+pub use error::{FetchError, OpenError, RenewError, SendError};
 pub use event::{Event, Events, State};
 pub use outbox::Refusal;
 pub use scram::{Scram, ScramError};

@@ -21,8 +21,9 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::{
     Connection, ConnectionError, Credential, Event, FetchError, Refusal, RenewError, SendError,
+    command::Command,
     connection::{Incoming, Outgoing},
-    driver::{Command, Driver, End, TICK, bye_pause},
+    driver::{Driver, End, TICK, bye_pause},
     positions::{Rest, Step},
 };
 

@@ -15,8 +15,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::{
     ClientConfig, Credential, Event, SendError, State,
     acks::Acks,
-    client::ReplyTo,
-    driver::{Command, Driver, End},
+    command::{Command, ReplyTo},
+    driver::{Driver, End},
 };
 
 /// One device.
@@ -79,7 +79,7 @@ impl Device {
         let (sender, answer) = oneshot::channel();
         let permit = Arc::clone(&self.permits).try_acquire_owned().expect("more permits than sends");
         self.answers.insert(send.client_id.clone(), answer);
-        self.driver.outbox.push(send, deadline, ReplyTo { sender, _permit: permit });
+        self.driver.outbox.push(send, deadline, ReplyTo::new(sender, permit));
     }
 
     /// A frame after the sign-in.
