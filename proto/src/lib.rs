@@ -29,6 +29,7 @@ pub mod sessions;
 mod shard;
 pub mod stream;
 pub mod tasks;
+mod tier;
 mod timeline;
 pub mod tls;
 pub mod trace;

@@ -22,8 +22,8 @@ use crate::{
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
 
-pub use crate::local_listeners::MAX_UNPROVEN_PEERS;
-pub use tokens::{AddToken, CheckToken, Tier, TierTokens, derive, lines};
+pub use crate::{local_listeners::MAX_UNPROVEN_PEERS, tier::Tier};
+pub use tokens::{AddToken, CheckToken, TierTokens, derive, lines};
 
 /// The credentials by which a node takes part in the cluster. Clones share updates.
 #[derive(Clone)]

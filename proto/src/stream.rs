@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
-use crate::peer::Tier;
+use crate::tier::Tier;
 
 /// The messages that a node sends on a stream.
 pub type Messages<T> = BoxStream<'static, Result<T, Status>>;

@@ -4,7 +4,7 @@
 //! as the operator. Each tier's token is derived from the cluster's secret, or configured by itself; then a gateway's
 //! machine holds the gateways' token and no more.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -17,17 +17,7 @@ use tonic::{
 };
 
 use super::PeerError;
-use crate::local_listeners::PeerConnection;
-
-/// The tier of a caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Tier {
-    Storage,
-    Router,
-    Gateway,
-    /// The command line, which holds the operator's token.
-    Operator,
-}
+use crate::{local_listeners::PeerConnection, tier::Tier};
 
 /// The tokens known to this node: its own if its tier makes calls, and those of its callers if it serves them.
 #[derive(Clone, Default)]
@@ -41,25 +31,6 @@ struct Token(MetadataValue<Ascii>);
 
 /// Two while a token is being replaced: the first is presented, both are accepted.
 const MOST: usize = 2;
-
-impl Tier {
-    pub const ALL: [Self; 4] = [Self::Storage, Self::Router, Self::Gateway, Self::Operator];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Storage => "storage",
-            Self::Router => "router",
-            Self::Gateway => "gateway",
-            Self::Operator => "operator",
-        }
-    }
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 impl TierTokens {
     /// Derives the tokens of all tiers from the cluster's secrets: one a line, the active one first.
