@@ -1,40 +1,19 @@
-//! `ClientService.Connect`.
+//! The gRPC listener.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use carillon_proto::{
-    accepting::Accepting,
-    limits,
-    pb::{
-        client::{ServerFrame, server_frame::Body},
-        store::session::Protocol,
-    },
-    tasks::Tasks,
-    tls::MaybeTls,
-};
+use carillon_proto::{accepting::Accepting, limits, tasks::Tasks, tls::MaybeTls};
 use futures_util::StreamExt as _;
-use prost::Message as _;
-use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
 
 use super::{
-    accept::Entry,
-    grpc_connect::ClientService,
-    grpc_connection::{ClientConnection, GrpcConnection},
+    grpc_connect::{ClientService, Clients},
+    grpc_connection::GrpcConnection,
     grpc_services::{self, Health, HealthServer},
     tls::Tls,
 };
-use crate::{
-    connection::{Arrival, Shared, serve},
-    transport::grpc::{AHEAD, Bounded, GrpcTransport, MessageLimit},
-};
+use crate::transport::grpc::Bounded;
 
 /// Streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1_024;
@@ -42,23 +21,10 @@ const MAX_STREAMS: u32 = 1_024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-#[derive(Clone)]
-pub(super) struct Service {
-    shared: Arc<Shared>,
-    entry: Arc<Entry>,
-    tasks: Tasks,
-}
-
-impl Service {
-    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, tasks: Tasks) -> Self {
-        Self { shared, entry, tasks }
-    }
-}
-
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    service: Service,
+    clients: Clients,
     health: HealthServer<impl Health>,
     max_frame: usize,
     accepting: Tasks,
@@ -70,7 +36,7 @@ pub(super) async fn run(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u32);
-    let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&service.entry));
+    let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&clients.entry));
     let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
         loop {
             let (stream, peer) = accepting.next().await;
@@ -88,7 +54,7 @@ pub(super) async fn run(
             Some(tls) => MaybeTls::accept(stream?, tls.grpc()),
         })
     });
-    let service = ClientService::new(service, max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN));
+    let service = ClientService::new(clients, max_frame.max(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN));
     let bounded = Bounded::new(service, limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN);
     let server = server.add_service(bounded).add_service(health);
     let server = match grpc_services::reflection() {
@@ -98,49 +64,5 @@ pub(super) async fn run(
     let serving = server.serve_with_incoming_shutdown(incoming, accepting.stopping());
     if let Err(error) = serving.await {
         tracing::error!(%error, "gRPC listener ended");
-    }
-}
-
-impl Service {
-    pub(super) fn connect(
-        &self,
-        request: Request<Streaming<Bytes>>,
-    ) -> Result<Response<ReceiverStream<Result<Bytes, Status>>>, Status> {
-        // Each connection has one: `GrpcConnection` says so.
-        let known = request.extensions().get::<ClientConnection>().cloned();
-        let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let address = self.entry.proxies.client(peer, request.metadata().as_ref());
-        // `Bounded` gives one to each request.
-        let limit = request.extensions().get::<MessageLimit>().cloned();
-        let limit = limit.ok_or_else(|| Status::internal("a request without a bound"))?;
-        let (outbound, stream) = mpsc::channel(AHEAD);
-        let refusal = known.as_ref().and_then(ClientConnection::refusal);
-        match refusal.map_or_else(|| self.entry.slot(address), Err) {
-            Ok(slot) => {
-                let probation = known.as_ref().map(|known| known.probation.clone());
-                let deadline = self.deadline(known.as_ref());
-                let transport = GrpcTransport::new(request.into_inner(), outbound, limit).on_probation(probation);
-                let arrival = Arrival { protocol: Protocol::Grpc, address, deadline };
-                let shared = Arc::clone(&self.shared);
-                self.tasks.spawn("client-connection", async move {
-                    serve(shared, transport, arrival).await;
-                    drop(slot);
-                });
-            }
-            Err(refusal) => {
-                // The channel is new: there is room.
-                let bye = ServerFrame { body: Some(Body::Bye(refusal.bye())) };
-                let _ = outbound.try_send(Ok(bye.encode_to_vec().into()));
-            }
-        }
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-
-    /// The first stream has the rest of the connection's time, so that it learns why the connection ends. Later ones
-    /// have their own time.
-    fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
-        let now = Instant::now();
-        let own = now + self.entry.sign_in_timeout;
-        known.map(|known| known.deadline).filter(|first| *first > now).map_or(own, |first| own.min(first))
     }
 }

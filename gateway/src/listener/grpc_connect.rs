@@ -4,14 +4,24 @@
 use std::{
     convert::Infallible,
     future::{Future, ready},
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use carillon_proto::pb::client::client_service_server::SERVICE_NAME;
+use carillon_proto::{
+    pb::{
+        client::{ServerFrame, client_service_server::SERVICE_NAME, server_frame},
+        store::session::Protocol,
+    },
+    tasks::Tasks,
+};
 use hyper::http;
+use prost::Message as _;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -21,8 +31,11 @@ use tonic::{
     server::{Grpc, NamedService, StreamingService},
 };
 
-use super::grpc;
-use crate::transport::grpc::WholeMessages;
+use super::{accept::Entry, grpc_connection::ClientConnection};
+use crate::{
+    connection::{Arrival, Shared, serve},
+    transport::grpc::{AHEAD, GrpcTransport, MessageLimit, WholeMessages},
+};
 
 const CONNECT: &str = "/carillon.client.v1.ClientService/Connect";
 
@@ -30,12 +43,19 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 #[derive(Clone)]
 pub(super) struct ClientService {
-    clients: Arc<grpc::Service>,
+    clients: Arc<Clients>,
     max_frame: usize,
 }
 
+/// Starts a connection for each stream.
+pub(super) struct Clients {
+    pub(super) shared: Arc<Shared>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) tasks: Tasks,
+}
+
 impl ClientService {
-    pub(super) fn new(clients: grpc::Service, max_frame: usize) -> Self {
+    pub(super) fn new(clients: Clients, max_frame: usize) -> Self {
         Self { clients: Arc::new(clients), max_frame }
     }
 }
@@ -66,7 +86,7 @@ impl Service<http::Request<Body>> for ClientService {
     }
 }
 
-struct Connect(Arc<grpc::Service>);
+struct Connect(Arc<Clients>);
 
 impl StreamingService<Bytes> for Connect {
     type Response = Bytes;
@@ -75,5 +95,49 @@ impl StreamingService<Bytes> for Connect {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         Box::pin(ready(self.0.connect(request)))
+    }
+}
+
+impl Clients {
+    fn connect(
+        &self,
+        request: Request<Streaming<Bytes>>,
+    ) -> Result<Response<ReceiverStream<Result<Bytes, Status>>>, Status> {
+        // Each connection has one: `GrpcConnection` says so.
+        let known = request.extensions().get::<ClientConnection>().cloned();
+        let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let address = self.entry.proxies.client(peer, request.metadata().as_ref());
+        // `Bounded` gives one to each request.
+        let limit = request.extensions().get::<MessageLimit>().cloned();
+        let limit = limit.ok_or_else(|| Status::internal("a request without a bound"))?;
+        let (outbound, stream) = mpsc::channel(AHEAD);
+        let refusal = known.as_ref().and_then(ClientConnection::refusal);
+        match refusal.map_or_else(|| self.entry.slot(address), Err) {
+            Ok(slot) => {
+                let probation = known.as_ref().map(|known| known.probation.clone());
+                let deadline = self.deadline(known.as_ref());
+                let transport = GrpcTransport::new(request.into_inner(), outbound, limit).on_probation(probation);
+                let arrival = Arrival { protocol: Protocol::Grpc, address, deadline };
+                let shared = Arc::clone(&self.shared);
+                self.tasks.spawn("client-connection", async move {
+                    serve(shared, transport, arrival).await;
+                    drop(slot);
+                });
+            }
+            Err(refusal) => {
+                // The channel is new: there is room.
+                let bye = ServerFrame { body: Some(server_frame::Body::Bye(refusal.bye())) };
+                let _ = outbound.try_send(Ok(bye.encode_to_vec().into()));
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    /// The first stream has the rest of the connection's time, so that it learns why the connection ends. Later ones
+    /// have their own time.
+    fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
+        let now = Instant::now();
+        let own = now + self.entry.sign_in_timeout;
+        known.map(|known| known.deadline).filter(|first| *first > now).map_or(own, |first| own.min(first))
     }
 }

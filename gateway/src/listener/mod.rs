@@ -40,6 +40,7 @@ use crate::{
     transport::stream::StreamTransport,
 };
 use accept::{Accepted, Entry};
+use grpc_connect::Clients;
 use origin::Origins;
 use slots::{Common, Slots};
 
@@ -121,11 +122,11 @@ impl Listeners {
             accepting.spawn("ws-listener", accept);
         }
         if let Some(listener) = self.grpc {
-            let service = grpc::Service::new(Arc::clone(shared), for_grpc, tasks.clone());
+            let clients = Clients { shared: Arc::clone(shared), entry: for_grpc, tasks: tasks.clone() };
             let (health, reporter) = grpc_services::health();
             tasks.spawn("grpc-health", grpc_services::report(reporter, ready.clone()));
             let max_frame = self.max_frame_bytes;
-            tasks.spawn("grpc-listener", grpc::run(listener, tls, service, health, max_frame, accepting.clone()));
+            tasks.spawn("grpc-listener", grpc::run(listener, tls, clients, health, max_frame, accepting.clone()));
         }
     }
 }
