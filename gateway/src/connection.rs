@@ -19,9 +19,10 @@ use crate::{
     connections::Connections,
     conversation::{Effect, Input, Now, Rules, Session},
     feeding::{ConnectionFeeds, Feeding},
-    links::{RouterLinks, Submit, refusal},
+    links::{RouterLinks, Submit},
     mailbox::{Mail, Mailbox},
     metrics,
+    outcome::refusal,
     transport::{Event, Transport},
 };
 

@@ -20,16 +20,15 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
-    config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
+    config::{GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
     conversation::{
-        Effect, Input, Now, Rules, Session, Tag, TokenKeys, content,
+        Effect, Input, Now, Rules, Session, Tag, content,
         scram::{self, ClientFirst},
     },
     dialect::native::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     feeds::{Came, Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName},
-    links::{RequestOutcome, refusal},
     listener::proxy_protocol,
-    throttle::Throttle,
+    outcome::{RequestOutcome, refusal},
 };
 
 const MAX_FRAME: usize = 4096;
@@ -293,38 +292,16 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
-    let key = JwtKeyConfig {
-        algorithm: JwtAlgorithm::HS256,
-        secret: Some(Secret(SECRET.to_owned())),
-        secret_file: None,
-        public_key_file: None,
-        kid: None,
-        issuer: None,
-        realm: None,
-    };
-    let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
-    Arc::new(Rules {
-        heartbeat_ms: 30_000,
-        silence: Duration::from_secs(150),
-        sign_in_timeout: Duration::from_secs(10),
-        max_frame_bytes: 65_536,
+    let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
+    let config = GatewayConfig {
         max_content_bytes: 1_000,
         sends_per_second: 10,
         send_burst: 5,
         max_pending_sends: 3,
-        fetches_per_second: 20,
-        fetch_burst: 100,
-        max_page: 100,
-        max_page_bytes: 65_536,
-        gap_grace: Duration::from_millis(20),
-        ack_interval: Duration::from_millis(100),
-        password_sign_in: true,
-        tokens: arc_swap::ArcSwap::from_pointee(TokenKeys::load(&jwt).expect("loads")),
-        token_accounts: crate::config::TokenAccounts::NewNames,
-        decoy_key: [1; 32],
-        throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
-        users: crate::config::GatewayConfig::default().users(),
-    })
+        jwt: JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() },
+        ..GatewayConfig::default()
+    };
+    Arc::new(Rules::new(&config, [1; 32]).expect("loads"))
 });
 
 fn signed_in() -> Body {

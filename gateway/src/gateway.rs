@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use carillon_proto::{
     LeaseId, Ready,
     lease::{HeldLease, LeaseHolder, give_up},
@@ -33,7 +32,7 @@ use crate::{
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
     metrics,
     status::Status,
-    throttle::{TELL_REST, Throttle},
+    throttle::TELL_REST,
 };
 
 /// The gateway can't be opened.
@@ -95,7 +94,8 @@ impl Gateway {
     pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Gateway)?;
-        let rules = Arc::new(rules(&config, &security)?);
+        let decoy_key = security.derive_key("gateway: credentials of users who have none");
+        let rules = Arc::new(Rules::new(&config, decoy_key)?);
         let (listeners, addresses) = Listeners::bind(&config).await?;
         let status = Arc::new(Status::new());
         let connections = Arc::new(Connections::new());
@@ -278,29 +278,4 @@ pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
     let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
     keys.chain(tls.map(|error| BindError::from(error).into())).collect()
-}
-
-fn rules(config: &GatewayConfig, security: &PeerSecurity) -> Result<Rules, OpenError> {
-    Ok(Rules {
-        heartbeat_ms: config.heartbeat_ms,
-        silence: Duration::from_millis(config.silence_ms),
-        sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
-        max_frame_bytes: config.max_frame_bytes,
-        max_content_bytes: config.max_content_bytes,
-        sends_per_second: config.sends_per_second,
-        send_burst: config.send_burst,
-        max_pending_sends: config.max_pending_sends,
-        fetches_per_second: config.fetches_per_second,
-        fetch_burst: config.fetch_burst,
-        max_page: config.max_page,
-        max_page_bytes: config.max_page_bytes,
-        gap_grace: Duration::from_millis(config.gap_grace_ms),
-        ack_interval: Duration::from_millis(config.ack_interval_ms),
-        password_sign_in: config.password_sign_in,
-        tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
-        token_accounts: config.jwt.accounts,
-        decoy_key: security.derive_key("gateway: credentials of users who have none"),
-        throttle: Throttle::new(config.tries()),
-        users: config.users(),
-    })
 }

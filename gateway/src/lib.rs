@@ -7,7 +7,7 @@
 //! | `dialect`, `transport`, `listener` | asks and tells as bytes, how they travel, where clients come in |
 //! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
-//! | `links`, `lease` | what is said to the routers, and the registration |
+//! | `links`, `outcome` | what is asked of the routers and told by them |
 
 mod config;
 mod connection;
@@ -26,6 +26,7 @@ mod listener;
 mod mailbox;
 pub mod metrics;
 mod network;
+mod outcome;
 #[doc(hidden)]
 pub mod simulation;
 mod status;

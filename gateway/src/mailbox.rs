@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 use crate::{
     conversation::{Input, Tag},
     feeds::{Entry, FeedId, Left},
-    links::{DirectedRequest, RequestOutcome, refusal},
+    links::DirectedRequest,
     metrics,
+    outcome::{RequestOutcome, refusal},
 };
 
 /// Entries that wait. When it is full, the session catches up with that feed by itself.

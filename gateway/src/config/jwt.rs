@@ -167,6 +167,11 @@ impl JwtConfig {
 }
 
 impl JwtKeyConfig {
+    /// A key that still needs a secret or a file.
+    pub fn new(algorithm: JwtAlgorithm) -> Self {
+        Self { algorithm, secret: None, secret_file: None, public_key_file: None, kid: None, issuer: None, realm: None }
+    }
+
     /// Checks that the key has what its algorithm needs.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
@@ -200,13 +205,10 @@ mod tests {
     #[test]
     fn issuers_share_no_realm() {
         let key = |issuer: Option<&str>, realm: Option<&str>| JwtKeyConfig {
-            algorithm: JwtAlgorithm::HS256,
             secret: Some(Secret("x".to_owned())),
-            secret_file: None,
-            public_key_file: None,
-            kid: None,
             issuer: issuer.map(str::to_owned),
             realm: realm.map(str::to_owned),
+            ..JwtKeyConfig::new(JwtAlgorithm::HS256)
         };
         let check = |keys: Vec<JwtKeyConfig>| {
             let jwt = JwtConfig { keys, ..Default::default() };
@@ -227,15 +229,8 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let key = JwtKeyConfig {
-            algorithm: JwtAlgorithm::HS256,
-            secret: Some(Secret("hunter2".to_owned())),
-            secret_file: None,
-            public_key_file: None,
-            kid: None,
-            issuer: None,
-            realm: None,
-        };
+        let secret = Some(Secret("hunter2".to_owned()));
+        let key = JwtKeyConfig { secret, ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
         assert!(!format!("{key:?}").contains("hunter2"));
         assert!(!serde_json::to_string(&key).expect("serialises").contains("hunter2"));
     }

@@ -15,7 +15,7 @@ use super::{
     rate::Bucket,
     sending::{may_use, refused, whole_ms},
 };
-use crate::links::refusal;
+use crate::outcome::refusal;
 
 /// Most unanswered fetches of one connection; further ones are refused.
 const MAX_FETCHES: u32 = 4;

@@ -13,7 +13,7 @@ use carillon_proto::pb::{
 use super::{Ask, AskId, Tag};
 use crate::{
     feeds::{Entry, FeedId, JoinedFeed, Left},
-    links::RequestOutcome,
+    outcome::RequestOutcome,
 };
 
 /// The time of an input.

@@ -13,6 +13,7 @@ mod planted;
 mod positions;
 pub(crate) mod rate;
 mod renewal;
+mod rules;
 pub(crate) mod scram;
 mod sending;
 mod sign_in;
@@ -27,7 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,
     pb::{
@@ -41,41 +41,14 @@ use carillon_proto::{
 pub(crate) use ask::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
+pub(crate) use rules::Rules;
 pub(crate) use tell::{Page, Placed, Tell, Welcome};
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::{config::TokenAccounts, feeds::Left, links::RequestOutcome, metrics, throttle::Throttle, users::Users};
+use crate::{feeds::Left, metrics, outcome::RequestOutcome};
 use live::{CloseReason, LastWord, Live};
 use sign_in::SignIn;
-
-/// What holds for all sessions of this gateway.
-pub(crate) struct Rules {
-    pub(crate) heartbeat_ms: u32,
-    /// For how long a client may say nothing.
-    pub(crate) silence: Duration,
-    pub(crate) sign_in_timeout: Duration,
-    pub(crate) max_frame_bytes: usize,
-    pub(crate) max_content_bytes: usize,
-    pub(crate) sends_per_second: u32,
-    pub(crate) send_burst: u32,
-    pub(crate) max_pending_sends: u32,
-    pub(crate) fetches_per_second: u32,
-    pub(crate) fetch_burst: u32,
-    pub(crate) max_page: u32,
-    pub(crate) max_page_bytes: u32,
-    pub(crate) gap_grace: Duration,
-    pub(crate) ack_interval: Duration,
-    pub(crate) password_sign_in: bool,
-    /// Replaced when the keys change.
-    pub(crate) tokens: ArcSwap<TokenKeys>,
-    /// When a token makes an account for its user.
-    pub(crate) token_accounts: TokenAccounts,
-    /// Makes up credentials for users who have none.
-    pub(crate) decoy_key: [u8; 32],
-    pub(crate) throttle: Throttle,
-    pub(crate) users: Arc<Users>,
-}
 
 pub(crate) struct Session {
     rules: Arc<Rules>,

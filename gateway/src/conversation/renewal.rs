@@ -13,7 +13,7 @@ use super::{
     sign_in::instant_of,
     token::Token,
 };
-use crate::links::refusal;
+use crate::outcome::refusal;
 
 /// A new token that the directory is checking.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use super::{
     live::Live,
     pace::{Admitted, Named, NotNow},
 };
-use crate::{feeds::TimelineRef, links::refusal, metrics};
+use crate::{feeds::TimelineRef, metrics, outcome::refusal};
 
 /// A send that waits for its answer.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use super::{
     positions::{Awaited, DeliveryStart, given, head_of},
     scram::{ClientFirst, Exchange, ScramError, decoy},
 };
-use crate::{config::TokenAccounts, feeds::FeedAsk, links::RequestOutcome, metrics, users::Share};
+use crate::{config::TokenAccounts, feeds::FeedAsk, metrics, outcome::RequestOutcome, users::Share};
 
 const FEATURES: [&str; 2] = [features::UNKNOWN_FIELDS, features::MORE_POSITIONS];
 

@@ -7,7 +7,6 @@ mod signing_in;
 
 use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use carillon_proto::{
     credentials::{ClientKeys, new_credentials},
     pb::{
@@ -23,13 +22,14 @@ use carillon_proto::{
 use jsonwebtoken::{EncodingKey, Header, encode};
 use prost::Message as _;
 
-use super::{token::TokenKeys, *};
+use super::*;
 use crate::{
-    config::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
+    config::{GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
     dialect::native::{self, Outgoing},
     feeding::read_op_of,
     feeds::{Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage},
-    links::{RequestOutcome, refusal},
+    outcome::{RequestOutcome, refusal},
+    throttle::{Throttle, Tries},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -50,38 +50,22 @@ struct Play {
 }
 
 fn rules() -> Rules {
-    let key = JwtKeyConfig {
-        algorithm: JwtAlgorithm::HS256,
-        secret: Some(Secret(SECRET.to_owned())),
-        secret_file: None,
-        public_key_file: None,
-        kid: None,
-        issuer: None,
-        realm: None,
-    };
-    let jwt = JwtConfig { keys: vec![key], leeway_s: 0, ..Default::default() };
-    Rules {
+    let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
+    let config = GatewayConfig {
         heartbeat_ms: 30_000,
-        silence: Duration::from_secs(150),
-        sign_in_timeout: Duration::from_secs(10),
-        max_frame_bytes: 65_536,
         max_content_bytes: 1_000,
         sends_per_second: 10,
         send_burst: 5,
+        max_connections_per_user: 2,
+        user_sends_per_second: 20,
+        user_send_burst: 7,
         max_pending_sends: 3,
-        fetches_per_second: 20,
-        fetch_burst: 100,
-        max_page: 100,
         max_page_bytes: 65_536,
-        gap_grace: Duration::from_millis(20),
-        ack_interval: Duration::from_millis(100),
-        password_sign_in: true,
-        tokens: ArcSwap::from_pointee(TokenKeys::load(&jwt).expect("loads")),
-        token_accounts: TokenAccounts::NewNames,
-        decoy_key: [1; 32],
-        throttle: Throttle::new(crate::throttle::Tries::few()),
-        users: Users::new(2, 20, 7),
-    }
+        jwt: JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() },
+        ..GatewayConfig::default()
+    };
+    let rules = Rules::new(&config, [1; 32]).expect("loads");
+    Rules { throttle: Throttle::new(Tries::few()), ..rules }
 }
 
 impl Play {

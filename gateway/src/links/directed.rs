@@ -6,7 +6,8 @@ use carillon_proto::pb::{
     link::{DirectAnswer, Directed, Refusal, direct_answer},
 };
 
-use super::{ToLink, dispatch::refusal, parts::LinkHandle};
+use super::{ToLink, parts::LinkHandle};
+use crate::outcome::refusal;
 
 /// A directed request for one connection. If it is dropped, the asker is told that nobody answered.
 pub(crate) struct DirectedRequest {

@@ -33,6 +33,8 @@ use carillon_proto::{
 use lanes::{LaneKey, SendOrder, lane_of};
 pub(crate) use shared::{Eras, Load};
 
+use crate::outcome::{RequestOutcome, refusal};
+
 /// Parts of a gateway's dispatch; connections and ids of requests are spread over them.
 pub(crate) const PARTS: usize = 8;
 
@@ -96,14 +98,6 @@ pub(crate) enum Word {
     Forget(Forget),
     /// All sessions that it owns by the ring of this version have been announced.
     AnnouncedAll(u64),
-}
-
-/// What came of a request.
-#[derive(Debug, PartialEq)]
-pub(crate) struct RequestOutcome {
-    pub(crate) result: Result<router_reply::Result, Refusal>,
-    /// OpenSession: the lease under which the session was opened.
-    pub(crate) lease: u64,
 }
 
 pub(crate) struct Dispatch<C> {
@@ -424,9 +418,4 @@ fn answer<C>(asker: Asker<C>, result: Result<router_reply::Result, Refusal>, lea
     if let Asker::Client(client) = asker {
         out.push(Effect::Answer { client, answered: RequestOutcome { result, lease } });
     }
-}
-
-/// A refusal that invites to try again, unless `retry_after_ms` is 0.
-pub(crate) fn refusal(code: Code, reason: &str, retry_after_ms: u32) -> Refusal {
-    Refusal { code: code.into(), reason: reason.to_owned(), retry: retry_after_ms > 0, retry_after_ms }
 }

@@ -26,9 +26,10 @@ use tonic::Status;
 
 use super::{
     DirectedRequest, Event, Hearing, ToLink,
-    dispatch::{Word, refusal},
+    dispatch::Word,
     parts::{LinkHandle, Partitions},
 };
+use crate::outcome::refusal;
 
 /// Deadline for opening the stream and receiving the first message.
 const OPEN: Duration = Duration::from_secs(5);

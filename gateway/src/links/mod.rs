@@ -26,8 +26,8 @@ use tokio::{
 };
 
 pub(crate) use directed::DirectedRequest;
+pub(crate) use dispatch::Submit;
 use dispatch::{Load, Word};
-pub(crate) use dispatch::{RequestOutcome, Submit, refusal};
 use link::RouterLink;
 pub(crate) use link::messages;
 use parts::{LinkHandle, Partitions};

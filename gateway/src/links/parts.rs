@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Asker, ToLink,
-    dispatch::{Dispatch, Effect, Input, Load, PARTS, Submit, Word, refusal},
+    dispatch::{Dispatch, Effect, Input, Load, PARTS, Submit, Word},
 };
-use crate::{connections::Connections, metrics};
+use crate::{connections::Connections, metrics, outcome::refusal};
 
 /// The handle to an open link.
 #[derive(Clone)]

@@ -39,7 +39,7 @@ pub(crate) fn send(client_id: &str, to: &str) -> Body {
     })
 }
 
-/// Over any byte stream.
+/// A client over any byte stream.
 pub(crate) struct StreamClient<S = TcpStream> {
     io: S,
     got: BytesMut,
@@ -78,13 +78,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamClient<S> {
         self.hears_or_end().await.expect("a frame before the end")
     }
 
-    /// None at the end of the connection.
+    /// The next message; `None` at the end of the connection.
     pub(crate) async fn hears_or_end(&mut self) -> Option<server_frame::Body> {
         let frame = self.frame().await?;
         Some(ServerFrame::decode(&*frame).expect("decodes").body.expect("a body"))
     }
 
-    /// The next frame as it is; None at the end of the connection.
+    /// The next frame as bytes; `None` at the end of the connection.
     pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
         loop {
             let mut ahead = &self.got[..];
@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamClient<S> {
     }
 }
 
-/// Over WebSocket with JSON.
+/// A client over WebSocket with JSON.
 pub(crate) struct JsonClient {
     ws: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }

@@ -36,15 +36,7 @@ pub(crate) struct World {
 pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
     let listen = ListenConfig::anywhere;
-    let key = JwtKeyConfig {
-        algorithm: JwtAlgorithm::HS256,
-        secret: Some(Secret(SECRET.to_owned())),
-        secret_file: None,
-        public_key_file: None,
-        kid: None,
-        issuer: None,
-        realm: None,
-    };
+    let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
     let mut config = GatewayConfig {
         tcp: listen(),
         ws: listen(),
@@ -218,7 +210,7 @@ async fn who_does_not_read_is_let_go_and_who_reads_gets_all() {
     })
     .await;
     let store = Arc::clone(&world.router.store);
-    // More than the kernel buffers of both ends.
+    // More than the kernel buffers of both ends can hold.
     let big = carillon_proto::pb::client::Envelope { id: "x".repeat(60_000), ..Default::default() };
     let big = bytes::Bytes::from(prost::Message::encode_to_vec(&big));
     store.lock().inboxes.insert("bob".to_owned(), vec![big; 600]);
@@ -229,7 +221,7 @@ async fn who_does_not_read_is_let_go_and_who_reads_gets_all() {
     let mut sleeps = world.client("bob", "sleeps").await;
     let device = ("bob".to_owned(), "sleeps".to_owned());
     eventually("the session is closed", || !store.lock().sessions.contains_key(&device)).await;
-    // What was written before is there, in order, and not all.
+    // The frames that were written before arrive in order, but not all of them.
     let mut last = 0;
     while let Ok(Some(server_frame::Body::Deliver(deliver))) =
         timeout(Duration::from_secs(5), async { sleeps.hears_or_end().await }).await
@@ -254,7 +246,7 @@ async fn frames_above_the_limit_and_connections_above_the_limit_are_refused() {
     let mut third = StreamClient::connect(address).await;
     assert_eq!(bye(third.hears().await), (Code::Overloaded, true));
     assert!(third.hears_or_end().await.is_none());
-    // 8 KiB and one, before sign-in; then 256 KiB and one.
+    // One byte more than 8 KiB before the sign-in; after it, one byte more than 256 KiB.
     first.raw(&[0x81, 0x40]).await;
     assert_eq!(bye(first.hears().await), (Code::TooLarge, false));
     second.raw(&[0x81, 0x80, 0x10]).await;

@@ -1,4 +1,4 @@
-//! Secrets: made at the first start, kept in files that only their owner may read.
+//! Secrets: made at the first start, and kept in files that only their owner may read.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::Config;
 
-/// Never shown.
+/// A secret that is never shown.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -50,7 +50,7 @@ impl Secrets {
         Self { folder: config.data_dir.join("secrets") }
     }
 
-    /// Makes what is missing: for a process that is a cluster of its own.
+    /// Makes missing secrets, for a process that is a cluster of its own.
     pub fn generate(&self) -> Result<(), SecretError> {
         for path in [self.cluster_path(), self.token_path()] {
             make(&path)?;
@@ -66,7 +66,8 @@ impl Secrets {
         self.folder.join("token")
     }
 
-    /// How a process of these tiers, or the operator, authenticates to others. It calls as the first of them.
+    /// The credentials with which a process of these tiers, or the operator, talks to other nodes. Calls are made as
+    /// the first tier.
     pub fn peer_security(&self, config: &Config, tiers: &[Tier]) -> Result<PeerSecurity, SecretError> {
         let tokens = self.tokens(config)?;
         let needed = || tiers.iter().flat_map(|tier| needed_by(*tier).iter().copied());
@@ -80,7 +81,7 @@ impl Secrets {
         Ok(PeerSecurity::new(own, tokens, peer_tls(config)?)?)
     }
 
-    /// All tokens that are known here.
+    /// All tokens that this process knows.
     pub(crate) fn tokens(&self, config: &Config) -> Result<TierTokens, SecretError> {
         let mut tokens = self.derived(config)?;
         Tier::ALL.into_iter().try_for_each(|tier| give(&mut tokens, config, tier))?;
@@ -96,13 +97,13 @@ impl Secrets {
         derived.into_iter().chain(given).chain(tls().err()).collect()
     }
 
-    /// The tokens that the secret gives; none without a secret.
+    /// The tokens derived from the secret; none without a secret.
     fn derived(&self, config: &Config) -> Result<TierTokens, SecretError> {
         let Some((setting, secrets)) = self.secret(config)? else { return Ok(TierTokens::default()) };
         TierTokens::derived(&secrets).map_err(|why| SecretError::Invalid { setting, why })
     }
 
-    /// The tier's token as the secret gives it: for a file on a machine that is to have no more.
+    /// The tier's token as derived from the secret: for a file on a machine that must not have the secret.
     pub(crate) fn derived_token(&self, config: &Config, tier: Tier) -> Result<String, SecretError> {
         let Some((setting, secrets)) = self.secret(config)? else {
             return Err(SecretError::NoClusterSecret { looked_for: self.cluster_path() });
@@ -111,7 +112,7 @@ impl Secrets {
         Ok(lines.iter().map(|secret| peer::derive(secret, tier)).collect::<Vec<_>>().join("\n"))
     }
 
-    /// Where it was found, and what it is; one a line.
+    /// The place where the secret was found, and its text: one secret a line.
     fn secret(&self, config: &Config) -> Result<Option<(String, String)>, SecretError> {
         let cluster = &config.cluster;
         if !cluster.secret.is_empty() {
@@ -127,21 +128,14 @@ impl Secrets {
         Ok(Some((format!("cluster.secret_file {}", path.display()), read("cluster.secret_file", &path)?)))
     }
 
-    /// The key by which gateways check tokens that this process makes, if there is none in the configuration.
+    /// The generated key with which gateways check tokens, if the configuration has no key.
     pub(crate) fn token_key(&self) -> Option<JwtKeyConfig> {
         let path = self.token_path();
-        path.exists().then_some(JwtKeyConfig {
-            algorithm: JwtAlgorithm::HS256,
-            secret: None,
-            secret_file: Some(path),
-            public_key_file: None,
-            kid: None,
-            issuer: None,
-            realm: None,
-        })
+        let key = JwtKeyConfig::new(JwtAlgorithm::HS256);
+        path.exists().then_some(JwtKeyConfig { secret_file: Some(path), ..key })
     }
 
-    /// The secret that tokens may be made with here: the first HS256 key of the configuration, or the generated one.
+    /// The secret for making tokens: the first HS256 key of the configuration, or the generated one.
     pub fn token_secret(&self, config: &Config) -> Result<Option<Vec<u8>>, SecretError> {
         let configured = config.gateway.jwt.keys.iter().find(|key| key.algorithm == JwtAlgorithm::HS256);
         if let Some(secret) = configured.and_then(|key| key.secret.as_ref()) {
@@ -153,7 +147,8 @@ impl Secrets {
     }
 }
 
-/// Its own token, and those of its callers. Without the operator's, a router does all but what the command line asks.
+/// The tiers whose tokens a node of this tier needs: its own and those of its callers. Without the operator's token, a
+/// router serves everything except the command line.
 fn needed_by(tier: Tier) -> &'static [Tier] {
     match tier {
         Tier::Storage => &[Tier::Storage, Tier::Router],
@@ -163,7 +158,7 @@ fn needed_by(tier: Tier) -> &'static [Tier] {
     }
 }
 
-/// The files of cluster.tls.
+/// Reads the files of cluster.tls.
 pub(crate) fn peer_tls(config: &Config) -> Result<Option<PeerTls>, SecretError> {
     let Some(tls) = &config.cluster.tls else { return Ok(None) };
     Ok(Some(PeerTls {
@@ -174,7 +169,8 @@ pub(crate) fn peer_tls(config: &Config) -> Result<Option<PeerTls>, SecretError> 
     }))
 }
 
-/// Makes the file with 256 random bits in hexadecimal, unless it exists. Whoever comes second finds the first one's.
+/// Makes the file with 256 random bits in hexadecimal, unless it exists. If two processes do this at once, both use the
+/// file of the first one.
 fn make(path: &Path) -> Result<(), SecretError> {
     let failed = |source| SecretError::Write { path: path.to_owned(), source };
     if path.exists() {
@@ -190,19 +186,19 @@ fn make(path: &Path) -> Result<(), SecretError> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         writeln!(file, "{text}")?;
         file.sync_all()?;
-        // Unlike a rename, this never replaces one that came to be meanwhile.
+        // Unlike a rename, this never replaces a file that another process has made meanwhile.
         match fs::hard_link(&temporary, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             linked => linked,
         }?;
         fs::File::open(folder)?.sync_all()
     })();
-    // Left behind, it would only be litter.
+    // If this fails, the file that stays behind is harmless.
     let _ = fs::remove_file(&temporary);
     written.map_err(failed)
 }
 
-/// The token that the configuration has for this tier, if it has one.
+/// Adds the token that the configuration has for this tier, if it has one.
 fn give(tokens: &mut TierTokens, config: &Config, tier: Tier) -> Result<(), SecretError> {
     let path = config.cluster.tokens.of(tier);
     if path.as_os_str().is_empty() {

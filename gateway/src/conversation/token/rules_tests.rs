@@ -20,7 +20,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
 
 use super::{
-    tests::{NOW_MS, RSA_PRIVATE, RSA_PUBLIC, SECRET, config, good, hs256, key},
+    tests::{NOW_MS, RSA_PRIVATE, RSA_PUBLIC, SECRET, config, good, hs256},
     *,
 };
 use crate::config::{JwtAlgorithm, JwtKeyConfig, Secret};
@@ -179,7 +179,7 @@ fn a_key_checks_its_own_algorithm_and_no_other() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("rsa");
     std::fs::write(&path, RSA_PUBLIC).expect("writes");
-    let rsa = JwtKeyConfig { public_key_file: Some(path), ..key(JwtAlgorithm::RS256) };
+    let rsa = JwtKeyConfig { public_key_file: Some(path), ..JwtKeyConfig::new(JwtAlgorithm::RS256) };
     let both = TokenKeys::load(&config(vec![rsa.clone(), hs256()])).expect("loads");
     let only_rsa = TokenKeys::load(&config(vec![rsa])).expect("loads");
     let claims = good().to_string();
@@ -230,23 +230,24 @@ fn nothing_that_was_signed_can_be_changed() {
 #[test]
 fn weak_keys_are_refused_at_the_start() {
     let refused = |key: JwtKeyConfig| TokenKeys::load(&config(vec![key])).map(|_| ()).map_err(|error| error.why);
-    let short = JwtKeyConfig { secret: Some(Secret("x".repeat(31))), ..key(JwtAlgorithm::HS256) };
+    let short = JwtKeyConfig { secret: Some(Secret("x".repeat(31))), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
     assert!(matches!(refused(short), Err(TokenKeyError::ShortSecret(31))));
-    let public = JwtKeyConfig { secret: Some(Secret(RSA_PUBLIC.to_owned())), ..key(JwtAlgorithm::HS256) };
+    let public = JwtKeyConfig { secret: Some(Secret(RSA_PUBLIC.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
     assert!(matches!(refused(public), Err(TokenKeyError::PublicSecret)));
-    let lines = JwtKeyConfig { secret: Some(Secret("x".repeat(40) + "\n")), ..key(JwtAlgorithm::HS256) };
+    let lines = JwtKeyConfig { secret: Some(Secret("x".repeat(40) + "\n")), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
     assert!(matches!(refused(lines), Err(TokenKeyError::LineFeed)));
     let folder = tempfile::tempdir().expect("folder");
     let load = |algorithm, pem: &str| {
         let path = folder.path().join("key");
         std::fs::write(&path, pem).expect("writes");
-        refused(JwtKeyConfig { public_key_file: Some(path), ..key(algorithm) })
+        refused(JwtKeyConfig { public_key_file: Some(path), ..JwtKeyConfig::new(algorithm) })
     };
     // Of several lines, a program could sign with the first one, or with all: nobody can see which.
     for (secret, lines) in [("x".repeat(40) + "\n", 1), ("x".repeat(40) + "\r\n" + &"y".repeat(40) + "\n", 2)] {
         let path = folder.path().join("secret");
         std::fs::write(&path, &secret).expect("writes");
-        let loaded = refused(JwtKeyConfig { secret_file: Some(path), secret: None, ..key(JwtAlgorithm::HS256) });
+        let loaded =
+            refused(JwtKeyConfig { secret_file: Some(path), secret: None, ..JwtKeyConfig::new(JwtAlgorithm::HS256) });
         match lines {
             1 => loaded.expect("one line"),
             _ => assert!(matches!(loaded, Err(TokenKeyError::Lines { lines: 2, .. })), "{loaded:?}"),

@@ -12,20 +12,8 @@ pub(super) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const RSA_PRIVATE: &str = include_str!("../testdata/rsa.pem");
 pub(super) const RSA_PUBLIC: &str = include_str!("../testdata/rsa.pub.pem");
 
-pub(super) fn key(algorithm: JwtAlgorithm) -> JwtKeyConfig {
-    JwtKeyConfig {
-        algorithm,
-        secret: None,
-        secret_file: None,
-        public_key_file: None,
-        kid: None,
-        issuer: None,
-        realm: None,
-    }
-}
-
 pub(super) fn hs256() -> JwtKeyConfig {
-    JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..key(JwtAlgorithm::HS256) }
+    JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) }
 }
 
 pub(super) fn config(keys: Vec<JwtKeyConfig>) -> JwtConfig {
@@ -61,10 +49,10 @@ fn all_four_algorithms_are_checked() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("key");
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
     let keys = vec![
-        JwtKeyConfig { secret_file: file("hs", format!("{SECRET}\n")), ..key(JwtAlgorithm::HS256) },
-        JwtKeyConfig { public_key_file: file("rsa", RSA_PUBLIC.to_owned()), ..key(JwtAlgorithm::RS256) },
-        JwtKeyConfig { public_key_file: file("ec", ec.public_key_pem()), ..key(JwtAlgorithm::ES256) },
-        JwtKeyConfig { public_key_file: file("ed", ed.public_key_pem()), ..key(JwtAlgorithm::EdDSA) },
+        JwtKeyConfig { secret_file: file("hs", format!("{SECRET}\n")), ..JwtKeyConfig::new(JwtAlgorithm::HS256) },
+        JwtKeyConfig { public_key_file: file("rsa", RSA_PUBLIC.to_owned()), ..JwtKeyConfig::new(JwtAlgorithm::RS256) },
+        JwtKeyConfig { public_key_file: file("ec", ec.public_key_pem()), ..JwtKeyConfig::new(JwtAlgorithm::ES256) },
+        JwtKeyConfig { public_key_file: file("ed", ed.public_key_pem()), ..JwtKeyConfig::new(JwtAlgorithm::EdDSA) },
     ];
     let keys = TokenKeys::load(&config(keys)).expect("loads");
     let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
@@ -261,7 +249,7 @@ fn two_issuers_have_two_alices() {
         secret: Some(Secret(other_secret.to_owned())),
         issuer: Some("two".to_owned()),
         realm: Some("two".to_owned()),
-        ..key(JwtAlgorithm::HS256)
+        ..JwtKeyConfig::new(JwtAlgorithm::HS256)
     };
     let keys = TokenKeys::load(&config(vec![one, two])).expect("loads");
     let user = |secret: &str, issuer: &str, subject: &str| {

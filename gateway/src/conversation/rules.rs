@@ -1,0 +1,66 @@
+//! What holds for all sessions of a gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use super::token::{InvalidTokenKey, TokenKeys};
+use crate::{
+    config::{GatewayConfig, TokenAccounts},
+    throttle::Throttle,
+    users::Users,
+};
+
+pub(crate) struct Rules {
+    pub(crate) heartbeat_ms: u32,
+    /// For how long a client may say nothing.
+    pub(crate) silence: Duration,
+    pub(crate) sign_in_timeout: Duration,
+    pub(crate) max_frame_bytes: usize,
+    pub(crate) max_content_bytes: usize,
+    pub(crate) sends_per_second: u32,
+    pub(crate) send_burst: u32,
+    pub(crate) max_pending_sends: u32,
+    pub(crate) fetches_per_second: u32,
+    pub(crate) fetch_burst: u32,
+    pub(crate) max_page: u32,
+    pub(crate) max_page_bytes: u32,
+    pub(crate) gap_grace: Duration,
+    pub(crate) ack_interval: Duration,
+    pub(crate) password_sign_in: bool,
+    /// Replaced when the keys change.
+    pub(crate) tokens: ArcSwap<TokenKeys>,
+    /// When a token makes an account for its user.
+    pub(crate) token_accounts: TokenAccounts,
+    /// Makes up credentials for users who have none.
+    pub(crate) decoy_key: [u8; 32],
+    pub(crate) throttle: Throttle,
+    pub(crate) users: Arc<Users>,
+}
+
+impl Rules {
+    pub(crate) fn new(config: &GatewayConfig, decoy_key: [u8; 32]) -> Result<Self, InvalidTokenKey> {
+        Ok(Self {
+            heartbeat_ms: config.heartbeat_ms,
+            silence: Duration::from_millis(config.silence_ms),
+            sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
+            max_frame_bytes: config.max_frame_bytes,
+            max_content_bytes: config.max_content_bytes,
+            sends_per_second: config.sends_per_second,
+            send_burst: config.send_burst,
+            max_pending_sends: config.max_pending_sends,
+            fetches_per_second: config.fetches_per_second,
+            fetch_burst: config.fetch_burst,
+            max_page: config.max_page,
+            max_page_bytes: config.max_page_bytes,
+            gap_grace: Duration::from_millis(config.gap_grace_ms),
+            ack_interval: Duration::from_millis(config.ack_interval_ms),
+            password_sign_in: config.password_sign_in,
+            tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
+            token_accounts: config.jwt.accounts,
+            decoy_key,
+            throttle: Throttle::new(config.tries()),
+            users: config.users(),
+        })
+    }
+}
