@@ -114,8 +114,8 @@ impl Admin {
         let op = Op::Directory(DirectoryCommand { op: Some(op) });
         match self.call(self.shards()?.directory_of(user), op).await {
             Ok(StoreAnswer::AccountChanged(changed)) => Ok(changed),
-            Ok(_) => Err(to_status(&StoreFailure::Unexpected, user)),
-            Err(failure) => Err(to_status(&failure, user)),
+            Err(StoreFailure::Exists) => Err(Status::already_exists(format!("there is a user {user:?} already"))),
+            other => Err(failed(other)),
         }
     }
 
@@ -123,8 +123,7 @@ impl Admin {
         let op = Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
         match self.call(self.shards()?.directory_of(user), op).await {
             Ok(StoreAnswer::User(found)) => Ok(found),
-            Ok(_) => Err(to_status(&StoreFailure::Unexpected, user)),
-            Err(failure) => Err(to_status(&failure, user)),
+            other => Err(failed(other)),
         }
     }
 
@@ -164,9 +163,11 @@ fn user_id(user: &str) -> Result<UserId, Status> {
     UserId::new(user).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn to_status(failure: &StoreFailure, user: &UserId) -> Status {
-    match failure {
-        StoreFailure::Exists => Status::already_exists(format!("there is a user {user:?} already")),
+/// For a failure, or an answer of another kind than the call asks for.
+fn failed(answer: Result<StoreAnswer, StoreFailure>) -> Status {
+    let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
+    match &failure {
+        StoreFailure::Exists => Status::already_exists(failure.to_string()),
         StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } | StoreFailure::SenderGone { detail } => {
             Status::not_found(detail)
         }

@@ -6,7 +6,7 @@ use std::{collections::hash_map::Entry, sync::Arc};
 use carillon_proto::{KeyedMap, LeaseId, UserId, pb::client::Position};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{partition::part_of, register::Session};
+use crate::{part::part_of, session::Session};
 
 /// Number of locks, so that readers seldom meet a writer.
 const PARTS: usize = 16;

@@ -19,6 +19,7 @@ mod link;
 pub mod metrics;
 mod missed;
 mod owner;
+mod part;
 mod partition;
 mod peers;
 mod recent_keys;
@@ -28,6 +29,7 @@ mod reply;
 mod router;
 mod send;
 mod server;
+mod session;
 #[doc(hidden)]
 pub mod simulation;
 mod store;

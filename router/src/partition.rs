@@ -1,10 +1,6 @@
 //! The task around an [`Owner`]. Each partition has its part of the users.
 
-use std::{
-    future::poll_fn,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
-};
+use std::{future::poll_fn, sync::Arc};
 
 use carillon_proto::{LeaseId, UserId, Woken, clock, now_ms, pb::link::Signal};
 use futures_util::StreamExt as _;
@@ -24,6 +20,7 @@ use crate::{
     metrics,
     missed::{Missed, Taken},
     owner::{Effect, Owner},
+    part::part_of,
     peers::Peers,
     reply::Request,
     store::{AnswerTo, Store, StoreOp, StoreResult},
@@ -152,13 +149,6 @@ impl Partitions {
     fn index(&self, user: &UserId) -> usize {
         part_of(user, self.0.len())
     }
-}
-
-/// The index of the part that has this user.
-pub(crate) fn part_of(user: &UserId, parts: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    user.hash(&mut hasher);
-    (hasher.finish() % parts as u64) as usize
 }
 
 pub(crate) struct Partition {

@@ -4,12 +4,9 @@
 
 use std::collections::HashSet;
 
-use carillon_proto::{
-    KeyedMap, LeaseId, UserId,
-    pb::{client::Position, store},
-};
+use carillon_proto::{KeyedMap, LeaseId, UserId, pb::client::Position};
 
-use crate::companions::Companions;
+use crate::{companions::Companions, session::Session};
 
 /// The live sessions of one partition's users. Bounded by the connections of the gateways (`max_connections` each) and
 /// by the store's `max_devices_per_user`. A session takes some 300 bytes, including its user's entry in [`Companions`].
@@ -37,30 +34,6 @@ struct Online {
 struct Announced {
     link: u64,
     ring_version: u64,
-}
-
-/// A session as its gateway announced it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Session {
-    pub(crate) device: Box<str>,
-    pub(crate) lease: LeaseId,
-    pub(crate) connection: u64,
-    pub(crate) generation: u64,
-    /// The link on which it was announced.
-    pub(crate) link: u64,
-}
-
-impl Session {
-    /// `stored` as it was announced on this link.
-    pub(crate) fn new(stored: &store::Session, link: u64) -> Self {
-        let store::Session { device, lease, connection, generation, .. } = stored;
-        let (device, lease) = (device.as_str().into(), LeaseId(*lease));
-        Self { device, lease, connection: *connection, generation: *generation, link }
-    }
-
-    pub(crate) fn has_handle(&self, lease: LeaseId, connection: u64) -> bool {
-        (self.lease, self.connection) == (lease, connection)
-    }
 }
 
 impl Register {

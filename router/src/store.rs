@@ -60,7 +60,7 @@ pub(crate) enum StoreFailure {
     Full { shard: ShardId, retry_after_ms: u32 },
     #[error("no answer from {shard} in time")]
     Expired { shard: ShardId },
-    #[error("it exists")]
+    #[error("the account exists already")]
     Exists,
     #[error("not found: {detail}")]
     NotFound { detail: String },

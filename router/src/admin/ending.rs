@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use tokio::time::{self, Instant};
 use tonic::Status;
 
-use super::{Admin, users::half_done};
+use super::Admin;
 use crate::store::{StoreAnswer, StoreFailure};
 
 /// How often each router looks for inboxes that have not ended: only a router that stopped half-way leaves any.
@@ -115,4 +115,11 @@ pub(crate) async fn end_inboxes(admin: Admin) {
         time::sleep(LOOK).await;
         admin.end_what_is_left().await;
     }
+}
+
+/// The account is changed, but messages of its older sessions may still be accepted.
+fn half_done(failure: &StoreFailure) -> Status {
+    Status::unavailable(format!(
+        "the account was changed, but not every shard of the store knows it: {failure}; do it again"
+    ))
 }

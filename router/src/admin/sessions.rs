@@ -13,7 +13,7 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{Admin, PAGE, user_id, users::unread};
+use super::{Admin, PAGE, failed, user_id};
 use crate::{store::StoreAnswer, topology::Topology};
 
 impl Admin {
@@ -41,7 +41,7 @@ impl Admin {
                     more |= !list.next_user.is_empty();
                     found.extend(list.sessions);
                 }
-                other => return Err(unread(other)),
+                other => return Err(failed(other)),
             }
         }
         found.sort_unstable_by(|a, b| (&a.user, &a.device).cmp(&(&b.user, &b.device)));
@@ -87,7 +87,7 @@ impl Admin {
             loop {
                 let found = match self.call(shard, Op::ListSessions(list.clone())).await {
                     Ok(StoreAnswer::SessionList(found)) => found,
-                    other => return Err(unread(other)),
+                    other => return Err(failed(other)),
                 };
                 if let Some(session) = found.sessions.first() {
                     return user_id(&session.user);

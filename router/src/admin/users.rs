@@ -1,7 +1,7 @@
 //! Administration of accounts.
 
 use carillon_proto::{
-    UserId, now_ms,
+    now_ms,
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, ListUsersReply, ListUsersRequest, PutUserReply, PutUserRequest,
@@ -15,8 +15,8 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{Admin, PAGE, sessions::session_info, to_status, user_id};
-use crate::store::{StoreAnswer, StoreFailure};
+use super::{Admin, PAGE, failed, sessions::session_info, user_id};
+use crate::store::StoreAnswer;
 
 impl Admin {
     pub(super) async fn put_account(&self, request: PutUserRequest) -> Result<PutUserReply, Status> {
@@ -87,7 +87,7 @@ impl Admin {
                     more |= !found.next_user.is_empty();
                     accounts.extend(found.accounts);
                 }
-                other => return Err(unread(other)),
+                other => return Err(failed(other)),
             }
         }
         accounts.sort_unstable_by(|a, b| a.user.cmp(&b.user));
@@ -96,21 +96,6 @@ impl Admin {
         let next = accounts.last().filter(|_| more).map(|last| last.user.clone()).unwrap_or_default();
         let users = accounts.iter().filter(|account| request.deleted || !account.deleted).map(user_info).collect();
         Ok(ListUsersReply { users, next })
-    }
-}
-
-/// The account is changed, but messages of its older sessions may still be accepted.
-pub(super) fn half_done(failure: &StoreFailure) -> Status {
-    Status::unavailable(format!(
-        "the account was changed, but not every shard of the store knows it: {failure}; do it again"
-    ))
-}
-
-pub(super) fn unread(answer: Result<StoreAnswer, StoreFailure>) -> Status {
-    let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
-    match UserId::new("nobody") {
-        Ok(nobody) => to_status(&failure, &nobody),
-        Err(_) => Status::internal(failure.to_string()),
     }
 }
 

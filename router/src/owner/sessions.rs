@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::{Announced, Answer, Continuation, Effect, Owner, Waiter, unexpected};
 use crate::{
-    register::Session,
     reply::{Failure, ReplySlot},
     send::RequestContext,
+    session::Session,
     store::{StoreAnswer, StoreFailure},
 };
 

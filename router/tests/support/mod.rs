@@ -28,7 +28,7 @@ use tonic::{Status, Streaming, service::interceptor::InterceptedService, transpo
 pub(crate) use store::MemoryStore;
 
 const SECRET: &str = "0123456789abcdef";
-/// Far more than anything here takes.
+/// Far longer than any step of these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Cluster {
@@ -103,7 +103,7 @@ impl Cluster {
             link.greet(lease).await;
             links.push(link);
         }
-        // All know the same ring and the gateway's lease.
+        // Waits until all routers know the same ring and the gateway's lease.
         let version = self.store.view().version;
         for link in &mut links {
             let view = link.until(|message| message.registry.take().filter(|view| view.version >= version)).await;
@@ -118,13 +118,13 @@ impl Cluster {
         AdminClient::new(InterceptedService::new(channel, security.token()))
     }
 
-    /// Begins at once; resolves when it is done.
+    /// Starts at once; the future resolves when the router has drained.
     pub(crate) fn drain(&self, router: usize) -> impl Future<Output = ()> + use<> {
         let router = Arc::clone(&self.routers[router]);
         let (done, drained) = oneshot::channel();
         self.tasks.spawn("drain", async move {
             router.drain().await;
-            // Nobody may be waiting.
+            // The test may have stopped waiting.
             let _ = done.send(());
         });
         async move {
@@ -194,7 +194,7 @@ impl Gateway {
         reply
     }
 
-    /// As a gateway does: again with the same id, as long as it may succeed later.
+    /// Asks as a gateway does: again with the same id, as long as the request may succeed later.
     pub(crate) async fn ask_until_accepted(&mut self, op: Op) {
         let asked = async {
             loop {
@@ -220,7 +220,7 @@ impl Gateway {
         self.until(|message| (!message.pushes.is_empty()).then(|| message.pushes.remove(0))).await
     }
 
-    /// The first thing that `take` takes out of what the router said.
+    /// The first result that `take` finds in the messages of the router.
     pub(crate) async fn until<T>(&mut self, take: impl Fn(&mut FromRouter) -> Option<T>) -> T {
         loop {
             if let Some(taken) = self.seen.iter_mut().find_map(&take) {
@@ -231,7 +231,7 @@ impl Gateway {
         }
     }
 
-    /// Whatever the router says next.
+    /// The next message of the router.
     pub(crate) async fn next(&mut self) -> FromRouter {
         if !self.seen.is_empty() {
             return self.seen.remove(0);
@@ -240,7 +240,7 @@ impl Gateway {
         message.expect("the link holds").expect("the link goes on")
     }
 
-    /// As a gateway that has announced all by its ring.
+    /// Says that all sessions are announced, as a gateway does after it has announced them by its ring.
     pub(crate) async fn announced_all(&mut self) {
         let announced_all = self.ring_version;
         self.requests.send(ToRouter { announced_all, ..ToRouter::default() }).await.expect("open");

@@ -288,7 +288,7 @@ fn sessions_that_are_over_are_put_out_by_whoever_reads_them_and_get_nothing() {
     let bob = UserId::new("bob").expect("valid");
     let sessions = [session("bob", "a", 10, 1), Session { generation: 9, ..session("bob", "b", 20, 2) }];
     for session in &sessions {
-        play.owner.register.put(&bob, 7, register::Session { generation: 7, ..register::Session::new(session, 1) });
+        play.owner.register.put(&bob, 7, session::Session { generation: 7, ..session::Session::new(session, 1) });
     }
     play.owner.changed(&bob, play.now);
     let effects = play.effects();

@@ -193,8 +193,8 @@ fn a_send_to_a_name_that_has_another_owner_by_now_goes_to_that_one() {
     let new = Session { generation: 7, ..session("bob", "new", 20, 2) };
     let effects = play.answer(*token, found_as(7, Account::default(), &[old, new]));
     let [Did::Evict(10, 1), Did::Append(token, _, _)] = &effects[..] else { panic!("{effects:?}") };
-    let new = register::Session::new(&session("bob", "new", 20, 2), 1);
-    let new = register::Session { generation: 7, ..new };
+    let new = session::Session::new(&session("bob", "new", 20, 2), 1);
+    let new = session::Session { generation: 7, ..new };
     play.owner.register.put(&UserId::new("bob").expect("valid"), 7, new);
     let effects = play.answer(*token, appended(1, &Bytes::new()));
     assert!(matches!(effects[..], [Did::Append(..), Did::Push(20, 1)]), "{effects:?}");

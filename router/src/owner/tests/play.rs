@@ -10,7 +10,7 @@ pub(super) use carillon_proto::pb::{
 pub(super) use prost::Message as _;
 
 pub(super) use super::super::*;
-pub(super) use crate::register;
+pub(super) use crate::session;
 pub(super) use crate::topology::tests::topology;
 use crate::{companions::Companions, reply::tests::Replies};
 
@@ -160,7 +160,7 @@ impl Play {
         let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
         self.answer(token, found(user.as_str(), sessions));
         for session in sessions {
-            self.owner.register.put(&user, 0, register::Session::new(session, 1));
+            self.owner.register.put(&user, 0, session::Session::new(session, 1));
             self.owner.checks.signed_in(&user, self.owner.inbox_shard(&user));
         }
     }
