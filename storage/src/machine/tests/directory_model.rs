@@ -329,28 +329,16 @@ fn check_reads(reader: &DirectoryReader, model: &Model) {
     assert_eq!(registry.nodes, model.nodes.iter().map(node).collect::<Vec<_>>());
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Apply(Vec<Vec<DirectoryCommand>>),
-    Reopen,
-    SnapshotAndRestore,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let entries = proptest::collection::vec(proptest::collection::vec(command(), 0..8), 1..4);
-    prop_oneof![8 => entries.prop_map(Step::Apply), 1 => Just(Step::Reopen), 1 => Just(Step::SnapshotAndRestore)]
+fn entries() -> impl Strategy<Value = Vec<Vec<DirectoryCommand>>> {
+    proptest::collection::vec(proptest::collection::vec(command(), 0..8), 1..4)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_directory_shard_does_what_its_model_does(steps in proptest::collection::vec(step(), 1..25)) {
-        let dir = tempfile::tempdir().expect("folder");
-        let mut generation = 0;
-        let mut engines = open(&dir.path().join("0"));
-        let (machine, mut reader) = engines.directory(SHARD).expect("shard");
-        let mut machine = at_level(machine, &set_level());
+    fn a_directory_shard_does_what_its_model_does(steps in proptest::collection::vec(step(entries()), 1..25)) {
+        let mut shard = OpenShard::new(|engines| engines.directory(SHARD).expect("shard"), &set_level());
         let (mut model, mut index) = (Model::default(), 0);
         for step in steps {
             match step {
@@ -358,7 +346,7 @@ proptest! {
                     let first = index + 1;
                     let entries: Vec<_> =
                         commands.iter().map(|commands| { index += 1; entry(index, commands) }).collect();
-                    let outcomes = machine.apply(&entries, &index.to_be_bytes()).expect("applies");
+                    let outcomes = shard.machine.apply(&entries, &index.to_be_bytes()).expect("applies");
                     for ((outcomes, commands), index) in outcomes.into_iter().zip(&commands).zip(first..) {
                         prop_assert_eq!(outcomes.len(), commands.len());
                         for ((outcome, command), place) in outcomes.into_iter().zip(commands).zip(0..) {
@@ -366,21 +354,11 @@ proptest! {
                         }
                     }
                 }
-                Step::Reopen => {
-                    drop((machine, reader, engines));
-                    engines = open(&dir.path().join(generation.to_string()));
-                    (machine, reader) = engines.directory(SHARD).expect("shard");
-                }
-                Step::SnapshotAndRestore => {
-                    generation += 1;
-                    let other = open(&dir.path().join(generation.to_string()));
-                    let (to, to_reader) = other.directory(SHARD).expect("shard");
-                    let copied = copy(&mut machine, to);
-                    (machine, reader, engines) = (copied, to_reader, other);
-                }
+                Step::Reopen => shard = shard.reopened(),
+                Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
-            prop_assert_eq!(applied(&machine), index);
-            check_reads(&reader, &model);
+            prop_assert_eq!(applied(&shard.machine), index);
+            check_reads(&shard.reader, &model);
         }
     }
 

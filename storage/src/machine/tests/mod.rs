@@ -6,6 +6,7 @@ mod levels;
 mod timeline_model;
 
 use std::{
+    fmt::Debug,
     io,
     path::Path,
     thread,
@@ -13,7 +14,9 @@ use std::{
 };
 
 use carillon_proto::ShardMap;
+use proptest::prelude::*;
 use prost::Message;
+use tempfile::TempDir;
 
 use super::{EntryCommands, Machine};
 use crate::engine::{Caches, Engines, OpenError};
@@ -64,4 +67,55 @@ fn copy<M: Machine>(from: &mut M, mut to: M) -> M {
     let mut snapshot = from.snapshot().expect("snapshot");
     to.restore(&mut *snapshot, &index).expect("restores");
     to
+}
+
+/// A step of a random test. Only the commands change what a shard answers.
+#[derive(Debug, Clone)]
+enum Step<C> {
+    Apply(Vec<Vec<C>>),
+    Reopen,
+    SnapshotAndRestore,
+}
+
+fn step<C: Clone + Debug>(entries: impl Strategy<Value = Vec<Vec<C>>>) -> impl Strategy<Value = Step<C>> {
+    prop_oneof![8 => entries.prop_map(Step::Apply), 1 => Just(Step::Reopen), 1 => Just(Step::SnapshotAndRestore)]
+}
+
+/// A shard on engines of its own.
+struct OpenShard<M, R> {
+    folder: TempDir,
+    /// The number of restores: each goes into new engines.
+    generation: u32,
+    of: fn(&Engines) -> (M, R),
+    engines: Engines,
+    machine: M,
+    reader: R,
+}
+
+impl<M: Machine, R> OpenShard<M, R> {
+    /// An empty shard.
+    fn new(of: fn(&Engines) -> (M, R), set_level: &impl Message) -> Self {
+        let new = Self::open(tempfile::tempdir().expect("folder"), 0, of);
+        Self { machine: at_level(new.machine, set_level), ..new }
+    }
+
+    fn open(folder: TempDir, generation: u32, of: fn(&Engines) -> (M, R)) -> Self {
+        let engines = open(&folder.path().join(generation.to_string()));
+        let (machine, reader) = of(&engines);
+        Self { folder, generation, of, engines, machine, reader }
+    }
+
+    fn reopened(self) -> Self {
+        let Self { folder, generation, of, engines, machine, reader } = self;
+        drop((machine, reader, engines));
+        Self::open(folder, generation, of)
+    }
+
+    fn restored_from_its_snapshot(self) -> Self {
+        let Self { folder, generation, of, engines, mut machine, reader } = self;
+        let new = Self::open(folder, generation + 1, of);
+        let copied = copy(&mut machine, new.machine);
+        drop((machine, reader, engines));
+        Self { machine: copied, ..new }
+    }
 }

@@ -23,17 +23,6 @@ const SENDER: &str = "carol";
 const SENDERS_KEPT_MS: u64 = 86_400_000;
 const DEVICES: [&str; 2] = ["phone", "phone/2"];
 
-#[derive(Debug, Clone)]
-enum Step {
-    Apply(Vec<Vec<TimelineCommand>>),
-    Reopen,
-    SnapshotAndRestore,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![8 => entries().prop_map(Step::Apply), 1 => Just(Step::Reopen), 1 => Just(Step::SnapshotAndRestore)]
-}
-
 fn check_reads(reader: &TimelineReader, model: &Model) {
     for (timeline, incarnation) in (0..6).map(key).flat_map(|key| (0..INCARNATIONS).map(move |of| (key.clone(), of))) {
         let model = model.get(&timeline);
@@ -104,38 +93,24 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_timeline_shard_does_what_its_model_does(steps in proptest::collection::vec(step(), 1..25)) {
-        let dir = tempfile::tempdir().expect("folder");
-        let mut generation = 0;
-        let mut engines = open(&dir.path().join("0"));
-        let (machine, mut reader) = engines.timeline(SHARD).expect("shard");
-        let mut machine = at_level(machine, &set_level());
+    fn a_timeline_shard_does_what_its_model_does(steps in proptest::collection::vec(step(entries()), 1..25)) {
+        let mut shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
         let (mut model, mut index) = (Model::default(), 0);
         for step in steps {
             match step {
                 Step::Apply(commands) => {
                     let entries: Vec<_> =
                         commands.iter().map(|commands| { index += 1; entry(index, commands) }).collect();
-                    let outcomes = machine.apply(&entries, &index.to_be_bytes()).expect("applies");
+                    let outcomes = shard.machine.apply(&entries, &index.to_be_bytes()).expect("applies");
                     let expected: Vec<Vec<_>> =
                         commands.iter().map(|entry| entry.iter().map(|command| model.apply(command)).collect()).collect();
                     prop_assert_eq!(outcomes, expected);
                 }
-                Step::Reopen => {
-                    drop((machine, reader, engines));
-                    engines = open(&dir.path().join(generation.to_string()));
-                    (machine, reader) = engines.timeline(SHARD).expect("shard");
-                }
-                Step::SnapshotAndRestore => {
-                    generation += 1;
-                    let other = open(&dir.path().join(generation.to_string()));
-                    let (to, to_reader) = other.timeline(SHARD).expect("shard");
-                    let copied = copy(&mut machine, to);
-                    (machine, reader, engines) = (copied, to_reader, other);
-                }
+                Step::Reopen => shard = shard.reopened(),
+                Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
-            prop_assert_eq!(applied(&machine), index);
-            check_reads(&reader, &model);
+            prop_assert_eq!(applied(&shard.machine), index);
+            check_reads(&shard.reader, &model);
         }
     }
 
