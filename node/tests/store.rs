@@ -1,9 +1,10 @@
-//! The store through crashes and damage, as the built program.
+//! The store after crashes and damage, as the built program.
 
 mod support;
 
 use std::{fs, time::Duration};
 
+use carillon_client::Address;
 use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
 use carillon_proto::tasks::Tasks;
 use support::{
@@ -12,25 +13,42 @@ use support::{
     service::{Carrier, Service, TOKEN_SECRET},
 };
 
+/// Users who send as fast as they get answers.
+fn writers(run: &str, addresses: Vec<Address>) -> DirectConfig {
+    DirectConfig {
+        run: run.to_owned(),
+        addresses,
+        users: 4,
+        devices: 1,
+        rate: None,
+        window: 32,
+        bytes: 200,
+        send_timeout: Duration::from_secs(60),
+        slow_readers: SlowReaders::default(),
+    }
+}
+
+async fn start(config: DirectConfig, tasks: &Tasks) -> Direct {
+    let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
+    Direct::start(config, token, tasks).await.expect("load starts")
+}
+
+/// Ends the load, and fails if anything was lost, doubled or reordered. Returns the number of accepted messages.
+async fn finish(run: Direct, tasks: Tasks) -> u64 {
+    let report = run.finish(Duration::from_secs(60)).await;
+    tasks.finish(Duration::from_secs(5)).await;
+    let shown: Vec<_> = report.violations.iter().take(10).map(ToString::to_string).collect();
+    assert!(shown.is_empty(), "{} violations, among them {shown:#?}", report.violations.len());
+    report.summary.accepted
+}
+
 #[test]
 fn kill_9_in_a_loop_while_writing_loses_and_doubles_nothing() {
     let mut service = Service::start("");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let tasks = Tasks::new();
-        let config = DirectConfig {
-            run: "crash".into(),
-            addresses: vec![service.address(Carrier::Tcp)],
-            users: 4,
-            devices: 1,
-            rate: None,
-            window: 32,
-            bytes: 200,
-            send_timeout: Duration::from_secs(60),
-            slow_readers: SlowReaders::default(),
-        };
-        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
-        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        let run = start(writers("crash", vec![service.address(Carrier::Tcp)]), &tasks).await;
         for round in 0..8 {
             let before = run.accepted();
             until("the load to go on", Duration::from_secs(60), || run.accepted() > before + 300 + 37 * round);
@@ -38,11 +56,7 @@ fn kill_9_in_a_loop_while_writing_loses_and_doubles_nothing() {
             service.node.start_again();
             service.node.wait_ready();
         }
-        let report = run.finish(Duration::from_secs(60)).await;
-        tasks.finish(Duration::from_secs(5)).await;
-        let shown: Vec<_> = report.violations.iter().take(10).map(ToString::to_string).collect();
-        assert!(shown.is_empty(), "{} violations, among them {shown:#?}", report.violations.len());
-        assert!(report.summary.accepted > 2400);
+        assert!(finish(run, tasks).await > 2400);
     });
 }
 
@@ -66,19 +80,8 @@ fn a_storage_node_at_another_port_is_part_of_the_cluster_again() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let tasks = Tasks::new();
-        let config = DirectConfig {
-            run: "moved".into(),
-            addresses: cluster.addresses.clone(),
-            users: 4,
-            devices: 1,
-            rate: Some(200.0),
-            window: 32,
-            bytes: 200,
-            send_timeout: Duration::from_secs(60),
-            slow_readers: SlowReaders::default(),
-        };
-        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
-        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        let config = DirectConfig { rate: Some(200.0), ..writers("moved", cluster.addresses.clone()) };
+        let run = start(config, &tasks).await;
         let more = |what: &str| {
             let before = run.accepted();
             until(what, Duration::from_secs(60), || run.accepted() > before + 300);
@@ -86,7 +89,7 @@ fn a_storage_node_at_another_port_is_part_of_the_cluster_again() {
         more("the load to begin");
         cluster.storage[2].terminate();
         more("the load to go on without the node");
-        // The first one is the listener's; the list of members still has the old one.
+        // The first address in the file is the listener's; the list of members keeps the old address.
         cluster.storage[2].change_config(|text| text.replacen(":7502\"", ":7509\"", 1));
         cluster.storage[2].start_again();
         cluster.storage[2].wait_ready();
@@ -94,15 +97,12 @@ fn a_storage_node_at_another_port_is_part_of_the_cluster_again() {
             let status = cluster.routers[0].command(&["status"]).expect("the cluster answers");
             status.contains(":7509") && !status.contains(":7502")
         });
-        // Now it is needed: with the one that is left, it is the majority.
+        // Now the moved node is needed: with the remaining one, it is the majority.
         cluster.storage[0].kill();
         more("the load to go on with the node that has moved");
         cluster.storage[0].start_again();
         cluster.storage[0].wait_ready();
-        let report = run.finish(Duration::from_secs(60)).await;
-        tasks.finish(Duration::from_secs(5)).await;
-        let shown: Vec<_> = report.violations.iter().take(10).map(ToString::to_string).collect();
-        assert!(shown.is_empty(), "{} violations, among them {shown:#?}", report.violations.len());
+        finish(run, tasks).await;
     });
 }
 
@@ -126,22 +126,9 @@ fn a_damaged_log_is_refused_and_never_served() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let tasks = Tasks::new();
-        let config = DirectConfig {
-            run: "damage".into(),
-            addresses: vec![service.address(Carrier::Tcp)],
-            users: 2,
-            devices: 1,
-            rate: None,
-            window: 16,
-            bytes: 300,
-            send_timeout: Duration::from_secs(30),
-            slow_readers: SlowReaders::default(),
-        };
-        let token = |user: &str| carillon_loadtest::token::sign(TOKEN_SECRET, user);
-        let run = Direct::start(config, token, &tasks).await.expect("load starts");
+        let run = start(writers("damage", vec![service.address(Carrier::Tcp)]), &tasks).await;
         until("some messages", Duration::from_secs(60), || run.accepted() > 500);
-        run.finish(Duration::from_secs(30)).await;
-        tasks.finish(Duration::from_secs(5)).await;
+        finish(run, tasks).await;
     });
     service.node.kill();
     let log = service.data().join("storage/log");
@@ -152,7 +139,7 @@ fn a_damaged_log_is_refused_and_never_served() {
         .max_by_key(|path| path.metadata().map_or(0, |meta| meta.len()))
         .expect("a log file");
     let sound = fs::read(&file).expect("log");
-    // In the midst of what was written, far from its end: in headers, indexes and entries, wherever that falls.
+    // Bytes in the middle of the log, far from its end: headers, indexes and entries.
     for offset in [300, 4096, 20_011, 60_002] {
         let mut damaged = sound.clone();
         damaged[offset] ^= 0x10;
@@ -160,7 +147,7 @@ fn a_damaged_log_is_refused_and_never_served() {
         service.node.start_again();
         assert!(!service.node.wait_end(), "it must refuse to start: byte {offset}");
         assert!(service.node.log().to_lowercase().contains("corrupt"), "{}", service.node.log());
-        // Opening may have cut the file.
+        // Opening may have truncated the file.
         fs::write(&file, &sound).expect("written");
     }
     service.node.start_again();

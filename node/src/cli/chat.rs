@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{credential::CredentialOptions, out, variable};
+use super::{credential::CredentialOptions, date, out, variable};
 use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
@@ -76,7 +76,7 @@ const SIGN_IN: Duration = Duration::from_secs(15);
 impl Send {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let mut settings = self.connect.settings(config, &self.from, &self.device)?;
-        // The password prompt does not count.
+        // The time at the password prompt does not count.
         let whole = Duration::from_secs(self.timeout);
         let end = Instant::now() + whole;
         let tasks = Tasks::new();
@@ -125,7 +125,7 @@ impl Chat {
     }
 }
 
-/// Printed events are done with; the last one is not, if printing failed.
+/// Acknowledges the printed events. The last one is left out if printing it failed.
 async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) {
     let unprinted = |error: &anyhow::Error| error.is::<out::Unread>() || error.is::<std::io::Error>();
     if !ended.as_ref().is_err_and(unprinted) {
@@ -156,7 +156,7 @@ impl Connect {
     }
 }
 
-/// Returns why there are no more.
+/// Returns the reason when there are no more events.
 async fn print_events(events: &mut Events, user: &str) -> anyhow::Error {
     while let Some(event) = events.next().await {
         match event {
@@ -236,24 +236,14 @@ fn line(envelope: &Envelope, reader: &str) -> String {
     format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
 }
 
-/// One line, without control characters that a terminal obeys.
+/// The text as one line, without control characters that a terminal obeys.
 fn printable(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// UTC.
+/// The time in UTC, to the second.
 fn time(ms: u64) -> String {
-    let (days, second) = (ms / 86_400_000, ms / 1000 % 86_400);
-    // Howard Hinnant's civil_from_days, for days since 1970.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    date::format(ms).replacen('T', " ", 1)
 }
 
 #[cfg(test)]
