@@ -19,11 +19,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let encoded = descriptors.encode_to_vec();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
-    // What strangers may know.
+    // The description that strangers may read.
     std::fs::write(out.join("client.bin"), protox::compile([FILES[0]], ["proto"])?.encode_to_vec())?;
 
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
-    // Canonical JSON for what clients see. Unknown fields are ignored, as in protobuf: they are of a newer release.
+    // Canonical JSON of the client's protocol. Unknown fields are ignored, as in protobuf: they come from a newer
+    // release.
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .ignore_unknown_fields()

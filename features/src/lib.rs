@@ -1,1 +1,1 @@
-//! Nothing: `Cargo.toml` is what this crate is for.
+//! Empty: the purpose of this crate is its `Cargo.toml`.

@@ -1,5 +1,5 @@
 #![no_main]
-//! Names and ids. The first byte says which.
+//! Names and ids. The first byte selects the kind.
 
 use carillon_proto::{
     ClientId, DeviceId, DuplicateKey, GroupId, Ring, ShardId, TimelineId, UserId,

@@ -1,4 +1,4 @@
-//! How quickly this disk makes a small append durable: the physical limit of an acceptance that is alone.
+//! How fast this disk makes a small append durable: the physical limit of a single acceptance.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use crate::{measure::latencies::histogram, report::sample::Quantiles};
 
 #[derive(Debug, Clone)]
 pub struct FlushConfig {
-    /// Of each append.
+    /// Size of each append.
     pub bytes: usize,
     pub duration: Duration,
 }
@@ -28,7 +28,7 @@ pub struct FlushReport {
 
 const FILE: &str = "carillon-flush-probe.tmp";
 
-/// Appends to a file of its own in `folder`, which it removes at the end.
+/// Appends to a file of its own in `folder`, and removes the file at the end.
 pub fn measure(folder: &Path, config: &FlushConfig) -> io::Result<FlushReport> {
     let path = folder.join(FILE);
     let mut file = File::create(&path)?;

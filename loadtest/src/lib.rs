@@ -1,5 +1,5 @@
-//! Load on a running service, what it costs, and the checker that finds what was lost, doubled, reordered, invented or
-//! corrupted.
+//! Puts load on a running service, measures the costs, and finds messages that were lost, doubled, reordered, invented
+//! or corrupted.
 
 pub mod checker;
 pub mod cli;

@@ -1,4 +1,5 @@
-//! What each test message carries: run, sender, recipient, counter, its time, and a checksum over them and the filling.
+//! The payload of each test message: run, sender, recipient, counter, intended time, and a checksum over them and the
+//! filling.
 
 use std::{fmt::Write as _, hash::Hasher as _, sync::LazyLock};
 
@@ -11,13 +12,13 @@ pub struct Payload<'a> {
     pub run: &'a str,
     pub sender: &'a str,
     pub recipient: &'a str,
-    /// From 1 for each pair of sender and recipient, in the order of sending.
+    /// Counts from 1 for each pair of sender and recipient, in the order of sending.
     pub counter: u64,
-    /// When it was meant to be sent, in microseconds after the beginning of the run.
+    /// The intended time of the send, in microseconds after the beginning of the run.
     pub intended_us: u64,
 }
 
-/// Not one of our messages, or not as it was sent.
+/// The message is not one of this program, or is not as it was sent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("payload is corrupt: {0}")]
 pub struct Corrupt(pub &'static str);
@@ -63,7 +64,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// SipHash 1-3 under a fixed key: against faults, not against forgers.
+/// SipHash 1-3 with a fixed key: it detects faults, not forgeries.
 fn checksum(text: &str) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(0x6361_7269_6c6c_6f6e, 0x6c6f_6164_7465_7374);
     hasher.write(text.as_bytes());

@@ -1,7 +1,7 @@
-//! A bare relay: the same frames over TCP and nothing else, as the physical limit of a message on this machine.
+//! A bare relay: the same frames over TCP and nothing else. It is the physical limit of a message on this machine.
 //!
-//! One thread of the relay reads frames from one connection and writes them to another one. When each frame travels by
-//! itself, two system calls and a wake-up are its cost; when many travel together, nearly nothing is left.
+//! One thread of the relay reads frames from one connection and writes them to another one. A frame that travels alone
+//! costs two system calls and a wake-up; many frames that travel together cost nearly nothing.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -23,19 +23,19 @@ pub struct RelayConfig {
     pub bytes: usize,
     /// Frames that travel together in the second part.
     pub batch: usize,
-    /// Of each part.
+    /// Duration of each of the two parts.
     pub duration: Duration,
 }
 
-/// CPU of the relay's thread for each message that it read and wrote, and messages a second.
+/// CPU time of the relay's thread for each message that it read and wrote, and messages a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RelayReport {
     pub frame_bytes: u64,
-    /// Each message read and written by itself.
+    /// For messages that are read and written one by one.
     pub alone_cpu_us: f64,
     pub alone_per_s: f64,
     pub batch: u64,
-    /// `batch` messages at a time.
+    /// For `batch` messages at a time.
     pub batched_cpu_us: f64,
     pub batched_per_s: f64,
 }
@@ -61,7 +61,7 @@ struct Relayed {
     per_s: f64,
 }
 
-/// A Send as a client writes it, with its length.
+/// A `Send` frame as a client writes it, with its length prefix.
 fn frame(bytes: usize) -> Vec<u8> {
     let payload = Payload { run: "relay", sender: "alice", recipient: "bob", counter: 1, intended_us: 1 };
     let (to, content) = (Some(Client::user("bob")), Some(payload.to_content(bytes)));
@@ -69,7 +69,7 @@ fn frame(bytes: usize) -> Vec<u8> {
     ClientFrame { body: Some(Body::Send(send)) }.encode_length_delimited_to_vec()
 }
 
-/// Sends `count` frames at once, waits until all have come back, and again.
+/// Sends `count` frames at once, waits until all have come back, and repeats.
 fn relay_frames(frame: &[u8], count: usize, duration: Duration) -> io::Result<Relayed> {
     let (mut near, relay_in) = pair()?;
     let (relay_out, mut far) = pair()?;
@@ -78,7 +78,7 @@ fn relay_frames(frame: &[u8], count: usize, duration: Duration) -> io::Result<Re
     let mut came = vec![0; sent.len()];
     let (began, mut messages) = (Instant::now(), 0u64);
     thread::scope(|scope| -> io::Result<()> {
-        // What does not fit into the sockets' buffers is written while the rest is read.
+        // While frames are read, another thread writes those that do not fit into the sockets' buffers.
         let (go, turns) = std::sync::mpsc::sync_channel::<()>(1);
         let writer = scope.spawn(move || -> io::Result<()> {
             for () in turns {
@@ -107,7 +107,7 @@ struct RelayWork {
     cpu_ns: u64,
 }
 
-/// Until the end of what comes in.
+/// Relays until the end of the input.
 fn relay(mut from: TcpStream, mut to: TcpStream) -> io::Result<RelayWork> {
     let began_ns = thread_cpu_ns()?;
     let (mut buffer, mut filled, mut messages) = (vec![0; 64 * 1024], 0, 0);
@@ -131,7 +131,7 @@ fn relay(mut from: TcpStream, mut to: TcpStream) -> io::Result<RelayWork> {
     }
 }
 
-/// With its prefix; None if it is not there in full.
+/// The length including the prefix; `None` if the prefix is not complete.
 fn frame_length(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
     let length = prost::decode_length_delimiter(&mut rest).ok()?;

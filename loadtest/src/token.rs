@@ -9,11 +9,11 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// HS256, valid for a day.
+/// An HS256 token, valid for a day.
 pub fn sign(secret: &str, user: &str) -> String {
     let now = carillon_proto::now_ms() / 1000;
     let claims = Claims { sub: user, iat: now, exp: now + 24 * 3600 };
-    // Encoding fails only for a key of another kind or claims that are no JSON: neither can be.
+    // Encoding fails only for a key of another kind, or claims that are not JSON. Neither is possible here.
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))
         .expect("HS256 over plain claims")
 }

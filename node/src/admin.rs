@@ -32,12 +32,12 @@ use tokio::{
 
 use crate::Role;
 
-/// Connections at a time; further ones are closed at once.
+/// Most connections at a time; further ones are closed at once.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
-/// From the first byte to the end of the request head, and between two requests. Longer than the pause between two
-/// scrapes.
+/// Time limit from the first byte to the end of the request head, and between two requests. Longer than the usual pause
+/// between two scrapes.
 const REQUEST_IN: Duration = Duration::from_secs(20);
-/// Lifetime of a connection, however it is used: no answer takes long, and the client can connect again.
+/// Lifetime of a connection, however it is used: no answer takes that long, and the client can connect again.
 const CONNECTION_LASTS: Duration = Duration::from_secs(600);
 
 pub(crate) struct Admin {
@@ -80,7 +80,7 @@ impl Admin {
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                 let app = app.clone();
                 connections.spawn("admin-connection", async move {
-                    // The outcome of a connection that lasts too long or breaks is of no interest.
+                    // Nobody needs the result of a connection that lasts too long or breaks.
                     let _ = timeout(CONNECTION_LASTS, serve(stream, app)).await;
                     drop(place);
                 });
@@ -92,12 +92,12 @@ impl Admin {
 async fn serve(stream: TcpStream, app: Router) {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_IN);
-    // Errors are the client's, or its silence.
+    // Errors come from the client, or from its silence.
     let _ = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
 }
 
 impl Health {
-    /// No role is open yet.
+    /// The health of a process whose roles are not open yet.
     pub(crate) fn new(roles: &[Role]) -> Self {
         Self { roles: roles.iter().map(|role| (*role, OnceLock::new())).collect(), draining: Arc::default() }
     }
@@ -133,7 +133,7 @@ impl Health {
         reasons
     }
 
-    /// Resolves when all roles are ready; they are open.
+    /// Resolves when all roles, which must be open, are ready.
     pub(crate) async fn ready(&self) {
         'again: loop {
             for (_, ready) in &*self.roles {

@@ -1,6 +1,6 @@
 //! Errors as text.
 
-/// The error and its causes, each once: some errors have their cause in their text.
+/// The error with its causes, each once: some errors have the cause in their own text.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

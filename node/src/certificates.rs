@@ -36,11 +36,11 @@ pub(crate) struct CertificateFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Good,
-    /// Seconds until then.
+    /// Seconds until the end.
     EndsSoon(u64),
-    /// Seconds since then.
+    /// Seconds since the end.
     Ended(u64),
-    /// Seconds until then.
+    /// Seconds until the beginning.
     NotYet(u64),
 }
 
@@ -56,7 +56,7 @@ struct Watched {
     told: Option<(State, Instant)>,
 }
 
-/// Of the roles of this process.
+/// The certificate files of the roles of this process.
 pub(crate) fn files_of(config: &Config, roles: &[Role]) -> Vec<CertificateFile> {
     let mut files = Vec::new();
     let mut add = |used_for, path: &Path| files.push(CertificateFile { used_for, path: path.to_owned() });
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    /// `None` if nobody has to do anything.
+    /// A warning for people; `None` if nobody has to do anything.
     pub(crate) fn told(self) -> Option<String> {
         match self {
             Self::Good => None,
@@ -106,7 +106,7 @@ impl State {
 }
 
 impl Certificates {
-    /// Sets the files in use. A file that can't be read was not taken up.
+    /// Sets the files in use. A file that can't be read is not in use.
     pub(crate) fn use_files(&self, files: Vec<CertificateFile>) {
         let readable = |file: CertificateFile| {
             let validity = validity_of(&file.path).ok()?;

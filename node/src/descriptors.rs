@@ -1,4 +1,5 @@
-//! Open files: the limit is raised as far as it goes, and clients get what the rest of the process can do without.
+//! Limits of open files: the process's limit is raised as far as possible, and clients get what the rest of the process
+//! does not need.
 
 use carillon_gateway::{GatewayConfig, MAX_REFUSED};
 use carillon_proto::peer::MAX_UNPROVEN_PEERS;
@@ -6,19 +7,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Config, Role, admin::MAX_CONNECTIONS as ADMIN_CONNECTIONS};
 
-/// For the program itself: standard streams, listeners, the runtime, files that are read now and then.
+/// Files of the program itself: standard streams, listeners, the runtime, and files that are read now and then.
 const PROCESS: u64 = 64;
-/// For other nodes that are connected, and for connections to them.
+/// Connections to and from other nodes.
 const PEERS: u64 = 64;
-/// For a storage node's log, directory and snapshots; the files of its timelines come to that.
+/// A storage node's log, directory and snapshots; the files of its timelines are counted separately.
 const STORE: u64 = 128;
-/// The part of all open files that the timelines' may be.
+/// The files of timelines may be one part in this many of all open files.
 const TIMELINES: u64 = 8;
 /// Fewer clients than this are of no use.
 const LEAST_CONNECTIONS: u64 = 16;
 
-/// Raises the soft limit to the hard one, and lowers `storage.timeline_open_files` and `gateway.max_connections` to what
-/// that leaves.
+/// Raises the soft limit to the hard one, and lowers `storage.timeline_open_files` and `gateway.max_connections` to
+/// what the limit allows.
 pub(crate) fn arrange(config: &mut Config, roles: &[Role]) {
     if let Some(limit) = raise() {
         fit(config, roles, limit);
@@ -37,7 +38,8 @@ fn fit(config: &mut Config, roles: &[Role], limit: u64) {
     if roles.contains(&Role::Gateway) && wanted as u64 > left {
         let max_connections = small(left.max(LEAST_CONNECTIONS));
         config.gateway.max_connections = max_connections;
-        // Nobody set the default: that it does not fit is worth a word only where clients will miss it.
+        // The default was not chosen by the operator: a message is useful only if the limit is so low that clients will
+        // notice it.
         if wanted == GatewayConfig::default().max_connections && limit >= ROOMY {
             tracing::info!(
                 max_connections,
@@ -60,10 +62,10 @@ fn fit(config: &mut Config, roles: &[Role], limit: u64) {
 
 const WHY: &str = "the limit of open files leaves no more";
 const HOW: &str = "ulimit -n, LimitNOFILE";
-/// A limit that somebody has thought of.
+/// A limit that somebody has probably set on purpose.
 const ROOMY: u64 = 16 * 1024;
 
-/// What clients may not take.
+/// Files that clients may not use.
 fn kept_back(config: &Config, roles: &[Role]) -> u64 {
     let of = |role: &Role| match role {
         Role::Storage => STORE + config.storage.timeline_open_files as u64 + PEERS + MAX_UNPROVEN_PEERS as u64,
@@ -77,7 +79,7 @@ fn small(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// The limit as it is then; None if there is none.
+/// Raises the limit and returns it; `None` if there is no limit.
 fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

@@ -1,6 +1,6 @@
 //! Carillon as a program: the roles of one process, wired, started, watched and stopped in order.
 
-// What can fail must not panic: see cli/out.rs.
+// Output that may fail must not panic: see cli/out.rs.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;

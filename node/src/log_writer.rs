@@ -1,5 +1,5 @@
-//! Lines of the log on their way to standard error, which may be closed, full, or a pipe whose reader stands still: the
-//! service goes on, and lines are lost instead.
+//! The writer of log lines to standard error, which may be closed, full, or a pipe whose reader is stuck: then the
+//! service continues, and lines are lost.
 
 use std::{
     io::{self, Write},
@@ -14,7 +14,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait to be written. When it is full, what comes is dropped and counted, and the count told later.
+/// Lines that wait to be written. When the queue is full, new lines are dropped and counted, and the count is reported
+/// later.
 const LINES: usize = 8 * 1024;
 
 /// Cheap to clone.
@@ -26,12 +27,12 @@ pub(crate) struct LogWriter {
 
 enum Message {
     Line(Vec<u8>),
-    /// Answered when all before it has been written.
+    /// Answered when all earlier lines have been written.
     Flush(SyncSender<()>),
 }
 
 impl LogWriter {
-    /// With a thread of its own, since writing may block.
+    /// Starts a thread of its own, because writing may block.
     pub(crate) fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, messages) = sync_channel(LINES);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -40,12 +41,12 @@ impl LogWriter {
         Ok(Self { queue, dropped })
     }
 
-    /// Waits until all is written, but not for long.
+    /// Waits until everything is written, for at most `patience`.
     pub(crate) fn flush(&self, patience: Duration) {
         let (done, wait) = sync_channel(1);
         let end = Instant::now() + patience;
         let mut message = Message::Flush(done);
-        // While it is full, the reader is slow or stands still.
+        // The queue is full while the reader is slow or stuck.
         while let Err(TrySendError::Full(again)) = self.queue.try_send(message) {
             if Instant::now() >= end {
                 return;
@@ -58,7 +59,7 @@ impl LogWriter {
 }
 
 fn write_all(messages: &Receiver<Message>, mut to: impl Write, dropped: &AtomicU64) {
-    // Whoever can't be written to now may be later: a disk has room again, a reader is back.
+    // A failed write may succeed later, when the disk has room again or the reader is back.
     loop {
         match messages.recv_timeout(Duration::from_secs(1)) {
             Ok(Message::Line(line)) => {
@@ -69,7 +70,7 @@ fn write_all(messages: &Receiver<Message>, mut to: impl Write, dropped: &AtomicU
             }
             Ok(Message::Flush(done)) => {
                 let _ = to.flush();
-                // Nobody may wait any more.
+                // The caller may have stopped waiting.
                 let _ = done.try_send(());
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -84,7 +85,7 @@ fn write_all(messages: &Receiver<Message>, mut to: impl Write, dropped: &AtomicU
     }
 }
 
-/// One event: written as a whole when it is dropped.
+/// One event, which is written as a whole when it is dropped.
 pub(crate) struct Line<'a> {
     writer: &'a LogWriter,
     bytes: Vec<u8>,
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
-    /// Lets one write pass for each permission, and tells what was written.
+    /// Lets one write pass for each permission, and reports the written text.
     struct Slow {
         permissions: Receiver<bool>,
         written: std::sync::mpsc::Sender<String>,

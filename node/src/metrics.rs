@@ -18,14 +18,14 @@ pub(crate) const CPU_SECONDS: &str = "carillon_node_cpu_seconds";
 pub(crate) const CERTIFICATE_ENDS_SECONDS: &str = "carillon_node_certificate_ends_seconds";
 pub(crate) const OPEN_FILES: &str = "carillon_node_open_files";
 
-/// 100 microseconds to 30 seconds.
+/// Bounds from 100 microseconds to 30 seconds.
 const SECONDS: [f64; 17] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 const BYTES: [f64; 9] = [64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 8_388_608.0];
-/// Sizes of batches and queues.
+/// Bounds for the sizes of batches and queues.
 const ITEMS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16_384.0];
 
-/// The recorder is one for the process, however many nodes run in it.
+/// One recorder for the process, however many nodes run in it.
 static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 
 pub(crate) fn install() -> Result<PrometheusHandle, String> {
@@ -56,7 +56,7 @@ pub(crate) fn describe() {
     allocations::describe();
 }
 
-/// Keeps histograms small and the process's own gauges fresh.
+/// Keeps histograms small and the gauges of the process up to date.
 pub(crate) fn run(handle: PrometheusHandle, roles: &[Role], tasks: &Tasks) {
     for role in roles {
         match role {
@@ -79,7 +79,7 @@ pub(crate) fn run(handle: PrometheusHandle, roles: &[Role], tasks: &Tasks) {
     });
 }
 
-/// From /proc; elsewhere the gauges stay away.
+/// Sets the gauges of the process from /proc. On other systems they stay unset.
 fn measure_process() {
     if let Ok(status) = std::fs::read_to_string("/proc/self/status")
         && let Some(kilobytes) = resident_kilobytes(&status)
@@ -89,7 +89,7 @@ fn measure_process() {
     if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
         && let Some(ticks) = cpu_ticks(&stat)
     {
-        // USER_HZ is 100 on every architecture that Linux has today.
+        // USER_HZ is 100 on every architecture of today's Linux.
         gauge!(CPU_SECONDS).set(ticks / 100.0);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
@@ -102,7 +102,7 @@ fn resident_kilobytes(status: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Fields 14 and 15 of proc(5); the second field, in brackets, may hold spaces.
+/// The sum of fields 14 and 15 of proc(5). The second field, in brackets, may contain spaces.
 fn cpu_ticks(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

@@ -1,5 +1,5 @@
-//! What is taken up while the service runs: on SIGHUP the configuration and all files that it names; the files also
-//! when they change. Connections go on. After an error what there was goes on, too.
+//! Settings that are renewed while the service runs: at SIGHUP the configuration and all files that it names; the files
+//! also when they change. Connections continue. After an error the old values stay in use.
 
 use std::{
     fs,
@@ -10,24 +10,26 @@ use std::{
 
 use crate::{Config, Role, Running, Secrets, Telemetry, causes::told, config::changed};
 
-/// How often files are looked at. A change is taken up once a file was the same twice, so that no half of it is read.
+/// Pause between two looks at the files. A change is taken up when two looks have found the same file, so that no
+/// half-written file is read.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
-/// Settings that are taken up, and what lies below them. All others need a restart.
+/// Settings that are taken up, with everything below them. All other settings need a restart.
 const TAKEN_UP: &[&str] = &["log.level", "cluster", "gateway.tls", "gateway.jwt"];
 
 pub(crate) struct Reloader<L> {
     load: L,
     roles: Vec<Role>,
-    /// As the process began.
+    /// The configuration at the start of the process.
     started: Config,
-    /// Of which the files are watched.
+    /// The current configuration, whose files are watched.
     current: Config,
     taken: Vec<Print>,
     seen: Vec<Print>,
 }
 
-/// Tells one content of a file from another without reading it. Follows links: Kubernetes changes files by them.
+/// Distinguishes the contents of a file without reading it. Links are followed, because Kubernetes changes files by
+/// changing links.
 type Print = Option<(u64, u64, i64, i64, u64)>;
 
 impl<L: Fn() -> anyhow::Result<Config>> Reloader<L> {
@@ -44,13 +46,13 @@ impl<L: Fn() -> anyhow::Result<Config>> Reloader<L> {
         }
     }
 
-    /// What the start may have made is not a change.
+    /// Files that the start may have made do not count as changed.
     pub(crate) fn started(&mut self) {
         self.taken = prints(&files(&self.current));
         self.seen = self.taken.clone();
     }
 
-    /// Everything again.
+    /// Reads the configuration and all files again.
     pub(crate) fn on_signal(&mut self, running: &Running, telemetry: &Telemetry) {
         let loaded = (self.load)().and_then(|config| {
             config.validate(&self.roles)?;
@@ -68,7 +70,7 @@ impl<L: Fn() -> anyhow::Result<Config>> Reloader<L> {
         if !untouched.is_empty() {
             tracing::warn!(settings = untouched.join(", "), "SIGHUP: these settings have changed, but need a restart");
         }
-        // It was checked with the rest.
+        // The level was checked with the rest of the configuration.
         if let Err(error) = telemetry.set_level(&config.log.level) {
             tracing::error!("SIGHUP: log.level stays as it was: {error}");
         }
@@ -76,7 +78,7 @@ impl<L: Fn() -> anyhow::Result<Config>> Reloader<L> {
         self.take_up(running, "SIGHUP");
     }
 
-    /// What has changed on disk.
+    /// Takes up changed files.
     pub(crate) fn look(&mut self, running: &Running) {
         let now = prints(&files(&self.current));
         let settled = now == self.seen;
@@ -104,7 +106,7 @@ fn is_taken_up(key: &str) -> bool {
     TAKEN_UP.iter().any(|taken| key == *taken || key.strip_prefix(taken).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// All that the configuration names and that is read again.
+/// The files that the configuration names and that are read again.
 fn files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![Secrets::of(config).cluster_path(), Secrets::of(config).token_path()];
     let cluster = &config.cluster;
@@ -127,7 +129,7 @@ fn prints(files: &[PathBuf]) -> Vec<Print> {
     files.iter().map(|path| print(path)).collect()
 }
 
-/// None while there is no such file.
+/// `None` if there is no such file.
 fn print(path: &Path) -> Print {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))

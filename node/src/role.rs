@@ -1,4 +1,4 @@
-//! What a process can be.
+//! The roles that a process can have.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// In the order in which they start; they stop in the reverse.
+    /// The order in which roles start; they stop in the opposite order.
     pub const ALL: &[Self] = &[Self::Storage, Self::Router, Self::Gateway];
 
     pub fn as_str(self) -> &'static str {

@@ -19,13 +19,13 @@ use crate::{
     descriptors, metrics,
 };
 
-/// What runs.
+/// A running process.
 pub struct Running {
     storage: Option<Storage>,
     router: Option<Router>,
     gateway: Option<Gateway>,
     roles: Vec<Role>,
-    /// A process with all roles makes its own cluster when its disk is empty.
+    /// True for a process with all roles, which makes its own cluster if its disk is empty.
     makes_cluster: bool,
     secrets: Secrets,
     security: PeerSecurity,
@@ -36,13 +36,13 @@ pub struct Running {
     shutdown_deadline: Duration,
 }
 
-/// What was bound.
+/// The bound addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
     pub admin: Option<SocketAddr>,
-    /// Internal gRPC.
+    /// For calls of other nodes.
     pub storage: Option<SocketAddr>,
-    /// Internal gRPC.
+    /// For calls of other nodes.
     pub router: Option<SocketAddr>,
     /// For clients.
     pub tcp: Option<SocketAddr>,
@@ -71,8 +71,8 @@ pub enum StartError {
     PlantedBug(#[from] carillon_proto::planted::UnknownBug),
 }
 
-/// Opens and binds everything, then starts it. A process with all roles is a cluster of its own where the
-/// configuration does not say otherwise: it makes its secrets, and its roles find each other wherever they are bound.
+/// Opens and binds all roles, then starts them. A process with all roles is a cluster of its own unless the
+/// configuration says otherwise: it makes its secrets, and its roles find each other at the bound addresses.
 pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartError> {
     config.validate(roles)?;
     descriptors::arrange(&mut config, roles);
@@ -96,7 +96,7 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;
     let mut addresses = Addresses { admin: Some(admin.address()), ..Addresses::default() };
     metrics::run(recorder.clone(), roles, &tasks);
-    // It answers while the roles are opened, which may take long.
+    // The admin listener answers while the roles are being opened, which may take long.
     let health = Health::new(roles);
     admin.run(health.clone(), recorder, &tasks);
     let certificates = Certificates::default();
@@ -170,7 +170,8 @@ async fn open(
     Ok(all)
 }
 
-/// A process that is a cluster of its own makes the key of its tokens, unless it is given keys.
+/// The gateway's configuration. A process that is a cluster of its own makes the key for its tokens, unless keys are
+/// configured.
 pub(crate) fn gateway_config(config: &Config, roles: &[Role], secrets: &Secrets) -> GatewayConfig {
     let mut gateway = config.gateway.clone();
     if gateway.jwt.keys.is_empty() && is_whole(roles) {
@@ -186,7 +187,7 @@ fn storage_hint(error: &carillon_storage::OpenError) -> &'static str {
     }
 }
 
-/// Begins a text that begins with a key.
+/// Completes the setting with which the text of some errors begins.
 fn gateway_hint(error: &carillon_gateway::OpenError) -> &'static str {
     match error {
         carillon_gateway::OpenError::Listen(_)
@@ -203,7 +204,7 @@ fn router_hint(error: &carillon_router::OpenError) -> &'static str {
     }
 }
 
-/// The tiers of these roles; calls are made as the first one.
+/// The tiers of these roles; calls are made as the first tier.
 pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
     let tier = |role: &Role| match role {
         Role::Storage => Tier::Storage,
@@ -240,8 +241,8 @@ impl Running {
         }
     }
 
-    /// Takes up what the files of this configuration hold now: certificates, keys and tokens. What fails is told, and stays
-    /// as it was; connections go on.
+    /// Reads the files of this configuration again: certificates, keys and tokens. Returns the errors; a file with an
+    /// error keeps its old content in use. Connections continue.
     pub(crate) fn reload(&self, config: &Config) -> Vec<String> {
         let mut failures = Vec::new();
         let peers = || {
@@ -267,7 +268,7 @@ impl Running {
         &self.tasks
     }
 
-    /// What keeps it from being ready; empty when it is.
+    /// Reasons why the process is not ready; empty if it is.
     pub fn not_ready(&self) -> Vec<String> {
         self.health.reasons()
     }
@@ -283,8 +284,8 @@ impl Running {
         self.tasks.failure().unwrap_or("stopped").to_owned()
     }
 
-    /// Not ready; clients told to go, then routers, then the store, each handing over what it has; then the rest.
-    /// False if the deadline over the whole was not enough.
+    /// Stops in order: not ready any more, then gateways, which tell their clients to go, then routers, then storage
+    /// nodes, each of which hands over its work. False if this took longer than the deadline.
     pub async fn stop(self) -> bool {
         let deadline = Instant::now() + self.shutdown_deadline;
         self.health.set_draining();
@@ -300,7 +301,7 @@ impl Running {
             }
         };
         let in_time = timeout_at(deadline, in_order).await.is_ok();
-        // What is left of the time, and a little where nothing is.
+        // The rest of the time, but at least a little.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
         self.tasks.finish(left).await && in_time
     }

@@ -1,4 +1,4 @@
-//! What the process is told by signals.
+//! The signals to which the process reacts.
 
 use std::io;
 
@@ -11,12 +11,12 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on these signals do not end the process by themselves.
+    /// From now on these signals do not end the process directly.
     pub(crate) fn install() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one. Cancel-safe.
+    /// The next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -25,7 +25,7 @@ impl Signals {
     }
 }
 
-/// SIGHUP: read again what can be taken up while the service runs.
+/// SIGHUP: the settings of `reload` are read again.
 pub(crate) struct Hangup(Signal);
 
 impl Hangup {
@@ -34,10 +34,10 @@ impl Hangup {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// The next one; several that come at once are one. Cancel-safe.
+    /// The next signal; several that arrive at once count as one. Cancel-safe.
     pub(crate) async fn next(&mut self) {
         if self.0.recv().await.is_none() {
-            // Signals come no more.
+            // No more signals will come.
             std::future::pending().await
         }
     }

@@ -19,13 +19,13 @@ use tracing_subscriber::{
 
 use crate::{Config, LogFormat, log_writer::LogWriter};
 
-/// Libraries that tell at `info` what only their authors want to know. A directive in log.level overrides it.
+/// Libraries whose `info` lines matter only to their authors. A directive in log.level overrides this.
 const QUIET: &str = "raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
 
-/// For what waits to be written at the end.
+/// Time limit for writing the last lines at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Installed for the process; [`Telemetry::flush`] at the end.
+/// Logs and traces of the process. Call [`Telemetry::flush`] at the end.
 pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
     level: Handle<Targets, Registry>,
@@ -45,7 +45,7 @@ pub enum TelemetryError {
 }
 
 impl Telemetry {
-    /// Within a Tokio runtime. `name` is what the process is, for the name of the service.
+    /// Must be called within a Tokio runtime. `name` becomes the service name of the traces.
     pub fn install(config: &Config, name: &str) -> Result<Self, TelemetryError> {
         let tracer = if config.trace.otlp_endpoint.is_empty() { None } else { Some(provider(config, name)?) };
         let log = LogWriter::start(std::io::stderr())?;
@@ -54,13 +54,13 @@ impl Telemetry {
         Ok(Self { tracer, level: handle, log })
     }
 
-    /// Replaces the filter of the log by this one.
+    /// Replaces the filter of the log.
     pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
         let level = filter(level).map_err(TelemetryError::Level)?;
         self.level.reload(level).map_err(|error| TelemetryError::Level(error.to_string()))
     }
 
-    /// Sends and writes what waits, for a short time. Blocks.
+    /// Sends and writes what is waiting, for a short time. Blocks.
     pub fn flush(&self) {
         self.log.flush(LAST_LINES);
         if let Some(tracer) = &self.tracer
@@ -78,13 +78,13 @@ impl Drop for Telemetry {
     }
 }
 
-/// What log.level says, or what is wrong with it.
+/// The filter for a value of log.level, or what is wrong with the value.
 pub(crate) fn filter(level: &str) -> Result<Targets, String> {
-    // The log has events alone, so a filter by span would have no effect.
+    // The log contains only events, so a filter by span would have no effect.
     if let Some(wrong) = level.split(',').map(str::trim).find(|word| word.contains('[')) {
         return Err(format!("\"{wrong}\" filters by span, which the log does not know: it must be MODULE=LEVEL"));
     }
-    // A single word that is no level would be taken for the name of a module, and nothing else be logged.
+    // A single word that is not a level would be taken for the name of a module, and nothing else would be logged.
     let words = level.split(',').map(str::trim).filter(|word| !word.contains('='));
     if let Some(wrong) = words.into_iter().find(|word| word.is_empty() || word.parse::<LevelFilter>().is_err()) {
         return Err(format!(
@@ -96,8 +96,8 @@ pub(crate) fn filter(level: &str) -> Result<Targets, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Spans belong to traces alone. Without a tracer nothing wants them, so they are disabled and cost nothing: a list,
-/// because an `Option` of a layer wants every span where it is None.
+/// Spans are for traces only. Without a tracer no layer wants them, so they are disabled and cost nothing. The layers
+/// are a list, because an `Option` of a layer wants every span even if it is `None`.
 fn layers(
     level: ReplaceableLevel,
     format: LogFormat,
@@ -117,7 +117,7 @@ fn layers(
     layers
 }
 
-/// Can be replaced while it is in use.
+/// A log filter that can be replaced while it is in use.
 type ReplaceableLevel = reload::Layer<Targets, Registry>;
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
@@ -139,7 +139,7 @@ fn provider(config: &Config, name: &str) -> Result<SdkTracerProvider, TelemetryE
         "" => format!("carillon-{name}"),
         service => service.to_owned(),
     };
-    // Whoever began a trace has decided for all of it.
+    // The node that began a trace has decided for the whole trace.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace.sample_ratio)));
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)

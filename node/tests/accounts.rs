@@ -1,4 +1,4 @@
-//! Accounts from outside: what an operator does with `carillon user`, and what clients see of it.
+//! Accounts from outside: what an operator does with `carillon user`, and what clients see.
 
 mod support;
 
@@ -29,12 +29,12 @@ fn a_names_next_owner_sees_nothing_of_the_old_one() {
         assert_eq!(bob.signed_in.timelines[0].last, 0);
         let page = bob.history().await;
         assert_eq!(page.entries, [], "the old owner's messages");
-        // The same client id is another message for another owner.
+        // The same client id names another message of another owner.
         alice.send("bob", "2", "hello").await.expect("accepted");
         let page = bob.history().await;
         assert_eq!((page.entries.len(), page.entries[0].seq), (1, 1));
         assert_ne!(page.epoch, before, "what a device holds of the old inbox says nothing about the new one");
-        // What was sent to the old owner stays with its sender.
+        // Messages to the former owner stay with their sender.
         assert_eq!(alice.history().await.entries.len(), 2);
     });
 }
@@ -78,7 +78,7 @@ fn a_deletion_puts_out_who_is_connected_to_any_gateway() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     let admin = |cluster: &Cluster, args: &[&str], stdin: &str| {
         let routers = &cluster.router_addresses()[..];
-        // Through each router in turn: the one that is asked need not own the user.
+        // Through each router in turn: a router need not own the user of a request.
         for (number, router) in routers.iter().enumerate() {
             let mut args: Vec<&str> = args.to_vec();
             let name = format!("{}{number}", args[2]);
@@ -130,7 +130,7 @@ fn a_message_that_comes_again_goes_to_nobody_when_the_name_has_another_owner() {
         olivia.send("quentin", "1", "private").await.expect("accepted");
         done(service, &["user", "delete", "quentin"], "");
         done(service, &["user", "add", "quentin", "--no-password"], "");
-        // As a client does that has not heard the answer.
+        // Repeats the send, as a client does that has not received the answer.
         olivia.send("quentin", "1", "private").await.expect("accepted already");
         assert_eq!(olivia.send("quentin", "1", "something else").await, Err(Code::Invalid));
         olivia.send("quentin", "2", "hello").await.expect("accepted");
@@ -176,7 +176,7 @@ fn nothing_is_accepted_from_a_deleted_users_session_on_a_gateway_that_stood_stil
                 _ => {}
             }
         }
-        // Behind all that, on the same way to the same inbox.
+        // Sent after all that, on the same path to the same inbox.
         let mut after =
             enter(&cluster.addresses[0], "mallory", "d", &password("the second one")).await.expect("signs in");
         after.send("alice", "hello", "hello").await.expect("accepted");

@@ -1,4 +1,4 @@
-//! The command line as people and scripts meet it, and the examples of configurations.
+//! The command line as people and scripts use it, and the examples of configurations.
 
 mod support;
 
@@ -193,7 +193,7 @@ fn what_is_to_be_tried_is_said_when_it_works() {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
 }
 
-/// The files that the examples name, in a folder of the test.
+/// Writes the files that the example names into a folder of the test.
 fn example(name: &str, folder: &Path) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(name);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -1,5 +1,5 @@
-//! What strangers can hold: connections that say nothing, or not enough, end by time on every listener, and those of
-//! one listener take nothing from the others.
+//! Connections of strangers: those that send nothing, or not enough, are closed by a time limit on every listener, and
+//! those of one listener take no place from the others.
 
 mod support;
 
@@ -21,18 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// HTTP/2's connection preface and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-/// A TLS record that announces a ClientHello of 512 bytes, and the first of them.
+/// The first bytes of a TLS record that announces a ClientHello of 512 bytes.
 const HALF_A_CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 fn open(address: SocketAddr, first: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("connects");
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    // It may be refused already.
+    // The connection may be refused already.
     let _ = stream.write_all(first);
     stream
 }
 
-/// Waits until the other side has closed it.
+/// Waits until the other side has closed the connection.
 fn closes(what: &str, stream: &mut TcpStream) {
     let end = Instant::now() + PATIENCE;
     let mut bytes = [0; 1024];
@@ -43,7 +43,7 @@ fn closes(what: &str, stream: &mut TcpStream) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("{what} stays open")
             }
-            // A reset is an end, too.
+            // A reset ends the connection, too.
             Err(_) => return,
         }
     }
@@ -137,19 +137,19 @@ fn a_silent_connection_to_a_full_grpc_port_behind_a_proxy_is_let_go_soon() {
     closes("one too many", &mut open(service.grpc(), b""));
 }
 
-/// A client of gRPC that signed in and out again, and then keeps its connection for nothing.
+/// A gRPC client that signed in and out again, and keeps its connection without using it.
 #[test]
 fn a_grpc_connection_lasts_as_long_as_somebody_is_signed_in_on_it() {
     let service = Service::start("gateway.sign_in_timeout_ms = 1000\ngateway.heartbeat_ms = 60000");
     service.block_on(async {
         let mut connection = signed_in(&service, Carrier::Grpc, "stays").await;
-        // Three times as long as a stranger may stay.
+        // Three times as long as a stranger may stay connected.
         tokio::time::sleep(Duration::from_secs(3)).await;
         pongs(&mut connection).await;
     });
 }
 
-/// Settings with which nodes and clients meet over TLS; the files are gone with the folder.
+/// Settings with which nodes and clients use TLS. The files are removed with the folder.
 fn with_tls() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("folder");
     Files::new().write(folder.path());
@@ -193,7 +193,7 @@ fn strangers_are_let_go(listeners: &[(&str, SocketAddr)]) {
     }
 }
 
-/// Many more than may be strangers at a time.
+/// Many more connections than strangers may have at a time.
 #[test]
 fn silent_connections_to_the_internal_listeners_do_not_hurt_the_nodes() {
     let (folder, tls) = with_tls();

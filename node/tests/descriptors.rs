@@ -1,4 +1,4 @@
-//! Open files run out: clients wait, the store and the operator do not.
+//! The process runs out of file descriptors: clients wait, the store and the operator do not.
 
 mod support;
 
@@ -39,11 +39,11 @@ fn silent_clients_leave_the_store_its_files_and_the_operator_an_answer() {
         let (writer, _events) = Client::open(config, &tasks).expect("opens");
         writer.connected(Duration::from_secs(60)).await.expect("signs in");
 
-        // Some of them are refused: what comes of them is not what this is about.
+        // Some of the connections are refused; this test is about other things.
         let targets = [service.tcp(), service.ws(), service.grpc(), service.storage(), service.router()];
         let silent: Vec<_> = targets.iter().cycle().take(SILENT).filter_map(|to| TcpStream::connect(to).ok()).collect();
         let before = files(&snapshots);
-        // Each is an entry of its own, since each waits for the one before.
+        // Each message is an entry of its own, because each waits for the one before.
         let end = Instant::now() + Duration::from_secs(120);
         while files(&snapshots).iter().all(|file| before.contains(file)) {
             assert!(Instant::now() < end, "no snapshot was written");
@@ -58,7 +58,7 @@ fn silent_clients_leave_the_store_its_files_and_the_operator_an_answer() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
-/// The table of the whole process is full, by whatever it may be: here by a limit that was lowered while it ran.
+/// The table of the whole process is full, for any reason: here because the limit was lowered while the process ran.
 #[test]
 fn a_full_table_is_waited_out_without_a_flood_in_the_log() {
     let service = Service::start("gateway.sign_in_timeout_ms = 600000");
@@ -74,7 +74,7 @@ fn a_full_table_is_waited_out_without_a_flood_in_the_log() {
         .flat_map(|to| (0..5).filter_map(move |_| TcpStream::connect(to).ok()))
         .collect();
     until("the log says it", Duration::from_secs(30), || service.node.log().contains("can't accept connections"));
-    // Each listener tries again ten times a second meanwhile.
+    // Each listener retries ten times a second meanwhile.
     std::thread::sleep(Duration::from_secs(3));
     let lines = service.node.log().lines().filter(|line| line.contains("can't accept connections")).count();
     assert!(lines <= 6, "{lines} lines");

@@ -1,5 +1,6 @@
-//! The rows of "What ends in what" in docs/protocol.md that no play shows, on every carrier and in every form; and what is
-//! sent ahead, together, or before the end. `plays/wrong-state.play` and `plays/refusals.play` have the other rows.
+//! The rows of "What ends in what" in docs/protocol.md that no play shows, on every carrier and in every form; and
+//! frames that are sent ahead, together, or before the end. `plays/wrong-state.play` and `plays/refusals.play` have the
+//! other rows.
 
 mod support;
 
@@ -20,7 +21,7 @@ use tonic_prost::ProstCodec;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Each carrier with the name of a user of its own.
+/// Runs `test` on each carrier, each with a user of its own.
 fn on_each(what: &str, service: &Service, test: impl AsyncFn(Carrier, String)) {
     for carrier in Carrier::ALL {
         service.block_on(test(carrier, format!("{what}-{}", carrier.name())));
@@ -32,7 +33,7 @@ fn sign_in(service: &Service, user: &str) -> Body {
     Body::SignIn(SignIn { device: "d".to_owned(), credential, ..Default::default() })
 }
 
-/// A note to oneself.
+/// A message of a user to the same user.
 fn note(client_id: &str, user: &str, after: &str) -> Body {
     Body::Send(Send {
         client_id: client_id.to_owned(),
@@ -102,7 +103,7 @@ fn everything_may_come_in_one_segment_and_is_answered_in_turn() {
             note("2", &user, "1"),
             Body::Fetch(fetch),
             Body::SignOut(SignOut {}),
-            // Behind the last word.
+            // Sent after the last frame that the gateway accepts.
             note("3", &user, ""),
             Body::Ping(Ping { nonce: 1 }),
         ];
@@ -182,7 +183,7 @@ fn a_frame_over_the_limit_ends_the_connection_before_and_after_the_sign_in() {
         assert_eq!(bye(&mut connection).await, Code::TooLarge, "{carrier:?}");
         let mut connection = signed_in(service, carrier, &user).await;
         let large = Send { client_id: "x".repeat(300_000), ..Default::default() };
-        // The gateway may end the connection while this is still being written.
+        // The gateway may end the connection while this is being written.
         let _ = connection.send_frame(Body::Send(large)).await;
         assert_eq!(bye(&mut connection).await, Code::TooLarge, "{carrier:?}");
     });
@@ -268,7 +269,7 @@ fn a_new_token_is_taken_from_the_same_user_only() {
             let refused = refused(&mut connection).await;
             assert_eq!((refused.what.clone(), refused.code()), (Some(What::Request(request)), Code::Unauthenticated));
         }
-        // The directory is asked whether the token was revoked; the other answer may be there before.
+        // The directory is asked whether the token was revoked, so the answer to the ping may come first.
         let (mut renewed, mut pong) = (false, false);
         while !(renewed && pong) {
             match next(&mut connection).await {
@@ -280,7 +281,7 @@ fn a_new_token_is_taken_from_the_same_user_only() {
     });
 }
 
-/// Over gRPC a message of another type, over the others bytes and text.
+/// Over gRPC, a message of another type; over the other carriers, bytes and text.
 #[test]
 fn what_is_no_frame_ends_the_connection() {
     let service = Service::shared();
@@ -288,7 +289,7 @@ fn what_is_no_frame_ends_the_connection() {
         let grpc = Endpoint::from_shared(format!("http://{}", service.grpc())).expect("address");
         let mut grpc = Grpc::new(grpc.connect().await.expect("connects"));
         grpc.ready().await.expect("ready");
-        // Whatever is a string as a message of its own is no SignIn.
+        // A message with a string in it is not a SignIn.
         let said = tokio_stream::iter(["what is this?".to_owned()]);
         let path = tonic::codegen::http::uri::PathAndQuery::from_static("/carillon.client.v1.ClientService/Connect");
         let codec = ProstCodec::<String, ServerFrame>::default();

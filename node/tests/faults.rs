@@ -1,5 +1,5 @@
-//! A cluster under a steady load while its nodes are killed with SIGKILL and started again: whatever was accepted comes
-//! to each device once and in order, and the load goes on.
+//! A cluster under a steady load while its nodes are killed with SIGKILL and started again: every accepted message
+//! comes to each device once and in order, and the load continues.
 
 mod support;
 
@@ -37,7 +37,7 @@ impl Load {
         load
     }
 
-    /// Waits until more has been accepted and delivered.
+    /// Waits until more messages have been accepted and delivered.
     async fn goes_on(&self, when: &str) {
         let (accepted, delivered) = (self.run.accepted(), self.run.delivered());
         let began = Instant::now();

@@ -1,5 +1,6 @@
-//! Over a bound of connections: whoever comes is told so as its carrier can say it, and health checks go on, because a
-//! load balancer that takes a full gateway for a dead one moves all its clients to the next one.
+//! More connections than a limit allows: each further client is refused in the form of its carrier, and health checks
+//! are still answered, because a load balancer that takes a full gateway for a dead one moves all its clients to the
+//! next gateway.
 
 mod support;
 
@@ -22,7 +23,7 @@ async fn sign_in(service: &Service, address: &Address, options: &ConnectOptions)
     let mut connection = Connection::connect(address, options).await.expect("connects");
     let credential = Some(Credential::Token(service.token("alice")));
     let request = SignIn { device: "d".into(), credential, ..SignIn::default() };
-    // A refused one may be closed already; what was said before is there all the same.
+    // A refused connection may be closed already; its last frame can be read all the same.
     let _ = connection.send_frame(Body::SignIn(request)).await;
     let frame = tokio::time::timeout(PATIENCE, connection.next_frame()).await.expect("in time");
     match frame.expect("a frame").expect("open").body {
@@ -42,7 +43,7 @@ fn is_overloaded(refused: Result<Connection, Bye>, word: &str) {
     assert!(bye.reason.contains(word) && bye.reconnect_after_ms > 0, "{bye:?}");
 }
 
-/// What `grpc.health.v1` says of the whole server: 1 is SERVING.
+/// What `grpc.health.v1` reports for the whole server: 1 is SERVING.
 async fn grpc_health(service: &Service) -> Result<i32, tonic::Status> {
     #[derive(Clone, PartialEq, prost::Message)]
     struct Asked {}
@@ -61,7 +62,7 @@ async fn grpc_health(service: &Service) -> Result<i32, tonic::Status> {
     Ok(told.into_inner().status)
 }
 
-/// A path is asked for as proxies do it, and the connection kept.
+/// Asks for a path as proxies do it, on a connection that is kept open.
 fn health(service: &Service, path: &str) -> String {
     exchange(service.ws(), format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), false).to_ascii_lowercase()
 }
@@ -73,7 +74,7 @@ fn a_full_websocket_port_passes_its_health_checks_and_says_when_to_come_again() 
     for path in ["/healthz", "/readyz"] {
         let answer = health(&service, path);
         assert!(answer.starts_with("http/1.1 200"), "{path}: {answer}");
-        // Nobody keeps the place where others are refused.
+        // Nobody keeps a connection open while others are refused.
         assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
     }
     let refused = exchange(service.ws(), handshake("carillon.v1.json", "").as_bytes(), false).to_ascii_lowercase();
@@ -82,7 +83,7 @@ fn a_full_websocket_port_passes_its_health_checks_and_says_when_to_come_again() 
         refused.contains("\r\nretry-after: 5\r\n") && refused.ends_with("as many connections as it may\n"),
         "{refused}"
     );
-    // A health check of HTTP/1.0, and a path that is none.
+    // A health check by HTTP/1.0, and a path that does not exist.
     assert!(answer(service.ws(), "GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200"));
     assert!(health(&service, "/").starts_with("http/1.1 404"));
     drop(held);
@@ -93,7 +94,7 @@ fn a_full_websocket_port_passes_its_health_checks_and_says_when_to_come_again() 
 
 #[test]
 fn a_full_grpc_port_passes_its_health_checks_and_says_bye() {
-    // A connection and its stream have a slot each.
+    // A connection takes a slot, and so does its stream.
     let service = Service::start("gateway.grpc.max_connections = 2");
     service.block_on(async {
         let held = holds(&service, Carrier::Grpc).await;
@@ -116,7 +117,7 @@ fn an_address_with_too_many_connections_is_told_so_on_every_carrier() {
         let shaken = handshake("carillon.v1.json", "");
         let refused = exchange(service.ws(), shaken.as_bytes(), false).to_ascii_lowercase();
         assert!(refused.starts_with("http/1.1 429") && refused.contains("\r\nretry-after: 5\r\n"), "{refused}");
-        // The address may be that of a load balancer.
+        // The address may be a load balancer's.
         assert!(health(&service, "/healthz").starts_with("http/1.1 200"));
         assert_eq!(grpc_health(&service).await.expect("answered"), 1);
         drop(held);
@@ -128,7 +129,8 @@ fn silent_connections_count_for_their_address_on_every_listener() {
     let service = Service::start("gateway.max_connections_per_address = 8");
     let is_refused = || exchange(service.tcp(), b"\x05hello", false).contains("this address has as many connections");
     for (name, address) in [("tcp", service.tcp()), ("ws", service.ws()), ("grpc", service.grpc())] {
-        // Opened anew for each try: one of them is refused if it was slower than the one that asks.
+        // The connections are opened again for each try: one of them is refused if it was slower than the one that
+        // asks.
         until(name, PATIENCE, || {
             let _silent: Vec<_> = (0..8).map(|_| TcpStream::connect(address).expect("connects")).collect();
             is_refused()

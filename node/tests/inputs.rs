@@ -1,4 +1,5 @@
-//! Wrong, oversized, half-sent and unauthenticated input: each gets its error, and a bystander notices nothing.
+//! Input that is wrong, too long, half-sent or unauthenticated: each kind gets its error, and another client notices
+//! nothing.
 
 mod support;
 
@@ -24,7 +25,7 @@ fn open(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The frames that come until the gateway closes.
+/// The frames until the gateway closes the connection.
 fn frames(stream: &mut TcpStream) -> Vec<server_frame::Body> {
     let mut bytes = Vec::new();
     // A reset counts as the end, too.
@@ -47,7 +48,7 @@ fn bye(frames: &[server_frame::Body]) -> Code {
     }
 }
 
-/// Someone signed in before; after `test` the same connection still works.
+/// Runs `test` while another client is signed in, whose connection must still work afterwards.
 fn with_bystander(service: &Service, user: &str, test: impl FnOnce()) {
     let mut connection = service.block_on(signed_in(service, user));
     test();
@@ -98,7 +99,7 @@ fn bytes_that_are_no_frame_end_the_connection_with_a_reason() {
 fn a_frame_over_the_limit_is_refused_before_it_is_read() {
     let service = Service::shared();
     with_bystander(service, "bystander-large", || {
-        // Only the length comes: the answer must not wait for the rest.
+        // Only the length is sent: the answer must not wait for the rest.
         let mut stream = open(service.tcp());
         let mut length = Vec::new();
         prost::encoding::encode_varint(9000, &mut length);
@@ -107,7 +108,7 @@ fn a_frame_over_the_limit_is_refused_before_it_is_read() {
 
         let mut stream = open(service.tcp());
         stream.write_all(&frame_with_token("", &service.token("large"))).expect("written");
-        // SignedIn is longer than a length and its end is not needed: its coming is.
+        // SignedIn is longer than a length prefix. One byte shows that it has come; the rest is not needed.
         stream.read_exact(&mut [0]).expect("signed in");
         let mut length = Vec::new();
         prost::encoding::encode_varint(1 << 30, &mut length);
@@ -208,14 +209,14 @@ fn a_websocket_without_our_subprotocol_is_refused_in_http() {
 fn who_does_not_read_is_cut_off_and_loses_nothing() {
     let service = Service::start("gateway.write_timeout_ms = 1000\ngateway.max_outgoing_bytes = 65536");
     service.block_on(async {
-        // Signs in, so that it can be sent to, and then reads nothing.
+        // This client signs in, so that messages can be sent to it, and then reads nothing.
         let deaf = signed_in(&service, "deaf").await;
         let tasks = Tasks::new();
         let token = Credential::Token(service.token("speaker"));
         let config = ClientConfig::new(vec![service.address(Carrier::Tcp)], "speaker", "d", token);
         let (speaker, _events) = Client::open(config, &tasks).expect("opens");
         let mut sent = 0;
-        // More than any socket buffers between them hold.
+        // More than all socket buffers on the way can hold.
         let body = "x".repeat(60_000);
         while service.node.metric("carillon_gateway_slow_consumers_total") < 1.0 {
             assert!(sent < 2000, "nobody cut it off");

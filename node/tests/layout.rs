@@ -1,4 +1,4 @@
-//! The architecture's rules about who may name what (docs/architecture.md, invariant 9), read from the sources.
+//! The architecture's rules about which code may name what (docs/architecture.md, invariant 9), checked in the sources.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The files, as paths from the root, in which one of these words stands outside of comments.
+/// The files, as paths from the root, that have one of these words outside of comments.
 fn users_of(words: &[&str]) -> Vec<String> {
     let root = root();
     let mut files = Vec::new();
@@ -46,7 +46,7 @@ fn only_below(words: &[&str], place: &str) {
 
 #[test]
 fn one_place_names_each_engine_and_the_ring() {
-    // Our own modules are named after the engines: these are the engines' types.
+    // Our own modules have the names of the engines, so these are names of the engines' types.
     only_below(&["use sled::", "sled::Db", "sled::Tree", "sled::Config", "sled::Batch"], "storage/src/engine/sled.rs");
     only_below(&["use ::fjall", " ::fjall::"], "storage/src/engine/fjall.rs");
     only_below(&["raft_engine::"], "storage/src/log/");
@@ -64,7 +64,7 @@ fn roles_do_not_know_each_other() {
     }
 }
 
-/// Each role lets it in, so nobody else may use that way.
+/// Each role has a module for the simulation, by which its inside can be reached. Nothing else may use these modules.
 #[test]
 fn only_the_simulation_looks_inside_the_roles() {
     for role in ["storage", "router", "gateway", "client"] {
@@ -76,7 +76,7 @@ fn only_the_simulation_looks_inside_the_roles() {
     }
 }
 
-/// What is removed and who owns what is decided by clocks that only run while somebody watches (ADRs 6 and 8).
+/// Clocks that run only while a leader watches decide what is removed and who owns what (ADRs 6 and 8).
 #[test]
 fn the_store_has_no_wall_clock() {
     let users = users_of(&["now_ms(", "SystemTime", "UNIX_EPOCH"]);
@@ -86,7 +86,7 @@ fn the_store_has_no_wall_clock() {
     }
 }
 
-/// Names of `client` that the core may use: words, but no frame.
+/// Names of `client` that the core may use: words, but no frames.
 const WORDS: [&str; 15] = [
     "self",
     "Code",

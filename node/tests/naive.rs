@@ -1,5 +1,5 @@
-//! A client that knows no more than docs/protocol.md, "Sending again", says, and does no more than that. It is told here
-//! once more, rule by rule, with raw frames; the client library is not used, for it is cleverer.
+//! A client that follows the rules of docs/protocol.md, "Sending again", and nothing else. The rules are written here
+//! again, one by one, with raw frames; the client library is not used, because it does more.
 
 mod support;
 
@@ -22,22 +22,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Messages that wait through the outage.
+/// Messages that wait during the outage.
 const SENDS: usize = 500;
 const RECIPIENTS: usize = 3;
 const OUTAGE: Duration = Duration::from_secs(10);
-/// For the whole test, should it go wrong.
+/// Time limit of the whole test.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 struct Naive {
     address: Address,
     device: String,
     token: String,
-    /// Rule 1: kept until they are accepted, in the order in which they were sent first.
+    /// Rule 1: messages are kept until they are accepted, in the order in which they were first sent.
     kept: BTreeMap<usize, Send>,
-    /// What has not been sent on this connection.
+    /// Messages that have not been sent on this connection.
     to_send: VecDeque<usize>,
-    /// Rule 2: each by its own time.
+    /// Rule 2: each message has a time of its own.
     timers: BTreeMap<(Instant, usize), ()>,
     in_flight: usize,
     limits: Limits,
@@ -59,7 +59,7 @@ impl Naive {
         }
     }
 
-    /// `after`: the last message to the same recipient, which has no answer yet.
+    /// `after` is the last message to the same recipient, which has no answer yet.
     fn add(&mut self, number: usize, to: &str) {
         let after = number.checked_sub(RECIPIENTS).filter(|before| self.kept.contains_key(before));
         let send = Send {
@@ -72,7 +72,7 @@ impl Naive {
         self.to_send.push_back(number);
     }
 
-    /// Until nothing is kept. Rule 4: connect again, and everything in the first order.
+    /// Runs until no message is kept. Rule 4: after a reconnect, everything is sent in the first order.
     async fn run(&mut self) {
         while !self.kept.is_empty() {
             let why = match self.connect().await {
@@ -123,7 +123,7 @@ impl Naive {
         Ok(())
     }
 
-    /// What may be sent now: what was refused and whose time has come, then what was not sent yet.
+    /// The message that may be sent now: a refused one whose time has come, or the first one that was not sent yet.
     fn next(&mut self, now: Instant) -> Option<usize> {
         match self.timers.first_key_value() {
             Some(((at, _), ())) if *at <= now => self.timers.pop_first().map(|((_, number), ())| number),
@@ -165,7 +165,7 @@ fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         for number in 0..RECIPIENTS {
-            // The account is made by its first sign-in.
+            // The first sign-in makes the account.
             let token = cluster.token(&format!("friend-{number}"));
             Naive::new(cluster.addresses[0].clone(), token, "naive").connect().await.expect("signs in");
         }
@@ -203,14 +203,14 @@ fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
         let Limits { send_burst, sends_per_second, .. } = naive.limits;
         let allowed = Duration::from_secs_f64((SENDS as f64 - f64::from(send_burst)) / f64::from(sends_per_second));
         println!("{took:?} where the rate allows {allowed:?}; refused: {:?}", naive.refusals);
-        // The spiral had 500 refusals for rate, and more, for each message.
+        // In the spiral that these rules prevent, each message had 500 refusals for rate and more.
         let (rate, order) = (naive.refused(Code::RateLimited), naive.refused(Code::OutOfOrder));
         assert!(rate + order < 6 * SENDS, "it spirals: {:?}", naive.refusals);
         assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
     });
 }
 
-/// The user's rate is the narrow one: what each connection may send alone would be no bound.
+/// The user's rate is the narrow limit: the limit of each connection alone would not bound the user.
 #[test]
 fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
     const CONNECTIONS: usize = 4;

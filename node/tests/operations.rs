@@ -1,4 +1,4 @@
-//! What operators meet: signals, files that change, bad configurations, environment variables, closed streams.
+//! What operators meet: signals, changed files, bad configurations, environment variables, closed streams.
 
 mod support;
 
@@ -52,7 +52,7 @@ impl Connected {
         }
     }
 
-    /// A message to oneself is accepted, and the connection was never lost.
+    /// Checks that a message to oneself is accepted, and that the connection was never lost.
     async fn goes_on(&mut self, user: &str) {
         self.client.send(Client::user(user), Client::text("note")).await.expect("accepted");
         while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(50), self.events.next()).await {
@@ -95,7 +95,7 @@ fn a_hangup_changes_the_level_of_logging_and_nobody_notices() {
     });
 }
 
-/// Files as Kubernetes shows a secret: a link to a folder, which is changed as a whole.
+/// Files as Kubernetes provides a secret: a link to a folder, which is replaced as a whole.
 struct Volume {
     folder: PathBuf,
     versions: u32,
@@ -170,7 +170,7 @@ fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
             client.close().await;
         }
 
-        // Half of a pair is not taken up, and what there was goes on.
+        // Half of a pair is not taken up, and the old pair stays in use.
         let key = fs::read_to_string(volume.path("key.pem")).expect("key");
         fs::write(volume.path("key.pem"), &first.key).expect("written");
         until("the bad pair is told", PATIENCE, || service.node.log().contains("is not the key of the certificate"));
@@ -264,7 +264,7 @@ fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
     service.block_on(async {
         let mut late = Connected::open(&service, Carrier::Tcp, "late", |_| {}).await.expect("still served");
         late.client.send(Client::user("late"), Client::text("note")).await.expect("accepted");
-        // It is told to go like the others.
+        // This client is told to go, as the others are.
         let told = async {
             while let Some(event) = late.events.next().await {
                 if matches!(event, Event::State(State::Disconnected { .. })) {
@@ -343,7 +343,7 @@ fn a_command_whose_output_nobody_reads_or_can_take_does_not_panic() {
         command
     };
     for arguments in [&["all", "--print-config"][..], &["--help"], &["--version"], &["all", "--check-config"]] {
-        // As `| true`: the reader has gone before anything is written.
+        // As with `| true`: the reader has gone before anything is written.
         let (reader, writer) = std::io::pipe().expect("pipe");
         drop(reader);
         let output = command(arguments).stdout(writer).output().expect("starts");
@@ -353,7 +353,7 @@ fn a_command_whose_output_nobody_reads_or_can_take_does_not_panic() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
 
-        // Neither can be written to: the code is all that is left.
+        // Neither stream can be written: only the exit code is left.
         let status = command(arguments).stdout(full()).stderr(full()).status().expect("starts");
         assert_eq!(status.code(), Some(1), "{arguments:?}");
     }
@@ -370,7 +370,7 @@ fn a_command_whose_output_nobody_reads_or_can_take_does_not_panic() {
 
 #[test]
 fn a_service_goes_on_when_its_streams_are_full_or_nobody_reads_them() {
-    // A pipe has room for 64 KiB, which tracing fills at once.
+    // A pipe has room for 64 KiB, which log level `trace` fills at once.
     let (unread, pipe) = std::io::pipe().expect("pipe");
     for (stdout, stderr) in
         [(Stdio::from(full()), Stdio::from(full())), (Stdio::from(pipe.try_clone().expect("pipe")), pipe.into())]

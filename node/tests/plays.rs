@@ -71,7 +71,7 @@ async fn perform(service: &Service, carrier: Carrier, run: &str, lines: &[Line])
     }
 }
 
-/// One performance on one carrier.
+/// A play on one carrier.
 struct Stage<'a> {
     service: &'a Service,
     address: Address,
@@ -147,7 +147,7 @@ impl Stage<'_> {
 fn to_json(frame: &ServerFrame) -> Value {
     let mut value = serde_json::to_value(frame).expect("frames are JSON");
     if let Some(server_frame::Body::SignedIn(_)) = &frame.body {
-        // Never part of a play: it differs from run to run.
+        // Never part of a play, because the value differs from run to run.
         value["signedIn"]["scramServerFinal"].take();
     }
     value

@@ -1,4 +1,5 @@
-//! Proxies in front of the listeners: the client is seen, whatever is between, and nobody can say that it is another.
+//! Proxies in front of the listeners: the gateway sees the client's address through any chain of proxies, and no client
+//! can pretend to have another one.
 
 mod support;
 
@@ -53,7 +54,7 @@ fn sign_in(token: &str) -> ClientFrame {
     ClientFrame { body: Some(Body::SignIn(SignIn { device: "d".into(), credential, ..SignIn::default() })) }
 }
 
-/// The first frame that a client over TCP hears.
+/// The first frame that a client over TCP receives.
 fn hears(stream: &mut TcpStream) -> server_frame::Body {
     let mut bytes = Vec::new();
     loop {
@@ -67,7 +68,7 @@ fn hears(stream: &mut TcpStream) -> server_frame::Body {
     }
 }
 
-/// Signs in over WebSocket through a proxy that says so; the code of the Bye, or "signedIn".
+/// Signs in over WebSocket through a proxy that sends this header. Returns the code of the Bye, or "signedIn".
 fn over_websocket(service: &Service, header: &str, token: &str, before: &[u8]) -> String {
     let request = format!(
         "GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n\
@@ -106,7 +107,7 @@ fn one_bad_client_behind_a_proxy_does_not_lock_out_the_others() {
     assert_eq!(heard.last().map(String::as_str), Some("CODE_RATE_LIMITED"), "{heard:?}");
     assert_eq!(from("203.0.113.2", "x.y.z"), "CODE_UNAUTHENTICATED");
     assert_eq!(from("203.0.113.2", &service.token("alice")), "signedIn");
-    // Whoever bans addresses by the log sees the client's.
+    // The log has the client's address, so that an operator can ban it.
     for address in ["address=203.0.113.1 way=\"token\"", "address=203.0.113.2"] {
         let of = |line: &str| line.contains("sign-in failed") && line.contains(address);
         until(address, Duration::from_secs(20), || service.node.log().lines().any(of));
@@ -123,7 +124,7 @@ fn a_flood_of_failed_sign_ins_is_told_with_a_bound_and_a_count() {
     }
     until("the rest is told", Duration::from_secs(60), || service.node.log().contains("left_out="));
     let lines = service.node.log().lines().filter(|line| line.contains("sign-in failed")).count();
-    // Twenty at once, and then one a second.
+    // Twenty lines at once, and then one a second.
     assert!((20..70).contains(&lines), "{lines} lines for 80 failures");
 }
 
@@ -136,7 +137,7 @@ fn a_stranger_is_not_believed() {
     assert_eq!(heard.last().map(String::as_str), Some("CODE_RATE_LIMITED"), "{heard:?}");
 }
 
-/// The bound of one address tells whom the gateway sees.
+/// The limit of one address shows which address the gateway sees.
 #[test]
 fn the_proxy_protocol_names_the_client_on_every_listener() {
     let service = Service::start(&format!("{PROXY}{SPEAKS}gateway.max_connections_per_address = 2"));
@@ -161,7 +162,7 @@ fn the_proxy_protocol_names_the_client_on_every_listener() {
     });
 }
 
-/// None: the connection did not come about.
+/// `None` if there was no connection.
 async fn over_grpc(service: &Service, header: Vec<u8>, token: &str) -> Option<&'static str> {
     grpc_on(service.grpc(), header, token, None).await
 }
@@ -200,7 +201,7 @@ fn a_listener_that_needs_the_proxy_protocol_takes_nothing_else() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     for (address, bytes) in [(service.tcp(), &frame[..]), (service.ws(), request), (service.grpc(), preface)] {
         let mut answer = Vec::new();
-        // A reset is an end, too.
+        // A reset ends the connection, too.
         let _ = open(address, bytes).read_to_end(&mut answer);
         assert!(answer.is_empty(), "{answer:?}");
     }
@@ -226,7 +227,7 @@ fn tls_begins_behind_the_header() {
     let service =
         Service::start(&format!("{PROXY}{SPEAKS}gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}"));
     for address in [service.tcp(), service.ws(), service.grpc()] {
-        // What is no handshake is answered by an alert (RFC 8446 section 6), which only TLS writes.
+        // Bytes that are not a handshake are answered with an alert (RFC 8446 section 6), which only TLS writes.
         let mut stream = open(address, &[&v2([203, 0, 113, 1])[..], b"GET / HTTP/1.1\r\n\r\n"].concat());
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -234,7 +235,7 @@ fn tls_begins_behind_the_header() {
     }
 }
 
-/// Opens TLS behind a PROXY header in plain text.
+/// Opens TLS after a PROXY header in plain text.
 async fn through_tls(address: SocketAddr, files: &Files, header: &[u8]) -> MaybeTls<tokio::net::TcpStream> {
     let identity = Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes()).expect("an identity");
     let authorities = Authorities::from_pem(files.ca.as_bytes()).expect("an authority");
@@ -257,7 +258,7 @@ async fn until_word(stream: &mut MaybeTls<tokio::net::TcpStream>, words: &[&str]
     }
 }
 
-/// The bound of one address tells that the client behind the proxy is the one that is seen.
+/// The limit of one address shows that the gateway sees the client behind the proxy.
 #[test]
 fn clients_sign_in_over_tls_behind_the_header_on_every_listener() {
     let files = Arc::new(Files::new());

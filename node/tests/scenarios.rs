@@ -1,4 +1,5 @@
-//! The load generator's scenarios against the built program: each ends, and each finds a sound service sound.
+//! The load generator's scenarios against the built program: each ends, and each finds nothing wrong with a sound
+//! service.
 
 mod support;
 
@@ -68,8 +69,8 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
         let found = direct::run(&environment, config, (Duration::ZERO, PATIENCE), measured).await.expect("it runs");
         let summary = found.findings.summary;
         assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);
-        // To both devices of the recipient and the other one of the sender, and of a quarter of them twice to the slow one;
-        // and in both inboxes.
+        // Each message is delivered to both devices of the recipient, to the other device of the sender and, for a
+        // quarter of the users, twice to the slow device; and it stands in both inboxes.
         let slow = summary.delivered - 3 * summary.accepted;
         assert!(slow > 0 && slow < summary.accepted, "{summary:?}");
         assert_eq!(summary.read_back, 2 * summary.accepted);

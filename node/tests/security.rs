@@ -1,4 +1,4 @@
-//! Who may talk to whom: TLS for clients, mutual TLS and the secret between nodes.
+//! Who may connect to whom: TLS for clients, mutual TLS and the secret between nodes.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn security(files: &Files, secret: &str) -> PeerSecurity {
     PeerSecurity::from_secret(Tier::Router, secret, Some(tls)).expect("valid")
 }
 
-/// Asks a storage node and a router for what only nodes of the cluster may have.
+/// Asks a storage node and a router for what only nodes of the cluster may get.
 async fn may_enter(service: &Service, security: &PeerSecurity) -> bool {
     let operator = security.of_tier(Tier::Operator).expect("derived");
     let storage = security.channel(&service.storage().to_string()).expect("channel");
@@ -45,7 +45,7 @@ async fn may_enter(service: &Service, security: &PeerSecurity) -> bool {
     told.is_ok()
 }
 
-/// A message to oneself comes back.
+/// Checks that a message to oneself comes back.
 fn works(service: &Service, configure: impl FnOnce(&mut ClientConfig)) {
     service.block_on(async {
         let tasks = Tasks::new();

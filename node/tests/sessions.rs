@@ -1,5 +1,5 @@
-//! Credentials and sessions from outside: what an operator does with `carillon session` and `token` and with new passwords,
-//! and what clients see of it.
+//! Credentials and sessions from outside: what an operator does with `carillon session` and `carillon token` and with
+//! new passwords, and what clients see.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn a_replacement_without_a_password_puts_out_whoever_is_signed_in() {
     });
 }
 
-/// A token with this id, issued so many seconds ago.
+/// A token with this id, issued this many seconds ago.
 fn token(user: &str, id: &str, seconds_ago: u64) -> Credential {
     let now = carillon_proto::now_ms() / 1000;
     let claims = serde_json::json!({"sub": user, "jti": id, "iat": now - seconds_ago, "exp": now + 3600});
@@ -67,7 +67,7 @@ fn a_token_of_the_owner_before_is_not_the_next_ones() {
             signed(&serde_json::json!({"sub": "grace", "exp": carillon_proto::now_ms() / 1000 + 60}))
         });
         assert_eq!(code_of(enter(&address, "grace", "d", &without_time).await), Code::Unauthenticated);
-        // One of the second in which the account was made may have been made before it.
+        // A token issued in the same second as the account may be older than the account.
         let shown = done(service, &["user", "list", "--json", "--limit", "5000"], "");
         let users = shown.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
         let made = users.into_iter().find(|user| user["user"] == "grace").expect("listed");
@@ -106,7 +106,7 @@ fn revoked_tokens_are_refused_and_end_what_they_opened() {
         assert_eq!(other.bye().await, (Code::Unauthenticated, false));
         by_password.send("heidi", "2", "still here").await.expect("accepted");
         assert_eq!(code_of(enter(&address, "heidi", "b", &token("heidi", "older", 5)).await), Code::Unauthenticated);
-        // From the next second on.
+        // New tokens are valid from the next second on.
         let until = Instant::now() + PATIENCE;
         while enter(&address, "heidi", "b", &token("heidi", "new", 0)).await.is_err() {
             assert!(Instant::now() < until, "new tokens are refused for ever");
@@ -140,7 +140,7 @@ fn an_operator_sees_and_ends_sessions() {
         assert_eq!(phone.bye().await, (Code::Unauthenticated, false));
         laptop.send("ivan", "1", "still here").await.expect("accepted");
         assert!(failed(service, &["session", "end", &phone.signed_in.handle]).contains("no session"));
-        // He may come back: his credentials hold.
+        // Ivan may sign in again: his credentials are still valid.
         let mut phone = enter(&address, "ivan", "phone", &token("ivan", "t1", 0)).await.expect("signs in");
         done(service, &["session", "end", "--user", "ivan"], "");
         assert_eq!(phone.bye().await, (Code::Unauthenticated, false));
@@ -171,7 +171,7 @@ fn a_user_has_only_so_many_devices() {
         assert_eq!(code_of(enter(&address, "alice", "three", &token).await), Code::Overloaded);
         let _again = enter(&address, "alice", "two", &token).await.expect("a device that is signed in already");
         drop(first);
-        // Until the gateway has seen the end of it.
+        // Waits until the gateway has noticed the end of the connection.
         let deadline = Instant::now() + PATIENCE;
         while enter(&address, "alice", "three", &token).await.is_err() {
             assert!(Instant::now() < deadline, "waited for the place of a device that has left");

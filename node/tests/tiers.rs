@@ -1,4 +1,4 @@
-//! Which tier's token opens which call between nodes. docs/operations.md has the same table.
+//! Which calls between nodes a tier's token may make. docs/operations.md has the same table.
 
 mod support;
 
@@ -21,14 +21,14 @@ use futures_util::stream;
 use support::service::{CLUSTER_SECRET, Service};
 use tonic::{Code, Request, Status};
 
-/// A request that ends by itself, whatever comes of it.
+/// A request with a time limit.
 fn soon<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(std::time::Duration::from_secs(10));
     request
 }
 
-/// Makes the call with this tier's token. An error that says nothing of tokens means that it was let in.
+/// Makes the call with this tier's token. An error that is not about the token means that the call was admitted.
 async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result<(), Code> {
     let security = PeerSecurity::from_secret(tier, secret, None).expect("valid");
     let address = if name.ends_with("router") { service.router() } else { service.storage() };
@@ -142,7 +142,7 @@ fn a_gateway_can_not_pass_for_a_router() {
         let refused = registry.deregister(soon(DeregisterRequest { lease: router })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
 
-        // A link that says that it is a router's, and one that brings hints, end at once.
+        // A link that claims to be a router's, and a link that brings hints, end at once.
         let link = |kind: NodeKind, hints| ToRouter {
             hello: Some(Hello { lease: router, kind: kind.into() }),
             hints,
@@ -150,7 +150,7 @@ fn a_gateway_can_not_pass_for_a_router() {
         };
         for first in [link(NodeKind::Router, vec![]), link(NodeKind::Gateway, vec![Default::default()])] {
             let mut client = RouterClient::with_interceptor(channel.clone(), gateway.token());
-            // Goes on for as long as the router lets it.
+            // The link lasts for as long as the router permits it.
             let says = soon(futures_util::StreamExt::chain(stream::iter([first]), stream::pending()));
             let mut hears = client.link(says).await.expect("let in").into_inner();
             let ended = async { while let Ok(Some(_)) = hears.message().await {} };

@@ -23,9 +23,9 @@ use support::{
     service::{CLUSTER_SECRET, TOKEN_SECRET},
 };
 
-/// The epoch of bob's inbox, as old devices know it.
+/// The epoch of bob's inbox, which old devices know.
 const EPOCH: u64 = 11_385_365_640_736_993_213;
-/// Of alice's first message.
+/// The id of alice's first message.
 const FIRST_CLIENT_ID: &str = "9bcc220bc2ab2b1e-0";
 const FIRST_MESSAGE_ID: &str = "01M8H57ZKYS8WWK95X8Y2P34JH";
 
@@ -40,7 +40,7 @@ struct Old {
 }
 
 impl Old {
-    /// Starts this version on the unpacked folder.
+    /// Starts this version with the unpacked folder.
     fn open(archive: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/folders").join(archive);
@@ -109,7 +109,7 @@ impl Old {
         enter_with(&self.address, request, credential).await.expect("signs in")
     }
 
-    /// Checks what is in bob's inbox and what each of his devices is delivered.
+    /// Checks bob's inbox, and what each of his devices is delivered.
     async fn bob_has(&self, texts: &[&str]) {
         let last = texts.len() as u64;
         let mut new = self.enter("bob", "new", None).await;
@@ -131,7 +131,7 @@ async fn everything_is_there(archive: &str, texts: &[&str]) {
     let password = Credential::Password("a long secret".to_owned());
     let carol = old.enter_by("carol", "laptop", None, &password).await;
     assert_eq!(carol.signed_in.timelines[0].last, 4);
-    // Sent again by a client that never heard the answer.
+    // Sent again by a client that did not receive the answer.
     let mut alice = old.enter("alice", "terminal-send", None).await;
     let again = alice.send("bob", FIRST_CLIENT_ID, "read 1").await.expect("accepted before");
     assert_eq!((again.message_id.as_str(), again.position.map(|position| position.seq)), (FIRST_MESSAGE_ID, Some(1)));

@@ -83,7 +83,7 @@ fn the_health_of_the_websocket_port_is_asked_with_get_and_head_on_one_connection
         assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
     }
     assert!(all[2].to_ascii_lowercase().contains("connection: close"), "{answers}");
-    // As haproxy and nginx ask by default.
+    // HAProxy and nginx ask in this form by default.
     assert_eq!(status(&answer(ws, "GET /healthz HTTP/1.0\r\n\r\n")), 200);
 }
 
@@ -93,7 +93,7 @@ fn a_request_head_that_is_too_large_or_no_http_is_refused() {
     let refused = |request: &[u8]| {
         let answer = exchange(ws, request, false);
         let (head, body) = split(&answer);
-        // With a text, also where the library would give none, and in one answer.
+        // The answer has a text, also where the library would give none, and states its length.
         assert!(
             body.len() > 10 && head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())),
             "{answer}"
@@ -106,12 +106,12 @@ fn a_request_head_that_is_too_large_or_no_http_is_refused() {
     assert!(code == 431 && answer.contains("8 KiB and 100 lines"), "{answer}");
     let large = "x".repeat(9 * 1024);
     assert_eq!(refused(format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}\r\n\r\n").as_bytes()).0, 431);
-    // Without its end: the answer must not wait for it.
+    // The head does not end: the answer must not wait for its end.
     assert_eq!(refused(format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {large}").as_bytes()).0, 431);
     for no_http in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"hello world\r\n\r\n", b"GET /ws\r\n\r\n"] {
         assert_eq!(refused(no_http).0, 400, "{no_http:?}");
     }
-    // Behind an answer that is whole.
+    // A second request after one that is complete.
     let both = exchange(ws, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nwhat\r\n\r\n", false);
     let (first, second) = both.split_once("ok\n").unwrap_or_else(|| panic!("two answers: {both}"));
     assert_eq!((status(first), status(second)), (200, 400), "{both}");
@@ -136,7 +136,8 @@ fn a_client_of_http_2_is_told_that_http_1_is_spoken() {
 fn half_a_request_head_is_answered_when_its_time_is_over() {
     let service = Service::start("gateway.sign_in_timeout_ms = 500");
     assert_eq!(status(&exchange(service.ws(), b"GET /healthz HTTP/1.1\r\nHo", false)), 408);
-    // A connection that is kept after an answer ends without a word, as the client may be sending its next request.
+    // A connection that is kept after an answer ends without a message, because the client may be sending its next
+    // request.
     let kept = exchange(service.ws(), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false);
     assert_eq!((status(&kept), kept.matches("HTTP/1.1").count()), (200, 1), "{kept}");
 }
@@ -160,7 +161,7 @@ fn browsers_of_other_sites_are_refused_where_the_operator_lists_origins() {
         let answer = exchange(service.ws(), handshake("carillon.v1.json", origin).as_bytes(), true);
         assert_eq!(status(&answer), expected, "{origin}{answer}");
     }
-    // Without a list, anybody may come: a token is needed all the same.
+    // Without a list of origins anybody may connect; a token is needed all the same.
     let answer = exchange(
         Service::shared().ws(),
         handshake("carillon.v1.json", "Origin: https://x.example\r\n").as_bytes(),
@@ -180,12 +181,12 @@ fn a_frame_in_one_segment_with_the_handshake_is_not_lost() {
     assert!(signed_in.contains("signedIn"), "{signed_in}");
 }
 
-/// What the client does, and what it hears: the Bye's code and the close code.
+/// What the client sends, and what it receives: the code of the Bye and the close code.
 #[test]
 fn each_ending_has_its_bye_and_its_close_code() {
     let service = Service::shared();
     let long = "x".repeat(300 * 1024);
-    // A length that would fit into fewer bytes.
+    // The length would fit into fewer bytes.
     let long_length = [&[0x81, 0x80 | 126, 0, 2, 0, 0, 0, 0][..], b"{}"].concat();
     let longer_length = [&[0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0][..], b"{}"].concat();
     let cases: [(&str, &str, Vec<u8>, Code, u16); 15] = [
@@ -234,7 +235,7 @@ fn a_clients_own_close_is_answered_with_its_code() {
     }
 }
 
-/// RFC 6455, section 7.4: some codes are never sent, others are nobody's.
+/// RFC 6455, section 7.4: some codes are never sent, others are reserved.
 #[test]
 fn a_close_with_a_code_that_none_may_send_has_a_bye_and_1002() {
     let service = Service::shared();

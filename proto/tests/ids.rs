@@ -1,4 +1,4 @@
-//! Names, ids and where they lie: normal forms, round trips, and what a change of the ring may move.
+//! Names, ids and their places: normal forms, round trips, and which users a change of the ring may move.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use carillon_proto::{
 };
 use proptest::prelude::*;
 
-/// Many that are names, and many that nearly are.
+/// Many valid names, and many that are nearly valid.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-zA-Z0-9._+-]{1,20}", "\\PC{0,12}", any::<String>()]
 }
@@ -70,7 +70,7 @@ proptest! {
         prop_assert!(all.contains(&map.timeline_of(&TimelineId::Inbox(user))));
     }
 
-    /// A part moved to another place, or from one id to its neighbour, is another message.
+    /// If a part of the key moves to another place, or from one id to its neighbour, the key names another message.
     #[test]
     fn duplicate_keys_tell_their_parts_apart(a in "[ab]{1,3}", b in "[ab]{1,3}", c in "[ab]{1,3}", other in "[ab]{3,9}") {
         let key = |a: &str, b: &str, c: &str| {

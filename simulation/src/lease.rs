@@ -22,19 +22,19 @@ const LENGTH: Time = 2000 * MS;
 pub(crate) struct Keeper {
     /// `None` before the process has started.
     keeper: Option<LeaseKeeper>,
-    /// As the process has it: it may have run out.
+    /// The lease as the process knows it; it may have run out.
     lease: Option<u64>,
-    /// The process gives its lease back and does not renew it.
+    /// True when the process gives its lease back and no longer renews it.
     pub(crate) is_over: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// The process asks.
+    /// The process sends a request.
     Asks,
-    /// The registry is asked.
+    /// The request reaches the registry.
     Reaches { asked: Time, op: Op },
-    /// The process hears.
+    /// The answer reaches the process.
     Hears { asked: Time, answer: Option<Outcome> },
 }
 
@@ -45,7 +45,7 @@ impl Keeper {
 }
 
 impl World<'_> {
-    /// Of a process that has just started.
+    /// Starts the lease of a process that has just started.
     pub(crate) fn begin_lease(&mut self, node: Node) {
         let now = Instant::from_std(self.schedule.instant());
         let keeper = LeaseKeeper::new(Duration::from_micros(LENGTH), now);
@@ -55,7 +55,7 @@ impl World<'_> {
 
     pub(crate) fn lease_call(&mut self, node: Node, life: u64, call: Call) {
         if let Call::Reaches { asked, op } = call {
-            // Also from a process that has died meanwhile.
+            // The request may come from a process that has died meanwhile.
             return self.lease_reaches(node, life, asked, op);
         }
         if self.life(node) != life || self.keeper(node).is_over {

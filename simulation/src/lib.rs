@@ -1,6 +1,6 @@
 //! Deterministic simulation: the logic of clients, gateways, routers and the state machines of the store in one world
-//! with virtual time, where whatever can go wrong between them does, against a model of what is promised. One seed is
-//! one run, always the same. See docs/testing.md.
+//! with virtual time and all kinds of failures between them, checked against a model of the promises. A seed determines
+//! a run completely. See docs/testing.md.
 
 mod accounts;
 mod check;
@@ -26,22 +26,22 @@ use carillon_storage::simulation::Machines;
 pub use order::{Guard, Guards};
 pub use report::Report;
 
-/// A bug that the world has and the product has not, to see that the checks find it.
+/// A bug that is planted in the world, and not in the product, to show that the checks find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
     /// The store does not recognise a repeated send.
     DuplicatesForgotten,
-    /// The store turns the writes of a batch round.
+    /// The store reverses the order of the writes of a batch.
     ReorderedBatch,
     /// The store answers an append before it is committed.
     AnsweredBeforeCommit,
-    /// The store goes on with a lane after a refusal.
+    /// The store continues with a lane after a refusal.
     LanesStayOpen,
-    /// A gap can't be read: what was not pushed is not delivered.
+    /// A gap can't be read: entries that were not pushed are not delivered.
     GapsStayOpen,
-    /// A cursor is stored one too far.
+    /// The store keeps a cursor one position too far.
     CursorTooFar,
-    /// The inbox of a deleted user goes on under the name's next owner.
+    /// The inbox of a deleted user continues under the name's next owner.
     InboxGoesOn,
     /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
@@ -51,7 +51,7 @@ pub enum Plant {
     Without(Guards),
 }
 
-/// What a run found.
+/// The failure of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub what: String,
@@ -59,18 +59,18 @@ pub struct Failure {
     pub at_us: u64,
 }
 
-/// Makes runs, one after the other. The engines under the machines are opened once and cleared for each.
+/// Carries out runs, one after the other. The engines of the state machines are opened once, and cleared for each run.
 pub struct Simulator {
     machines: Machines,
 }
 
 impl Simulator {
-    /// Keeps the engines' files in this folder. Blocking, as all of this.
+    /// Keeps the engines' files in this folder. Blocks, as all methods do.
     pub fn open(dir: &Path) -> io::Result<Self> {
         Ok(Self { machines: Machines::open(dir, store::MAP)? })
     }
 
-    /// The run of this seed. `verbose`: prints everything that happens in it.
+    /// Carries out the run of this seed. With `verbose`, prints all its events.
     pub fn run(&mut self, seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Report, Failure> {
         if let Err(error) = self.machines.clear() {
             return Err(Failure { what: format!("the machines can't be cleared: {error}"), at_us: 0 });

@@ -1,4 +1,4 @@
-//! The one source of chance in a run.
+//! The only source of randomness in a run.
 
 /// SplitMix64: small, and the same on every machine and in every release.
 #[derive(Debug, Clone)]
@@ -7,7 +7,7 @@ pub(crate) struct Random(u64);
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x0c41_2110);
-        // Seeds that are neighbours have nothing in common.
+        // Neighbouring seeds must give unrelated numbers.
         random.next();
         random
     }
@@ -20,12 +20,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 
-    /// From `least` to `most`.
+    /// A number from `least` to `most`.
     pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.below(most - least + 1)
     }
@@ -34,7 +34,7 @@ impl Random {
         self.below(len as u64) as usize
     }
 
-    /// True in so many of a thousand cases.
+    /// True in this many of a thousand cases.
     pub(crate) fn in_thousand(&mut self, cases: u64) -> bool {
         self.below(1000) < cases
     }

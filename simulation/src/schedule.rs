@@ -1,4 +1,4 @@
-//! Virtual time, and what will happen when.
+//! Virtual time and the scheduled events.
 
 use std::{
     collections::BTreeMap,
@@ -11,14 +11,14 @@ pub(crate) type Time = u64;
 pub(crate) const MS: Time = 1000;
 pub(crate) const SECOND: Time = 1000 * MS;
 
-/// When all runs begin, in milliseconds since 1970.
+/// The time at which all runs begin, in milliseconds since 1970.
 const START_MS: u64 = 1_800_000_000_000;
 
 pub(crate) struct Schedule<E> {
     start: Instant,
     now: Time,
     next: u64,
-    /// What is due at the same time happens in the order in which it was scheduled.
+    /// Events of the same time happen in the order in which they were scheduled.
     events: BTreeMap<(Time, u64), E>,
 }
 
@@ -31,7 +31,7 @@ impl<E> Schedule<E> {
         self.now
     }
 
-    /// Now, as the logic of the product has it: only differences count there.
+    /// The present time for the product's logic, which uses only differences.
     pub(crate) fn instant(&self) -> Instant {
         self.start + Duration::from_micros(self.now)
     }
@@ -44,7 +44,7 @@ impl<E> Schedule<E> {
         self.start + Duration::from_micros(at)
     }
 
-    /// Rounded up.
+    /// The virtual time of an instant, rounded up.
     pub(crate) fn time_of(&self, instant: Instant) -> Time {
         instant.saturating_duration_since(self.start).as_nanos().div_ceil(1000) as Time
     }
@@ -58,12 +58,12 @@ impl<E> Schedule<E> {
         self.at(self.now + wait, event);
     }
 
-    /// When the next event is due.
+    /// The time of the next event.
     pub(crate) fn next_at(&self) -> Option<Time> {
         self.events.keys().next().map(|(at, _)| *at)
     }
 
-    /// Time passes without an event.
+    /// Lets time pass without an event.
     pub(crate) fn pass_until(&mut self, at: Time) {
         self.now = self.now.max(at);
     }

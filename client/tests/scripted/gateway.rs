@@ -1,4 +1,4 @@
-//! A gateway that does what a test tells it: the other side of real sockets.
+//! A gateway that follows the script of a test: the other end of real sockets.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ pub(crate) struct Gateway {
 pub(crate) struct Peer {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
-    /// The client has taken up the TLS session of an earlier connection.
+    /// True if the client has resumed the TLS session of an earlier connection.
     pub(crate) resumed: bool,
 }
 
@@ -70,7 +70,7 @@ impl Gateway {
         tls.accept(stream).await.expect_err("the client refuses");
     }
 
-    /// Accepts a connection and its sign-in, with the inbox delivered from here.
+    /// Accepts a connection and its sign-in; the delivery of the inbox starts after this position.
     pub(crate) async fn accept_signed_in(&self, delivered_from: u64) -> (Peer, SignIn) {
         let mut peer = self.accept().await;
         let client_frame::Body::SignIn(sign_in) = peer.receive().await else { panic!("no SignIn") };
@@ -115,7 +115,7 @@ impl Peer {
         .await
     }
 
-    /// The client id of the Send that must come now.
+    /// The client id of the next frame, which must be a Send.
     pub(crate) async fn receive_send(&mut self) -> String {
         match self.receive().await {
             client_frame::Body::Send(send) => send.client_id,
@@ -127,7 +127,7 @@ impl Peer {
         self.send_together([body]).await;
     }
 
-    /// In one write, so that they arrive as close together as they can.
+    /// Sends the frames in one write, so that they arrive together.
     pub(crate) async fn send_together(&mut self, bodies: impl IntoIterator<Item = server_frame::Body>) {
         let frames = bodies.into_iter().map(|body| ServerFrame { body: Some(body) });
         let bytes: Vec<u8> = frames.flat_map(|frame| frame.encode_length_delimited_to_vec()).collect();

@@ -55,7 +55,7 @@ async fn of_many_frames_that_come_at_once_none_is_dropped() {
     let mut answers = Vec::new();
     for _ in 0..SENDS {
         pending.push(submit(&client, "a").await);
-        // All in one position, so that nothing but these answers is to be heard.
+        // All answers have the same position, so that they cause no events.
         answers.push(accepted(&peer.receive_send().await, 3));
     }
     peer.send_together(answers).await;
@@ -80,7 +80,7 @@ async fn every_position_is_given_once_over_a_reconnect() {
     assert_eq!(delivered(&next(&mut events).await), 4);
     assert_eq!(delivered(&next(&mut events).await), 5);
     assert!(matches!(next(&mut events).await, Event::Sent { position, .. } if position == at(6)));
-    // A position too far: the client asks again from where it is.
+    // One position too far: the client reconnects and asks again from its own position.
     peer.deliver(8).await;
     let (mut peer, sign_in) = gateway.accept_signed_in(6).await;
     let known = TimelinePosition { timeline: Some(inbox().to_client()), position: Some(at(6).into()) };
@@ -107,7 +107,7 @@ async fn what_the_application_has_taken_is_acknowledged_and_nothing_else() {
     for _ in 0..2 {
         next(&mut events).await;
     }
-    // Asked for the second one, so done with the first.
+    // The application has asked for the second event, so it is done with the first.
     let acknowledged = async |peer: &mut crate::gateway::Peer| match peer.receive().await {
         client_frame::Body::Ack(ack) => ack.position.expect("set").seq,
         other => panic!("expected Ack, got {other:?}"),
@@ -175,7 +175,7 @@ async fn bye_says_whether_to_come_back() {
     let (first, second) = (Gateway::start().await, Gateway::start().await);
     let (client, mut events) = open(config(&[&first, &second]));
     let bye = |code: Code, reconnect| server_frame::Body::Bye(Bye { code: code.into(), reconnect, ..Bye::default() });
-    // Where it begins is random; after a goodbye it goes to the other one.
+    // The first address is random; after a goodbye the client goes to the other one.
     let (mut peer, other) = tokio::select! {
         (peer, _) = first.accept_signed_in(3) => (peer, &second),
         (peer, _) = second.accept_signed_in(3) => (peer, &first),
@@ -241,7 +241,7 @@ async fn a_gateway_that_is_silent_while_a_send_waits_is_left_and_one_that_is_idl
     let settings = carillon_client::ClientConfig { answer_patience, ..config(&[&gateway]) };
     let (client, _events) = open(settings);
     let (mut first, _) = gateway.accept_signed_in(3).await;
-    // Longer than the patience, and nothing is asked.
+    // Longer than the timeout for answers, while no request is open.
     tokio::time::sleep(answer_patience * 4).await;
     let pending = submit(&client, "a").await;
     let id = first.receive_send().await;
@@ -276,7 +276,7 @@ async fn positions_that_the_sign_in_has_no_room_for_follow_it_if_the_service_tak
         }
     }
     assert_eq!(told, 2001);
-    // From one that began anew the device has nothing.
+    // After a new epoch the device has nothing of the timeline.
     let began =
         |timeline: TimelineId| TimelineState { timeline: Some(timeline.to_client()), epoch: 8, ..Default::default() };
     peer.send(server_frame::Body::Timelines(Timelines { timelines: vec![began(group(7))] })).await;
@@ -289,7 +289,7 @@ async fn positions_that_the_sign_in_has_no_room_for_follow_it_if_the_service_tak
     within("the answer", pending).await.expect("accepted");
     drop(peer);
 
-    // A service that says nothing of it begins all at once.
+    // A service without this feature starts the delivery of all timelines at once.
     let (mut peer, sign_in) = gateway.accept_signed_in(4).await;
     assert!(sign_in.more_positions);
     let pending = submit(&client, "no positions").await;

@@ -1,4 +1,4 @@
-//! Whom the client trusts.
+//! Which certificates the client trusts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::{ServerConfig, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// An authority, as PEM, and a gateway with a certificate of it for chat.example.
+/// An authority, as PEM, and a gateway with a certificate from it for chat.example.
 fn certified() -> (String, ServerConfig) {
     let mut authority = CertificateParams::new(Vec::new()).expect("valid");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

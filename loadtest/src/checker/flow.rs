@@ -10,14 +10,14 @@ use super::{
     violation::{Kept, Violations},
 };
 
-/// A flow under watch. It has a lock of its own, so that flows do not wait for each other.
+/// The checks of one flow. Each flow has a lock of its own, so that flows do not wait for each other.
 pub struct FlowCheck {
     pub name: Flow,
     state: Mutex<State>,
     violations: Arc<Violations>,
 }
 
-/// Whatever is neither pending nor refused nor unknown was accepted.
+/// The sends of a flow. A send that is neither pending nor refused nor unknown was accepted.
 #[derive(Default)]
 struct State {
     sent: u64,
@@ -29,11 +29,11 @@ struct State {
 
 struct Seen {
     watcher: Arc<WatcherCheck>,
-    /// Must it be shown all that is accepted?
+    /// True if the watcher must be shown all accepted messages.
     expects: bool,
-    /// The highest counter that it was shown.
+    /// The highest counter that the watcher was shown.
     last: u64,
-    /// Below `last` and not shown.
+    /// The counters below `last` that the watcher was not shown.
     skipped: Ranges,
 }
 
@@ -56,7 +56,7 @@ impl FlowCheck {
         counter
     }
 
-    /// The send has ended; further endings of the same one are ignored.
+    /// Notes how a send ended. Later endings of the same send are ignored.
     pub fn ended(&self, counter: u64, outcome: Outcome) {
         let mut state = self.state.lock();
         if !state.pending.remove(counter) {
@@ -94,20 +94,20 @@ impl FlowCheck {
         if !seen.skipped.remove(counter) {
             self.violations.add(Violation::Doubled { watcher, flow, counter });
         } else if !state.unknown.contains(counter) {
-            // The sender did not wait for what it gave up: such a message may come behind later ones.
+            // The sender did not wait for a message that it gave up, so such a message may follow later ones.
             self.violations.add(Violation::Reordered { watcher, flow, counter, after });
         }
         false
     }
 
-    /// Has every send ended, and was every watcher that expects it shown all that was accepted?
+    /// True if every send has ended, and every watcher that expects the flow was shown all accepted messages.
     pub fn complete(&self) -> bool {
         let state = self.state.lock();
         let waits = |seen: &Seen| seen.expects && state.missing(seen).next().is_some();
         state.pending.len() == 0 && !state.seen.iter().any(waits)
     }
 
-    /// Was this watcher shown all that was accepted so far?
+    /// True if this watcher was shown all messages that were accepted so far.
     pub fn complete_for(&self, watcher: &Arc<WatcherCheck>) -> bool {
         let mut state = self.state.lock();
         state.seen(watcher);
@@ -115,7 +115,7 @@ impl FlowCheck {
         !state.seen.iter().any(all)
     }
 
-    /// Adds what is lost, and the counts.
+    /// Adds the lost messages to `kept`, and the counts to `summary`.
     pub(super) fn finish(&self, summary: &mut Summary, kept: &mut Kept) {
         let state = self.state.lock();
         summary.sent += state.sent;
@@ -130,7 +130,7 @@ impl FlowCheck {
         }
     }
 
-    /// Entries that the flow's sets hold: what its memory grows with.
+    /// The number of entries in the flow's sets, by which its memory grows.
     #[cfg(test)]
     pub(super) fn weight(&self) -> usize {
         let state = self.state.lock();
@@ -154,7 +154,7 @@ impl State {
         &mut self.seen[at]
     }
 
-    /// Accepted and not shown.
+    /// Counters of accepted messages that the watcher was not shown.
     fn missing<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = u64> + 'a {
         let runs = seen.skipped.runs().chain([(seen.last + 1, self.sent)]);
         let accepted =

@@ -51,9 +51,9 @@ pub struct Summary {
     pub accepted: u64,
     pub refused: u64,
     pub unknown: u64,
-    /// To devices, each device counted; not to the one that sent it.
+    /// Deliveries to devices, each device counted, without the device that sent the message.
     pub delivered: u64,
-    /// Found in timelines at the end.
+    /// Messages found in timelines at the end.
     pub read_back: u64,
 }
 
@@ -61,13 +61,14 @@ pub struct Summary {
 #[derive(Debug, Clone)]
 pub struct Findings {
     pub summary: Summary,
-    /// How many of each class, see [`Violation::kind`]; empty if all is well.
+    /// The number of violations of each class, see [`Violation::kind`]; empty if there are none.
     pub counts: std::collections::BTreeMap<&'static str, u64>,
-    /// The first 1,000 of each class.
+    /// The first 1,000 violations of each class.
     pub violations: Vec<Violation>,
 }
 
-/// See the module. Flows and watchers are asked for once, at the start; what happens goes to their handles.
+/// The checker, as the module describes it. Callers get handles of flows and watchers once, at the start, and report
+/// events to the handles.
 #[derive(Default)]
 pub struct Checker {
     flows: Mutex<HashMap<Flow, Arc<FlowCheck>>>,
@@ -88,7 +89,7 @@ impl Checker {
         self.watch(user, device, false)
     }
 
-    /// Who reads this user's timeline back.
+    /// The watcher that reads this user's timeline back.
     pub fn reader(&self, user: &str) -> Arc<WatcherCheck> {
         self.watch(user, "read back", true)
     }
@@ -99,14 +100,14 @@ impl Checker {
         Arc::clone(self.watchers.lock().entry(name.clone()).or_insert_with(new))
     }
 
-    /// Has every send ended, and was everyone shown all that was accepted?
+    /// True if every send has ended, and every watcher was shown all accepted messages.
     pub fn complete(&self) -> bool {
         // Copied, so that nobody waits for a look at all flows.
         let flows: Vec<_> = self.flows.lock().values().cloned().collect();
         flows.iter().all(|flow| flow.complete())
     }
 
-    /// What went wrong, after all that was accepted should have come to its watchers.
+    /// The violations and counts, called after everything accepted should have reached its watchers.
     pub fn finish(&self) -> Findings {
         let mut kept = self.violations.so_far();
         let mut summary = Summary::default();

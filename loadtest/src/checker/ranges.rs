@@ -1,8 +1,8 @@
-//! A set of numbers as runs, so that what is dense costs nothing.
+//! A set of numbers, kept as runs of successive numbers, so that a dense set takes little memory.
 
 use std::collections::BTreeMap;
 
-/// Memory: one entry a run of successive numbers.
+/// Takes one entry for each run.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Ranges {
     /// First to last of each run, both inclusive. Runs neither overlap nor touch.
@@ -11,7 +11,7 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// Adds `first..=last`, none of which may be in the set. Nothing if it is empty.
+    /// Adds `first..=last`, none of which may be in the set. Adds nothing if `last` is before `first`.
     pub(crate) fn insert(&mut self, first: u64, last: u64) {
         if first > last {
             return;
@@ -28,7 +28,7 @@ impl Ranges {
         }
     }
 
-    /// Was it in the set?
+    /// Removes a number; true if the set had it.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
         let Some((first, last)) = self.run_of(number) else { return false };
         self.len -= 1;

@@ -165,7 +165,7 @@ fn each_watcher_is_followed_by_itself() {
 fn memory_does_not_grow_with_the_messages() {
     let setup = setup(0);
     for round in 0..10_000u64 {
-        // A window of 8 that ends in another order than it began.
+        // A window of eight sends that end in another order than they began.
         let window: Vec<u64> = (0..8).map(|_| setup.flow.sending()).collect();
         for at in [3, 0, 7, 1, 2, 6, 5, 4] {
             setup.flow.ended(window[at], Outcome::Accepted);

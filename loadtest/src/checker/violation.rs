@@ -6,20 +6,20 @@ use parking_lot::Mutex;
 
 use super::{Flow, Watcher};
 
-/// Each is a broken promise.
+/// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
-    /// Accepted and never shown.
+    /// The message was accepted, but the watcher was never shown it.
     Lost { watcher: Watcher, flow: Flow, counter: u64 },
-    /// Shown again.
+    /// The watcher was shown the message again.
     Doubled { watcher: Watcher, flow: Flow, counter: u64 },
-    /// Shown after `after`, which was sent later.
+    /// The watcher was shown the message after `after`, which was sent later.
     Reordered { watcher: Watcher, flow: Flow, counter: u64, after: u64 },
-    /// Never sent, or refused.
+    /// The message was never sent, or was refused.
     Invented { watcher: Watcher, flow: Flow, counter: u64 },
-    /// Not what was sent, or not readable.
+    /// The content is not the sent one, or can't be read.
     Corrupted { watcher: Watcher, why: String },
-    /// A position that was not the next one.
+    /// The position is not the next one.
     Gap { watcher: Watcher, expected: u64, got: u64 },
 }
 
@@ -55,18 +55,19 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Counts all, keeps the first ones.
+/// Counts all violations and keeps the first ones.
 #[derive(Default)]
 pub(crate) struct Violations(Mutex<Kept>);
 
 #[derive(Default, Clone)]
 pub(crate) struct Kept {
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// At most [`KEPT`] of each class: what is lost is known last, and would have no room behind many others.
+    /// At most [`KEPT`] of each class: losses are found last, and would have no room behind many violations of other
+    /// classes.
     pub(crate) first: Vec<Violation>,
 }
 
-/// A broken run breaks in thousands of places; the first ones tell why.
+/// A broken run has thousands of violations; the first ones show the cause.
 const KEPT: u64 = 1000;
 
 impl Violations {

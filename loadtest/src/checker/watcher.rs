@@ -1,4 +1,4 @@
-//! One watcher: the positions that it was shown, and what was wrong with what it was shown.
+//! One watcher: the positions that it was shown, and the violations in what it was shown.
 
 use std::sync::{
     Arc,
@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use super::{Violation, Watcher, violation::Violations};
 
-/// A device under watch. Its locks are its own; only the task that follows the device takes them.
+/// The checks of one device. The locks belong to this watcher; only the task that follows the device takes them.
 pub struct WatcherCheck {
     pub name: Watcher,
-    /// Does it read a timeline back, rather than being shown it?
+    /// True if the watcher reads a timeline back, and is not a device that is shown messages.
     pub reads_back: bool,
     position: Mutex<Option<u64>>,
     shown: AtomicU64,
@@ -24,7 +24,8 @@ impl WatcherCheck {
         Self { name, reads_back, position: Mutex::new(None), shown: AtomicU64::new(0), violations }
     }
 
-    /// It was shown position `seq` of its timeline (delivered, or its own by `Accepted`). The first one may be any.
+    /// The watcher was shown position `seq` of its timeline, by a delivery or by the `Accepted` of a message of its
+    /// own. The first position may be any.
     pub fn position(&self, seq: u64) {
         let before = self.position.lock().replace(seq);
         if let Some(before) = before
@@ -35,12 +36,12 @@ impl WatcherCheck {
         }
     }
 
-    /// It was told that its timeline now begins at `first`.
+    /// The watcher was told that its timeline now begins at `first`.
     pub fn trimmed(&self, first: u64) {
         *self.position.lock() = first.checked_sub(1);
     }
 
-    /// The last position that it was shown.
+    /// The last position that the watcher was shown.
     pub fn last_position(&self) -> Option<u64> {
         *self.position.lock()
     }
@@ -49,7 +50,7 @@ impl WatcherCheck {
         self.violations.add(Violation::Corrupted { watcher: self.name.clone(), why });
     }
 
-    /// Messages that it expects and was shown, each counted once.
+    /// The number of expected messages that the watcher was shown, each counted once.
     pub fn shown(&self) -> u64 {
         self.shown.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What can be asked for.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -86,7 +86,7 @@ pub(super) struct Common {
     /// Write a page with plots here
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
-    /// Goes into the report
+    /// A text for the report
     #[arg(long, default_value = "")]
     pub(super) note: String,
     /// Level: 99th percentile of every kind of latency that the run has
@@ -231,16 +231,16 @@ pub(super) struct RelayArguments {
     /// Messages that travel together in the second part
     #[arg(long, default_value_t = 64)]
     pub(super) batch: usize,
-    /// Of each part
+    /// Seconds of each part
     #[arg(long, default_value_t = 2.0)]
     pub(super) seconds: f64,
 }
 
 #[derive(Args)]
 pub(super) struct FlushProbe {
-    /// Where the file is made, and removed at the end
+    /// The folder of the file, which is removed at the end
     pub(super) folder: PathBuf,
-    /// Of each append
+    /// Size of each append
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,
     #[arg(long, default_value_t = 2.0)]

@@ -1,4 +1,4 @@
-//! From what was asked for to what the scenarios take.
+//! Makes the scenarios' configurations from the arguments.
 
 use std::time::Duration;
 

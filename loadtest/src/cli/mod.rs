@@ -21,12 +21,12 @@ use crate::{
     scenario::{RunError, direct, herd, idle, offline, sign_in},
 };
 
-/// Reads the command line, does what it says, and tells how that went; see docs/loadtest.md for the codes.
+/// Reads the command line, carries it out, and returns the exit code; docs/loadtest.md lists the codes.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help is no error. Of all others clap would make 2, which says that integrity is broken.
+            // Help is not an error. For all other errors clap would return 2, which means that a promise was broken.
             let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
             return if error.print().is_ok() { code } else { ExitCode::FAILURE };
         }

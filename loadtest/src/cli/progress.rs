@@ -1,4 +1,4 @@
-//! How the run goes: a line that moves on a terminal, plain lines elsewhere.
+//! The progress of a run: a moving line on a terminal, plain lines elsewhere.
 
 use std::{
     io::IsTerminal as _,
@@ -11,13 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::report::recorder::{Counts, Recorder};
 
-/// What is shown; on standard error, so that the report can be piped.
+/// The progress bar, on standard error, so that the report can be piped.
 pub(super) struct Progress(Option<ProgressBar>);
 
 const ON_A_TERMINAL: Duration = Duration::from_millis(250);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
-/// Shows until `tasks` are stopped.
+/// Shows the progress until `tasks` are stopped.
 pub(super) fn start(recorder: Arc<Recorder>, tasks: &Tasks) -> Progress {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{elapsed} {bar:20} {msg}").expect("constant that is valid");
@@ -35,7 +35,7 @@ pub(super) fn start(recorder: Arc<Recorder>, tasks: &Tasks) -> Progress {
             (before, at) = (counts, Instant::now());
             match &shown {
                 Some(bar) => {
-                    // Full where nobody knows how long it takes.
+                    // The bar is full if nobody knows how long the phase takes.
                     let lasts_ms = phase.lasts.map_or(0, |lasts| lasts.as_millis() as u64);
                     bar.set_length(lasts_ms.max(1));
                     bar.set_position((recorder.elapsed_ms() - phase.began_ms).min(lasts_ms.max(1)));

@@ -1,4 +1,4 @@
-//! One run of a scenario: what surrounds it, and the report that it ends in.
+//! One run of a scenario: its environment and its report.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -25,16 +25,16 @@ pub(super) struct Session<'a> {
     limits: Option<Limits>,
 }
 
-/// How long each limit is measured.
+/// How long each limit of the machine is measured.
 const LIMIT: Duration = Duration::from_secs(2);
 
 impl<'a> Session<'a> {
-    /// Reads what the options name; nothing is connected yet.
+    /// Reads the files that the options name, and connects to nothing yet.
     pub(super) fn start(scenario: &'static str, common: &'a Common, workers: usize) -> anyhow::Result<Self> {
         let secret = std::fs::read_to_string(&common.token_secret_file)
             .with_context(|| format!("can't read the token secret {}", common.token_secret_file.display()))?;
         let secret = secret.trim().to_owned();
-        // Several processes may begin at the same time.
+        // Several processes may begin in the same millisecond.
         let run = format!("load-{:x}-{:x}", carillon_proto::now_ms(), std::process::id());
         let environment = Environment {
             run,
@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
         Ok(self)
     }
 
-    /// Ends after this time, or at an interrupt.
+    /// Resolves after this time, or at an interrupt.
     pub(super) fn for_seconds(&self, seconds: f64) -> impl Future<Output = ()> + use<> {
         let recorder = Arc::clone(&self.environment.recorder);
         let lasts = super::seconds(seconds);
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs the scenario, prints its report and writes it where it is wanted.
+    /// Runs the scenario, prints its report, and writes the report to the files that the options name.
     pub(super) async fn finish(&self, run: impl Future<Output = Result<Found, RunError>>) -> anyhow::Result<Report> {
         let environment = &self.environment;
         let around = environment.tasks.child();

@@ -1,4 +1,4 @@
-//! A node's admin listener, asked over plain HTTP.
+//! Reads a node's admin listener over plain HTTP.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// The whole answer; None if there was none within two seconds.
+/// The whole answer; `None` if there was none within two seconds.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -21,7 +21,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
     timeout(Duration::from_secs(2), asked).await.ok()?.ok()
 }
 
-/// The sum of a metric over its labels, in the text that Prometheus reads.
+/// The sum of a metric over all its labels, from Prometheus's text format.
 pub(crate) fn metric(text: &str, name: &str) -> f64 {
     let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
     text.lines().filter(named).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

@@ -1,4 +1,4 @@
-//! A wall clock that can jump under a running process (libfaketime). The monotonic clock goes on as it is.
+//! A wall clock that can jump under a running process (libfaketime). The monotonic clock is not affected.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ impl Clock {
         Ok(clock)
     }
 
-    /// From within a second on the process sees the real time and so many seconds.
+    /// Within a second, the process sees the real time plus this many seconds.
     pub(crate) fn set(&self, seconds: i64) -> Result<(), ClusterError> {
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{seconds:+}\n")).map_err(ClusterError::io(&new))?;

@@ -1,4 +1,4 @@
-//! The cluster as a whole.
+//! The local cluster.
 
 use std::{
     fs,
@@ -20,19 +20,19 @@ use crate::token;
 pub struct ClusterConfig {
     /// The program `carillon`.
     pub program: PathBuf,
-    /// Configuration, logs and data; the data is removed at the end.
+    /// Holds configuration, logs and data; the data is removed at the end.
     pub folder: PathBuf,
     pub layout: Layout,
     /// The first three numbers of the nodes' addresses.
     pub subnet: [u8; 3],
-    /// Gives each storage node a disk of its own of so many MiB, for the faults of disks. Needs root.
+    /// The size of the disk that each storage node gets for itself, for the faults of disks. Needs root.
     pub disk_mib: Option<u64>,
-    /// Gives each node a clock that can jump.
+    /// True if each node gets a clock that can jump.
     pub clocks: bool,
 }
 
-/// Three storage nodes, two routers and two gateways, each a process. Everything that it made on the machine is gone when
-/// it is dropped, but for configuration and logs.
+/// Three storage nodes, two routers and two gateways, each a process. Dropping it removes everything that it made on
+/// the machine, except for configuration and logs.
 pub struct Cluster {
     // Processes end before the disks and the network that they use.
     pub nodes: Vec<Node>,
@@ -44,7 +44,7 @@ pub struct Cluster {
     folder: PathBuf,
 }
 
-/// A cluster that does not become ready within this time at its start is given up.
+/// The time within which a cluster must be ready after its start.
 const START: Duration = Duration::from_secs(60);
 
 impl Cluster {
@@ -96,17 +96,17 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where its configuration, logs and data are.
+    /// The folder with configuration, logs and data.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Of the gateways, for clients.
+    /// The gateways' addresses for clients.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// With which any user signs in.
+    /// A token with which this user can sign in.
     pub fn token(&self, user: &str) -> String {
         token::sign(&self.secrets.token, user)
     }
@@ -115,7 +115,7 @@ impl Cluster {
         self.network.as_mut().ok_or(ClusterError::Without("network namespaces"))
     }
 
-    /// Storage nodes come first: a storage node's disk has the node's place.
+    /// The disk of a storage node. Storage nodes come first in the list, so disk and node have the same index.
     pub fn disk(&mut self, node: usize) -> Result<&mut Disk, ClusterError> {
         self.disks.get_mut(node).ok_or(ClusterError::Without("a disk of its own for this node"))
     }
@@ -124,7 +124,7 @@ impl Cluster {
         self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
     }
 
-    /// Places of the nodes of a role.
+    /// Indexes of the nodes of a role.
     pub fn of(&self, role: Role) -> Vec<usize> {
         (0..self.nodes.len()).filter(|at| self.nodes[*at].role() == role).collect()
     }

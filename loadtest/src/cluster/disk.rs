@@ -1,8 +1,9 @@
-//! A disk of a node's own that can be slow, full, failing, or lose what was never flushed at a power cut.
+//! A disk for one node, which can be slow, full or failing, or lose unflushed writes at a power cut.
 //!
-//! An ext4 file system on a loop device, on a file that nbdfuse shows, behind which nbdkit stands with its filters:
-//! `error` (while a file exists, writes fail), `rate` (bits a second, from a file), and `cache` in write-back mode, which
-//! forwards writes only when told to flush: when nbdkit is killed, what was not flushed is gone.
+//! An ext4 file system is on a loop device, the loop device on a file that nbdfuse provides, and nbdkit serves that
+//! file with three filters: `error` (writes fail while a certain file exists), `rate` (bits a second, read from a
+//! file), and `cache` in write-back mode, which forwards writes only at a flush: when nbdkit is killed, unflushed
+//! writes are lost.
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use super::{ClusterError, tool};
 
 pub struct Disk {
     folder: PathBuf,
-    /// Where the file system is mounted.
+    /// The mount point of the file system.
     mount: PathBuf,
     nbdkit: Option<Child>,
     nbdfuse: Option<Child>,
@@ -23,7 +24,7 @@ pub struct Disk {
     mounted: bool,
 }
 
-/// More than any test writes in a second.
+/// More bits a second than any test writes.
 const UNLIMITED: &str = "100G";
 
 impl Disk {
@@ -43,16 +44,16 @@ impl Disk {
         let mut disk = Self { folder, mount, nbdkit: None, nbdfuse: None, device: None, mounted: false };
         let image = disk.path("disk.img");
         tool::run("truncate", &["-s", &format!("{mib}M"), &image])?;
-        // Without blocks set aside for root: full is full.
+        // No blocks are reserved for root: a full disk is full for root, too.
         tool::run("mkfs.ext4", &["-q", "-m", "0", &image])?;
         disk.attach()?;
         Ok(disk)
     }
 
-    /// Mounts the image; the file system mends itself from its journal.
+    /// Mounts the image; the file system repairs itself from its journal.
     pub fn attach(&mut self) -> Result<(), ClusterError> {
         for stale in ["socket", "fail"] {
-            // Most often it is not there.
+            // The file is usually absent.
             let _ = fs::remove_file(self.folder.join(stale));
         }
         self.rate(UNLIMITED)?;
@@ -85,9 +86,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Unmounts; whoever has files open on it goes on with a disk that fails.
+    /// Unmounts the file system. Processes with open files on it see a failing disk.
     pub fn detach(&mut self) {
-        // Each step may have nothing to do, or have been done by what failed before.
+        // Each step may have nothing to do, or may already have been done by the step that failed.
         if std::mem::take(&mut self.mounted) {
             let mount = self.mount.to_string_lossy().into_owned();
             if tool::run("umount", &[&mount]).is_err() {
@@ -107,8 +108,8 @@ impl Disk {
         }
     }
 
-    /// From now on nothing more reaches the image, and what was never flushed is lost. Kill the node at the same time,
-    /// then [`Disk::detach`] and [`Disk::attach`].
+    /// From now on nothing reaches the image, and unflushed writes are lost. Kill the node at the same time, then call
+    /// [`Disk::detach`] and [`Disk::attach`].
     pub fn cut_power(&mut self) {
         if let Some(mut nbdkit) = self.nbdkit.take() {
             let _ = nbdkit.kill();
@@ -130,12 +131,12 @@ impl Disk {
         fs::write(&file, "").map_err(ClusterError::io(&file))
     }
 
-    /// Takes all the free space.
+    /// Fills all the free space.
     pub fn fill(&self) -> Result<(), ClusterError> {
         let free = tool::run("df", &["--output=avail", "-k", &self.mount.to_string_lossy()])?;
         let free = free.lines().last().unwrap_or_default().trim().to_owned();
         let ballast = self.mount.join("ballast").to_string_lossy().into_owned();
-        // The file system keeps some of it for its own tables.
+        // The file system keeps some of the free space for its own tables.
         let _ = tool::run("fallocate", &["-l", &format!("{free}KiB"), &ballast]);
         let rest = format!("of={ballast}.rest");
         match tool::run("dd", &["if=/dev/zero", &rest, "bs=4096", "conv=fsync"]) {
@@ -147,13 +148,13 @@ impl Disk {
 
     pub fn empty(&self) -> Result<(), ClusterError> {
         for name in ["ballast", "ballast.rest"] {
-            // One of them may not have found room.
+            // One of the files may not have found room.
             let _ = fs::remove_file(self.mount.join(name));
         }
         Ok(())
     }
 
-    /// nbdkit wants the file replaced in one step.
+    /// nbdkit needs the file to be replaced in one step.
     fn rate(&self, rate: &str) -> Result<(), ClusterError> {
         let (new, file) = (self.folder.join("rate.new"), self.folder.join("rate"));
         fs::write(&new, rate).map_err(ClusterError::io(&new))?;

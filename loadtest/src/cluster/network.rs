@@ -1,8 +1,8 @@
-//! Network namespaces on a bridge, with filters and slow cables between them.
+//! Network namespaces on a bridge, with packet filters and slow cables.
 //!
-//! Each node's `eth0` is a veth whose other end is a port of the bridge; this process has the bridge's own address. What
-//! is filtered is dropped where it would arrive, because a filter on the way out is told to the sender, which no real
-//! network does.
+//! Each node's `eth0` is one end of a veth pair; the other end is a port of the bridge. This process has the bridge's
+//! own address. Packets are dropped where they arrive: a filter on the sending side would be reported to the sender,
+//! which no real network does.
 
 use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path};
 
@@ -10,17 +10,17 @@ use carillon_proto::tasks::Tasks;
 
 use super::{ClusterError, plan::Plan, tool, wire::Wire};
 
-/// Drops packets from one node to another, by their places in the cluster.
+/// Drops packets from one node to another. Nodes are named by their indexes in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
     pub from: usize,
     pub to: usize,
-    /// Of a hundred packets; 100 cuts the way.
+    /// How many of a hundred packets are dropped; 100 cuts the connection.
     pub percent: u8,
 }
 
 pub struct Network {
-    /// Names everything of this process: `cf` and its process id.
+    /// Prefix of the names of everything that this process makes: `cf` and the process id.
     id: String,
     ports: Vec<Port>,
     filters: Vec<Filter>,
@@ -31,7 +31,7 @@ struct Port {
     /// The end of the cable at the bridge.
     link: String,
     ip: Ipv4Addr,
-    /// When the cable is slow.
+    /// Set while the cable is slow.
     wire: Option<Wire>,
 }
 
@@ -47,7 +47,7 @@ impl Network {
             ip: node.ip,
             wire: None,
         });
-        // From here on it cleans up, however far it came.
+        // From here on, dropping the network cleans up whatever was made.
         let network = Self { id: format!("cf{pid}"), ports: ports.collect(), filters: Vec::new() };
         let id = &network.id;
         tool::line(&format!("ip link add {id} type bridge"))?;
@@ -95,7 +95,7 @@ impl Network {
         Ok(())
     }
 
-    /// Pulls the cable out, for peers, clients and this process alike.
+    /// Disconnects the cable, for peers, clients and this process alike.
     pub fn unplug(&self, node: usize) -> Result<(), ClusterError> {
         tool::line(&format!("ip link set {} down", self.ports[node].link)).map(drop)
     }
@@ -104,7 +104,7 @@ impl Network {
         tool::line(&format!("ip link set {} up", self.ports[node].link)).map(drop)
     }
 
-    /// Everything from and to this node takes so many milliseconds longer, each way.
+    /// Delays everything from and to this node by this many milliseconds, each way.
     pub fn slow(&mut self, node: usize, delay_ms: u64, tasks: &Tasks) -> Result<(), ClusterError> {
         let link = self.ports[node].link.clone();
         self.ports[node].wire = Some(Wire::insert(&self.id, &link, delay_ms, tasks)?);
@@ -120,7 +120,7 @@ impl Drop for Network {
     fn drop(&mut self) {
         for port in &mut self.ports {
             port.wire = None;
-            // What was never made can't be removed.
+            // A device that was never made can't be removed.
             let _ = tool::line(&format!("ip link del {}", port.link));
             let _ = tool::line(&format!("ip netns del {}", port.namespace));
         }
@@ -128,7 +128,7 @@ impl Drop for Network {
     }
 }
 
-/// Removes what processes left that were killed.
+/// Removes the devices of processes that were killed.
 fn sweep() {
     let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
     let names = |folder: &str| {
@@ -148,7 +148,7 @@ fn sweep() {
     }
 }
 
-/// The nftables rules of the node at `to`: they replace the ones before in one step.
+/// The nftables rules of the node at `to`; they replace the previous rules in one step.
 fn rules(to: usize, ips: &[Ipv4Addr], filters: &[Filter]) -> String {
     let mut rules = "add table inet faults\ndelete table inet faults\ntable inet faults {\nchain arriving {\n\
                      type filter hook input priority 0; policy accept;\n"

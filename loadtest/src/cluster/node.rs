@@ -1,4 +1,4 @@
-//! One process of the cluster, which can be killed, stopped for a time and started again.
+//! One process of the cluster, which can be killed, paused and started again.
 
 use std::{
     fs::File,
@@ -16,13 +16,13 @@ pub struct Node {
     pub(crate) program: PathBuf,
     pub(crate) config: PathBuf,
     pub(crate) log: PathBuf,
-    /// The network namespace that it runs in.
+    /// The network namespace of the process.
     pub(crate) namespace: Option<String>,
     pub(crate) clock: Option<Clock>,
     pub(crate) process: Option<Child>,
 }
 
-/// How often a condition is looked at.
+/// Pause between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Node {
@@ -46,9 +46,9 @@ impl Node {
             None => Command::new(&self.program),
         };
         command.arg(self.planned.role.as_str()).arg("--config").arg(&self.config);
-        // It ends with this process, however that ends.
+        // The process ends with this one, however this one ends.
         command.arg("--stop-with-stdin").stdin(Stdio::piped()).stdout(log).stderr(errors);
-        // Ctrl-C in a terminal reaches this process alone, which cleans up in order.
+        // Ctrl-C in a terminal reaches only this process, which cleans up in order.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         if let Some(clock) = &self.clock {
             command.envs(clock.environment());
@@ -57,7 +57,7 @@ impl Node {
         Ok(())
     }
 
-    /// Makes the cluster of the storage nodes that its configuration names.
+    /// Makes the cluster of the storage nodes that the node's configuration names.
     pub(crate) fn make_cluster(&self) -> Result<(), ClusterError> {
         let (program, config) = (self.program.to_string_lossy(), self.config.to_string_lossy());
         let init = ["cluster", "init", "--timeout", "15", "--config", &*config];
@@ -75,17 +75,17 @@ impl Node {
         self.process.is_some()
     }
 
-    /// How the process ended, if it did so by itself since it was last asked.
+    /// The exit status, if the process has ended by itself since the last call.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().ok()??;
         self.process = None;
         Some(status)
     }
 
-    /// SIGKILL; also wakes a stopped process. Nothing happens to one that does not run.
+    /// Sends SIGKILL, which also ends a stopped process. Does nothing if no process runs.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself.
+            // The process may have ended by itself.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -97,7 +97,7 @@ impl Node {
         tool::run("kill", &["-s", signal, &process.id().to_string()]).map(drop)
     }
 
-    /// Waits for the process to end, after it was told to.
+    /// Waits for the process to end, after it was told to end.
     pub async fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus, ClusterError> {
         let give_up = Instant::now() + patience;
         loop {

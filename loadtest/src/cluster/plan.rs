@@ -1,4 +1,4 @@
-//! Which nodes a cluster has, where they listen, and their configuration files.
+//! The nodes of a cluster, their addresses and their configuration files.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
 
 use carillon_client::Address;
 
-/// Where the nodes live.
+/// How the nodes are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
@@ -86,13 +86,14 @@ impl Plan {
         Self { nodes: nodes.collect() }
     }
 
-    /// Each gateway over TCP and over WebSocket, so that two after each other are of different gateways.
+    /// The addresses of each gateway over TCP and over WebSocket, in such an order that neighbours belong to different
+    /// gateways.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         let gateways: Vec<_> = self.of(Role::Gateway).collect();
         let tcp = |node: &PlannedNode| format!("tcp://{}", node.at(TCP));
         let ws = |node: &PlannedNode| format!("ws://{}/ws", node.at(WS));
         let urls = [tcp(gateways[0]), ws(gateways[1]), ws(gateways[0]), tcp(gateways[1])];
-        // Made of two numbers.
+        // The address is valid: it is made of an IP address and a port.
         urls.iter().map(|url| url.parse().expect("a valid address")).collect()
     }
 
@@ -105,7 +106,8 @@ impl Plan {
         let internal = |role| self.of(role).map(PlannedNode::internal).collect::<Vec<_>>();
         let listen = node.internal();
         let own = match node.role {
-            // Longer than a run, shorter than clocks jump: if they decided what is removed, it would show.
+            // Retention is longer than a run, but shorter than the jumps of clocks: if clocks decided what is removed,
+            // messages would be missing.
             Role::Storage => format!(
                 "storage.listen = {listen:?}\nstorage.members = {:?}\n\
                  storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n",

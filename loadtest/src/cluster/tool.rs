@@ -1,4 +1,4 @@
-//! Programs of the machine, each bounded in time.
+//! Runs programs of the machine, each with a time limit.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use super::ClusterError;
 
-/// Runs a program for at most 20 seconds and gives what it wrote to standard output.
+/// Runs a program for at most 20 seconds, and returns its standard output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterError> {
     let failed = |why: String| ClusterError::Tool { command: format!("{program} {}", arguments.join(" ")), why };
     let output = Command::new("timeout").args(["-k", "1", "20", program]).args(arguments).stdin(Stdio::null()).output();
@@ -21,7 +21,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterEr
     Err(failed(format!("{}: {}", output.status, said.trim())))
 }
 
-/// A line of words, without quoting.
+/// Like `run`, for a line of words without quoting.
 pub(crate) fn line(words: &str) -> Result<String, ClusterError> {
     let mut words = words.split_whitespace();
     let program = words.next().unwrap_or_default();

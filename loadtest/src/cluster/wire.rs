@@ -1,7 +1,8 @@
-//! A cable that takes its time: two TAP devices, and this process carries the frames between them.
+//! A slow cable: two TAP devices, between which this process carries the frames.
 //!
-//! Linux's own way is `tc netem`, which not every kernel has. The cable is cut out of the bridge and joined to it again
-//! through the pair: `node - veth - bridge of its own - TAP - this process - TAP - the bridge`.
+//! Linux has `tc netem` for this, but not every kernel includes it. The cable to the node is disconnected from the
+//! bridge and connected again through the pair: `node - veth - bridge of its own - TAP - this process - TAP - the
+//! bridge`.
 
 use std::{
     sync::Arc,
@@ -22,7 +23,7 @@ pub(crate) struct Wire {
     tasks: Tasks,
 }
 
-/// Frames under way in one direction; more are dropped, as a switch does.
+/// Most frames under way in one direction; further ones are dropped, as by a switch.
 const UNDER_WAY: usize = 16_384;
 const FRAME_BYTES: usize = 1_600;
 
@@ -55,7 +56,7 @@ impl Wire {
         self.tasks.spawn("wire out", async move {
             while let Some((due, frame)) = arriving.recv().await {
                 tokio::time::sleep_until(due.into()).await;
-                // What does not arrive is repeated by its sender.
+                // A lost frame is repeated by its sender.
                 let _ = to.send(&frame).await;
             }
         });
@@ -64,7 +65,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The TAP devices go with the tasks that hold them.
+        // The TAP devices are removed with the tasks that hold them.
         self.tasks.stop();
         let _ = tool::line(&format!("ip link set {} master {}", self.link, self.bridge));
         let _ = tool::line(&format!("ip link del {}", self.own));

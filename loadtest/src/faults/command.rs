@@ -23,16 +23,16 @@ pub struct FaultsCommand {
     /// faults against all kinds of nodes.
     #[arg(long = "fault", value_name = "FAULT TARGET [for LENGTH]")]
     faults: Vec<Step>,
-    /// Only faults whose text contains this.
+    /// Runs only faults whose text contains this.
     #[arg(long, default_value = "")]
     only: String,
     /// A file with one `TIME FAULT TARGET [for LENGTH]` a line: all in one run. May be given several times.
     #[arg(long, value_name = "FILE")]
     timeline: Vec<PathBuf>,
-    /// How often each.
+    /// How often each schedule is run.
     #[arg(long, default_value_t = 3)]
     runs: usize,
-    /// Configuration, logs and, while it runs, data.
+    /// The folder for configuration, logs and, during a run, data.
     #[arg(long, default_value = "faults-run")]
     folder: PathBuf,
     /// Where to write the results as JSON.
@@ -45,13 +45,13 @@ pub struct FaultsCommand {
     /// together.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["faults", "only", "timeline", "runs"])]
     from: Vec<PathBuf>,
-    /// Each node in a network namespace, also for faults that don't need it.
+    /// Puts each node into a network namespace, also for faults that don't need one.
     #[arg(long)]
     namespaces: bool,
     /// Size in MiB of the disk of each storage node, for the faults of disks.
     #[arg(long, default_value_t = 1536)]
     disk_mib: u64,
-    /// They write to each other in pairs.
+    /// Users, who write to each other in pairs.
     #[arg(long, default_value_t = 8)]
     users: usize,
     /// Connections of each user.
@@ -135,7 +135,7 @@ clock=-3600s all for 8s
 ";
 
 impl FaultsCommand {
-    /// An error: nothing was found out.
+    /// An error means that nothing was found out.
     pub async fn run(self) -> anyhow::Result<Outcome> {
         let report = if self.from.is_empty() { self.carry_out().await? } else { read(&self.from)? };
         println!("\n{}", report.table());
@@ -152,7 +152,7 @@ impl FaultsCommand {
     async fn carry_out(&self) -> anyhow::Result<Report> {
         let suite = self.suite()?;
         let (mut interrupted, mut told) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // What was made on the machine is removed when the future is dropped.
+        // Everything that was made on the machine is removed when the future is dropped.
         tokio::select! {
             report = suite.run(|line| println!("{line}")) => Ok(report),
             _ = interrupted.recv() => anyhow::bail!("interrupted"),
@@ -208,7 +208,7 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<Report> {
 }
 
 fn all() -> Vec<Step> {
-    // A test reads them.
+    // A test parses these lines.
     ALL.trim().lines().map(|line| line.parse().expect("ALL is valid")).collect()
 }
 

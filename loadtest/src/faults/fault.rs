@@ -1,40 +1,40 @@
-//! What is done to whom, for how long; and how that is written.
+//! Faults: what is done, to which nodes, for how long, and how this is written.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// What is done to a node. The end of a fault heals it: what was stopped goes on, what died is started again.
+/// A fault of a node. Its end heals the node: a paused process continues, an ended one is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// SIGKILL.
     Kill,
-    /// SIGTERM; the orderly end is waited for.
+    /// SIGTERM; the fault waits for the orderly end.
     Restart,
     /// SIGSTOP.
     Pause,
-    /// Cut off from the other nodes, both ways; clients still reach it.
+    /// The node is cut off from the other nodes, both ways; clients still reach it.
     Partition,
-    /// What the other nodes send does not arrive.
+    /// Packets from the other nodes do not arrive.
     Deaf,
-    /// What it sends does not arrive at the other nodes.
+    /// The node's packets do not arrive at the other nodes.
     Mute,
-    /// Its cable is out: cut off from nodes and clients.
+    /// The node's cable is disconnected: neither nodes nor clients reach it.
     Unplug,
-    /// Milliseconds, each way.
+    /// Packets are delayed by this many milliseconds, each way.
     Delay(u64),
-    /// Percent of the packets to and from other nodes.
+    /// This percentage of the packets to and from other nodes is lost.
     Loss(u8),
-    /// Kilobits a second.
+    /// The disk is limited to this many kilobits a second.
     SlowDisk(u64),
     FullDisk,
-    /// Writes fail. At the end the node gets its disk back as it was left, and is started again.
+    /// Writes fail. At the end the node gets its disk back with the content that it had, and is started again.
     DiskErrors,
-    /// SIGKILL, and what was never flushed is lost.
+    /// SIGKILL, and unflushed writes are lost.
     PowerCut,
-    /// Seconds that the wall clock jumps; at the end it jumps back.
+    /// The wall clock jumps by this many seconds; at the end it jumps back.
     Clock(i64),
 }
 
-/// What a fault needs of the cluster.
+/// A part of the cluster that a fault needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     Nothing,
@@ -56,12 +56,12 @@ impl Fault {
     }
 }
 
-/// Whom it hits. Roles with several nodes take turns, run by run.
+/// The nodes that a fault hits. Nodes of one role take turns, run by run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The storage node that leads the most shards.
     StorageLeader,
-    /// The one that leads the fewest.
+    /// The storage node that leads the fewest shards.
     StorageFollower,
     /// All storage nodes at once.
     Storage,

@@ -1,4 +1,4 @@
-//! Does a step to a cluster, and undoes it.
+//! Carries out a step of a schedule, and heals it.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::cluster::{Cluster, ClusterError, Filter, Role};
 /// A step that has begun.
 pub(crate) struct Active {
     step: Step,
-    /// Places of the nodes that it hit.
+    /// Indexes of the nodes that the step hit.
     nodes: Vec<usize>,
     filters: Vec<Filter>,
 }
 
-/// More than the program's own bound for an orderly end.
+/// Longer than the program's own limit for an orderly end.
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
 impl Active {
@@ -24,7 +24,7 @@ impl Active {
     }
 }
 
-/// The places of the nodes that a target means in this round.
+/// Indexes of the nodes that a target means in this round.
 async fn resolve(cluster: &Cluster, target: Target, round: usize) -> Result<Vec<usize>, ClusterError> {
     let turn = |role| {
         let nodes = cluster.of(role);
@@ -45,7 +45,7 @@ async fn resolve(cluster: &Cluster, target: Target, round: usize) -> Result<Vec<
     })
 }
 
-/// Packets between the nodes that are hit and the others.
+/// Filters for packets between the nodes that the fault hits and the others.
 fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
     let (arriving, leaving, percent) = match fault {
         Fault::Partition => (true, true, 100),
@@ -55,7 +55,7 @@ fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
         _ => return Vec::new(),
     };
     let pairs = hit.iter().flat_map(|node| (0..all).map(move |peer| (*node, peer)));
-    // A pair of nodes that are both hit comes twice: once is enough.
+    // A pair of nodes that are both hit appears twice; one filter is enough.
     let pairs = pairs.filter(|(node, peer)| node != peer && !(hit.contains(peer) && peer < node));
     let both = pairs.flat_map(|(node, peer)| {
         let arriving = arriving.then_some(Filter { from: peer, to: node, percent });
@@ -64,7 +64,7 @@ fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
     both.collect()
 }
 
-/// `notes` get what an operator would want to know.
+/// Adds what an operator would want to know to `notes`.
 pub(crate) async fn begin(
     cluster: &mut Cluster,
     step: Step,
@@ -95,7 +95,7 @@ pub(crate) async fn begin(
         }
     }
     if step.fault == Fault::Restart {
-        // All are told before the first is waited for.
+        // All nodes get the signal before the first one is waited for.
         for at in &nodes {
             cluster.nodes[*at].signal("TERM")?;
         }

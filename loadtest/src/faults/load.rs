@@ -1,4 +1,5 @@
-//! The load of a run: pairs of users who write to each other, so that what one pair feels is not hidden by the others.
+//! The load of a run: pairs of users who write to each other, so that an outage of one pair is not hidden by the
+//! others.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::{
 const PAIR: usize = 2;
 
 pub(crate) struct Load {
-    /// None any more after the end.
+    /// Empty after the end.
     pairs: Mutex<Vec<Direct>>,
 }
 
@@ -25,9 +26,9 @@ pub(crate) struct Load {
 pub(crate) struct Verdict {
     pub(crate) summary: Summary,
     pub(crate) violations: Vec<Violation>,
-    /// Timelines that could not be read back, which says nothing about what stands in them.
+    /// Timelines that could not be read back. Their content is unknown.
     pub(crate) unread: Vec<Violation>,
-    /// The longest that a send waited for its acceptance, from when it was due.
+    /// The longest time from the moment at which a send was due to its acceptance.
     pub(crate) slowest: Duration,
 }
 
@@ -56,12 +57,13 @@ impl Load {
         Ok(Self { pairs: Mutex::new(pairs) })
     }
 
-    /// Accepted and delivered so far, of each pair.
+    /// Messages of each pair that were accepted and delivered so far.
     pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
         self.pairs.lock().iter().map(|pair| (pair.accepted(), pair.delivered())).collect()
     }
 
-    /// Waits until each pair has accepted and delivered so many more. The error says who stands still.
+    /// Waits until each pair has accepted and delivered this many more messages. The error names the pairs that stand
+    /// still.
     pub(crate) async fn goes_on(&self, messages: u64, patience: Duration) -> Result<(), String> {
         let goal: Vec<_> = self.counts().iter().map(|(a, d)| (a + messages, d + messages)).collect();
         let give_up = Instant::now() + patience;
@@ -77,7 +79,7 @@ impl Load {
         }
     }
 
-    /// Waits until all that was accepted is delivered, and reads the timelines back. None: it did not end in time.
+    /// Waits until everything accepted is delivered, and reads the timelines back. `None` if that was not done in time.
     pub(crate) async fn finish(&self, patience: Duration) -> Option<Verdict> {
         let pairs = std::mem::take(&mut *self.pairs.lock());
         let finished = join_all(pairs.into_iter().map(|pair| pair.finish(patience)));
@@ -99,7 +101,7 @@ impl Load {
     }
 }
 
-/// As [`Direct::finish`] says it.
+/// True for the violation with which [`Direct::finish`] reports an unread timeline.
 fn is_unread(violation: &Violation) -> bool {
     matches!(violation, Violation::Corrupted { why, .. } if why.starts_with("can't be read back"))
 }

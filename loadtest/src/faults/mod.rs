@@ -1,4 +1,4 @@
-//! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were away.
+//! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were interrupted.
 
 mod command;
 mod fault;

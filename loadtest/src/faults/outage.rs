@@ -1,9 +1,9 @@
-//! How long something that should go on all the time did not.
+//! The length of interruptions of something that should happen all the time.
 
 use std::time::Duration;
 
-/// The longest time within `from..to` in which nothing happened. `times` are in order; what happened before `from` does
-/// not count, so that a fault is charged only with what came after its begin.
+/// The longest time within `from..to` in which nothing happened. `times` are in order. Events before `from` do not
+/// count, so that a fault is charged only with the time after its beginning.
 pub(crate) fn longest_gap(times: &[Duration], from: Duration, to: Duration) -> Duration {
     let within = times.iter().copied().filter(|time| (from..=to).contains(time));
     let mut last = from;
@@ -15,7 +15,7 @@ pub(crate) fn longest_gap(times: &[Duration], from: Duration, to: Duration) -> D
     longest
 }
 
-/// The middle one and the largest; of an even number, the upper of the two in the middle.
+/// The median and the largest value. Of an even number of values, the upper middle one is taken as the median.
 pub(crate) fn middle_and_largest(values: impl IntoIterator<Item = Duration>) -> Option<(Duration, Duration)> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_unstable();

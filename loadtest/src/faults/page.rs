@@ -1,4 +1,4 @@
-//! What a suite found as one page without anything from outside. Pure.
+//! The results of a suite as one HTML page that loads nothing from outside. Pure.
 
 use std::{cmp::Reverse, fmt::Write as _};
 
@@ -8,10 +8,10 @@ use crate::report::{
     svg::{Chart, Series, escape},
 };
 
-/// Of each row.
+/// Charts of each row.
 const CHARTS: usize = 3;
-/// Tenths of a second over which a rate is taken. In shorter ones what is made up for after an outage makes peaks beside
-/// which the usual rate is not seen.
+/// Tenths of a second over which a rate is taken. In shorter windows, the messages that are made up for after an outage
+/// would be peaks beside which the usual rate could not be seen.
 const WINDOW: usize = 5;
 
 pub(super) fn page(report: &Report) -> String {
@@ -31,7 +31,7 @@ pub(super) fn page(report: &Report) -> String {
     document("Faults on a local cluster", &note, &format!("{}{rows}", table(report)))
 }
 
-/// That of [`Report::table`].
+/// The table of [`Report::table`], as HTML.
 fn table(report: &Report) -> String {
     let mut html = "<table>\n<tr>".to_owned();
     for column in COLUMNS {
@@ -70,7 +70,7 @@ fn section(number: usize, row: &Row) -> String {
     html + &grid(&charts) + "\n"
 }
 
-/// The runs that are shown, in their order.
+/// Indexes of the runs that get a chart, in their order.
 fn longest_away(runs: &[RunRecord]) -> Vec<usize> {
     let mut numbers: Vec<_> = (0..runs.len()).collect();
     numbers.sort_by_key(|at| Reverse(runs[*at].sends_away_ms));
@@ -96,7 +96,7 @@ fn chart(row: &Row, at: usize) -> String {
     };
     let series = vec![series("accepted", false, |tenth| tenth.0), series("delivered", true, |tenth| tenth.1)];
     let marks = run.marks.iter().map(|mark| {
-        // The heading has the name already.
+        // The heading has the row's name already.
         let label = mark.what.strip_prefix(&row.name).unwrap_or(&mark.what);
         (mark.at_ms as f64 / 1000.0, label.trim_start().to_owned())
     });
@@ -113,7 +113,7 @@ fn until_the_end(run: &RunRecord) -> &[(u64, u64)] {
     &tenths[..last_change.max(last_mark).min(tenths.len())]
 }
 
-/// A second, in the middle of each window; `tenths` are counts so far at the end of each tenth of a second.
+/// Messages a second, in the middle of each window. `tenths` are total counts at the end of each tenth of a second.
 fn rates(tenths: &[(u64, u64)], count: fn(&(u64, u64)) -> u64) -> Vec<(f64, f64)> {
     let mut before = 0;
     let rate = |(number, window): (usize, &[(u64, u64)])| {
@@ -153,7 +153,7 @@ mod tests {
         Report { rows: vec![Row { name: "kill router for 3s".to_owned(), runs, failed: vec!["no <disk>".to_owned()] }] }
     }
 
-    /// Every element is closed by its own end.
+    /// Fails unless every element is closed by its own end tag.
     fn assert_well_formed(page: &str) {
         let mut open = Vec::new();
         for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or(rest)) {

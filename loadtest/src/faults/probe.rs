@@ -1,5 +1,5 @@
-//! How well the machine itself is: the longest that a small flush to the same disk took while a run went on. A cluster can't
-//! be faster than that, so that an outage beside a slow probe says nothing about the service.
+//! The machine's own state: the longest time that a small flush to the same disk took during a run. A cluster can't be
+//! faster than that, so an outage beside a slow probe says nothing about the service.
 
 use std::{
     fs::File,
@@ -27,16 +27,16 @@ struct Shared {
 }
 
 impl Probe {
-    /// Writes a file of its own in this folder until it is dropped.
+    /// Writes a file of its own in this folder until the probe is dropped.
     pub(crate) fn start(folder: &Path) -> io::Result<Self> {
         let file = File::create(folder.join("probe"))?;
         let shared = Arc::<Shared>::default();
         let noted = Arc::clone(&shared);
-        // A flush blocks, and may do so for very long.
+        // A flush blocks, possibly for very long.
         thread::Builder::new().name("probe".to_owned()).spawn(move || {
             while !noted.stopped.load(Ordering::Relaxed) {
                 let before = Instant::now();
-                // A disk that can't be written is seen by the cluster as well.
+                // If the disk can't be written, the cluster notices it as well.
                 let _ = file.write_all_at(b"flushed?", 0).and_then(|()| file.sync_data());
                 noted.slowest_micros.fetch_max(before.elapsed().as_micros() as u64, Ordering::Relaxed);
                 thread::sleep(EACH);

@@ -1,4 +1,4 @@
-//! Looks at a load all the time and notes when something was accepted and delivered.
+//! Watches a load, and notes when messages were accepted and delivered.
 
 use std::{
     sync::Arc,
@@ -11,10 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{load::Load, outage::longest_gap};
 
-/// How finely outages are measured.
+/// The resolution with which outages are measured.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Of one pair of users: the times at which a look found more than the one before it.
+/// One pair of users: the times at which a look found more messages than the look before it.
 #[derive(Debug, Default, Clone)]
 struct Pulse {
     accepted: Vec<Duration>,
@@ -26,7 +26,7 @@ struct Pulse {
 #[derive(Debug, Default)]
 pub(crate) struct Pulses {
     pairs: Vec<Pulse>,
-    /// Accepted and delivered so far over all pairs, at the end of each tenth of a second.
+    /// Messages of all pairs that were accepted and delivered so far, at the end of each tenth of a second.
     tenths: Vec<(u64, u64)>,
 }
 

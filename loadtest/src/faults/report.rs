@@ -1,4 +1,4 @@
-//! What a suite found, as text and as JSON.
+//! The results of a suite, as text and as JSON.
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -8,39 +8,39 @@ use super::{FaultMark, outage::middle_and_largest};
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunRecord {
     pub began_unix_ms: u64,
-    /// When what was done to which nodes.
+    /// The faults: their times and the nodes that they hit.
     pub marks: Vec<FaultMark>,
     /// The longest time without an acceptance from the first fault on, of the pair of users for which it was longest.
     pub sends_away_ms: u64,
-    /// The same, without a delivery.
+    /// The longest time without a delivery, measured the same way.
     pub deliveries_away_ms: u64,
-    /// The longest that one send waited, from when it was due.
+    /// The longest time from the moment at which a send was due to its acceptance.
     pub slowest_acceptance_ms: u64,
-    /// The longest that a small flush of this program's own to the same disk took.
+    /// The longest time that a small flush to the same disk took in this program.
     pub slowest_probe_ms: u64,
     pub sent: u64,
     pub accepted: u64,
     pub refused: u64,
-    /// Sends that had no answer in time: each may have been carried out, once.
+    /// Sends without an answer in time: each may have been carried out, once.
     pub unknown: u64,
     pub delivered: u64,
     /// Broken promises.
     pub violations: Vec<String>,
-    /// The service did not come back by itself: a node is not ready, or the load stands still.
+    /// Why the service is not back: a node is not ready, or the load stands still.
     pub problems: Vec<String>,
     /// What an operator would want to know, such as nodes that ended by themselves.
     pub notes: Vec<String>,
-    /// Accepted and delivered so far, at the end of each tenth of a second since the run's begin.
+    /// Messages accepted and delivered so far, at the end of each tenth of a second since the beginning of the run.
     pub tenths: Vec<(u64, u64)>,
 }
 
 /// All runs of one schedule.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
-    /// The step, or the file of the schedule.
+    /// The text of the step, or the name of the schedule's file.
     pub name: String,
     pub runs: Vec<RunRecord>,
-    /// Why runs could not be carried out.
+    /// Why some runs could not be carried out.
     pub failed: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl Outcome {
 }
 
 impl Report {
-    /// The worst of all.
+    /// The worst outcome of all runs.
     pub fn outcome(&self) -> Outcome {
         let of_run = |run: &RunRecord| match (run.violations.is_empty(), run.problems.is_empty()) {
             (false, _) => Outcome::Broken,
@@ -91,7 +91,7 @@ impl Report {
         self.rows.iter().map(of_row).max().unwrap_or(Outcome::Passed)
     }
 
-    /// One report of several; rows of the same name are one, where the first of them was.
+    /// Joins several reports into one. Rows of the same name become one row, at the place of the first one.
     pub fn join(reports: impl IntoIterator<Item = Self>) -> Self {
         let mut rows: Vec<Row> = Vec::new();
         for row in reports.into_iter().flat_map(|report| report.rows) {
@@ -119,7 +119,7 @@ impl Report {
     }
 }
 
-/// Of the table.
+/// The columns of the table.
 pub(super) const COLUMNS: [&str; 10] = [
     "fault",
     "runs",
@@ -134,7 +134,7 @@ pub(super) const COLUMNS: [&str; 10] = [
 ];
 
 impl Row {
-    /// What stands in each of the columns.
+    /// The cells of the row, one for each column.
     pub(super) fn cells(&self) -> [String; COLUMNS.len()] {
         let Self { name, runs, failed } = self;
         let sum = |count: fn(&RunRecord) -> u64| runs.iter().map(count).sum::<u64>().to_string();
@@ -164,7 +164,7 @@ impl Row {
 }
 
 impl RunRecord {
-    /// One line, and one more for each thing that was not as it should be.
+    /// One line for the row, and one more for each thing that was wrong.
     pub fn lines(&self) -> String {
         let mut lines = format!(
             "{}: sends away {} ms, deliveries {} ms, slowest acceptance {} ms, slowest flush beside it {} ms; sent {}, accepted {}, refused {}, \
@@ -187,7 +187,7 @@ impl RunRecord {
         lines
     }
 
-    /// What was not as it should be.
+    /// A line for each thing that was wrong.
     pub(super) fn findings(&self) -> Vec<String> {
         let broken = self.violations.len();
         let violations = self.violations.iter().take(10).map(|it| format!("VIOLATION ({broken} in all): {it}"));
@@ -195,7 +195,7 @@ impl RunRecord {
         violations.chain(problems).chain(self.notes.iter().map(|it| format!("note: {it}"))).collect()
     }
 
-    /// Those that the first fault hit.
+    /// The nodes that the first fault hit.
     pub(super) fn nodes(&self) -> String {
         match self.marks.first().map_or(&[][..], |mark| &mark.nodes) {
             many if many.len() > 3 => format!("{} nodes", many.len()),

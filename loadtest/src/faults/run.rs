@@ -1,4 +1,4 @@
-//! One run: load, a schedule of faults, and what came of it.
+//! One run: a load, a schedule of faults, and the result.
 
 use std::{
     sync::Arc,
@@ -31,17 +31,17 @@ pub struct RunOptions {
     pub send_timeout: Duration,
     /// Load before the first fault.
     pub warm_up: Duration,
-    /// How long nodes may take to be ready, the load to go on, and deliveries to be complete.
+    /// How long nodes may take to become ready, the load to continue, and deliveries to be complete.
     pub patience: Duration,
 }
 
-/// Something that happened at a time of the run.
+/// An event of a run.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FaultMark {
-    /// Since the run's begin.
+    /// Milliseconds since the beginning of the run.
     pub at_ms: u64,
     pub what: String,
-    /// The nodes that it happened to.
+    /// The nodes that the event concerns.
     pub nodes: Vec<String>,
 }
 
@@ -56,10 +56,10 @@ pub(crate) enum RunFailed {
     StandsStill(String),
 }
 
-/// The load of a pair has gone on when it has accepted and delivered so many more.
+/// The load of a pair has continued when this many more messages were accepted and delivered.
 const PROGRESS: u64 = 20;
 
-/// `round` counts the runs on this cluster, so that nodes take turns.
+/// `round` is the number of earlier runs on this cluster, by which nodes take turns.
 pub(crate) async fn run(
     cluster: &mut Cluster,
     schedule: &Schedule,
@@ -104,7 +104,7 @@ async fn under_load(
             story.problems.push(format!("{stands_still} {:?} after everything was healed", options.patience));
         }
     }
-    // So that a late stumble is seen.
+    // A failure that comes a little later is seen, too.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (sends_away, deliveries_away) = pulses.lock().away(from, began.elapsed());
 
@@ -151,7 +151,7 @@ impl Story<'_> {
             match edge {
                 Edge::Begin(at) => {
                     let step = schedule.steps[at].1;
-                    // Doing it takes its own time; the fault counts from here.
+                    // The injection itself takes time; the fault counts from here.
                     let at_ms = self.began.elapsed().as_millis() as u64;
                     let begun = inject::begin(self.cluster, step, round, tasks, &mut self.notes).await?;
                     let nodes = begun.names(self.cluster);

@@ -7,7 +7,8 @@ use super::{
     fault::{Needs, parse_length},
 };
 
-/// What happens when, from the end of the warm-up. Written one step a line, `#` begins a comment:
+/// The steps of a run with their times, counted from the end of the warm-up. Written as one step a line; `#` begins a
+/// comment:
 ///
 /// ```text
 /// 0s kill storage-leader for 3s
@@ -18,7 +19,7 @@ pub struct Schedule {
     pub steps: Vec<(Duration, Step)>,
 }
 
-/// The begin or end of a step, by its place in the schedule.
+/// The beginning or end of a step, by the step's index in the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     Begin(usize),
@@ -30,7 +31,7 @@ impl Schedule {
         Self { steps: vec![(Duration::ZERO, step)] }
     }
 
-    /// All begins and ends in the order in which they happen; at the same time, in that of the steps.
+    /// All beginnings and ends in the order of their times; at the same time, in the order of the steps.
     pub fn edges(&self) -> Vec<(Duration, Edge)> {
         let both = |(at, (begin, step)): (usize, &(Duration, Step))| {
             [(*begin, Edge::Begin(at)), (*begin + step.length, Edge::End(at))]

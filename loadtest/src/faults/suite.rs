@@ -11,12 +11,12 @@ use crate::cluster::{Cluster, ClusterConfig, Layout};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Suite {
-    /// Each with its name.
+    /// The schedules, each with its name.
     pub(crate) schedules: Vec<(String, Schedule)>,
     pub(crate) runs: usize,
     pub(crate) program: PathBuf,
     pub(crate) folder: PathBuf,
-    /// Namespaces even where a fault does not need them.
+    /// With namespaces, even faults that need none run in them.
     pub(crate) layout: Layout,
     pub(crate) disk_mib: u64,
     pub(crate) options: RunOptions,
@@ -51,7 +51,7 @@ impl Suite {
             let stuck = !record.problems.is_empty();
             row.runs.push(record);
             if stuck && round + 1 < self.runs {
-                // What comes after says nothing about a cluster that did not come back.
+                // Later runs would say nothing on a cluster that did not come back.
                 drop(cluster);
                 let again = self.folder.join(format!("{}-again-{}", file_name(&row.name), round + 1));
                 cluster = Cluster::start(&self.cluster(schedule, again)).await?;

@@ -1,4 +1,4 @@
-//! CPU and memory of a server as its own metrics tell.
+//! CPU and memory of a server, as its own metrics report them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::proc::Usage;
 
-/// Longest answer that is read, in bytes.
+/// Longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub fn authority(url: &str) -> Result<String, AdminError> {
     Ok(authority.to_owned())
 }
 
-/// A server renews these figures every 5 s, so they lag.
+/// The CPU and memory of a server. The server renews these figures every 5 s, so they lag.
 pub async fn usage(authority: &str) -> Result<Usage, AdminError> {
     parse(&metrics(authority).await?).ok_or_else(|| AdminError::Missing(authority.to_owned()))
 }
@@ -52,7 +52,7 @@ pub async fn metrics(authority: &str) -> Result<String, AdminError> {
     answer.map_err(|error| failed(error.to_string()))
 }
 
-/// The names of Carillon, or those that Prometheus's own clients use.
+/// Reads Carillon's metrics, or those of Prometheus's own clients.
 fn parse(metrics: &str) -> Option<Usage> {
     let value = |names: [&str; 2]| {
         metrics.lines().find_map(|line| {

@@ -1,4 +1,4 @@
-//! What gateways tell of the sends that they read: how many they refused, and how long those took that they let in.
+//! What gateways report about sends: how many they refused, and how long accepted ones took.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,9 +13,10 @@ pub struct Gateways(Vec<String>);
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sends {
     read: f64,
-    /// By code.
+    /// Refused sends by code.
     refused: BTreeMap<String, f64>,
-    /// From reading a send to writing its Accepted: upper bounds in seconds, and how many took at most so long.
+    /// The time from reading a send to writing its `Accepted`: upper bounds in seconds, and how many sends took at most
+    /// that long.
     accepted_within: Vec<(f64, f64)>,
 }
 
@@ -24,7 +25,7 @@ impl Gateways {
         Ok(Self(urls.iter().map(|url| admin::authority(url)).collect::<Result<_, _>>()?))
     }
 
-    /// None if there are none, or one does not answer.
+    /// `None` if there are no gateways, or one does not answer.
     pub async fn read(&self) -> Option<Sends> {
         let mut sends = Sends::default();
         for authority in &self.0 {
@@ -59,7 +60,7 @@ impl Sends {
         }
     }
 
-    /// From `self` to `later`.
+    /// The difference from `self` to `later`.
     pub fn figures(&self, later: &Self, took: Duration) -> Vec<Figure> {
         let a_second = |from: f64, to: f64| (to - from) / took.as_secs_f64();
         let mut figures = vec![Figure::neutral("sends read by gateways", "1/s", a_second(self.read, later.read))];
@@ -75,7 +76,7 @@ impl Sends {
         figures
     }
 
-    /// The time in seconds within which this part was accepted; between the bounds of a bucket it is taken to grow evenly.
+    /// The time in seconds within which this part of the sends was accepted, interpolated linearly within a bucket.
     fn within(&self, later: &Self, part: f64) -> Option<f64> {
         let before = |at: usize| self.accepted_within.get(at).map_or(0.0, |(_, count)| *count);
         let counts: Vec<(f64, f64)> =

@@ -1,13 +1,13 @@
-//! Was the load generator the limit, rather than the service?
+//! Tells whether the load generator was the limit, and not the service.
 
 use super::window::Window;
 use crate::report::recorder::LATE_US;
 
-/// Above this part of what its threads can use, the generator has no time to spare.
+/// Above this part of the CPU time of its threads, the generator has no time to spare.
 const FULL: f64 = 0.85;
-/// Above this part of all cores' time the machine is full.
+/// Above this part of all cores' time, the machine is full.
 const MACHINE_FULL: f64 = 0.95;
-/// So many late sends are the machine's noise.
+/// Up to this part of late sends is the machine's noise.
 const LATE_PART: f64 = 0.01;
 
 /// How the generator fared in the measured part of a run.
@@ -17,21 +17,21 @@ pub struct Generator {
     pub workers: usize,
     /// Cores of the machine.
     pub cores: usize,
-    /// Sends that had a time of their own and that nothing but the generator held back.
+    /// Sends with a time of their own that only the generator could delay.
     pub scheduled: u64,
-    /// Those of them that were late by more than [`LATE_US`].
+    /// The sends among `scheduled` that were late by more than [`LATE_US`].
     pub late: u64,
-    /// Is what is measured how fast it goes (closed loop)? Then a generator that takes more of a full machine than
-    /// the servers is the limit. At a given rate it is not: the rate was reached or the sends were late.
+    /// True if the run measures the highest rate (closed loop). Then a generator that takes more of a full machine than
+    /// the servers is the limit. At a given rate it is not: either the rate was reached or sends were late.
     pub as_fast_as_possible: bool,
 }
 
 impl Generator {
-    /// Why the generator was the limit; None if it was not.
+    /// Why the generator was the limit; `None` if it was not.
     ///
-    /// Latencies and rates are the service's only while the generator has time to spare. It has none when its threads
-    /// are busy nearly all the time, when it sends late, or when machine and servers are seen to be full and most of it
-    /// is the generator's doing. Server CPU per message holds even then.
+    /// Latencies and rates are the service's own only while the generator has time to spare. It has none if its threads
+    /// are busy nearly all the time, if it sends late, or if machine and servers are full and the generator uses the
+    /// larger part. Server CPU per message is right even then.
     pub fn was_the_limit(&self, window: &Window) -> Option<String> {
         let (own, can) = (window.own_cores(), self.workers.min(self.cores) as f64);
         if own > FULL * can {
@@ -41,7 +41,7 @@ impl Generator {
             let Self { late, scheduled, .. } = self;
             return Some(format!("{late} of {scheduled} sends went out more than {} ms late", LATE_US / 1000));
         }
-        // Without the servers' own figures whatever else used the machine is taken for them.
+        // Without figures of the servers, all other use of the machine counts as theirs.
         let others = window.server_cores().unwrap_or(window.machine_busy * self.cores as f64 - own);
         if self.as_fast_as_possible && window.machine_busy > MACHINE_FULL && own > others {
             return Some(format!("the machine was full, and it used {own:.2} cores, the servers {others:.2}"));

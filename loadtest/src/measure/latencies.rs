@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 /// Locks among which recorders are spread.
 const SHARDS: usize = 8;
 
-/// Microseconds, to three digits, up to an hour.
+/// Latencies in microseconds, with three digits, up to an hour.
 pub struct Latencies {
     shards: Vec<Mutex<Histogram<u64>>>,
     total: Mutex<Histogram<u64>>,
@@ -24,12 +24,12 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// `shard` is any number that is the recorder's own.
+    /// Records a latency. `shard` is any number that belongs to the recording task.
     pub fn record(&self, shard: usize, us: u64) {
         self.shards[shard % SHARDS].lock().saturating_record(us);
     }
 
-    /// What came since the last call.
+    /// The latencies since the last call.
     pub fn take_interval(&self) -> Histogram<u64> {
         let mut interval = histogram();
         for shard in &self.shards {
@@ -43,7 +43,7 @@ impl Latencies {
         interval
     }
 
-    /// All.
+    /// All latencies.
     pub fn total(&self) -> Histogram<u64> {
         self.take_interval();
         self.total.lock().clone()

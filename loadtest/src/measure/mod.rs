@@ -1,4 +1,4 @@
-//! What a run costs and how long things take.
+//! Measures what a run costs and how long things take.
 
 pub mod admin;
 pub mod gateways;

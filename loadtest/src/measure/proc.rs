@@ -1,4 +1,4 @@
-//! What Linux tells about processes, see proc(5). Elsewhere all of it is absent.
+//! What Linux reports about processes, see proc(5). On other systems everything here is absent.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use std::fs;
 pub struct Usage {
     /// User and system time, in microseconds; the kernel counts it in steps of 10,000.
     pub cpu_us: u64,
-    /// Memory that is in RAM.
+    /// Resident memory.
     pub rss_bytes: u64,
 }
 
@@ -18,15 +18,15 @@ pub struct MachineTime {
     pub total: u64,
 }
 
-/// None if there is no such process.
+/// `None` if there is no such process.
 pub fn usage(pid: u32) -> Option<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    // A process that has ended and was not waited for has no memory.
+    // A process that has ended but was not waited for has no memory.
     Some(Usage { cpu_us: cpu_us(&stat)?, rss_bytes: rss_bytes(&status).unwrap_or(0) })
 }
 
-/// This process's own.
+/// The use of this process.
 pub fn own() -> Usage {
     usage(std::process::id()).unwrap_or_default()
 }
@@ -49,12 +49,12 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Fields 14 and 15; the second field, in brackets, may hold spaces.
+/// The sum of fields 14 and 15. The second field, in brackets, may contain spaces.
 fn cpu_us(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    // USER_HZ is 100 on every architecture that Linux has today.
+    // USER_HZ is 100 on every architecture of today's Linux.
     Some((user + system) * 10_000)
 }
 
@@ -64,7 +64,7 @@ fn rss_bytes(status: &str) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// The first eight fields; guest time is in the user's already.
+/// The sum of the first eight fields; guest time is already part of user time.
 fn machine_time(stat: &str) -> Option<MachineTime> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().take(8).filter_map(|field| field.parse().ok()).collect();

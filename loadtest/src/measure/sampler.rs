@@ -11,7 +11,7 @@ use crate::report::{
     sample::{Quantiles, Sample, ServerSample},
 };
 
-/// Runs until `tasks` are stopped; the samples are the recorder's.
+/// Takes samples until `tasks` are stopped, and gives them to the recorder.
 pub fn start(recorder: Arc<Recorder>, servers: Arc<Servers>, tasks: &Tasks) {
     tasks.spawn("sample", async move {
         let mut tick = tokio::time::interval(Duration::from_secs(1));

@@ -7,7 +7,7 @@ use super::{
     proc::{self, Usage},
 };
 
-/// Servers by process id or admin address. A process that was replaced keeps its place and its CPU time so far.
+/// Servers by process id or admin address. A restarted server keeps its entry and its CPU time.
 #[derive(Default)]
 pub struct Servers(Mutex<Vec<Server>>);
 
@@ -15,9 +15,9 @@ pub struct Servers(Mutex<Vec<Server>>);
 struct Server {
     name: String,
     source: Source,
-    /// CPU time of the processes before this one, in microseconds.
+    /// CPU time of earlier processes of the server, in microseconds.
     before_us: u64,
-    /// As it was last read; stays when the process is gone.
+    /// The last reading; it stays when the process is gone.
     last: Usage,
 }
 
@@ -28,22 +28,22 @@ enum Source {
     Admin(String),
 }
 
-/// What one server has used; CPU is counted over its restarts.
+/// The resources that one server has used; CPU is counted over its restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUsage {
     pub name: String,
     pub usage: Usage,
-    /// Could it be read just now?
+    /// True if the server could be read just now.
     pub alive: bool,
 }
 
 impl Servers {
-    /// Watches a process, under a name of its own.
+    /// Watches a process under this name.
     pub fn add_pid(&self, name: &str, pid: u32) {
         self.add(name, Source::Pid(pid));
     }
 
-    /// Watches what `http://host:port/metrics` tells.
+    /// Watches a server by `http://host:port/metrics`.
     pub fn add_admin(&self, url: &str) -> Result<(), AdminError> {
         let authority = admin::authority(url)?;
         self.add(&authority, Source::Admin(authority.clone()));
@@ -67,7 +67,7 @@ impl Servers {
         self.0.lock().is_empty()
     }
 
-    /// Reads all of them.
+    /// Reads all servers.
     pub async fn read(&self) -> Vec<ServerUsage> {
         let servers = self.0.lock().clone();
         let mut usages = Vec::with_capacity(servers.len());
@@ -84,10 +84,10 @@ impl Servers {
     fn note(&self, at: usize, source: &Source, read: Option<Usage>) -> ServerUsage {
         let mut servers = self.0.lock();
         let server = &mut servers[at];
-        // Replaced while it was read: what was read is of the process before.
+        // The entry was replaced during the reading, which therefore belongs to the earlier process.
         if let Some(usage) = read.filter(|_| server.source == *source) {
             if usage.cpu_us < server.last.cpu_us {
-                // A server behind an admin address was started again.
+                // A server behind an admin address was restarted.
                 server.before_us += server.last.cpu_us;
             }
             server.last = usage;

@@ -1,4 +1,4 @@
-//! What was used between two moments.
+//! The resources used between two moments.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub struct Window {
     pub servers: Vec<ServerWindow>,
     /// CPU time of this process.
     pub own_cpu_us: u64,
-    /// Part of all cores' time that was used, by anyone: 0 to 1.
+    /// Used part of all cores' time, by any process: 0 to 1.
     pub machine_busy: f64,
 }
 
@@ -65,12 +65,12 @@ impl Reading {
 }
 
 impl Window {
-    /// CPU time of all servers in microseconds; None if none is watched.
+    /// CPU time of all servers in microseconds; `None` if no server is watched.
     pub fn server_cpu_us(&self) -> Option<u64> {
         (!self.servers.is_empty()).then(|| self.servers.iter().map(|server| server.cpu_us).sum())
     }
 
-    /// What all servers' memory has grown by, in bytes.
+    /// The growth of all servers' memory, in bytes.
     pub fn server_rss_growth_bytes(&self) -> Option<i64> {
         let growth = |server: &ServerWindow| server.rss_after_bytes as i64 - server.rss_before_bytes as i64;
         (!self.servers.is_empty()).then(|| self.servers.iter().map(growth).sum())

@@ -1,4 +1,4 @@
-//! Two runs beside each other.
+//! Compares two runs.
 
 use std::fmt::Write as _;
 
@@ -66,7 +66,7 @@ impl Row {
         (a != 0.0).then(|| b / a)
     }
 
-    /// What is within a tenth is noise on most machines.
+    /// On most machines a difference below a tenth is noise.
     fn judgement(&self) -> &'static str {
         let Some(ratio) = self.ratio() else { return "" };
         match (self.better, ratio) {

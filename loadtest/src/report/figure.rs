@@ -13,19 +13,19 @@ pub struct Figure {
     pub better: Better,
 }
 
-/// In which direction a figure improves.
+/// The direction in which a figure improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
     Lower,
     Higher,
-    /// It describes the run.
+    /// The figure describes the run; neither direction is better.
     Neutral,
 }
 
-/// Accepted messages a second: what `--min-rate` asks for.
+/// Accepted messages a second; `--min-rate` sets its level.
 pub const RATE: &str = "accepted";
-/// Server CPU for each message, sign-in or delivery: what `--max-cpu-us` asks for.
+/// Server CPU for each message, sign-in or delivery; `--max-cpu-us` sets its level.
 pub const SERVER_CPU: &str = "server CPU";
 
 impl Figure {
@@ -57,7 +57,7 @@ pub fn message_figures(window: &Window) -> Vec<Figure> {
     figures
 }
 
-/// Server and generator CPU for each of `count` things.
+/// CPU of servers and generator for each of `count` things.
 pub fn cost(window: &Window, count: u64, thing: &str) -> Vec<Figure> {
     if count == 0 {
         return Vec::new();

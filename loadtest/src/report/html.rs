@@ -1,4 +1,4 @@
-//! A report as one page without anything from outside. Pure. Several reports are laid over each other.
+//! A report as one HTML page that loads nothing from outside. Pure. Two reports can be laid over each other.
 
 use super::{
     Report,
@@ -24,7 +24,7 @@ pub fn page(report: &Report) -> String {
     document(&head, &report.note, &format!("{body}\n{}", grid(&charts(&[("", report)]))))
 }
 
-/// Two runs over each other, under a table that compares them.
+/// Two runs over each other, below a table that compares them.
 pub fn overlay(a: &Report, b: &Report, table: &str) -> String {
     let head = format!("{} {} and {}", a.scenario, a.run, b.run);
     let note = format!("A: {} B: {}", a.note, b.note);
@@ -32,7 +32,7 @@ pub fn overlay(a: &Report, b: &Report, table: &str) -> String {
     document(&head, &note, &format!("{body}\n{}", grid(&charts(&[("A ", a), ("B ", b)]))))
 }
 
-/// A whole page; `body` is HTML, the others are text.
+/// A whole page. `body` is HTML; the other arguments are plain text.
 pub(crate) fn document(head: &str, note: &str, body: &str) -> String {
     let (head, note) = (escape(head), escape(note));
     format!(
@@ -41,7 +41,7 @@ pub(crate) fn document(head: &str, note: &str, body: &str) -> String {
     )
 }
 
-/// As many charts beside each other as there is room for.
+/// A grid with as many charts in a row as there is room for.
 pub(crate) fn grid(charts: &str) -> String {
     format!("<div class=\"charts\">\n{charts}</div>")
 }
@@ -106,7 +106,7 @@ fn servers(reports: &Named<'_>, name: &str, y: impl Fn(&super::sample::ServerSam
     all
 }
 
-/// Those of the first report: two runs have no common time but their beginning.
+/// The marks of the first report: the times of two runs have nothing in common but the beginning.
 fn marks(reports: &Named<'_>) -> Vec<(f64, String)> {
     let (_, report) = reports[0];
     let warm_up = report.measured_from_ms.map(|ms| (seconds(ms), "measured from here".to_owned()));
@@ -114,7 +114,7 @@ fn marks(reports: &Named<'_>) -> Vec<(f64, String)> {
     warm_up.into_iter().chain(marks).collect()
 }
 
-/// The x axis gives each further nine the same room.
+/// On the x axis, each further nine (90, 99, 99.9) takes the same room.
 fn percentiles(reports: &Named<'_>) -> String {
     let nines = |percentile: f64| -(1.0 - percentile.min(99.999) / 100.0).log10();
     let mut series = Vec::new();

@@ -1,4 +1,4 @@
-//! What an operator asks of a run.
+//! The levels that an operator demands of a run.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,10 +7,10 @@ use super::{
     sample::Distribution,
 };
 
-/// What was asked for.
+/// The demanded levels.
 #[derive(Debug, Clone, Default)]
 pub struct Levels {
-    /// Of every kind of latency that the run has, in milliseconds.
+    /// Bounds the 99th percentile of every kind of latency that the run has, in milliseconds.
     pub max_p99_ms: Option<f64>,
     /// Accepted messages (or sign-ins) a second.
     pub min_rate: Option<f64>,
@@ -18,7 +18,7 @@ pub struct Levels {
     pub max_cpu_us: Option<f64>,
 }
 
-/// What was asked for and what was reached.
+/// A demanded level and the value that the run reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Level {
     pub name: String,

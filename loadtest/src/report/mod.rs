@@ -1,4 +1,4 @@
-//! What a run tells: one JSON file, documented in docs/loadtest.md, and a page with plots.
+//! The report of a run: one JSON file, documented in docs/loadtest.md, and a page with plots.
 
 pub mod compare;
 pub mod figure;
@@ -21,28 +21,29 @@ use self::{
 };
 use crate::{checker::Findings, flush_probe::FlushReport, measure::window::Window, relay::RelayReport};
 
-/// Of each class of violations.
+/// Examples of each class of violations.
 const EXAMPLES: usize = 10;
 
-/// Changes when a field changes its meaning or goes.
+/// Grows when a field gets another meaning or is removed.
 pub const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub format: u32,
-    /// Of the program that made it.
+    /// The version of the program that wrote the report.
     pub version: String,
     pub scenario: String,
     pub note: String,
     pub run: String,
     pub began_unix_ms: u64,
-    /// As given on the command line.
+    /// The options as given on the command line.
     pub options: Vec<String>,
     pub machine: Machine,
     pub verdict: Verdict,
-    /// Of what was measured: without warm-up and reading back.
+    /// Length of the measured part: without warm-up and reading back.
     pub measured_s: f64,
-    /// Where that began, in milliseconds after the beginning; absent if it never did.
+    /// Beginning of the measured part, in milliseconds after the beginning of the run; absent if the run never reached
+    /// it.
     pub measured_from_ms: Option<u64>,
     pub figures: Vec<Figure>,
     pub distributions: Vec<Distribution>,
@@ -51,14 +52,14 @@ pub struct Report {
     /// Empty if neither process ids nor admin addresses were given.
     pub servers: Vec<ServerReport>,
     pub generator: GeneratorReport,
-    /// Absent unless asked for.
+    /// Absent unless the options ask for it.
     pub limits: Option<Limits>,
     pub marks: Vec<PlotMark>,
-    /// One a second.
+    /// One sample a second.
     pub samples: Vec<Sample>,
 }
 
-/// In the order in which they matter.
+/// A run has the first of these verdicts that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -82,22 +83,22 @@ pub struct Integrity {
     pub sent: u64,
     pub accepted: u64,
     pub refused: u64,
-    /// Neither accepted nor refused for good.
+    /// Sends that were neither accepted nor refused for good.
     pub unknown: u64,
-    /// To devices, each device counted.
+    /// Deliveries to devices, each device counted.
     pub delivered: u64,
-    /// Found in timelines at the end.
+    /// Messages found in timelines at the end.
     pub read_back: u64,
-    /// By class: lost, doubled, reordered, invented, corrupted, gap.
+    /// Violations by class: lost, doubled, reordered, invented, corrupted, gap.
     pub violations: BTreeMap<String, u64>,
-    /// The first ones of each class.
+    /// The first violations of each class.
     pub examples: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerReport {
     pub name: String,
-    /// In the measured part, in microseconds.
+    /// CPU time in the measured part, in microseconds.
     pub cpu_us: u64,
     pub rss_before_bytes: u64,
     pub rss_after_bytes: u64,
@@ -106,10 +107,10 @@ pub struct ServerReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GeneratorReport {
     pub workers: usize,
-    /// In the measured part, in microseconds.
+    /// CPU time in the measured part, in microseconds.
     pub cpu_us: u64,
     pub cores: f64,
-    /// Part of all cores' time that was used, by anyone: 0 to 1.
+    /// Used part of all cores' time, by any process: 0 to 1.
     pub machine_busy: f64,
     pub scheduled: u64,
     pub late: u64,
@@ -117,7 +118,7 @@ pub struct GeneratorReport {
     pub invalid: Option<String>,
 }
 
-/// What the machine could do at most, measured right before the run.
+/// What the machine can do at most, measured right before the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     pub relay: RelayReport,

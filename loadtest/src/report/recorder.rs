@@ -1,4 +1,4 @@
-//! What happens in a run, as it happens.
+//! Records the events of a run while it is running.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::sample::Sample;
 use crate::{checker::Outcome, measure::latencies::Latencies};
 
-/// A send that goes out so much after its time, although nothing but the generator held it back, is late.
+/// A send is late if it goes out more than this after its time, although only the generator could delay it.
 pub const LATE_US: u64 = 5_000;
 
-/// Something that happened to the service, for the plots.
+/// An event in the service, for the plots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlotMark {
     /// Milliseconds after the beginning of the run.
@@ -28,11 +28,11 @@ pub struct Counts {
     pub accepted: u64,
     pub refused: u64,
     pub unknown: u64,
-    /// To devices, each device counted.
+    /// Deliveries to devices, each device counted.
     pub delivered: u64,
     /// Connections that are signed in now.
     pub signed_in: u64,
-    /// Sends with a time of their own that only the generator could hold back, and those of them that went out late.
+    /// Sends with a time of their own that only the generator could delay, and how many of them went out late.
     pub scheduled: u64,
     pub late: u64,
 }
@@ -41,7 +41,7 @@ pub struct Counts {
 pub struct Recorder {
     began: Instant,
     began_unix_ms: u64,
-    /// Microseconds after the beginning; `u64::MAX`: not yet.
+    /// Microseconds after the beginning of the run; `u64::MAX` during the warm-up.
     measures_from_us: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
@@ -52,26 +52,26 @@ pub struct Recorder {
     late: AtomicU64,
     not_sent: AtomicU64,
     next_shard: AtomicUsize,
-    /// From the time at which a message was meant to be sent to its acceptance.
+    /// Latency from the time at which a message should have been sent to its acceptance.
     pub acceptance: Latencies,
-    /// From there to each device of the recipient.
+    /// Latency from the same time to each device of the recipient.
     pub delivery: Latencies,
     marks: Mutex<Vec<PlotMark>>,
     samples: Mutex<Vec<Sample>>,
     phase: Mutex<Phase>,
 }
 
-/// What the run is doing.
+/// The current activity of the run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Phase {
     pub name: String,
     /// Milliseconds after the beginning of the run.
     pub began_ms: u64,
-    /// If that is known.
+    /// Absent if the length is not known.
     pub lasts: Option<Duration>,
 }
 
-/// Marks and samples above this many are dropped: a day of samples.
+/// Most marks and samples that are kept; enough for a day of samples.
 const KEPT: usize = 100_000;
 
 impl Default for Recorder {
@@ -111,17 +111,17 @@ impl Recorder {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// This moment, or another one, in microseconds after the beginning.
+    /// The time `at` in microseconds after the beginning of the run.
     pub fn us(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_micros() as u64
     }
 
-    /// The warm-up is over: latencies count from now on.
+    /// Ends the warm-up: latencies count from now on.
     pub fn measure_from_now(&self) {
         self.measures_from_us.store(self.us(Instant::now()), Ordering::Relaxed);
     }
 
-    /// Milliseconds after the beginning; None during the warm-up.
+    /// Milliseconds after the beginning; `None` during the warm-up.
     pub fn measures_from_ms(&self) -> Option<u64> {
         let us = self.measures_from_us.load(Ordering::Relaxed);
         (us != u64::MAX).then_some(us / 1000)
@@ -136,7 +136,7 @@ impl Recorder {
         intended_us >= self.measures_from_us.load(Ordering::Relaxed)
     }
 
-    /// A send that only the generator could hold back goes out now.
+    /// A send that only the generator could delay goes out now.
     pub fn sent_on_schedule(&self, intended_us: u64, now_us: u64) {
         if self.measures(intended_us) {
             self.scheduled.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +146,7 @@ impl Recorder {
         }
     }
 
-    /// A send has ended. Only acceptance has a latency.
+    /// A send has ended. Only an acceptance has a latency.
     pub fn ended(&self, shard: usize, intended_us: u64, outcome: Outcome) {
         let counter = match outcome {
             Outcome::Accepted => &self.accepted,
@@ -159,7 +159,7 @@ impl Recorder {
         }
     }
 
-    /// A device was shown a message; `timed` if that is what delivery latency means.
+    /// A device was shown a message. `timed` is true if the delivery counts for the delivery latency.
     pub fn delivered(&self, shard: usize, intended_us: u64, timed: bool) {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         if timed && self.measures(intended_us) {
@@ -167,7 +167,7 @@ impl Recorder {
         }
     }
 
-    /// The run ended before this message's turn came: it had waited this long already, and would have longer.
+    /// The run ended before this message was sent: it had waited this long already, and would have waited longer.
     pub fn not_sent(&self, shard: usize, intended_us: u64, now_us: u64) {
         if self.measures(intended_us) {
             self.not_sent.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +202,7 @@ impl Recorder {
         }
     }
 
-    /// Something happens now.
+    /// Marks an event that happens now.
     pub fn mark(&self, label: impl Into<String>) {
         let mut marks = self.marks.lock();
         if marks.len() < KEPT {
@@ -225,12 +225,12 @@ impl Recorder {
         self.samples.lock().clone()
     }
 
-    /// What the run is doing, for whoever watches it.
+    /// Sets the phase of the run, which progress bars show.
     pub fn set_phase(&self, name: impl Into<String>) {
         *self.phase.lock() = Phase { name: name.into(), began_ms: self.elapsed_ms(), lasts: None };
     }
 
-    /// The phase goes on for so long from now.
+    /// The phase will take this long from now on.
     pub fn phase_lasts(&self, lasts: Duration) {
         let mut phase = self.phase.lock();
         phase.began_ms = self.elapsed_ms();
@@ -243,7 +243,7 @@ impl Recorder {
 }
 
 impl Counts {
-    /// What came since `before`; `signed_in` stays what it is now.
+    /// The counts since `before`; `signed_in` is the current number.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             accepted: self.accepted - before.accepted,

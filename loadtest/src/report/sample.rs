@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 /// One second of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Its end, in milliseconds after the beginning of the run.
+    /// End of the second, in milliseconds after the beginning of the run.
     pub at_ms: u64,
     pub accepted_per_s: f64,
     pub delivered_per_s: f64,
     /// Connections that are signed in.
     pub signed_in: u64,
-    /// Absent if nothing was accepted.
+    /// Absent if nothing was accepted in this second.
     pub acceptance: Option<Quantiles>,
     pub delivery: Option<Quantiles>,
-    /// In the order of [`super::Report::servers`].
+    /// One for each of [`super::Report::servers`], in their order.
     pub servers: Vec<ServerSample>,
     /// Cores that the load generator kept busy.
     pub generator_cores: f64,
-    /// Part of all cores' time that was used, by anyone: 0 to 1.
+    /// Used part of all cores' time, by any process: 0 to 1.
     pub machine_busy: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerSample {
-    /// Cores that it kept busy.
+    /// Cores that the server kept busy.
     pub cores: f64,
     pub rss_bytes: u64,
 }
@@ -48,12 +48,12 @@ pub struct Distribution {
     /// `acceptance`, `delivery`, `sign_in`, ...
     pub name: String,
     pub quantiles: Quantiles,
-    /// Percentile (0 to 100) and microseconds.
+    /// Pairs of percentile (0 to 100) and microseconds.
     pub curve: Vec<(f64, u64)>,
 }
 
 impl Quantiles {
-    /// None of nothing.
+    /// `None` for an empty histogram.
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
@@ -68,7 +68,7 @@ impl Quantiles {
 }
 
 impl Distribution {
-    /// None of nothing.
+    /// `None` for an empty histogram.
     pub fn of(name: &str, histogram: &Histogram<u64>) -> Option<Self> {
         let percentiles = [
             0.0, 1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9,

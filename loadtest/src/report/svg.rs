@@ -8,18 +8,18 @@ pub(crate) struct Chart<'a> {
     pub(crate) x_label: &'a str,
     pub(crate) y_label: &'a str,
     pub(crate) series: Vec<Series>,
-    /// Vertical lines: where, and what they say.
+    /// Vertical lines: their places and labels.
     pub(crate) marks: Vec<(f64, String)>,
-    /// The y axis is logarithmic; values below its lowest are drawn there.
+    /// True if the y axis is logarithmic; lower values are drawn at its lowest value.
     pub(crate) log_y: bool,
-    /// What the ticks of the x axis say instead of their numbers.
+    /// Labels of the x axis in place of its numbers.
     pub(crate) x_ticks: Option<Vec<(f64, String)>>,
 }
 
 #[derive(Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// x and y, in the order of x; a point without y breaks the line.
+    /// Pairs of x and y, in the order of x; a point without y breaks the line.
     pub(crate) points: Vec<(f64, Option<f64>)>,
     pub(crate) dashed: bool,
 }
@@ -88,7 +88,7 @@ impl Chart<'_> {
         writeln!(to, "</svg>")
     }
 
-    /// What is drawn, and 0 below it where the axis is linear.
+    /// The ranges of the axes. A linear y axis begins at 0.
     fn axes(&self) -> Axes {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let marks = self.marks.iter().map(|(x, _)| *x);
@@ -154,7 +154,8 @@ impl Chart<'_> {
     }
 }
 
-/// Where labels begin, which run downwards: those of close marks below each other, or else on the other side of the line.
+/// The places of the labels, which run downwards. Labels of close marks are put below each other, or on the other side
+/// of the line.
 fn label_places(marks: &[(f64, &str)]) -> Vec<(f64, f64)> {
     const ACROSS: f64 = 11.0;
     let room = HEIGHT - BOTTOM - TOP;
@@ -209,7 +210,7 @@ fn log_ticks((low, high): (f64, f64)) -> Vec<f64> {
     (low..=high).map(|power| 10f64.powi(power)).collect()
 }
 
-/// 1500 as 1.5k.
+/// Shortens 1500 to 1.5k.
 fn short(value: f64) -> String {
     let (value, unit) = match value.abs() {
         size if size >= 1e6 => (value / 1e6, "M"),

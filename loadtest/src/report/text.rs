@@ -95,7 +95,7 @@ pub(super) fn value(figure: &Figure) -> String {
     format!("{} {}", number(figure.value), figure.unit).trim_end().to_owned()
 }
 
-/// Three or four significant digits.
+/// A number with three or four significant digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

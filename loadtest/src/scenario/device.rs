@@ -1,4 +1,4 @@
-//! A device that follows what it is shown.
+//! A device that watches what it is shown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,23 +13,23 @@ use crate::{
     payload::Payload,
 };
 
-/// Takes a pause after each event.
+/// A device that pauses after each event.
 pub(crate) struct Slow {
     pub(crate) pause: Duration,
-    /// True when it hurries up.
+    /// True as soon as the device is to stop pausing.
     pub(crate) until: watch::Receiver<bool>,
 }
 
-/// Tells checker and recorder what a device is shown.
+/// Reports to checker and recorder what a device is shown.
 pub(crate) struct Device {
     load: Arc<Load>,
     watcher: Arc<WatcherCheck>,
-    /// Those that it is to be shown, and its own: few.
+    /// The few flows that the device is to be shown, and its own.
     flows: Vec<Arc<FlowCheck>>,
     shard: usize,
     connected: bool,
     slow: Option<Slow>,
-    /// How far it is, for one who goes on in its place.
+    /// The device's position, for a later client of the same device.
     place: Arc<Mutex<Option<Position>>>,
 }
 
@@ -44,7 +44,7 @@ impl Device {
         self
     }
 
-    /// Where its inbox's position is kept.
+    /// Keeps the position of the device's inbox in `place`.
     pub(crate) fn with_place(mut self, place: &Arc<Mutex<Option<Position>>>) -> Self {
         self.place = Arc::clone(place);
         self
@@ -96,7 +96,7 @@ impl Drop for Device {
     }
 }
 
-/// Gives the envelope to the checker. The payload, if it is one that the watcher waits for.
+/// Gives the envelope to the checker. Returns the payload if the watcher expects it.
 pub(crate) fn check<'a>(
     load: &Load,
     watcher: &Arc<WatcherCheck>,
@@ -117,7 +117,7 @@ pub(crate) fn check<'a>(
     let is = |flow: &&Arc<FlowCheck>| flow.name.sender == payload.sender && flow.name.recipient == payload.recipient;
     let expected = match flows.iter().find(is) {
         Some(flow) => flow.delivered(watcher, payload.counter),
-        // Not for this device.
+        // The message is not for this device.
         None => load.checker.flow(payload.sender, payload.recipient).delivered(watcher, payload.counter),
     };
     expected.then_some(payload)

@@ -35,50 +35,50 @@ pub struct DirectConfig {
     pub run: String,
     pub addresses: Vec<Address>,
     pub users: usize,
-    /// Each with a connection of its own; the first one sends.
+    /// Devices of each user, each with a connection of its own; the first one sends.
     pub devices: usize,
-    /// Sends a second of each user; None: as fast as the window allows.
+    /// Sends a second of each user; `None`: as fast as the window allows.
     pub rate: Option<f64>,
     /// Sends of one user without an answer.
     pub window: usize,
     /// Size of a message's text.
     pub bytes: usize,
-    /// A send without an answer for so long is counted as unknown.
+    /// A send without an answer for this long is counted as unknown.
     pub send_timeout: Duration,
     pub slow_readers: SlowReaders,
 }
 
-/// The first so many users have one more device, which takes a pause after each event while messages are sent. Its
-/// delivery latencies are not recorded; that it gets everything is checked.
+/// The first `count` users have one more device, which pauses after each event while messages are sent. Its delivery
+/// latencies are not recorded, but it is checked that it gets everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SlowReaders {
     pub count: usize,
     pub pause: Duration,
 }
 
-/// A run that goes on.
+/// A run in progress.
 pub struct Direct {
     load: Arc<Load>,
-    /// By user, then by device.
+    /// Clients by user, then by device.
     clients: Vec<Vec<Client>>,
     stop: watch::Sender<bool>,
-    /// For slow readers.
+    /// Tells slow readers to stop pausing.
     hurry: watch::Sender<bool>,
     senders: Tasks,
-    /// Wakes the senders as long as it is here.
+    /// Wakes the senders until it is dropped.
     _pacer: Option<Pacer>,
     began: Instant,
 }
 
-/// What a run found.
+/// The result of a run.
 pub struct Report {
     pub summary: Summary,
-    /// The first 1,000 of each class.
+    /// The first 1,000 violations of each class.
     pub violations: Vec<Violation>,
     pub findings: Findings,
     /// Acceptance latency in microseconds, from the intended time of the send.
     pub latencies: Histogram<u64>,
-    /// Delivery latency in microseconds: from there to each device of the recipient.
+    /// Delivery latency in microseconds: from the intended time of the send to each device of the recipient.
     pub delivery: Histogram<u64>,
     pub took: Duration,
 }
@@ -96,7 +96,7 @@ impl Direct {
         Self::start_with(config, ConnectOptions::default(), recorder, token, tasks).await
     }
 
-    /// With a recorder that others share; latencies count from [`Recorder::measure_from_now`] on.
+    /// Like `start`, with a recorder that others share; latencies count from [`Recorder::measure_from_now`] on.
     pub async fn start_with(
         config: DirectConfig,
         connect: ConnectOptions,
@@ -161,7 +161,7 @@ impl Direct {
         self.load.recorder.counts().delivered
     }
 
-    /// Everything that is counted while the run goes on; takes marks.
+    /// The recorder, which counts during the run and takes marks.
     pub fn recorder(&self) -> &Arc<Recorder> {
         &self.load.recorder
     }
@@ -213,7 +213,7 @@ fn flow(load: &Load, sender: usize, users: usize) -> Arc<FlowCheck> {
     load.checker.flow(&load.user("", sender), &load.user("", (sender + 1) % users))
 }
 
-/// The first flow is the one to the user, the second the user's own, which the first device sends.
+/// Opens a device. The first flow goes to the user; the second one is the user's own, which the first device sends.
 fn open(
     load: &Arc<Load>,
     (user, device): (&str, &str),
@@ -237,7 +237,8 @@ fn open(
     Ok(client)
 }
 
-/// Runs it with a warm-up, measures the time after that, waits at most `patience` for the last messages, and tells all.
+/// Carries out a run with a warm-up, measures the time after it, waits at most `patience` for the last messages, and
+/// returns everything found.
 pub async fn run(
     environment: &Environment,
     config: DirectConfig,

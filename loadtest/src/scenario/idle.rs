@@ -1,4 +1,4 @@
-//! The scenario *idle hold*: many who are signed in and do nothing.
+//! The scenario *idle hold*: many connections that are signed in and idle.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ pub struct IdleConfig {
 /// The golden ratio. The fractional parts of its multiples lie evenly between 0 and 1, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
-/// Holds them while `measured` lasts.
+/// Holds the connections while `measured` is pending.
 pub async fn run(
     environment: &Environment,
     config: IdleConfig,

@@ -1,4 +1,4 @@
-//! A connection that is signed in and does nothing: one task and one socket, without the client's queues.
+//! A connection that is signed in and idle: one task and one socket, without the client's queues.
 
 use std::{
     sync::{
@@ -21,12 +21,12 @@ pub(crate) struct Light {
     recorder: Arc<Recorder>,
 }
 
-/// For a connection and the sign-in on it.
+/// Time limit for a connection and the sign-in on it.
 const SIGN_IN: Duration = Duration::from_secs(30);
 const SIGN_OUT: Duration = Duration::from_secs(5);
 
 impl Light {
-    /// The gateways take turns: `number` says whose it is.
+    /// Connects to the gateways in turn; `number` selects the gateway.
     pub(crate) async fn open(
         environment: &Environment,
         number: usize,
@@ -50,7 +50,7 @@ impl Light {
         let late = || ConnectionError::Timeout { address: address.to_string(), after: SIGN_IN };
         let (connection, signed_in) = timeout(SIGN_IN, signing_in).await.unwrap_or_else(|_| Err(late().into()))?;
         environment.recorder.signed_in();
-        // As the client library does it: a little early, so that it is there in time.
+        // Slightly early, as the client library does it, so that the ping arrives in time.
         let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.9);
         Ok(Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) })
     }
@@ -60,7 +60,7 @@ impl Light {
     pub(crate) async fn hold(mut self, phase: f64, lost: Arc<AtomicU64>) {
         let mut next_ping = Instant::now() + self.heartbeat.mul_f64(phase);
         loop {
-            // Both are cancel-safe.
+            // Both branches are cancel-safe.
             tokio::select! {
                 frame = self.connection.next_frame() => {
                     if !matches!(frame, Ok(Some(_))) {
@@ -85,7 +85,7 @@ impl Light {
             while self.connection.next_frame().await?.is_some() {}
             Ok::<_, ConnectionError>(())
         };
-        // Gone without a word is as good.
+        // A connection that breaks without an answer counts as signed out, too.
         let _ = timeout(SIGN_OUT, goodbye).await;
     }
 }

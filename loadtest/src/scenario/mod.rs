@@ -26,7 +26,7 @@ use crate::{
 /// The service under load.
 #[derive(Clone)]
 pub struct Target {
-    /// Gateways, over which the connections are spread.
+    /// Gateways over which the connections are spread.
     pub addresses: Vec<Address>,
     pub connect: ConnectOptions,
 }
@@ -34,7 +34,7 @@ pub struct Target {
 /// Makes a token for a user.
 pub type Token = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
-/// What all scenarios need.
+/// The environment of every scenario.
 #[derive(Clone)]
 pub struct Environment {
     /// Names the run; user ids begin with it, so that runs do not mix.
@@ -43,21 +43,21 @@ pub struct Environment {
     pub token: Token,
     pub recorder: Arc<Recorder>,
     pub servers: Arc<Servers>,
-    /// Asked what they refused; empty if not wanted.
+    /// Gateways that are asked how many sends they refused; empty if no address was given.
     pub gateways: Arc<Gateways>,
     /// Threads of this process that make the load.
     pub workers: usize,
     pub tasks: Tasks,
 }
 
-/// What a scenario found.
+/// The result of a scenario.
 pub struct Found {
     pub findings: Findings,
     pub distributions: Vec<Distribution>,
     pub figures: Vec<Figure>,
-    /// Of the part that was measured.
+    /// The measured part.
     pub window: Window,
-    /// Why the figures mean nothing; None if they do.
+    /// Why the figures mean nothing; `None` if they are good.
     pub invalid: Option<String>,
 }
 
@@ -77,13 +77,13 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Is it the run that came to nothing, rather than the operator's request that was wrong?
+    /// True if the run failed, and not the operator's request.
     pub fn makes_the_run_invalid(&self) -> bool {
         matches!(self, Self::SignIn { .. })
     }
 }
 
-/// The only device of users who need one alone.
+/// The name of the only device of users who have one.
 pub(crate) const DEVICE: &str = "device-0";
 
 /// Files that the generator needs for itself.
@@ -97,7 +97,7 @@ pub(crate) struct Load {
     pub(crate) recorder: Arc<Recorder>,
     /// Size of a message's text.
     pub(crate) bytes: usize,
-    /// A send without an answer for so long is counted as unknown.
+    /// A send without an answer for this long is counted as unknown.
     pub(crate) send_timeout: Duration,
     /// Sends of one client without an answer.
     pub(crate) window: usize,
@@ -140,7 +140,7 @@ impl Environment {
         }
     }
 
-    /// Why the generator was the limit in this window.
+    /// Why the generator was the limit in this window; `None` if it was not.
     pub(crate) fn generator_limit(&self, window: &Window, as_fast_as_possible: bool) -> Option<String> {
         let generator = Generator {
             workers: self.workers,
@@ -153,7 +153,7 @@ impl Environment {
     }
 }
 
-/// Signs in so many senders, each of which watches its own inbox. `flows_from`: the flows that a sender writes to.
+/// Signs the senders in, each of which watches its own inbox. `flows_from` gives the flows that a sender writes to.
 pub(crate) async fn open_senders(
     load: &Arc<Load>,
     environment: &Environment,
@@ -181,13 +181,13 @@ pub(crate) async fn signed_in(client: &Client, user: &str) -> Result<(), RunErro
     result.map(|_| ()).map_err(|why| RunError::SignIn { user: user.to_owned(), why })
 }
 
-/// Refuses more connections than this process may have.
+/// Fails if more connections are wanted than this process may open.
 pub(crate) fn check_open_files(wanted: usize) -> Result<(), RunError> {
     let (wanted, limit) = (wanted as u64, crate::measure::proc::open_files_limit().unwrap_or(u64::MAX));
     if wanted.saturating_add(SPARE_FILES) > limit { Err(RunError::OpenFiles { wanted, limit }) } else { Ok(()) }
 }
 
-/// Looks every 20 ms. False when it was not so in time.
+/// Checks the condition every 20 ms. False if it did not come true in time.
 pub(crate) async fn eventually(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
     let give_up = tokio::time::Instant::now() + patience;
     while !so() {

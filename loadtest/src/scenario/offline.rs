@@ -1,4 +1,4 @@
-//! The scenario *offline and catch-up*: messages to users who are away, and then they come.
+//! The scenario *offline and catch-up*: messages to users who are away and then come back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub struct OfflineConfig {
     pub senders: usize,
     /// Messages in all.
     pub messages: u64,
-    /// Sends a second over all senders; None: as fast as the window allows.
+    /// Sends a second over all senders; `None`: as fast as the window allows.
     pub rate: Option<f64>,
     /// Sends of one sender without an answer.
     pub window: usize,
@@ -68,7 +68,7 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
         findings,
         distributions: Distribution::of("acceptance", &environment.recorder.acceptance.total()).into_iter().collect(),
         figures: figures(&stored, &caught_up),
-        // The catch-up has its own speed whatever the generator does; what it has to read is the same.
+        // The catch-up takes its own time and reads the same messages, even if the generator was the limit before.
         invalid: (accepted == 0)
             .then(|| "nothing was accepted".to_owned())
             .or_else(|| environment.generator_limit(&stored, offline.config.rate.is_none())),
@@ -77,7 +77,7 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
 }
 
 impl Offline<'_> {
-    /// An absent user has been there once.
+    /// Signs every absent user in once, so that the account exists.
     async fn make_accounts(&self) -> Result<(), RunError> {
         self.environment.recorder.set_phase("making accounts");
         let failed = Mutex::new(None);
@@ -120,7 +120,7 @@ impl Offline<'_> {
         before.until(&Reading::now(recorder, &self.environment.servers).await)
     }
 
-    /// All sign in at once, and read until they have everything.
+    /// Signs all users in at once, and waits until they have read everything.
     async fn catch_up(&self) -> Result<(Vec<Client>, Window), RunError> {
         let recorder = &self.environment.recorder;
         recorder.set_phase("catching up");
@@ -169,7 +169,7 @@ impl Offline<'_> {
     }
 }
 
-/// Of so many, divided as evenly as it goes.
+/// The share of part `number` if `all` are divided as evenly as possible.
 fn share(all: u64, parts: usize, number: usize) -> u64 {
     all / parts as u64 + u64::from((number as u64) < all % parts as u64)
 }

@@ -1,4 +1,4 @@
-//! When each message is meant to be sent, and who wakes its sender.
+//! The intended time of each message, and the thread that wakes its sender then.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::report::recorder::Recorder;
 
-/// The times of one sender's messages; they do not depend on how earlier ones fared.
+/// The intended times of one sender's messages; they do not depend on what became of earlier messages.
 #[derive(Clone)]
 pub(crate) struct Schedule {
     /// Microseconds after the beginning of the run.
@@ -23,22 +23,22 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Of the message with this number, from 0.
+    /// The intended time of the message with this number, counted from 0.
     pub(crate) fn intended_us(&self, number: u64) -> u64 {
         (self.first_us + self.period_us * number as f64) as u64
     }
 }
 
-/// Wakes the senders in turn, each at its time; ends when it is dropped.
+/// Wakes the senders in turn, each at its time. Stops when it is dropped.
 pub(crate) struct Pacer {
     stop: Arc<AtomicBool>,
 }
 
-/// Shorter sleeps cost more than they give; what is due then is sent together.
+/// Shorter sleeps cost more than they gain; messages that are due meanwhile are sent together.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(200);
 
 impl Pacer {
-    /// `rate` is that of each sender, a second.
+    /// `rate` is the rate of each sender, in messages a second.
     pub(crate) fn start(recorder: &Arc<Recorder>, senders: usize, rate: f64) -> (Self, Vec<Schedule>) {
         let period_us = 1e6 / rate;
         let start_us = recorder.elapsed().as_micros() as f64;
@@ -51,7 +51,8 @@ impl Pacer {
         let schedules: Vec<_> = (0..senders).map(schedule).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, recorder, all) = (Arc::clone(&stop), Arc::clone(recorder), schedules.clone());
-        // A thread of its own: the runtime's timers are a millisecond late, which is as long as a whole send.
+        // A thread of its own, because the runtime's timers are up to a millisecond late, which is as long as a whole
+        // send.
         std::thread::spawn(move || wake_in_turn(&all, &recorder, &stopped));
         (Self { stop }, schedules)
     }
@@ -73,7 +74,7 @@ fn wake_in_turn(schedules: &[Schedule], recorder: &Recorder, stop: &AtomicBool) 
                 if due <= now || stop.load(Ordering::Relaxed) {
                     break;
                 }
-                // Not too long, so that the thread sees the end.
+                // Bounded, so that the thread notices the end.
                 std::thread::sleep((due - now).clamp(SHORTEST_SLEEP, Duration::from_millis(100)));
             }
             schedule.due.notify_one();

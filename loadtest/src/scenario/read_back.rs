@@ -1,4 +1,4 @@
-//! Reads timelines back: what was accepted must stand in both inboxes, once and in order.
+//! Reads timelines back: accepted messages must stand in both inboxes, once and in order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use futures_util::StreamExt as _;
 use super::{Load, device};
 use crate::checker::FlowCheck;
 
-/// Inboxes that are read at the same time.
+/// Inboxes that are read concurrently.
 const AT_ONCE: usize = 8;
-/// How often an inbox may be refused for now.
+/// How often the reading of an inbox may be refused with "try again".
 const TRIES: u32 = 50;
 
-/// One inbox to read: of whom, by which client, and the flows that must stand in it.
+/// An inbox to read: its user, a client for it, and the flows that must stand in it.
 pub(crate) struct Inbox {
     pub(crate) user: String,
     pub(crate) client: Client,
@@ -40,7 +40,7 @@ async fn read(load: &Load, inbox: Inbox) {
                 failures = 0;
                 page
             }
-            // A service that is under load or has just lost a node says so, and when to ask again.
+            // A service under load, or one that has just lost a node, refuses the read and says when to try again.
             Err(FetchError::Refused(refusal)) if refusal.retry && failures < TRIES => {
                 failures += 1;
                 tokio::time::sleep(refusal.retry_after.max(Duration::from_millis(100))).await;
@@ -49,7 +49,7 @@ async fn read(load: &Load, inbox: Inbox) {
             Err(error) => return reader.corrupted(format!("can't be read back: {error}")),
         };
         if reader.last_position().is_none() {
-            // Where it begins by now.
+            // The timeline may begin later by now.
             reader.trimmed(page.first.max(1));
         }
         for entry in &page.entries {

@@ -15,11 +15,11 @@ use crate::{
 pub(crate) struct Sender {
     pub(crate) load: Arc<Load>,
     pub(crate) client: Client,
-    /// Its messages go to these in turn. Not empty.
+    /// The flows to which the user sends in turn. Not empty.
     pub(crate) flows: Vec<Arc<FlowCheck>>,
-    /// None: as fast as the window allows.
+    /// `None`: as fast as the window allows.
     pub(crate) schedule: Option<Schedule>,
-    /// After so many it is done.
+    /// The number of messages after which the sender is done.
     pub(crate) limit: Option<u64>,
     shard: usize,
 }
@@ -29,11 +29,11 @@ impl Sender {
         Self { shard: load.recorder.shard(), load: Arc::clone(load), client, flows, schedule: None, limit: None }
     }
 
-    /// Sends in order until told to stop or done, then waits for the answers.
+    /// Sends in order until it is stopped or done, then waits for the answers.
     pub(crate) async fn run(self, mut stopped: watch::Receiver<bool>) {
         let mut answers = FuturesUnordered::new();
         let mut next = 0;
-        // When the window was last seen full, in microseconds: what was due before waits for the service.
+        // When the window was last seen full, in microseconds: messages that were due before wait for the service.
         let mut full_us = 0;
         while !*stopped.borrow() && self.limit.is_none_or(|limit| next < limit) {
             let now_us = self.now_us();
@@ -57,7 +57,7 @@ impl Sender {
                     None => std::future::pending().await,
                 }
             };
-            // All three are cancel-safe.
+            // All three branches are cancel-safe.
             tokio::select! {
                 biased;
                 changed = stopped.changed() => {
@@ -77,7 +77,7 @@ impl Sender {
         while let Some(()) = answers.next().await {}
     }
 
-    /// None if it was refused at once.
+    /// `None` if the message was refused at once.
     async fn submit(&self, number: u64, intended_us: u64) -> Option<impl Future<Output = ()> + '_> {
         let flow = &self.flows[number as usize % self.flows.len()];
         let counter = flow.sending();
@@ -102,7 +102,7 @@ impl Sender {
         self.load.recorder.ended(self.shard, intended_us, outcome);
     }
 
-    /// Messages whose time has come and which will not be sent any more still tell how long they waited.
+    /// Messages that are due but will not be sent any more still record how long they have waited.
     fn give_up_the_rest(&self, mut next: u64) {
         let Some(schedule) = &self.schedule else { return };
         let now_us = self.now_us();
@@ -117,7 +117,7 @@ impl Sender {
     }
 }
 
-/// Only what was refused for good was certainly not carried out: an earlier try of the same message may have been.
+/// Only a final refusal means that the message was not carried out: without one, an earlier try may have been.
 fn outcome(error: &SendError) -> Outcome {
     match error {
         SendError::Refused(refusal) if !refusal.retry => Outcome::Refused,

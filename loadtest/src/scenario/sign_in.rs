@@ -1,4 +1,4 @@
-//! The scenario *sign-in ramp*: many sign in, some at the same time.
+//! The scenario *sign-in ramp*: many sign-ins, some of them concurrently.
 
 use std::{
     sync::{
@@ -28,16 +28,16 @@ use crate::{
 pub struct SignInConfig {
     /// Sign-ins in all, each on a connection of its own.
     pub count: usize,
-    /// Who sign in, in turn; each time with another device.
+    /// Number of users, who sign in in turn, each time with another device.
     pub users: usize,
     /// Sign-ins at the same time.
     pub concurrency: usize,
-    /// Sign-ins begun a second, if the concurrency allows it; latency is from the time that this gives to each. None: as
-    /// many as the concurrency allows.
+    /// Sign-ins begun a second, if the concurrency allows it; latency counts from the time that this rate gives to
+    /// each. `None`: as many as the concurrency allows.
     pub rate: Option<f64>,
     /// Sign out after each, rather than stay signed in until the end. Its cost is in the figures then.
     pub sign_out: bool,
-    /// Users who were never there, so that their accounts are made in the measured part.
+    /// True if the users are new, so that their accounts are made in the measured part.
     pub new_users: bool,
 }
 
@@ -75,7 +75,7 @@ struct Ramp<'a> {
 struct Ramped {
     latencies: hdrhistogram::Histogram<u64>,
     succeeded: u64,
-    /// The first one: user and reason.
+    /// The first failed sign-in: user and reason.
     failure: Option<(String, String)>,
     lost: Arc<AtomicU64>,
 }
@@ -111,7 +111,7 @@ impl<'a> Ramp<'a> {
         Ramped { succeeded: latencies.len(), latencies, failure: failure.into_inner(), lost }
     }
 
-    /// When it was signed in.
+    /// Signs in once. Returns the time at which the sign-in was answered.
     async fn one(&self, number: usize, lost: &Arc<AtomicU64>) -> Result<Instant, (String, String)> {
         let environment = self.environment;
         let users = self.config.users.max(1);

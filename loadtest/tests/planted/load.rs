@@ -22,11 +22,12 @@ pub(crate) struct Ended {
     pub(crate) report: Report,
 }
 
-/// A run that is not interrupted sooner ends by itself then.
+/// A run that is not interrupted ends by itself after this time.
 const LONGEST: Duration = Duration::from_secs(120);
 
 impl Load {
-    /// Several messages of each user are on their way at any time. `patience`: for the last ones, in seconds.
+    /// Keeps several messages of each user on their way at any time. `patience` is the time for the last ones, in
+    /// seconds.
     pub(crate) fn start(service: &Service, patience: &str) -> Self {
         let report = service.folder.path().join("run.json");
         let log = service.folder.path().join("load.log");
@@ -56,7 +57,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It has ended, unless the test failed before.
+        // The process has ended, unless the test failed before.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

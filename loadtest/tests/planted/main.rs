@@ -10,13 +10,13 @@ use carillon_proto::planted::PlantedBug;
 use load::{Ended, Load};
 use service::Service;
 
-/// Messages that a process has accepted when something happens to it.
+/// Messages that a process has accepted before something happens to it.
 const ENOUGH: f64 = 100.0;
 const KILLS: u32 = 3;
-/// What a kill brings to light depends on what is on its way: no bug stays hidden in so many runs.
+/// The effect of a kill depends on which messages are on their way: in this many runs every bug shows.
 const RUNS: u32 = 5;
 
-/// A run during which something happens to the service. `patience`: for the last messages, in seconds.
+/// A run during which something happens to the service. `patience` is the time for the last messages, in seconds.
 fn run(bug: Option<PlantedBug>, happens: fn(&mut Service), patience: &str) -> Ended {
     let mut service = Service::new(bug.map(PlantedBug::name));
     service.start();
@@ -37,7 +37,7 @@ fn kills(service: &mut Service) {
     }
 }
 
-/// What is missing afterwards can only have been lost by the process that was killed.
+/// Messages that are missing afterwards can only have been lost by the process that was killed.
 fn a_kill_and_the_cure(service: &mut Service) {
     service.kill();
     service.cure();
@@ -88,7 +88,7 @@ fn without_a_bug_the_same_service_passes_whatever_is_killed() {
     let Ended { code, report } = run(None, kills, "60");
     println!("no bug: {:?}, {:?}", report.verdict, report.integrity);
     assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 0, "{:?}", report.integrity);
-    // On a busy machine the generator may have been the limit, which makes the figures mean nothing.
+    // On a busy machine the generator may have been the limit, which makes the figures meaningless.
     assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{code:?}");
 }
 

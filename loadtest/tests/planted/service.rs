@@ -21,7 +21,7 @@ const TOKEN_SECRET: &str = "a secret that only the tests have";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Service {
-    /// Name of its bug.
+    /// Name of the planted bug.
     bug: Option<String>,
     pub(crate) folder: TempDir,
     ip: Ipv4Addr,
@@ -29,7 +29,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Nothing runs yet.
+    /// Prepares a service without starting a process.
     pub(crate) fn new(bug: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ip = own_address();
@@ -95,7 +95,7 @@ impl Service {
         });
     }
 
-    /// Waits for the process to end by itself: did it succeed?
+    /// Waits for the process to end by itself; true if it succeeded.
     pub(crate) fn wait_end(&mut self) -> bool {
         let process = self.process.as_mut().expect("runs");
         let ended = wait(process, DEADLINE).expect("it ends");
@@ -103,12 +103,12 @@ impl Service {
         ended
     }
 
-    /// The next process has no bug.
+    /// Removes the bug from the next process.
     pub(crate) fn cure(&mut self) {
         self.bug = None;
     }
 
-    /// kill -9.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("runs");
         process.kill().expect("kills");
@@ -156,7 +156,7 @@ impl Drop for Service {
     }
 }
 
-/// Did it succeed? None if it goes on.
+/// True if the process succeeded, `None` if it is still running.
 pub(crate) fn wait(process: &mut Child, patience: Duration) -> Option<bool> {
     let begun = Instant::now();
     loop {
@@ -170,14 +170,14 @@ pub(crate) fn wait(process: &mut Child, patience: Duration) -> Option<bool> {
     }
 }
 
-/// A loopback address for each service: its ports are nobody else's, even while it is dead.
+/// A loopback address for each service, so that no other service takes its ports while it is down.
 fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 100 + NEXT.fetch_add(1, Ordering::Relaxed), high, low)
 }
 
-/// Not a test: what [`Service`] starts, because a process is needed that can be killed.
+/// Not a test: [`Service`] starts this as its process, because the test needs a process that it can kill.
 #[test]
 #[ignore = "it is the service that the others start"]
 fn service_process() {
@@ -190,7 +190,7 @@ fn service_process() {
             Ok(running) => running,
             Err(error) => panic!("can't start: {error}"),
         };
-        // Whoever started this may have ended: then this ends, too.
+        // The parent may have ended; then this process ends, too.
         let (tell, closed) = tokio::sync::oneshot::channel();
         thread::spawn(move || {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());

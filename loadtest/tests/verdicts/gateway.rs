@@ -1,4 +1,4 @@
-//! A gateway in memory that keeps the protocol's promises, but for one lie.
+//! A gateway in memory that keeps the protocol's promises except for one lie.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -18,23 +18,23 @@ use tokio::{
     sync::mpsc,
 };
 
-/// What it does to one message of each flow.
+/// What the gateway does to one message of each flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lie {
     None,
-    /// Accepts it and forgets it.
+    /// Accepts the message and forgets it.
     Lose,
-    /// Leaves it out of the sender's inbox.
+    /// Leaves the message out of the sender's inbox.
     LoseCopy,
     Double,
-    /// Puts it behind the next one.
+    /// Puts the message behind the next one.
     Reorder,
-    /// Refuses it and delivers it.
+    /// Refuses the message and delivers it.
     Invent,
     Corrupt,
 }
 
-/// Which message of each flow, from 1.
+/// The number of that message in each flow, counted from 1.
 const VICTIM: u64 = 5;
 
 pub(crate) struct Gateway {
@@ -45,7 +45,7 @@ pub(crate) struct Gateway {
 #[derive(Default)]
 struct State {
     inboxes: HashMap<String, Vec<Envelope>>,
-    /// By user; each has one device. Unbounded: the test is short.
+    /// Connections by user; each user has one device. Unbounded, because the test is short.
     connections: HashMap<String, mpsc::UnboundedSender<Body>>,
     sent: HashMap<(String, String), u64>,
     held: HashMap<(String, String), Envelope>,
@@ -169,7 +169,7 @@ impl State {
             return self.to(sender, Body::Refused(refused));
         }
         if is_victim && lie == Lie::LoseCopy {
-            // Says a position that it has given before.
+            // Gives a position that was given before.
             let seq = self.inboxes[sender].len() as u64;
             return self.accept(sender, send.client_id, id, seq);
         }
@@ -208,7 +208,7 @@ fn inbox(user: &str) -> Timeline {
     Timeline { owner: Some(Owner::Inbox(user.to_owned())) }
 }
 
-/// None at the end.
+/// `None` at the end of the stream.
 async fn read(from: &mut OwnedReadHalf) -> Option<From> {
     let mut length = 0;
     for shift in (0..).step_by(7) {

@@ -18,7 +18,7 @@ fn loadtest(folder: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).current_dir(folder).output().expect("it runs")
 }
 
-/// A short run against such a gateway: the exit code and the report.
+/// A short run against a gateway with this lie: the exit code and the report.
 fn run(lie: Lie, more: &[&str]) -> (Option<i32>, Report) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     let (folder, tasks) = (tempfile::tempdir().expect("folder"), Tasks::new());

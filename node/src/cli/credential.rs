@@ -1,4 +1,4 @@
-//! How the terminal client proves who it is, and tokens.
+//! The credentials of the terminal client, and the commands for tokens.
 
 use std::{
     io::{IsTerminal as _, Read as _},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{Config, Secrets};
 
-/// RFC 7519.
+/// The claims of a token (RFC 7519).
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: &'a str,
@@ -98,7 +98,7 @@ async fn revoke(config: &Config, request: RevokeTokensRequest, router: Option<&s
     match reply {
         Ok(reply) => {
             out::line(format_args!("tokens of {} are revoked{}", request.user, ended(reply.into_inner().ended)))?;
-            // `now` is the end of this second.
+            // `now` means the end of this second.
             if request.before_ms > now_ms() + 1_000 {
                 let until = date::format(request.before_ms);
                 out::line(format_args!("so are those that are made until {until}: new ones count from then on"))?;
@@ -153,7 +153,7 @@ impl CredentialOptions {
     }
 }
 
-/// None where there is no secret to sign with.
+/// `None` if there is no secret to sign with.
 pub(crate) fn make_token(config: &Config, user: &UserId, ttl: Duration) -> anyhow::Result<Option<String>> {
     let Some(secret) = Secrets::of(config).token_secret(config)? else { return Ok(None) };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
@@ -192,9 +192,10 @@ pub(super) fn new_password(user: &UserId, stdin: bool) -> anyhow::Result<String>
     Ok(password)
 }
 
-/// In milliseconds since 1970.
+/// The time in milliseconds since 1970.
 fn parse_time(text: &str) -> Result<u64, String> {
-    // Tokens tell seconds: none that was issued by now may hold, so that new ones do from the next second on.
+    // Times in tokens are in seconds: every token issued by now becomes invalid, and tokens of the next second are
+    // valid.
     if text == "now" {
         return Ok((now_ms() / 1000 + 1) * 1000);
     }

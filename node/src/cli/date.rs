@@ -1,6 +1,6 @@
 //! Times as people write them: RFC 3339, in UTC, to the second.
 
-/// 400 years have so many days.
+/// Days in 400 years.
 const ERA_DAYS: i64 = 146_097;
 
 pub(super) fn format(ms: u64) -> String {
@@ -10,7 +10,7 @@ pub(super) fn format(ms: u64) -> String {
     format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// In milliseconds since 1970. None if it is no such time, or one before 1970.
+/// The time in milliseconds since 1970. `None` if the text is not such a time, or the time is before 1970.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let (day, clock) = text.strip_suffix('Z')?.split_once('T')?;
     let [year, month, date] = numbers(day, '-', [4, 2, 2])?;
@@ -21,7 +21,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     u64::try_from(seconds).ok().filter(|_| is_one).map(|seconds| seconds * 1000)
 }
 
-/// Three numbers with so many digits each.
+/// Three numbers with this many digits each.
 fn numbers(text: &str, between: char, digits: [usize; 3]) -> Option<[i64; 3]> {
     let mut parts = text.split(between);
     let mut numbers = [0; 3];

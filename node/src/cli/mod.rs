@@ -31,7 +31,7 @@ use crate::{Config, Layers, Role, causes::told, config::is_secret};
 struct Cli {
     #[command(flatten)]
     options: Options,
-    // The options of `all`, which is meant without a command.
+    // The options of `all`, which is the default command.
     #[command(flatten)]
     serve: serve::Serve,
     #[command(subcommand)]
@@ -92,7 +92,7 @@ enum Command {
     Cluster(cluster::Cluster),
 }
 
-/// Everything from the arguments to the exit code.
+/// Runs the program, from the arguments to the exit code.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse().and_then(Cli::check) {
         Ok(cli) => cli,
@@ -146,12 +146,12 @@ fn put_back(config: &Config) -> anyhow::Result<()> {
     out::line(format_args!("{}: all timelines get new epochs at the next start", folder.display()))
 }
 
-/// For commands that do one thing.
+/// The runtime of commands that do one thing and end.
 fn small<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("can't start the runtime")?;
     let done = runtime.block_on(work);
-    // A read of standard input can't be cancelled, and nobody waits for it any more.
+    // A read of standard input can't be cancelled, and nobody waits for its result any more.
     runtime.shutdown_background();
     done
 }
@@ -165,18 +165,18 @@ impl Options {
         Ok(layers.load()?)
     }
 
-    /// Relative to the current folder.
+    /// The configuration file, relative to the current folder.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         self.config.clone().or_else(|| variable("CARILLON_CONFIG").map(PathBuf::from))
     }
 
-    /// File, environment and flags on top of what is there.
+    /// Adds file, environment and flags to `layers`.
     pub(crate) fn layers(&self, mut layers: Layers) -> anyhow::Result<Layers> {
         if let Some(file) = self.file() {
             layers = layers.file(&file);
         }
         let layers = layers.environment(std::env::vars_os().filter_map(|(name, value)| {
-            // Text that is none can't be a setting, and the name of a setting is ASCII.
+            // A setting must be Unicode, and the name of a setting is ASCII.
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         }));
         let layers = layers.sets(&self.sets)?;
@@ -187,7 +187,7 @@ impl Options {
         ))
     }
 
-    /// The flags again that other commands need to reach the same service.
+    /// The flags that another command needs to reach the same service.
     pub(crate) fn to_flags(&self) -> String {
         let config = self.file().into_iter().map(|file| format!(" --config {}", file.display()));
         let data = self.data_dir.iter().map(|folder| format!(" --data-dir {folder}"));
@@ -199,12 +199,12 @@ impl Options {
     }
 }
 
-/// An environment variable that is there and not empty: an empty one is as good as none.
+/// An environment variable, unless it is absent or empty: an empty variable counts as absent.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// `KEY=VALUE` as it may be shown.
+/// `KEY=VALUE` without the value if that is a secret.
 fn without_secret(set: &str) -> Cow<'_, str> {
     match set.split_once('=') {
         Some((key, _)) if is_secret(key.trim()) => Cow::Owned(format!("{key}=...")),

@@ -15,12 +15,12 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Whoever read standard output has seen enough, as `head` has: no failure, and nothing more to do.
+/// The reader of standard output has closed it, as `head` does. This is not a failure, and the command ends.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads standard output any more")]
 pub(super) struct Unread;
 
-/// What a command is there to print.
+/// Prints the output of a command.
 pub(super) fn print(text: impl Display) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
@@ -43,7 +43,7 @@ pub(super) fn note(text: impl Display) {
     });
 }
 
-/// To standard error. If that can't be written to, there is nowhere left to say so.
+/// Prints to standard error. If that can't be written, there is no other place to report it.
 pub(super) fn tell(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -54,8 +54,8 @@ pub(super) fn tell_briefly(text: impl Display) {
     briefly(move || tell(text));
 }
 
-/// Runs `write` on a thread of its own and waits for it for at most a second. Does nothing while the one before still waits
-/// for its reader.
+/// Runs `write` on a thread of its own and waits for it for at most a second. Does nothing while the previous call
+/// still waits for its reader.
 fn unless_stuck(writing: &'static AtomicBool, write: impl FnOnce() + Send + 'static) {
     if let Some(turn) = Turn::take(writing) {
         briefly(move || {
@@ -65,7 +65,7 @@ fn unless_stuck(writing: &'static AtomicBool, write: impl FnOnce() + Send + 'sta
     }
 }
 
-/// The turn to write, one at a time.
+/// The permission to write, given to one writer at a time.
 struct Turn(&'static AtomicBool);
 
 impl Turn {
@@ -92,7 +92,7 @@ fn briefly(write: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Help, the version, or what is wrong with the arguments.
+/// Prints the help, the version, or what is wrong with the arguments.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     match (error.use_stderr(), printed) {
@@ -122,7 +122,7 @@ mod tests {
         });
         drop(read);
         assert_eq!(notes.recv(), Ok("first"));
-        // The turn is given back behind the word.
+        // The turn ends after the text was written.
         while WRITING.load(Ordering::Acquire) {
             thread::yield_now();
         }

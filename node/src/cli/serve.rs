@@ -44,12 +44,12 @@ pub(super) fn run(roles: &[Role], options: &Options, serve: Serve) -> anyhow::Re
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     let served = runtime.block_on(serve_roles(config, roles, options, serve.stop_with_stdin));
-    // A read of standard input can't be cancelled, and nobody waits for it any more.
+    // A read of standard input can't be cancelled, and nobody waits for its result any more.
     runtime.shutdown_background();
     served
 }
 
-/// A start takes less where all is well.
+/// A start takes less than this if all is well.
 const NOT_READY: Duration = Duration::from_secs(15);
 const NOT_READY_AGAIN: Duration = Duration::from_secs(60);
 const LOOK_READY: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         signal = signals.next() => anyhow::bail!("{signal} while starting"),
     };
     if roles == Role::ALL {
-        // It may just have made files that are watched.
+        // The start may just have written files that are watched.
         reloader.started();
     }
     announce(name, &running);
@@ -89,7 +89,7 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         let mut tick = interval(reload::LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Reading files blocks, though not for long.
+            // Reading files blocks, but only briefly.
             tokio::select! {
                 () = hangup.next() => block_in_place(|| reloader.on_signal(&running, &telemetry)),
                 _ = tick.tick() => block_in_place(|| reloader.look(&running)),
@@ -105,7 +105,8 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
             tracing::error!(role = name, why, "ended at once");
             telemetry.flush();
             out::tell_briefly(format_args!("carillon: {why}"));
-            // As if it had been killed: stopping in order would flush the engines to what may be the disk that failed.
+            // Ends as a killed process does: stopping in order would flush the engines, possibly to the disk that
+            // failed.
             std::process::exit(1);
         }
     };
@@ -115,13 +116,13 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
         signal = signals.next() => anyhow::bail!("a second {signal}: ended at once"),
     };
     tracing::info!(role = name, "stopped");
-    // Sending the rest of the traces blocks.
+    // Sending the remaining traces blocks.
     block_in_place(|| telemetry.flush());
     anyhow::ensure!(stopped, "not everything had stopped within shutdown_deadline_ms");
     Ok(())
 }
 
-/// Tells when it becomes ready, and what it waits for when that takes long. Never returns.
+/// Logs when the process becomes ready and, if that takes long, what it waits for. Never returns.
 async fn tell_ready(name: &str, running: &Running, options: &Options) {
     let mut try_it = (name == "all").then(|| format!("Try:\n{}", to_try(running.addresses(), options)));
     loop {
@@ -131,7 +132,7 @@ async fn tell_ready(name: &str, running: &Running, options: &Options) {
             patience = NOT_READY_AGAIN;
         }
         tracing::info!(role = name, "ready");
-        // Before, it would not work.
+        // The commands would fail before the process is ready.
         if let Some(try_it) = try_it.take() {
             out::note(try_it);
         }
@@ -148,14 +149,14 @@ async fn end_of_stdin() {
     while matches!(stdin.read(&mut buffer).await, Ok(1..)) {}
 }
 
-/// On standard output, for people; the log goes to standard error.
+/// Prints the addresses to standard output, for people; the log goes to standard error.
 fn announce(name: &str, running: &Running) {
     let addresses = running.addresses();
     let version = env!("CARGO_PKG_VERSION");
     out::note(format_args!("carillon {version} ({name}) listens:\n{addresses}"));
 }
 
-/// Exactly three lines.
+/// Three lines with commands to try.
 fn to_try(addresses: &Addresses, options: &Options) -> String {
     let flags = options.to_flags();
     let url = addresses.tcp.map(|address| format!(" --url tcp://{address}")).filter(|url| !url.ends_with(":7410"));
@@ -168,7 +169,7 @@ fn to_try(addresses: &Addresses, options: &Options) -> String {
     )
 }
 
-/// How a shell in this folder finds this program.
+/// The command by which a shell in this folder finds this program.
 fn program() -> String {
     let Ok(path) = std::env::current_exe() else { return "carillon".to_owned() };
     let folders = std::env::var_os("PATH").unwrap_or_default();

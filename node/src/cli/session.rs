@@ -1,4 +1,4 @@
-//! Sessions: who is signed in, and ending that.
+//! Commands that list and end sessions.
 
 use anyhow::{anyhow, bail};
 use carillon_proto::{

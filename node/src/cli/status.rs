@@ -40,7 +40,7 @@ pub(super) async fn fetch(routers: &Routers) -> anyhow::Result<StatusReply> {
     }
 }
 
-/// How many shards each storage node leads; under the empty name those without a leader.
+/// The number of shards that each storage node leads; shards without a leader are counted under the empty name.
 pub(super) fn leaders(status: &StatusReply) -> BTreeMap<&str, usize> {
     let mut leaders = BTreeMap::new();
     for shard in &status.shards {

@@ -1,11 +1,11 @@
-//! How lists are asked for and printed.
+//! Options and output of commands that print lists.
 
 use clap::Args;
 
 pub(super) use super::date::format as time;
 use super::out;
 
-/// Rows that one call to a router brings.
+/// Rows that one call to a router returns.
 pub(super) const PAGE: u32 = 1000;
 
 #[derive(Args)]
@@ -30,11 +30,12 @@ pub(super) struct Page {
 /// Prints row by row, so that a long list need not fit into memory.
 pub(super) struct Table {
     json: bool,
-    /// The head, until it is printed: before the first row, or at the end. Not before an error.
+    /// The header until it is printed: before the first row or, without rows, at the end. It is not printed before an
+    /// error.
     head: Option<String>,
 }
 
-/// Of all columns but the last one.
+/// Width of all columns but the last one.
 const WIDTH: usize = 22;
 
 impl Table {
@@ -47,7 +48,7 @@ impl Table {
         if self.json { out::line(format_args!("{json}")) } else { out::line(format_args!("{}", line(columns))) }
     }
 
-    /// There are no more rows.
+    /// Ends the table after the last row.
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
         self.head()
     }

@@ -84,7 +84,7 @@ impl User {
                 }
             }
             Self::Delete { name, router } => {
-                // The same time for each router that is asked: so the deletion is known again.
+                // Each router is asked with the same time, so that a repeated deletion is recognised.
                 let request = DeleteUserRequest { user: name.as_str().to_owned(), time_ms: now_ms() };
                 let deleted = Routers::of(config, router.as_deref())?
                     .ask(async |mut admin, deadline| admin.delete_user(with_deadline(request.clone(), deadline)).await)

@@ -1,10 +1,10 @@
-//! The names of all settings: which there are, which one was meant, and which hold secrets.
+//! The names of all settings: which exist, which one was meant, and which hold secrets.
 
 use toml::{Table, Value};
 
 use super::Config;
 
-/// Settings that have no default and so are in none.
+/// Settings that have no default, and are therefore missing in `Config::default()`.
 const WITHOUT_DEFAULT: &[&str] = &[
     "cluster.tls.ca",
     "cluster.tls.certificate",
@@ -16,32 +16,32 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "gateway.jwt.issuer",
 ];
 
-/// A name this short has too many neighbours.
+/// A name this short is too similar to many others.
 const SHORTEST: usize = 6;
-/// Letters that may be wrong, missing or too many.
+/// Most letters that may be wrong, missing or too many in a mistaken name.
 const SLIPS: usize = 2;
 
-/// Is its value one that may be shown nowhere?
+/// True if the value of this setting must not be shown.
 pub(crate) fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     let last = last.split('[').next().unwrap_or(last);
     matches!(last, "secret" | "keys" | "password" | "token")
 }
 
-/// Do all settings of this name begin with one of the sections that there are?
+/// True if the name begins with a section that exists, and is not a section itself.
 pub(super) fn is_in_section(key: &str) -> bool {
     let section = key.split_once('.').map(|(section, _)| section);
     let defaults = defaults();
     section.is_some_and(|section| matches!(defaults.get(section), Some(Value::Table(_)))) && !is_section(key)
 }
 
-/// Is it the name of several settings, and not of one?
+/// True if this is the name of a section, and not of one setting.
 pub(super) fn is_section(key: &str) -> bool {
     let value = key.split('.').try_fold(Value::Table(defaults()), |value, part| value.get(part).cloned());
     matches!(value, Some(Value::Table(_)))
 }
 
-/// As the type of the configuration says; the value may be wrong.
+/// True if the configuration has this setting; the value may be wrong.
 pub(super) fn is_known(key: &str, value: &Value) -> bool {
     if is_section(key) {
         return false;
@@ -54,9 +54,9 @@ pub(super) fn is_known(key: &str, value: &Value) -> bool {
     nested.try_into::<Config>().map_or_else(|error| !error.to_string().contains("unknown field"), |_| true)
 }
 
-/// The setting that was meant, if it is easy to say.
+/// The setting that was probably meant, if one is similar enough.
 pub(super) fn meant(key: &str) -> Option<String> {
-    // What separates words is what is mistaken most.
+    // Most mistakes are in the separators of words.
     let plain = |key: &str| key.replace(['.', '_'], "");
     let wanted = plain(key);
     let mut names = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn meant(key: &str) -> Option<String> {
     (slips(&nearest) <= most).then_some(nearest)
 }
 
-/// Gives each value below `path` with its name.
+/// Calls `give` with each value below `path` and its name.
 pub(super) fn flat(value: &Value, path: &str, give: &mut impl FnMut(&str, &Value)) {
     match value {
         Value::Table(table) => {

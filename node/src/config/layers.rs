@@ -13,7 +13,7 @@ use super::{
 #[derive(Default)]
 pub struct Layers {
     merged: Table,
-    /// Which place each key came from, for errors.
+    /// The source of each key, for errors.
     origins: BTreeMap<String, String>,
     problem: Option<ConfigError>,
     warnings: Vec<String>,
@@ -23,19 +23,19 @@ pub struct Layers {
 pub enum ConfigError {
     #[error("can't read configuration {file}: {why}")]
     File { file: String, why: String },
-    /// `hint`: what was meant, or what there is.
+    /// `hint` says what was meant, or which settings exist.
     #[error("unknown setting {key} (from {origin}); {hint}")]
     Unknown { key: String, origin: String, hint: String },
     #[error("setting {key} (from {origin}): {why}")]
     Type { key: String, origin: String, why: String },
     #[error("{key} {why}")]
     Value { key: String, why: String },
-    /// Without what may be a secret.
+    /// The text without the part that may be a secret.
     #[error("--set takes KEY=VALUE, for example gateway.tcp.listen=127.0.0.1:7410, but here is no = behind {0}")]
     Set(String),
 }
 
-/// The environment's own, which are not settings.
+/// Variables of the environment that are not settings.
 const NOT_SETTINGS: &[&str] = &[
     "CARILLON_CONFIG",
     "CARILLON_PASSWORD",
@@ -61,7 +61,7 @@ impl Layers {
                 self
             }
             Err(error) => {
-                // Its own text quotes the line, which may be the secret.
+                // The parser's own text quotes the line, which may contain a secret.
                 let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
                 let line = before.matches('\n').count() + 1;
                 self.fail(ConfigError::File {
@@ -72,8 +72,8 @@ impl Layers {
         }
     }
 
-    /// `CARILLON_GATEWAY__TCP__LISTEN` is gateway.tcp.listen. An empty one counts as absent, and one that is nobody's
-    /// setting is left alone; if it looks like a slip, that is a warning.
+    /// Adds variables such as `CARILLON_GATEWAY__TCP__LISTEN`, which sets gateway.tcp.listen. An empty variable counts
+    /// as absent. A variable that is not a setting is ignored; if it resembles a setting, a warning is added.
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         for (name, value) in variables {
             let Some(key) = name.strip_prefix("CARILLON_") else { continue };
@@ -82,7 +82,7 @@ impl Layers {
             }
             let key = key.to_lowercase().replace("__", ".");
             let parts: Vec<&str> = key.split('.').collect();
-            // What names a section is meant for this program, and refused where it is wrong.
+            // A name that begins with a section is meant for this program, and is refused if it is wrong.
             if is_known(&key, &value_of(&parts, &value)) || is_in_section(&key) {
                 self.set(&key, &value, &format!("environment variable {name}"));
             } else if is_section(&key) {
@@ -95,12 +95,12 @@ impl Layers {
         self
     }
 
-    /// For people, one each.
+    /// Warnings for people.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// `KEY=VALUE` each.
+    /// Adds settings in the form `KEY=VALUE`.
     pub fn sets(mut self, sets: &[String]) -> Result<Self, ConfigError> {
         for set in sets {
             let Some((key, value)) = set.split_once('=') else {
@@ -113,7 +113,7 @@ impl Layers {
         Ok(self)
     }
 
-    /// One key from a flag of its own.
+    /// Adds a setting that has a flag of its own.
     pub fn flag(mut self, key: &str, value: Option<&str>, flag: &str) -> Self {
         if let Some(value) = value {
             self.set(key, value, flag);
@@ -128,7 +128,7 @@ impl Layers {
         let origin_of = |key: &str| {
             let below = || self.origins.iter().find(|(other, _)| other.starts_with(&format!("{key}.")));
             let found = self.origins.get(key).or_else(|| below().map(|(_, origin)| origin));
-            // What lies within a list came with the list.
+            // A value inside a list has the source of the list.
             let around = || around(key).find_map(|key| self.origins.get(key));
             found.or_else(around).cloned().unwrap_or_else(|| "defaults".to_owned())
         };
@@ -149,7 +149,7 @@ impl Layers {
                     ConfigError::Unknown { origin: origin_of(&key), key, hint }
                 }
                 None => {
-                    // Serde's words have the value, but not where there is none.
+                    // Serde's text contains the value, unless the field is missing.
                     let shown = !is_secret(&path) || why.starts_with("missing field");
                     let why = if shown { why } else { "has a value of a wrong type".to_owned() };
                     ConfigError::Type { origin: origin_of(&path), key: path, why }
@@ -158,7 +158,7 @@ impl Layers {
         })
     }
 
-    /// The merged settings themselves, for writing a file.
+    /// The merged settings as a table, for writing a file.
     pub(crate) fn into_table(self) -> Result<Table, ConfigError> {
         match self.problem {
             Some(problem) => Err(problem),
@@ -211,12 +211,13 @@ fn merge(into: &mut Table, from: Table, path: &str, leaf: &mut impl FnMut(&str))
     }
 }
 
-/// The settings that enclose `key`, the nearest first: of `a.b[0].c` these are `a.b[0]`, `a.b` and `a`.
+/// The settings that enclose `key`, the innermost first: those of `a.b[0].c` are `a.b[0]`, `a.b` and `a`.
 fn around(key: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(key), |key| Some(&key[..key.rfind(['.', '['])?])).skip(1)
 }
 
-/// What a text means depends on the setting: text stays text, a list may be written with commas, the rest is TOML.
+/// The value that a text stands for, by the type of the setting: a text stays a text, a list may be written with
+/// commas, and everything else is TOML.
 fn value_of(key: &[&str], text: &str) -> Value {
     let defaults = Value::try_from(Config::default()).ok();
     let default = defaults.and_then(|defaults| key.iter().try_fold(defaults, |value, part| value.get(part).cloned()));
@@ -234,7 +235,8 @@ fn value_of(key: &[&str], text: &str) -> Value {
     }
 }
 
-/// Kubernetes gives each container the addresses of services, and one may be called carillon-something.
+/// True for the addresses of services that Kubernetes puts into the environment: a service may be called
+/// carillon-something.
 fn is_kubernetes_service(key: &str) -> bool {
     !key.contains("__")
         && (key.contains("_SERVICE_")
@@ -243,7 +245,7 @@ fn is_kubernetes_service(key: &str) -> bool {
             || key.starts_with("SERVICE_"))
 }
 
-/// The field and what is known, out of serde's words.
+/// The unknown field and the known ones, from the text of serde's error.
 fn unknown_field(why: &str) -> Option<(&str, &str)> {
     let (field, known) = why.strip_prefix("unknown field `")?.split_once('`')?;
     Some((field, known.trim_start_matches([',', ' '])))

@@ -1,4 +1,4 @@
-//! What an operator may set: one typed structure, filled from the defaults, a file, the environment and flags.
+//! The settings of an operator: one typed structure, filled from the defaults, a file, the environment and flags.
 
 mod keys;
 mod layers;
@@ -28,7 +28,7 @@ use crate::Role;
 pub struct Config {
     /// Where this process keeps its data and generated secrets.
     pub data_dir: PathBuf,
-    /// An orderly stop may take this long.
+    /// Time limit for an orderly stop.
     pub shutdown_deadline_ms: u64,
     pub cluster: ClusterConfig,
     pub admin: AdminConfig,
@@ -43,18 +43,19 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// The same on all nodes: 16 to 512 visible ASCII characters. Either this or `secret_file`; without both, the one
-    /// in `data_dir/secrets`.
+    /// The cluster's secret, the same on all nodes: 16 to 512 visible ASCII characters. Set this, or `secret_file`, or
+    /// neither: then the file in `data_dir/secrets` is used.
     pub secret: Secret,
-    /// One secret a line, at most two: the first one is used, the second one is taken from others, too.
+    /// A file with one secret a line, at most two: the first one is used for calls, both are accepted from callers.
     pub secret_file: PathBuf,
-    /// Tokens by themselves, for nodes that are not to have the secret.
+    /// Tokens of single tiers, for nodes that must not have the secret.
     pub tokens: TokensConfig,
     /// Mutual TLS between nodes.
     pub tls: Option<ClusterTlsConfig>,
 }
 
-/// Files, as `secret_file` is one. Where one is set, it takes the place of what the secret gives this tier.
+/// Files in the form of `secret_file`. A tier with a file here uses its tokens instead of those derived from the
+/// secret.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokensConfig {
@@ -65,7 +66,7 @@ pub struct TokensConfig {
 }
 
 impl TokensConfig {
-    /// Empty if it is not set.
+    /// The file of this tier; empty if it is not set.
     pub fn of(&self, tier: Tier) -> &Path {
         match tier {
             Tier::Storage => &self.storage_file,
@@ -76,14 +77,14 @@ impl TokensConfig {
     }
 }
 
-/// PEM files.
+/// Files in PEM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterTlsConfig {
     pub ca: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// The name that every node's certificate carries; empty: the host of its address is checked.
+    /// The name that every node's certificate carries. If it is empty, the host of the node's address is checked.
     #[serde(default)]
     pub server_name: String,
 }
@@ -98,7 +99,7 @@ pub struct AdminConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// error, warn, info, debug or trace; or directives as `info,carillon_router=debug`.
+    /// One of error, warn, info, debug and trace, or directives such as `info,carillon_router=debug`.
     pub level: String,
     pub format: LogFormat,
 }
@@ -113,7 +114,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TraceConfig {
-    /// OTLP over gRPC, for example http://127.0.0.1:4317. Empty: off.
+    /// OTLP over gRPC, for example http://127.0.0.1:4317. Empty: no traces.
     pub otlp_endpoint: String,
     /// The share of traces that are kept: 0 to 1.
     pub sample_ratio: f64,
@@ -156,7 +157,7 @@ impl Default for TraceConfig {
 }
 
 impl Config {
-    /// Fills in what follows from other settings: the storage's folder below `data_dir`.
+    /// Sets what follows from other settings: the storage's folder below `data_dir`.
     pub(crate) fn complete(mut self) -> Self {
         if self.storage.data_dir == StorageConfig::default().data_dir {
             self.storage.data_dir = self.data_dir.join("storage");
@@ -169,7 +170,7 @@ impl Config {
         self.invalid(roles).into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// What is wrong with the values that these roles use: of each role the first, and of the gateway each key for tokens.
+    /// The invalid values of these roles: the first one of each role, and each token key of the gateway.
     pub(crate) fn invalid(&self, roles: &[Role]) -> Vec<ConfigError> {
         let mut invalid = Vec::new();
         let mut add =
@@ -227,9 +228,9 @@ impl Config {
         invalid
     }
 
-    /// As TOML, without secrets.
+    /// The configuration as TOML, without secrets.
     pub fn to_toml(&self) -> String {
-        // Every key is a string and every number fits: these are the types above.
+        // The types above have string keys, and numbers that fit.
         toml::to_string(self).expect("the configuration is representable as TOML")
     }
 }
@@ -239,7 +240,7 @@ fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
     match rest {
         None if endpoint.is_empty() => Ok(()),
         None | Some("") => Err("must be http://host:port or https://host:port"),
-        // It is shown with the rest of the configuration.
+        // The endpoint is shown with the rest of the configuration.
         Some(rest) if rest.contains('@') => Err("must not have a user or a password in it"),
         Some(_) => Ok(()),
     }

@@ -1,5 +1,5 @@
-//! Counts what is asked of the allocator, for `loadtest/profile --allocations`. Only with the feature
-//! `count-allocations`; it replaces the allocator in `main.rs`.
+//! Counts the calls to the allocator, for `loadtest/profile --allocations`. Only with the feature `count-allocations`,
+//! in which this replaces the allocator of `main.rs`.
 #![allow(unsafe_code, reason = "GlobalAlloc is an unsafe trait, and nothing but an allocator sees each allocation")]
 
 use std::{
@@ -16,9 +16,9 @@ use mimalloc::MiMalloc;
 pub(super) const ALLOCATIONS: &str = "carillon_process_allocations_total";
 pub(super) const ALLOCATED_BYTES: &str = "carillon_process_allocated_bytes_total";
 
-/// Threads share a counter only if there are more of them.
+/// Threads share a counter only if there are more threads than counters.
 const SHARDS: usize = 128;
-/// So that the difference of two scrapes is the time between them.
+/// Short, so that the difference of two scrapes is exact.
 const RENEWED: Duration = Duration::from_millis(50);
 const NO_SHARD: usize = usize::MAX;
 
@@ -28,11 +28,11 @@ static COUNTS: [Count; SHARDS] = [const { Count::new() }; SHARDS];
 static NEXT_SHARD: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Has no destructor and a constant to begin with: using it allocates nothing.
+    /// The variable has no destructor and a constant initial value, so its use allocates nothing.
     static SHARD: Cell<usize> = const { Cell::new(NO_SHARD) };
 }
 
-/// Two cache lines, as processors fetch them in pairs.
+/// Aligned to two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
 struct Count {
     allocations: AtomicU64,
@@ -45,7 +45,7 @@ impl Count {
     }
 }
 
-/// Moving to another size is an allocation of the whole new size: it may copy.
+/// A reallocation counts as an allocation of the whole new size, because it may copy.
 struct Counting;
 
 // SAFETY: every call goes to mimalloc as it came, and what mimalloc returns is returned as it is, so that its promises

@@ -1,4 +1,4 @@
-//! Calls between nodes, as a test makes them.
+//! Calls between nodes, made by a test.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tonic::{Request, Status};
 
 use super::service::Service;
 
-/// What the operator asks a router.
+/// The router's answer to the operator's `status`.
 pub async fn status(service: &Service, security: &PeerSecurity) -> Result<StatusReply, Status> {
     let channel = security.channel(&service.router().to_string()).expect("channel");
     let mut request = Request::new(StatusRequest {});

@@ -1,4 +1,4 @@
-//! Certificates that tests make.
+//! Certificates for tests.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 
 pub const NAME: &str = "carillon.test";
 
-/// A certificate authority and a certificate of it, in PEM.
+/// A certificate authority and a certificate signed by it, in PEM.
 pub struct Files {
     pub ca: String,
     pub certificate: String,
@@ -24,7 +24,7 @@ impl Files {
         Self { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A certificate of the same key whose time is over.
+    /// A certificate of the same key that has expired.
     pub fn ended(&self) -> String {
         let key = KeyPair::from_pem(&self.key).expect("key");
         let mut params = CertificateParams::new(vec![NAME.to_owned()]).expect("name");

@@ -14,7 +14,7 @@ use super::{
     service::{CLUSTER_SECRET, TOKEN_SECRET},
 };
 
-/// One cluster at a time: seven processes are enough for the machine that tests run on.
+/// One cluster at a time: seven processes are enough for a machine that runs tests.
 static ONE: Mutex<()> = Mutex::new(());
 
 pub struct Cluster {
@@ -38,7 +38,7 @@ impl Cluster {
             addresses: Vec::new(),
             folder,
             ip: own_address(),
-            // A test that failed leaves nothing behind that matters here.
+            // A failed test leaves nothing behind that matters here.
             _one: ONE.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let storage = cluster.addresses_of(7500, 3);

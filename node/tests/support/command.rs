@@ -1,4 +1,4 @@
-//! The program as a command that ends.
+//! The program, run as a command that ends.
 
 use std::{
     net::IpAddr,

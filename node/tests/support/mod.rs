@@ -1,4 +1,4 @@
-//! What the whole-service tests share.
+//! Shared parts of the whole-service tests.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 

@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A loopback address that no other test of this machine uses: ports need not be searched, and so are never lost to
-/// somebody else between search and use.
+/// A loopback address that no other test on this machine uses. Ports need not be searched for, so no other program can
+/// take one between search and use.
 pub fn own_address() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    // 127.0.0.x is left to programs with fixed addresses.
+    // Addresses 127.0.0.x are for programs with fixed addresses.
     IpAddr::V4(Ipv4Addr::new(127, (number % 250) as u8 + 1, high, low))
 }
 
-/// Waits for a condition; panics with what was waited for.
+/// Waits for a condition; panics with `what` after the deadline.
 pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;
     while !condition() {
@@ -36,7 +36,7 @@ pub struct Node {
     config: PathBuf,
     log: PathBuf,
     pub admin: SocketAddr,
-    /// None: as many as this program may have.
+    /// `None`: as many as this program may have.
     open_files: Option<u32>,
     process: Option<Child>,
 }
@@ -47,7 +47,7 @@ impl Node {
         Self::start_with_open_files(folder, name, role, admin, config, None)
     }
 
-    /// Under a limit (soft and hard) of open files.
+    /// Like `start`, with a limit (soft and hard) of open files.
     pub fn start_with_open_files(
         folder: &Path,
         name: &str,
@@ -80,7 +80,7 @@ impl Node {
             .arg(self.role)
             .arg("--config")
             .arg(&self.config)
-            // Ends with this test program, however that ends.
+            // The process ends with this test program, however that ends.
             .arg("--stop-with-stdin")
             .current_dir(self.config.parent().expect("folder"))
             .stdin(Stdio::piped())
@@ -91,7 +91,7 @@ impl Node {
         self.process = Some(child);
     }
 
-    /// Runs a command of the program with this node's configuration. What it printed, or why it failed.
+    /// Runs a command of the program with this node's configuration. Returns its output, or why it failed.
     pub fn command(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
         command.args(arguments).arg("--config").arg(&self.config).current_dir(self.config.parent().expect("folder"));
@@ -100,36 +100,36 @@ impl Node {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// Of the process that runs.
+    /// The id of the running process.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
     }
 
-    /// Sends it a signal, by name: STOP, CONT, HUP.
+    /// Sends a signal by its name: STOP, CONT, HUP.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
-    /// kill -9.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
         process.kill().expect("killed");
         process.wait().expect("reaped");
     }
 
-    /// Changes the text of the configuration file, which a process that runs has read already.
+    /// Changes the text of the configuration file. A running process has read the file already.
     pub fn change_config(&self, change: impl FnOnce(String) -> String) {
         let text = std::fs::read_to_string(&self.config).expect("configuration");
         std::fs::write(&self.config, change(text)).expect("configuration written");
     }
 
-    /// SIGTERM, and waits for the orderly end.
+    /// Sends SIGTERM, and waits for the orderly end.
     pub fn terminate(&mut self) {
         let mut process = self.process.take().unwrap_or_else(|| panic!("{} does not run", self.name));
         let status = Command::new("kill").arg(process.id().to_string()).status().expect("kill runs");
         assert!(status.success());
-        // Waiting would close it, and the process take that for a second signal.
+        // Waiting would close standard input, which the process would take for a second signal.
         let _stdin = process.stdin.take();
         let status = process.wait().expect("reaped");
         assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
@@ -150,7 +150,7 @@ impl Node {
         }
     }
 
-    /// Waits for the process to end by itself; its exit was a success?
+    /// Waits for the process to end by itself; true if it succeeded.
     pub fn wait_end(&mut self) -> bool {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -186,7 +186,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself.
+            // The process may have ended by itself.
             let _ = process.kill();
             let _ = process.wait();
         }

@@ -1,4 +1,4 @@
-//! People with accounts: what an operator does for them by the command line, and the clients with which they sign in.
+//! People with accounts: an operator makes the accounts by the command line, and clients sign in.
 
 use std::{
     io::Write as _,
@@ -45,7 +45,7 @@ pub fn done(service: &Service, args: &[&str], stdin: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Runs a command that must fail. Returns what it complained of.
+/// Runs a command that must fail. Returns its error output.
 pub fn failed(service: &Service, args: &[&str]) -> String {
     let output = carillon(service, args, "");
     assert_eq!(output.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
@@ -137,7 +137,7 @@ impl Device {
         }
     }
 
-    /// Waits for so many texts to be delivered.
+    /// Waits until this many texts are delivered.
     pub async fn delivered(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < count {
@@ -151,7 +151,7 @@ impl Device {
         texts
     }
 
-    /// All that is kept of the inbox.
+    /// The whole inbox.
     pub async fn history(&mut self) -> Page {
         let timeline = Timeline { owner: Some(timeline::Owner::Inbox(self.user.clone())) };
         let fetch =
@@ -166,7 +166,7 @@ impl Device {
         }
     }
 
-    /// Waits for the Bye that ends the connection: its code, and whether the client may come again.
+    /// Waits for the Bye that ends the connection. Returns its code, and whether the client may reconnect.
     pub async fn bye(&mut self) -> (Code, bool) {
         loop {
             match self.frame().await {

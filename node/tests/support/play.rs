@@ -46,7 +46,7 @@ pub enum Action {
     Disconnect,
 }
 
-/// Reads a play; panics with the line that is wrong, for plays are part of the tests.
+/// Parses a play. Panics with the wrong line, because plays are part of the tests.
 pub fn parse(text: &str) -> Vec<Line> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -87,7 +87,7 @@ fn parse_line(number: usize, line: &str) -> Line {
     Line { number, actor, action }
 }
 
-/// What `$names` and `@users` stand for in one run.
+/// The values of `$names` and `@users` in one run.
 #[derive(Default)]
 pub struct Bindings {
     values: HashMap<String, Value>,
@@ -103,7 +103,7 @@ impl Bindings {
         format!("{name}-{}", self.run)
     }
 
-    /// Puts in what is known; an unknown `$name` is the play's mistake.
+    /// Fills in the known values; an unknown `$name` is a mistake in the play.
     pub fn fill(&self, template: &Value) -> Value {
         match template {
             Value::String(text) => match (text.strip_prefix('@'), text.strip_prefix('$')) {
@@ -117,7 +117,8 @@ impl Bindings {
         }
     }
 
-    /// Has `value` at least what `pattern` asks for? Binds the names that are new. The error says where it differs.
+    /// Checks that `value` has at least what `pattern` demands, and binds new names. The error says where the two
+    /// differ.
     pub fn matches(&mut self, pattern: &Value, value: &Value) -> Result<(), String> {
         match (pattern, value) {
             (Value::String(any), _) if any == "*" => Ok(()),

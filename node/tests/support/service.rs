@@ -1,4 +1,4 @@
-//! A whole service in one process, as `carillon` starts it, for tests that need just one.
+//! A whole service in one process, as `carillon` starts it, for tests that need only one node.
 
 use std::{
     future::Future,
@@ -13,11 +13,11 @@ use tokio::runtime::Runtime;
 
 use super::node::{Node, own_address};
 
-/// The secret that signs the tests' tokens.
+/// The secret that signs the tokens of the tests.
 pub const TOKEN_SECRET: &str = "a secret that only the tests have";
 pub const CLUSTER_SECRET: &str = "cluster-secret-of-the-tests";
 
-/// How a client reaches the gateway.
+/// The transport and form by which a client reaches the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     Tcp,
@@ -49,23 +49,23 @@ pub struct Service {
 }
 
 impl Service {
-    /// The one that all tests of this program share: it ends with the program.
+    /// A service that all tests of this program share; it ends with the program.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Service> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(""))
     }
 
-    /// One with more lines of configuration (dotted TOML keys).
+    /// A service with more lines of configuration (dotted TOML keys).
     pub fn start(more: &str) -> Self {
         Self::start_with_open_files(more, None)
     }
 
-    /// The same under a limit of open files.
+    /// Like `start`, with a limit of open files.
     pub fn start_with_open_files(more: &str, open_files: Option<u32>) -> Self {
         Self::start_as(&format!("cluster.secret = {CLUSTER_SECRET:?}\n{more}"), open_files)
     }
 
-    /// The lines say how nodes authenticate to each other, too.
+    /// Like `start`, for lines that also say how nodes authenticate to each other.
     pub fn start_with_secret(more: &str) -> Self {
         Self::start_as(more, None)
     }
@@ -114,7 +114,7 @@ impl Service {
         Node::start_with_open_files(folder.path(), name, "all", admin, &config, open_files)
     }
 
-    /// The same, with TLS.
+    /// Like `address`, with TLS.
     pub fn secure_address(&self, carrier: Carrier) -> Address {
         let plain = self.address(carrier).to_string();
         let secure =

@@ -1,4 +1,4 @@
-//! A client over HTTP and WebSocket made of bytes, so that it can also say what no library would.
+//! A client over HTTP and WebSocket that sends bytes, so that it can also send what no library would.
 
 use std::{
     io::{Read as _, Write as _},
@@ -21,7 +21,7 @@ fn open(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What is answered until the server closes; with `only_head`, the first answer's head.
+/// The answer until the server closes the connection; with `only_head`, until the end of the first head.
 pub fn exchange(address: SocketAddr, request: &[u8], only_head: bool) -> String {
     let mut stream = open(address);
     stream.write_all(request).expect("written");
@@ -37,7 +37,7 @@ pub fn exchange(address: SocketAddr, request: &[u8], only_head: bool) -> String 
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// All that is answered to requests after which the client sends no more.
+/// The whole answer to requests after which the client sends no more.
 pub fn answer(address: SocketAddr, requests: &str) -> String {
     let mut stream = open(address);
     stream.write_all(requests.as_bytes()).expect("written");
@@ -73,7 +73,7 @@ impl WebSocket {
         Self::open_with(address, protocol, &[])
     }
 
-    /// With bytes right behind the handshake, in the same segment.
+    /// Opens a WebSocket and sends `first` right after the handshake, in the same segment.
     pub fn open_with(address: SocketAddr, protocol: &str, first: &[u8]) -> Self {
         let mut stream = open(address);
         stream.write_all(&[handshake(protocol, "").as_bytes(), first].concat()).expect("written");
@@ -104,7 +104,7 @@ impl WebSocket {
         ws
     }
 
-    /// A frame as a client sends it; `first` is its first byte: flags and opcode.
+    /// A frame as a client sends it; `first` is the first byte with flags and opcode.
     pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![first];
         match payload.len() {
@@ -125,11 +125,11 @@ impl WebSocket {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        // The gateway may have closed already; what it said is read all the same.
+        // The gateway may have closed the connection already; what it has written can be read all the same.
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Panics if nothing comes in time.
+    /// The next message; panics if none comes in time.
     pub fn next(&mut self) -> Heard {
         let mut head = [0; 2];
         if self.stream.read_exact(&mut head).map_err(|error| assert!(!is_timeout(&error), "nothing comes")).is_err() {
@@ -152,7 +152,7 @@ impl WebSocket {
         }
     }
 
-    /// The next frame of the protocol, of either form.
+    /// The next frame of the protocol, in either form.
     pub fn next_body(&mut self) -> Body {
         let frame = match self.next() {
             Heard::Text(text) => serde_json::from_str(&text).expect("a frame"),

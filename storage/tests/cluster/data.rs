@@ -24,7 +24,7 @@ use carillon_storage::FoundError;
 use prost::Message as _;
 use tonic::{Code, service::interceptor::InterceptedService, transport::Channel};
 
-/// The node will be at this address.
+/// Gives the node this address for its next start.
 fn move_to(cluster: &mut Cluster, node: usize, address: SocketAddr) {
     let config = &mut cluster.nodes[node].config;
     let before = config.listen.to_string();
@@ -62,7 +62,7 @@ async fn empty_disks_wait_until_a_cluster_is_made_and_it_is_made_once() {
     }
 }
 
-/// As one storage node talks to another one.
+/// A client with the token of the storage nodes.
 fn bootstrap(address: SocketAddr) -> BootstrapClient<InterceptedService<Channel, AddToken>> {
     let security = PeerSecurity::from_secret(Tier::Storage, "a-secret-of-sixteen-or-more", None).expect("valid");
     let channel = security.channel(&address.to_string()).expect("an address");
@@ -86,7 +86,7 @@ async fn begun(cluster: &mut Cluster) -> pb::Cluster {
     }
 }
 
-/// Tells this node its place.
+/// Sends this node its place in the cluster.
 async fn assign(cluster: &Cluster, made: &pb::Cluster, node: usize) {
     let Member { disk, node: number, .. } = made.members[node].clone();
     let assign = AssignRequest { disk, cluster: Some(made.clone()), node: number };
@@ -114,12 +114,12 @@ async fn a_maker_that_was_stopped_before_it_took_its_own_place_takes_it_when_it_
 async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
     let mut cluster = Cluster::new(3, quick);
     let made = begun(&mut cluster).await;
-    // Without a list they find nobody by themselves.
+    // Without the list, these nodes find no other node.
     for node in &mut cluster.nodes[1..] {
         node.stop().await;
         node.config.members.clear();
     }
-    // The first one has written the cluster down, and was stopped before it told the others.
+    // The first node has written the cluster down, but was stopped before it told the others.
     assign(&cluster, &made, 0).await;
     cluster.nodes[0].stop().await;
     cluster.nodes[0].start().await;
@@ -128,7 +128,7 @@ async fn a_making_that_was_interrupted_goes_on_when_it_is_done_again() {
     for node in &mut cluster.nodes[1..] {
         node.start().await;
     }
-    // It also tells them by itself, and may have been quicker.
+    // The first node also sends the places by itself, and may have been faster.
     let again = cluster.nodes[0].storage().found().await;
     assert!(matches!(again, Ok(()) | Err(FoundError::Exists(_))), "{again:?}");
     for node in &cluster.nodes {
@@ -145,7 +145,7 @@ async fn of_two_clusters_that_are_made_at_once_there_is_one_in_the_end() {
         node.start().await;
     }
     let [one, other] = [0, 1].map(|node| cluster.nodes[node].storage());
-    // Both may be refused, as neither takes a place while it makes a cluster.
+    // Both may be refused, because a node that makes a cluster takes no place in another one.
     let _ = tokio::join!(one.found(), other.found());
     eventually("the cluster is made", || async {
         match one.found().await {
@@ -217,7 +217,7 @@ async fn a_node_at_another_address_is_found_and_counts() {
     for node in &cluster.nodes {
         node.view("the new address", |view| view.storage.iter().any(|node| node.address == address.to_string())).await;
     }
-    // Without one of those that have stayed, the one that has moved is half of the majority.
+    // Without one of the unmoved nodes, the moved one is half of the majority.
     cluster.nodes[(leader + 1) % 3].stop().await;
     assert_eq!(cluster.append("alice", 10).await.seq, 11);
     assert_eq!(cluster.read("alice").await.entries.len(), 11);
@@ -227,7 +227,7 @@ async fn a_node_at_another_address_is_found_and_counts() {
 async fn all_nodes_may_move_at_once() {
     let mut cluster = Cluster::started(3, quick).await;
     assert_eq!(cluster.append("alice", 0).await.seq, 1);
-    // So that each has the rows, and nothing else, of where the others are.
+    // So that each node knows the others' addresses only from the rows.
     for node in &cluster.nodes {
         node.view("the rows", |view| view.level > 0).await;
     }
@@ -250,7 +250,7 @@ async fn all_nodes_may_move_at_once() {
     }
 }
 
-/// As one storage node asks the others, until one carries it out.
+/// Sends the command as one storage node does to the others, until one carries it out.
 async fn carry(cluster: &Cluster, op: directory_command::Op) -> Outcome {
     let command = DirectoryCommand { op: Some(op) }.encode_to_vec();
     eventually("the command is carried out", || async {
@@ -281,7 +281,7 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     for key in 0..20 {
         cluster.append("alice", key).await;
     }
-    // The one that leads leaves.
+    // The replica of the leader is removed.
     let node = cluster.leader_of("alice").await;
     let id = cluster.nodes[node].view("itself", |view| !view.storage.is_empty()).await;
     let id = id
@@ -311,7 +311,7 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     let Outcome::ReplicaPlaced(placed) = outcome else { panic!("{outcome:?}") };
     assert!(placed.replica > 63, "an id that no node has: {}", placed.replica);
     replicas(&cluster, shard, "the new one", |replicas| replicas.contains(&placed.replica)).await;
-    // It votes as soon as it has caught up; then it is enough with one of the others.
+    // The new replica votes as soon as it has caught up; then it and one of the others are a majority.
     let other = (node + 1) % 3;
     eventually("the new replica is a member", || async {
         match cluster.nodes[node].ask(shard, Op::Timeline(append("alice", 0))).await {
@@ -333,7 +333,7 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     cluster.nodes[other].stop().await;
     assert_eq!(cluster.append("alice", 60).await.seq, 61);
     assert_eq!(cluster.read("alice").await.entries.len(), 61);
-    // And from its own disk.
+    // The same after a restart from its own disk.
     cluster.nodes[node].stop().await;
     cluster.nodes[node].start().await;
     cluster.nodes[node].ready().await;

@@ -1,4 +1,4 @@
-//! What a node has on its disk: kept, copied and put back, full, given back.
+//! The disk of a node: kept, copied and restored, full, and freed.
 
 use std::{fs, path::PathBuf};
 
@@ -32,7 +32,7 @@ async fn a_node_alone_keeps_what_it_was_given() {
     }
 }
 
-/// The defaults of a later release may be others than those with which the folder was made.
+/// A later release may have other defaults than the one that made the folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_keeps_the_number_of_shards_that_it_was_made_with() {
     let mut cluster = Cluster::alone(quick).await;
@@ -62,7 +62,7 @@ async fn a_folder_in_use_is_refused() {
     cluster.nodes[0].drain_and_stop().await;
 }
 
-/// A copy of a folder, as an operator makes it while the node is stopped.
+/// Copies a folder as an operator does while the node is stopped.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("lists") {
@@ -113,7 +113,7 @@ async fn timelines_of_a_folder_that_was_put_back_have_new_epochs() {
     assert_eq!(now[..3], now[3..], "once, not at each start");
 }
 
-/// A file system of its own in memory; None if this process may not mount one.
+/// A small file system in memory; `None` if this process may not mount one.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -125,7 +125,7 @@ impl SmallDisk {
         mounted.is_ok_and(|status| status.success()).then_some(Self(path))
     }
 
-    /// Takes all space but so much.
+    /// Fills the file system except for this much.
     fn fill(&self, but_mib: u64) {
         use std::io::Write as _;
         let mut file = fs::File::create(self.0.join("filler")).expect("makes");
@@ -142,12 +142,12 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Left to the system if it is still in use.
+        // If the file system is still in use, the system unmounts it later.
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
-/// Asked with what is there already, so that nothing changes.
+/// Repeats writes that the store has already, so that nothing changes.
 async fn refuses_sends(cluster: &Cluster) -> bool {
     match cluster.nodes[0].ask(timeline_shard("alice"), Op::Timeline(append("alice", 19))).await {
         Some(Outcome::Error(StoreError { why: Some(Why::Full(full)) })) => full.retry_after_ms > 0,
@@ -193,7 +193,7 @@ async fn on_a_full_disk_sends_are_refused_history_is_read_and_nothing_is_lost() 
 
 fn bytes_in(folder: &std::path::Path) -> u64 {
     let files = fs::read_dir(folder).expect("a folder").flatten();
-    // One that is just given back has no length.
+    // A file that is just being deleted has no length.
     files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 

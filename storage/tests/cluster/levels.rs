@@ -47,7 +47,7 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
         "the older one reads all that is written"
     );
 
-    // The last one is replaced by the newer release.
+    // The last node is replaced by the newer release.
     cluster.nodes[2].stop().await;
     cluster.nodes[2].knows(NEXT);
     cluster.nodes[2].start().await;
@@ -63,7 +63,7 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
         assert_eq!(cluster.append("alice", key).await.seq, key + 1);
     }
 
-    // From now on there is no way back.
+    // From now on a return is impossible.
     cluster.nodes[1].stop().await;
     let older = cluster.nodes[1].config.clone();
     let why = eventually("the older release is refused", || async {
@@ -78,7 +78,7 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
     assert_eq!(cluster.append("alice", 40).await.seq, 41, "the other two go on");
 }
 
-/// The leader refuses it, as not all nodes can read it yet; nobody stops at it.
+/// The leader refuses the command, because not all nodes can read it yet; no node stops at it.
 async fn refused_for_its_level(cluster: &Cluster, shard: ShardId, op: Op) {
     let refused = eventually("the leader refuses it", || async {
         for node in &cluster.nodes {
@@ -98,7 +98,8 @@ async fn refused_for_its_level(cluster: &Cluster, shard: ShardId, op: Op) {
     );
 }
 
-/// By this release: the level of the cluster rises by itself, and those of the timeline shards follow.
+/// Replaces the last node by this release: the level of the cluster rises by itself, and those of the timeline shards
+/// follow.
 async fn last_one_is_replaced(cluster: &mut Cluster) {
     cluster.nodes[2].stop().await;
     cluster.nodes[2].knows(Level::OF_PROGRAM);

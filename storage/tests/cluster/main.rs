@@ -43,7 +43,7 @@ async fn writes_resume_after_the_leader_is_gone_and_it_catches_up_when_it_is_bac
     }
     cluster.nodes[leader].start().await;
     cluster.nodes[leader].ready().await;
-    // Without one of the others, the node that was away has to have everything.
+    // Without one of the others, the majority needs the node that was away.
     let other = (0..3).find(|node| *node != leader).expect("there are three");
     cluster.nodes[other].stop().await;
     assert_eq!(cluster.append("alice", 40).await.seq, 41);
@@ -59,7 +59,7 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot() {
     let away = cluster.leader_of("alice").await;
     cluster.nodes[away].stop().await;
     let others: Vec<_> = (0..3).filter(|node| *node != away).collect();
-    // The entries that the node away would need are purged when a snapshot reaches beyond them.
+    // A snapshot that reaches further purges the entries that the absent node would need.
     let snapshot = format!("snapshots/{}.snapshot", timeline_shard("alice"));
     let snapshots: Vec<_> = others.iter().map(|node| cluster.nodes[*node].config.data_dir.join(&snapshot)).collect();
     let mut key = 1;
@@ -81,7 +81,7 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot() {
     assert_eq!(cluster.append("alice", key).await.seq, key + 1);
     let read = cluster.read("alice").await;
     assert_eq!(read.head.expect("has one").last, key + 1);
-    // And from its own disk, after that.
+    // The same after a restart from its own disk.
     cluster.nodes[away].stop().await;
     cluster.nodes[away].start().await;
     cluster.nodes[away].ready().await;
@@ -110,11 +110,11 @@ async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
         nonce: vec![7; 16].into(),
     };
     let lease = registry.register(register).await.expect("registers").into_inner().lease;
-    // Counts the flushes of the log.
+    // The file counts the flushes of the log.
     let high_water = cluster.nodes[0].config.data_dir.join("log/high-water");
     let flushes = || fs::read(&high_water).expect("reads");
     let (mut before, mut quiet) = (flushes(), 0);
-    // Twice the length of the lease without a write, once the leader has seen it.
+    // Twice the length of the lease without a write, counted from when the leader has noticed it.
     for _ in 0..300 {
         registry.renew(RenewRequest { lease }).await.expect("renews");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -264,7 +264,8 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
     assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
-/// Sends as a router does: many in flight, and after a refusal all that is unanswered again, in order, in a new lane.
+/// Sends as a router does: many writes in flight and, after a refusal, all unanswered ones again, in order, in a new
+/// lane.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_over_changes_of_the_leader() {
     order_is_kept(Way::Wire).await;
@@ -290,7 +291,7 @@ async fn order_is_kept(way: Way) {
         let requests: Vec<_> = (first_unanswered..end).map(|key| request(key, "alice", key, lane)).collect();
         let sent = requests.len();
         stream.send(requests).await;
-        // In the midst of it: the lead goes elsewhere.
+        // Meanwhile the leadership moves to another node.
         let mut draining =
             (drains < 3 && first_unanswered > drains * WINDOW).then(|| cluster.nodes.swap_remove(leader));
         let drain = async {

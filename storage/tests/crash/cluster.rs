@@ -1,4 +1,4 @@
-//! Three nodes, of which one was away for too long: it is killed while it installs the snapshot that it gets.
+//! Three nodes, one of which was away for too long: it is killed while it installs the snapshot that it receives.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 const AWAY: usize = 2;
-/// Rounds on the same folders: the more there is, the longer snapshots take to be made.
+/// Rounds on the same folders: snapshots take longer, the more data there is.
 const LIFE: u64 = 10;
 
 #[test]
@@ -59,11 +59,12 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
         round += 1;
         assert!(round <= rounds + 10, "no kill struck while a snapshot came in");
         nodes[AWAY].kill();
-        // Until the others no longer have the entries that the one away would need.
+        // Waits until the other nodes no longer have the entries that the absent node would need.
         let made = |nodes: &[Node]| -> Vec<_> { nodes[..AWAY].iter().flat_map(snapshot_times).collect() };
         let (before, begun) = (made(&nodes), Instant::now());
         while made(&nodes).iter().zip(&before).any(|(now, before)| now == before) {
-            // Few writes, as a snapshot is made for entries, however small, and takes longer the more there is.
+            // Few writes: a snapshot is made after a number of entries, however small, and takes longer, the more data
+            // there is.
             runtime.block_on(write_more(&addresses[..AWAY], &mut ledger, 5));
             assert!(begun.elapsed() < Duration::from_secs(120), "no new snapshots");
         }
@@ -72,7 +73,7 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
         thread::sleep(moments.below(Duration::from_millis(15)));
         nodes[AWAY].kill();
         half_done += u64::from(names(&snapshots).iter().any(is_temporary));
-        // Another time, while it goes on with what it has.
+        // Another time, while the node continues with what it has received.
         nodes[AWAY].start();
         let opening = nodes[AWAY].wait_ready();
         thread::sleep(moments.below(Duration::from_millis(200)));
@@ -92,17 +93,17 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
     println!("{} writes acknowledged, all there", ledger.acknowledged());
 }
 
-/// Reads everything from the node that was away, as the leader of all shards. It can lead only with what it has.
+/// Reads everything from the node that was away, as the leader of all shards. It can lead only with complete data.
 fn check_replica(runtime: &Runtime, nodes: &mut [Node], addresses: &[SocketAddr], ledger: &Ledger) {
     let third = &addresses[AWAY..];
-    // Whoever leads a shard loses it when it is killed; sooner or later all are with the third.
+    // A leader loses its shards when it is killed; after some turns the third node leads all of them.
     for turn in 0..60 {
         let other = &mut nodes[turn % AWAY];
         other.kill();
         let all_read = runtime.block_on(async {
             for _ in 0..20 {
                 if leads(third[0], ledger).await {
-                    // It may hand a shard on to the one that is left, as leaders are spread.
+                    // The node may pass a shard on to the remaining one, because leaders are spread.
                     return tokio::select! {
                         () = check(third, ledger, Extent::Whole) => true,
                         () = no_longer_leads(third[0], ledger) => false,
@@ -132,7 +133,7 @@ async fn no_longer_leads(node: SocketAddr, ledger: &Ledger) {
     }
 }
 
-/// When each timeline shard had its last snapshot. The writers write to all of them.
+/// The time of the last snapshot of each timeline shard. The writers write to all of them.
 fn snapshot_times(node: &Node) -> Vec<Option<SystemTime>> {
     let path = |shard| node.config.data_dir.join(format!("snapshots/timeline-{shard}.snapshot"));
     let time = |shard| path(shard).metadata().and_then(|meta| meta.modified()).ok();

@@ -21,12 +21,12 @@ use crate::{
     rounds,
 };
 
-/// Rounds after which everything is read, not only what is new.
+/// After this many rounds everything is read, and not only the new writes.
 const WHOLE_EVERY: u64 = 20;
-/// Rounds on one folder, where a round is longer the more there is.
+/// Rounds on one folder; a round takes longer, the more data there is.
 const LIFE: u64 = 25;
 
-/// A small log, so that it is cut behind snapshots all the time.
+/// A small log, so that it is purged behind snapshots all the time.
 pub(crate) fn forgetful(config: &mut StorageConfig) {
     config.log_bytes = 1 << 16;
 }
@@ -35,7 +35,7 @@ pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
 }
 
-/// An address of this test's own.
+/// An address for this test alone.
 pub(crate) fn address(host: u8) -> SocketAddr {
     let ip = IpAddr::V4(Ipv4Addr::new(127, 33, 1, host));
     TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr()).expect("binds")
@@ -73,7 +73,7 @@ fn kills_while_opening_lose_nothing() {
         load.wait_for(200);
         node.kill();
         ledger = load.stop(&runtime);
-        // Each start finds what the last one left half done.
+        // Each start finds the incomplete work of the one before.
         for _ in 0..3 {
             node.start();
             thread::sleep(moments.below(opening));
@@ -88,7 +88,7 @@ fn kills_while_opening_lose_nothing() {
 #[test]
 fn kills_during_a_snapshot_lose_nothing() {
     let (runtime, mut moments, mut left) = (runtime(), Moments::new(), rounds(4));
-    // The longer a node has lived, the more there is to write until its next snapshot, and to read in the end.
+    // The longer a node has lived, the more has to be written until its next snapshot, and to be read at the end.
     while left > 0 {
         let rounds = left.min(LIFE);
         kill_during_snapshots(&runtime, &mut moments, rounds);
@@ -109,7 +109,8 @@ fn kill_during_snapshots(runtime: &Runtime, moments: &mut Moments, rounds: u64) 
         node.wait_ready();
         verify(runtime, &node, &ledger, round);
         let load = Load::start(runtime, node.address(), ledger);
-        // Seen from its first moment on; then the file grows, is synced, takes its name, and the log is cut.
+        // The snapshot is noticed when its file appears; then the file grows, is synced and renamed, and the log is
+        // purged.
         watch("a snapshot", || names(&snapshots).iter().any(is_temporary));
         thread::sleep(moments.below(Duration::from_millis(10)));
         node.kill();
@@ -132,7 +133,7 @@ fn kills_while_log_files_are_given_back_lose_nothing() {
         node.wait_ready();
         verify(&runtime, &node, &ledger, round);
         let load = Load::start(&runtime, node.address(), ledger);
-        // The files go one by one: the first that goes is the moment.
+        // The files are deleted one by one; the first deletion is the moment.
         let mut known = BTreeSet::new();
         watch("a file of the log to go", || {
             let now = names(&log);
@@ -161,7 +162,7 @@ fn finish(runtime: &Runtime, mut node: Node, ledger: &Ledger) {
     assert!(ledger.acknowledged() > 0, "nothing was written");
 }
 
-/// As often as can be, because what it waits for is short.
+/// Looks as often as possible, because the event is short.
 pub(crate) fn watch(what: &str, mut seen: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !seen() {
@@ -170,7 +171,7 @@ pub(crate) fn watch(what: &str, mut seen: impl FnMut() -> bool) {
     }
 }
 
-/// None if there is no such folder yet.
+/// `None` if the folder does not exist yet.
 pub(crate) fn names(folder: &Path) -> BTreeSet<OsString> {
     let Ok(found) = fs::read_dir(folder) else { return BTreeSet::new() };
     found.filter_map(|found| found.ok().map(|found| found.file_name())).collect()

@@ -1,4 +1,4 @@
-//! What was sent to the store and what it has acknowledged, and whether the store has it.
+//! The writes that were sent to the store and those that it acknowledged, to check that the store has them.
 
 use carillon_proto::{
     ShardId, UserId,
@@ -10,13 +10,13 @@ use carillon_proto::{
 
 use crate::support::{MAP, inbox, timeline_shard};
 
-/// Accounts are written now and then, so that the directory has something to lose.
+/// An account is written now and then, so that the directory has something to lose.
 const MESSAGES_PER_ACCOUNT: u64 = 16;
 
-/// All that one test has written.
+/// All writes of one test.
 pub(crate) struct Ledger {
     pub(crate) writers: Vec<Writer>,
-    /// Which run this is: its envelopes differ from those of others.
+    /// Distinguishes the envelopes of this run from those of others.
     seed: u64,
     longest: u64,
 }
@@ -26,16 +26,16 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     pub(crate) user: String,
-    /// The store has said that it has all writes before this one.
+    /// The store has acknowledged all writes before this one.
     pub(crate) acknowledged: u64,
-    /// No write from this one on was ever sent.
+    /// Neither this write nor a later one was ever sent.
     pub(crate) sent: u64,
     pub(crate) accounts: u64,
     pub(crate) accounts_sent: u64,
 }
 
 impl Ledger {
-    /// `longest`: the most bytes of an envelope.
+    /// `longest` is the size of the longest envelope.
     pub(crate) fn new(writers: usize, seed: u64, longest: u64) -> Self {
         let writer = |n| Writer { user: format!("user-{n}"), ..Writer::default() };
         Self { writers: (0..writers).map(writer).collect(), seed, longest }
@@ -45,7 +45,7 @@ impl Ledger {
         self.writers.iter().map(|writer| writer.acknowledged + writer.accounts).sum()
     }
 
-    /// The n-th envelope of this writer: noise, so that neither log nor table can pack it.
+    /// The n-th envelope of this writer: noise, so that neither log nor table can compress it.
     pub(crate) fn envelope(&self, writer: usize, n: u64) -> Vec<u8> {
         let mut noise = self.seed ^ ((writer as u64) << 48) ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d);
         let mut byte = || {
@@ -77,7 +77,7 @@ impl Ledger {
         request(id(writer, n), timeline_shard(user), op)
     }
 
-    /// The account that is due after so many messages, if one is.
+    /// The account to be written after this many messages, if there is one.
     pub(crate) fn due_account(&self, writer: usize) -> Option<StoreRequest> {
         let Writer { sent, accounts, accounts_sent, .. } = &self.writers[writer];
         (accounts == accounts_sent && sent / MESSAGES_PER_ACCOUNT > *accounts).then(|| self.account(writer, *accounts))
@@ -114,7 +114,7 @@ fn id(writer: usize, n: u64) -> u64 {
     (writer as u64) << 48 | n
 }
 
-/// Writer, number, and whether it is an account.
+/// The writer, the number of the write, and whether it is an account.
 pub(crate) fn of_id(id: u64) -> (usize, u64, bool) {
     ((id >> 48 & 0x7fff) as usize, id & 0xffff_ffff_ffff, id & ACCOUNT != 0)
 }

@@ -24,13 +24,13 @@ use crate::{
     support::{Stream, timeline_shard},
 };
 
-/// Writes of one writer that are unanswered.
+/// Unanswered writes of one writer.
 const WINDOW: u64 = 24;
 const MESSAGE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Writes to one node, over the ends of its process, until it is stopped.
+/// Writes to one node until it is stopped, even if the node's process ends in between.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
@@ -57,7 +57,7 @@ impl Load {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Returns when so many more writes were acknowledged.
+    /// Waits until this many more writes were acknowledged.
     pub(crate) fn wait_for(&self, more: u64) {
         let (begun, goal) = (std::time::Instant::now(), self.acknowledged() + more);
         while self.acknowledged() < goal {
@@ -67,7 +67,7 @@ impl Load {
         }
     }
 
-    /// What was in flight remains unknown.
+    /// The outcome of writes in flight remains unknown.
     pub(crate) fn stop(self, runtime: &Runtime) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
         runtime.block_on(self.writing).expect("every answer was right")
@@ -111,7 +111,7 @@ async fn write(mut stream: Stream, ledger: &mut Ledger, stop: &AtomicBool, count
     }
 }
 
-/// Whose write was acknowledged; None: refused, to be sent again.
+/// The writer whose write was acknowledged; `None` if it was refused and has to be sent again.
 fn take(reply: &StoreReply, ledger: &mut Ledger) -> Option<usize> {
     let (writer, n, is_account) = of_id(reply.id);
     let state = &ledger.writers[writer];
@@ -133,7 +133,7 @@ fn take(reply: &StoreReply, ledger: &mut Ledger) -> Option<usize> {
     Some(writer)
 }
 
-/// So many more writes of each writer, at whoever leads.
+/// Sends this many more writes of each writer to the leaders.
 pub(crate) async fn write_more(nodes: &[SocketAddr], ledger: &mut Ledger, more: u64) {
     let goals: Vec<_> = ledger.writers.iter().map(|writer| writer.acknowledged + more).collect();
     let mut shards: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -182,11 +182,11 @@ async fn write_batch(node: SocketAddr, ledger: &mut Ledger, due: Vec<StoreReques
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
     Whole,
-    /// The newest of each.
+    /// Only the newest entries of each timeline.
     Recent,
 }
 
-/// Everything acknowledged is there, once, in order, as it was sent; and nothing is there that was never sent.
+/// Checks that every acknowledged write is there, once, in order and as it was sent, and that nothing else is there.
 pub(crate) async fn check(nodes: &[SocketAddr], ledger: &Ledger, extent: Extent) {
     for (number, writer) in ledger.writers.iter().enumerate() {
         let first = if extent == Extent::Whole { 1 } else { writer.acknowledged.saturating_sub(300) + 1 };
@@ -236,7 +236,7 @@ pub(crate) async fn ask(nodes: &[SocketAddr], request: StoreRequest) -> Outcome 
     panic!("nobody answers: {last:?}");
 }
 
-/// What this node says, if it says anything.
+/// The answer of this node, if it answers.
 pub(crate) async fn ask_one(node: SocketAddr, request: StoreRequest) -> Option<Outcome> {
     let mut stream = Stream::open(node).await?;
     stream.send(vec![request]).await;

@@ -15,12 +15,12 @@ mod support;
 
 use std::{env, path::PathBuf, time::Duration};
 
-/// CARILLON_TEST_ROUNDS, or what fits into `cargo test`.
+/// CARILLON_TEST_ROUNDS, or `short`, which fits into `cargo test`.
 fn rounds(short: u64) -> u64 {
     env::var("CARILLON_TEST_ROUNDS").ok().map_or(short, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
-/// Moments to strike at: the same ones with the same CARILLON_TEST_SEED.
+/// Random moments for kills: the same ones with the same CARILLON_TEST_SEED.
 struct Moments(u64);
 
 impl Moments {
@@ -45,7 +45,7 @@ impl Moments {
     }
 }
 
-/// A folder of this test, removed with it unless it failed.
+/// A folder of this test, which is deleted unless the test failed.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -22,18 +22,18 @@ const OPEN: &str = "store is open";
 const READY: &str = "store is ready";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Where a node lives, whether its process runs or not.
+/// A node, whether its process is running or not.
 pub(crate) struct Node {
     pub(crate) config: StorageConfig,
     pub(crate) log: PathBuf,
-    /// What starts the process, before its own command line.
+    /// A command that starts the process, placed before the process's own command line.
     pub(crate) wrapper: Vec<String>,
     process: Option<Process>,
 }
 
 struct Process {
     child: Child,
-    /// Closed, it tells the process to stop in order.
+    /// When it is closed, the process stops in order.
     _stdin: ChildStdin,
     words: mpsc::Receiver<String>,
 }
@@ -79,19 +79,19 @@ impl Node {
             .expect("starts");
         let stdin = child.stdin.take().expect("piped");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        // Bounded by the few words that a process says.
+        // Bounded by the few lines that a process prints.
         let (tell, words) = mpsc::channel();
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
         self.process = Some(Process { child, _stdin: stdin, words });
     }
 
-    /// How long it took from now.
+    /// Waits until the node is ready, and returns how long that took.
     pub(crate) fn wait_ready(&mut self) -> Duration {
         let begun = Instant::now();
         let process = self.process.as_ref().expect("runs");
         loop {
             match process.words.recv_timeout(DEADLINE.saturating_sub(begun.elapsed())) {
-                // The harness of tests writes on the same line.
+                // The test harness prints on the same line.
                 Ok(word) if word.ends_with(READY) => return begun.elapsed(),
                 Ok(_) => {}
                 Err(why) => panic!("not ready ({why}); its log ends with:\n{}", self.last_words()),
@@ -99,7 +99,7 @@ impl Node {
         }
     }
 
-    /// SIGKILL. Was it ready before?
+    /// Sends SIGKILL. True if the node was ready before.
     pub(crate) fn kill(&mut self) -> bool {
         let mut process = self.process.take().expect("runs");
         process.child.kill().expect("kills");
@@ -108,14 +108,14 @@ impl Node {
     }
 
     pub(crate) fn stop_in_order(&mut self) {
-        // Its words are still listened to.
+        // The process's output is still read.
         let Process { mut child, _stdin: stdin, words: _words } = self.process.take().expect("runs");
         drop(stdin);
         let ended = wait(&mut child);
         assert!(ended.success(), "did not stop in order: {ended}\n{}", self.last_words());
     }
 
-    /// Resident memory, in bytes.
+    /// Resident memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let id = self.process.as_ref().expect("runs").child.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("runs");
@@ -150,7 +150,7 @@ fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Not a test: what [`Node`] starts, because a process is needed that can be killed.
+/// Not a test: [`Node`] starts this as its process, because the test needs a process that it can kill.
 #[test]
 #[ignore = "it is the store that the others kill"]
 fn store_process() {
@@ -167,7 +167,7 @@ fn store_process() {
         println!("\n{OPEN}");
         let tasks = Tasks::new();
         storage.run(&tasks);
-        // Whoever started this may have ended: then this ends, too.
+        // The parent may have ended; then this process ends, too.
         let (tell, closed) = tokio::sync::oneshot::channel();
         thread::spawn(move || {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());

@@ -22,7 +22,7 @@ use crate::{
 };
 
 const DISK_BYTES: u64 = 512 << 20;
-/// Rounds on one disk, which nothing is ever taken away from.
+/// Rounds on one disk, from which nothing is ever removed.
 const LIFE: u64 = 50;
 
 #[test]
@@ -46,7 +46,7 @@ fn cut_power(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     node.log = folder.0.join("node.log");
     let mut ledger = Ledger::new(6, moments.next(), 1500);
     for round in 1..=rounds {
-        // From a disk that writes nothing unasked to one that has written nearly all.
+        // From a disk that writes nothing without a flush to one that writes nearly everything.
         let early = [0, 50, 90, 10][round as usize % 4];
         let disk = Disk::up(&folder.0, &mount, moments.next(), early);
         node.wrapper = another_boot(&folder.0, round);
@@ -70,7 +70,7 @@ fn cut_power(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     assert!(ledger.acknowledged() > 0, "nothing was written");
 }
 
-/// A kernel that starts anew has a new id. To be seen by the node only, in a mount namespace of its own.
+/// A restarted kernel has a new boot id. Only the node sees it, in a mount namespace of its own.
 fn another_boot(folder: &Path, round: u64) -> Vec<String> {
     let id = folder.join("boot_id");
     fs::write(&id, format!("00000000-0000-4000-8000-{round:012}\n")).expect("written");
@@ -99,23 +99,23 @@ impl Disk {
             .args([format!("seed={seed}"), format!("early={early}")])
             .spawn()
             .expect("nbdkit starts");
-        // Its process id is written when it listens.
+        // The process id is written when nbdkit listens.
         watch("nbdkit's socket", || listens.metadata().is_ok_and(|meta| meta.len() > 0));
         let nbdfuse = Command::new("nbdfuse")
             .args([path(&fuse), &format!("nbd+unix:///?socket={}", socket.display())])
-            // It complains when its other side goes, which is the point.
+            // nbdkit reports that its client has gone, which is the purpose.
             .stderr(Stdio::null())
             .spawn()
             .expect("nbdfuse starts");
         let file = fuse.join("nbd");
         watch("nbdfuse's file", || file.exists());
         let device = run("losetup", &["--direct-io=on", "--find", "--show", path(&file)]);
-        // A commit by the clock would keep what was never asked for.
+        // A commit by time would keep data that was never flushed.
         run("mount", &["-o", "commit=300", &device, path(mount)]);
         Self { nbdkit, nbdfuse, fuse, device, mount: mount.to_owned() }
     }
 
-    /// First the disk, then whoever wrote to it.
+    /// Ends the disk first, then the node that writes to it.
     fn cut(mut self, node: &mut Node) {
         self.nbdkit.kill().expect("kills");
         self.nbdkit.wait().expect("ends");
@@ -124,7 +124,7 @@ impl Disk {
     }
 
     fn down(&mut self) {
-        // Each may have gone with the one below.
+        // Each layer may have gone with the one below it.
         let _ = Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
         let _ = Command::new("losetup").args(["-d", &self.device]).status();
         let _ = Command::new("umount").arg(&self.fuse).stderr(Stdio::null()).status();

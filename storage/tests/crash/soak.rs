@@ -1,4 +1,4 @@
-//! Messages come, are read and expire, for as long as one likes: memory, disk and the time to open stay flat.
+//! Messages are sent, read and expire, for any length of time: memory, disk and the time to open stay level.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 const WRITERS: usize = 50;
-/// Of each writer, in each turn.
+/// Messages of each writer in each turn.
 const MESSAGES: u64 = 4;
 const TURN: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(20);
@@ -47,7 +47,7 @@ fn memory_disk_and_opening_time_stay_flat() {
             config.retention.max_age_ms = MAX_AGE.as_millis() as u64;
             config.retention.duplicate_window_ms = WINDOW.as_millis() as u64;
             config.log_bytes = 8 << 20;
-            // So that they are full within the first minutes.
+            // So that the tables are full within the first minutes.
             config.timeline_memtables_bytes = 8 << 20;
         })
     });
@@ -114,7 +114,7 @@ fn cursor(user: &str, seq: u64) -> StoreRequest {
     StoreRequest { id: 1, shard: Some(timeline_shard(user).to_pb()), op: Some(op), ..StoreRequest::default() }
 }
 
-/// The later half against the earlier one, without the first minutes, in which everything fills up.
+/// Compares the later half with the earlier one, without the first minutes, in which caches and tables fill.
 fn check_flat(figures: &[Figures]) {
     let figures = &figures[figures.len() / 4..];
     if figures.len() < 4 {

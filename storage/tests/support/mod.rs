@@ -39,11 +39,11 @@ pub(crate) fn security() -> PeerSecurity {
         .expect("valid")
 }
 
-/// One storage node and its place.
+/// A storage node and its configuration.
 pub(crate) struct Node {
     pub(crate) config: StorageConfig,
     security: PeerSecurity,
-    /// The level that its program reads, if that is not this one's.
+    /// The level that the node's program reads, if it is not this program's.
     #[cfg(feature = "planted-bugs")]
     level: Option<Level>,
     running: Option<(Storage, Tasks)>,
@@ -55,7 +55,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Nodes that are not started yet.
+    /// A cluster of nodes that are not started yet.
     pub(crate) fn new(count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let addresses = free_addresses(count);
@@ -87,7 +87,7 @@ impl Cluster {
         Self::new(count, change).start().await
     }
 
-    /// Started, too. `way`: how routers reach its nodes.
+    /// A cluster of started nodes. `way` tells how routers reach them.
     pub(crate) async fn reached_by(way: Way, count: usize, change: impl Fn(&mut StorageConfig)) -> Self {
         let mut cluster = Self::new(count, change);
         if way == Way::Calls {
@@ -122,7 +122,7 @@ impl Cluster {
         self.dir.path().join(name)
     }
 
-    /// Writes at whoever leads, as a router does: the same command again until it is answered.
+    /// Sends the write to the leader as a router does: the same command until it is answered.
     pub(crate) async fn append(&self, user: &str, key: u64) -> Appended {
         let command = append(user, key);
         match self.ask(timeline_shard(user), Op::Timeline(command)).await {
@@ -174,7 +174,7 @@ impl Cluster {
         found
     }
 
-    /// Which running node leads the shard of this user's inbox.
+    /// The running node that leads the shard of this user's inbox.
     pub(crate) async fn leader_of(&self, user: &str) -> usize {
         let read =
             ReadTimeline { timeline: Some(inbox(user).to_key()), limit: 1, max_bytes: 1, ..ReadTimeline::default() };
@@ -211,13 +211,13 @@ impl Node {
         Storage::open(self.config.clone(), self.security.clone()).await
     }
 
-    /// Sets the level that its program reads from the next start on.
+    /// Sets the level that the node's program reads from its next start on.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn knows(&mut self, level: Level) {
         self.level = Some(level);
     }
 
-    /// Makes a cluster of all nodes that its configuration names.
+    /// Makes the cluster of all nodes in this node's configuration.
     pub(crate) async fn found(&self) {
         let (storage, _) = self.running.as_ref().expect("runs");
         eventually("the cluster is made", || async {
@@ -241,7 +241,7 @@ impl Node {
         assert!(waited.is_ok(), "not ready: {:?}, {:?}", storage.ready().borrow().clone(), tasks.failure());
     }
 
-    /// Stops at once, as a process that is told to and has no time.
+    /// Stops at once, like a process whose time for an orderly stop is over.
     pub(crate) async fn stop(&mut self) {
         let (storage, tasks) = self.running.take().expect("runs");
         storage.drain_nothing(&tasks).await;
@@ -265,12 +265,12 @@ impl Node {
         self.config.listen
     }
 
-    /// The service as a router of the same process finds it.
+    /// The service as a router of the same process reaches it.
     pub(crate) fn near(&self) -> Option<NearCalls<StoreRequest, StoreReply>> {
         self.security.near_calls(&self.address().to_string())
     }
 
-    /// None: no answer.
+    /// `None` if there was no answer.
     pub(crate) async fn ask(&self, shard: ShardId, op: Op) -> Option<Outcome> {
         let request = StoreRequest { id: 1, shard: Some(shard.to_pb()), op: Some(op), ..StoreRequest::default() };
         let call = async {
@@ -286,7 +286,7 @@ impl Node {
         RegistryClient::with_interceptor(channel, security().token())
     }
 
-    /// The view of this node, once it is as wanted.
+    /// The node's view, once `wanted` accepts it.
     pub(crate) async fn view(&self, what: &str, wanted: impl Fn(&RegistryView) -> bool) -> RegistryView {
         let mut views = self.registry().watch(WatchRequest {}).await.expect("watches").into_inner();
         let looking = async {
@@ -355,7 +355,7 @@ impl Stream {
     }
 
     pub(crate) async fn send(&mut self, requests: Vec<StoreRequest>) {
-        // A stream that broke shows when replies are taken.
+        // A broken stream shows when replies are taken.
         match &self.ends {
             Ends::Wire { out, .. } => drop(out.send(ToStore { requests }).await),
             Ends::Calls { calls, .. } => {

@@ -1,4 +1,4 @@
-//! One of the herd, over two lives.
+//! A member of the herd, with its connections before and after the break.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     scenario::{DEVICE, Load, RunError, device::Device},
 };
 
-/// One of the herd.
+/// A member of the herd.
 pub(super) struct Member {
     pub(super) user: String,
     token: String,
@@ -23,7 +23,8 @@ pub(super) struct Member {
     pub(super) fate: Mutex<Fate>,
 }
 
-/// When its connection broke, when it was signed in again and when it was shown what was sent after the break.
+/// When the connection broke, when the member was signed in again, and when it was shown the message that was sent
+/// after the break.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Fate {
     pub(super) broke: Option<Instant>,
@@ -32,7 +33,7 @@ pub(super) struct Fate {
 }
 
 impl Member {
-    /// Each hears from one of the senders, in turn. `token` makes a token for a user.
+    /// Each member hears from one of the senders, in turn. `token` makes a token for a user.
     pub(super) fn new(load: &Load, token: impl Fn(&str) -> String, number: usize, senders: usize) -> Self {
         let user = load.user("herd", number);
         let flow = load.checker.flow(&load.user("sender", number % senders), &user);
@@ -42,7 +43,7 @@ impl Member {
         Self { user, token, flow, watcher, place: Arc::default(), client: Mutex::new(None), fate: Mutex::default() }
     }
 
-    /// Opens its client, from where it was; its states and what it is shown are followed.
+    /// Opens the member's client at its last position, and follows its states and what it is shown.
     pub(super) fn open(self: &Arc<Self>, load: &Arc<Load>, tasks: &Tasks) -> Result<(), RunError> {
         let inbox = TimelineId::Inbox(UserId::new(&self.user).expect("made by Load::user"));
         let positions = self.place.lock().map(|position| (inbox, position)).into_iter().collect();

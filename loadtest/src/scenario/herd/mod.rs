@@ -34,9 +34,9 @@ pub struct HerdConfig {
     pub window: usize,
     /// Size of a message's text.
     pub bytes: usize,
-    /// A shell command that breaks the connections, for example by killing a gateway; None: the clients drop them.
+    /// A shell command that breaks the connections, for example by killing a gateway; `None`: the clients drop them.
     pub trigger: Option<String>,
-    /// How long the way back may take.
+    /// How long the members may take to come back.
     pub patience: Duration,
 }
 
@@ -59,13 +59,13 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
     let senders = open_senders(&herd.load, environment, herd.config.senders, |sender| herd.flows_from(sender)).await?;
     let first_life = environment.tasks.child();
     herd.sign_in(&first_life).await?;
-    // One message each, so that every device has a position to go on from.
+    // One message for each member, so that every device has a position.
     herd.send_to_all(&senders, 1).await;
     herd.load.recorder.measure_from_now();
     let before = Reading::now(&environment.recorder, &environment.servers).await;
     let broken_at = herd.stampede(&senders, &first_life).await?;
     let after = Reading::now(&environment.recorder, &environment.servers).await;
-    // Before anything else ends connections.
+    // Taken before anything else ends connections.
     let outcome = Outcome::of(broken_at, &herd.members);
     herd.read_back(&senders).await;
     let findings = herd.load.checker.finish();
@@ -102,18 +102,19 @@ impl Herd<'_> {
         failed.into_inner().map_or(Ok(()), Err)
     }
 
-    /// The connections break, everyone is sent a message, and all come back to read it. When it began.
+    /// Breaks the connections, sends everyone a message, and waits until all have come back and read it. Returns the
+    /// time of the break.
     async fn stampede(&self, senders: &[Client], first_life: &Tasks) -> Result<Instant, RunError> {
         let recorder = &self.load.recorder;
         recorder.set_phase("connections break");
         recorder.mark("connections break");
-        // What broke before has nothing to do with it.
+        // Earlier breaks have nothing to do with this one.
         self.members.iter().for_each(|member| *member.fate.lock() = Fate::default());
         let broken_at = Instant::now();
         match &self.config.trigger {
             Some(command) => trigger(command).await?,
             None => {
-                // Dropped without a goodbye, as by a crash of the client.
+                // The connections are dropped without a goodbye, as by a crash of the client.
                 first_life.stop();
                 let ended = |member: &Arc<Member>| {
                     let client = member.client.lock();
@@ -142,7 +143,8 @@ impl Herd<'_> {
         Ok(broken_at)
     }
 
-    /// One message to each; waits until it is accepted, and in the end shown, unless that takes too long.
+    /// Sends one message to each member. Waits until all messages are accepted and each member was shown `shown`
+    /// messages in all, unless that takes too long.
     async fn send_to_all(&self, senders: &[Client], shown: u64) {
         let (stop, stopped) = watch::channel(false);
         for (number, client) in senders.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How long the way back took.
+//! How long the members took to come back.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,7 +10,7 @@ use crate::{
     report::{figure::Figure, sample::Distribution},
 };
 
-/// Times since the break and since the first one was back, in microseconds.
+/// Times since the break, and since the first member was back, in microseconds.
 pub(super) struct Outcome {
     broken: u64,
     missing: u64,

@@ -1,4 +1,4 @@
-//! As much HTTP as asking a node on this machine for its readiness takes.
+//! Just enough HTTP to ask a node on this machine for its readiness.
 
 use std::{io, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Status and body of a GET, of at most 64 KiB.
+/// Status and body of the answer to a GET, at most 64 KiB.
 pub(super) async fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;

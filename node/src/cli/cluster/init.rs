@@ -33,10 +33,10 @@ pub(super) struct Init {
 const CALL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// The outcome.
+/// The outcome of `make`.
 pub(super) enum Made {
     Now(FoundReply),
-    /// The cluster is there, as the text says. An earlier call of this run, whose answer was lost, may have made it.
+    /// The cluster exists, as the text says. An earlier call of this run, whose answer was lost, may have made it.
     Unheard(String),
     /// The cluster was made before this run, as the text says.
     Before(String),
@@ -68,7 +68,7 @@ fn members_of(config: &Config) -> Vec<String> {
     vec![if storage.advertise.is_empty() { storage.listen.to_string() } else { storage.advertise.clone() }]
 }
 
-/// Asks the first member to make the cluster until it has. With `tells` it prints what it waits for.
+/// Asks the first member to make the cluster until it is made. With `tells`, prints what the command waits for.
 pub(super) async fn make(config: &Config, members: &[String], deadline: Instant, tells: bool) -> anyhow::Result<Made> {
     let security = Secrets::of(config).peer_security(config, &[Tier::Operator])?;
     let first = members.first().context("a cluster has at least one storage node")?;
@@ -107,7 +107,7 @@ pub(super) async fn make(config: &Config, members: &[String], deadline: Instant,
     }
 }
 
-/// True if the call may have been carried out: its answer was too late, or the connection broke.
+/// True if the call may have been carried out: the answer was too late, or the connection broke.
 fn is_lost(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
         || (status.code() == Code::Unknown && status.source().is_some())

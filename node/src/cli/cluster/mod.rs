@@ -61,9 +61,9 @@ struct Local {
 
 /// How often nodes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// A node that dies is started again at most once in this time.
+/// A node that has died is started again at most once in this time.
 const RESTART: Duration = Duration::from_secs(2);
-/// Beyond the nodes' own deadline for an orderly stop.
+/// Added to the nodes' own deadline for an orderly stop.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
 impl Cluster {
@@ -118,7 +118,7 @@ impl Local {
         Plan::new(dir, counts, self.base_port)
     }
 
-    /// Returns only by an error.
+    /// Returns only with an error.
     async fn serve(&self, dir: &Path, nodes: &mut [Node], config: &Config) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.ready_timeout);
         for node in nodes.iter_mut() {
@@ -130,7 +130,7 @@ impl Local {
         let storage = nodes.iter().filter(|node| node.planned.role() == Role::Storage);
         let members: Vec<String> = storage.filter_map(|node| node.planned.addresses.get("rpc").cloned()).collect();
         tokio::select! {
-            // Started again, it has been made.
+            // After a restart in the same folder, the cluster exists already.
             made = init::make(config, &members, deadline, false) => drop(made?),
             died = self.died(nodes) => return Err(died),
         }
@@ -200,7 +200,7 @@ impl Local {
     }
 }
 
-/// Secrets and a file for each node. Returns the configuration with which this process asks the cluster.
+/// Writes the secrets and a file for each node. Returns the configuration with which this process asks the cluster.
 fn configure(plan: &Plan, dir: &Path, options: &Options) -> anyhow::Result<Config> {
     Secrets::of(&Config { data_dir: dir.to_owned(), ..Config::default() }).generate()?;
     let mut first = None;
@@ -244,7 +244,7 @@ fn show(leaders: &[(String, usize)]) -> String {
     leaders.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// Gateways, then routers, then storage: each kind has stopped before the next is told to.
+/// Stops gateways, then routers, then storage nodes. Each role has stopped before the next one is told to stop.
 async fn stop(nodes: &mut [Node], patience: Duration) {
     for role in Role::ALL.iter().rev() {
         for node in nodes.iter_mut().filter(|node| node.planned.role() == *role) {

@@ -1,4 +1,4 @@
-//! One process of the cluster.
+//! One process of the local cluster.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,7 +21,7 @@ pub(super) struct Node {
     pub(super) state: String,
     dir: PathBuf,
     child: Option<Child>,
-    /// The node stops in order when this ends, even if this process dies.
+    /// The node stops in order when this pipe ends, even if this process dies.
     stdin: Option<ChildStdin>,
     died: Option<Instant>,
 }
@@ -43,7 +43,7 @@ impl Node {
             .arg("--config")
             .arg(&self.planned.config)
             .current_dir(&self.dir)
-            // What the environment sets is in the file already, and some of it is for one node only.
+            // The file has the environment's settings already, and some of these are for one node only.
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("CARILLON_")))
             .stdin(Stdio::piped())
@@ -62,7 +62,7 @@ impl Node {
         Ok(())
     }
 
-    /// True if the state is another one than it was.
+    /// True if the state has changed since the last look.
     pub(super) async fn look(&mut self) -> bool {
         if self.died.is_none()
             && let Some(child) = &mut self.child
@@ -75,7 +75,7 @@ impl Node {
         match http::get(admin, "/readyz").await {
             Ok((200, _)) => self.change_to(READY.to_owned()),
             Ok((_, why)) => self.change_to(format!("not ready: {}", why.trim().replace('\n', ", "))),
-            // It says more that it died.
+            // That the process died says more.
             Err(_) if self.died.is_some() => false,
             Err(_) if self.state == "starting" => false,
             Err(error) => self.change_to(format!("does not answer: {error}")),
@@ -86,7 +86,7 @@ impl Node {
         self.state == READY
     }
 
-    /// Since when the process that was started here is gone.
+    /// The time since which the process that was started here is gone.
     pub(super) fn died_since(&self) -> Option<Instant> {
         self.died
     }
@@ -105,7 +105,7 @@ impl Node {
         }
     }
 
-    /// The end of its log.
+    /// The last lines of the node's log.
     pub(super) fn last_lines(&self) -> String {
         let tail = || {
             let mut file = fs::File::open(&self.planned.log)?;

@@ -1,4 +1,4 @@
-//! Which nodes there are, and where. Kept in cluster.json.
+//! The nodes of the local cluster and their addresses, kept in cluster.json.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,11 @@ pub(super) struct Plan {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
-    /// For example storage-1.
+    /// A name such as storage-1.
     pub(super) name: String,
     role: String,
     pub(super) pid: u32,
-    /// By what it is for: rpc, tcp, ws, grpc, admin.
+    /// The addresses by purpose: rpc, tcp, ws, grpc, admin.
     pub(super) addresses: BTreeMap<String, String>,
     pub(super) config: PathBuf,
     pub(super) log: PathBuf,
@@ -67,7 +67,7 @@ impl Plan {
         Ok(Self { nodes })
     }
 
-    /// The plan of the cluster that is in this folder already.
+    /// The plan of the cluster that exists in this folder; `None` if there is none.
     pub(super) fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
         let path = path(dir);
         match fs::read(&path) {
@@ -84,7 +84,8 @@ impl Plan {
         Counts { storage: count(Role::Storage), routers: count(Role::Router), gateways: count(Role::Gateway) }
     }
 
-    /// Each file is good for the commands, too: it knows the routers, a gateway and the secrets.
+    /// The configuration file of a node. Commands can use the file, too: it names the routers, a gateway and the
+    /// secrets.
     pub(super) fn config_of(&self, node: &Planned, dir: &Path) -> String {
         let secrets = Secrets::of(&Config { data_dir: dir.to_owned(), ..Config::default() });
         let addresses = |role: Role, listener: &str| -> Vec<&str> {
@@ -140,7 +141,7 @@ pub(super) fn write<'a>(dir: &Path, nodes: impl Iterator<Item = &'a Planned>) ->
     replace(&path(dir), &(text + "\n"))
 }
 
-/// At once, so that nobody reads half of it.
+/// Replaces the file in one step, so that nobody reads half of it.
 pub(super) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
@@ -152,9 +153,9 @@ fn path(dir: &Path) -> PathBuf {
 }
 
 struct Ports {
-    /// 0: whichever is free.
+    /// The next port; 0 for any free one.
     next: u16,
-    /// Held until all are chosen, so that none is chosen twice.
+    /// Listeners on the chosen ports, held until all are chosen, so that none is chosen twice.
     taken: Vec<TcpListener>,
 }
 
