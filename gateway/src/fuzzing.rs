@@ -238,7 +238,7 @@ impl Driven {
                 self.session.wake_at().filter(|at| *at <= self.now.instant).map(|_| Input::Wake)
             }
             126 => Some(Input::Backlog { full: head[1] & 1 == 0 }),
-            _ => Some(Input::Drain { come_back: Duration::from_secs(1) }),
+            _ => Some(Input::Drain { reconnect_after: Duration::from_secs(1) }),
         };
         if let Some(input) = input {
             self.input(input);

@@ -86,8 +86,8 @@ const SHORTEST_TRY: Duration = Duration::from_millis(200);
 const STEP: Duration = Duration::from_millis(20);
 /// Longest delay before a client reconnects elsewhere; longer where the other gateways can't take that many clients in
 /// this time.
-const COME_BACK_MS: u64 = 1_000;
-const COME_BACK_PER_S: u64 = 10_000;
+const RECONNECT_MS: u64 = 1_000;
+const RECONNECTS_PER_S: u64 = 10_000;
 
 impl Gateway {
     /// Reads keys and binds listeners; accepts nothing yet.
@@ -236,17 +236,17 @@ impl Gateway {
 
     async fn send_clients_away(&self) {
         let clients = self.shared.connections.all();
-        let come_back_ms = COME_BACK_MS.max(clients.len() as u64 * 1_000 / COME_BACK_PER_S);
+        let most_ms = RECONNECT_MS.max(clients.len() as u64 * 1_000 / RECONNECTS_PER_S);
         let steps = (self.drain_spread.as_millis() / STEP.as_millis()).max(1) as usize;
         for group in clients.chunks(clients.len().div_ceil(steps).max(1)) {
             for client in group {
-                client.drain(Duration::from_millis(rand::rng().random_range(0..come_back_ms)));
+                client.drain(Duration::from_millis(rand::rng().random_range(0..most_ms)));
             }
             sleep(STEP).await;
         }
         // Connections that were accepted at the last moment.
         for client in self.shared.connections.all() {
-            client.drain(Duration::from_millis(rand::rng().random_range(0..come_back_ms)));
+            client.drain(Duration::from_millis(rand::rng().random_range(0..most_ms)));
         }
     }
 }

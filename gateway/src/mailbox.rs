@@ -64,8 +64,8 @@ impl Mail {
         let rest = [
             heads.map(Input::Heads),
             over.map(Input::Evicted),
-            drain.map(|come_back| Input::Drain { come_back }),
-            cut_off.map(|come_back| Input::CutOff { come_back }),
+            drain.map(|reconnect_after| Input::Drain { reconnect_after }),
+            cut_off.map(|reconnect_after| Input::CutOff { reconnect_after }),
         ];
         let entries = entries.into_iter().map(Input::Entry);
         let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
@@ -130,12 +130,12 @@ impl Mailbox {
         self.put(|mail| mail.over = Some(why));
     }
 
-    pub(crate) fn drain(&self, come_back: Duration) {
-        self.put(|mail| mail.drain = Some(come_back));
+    pub(crate) fn drain(&self, reconnect_after: Duration) {
+        self.put(|mail| mail.drain = Some(reconnect_after));
     }
 
-    pub(crate) fn cut_off(&self, come_back: Duration) {
-        self.put(|mail| mail.cut_off = Some(come_back));
+    pub(crate) fn cut_off(&self, reconnect_after: Duration) {
+        self.put(|mail| mail.cut_off = Some(reconnect_after));
     }
 
     /// Waits until there is mail. Cancel-safe: messages stay.

@@ -9,7 +9,7 @@ const START: usize = 4096;
 /// The limit grows by one for each of these answers that came in time while at least half of the limit was in use.
 const FOR_ONE_MORE: u32 = 8;
 /// The shortest and the longest retry delay that a refused request is told, before the delays are spread.
-const COME_BACK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// An admission limit with additive increase and multiplicative decrease (AIMD): under overload, the admitted requests
 /// are still answered in time. The limit does not shrink while nothing at all is answered, as during an election.
@@ -40,10 +40,10 @@ impl AdmissionLimit {
     }
 
     /// The retry delay for a request that is refused now. Successive calls give different delays.
-    pub fn come_back(&mut self) -> Duration {
+    pub fn retry_after(&mut self) -> Duration {
         // Multiples of the golden ratio are evenly distributed modulo 1.
         self.spread = (self.spread + 0.618_033_988_75).fract();
-        self.waited.clamp(COME_BACK.0, COME_BACK.1).mul_f64(1.0 + self.spread)
+        self.waited.clamp(RETRY_AFTER.0, RETRY_AFTER.1).mul_f64(1.0 + self.spread)
     }
 
     /// Records that a request was answered after `waited`. `waiting`: the number of requests still unanswered.
@@ -117,7 +117,7 @@ mod tests {
     fn what_is_refused_together_comes_back_spread() {
         let mut admission = AdmissionLimit::new(8192, IN_TIME);
         admission.answered(IN_TIME * 2, 1, Instant::now());
-        let mut times: Vec<_> = (0..100).map(|_| admission.come_back()).collect();
+        let mut times: Vec<_> = (0..100).map(|_| admission.retry_after()).collect();
         times.sort();
         assert!(times[0] >= IN_TIME * 2 && times[99] < IN_TIME * 4);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] < IN_TIME / 10), "{times:?}");

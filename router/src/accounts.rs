@@ -23,14 +23,14 @@ enum Entry<W> {
         outdated: bool,
     },
     Loaded {
-        whose: Whose,
+        account: CachedAccount,
         used: bool,
     },
 }
 
 /// The cached fields of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whose {
+pub(crate) struct CachedAccount {
     /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
     /// The name had a previous owner.
@@ -40,7 +40,7 @@ pub(crate) struct Whose {
 /// The result of reading an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
-    Account(Whose),
+    Account(CachedAccount),
     NoUser,
     Failed,
 }
@@ -73,11 +73,11 @@ impl<W> Accounts<W> {
     }
 
     /// `None`: the account is not in memory.
-    pub(crate) fn get(&mut self, user: &UserId) -> Option<Whose> {
+    pub(crate) fn get(&mut self, user: &UserId) -> Option<CachedAccount> {
         match self.entries.get_mut(user)? {
-            Entry::Loaded { whose, used } => {
+            Entry::Loaded { account, used } => {
                 *used = true;
-                Some(*whose)
+                Some(*account)
             }
             Entry::Loading { .. } => None,
         }
@@ -116,7 +116,7 @@ impl<W> Accounts<W> {
         }
         let waiters = std::mem::take(waiters);
         match read {
-            Read::Account(whose) => *entry = Entry::Loaded { whose, used: false },
+            Read::Account(account) => *entry = Entry::Loaded { account, used: false },
             // Its place in the clock is dropped when it reaches the front.
             Read::NoUser | Read::Failed => drop(self.entries.remove(user)),
         }
@@ -175,12 +175,12 @@ mod tests {
         UserId::new(name).expect("valid")
     }
 
-    fn of(incarnation: u64) -> Option<Whose> {
-        Some(Whose { incarnation, remade: false })
+    fn of(incarnation: u64) -> Option<CachedAccount> {
+        Some(CachedAccount { incarnation, remade: false })
     }
 
     fn read(incarnation: u64) -> Read {
-        Read::Account(Whose { incarnation, remade: false })
+        Read::Account(CachedAccount { incarnation, remade: false })
     }
 
     #[test]

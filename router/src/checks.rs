@@ -30,7 +30,7 @@ pub(crate) struct Checks {
     /// When all users are to be checked.
     all_at: Option<Instant>,
     /// How many of the next users are checked as soon as possible.
-    hurry: usize,
+    due_soon: usize,
     /// Reads without an answer. While there are any, no other user has a turn.
     asked: usize,
 }
@@ -43,14 +43,14 @@ impl Checks {
     pub(crate) fn new(every: Duration, now: Instant) -> Self {
         let pause = every / TICKS;
         let (turns, urgent) = (BTreeSet::new(), BTreeSet::new());
-        Self { turns, last: None, pause, next: now + pause, urgent, all_at: None, hurry: 0, asked: 0 }
+        Self { turns, last: None, pause, next: now + pause, urgent, all_at: None, due_soon: 0, asked: 0 }
     }
 
     /// `shard`: where the user's inbox is.
     pub(crate) fn signed_in(&mut self, user: &UserId, shard: ShardId) {
         // It may stand before some who are to be checked soon, and must not have the turn of one of them.
-        if self.turns.insert((shard.index, user.clone())) && self.hurry > 0 {
-            self.hurry += 1;
+        if self.turns.insert((shard.index, user.clone())) && self.due_soon > 0 {
+            self.due_soon += 1;
         }
     }
 
@@ -70,7 +70,7 @@ impl Checks {
 
     /// Any user may have missed a push.
     pub(crate) fn all_soon(&mut self) {
-        self.hurry = self.turns.len();
+        self.due_soon = self.turns.len();
     }
 
     /// For a while after a new ring, a router does not know all sessions that it owns, and pushes may reach nobody. All
@@ -96,8 +96,8 @@ impl Checks {
             return Vec::new();
         }
         let usual = self.turns.len().div_ceil(TICKS as usize);
-        let count = usual.max(self.hurry).min(USERS).min(self.turns.len());
-        self.hurry = self.hurry.saturating_sub(count);
+        let count = usual.max(self.due_soon).min(USERS).min(self.turns.len());
+        self.due_soon = self.due_soon.saturating_sub(count);
         let behind = (self.last.as_ref().map_or(Unbounded, Excluded), Unbounded);
         let turns: Vec<&Turn> = self.turns.range::<Turn, _>(behind).chain(&self.turns).take(count).collect();
         if let Some(last) = turns.last() {

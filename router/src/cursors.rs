@@ -79,7 +79,7 @@ impl<W> Cursors<W> {
     }
 
     /// The next sign-in must find the collected cursors in the store.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub(crate) fn flush_soon(&mut self, now: Instant) {
         if self.due.is_some() {
             self.due = Some(now);
         }
@@ -171,10 +171,10 @@ mod tests {
     fn what_is_gathered_can_be_hurried() {
         let now = Instant::now();
         let mut cursors = Cursors::new(PAUSE);
-        cursors.hurry(now);
+        cursors.flush_soon(now);
         assert_eq!(cursors.due(), None);
         cursors.add((alices("phone"), inbox(1)), 5, (), now, now);
-        cursors.hurry(now);
+        cursors.flush_soon(now);
         assert_eq!(cursors.due(), Some(now));
     }
 

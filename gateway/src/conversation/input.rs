@@ -59,11 +59,11 @@ pub(crate) enum Input {
     TooSlow,
     /// The gateway is stopping.
     Drain {
-        come_back: Duration,
+        reconnect_after: Duration,
     },
     /// The gateway reaches no router.
     CutOff {
-        come_back: Duration,
+        reconnect_after: Duration,
     },
     /// `wake_at` has come.
     Wake,

@@ -317,8 +317,8 @@ impl Live {
         self.timelines.iter().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
-    pub(super) fn drain(&mut self, come_back: Duration) {
-        self.drain = Some(come_back);
+    pub(super) fn drain(&mut self, reconnect_after: Duration) {
+        self.drain = Some(reconnect_after);
     }
 
     pub(super) fn is_draining(&self) -> bool {

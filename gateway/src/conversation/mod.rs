@@ -149,9 +149,11 @@ impl Session {
                 ::metrics::counter!(metrics::SLOW_CONSUMERS).increment(1);
                 self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
             }
-            Input::Drain { come_back } => self.drain(come_back, out),
+            Input::Drain { reconnect_after } => self.drain(reconnect_after, out),
             // Pending sends would only run into their deadlines here: the client repeats them elsewhere.
-            Input::CutOff { come_back } => self.bye(Code::Unavailable, CUT_OFF, Some(millis(come_back)), out),
+            Input::CutOff { reconnect_after } => {
+                self.bye(Code::Unavailable, CUT_OFF, Some(millis(reconnect_after)), out)
+            }
             Input::Wake => self.wake(now, out),
         }
         self.flow(now, out);
@@ -288,11 +290,11 @@ impl Session {
         }
     }
 
-    fn drain(&mut self, come_back: Duration, out: &mut Vec<Effect>) {
+    fn drain(&mut self, reconnect_after: Duration, out: &mut Vec<Effect>) {
         match &mut self.state {
             // Goes when its pending sends are answered, each of which has a deadline: see `flow`.
-            State::Live(live) => live.drain(come_back),
-            _ => self.bye(Code::ShuttingDown, STOPPING, Some(millis(come_back)), out),
+            State::Live(live) => live.drain(reconnect_after),
+            _ => self.bye(Code::ShuttingDown, STOPPING, Some(millis(reconnect_after)), out),
         }
     }
 
@@ -342,8 +344,8 @@ impl Session {
                 Some(LastWord::HalfClosed) => return self.bye(Code::SignedOut, SIGNED_OUT, None, out),
                 None => {}
             }
-            if let Some(come_back) = live.drained() {
-                self.bye(Code::ShuttingDown, STOPPING, Some(millis(come_back)), out);
+            if let Some(reconnect_after) = live.drained() {
+                self.bye(Code::ShuttingDown, STOPPING, Some(millis(reconnect_after)), out);
             }
         }
     }

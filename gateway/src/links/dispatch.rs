@@ -247,7 +247,7 @@ impl<C> Dispatch<C> {
             },
             op if self.load.is_full(matches!(op, Op::Send(_))) => {
                 let why = "too many requests are waiting for routers";
-                let after = self.load.come_back().as_millis() as u32;
+                let after = self.load.retry_after().as_millis() as u32;
                 return answer(asker, Err(refusal(Code::Overloaded, why, after)), 0, out);
             }
             _ => {}

@@ -27,8 +27,8 @@ const REFUSING: usize = 40;
 /// Most refused connections of all three listeners: open files in addition to those of `gateway.max_connections`.
 pub const MAX_REFUSED: usize = 3 * REFUSING;
 
-/// The limits and rules of one listener.
-pub(super) struct Entry {
+/// The entrance of one listener: its limits and rules.
+pub(super) struct Entrance {
     slots: Arc<Slots>,
     refusing: Arc<Semaphore>,
     pub(super) proxies: Arc<Proxies>,
@@ -59,15 +59,15 @@ pub(super) enum Place {
 pub(super) async fn run<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     name: &'static str,
-    entry: Arc<Entry>,
+    entrance: Arc<Entrance>,
     tasks: Tasks,
     handle: impl Fn(Accepted) -> F,
 ) {
     let mut accepting = Accepting::new(listener, name);
     loop {
         let (stream, peer) = accepting.next().await;
-        let Some(place) = entry.place() else { continue };
-        let deadline = Instant::now() + entry.time(&place);
+        let Some(place) = entrance.place() else { continue };
+        let deadline = Instant::now() + entrance.time(&place);
         tasks.spawn("client-connection", handle(Accepted { stream, peer, deadline, place }));
     }
 }
@@ -86,7 +86,7 @@ impl Place {
     }
 }
 
-impl Entry {
+impl Entrance {
     pub(super) fn new(
         slots: Arc<Slots>,
         proxies: Arc<Proxies>,
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn only_so_many_are_refused_at_a_time() {
         let slots = Slots::new(&Common::new(10, 1), "one", 3, false);
-        let entry = Entry::new(slots, Arc::new(Proxies::default()), false, Duration::from_secs(10));
+        let entrance = Entrance::new(slots, Arc::new(Proxies::default()), false, Duration::from_secs(10));
         let address = "192.0.2.1".parse().expect("an address");
-        let mut held: Vec<_> = std::iter::from_fn(|| entry.place()).collect();
+        let mut held: Vec<_> = std::iter::from_fn(|| entrance.place()).collect();
         assert_eq!(held.len(), 3 + REFUSING);
         let (mut first, mut second) = (held.remove(0), held.remove(0));
         assert_eq!(first.belongs_to(Some(address)), Ok(()));
@@ -194,9 +194,9 @@ mod tests {
         let mut refused = held.pop().expect("refused");
         assert_eq!(refused.belongs_to(Some(address)), Err(Refusal::Full));
         // Nobody is refused on a slot, which is for others.
-        assert!(entry.give_back(second, Refusal::Crowded).is_none(), "all turns are taken");
+        assert!(entrance.give_back(second, Refusal::Crowded).is_none(), "all turns are taken");
         drop(refused);
-        assert!(matches!(entry.place(), Some(Place::Slot(_))));
-        assert!(matches!(entry.give_back(first, Refusal::Crowded), Some(Place::Refusing(_, Refusal::Crowded))));
+        assert!(matches!(entrance.place(), Some(Place::Slot(_))));
+        assert!(matches!(entrance.give_back(first, Refusal::Crowded), Some(Place::Refusing(_, Refusal::Crowded))));
     }
 }

@@ -36,15 +36,15 @@ pub(super) async fn run(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN as u32);
-    let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&clients.entry));
-    let incoming = futures_util::stream::unfold(state, async |(mut accepting, entry)| {
+    let state = (Accepting::new(listener, "gRPC listener"), Arc::clone(&clients.entrance));
+    let incoming = futures_util::stream::unfold(state, async |(mut accepting, entrance)| {
         loop {
             let (stream, peer) = accepting.next().await;
             // A connection takes a slot as its streams do, which bounds connections without streams.
-            if let Some(place) = entry.place()
-                && let Some(connection) = GrpcConnection::new(stream, peer, place, &entry)
+            if let Some(place) = entrance.place()
+                && let Some(connection) = GrpcConnection::new(stream, peer, place, &entrance)
             {
-                return Some((Ok::<_, io::Error>(connection), (accepting, entry)));
+                return Some((Ok::<_, io::Error>(connection), (accepting, entrance)));
             }
         }
     });

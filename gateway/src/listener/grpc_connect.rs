@@ -31,7 +31,7 @@ use tonic::{
     server::{Grpc, NamedService, StreamingService},
 };
 
-use super::{accept::Entry, grpc_connection::ClientConnection};
+use super::{accept::Entrance, grpc_connection::ClientConnection};
 use crate::{
     connection::{Arrival, Shared, serve},
     transport::grpc::{AHEAD, GrpcTransport, MessageLimit, WholeMessages},
@@ -50,7 +50,7 @@ pub(super) struct ClientService {
 /// Starts a connection for each stream.
 pub(super) struct Clients {
     pub(super) shared: Arc<Shared>,
-    pub(super) entry: Arc<Entry>,
+    pub(super) entrance: Arc<Entrance>,
     pub(super) tasks: Tasks,
 }
 
@@ -106,13 +106,13 @@ impl Clients {
         // Each connection has one: `GrpcConnection` says so.
         let known = request.extensions().get::<ClientConnection>().cloned();
         let peer = known.as_ref().and_then(ClientConnection::address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let address = self.entry.proxies.client(peer, request.metadata().as_ref());
+        let address = self.entrance.proxies.client(peer, request.metadata().as_ref());
         // `Bounded` gives one to each request.
         let limit = request.extensions().get::<MessageLimit>().cloned();
         let limit = limit.ok_or_else(|| Status::internal("a request without a bound"))?;
         let (outbound, stream) = mpsc::channel(AHEAD);
         let refusal = known.as_ref().and_then(ClientConnection::refusal);
-        match refusal.map_or_else(|| self.entry.slot(address), Err) {
+        match refusal.map_or_else(|| self.entrance.slot(address), Err) {
             Ok(slot) => {
                 let probation = known.as_ref().map(|known| known.probation.clone());
                 let deadline = self.deadline(known.as_ref());
@@ -137,7 +137,7 @@ impl Clients {
     /// have their own time.
     fn deadline(&self, known: Option<&ClientConnection>) -> Instant {
         let now = Instant::now();
-        let own = now + self.entry.sign_in_timeout;
+        let own = now + self.entrance.sign_in_timeout;
         known.map(|known| known.deadline).filter(|first| *first > now).map_or(own, |first| own.min(first))
     }
 }

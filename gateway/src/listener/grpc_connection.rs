@@ -18,7 +18,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use super::{
-    accept::{Entry, Place},
+    accept::{Entrance, Place},
     proxy_protocol::Reader,
     refusal::{REFUSAL, Refusal},
 };
@@ -41,14 +41,14 @@ pub(super) struct GrpcConnection {
 #[derive(Clone)]
 pub(super) struct ClientConnection {
     pub(super) probation: Probation,
-    whose: Arc<OnceLock<Whose>>,
+    client: Arc<OnceLock<Client>>,
     /// The deadline by which someone must have signed in on the connection.
     pub(super) deadline: Instant,
 }
 
 /// Set before the first stream.
 #[derive(Clone, Copy)]
-struct Whose {
+struct Client {
     /// The peer, or the client named by the PROXY protocol.
     address: IpAddr,
     /// Why nobody can sign in on the connection.
@@ -57,46 +57,47 @@ struct Whose {
 
 struct Header {
     reader: Reader,
-    entry: Arc<Entry>,
+    entrance: Arc<Entrance>,
     peer: IpAddr,
 }
 
 impl GrpcConnection {
     /// `None`: the peer is no trusted proxy, or there is no place even for a refusal.
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, entry: &Arc<Entry>) -> Option<Self> {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, entrance: &Arc<Entrance>) -> Option<Self> {
         let probation = Probation::default();
-        let time = entry.time(&place);
+        let time = entrance.time(&place);
         let deadline = Instant::now() + time;
-        let known = ClientConnection { probation: probation.clone(), whose: Arc::default(), deadline };
+        let known = ClientConnection { probation: probation.clone(), client: Arc::default(), deadline };
         let io = OnProbation::new(stream, probation, time + LAST_WORDS, ());
         let peer = peer.ip().to_canonical();
         let mut connection = Self { io, known, header: None, place: Some(place), refused_until: None };
-        if entry.proxy_protocol {
-            if let Err(error) = entry.check_proxy(peer) {
-                let _ = entry.client_of(peer, Err(error));
+        if entrance.proxy_protocol {
+            if let Err(error) = entrance.check_proxy(peer) {
+                let _ = entrance.client_of(peer, Err(error));
                 return None;
             }
-            connection.header = Some(Box::new(Header { reader: Reader::default(), entry: Arc::clone(entry), peer }));
+            connection.header =
+                Some(Box::new(Header { reader: Reader::default(), entrance: Arc::clone(entrance), peer }));
         } else {
-            connection.belongs_to(peer, entry).ok()?;
+            connection.belongs_to(peer, entrance).ok()?;
         }
         Some(connection)
     }
 
     /// A refused connection stays for a moment, so that its streams can say why. An error if there is no place even for
     /// that.
-    fn belongs_to(&mut self, client: IpAddr, entry: &Entry) -> io::Result<()> {
+    fn belongs_to(&mut self, client: IpAddr, entrance: &Entrance) -> io::Result<()> {
         // A proxy's connection carries streams of many clients: those are counted.
-        let counted = !entry.proxies.trust(client);
+        let counted = !entrance.proxies.trust(client);
         let refusal = self.place.as_mut().and_then(|place| place.belongs_to(counted.then_some(client)).err());
         if let Some(refusal) = refusal {
-            self.place = self.place.take().and_then(|place| entry.give_back(place, refusal));
+            self.place = self.place.take().and_then(|place| entrance.give_back(place, refusal));
             if self.place.is_none() {
                 return Err(io::Error::other(refusal.text()));
             }
             self.refused_until = Some(Box::pin(sleep(REFUSAL)));
         }
-        self.known.whose.get_or_init(|| Whose { address: client, refusal });
+        self.known.client.get_or_init(|| Client { address: client, refusal });
         Ok(())
     }
 
@@ -104,10 +105,10 @@ impl GrpcConnection {
     fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(header) = &mut self.header else { return Poll::Ready(Ok(())) };
         let source = ready!(header.reader.poll(&mut self.io, cx));
-        let client = header.entry.client_of(header.peer, source)?;
-        let entry = Arc::clone(&header.entry);
+        let client = header.entrance.client_of(header.peer, source)?;
+        let entrance = Arc::clone(&header.entrance);
         self.header = None;
-        Poll::Ready(self.belongs_to(client, &entry))
+        Poll::Ready(self.belongs_to(client, &entrance))
     }
 
     fn check_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -120,12 +121,12 @@ impl GrpcConnection {
 
 impl ClientConnection {
     pub(super) fn address(&self) -> Option<IpAddr> {
-        self.whose.get().map(|whose| whose.address)
+        self.client.get().map(|client| client.address)
     }
 
     /// Why nobody can sign in on the connection.
     pub(super) fn refusal(&self) -> Option<Refusal> {
-        self.whose.get().and_then(|whose| whose.refusal)
+        self.client.get().and_then(|client| client.refusal)
     }
 }
 

@@ -39,7 +39,7 @@ use crate::{
     connection::{Arrival, Shared, serve},
     transport::stream::StreamTransport,
 };
-use accept::{Accepted, Entry};
+use accept::{Accepted, Entrance};
 use grpc_connect::Clients;
 use origin::Origins;
 use slots::{Common, Slots};
@@ -65,16 +65,16 @@ pub(crate) struct Listeners {
     ws: Option<TcpListener>,
     grpc: Option<TcpListener>,
     tls: Option<Arc<Tls>>,
-    entries: Entries,
+    entrances: Entrances,
     max_frame_bytes: usize,
     origins: Origins,
 }
 
-/// The entry of each listener.
-struct Entries {
-    tcp: Arc<Entry>,
-    ws: Arc<Entry>,
-    grpc: Arc<Entry>,
+/// The entrance of each listener.
+struct Entrances {
+    tcp: Arc<Entrance>,
+    ws: Arc<Entrance>,
+    grpc: Arc<Entrance>,
 }
 
 /// The bound addresses; `None` if a listener is off.
@@ -94,7 +94,7 @@ impl Listeners {
         let max_frame_bytes = config.max_frame_bytes;
         let origins = config.origins()?;
         let addresses = Addresses { tcp: tcp_at, ws: ws_at, grpc: grpc_at };
-        Ok((Self { tcp, ws, grpc, tls, entries: Entries::new(config), max_frame_bytes, origins }, addresses))
+        Ok((Self { tcp, ws, grpc, tls, entrances: Entrances::new(config), max_frame_bytes, origins }, addresses))
     }
 
     /// The TLS setup of the listeners; `None` for plain text.
@@ -105,24 +105,24 @@ impl Listeners {
     /// Accepts until `accepting` is stopped; connections run in `tasks`.
     pub(crate) fn run(self, shared: &Arc<Shared>, ready: &Ready, tasks: &Tasks, accepting: &Tasks) {
         let tls = self.tls;
-        let Entries { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entries;
+        let Entrances { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entrances;
         if let Some(listener) = self.tcp {
-            let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_tcp));
-            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor(&tls), Arc::clone(&entry), accepted);
+            let (shared, tls, entrance) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_tcp));
+            let handle = move |accepted| tcp(Arc::clone(&shared), acceptor(&tls), Arc::clone(&entrance), accepted);
             let accept = accept::run(listener, "TCP listener", for_tcp, tasks.clone(), handle);
             accepting.spawn("tcp-listener", accept);
         }
         if let Some(listener) = self.ws {
-            let (shared, tls, entry) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_ws));
+            let (shared, tls, entrance) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_ws));
             let site = Arc::new(site::Site { origins: self.origins, ready: ready.clone() });
             let handle = move |accepted| {
-                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor(&tls), Arc::clone(&entry), accepted)
+                ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor(&tls), Arc::clone(&entrance), accepted)
             };
             let accept = accept::run(listener, "WebSocket listener", for_ws, tasks.clone(), handle);
             accepting.spawn("ws-listener", accept);
         }
         if let Some(listener) = self.grpc {
-            let clients = Clients { shared: Arc::clone(shared), entry: for_grpc, tasks: tasks.clone() };
+            let clients = Clients { shared: Arc::clone(shared), entrance: for_grpc, tasks: tasks.clone() };
             let (health, reporter) = grpc_services::health();
             tasks.spawn("grpc-health", grpc_services::report(reporter, ready.clone()));
             let max_frame = self.max_frame_bytes;
@@ -131,17 +131,17 @@ impl Listeners {
     }
 }
 
-impl Entries {
+impl Entrances {
     fn new(config: &GatewayConfig) -> Self {
         let common = Common::new(config.max_connections, config.max_connections_per_address);
         let proxies = Arc::new(config.proxies.to_proxies());
         let alone = [&config.tcp, &config.ws, &config.grpc].iter().filter(|listener| listener.enabled).count() < 2;
-        let entry = |name: &'static str, listener: &ListenConfig| {
+        let entrance = |name: &'static str, listener: &ListenConfig| {
             let slots = Slots::new(&common, name, listener.max_connections, alone);
             let sign_in_timeout = Duration::from_millis(config.sign_in_timeout_ms);
-            Arc::new(Entry::new(slots, Arc::clone(&proxies), listener.proxy_protocol, sign_in_timeout))
+            Arc::new(Entrance::new(slots, Arc::clone(&proxies), listener.proxy_protocol, sign_in_timeout))
         };
-        Self { tcp: entry("tcp", &config.tcp), ws: entry("ws", &config.ws), grpc: entry("grpc", &config.grpc) }
+        Self { tcp: entrance("tcp", &config.tcp), ws: entrance("ws", &config.ws), grpc: entrance("grpc", &config.grpc) }
     }
 }
 
@@ -182,13 +182,13 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entry: Arc<Entry>, mut accepted: Accepted) {
-    let Some(address) = entry.source(&mut accepted).await else { return };
+async fn tcp(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, entrance: Arc<Entrance>, mut accepted: Accepted) {
+    let Some(address) = entrance.source(&mut accepted).await else { return };
     let Accepted { stream, deadline, mut place, .. } = accepted;
     if let Err(refusal) = place.belongs_to(Some(address)) {
         // Gives the slot to others.
-        let Some(place) = entry.give_back(place, refusal) else { return };
-        let deadline = deadline.min(Instant::now() + entry.time(&place));
+        let Some(place) = entrance.give_back(place, refusal) else { return };
+        let deadline = deadline.min(Instant::now() + entrance.time(&place));
         return Box::pin(refusal.tell(stream, acceptor, deadline)).await;
     }
     let arrival = Arrival { protocol: Protocol::Tcp, address, deadline };

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    accept::{Accepted, Entry, Place},
+    accept::{Accepted, Entrance, Place},
     http::{Upgraded, serve_until_upgrade},
     refusal::Refusal,
     site::Site,
@@ -25,27 +25,27 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     site: Arc<Site>,
     acceptor: Option<TlsAcceptor>,
-    entry: Arc<Entry>,
+    entrance: Arc<Entrance>,
     mut accepted: Accepted,
 ) {
-    let Some(peer) = entry.source(&mut accepted).await else { return };
+    let Some(peer) = entrance.source(&mut accepted).await else { return };
     let Accepted { stream, mut deadline, mut place, .. } = accepted;
     // A proxy's connections belong to its clients, which the headers name.
-    if !entry.proxies.trust(peer)
+    if !entrance.proxies.trust(peer)
         && let Err(refusal) = place.belongs_to(Some(peer))
     {
         // Gives the slot to others.
-        let Some(kept) = entry.give_back(place, refusal) else { return };
+        let Some(kept) = entrance.give_back(place, refusal) else { return };
         place = kept;
-        deadline = deadline.min(Instant::now() + entry.time(&place));
+        deadline = deadline.min(Instant::now() + entrance.time(&place));
     }
-    let mut whose = Whose { entry, peer, address: peer, place: &mut place };
+    let mut client = ClientAddress { entrance, peer, address: peer, place: &mut place };
     // Each stage is boxed, so that a connection holds only its current one. The matches are on boxes, too: what is
     // matched on keeps its room until the end of the match.
     match acceptor {
         None => {
-            let shaken = Box::pin(shake(stream, &site, deadline.into(), &mut whose)).await;
-            let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
+            let shaken = Box::pin(shake(stream, &site, deadline.into(), &mut client)).await;
+            let arrival = Arrival { protocol: Protocol::Websocket, address: client.address, deadline };
             if let Some(served) = shaken.map(|transport| Box::pin(connection::serve(shared, transport, arrival))) {
                 served.await;
             }
@@ -54,10 +54,10 @@ pub(super) async fn serve(
             let both = async {
                 // A client that does not finish the handshake in time is closed without a message.
                 let stream = timeout_at(deadline.into(), acceptor.accept(stream)).await.ok()?.ok()?;
-                shake(stream, &site, deadline.into(), &mut whose).await
+                shake(stream, &site, deadline.into(), &mut client).await
             };
             let shaken = Box::pin(both).await;
-            let arrival = Arrival { protocol: Protocol::Websocket, address: whose.address, deadline };
+            let arrival = Arrival { protocol: Protocol::Websocket, address: client.address, deadline };
             if let Some(served) = shaken.map(|transport| Box::pin(connection::serve(shared, transport, arrival))) {
                 served.await;
             }
@@ -67,16 +67,16 @@ pub(super) async fn serve(
 }
 
 /// The client's address: the peer's, until the headers of a trusted proxy say more.
-struct Whose<'a> {
-    entry: Arc<Entry>,
+struct ClientAddress<'a> {
+    entrance: Arc<Entrance>,
     peer: IpAddr,
     address: IpAddr,
     place: &'a mut Place,
 }
 
-impl Whose<'_> {
+impl ClientAddress<'_> {
     fn hear(&mut self, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.address = self.entry.proxies.client(self.peer, headers);
+        self.address = self.entrance.proxies.client(self.peer, headers);
         self.place.belongs_to(Some(self.address))
     }
 }
@@ -86,9 +86,9 @@ async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     site: &Site,
     deadline: tokio::time::Instant,
-    whose: &mut Whose<'_>,
+    client: &mut ClientAddress<'_>,
 ) -> Option<WsTransport<S>> {
-    let admit = |headers: &HeaderMap| whose.hear(headers);
+    let admit = |headers: &HeaderMap| client.hear(headers);
     let Upgraded { stream, early, format } = serve_until_upgrade(stream, site, deadline, admit).await?;
     Some(WsTransport::new(stream, early, format))
 }

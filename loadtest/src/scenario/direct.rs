@@ -63,7 +63,7 @@ pub struct Direct {
     clients: Vec<Vec<Client>>,
     stop: watch::Sender<bool>,
     /// Tells slow readers to stop pausing.
-    hurry: watch::Sender<bool>,
+    no_pauses: watch::Sender<bool>,
     senders: Tasks,
     /// Wakes the senders until it is dropped.
     _pacer: Option<Pacer>,
@@ -115,7 +115,7 @@ impl Direct {
             window: config.window,
         });
         load.recorder.set_phase("signing in");
-        let (hurry, hurried) = watch::channel(false);
+        let (no_pauses, no_more_pauses) = watch::channel(false);
         let mut clients = Vec::new();
         for number in 0..config.users {
             let user = load.user("", number);
@@ -127,7 +127,7 @@ impl Direct {
                 devices.push(open(&load, (&user, &format!("device-{device}")), &token, &flows, None, tasks)?);
             }
             if number < config.slow_readers.count {
-                let slow = Slow { pause: config.slow_readers.pause, until: hurried.clone() };
+                let slow = Slow { pause: config.slow_readers.pause, until: no_more_pauses.clone() };
                 devices.push(open(&load, (&user, "slow"), &token, &flows, Some(slow), tasks)?);
             }
             clients.push(devices);
@@ -148,7 +148,7 @@ impl Direct {
             senders.spawn("send", sender.run(stopped.clone()));
         }
         load.recorder.set_phase("sending");
-        Ok(Self { load, clients, stop, hurry, senders, _pacer: pacer, began: Instant::now() })
+        Ok(Self { load, clients, stop, no_pauses, senders, _pacer: pacer, began: Instant::now() })
     }
 
     /// Messages accepted so far.
@@ -171,7 +171,7 @@ impl Direct {
     pub async fn finish(self, patience: Duration) -> Report {
         let took = self.began.elapsed();
         let _ = self.stop.send(true);
-        self.hurry.send_replace(true);
+        self.no_pauses.send_replace(true);
         self.load.recorder.mark("sending ends");
         self.load.recorder.set_phase("waiting for the last messages");
         eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;

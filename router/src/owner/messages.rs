@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Continuation, Effect, Owner, Waiter, appended};
 use crate::{
-    accounts::Whose,
+    accounts::CachedAccount,
     delivery::Delivery,
     metrics,
     reply::Failure,
@@ -22,9 +22,9 @@ impl Owner {
             Ok(sending) => Box::new(sending),
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
-        if let Some(whose) = self.accounts.get(&sending.recipient) {
+        if let Some(account) = self.accounts.get(&sending.recipient) {
             metrics::account_lookup(true);
-            return self.begin(sending, whose, now);
+            return self.begin(sending, account, now);
         }
         metrics::account_lookup(false);
         let recipient = sending.recipient.clone();
@@ -32,8 +32,8 @@ impl Owner {
     }
 
     /// The recipient is known.
-    pub(super) fn begin(&mut self, mut sending: Box<Sending>, whose: Whose, now: Instant) {
-        let Whose { incarnation, remade } = whose;
+    pub(super) fn begin(&mut self, mut sending: Box<Sending>, account: CachedAccount, now: Instant) {
+        let CachedAccount { incarnation, remade } = account;
         // A user who writes to itself means its own account, not the name's next owner.
         sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
         if remade && !sending.is_to_oneself() {

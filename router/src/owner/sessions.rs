@@ -130,7 +130,7 @@ impl Owner {
                 self.lost(announced.slot);
             }
         }
-        self.cursors.hurry(now);
+        self.cursors.flush_soon(now);
         let delete = DeleteSession {
             user: user.as_str().to_owned(),
             device: session.device.clone(),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Continuation, Effect, Owner, READ_USER, Waiter, unexpected};
 use crate::{
-    accounts::{Loaded, Read, Wait, Whose},
+    accounts::{CachedAccount, Loaded, Read, Wait},
     config::UnknownRecipient,
     reply::{Failure, ReplySlot},
     store::{StoreAnswer, StoreFailure},
@@ -42,8 +42,8 @@ impl Owner {
                 if account.deleted {
                     (Read::NoUser, Vec::new(), no_user())
                 } else {
-                    let whose = Whose { incarnation: account.incarnation, remade: account.remade };
-                    (Read::Account(whose), going_on, Failure::Changing)
+                    let account = CachedAccount { incarnation: account.incarnation, remade: account.remade };
+                    (Read::Account(account), going_on, Failure::Changing)
                 }
             }
             Ok(StoreAnswer::User(User { account: None, .. })) => (Read::NoUser, Vec::new(), no_user()),
@@ -54,7 +54,7 @@ impl Owner {
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
                     match read {
-                        Read::Account(whose) => self.go_on(waiter, &user, whose, &rows, now),
+                        Read::Account(account) => self.go_on(waiter, &user, account, &rows, now),
                         Read::NoUser | Read::Failed => self.drop_waiter(waiter, &failure),
                     }
                 }
@@ -92,11 +92,11 @@ impl Owner {
     }
 
     /// Continues after the user was read, with its account and session rows.
-    fn go_on(&mut self, waiter: Waiter, user: &UserId, whose: Whose, rows: &[Session], now: Instant) {
+    fn go_on(&mut self, waiter: Waiter, user: &UserId, account: CachedAccount, rows: &[Session], now: Instant) {
         match waiter {
-            Waiter::Send(sending) => self.begin(sending, whose, now),
+            Waiter::Send(sending) => self.begin(sending, account, now),
             Waiter::Nobody => {}
-            Waiter::Announce(announced) => self.announced(user, whose.incarnation, rows, *announced),
+            Waiter::Announce(announced) => self.announced(user, account.incarnation, rows, *announced),
         }
     }
 

@@ -163,7 +163,7 @@ impl<A> Engine<A> {
             return;
         }
         if let Some(full) = self.full(&op) {
-            let retry_after_ms = self.shard(full).lane.come_back().as_millis() as u32;
+            let retry_after_ms = self.shard(full).lane.retry_after().as_millis() as u32;
             self.effects.answers.push((op.to, Err(StoreFailure::Overloaded { shard: full, retry_after_ms })));
             return;
         }

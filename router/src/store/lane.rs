@@ -117,8 +117,8 @@ impl<T, R> Lane<T, R> {
     }
 
     /// The retry delay for a write that is refused now.
-    pub(super) fn come_back(&mut self) -> Duration {
-        self.admission.come_back()
+    pub(super) fn retry_after(&mut self) -> Duration {
+        self.admission.retry_after()
     }
 
     /// The store carried it out.

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use super::{
     Caches, Changes, OpenError,
-    mark::{Before, Mark},
+    mark::{Before, EngineMark},
 };
 use crate::machine::{Record, keys};
 
@@ -38,7 +38,7 @@ pub(crate) struct TimelineStore {
 /// Closed when the last shard drops its handle.
 struct Engine {
     db: Database,
-    mark: Mark,
+    mark: EngineMark,
 }
 
 /// One timeline shard: a keyspace. Clones only read; the state machine writes.
@@ -67,7 +67,7 @@ impl TimelineStore {
     pub(crate) fn open(dir: &Path, caches: &Caches, shards: u16) -> Result<Self, OpenError> {
         let memtables_bytes = caches.memtables_bytes;
         let failed = |error: ::fjall::Error| OpenError::Timeline { path: dir.to_owned(), source: to_io(error) };
-        let (mark, before) = Mark::open(dir)?;
+        let (mark, before) = EngineMark::open(dir)?;
         let journal_bytes = memtables_bytes.clamp(*JOURNAL_BYTES.start(), *JOURNAL_BYTES.end());
         let one_thread = thread::available_parallelism().is_ok_and(|cores| cores.get() < CORES_TO_SPARE);
         let open = || {

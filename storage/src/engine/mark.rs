@@ -18,7 +18,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const CLOSED: &str = "closed";
 
 /// Held as long as the engine is open.
-pub(crate) struct Mark {
+pub(crate) struct EngineMark {
     path: PathBuf,
     boot: Option<String>,
     _lock: File,
@@ -35,8 +35,8 @@ pub(crate) enum Before {
     PowerLost,
 }
 
-impl Mark {
-    /// Locks the folder and reads its mark, which stays as it is until [`Mark::opened`].
+impl EngineMark {
+    /// Locks the folder and reads its mark, which stays as it is until [`EngineMark::opened`].
     pub(crate) fn open(dir: &Path) -> Result<(Self, Before), OpenError> {
         let path = dir.with_extension("mark");
         let failed = |source| OpenError::Mark { path: path.clone(), source };
@@ -102,7 +102,7 @@ mod tests {
         let engine = dir.path().join("engine");
         for format in 1..=keys::FORMAT + 1 {
             fs::write(engine.with_extension("mark"), format!("format {format}\n{CLOSED}\n")).expect("writes");
-            let opened = Mark::open(&engine).map(|(_, before)| before);
+            let opened = EngineMark::open(&engine).map(|(_, before)| before);
             assert_eq!(opened.is_ok(), format <= keys::FORMAT, "format {format}: {opened:?}");
         }
     }
@@ -111,7 +111,7 @@ mod tests {
     fn the_mark_tells_how_the_engine_ended() {
         let dir = tempfile::tempdir().expect("folder");
         let engine = dir.path().join("engine");
-        let reopened = || Mark::open(&engine).expect("opens");
+        let reopened = || EngineMark::open(&engine).expect("opens");
         let (mark, before) = reopened();
         assert_eq!(before, Before::Never);
         mark.opened().expect("writes");
@@ -140,12 +140,12 @@ mod tests {
             ("\0", "unknown"),
         ] {
             fs::write(engine.with_extension("mark"), mark).expect("writes");
-            let error = Mark::open(&engine).err().expect("refused").to_string();
+            let error = EngineMark::open(&engine).err().expect("refused").to_string();
             assert!(error.contains(found) && error.contains("reads formats up to 3"), "{error}");
         }
         fs::remove_file(engine.with_extension("mark")).expect("removes");
         fs::create_dir(&engine).expect("folder");
-        let error = Mark::open(&engine).err().expect("a folder of something else").to_string();
+        let error = EngineMark::open(&engine).err().expect("a folder of something else").to_string();
         assert!(error.contains("format none"), "{error}");
     }
 
@@ -153,9 +153,9 @@ mod tests {
     fn a_folder_in_use_is_refused() {
         let dir = tempfile::tempdir().expect("folder");
         let engine = dir.path().join("engine");
-        let first = Mark::open(&engine).expect("opens");
-        assert!(matches!(Mark::open(&engine), Err(OpenError::InUse { .. })));
+        let first = EngineMark::open(&engine).expect("opens");
+        assert!(matches!(EngineMark::open(&engine), Err(OpenError::InUse { .. })));
         drop(first);
-        Mark::open(&engine).expect("free again");
+        EngineMark::open(&engine).expect("free again");
     }
 }

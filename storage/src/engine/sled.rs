@@ -18,7 +18,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
     Changes, OpenError,
-    mark::{Before, Mark},
+    mark::{Before, EngineMark},
     views::{Piece, ViewId, Views},
 };
 use crate::machine::{Record, keys};
@@ -36,7 +36,7 @@ pub(crate) struct DirectoryStore {
 struct Engine {
     db: ::sled::Db,
     file: File,
-    mark: Mark,
+    mark: EngineMark,
 }
 
 /// One directory shard: a tree. Clones only read; the state machine writes.
@@ -55,7 +55,7 @@ impl DirectoryStore {
     /// from snapshot and log.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
-        let (mark, before) = Mark::open(dir)?;
+        let (mark, before) = EngineMark::open(dir)?;
         if before == Before::PowerLost && dir.try_exists().map_err(failed)? {
             // sled overwrites old places as soon as the operating system has the new ones. After a power failure even
             // data synced long ago may be lost, and sled's checks would not notice all of it.
@@ -271,7 +271,7 @@ impl From<Failure> for io::Error {
 /// How long sled's threads may take to release a folder that this process had open before.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// The folder is ours already (see `Mark`), but sled releases its own lock only when its last background task has
+/// The folder is ours already (see `EngineMark`), but sled releases its own lock only when its last background task has
 /// ended, which may be after the handle was dropped.
 fn wait_for_release(dir: &Path) -> io::Result<()> {
     let path = dir.join("db");

@@ -64,7 +64,7 @@ fn what_an_account_that_has_ended_asks_for_ends_the_session() {
 fn a_drain_waits_for_pending_sends() {
     let mut play = Play::live(0);
     play.says(send("m1", "hi"));
-    play.input(Input::Drain { come_back: Duration::from_millis(300) });
+    play.input(Input::Drain { reconnect_after: Duration::from_millis(300) });
     play.says(send("m2", "hi"));
     assert_eq!(play.refused().1, Code::Unavailable);
     assert!(!play.closed);
@@ -78,7 +78,7 @@ fn a_drain_waits_for_pending_sends() {
 fn a_client_of_a_gateway_that_is_cut_off_goes_at_once() {
     let mut play = Play::live(0);
     play.says(send("m1", "hi"));
-    play.input(Input::CutOff { come_back: Duration::from_millis(300) });
+    play.input(Input::CutOff { reconnect_after: Duration::from_millis(300) });
     let bye = play.bye();
     assert_eq!((bye.code(), bye.reconnect, bye.reconnect_after_ms), (Code::Unavailable, true, 300));
 }

@@ -51,8 +51,8 @@ impl Load {
         self.pending() >= most
     }
 
-    pub(super) fn come_back(&self) -> Duration {
-        self.admission.lock().come_back()
+    pub(super) fn retry_after(&self) -> Duration {
+        self.admission.lock().retry_after()
     }
 
     /// A send was answered after this time.
