@@ -23,7 +23,7 @@ libfuzzer_sys::fuzz_target!(|given: (u8, u32, String)| {
             }
         }
         1 => {
-            let key = TimelineKey { kind: number as i32, owner: text.clone() };
+            let key = TimelineKey { kind: number as i32, owner: text.clone().into() };
             if let Ok(Some(timeline)) = TimelineId::from_key(&key) {
                 assert_eq!(TimelineId::from_key(&timeline.to_key()), Ok(Some(timeline)));
             }

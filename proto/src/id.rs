@@ -30,6 +30,12 @@ impl InvalidId {
     }
 }
 
+/// The text of an id that came as bytes. `what`: the id, for the error.
+pub fn id_text<'a>(what: &'static str, given: &'a [u8]) -> Result<&'a str, InvalidId> {
+    let invalid = |_| InvalidId::new(what, &String::from_utf8_lossy(given), Wrong::Rule("ids are UTF-8"));
+    std::str::from_utf8(given).map_err(invalid)
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
@@ -39,8 +45,13 @@ macro_rules! name {
         impl $name {
             /// Validates an id. An id that is not in its normal form is refused; the error names the normal form.
             pub fn new(given: &str) -> Result<Self, InvalidId> {
+                Self::check(given).map(|()| Self(Arc::from(given)))
+            }
+
+            /// Validates an id without making one.
+            pub fn check(given: &str) -> Result<(), InvalidId> {
                 let check: fn(&str) -> Result<(), Wrong> = $check;
-                check(given).map(|()| Self(Arc::from(given))).map_err(|wrong| InvalidId::new($what, given, wrong))
+                check(given).map_err(|wrong| InvalidId::new($what, given, wrong))
             }
 
             pub fn as_str(&self) -> &str {

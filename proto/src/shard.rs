@@ -84,7 +84,12 @@ impl ShardMap {
     }
 
     pub fn timeline_of(self, timeline: &crate::TimelineId) -> ShardId {
-        ShardId { kind: ShardKind::Timeline, index: slot(timeline.owner(), self.timeline) }
+        self.timeline_of_owner(timeline.owner())
+    }
+
+    /// The shard of the timelines of this user or group.
+    pub fn timeline_of_owner(self, owner: &str) -> ShardId {
+        ShardId { kind: ShardKind::Timeline, index: slot(owner, self.timeline) }
     }
 
     pub fn has(self, shard: ShardId) -> bool {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use rand::RngExt as _;
 
 use crate::{
-    GroupId, InvalidId, UserId,
+    GroupId, InvalidId, UserId, id_text,
     pb::{client, store},
 };
 
@@ -50,13 +51,14 @@ impl TimelineId {
             Self::Inbox(_) => store::timeline_key::Kind::Inbox,
             Self::Group(_) => store::timeline_key::Kind::Group,
         };
-        store::TimelineKey { kind: kind.into(), owner: self.owner().to_owned() }
+        store::TimelineKey { kind: kind.into(), owner: Bytes::copy_from_slice(self.owner().as_bytes()) }
     }
 
+    /// `None` if the key has no kind.
     pub fn from_key(key: &store::TimelineKey) -> Result<Option<Self>, InvalidId> {
         Ok(match key.kind() {
-            store::timeline_key::Kind::Inbox => Some(Self::Inbox(UserId::new(&key.owner)?)),
-            store::timeline_key::Kind::Group => Some(Self::Group(GroupId::new(&key.owner)?)),
+            store::timeline_key::Kind::Inbox => Some(Self::Inbox(UserId::new(key.owner_str()?)?)),
+            store::timeline_key::Kind::Group => Some(Self::Group(GroupId::new(key.owner_str()?)?)),
             store::timeline_key::Kind::Unspecified => None,
         })
     }
@@ -75,6 +77,24 @@ impl TimelineId {
             Some(client::timeline::Owner::Group(group)) => Some(Self::Group(GroupId::new(group)?)),
             None => None,
         })
+    }
+}
+
+impl store::TimelineKey {
+    /// The owner, which need not be valid.
+    pub fn owner_str(&self) -> Result<&str, InvalidId> {
+        id_text("owner of a timeline", &self.owner)
+    }
+
+    /// Validates the key without making an id of it. Gives its owner; `None` if the key has no kind.
+    pub fn check(&self) -> Result<Option<&str>, InvalidId> {
+        let owner = self.owner_str()?;
+        match self.kind() {
+            store::timeline_key::Kind::Inbox => UserId::check(owner)?,
+            store::timeline_key::Kind::Group => GroupId::check(owner)?,
+            store::timeline_key::Kind::Unspecified => return Ok(None),
+        }
+        Ok(Some(owner))
     }
 }
 

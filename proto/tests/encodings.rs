@@ -1,6 +1,9 @@
 //! What is encoded twice must mean the same: typed and raw forms, protobuf and JSON.
 
-use carillon_proto::pb::{client, link};
+use carillon_proto::{
+    EnvelopeParts,
+    pb::{client, link},
+};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -71,6 +74,25 @@ proptest! {
         };
         // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
         prop_assert_eq!(client::Envelope::decode(&*raw_envelope.encode_to_vec()).expect("decodes"), envelope);
+    }
+
+    #[test]
+    fn an_envelope_of_borrowed_parts_has_the_bytes_of_the_raw_one(
+        id in text(), sender in text(), sender_device in text(), recipient in text(), client_id in text(),
+        time_ms in prop_oneof![Just(0), any::<u64>()], content in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let parts = EnvelopeParts {
+            id: &id, sender: &sender, sender_device: &sender_device, recipient: &recipient, client_id: &client_id,
+            time_ms, content: &content,
+        };
+        let mut encoded = b"before".to_vec();
+        let names = parts.encode(&mut encoded);
+        prop_assert_eq!((&encoded[names.sender], &encoded[names.recipient]), (sender.as_bytes(), recipient.as_bytes()));
+        prop_assert_eq!(encoded.len(), 6 + parts.encoded_len());
+        let to = Some(client::Recipient { to: Some(client::recipient::To::User(recipient.clone())) });
+        let raw_envelope =
+            link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content: content.into() };
+        prop_assert_eq!(&encoded[6..], raw_envelope.encode_to_vec());
     }
 
     #[test]

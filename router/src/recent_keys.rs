@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher as _;
 
-use carillon_proto::{ClientId, DeviceId, DuplicateKey, Keyed, UserId};
+use carillon_proto::{ClientId, DeviceId, DuplicateKey, InvalidId, Keyed, UserId};
 
 /// Pairs of device and recipient whose last key is cached, some 300 bytes each. The cache is direct-mapped: a new pair
 /// replaces the one in its place.
@@ -26,9 +26,9 @@ struct Named {
 /// The keys of messages from one device to one recipient.
 pub(crate) struct KeysOf<'a> {
     place: &'a mut Option<(Named, DuplicateKey)>,
-    sender: &'a UserId,
+    pub(crate) sender: UserId,
     incarnation: u64,
-    device: &'a DeviceId,
+    device: DeviceId,
 }
 
 impl RecentKeys {
@@ -37,15 +37,22 @@ impl RecentKeys {
     }
 
     /// `incarnation`: of the sender's account.
-    pub(crate) fn of<'a>(
-        &'a mut self,
-        sender: &'a UserId,
+    pub(crate) fn of(
+        &mut self,
+        sender: &str,
         incarnation: u64,
-        device: &'a DeviceId,
+        device: &str,
         recipient: &UserId,
-    ) -> KeysOf<'a> {
+    ) -> Result<KeysOf<'_>, InvalidId> {
         let place = self.hasher.hash_one((sender, device, recipient)) as usize % PLACES;
-        KeysOf { place: &mut self.places[place], sender, incarnation, device }
+        let place = &mut self.places[place];
+        let (sender, device) = match place {
+            Some((named, _)) if named.sender.as_str() == sender && named.device.as_str() == device => {
+                (named.sender.clone(), named.device.clone())
+            }
+            _ => (UserId::new(sender)?, DeviceId::new(device)?),
+        };
+        Ok(KeysOf { place, sender, incarnation, device })
     }
 }
 
@@ -59,22 +66,22 @@ impl KeysOf<'_> {
     }
 
     /// The key of the previous message, which a message names.
-    pub(crate) fn key_before(&self, client_id: &ClientId) -> DuplicateKey {
-        match &*self.place {
+    pub(crate) fn key_before(&self, client_id: &str) -> Result<DuplicateKey, InvalidId> {
+        Ok(match &*self.place {
             Some((named, key))
-                if named.client_id == *client_id
+                if named.client_id.as_str() == client_id
                     && named.incarnation == self.incarnation
-                    && named.sender == *self.sender
-                    && named.device == *self.device =>
+                    && named.sender == self.sender
+                    && named.device == self.device =>
             {
                 *key
             }
-            _ => self.made(client_id),
-        }
+            _ => self.made(&ClientId::new(client_id)?),
+        })
     }
 
     fn made(&self, client_id: &ClientId) -> DuplicateKey {
-        DuplicateKey::new(self.sender, self.device, client_id).of_incarnation(self.incarnation)
+        DuplicateKey::new(&self.sender, &self.device, client_id).of_incarnation(self.incarnation)
     }
 }
 
@@ -94,18 +101,19 @@ mod tests {
                 let device = DeviceId::new(name(1)).expect("valid");
                 let client_id = ClientId::new(name(2)).expect("valid");
                 let key = DuplicateKey::new(&sender, &device, &client_id).of_incarnation(incarnation);
-                let mut keys = keys.of(&sender, incarnation, &device, &bob);
+                let mut keys = keys.of(sender.as_str(), incarnation, device.as_str(), &bob).expect("valid");
                 if kept {
                     assert_eq!(keys.key(client_id.clone()), key);
                 }
-                assert_eq!(keys.key_before(&client_id), key);
+                assert_eq!(keys.key_before(client_id.as_str()), Ok(key));
             }
         }
         // All in one place.
-        let (alice, phone) = (user("alice"), DeviceId::new("phone").expect("valid"));
         let id = |id: &str| ClientId::new(id).expect("valid");
-        let first = keys.of(&alice, 1, &phone, &bob).key(id("1"));
-        assert_ne!(keys.of(&alice, 1, &phone, &bob).key(id("2")), first);
-        assert_eq!(keys.of(&alice, 1, &phone, &bob).key_before(&id("1")), first);
+        let first = keys.of("alice", 1, "phone", &bob).expect("valid").key(id("1"));
+        assert_ne!(keys.of("alice", 1, "phone", &bob).expect("valid").key(id("2")), first);
+        assert_eq!(keys.of("alice", 1, "phone", &bob).expect("valid").key_before("1"), Ok(first));
+        assert!(keys.of("alice", 1, "phone", &bob).expect("valid").key_before("").is_err());
+        assert!(keys.of("Alice", 1, "phone", &bob).is_err() && keys.of("alice", 1, "", &bob).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use carillon_proto::{
-    InvalidId, LeaseId, UserId,
+    InvalidId, LeaseId, UserId, id_text,
     pb::{
         client::Code,
         link::{self, Refusal, RouterReply, router_reply},
@@ -210,8 +210,7 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
 
 /// The user whose owner must carry it out.
 pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure> {
-    use carillon_proto::pb::client::recipient::To;
-    use link::router_request::Op;
+    use link::{router_request::Op, send_to::To};
     let of_session = |session: &Option<Session>| {
         let session = session.as_ref().ok_or(Failure::Invalid("session is missing"))?;
         Ok::<_, Failure>(UserId::new(&session.user)?)
@@ -227,7 +226,7 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure
         Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
         Op::Direct(op) => Ok(UserId::new(&op.user)?),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
-            Some(To::User(user)) => Ok(UserId::new(user)?),
+            Some(To::User(user)) => Ok(UserId::new(id_text("recipient", user)?)?),
             Some(To::Group(_)) => Err(Failure::Groups),
             None => Err(Failure::Invalid("recipient is missing")),
         },

@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, Epoch, LeaseId, MessageId, ShardId, ShardMap, TimelineId, UserId, limits,
+    ClientId, DuplicateKey, EnvelopeParts, Epoch, LeaseId, MessageId, ShardId, ShardMap, TimelineId, UserId, id_text,
+    limits,
     pb::{
-        client::{self, Recipient, recipient::To},
+        client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
-        store::{Append, Appended, TimelineCommand, store_request::Op, timeline_command},
+        store::{
+            Append, Appended, TimelineCommand, TimelineKey, store_request::Op, timeline_command, timeline_key::Kind,
+        },
     },
     trace,
 };
@@ -33,11 +36,11 @@ pub(crate) struct Sending {
     /// The recipient was read again, because the cached account had ended.
     pub(crate) read_again: bool,
     key: DuplicateKey,
+    /// What both appends hold, in one buffer.
+    bytes: Shared,
     /// The client has used its id for a message to another recipient, too: the key in the sender's inbox includes the
     /// recipient.
     pub(crate) key_names_recipient: bool,
-    /// The key of the message that must precede this one.
-    after: Option<DuplicateKey>,
     id: String,
     time_ms: u64,
     /// The envelope in both inboxes, now or later.
@@ -64,6 +67,35 @@ pub(crate) struct RequestContext {
     pub(crate) slot: ReplySlot,
 }
 
+/// Small parts of the appends, in the buffer of the envelope: so they are made, and repeated, without a copy.
+struct Shared {
+    sender: Bytes,
+    recipient: Bytes,
+    key: Bytes,
+    /// The key of the message that must precede this one; empty if none must.
+    after: Bytes,
+}
+
+impl Shared {
+    /// The encoded envelope, and the other parts.
+    fn new(envelope: &EnvelopeParts<'_>, key: DuplicateKey, after: Option<DuplicateKey>) -> (Bytes, Self) {
+        let (envelope_len, after) = (envelope.encoded_len(), after.as_ref().map_or(&[][..], |after| &after.0));
+        let mut buffer = Vec::with_capacity(envelope_len + key.0.len() + after.len());
+        let names = envelope.encode(&mut buffer);
+        buffer.extend_from_slice(&key.0);
+        buffer.extend_from_slice(after);
+        let buffer = Bytes::from(buffer);
+        let key_end = envelope_len + key.0.len();
+        let shared = Self {
+            sender: buffer.slice(names.sender),
+            recipient: buffer.slice(names.recipient),
+            key: buffer.slice(envelope_len..key_end),
+            after: buffer.slice(key_end..),
+        };
+        (buffer.slice(..envelope_len), shared)
+    }
+}
+
 impl RequestContext {
     pub(crate) fn of(request: Request) -> (carillon_proto::pb::link::router_request::Op, Self) {
         let Request { user, op, lease, link, deadline, span, slot } = request;
@@ -82,37 +114,36 @@ impl Sending {
     ) -> Result<Self, (ReplySlot, Failure)> {
         let RequestContext { user: recipient, lease, deadline, span, slot, .. } = parts;
         let mut named = || {
-            let sender = UserId::new(&send.sender)?;
-            let device = DeviceId::new(&send.sender_device)?;
-            let client_id = ClientId::new(&send.client_id)?;
-            let mut keys = keys.of(&sender, send.incarnation, &device, &recipient);
-            let after = match &*send.after {
+            let sender_device = id_text("device", &send.sender_device)?;
+            let mut keys = keys.of(id_text("sender", &send.sender)?, send.incarnation, sender_device, &recipient)?;
+            let client_id = id_text("client id", &send.client_id)?;
+            let after = match id_text("client id of the message before", &send.after)? {
                 "" => None,
-                after => Some(keys.key_before(&ClientId::new(after)?)),
+                after => Some(keys.key_before(after)?),
             };
-            let key = keys.key(client_id);
+            let key = keys.key(ClientId::new(client_id)?);
             if send.content.len() > limits::MAX_FRAME_BYTES {
                 return Err(Failure::TooLarge { bytes: send.content.len(), max: limits::MAX_FRAME_BYTES });
             }
-            Ok::<_, Failure>((sender, key, after))
+            Ok::<_, Failure>((keys.sender, sender_device, client_id, key, after))
         };
-        let (sender, key, after) = match named() {
+        let (sender, sender_device, client_id, key, after) = match named() {
             Ok(named) => named,
             Err(failure) => return Err((slot, failure)),
         };
         let time_ms = if send.time_ms == 0 { time_ms } else { send.time_ms };
         // Includes the recipient: a client may use one id for several.
         let id = MessageId::of(time_ms, key.to(&recipient)).to_string();
-        let envelope = RawEnvelope {
-            id,
-            sender: sender.as_str().to_owned(),
-            sender_device: send.sender_device,
-            to: Some(Recipient { to: Some(To::User(recipient.as_str().to_owned())) }),
-            client_id: send.client_id,
+        let envelope = EnvelopeParts {
+            id: &id,
+            sender: sender.as_str(),
+            sender_device,
+            recipient: recipient.as_str(),
+            client_id,
             time_ms,
-            content: send.content,
+            content: &send.content,
         };
-        let encoded = envelope.encode_to_vec().into();
+        let (envelope, bytes) = Shared::new(&envelope, key, after);
         Ok(Self {
             sender,
             recipient,
@@ -121,11 +152,11 @@ impl Sending {
             recipient_incarnation: 0,
             read_again: false,
             key,
+            bytes,
             key_names_recipient: false,
-            after,
-            id: envelope.id,
+            id,
             time_ms,
-            envelope: encoded,
+            envelope,
             lease,
             connection: send.connection,
             deadline,
@@ -142,41 +173,44 @@ impl Sending {
 
     /// The append to the recipient's inbox. It names the sender's session, and is refused if that is over by then.
     pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
-        let append = self.append(&self.recipient, self.recipient_incarnation);
-        let sender = Bytes::copy_from_slice(self.sender.as_str().as_bytes());
+        let append = self.append(&self.bytes.recipient, self.bytes.key.clone(), self.recipient_incarnation);
+        let sender = self.bytes.sender.clone();
         Self::command(shards, Append { sender, sender_generation: self.generation, ..append }, &self.recipient)
     }
 
     /// The append to the sender's own inbox.
     pub(crate) fn append_second(&self, shards: ShardMap) -> (ShardId, Op) {
-        Self::command(shards, self.append(&self.sender, self.incarnation), &self.sender)
+        Self::command(shards, self.append_to_sender(), &self.sender)
     }
 
     /// Asks whether the message is in the sender's own inbox already.
     pub(crate) fn look_for_first(&self, shards: ShardMap) -> (ShardId, Op) {
-        let append = self.append(&self.sender, self.incarnation);
-        Self::command(shards, Append { only_repeat: true, ..append }, &self.sender)
+        Self::command(shards, Append { only_repeat: true, ..self.append_to_sender() }, &self.sender)
     }
 
-    fn append(&self, owner: &UserId, incarnation: u64) -> Append {
-        let key = match self.key_names_recipient && *owner == self.sender {
-            true => self.key.to(&self.recipient),
-            false => self.key,
+    fn append_to_sender(&self) -> Append {
+        let key = match self.key_names_recipient {
+            true => Bytes::copy_from_slice(&self.key.to(&self.recipient).0),
+            false => self.bytes.key.clone(),
         };
+        self.append(&self.bytes.sender, key, self.incarnation)
+    }
+
+    fn append(&self, owner: &Bytes, duplicate_key: Bytes, incarnation: u64) -> Append {
         Append {
-            timeline: Some(TimelineId::Inbox(owner.clone()).to_key()),
-            duplicate_key: Bytes::copy_from_slice(&key.0),
+            timeline: Some(TimelineKey { kind: Kind::Inbox.into(), owner: owner.clone() }),
+            duplicate_key,
             time_ms: self.time_ms,
             envelope: self.envelope.clone(),
             new_epoch: Epoch::random().0,
-            after_key: self.after.map(|after| Bytes::copy_from_slice(&after.0)).unwrap_or_default(),
+            after_key: self.bytes.after.clone(),
             incarnation,
             ..Append::default()
         }
     }
 
     fn command(shards: ShardMap, append: Append, owner: &UserId) -> (ShardId, Op) {
-        let shard = shards.timeline_of(&TimelineId::Inbox(owner.clone()));
+        let shard = shards.timeline_of_owner(owner.as_str());
         (shard, Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(append)) }))
     }
 
@@ -202,10 +236,10 @@ impl Sending {
         Ok(())
     }
 
-    /// The answer, with the position in the sender's inbox.
-    pub(crate) fn accepted(&self, position: client::Position) -> Accepted {
+    /// The answer, with the position in the sender's inbox. Takes the id.
+    pub(crate) fn accepted(&mut self, position: client::Position) -> Accepted {
         Accepted {
-            message_id: self.id.clone(),
+            message_id: std::mem::take(&mut self.id),
             timeline: Some(TimelineId::Inbox(self.sender.clone()).to_client()),
             position: Some(position),
             time_ms: self.time_ms,

@@ -3,7 +3,7 @@
 mod support;
 
 use carillon_proto::pb::{
-    client::{self, recipient::To},
+    client,
     link::{self, FromRouter, router_reply::Result as Reply, router_request::Op},
     store::{NodeKind, Session},
 };
@@ -11,11 +11,11 @@ use support::{Cluster, Gateway, session};
 
 fn send(to: &str, number: u32) -> Op {
     Op::Send(link::Send {
-        after: String::new(),
+        after: bytes::Bytes::new(),
         sender: "alice".into(),
         sender_device: "phone".into(),
-        to: Some(client::Recipient { to: Some(To::User(to.into())) }),
-        client_id: number.to_string(),
+        to: Some(link::SendTo { to: Some(link::send_to::To::User(to.to_owned().into())) }),
+        client_id: number.to_string().into(),
         content: bytes::Bytes::from_static(b"content"),
         connection: 1,
         incarnation: 0,
@@ -113,14 +113,14 @@ async fn the_senders_copy_is_pushed_by_the_senders_owner() {
     let other_device = session(sender, "laptop", &gateways[0], 7);
     gateways[0].ask(open(other_device)).await;
     let Op::Send(mut message) = send(recipient, 1) else { unreachable!() };
-    message.sender = sender.clone();
+    message.sender = sender.clone().into();
     assert!(matches!(gateways[1].ask(Op::Send(message)).await, Reply::Accepted(_)));
     let push = gateways[0].push().await;
     assert_eq!(inbox_of(push), *sender);
 
     // The wrong router says so, with its ring.
     let Op::Send(mut message) = send(recipient, 2) else { unreachable!() };
-    message.sender = sender.clone();
+    message.sender = sender.clone().into();
     let Reply::NotOwner(not) = gateways[0].ask(Op::Send(message)).await else { panic!("not refused") };
     assert_eq!(not.ring_version, ring.version());
     cluster.stop().await;

@@ -8,7 +8,7 @@ use carillon_proto::{
     pb::{
         client::{self, Accepted, Envelope, recipient::To},
         link,
-        store::{Append, TimelineCommand, store_reply::Result as Outcome, timeline_command},
+        store::{Append, TimelineCommand, TimelineKey, store_reply::Result as Outcome, timeline_command},
     },
 };
 use prost::Message as _;
@@ -162,7 +162,7 @@ impl Model {
     }
 
     fn appended(&mut self, append: Append, epoch: u64, seq: u64, first: &Bytes) -> Result<(), String> {
-        let owner = append.timeline.map(|timeline| timeline.owner).unwrap_or_default();
+        let owner = owner_of(append.timeline.as_ref()).to_owned();
         let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
         // The copy in the own inbox names no session: the inbox itself has ended.
@@ -314,4 +314,9 @@ pub(crate) fn recipient_of(envelope: &Envelope) -> String {
         Some(To::User(user)) => user.clone(),
         Some(To::Group(_)) | None => String::new(),
     }
+}
+
+/// Whose timeline it is; empty if none is named.
+pub(crate) fn owner_of(timeline: Option<&TimelineKey>) -> &str {
+    timeline.and_then(|timeline| timeline.owner_str().ok()).unwrap_or_default()
 }

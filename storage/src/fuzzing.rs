@@ -133,13 +133,13 @@ fn round_trip<M: Message + Default + PartialEq + Clone + std::fmt::Debug, T>(
 /// Keys and values of the engines.
 pub fn keys(bytes: &[u8]) {
     if let Ok(timeline) = keys::timeline_of(bytes) {
-        assert_eq!(keys::timeline(&timeline), bytes);
+        assert_eq!(*keys::timeline(&timeline), *bytes);
     }
     if let Ok((number, device, group)) = keys::group_cursor_of(bytes) {
-        assert_eq!(keys::group_cursor(number, device, &group), bytes);
+        assert_eq!(*keys::group_cursor(number, device, &group), *bytes);
     }
     if let Ok(lease) = keys::lease_of(bytes) {
-        assert_eq!(keys::lease(lease), bytes);
+        assert_eq!(*keys::lease(lease), *bytes);
     }
     if let Ok(seq) = keys::seq_of(bytes) {
         assert!(bytes.ends_with(&seq.to_be_bytes()));
@@ -148,10 +148,10 @@ pub fn keys(bytes: &[u8]) {
         assert_eq!(keys::upgraded(&now), None);
     }
     if let Ok(number) = keys::number_of(bytes) {
-        assert_eq!(keys::number_value(number), bytes);
+        assert_eq!(*keys::number_value(number), *bytes);
     }
     if let Ok(numbers) = keys::numbers_of::<4>(bytes) {
-        assert_eq!(keys::numbers_value(numbers), bytes);
+        assert_eq!(*keys::numbers_value(numbers), *bytes);
     }
     if let Ok(lease) = keys::Lease::decode(bytes) {
         assert_eq!(lease.encode(), bytes);
@@ -245,8 +245,8 @@ mod tests {
         fn what_passes_the_check_is_applied(
             given in prop::collection::vec((0..11u8, "[a-c]{1,2}", 0..30u64, any::<u64>()), 1..30),
         ) {
-            let command = |(kind, owner, small, any)| {
-                let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner });
+            let command = |(kind, owner, small, any): (u8, String, u64, u64)| {
+                let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner: Bytes::from(owner) });
                 let op = match kind {
                     0 => Op::SetCursor(SetCursor { timeline, device: "phone".into(), epoch: small % 3, seq: any }),
                     1 => Op::Trim(Trim { timeline, before_seq: any, limit: small as u32, epoch: any % 2 }),

@@ -7,7 +7,7 @@ use carillon_proto::{
     ClientId, TimelineId, UserId,
     pb::{
         client::{self, Code, recipient::To},
-        link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
+        link::{self, Refusal, SendTo, router_reply::Result as Reply, router_request::Op, send_to},
     },
     trace,
 };
@@ -45,11 +45,14 @@ impl Live {
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
                 let traceparent = trace::traceparent(&span);
                 let named = Named::of(&after);
+                // In one buffer, because the request is kept to be repeated.
+                let ids = [self.who.user.as_str(), self.who.device.as_str(), &to, &client_id, &after];
+                let [sender, sender_device, to, client_id_bytes, after] = in_one_buffer(ids);
                 let op = Op::Send(link::Send {
-                    sender: self.who.user.as_str().to_owned(),
-                    sender_device: self.who.device.as_str().to_owned(),
-                    to: Some(to),
-                    client_id: client_id.clone(),
+                    sender,
+                    sender_device,
+                    to: Some(SendTo { to: Some(send_to::To::User(to)) }),
+                    client_id: client_id_bytes,
                     content,
                     connection: self.connection,
                     after,
@@ -126,7 +129,7 @@ impl Live {
         Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
-    /// The recipient, the content as received, and how the send was admitted.
+    /// The user who receives it, the content as received, and how the send was admitted.
     fn check(
         &mut self,
         rules: &Rules,
@@ -135,7 +138,7 @@ impl Live {
         after: &str,
         to: Option<client::Recipient>,
         content: Option<Bytes>,
-    ) -> Result<(client::Recipient, Bytes, Admitted), Refusal> {
+    ) -> Result<(String, Bytes, Admitted), Refusal> {
         let not_yet = if self.is_draining() {
             Some(refusal(Code::Unavailable, super::STOPPING, SOON_MS))
         } else if self.pending_sends >= rules.max_pending_sends {
@@ -148,20 +151,29 @@ impl Live {
         }
         let admitted = self.admit(now, client_id, after)?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
-        ClientId::new(client_id).map_err(|error| invalid(&error))?;
+        ClientId::check(client_id).map_err(|error| invalid(&error))?;
         if !after.is_empty() {
-            ClientId::new(after).map_err(|error| invalid(&error))?;
+            ClientId::check(after).map_err(|error| invalid(&error))?;
         }
         let to = match to.and_then(|to| to.to) {
-            Some(To::User(user)) => To::User(UserId::new(&user).map_err(|error| invalid(&error))?.as_str().to_owned()),
+            Some(To::User(user)) => {
+                UserId::check(&user).map_err(|error| invalid(&error))?;
+                user
+            }
             Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
             None => return Err(invalid(&"send has no recipient")),
         };
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
         content::check(&content, rules.max_content_bytes)
             .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
-        Ok((client::Recipient { to: Some(to) }, content, admitted))
+        Ok((to, content, admitted))
     }
+}
+
+/// The texts as parts of one allocation.
+fn in_one_buffer<const N: usize>(texts: [&str; N]) -> [Bytes; N] {
+    let mut rest = Bytes::from(texts.concat());
+    texts.map(|text| rest.split_to(text.len()))
 }
 
 /// Milliseconds, rounded up; at least 1.

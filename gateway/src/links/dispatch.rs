@@ -44,6 +44,7 @@ const PUMP: Duration = Duration::from_millis(200);
 /// that a shard that is slow alone does not hold up the others.
 const IN_TIME: Duration = Duration::from_millis(500);
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub(crate) enum Input<C> {
     Submit(Submit<C>),
     /// A link is open.

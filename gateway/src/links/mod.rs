@@ -49,6 +49,7 @@ pub(crate) enum Event {
 }
 
 /// Messages for a link.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub(crate) enum ToLink {
     Request(RouterRequest),
     Word(Word),

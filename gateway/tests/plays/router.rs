@@ -14,10 +14,11 @@ use carillon_proto::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
             Accepted, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, RouterReply, RouterRequest, Send,
-            SessionOpened, TimelineHead, ToRouter,
+            SendTo, SessionOpened, TimelineHead, ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
+            send_to,
         },
         store::{
             Account, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind, RegisterReply,
@@ -174,25 +175,27 @@ impl State {
     }
 
     fn send(&self, send: Send) -> Reply {
-        let Some(Recipient { to: Some(To::User(to)) }) = send.to.clone() else { panic!("no recipient") };
-        let key = (send.sender.clone(), send.sender_device.clone(), send.client_id.clone());
+        let Some(SendTo { to: Some(send_to::To::User(to)) }) = send.to else { panic!("no recipient") };
+        let [sender, sender_device, to, client_id] = [&send.sender, &send.sender_device, &to, &send.client_id]
+            .map(|id| String::from_utf8(id.to_vec()).expect("UTF-8"));
+        let key = (sender.clone(), sender_device.clone(), client_id.clone());
         if let Some(first) = self.store.lock().seen.get(&key) {
             return Reply::Accepted(first.clone());
         }
         let envelope = RawEnvelope {
-            id: send.client_id.clone(),
-            sender: send.sender.clone(),
-            sender_device: send.sender_device,
-            to: send.to,
-            client_id: send.client_id.clone(),
+            id: client_id.clone(),
+            sender: sender.clone(),
+            sender_device,
+            to: Some(Recipient { to: Some(To::User(to.clone())) }),
+            client_id: client_id.clone(),
             time_ms: 1,
             content: send.content,
         };
         let envelope = Bytes::from(envelope.encode_to_vec());
         self.append(&to, &envelope, 0);
-        let seq = self.append(&send.sender, &envelope, send.connection);
-        let (timeline, position) = (Some(inbox(&send.sender)), Some(at(seq)));
-        let accepted = Accepted { message_id: send.client_id, timeline, position, time_ms: 1 };
+        let seq = self.append(&sender, &envelope, send.connection);
+        let (timeline, position) = (Some(inbox(&sender)), Some(at(seq)));
+        let accepted = Accepted { message_id: client_id, timeline, position, time_ms: 1 };
         self.store.lock().seen.insert(key, accepted.clone());
         Reply::Accepted(accepted)
     }

@@ -10,6 +10,7 @@ use carillon_proto::{
         store::{ReadHead, ReadHeads, store_request},
     },
 };
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Continuation, Effect, Owner, READ_USER};
@@ -49,8 +50,8 @@ impl Owner {
         user: &UserId,
         incarnation: u64,
         except: Option<(LeaseId, u64)>,
-    ) -> Vec<(LeaseId, Vec<u64>)> {
-        let mut gateways: Vec<(LeaseId, Vec<u64>)> = Vec::new();
+    ) -> SmallVec<[(LeaseId, Vec<u64>); 2]> {
+        let mut gateways: SmallVec<[(LeaseId, Vec<u64>); 2]> = SmallVec::new();
         // Some of these sessions may belong to another owner of the name, whom the message does not concern:
         // generations start with the incarnation.
         let sessions = self.register.sessions(user, incarnation).iter();

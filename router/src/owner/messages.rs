@@ -65,7 +65,7 @@ impl Owner {
         }
         match placed(sending, answer, now) {
             // The message is in both inboxes, whoever owns the name now.
-            Ok((sending, position)) => {
+            Ok((mut sending, position)) => {
                 let accepted = sending.accepted(position);
                 self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
             }
@@ -109,7 +109,7 @@ impl Owner {
         if matches!(answer, Err(StoreFailure::Gone { .. })) && !sending.is_to_oneself() {
             return self.send_again(sending, now);
         }
-        let (sending, position) = match placed(sending, answer, now) {
+        let (mut sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
             // The sender's inbox also holds messages to other users, which may have the same client id.
             Err((mut sending, Failure::ReusedElsewhere)) if sending.is_to_oneself() && !sending.key_names_recipient => {
@@ -162,7 +162,7 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
-        let (sending, position) = match placed(sending, answer, now) {
+        let (mut sending, position) = match placed(sending, answer, now) {
             Ok(placed) => placed,
             // The recipient has it, so it is a separate message, whatever other message has the same client id.
             Err((mut sending, Failure::Reused | Failure::ReusedElsewhere)) if !sending.key_names_recipient => {

@@ -15,7 +15,7 @@ use carillon_proto::{
             Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, HeadRead,
             HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, ReadHead, RegisterReply,
             RegisterRequest, RegistryView, Rejected, RenewReply, RenewRequest, Session, SessionPut, StoreError,
-            StoreReply, StoreRequest, ToStore, User, WatchRequest,
+            StoreReply, StoreRequest, TimelineKey, ToStore, User, WatchRequest,
             directory_command::Op as Directory,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -201,12 +201,12 @@ impl State {
             Op::Timeline(command) => self.timeline(command.op.as_ref().expect("set")),
             Op::Directory(command) => self.directory(command.op.as_ref().expect("set")),
             Op::ReadHead(read) => {
-                let last = self.inboxes.get(&read.timeline.as_ref().expect("set").owner).map_or(0, Vec::len) as u64;
+                let last = self.inboxes.get(owner(&read.timeline)).map_or(0, Vec::len) as u64;
                 Reply::Head(Head { epoch: 1, first: 1, last, ..Head::default() })
             }
             Op::ReadHeads(read) => {
                 let head = |read: &ReadHead| {
-                    let last = self.inboxes.get(&read.timeline.as_ref().expect("set").owner).map_or(0, Vec::len) as u64;
+                    let last = self.inboxes.get(owner(&read.timeline)).map_or(0, Vec::len) as u64;
                     HeadRead { head: Some(Head { epoch: 1, first: 1, last, ..Head::default() }) }
                 };
                 Reply::HeadsRead(HeadsRead { heads: read.reads.iter().map(head).collect() })
@@ -224,7 +224,7 @@ impl State {
     fn timeline(&mut self, op: &Timeline) -> Reply {
         match op {
             Timeline::Append(append) => {
-                let inbox = self.inboxes.entry(append.timeline.as_ref().expect("set").owner.clone()).or_default();
+                let inbox = self.inboxes.entry(owner(&append.timeline).to_owned()).or_default();
                 let found = inbox.iter().position(|(key, _)| *key == append.duplicate_key);
                 let first_envelope = found.map_or_else(Bytes::new, |at| inbox[at].1.clone());
                 if found.is_none() {
@@ -408,4 +408,8 @@ impl Registry for MemoryStore {
         let ends = Box::pin(async move { tasks.stopping().await });
         Ok(Response::new(WatchStream::new(self.view.subscribe()).map(Ok).take_until(ends).boxed()))
     }
+}
+
+fn owner(timeline: &Option<TimelineKey>) -> &str {
+    timeline.as_ref().expect("set").owner_str().expect("UTF-8")
 }

@@ -8,7 +8,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::Write;
-use crate::{Guard, Plant, world::World};
+use crate::{Guard, Plant, model::owner_of, world::World};
 
 impl World<'_> {
     /// Bugs that the checks have to find.
@@ -51,12 +51,11 @@ impl World<'_> {
     }
 
     pub(super) fn first_owner(&self, timeline: Option<&TimelineKey>) -> u64 {
-        timeline.and_then(|timeline| self.model.first_owner(&timeline.owner)).unwrap_or(0)
+        self.model.first_owner(owner_of(timeline)).unwrap_or(0)
     }
 
     fn guess(&self, append: &Append) -> Outcome {
-        let owner = append.timeline.as_ref().map(|timeline| timeline.owner.clone()).unwrap_or_default();
-        let (epoch, last) = self.model.head(&owner, append.incarnation);
+        let (epoch, last) = self.model.head(owner_of(append.timeline.as_ref()), append.incarnation);
         let epoch = if epoch == 0 { append.new_epoch } else { epoch };
         Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
     }

@@ -5,18 +5,20 @@ use std::{
     ops::Bound,
 };
 
+use crate::machine::keys::RowBytes;
+
 /// The last write of each key in one batch. Later commands of the batch look here before they ask the engine. Bounded
 /// by the number of entries that are applied at once.
 #[derive(Default)]
-pub(crate) struct Changes(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+pub(crate) struct Changes(BTreeMap<RowBytes, Option<RowBytes>>);
 
 impl Changes {
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.0.insert(key, Some(value));
+    pub(crate) fn put(&mut self, key: impl Into<RowBytes>, value: impl Into<RowBytes>) {
+        self.0.insert(key.into(), Some(value.into()));
     }
 
-    pub(crate) fn delete(&mut self, key: Vec<u8>) {
-        self.0.insert(key, None);
+    pub(crate) fn delete(&mut self, key: impl Into<RowBytes>) {
+        self.0.insert(key.into(), None);
     }
 
     /// `None`: not touched by this batch. `Some(None)`: deleted by it.
@@ -29,11 +31,11 @@ impl Changes {
         self.0
             .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
-            .map(|(key, value)| (key.as_slice(), value.as_deref()))
+            .map(|(key, value)| (&**key, value.as_deref()))
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.keys().map(Vec::as_slice)
+        self.0.keys().map(|key| &**key)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -42,8 +44,8 @@ impl Changes {
 }
 
 impl IntoIterator for Changes {
-    type Item = (Vec<u8>, Option<Vec<u8>>);
-    type IntoIter = btree_map::IntoIter<Vec<u8>, Option<Vec<u8>>>;
+    type Item = (RowBytes, Option<RowBytes>);
+    type IntoIter = btree_map::IntoIter<RowBytes, Option<RowBytes>>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()

@@ -12,7 +12,10 @@ use super::{
     Caches, Changes, OpenError,
     mark::{Before, EngineMark},
 };
-use crate::machine::{Record, keys};
+use crate::machine::{
+    Record,
+    keys::{self, RowBytes},
+};
 
 /// Records in one batch of a restore.
 const BULK: usize = 512;
@@ -192,7 +195,7 @@ impl TimelineShard {
                 let now = keys::upgraded(&key).ok_or_else(|| io::Error::other("a key of format 1 is broken"))?;
                 batch.insert(&self.keyspace, now, value);
                 // Skips the tombstones of keys removed before.
-                from = [&*key, &[0]].concat();
+                from = keys::after(&key);
                 batch.remove(&self.keyspace, key);
             }
             if batch.is_empty() {
@@ -235,7 +238,10 @@ impl TimelineShard {
             let mut batch = self.batch(BULK);
             for record in (&mut *records).take(BULK) {
                 let (key, value) = record?;
-                batch.insert(&self.keyspace, keys::upgraded(&key).unwrap_or(key), value);
+                match keys::upgraded(&key) {
+                    Some(now) => batch.insert(&self.keyspace, now, value),
+                    None => batch.insert(&self.keyspace, key, value),
+                }
             }
             let count = batch.len();
             self.write(batch)?;
@@ -272,7 +278,7 @@ impl TimelineView<'_> {
 
     pub(crate) fn range(
         &self,
-        range: RangeInclusive<Vec<u8>>,
+        range: RangeInclusive<RowBytes>,
     ) -> impl DoubleEndedIterator<Item = io::Result<(Value, Value)>> {
         self.snapshot.range(self.keyspace, range).map(|record| record.into_inner().map_err(to_io))
     }
@@ -460,8 +466,8 @@ mod tests {
         }
         let store = open(&dir);
         let shard = store.shard(0).expect("shard");
-        let mut expected = vec![(keys::cursor(3, "d"), vec![1])];
-        expected.extend((1..=count).map(|seq| (keys::record(3, seq), seq.to_be_bytes().to_vec())));
+        let mut expected = vec![(keys::cursor(3, "d").to_vec(), vec![1])];
+        expected.extend((1..=count).map(|seq| (keys::record(3, seq).to_vec(), seq.to_be_bytes().to_vec())));
         assert_eq!(all(&shard), expected);
         assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"1".as_slice()));
         let other = store.shard(1).expect("shard");

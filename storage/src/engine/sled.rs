@@ -130,8 +130,8 @@ impl DirectoryShard {
         let mut batch = ::sled::Batch::default();
         for (key, value) in changes {
             match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+                Some(value) => batch.insert(&*key, &*value),
+                None => batch.remove(&*key),
             }
         }
         batch.insert(keys::APPLIED, applied);

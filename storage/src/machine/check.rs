@@ -4,14 +4,14 @@
 use std::fmt::Display;
 
 use carillon_proto::{
-    DeviceId, ShardId, ShardKind, ShardMap, TimelineId, UserId,
+    DeviceId, ShardId, ShardKind, ShardMap, UserId,
     address::check_reachable,
     credentials,
     limits::{MAX_FRAME_BYTES, MOVED_CURSORS},
     pb::store::{
         Account, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
         TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason,
-        timeline_command::Op as TimelineOp,
+        timeline_command::Op as TimelineOp, timeline_key::Kind,
     },
 };
 
@@ -152,7 +152,7 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             }
             // Empty for the copy in the sender's own inbox.
             if !op.sender.is_empty() {
-                parse_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
+                check_any_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
             }
             match op.envelope.len() {
                 1..=MAX_ENVELOPE_BYTES => Ok(()),
@@ -160,8 +160,10 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             }
         }
         TimelineOp::SetCursor(op) => match check_timeline_key(shard, map, op.timeline.as_ref())? {
-            TimelineId::Inbox(_) => check_device(&op.device),
-            TimelineId::Group(_) => Err(invalid("a cursor in a group stands in the shard of its user's inbox")),
+            Kind::Inbox => check_device(&op.device),
+            Kind::Group | Kind::Unspecified => {
+                Err(invalid("a cursor in a group stands in the shard of its user's inbox"))
+            }
         },
         TimelineOp::MoveCursors(op) => check_moves(shard, map, op),
         TimelineOp::Trim(op) => {
@@ -186,7 +188,7 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         }
         // Any user: the sender may write to any shard.
         TimelineOp::EndSender(op) => {
-            parse_user(&op.sender)?;
+            check_any_user(&op.sender)?;
             if op.generation == 0 { Err(invalid("a sender ends for generation 0")) } else { Ok(()) }
         }
         TimelineOp::CollectGarbage(op) => match op.limit {
@@ -197,50 +199,48 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
     }
 }
 
-fn check_timeline_key(shard: ShardId, map: ShardMap, key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
-    let timeline = parse_timeline(key)?;
-    check_shard(shard, map.timeline_of(&timeline), &timeline)?;
-    Ok(timeline)
+/// Returns the timeline's kind.
+fn check_timeline_key(shard: ShardId, map: ShardMap, key: Option<&TimelineKey>) -> Result<Kind, Rejected> {
+    let (kind, owner) = check_any_timeline(key)?;
+    check_shard(shard, map.timeline_of_owner(owner), &owner)?;
+    Ok(kind)
 }
 
-/// A timeline of any shard.
-fn parse_timeline(key: Option<&TimelineKey>) -> Result<TimelineId, Rejected> {
+/// A timeline of any shard. Returns its kind and owner.
+fn check_any_timeline(key: Option<&TimelineKey>) -> Result<(Kind, &str), Rejected> {
     let key = key.ok_or_else(|| invalid("timeline is missing"))?;
-    let timeline = TimelineId::from_key(key).map_err(invalid)?.ok_or_else(|| invalid("timeline has no kind"))?;
-    check_normalised("owner", &key.owner, timeline.owner())?;
-    Ok(timeline)
+    let owner = key.check().map_err(invalid)?.ok_or_else(|| invalid("timeline has no kind"))?;
+    Ok((key.kind(), owner))
 }
 
 fn check_moves(shard: ShardId, map: ShardMap, op: &MoveCursors) -> Result<(), Rejected> {
     let inbox = check_timeline_key(shard, map, op.timeline.as_ref())?;
-    if !matches!(inbox, TimelineId::Inbox(_)) {
+    if inbox != Kind::Inbox {
         return Err(invalid("cursors stand in the shard of their user's inbox, and not in that of a group"));
     }
     check_device(&op.device)?;
     if !(1..=MOVED_CURSORS).contains(&op.moved.len()) {
         return Err(invalid(format!("moves of {} cursors, not 1 to {MOVED_CURSORS}", op.moved.len())));
     }
-    op.moved.iter().try_for_each(|moved| match parse_timeline(moved.timeline.as_ref())? {
+    op.moved.iter().try_for_each(|moved| match check_any_timeline(moved.timeline.as_ref())? {
         _ if moved.epoch == 0 => Err(invalid("cursor of epoch 0")),
-        TimelineId::Inbox(_) if op.timeline != moved.timeline => Err(invalid("cursor in somebody else's inbox")),
-        TimelineId::Inbox(_) | TimelineId::Group(_) => Ok(()),
+        (Kind::Inbox, _) if op.timeline != moved.timeline => Err(invalid("cursor in somebody else's inbox")),
+        _ => Ok(()),
     })
 }
 
 fn check_user(shard: ShardId, map: ShardMap, user: &str) -> Result<(), Rejected> {
-    let user = parse_user(user)?;
+    let user = UserId::new(user).map_err(invalid)?;
     check_shard(shard, map.directory_of(&user), &user)
 }
 
-fn parse_user(given: &str) -> Result<UserId, Rejected> {
-    let user = UserId::new(given).map_err(invalid)?;
-    check_normalised("user", given, user.as_str())?;
-    Ok(user)
+/// A user of any shard.
+fn check_any_user(given: &str) -> Result<(), Rejected> {
+    UserId::check(given).map_err(invalid)
 }
 
 fn check_device(given: &str) -> Result<(), Rejected> {
-    let device = DeviceId::new(given).map_err(invalid)?;
-    check_normalised("device", given, device.as_str())
+    DeviceId::check(given).map_err(invalid)
 }
 
 fn check_token_id(id: &str) -> Result<(), Rejected> {
@@ -248,10 +248,6 @@ fn check_token_id(id: &str) -> Result<(), Rejected> {
         0..=MAX_TOKEN_ID_BYTES => Ok(()),
         bytes => Err(invalid(format!("id of a token has {bytes} bytes, not up to {MAX_TOKEN_ID_BYTES}"))),
     }
-}
-
-fn check_normalised(what: &str, given: &str, right: &str) -> Result<(), Rejected> {
-    if given == right { Ok(()) } else { Err(invalid(format!("{what} {given:?} is not normalised: {right:?}"))) }
 }
 
 fn check_shard(shard: ShardId, right: ShardId, what: &dyn Display) -> Result<(), Rejected> {

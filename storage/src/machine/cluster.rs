@@ -140,7 +140,7 @@ impl ClusterRows {
             let why = format!("storage node {} reads levels up to {}, not {level}", behind.node, behind.level);
             return Err(NoChange::Refused(why));
         }
-        changes.put(keys::CLUSTER_LEVEL.to_vec(), keys::level_value(level));
+        changes.put(keys::CLUSTER_LEVEL, keys::level_value(level));
         self.level = level;
         Ok(true)
     }

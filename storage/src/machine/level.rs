@@ -80,7 +80,7 @@ impl Reading {
             return Ok(false);
         }
         self.level = level;
-        changes.put(keys::LEVEL.to_vec(), keys::level_value(level));
+        changes.put(keys::LEVEL, keys::level_value(level));
         Ok(true)
     }
 }

@@ -176,7 +176,7 @@ impl Registry {
 
     fn save(&self, changes: &mut Changes) {
         let value = keys::numbers_value([self.clock_ms, self.version, self.ring_version]);
-        changes.put(keys::REGISTRY.to_vec(), value);
+        changes.put(keys::REGISTRY, value);
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn due(
         return Ok((trims, Vec::new()));
     }
     let clock_ms = clock(view)?;
-    let begin = if after.is_empty() { keys::timelines() } else { [after, &[0]].concat() };
+    let begin = if after.is_empty() { keys::timelines() } else { keys::after(after) };
     let mut looked_at = 0;
     for record in view.range(begin..=keys::after_timelines()) {
         let (key, value) = record?;
@@ -90,7 +90,7 @@ pub(crate) fn gone(
         return Ok((gone, Vec::new()));
     }
     let clock_ms = clock(view)?;
-    let begin = if after.is_empty() { keys::cursors() } else { [after, &[0]].concat() };
+    let begin = if after.is_empty() { keys::cursors() } else { keys::after(after) };
     let in_inboxes = Some(begin.clone()..=keys::after_cursors()).filter(|range| !range.is_empty());
     let in_groups = begin.max(keys::group_cursors())..=keys::after_group_cursors();
     let rows = in_inboxes.into_iter().chain([in_groups]).flat_map(|range| view.range(range));
@@ -112,7 +112,7 @@ fn gone_at(
     clock_ms: u64,
     retention: &Retention,
 ) -> io::Result<Option<Seen>> {
-    if key < keys::group_cursors().as_slice() {
+    if key < &*keys::group_cursors() {
         let (number, device) = keys::cursor_of(key)?;
         let cursor = Cursor::decode(value)?;
         let is_gone = is_gone(view, number, cursor, clock_ms, retention)?;

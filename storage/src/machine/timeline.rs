@@ -18,7 +18,7 @@ use carillon_proto::{
 
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
-    keys::{self, Stored},
+    keys::{self, RowBytes, Stored},
     level::{Reading, ShardLevel},
     recent::RecentMap,
     senders::EndedSenders,
@@ -51,7 +51,7 @@ pub(crate) struct TimelineState {
 pub(crate) struct TimelineMachine {
     shard: TimelineShard,
     /// By the key of the timeline. States that are not here are read from the engine.
-    states: RecentMap<Vec<u8>, CachedTimeline>,
+    states: RecentMap<RowBytes, CachedTimeline>,
     /// The shard's clock, see `AdvanceClock`; `None`: not read from the engine yet.
     clock_ms: Option<u64>,
     /// `None`: not read from the engine yet.
@@ -168,7 +168,7 @@ impl TimelineState {
         Ok(Self { number, epoch, first, last, incarnation })
     }
 
-    fn to_value(self) -> Vec<u8> {
+    fn to_value(self) -> RowBytes {
         keys::timeline_value([self.number, self.epoch, self.first, self.last], self.incarnation)
     }
 }
@@ -193,9 +193,9 @@ impl CachedTimeline {
 /// The result of the entries of one batch.
 struct Batch<'a> {
     shard: &'a TimelineShard,
-    states: &'a mut RecentMap<Vec<u8>, CachedTimeline>,
+    states: &'a mut RecentMap<RowBytes, CachedTimeline>,
     /// Timelines touched by this batch; `None` if the timeline does not exist.
-    touched: KeyedMap<Vec<u8>, Option<CachedTimeline>>,
+    touched: KeyedMap<RowBytes, Option<CachedTimeline>>,
     clock_ms: u64,
     senders: EndedSenders,
     reading: Reading,
@@ -310,7 +310,7 @@ impl Batch<'_> {
 
     fn advance_clock(&mut self, op: &AdvanceClock) -> Outcome {
         self.clock_ms = self.clock_ms.saturating_add(op.elapsed_ms.into());
-        self.changes.put(keys::CLOCK.to_vec(), keys::number_value(self.clock_ms));
+        self.changes.put(keys::CLOCK, keys::number_value(self.clock_ms));
         self.senders.forget_old(self.clock_ms, &mut self.changes);
         done()
     }
@@ -370,7 +370,7 @@ impl Batch<'_> {
     /// The remains belong to no timeline any more.
     fn end(&mut self, before: Option<CachedTimeline>) {
         if let Some(number) = before.map(|before| before.state.number).filter(|number| *number != 0) {
-            self.changes.put(keys::garbage(number), Vec::new());
+            self.changes.put(keys::garbage(number), RowBytes::default());
         }
     }
 
@@ -384,13 +384,13 @@ impl Batch<'_> {
         for prefix in keys::all_of(op.number) {
             // Some may have been written in this batch: other replicas may batch the entries differently.
             let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
-            let mut found: Vec<Vec<u8>> = pending.map(|(key, _)| key.to_vec()).collect();
+            let mut found: Vec<RowBytes> = pending.map(|(key, _)| key.into()).collect();
             let mut stored = 0;
-            let end = [&*prefix, &[0xff; 17]].concat();
+            let end = [&*prefix, &[0xff; 17]].concat().into();
             for record in self.shard.view().range(prefix..=end) {
                 let (key, _) = record?;
                 if self.changes.get(&key).is_none() {
-                    found.push(key.to_vec());
+                    found.push(RowBytes::new(&key));
                     stored += 1;
                 }
                 if stored == limit {
@@ -416,13 +416,13 @@ impl Batch<'_> {
             Some(held) => Some(held),
             None => TimelineState::load(&self.shard.view(), key)?.map(CachedTimeline::new),
         };
-        self.touched.insert(key.to_vec(), held);
+        self.touched.insert(key.into(), held);
         Ok(held)
     }
 
-    fn create(&mut self, key: Vec<u8>, epoch: u64, incarnation: u64) -> io::Result<TimelineState> {
+    fn create(&mut self, key: RowBytes, epoch: u64, incarnation: u64) -> io::Result<TimelineState> {
         let number = self.get(keys::NEXT_NUMBER, keys::number_of)?.unwrap_or(1);
-        self.changes.put(keys::NEXT_NUMBER.to_vec(), keys::number_value(number + 1));
+        self.changes.put(keys::NEXT_NUMBER, keys::number_value(number + 1));
         let state = TimelineState { number, epoch, first: 1, last: 0, incarnation };
         self.changes.put(key, state.to_value());
         Ok(state)
@@ -436,7 +436,7 @@ impl Batch<'_> {
     }
 }
 
-fn timeline_key(timeline: Option<&TimelineKey>) -> io::Result<Vec<u8>> {
+fn timeline_key(timeline: Option<&TimelineKey>) -> io::Result<RowBytes> {
     match timeline {
         Some(timeline) if timeline.kind() != Kind::Unspecified => Ok(keys::timeline(timeline)),
         Some(_) | None => Err(broken("timeline of a command")),

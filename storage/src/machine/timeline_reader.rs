@@ -95,8 +95,7 @@ impl TimelineReader {
         let view = self.shard.view();
         let Some(state) = load(&view, inbox.timeline.as_ref(), inbox.incarnation)? else { return Ok(Vec::new()) };
         let (begin, end) = keys::group_cursors_of(state.number, &inbox.device).into_inner();
-        let begin =
-            after.map_or(begin, |after| [keys::group_cursor(state.number, &inbox.device, after), vec![0]].concat());
+        let begin = after.map_or(begin, |after| keys::after(&keys::group_cursor(state.number, &inbox.device, after)));
         let mut found = Vec::new();
         for row in view.range(begin..=end).take(limit) {
             let (key, value) = row?;
@@ -119,7 +118,7 @@ impl TimelineReader {
     /// Up to `limit` timelines of the shard after this one, each with its epoch.
     pub(crate) fn epochs(&self, after: Option<&TimelineKey>, limit: usize) -> io::Result<Vec<(TimelineKey, u64)>> {
         let view = self.shard.view();
-        let begin = after.map_or_else(keys::timelines, |after| [keys::timeline(after), vec![0]].concat());
+        let begin = after.map_or_else(keys::timelines, |after| keys::after(&keys::timeline(after)));
         let rows = view.range(begin..=keys::after_timelines()).take(limit);
         rows.map(|row| {
             let (key, value) = row?;

@@ -23,9 +23,9 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     limits::{ENTRY_BYTES, ENTRY_COMMANDS},
-    pb::store::{CommandBatch, LaneClosed, store_error::Why},
+    pb::store::{LaneClosed, store_error::Why},
 };
-use prost::Message as _;
+use prost::encoding;
 use tokio::{sync::mpsc, time::sleep};
 
 use self::flight::{Flight, Next};
@@ -199,7 +199,12 @@ fn next_entry(waiting: &mut VecDeque<Write>) -> Vec<Write> {
 }
 
 fn encode(writes: &[Write]) -> Bytes {
-    CommandBatch { commands: writes.iter().map(|write| write.command.clone()).collect() }.encode_to_vec().into()
+    // A `CommandBatch`, without one that holds the commands.
+    const COMMANDS: u32 = 1;
+    let bytes = writes.iter().map(|write| encoding::bytes::encoded_len(COMMANDS, &write.command)).sum();
+    let mut encoded = Vec::with_capacity(bytes);
+    writes.iter().for_each(|write| encoding::bytes::encode(COMMANDS, &write.command, &mut encoded));
+    encoded.into()
 }
 
 fn refuse(writes: impl IntoIterator<Item = Write>, error: &ProposeError) {
@@ -211,6 +216,9 @@ fn refuse(writes: impl IntoIterator<Item = Write>, error: &ProposeError) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+
+    use carillon_proto::pb::store::CommandBatch;
+    use prost::Message as _;
 
     use super::*;
     use crate::{
@@ -247,6 +255,13 @@ mod tests {
         assert!(full(&[10; ENTRY_COMMANDS]));
         assert!(!full(&[ENTRY_BYTES - 1]));
         assert!(full(&[ENTRY_BYTES / 2; 2]));
+    }
+
+    #[test]
+    fn an_entry_is_an_encoded_batch() {
+        let writes: Vec<_> = [0, 1, 200].map(|bytes| write(bytes, None).0).into();
+        let batch = CommandBatch::decode(encode(&writes)).expect("decodes");
+        assert_eq!(batch.commands, writes.iter().map(|write| write.command.clone()).collect::<Vec<_>>());
     }
 
     #[test]

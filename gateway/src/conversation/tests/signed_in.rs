@@ -7,8 +7,8 @@ fn a_send_is_passed_on_with_the_sessions_sender_and_accepted() {
     let mut play = Play::live(3);
     play.says(send("m1", "hi"));
     let Op::Send(sent) = play.op() else { panic!("no Send") };
-    assert_eq!((sent.sender.as_str(), sent.sender_device.as_str(), sent.connection), ("alice", "phone", 42));
-    assert_eq!(sent.to, Some(Recipient { to: Some(To::User("bob".to_owned())) }));
+    assert_eq!((&sent.sender[..], &sent.sender_device[..], sent.connection), (&b"alice"[..], &b"phone"[..], 42));
+    assert_eq!(sent.to, Some(link::SendTo { to: Some(link::send_to::To::User("bob".into())) }));
     assert!(Content::decode(sent.content.clone()).is_ok());
     play.hears_answer(Ok(accepted(4)));
     let server_frame::Body::Accepted(accepted) = play.wrote() else { panic!("not accepted") };

@@ -8,8 +8,8 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    client::{Code, recipient},
-    link::{Announce, Forget, OpenSession, Refusal, RouterRequest, router_request::Op},
+    client::Code,
+    link::{Announce, Forget, OpenSession, Refusal, RouterRequest, router_request::Op, send_to},
 };
 
 use super::{Dispatch, Effect, Eras, PUMP, Word};
@@ -190,7 +190,8 @@ fn key_of(op: &Op) -> &str {
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
-            Some(recipient::To::User(id) | recipient::To::Group(id)) => id,
+            // The conversation has checked it.
+            Some(send_to::To::User(id) | send_to::To::Group(id)) => std::str::from_utf8(id).unwrap_or_default(),
             None => "",
         },
     }

@@ -3,8 +3,8 @@
 pub(super) use bytes::Bytes;
 pub(super) use carillon_proto::Level;
 pub(super) use carillon_proto::pb::{
-    client::{self, Recipient, recipient::To},
-    link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, router_request::Op},
+    client,
+    link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, SendTo, router_request::Op, send_to},
     store::{Appended, Done, Head, SessionPut, User, timeline_command},
 };
 pub(super) use prost::Message as _;
@@ -91,12 +91,10 @@ impl Play {
         match effect {
             Effect::Store { token, op, .. } => match op {
                 store_request::Op::ReadUser(read) => Did::ReadUser(token, read.user),
-                store_request::Op::ReadHead(read) => {
-                    Did::ReadHead(token, read.timeline.expect("set").owner, read.device)
-                }
+                store_request::Op::ReadHead(read) => Did::ReadHead(token, owner(read.timeline), read.device),
                 store_request::Op::ReadHeads(read) => {
-                    let owner = |read: store::ReadHead| read.timeline.expect("set").owner;
-                    Did::ReadHeads(token, read.reads.into_iter().map(owner).collect())
+                    let of = |read: store::ReadHead| owner(read.timeline);
+                    Did::ReadHeads(token, read.reads.into_iter().map(of).collect())
                 }
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 other @ (store_request::Op::ListAccounts(_) | store_request::Op::ListSessions(_)) => {
@@ -111,7 +109,7 @@ impl Play {
                 store_request::Op::Timeline(command) => match command.op.expect("set") {
                     timeline_command::Op::Append(append) => {
                         assert!((1..=i64::MAX as u64).contains(&append.new_epoch), "{}", append.new_epoch);
-                        let owner = append.timeline.expect("set").owner;
+                        let owner = owner(append.timeline);
                         if append.only_repeat {
                             return Did::LookFor(token, owner);
                         }
@@ -120,12 +118,9 @@ impl Play {
                         Did::Append(token, owner, append.envelope)
                     }
                     timeline_command::Op::MoveCursors(moves) => {
-                        let owner = moves.timeline.expect("set").owner;
-                        let to = |moved: store::move_cursors::Moved| {
-                            (moved.timeline.expect("set").owner, moved.epoch, moved.seq)
-                        };
+                        let to = |moved: store::move_cursors::Moved| (owner(moved.timeline), moved.epoch, moved.seq);
                         let moved = moves.moved.into_iter().map(to).collect();
-                        Did::MoveCursors(token, owner, moves.device, moves.incarnation, moved)
+                        Did::MoveCursors(token, owner(moves.timeline), moves.device, moves.incarnation, moved)
                     }
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
                     timeline_command::Op::RenewEpoch(renew) => {
@@ -238,11 +233,11 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
     Op::Send(Send {
         incarnation: 0,
         generation: 3,
-        after: String::new(),
+        after: Bytes::new(),
         sender: "alice".into(),
         sender_device: "phone".into(),
-        to: Some(Recipient { to: Some(To::User(to.into())) }),
-        client_id: client_id.into(),
+        to: Some(SendTo { to: Some(send_to::To::User(to.to_owned().into())) }),
+        client_id: client_id.to_owned().into(),
         content: Bytes::from_static(b"content"),
         connection: 1,
         time_ms: 0,
@@ -269,4 +264,8 @@ pub(super) fn found_as(incarnation: u64, account: Account, sessions: &[Session])
 pub(super) fn gone(play: &mut Play, token: u64) -> Vec<Did> {
     let gone = StoreFailure::Gone { detail: "the inbox of this user has ended".into() };
     play.fails(token, gone)
+}
+
+fn owner(timeline: Option<store::TimelineKey>) -> String {
+    timeline.expect("set").owner_str().expect("UTF-8").to_owned()
 }

@@ -15,7 +15,7 @@ fn alices(kind: ShardKind) -> ShardId {
 }
 
 fn key(kind: Kind, owner: &str) -> Option<TimelineKey> {
-    Some(TimelineKey { kind: kind.into(), owner: owner.into() })
+    Some(TimelineKey { kind: kind.into(), owner: owner.to_owned().into() })
 }
 
 fn timeline(op: TimelineOp) -> Result<(), (Reason, String)> {

@@ -4,34 +4,34 @@ use std::io;
 
 use carillon_proto::ShardId;
 
-use super::{ACCOUNT, ENDING, LEASE, PLACEMENT, SESSION, STORAGE_NODE, broken, key, number_of};
+use super::{ACCOUNT, ENDING, LEASE, PLACEMENT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of};
 
-pub(crate) fn account(user: &str) -> Vec<u8> {
+pub(crate) fn account(user: &str) -> RowBytes {
     key(ACCOUNT, &[user.as_bytes()])
 }
 
 /// Neither user nor device contains 0x00: both refuse control characters.
-pub(crate) fn session(user: &str, device: &str) -> Vec<u8> {
+pub(crate) fn session(user: &str, device: &str) -> RowBytes {
     key(SESSION, &[user.as_bytes(), &[0], device.as_bytes()])
 }
 
 /// The prefix of all accounts.
-pub(crate) fn accounts() -> Vec<u8> {
-    vec![ACCOUNT]
+pub(crate) fn accounts() -> RowBytes {
+    key(ACCOUNT, &[])
 }
 
 /// The prefix of all sessions.
-pub(crate) fn all_sessions() -> Vec<u8> {
-    vec![SESSION]
+pub(crate) fn all_sessions() -> RowBytes {
+    key(SESSION, &[])
 }
 
-pub(crate) fn ending(user: &str) -> Vec<u8> {
+pub(crate) fn ending(user: &str) -> RowBytes {
     key(ENDING, &[user.as_bytes()])
 }
 
 /// The prefix of deleted users whose inbox has not ended yet.
-pub(crate) fn endings() -> Vec<u8> {
-    vec![ENDING]
+pub(crate) fn endings() -> RowBytes {
+    key(ENDING, &[])
 }
 
 /// The user in a key of `ACCOUNT` or `ENDING`.
@@ -41,17 +41,17 @@ pub(crate) fn user_of(key: &[u8]) -> io::Result<String> {
 }
 
 /// The prefix of all sessions of the user.
-pub(crate) fn sessions(user: &str) -> Vec<u8> {
+pub(crate) fn sessions(user: &str) -> RowBytes {
     session(user, "")
 }
 
-pub(crate) fn lease(lease: u64) -> Vec<u8> {
+pub(crate) fn lease(lease: u64) -> RowBytes {
     key(LEASE, &[&lease.to_be_bytes()])
 }
 
 /// The prefix of all leases.
-pub(crate) fn leases() -> Vec<u8> {
-    vec![LEASE]
+pub(crate) fn leases() -> RowBytes {
+    key(LEASE, &[])
 }
 
 pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
@@ -59,13 +59,13 @@ pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
     number.try_into().map(u64::from_be_bytes).map_err(|_| broken("key of a lease"))
 }
 
-pub(crate) fn storage_node(node: u64) -> Vec<u8> {
+pub(crate) fn storage_node(node: u64) -> RowBytes {
     key(STORAGE_NODE, &[&node.to_be_bytes()])
 }
 
 /// The prefix of all storage nodes.
-pub(crate) fn storage_nodes() -> Vec<u8> {
-    vec![STORAGE_NODE]
+pub(crate) fn storage_nodes() -> RowBytes {
+    key(STORAGE_NODE, &[])
 }
 
 pub(crate) fn storage_node_of(key: &[u8]) -> io::Result<u64> {
@@ -73,13 +73,13 @@ pub(crate) fn storage_node_of(key: &[u8]) -> io::Result<u64> {
     number_of(node)
 }
 
-pub(crate) fn placement(shard: ShardId) -> Vec<u8> {
+pub(crate) fn placement(shard: ShardId) -> RowBytes {
     key(PLACEMENT, &[&shard.group().to_be_bytes()])
 }
 
 /// The prefix of all placements.
-pub(crate) fn placements() -> Vec<u8> {
-    vec![PLACEMENT]
+pub(crate) fn placements() -> RowBytes {
+    key(PLACEMENT, &[])
 }
 
 pub(crate) fn placement_of(key: &[u8]) -> io::Result<ShardId> {

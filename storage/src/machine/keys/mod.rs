@@ -56,6 +56,7 @@ mod timeline;
 
 use std::io;
 
+use byteview::ByteView;
 use carillon_proto::Level;
 
 pub(crate) use self::{directory::*, timeline::*};
@@ -87,27 +88,41 @@ const GROUP_CURSOR: u8 = 0x19;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
+/// A key or a value of an engine, as the timeline engine holds it. Up to 20 bytes are in place: most keys, and values that
+/// are numbers.
+pub(crate) type RowBytes = ByteView;
+
 /// The value of `LEVEL` and `CLUSTER_LEVEL`.
-pub(crate) fn level_value(level: Level) -> Vec<u8> {
-    level.0.to_be_bytes().to_vec()
+pub(crate) fn level_value(level: Level) -> RowBytes {
+    level.0.to_be_bytes().into()
 }
 
 pub(crate) fn level_of(value: &[u8]) -> io::Result<Level> {
     value.try_into().map(u32::from_be_bytes).map(Level).map_err(|_| broken("level"))
 }
 
-fn key(first: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
-    key.push(first);
-    for part in parts {
-        key.extend_from_slice(part);
+fn key(first: u8, parts: &[&[u8]]) -> RowBytes {
+    let mut key = RowBytes::with_size(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    // Nobody else has it yet.
+    if let Some(mut bytes) = key.get_mut() {
+        bytes[0] = first;
+        let mut end = 1;
+        for part in parts {
+            bytes[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        }
     }
     key
 }
 
+/// The first key after this one.
+pub(crate) fn after(key: &[u8]) -> RowBytes {
+    RowBytes::fused(key, &[0])
+}
+
 /// The value of `DUPLICATE`, `NEXT_NUMBER`, `CLOCK` and `ENDING`.
-pub(crate) fn number_value(number: u64) -> Vec<u8> {
-    number.to_be_bytes().to_vec()
+pub(crate) fn number_value(number: u64) -> RowBytes {
+    number.to_be_bytes().into()
 }
 
 pub(crate) fn number_of(value: &[u8]) -> io::Result<u64> {
@@ -115,8 +130,8 @@ pub(crate) fn number_of(value: &[u8]) -> io::Result<u64> {
 }
 
 /// The value of `REGISTRY`, and part of the value of `TIMELINE`.
-pub(crate) fn numbers_value<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+pub(crate) fn numbers_value<const N: usize>(numbers: [u64; N]) -> RowBytes {
+    numbers.map(u64::to_be_bytes).as_flattened().into()
 }
 
 pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
@@ -144,7 +159,7 @@ mod tests {
             kind in 1..=2u8, sixteen in any::<[u8; 16]>(),
             text in "[a-z0-9é.]{1,128}(@[a-z0-9.-]{1,253})?", bytes in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            let key = TimelineKey { kind: i32::from(kind), owner: text.clone() };
+            let key = TimelineKey { kind: i32::from(kind), owner: text.clone().into() };
             prop_assert_eq!(timeline_of(&timeline(&key)).expect("decodes"), key);
             prop_assert_eq!(seq_of(&record(a, b)).expect("decodes"), b);
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
@@ -161,7 +176,7 @@ mod tests {
             prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
             prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b)).expect("decodes"), ([a, b, c, a], b));
-            let owner = text.clone();
+            let owner = text.clone().into();
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
@@ -181,7 +196,7 @@ mod tests {
             let phone = cursor(a, "phone");
             prop_assert_eq!(cursor_of(&phone).expect("decodes"), (a, "phone"));
             prop_assert!((cursors()..=after_cursors()).contains(&phone));
-            prop_assert!(!(cursors()..=after_cursors()).contains(&NEXT_NUMBER.to_vec()));
+            prop_assert!(!(cursors()..=after_cursors()).contains(&RowBytes::from(NEXT_NUMBER)));
         }
 
         #[test]
@@ -203,7 +218,7 @@ mod tests {
             for outdated_key in [record_1, duplicate_1] {
                 prop_assert!(outdated().contains(&outdated_key));
             }
-            for key in [record(number, seq), duplicate(number, &[7; 16]), cursor(number, "d"), NEXT_NUMBER.to_vec()] {
+            for key in [record(number, seq), duplicate(number, &[7; 16]), cursor(number, "d"), NEXT_NUMBER.into()] {
                 prop_assert_eq!(upgraded(&key), None);
                 prop_assert!(!outdated().contains(&key));
             }
@@ -213,7 +228,7 @@ mod tests {
         fn the_sessions_of_a_user_are_those_with_its_prefix(
             a in "[a-c]{1,3}(@[a-c]{1,2})?", b in "[a-c]{1,3}(@[a-c]{1,2})?", device in "[a-c/]{1,3}",
         ) {
-            prop_assert_eq!(session(&a, &device).starts_with(&sessions(&b)), a == b);
+            prop_assert_eq!(session(&a, &device).starts_with(sessions(&b)), a == b);
         }
 
         #[test]
@@ -254,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_later_layout_is_not_taken_for_one_of_this() {
-        let mut record = Stored { clock_ms: 1, duplicate: [7; 16], envelope: b"e" }.encode();
+        let mut record = Stored { clock_ms: 1, duplicate: [7; 16], envelope: b"e" }.encode().to_vec();
         assert!(Stored::decode(&record).is_ok());
         record[0] = 1;
         assert!(Stored::decode(&record).is_err());
@@ -263,26 +278,26 @@ mod tests {
     #[test]
     fn layouts_never_change() {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "al".into() };
-        assert_eq!(timeline(&inbox), [0x10, 1, b'a', b'l']);
-        assert_eq!(record(1, 2), [0x20, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        assert_eq!(record(0x100, 2), [0x21, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(*timeline(&inbox), [0x10, 1, b'a', b'l']);
+        assert_eq!(*record(1, 2), [0x20, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(*record(0x100, 2), [0x21, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
         assert_eq!(record(u64::MAX, 2)[..9], [0x27, 255, 255, 255, 255, 255, 255, 255, 255]);
         assert_eq!(duplicate(1, &[7; 16])[..3], [0x28, 1, 7]);
         assert_eq!(duplicate(0xff_ffff, &[7; 16]).len(), 20);
-        assert_eq!(cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
+        assert_eq!(*cursor(1, "d"), [0x13, 0, 0, 0, 0, 0, 0, 0, 1, b'd']);
         let group = TimelineKey { kind: Kind::Group.into(), owner: "g".into() };
-        assert_eq!(group_cursor(1, "d", &group), [0x19, 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 2, b'g']);
+        assert_eq!(*group_cursor(1, "d", &group), [0x19, 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 2, b'g']);
         assert_eq!(GroupCursor { epoch: 1, seq: 2, moved_ms: 3 }.encode(), numbers_value([1, 2, 3]));
         // As format 2 had it, and what came after.
         assert_eq!(timeline_value([1, 2, 3, 4], 0), numbers_value([1, 2, 3, 4]));
         assert_eq!(timeline_value([1, 2, 3, 4], 5), numbers_value([1, 2, 3, 4, 5]));
-        assert_eq!(garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(ending("al"), [5, b'a', b'l']);
-        assert_eq!(account("al"), [1, b'a', b'l']);
-        assert_eq!(session("al", "d"), [2, b'a', b'l', 0, b'd']);
-        assert_eq!(lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(storage_node(1), [7, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(placement(ShardId::REGISTRY), [8, 0, 0, 0, 1, 0, 0, 0, 0]);
-        assert_eq!(level_value(Level(1)), [0, 0, 0, 1]);
+        assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(*ending("al"), [5, b'a', b'l']);
+        assert_eq!(*account("al"), [1, b'a', b'l']);
+        assert_eq!(*session("al", "d"), [2, b'a', b'l', 0, b'd']);
+        assert_eq!(*lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(*storage_node(1), [7, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(*placement(ShardId::REGISTRY), [8, 0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(*level_value(Level(1)), [0, 0, 0, 1]);
     }
 }

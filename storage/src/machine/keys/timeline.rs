@@ -6,26 +6,26 @@ use bytes::Bytes;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, GROUP_CURSOR, RECORD, RECORD_1, TIMELINE, broken, key,
-    number_of, numbers_of, numbers_value,
+    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, GROUP_CURSOR, RECORD, RECORD_1, RowBytes, TIMELINE, broken,
+    key, number_of, numbers_of, numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
 /// years.
 const SINCE_1970_MS: u64 = 1 << 40;
 
-pub(crate) fn timeline(timeline: &TimelineKey) -> Vec<u8> {
-    key(TIMELINE, &[&[kind_byte(timeline.kind())], timeline.owner.as_bytes()])
+pub(crate) fn timeline(timeline: &TimelineKey) -> RowBytes {
+    key(TIMELINE, &[&[kind_byte(timeline.kind())], &timeline.owner])
 }
 
 /// The prefix of all timelines.
-pub(crate) fn timelines() -> Vec<u8> {
-    vec![TIMELINE]
+pub(crate) fn timelines() -> RowBytes {
+    key(TIMELINE, &[])
 }
 
 /// The first key after all timelines.
-pub(crate) fn after_timelines() -> Vec<u8> {
-    vec![TIMELINE + 1]
+pub(crate) fn after_timelines() -> RowBytes {
+    key(TIMELINE + 1, &[])
 }
 
 pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
@@ -41,8 +41,8 @@ fn named(name: &[u8]) -> io::Result<TimelineKey> {
         2 => Kind::Group,
         _ => return Err(broken("kind in the key of a timeline")),
     };
-    let owner = String::from_utf8(owner.to_vec()).map_err(|_| broken("owner in the key of a timeline"))?;
-    Ok(TimelineKey { kind: kind.into(), owner })
+    str::from_utf8(owner).map_err(|_| broken("owner in the key of a timeline"))?;
+    Ok(TimelineKey { kind: kind.into(), owner: Bytes::copy_from_slice(owner) })
 }
 
 fn kind_byte(kind: Kind) -> u8 {
@@ -53,7 +53,7 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
-pub(crate) fn record(number: u64, seq: u64) -> Vec<u8> {
+pub(crate) fn record(number: u64, seq: u64) -> RowBytes {
     numbered(RECORD, number, &seq.to_be_bytes())
 }
 
@@ -66,12 +66,12 @@ pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
     }
 }
 
-pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> Vec<u8> {
+pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> RowBytes {
     numbered(DUPLICATE, number, duplicate)
 }
 
 /// The key in format 2 for a key of format 1; `None` if it is the same in both.
-pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn upgraded(key: &[u8]) -> Option<RowBytes> {
     let [first @ (RECORD_1 | DUPLICATE_1), rest @ ..] = key else { return None };
     let (number, rest) = rest.split_first_chunk()?;
     let now = if *first == RECORD_1 { RECORD } else { DUPLICATE };
@@ -79,24 +79,24 @@ pub(crate) fn upgraded(key: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The range of all keys of format 1 that are no longer written.
-pub(crate) fn outdated() -> std::ops::RangeInclusive<Vec<u8>> {
-    vec![RECORD_1]..=vec![DUPLICATE_1 + 1]
+pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
+    key(RECORD_1, &[])..=key(DUPLICATE_1 + 1, &[])
 }
 
 /// The prefixes of all records, duplicate keys and cursors of a timeline, and for an inbox of its devices' cursors in
 /// groups.
-pub(crate) fn all_of(number: u64) -> [Vec<u8>; 4] {
+pub(crate) fn all_of(number: u64) -> [RowBytes; 4] {
     let in_groups = key(GROUP_CURSOR, &[&number.to_be_bytes()]);
     [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, ""), in_groups]
 }
 
-pub(crate) fn ended_sender(user: &[u8]) -> Vec<u8> {
+pub(crate) fn ended_sender(user: &[u8]) -> RowBytes {
     key(ENDED_SENDER, &[user])
 }
 
 /// The range of all ended senders.
-pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<Vec<u8>> {
-    vec![ENDED_SENDER]..=vec![ENDED_SENDER + 1]
+pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<RowBytes> {
+    key(ENDED_SENDER, &[])..=key(ENDED_SENDER + 1, &[])
 }
 
 pub(crate) fn ended_sender_of(key: &[u8]) -> io::Result<&[u8]> {
@@ -104,13 +104,13 @@ pub(crate) fn ended_sender_of(key: &[u8]) -> io::Result<&[u8]> {
     Ok(user)
 }
 
-pub(crate) fn garbage(number: u64) -> Vec<u8> {
+pub(crate) fn garbage(number: u64) -> RowBytes {
     key(GARBAGE, &[&number.to_be_bytes()])
 }
 
 /// The range of all ended timelines.
-pub(crate) fn all_garbage() -> std::ops::RangeInclusive<Vec<u8>> {
-    vec![GARBAGE]..=vec![GARBAGE + 1]
+pub(crate) fn all_garbage() -> std::ops::RangeInclusive<RowBytes> {
+    key(GARBAGE, &[])..=key(GARBAGE + 1, &[])
 }
 
 pub(crate) fn garbage_of(key: &[u8]) -> io::Result<u64> {
@@ -118,23 +118,23 @@ pub(crate) fn garbage_of(key: &[u8]) -> io::Result<u64> {
     number_of(number)
 }
 
-fn numbered(first: u8, number: u64, rest: &[u8]) -> Vec<u8> {
+fn numbered(first: u8, number: u64, rest: &[u8]) -> RowBytes {
     let bytes = number.to_be_bytes();
     let skip = (number.leading_zeros() / 8).min(7) as usize;
     key(first + (7 - skip) as u8, &[&bytes[skip..], rest])
 }
 
-pub(crate) fn cursor(number: u64, device: &str) -> Vec<u8> {
+pub(crate) fn cursor(number: u64, device: &str) -> RowBytes {
     key(CURSOR, &[&number.to_be_bytes(), device.as_bytes()])
 }
 
 /// The prefix of all cursors.
-pub(crate) fn cursors() -> Vec<u8> {
-    vec![CURSOR]
+pub(crate) fn cursors() -> RowBytes {
+    key(CURSOR, &[])
 }
 
 /// Greater than all cursors, and less than the next key, which is one byte.
-pub(crate) fn after_cursors() -> Vec<u8> {
+pub(crate) fn after_cursors() -> RowBytes {
     key(CURSOR, &[&[0xff; 9]])
 }
 
@@ -148,25 +148,25 @@ pub(crate) fn cursor_of(key: &[u8]) -> io::Result<(u64, &str)> {
 
 /// The key of a device's cursor in a group's timeline. `number` is that of the user's inbox. The device contains no
 /// 0x00: it refuses control characters.
-pub(crate) fn group_cursor(number: u64, device: &str, group: &TimelineKey) -> Vec<u8> {
+pub(crate) fn group_cursor(number: u64, device: &str, group: &TimelineKey) -> RowBytes {
     let name = [0, kind_byte(group.kind())];
-    key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &name, group.owner.as_bytes()])
+    key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &name, &group.owner])
 }
 
 /// The range of a device's cursors in groups.
-pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeInclusive<Vec<u8>> {
+pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeInclusive<RowBytes> {
     let bound = |end: u8| key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &[end]]);
     bound(0)..=bound(1)
 }
 
 /// The prefix of all cursors in groups.
-pub(crate) fn group_cursors() -> Vec<u8> {
-    vec![GROUP_CURSOR]
+pub(crate) fn group_cursors() -> RowBytes {
+    key(GROUP_CURSOR, &[])
 }
 
 /// The first key after all cursors in groups.
-pub(crate) fn after_group_cursors() -> Vec<u8> {
-    vec![GROUP_CURSOR + 1]
+pub(crate) fn after_group_cursors() -> RowBytes {
+    key(GROUP_CURSOR + 1, &[])
 }
 
 /// Number, device and group.
@@ -182,12 +182,9 @@ pub(crate) fn group_cursor_of(key: &[u8]) -> io::Result<(u64, &str, TimelineKey)
 }
 
 /// The value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
-pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> Vec<u8> {
-    let mut value = numbers_value(numbers);
-    if incarnation != 0 {
-        value.extend_from_slice(&incarnation.to_be_bytes());
-    }
-    value
+pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> RowBytes {
+    let numbers = numbers_value(numbers);
+    if incarnation == 0 { numbers } else { RowBytes::fused(&numbers, &incarnation.to_be_bytes()) }
 }
 
 pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], u64)> {
@@ -207,7 +204,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> RowBytes {
         numbers_value([self.seq, self.moved_ms])
     }
 
@@ -230,7 +227,7 @@ pub(crate) struct GroupCursor {
 }
 
 impl GroupCursor {
-    pub(crate) fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> RowBytes {
         numbers_value([self.epoch, self.seq, self.moved_ms])
     }
 
@@ -249,8 +246,11 @@ pub(crate) struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        [&self.clock_ms.to_be_bytes(), self.duplicate.as_slice(), self.envelope].concat()
+    pub(crate) fn encode(&self) -> RowBytes {
+        let mut head = [0; 24];
+        head[..8].copy_from_slice(&self.clock_ms.to_be_bytes());
+        head[8..].copy_from_slice(&self.duplicate);
+        RowBytes::fused(&head, self.envelope)
     }
 
     pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {

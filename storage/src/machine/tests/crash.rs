@@ -92,7 +92,7 @@ fn catch_up<M: Message>(machine: &mut impl Machine, to: u64, commands: fn(u64) -
 fn timeline_commands(index: u64) -> Vec<TimelineCommand> {
     let command = |place| {
         let noise = noise(index * 64 + place);
-        let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner: format!("user{}", noise % 50) });
+        let timeline = Some(TimelineKey { kind: Kind::Inbox.into(), owner: format!("user{}", noise % 50).into() });
         let op = if noise.is_multiple_of(11) {
             timeline_command::Op::Trim(Trim { timeline, before_seq: noise % 40, limit: 20, epoch: 0 })
         } else {

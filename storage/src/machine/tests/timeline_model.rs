@@ -3,6 +3,7 @@ mod model;
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     limits::MOVED_CURSORS,
@@ -79,7 +80,7 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
 }
 
 /// All cursors of the device in groups, one at a time: owner of the group, epoch and position.
-fn in_groups(reader: &TimelineReader, inbox: &TimelineKey, device: &str, incarnation: u64) -> Vec<(String, u64, u64)> {
+fn in_groups(reader: &TimelineReader, inbox: &TimelineKey, device: &str, incarnation: u64) -> Vec<(Bytes, u64, u64)> {
     let read = ReadHead { timeline: Some(inbox.clone()), device: device.to_owned(), incarnation };
     let mut found: Vec<(TimelineKey, u64, u64)> = Vec::new();
     while let [next] = &reader.group_cursors(&read, found.last().map(|(group, ..)| group), 1).expect("reads")[..] {
@@ -362,7 +363,7 @@ fn cursors_in_groups_that_have_not_moved_for_twice_the_time_are_swept() {
 
 #[test]
 fn a_device_has_cursors_in_a_bounded_number_of_groups_however_the_log_is_cut() {
-    let group = |number: usize| TimelineKey { kind: Kind::Group.into(), owner: format!("group{number}") };
+    let group = |number: usize| TimelineKey { kind: Kind::Group.into(), owner: format!("group{number}").into() };
     let moves =
         |device, groups: Range<usize>, seq| move_cursors(0, device, groups.map(|number| (group(number), 1, seq)));
     let commands = [append(0, 1, 1, 5, 7)]

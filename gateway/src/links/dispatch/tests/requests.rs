@@ -134,8 +134,7 @@ fn while_sends_take_long_fewer_may_wait_and_other_requests_go_on() {
 #[test]
 fn nothing_of_a_later_era_overtakes_what_is_in_flight() {
     let mut world = World::with(&["a:1"]);
-    let to_carol = Some(Recipient { to: Some(recipient::To::User("carol".to_owned())) });
-    let op = Op::Send(Send { client_id: "other".to_owned(), to: to_carol, ..Default::default() });
+    let op = Op::Send(send_to("carol", "other"));
     let other = sent(&world.submit("other", op))[0].2;
     let first = sent(&world.send("m1"))[0].2;
     assert!(world.reply("a:1", other, not_owner()).is_empty());

@@ -2,8 +2,7 @@
 
 pub(super) use super::super::{announce::ANNOUNCE_AGAIN, *};
 pub(super) use carillon_proto::pb::{
-    client::{Recipient, recipient},
-    link::{self, Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SessionOpened, evict::Why},
+    link::{self, Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SendTo, SessionOpened, evict::Why},
     store::{Node, NodeKind},
 };
 
@@ -62,8 +61,7 @@ impl World {
     }
 
     pub(super) fn send(&mut self, client: &'static str) -> Vec<Effect<&'static str>> {
-        let to = Some(Recipient { to: Some(recipient::To::User("bob".to_owned())) });
-        self.submit(client, Op::Send(Send { client_id: client.to_owned(), to, ..Default::default() }))
+        self.submit(client, Op::Send(send_to("bob", client)))
     }
 
     pub(super) fn submit(&mut self, client: &'static str, op: Op) -> Vec<Effect<&'static str>> {
@@ -109,6 +107,11 @@ pub(super) fn not_owner() -> router_reply::Result {
     router_reply::Result::NotOwner(NotOwner { ring_version: 2 })
 }
 
+pub(super) fn send_to(user: &'static str, client_id: &'static str) -> Send {
+    let to = Some(SendTo { to: Some(link::send_to::To::User(user.into())) });
+    Send { client_id: client_id.into(), to, ..Default::default() }
+}
+
 pub(super) fn opened(replaced: bool) -> router_reply::Result {
     router_reply::Result::SessionOpened(SessionOpened { replaced, ..SessionOpened::default() })
 }
@@ -117,7 +120,9 @@ pub(super) fn opened(replaced: bool) -> router_reply::Result {
 pub(super) fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64)> {
     let sent = |effect: &Effect<_>| match effect {
         Effect::Transmit { to, request } => match &request.op {
-            Some(Op::Send(send)) => Some((to.to_string(), send.client_id.clone(), request.id)),
+            Some(Op::Send(send)) => {
+                Some((to.to_string(), String::from_utf8(send.client_id.to_vec()).expect("UTF-8"), request.id))
+            }
             _ => None,
         },
         _ => None,

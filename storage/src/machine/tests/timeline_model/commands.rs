@@ -14,7 +14,7 @@ use super::{DEVICES, INCARNATIONS, SENDER};
 
 pub(super) fn key(number: u8) -> TimelineKey {
     let kind = if number.is_multiple_of(2) { Kind::Inbox } else { Kind::Group };
-    TimelineKey { kind: kind.into(), owner: ["a", "ab", "b"][usize::from(number / 2) % 3].to_owned() }
+    TimelineKey { kind: kind.into(), owner: ["a", "ab", "b"][usize::from(number / 2) % 3].into() }
 }
 
 pub(super) fn append(number: u8, duplicate: u8, epoch: u64, bytes: usize, time_ms: u64) -> TimelineCommand {

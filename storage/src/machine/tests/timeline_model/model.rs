@@ -22,12 +22,12 @@ pub(super) struct Timeline {
     pub(super) kept: Vec<Append>,
     pub(super) cursors: BTreeMap<String, u64>,
     /// Of an inbox: by device and owner of the group, epoch and position.
-    pub(super) in_groups: BTreeMap<(String, String), (u64, u64)>,
+    pub(super) in_groups: BTreeMap<(String, Bytes), (u64, u64)>,
 }
 
 #[derive(Default)]
 pub(super) struct Model {
-    timelines: BTreeMap<(i32, String), Timeline>,
+    timelines: BTreeMap<(i32, Bytes), Timeline>,
     numbers: u64,
     clock_ms: u64,
     /// Of each sender: the generation, and when it was told.

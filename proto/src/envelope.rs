@@ -1,0 +1,90 @@
+//! Encodes envelopes from borrowed parts.
+
+use std::ops::Range;
+
+use prost::{
+    bytes::BufMut as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+
+/// The parts of a direct message's envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvelopeParts<'a> {
+    pub id: &'a str,
+    pub sender: &'a str,
+    pub sender_device: &'a str,
+    pub recipient: &'a str,
+    pub client_id: &'a str,
+    pub time_ms: u64,
+    /// An encoded `carillon.client.v1.Content`.
+    pub content: &'a [u8],
+}
+
+/// Where the names of sender and recipient stand in an encoded envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedNames {
+    pub sender: Range<usize>,
+    pub recipient: Range<usize>,
+}
+
+// Field numbers of `RawEnvelope`, and of `Recipient.user` in its field `to`.
+const ID: u32 = 1;
+const SENDER: u32 = 2;
+const SENDER_DEVICE: u32 = 3;
+const TO: u32 = 4;
+const CLIENT_ID: u32 = 5;
+const TIME_MS: u32 = 6;
+const CONTENT: u32 = 7;
+const USER: u32 = 1;
+
+impl EnvelopeParts<'_> {
+    pub fn encoded_len(&self) -> usize {
+        let texts =
+            [(ID, self.id), (SENDER, self.sender), (SENDER_DEVICE, self.sender_device), (CLIENT_ID, self.client_id)];
+        let time = if self.time_ms == 0 { 0 } else { key_len(TIME_MS) + encoded_len_varint(self.time_ms) };
+        texts.iter().map(|(field, text)| len_unless_empty(*field, text.as_bytes())).sum::<usize>()
+            + len(TO, len(USER, self.recipient.len()))
+            + time
+            + len_unless_empty(CONTENT, self.content)
+    }
+
+    /// Appends the encoded envelope. Names are those within `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) -> EncodedNames {
+        put_unless_empty(ID, self.id.as_bytes(), out);
+        let sender = put_unless_empty(SENDER, self.sender.as_bytes(), out);
+        put_unless_empty(SENDER_DEVICE, self.sender_device.as_bytes(), out);
+        encode_key(TO, WireType::LengthDelimited, out);
+        encode_varint(len(USER, self.recipient.len()) as u64, out);
+        let recipient = put(USER, self.recipient.as_bytes(), out);
+        put_unless_empty(CLIENT_ID, self.client_id.as_bytes(), out);
+        if self.time_ms != 0 {
+            encode_key(TIME_MS, WireType::Varint, out);
+            encode_varint(self.time_ms, out);
+        }
+        put_unless_empty(CONTENT, self.content, out);
+        EncodedNames { sender, recipient }
+    }
+}
+
+/// The length of a field with this many bytes in it.
+fn len(field: u32, bytes: usize) -> usize {
+    key_len(field) + encoded_len_varint(bytes as u64) + bytes
+}
+
+/// As protobuf encodes a field without presence: not at all if it is empty.
+fn len_unless_empty(field: u32, bytes: &[u8]) -> usize {
+    if bytes.is_empty() { 0 } else { len(field, bytes.len()) }
+}
+
+/// Returns where the bytes stand.
+fn put(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    let start = out.len();
+    out.put_slice(bytes);
+    start..out.len()
+}
+
+fn put_unless_empty(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
+    if bytes.is_empty() { 0..0 } else { put(field, bytes, out) }
+}
