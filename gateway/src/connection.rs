@@ -10,10 +10,9 @@ use std::{
 };
 
 use carillon_proto::{
-    limits, now_ms,
+    clock, limits, now_ms,
     pb::{client::Code, store::session::Protocol},
 };
-use tokio::time::{sleep_until, timeout};
 
 use crate::{
     connections::Connections,
@@ -66,7 +65,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, ar
     connection.run(&mut transport).await;
     connection.leave();
     // The client may be gone; then there is nothing to close.
-    let _ = timeout(CLOSING, poll_fn(|cx| transport.poll_close(cx))).await;
+    let _ = clock::timeout(CLOSING, poll_fn(|cx| transport.poll_close(cx))).await;
     connection.count(&transport);
 }
 
@@ -112,13 +111,13 @@ impl Connection {
     }
 
     async fn run(&mut self, transport: &mut impl Transport) {
-        let mut sleep = Box::pin(sleep_until((Instant::now() + FAR).into()));
-        let mut sleeps_until = Instant::now() + FAR;
+        let mut sleep = clock::sleep(FAR);
+        let mut sleeps_until = now().instant + FAR;
         while !self.closing {
             let wake_at = self.wake_at();
             // Reset only if it would fire too late: firing early now and then costs less.
             if wake_at < sleeps_until || sleep.is_elapsed() {
-                sleep.as_mut().reset(wake_at.into());
+                sleep.reset(wake_at.into());
                 sleeps_until = wake_at;
             }
             // Above the bound nothing more is read, because what a client sends has answers.
@@ -129,7 +128,13 @@ impl Connection {
                 Poll::Pending if !is_stuck && transport_ref.queued_bytes() > 0 => Poll::Ready(None),
                 polled => polled.map(Some),
             });
+            // Mail first: all of it is taken at once, so it does not hold up the client.
             tokio::select! {
+                biased;
+                () = mailbox.arrived() => {
+                    let mail = mailbox.take();
+                    self.mail(mail, transport);
+                }
                 event = event => match event {
                     Some(Event::Ask(ask)) => self.input(Input::Ask(ask), transport),
                     Some(Event::Alive) => self.input(Input::Alive, transport),
@@ -143,12 +148,8 @@ impl Connection {
                     }
                     Some(Event::Flushed) => {}
                     Some(Event::Ended) => return,
-                    None => self.stuck = Some((Instant::now(), transport.written_bytes())),
+                    None => self.stuck = Some((now().instant, transport.written_bytes())),
                 },
-                () = mailbox.arrived() => {
-                    let mail = mailbox.take();
-                    self.mail(mail, transport);
-                }
                 () = &mut sleep => {}
             }
             self.timers(transport);
@@ -219,7 +220,7 @@ impl Connection {
     fn wake_at(&self) -> Instant {
         let stuck = self.stuck.map(|(since, _)| since + self.shared.write_timeout);
         let wake = [self.session.wake_at(), stuck].into_iter().flatten().min();
-        wake.unwrap_or_else(|| Instant::now() + FAR)
+        wake.unwrap_or_else(|| now().instant + FAR)
     }
 
     fn timers(&mut self, transport: &mut impl Transport) {
@@ -278,7 +279,7 @@ impl Drop for Connection {
 }
 
 fn now() -> Now {
-    Now { instant: Instant::now(), unix_ms: now_ms() }
+    Now { instant: clock::now().into_std(), unix_ms: now_ms() }
 }
 
 pub(crate) fn name(protocol: Protocol) -> &'static str {

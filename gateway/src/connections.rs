@@ -40,8 +40,14 @@ impl Connections {
         self.part(connection).lock().get(&connection).cloned()
     }
 
+    /// In the order in which they came.
     pub(crate) fn all(&self) -> Vec<Arc<Mailbox>> {
-        self.parts.iter().flat_map(|part| part.lock().values().cloned().collect::<Vec<_>>()).collect()
+        let mut all = Vec::new();
+        for part in &self.parts {
+            all.extend(part.lock().iter().map(|(number, mailbox)| (*number, Arc::clone(mailbox))));
+        }
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, mailbox)| mailbox).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rand::RngExt as _;
-use tokio::{sync::watch, time::sleep};
+use carillon_proto::{clock, pause};
+use tokio::sync::watch;
 
 use crate::connections::Connections;
 
 /// Longest delay before a client reconnects elsewhere.
-const COME_BACK_MS: u64 = 1_000;
+const COME_BACK: Duration = Duration::from_secs(1);
 /// How often clients that have arrived meanwhile are sent away.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -18,9 +18,9 @@ pub(crate) async fn watch(mut cut_off: watch::Receiver<bool>, connections: Arc<C
         tracing::warn!(clients = connections.len(), "no router can be reached and the lease has run out: clients go");
         while *cut_off.borrow() {
             for client in connections.all() {
-                client.cut_off(Duration::from_millis(rand::rng().random_range(0..COME_BACK_MS)));
+                client.cut_off(pause::below(COME_BACK));
             }
-            sleep(AGAIN).await;
+            clock::sleep(AGAIN).await;
         }
     }
 }

@@ -7,8 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::pb::link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op};
-use tokio::{sync::Notify, task::yield_now, time::sleep_until};
+use carillon_proto::{
+    clock,
+    pb::link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op},
+};
+use tokio::{sync::Notify, task::yield_now};
 
 use crate::{
     connections::Connections,
@@ -40,14 +43,14 @@ impl Feeding {
 
     /// A router pushed an envelope. A push is only a hint.
     pub(crate) fn pushed(&self, push: link::Push) {
-        self.feeds.pushed(push, Instant::now(), &mut Mailboxes(&self.connections));
+        self.feeds.pushed(push, now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
     /// A router dropped pushes: the timeline reaches at least this far.
     #[expect(clippy::needless_pass_by_value, reason = "a message, which ends here")]
     pub(crate) fn behind(&self, behind: link::Behind) {
-        self.feeds.behind(&behind, Instant::now());
+        self.feeds.behind(&behind, now());
         self.tell_moved();
     }
 
@@ -64,12 +67,14 @@ impl Feeding {
             let due = async {
                 match wake_at {
                     // It goes on with what it has begun, and others have a turn before.
-                    Some(at) if at <= Instant::now() => yield_now().await,
-                    Some(at) => sleep_until(at.into()).await,
+                    Some(at) if at <= now() => yield_now().await,
+                    Some(at) => clock::sleep_until(at.into()).await,
                     None => pending().await,
                 }
             };
+            // All are cancel-safe, and whichever is ready: everything is looked at.
             tokio::select! {
+                biased;
                 () = self.moved.notified() => {}
                 () = mailbox.arrived() => {}
                 () = due => {}
@@ -77,7 +82,7 @@ impl Feeding {
             for (tag, answered) in mailbox.take().answers {
                 self.read(tag, answered.result);
             }
-            for read in self.feeds.due(Instant::now(), &mut Mailboxes(&self.connections)) {
+            for read in self.feeds.due(now(), &mut Mailboxes(&self.connections)) {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
                 // A read belongs to no session: the number only spreads reads over the partitions.
@@ -89,7 +94,7 @@ impl Feeding {
 
     fn read(&self, tag: Tag, result: Result<Reply, Refusal>) {
         let Tag::Feed(timeline, feed) = tag else { return };
-        self.feeds.read(&timeline, feed, ReadPage::of(result), Instant::now(), &mut Mailboxes(&self.connections));
+        self.feeds.read(&timeline, feed, ReadPage::of(result), now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
@@ -104,7 +109,7 @@ impl ConnectionFeeds {
     /// `Some` in answer to `Join`.
     pub(crate) fn ask(&mut self, ask: &FeedAsk) -> Option<JoinedFeed> {
         let mut hand = Mailboxes(&self.feeding.connections);
-        let joined = self.follows.ask(&self.feeding.feeds, ask, Instant::now(), &mut hand);
+        let joined = self.follows.ask(&self.feeding.feeds, ask, now(), &mut hand);
         self.feeding.tell_moved();
         joined
     }
@@ -141,4 +146,8 @@ impl Hand for Mailboxes<'_> {
             mailbox.left(feed, why);
         }
     }
+}
+
+fn now() -> Instant {
+    clock::now().into_std()
 }

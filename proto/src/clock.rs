@@ -12,6 +12,8 @@ use std::{
 
 use tokio::time::{self, Instant};
 
+use crate::pause;
+
 thread_local! {
     /// `None`: time is the system's.
     static NOW: Cell<Option<Now>> = const { Cell::new(None) };
@@ -46,8 +48,13 @@ pub fn now_ms() -> u64 {
 pub fn sleep_until(at: Instant) -> Sleep {
     Sleep(match NOW.get() {
         None => Clock::System(Box::pin(time::sleep_until(at))),
-        Some(_) => Clock::Virtual { at, place: None },
+        Some(_) => Clock::Virtual(Box::new(Virtual { at, place: None })),
     })
+}
+
+/// Waits for so long.
+pub fn sleep(pause: Duration) -> Sleep {
+    sleep_until(now() + pause)
 }
 
 /// `None`: the work had not ended at `at`.
@@ -67,9 +74,16 @@ pub async fn timeout<F: Future>(longest: Duration, work: F) -> Option<F::Output>
 /// Ready at its time.
 pub struct Sleep(Clock);
 
+/// Boxed both, so that the tasks that hold it are small.
 enum Clock {
     System(Pin<Box<time::Sleep>>),
-    Virtual { at: Instant, place: Option<u64> },
+    Virtual(Box<Virtual>),
+}
+
+struct Virtual {
+    at: Instant,
+    /// Its place among `Sleepers`.
+    place: Option<u64>,
 }
 
 impl Sleep {
@@ -78,15 +92,23 @@ impl Sleep {
         self.give_place_up();
         match &mut self.0 {
             Clock::System(sleep) => sleep.as_mut().reset(at),
-            Clock::Virtual { at: moment, .. } => *moment = at,
+            Clock::Virtual(sleep) => sleep.at = at,
+        }
+    }
+
+    /// True if its time has come.
+    pub fn is_elapsed(&self) -> bool {
+        match &self.0 {
+            Clock::System(sleep) => sleep.is_elapsed(),
+            Clock::Virtual(sleep) => sleep.at <= now(),
         }
     }
 
     fn give_place_up(&mut self) {
-        if let Clock::Virtual { at, place } = &mut self.0
-            && let Some(place) = place.take()
+        if let Clock::Virtual(sleep) = &mut self.0
+            && let Some(place) = sleep.place.take()
         {
-            SLEEPERS.with_borrow_mut(|sleepers| sleepers.waiting.remove(&(*at, place)));
+            SLEEPERS.with_borrow_mut(|sleepers| sleepers.waiting.remove(&(sleep.at, place)));
         }
     }
 }
@@ -98,12 +120,12 @@ impl Future for Sleep {
         self.give_place_up();
         match &mut self.0 {
             Clock::System(sleep) => sleep.as_mut().poll(context),
-            Clock::Virtual { at, .. } if *at <= now() => Poll::Ready(()),
-            Clock::Virtual { at, place } => {
+            Clock::Virtual(sleep) if sleep.at <= now() => Poll::Ready(()),
+            Clock::Virtual(sleep) => {
                 SLEEPERS.with_borrow_mut(|sleepers| {
                     sleepers.last += 1;
-                    sleepers.waiting.insert((*at, sleepers.last), context.waker().clone());
-                    *place = Some(sleepers.last);
+                    sleepers.waiting.insert((sleep.at, sleepers.last), context.waker().clone());
+                    sleep.place = Some(sleepers.last);
                 });
                 Poll::Pending
             }
@@ -117,14 +139,16 @@ impl Drop for Sleep {
     }
 }
 
-/// While this value lives, its thread has virtual time, which passes only by [`VirtualTime::set`].
+/// While this value lives, its thread has virtual time, which passes only by [`VirtualTime::set`], and the jitter of pauses
+/// (see [`pause`]) comes from a seed.
 pub struct VirtualTime {
     /// Makes the type `!Send`: virtual time is that of one thread.
     _here: PhantomData<*const ()>,
 }
 
 impl VirtualTime {
-    pub fn begin(instant: std::time::Instant, unix_ms: u64) -> Self {
+    pub fn begin(instant: std::time::Instant, unix_ms: u64, seed: u64) -> Self {
+        pause::set_seed(Some(seed));
         NOW.set(Some(Now { instant: instant.into(), unix_ms }));
         Self { _here: PhantomData }
     }
@@ -150,6 +174,7 @@ impl VirtualTime {
 impl Drop for VirtualTime {
     fn drop(&mut self) {
         NOW.set(None);
+        pause::set_seed(None);
         SLEEPERS.with_borrow_mut(|sleepers| sleepers.waiting.clear());
     }
 }
@@ -165,7 +190,7 @@ mod tests {
     fn virtual_time_wakes_the_futures_whose_time_has_come_and_no_others() {
         let start = std::time::Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let time = VirtualTime::begin(start, 5);
+        let time = VirtualTime::begin(start, 5, 1);
         assert_eq!((now().into_std(), now_ms(), time.next()), (start, 5, None));
         let (first, second) = (Wakes::default(), Wakes::default());
         let mut moved = sleep_until(at(10).into());

@@ -138,28 +138,25 @@ impl PeerSecurity {
         })
     }
 
-    /// Lets nodes of this process open streams without a connection. `listener` and `advertised` are those of
-    /// [`PeerSecurity::incoming`]; `open` does what the corresponding gRPC method does. `None` if this process has no
-    /// other node.
+    /// Lets nodes of this process open streams without a connection. `addresses` are all by which others know the node (see
+    /// [`addresses_of`]); `open` does what the corresponding gRPC method does. `None` if this process has no other node.
     pub fn serve_near<A: 'static, B: 'static>(
         &self,
-        listener: &TcpListener,
-        advertised: &str,
+        addresses: impl IntoIterator<Item = String>,
         allowed: &'static [Tier],
         open: impl Fn(Tier, Incoming<A>) -> Result<Messages<B>, Status> + Send + Sync + 'static,
     ) -> Option<Serving> {
-        Some(self.services.as_ref()?.serve(addresses(listener, advertised), allowed, open))
+        Some(self.services.as_ref()?.serve(addresses, allowed, open))
     }
 
     /// Like `serve_near`, for streams of calls.
     pub fn serve_calls<A: 'static, B: 'static>(
         &self,
-        listener: &TcpListener,
-        advertised: &str,
+        addresses: impl IntoIterator<Item = String>,
         allowed: &'static [Tier],
         open: impl Fn(Tier, Tell<B>) -> Result<Calls<A>, Status> + Send + Sync + 'static,
     ) -> Option<Serving> {
-        Some(self.services.as_ref()?.serve_calls(addresses(listener, advertised), allowed, open))
+        Some(self.services.as_ref()?.serve_calls(addresses, allowed, open))
     }
 
     /// The node of this process that listens at this address; `None` if it has to be called over the network.
@@ -261,8 +258,8 @@ impl TlsSides {
     }
 }
 
-/// All by which others know a listener.
-fn addresses(listener: &TcpListener, advertised: &str) -> impl Iterator<Item = String> {
+/// All addresses by which others know a listener: `advertised` and the bound one.
+pub fn addresses_of(listener: &TcpListener, advertised: &str) -> impl Iterator<Item = String> + use<> {
     let bound = listener.local_addr().ok().map(|address| address.to_string());
     bound.into_iter().chain([advertised.to_owned()])
 }

@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::Woken;
+use crate::{Turns, Woken, turns::Spawned};
 
 /// A task's future. Boxed, because a future stores its arguments and the futures that it awaits side by side; and without its
 /// type, so that the runtime's code for tasks is compiled once, here, and not for each future.
@@ -25,6 +25,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     failed: Arc<std::sync::OnceLock<String>>,
+    /// `Some`: there is no runtime.
+    by_turns: Option<Spawned>,
 }
 
 impl Tasks {
@@ -32,9 +34,16 @@ impl Tasks {
         Self::default()
     }
 
+    /// For a simulation: the tasks of this group run only when they are given a turn. Panics are not caught, and the end of a
+    /// critical task is one.
+    pub fn by_turns() -> (Self, Turns) {
+        let turns = Turns::default();
+        (Self { by_turns: Some(turns.spawned()), ..Self::default() }, turns)
+    }
+
     /// A child group.
     pub fn child(&self) -> Self {
-        Self { tracker: self.tracker.clone(), stop: self.stop.child_token(), failed: Arc::clone(&self.failed) }
+        Self { stop: self.stop.child_token(), ..self.clone() }
     }
 
     /// Runs `work` until it returns or the group is stopped. On a stop the future is dropped at an await point, so it must
@@ -70,6 +79,11 @@ impl Tasks {
     }
 
     fn track(&self, name: &'static str, critical: bool, work: impl Future<Output = ()> + Send + Unpin + 'static) {
+        if let Some(spawned) = &self.by_turns {
+            let stop = self.stop.clone();
+            return spawned
+                .add(Box::pin(work.map(move |()| assert!(!critical || stop.is_cancelled(), "task {name} ended"))));
+        }
         // `Some` if the whole process ends with this task.
         let whole = critical.then(|| self.clone());
         // Unwind-safe: a task owns its state alone, or the whole process ends with it.

@@ -8,7 +8,7 @@ use carillon_proto::{
         router_client::RouterClient,
         router_server::{Router, RouterServer},
     },
-    peer::{PeerSecurity, Tier},
+    peer::{PeerSecurity, Tier, addresses_of},
     stream::{Calls, Incoming, Messages, Serving},
     tasks::Tasks,
 };
@@ -75,8 +75,9 @@ async fn start(within_process: bool) -> Running {
     let tasks = Tasks::new();
     let node = Node { tasks: tasks.clone(), ended: Arc::new(watch::Sender::new(0)) };
     let near = node.clone();
-    let near =
-        security.serve_near(&listener, "router.example:7402", CALLERS, move |_, incoming| Ok(near.open(incoming)));
+    let near = security.serve_near(addresses_of(&listener, "router.example:7402"), CALLERS, move |_, incoming| {
+        Ok(near.open(incoming))
+    });
     let service = InterceptedService::new(RouterServer::new(node.clone()), security.check(CALLERS));
     let served = security.server().add_service(service).serve_with_incoming(security.incoming(listener, None));
     tasks.spawn("server", async move { served.await.expect("serves") });
@@ -183,7 +184,7 @@ async fn calls_go_to_a_node_of_the_process_that_lets_the_tier_in() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
     let (keep, mut kept) = mpsc::unbounded_channel();
-    let serving = security.serve_calls(&listener, "router.example:7402", CALLERS, move |_, tell| {
+    let serving = security.serve_calls(addresses_of(&listener, "router.example:7402"), CALLERS, move |_, tell| {
         let (calls, end) = Calls::new(move |number: u32| {
             tell(number + 1);
             number != 0

@@ -16,7 +16,7 @@ use carillon_proto::{
             registry_server::{Registry as RegistryService, RegistryServer},
         },
     },
-    peer::{PeerSecurity, Tier},
+    peer::{PeerSecurity, Tier, addresses_of},
     registry::RegistryClient,
     stream::Incoming,
     tasks::Tasks,
@@ -57,7 +57,7 @@ impl Services {
         let links = LinkService { context: self.context, tasks, closing: self.closing.clone() };
         let open = links.clone();
         let open = move |tier, incoming| Ok(open.open(tier, incoming).boxed());
-        let _near = self.security.serve_near(&listener, &self.here, CALLERS, open);
+        let _near = self.security.serve_near(addresses_of(&listener, &self.here), CALLERS, open);
         let links = RouterServer::new(links)
             .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);

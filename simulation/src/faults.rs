@@ -63,9 +63,8 @@ impl World<'_> {
         let wire = self.clients[client].wire;
         let ends = wire.and_then(|wire| self.wires.ends(wire, crate::wires::Side::Second));
         let Some(Ends::Client { gateway, connection, .. }) = ends else { return };
-        let (now, unix_ms) = (self.schedule.instant(), self.schedule.unix_ms());
         if let Some(up) = &mut self.gateways[gateway].up {
-            up.backlog(connection, true, now, unix_ms);
+            up.client_blocks(connection, true);
         }
         self.after_gateway(gateway);
         let after = self.random.below(500 * MS);

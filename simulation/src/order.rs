@@ -50,13 +50,13 @@ impl World<'_> {
 
     /// Changes what a gateway sends on one link at once.
     pub(crate) fn words_go(&mut self, words: &mut [ToRouter]) {
-        let is_send =
-            |said: &ToRouter| matches!(&said.requests[..], [request] if matches!(request.op, Some(Op::Send(_))));
         if self.is_without(Guard::Gateway) {
             // Sends change places with other sends only.
-            let places: Vec<usize> = (0..words.len()).filter(|place| is_send(&words[*place])).collect();
-            for (first, last) in places.iter().zip(places.iter().rev()).take(places.len() / 2) {
-                words.swap(*first, *last);
+            let requests = words.iter_mut().flat_map(|said| &mut said.requests);
+            let mut sends: Vec<_> = requests.filter(|request| matches!(request.op, Some(Op::Send(_)))).collect();
+            while sends.len() > 1 {
+                let first = sends.remove(0);
+                sends.pop().into_iter().for_each(|last| std::mem::swap(first, last));
             }
         }
         if self.is_without(Guard::Eras) {

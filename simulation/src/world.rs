@@ -30,8 +30,6 @@ const PATIENCE: Time = 60 * SECOND;
 
 pub(crate) struct World<'m> {
     pub(crate) schedule: Schedule<Event>,
-    /// The clock of the product's tasks: the time of the present event.
-    time: VirtualTime,
     pub(crate) random: Random,
     pub(crate) scenario: Scenario,
     pub(crate) plant: Option<Plant>,
@@ -46,6 +44,8 @@ pub(crate) struct World<'m> {
     pub(crate) last_era: u64,
     pub(crate) report: Report,
     verbose: bool,
+    /// The clock of the product's tasks: the time of the present event. The last field: tasks read it while they are dropped.
+    time: VirtualTime,
 }
 
 /// A process with a lease.
@@ -106,10 +106,10 @@ pub(crate) enum Message {
 impl<'m> World<'m> {
     pub(crate) fn new(seed: u64, plant: Option<Plant>, machines: &'m mut Machines, verbose: bool) -> Self {
         let (mut random, schedule) = (Random::new(seed), Schedule::new());
+        let time = VirtualTime::begin(schedule.instant(), schedule.unix_ms(), seed);
         let scenario = Scenario::new(&mut random);
         let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
         Self {
-            time: VirtualTime::begin(schedule.instant(), schedule.unix_ms()),
             schedule,
             wires: Wires::default(),
             cluster: Cluster::new(machines),
@@ -124,6 +124,7 @@ impl<'m> World<'m> {
             last_era: 0,
             report: Report::default(),
             verbose,
+            time,
         }
     }
 
@@ -167,6 +168,7 @@ impl<'m> World<'m> {
         {
             self.schedule.pass_until(at);
             self.time.set(self.schedule.instant(), self.schedule.unix_ms());
+            (0..self.gateways.len()).for_each(|gateway| self.after_gateway(gateway));
             (0..self.routers.len()).for_each(|router| self.after_router(router));
         }
         let event = self.schedule.pop();

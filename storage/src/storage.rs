@@ -22,7 +22,7 @@ use carillon_proto::{
         },
         store::{StorageNode, registry_server::RegistryServer, store_server::StoreServer},
     },
-    peer::{PeerError, PeerSecurity, Tier},
+    peer::{PeerError, PeerSecurity, Tier, addresses_of},
     tasks::Tasks,
 };
 use futures_util::FutureExt as _;
@@ -140,7 +140,7 @@ impl Storage {
         let near = {
             let service = service.clone();
             let open = move |_, tell| service.open_calls(tell);
-            node.security.serve_calls(&listener, &advertised, ROUTERS, open)
+            node.security.serve_calls(addresses_of(&listener, &advertised), ROUTERS, open)
         };
         let (stopping, failing) = (tasks.clone(), tasks.clone());
         let stop = async move { stopping.stopping().await }.boxed();

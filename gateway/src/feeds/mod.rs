@@ -22,7 +22,7 @@ use std::time::Duration;
 pub(crate) use entry::{Came, Entry, Form, TimelineName};
 pub(crate) use feed::{FeedId, Join, Joined, JoinedFeed, Own};
 pub(crate) use followed::{Followed, Next, OtherEpoch};
-pub(crate) use follower::{Ending, Follower, Hand, Left, NOBODY};
+pub(crate) use follower::{Ending, Follower, Hand, Left};
 pub(crate) use follows::{FeedAsk, Follows};
 pub(crate) use read_page::ReadPage;
 pub(crate) use table::{FeedRead, Feeds, TimelineRef};

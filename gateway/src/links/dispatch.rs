@@ -192,14 +192,6 @@ impl<C> Dispatch<C> {
         }
     }
 
-    pub(crate) fn ring(&self) -> &Ring {
-        &self.ring
-    }
-
-    pub(crate) fn is_up(&self, address: &str) -> bool {
-        self.up.contains(address)
-    }
-
     /// How many requests were sent again, since this was asked last.
     pub(crate) fn take_repeated(&mut self) -> u64 {
         std::mem::take(&mut self.repeated)

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, Woken, limits, pause,
+    Batches, Woken, clock, limits, pause,
     pb::{
         client::Code,
         link::{
@@ -17,10 +17,7 @@ use carillon_proto::{
     waiting::Waiting,
 };
 use futures_util::{StreamExt as _, stream};
-use tokio::{
-    sync::{mpsc, watch},
-    time::{sleep, timeout},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -92,31 +89,37 @@ impl RouterLink {
             if was_up && self.events.send(Event::Down(Arc::clone(&self.address))).await.is_err() {
                 return;
             }
-            sleep(pause::around(pause)).await;
+            clock::sleep(pause::around(pause)).await;
         }
     }
 
     /// Opens the link and keeps it until it breaks, or the lease changes.
     async fn attempt(&self, lease: u64, was_up: &mut bool) -> Result<(), LinkError> {
-        let channel = self.security.channel(&self.address)?;
-        let mut client = RouterClient::with_interceptor(channel, self.security.token())
-            .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
-            .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         // When it is full, a request is refused as overload, and for other messages the link is cut.
         let (sender, outbound) = mpsc::channel(self.max_pending);
         let hello = Hello { lease, kind: NodeKind::Gateway.into() };
         let first = ToRouter { hello: Some(hello), ..Default::default() };
         let rest = Batches::new(outbound, size).flat_map(|batch| stream::iter(messages(batch)));
         let outbound = stream::iter([first]).chain(rest);
+        // Kept as long as the link.
+        let mut client = None;
         let open = async {
             let mut inbound = match self.security.near(&self.address) {
                 Some(router) => router.open(outbound)?,
-                None => Incoming::from(client.link(outbound).await?.into_inner()),
+                None => {
+                    let channel = self.security.channel(&self.address)?;
+                    let client = client.insert(
+                        RouterClient::with_interceptor(channel, self.security.token())
+                            .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+                            .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES),
+                    );
+                    Incoming::from(client.link(outbound).await?.into_inner())
+                }
             };
             let first = inbound.message().await?.ok_or(LinkError::Closed)?;
             Ok::<_, LinkError>((inbound, first))
         };
-        let (inbound, first) = timeout(OPEN, open).await.map_err(|_| LinkError::Slow)??;
+        let (inbound, first) = clock::timeout(OPEN, open).await.ok_or(LinkError::Slow)??;
         let cut = CancellationToken::new();
         let way = LinkHandle { queue: sender, cut: cut.clone() };
         self.receive(first, &way).await?;
@@ -128,9 +131,10 @@ impl RouterLink {
         let another = pin!(watched.wait_for(|now| now.is_some_and(|now| now != lease)));
         let cancelled = pin!(cut.cancelled());
         tokio::select! {
-            result = self.read(inbound, &way) => result,
+            biased;
             () = Woken::new(cancelled) => Err(LinkError::Full),
             _ = Woken::new(another) => Ok(()),
+            result = self.read(inbound, &way) => result,
         }
     }
 
@@ -181,7 +185,7 @@ impl RouterLink {
 
 /// Keeps the order of the batch: in a message, sessions to forget come before the requests, and the end of the
 /// announcements after them.
-pub(crate) fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
+fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
     let mut messages = vec![ToRouter { requests: Vec::with_capacity(batch.len()), ..ToRouter::default() }];
     for item in batch {
         let full = messages.last().is_none_or(|last| match &item {

@@ -1,18 +1,18 @@
 //! Everything that the gateway tells the routers and hears from them.
 
 mod directed;
-pub(crate) mod dispatch;
+mod dispatch;
 mod link;
 mod parts;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
 use carillon_proto::{
-    Ring, limits,
+    Ring, clock, limits,
     pb::{
         link::{DirectAnswer, RouterRequest},
         store::RegistryView,
@@ -20,16 +20,12 @@ use carillon_proto::{
     peer::PeerSecurity,
     tasks::Tasks,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::MissedTickBehavior,
-};
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use directed::DirectedRequest;
 pub(crate) use dispatch::Submit;
 use dispatch::{Load, Word};
 use link::RouterLink;
-pub(crate) use link::messages;
 use parts::{LinkHandle, Partitions};
 
 use crate::{connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, status::Status};
@@ -73,9 +69,9 @@ pub(crate) struct LinksTask {
     ring: Ring,
     registry_version: u64,
     /// Routers with an open link.
-    open: HashSet<Arc<str>>,
+    open: BTreeSet<Arc<str>>,
     /// Running links, by address.
-    links: HashMap<Arc<str>, Tasks>,
+    links: BTreeMap<Arc<str>, Tasks>,
     seeds: Vec<Arc<str>>,
     addresses: watch::Sender<Vec<String>>,
     /// Published by the holder of the lease; a sender here, so that the last value stays when the holder ends.
@@ -127,8 +123,8 @@ impl RouterLinks {
             parts: Arc::clone(&parts),
             ring: Ring::empty(),
             registry_version: 0,
-            open: HashSet::new(),
-            links: HashMap::new(),
+            open: BTreeSet::new(),
+            links: BTreeMap::new(),
             seeds: config.seeds.iter().map(|seed| Arc::from(seed.as_str())).collect(),
             addresses,
             lease,
@@ -147,6 +143,11 @@ impl RouterLinks {
     /// Sends a request. The asker's mailbox always gets exactly one answer.
     pub(crate) fn submit(&self, submit: Submit<Asker>) {
         self.parts.submit(submit);
+    }
+
+    /// Requests without an answer.
+    pub(crate) fn pending(&self) -> usize {
+        self.parts.pending()
     }
 
     /// Resolves when no request was waiting for its answer at two consecutive ticks.
@@ -175,16 +176,20 @@ impl RouterLinks {
 impl LinksTask {
     /// Runs until it is cancelled.
     pub(crate) async fn run(mut self, tasks: Tasks) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = clock::sleep(Duration::ZERO);
         let mut lease = self.lease.subscribe();
         lease.mark_changed();
         let mut events = Vec::with_capacity(limits::BATCH_ITEMS);
         self.arrange(&tasks);
         loop {
-            // All are cancel-safe: receiving, watching, ticking.
+            // All are cancel-safe: receiving, watching, ticking. Rare branches come first, so that they are not starved.
             tokio::select! {
-                got = self.inbox.recv_many(&mut events, limits::BATCH_ITEMS) => if got == 0 { return },
+                biased;
+                () = &mut tick => {
+                    tick.reset(clock::now() + TICK);
+                    self.parts.tick();
+                    self.measure();
+                }
                 changed = lease.changed() => {
                     if changed.is_err() {
                         return;
@@ -192,10 +197,7 @@ impl LinksTask {
                     let lease = *lease.borrow_and_update();
                     self.parts.lease(lease);
                 }
-                _ = tick.tick() => {
-                    self.parts.tick();
-                    self.measure();
-                }
+                got = self.inbox.recv_many(&mut events, limits::BATCH_ITEMS) => if got == 0 { return },
             }
             let (before, open) = (self.ring.version(), self.open.len());
             for event in events.drain(..) {

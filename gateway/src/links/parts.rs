@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use carillon_proto::{
-    KeyedMap,
+    KeyedMap, clock,
     pb::{
         client::Code,
         link::{RouterReply, router_reply},
@@ -59,11 +59,11 @@ impl Partitions {
 
     pub(crate) fn submit(&self, submit: Submit<Asker>) {
         let part = (submit.connection % PARTS as u64) as usize;
-        self.input(part, Input::Submit(submit), Instant::now());
+        self.input(part, Input::Submit(submit), now());
     }
 
     pub(crate) fn replies(&self, from: &Arc<str>, replies: Vec<RouterReply>) {
-        let now = Instant::now();
+        let now = now();
         let part_of = |reply: &RouterReply| (reply.id % PARTS as u64) as usize;
         if let [reply] = &*replies {
             return self.input(part_of(reply), Input::Replies(Arc::clone(from), replies), now);
@@ -81,7 +81,7 @@ impl Partitions {
 
     pub(crate) fn up(&self, address: &Arc<str>, way: &LinkHandle) {
         self.told_all.lock().remove(address);
-        let now = Instant::now();
+        let now = now();
         for (index, part) in self.parts.iter().enumerate() {
             part.lock().ways.insert(Arc::clone(address), way.clone());
             self.input(index, Input::Up(Arc::clone(address)), now);
@@ -90,7 +90,7 @@ impl Partitions {
 
     pub(crate) fn down(&self, address: &Arc<str>) {
         self.told_all.lock().remove(address);
-        let now = Instant::now();
+        let now = now();
         for (index, part) in self.parts.iter().enumerate() {
             part.lock().ways.remove(address);
             self.input(index, Input::Down(Arc::clone(address)), now);
@@ -106,7 +106,7 @@ impl Partitions {
     }
 
     pub(crate) fn tick(&self) {
-        let now = Instant::now();
+        let now = now();
         for index in 0..self.parts.len() {
             let rests = self.parts[index].lock().dispatch.rests(now);
             if !rests {
@@ -126,7 +126,7 @@ impl Partitions {
     }
 
     fn all(&self, input: impl Fn() -> Input<Asker>) {
-        let now = Instant::now();
+        let now = now();
         for part in 0..self.parts.len() {
             self.input(part, input(), now);
         }
@@ -210,4 +210,8 @@ impl Partitions {
         told[part] = version;
         told.iter().all(|told| *told == version)
     }
+}
+
+fn now() -> Instant {
+    clock::now().into_std()
 }

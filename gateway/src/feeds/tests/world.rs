@@ -10,7 +10,7 @@ use bytes::Bytes;
 use carillon_proto::{Epoch, Position, TimelineId, UserId, pb::link};
 
 use super::{
-    super::{read_page::ReadFailed, *},
+    super::{follower::NOBODY, read_page::ReadFailed, *},
     Act, Answer, Read,
     client::{Client, Session},
 };
