@@ -1,30 +1,33 @@
 //! Links to the other routers, which own the users that messages here concern.
 
-use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::poll_fn,
+    sync::Arc,
+    time::Duration,
+};
 
 use carillon_proto::{
-    Batches, UserId,
+    Batches, UserId, clock,
     lease::HeldLease,
     limits, pause,
     pb::{
-        link::{Hello, ToRouter, router_client::RouterClient},
+        link::{FromRouter, Hello, ToRouter, router_client::RouterClient},
         store::NodeKind,
     },
-    peer::{PeerSecurity, cause},
+    peer::{AddToken, PeerError, PeerSecurity, cause},
+    stream::Incoming,
     tasks::Tasks,
     waiting::Waiting,
 };
 use futures_util::StreamExt as _;
 use parking_lot::RwLock;
-use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        watch,
-    },
-    time,
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    watch,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::interceptor::InterceptedService;
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
     delivery::Delivery,
@@ -34,7 +37,7 @@ use crate::{
 };
 
 /// Most messages that wait for one router. A hint beyond it keeps only its position, which is sent later.
-const HINTS: usize = 16_384;
+pub(crate) const HINTS: usize = 16_384;
 /// Hints without envelopes in one message.
 const MISSED: usize = 256;
 /// Batches that wait for the connection. When the queue is full, messages wait in the queue before it.
@@ -44,9 +47,11 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Peers {
     queues: Arc<RwLock<HashMap<String, Peer>>>,
+    /// The most messages that wait for one router.
+    room: usize,
 }
 
 /// The queue to one router.
@@ -58,9 +63,19 @@ struct Peer {
 }
 
 /// The words that wait for one router, until its link takes them.
-pub(crate) struct Queue {
+struct Queue {
     words: mpsc::Receiver<Word>,
     missed: Arc<Missed<UserId, Delivery>>,
+}
+
+type Client = RouterClient<InterceptedService<Channel, AddToken>>;
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("{}", cause(.0))]
+    Status(#[from] Status),
 }
 
 /// A word from one router to another. It may be lost without harm.
@@ -70,6 +85,11 @@ enum Word {
 }
 
 impl Peers {
+    /// `room`: the most messages that wait for one router.
+    pub(crate) fn new(room: usize) -> Self {
+        Self { queues: Arc::default(), room }
+    }
+
     /// If there is no room, only the position is sent, later.
     pub(crate) fn hint(&self, address: &str, delivery: Delivery) {
         let peers = self.queues.read();
@@ -89,7 +109,7 @@ impl Peers {
     }
 
     /// Keeps queues for exactly these routers and returns the new ones.
-    pub(crate) fn change(&self, wanted: Vec<String>) -> Vec<(String, Queue)> {
+    fn change(&self, wanted: Vec<String>) -> Vec<(String, Queue)> {
         let mut queues = self.queues.write();
         queues.retain(|address, _| wanted.contains(address));
         let mut new = Vec::new();
@@ -97,7 +117,7 @@ impl Peers {
             if queues.contains_key(&address) {
                 continue;
             }
-            let (to_words, words) = mpsc::channel(HINTS);
+            let (to_words, words) = mpsc::channel(self.room);
             let missed: Arc<Missed<UserId, Delivery>> = Arc::default();
             queues.insert(address.clone(), Peer { words: to_words, missed: Arc::clone(&missed) });
             new.push((address, Queue { words, missed }));
@@ -113,7 +133,7 @@ impl Peers {
         security: PeerSecurity,
         tasks: Tasks,
     ) {
-        let mut groups: HashMap<String, Tasks> = HashMap::new();
+        let mut groups: BTreeMap<String, Tasks> = BTreeMap::new();
         topology.mark_changed();
         while topology.changed().await.is_ok() {
             let wanted: Vec<String> =
@@ -134,13 +154,6 @@ impl Peers {
     }
 }
 
-impl Queue {
-    /// Takes everything that waits now.
-    pub(crate) fn take(&mut self) -> ToRouter {
-        message_of(std::iter::from_fn(|| self.words.try_recv().ok()))
-    }
-}
-
 fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
     let mut message = ToRouter::default();
     for word in words {
@@ -158,17 +171,8 @@ async fn keep(
     mut lease: watch::Receiver<Option<HeldLease>>,
     Queue { words, missed }: Queue,
 ) {
-    let channel = match security.channel(&address) {
-        Ok(channel) => channel,
-        Err(error) => {
-            tracing::error!(%address, %error, "router can't be reached by its address");
-            return;
-        }
-    };
-    let token = security.token();
-    let mut client = RouterClient::new(InterceptedService::new(channel, token))
-        .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
+    // Made when the router is first called over the network.
+    let mut client = None;
     let mut words = Batches::new(words, |word| match word {
         Word::Hint(delivery) => delivery.envelope.len() + 256,
         Word::Changed(_) => 256,
@@ -184,42 +188,65 @@ async fn keep(
         let (batches, queue) = mpsc::channel(BATCHES);
         // The queue is new and has room for it.
         let _ = batches.try_send(ToRouter { hello: Some(hello), ..ToRouter::default() });
-        match time::timeout(OPEN_TIMEOUT, client.link(ReceiverStream::new(queue))).await {
-            Ok(Ok(response)) => {
+        let open = open(&address, &security, &mut client, ReceiverStream::new(queue));
+        match clock::timeout(OPEN_TIMEOUT, open).await {
+            Some(Ok(mut said)) => {
                 failures = 0;
                 waiting.over();
-                let mut said = response.into_inner();
                 loop {
-                    // Both are cancel-safe; what is taken is passed on before the next turn.
+                    // All are cancel-safe; what is taken is passed on before the next turn. Rare branches come first, so that they
+                    // are not starved.
                     let message = tokio::select! {
+                        biased;
                         message = said.message() => match message {
                             // Routers tell each other nothing but the registry, which this one watches itself.
                             Ok(Some(_)) => continue,
                             Ok(None) | Err(_) => break,
                         },
-                        next = words.next() => {
-                            let Some(words) = next else { return };
-                            message_of(words)
-                        }
                         taken = poll_fn(|context| missed.poll_take(context, MISSED)) => {
                             // A new link also says that any user may have missed something.
                             let Taken::Some(deliveries) = taken else { break };
                             let hints = deliveries.into_iter().map(Delivery::into_hint).collect();
                             ToRouter { hints, ..ToRouter::default() }
                         }
+                        next = words.next() => {
+                            let Some(words) = next else { return };
+                            message_of(words)
+                        }
                     };
                     // If this is lost, the other side reads it from the store when the link is open again.
-                    let given = time::timeout(OPEN_TIMEOUT, batches.send(message)).await;
-                    if !matches!(given, Ok(Ok(()))) {
+                    let given = clock::timeout(OPEN_TIMEOUT, batches.send(message)).await;
+                    if !matches!(given, Some(Ok(()))) {
                         break;
                     }
                 }
             }
-            Ok(Err(status)) => waiting.still(&address, cause(&status)),
-            Err(_) => waiting.still(&address, "no answer in time"),
+            Some(Err(error)) => waiting.still(&address, error),
+            None => waiting.still(&address, "no answer in time"),
         }
         let pause = pause::growing(failures, BACKOFF_MIN, BACKOFF_MAX);
         failures = failures.saturating_add(1);
-        time::sleep(pause).await;
+        clock::sleep(pause).await;
     }
+}
+
+/// A link to the router: within this process or over the network.
+async fn open(
+    address: &str,
+    security: &PeerSecurity,
+    client: &mut Option<Client>,
+    says: ReceiverStream<ToRouter>,
+) -> Result<Incoming<FromRouter>, OpenError> {
+    if let Some(router) = security.near(address) {
+        return Ok(router.open(says)?);
+    }
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(
+            RouterClient::new(InterceptedService::new(security.channel(address)?, security.token()))
+                .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+                .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES),
+        ),
+    };
+    Ok(client.link(says).await?.into_inner().into())
 }

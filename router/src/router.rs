@@ -26,7 +26,7 @@ use crate::{
     metrics,
     owner::{Owner, OwnerConfig},
     partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
-    peers::Peers,
+    peers::{HINTS, Peers},
     registry::RegistryReader,
     reply::InFlight,
     server::Services,
@@ -98,9 +98,10 @@ impl Router {
 
         let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
-        let (store, actor) = StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes);
+        let (store, actor) =
+            StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
-        let peers = Peers::default();
+        let peers = Peers::new(HINTS);
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
         let missed: Vec<_> = each.iter().map(|mailbox| Arc::clone(&mailbox.missed)).collect();

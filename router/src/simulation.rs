@@ -1,25 +1,29 @@
-//! For the simulation only: a router without sockets. The simulation polls its tasks: each `Partition`, and the `Reader` and
-//! `Outgoing` of each link. Of the store's client there is the `Engine` without the `StoreActor`; messages for other routers
-//! are taken from the queues of `Peers`.
+//! For the simulation only: a router without sockets. The simulation polls its tasks: each `Partition`, the `StoreActor`, the stream to
+//! each storage node, the link to each other router, and the `Reader` and `Outgoing` of each link that others have opened.
+
+mod storage;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
+    collections::BTreeMap,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
     time::Duration,
 };
 
 use carillon_proto::{
-    LeaseId, Wakes, Woken, clock,
+    LeaseId, Turns, UserId, Wakes, Woken, clock,
     lease::HeldLease,
     pb::{
-        link::{FromRouter, Hello, ToRouter},
-        store::{NodeKind, RegistryView, StoreReply, StoreRequest},
+        link::{FromRouter, ToRouter},
+        store::{RegistryView, StoreReply, StoreRequest},
     },
-    peer::Tier,
-    stream::Incoming,
+    peer::{PeerError, PeerSecurity, Tier},
+    stream::{Incoming, Serving},
+    tasks::Tasks,
 };
-use futures_util::{FutureExt as _, Stream as _, StreamExt as _, future::BoxFuture};
+use futures_util::{Stream as _, StreamExt as _};
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -27,6 +31,7 @@ use tokio::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use self::storage::{Opened, Stream};
 use crate::{
     companions::Companions,
     config::UnknownRecipient,
@@ -34,24 +39,26 @@ use crate::{
     link::{self, LinkContext, Outgoing},
     owner::{Owner, OwnerConfig},
     partition::{ANSWERS, INPUTS, Mailbox, PARTITIONS, Partition, Partitions},
-    peers::{Peers, Queue},
+    peers::Peers,
     reply::InFlight,
-    store::{
-        StoreResult,
-        simulation::{Done, Event, StoreSide},
-    },
+    store::StoreActor,
     topology::Topology,
 };
 
-/// How late a retry or the end of a deadline in the store's client may be.
-const TICK: Duration = Duration::from_millis(10);
 /// Answers of a link that are outstanding or unread; at this number the link is no longer read.
 const REPLIES: usize = 64;
 /// A user has fewer devices in the simulation.
 const DEVICES: u32 = 256;
+/// Writes of one shard that wait, where they are not to be refused.
+const WRITES: usize = 8192;
 
 /// What leaves the router.
 pub enum Output {
+    /// It opens a stream, of this number, to this storage node.
+    Opens {
+        stream: u64,
+        address: String,
+    },
     Store {
         stream: u64,
         request: StoreRequest,
@@ -64,18 +71,33 @@ pub enum Output {
     Ended {
         link: u64,
     },
-    Peer {
+    /// It opens a link, of this number, to another router.
+    OpensPeer {
+        link: u64,
         address: String,
+    },
+    Peer {
+        link: u64,
         said: ToRouter,
+    },
+    /// It ends the link to another router.
+    LeavesPeer {
+        link: u64,
     },
 }
 
 pub struct Settings {
     pub seed: u64,
+    /// The storage nodes, and whether each can be reached.
+    pub storage: Vec<(String, Arc<AtomicBool>)>,
+    /// The addresses of all other routers that there may be.
+    pub routers: Vec<String>,
     /// The most that a request may take.
     pub longest: Duration,
     /// Pushes that wait for a link; more are dropped and told later.
     pub pushes: usize,
+    /// Messages that wait for another router; of more only the positions are told, later.
+    pub hints: usize,
     /// Between two checks of the inboxes of those who are connected.
     pub head_check: Duration,
 }
@@ -83,70 +105,99 @@ pub struct Settings {
 pub struct Router {
     topology: watch::Sender<Arc<Topology>>,
     lease: watch::Sender<Option<HeldLease>>,
-    partitions: Vec<Task>,
-    answers: Vec<mpsc::Sender<StoreResult>>,
-    store: StoreSide,
-    store_events: VecDeque<Event>,
-    next_tick: Instant,
+    tasks: Tasks,
+    turns: Turns,
+    /// Streams that were opened and have no number yet.
+    opened: Opened,
+    streams: BTreeMap<u64, Stream>,
+    last_stream: u64,
     context: LinkContext,
-    /// The gateways' links, by the number that the simulation gives each.
+    /// Links of gateways and other routers, by the number that the simulation gives each.
     links: BTreeMap<u64, Link>,
-    /// Links that other routers have opened, by their names.
-    from_peers: BTreeMap<String, Link>,
-    to_peers: BTreeMap<String, Queue>,
+    /// Links to other routers that were opened and have no number yet.
+    opened_peers: Arc<Mutex<Vec<(String, ToPeer)>>>,
+    to_peers: BTreeMap<u64, ToPeer>,
+    last_peer: u64,
     outputs: Vec<Output>,
-}
-
-/// One of the router's tasks.
-struct Task {
-    /// `None`: it has ended.
-    work: Option<BoxFuture<'static, ()>>,
-    calls: Wakes,
+    /// The storage nodes and other routers, by which the router's streams and links are opened.
+    _serving: Vec<Serving>,
 }
 
 struct Link {
-    /// `None`: the other side has ended the link.
-    says: Option<mpsc::UnboundedSender<ToRouter>>,
-    reader: Task,
-    /// `None`: this side has ended the link.
-    outgoing: Option<Outgoing>,
-    calls: Wakes,
+    says: mpsc::UnboundedSender<ToRouter>,
+    outgoing: Outgoing,
+    wakes: Wakes,
+}
+
+/// The other router's end of a link.
+struct ToPeer {
+    said: Incoming<ToRouter>,
+    says: mpsc::UnboundedSender<FromRouter>,
+    wakes: Wakes,
 }
 
 /// The part of a router that runs next. Parts run at their own pace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    Partition(usize),
-    Store,
-    /// Reads what a gateway has sent on a link.
-    Reads(u64),
-    /// Sends what waits for a link.
-    Sends(u64),
-    /// Reads what another router has sent.
-    ReadsPeer(String),
+    Task(u64),
+    /// The network takes what waits for a stream to a storage node.
+    Stream(u64),
+    /// The network takes what waits for a link.
+    Link(u64),
+    /// The network takes what waits for another router.
+    Peer(u64),
 }
 
 impl Router {
-    pub fn new(here: &str, settings: &Settings) -> Self {
+    pub fn new(here: &str, settings: &Settings) -> Result<Self, PeerError> {
+        let Settings { seed, storage, routers, longest, pushes, hints, head_check } = settings;
+        let security = PeerSecurity::from_secret(Tier::Router, "secret-of-the-simulation", None)?.within_process();
+        let opened = Opened::default();
+        // Of four routers two call the storage nodes, as within one process, and the others send messages.
+        let calls = seed & 2 == 0;
+        let serving = storage.iter().filter_map(|(address, is_up)| {
+            let (opened, is_up) = (opened.clone(), Arc::clone(is_up));
+            if calls {
+                opened.by_calls(&security, address, is_up)
+            } else {
+                opened.by_messages(&security, address, is_up)
+            }
+        });
+        let mut serving: Vec<Serving> = serving.collect();
+        let opened_peers: Arc<Mutex<Vec<(String, ToPeer)>>> = Arc::default();
+        for address in routers {
+            let (opened, of_address) = (Arc::clone(&opened_peers), address.clone());
+            serving.extend(security.serve_near([address.clone()], &[Tier::Router], move |_, said| {
+                let (says, heard) = mpsc::unbounded_channel();
+                opened.lock().push((of_address.clone(), ToPeer { said, says, wakes: Wakes::default() }));
+                Ok(UnboundedReceiverStream::new(heard).map(Ok).boxed())
+            }));
+        }
         let (topology, follows) = watch::channel(Arc::new(Topology::unknown(here)));
         let (lease, held) = watch::channel(None);
-        let (store, store_side) = StoreSide::new(8192, settings.seed);
-        let (answers, from_store): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
+        let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
+        // Of every other seed, a lane is full with a few writes.
+        let writes = if seed & 1 == 0 { WRITES } else { 2 + (*seed as usize / 2) % 6 };
+        let (store, actor) = StoreActor::new(follows.clone(), to_answers, security.clone(), writes, *seed);
+        let (tasks, turns) = Tasks::by_turns();
+        tasks.spawn_critical("router_store", actor.run(tasks.clone()));
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let mailboxes: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
         let missed: Vec<_> = mailboxes.iter().map(|mailbox| Arc::clone(&mailbox.missed)).collect();
-        let (mailboxes, links, peers) = (Partitions::new(mailboxes), GatewayLinks::default(), Peers::default());
+        let (mailboxes, links, peers) = (Partitions::new(mailboxes), GatewayLinks::default(), Peers::new(*hints));
+        let follow = peers.clone().follow(follows.clone(), held.clone(), security, tasks.child());
+        tasks.spawn_critical("router_peers", follow);
         let owner = OwnerConfig {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
-            head_check: settings.head_check,
+            head_check: *head_check,
         };
-        let queues = from_store.into_iter().zip(inputs).zip(missed).enumerate();
-        let partitions = queues.map(|(index, ((answers, inputs), missed))| {
+        let queues = answers.into_iter().zip(inputs).zip(missed).enumerate();
+        for (index, ((answers, inputs), missed)) in queues {
             let partition = Partition {
                 index,
                 owner: Owner::new(Arc::clone(&follows.borrow()), owner.clone(), clock::now()),
@@ -159,9 +210,8 @@ impl Router {
                 peers: peers.clone(),
                 partitions: mailboxes.clone(),
             };
-            Task::new(partition.run())
-        });
-        let partitions = partitions.collect();
+            tasks.spawn_critical("router_partition", partition.run());
+        }
         let context = LinkContext {
             links,
             partitions: mailboxes,
@@ -169,62 +219,57 @@ impl Router {
             topology: follows,
             lease: held,
             in_flight: InFlight::default(),
-            longest: settings.longest,
+            longest: *longest,
             requests_bound: REPLIES,
-            pushes_bound: settings.pushes,
+            pushes_bound: *pushes,
         };
-        Self {
+        Ok(Self {
             topology,
             lease,
-            partitions,
-            answers,
-            store: store_side,
-            store_events: VecDeque::new(),
-            next_tick: clock::now(),
+            tasks,
+            turns,
+            opened,
+            streams: BTreeMap::new(),
+            last_stream: 0,
             context,
             links: BTreeMap::new(),
-            from_peers: BTreeMap::new(),
+            opened_peers,
             to_peers: BTreeMap::new(),
+            last_peer: 0,
             outputs: Vec::new(),
-        }
+            _serving: serving,
+        })
     }
 
     pub fn take_outputs(&mut self) -> Vec<Output> {
-        for (address, queue) in &mut self.to_peers {
-            let said = queue.take();
-            if said != ToRouter::default() {
-                self.outputs.push(Output::Peer { address: address.clone(), said });
-            }
+        for (address, stream) in self.opened.take() {
+            self.last_stream += 1;
+            self.streams.insert(self.last_stream, stream);
+            self.outputs.push(Output::Opens { stream: self.last_stream, address });
         }
-        std::mem::take(&mut self.outputs)
+        for (address, link) in std::mem::take(&mut *self.opened_peers.lock()) {
+            self.last_peer += 1;
+            self.to_peers.insert(self.last_peer, link);
+            self.outputs.push(Output::OpensPeer { link: self.last_peer, address });
+        }
+        let outputs = &mut self.outputs;
+        self.to_peers.retain(|number, link| {
+            let is_over = link.says.is_closed();
+            outputs.extend(is_over.then_some(Output::LeavesPeer { link: *number }));
+            !is_over
+        });
+        std::mem::take(outputs)
     }
 
     /// The parts that have something to do.
-    pub fn runnable(&self) -> impl Iterator<Item = Part> {
-        let partitions = self.partitions.iter().enumerate();
-        let partitions = partitions.filter(|(_, task)| task.called()).map(|(index, _)| Part::Partition(index));
-        let store = (!self.store_events.is_empty() || self.store.is_asked()).then_some(Part::Store);
-        let links = self.links.iter().flat_map(|(number, link)| {
-            let reads = link.reader.called().then_some(Part::Reads(*number));
-            let sends = (link.outgoing.is_some() && link.calls.called()).then_some(Part::Sends(*number));
-            reads.into_iter().chain(sends)
-        });
-        let peers = self.from_peers.iter().filter(|(_, link)| link.reader.called());
-        let peers = peers.map(|(peer, _)| Part::ReadsPeer(peer.clone()));
-        partitions.chain(store).chain(links).chain(peers)
-    }
-
-    /// When `wake` is due. The tasks wait for their own times by `clock`.
-    pub fn wake_at(&self) -> Option<std::time::Instant> {
-        (!self.store.is_idle()).then(|| self.next_tick.into_std())
-    }
-
-    pub fn wake(&mut self) {
-        let now = clock::now();
-        if !self.store.is_idle() && self.next_tick <= now {
-            self.next_tick = now + TICK;
-            self.store_events.push_back(Event::Tick);
-        }
+    pub fn runnable(&mut self) -> impl Iterator<Item = Part> + use<'_> {
+        let streams = self.streams.iter().filter(|(_, stream)| stream.is_called());
+        let links = self.links.iter().filter(|(_, link)| link.wakes.called());
+        let peers = self.to_peers.iter().filter(|(_, link)| link.wakes.called());
+        let network =
+            streams.map(|(number, _)| Part::Stream(*number)).chain(links.map(|(number, _)| Part::Link(*number)));
+        let peers = peers.map(|(number, _)| Part::Peer(*number));
+        self.turns.due().map(Part::Task).chain(network).chain(peers)
     }
 
     /// The lease, and until when it runs.
@@ -235,149 +280,97 @@ impl Router {
 
     pub fn sees(&mut self, view: RegistryView) {
         let Some(next) = self.topology.borrow().followed_by(view) else { return };
-        let peers: Vec<String> = next.others().map(|router| router.address.clone()).collect();
-        self.to_peers.retain(|address, _| peers.contains(address));
-        self.to_peers.extend(self.context.peers.change(peers));
-        self.store_events.push_back(Event::Members(next.storage()));
         self.topology.send_replace(Arc::new(next));
     }
 
-    /// A gateway has opened a link.
-    pub fn link_up(&mut self, link: u64) {
-        self.links.insert(link, Link::open(&self.context, Tier::Gateway));
+    /// A gateway or another router has opened a link.
+    pub fn link_up(&mut self, link: u64, caller: Tier) {
+        let (says, outgoing) = self.open(caller);
+        self.links.insert(link, Link { says, outgoing, wakes: Wakes::default() });
     }
 
     pub fn link_says(&mut self, link: u64, said: ToRouter) {
         if let Some(link) = self.links.get_mut(&link) {
-            link.say(said);
+            // A reader that has ended hears nothing more.
+            let _ = link.says.send(said);
         }
     }
 
-    /// The gateway has ended the link, or the link broke.
+    /// The other side has ended the link, or the link broke.
     pub fn link_down(&mut self, link: u64) {
-        if let Some(link) = self.links.get_mut(&link) {
-            (link.says, link.outgoing) = (None, None);
+        self.links.remove(&link);
+    }
+
+    /// The other router has ended a link of this one, or the link broke, or the other router is not there.
+    pub fn peer_down(&mut self, link: u64) {
+        self.to_peers.remove(&link);
+    }
+
+    pub fn peer_says(&mut self, link: u64, said: FromRouter) {
+        if let Some(link) = self.to_peers.get(&link) {
+            // This router may have left the link.
+            let _ = link.says.send(said);
         }
     }
 
-    /// Another router sends this on its link.
-    pub fn peer_says(&mut self, peer: &str, said: ToRouter) {
-        if !self.from_peers.contains_key(peer) {
-            self.peer_links(peer);
-        }
-        if let Some(link) = self.from_peers.get_mut(peer) {
-            link.say(said);
+    /// Another router has carried out the operator's command for this user.
+    pub fn changed(&mut self, user: UserId) {
+        if self.topology.borrow().owns(user.as_str()) {
+            self.context.partitions.changed(user);
         }
     }
 
-    /// Another router opens its link. A link that it had before is gone.
-    pub fn peer_links(&mut self, peer: &str) {
-        let mut link = Link::open(&self.context, Tier::Router);
-        let hello = Hello { kind: NodeKind::Router.into(), ..Hello::default() };
-        link.say(ToRouter { hello: Some(hello), ..ToRouter::default() });
-        // Nothing is sent to a router on the link that it has opened.
-        link.outgoing = None;
-        self.from_peers.insert(peer.to_owned(), link);
-    }
-
-    pub fn stream_up(&mut self, address: &str, stream: u64) {
-        self.store_events.push_back(Event::Up { address: address.to_owned(), stream });
-    }
-
+    /// The stream is over.
     pub fn stream_down(&mut self, stream: u64) {
-        self.store_events.push_back(Event::Down { stream });
+        self.streams.remove(&stream);
     }
 
-    pub fn store_says(&mut self, reply: StoreReply) {
-        self.store_events.push_back(Event::Reply(Box::new(reply)));
+    pub fn store_says(&mut self, stream: u64, reply: StoreReply) {
+        if let Some(stream) = self.streams.get(&stream) {
+            stream.says(reply);
+        }
     }
 
-    pub fn run(&mut self, part: &Part) {
+    pub fn run(&mut self, part: Part) {
         match part {
-            Part::Store => self.run_store(),
-            Part::Partition(index) => self.partitions[*index].run(),
-            Part::ReadsPeer(peer) => {
-                if let Some(link) = self.from_peers.get_mut(peer) {
-                    link.reader.run();
+            Part::Task(number) => self.turns.poll(number),
+            Part::Stream(number) => {
+                let Some(stream) = self.streams.get_mut(&number) else { return };
+                while let Some(request) = stream.next() {
+                    self.outputs.push(Output::Store { stream: number, request });
                 }
             }
-            Part::Reads(number) => {
-                let Some(link) = self.links.get_mut(number) else { return };
-                link.reader.run();
-                if link.reader.work.is_none() && link.outgoing.is_none() {
-                    self.links.remove(number);
+            Part::Link(number) => self.send(number),
+            Part::Peer(number) => {
+                let Some(ToPeer { said, wakes, .. }) = self.to_peers.get_mut(&number) else { return };
+                while let Poll::Ready(next) = wakes.poll(|context| pin!(said.message()).poll(context)) {
+                    // The router drops its half of the link with the other one.
+                    let Some(said) = next.expect("no message of a router is an error") else { return };
+                    self.outputs.push(Output::Peer { link: number, said });
                 }
             }
-            Part::Sends(number) => self.send(*number),
         }
     }
 
-    fn run_store(&mut self) {
-        let now = clock::now();
-        for event in std::mem::take(&mut self.store_events) {
-            self.store.take(event, now);
-        }
-        self.store.take_asked(now);
-        let Done { sends, answers } = self.store.perform(now);
-        self.outputs.extend(sends.into_iter().map(|(stream, request)| Output::Store { stream, request }));
-        for (partition, answer) in answers {
-            self.answers[partition].try_send(answer).expect("fewer answers wait than there is room for");
-        }
+    /// The reader of the new link is a task.
+    fn open(&self, tier: Tier) -> (mpsc::UnboundedSender<ToRouter>, Outgoing) {
+        let (says, said) = mpsc::unbounded_channel();
+        let (reader, outgoing) = link::open(self.context.clone(), tier, &CancellationToken::new());
+        let said = UnboundedReceiverStream::new(said).map(Ok).boxed();
+        self.tasks.spawn("router_link", reader.run(Incoming::from(said)));
+        (says, outgoing)
     }
 
     /// Sends all that waits for this link.
     fn send(&mut self, number: u64) {
-        let Some(Link { outgoing: place, calls, reader, .. }) = self.links.get_mut(&number) else { return };
-        while let Some(outgoing) = place {
-            match calls.poll(|context| Pin::new(outgoing).poll_next(context)) {
-                std::task::Poll::Ready(Some(said)) => {
-                    let said = said.expect("no message of a router is an error");
-                    self.outputs.push(Output::Link { link: number, said });
-                }
-                std::task::Poll::Ready(None) => {
-                    *place = None;
-                    self.outputs.push(Output::Ended { link: number });
-                }
-                std::task::Poll::Pending => return,
-            }
-        }
-        if reader.work.is_none() {
-            self.links.remove(&number);
-        }
-    }
-}
-
-impl Task {
-    fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { work: Some(work.boxed()), calls: Wakes::default() }
-    }
-
-    fn called(&self) -> bool {
-        self.work.is_some() && self.calls.called()
-    }
-
-    fn run(&mut self) {
-        if let Some(work) = &mut self.work
-            && self.calls.poll(|context| work.as_mut().poll(context)).is_ready()
-        {
-            self.work = None;
-        }
-    }
-}
-
-impl Link {
-    fn open(context: &LinkContext, tier: Tier) -> Self {
-        let (says, said) = mpsc::unbounded_channel();
-        let (reader, outgoing) = link::open(context.clone(), tier, &CancellationToken::new());
-        let said = UnboundedReceiverStream::new(said).map(Ok).boxed();
-        let reader = Task::new(reader.run(Incoming::from(said)));
-        Self { says: Some(says), reader, outgoing: Some(outgoing), calls: Wakes::default() }
-    }
-
-    fn say(&mut self, said: ToRouter) {
-        if let Some(says) = &self.says {
-            // A reader that has ended hears nothing more.
-            let _ = says.send(said);
+        let Some(Link { outgoing, wakes, .. }) = self.links.get_mut(&number) else { return };
+        while let Poll::Ready(said) = wakes.poll(|context| Pin::new(&mut *outgoing).poll_next(context)) {
+            let Some(said) = said else {
+                self.links.remove(&number);
+                return self.outputs.push(Output::Ended { link: number });
+            };
+            let said = said.expect("no message of a router is an error");
+            self.outputs.push(Output::Link { link: number, said });
         }
     }
 }

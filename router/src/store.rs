@@ -3,7 +3,6 @@
 mod actor;
 mod engine;
 mod lane;
-pub(crate) mod simulation;
 mod stream;
 mod told;
 

@@ -4,12 +4,9 @@
 use bytes::Bytes;
 use carillon_proto::{
     ShardKind, TimelineId, UserId,
-    pb::{
-        link::ToRouter,
-        store::{
-            Account, DeleteAccount, DirectoryCommand, EndSender, EndTimeline, PutAccount, TimelineCommand,
-            directory_command, put_account, store_reply::Result as Outcome, timeline_command,
-        },
+    pb::store::{
+        Account, DeleteAccount, DirectoryCommand, EndSender, EndTimeline, PutAccount, TimelineCommand,
+        directory_command, put_account, store_reply::Result as Outcome, timeline_command,
     },
 };
 use prost::Message as _;
@@ -65,11 +62,10 @@ impl World<'_> {
                 }
                 self.model.deletion_is_answered(&user_name(user), incarnation);
                 for router in 0..self.routers.len() {
-                    if self.healed || !self.random.in_thousand(self.scenario.hints_lost) {
+                    if self.healed || !self.random.in_thousand(self.scenario.peers_break) {
                         let after = self.latency();
-                        let changed_users = vec![user_name(user)];
-                        let said = ToRouter { changed_users, ..ToRouter::default() };
-                        self.at_router(router, after, RouterEvent::Hears { from: "operator".to_owned(), said });
+                        let user = UserId::new(&user_name(user)).expect("valid");
+                        self.at_router(router, after, RouterEvent::Changed(user));
                     }
                 }
                 let after = self.random.below(500 * MS);

@@ -16,7 +16,7 @@ use crate::{
     lease::Keeper,
     routers::{router_name, router_of},
     schedule::{MS, Time},
-    wires::{Ends, Side, WireId},
+    wires::{Ends, Side, WireId, number_of},
     world::{Event, Message, Node, World},
 };
 
@@ -126,7 +126,7 @@ impl World<'_> {
 
     pub(crate) fn gateway_hears_router(&mut self, gateway: usize, wire: WireId, said: FromRouter) {
         let node = &mut self.gateways[gateway];
-        if let (Some(link), Some(up)) = (link_of(&node.links, wire), &mut node.up) {
+        if let (Some(link), Some(up)) = (number_of(&node.links, wire), &mut node.up) {
             up.router_says(link, said);
         }
         self.after_gateway(gateway);
@@ -134,7 +134,7 @@ impl World<'_> {
 
     pub(crate) fn gateway_lost_router(&mut self, gateway: usize, wire: WireId) {
         let node = &mut self.gateways[gateway];
-        if let (Some(link), Some(up)) = (link_of(&node.links, wire), &mut node.up) {
+        if let (Some(link), Some(up)) = (number_of(&node.links, wire), &mut node.up) {
             up.router_gone(link);
             node.links.remove(&link);
         }
@@ -210,8 +210,4 @@ impl World<'_> {
     pub(crate) fn pace(&mut self) -> Time {
         if self.random.in_thousand(20) { self.random.below(10 * MS) } else { self.random.below(300) }
     }
-}
-
-fn link_of(links: &BTreeMap<u64, WireId>, wire: WireId) -> Option<u64> {
-    links.iter().find(|(_, known)| **known == wire).map(|(link, _)| *link)
 }

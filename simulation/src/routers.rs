@@ -1,12 +1,18 @@
-//! The routers as processes: their streams to the store, their pace, their ends. What they decide is real, as are their tasks.
+//! The routers as processes: their pace, their ends. What they decide is real, as are their tasks.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use carillon_proto::pb::{
-    client::Code,
-    link::{FromRouter, Hint, ToRouter, router_reply},
-    store::{DeregisterNode, RegistryView, StoreReply, directory_command},
+use carillon_proto::{
+    UserId,
+    pb::{
+        client::Code,
+        link::{FromRouter, ToRouter, router_reply},
+        store::{DeregisterNode, RegistryView, StoreReply, directory_command},
+    },
+    peer::Tier,
 };
 use carillon_router::simulation::{Output, Part, Router, Settings};
 
@@ -14,8 +20,8 @@ use crate::{
     Guard, Plant,
     lease::Keeper,
     schedule::{MS, SECOND, Time},
-    store::{NODES, node_name},
-    wires::{Ends, Side, WireId},
+    store::{NODES, node_name, node_of},
+    wires::{Ends, Side, WireId, number_of},
     world::{Event, Message, Node, World},
 };
 
@@ -31,10 +37,12 @@ pub(crate) struct RouterNode {
     pub(crate) up: Option<Router>,
     pub(crate) paused_until: Time,
     pub(crate) keeper: Keeper,
-    knows: bool,
     links: BTreeSet<WireId>,
+    /// By the router's numbers of them.
+    streams: BTreeMap<u64, WireId>,
+    /// To other routers, by the router's numbers of them.
+    peers: BTreeMap<u64, WireId>,
     will_run: BTreeSet<Part>,
-    will_wake: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -43,19 +51,9 @@ pub(crate) enum RouterEvent {
     /// After it has left the ring.
     Stops,
     Runs(Part),
-    Wakes,
     Sees(RegistryView),
-    /// Another router says it.
-    Hears {
-        from: String,
-        said: ToRouter,
-    },
-    /// Another router's link is open again; what it said before may be lost.
-    Links {
-        from: String,
-    },
-    /// A stream to this storage node.
-    Opens(usize),
+    /// Another router has carried out the operator's command for this user.
+    Changed(UserId),
 }
 
 pub(crate) fn router_name(router: usize) -> String {
@@ -76,36 +74,20 @@ impl World<'_> {
         match what {
             RouterEvent::Starts => self.router_starts(router),
             RouterEvent::Stops => self.router_crashes(router),
-            RouterEvent::Opens(node) => self.open_stream(router, node),
             RouterEvent::Runs(part) => {
                 self.routers[router].will_run.remove(&part);
                 if let Some(up) = &mut self.routers[router].up {
-                    up.run(&part);
-                }
-            }
-            RouterEvent::Wakes => {
-                self.routers[router].will_wake = None;
-                if let Some(up) = &mut self.routers[router].up {
-                    up.wake();
+                    up.run(part);
                 }
             }
             RouterEvent::Sees(view) => {
-                let node = &mut self.routers[router];
-                let Some(up) = &mut node.up else { return };
-                up.sees(view);
-                // The storage nodes are known from now on.
-                if !std::mem::replace(&mut node.knows, true) {
-                    (0..NODES).for_each(|storage| self.at_router(router, 0, RouterEvent::Opens(storage)));
+                if let Some(up) = &mut self.routers[router].up {
+                    up.sees(view);
                 }
             }
-            RouterEvent::Links { from } => {
+            RouterEvent::Changed(user) => {
                 if let Some(up) = &mut self.routers[router].up {
-                    up.peer_links(&from);
-                }
-            }
-            RouterEvent::Hears { from, said } => {
-                if let Some(up) = &mut self.routers[router].up {
-                    up.peer_says(&from, said);
+                    up.changed(user);
                 }
             }
         }
@@ -117,8 +99,11 @@ impl World<'_> {
         let is_planted = self.plant == Some(Plant::DropsUntold);
         let head_check = if is_planted { Duration::from_secs(3600) } else { HEAD_CHECK };
         let (seed, pushes) = (self.random.next(), self.scenario.pushes);
-        let settings = Settings { seed, longest: LONGEST, pushes, head_check };
-        let up = Router::new(&router_name(router), &settings);
+        let storage = (0..NODES).map(|node| (node_name(node), self.cluster.node_is_up(node))).collect();
+        let routers = (0..self.routers.len()).filter(|other| *other != router).map(router_name).collect();
+        let hints = self.scenario.hints;
+        let settings = Settings { seed, storage, routers, longest: LONGEST, pushes, hints, head_check };
+        let up = Router::new(&router_name(router), &settings).expect("its secret is long enough");
         let life = self.routers[router].life + 1;
         self.routers[router] = RouterNode { life, up: Some(up), ..RouterNode::default() };
         self.begin_lease(Node::Router(router));
@@ -135,7 +120,10 @@ impl World<'_> {
         for (wire, ends) in self.wires.all().collect::<Vec<_>>() {
             match ends {
                 Ends::Link { router: its, .. } if its == router => self.abandon_wire(wire, Side::Second),
-                Ends::Stream { router: its, .. } if its == router => self.abandon_wire(wire, Side::First),
+                Ends::Peer { to, .. } if to == router => self.abandon_wire(wire, Side::Second),
+                Ends::Stream { router: its, .. } | Ends::Peer { from: its, .. } if its == router => {
+                    self.abandon_wire(wire, Side::First);
+                }
                 _ => {}
             }
         }
@@ -161,11 +149,11 @@ impl World<'_> {
         self.after_router(router);
     }
 
-    pub(crate) fn router_hears(&mut self, router: usize, wire: WireId, said: ToRouter) {
+    pub(crate) fn router_hears(&mut self, router: usize, wire: WireId, caller: Tier, said: ToRouter) {
         let node = &mut self.routers[router];
         let Some(up) = &mut node.up else { return };
         if node.links.insert(wire) {
-            up.link_up(wire);
+            up.link_up(wire, caller);
         }
         up.link_says(wire, said);
         self.after_router(router);
@@ -180,30 +168,47 @@ impl World<'_> {
         self.after_router(router);
     }
 
-    fn open_stream(&mut self, router: usize, node: usize) {
-        if !self.cluster.node_is_up(node) {
-            let pause = self.random.between(20 * MS, 100 * MS);
-            return self.at_router(router, pause, RouterEvent::Opens(node));
-        }
-        let wire = self.wires.open(Ends::Stream { router, node });
-        if let Some(up) = &mut self.routers[router].up {
-            up.stream_up(&node_name(node), wire);
-        }
-    }
-
-    pub(crate) fn router_hears_store(&mut self, router: usize, reply: StoreReply) {
-        if let Some(up) = &mut self.routers[router].up {
-            up.store_says(reply);
+    pub(crate) fn router_hears_peer(&mut self, router: usize, wire: WireId, said: FromRouter) {
+        let node = &mut self.routers[router];
+        if let (Some(link), Some(up)) = (number_of(&node.peers, wire), &mut node.up) {
+            up.peer_says(link, said);
         }
         self.after_router(router);
     }
 
-    pub(crate) fn router_lost_store(&mut self, router: usize, node: usize, wire: WireId) {
-        if let Some(up) = &mut self.routers[router].up {
-            up.stream_down(wire);
+    pub(crate) fn router_lost_peer(&mut self, router: usize, wire: WireId) {
+        let node = &mut self.routers[router];
+        if let (Some(link), Some(up)) = (number_of(&node.peers, wire), &mut node.up) {
+            up.peer_down(link);
+            node.peers.remove(&link);
         }
-        let pause = self.random.between(20 * MS, 60 * MS);
-        self.at_router(router, pause, RouterEvent::Opens(node));
+        self.after_router(router);
+    }
+
+    fn open_peer(&mut self, router: usize, link: u64, address: &str) {
+        let to = router_of(address);
+        if self.routers[to].up.is_some() {
+            let wire = self.wires.open(Ends::Peer { from: router, to });
+            self.routers[router].peers.insert(link, wire);
+        } else if let Some(up) = &mut self.routers[router].up {
+            up.peer_down(link);
+        }
+    }
+
+    pub(crate) fn router_hears_store(&mut self, router: usize, wire: WireId, reply: StoreReply) {
+        let node = &mut self.routers[router];
+        if let (Some(stream), Some(up)) = (number_of(&node.streams, wire), &mut node.up) {
+            up.store_says(stream, reply);
+        }
+        self.after_router(router);
+    }
+
+    pub(crate) fn router_lost_store(&mut self, router: usize, wire: WireId) {
+        let node = &mut self.routers[router];
+        if let (Some(stream), Some(up)) = (number_of(&node.streams, wire), &mut node.up) {
+            up.stream_down(stream);
+            node.streams.remove(&stream);
+        }
         self.after_router(router);
     }
 
@@ -219,12 +224,30 @@ impl World<'_> {
         }
         for output in outputs {
             match output {
-                Output::Store { stream, request } => self.send(stream, Side::Second, Message::ToStore(request)),
+                Output::Opens { stream, address } => {
+                    let wire = self.wires.open(Ends::Stream { router, node: node_of(&address) });
+                    self.routers[router].streams.insert(stream, wire);
+                }
+                Output::Store { stream, request } => {
+                    if let Some(wire) = self.routers[router].streams.get(&stream).copied() {
+                        self.send(wire, Side::Second, Message::ToStore(request));
+                    }
+                }
                 Output::Link { link, said } => self.router_says(link, said),
                 Output::Ended { link } => self.close_wire(link, Side::Second),
-                Output::Peer { address, said } => {
-                    for hint in said.hints {
-                        self.hint(router, &address, hint);
+                Output::OpensPeer { link, address } => self.open_peer(router, link, &address),
+                Output::Peer { link, said } => {
+                    if let Some(wire) = self.routers[router].peers.get(&link).copied() {
+                        let breaks = !self.healed && self.random.in_thousand(self.scenario.peers_break);
+                        self.send(wire, Side::Second, Message::ToRouter(said));
+                        if breaks {
+                            self.break_wire(wire);
+                        }
+                    }
+                }
+                Output::LeavesPeer { link } => {
+                    if let Some(wire) = self.routers[router].peers.remove(&link) {
+                        self.close_wire(wire, Side::First);
                     }
                 }
             }
@@ -264,40 +287,14 @@ impl World<'_> {
         }
     }
 
-    fn hint(&mut self, from: usize, address: &str, hint: Hint) {
-        let (from, mut after) = (router_name(from), self.latency());
-        let mut hint = Some(hint);
-        if !self.healed && self.random.in_thousand(self.scenario.hints_lost) {
-            after += self.random.below(400 * MS);
-            // For lack of room, or with the link.
-            let for_lack_of_room = self.random.in_thousand(500);
-            hint = hint.filter(|_| for_lack_of_room).map(|hint| Hint { envelope: Bytes::new(), ..hint });
-        }
-        let what = match hint {
-            Some(hint) => {
-                let said = ToRouter { hints: vec![hint], ..ToRouter::default() };
-                RouterEvent::Hears { from, said }
-            }
-            None => RouterEvent::Links { from },
-        };
-        self.at_router(router_of(address), after, what);
-    }
-
     fn schedule_router(&mut self, router: usize) {
-        let now = self.schedule.now();
         let node = &mut self.routers[router];
         let Some(up) = &mut node.up else { return };
         let new: Vec<Part> = up.runnable().filter(|part| !node.will_run.contains(part)).collect();
-        node.will_run.extend(new.iter().cloned());
-        let wake = up.wake_at().map(|at| self.schedule.time_of(at).max(now));
-        let wake = wake.filter(|at| node.will_wake.is_none_or(|planned| *at < planned));
-        node.will_wake = wake.or(node.will_wake);
+        node.will_run.extend(new.iter().copied());
         for part in new {
             let after = self.pace();
             self.at_router(router, after, RouterEvent::Runs(part));
-        }
-        if let Some(at) = wake {
-            self.at_router(router, at - now, RouterEvent::Wakes);
         }
     }
 }

@@ -41,8 +41,10 @@ pub(crate) struct Scenario {
     /// In thousand pushes.
     pub(crate) pushes_doubled: u64,
     pub(crate) pushes_late: u64,
-    /// In thousand hints between routers.
-    pub(crate) hints_lost: u64,
+    /// Messages that wait for another router; of more only the positions are told, later.
+    pub(crate) hints: usize,
+    /// In thousand messages between routers: those with which the link breaks.
+    pub(crate) peers_break: u64,
     /// Most that a router learns of a change of the registry too late.
     pub(crate) registry_late: Time,
     /// In thousand writes that the store calls too many.
@@ -139,7 +141,8 @@ impl Scenario {
             pushes: if random.in_thousand(500) { random.between(1, 3) as usize } else { 1024 },
             pushes_doubled: faulty(random, 300),
             pushes_late: faulty(random, 300),
-            hints_lost: faulty(random, 500),
+            hints: if random.in_thousand(500) { random.between(1, 3) as usize } else { 1024 },
+            peers_break: faulty(random, 300),
             registry_late: if random.in_thousand(500) { random.between(1, 1500) * MS } else { 20 * MS },
             busy: faulty(random, 50),
             cursor_age_ms: if random.in_thousand(500) { random.between(100, 1500) } else { 0 },

@@ -5,6 +5,10 @@ mod planted;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,7 +44,8 @@ pub(crate) struct Cluster<'m> {
     shards: BTreeMap<ShardId, Shard>,
     /// Of each stream.
     lanes: BTreeMap<WireId, Lanes>,
-    node_is_up: [bool; NODES],
+    /// Which nodes are up.
+    up: [Arc<AtomicBool>; NODES],
     clock_at: Time,
     swept_at: Time,
     /// Makes what is planted different each time.
@@ -90,15 +95,21 @@ impl<'m> Cluster<'m> {
             machines,
             shards: MAP.all().enumerate().map(shard).collect(),
             lanes: BTreeMap::new(),
-            node_is_up: [true; NODES],
+            up: std::array::from_fn(|_| Arc::new(AtomicBool::new(true))),
             clock_at: 0,
             swept_at: 0,
             planted: 0,
         }
     }
 
-    pub(crate) fn node_is_up(&self, node: usize) -> bool {
-        self.node_is_up[node]
+    /// True while the node is up.
+    pub(crate) fn node_is_up(&self, node: usize) -> Arc<AtomicBool> {
+        Arc::clone(&self.up[node])
+    }
+
+    /// The nodes that are up.
+    fn nodes_up(&self) -> Vec<usize> {
+        (0..NODES).filter(|node| self.up[*node].load(Ordering::Relaxed)).collect()
     }
 
     pub(crate) fn registry_is_led(&self) -> bool {
@@ -150,6 +161,10 @@ impl<'m> Cluster<'m> {
 
 pub(crate) fn node_name(node: usize) -> String {
     format!("s{node}:1")
+}
+
+pub(crate) fn node_of(address: &str) -> usize {
+    address[1..2].parse().expect("a name of a storage node")
 }
 
 impl World<'_> {
@@ -211,7 +226,7 @@ impl World<'_> {
             StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
                 self.schedule.after(50 * MS, Event::Store(event));
             }
-            StoreEvent::NodeStarts(node) => self.cluster.node_is_up[node] = true,
+            StoreEvent::NodeStarts(node) => self.cluster.up[node].store(true, Ordering::Relaxed),
             StoreEvent::Clock => self.clock(),
             StoreEvent::Sweeps => self.sweeps(),
         }
@@ -349,7 +364,7 @@ impl World<'_> {
             write.lane.close();
             self.reply(write.wire, write.id, error(Why::NotLeader(NotLeader::default())));
         }
-        let up: Vec<usize> = (0..NODES).filter(|node| self.cluster.node_is_up[*node]).collect();
+        let up = self.cluster.nodes_up();
         let leader = up[self.random.index(up.len())];
         // Replicas move: any node but the leader may be without one.
         let without = Some(self.random.index(NODES)).filter(|node| *node != leader);
@@ -362,10 +377,10 @@ impl World<'_> {
     /// One at a time, so that the others are a majority.
     pub(crate) fn node_crashes(&mut self) {
         let node = self.random.index(NODES);
-        if self.cluster.node_is_up.contains(&false) {
+        if self.cluster.nodes_up().len() < NODES {
             return;
         }
-        self.cluster.node_is_up[node] = false;
+        self.cluster.up[node].store(false, Ordering::Relaxed);
         let is_its = |ends: Ends| matches!(ends, Ends::Stream { node: other, .. } if other == node);
         let its: Vec<WireId> = self.wires.all().filter(|(_, ends)| is_its(*ends)).map(|(wire, _)| wire).collect();
         for wire in its {

@@ -10,9 +10,24 @@ pub(crate) type WireId = u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ends {
-    Client { client: usize, gateway: usize, connection: u64 },
-    Link { gateway: usize, router: usize },
-    Stream { router: usize, node: usize },
+    Client {
+        client: usize,
+        gateway: usize,
+        connection: u64,
+    },
+    Link {
+        gateway: usize,
+        router: usize,
+    },
+    /// Between two routers.
+    Peer {
+        from: usize,
+        to: usize,
+    },
+    Stream {
+        router: usize,
+        node: usize,
+    },
 }
 
 /// The first end that [`Ends`] names, or the second.
@@ -124,4 +139,9 @@ impl Wires {
         }
         Some(ends)
     }
+}
+
+/// The number that one end has for a wire.
+pub(crate) fn number_of(numbers: &BTreeMap<u64, WireId>, wire: WireId) -> Option<u64> {
+    numbers.iter().find(|(_, known)| **known == wire).map(|(number, _)| *number)
 }

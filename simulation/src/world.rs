@@ -7,6 +7,7 @@ use carillon_proto::{
         link::{FromRouter, ToRouter},
         store::{StoreReply, StoreRequest},
     },
+    peer::Tier,
 };
 use carillon_storage::simulation::Machines;
 
@@ -238,10 +239,16 @@ impl<'m> World<'m> {
                 self.gateway_hears(gateway, connection, frame);
             }
             (Ends::Client { client, .. }, Message::ToClient(frame)) => self.client_hears(client, wire, frame),
-            (Ends::Link { router, .. }, Message::ToRouter(said)) => self.router_hears(router, wire, said),
+            (Ends::Link { router, .. }, Message::ToRouter(said)) => {
+                self.router_hears(router, wire, Tier::Gateway, said);
+            }
+            (Ends::Peer { to: router, .. }, Message::ToRouter(said)) => {
+                self.router_hears(router, wire, Tier::Router, said);
+            }
+            (Ends::Peer { from, .. }, Message::FromRouter(said)) => self.router_hears_peer(from, wire, said),
             (Ends::Link { gateway, .. }, Message::FromRouter(said)) => self.gateway_hears_router(gateway, wire, said),
             (Ends::Stream { node, .. }, Message::ToStore(request)) => self.store_request(node, wire, request),
-            (Ends::Stream { router, .. }, Message::FromStore(reply)) => self.router_hears_store(router, reply),
+            (Ends::Stream { router, .. }, Message::FromStore(reply)) => self.router_hears_store(router, wire, reply),
             (ends, message) => unreachable!("{message:?} on {ends:?}"),
         }
     }
@@ -254,8 +261,11 @@ impl<'m> World<'m> {
                 self.gateway_lost_client(gateway, connection);
             }
             (Some(Ends::Link { gateway, .. }), Side::First) => self.gateway_lost_router(gateway, wire),
-            (Some(Ends::Link { router, .. }), Side::Second) => self.router_lost_link(router, wire),
-            (Some(Ends::Stream { router, node }), Side::First) => self.router_lost_store(router, node, wire),
+            (Some(Ends::Link { router, .. } | Ends::Peer { to: router, .. }), Side::Second) => {
+                self.router_lost_link(router, wire);
+            }
+            (Some(Ends::Peer { from, .. }), Side::First) => self.router_lost_peer(from, wire),
+            (Some(Ends::Stream { router, .. }), Side::First) => self.router_lost_store(router, wire),
             (Some(Ends::Stream { .. }), Side::Second) => self.cluster.forget(wire),
         }
     }
@@ -308,7 +318,8 @@ impl<'m> World<'m> {
                     (Ends::Client { gateway, .. }, Side::Second) | (Ends::Link { gateway, .. }, Side::First) => {
                         Node::Gateway(gateway)
                     }
-                    (Ends::Link { router, .. }, Side::Second) | (Ends::Stream { router, .. }, Side::First) => {
+                    (Ends::Link { router, .. } | Ends::Peer { to: router, .. }, Side::Second)
+                    | (Ends::Stream { router, .. } | Ends::Peer { from: router, .. }, Side::First) => {
                         Node::Router(router)
                     }
                     _ => return None,

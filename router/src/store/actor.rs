@@ -1,13 +1,13 @@
 //! The task around the engine: takes inputs, performs effects.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     future::poll_fn,
     sync::Arc,
     time::Duration,
 };
 
-use carillon_proto::{KeyedMap, Woken, pb::store::StoreReply, peer::PeerSecurity, tasks::Tasks};
+use carillon_proto::{Woken, clock, pb::store::StoreReply, peer::PeerSecurity, tasks::Tasks};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{mpsc, watch},
@@ -46,22 +46,24 @@ pub(crate) struct StoreActor {
     /// By partition. The partitions never wait for the store, so waiting for them ends.
     partitions: Vec<mpsc::Sender<StoreResult>>,
     security: PeerSecurity,
-    streams: KeyedMap<StreamId, (String, Requests)>,
-    members: HashMap<String, Tasks>,
+    streams: BTreeMap<StreamId, (String, Requests)>,
+    members: BTreeMap<String, Tasks>,
     nodes_seen: StreamId,
 }
 
 impl StoreActor {
+    /// `seed`: the source of randomness of the pauses between attempts.
     pub(crate) fn new(
         topology: watch::Receiver<Arc<Topology>>,
         partitions: Vec<mpsc::Sender<StoreResult>>,
         security: PeerSecurity,
         shard_writes: usize,
+        seed: u64,
     ) -> (Store, Self) {
         let (to_ops, ops) = mpsc::channel(OPS);
         let (to_events, events) = mpsc::channel(EVENTS);
         let actor = Self {
-            engine: Engine::new(shard_writes, rand::random()),
+            engine: Engine::new(shard_writes, seed),
             ops: Woken::new(ops),
             events: Woken::new(events),
             to_events,
@@ -69,8 +71,8 @@ impl StoreActor {
             topology: Woken::new(WatchStream::new(topology)),
             partitions,
             security,
-            streams: KeyedMap::default(),
-            members: HashMap::new(),
+            streams: BTreeMap::new(),
+            members: BTreeMap::new(),
             nodes_seen: 0,
         };
         (Store { ops: to_ops }, actor)
@@ -87,7 +89,7 @@ impl StoreActor {
             if self.engine.is_idle() {
                 tick_at = None;
             } else {
-                tick_at.get_or_insert_with(|| Instant::now() + TICK);
+                tick_at.get_or_insert_with(|| clock::now() + TICK);
             }
             let (queue, events, told) = (&mut self.ops, &mut self.events, &self.told);
             // All branches are cancel-safe: receiving, ticking, watching. Rare branches come first, so that they are
@@ -96,7 +98,7 @@ impl StoreActor {
                 biased;
                 () = poll_fn(|context| tick.poll(context, tick_at)) => {
                     tick_at = None;
-                    self.engine.tick(Instant::now());
+                    self.engine.tick(clock::now());
                 }
                 event = poll_fn(|context| events.poll_by(context, mpsc::Receiver::poll_recv)) => {
                     // `to_events` is ours, so it never closes.
@@ -112,7 +114,7 @@ impl StoreActor {
                     self.follow_members(&topology, &tasks);
                 }
                 () = poll_fn(|context| told.poll_take(context, &mut replies)) => {
-                    let now = Instant::now();
+                    let now = clock::now();
                     replies.drain(..).for_each(|reply| self.engine.reply(reply, now));
                 }
                 taken = poll_fn(|context| {
@@ -121,7 +123,7 @@ impl StoreActor {
                     if taken == 0 {
                         return;
                     }
-                    let now = Instant::now();
+                    let now = clock::now();
                     ops.drain(..).for_each(|op| self.engine.submit(op, now));
                 }
             }
@@ -130,7 +132,7 @@ impl StoreActor {
     }
 
     fn take_event(&mut self, event: Event) {
-        let now = Instant::now();
+        let now = clock::now();
         match event {
             Event::Up { address, stream, requests } => {
                 // It may have left meanwhile.
@@ -157,7 +159,7 @@ impl StoreActor {
             }
             stays
         });
-        let now = Instant::now();
+        let now = clock::now();
         self.streams.retain(|stream, (address, _)| {
             let stays = wanted.contains(address);
             if !stays {
@@ -185,7 +187,7 @@ impl StoreActor {
     }
 
     async fn perform(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.engine.flush(now);
         // Taken out and put back, to keep its memory.
         let mut sends = std::mem::take(&mut self.engine.effects.sends);

@@ -3,18 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, limits, pause,
+    Batches, clock, limits, pause,
     pb::store::{
         FromStore, StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
     },
-    peer::{PeerSecurity, cause},
+    peer::{AddToken, PeerError, PeerSecurity, cause},
     stream::{Calls, Incoming},
     waiting::Waiting,
 };
 use futures_util::{StreamExt as _, future::BoxFuture};
-use tokio::{sync::mpsc, time};
-use tonic::{Status, service::interceptor::InterceptedService};
+use tokio::sync::mpsc;
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{engine::StreamId, told::Told};
 
@@ -52,6 +52,16 @@ impl Requests {
     }
 }
 
+type Client = StoreClient<InterceptedService<Channel, AddToken>>;
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("{}", cause(.0))]
+    Status(#[from] Status),
+}
+
 /// How the replies of one stream arrive.
 enum ReplyWay {
     Incoming(Incoming<FromStore>),
@@ -68,37 +78,18 @@ pub(super) async fn keep(
     told: Arc<Told>,
     first: StreamId,
 ) {
-    let channel = match security.channel(&address) {
-        Ok(channel) => channel,
-        Err(error) => {
-            tracing::error!(%address, %error, "storage node can't be reached by its address");
-            return;
-        }
-    };
-    let token = security.token();
-    let mut client = StoreClient::new(InterceptedService::new(channel, token))
-        .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
+    // Made when the node is first called over the network.
+    let mut client = None;
     let mut stream = first;
     let mut failures = 0u32;
     let mut waiting = Waiting::new("a storage node's stream");
     while !events.is_closed() {
-        let open = async {
-            if let Some(node) = security.near_calls(&address) {
-                let told = Arc::clone(&told);
-                let Calls { say, ended } = node.open(Arc::new(move |reply| told.tell(reply)))?;
-                return Ok((Requests::Calls(say), ReplyWay::Told(ended)));
-            }
-            let (requests, queue) = mpsc::channel(QUEUE);
-            let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
-            let incoming = client.stream(batches).await?.into_inner().into();
-            Ok::<_, Status>((Requests::Queue(requests), ReplyWay::Incoming(incoming)))
-        };
-        let opened = time::timeout(OPEN_TIMEOUT, open).await;
+        let open = open(&address, &security, &mut client, &told);
+        let opened = clock::timeout(OPEN_TIMEOUT, open).await;
         let why = match opened {
-            Err(_) => "no answer in time".to_owned(),
-            Ok(Err(status)) => cause(&status),
-            Ok(Ok((requests, answers))) => {
+            None => "no answer in time".to_owned(),
+            Some(Err(error)) => error.to_string(),
+            Some(Ok((requests, answers))) => {
                 failures = 0;
                 waiting.over();
                 tracing::debug!(%address, "stream to storage node is open");
@@ -133,8 +124,37 @@ pub(super) async fn keep(
         failures = failures.saturating_add(1);
         tracing::debug!(%address, %why, "stream to storage node is down");
         waiting.still(&address, why);
-        time::sleep(pause).await;
+        clock::sleep(pause).await;
     }
+}
+
+/// A stream to the node: within this process, of calls or of messages, or over the network.
+async fn open(
+    address: &str,
+    security: &PeerSecurity,
+    client: &mut Option<Client>,
+    told: &Arc<Told>,
+) -> Result<(Requests, ReplyWay), OpenError> {
+    if let Some(node) = security.near_calls(address) {
+        let told = Arc::clone(told);
+        let Calls { say, ended } = node.open(Arc::new(move |reply| told.tell(reply)))?;
+        return Ok((Requests::Calls(say), ReplyWay::Told(ended)));
+    }
+    let (requests, queue) = mpsc::channel(QUEUE);
+    let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
+    if let Some(node) = security.near(address) {
+        return Ok((Requests::Queue(requests), ReplyWay::Incoming(node.open(batches)?)));
+    }
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(
+            StoreClient::new(InterceptedService::new(security.channel(address)?, security.token()))
+                .max_decoding_message_size(limits::MAX_NODE_MESSAGE_BYTES)
+                .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES),
+        ),
+    };
+    let replies = client.stream(batches).await?.into_inner().into();
+    Ok((Requests::Queue(requests), ReplyWay::Incoming(replies)))
 }
 
 /// Approximate encoded size, in bytes: the fields that are not counted are small and bounded.
