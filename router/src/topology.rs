@@ -13,7 +13,7 @@ use carillon_proto::{
 /// One version of the cluster. Immutable.
 pub(crate) struct Topology {
     pub(crate) view: Arc<RegistryView>,
-    pub(crate) ring: Ring,
+    pub(crate) ring: Arc<Ring>,
     pub(crate) shards: ShardMap,
     gateways: HashSet<LeaseId>,
     /// host:port of this router.
@@ -27,10 +27,15 @@ impl Topology {
     }
 
     pub(crate) fn new(view: RegistryView, here: Arc<str>) -> Self {
+        let ring = Arc::new(Ring::from_view(&view));
+        Self::with_ring(view, ring, here)
+    }
+
+    fn with_ring(view: RegistryView, ring: Arc<Ring>, here: Arc<str>) -> Self {
         let of_kind = |kind| view.nodes.iter().filter(move |node| node.kind() == kind).map(|node| LeaseId(node.lease));
         let shards = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
         Self {
-            ring: Ring::from_view(&view),
+            ring,
             shards: ShardMap { directory: shards(view.directory_shards), timeline: shards(view.timeline_shards) },
             gateways: of_kind(NodeKind::Gateway).collect(),
             here,
@@ -45,7 +50,13 @@ impl Topology {
     /// The next topology, unless `view` is no newer than this one.
     pub(crate) fn followed_by(&self, view: RegistryView) -> Option<Self> {
         let newer = !self.is_known() || view.version > self.view.version;
-        newer.then(|| Self::new(view, Arc::clone(&self.here)))
+        newer.then(|| {
+            let here = Arc::clone(&self.here);
+            match view.ring_version == self.ring.version() {
+                true => Self::with_ring(view, Arc::clone(&self.ring), here),
+                false => Self::new(view, here),
+            }
+        })
     }
 
     /// True if this router is the owner. Compares addresses: a router that comes back under a new lease owns what it

@@ -26,7 +26,7 @@ use carillon_proto::{
             Done, Forget, Refusal, RouterReply, RouterRequest, TimelineHead, evict::Why, router_reply,
             router_request::Op,
         },
-        store::{RegistryView, Session},
+        store::Session,
     },
 };
 
@@ -51,7 +51,7 @@ pub(crate) enum Input<C> {
     Up(Arc<str>),
     Down(Arc<str>),
     Replies(Arc<str>, Vec<RouterReply>),
-    Registry(Arc<RegistryView>),
+    Ring(Arc<Ring>),
     /// The lease that runs now, if one does.
     Lease(Option<u64>),
     Tick,
@@ -102,8 +102,7 @@ pub(crate) enum Word {
 }
 
 pub(crate) struct Dispatch<C> {
-    ring: Ring,
-    registry_version: u64,
+    ring: Arc<Ring>,
     lease: Option<u64>,
     up: KeyedSet<Arc<str>>,
     eras: Eras,
@@ -167,8 +166,7 @@ impl<C> Dispatch<C> {
     /// The part with this index.
     pub(crate) fn new(index: u64, load: Arc<Load>, eras: Eras, deadline: Duration) -> Self {
         Self {
-            ring: Ring::empty(),
-            registry_version: 0,
+            ring: Arc::new(Ring::empty()),
             lease: None,
             up: KeyedSet::default(),
             eras,
@@ -215,7 +213,7 @@ impl<C> Dispatch<C> {
                 }
                 self.announce(now, out);
             }
-            Input::Registry(view) => self.registry(now, &view, out),
+            Input::Ring(ring) => self.new_ring(now, ring, out),
             Input::Lease(lease) => self.new_lease(now, lease, out),
             Input::Tick => self.tick(now, out),
         }
@@ -370,15 +368,8 @@ impl<C> Dispatch<C> {
         self.pump_all(now, out);
     }
 
-    fn registry(&mut self, now: Instant, view: &RegistryView, out: &mut Vec<Effect<C>>) {
-        if view.version <= self.registry_version {
-            return;
-        }
-        self.registry_version = view.version;
-        if view.ring_version == self.ring.version() {
-            return;
-        }
-        self.ring = Ring::from_view(view);
+    fn new_ring(&mut self, now: Instant, ring: Arc<Ring>, out: &mut Vec<Effect<C>>) {
+        self.ring = ring;
         self.untold = true;
         self.queue_moved();
         self.pump_all(now, out);

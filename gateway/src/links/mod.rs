@@ -66,7 +66,7 @@ pub(crate) struct LinksTask {
     inbox: mpsc::Receiver<Event>,
     events: mpsc::Sender<Event>,
     parts: Arc<Partitions>,
-    ring: Ring,
+    ring: Arc<Ring>,
     registry_version: u64,
     /// Routers with an open link.
     open: BTreeSet<Arc<str>>,
@@ -121,7 +121,7 @@ impl RouterLinks {
             inbox,
             events,
             parts: Arc::clone(&parts),
-            ring: Ring::empty(),
+            ring: Arc::new(Ring::empty()),
             registry_version: 0,
             open: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -223,9 +223,9 @@ impl LinksTask {
                 if view.version > self.registry_version {
                     self.registry_version = view.version;
                     if view.ring_version != self.ring.version() {
-                        self.ring = Ring::from_view(&view);
+                        self.ring = Arc::new(Ring::from_view(&view));
+                        self.parts.ring(&self.ring);
                     }
-                    self.parts.registry(&Arc::new(view));
                 }
             }
         }

@@ -4,11 +4,10 @@
 use std::{sync::Arc, time::Instant};
 
 use carillon_proto::{
-    KeyedMap, clock,
+    KeyedMap, Ring, clock,
     pb::{
         client::Code,
         link::{RouterReply, router_reply},
-        store::RegistryView,
     },
 };
 use parking_lot::Mutex;
@@ -97,8 +96,8 @@ impl Partitions {
         }
     }
 
-    pub(crate) fn registry(&self, view: &Arc<RegistryView>) {
-        self.all(|| Input::Registry(Arc::clone(view)));
+    pub(crate) fn ring(&self, ring: &Arc<Ring>) {
+        self.all(|| Input::Ring(Arc::clone(ring)));
     }
 
     pub(crate) fn lease(&self, lease: Option<u64>) {

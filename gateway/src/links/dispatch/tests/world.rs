@@ -3,7 +3,7 @@
 pub(super) use super::super::{announce::ANNOUNCE_AGAIN, *};
 pub(super) use carillon_proto::pb::{
     link::{self, Accepted, Announce, CloseSession, NotOwner, OpenSession, Send, SendTo, SessionOpened, evict::Why},
-    store::{Node, NodeKind},
+    store::{Node, NodeKind, RegistryView},
 };
 
 /// The first request's id.
@@ -52,12 +52,9 @@ impl World {
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
         };
-        self.input(Input::Registry(Arc::new(RegistryView {
-            version: self.version,
-            ring_version: self.version,
-            nodes: routers.iter().enumerate().map(node).collect(),
-            ..Default::default()
-        })))
+        let nodes = routers.iter().enumerate().map(node).collect();
+        let view = RegistryView { ring_version: self.version, nodes, ..RegistryView::default() };
+        self.input(Input::Ring(Arc::new(Ring::from_view(&view))))
     }
 
     pub(super) fn send(&mut self, client: &'static str) -> Vec<Effect<&'static str>> {
