@@ -31,10 +31,14 @@ impl World<'_> {
             Fault::ClientRestarts => self.client_restarts(client),
             Fault::ClientDoesNotRead => self.client_does_not_read(client),
             Fault::GatewayCrashes => self.gateway_crashes(gateway),
-            Fault::GatewayPauses => self.gateways[gateway].paused_until = self.pause(),
+            Fault::GatewayPauses => {
+                self.gateways[gateway].paused_until = self.pause(self.gateways[gateway].paused_until);
+            }
             Fault::RouterCrashes => self.router_crashes(router),
             Fault::RouterLeaves => self.router_leaves(router),
-            Fault::RouterPauses => self.routers[router].paused_until = self.pause(),
+            Fault::RouterPauses => {
+                self.routers[router].paused_until = self.pause(self.routers[router].paused_until);
+            }
             Fault::LeaderChanges => {
                 let shards: Vec<_> = MAP.all().collect();
                 let shard = shards[self.random.index(shards.len())];
@@ -45,10 +49,12 @@ impl World<'_> {
         self.next_fault(fault);
     }
 
-    /// Mostly short, sometimes longer than a lease.
-    fn pause(&mut self) -> Time {
+    /// Mostly short, sometimes longer than a lease. A pause that goes on is not made longer: what waits for its end would
+    /// come behind what arrives later.
+    fn pause(&mut self, until: Time) -> Time {
         let most = if self.random.in_thousand(150) { 4000 * MS } else { 300 * MS };
-        self.schedule.now() + self.random.below(most)
+        let next = self.schedule.now() + self.random.below(most);
+        if until > self.schedule.now() { until } else { next }
     }
 
     fn break_one(&mut self, which: impl Fn(Ends) -> bool) {
