@@ -17,7 +17,8 @@ const RING_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Gate {
     /// The ring waited for last, and the deadline.
     awaited: (u64, Instant),
-    /// Sends of lower eras are refused, because a send before them was. See `RouterRequest.era`.
+    /// Sends of lower eras are refused, because a send before them was. Only gateways of the build before rely on it: see
+    /// `RouterRequest.era`.
     closed_below: u64,
 }
 

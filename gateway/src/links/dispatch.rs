@@ -1,12 +1,14 @@
 //! Decides which request goes to which router, when it is repeated, and which sessions are announced where.
 //!
-//! Requests of one connection with the same key (a recipient, or the user itself) form a **lane**: they reach the owner
-//! in the order in which they were made, even when links break and owners change. All requests of a lane in flight are
-//! at one router and of one era; a request that could overtake them is parked until nothing is in flight.
+//! Requests of one connection with the same key (a recipient, or the user itself) form a **lane**: they are sent to the
+//! owner in the order in which they were made, even when links break and owners change. All requests of a lane in
+//! flight are at one router; a request for another one is parked until nothing is in flight. Each send names the
+//! unanswered one before it (`chain.rs`), and so can't be accepted before it, whatever fails on the way.
 //!
 //! A gateway has several of these, each with its part of the connections.
 
 mod announce;
+mod chain;
 mod lanes;
 mod shared;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use carillon_proto::{
     },
 };
 
+use chain::Chained;
 use lanes::{LaneKey, SendOrder, lane_of};
 pub(crate) use shared::{Eras, Load};
 
@@ -140,10 +143,12 @@ struct Pending<C> {
     op: Op,
     traceparent: String,
     deadline: Instant,
-    /// The router that has it, and the era in which it was sent.
-    at: Option<(Arc<str>, u64)>,
+    /// The router that has it.
+    at: Option<Arc<str>>,
     /// An earlier try may have been carried out: its answer did not come, or was that it is not known.
     may_be_done: bool,
+    /// Its place among the sends of its lane, if it is one.
+    chained: Chained,
 }
 
 enum Asker<C> {
@@ -260,15 +265,24 @@ impl<C> Dispatch<C> {
         let lane_key = lane_of(connection, &op);
         let deadline = now + self.deadline;
         let target = self.target(&op);
-        let pending =
-            Pending { connection, asker, lane: lane_key, op, traceparent, deadline, at: None, may_be_done: false };
+        let pending = Pending {
+            connection,
+            asker,
+            lane: lane_key,
+            op,
+            traceparent,
+            deadline,
+            at: None,
+            may_be_done: false,
+            chained: Chained::default(),
+        };
         self.pending.insert(id, pending);
         self.load.begin();
         self.deadlines.push_back((deadline, id));
-        let eras = &self.eras;
+        self.chain(id);
         let lane = self.lanes.entry(lane_key).or_default();
         match target {
-            Some(to) if lane.parked.is_empty() && lane.takes(&to, eras) => self.transmit(now, id, to, out),
+            Some(to) if lane.parked.is_empty() && lane.takes(&to) => self.transmit(now, id, to, out),
             _ => {
                 lane.parked.push_back(id);
                 self.parked.insert(lane_key);
@@ -279,15 +293,16 @@ impl<C> Dispatch<C> {
     fn reply(&mut self, now: Instant, from: &Arc<str>, reply: RouterReply, out: &mut Vec<Effect<C>>) {
         // Not pending, or at another router: an answer that came too late.
         let at = self.pending.get(&reply.id).and_then(|pending| pending.at.as_ref());
-        let Some((_, era)) = at.filter(|(router, _)| router == from) else { return };
-        let era = *era;
+        if at != Some(from) {
+            return;
+        }
         let result = match reply.result {
-            Some(router_reply::Result::NotOwner(_)) => {
-                self.eras.end(from, era);
-                return self.park(reply.id);
-            }
+            Some(router_reply::Result::NotOwner(_)) => return self.park(reply.id),
             Some(router_reply::Result::Refusal(why)) if self.goes_again(now, reply.id, &why) => {
                 return self.park_unknown(reply.id);
+            }
+            Some(router_reply::Result::Refusal(why)) if self.has_overtaken(now, reply.id, &why) => {
+                return self.park_behind(now, reply.id, out);
             }
             Some(router_reply::Result::Refusal(refusal)) => Err(self.of_all_tries(reply.id, refusal)),
             Some(result) => Ok(result),
@@ -305,6 +320,8 @@ impl<C> Dispatch<C> {
     ) {
         let Some(pending) = self.pending.remove(&id) else { return };
         self.load.end();
+        let result = result.map_err(|why| pending.chained.postponed(now, why));
+        self.unchain(now, &pending, result.as_ref().err());
         if let Some(lane) = self.lanes.get_mut(&pending.lane) {
             match &pending.at {
                 Some(_) => lane.in_flight = lane.in_flight.saturating_sub(1),
@@ -352,9 +369,7 @@ impl<C> Dispatch<C> {
     fn link_down(&mut self, now: Instant, address: &Arc<str>, out: &mut Vec<Effect<C>>) {
         self.up.remove(address);
         self.known_nowhere(address);
-        let lost = |(id, pending): (&u64, &Pending<C>)| {
-            pending.at.as_ref().is_some_and(|(router, _)| router == address).then_some(*id)
-        };
+        let lost = |(id, pending): (&u64, &Pending<C>)| (pending.at.as_ref() == Some(address)).then_some(*id);
         let lost: Vec<u64> = self.pending.iter().filter_map(lost).collect();
         for id in lost {
             // Nobody knows whether it was heard, and it must not be heard twice.

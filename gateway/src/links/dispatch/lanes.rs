@@ -7,12 +7,13 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use carillon_proto::pb::{
     client::Code,
     link::{Announce, Forget, OpenSession, Refusal, RouterRequest, router_request::Op, send_to},
 };
 
-use super::{Dispatch, Effect, Eras, PUMP, Word};
+use super::{Dispatch, Effect, PUMP, Word};
 
 /// The connection, and the hash of the key.
 pub(super) type LaneKey = (u64, u64);
@@ -21,18 +22,21 @@ pub(super) type LaneKey = (u64, u64);
 pub(super) struct SendOrder {
     /// The router of all requests in flight.
     pub(super) router: Option<Arc<str>>,
-    /// The era in which they were sent.
-    pub(super) era: u64,
     pub(super) in_flight: u32,
     /// Ordered by id.
     pub(super) parked: VecDeque<u64>,
+    /// The last of the unanswered sends, see `chain.rs`.
+    pub(super) last_send: Option<u64>,
+    /// Unanswered sends that name one that was refused for now.
+    pub(super) doomed: u32,
+    /// The client ids of sends that were refused for now, as long as there are doomed ones behind them.
+    pub(super) refused: Vec<Bytes>,
 }
 
 impl SendOrder {
-    /// True if a request may go to this router now. False while requests of an earlier era are in flight: the router
-    /// may refuse those and take this one.
-    pub(super) fn takes(&self, to: &Arc<str>, eras: &Eras) -> bool {
-        self.in_flight == 0 || (self.router.as_ref() == Some(to) && self.era == eras.of(to))
+    /// True if a request may go to this router now. False while another router has requests of the lane.
+    pub(super) fn takes(&self, to: &Arc<str>) -> bool {
+        self.in_flight == 0 || self.router.as_ref() == Some(to)
     }
 }
 
@@ -72,32 +76,36 @@ impl<C> Dispatch<C> {
             let word = Word::Forget(Forget { user, connection: pending.connection });
             out.push(Effect::Tell { to: known_at, word });
         }
-        let lane = self.lanes.entry(pending.lane).or_default();
-        // All requests of a lane in flight belong to one era.
-        let era = if lane.in_flight == 0 { self.eras.of(&to) } else { lane.era };
-        lane.era = era;
-        pending.at = Some((Arc::clone(&to), era));
+        pending.at = Some(Arc::clone(&to));
+        pending.chained.begins_attempt();
+        let before = pending.chained.before();
         let left = pending.deadline.saturating_duration_since(now).as_millis();
-        let request = RouterRequest {
+        let mut request = RouterRequest {
             id,
             ring_version: self.ring.version(),
             traceparent: pending.traceparent.clone(),
             deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
-            era,
+            era: 0,
             op: Some(pending.op.clone()),
         };
+        let lane = self.lanes.entry(pending.lane).or_default();
         lane.in_flight += 1;
         lane.router = Some(Arc::clone(&to));
+        if let Some(Op::Send(send)) = &mut request.op {
+            request.era = self.eras.next();
+            if let Some(before) = before {
+                self.name_the_one_before(id, before, send);
+            }
+        }
         out.push(Effect::Transmit { to, request });
     }
 
-    /// True if the request is retried: the router may take it soon, or another one may replace it. False for a send
-    /// that a later one of its lane may have overtaken: the client is told that it was refused.
+    /// True if the request is retried: the router may take it soon, or another one may replace it. A send may be
+    /// repeated behind later ones of its lane: those name it.
     pub(super) fn goes_again(&self, now: Instant, id: u64, why: &Refusal) -> bool {
         let Some(pending) = self.pending.get(&id) else { return false };
-        let alone = self.lanes.get(&pending.lane).is_some_and(|lane| lane.in_flight == 1);
         let may = why.retry && why.code() == Code::Unavailable && pending.deadline > now + PUMP;
-        may && (alone || !matches!(pending.op, Op::Send(_))) && !matches!(pending.op, Op::Direct(_))
+        may && !matches!(pending.op, Op::Direct(_))
     }
 
     /// The refusal for the client. "Nothing was done" is true only of the last attempt: if an earlier one may have been

@@ -1,4 +1,4 @@
-//! Shared by the partitions of a gateway's dispatch: the pending requests, and the era of each router.
+//! Shared by the partitions of a gateway's dispatch: the pending requests, and the eras of sends.
 
 use std::{
     sync::{
@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{AdmissionLimit, KeyedMap};
-use parking_lot::{Mutex, RwLock};
+use carillon_proto::AdmissionLimit;
+use parking_lot::Mutex;
 
 use super::IN_TIME;
 
@@ -63,21 +63,13 @@ impl Load {
     }
 }
 
-/// See `RouterRequest.era`. Shared, because all partitions use the links. Cheap to clone.
+/// See `RouterRequest.era`: each send has an era of its own, so that a router that refuses it refuses no other one.
+/// Shared, because all partitions use the links. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Eras(Arc<RwLock<KeyedMap<Arc<str>, AtomicU64>>>);
+pub(crate) struct Eras(Arc<AtomicU64>);
 
 impl Eras {
-    pub(super) fn of(&self, router: &str) -> u64 {
-        self.0.read().get(router).map_or(0, |era| era.load(Ordering::Relaxed))
-    }
-
-    /// A request of this era was refused.
-    pub(super) fn end(&self, router: &Arc<str>, era: u64) {
-        if let Some(known) = self.0.read().get(router) {
-            known.fetch_max(era + 1, Ordering::Relaxed);
-            return;
-        }
-        self.0.write().entry(Arc::clone(router)).or_default().fetch_max(era + 1, Ordering::Relaxed);
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

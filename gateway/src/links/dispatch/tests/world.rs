@@ -58,7 +58,12 @@ impl World {
     }
 
     pub(super) fn send(&mut self, client: &'static str) -> Vec<Effect<&'static str>> {
-        self.submit(client, Op::Send(send_to("bob", client)))
+        self.send_after(client, "")
+    }
+
+    /// To bob. The client names this message, or none.
+    pub(super) fn send_after(&mut self, client: &'static str, after: &'static str) -> Vec<Effect<&'static str>> {
+        self.submit(client, Op::Send(Send { after: after.into(), ..send_to("bob", client) }))
     }
 
     pub(super) fn submit(&mut self, client: &'static str, op: Op) -> Vec<Effect<&'static str>> {
