@@ -1,7 +1,7 @@
 //! The client of the store: one stream to each storage node. The writes of a shard stay in order across failures.
 
 mod actor;
-mod engine;
+mod dispatch;
 mod lane;
 mod stream;
 mod told;
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 pub(crate) use actor::{StoreActor, StoreResult};
-pub(crate) use engine::StoreAnswer;
+pub(crate) use dispatch::StoreAnswer;
 
 /// One write or read, tried until its deadline. It goes from queue to queue, and is large: in a box.
 pub(crate) struct StoreOp<A = AnswerTo> {

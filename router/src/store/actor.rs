@@ -1,4 +1,4 @@
-//! The task around the engine: takes inputs, performs effects.
+//! The task around the dispatch: takes inputs, performs effects.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,13 +17,13 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::{
     AnswerTo, Store, StoreAnswer, StoreFailure, StoreOp,
-    engine::{Engine, Nodes, StreamId},
+    dispatch::{Nodes, StoreDispatch, StreamId},
     stream::{self, Event, Requests},
     told::Told,
 };
 use crate::{due::Due, metrics, topology::Topology};
 
-/// Operations on their way to the engine, which takes them faster than they come. When the queue is full, further ones
+/// Operations on their way to the dispatch, which takes them faster than they come. When the queue is full, further ones
 /// are refused.
 const OPS: usize = 8192;
 /// Batches of answers and events of streams. When the queue is full, the streams are not read.
@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) type StoreResult = (u64, Result<StoreAnswer, StoreFailure>);
 
 pub(crate) struct StoreActor {
-    engine: Engine<AnswerTo>,
+    dispatch: StoreDispatch<AnswerTo>,
     ops: Woken<mpsc::Receiver<Box<StoreOp>>>,
     events: Woken<mpsc::Receiver<Event>>,
     to_events: mpsc::Sender<Event>,
@@ -63,7 +63,7 @@ impl StoreActor {
         let (to_ops, ops) = mpsc::channel(OPS);
         let (to_events, events) = mpsc::channel(EVENTS);
         let actor = Self {
-            engine: Engine::new(shard_writes, seed),
+            dispatch: StoreDispatch::new(shard_writes, seed),
             ops: Woken::new(ops),
             events: Woken::new(events),
             to_events,
@@ -86,7 +86,7 @@ impl StoreActor {
         let mut ops = Vec::with_capacity(512);
         let mut replies: Vec<StoreReply> = Vec::new();
         loop {
-            if self.engine.is_idle() {
+            if self.dispatch.is_idle() {
                 tick_at = None;
             } else {
                 tick_at.get_or_insert_with(|| clock::now() + TICK);
@@ -98,7 +98,7 @@ impl StoreActor {
                 biased;
                 () = poll_fn(|context| tick.poll(context, tick_at)) => {
                     tick_at = None;
-                    self.engine.tick(clock::now());
+                    self.dispatch.tick(clock::now());
                 }
                 event = poll_fn(|context| events.poll_by(context, mpsc::Receiver::poll_recv)) => {
                     // `to_events` is ours, so it never closes.
@@ -115,7 +115,7 @@ impl StoreActor {
                 }
                 () = poll_fn(|context| told.poll_take(context, &mut replies)) => {
                     let now = clock::now();
-                    replies.drain(..).for_each(|reply| self.engine.reply(reply, now));
+                    replies.drain(..).for_each(|reply| self.dispatch.reply(reply, now));
                 }
                 taken = poll_fn(|context| {
                     queue.poll_by(context, |queue, context| queue.poll_recv_many(context, &mut ops, 512))
@@ -124,7 +124,7 @@ impl StoreActor {
                         return;
                     }
                     let now = clock::now();
-                    ops.drain(..).for_each(|op| self.engine.submit(op, now));
+                    ops.drain(..).for_each(|op| self.dispatch.submit(op, now));
                 }
             }
             self.perform().await;
@@ -137,14 +137,14 @@ impl StoreActor {
             Event::Up { address, stream, requests } => {
                 // It may have left meanwhile.
                 if self.members.contains_key(&address) {
-                    self.engine.stream_up(&address, stream);
+                    self.dispatch.stream_up(&address, stream);
                     self.streams.insert(stream, (address, requests));
                 }
             }
-            Event::Replies(replies) => replies.into_iter().for_each(|reply| self.engine.reply(reply, now)),
+            Event::Replies(replies) => replies.into_iter().for_each(|reply| self.dispatch.reply(reply, now)),
             Event::Down { stream } => {
                 self.streams.remove(&stream);
-                self.engine.stream_down(stream, now);
+                self.dispatch.stream_down(stream, now);
             }
         }
     }
@@ -163,7 +163,7 @@ impl StoreActor {
         self.streams.retain(|stream, (address, _)| {
             let stays = wanted.contains(address);
             if !stays {
-                self.engine.stream_down(*stream, now);
+                self.dispatch.stream_down(*stream, now);
             }
             stays
         });
@@ -183,26 +183,26 @@ impl StoreActor {
             group.spawn("router_store_stream", keep);
             self.members.insert(address.clone(), group);
         }
-        self.engine.set_nodes(Nodes { members, replicas });
+        self.dispatch.set_nodes(Nodes { members, replicas });
     }
 
     async fn perform(&mut self) {
         let now = clock::now();
-        self.engine.flush(now);
+        self.dispatch.flush(now);
         // Taken out and put back, to keep its memory.
-        let mut sends = std::mem::take(&mut self.engine.effects.sends);
+        let mut sends = std::mem::take(&mut self.dispatch.effects.sends);
         for (stream, request) in sends.drain(..) {
             let id = request.id;
             if self.streams.get(&stream).is_none_or(|(_, requests)| !requests.send(request)) {
-                self.engine.not_sent(id, now);
+                self.dispatch.not_sent(id, now);
             }
         }
-        self.engine.effects.sends = sends;
-        let reopened = std::mem::take(&mut self.engine.effects.lanes_reopened);
+        self.dispatch.effects.sends = sends;
+        let reopened = std::mem::take(&mut self.dispatch.effects.lanes_reopened);
         if reopened > 0 {
             metrics::lanes_reopened(reopened);
         }
-        let mut answers = std::mem::take(&mut self.engine.effects.answers);
+        let mut answers = std::mem::take(&mut self.dispatch.effects.answers);
         for (to, answer) in answers.drain(..) {
             match to {
                 // A partition or a caller that is gone needs no answer.
@@ -214,6 +214,6 @@ impl StoreActor {
                 }
             }
         }
-        self.engine.effects.answers = answers;
+        self.dispatch.effects.answers = answers;
     }
 }

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, future::BoxFuture};
 use tokio::sync::mpsc;
 use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
-use super::{engine::StreamId, told::Told};
+use super::{dispatch::StreamId, told::Told};
 
 /// Requests that wait for the stream. Lanes and reads are bounded, so the queue is full only when the node does not
 /// read: further requests are then handled as refused, and retried.

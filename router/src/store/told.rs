@@ -8,7 +8,7 @@ use std::{
 use carillon_proto::pb::store::StoreReply;
 use parking_lot::Mutex;
 
-/// Bounded by the requests that the engine has in flight, which are bounded for each shard.
+/// Bounded by the requests that the dispatch has in flight, which are bounded for each shard.
 #[derive(Default)]
 pub(super) struct Told(Mutex<Untaken>);
 

@@ -34,7 +34,7 @@ pub(crate) type StoreAnswer = store_reply::Result;
 pub(super) type StreamId = u64;
 
 /// All shards: lanes, reads, leaders.
-pub(super) struct Engine<A> {
+pub(super) struct StoreDispatch<A> {
     shards: BTreeMap<ShardId, Shard<A>>,
     /// Shards that may have something to send; `flush` has sent everything possible of all others.
     news: Vec<ShardId>,
@@ -117,7 +117,7 @@ enum What {
     Read { read: u64 },
 }
 
-impl<A> Engine<A> {
+impl<A> StoreDispatch<A> {
     /// `seed`: the only source of randomness of its pauses.
     pub(super) fn new(writes_bound: usize, seed: u64) -> Self {
         Self {

@@ -11,10 +11,10 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Attempt, Engine, READ_TRY, READ_WINDOW, Read, StreamId, What};
+use super::{Attempt, READ_TRY, READ_WINDOW, Read, StoreDispatch, StreamId, What};
 use crate::store::StoreFailure;
 
-impl<A> Engine<A> {
+impl<A> StoreDispatch<A> {
     /// Sends everything that may be sent. To be called after a batch of inputs.
     pub(in crate::store) fn flush(&mut self, now: Instant) {
         // In the order of shards, each once.

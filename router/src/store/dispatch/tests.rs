@@ -14,19 +14,19 @@ const OTHER: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const SOON: Duration = Duration::from_secs(1);
 
 struct Play {
-    engine: Engine<u32>,
+    dispatch: StoreDispatch<u32>,
     now: Instant,
 }
 
 impl Play {
     /// Nodes a, b and c with streams 1, 2 and 3.
     fn new() -> Self {
-        let mut engine = Engine::new(100, 1);
-        engine.set_nodes(Nodes { members: ["a", "b", "c"].map(str::to_owned).to_vec(), ..Nodes::default() });
+        let mut dispatch = StoreDispatch::new(100, 1);
+        dispatch.set_nodes(Nodes { members: ["a", "b", "c"].map(str::to_owned).to_vec(), ..Nodes::default() });
         for (address, stream) in [("a", 1), ("b", 2), ("c", 3)] {
-            engine.stream_up(address, stream);
+            dispatch.stream_up(address, stream);
         }
-        Self { engine, now: Instant::now() }
+        Self { dispatch, now: Instant::now() }
     }
 
     fn submit(&mut self, name: u32, op: Op) {
@@ -36,7 +36,7 @@ impl Play {
     fn submit_to(&mut self, shard: ShardId, name: u32, op: Op, place: Place) {
         let deadline = self.now + SOON * 10;
         let op = StoreOp { shard, op, traceparent: String::new(), deadline, place, tries: 0, to: name };
-        self.engine.submit(Box::new(op), self.now);
+        self.dispatch.submit(Box::new(op), self.now);
     }
 
     /// The first of two writes: the other one will go to another shard.
@@ -58,12 +58,12 @@ impl Play {
 
     /// What was sent: stream, id, lane.
     fn sent(&mut self) -> Vec<(StreamId, u64, u64)> {
-        self.engine.flush(self.now);
-        std::mem::take(&mut self.engine.effects.sends).into_iter().map(|(s, r)| (s, r.id, r.lane)).collect()
+        self.dispatch.flush(self.now);
+        std::mem::take(&mut self.dispatch.effects.sends).into_iter().map(|(s, r)| (s, r.id, r.lane)).collect()
     }
 
     fn says(&mut self, id: u64, result: StoreAnswer) {
-        self.engine.reply(StoreReply { id, result: Some(result) }, self.now);
+        self.dispatch.reply(StoreReply { id, result: Some(result) }, self.now);
     }
 
     fn refuses(&mut self, id: u64, why: Why) {
@@ -71,12 +71,12 @@ impl Play {
     }
 
     fn answered(&mut self) -> Vec<(u32, bool)> {
-        std::mem::take(&mut self.engine.effects.answers).into_iter().map(|(who, r)| (who, r.is_ok())).collect()
+        std::mem::take(&mut self.dispatch.effects.answers).into_iter().map(|(who, r)| (who, r.is_ok())).collect()
     }
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
-        self.engine.tick(self.now);
+        self.dispatch.tick(self.now);
     }
 }
 
@@ -101,8 +101,8 @@ fn a_hint_is_followed_at_once_with_the_next_lane_and_remembered() {
     play.says(3, appended());
     play.says(4, appended());
     assert_eq!(play.answered(), [(1, true), (2, true)]);
-    assert!(play.engine.is_idle());
-    assert_eq!(play.engine.leaders()[&SHARD], "c");
+    assert!(play.dispatch.is_idle());
+    assert_eq!(play.dispatch.leaders()[&SHARD], "c");
     play.write(3);
     assert_eq!(play.sent(), [(3, 5, 2)]);
 }
@@ -131,8 +131,8 @@ fn a_node_that_is_lost_is_replaced_by_one_that_is_connected() {
     play.write(1);
     play.read(2);
     assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
-    play.engine.stream_down(2, play.now);
-    play.engine.stream_down(1, play.now);
+    play.dispatch.stream_down(2, play.now);
+    play.dispatch.stream_down(1, play.now);
     assert_eq!(play.sent(), []);
     play.wait(SOON);
     assert_eq!(play.sent(), [(3, 3, 2), (3, 4, 0)]);
@@ -147,14 +147,14 @@ fn a_node_that_is_lost_is_replaced_by_one_that_is_connected() {
 fn with_no_node_connected_everything_waits_for_one() {
     let mut play = Play::new();
     for stream in 1..=3 {
-        play.engine.stream_down(stream, play.now);
+        play.dispatch.stream_down(stream, play.now);
     }
     play.write(1);
     play.read(2);
     assert_eq!(play.sent(), []);
     play.wait(SOON);
     assert_eq!(play.sent(), []);
-    play.engine.stream_up("b", 9);
+    play.dispatch.stream_up("b", 9);
     play.wait(SOON);
     assert_eq!(play.sent(), [], "the next one that is connected is chosen");
     play.wait(SOON);
@@ -197,7 +197,7 @@ fn deadlines_end_writes_and_reads_once() {
     let mut answered = play.answered();
     answered.sort_unstable();
     assert_eq!(answered, [(1, false), (2, false)]);
-    assert!(play.engine.is_idle());
+    assert!(play.dispatch.is_idle());
     play.says(1, appended());
     play.says(2, StoreAnswer::Head(Head::default()));
     assert_eq!(play.answered(), []);
@@ -244,14 +244,14 @@ fn the_nodes_of_the_placement_are_asked_and_a_new_one_is_followed() {
         members: members.clone(),
         replicas: [(SHARD, on.iter().map(|node| (*node).to_owned()).collect())].into(),
     };
-    play.engine.set_nodes(place(&["c", "a"]));
+    play.dispatch.set_nodes(place(&["c", "a"]));
     play.write(1);
     assert_eq!(play.sent(), [(3, 1, 1)], "who is preferred");
     play.refuses(1, Why::NotHere(NotHere { view_version: 9 }));
     play.wait(SOON);
     assert_eq!(play.sent(), [(1, 2, 2)], "the other replica");
     play.refuses(2, Why::NotHere(NotHere { view_version: 9 }));
-    play.engine.set_nodes(place(&["b"]));
+    play.dispatch.set_nodes(place(&["b"]));
     play.wait(SOON);
     assert_eq!(play.sent(), [(3, 3, 3)], "as it was before");
     play.refuses(3, Why::NotHere(NotHere { view_version: 9 }));
@@ -279,7 +279,7 @@ fn a_full_stream_delays_and_a_full_shard_refuses() {
     let mut play = Play::new();
     play.write(1);
     let sent = play.sent();
-    play.engine.not_sent(sent[0].1, play.now);
+    play.dispatch.not_sent(sent[0].1, play.now);
     assert_eq!(play.sent(), []);
     play.wait(SOON);
     assert_eq!(play.sent(), [(1, 2, 2)]);
@@ -324,7 +324,7 @@ fn a_kept_place_is_let_go_however_the_first_write_ends() {
     play.wait(SOON * 10);
     assert_eq!(play.answered(), [(3, false)]);
     for shard in [SHARD, OTHER] {
-        assert!(play.engine.shard(shard).lane.has_room(100) && !play.engine.shard(shard).lane.has_room(101));
+        assert!(play.dispatch.shard(shard).lane.has_room(100) && !play.dispatch.shard(shard).lane.has_room(101));
     }
 }
 
@@ -333,7 +333,7 @@ fn a_full_disk_refuses_at_once_with_a_time_and_before_the_first_of_two_writes() 
     let mut play = Play::new();
     let full = || Why::Full(Full { retry_after_ms: 3000 });
     let failed = |play: &mut Play| -> Vec<(u32, StoreFailure)> {
-        let answers = std::mem::take(&mut play.engine.effects.answers);
+        let answers = std::mem::take(&mut play.dispatch.effects.answers);
         answers.into_iter().filter_map(|(who, answer)| Some((who, answer.err()?))).collect()
     };
     play.write(1);
@@ -359,5 +359,5 @@ fn a_full_disk_refuses_at_once_with_a_time_and_before_the_first_of_two_writes() 
     play.wait(SOON * 3);
     play.first(OTHER, 4, SHARD);
     assert_eq!(play.sent().len(), 1);
-    assert!(play.engine.effects.answers.is_empty());
+    assert!(play.dispatch.effects.answers.is_empty());
 }
