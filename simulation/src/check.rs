@@ -8,6 +8,7 @@ use carillon_proto::{
 };
 
 use crate::{
+    Guard,
     clients::user_name,
     model::{Ended, Inbox, Model, recipient_of},
     store::MAP,
@@ -44,7 +45,7 @@ impl World<'_> {
                 return Err(format!("the inbox of {name} is not what was appended to it"));
             }
         }
-        self.model.check_order()?;
+        self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.report.count(&self.model);
         Ok(())
@@ -81,13 +82,18 @@ impl Model {
     }
 
     /// Accepted messages of one device to one user stand in the order in which they were sent, in both inboxes. One
-    /// that its device gave up, or forgot, may still be under way while later ones are sent.
-    fn check_order(&self) -> Result<(), String> {
+    /// that its device gave up, or forgot, may still be under way while later ones are sent. If clients name no
+    /// messages, one that was refused in between may stand behind later ones.
+    fn check_order(&self, refused_ones: bool) -> Result<(), String> {
         for ((owner, _), inbox) in &self.inboxes {
             let mut last: BTreeMap<(&str, String), u64> = BTreeMap::new();
             for entry in &inbox.entries {
                 let envelope = &entry.envelope;
-                if !self.is_accepted(&envelope.sender_device, &envelope.client_id) {
+                let Some(device) = self.devices.iter().find(|known| known.name == envelope.sender_device) else {
+                    continue;
+                };
+                let is_accepted = matches!(device.sends.get(&envelope.client_id), Some(Some(Ended::Accepted(_))));
+                if !is_accepted || !refused_ones && device.refused.contains(&envelope.client_id) {
                     continue;
                 }
                 let number = number_of(&envelope.client_id);
@@ -104,11 +110,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-
-    fn is_accepted(&self, device: &str, client_id: &str) -> bool {
-        let device = self.devices.iter().find(|known| known.name == device);
-        matches!(device.and_then(|device| device.sends.get(client_id)), Some(Some(Ended::Accepted(_))))
     }
 
     /// Accepted: in both inboxes. Refused for good: in none. Nobody but a device of this world has sent anything.

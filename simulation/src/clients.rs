@@ -7,8 +7,8 @@ use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{
-        ClientFrame, Code, Content, Ping, Recipient, Send, ServerFrame, SignedIn, Text, client_frame::Body, content,
-        recipient::To, server_frame,
+        ClientFrame, Code, Content, Ping, Recipient, Refused, Send, ServerFrame, SignedIn, Text, client_frame::Body,
+        content, recipient::To, refused::What, server_frame,
     },
 };
 
@@ -179,6 +179,10 @@ impl World<'_> {
                 self.client_gives_up(client, Some(after));
             }
             Some(body) => {
+                if let server_frame::Body::Refused(Refused { what: Some(What::ClientId(client_id)), .. }) = &body {
+                    self.report.refused += 1;
+                    self.model.refused(client, client_id);
+                }
                 if let Err(lost) = node.device.hears(body, now) {
                     let what = format!("{} was ended for ever: {}", node.name, lost.why);
                     // What it was told before counts.
@@ -372,7 +376,7 @@ impl World<'_> {
     fn client_says(&mut self, client: usize, body: Body) {
         if let Some(wire) = self.clients[client].wire {
             let mut frame = ClientFrame { body: Some(body) };
-            self.frame_goes(&mut frame);
+            self.frame_goes(client, &mut frame);
             self.send(wire, Side::Second, Message::ToGateway(frame));
         }
     }

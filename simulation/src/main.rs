@@ -43,10 +43,10 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let Report { events, time_us, sent, accepted, appended, out_of_order, .. } = all;
+    let Report { events, time_us, sent, accepted, appended, out_of_order, refused, .. } = all;
     println!(
         "{} seeds in {:.1} s, {failed} failed; {events} events, {} s of virtual time, {sent} sent, {accepted} accepted, {appended} appended, \
-         {out_of_order} refused out of order",
+         {out_of_order} attempts out of order, {refused} refusals",
         args.seeds,
         began.elapsed().as_secs_f64(),
         time_us / 1_000_000,

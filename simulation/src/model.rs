@@ -58,6 +58,8 @@ pub(crate) struct Device {
     acknowledged: u64,
     pub(crate) sends: BTreeMap<String, Option<Ended>>,
     pub(crate) waits: BTreeSet<String>,
+    /// Sends that it was told of as refused, for now or for good.
+    pub(crate) refused: BTreeSet<String>,
 }
 
 /// How a send ended.
@@ -239,6 +241,10 @@ impl Model {
             Some(Some(_)) => self.breaks(format!("{client_id} of device {device} ended twice")),
             None => self.breaks(format!("{client_id} of device {device} ended but was never sent")),
         }
+    }
+
+    pub(crate) fn refused(&mut self, device: usize, client_id: &str) {
+        self.devices[device].refused.insert(client_id.to_owned());
     }
 
     pub(crate) fn waits_for_answers(&self, device: usize) -> bool {

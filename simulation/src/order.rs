@@ -1,25 +1,33 @@
 //! The guards of message order, each of which can be left out of a run: see docs/adr/0018-order.md.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use carillon_proto::pb::{
     client::{ClientFrame, client_frame::Body},
     link::{ToRouter, router_request::Op},
 };
 
-use crate::{Plant, world::World};
+use crate::{Plant, clients::device_name, world::World};
+
+/// Of each device and client id: the message that the client has named last. Kept only if gateways are to fill in none.
+pub(crate) type Named = BTreeMap<(Bytes, Bytes), Bytes>;
 
 /// A mechanism that keeps the order of one device's messages to one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Guard {
-    /// Clients name the message before (`Send.after`).
+    /// Clients name the message before (`Send.after`). Without it, a message that was refused may come later.
     Names,
+    /// Gateways name the message before where clients do not.
+    Filling,
     /// Gateways send the requests of a lane in order.
     Gateway,
-    /// Routers refuse everything after a refused send (`RouterRequest.era`).
-    Eras,
-    /// Routers send the writes of a shard in order.
+    /// Routers send the writes of timelines in order.
     Router,
-    /// The store refuses everything after a refused write (`StoreRequest.lane`).
+    /// The store refuses everything after a refused write of a timeline (`StoreRequest.lane`).
     Lanes,
+    /// The same in directory shards: it keeps the order of sessions.
+    SessionLanes,
     /// The state machine refuses a message if the message that it names is not there (`Append.after_key`).
     Key,
 }
@@ -40,16 +48,27 @@ impl World<'_> {
     }
 
     /// Changes a frame on its way to a gateway.
-    pub(crate) fn frame_goes(&self, frame: &mut ClientFrame) {
-        if self.is_without(Guard::Names)
-            && let Some(Body::Send(send)) = &mut frame.body
-        {
+    pub(crate) fn frame_goes(&mut self, client: usize, frame: &mut ClientFrame) {
+        let Some(Body::Send(send)) = &mut frame.body else { return };
+        if self.is_without(Guard::Names) {
             send.after.clear();
+        }
+        if self.is_without(Guard::Filling) {
+            let message = (device_name(client).into(), send.client_id.clone().into());
+            self.named.insert(message, send.after.clone().into());
         }
     }
 
     /// Changes what a gateway sends on one link at once.
     pub(crate) fn words_go(&mut self, words: &mut [ToRouter]) {
+        if self.is_without(Guard::Filling) {
+            for request in words.iter_mut().flat_map(|said| &mut said.requests) {
+                if let Some(Op::Send(send)) = &mut request.op {
+                    let named = self.named.get(&(send.sender_device.clone(), send.client_id.clone()));
+                    send.after = named.cloned().unwrap_or_default();
+                }
+            }
+        }
         if self.is_without(Guard::Gateway) {
             // Sends change places with other sends only.
             let requests = words.iter_mut().flat_map(|said| &mut said.requests);
@@ -57,13 +76,6 @@ impl World<'_> {
             while sends.len() > 1 {
                 let first = sends.remove(0);
                 sends.pop().into_iter().for_each(|last| std::mem::swap(first, last));
-            }
-        }
-        if self.is_without(Guard::Eras) {
-            for request in words.iter_mut().flat_map(|said| &mut said.requests) {
-                // Each request has an era of its own, so a refusal closes nothing after it.
-                self.last_era += 1;
-                request.era = self.last_era;
             }
         }
     }

@@ -22,8 +22,10 @@ pub struct Report {
     pub appended: u64,
     /// Timelines whose pushes were dropped for lack of room, and told of later.
     pub behind: u64,
-    /// Sends that were refused because they had overtaken another one.
+    /// Attempts to send that routers refused because they had overtaken another one.
     pub out_of_order: u64,
+    /// Refusals of sends that clients were told of.
+    pub refused: u64,
     /// Rows swept out: cursors and sessions.
     pub swept: u64,
     /// Cursors that were moved by commands for all timelines of a device.
@@ -72,6 +74,7 @@ impl AddAssign for Report {
         self.appended += other.appended;
         self.behind += other.behind;
         self.out_of_order += other.out_of_order;
+        self.refused += other.refused;
         self.swept += other.swept;
         self.moves += other.moves;
         self.above_level += other.above_level;

@@ -10,7 +10,7 @@ use carillon_proto::{
     pb::{
         client::Code,
         link::{FromRouter, ToRouter, router_reply},
-        store::{DeregisterNode, RegistryView, StoreReply, directory_command},
+        store::{DeregisterNode, RegistryView, StoreReply, directory_command, store_request},
     },
     peer::Tier,
 };
@@ -217,8 +217,11 @@ impl World<'_> {
         let Some(up) = &mut self.routers[router].up else { return };
         let mut outputs = up.take_outputs();
         if self.is_without(Guard::Router) {
-            let (mut writes, rest): (Vec<_>, Vec<_>) =
-                outputs.into_iter().partition(|output| matches!(output, Output::Store { .. }));
+            let of_timelines = |output: &Output| match output {
+                Output::Store { request, .. } => matches!(request.op, Some(store_request::Op::Timeline(_))),
+                _ => false,
+            };
+            let (mut writes, rest): (Vec<_>, Vec<_>) = outputs.into_iter().partition(of_timelines);
             writes.reverse();
             outputs = writes.into_iter().chain(rest).collect();
         }

@@ -244,7 +244,7 @@ impl World<'_> {
                 return self.reply(wire, id, error(Why::Rejected(rejected)));
             }
         };
-        let lanes_count = self.lanes_count();
+        let lanes_count = self.lanes_count(shard);
         let busy = !self.healed && self.random.in_thousand(self.scenario.busy);
         let known = self.cluster.shard(shard);
         let why = if command.is_some() && lane.is_closed() && lanes_count {
@@ -276,8 +276,12 @@ impl World<'_> {
         self.reply(wire, id, error(why));
     }
 
-    fn lanes_count(&self) -> bool {
-        self.plant != Some(Plant::LanesStayOpen) && !self.is_without(Guard::Lanes)
+    fn lanes_count(&self, shard: ShardId) -> bool {
+        let guard = match shard.kind {
+            ShardKind::Timeline => Guard::Lanes,
+            ShardKind::Directory => Guard::SessionLanes,
+        };
+        self.plant != Some(Plant::LanesStayOpen) && !self.is_without(guard)
     }
 
     fn will_propose(&mut self, shard: ShardId) {
@@ -289,7 +293,7 @@ impl World<'_> {
     }
 
     fn proposes(&mut self, shard: ShardId) {
-        let lanes_count = self.lanes_count();
+        let lanes_count = self.lanes_count(shard);
         let mut entry = Vec::new();
         let known = self.cluster.shard(shard);
         known.proposes = false;

@@ -18,6 +18,7 @@ use crate::{
     gateways::{GatewayEvent, GatewayNode},
     lease::Call,
     model::Model,
+    order::Named,
     random::Random,
     routers::{RouterEvent, RouterNode},
     scenario::Scenario,
@@ -41,8 +42,7 @@ pub(crate) struct World<'m> {
     pub(crate) clients: Vec<ClientNode>,
     pub(crate) model: Model,
     pub(crate) healed: bool,
-    /// The last era given to a request, while eras are left out.
-    pub(crate) last_era: u64,
+    pub(crate) named: Named,
     pub(crate) report: Report,
     verbose: bool,
     /// The clock of the product's tasks: the time of the present event. The last field: tasks read it while they are dropped.
@@ -122,7 +122,7 @@ impl<'m> World<'m> {
             scenario,
             plant,
             healed: false,
-            last_era: 0,
+            named: Named::new(),
             report: Report::default(),
             verbose,
             time,

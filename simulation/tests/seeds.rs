@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_simulation::{Plant, Report, Simulator};
+use carillon_simulation::{Guard, Plant, Report, Simulator};
 use tempfile::TempDir;
 
 /// How many runs there are unless CARILLON_SEEDS says otherwise.
 const SEEDS: u64 = 500;
 /// Within so many runs each planted bug is found.
 const PLANTED: u64 = 200;
+/// So many runs pass without guards that are not needed.
+const WITHOUT: u64 = 100;
 
 /// In memory where the machine has a folder for that: the engines are made anew for each test.
 fn simulator() -> (TempDir, Simulator) {
@@ -131,4 +133,48 @@ fn a_deleted_user_whose_sessions_go_on_sending_is_found() {
 #[test]
 fn an_inbox_that_goes_on_under_the_next_owner_is_found() {
     is_found(Plant::InboxGoesOn, &["which is not there", "what is not there", "acknowledged only"]);
+}
+
+/// Without these guards of message order nothing is lost, doubled or reordered: see docs/adr/0018-order.md.
+fn is_kept_without(guards: &[Guard]) -> Report {
+    let (_dir, mut simulator) = simulator();
+    let (plant, mut all) = (Plant::Without(guards.iter().copied().collect()), Report::default());
+    for seed in 1..=WITHOUT {
+        match simulator.run(seed, Some(plant), false) {
+            Ok(report) => all += report,
+            Err(failure) => panic!("without {guards:?}, seed {seed} failed: {}", failure.what),
+        }
+    }
+    println!("without {guards:?}: {all:?}");
+    all
+}
+
+#[test]
+fn clients_that_name_nothing_have_their_order_by_the_key_alone() {
+    use Guard::{Gateway, Lanes, Names};
+    let whole = is_kept_without(&[Names]);
+    let by_key = is_kept_without(&[Names, Gateway, Lanes]);
+    assert!(by_key.out_of_order > whole.out_of_order, "the other guards were not left out: {whole:?} {by_key:?}");
+    // Gateways repeat what was refused for its order: their clients hear of little of it.
+    assert!(by_key.accepted * 10 > by_key.sent * 8 && by_key.refused < by_key.out_of_order, "{by_key:?}");
+}
+
+#[test]
+fn clients_that_name_the_message_before_have_their_order_by_the_key_alone() {
+    use Guard::{Filling, Gateway, Lanes};
+    is_kept_without(&[Filling]);
+    is_kept_without(&[Filling, Gateway, Lanes]);
+}
+
+#[test]
+fn without_the_key_messages_overtake_each_other() {
+    is_found(Plant::Without([Guard::Key].into_iter().collect()), &["stands behind"]);
+}
+
+/// The lanes of the store and the order in which routers send make it rare.
+#[test]
+fn without_names_messages_overtake_each_other() {
+    for guard in [Guard::Lanes, Guard::Router] {
+        is_found(Plant::Without([Guard::Names, Guard::Filling, guard].into_iter().collect()), &["stands behind"]);
+    }
 }
