@@ -25,7 +25,7 @@ use carillon_proto::{
     limits::{ENTRY_BYTES, ENTRY_COMMANDS},
     pb::store::{LaneClosed, store_error::Why},
 };
-use prost::encoding;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tokio::{sync::mpsc, time::sleep};
 
 use self::flight::{Flight, Next};
@@ -198,12 +198,16 @@ fn next_entry(waiting: &mut VecDeque<Write>) -> Vec<Write> {
     writes
 }
 
+/// A `CommandBatch`, without one that holds the commands.
 fn encode(writes: &[Write]) -> Bytes {
-    // A `CommandBatch`, without one that holds the commands.
     const COMMANDS: u32 = 1;
-    let bytes = writes.iter().map(|write| encoding::bytes::encoded_len(COMMANDS, &write.command)).sum();
-    let mut encoded = Vec::with_capacity(bytes);
-    writes.iter().for_each(|write| encoding::bytes::encode(COMMANDS, &write.command, &mut encoded));
+    let len = |bytes: usize| key_len(COMMANDS) + encoded_len_varint(bytes as u64) + bytes;
+    let mut encoded = Vec::with_capacity(writes.iter().map(|write| len(write.command.len())).sum());
+    for Write { command, .. } in writes {
+        encode_key(COMMANDS, WireType::LengthDelimited, &mut encoded);
+        encode_varint(command.len() as u64, &mut encoded);
+        encoded.extend_from_slice(command);
+    }
     encoded.into()
 }
 
