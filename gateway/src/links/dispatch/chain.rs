@@ -9,7 +9,9 @@
 //! | was refused for good | is repeated with the name of the one before that, or without a name |
 //! | was refused for now | names it for good, and is refused as out of order until it has come again |
 //!
-//! A client that names a send itself knows of chains: if that one is refused, for good or not, its own is refused.
+//! A client that names a send itself knows of chains: if that one is refused, for good or not, its own is refused. A client
+//! that names none may have given up what was refused: some time after the first send of a chain could have come again,
+//! a refusal for now counts as one for good.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,10 @@ use super::{Dispatch, Effect, PUMP, Pending, lanes::SendOrder};
 
 /// Distance between the retry times of a send and of the one that follows it.
 const BEHIND: Duration = Duration::from_millis(1);
+/// For how long after its retry time a refused send may come again before those behind it.
+const GIVEN_UP: Duration = Duration::from_secs(1);
+/// Most refused sends that are remembered for one lane. One beyond it, should it come again, comes behind the others.
+const MAX_REFUSED: usize = 256;
 
 /// The place of a send among the unanswered ones of its lane.
 #[derive(Default)]
@@ -30,15 +36,19 @@ pub(super) struct Chained {
     behind: Option<u64>,
     /// The last attempt named the send before it.
     names_it: bool,
-    /// It names one that was refused for now.
-    is_doomed: bool,
-    /// The store has refused it as out of order, and it waits for the answer of the send before it.
+    /// Set while this send names one that was refused for now: when its client has certainly given that one up.
+    doomed_until: Option<Instant>,
+    /// The store has refused the send as out of order, and it waits for the answer of the send before it.
     waits: bool,
     /// The send before was refused until this time.
     not_before: Option<Instant>,
 }
 
 impl Chained {
+    fn is_doomed(&self) -> bool {
+        self.doomed_until.is_some()
+    }
+
     pub(super) fn before(&self) -> Option<u64> {
         self.before
     }
@@ -56,21 +66,33 @@ impl Chained {
 }
 
 impl<C> Pending<C> {
-    /// The send before this one was refused.
-    fn is_behind_refused(&mut self, now: Instant, refused: &Send, why: &Refusal, lane: &mut SendOrder) {
+    /// The send before this one was refused. `doomed_until`: of that one.
+    fn is_behind_refused(
+        &mut self,
+        now: Instant,
+        refused: &Send,
+        doomed_until: Option<Instant>,
+        why: &Refusal,
+        lane: &mut SendOrder,
+    ) {
         let Op::Send(send) = &mut self.op else { return };
-        if why.retry {
+        let retry_at = now + Duration::from_millis(why.retry_after_ms.into());
+        let until = doomed_until.unwrap_or(retry_at + GIVEN_UP);
+        let for_now = why.retry && now < until;
+        if for_now {
             // Nobody knows whether the client has heard it when its connection breaks.
             if send.after.is_empty() {
                 send.after.clone_from(&refused.client_id);
             }
-            self.chained.not_before = Some(now + Duration::from_millis(why.retry_after_ms.into()));
+            self.chained.not_before = Some(retry_at);
+            if lane.refused.len() == MAX_REFUSED {
+                lane.refused.remove(0);
+            }
             lane.refused.push(refused.client_id.clone());
         }
         if send.after == refused.client_id {
             self.chained.names_it = false;
-            if why.retry && !self.chained.is_doomed {
-                self.chained.is_doomed = true;
+            if for_now && self.chained.doomed_until.replace(until).is_none() {
                 lane.doomed += 1;
             }
         }
@@ -92,7 +114,7 @@ impl<C> Dispatch<C> {
         }
         while let Some((other, known)) = at.and_then(|other| Some((other, self.pending.get(&other)?))) {
             at = known.chained.before;
-            if known.chained.is_doomed {
+            if known.chained.is_doomed() {
                 (before, behind) = (known.chained.before, Some(other));
                 if names(known, &send.client_id) {
                     break;
@@ -108,7 +130,7 @@ impl<C> Dispatch<C> {
         self.link_sends(before, Some(id));
         self.link_sends(Some(id), behind);
         if let Some(next) = waited.and_then(|next| self.pending.get_mut(&next)) {
-            (next.chained.is_doomed, next.chained.names_it) = (false, true);
+            (next.chained.doomed_until, next.chained.names_it) = (None, true);
         }
     }
 
@@ -124,14 +146,14 @@ impl<C> Dispatch<C> {
     /// Takes an answered send out of its chain. `refused`: why, if it was.
     pub(super) fn unchain(&mut self, now: Instant, pending: &Pending<C>, refused: Option<&Refusal>) {
         let Op::Send(send) = &pending.op else { return };
-        let Chained { before, behind, is_doomed, .. } = pending.chained;
+        let Chained { before, behind, doomed_until, .. } = pending.chained;
         self.link_sends(before, behind);
         let Some(lane) = self.lanes.get_mut(&pending.lane) else { return };
-        lane.doomed -= u32::from(is_doomed);
+        lane.doomed -= u32::from(doomed_until.is_some());
         match behind.and_then(|id| self.pending.get_mut(&id)) {
             Some(next) => {
                 if let Some(why) = refused {
-                    next.is_behind_refused(now, send, why, lane);
+                    next.is_behind_refused(now, send, doomed_until, why, lane);
                 }
             }
             None => lane.last_send = before,

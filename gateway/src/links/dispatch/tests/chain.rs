@@ -105,6 +105,32 @@ fn behind_one_that_is_refused_for_now_the_others_are_too_and_later() {
     assert_eq!(names(&world.send("m4")), [("m4", "")], "its client has heard of it, or does not care");
 }
 
+/// A client that never repeats what was refused, and always has something on its way.
+#[test]
+fn behind_one_that_never_comes_again_the_others_go_on_after_a_while() {
+    let (mut world, [mut last, mut next]) = in_flight(["m1", "m2"]);
+    world.reply("a", last, for_now(Code::Overloaded));
+    let mut refused = 0;
+    loop {
+        last = next;
+        next = sent(&world.send(format!("{refused}").leak()))[0].2;
+        let effects = world.reply("a", last, out_of_order());
+        if effects.is_empty() {
+            let effects = world.reply("a", next, out_of_order());
+            let [(first, ""), (_, named)] = names(&effects)[..] else { panic!("{:?}", names(&effects)) };
+            assert_eq!(named, first, "the store takes both now");
+            break;
+        }
+        assert_eq!(refusal_of(&effects).code(), Code::OutOfOrder);
+        refused += 1;
+        assert!(refused < 3000, "refused for ever");
+        world.now += Duration::from_millis(1);
+        let remembered: usize = world.dispatch.lanes.values().map(|lane| lane.refused.len()).sum();
+        assert!(remembered <= 256, "{remembered}");
+    }
+    assert!(refused > 256, "{refused}");
+}
+
 #[test]
 fn one_that_comes_again_goes_before_those_that_wait_for_it() {
     let (mut world, [zero, one, two]) = in_flight(["m0", "m1", "m2"]);
