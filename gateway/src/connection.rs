@@ -2,8 +2,9 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     net::IpAddr,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -69,6 +70,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, ar
     connection.count(&transport);
 }
 
+/// What a connection goes on with.
+enum Turn {
+    Mail,
+    Event(Event),
+    /// Output waits that can't be written now.
+    Stuck,
+    Timers,
+}
+
 struct Connection {
     shared: Arc<Shared>,
     number: u64,
@@ -113,6 +123,7 @@ impl Connection {
     async fn run(&mut self, transport: &mut impl Transport) {
         let mut sleep = clock::sleep(FAR);
         let mut sleeps_until = now().instant + FAR;
+        let mut mail_first = false;
         while !self.closing {
             let wake_at = self.wake_at();
             // Reset only if it would fire too late: firing early now and then costs less.
@@ -120,40 +131,55 @@ impl Connection {
                 sleep.reset(wake_at.into());
                 sleeps_until = wake_at;
             }
-            // Above the bound nothing more is read, because what a client sends has answers.
-            let read = !self.full && !self.half_closed && self.session.reads();
-            let (mailbox, transport_ref, is_stuck) = (&self.mailbox, &mut *transport, self.stuck.is_some());
-            // `None`: something waits that can't be written now.
-            let event = poll_fn(|cx| match transport_ref.poll(cx, read) {
-                Poll::Pending if !is_stuck && transport_ref.queued_bytes() > 0 => Poll::Ready(None),
-                polled => polled.map(Some),
-            });
-            // Mail first: all of it is taken at once, so it does not hold up the client.
-            tokio::select! {
-                biased;
-                () = mailbox.arrived() => {
-                    let mail = mailbox.take();
+            // Mail and transport are first in turns, so that neither holds up the other for long.
+            mail_first = !mail_first;
+            match self.next_turn(transport, &mut sleep, mail_first).await {
+                Turn::Mail => {
+                    let mail = self.mailbox.take();
                     self.mail(mail, transport);
                 }
-                event = event => match event {
-                    Some(Event::Ask(ask)) => self.input(Input::Ask(ask), transport),
-                    Some(Event::Alive) => self.input(Input::Alive, transport),
-                    Some(Event::Malformed(code, reason)) => self.input(Input::Malformed { code, reason }, transport),
-                    Some(Event::Unreadable(what, reason)) => {
+                Turn::Stuck => self.stuck = Some((now().instant, transport.written_bytes())),
+                Turn::Event(event) => match event {
+                    Event::Ask(ask) => self.input(Input::Ask(ask), transport),
+                    Event::Alive => self.input(Input::Alive, transport),
+                    Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
+                    Event::Unreadable(what, reason) => {
                         self.input(Input::Unreadable { what, reason }, transport);
                     }
-                    Some(Event::HalfClosed) => {
+                    Event::HalfClosed => {
                         self.half_closed = true;
                         self.input(Input::HalfClosed, transport);
                     }
-                    Some(Event::Flushed) => {}
-                    Some(Event::Ended) => return,
-                    None => self.stuck = Some((now().instant, transport.written_bytes())),
+                    Event::Flushed => {}
+                    Event::Ended => return,
                 },
-                () = &mut sleep => {}
+                Turn::Timers => {}
             }
             self.timers(transport);
         }
+    }
+
+    async fn next_turn(&self, transport: &mut impl Transport, sleep: &mut clock::Sleep, mail_first: bool) -> Turn {
+        // Above the bound nothing more is read, because what a client sends has answers.
+        let read = !self.full && !self.half_closed && self.session.reads();
+        let mut arrived = pin!(self.mailbox.arrived());
+        poll_fn(|cx| {
+            if mail_first && arrived.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Turn::Mail);
+            }
+            match transport.poll(cx, read) {
+                Poll::Ready(event) => return Poll::Ready(Turn::Event(event)),
+                Poll::Pending if self.stuck.is_none() && transport.queued_bytes() > 0 => {
+                    return Poll::Ready(Turn::Stuck);
+                }
+                Poll::Pending => {}
+            }
+            if !mail_first && arrived.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Turn::Mail);
+            }
+            Pin::new(&mut *sleep).poll(cx).map(|()| Turn::Timers)
+        })
+        .await
     }
 
     fn mail(&mut self, mut mail: Mail, transport: &mut impl Transport) {
