@@ -1,15 +1,16 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
-use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread, time::Duration};
+use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread};
 
 use ::fjall::{
     AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
 };
 
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
     Caches, Changes, OpenError,
+    coming::Coming,
     mark::{Before, EngineMark},
 };
 use crate::machine::{
@@ -29,8 +30,6 @@ const ENGINE_MEMTABLE_BYTES: u64 = 1024 * 1024 * 1024;
 /// With fewer cores the engine has one thread to write tables. With several threads, the first one leaves compaction to
 /// the others, and spins as long as they have some to do.
 const CORES_TO_SPARE: usize = 4;
-/// Between two looks at whether a batch has been inserted: longer than that takes, unless the disk holds the journal up.
-const INSERTING: Duration = Duration::from_millis(1);
 
 /// All timeline shards of a node.
 pub(crate) struct TimelineStore {
@@ -111,40 +110,6 @@ impl TimelineStore {
         }
         shard.upgrade()?;
         Ok(shard)
-    }
-}
-
-/// The batch that is being written to a shard.
-#[derive(Default)]
-struct Coming {
-    /// Its value of `APPLIED`.
-    applied: Mutex<Option<Vec<u8>>>,
-    written: Condvar,
-}
-
-/// Ends with the attempt to write the batch.
-struct Writing<'a>(&'a Coming);
-
-impl Coming {
-    fn begin(&self, applied: &[u8]) -> Writing<'_> {
-        *self.applied.lock() = Some(applied.to_vec());
-        Writing(self)
-    }
-
-    /// Waits while a batch is being written and `is_inserting`. Looks again now and then, because the engine may hold the
-    /// writer up when everything has been inserted.
-    fn wait(&self, is_inserting: impl Fn(&[u8]) -> bool) {
-        let mut applied = self.applied.lock();
-        while applied.as_deref().is_some_and(&is_inserting) {
-            self.written.wait_for(&mut applied, INSERTING);
-        }
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        *self.0.applied.lock() = None;
-        self.0.written.notify_all();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The storage engines under the state machines. Each is named by one module only.
 
 mod changes;
+mod coming;
 pub(crate) mod fjall;
 mod mark;
 pub(crate) mod sled;
