@@ -1,4 +1,4 @@
-//! What a [`crate::Client`] asks of its task.
+//! The commands of a [`crate::Client`] to its task.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What comes of a request to a router.
+//! The outcome of a request to a router: an answer or a refusal.
 
 use carillon_proto::pb::{
     client::Code,

@@ -24,15 +24,14 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use self::client::{ClientEnd, Gone};
 use crate::{
     InvalidTokenKey, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret,
-    config::TokenAccounts,
+    config::{GatewayConfig, TokenAccounts},
     connection::{self, Arrival, Shared},
     connections::Connections,
-    conversation::{Rules, TokenKeys},
+    conversation::Rules,
     cut_off,
     feeding::Feeding,
     links::{Hearing, LinksConfig, RouterLinks},
     status::Status,
-    throttle::Throttle,
 };
 
 const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +44,7 @@ const MAX_OUTGOING_BYTES: usize = 1024;
 /// What leaves the gateway.
 #[expect(clippy::large_enum_variant, reason = "nearly all are frames")]
 pub enum Output {
-    /// It opens a link, of this number, to this router.
+    /// The gateway opens a link, of this number, to this router.
     Opens {
         link: u64,
         address: String,
@@ -54,7 +53,7 @@ pub enum Output {
         link: u64,
         said: ToRouter,
     },
-    /// It ends the link.
+    /// The gateway ends the link.
     Leaves {
         link: u64,
     },
@@ -62,7 +61,7 @@ pub enum Output {
         connection: u64,
         frame: ServerFrame,
     },
-    /// It ends the connection.
+    /// The gateway ends the connection.
     Close {
         connection: u64,
     },
@@ -77,14 +76,14 @@ pub enum Part {
 }
 
 pub struct Settings {
-    /// Of the tokens that it takes, HS256; at least 32 bytes.
+    /// The secret of the tokens that the gateway takes, HS256; at least 32 bytes.
     pub secret: String,
     pub heartbeat_ms: u32,
     pub max_pending_sends: u32,
     /// How long a request to a router is tried.
     pub deadline: Duration,
     pub gap_grace: Duration,
-    /// The addresses of all routers that there may be. It knows them from the start.
+    /// The addresses of all routers that there may be. The gateway knows them from the start.
     pub routers: Vec<String>,
 }
 
@@ -271,20 +270,12 @@ impl Gateway {
 }
 
 fn rules(settings: &Settings) -> Result<Rules, InvalidTokenKey> {
-    let key = JwtKeyConfig {
-        algorithm: JwtAlgorithm::HS256,
-        secret: Some(Secret(settings.secret.clone())),
-        secret_file: None,
-        public_key_file: None,
-        kid: None,
-        issuer: None,
-        realm: None,
-    };
-    Ok(Rules {
+    let secret = Some(Secret(settings.secret.clone()));
+    let key = JwtKeyConfig { secret, ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
+    let config = GatewayConfig {
         heartbeat_ms: settings.heartbeat_ms,
-        silence: Duration::from_millis(u64::from(settings.heartbeat_ms) * 2),
-        sign_in_timeout: SIGN_IN_TIMEOUT,
-        max_frame_bytes: 65_536,
+        silence_ms: u64::from(settings.heartbeat_ms) * 2,
+        sign_in_timeout_ms: SIGN_IN_TIMEOUT.as_millis() as u64,
         max_content_bytes: 1_000,
         sends_per_second: 10_000,
         send_burst: 10_000,
@@ -293,17 +284,11 @@ fn rules(settings: &Settings) -> Result<Rules, InvalidTokenKey> {
         fetch_burst: 100,
         max_page: 8,
         max_page_bytes: 65_536,
-        gap_grace: settings.gap_grace,
-        ack_interval: Duration::from_millis(100),
+        gap_grace_ms: settings.gap_grace.as_millis() as u64,
+        ack_interval_ms: 100,
         password_sign_in: false,
-        tokens: arc_swap::ArcSwap::from_pointee(TokenKeys::load(&JwtConfig {
-            keys: vec![key],
-            leeway_s: 0,
-            ..JwtConfig::default()
-        })?),
-        token_accounts: TokenAccounts::NewNames,
-        decoy_key: [1; 32],
-        throttle: Throttle::new(crate::config::GatewayConfig::default().tries()),
-        users: crate::config::GatewayConfig::default().users(),
-    })
+        jwt: JwtConfig { keys: vec![key], leeway_s: 0, accounts: TokenAccounts::NewNames, ..JwtConfig::default() },
+        ..GatewayConfig::default()
+    };
+    Rules::new(&config, [1; 32])
 }

@@ -69,6 +69,15 @@ pub enum PeerError {
     TlsSwitched,
 }
 
+/// Why a stream to another node can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("{}", cause(.0))]
+    Status(#[from] tonic::Status),
+}
+
 impl PeerSecurity {
     /// For a node of this tier, or for the operator.
     pub fn new(tier: Tier, tokens: TierTokens, tls: Option<PeerTls>) -> Result<Self, PeerError> {

@@ -15,7 +15,7 @@ use carillon_proto::{
         link::{FromRouter, Hello, ToRouter, router_client::RouterClient},
         store::NodeKind,
     },
-    peer::{AddToken, PeerError, PeerSecurity, cause},
+    peer::{AddToken, OpenError, PeerSecurity},
     stream::Incoming,
     tasks::Tasks,
     waiting::Waiting,
@@ -27,7 +27,7 @@ use tokio::sync::{
     watch,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
     delivery::Delivery,
@@ -69,14 +69,6 @@ struct Queue {
 }
 
 type Client = RouterClient<InterceptedService<Channel, AddToken>>;
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-    #[error("{}", cause(.0))]
-    Status(#[from] Status),
-}
 
 /// A word from one router to another. It may be lost without harm.
 enum Word {

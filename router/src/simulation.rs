@@ -54,7 +54,7 @@ const WRITES: usize = 8192;
 
 /// What leaves the router.
 pub enum Output {
-    /// It opens a stream, of this number, to this storage node.
+    /// The router opens a stream, of this number, to this storage node.
     Opens {
         stream: u64,
         address: String,
@@ -71,7 +71,7 @@ pub enum Output {
     Ended {
         link: u64,
     },
-    /// It opens a link, of this number, to another router.
+    /// The router opens a link, of this number, to another router.
     OpensPeer {
         link: u64,
         address: String,
@@ -80,7 +80,7 @@ pub enum Output {
         link: u64,
         said: ToRouter,
     },
-    /// It ends the link to another router.
+    /// The router ends the link to another router.
     LeavesPeer {
         link: u64,
     },

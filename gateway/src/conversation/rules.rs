@@ -1,4 +1,4 @@
-//! What holds for all sessions of a gateway.
+//! The settings of all sessions of a gateway: times, sizes, rates, and keys of tokens.
 
 use std::{sync::Arc, time::Duration};
 

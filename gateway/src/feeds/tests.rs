@@ -178,7 +178,8 @@ fn a_message_of_the_last_owner_says_nothing_about_the_next_ones_timeline() {
     assert_eq!(session.next, 2, "it has its first message");
 }
 
-/// It paused before it had taken an entry of before, and joins the feed's next life before it takes it.
+/// A session pauses while an entry of before the restore waits in its mailbox, and joins the feed's next life before it
+/// takes the entry.
 #[test]
 fn an_entry_of_before_a_restore_is_not_told_as_one_of_after_it() {
     let mut world = World::new();

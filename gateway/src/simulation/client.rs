@@ -42,7 +42,7 @@ struct Frames {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Gone {
-    /// It has closed its half.
+    /// The client has closed its half.
     Closed,
     /// The connection was reset.
     Reset,
@@ -62,7 +62,7 @@ impl ClientEnd {
         self.change(|frames| frames.is_blocked = is_blocked);
     }
 
-    /// What it said before is still read.
+    /// The client closes its half. The gateway still reads what it said before.
     pub(super) fn goes(&self, how: Gone) {
         self.change(|frames| (frames.gone, frames.is_blocked) = (Some(how), false));
     }

@@ -1,4 +1,4 @@
-//! One watcher: the positions that it was shown, and the violations in what it was shown.
+//! Checks what one watcher, a device that reads a timeline, was shown: the positions, and the violations in them.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! One run of a scenario: its environment and its report.
+//! Runs one scenario: makes its environment and its report.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -8,13 +8,13 @@ use carillon_proto::{
         FromStore, StoreReply, StoreRequest, ToStore, directory_command, store_client::StoreClient, store_request::Op,
         timeline_command,
     },
-    peer::{AddToken, PeerError, PeerSecurity, cause},
+    peer::{AddToken, OpenError, PeerSecurity, cause},
     stream::{Calls, Incoming},
     waiting::Waiting,
 };
 use futures_util::{StreamExt as _, future::BoxFuture};
 use tokio::sync::mpsc;
-use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use super::{dispatch::StreamId, told::Told};
 
@@ -53,14 +53,6 @@ impl Requests {
 }
 
 type Client = StoreClient<InterceptedService<Channel, AddToken>>;
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-    #[error("{}", cause(.0))]
-    Status(#[from] Status),
-}
 
 /// How the replies of one stream arrive.
 enum ReplyWay {
