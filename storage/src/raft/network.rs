@@ -3,6 +3,7 @@
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
+    ShardId,
     pb::raft::{self as pb, append_reply, raft_frame::Body, snapshot_piece::Piece},
     peer::cause,
 };
@@ -100,6 +101,12 @@ impl RaftNetworkV2<Types> for Peer {
     {
         let this = Arc::new(self.clone());
         let sender = Arc::clone(&this);
+        // Routers and gateways learn of each other from whichever node they watch, so nothing of the registry waits.
+        let input = if this.route.group == ShardId::REGISTRY.group() {
+            input.boxed()
+        } else {
+            without_bare_commits(input).boxed()
+        };
         // Sent in order, answered in any order, reported in order.
         let sent = input.then(move |request| send_append(Arc::clone(&sender), request));
         let answered = sent.map(move |sent| await_append(Arc::clone(&this), sent));
@@ -232,6 +239,33 @@ fn read_pieces(
     Ok(())
 }
 
+/// The same stream without the requests that only tell how far the log is committed.
+///
+/// Whatever comes next tells it, too: entries, or the heartbeat that a group with news has at the next beat. So a follower has half as
+/// many requests when writes come one by one, and applies more entries at once. The first request asks whether the logs match.
+fn without_bare_commits(
+    requests: impl Stream<Item = AppendEntriesRequest<Types>> + Unpin,
+) -> impl Stream<Item = AppendEntriesRequest<Types>> {
+    stream::unfold((requests, None), async |(mut requests, sent)| {
+        let mut bare = None;
+        while let Some(request) = requests.next().await {
+            if sent == Some(request.prev_log_id) && request.entries.is_empty() {
+                bare = Some(request);
+                continue;
+            }
+            let last = last_of(&request);
+            return Some((request, (requests, Some(last))));
+        }
+        // A stream that ends with an unanswered request counts as one that got nowhere.
+        bare.map(|request| (request, (requests, sent)))
+    })
+}
+
+/// The id of the last entry that the follower has when it has taken the request.
+fn last_of(request: &AppendEntriesRequest<Types>) -> Option<LogId> {
+    request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id)
+}
+
 /// An append in flight, with the log ids before its first entry and of its last entry.
 struct Sent {
     previous: Option<LogId>,
@@ -241,7 +275,7 @@ struct Sent {
 
 async fn send_append(peer: Arc<Peer>, request: AppendEntriesRequest<Types>) -> Sent {
     let previous = request.prev_log_id;
-    let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+    let last = last_of(&request);
     let sending = peer.link.send(peer.route, Body::Append(append_to_pb(request)));
     let reply = timeout(APPEND_DEADLINE, sending).await.unwrap_or_else(|_| Err(peer.timed_out()));
     Sent { previous, last, reply }
@@ -289,4 +323,63 @@ fn stream_result(
 
 fn unusable(missing: Missing) -> RPCError<Types> {
     NetworkError::new(&missing).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::{
+        super::types::{Entry, LeaderId},
+        *,
+    };
+
+    fn log_id(index: u64) -> LogId {
+        LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
+    }
+
+    fn request(previous: Option<u64>, entries: &[u64], committed: u64) -> AppendEntriesRequest<Types> {
+        let entry = |index: &u64| Entry { log_id: log_id(*index), payload: EntryPayload::Blank };
+        AppendEntriesRequest {
+            vote: Vote { leader_id: LeaderId { term: 1, node_id: 1 }, committed: true },
+            prev_log_id: previous.map(log_id),
+            entries: entries.iter().map(entry).collect(),
+            leader_commit: Some(log_id(committed)),
+        }
+    }
+
+    /// Previous entry, number of entries, and what is committed, of each request that is sent.
+    async fn sent(requests: Vec<AppendEntriesRequest<Types>>) -> Vec<(Option<u64>, usize, Option<u64>)> {
+        let index = |id: Option<LogId>| id.map(|id| id.index);
+        without_bare_commits(Box::pin(stream::iter(requests)))
+            .map(|request| (index(request.prev_log_id), request.entries.len(), index(request.leader_commit)))
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_is_told_with_the_next_entries() {
+        let requests = vec![
+            request(Some(4), &[5, 6], 4),
+            request(Some(6), &[], 5),
+            request(Some(6), &[], 6),
+            request(Some(6), &[7], 6),
+            request(Some(7), &[8], 7),
+        ];
+        assert_eq!(sent(requests).await, [(Some(4), 2, Some(4)), (Some(6), 1, Some(6)), (Some(7), 1, Some(7))]);
+    }
+
+    #[tokio::test]
+    async fn heartbeats_and_what_asks_for_the_end_of_a_log_are_sent() {
+        assert_eq!(sent(vec![request(Some(4), &[], 4)]).await, [(Some(4), 0, Some(4))]);
+        assert_eq!(sent(vec![request(None, &[], 4)]).await, [(None, 0, Some(4))]);
+        let back = vec![request(Some(9), &[], 4), request(Some(6), &[], 4), request(Some(6), &[7], 4)];
+        assert_eq!(sent(back).await, [(Some(9), 0, Some(4)), (Some(6), 0, Some(4)), (Some(6), 1, Some(4))]);
+    }
+
+    #[tokio::test]
+    async fn the_last_request_of_a_stream_is_sent() {
+        let requests = vec![request(Some(4), &[5], 4), request(Some(5), &[], 5), request(Some(5), &[], 5)];
+        assert_eq!(sent(requests).await, [(Some(4), 1, Some(4)), (Some(5), 0, Some(5))]);
+    }
 }
