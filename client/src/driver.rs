@@ -21,6 +21,7 @@ use crate::{
     Address, ClientConfig, Connection, ConnectionError, Credential, Event, FetchError, RenewError, SendError,
     SignInError, State,
     acks::Acks,
+    attempts::Attempts,
     backoff::Backoff,
     command::{Command, ReplyTo},
     fetches::Fetches,
@@ -40,6 +41,7 @@ pub(crate) struct Driver {
     pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
+    pub(crate) attempts: Attempts,
     state: watch::Sender<State>,
     backoff: Backoff,
     keys: Arc<KeyCache>,
@@ -91,6 +93,7 @@ impl Driver {
             fetches: Fetches::new(),
             renewals: VecDeque::new(),
             events: EventQueue { waiting: VecDeque::new(), sender: events },
+            attempts: Attempts::new(rand::rng().random()),
             state,
             keys: Arc::default(),
             closing: Vec::new(),
@@ -169,13 +172,16 @@ impl Driver {
         }
     }
 
-    /// All but the credential, and the positions that it has no room for.
-    pub(crate) fn sign_in(&self) -> (client::SignIn, Rest) {
+    /// The next sign-in: all but the credential, and the positions that it has no room for.
+    pub(crate) fn sign_in(&mut self) -> (client::SignIn, Rest) {
+        let (instance, attempt) = self.attempts.begin();
         let mut request = client::SignIn {
             user: self.config.user.clone(),
             device: self.config.device.clone(),
             start: self.config.start.into(),
             client: self.config.program.clone(),
+            instance,
+            attempt,
             ..client::SignIn::default()
         };
         let credential = match &self.config.credential {
@@ -188,7 +194,7 @@ impl Driver {
     }
 
     fn attempt(
-        &self,
+        &mut self,
         address: Address,
     ) -> impl Future<Output = Result<(Connection, SignedIn, Rest), SignInError>> + 'static {
         let (request, rest) = self.sign_in();

@@ -5,6 +5,7 @@
 
 mod acks;
 mod address;
+mod attempts;
 mod backoff;
 mod client;
 mod command;

@@ -5,6 +5,7 @@
 //! | 0 | what there was before levels |
 //! | 1 | in all shards `SetLevel`; in directory shard 0 members, placement and level of the cluster as rows; `EndSender`; of `Append` the fields `sender`, `sender_generation` and `only_repeat`; `Account.remade`; what `PutAccount` does to a name that had another owner before (tokens of the second in which it is made do not count), and to an account that has no password before and after (it is new credentials) |
 //! | 2 | `MoveCursors`; of `SweepCursors.Seen` the fields `group` and `epoch` |
+//! | 3 | of `PutSession.session` the fields `instance` and `attempt` |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -20,8 +21,10 @@ impl Level {
     pub const CLUSTER: Self = Self(1);
     /// Adds what the table lists for level 2.
     pub const CURSORS: Self = Self(2);
+    /// Adds what the table lists for level 3.
+    pub const ATTEMPTS: Self = Self(3);
     /// The highest level that this program reads.
-    pub const OF_PROGRAM: Self = Self::CURSORS;
+    pub const OF_PROGRAM: Self = Self::ATTEMPTS;
 }
 
 impl fmt::Display for Level {

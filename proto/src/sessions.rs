@@ -1,4 +1,5 @@
-//! Decides from its account whether a session is over although nobody has closed it.
+//! Decides from its account whether a session is over although nobody has closed it, and which of two sessions of a device
+//! is the newer one.
 
 use crate::pb::{
     link::evict::Why,
@@ -19,6 +20,22 @@ pub fn over(account: &Account, session: &Session) -> Option<Why> {
     } else {
         None
     }
+}
+
+/// A session whose sign-in was read later by more than this has not overtaken another one.
+const SIGN_IN_TAKES_MS: u64 = 60_000;
+
+/// True if `existing` is newer than `put`, another session of the same device or the same one, and therefore stays.
+/// `announced`: `put` is no sign-in of now.
+///
+/// A client knows the order of its own sign-ins. Otherwise the sign-in that was read later is the newer one, unless a
+/// gateway's clock must have been ahead.
+pub fn overtook(existing: &Session, put: &Session, announced: bool) -> bool {
+    if existing.instance != 0 && existing.instance == put.instance && existing.attempt != put.attempt {
+        return existing.attempt > put.attempt;
+    }
+    let age = |session: &Session| (session.since_ms, session.lease, session.connection);
+    age(existing) > age(put) && (announced || existing.since_ms - put.since_ms <= SIGN_IN_TAKES_MS)
 }
 
 /// A token without an issue time counts as issued long ago.
@@ -64,6 +81,62 @@ mod tests {
         // Deleted and made again.
         assert_eq!(over(&Account { generation: 9, incarnation: 8, ..account.clone() }, &session), Some(Why::Deleted));
         assert_eq!(over(&Account { generation: 9, incarnation: 7, ..account }, &session), Some(Why::Credentials));
+    }
+
+    /// Of the sign-in that a client gave up, and of the next one at another gateway.
+    fn given_up_and_next() -> (Session, Session) {
+        let given_up = Session { instance: 7, attempt: 1, since_ms: 5_000, lease: 9, ..Session::default() };
+        let next = Session { instance: 7, attempt: 2, since_ms: 1_000, lease: 8, ..Session::default() };
+        (given_up, next)
+    }
+
+    #[test]
+    fn of_one_client_the_later_attempt_is_newer_whenever_each_was_read() {
+        let (given_up, next) = given_up_and_next();
+        let late = Session { since_ms: next.since_ms + 10 * SIGN_IN_TAKES_MS, ..given_up.clone() };
+        for announced in [false, true] {
+            for given_up in [&given_up, &late] {
+                assert!(overtook(&next, given_up, announced));
+                assert!(!overtook(given_up, &next, announced));
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_clients_or_without_numbers_the_sign_in_that_was_read_later_is_newer() {
+        let (early, late) = given_up_and_next();
+        let (early, late) = (Session { since_ms: 1_000, ..early }, Session { since_ms: 5_000, ..late });
+        let changes: [fn(Session) -> Session; 3] = [
+            |session| Session { instance: 8, attempt: 9, ..session },
+            |session| Session { instance: 0, attempt: 0, ..session },
+            // The same sign-in, announced under another lease.
+            |session| Session { attempt: 2, ..session },
+        ];
+        for change in changes {
+            let early = change(early.clone());
+            assert!(overtook(&late, &early, false) && !overtook(&early, &late, false), "{early:?}");
+        }
+        let neither = |session: Session| Session { instance: 0, attempt: 0, ..session };
+        let (early, late) = (neither(early), neither(late));
+        assert!(overtook(&late, &early, false) && !overtook(&early, &late, false));
+    }
+
+    #[test]
+    fn a_session_of_the_same_time_is_newer_by_its_handle_and_none_than_itself() {
+        let session = Session { since_ms: 1_000, lease: 8, connection: 3, ..Session::default() };
+        assert!(!overtook(&session, &session, false));
+        for newer in [Session { lease: 9, ..session.clone() }, Session { connection: 4, ..session.clone() }] {
+            assert!(overtook(&newer, &session, false) && !overtook(&session, &newer, false));
+        }
+    }
+
+    #[test]
+    fn a_session_from_a_clock_that_was_ahead_does_not_stay_against_a_sign_in() {
+        let put = Session { since_ms: 1_000, ..Session::default() };
+        let ahead = |by_ms| Session { since_ms: put.since_ms + by_ms, ..Session::default() };
+        assert!(overtook(&ahead(SIGN_IN_TAKES_MS), &put, false));
+        assert!(!overtook(&ahead(SIGN_IN_TAKES_MS + 1), &put, false));
+        assert!(overtook(&ahead(SIGN_IN_TAKES_MS + 1), &put, true), "an older session that is announced again");
     }
 
     #[test]

@@ -224,6 +224,27 @@ async fn a_second_session_of_a_device_evicts_the_first() {
 }
 
 #[tokio::test]
+async fn a_sign_in_that_its_client_has_given_up_takes_nothing_from_the_later_one() {
+    let cluster = Cluster::start(1, &["alice"]).await;
+    let mut gateway = cluster.gateway().await;
+    let of_attempt =
+        |attempt, connection| Session { instance: 7, attempt, ..session("alice", "phone", &gateway, connection) };
+    let (later, given_up) = (of_attempt(2, 1), of_attempt(1, 2));
+    assert!(later.since_ms < given_up.since_ms);
+    let announce = |session: &Session| Op::Announce(link::Announce { session: Some(session.clone()) });
+    for (op, replaced) in [
+        (open(later.clone()), false),
+        (open(given_up.clone()), true),
+        (announce(&given_up), true),
+        (announce(&later), false),
+    ] {
+        let answer = gateway.ask(op).await;
+        assert!(matches!(&answer, Reply::SessionOpened(opened) if opened.replaced == replaced), "{answer:?}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_lease_stops_the_router_until_it_has_a_new_one() {
     let cluster = Cluster::start(1, &["alice", "bob"]).await;
     let mut gateway = cluster.gateway().await;

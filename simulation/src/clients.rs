@@ -30,7 +30,10 @@ pub(crate) struct ClientNode {
     pub(crate) user: usize,
     pub(crate) wire: Option<WireId>,
     name: String,
+    /// The running client.
     device: Device,
+    /// How many have run; the instance of the running one.
+    starts: u64,
     token: String,
     is_live: bool,
     /// Its account has ended, and the name has no other owner yet.
@@ -82,7 +85,8 @@ impl ClientNode {
         Self {
             user,
             wire: None,
-            device: Device::new(&user_name(user), &name, &token, Vec::new()),
+            device: Device::new(&user_name(user), &name, &token, 1, Vec::new()),
+            starts: 1,
             name,
             token,
             is_live: false,
@@ -99,6 +103,13 @@ impl ClientNode {
             numbers: BTreeMap::new(),
             done: None,
         }
+    }
+
+    /// It runs anew, and has its inbox up to `position`.
+    fn starts(&mut self, position: Option<Position>) {
+        self.starts += 1;
+        let positions = position.map(|position| (self.inbox(), position)).into_iter().collect();
+        self.device = Device::new(&user_name(self.user), &self.name, &self.token, self.starts, positions);
     }
 
     fn inbox(&self) -> TimelineId {
@@ -156,7 +167,8 @@ impl World<'_> {
         let Some(wire) = self.connect(client, gateway) else { return self.client_retries(client, None) };
         let node = &mut self.clients[client];
         node.wire = Some(wire);
-        let frame = ClientFrame { body: Some(Body::SignIn(node.device.sign_in())) };
+        let mut frame = ClientFrame { body: Some(Body::SignIn(node.device.sign_in())) };
+        self.frame_goes(client, &mut frame);
         self.send(wire, Side::Second, Message::ToGateway(frame));
         self.at_client(client, SIGN_IN_TIMEOUT, ClientEvent::GivesUp(wire));
     }
@@ -256,7 +268,7 @@ impl World<'_> {
         let node = &mut self.clients[client];
         (node.is_live, node.is_out) = (false, true);
         // What it has not heard of it never will.
-        node.device = Device::new(&user_name(node.user), &node.name, &node.token, Vec::new());
+        node.starts(None);
         if self.model.owner(&user_name(node.user)).is_some() {
             self.client_begins_anew(client);
         }
@@ -269,7 +281,7 @@ impl World<'_> {
         let issued_s = now_ms / 1000 + 1;
         let node = &mut self.clients[client];
         node.token = token(node.user, issued_s);
-        node.device = Device::new(&user_name(node.user), &node.name, &node.token, Vec::new());
+        node.starts(None);
         (node.is_out, node.is_fresh, node.done) = (false, true, None);
         let wait = (issued_s * 1000 - now_ms) * MS;
         node.begins_at = self.schedule.now() + wait;
@@ -289,13 +301,13 @@ impl World<'_> {
         }
         self.model.forgets(client);
         let node = &mut self.clients[client];
-        let positions: Vec<_> = node.done.filter(|_| knows).map(|done| (node.inbox(), done)).into_iter().collect();
-        node.is_fresh = positions.is_empty();
-        if let Some((_, done)) = positions.first() {
-            self.model.resumes(client, *done);
+        let position = node.done.filter(|_| knows);
+        node.is_fresh = position.is_none();
+        if let Some(position) = position {
+            self.model.resumes(client, position);
         }
         node.is_live = false;
-        node.device = Device::new(&user_name(node.user), &node.name, &node.token, positions);
+        node.starts(position);
         let after = self.random.below(300 * MS);
         self.at_client(client, after, ClientEvent::Connects);
     }

@@ -47,7 +47,7 @@ pub enum Plant {
     SenderGoesOn,
     /// Routers do not report pushes that they drop.
     DropsUntold,
-    /// These guards of message order are left out.
+    /// These guards of order are left out.
     Without(Guards),
 }
 

@@ -19,7 +19,7 @@ struct Args {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
-    /// Leave out this guard of message order. Can be given several times.
+    /// Leave out this guard of the order of messages or sign-ins. Can be given several times.
     #[arg(long, value_enum)]
     without: Vec<Guard>,
 }

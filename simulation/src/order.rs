@@ -1,4 +1,5 @@
-//! The guards of message order, each of which can be left out of a run: see docs/adr/0018-order.md.
+//! The guards of the order of messages and sign-ins, each of which can be left out of a run: see docs/adr/0018-order.md and
+//! docs/adr/0011-register.md.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::{Plant, clients::device_name, world::World};
 /// Of each device and client id: the message that the client has named last. Kept only if gateways are to fill in none.
 pub(crate) type Named = BTreeMap<(Bytes, Bytes), Bytes>;
 
-/// A mechanism that keeps the order of one device's messages to one user.
+/// A mechanism that keeps the order of one device's messages to one user, or of its sign-ins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Guard {
     /// Clients name the message before (`Send.after`). Without it, a message that was refused may come later.
@@ -30,6 +31,8 @@ pub enum Guard {
     SessionLanes,
     /// The state machine refuses a message if the message that it names is not there (`Append.after_key`).
     Key,
+    /// Clients number their sign-ins (`SignIn.attempt`). Without it, one that was given up may replace a later one.
+    Attempts,
 }
 
 /// A set of guards.
@@ -49,6 +52,11 @@ impl World<'_> {
 
     /// Changes a frame on its way to a gateway.
     pub(crate) fn frame_goes(&mut self, client: usize, frame: &mut ClientFrame) {
+        if let Some(Body::SignIn(sign_in)) = &mut frame.body
+            && self.is_without(Guard::Attempts)
+        {
+            (sign_in.instance, sign_in.attempt) = (0, 0);
+        }
         let Some(Body::Send(send)) = &mut frame.body else { return };
         if self.is_without(Guard::Names) {
             send.after.clear();

@@ -51,8 +51,8 @@ pub(crate) struct Scenario {
     pub(crate) busy: u64,
     /// Cursors of devices that are gone for so long, by the shard's clock, are swept out; 0: never.
     pub(crate) cursor_age_ms: u64,
-    /// When the last storage node can read the level of this program: until then commands are of the level before. None: all can
-    /// when the run begins.
+    /// When the last storage node can read the level of this program: until then commands to timelines are of the level before
+    /// cursors in groups. None: all can when the run begins.
     pub(crate) level_rises: Option<Time>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,

@@ -169,16 +169,21 @@ pub(crate) fn node_of(address: &str) -> usize {
 }
 
 impl World<'_> {
-    /// All shards are at the level of this program or the one before, and all users have accounts, when the run begins.
+    /// All shards are at the level of this program, or timelines below the one of cursors in groups, and all users have accounts,
+    /// when the run begins. Directory shards are at the level of this program: below it, a sign-in that was given up may replace a
+    /// later one.
     pub(crate) fn found_cluster(&mut self) {
         let level = match self.scenario.level_rises {
             None => Level::OF_PROGRAM,
             Some(at) => {
                 self.schedule.at(at, Event::Store(StoreEvent::ClustersLevelRises));
-                Level(Level::OF_PROGRAM.0 - 1)
+                Level::CLUSTER
             }
         };
-        MAP.all().for_each(|shard| self.cluster.set_level(shard, level));
+        for shard in MAP.all() {
+            let is_directory = shard.kind == ShardKind::Directory;
+            self.cluster.set_level(shard, if is_directory { Level::OF_PROGRAM } else { level });
+        }
         let raise = DirectoryCommand { op: Some(directory_command::Op::RaiseLevel(RaiseLevel { level: level.0 })) };
         self.cluster.apply(ShardId::REGISTRY, vec![raise.encode_to_vec().into()]);
         for user in 0..self.scenario.users {

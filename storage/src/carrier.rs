@@ -88,7 +88,7 @@ pub(crate) async fn carry_out(cluster: &Cluster, bytes: Bytes) -> Result<Outcome
     }
     let shard = cluster.registry().filter(|shard| shard.group().leads());
     let shard = shard.ok_or_else(|| Status::unavailable("this node does not lead the registry"))?;
-    let admitted = admit_directory(ShardId::REGISTRY, cluster.map, shard.reader().level(), &command);
+    let admitted = admit_directory(ShardId::REGISTRY, cluster.map, shard.reader().level(), command);
     let command = admitted.map_err(|rejected| match rejected.reason() {
         Reason::Level => Status::unavailable(rejected.detail),
         _ => Status::invalid_argument(rejected.detail),

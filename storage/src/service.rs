@@ -198,7 +198,7 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             admit_timeline(shard, cluster.map, level, command).map(Checked::Write)
         }
         (ShardKind::Directory, Some(Op::Directory(command))) => {
-            admit_directory(shard, cluster.map, level, &command).map(Checked::Write)
+            admit_directory(shard, cluster.map, level, command).map(Checked::Write)
         }
         (ShardKind::Timeline, Some(Op::ReadTimeline(read))) => {
             timeline(&read.timeline)?;

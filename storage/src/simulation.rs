@@ -62,7 +62,7 @@ impl Machines {
             }
             Op::Directory(command) => {
                 let level = self.directories[place].1.level();
-                Some(admit_directory(shard, self.map, level, command)?)
+                Some(admit_directory(shard, self.map, level, DirectoryCommand::clone(command))?)
             }
             Op::ReadTimeline(_)
             | Op::ReadHead(_)

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::{
     ClientConfig, Credential, Event, SendError, State,
     acks::Acks,
+    attempts::Attempts,
     command::{Command, ReplyTo},
     driver::{Driver, End},
 };
@@ -42,15 +43,17 @@ pub struct Lost {
 }
 
 impl Device {
-    /// `token` signs it in. It has its timelines up to `positions`.
-    pub fn new(user: &str, device: &str, token: &str, positions: Vec<(TimelineId, Position)>) -> Self {
+    /// `token` signs it in. It has its timelines up to `positions`. `instance`: another one for each start of the device.
+    pub fn new(user: &str, device: &str, token: &str, instance: u64, positions: Vec<(TimelineId, Position)>) -> Self {
         let address = "tcp://127.0.0.1:1".parse().expect("an address");
         let credential = Credential::Token(token.to_owned());
         let config = ClientConfig { positions, ..ClientConfig::new(vec![address], user, device, credential) };
         let (to_commands, commands) = mpsc::channel(1);
         let (to_events, events) = mpsc::channel(1);
         let acks = Arc::new(Acks::default());
-        let driver = Driver::new(config, commands, to_events, watch::channel(State::Connecting).0, Arc::clone(&acks));
+        let mut driver =
+            Driver::new(config, commands, to_events, watch::channel(State::Connecting).0, Arc::clone(&acks));
+        driver.attempts = Attempts::new(instance);
         Self {
             driver,
             acks,
@@ -62,7 +65,7 @@ impl Device {
         }
     }
 
-    pub fn sign_in(&self) -> SignIn {
+    pub fn sign_in(&mut self) -> SignIn {
         SignIn { credential: Some(sign_in::Credential::Token(self.token.clone())), ..self.driver.sign_in().0 }
     }
 

@@ -46,6 +46,27 @@ async fn unanswered_sends_go_out_again_first_in_order_and_under_the_same_ids() {
 }
 
 #[tokio::test]
+async fn every_sign_in_of_a_running_client_has_the_next_number() {
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let (peer, first) = gateway.accept_signed_in(0).await;
+    drop(peer);
+    // The second one gets no answer.
+    let mut peer = gateway.accept().await;
+    let client_frame::Body::SignIn(second) = peer.receive().await else { panic!("no SignIn") };
+    drop(peer);
+    let (_peer, third) = gateway.accept_signed_in(0).await;
+    let numbers = [&first, &second, &third].map(|sign_in| (sign_in.instance, sign_in.attempt));
+    assert_eq!(numbers, [1, 2, 3].map(|attempt| (first.instance, attempt)));
+    assert_ne!(first.instance, 0);
+    client.close().await;
+
+    let (_client, _events) = open(config(&[&gateway]));
+    let (_peer, anew) = gateway.accept_signed_in(0).await;
+    assert!(anew.instance != first.instance && anew.attempt == 1, "{anew:?}");
+}
+
+#[tokio::test]
 async fn of_many_frames_that_come_at_once_none_is_dropped() {
     const SENDS: usize = 99;
     let gateway = Gateway::start().await;

@@ -57,6 +57,10 @@ pub(crate) struct SignInAsk {
     pub(crate) start: i32,
     /// Name and version of the client program.
     pub(crate) client: String,
+    /// Names the running client; 0 if it does not tell.
+    pub(crate) instance: u64,
+    /// The number of this sign-in among those of the running client; 0 if it does not tell.
+    pub(crate) attempt: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

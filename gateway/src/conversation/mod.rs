@@ -79,6 +79,14 @@ struct Identity {
     user: UserId,
     device: DeviceId,
     since_ms: u64,
+    attempt: Attempt,
+}
+
+/// One sign-in among those of a running client. All 0 if the client does not number them.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    instance: u64,
+    number: u32,
 }
 
 /// The credential by which a session was opened.
@@ -388,6 +396,8 @@ impl Session {
             connection: self.connection,
             protocol: self.protocol.into(),
             since_ms: who.since_ms,
+            instance: who.attempt.instance,
+            attempt: who.attempt.number,
             ..StoredSession::default()
         }
     }

@@ -16,7 +16,7 @@ use carillon_proto::{
 use rand::{RngExt as _, distr::Alphanumeric};
 
 use super::{
-    Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
+    Attempt, Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
     live::{LiveStart, RESTORED},
     patience,
     positions::{Awaited, DeliveryStart, given, head_of},
@@ -75,8 +75,10 @@ pub(super) struct Applicant {
     device: DeviceId,
     positions: Vec<TimelinePosition>,
     more_positions: bool,
-    /// When the client asked to sign in. The later sign-in of a device wins, however long the earlier one takes.
+    /// When the client's wish to sign in was read. Of sign-ins that no client has numbered, the one that was read later wins,
+    /// however long the earlier one takes.
     since_ms: u64,
+    attempt: Attempt,
     start: Start,
     way: &'static str,
     proof: Proof,
@@ -112,6 +114,9 @@ impl Session {
         if ask.positions.len() > limits::POSITIONS_IN_SIGN_IN {
             return self.bye(Code::Invalid, "positions names more than 256 timelines", None, out);
         }
+        if (ask.instance == 0) != (ask.attempt == 0) {
+            return self.bye(Code::Invalid, "sign_in must have both of instance and attempt, or neither", None, out);
+        }
         let Ok(start) = Start::try_from(ask.start) else {
             return self.bye(Code::Invalid, "start is neither cursor nor head", None, out);
         };
@@ -121,6 +126,7 @@ impl Session {
             positions: ask.positions,
             more_positions: ask.more_positions,
             since_ms: now.unix_ms,
+            attempt: Attempt { instance: ask.instance, number: ask.attempt },
             start,
             way,
             proof,
@@ -234,8 +240,8 @@ impl Session {
                 }
             }
         }
-        let (user, device) = (applicant.user.clone(), applicant.device.clone());
-        let who = Identity { user, device, since_ms: applicant.since_ms };
+        let Applicant { since_ms, attempt, .. } = applicant;
+        let who = Identity { user: applicant.user.clone(), device: applicant.device.clone(), since_ms, attempt };
         let inbox = TimelineId::Inbox(who.user.clone());
         let mut session = self.stored(&who);
         applicant.proof.write(&mut session);

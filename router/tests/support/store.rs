@@ -28,6 +28,7 @@ use carillon_proto::{
         },
     },
     peer::{PeerSecurity, Tier},
+    sessions,
     tasks::Tasks,
 };
 use futures_util::{Stream, StreamExt as _};
@@ -298,8 +299,7 @@ impl State {
                 let sessions = self.sessions.entry(session.user.clone()).or_default();
                 let old = sessions.iter().position(|old| old.device == session.device);
                 if let Some(old) = old {
-                    let rank = |s: &Session| (s.since_ms, s.lease, s.connection);
-                    if rank(&sessions[old]) > rank(&session) {
+                    if sessions::overtook(&sessions[old], &session, put.announced) {
                         return Reply::SessionPut(SessionPut {
                             kept: Some(sessions[old].clone()),
                             ..SessionPut::default()

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardMap,
-    pb::store::{DirectoryCommand, Rejected, TimelineCommand, rejected::Reason, timeline_command::Op},
+    pb::store::{
+        DirectoryCommand, PutSession, Rejected, TimelineCommand, directory_command::Op as DirectoryOp,
+        rejected::Reason, timeline_command::Op,
+    },
 };
 use prost::Message as _;
 
@@ -36,9 +39,15 @@ pub(crate) fn admit_directory(
     shard: ShardId,
     map: ShardMap,
     level: Level,
-    command: &DirectoryCommand,
+    mut command: DirectoryCommand,
 ) -> Result<Bytes, Rejected> {
-    check_directory(shard, map, command)?;
+    check_directory(shard, map, &command)?;
+    if level < Level::ATTEMPTS
+        && let Some(DirectoryOp::PutSession(PutSession { session: Some(session), .. })) = &mut command.op
+    {
+        // Below level 3 the sign-in that was read later is the newer one.
+        (session.instance, session.attempt) = (0, 0);
+    }
     check_level(command.op.as_ref().map(directory_level), level)?;
     Ok(command.encode_to_vec().into())
 }

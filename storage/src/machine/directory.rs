@@ -24,9 +24,6 @@ use super::{
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
-/// A session that is newer than a sign-in by more than this has not overtaken it.
-const SIGN_IN_TAKES_MS: u64 = 60_000;
-
 pub(crate) struct DirectoryMachine {
     shard: DirectoryShard,
     registry: Registry,
@@ -211,12 +208,8 @@ impl Batch<'_> {
         if let Some(why) = sessions::over(&account, &session) {
             return Ok(rejected(Reason::Gone, sessions::told_of(&account, &session, why).to_owned()));
         }
-        let age = |session: &Session| (session.since_ms, session.lease, session.connection);
-        // A later sign-in was faster, or a gateway's clock is ahead.
         let overtook = |existing: &Session| {
-            sessions::over(&account, existing).is_none()
-                && age(existing) > age(&session)
-                && (announced || existing.since_ms - session.since_ms <= SIGN_IN_TAKES_MS)
+            sessions::over(&account, existing).is_none() && sessions::overtook(existing, &session, announced)
         };
         let handle = |session: &Session| (session.lease, session.connection);
         let key = keys::session(&session.user, &session.device);

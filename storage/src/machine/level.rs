@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     Level,
-    pb::store::{SetLevel, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp},
+    pb::store::{Session, SetLevel, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp},
 };
 use prost::Message;
 
@@ -88,6 +88,7 @@ impl Reading {
 /// The lowest level at which a shard takes this command.
 pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     match op {
+        DirectoryOp::PutSession(op) if op.session.as_ref().is_some_and(is_numbered) => Level::ATTEMPTS,
         DirectoryOp::PutAccount(_)
         | DirectoryOp::DeleteAccount(_)
         | DirectoryOp::PutSession(_)
@@ -108,6 +109,11 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::RemoveReplica(_)
         | DirectoryOp::ForgetReplica(_) => Level::CLUSTER,
     }
+}
+
+/// True if the client has numbered its sign-in.
+fn is_numbered(session: &Session) -> bool {
+    session.instance != 0 || session.attempt != 0
 }
 
 /// The lowest level at which a timeline shard takes this command.

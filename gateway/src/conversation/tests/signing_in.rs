@@ -15,6 +15,39 @@ fn a_session_is_as_old_as_its_sign_in_however_long_that_takes() {
 }
 
 #[test]
+fn a_session_is_numbered_by_its_client_however_often_it_is_stored() {
+    let numbered = |instance, attempt| {
+        let Body::SignIn(frame) = token_sign_in("alice", 3600) else { panic!("no sign-in") };
+        Body::SignIn(client::SignIn { instance, attempt, ..frame })
+    };
+    for (instance, attempt) in [(7, 0), (0, 1)] {
+        let mut play = Play::new();
+        play.says(numbered(instance, attempt));
+        let bye = play.bye();
+        assert_eq!((bye.code(), bye.reconnect), (Code::Invalid, false));
+    }
+    for number in [(0, 0), (u64::MAX, 3)] {
+        let mut play = Play::new();
+        play.says(numbered(number.0, number.1));
+        let Op::OpenSession(open) = play.op() else { panic!("no OpenSession") };
+        let session = open.session.as_ref().expect("a session");
+        assert_eq!((session.instance, session.attempt), number);
+        play.hears_answer(Ok(opened(3, Some(3))));
+        assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
+        // A new token opens the same session again.
+        let Body::SignIn(client::SignIn { credential: Some(Credential::Token(token)), .. }) =
+            token_sign_in("alice", 7200)
+        else {
+            panic!("no token")
+        };
+        play.says(Body::Renew(client::Renew { request: 1, token }));
+        let Op::OpenSession(open) = play.op() else { panic!("no OpenSession") };
+        let session = open.session.as_ref().expect("a session");
+        assert_eq!((session.instance, session.attempt), number);
+    }
+}
+
+#[test]
 fn a_token_makes_an_account_if_there_is_none() {
     let nobody = || Err(refusal(Code::NotFound, "no such user", 0));
     let mut play = Play::new();

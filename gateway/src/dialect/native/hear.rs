@@ -10,13 +10,7 @@ use crate::conversation::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 impl From<ClientFrame> for Ask {
     fn from(frame: ClientFrame) -> Self {
         match frame.body {
-            Some(Body::SignIn(SignIn { user, device, positions, start, client, credential, more_positions })) => {
-                let credential = credential.map(|credential| match credential {
-                    sign_in::Credential::ScramFirst(message) => Credential::Scram(message),
-                    sign_in::Credential::Token(token) => Credential::Token(token),
-                });
-                Self::SignIn(Box::new(SignInAsk { user, device, credential, positions, more_positions, start, client }))
-            }
+            Some(Body::SignIn(sign_in)) => Self::SignIn(Box::new(sign_in.into())),
             Some(Body::ScramFinal(ScramFinal { message })) => Self::Prove(message),
             Some(Body::SignOut(SignOut {})) => Self::SignOut,
             Some(Body::Send(Send { client_id, to, content, after })) => {
@@ -31,6 +25,17 @@ impl From<ClientFrame> for Ask {
             Some(Body::Positions(Positions { positions, more })) => Self::Positions { positions, more },
             None => Self::Unknown,
         }
+    }
+}
+
+impl From<SignIn> for SignInAsk {
+    fn from(sign_in: SignIn) -> Self {
+        let SignIn { user, device, positions, start, client, credential, more_positions, instance, attempt } = sign_in;
+        let credential = credential.map(|credential| match credential {
+            sign_in::Credential::ScramFirst(message) => Credential::Scram(message),
+            sign_in::Credential::Token(token) => Credential::Token(token),
+        });
+        Self { user, device, credential, positions, more_positions, start, client, instance, attempt }
     }
 }
 

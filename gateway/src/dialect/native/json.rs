@@ -456,6 +456,8 @@ mod tests {
                     credential: Some(Credential::ScramFirst(bytes.clone().into())),
                     positions: vec![TimelinePosition { timeline: timeline(), position }],
                     more_positions: backward,
+                    instance: seq,
+                    attempt: limit,
                     ..Default::default()
                 }),
                 Body::Positions(Positions {

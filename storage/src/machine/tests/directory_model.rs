@@ -1,6 +1,6 @@
 mod commands;
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use carillon_proto::{
     ShardId,
@@ -123,15 +123,22 @@ impl Model {
                     session.generation = account.generation;
                 }
                 let age = |session: &Session| (session.since_ms, session.lease, session.connection);
+                let is_known = |session: &Session| session.instance != 0;
                 let handle = |session: &Session| (session.lease, session.connection);
                 let existing = sessions.get(&session.device).cloned();
                 if over(account, &session).is_some() {
                     return Answer::Rejected(Reason::Gone);
                 }
                 let newer = existing.as_ref().is_none_or(|existing| {
-                    age(existing) <= age(&session)
-                        || over(account, existing).is_some()
-                        || !op.announced && existing.since_ms > session.since_ms + MINUTE_MS
+                    let by_time = age(existing) <= age(&session)
+                        || !op.announced && existing.since_ms > session.since_ms + MINUTE_MS;
+                    let by_client = is_known(existing) && existing.instance == session.instance;
+                    over(account, existing).is_some()
+                        || match existing.attempt.cmp(&session.attempt) {
+                            Ordering::Less if by_client => true,
+                            Ordering::Greater if by_client => false,
+                            _ => by_time,
+                        }
                 });
                 let same = existing.as_ref().is_some_and(|existing| handle(existing) == handle(&session));
                 if newer && same && existing.as_ref().is_some_and(|existing| existing.ended) {

@@ -2,19 +2,20 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    Level, ShardId, ShardKind, ShardMap,
     pb::store::{
         Account, Append, DeleteAccount, DirectoryCommand, EndSender, ForgetReplica, FoundCluster, MoveCursors,
-        PlaceReplica, PutAccount, RaiseLevel, RemoveReplica, SetLevel, SetStorageNode, StorageNode, StoreError,
-        SweepCursors, TimelineCommand, TimelineKey, directory_command::Op, move_cursors::Moved, put_account::Mode,
-        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
+        PlaceReplica, PutAccount, PutSession, RaiseLevel, RemoveReplica, Session, SetLevel, SetStorageNode,
+        StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey, directory_command::Op,
+        move_cursors::Moved, put_account::Mode, store_error::Why, sweep_cursors::Seen, timeline_command,
+        timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::*;
-use crate::machine::{DirectoryMachine, Outcome, TimelineMachine};
+use crate::machine::{DirectoryMachine, Outcome, TimelineMachine, admit_directory};
 
 const TIMELINE: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
 
@@ -167,6 +168,32 @@ fn a_timeline_shard_below_level_2_stops_at_cursors_in_groups() {
     machine.apply(&[entry(1, &[sweep(in_inbox.clone())])], &1u64.to_be_bytes()).expect("as in the release before");
     let commands: Vec<_> = [set_level(Level::CURSORS)].into_iter().chain(new).collect();
     machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_directory_shard_below_level_3_stops_at_numbered_sign_ins_and_its_node_takes_the_numbers_out() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = at_level(directory(&engines), &set_level(Level::CURSORS));
+    let put = |instance, attempt| {
+        let (user, device) = ("alice".to_owned(), "phone".to_owned());
+        let session = Session { user, device, lease: 1, instance, attempt, ..Session::default() };
+        command(Op::PutSession(PutSession { session: Some(session), ..PutSession::default() }))
+    };
+    for numbered in [put(7, 1), put(7, 0), put(0, 1)] {
+        let why = why(&mut machine, 2, numbered.encode_to_vec().into());
+        assert!(why.contains("a command of level 3 stands where the shard is at level 2"), "{why}");
+    }
+    let admitted = |level| {
+        let map = ShardMap { directory: 1, timeline: 1 };
+        admit_directory(ShardId::REGISTRY, map, level, put(7, 1)).expect("admitted")
+    };
+    let (below, from) = (admitted(Level::CURSORS), admitted(Level::ATTEMPTS));
+    assert_eq!((&*below, &*from), (&*put(0, 0).encode_to_vec(), &*put(7, 1).encode_to_vec()));
+    for (index, commands) in [(2, vec![below]), (3, vec![set_level(Level::ATTEMPTS).encode_to_vec().into(), from])] {
+        let entry = EntryCommands { index, commands };
+        machine.apply(&[entry], &index.to_be_bytes()).expect("applies");
+    }
 }
 
 /// What an account is after it was made without a password, replaced so, deleted and made again.

@@ -24,8 +24,10 @@ pub(super) fn since_ms() -> impl Strategy<Value = u64> {
 pub(super) fn session() -> impl Strategy<Value = Session> {
     // By token, which the state machine gives the generation, or of an old account's generation.
     let token = proptest::option::of((0..3usize, 0..3u64));
-    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms(), token).prop_map(
-        |(user, device, lease, connection, since_ms, token)| Session {
+    // Numbered by one of two running clients, or not.
+    let numbered = prop_oneof![Just((0, 0)), (1..3u64, 1..4u32)];
+    (0..3usize, 0..3usize, 1..4u64, 0..3u64, since_ms(), token, numbered).prop_map(
+        |(user, device, lease, connection, since_ms, token, (instance, attempt))| Session {
             user: USERS[user].to_owned(),
             device: ["d", "de", "e"][device].to_owned(),
             lease,
@@ -35,6 +37,8 @@ pub(super) fn session() -> impl Strategy<Value = Session> {
             by_token: token.is_some(),
             token_id: token.map_or(String::new(), |(id, _)| TOKENS[id].to_owned()),
             token_issued_ms: token.map_or(0, |(_, seconds)| seconds * 1000),
+            instance,
+            attempt,
             ..Session::default()
         },
     )
