@@ -6,6 +6,7 @@
 //! | 1 | in all shards `SetLevel`; in directory shard 0 members, placement and level of the cluster as rows; `EndSender`; of `Append` the fields `sender`, `sender_generation` and `only_repeat`; `Account.remade`; what `PutAccount` does to a name that had another owner before (tokens of the second in which it is made do not count), and to an account that has no password before and after (it is new credentials) |
 //! | 2 | `MoveCursors`; of `SweepCursors.Seen` the fields `group` and `epoch` |
 //! | 3 | of `PutSession.session` the fields `instance` and `attempt` |
+//! | 4 | in directory shard 0 `AddStorageNode`, `SetStorageNodeState`, `MoveReplica`, `ReplicaJoined`, `SetReplicaVotes`, `DropStorageNode`, `Rebalance`, `PreferReplica`; of `SetStorageNode.node` the field `zone` |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -23,8 +24,10 @@ impl Level {
     pub const CURSORS: Self = Self(2);
     /// Adds what the table lists for level 3.
     pub const ATTEMPTS: Self = Self(3);
+    /// Adds what the table lists for level 4.
+    pub const GROWTH: Self = Self(4);
     /// The highest level that this program reads.
-    pub const OF_PROGRAM: Self = Self::ATTEMPTS;
+    pub const OF_PROGRAM: Self = Self::GROWTH;
 }
 
 impl fmt::Display for Level {

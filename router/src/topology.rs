@@ -138,7 +138,7 @@ pub(crate) mod tests {
             kind: NodeKind::Storage.into(),
             address: address.to_owned(),
         });
-        let replica = |(id, node, leaving)| Replica { id, node, leaving };
+        let replica = |(id, node, leaving)| Replica { id, node, leaving, ..Replica::default() };
         let placed = Placed {
             shard: Some(ShardId::REGISTRY.to_pb()),
             replicas: [(1, 1, true), (3, 3, false), (640, 4, false), (704, 9, false)].map(replica).to_vec(),

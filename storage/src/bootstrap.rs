@@ -56,6 +56,7 @@ struct Inner {
     seeds: Vec<String>,
     directory_shards: u16,
     timeline_shards: u16,
+    zone: String,
     known: Level,
     book: AddressBook,
     serving: Arc<Serving>,
@@ -68,11 +69,6 @@ struct Inner {
 pub(crate) enum BootstrapError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error(
-        "this node's disk is empty, but the cluster at {other} knows {own} with another disk: its data is gone, so it \
-         can't come back under this address; give it its old data folder (a new node can't take its place yet)"
-    )]
-    OtherDisk { own: String, other: String },
     #[error("the identity names no member with its own node number: the file is not this node's")]
     NoOwnMember,
     #[error(
@@ -100,8 +96,10 @@ pub enum FoundError {
 enum Step {
     /// No cluster knows this disk. Holds the address of a node that belongs to a cluster, if one answered.
     Wait(Option<String>),
-    /// The cluster knows this disk: its making was interrupted.
-    Join(Cluster, u64),
+    /// The same, and the cluster of that address knows this node's address as that of another disk.
+    Replace(String, u64),
+    /// The cluster knows this disk: its making, or the adding of this node, was interrupted. Cluster, node and level.
+    Join(Cluster, u64, u32),
 }
 
 pub(crate) struct Settings {
@@ -110,6 +108,7 @@ pub(crate) struct Settings {
     pub(crate) members: Vec<String>,
     pub(crate) directory_shards: u16,
     pub(crate) timeline_shards: u16,
+    pub(crate) zone: String,
     pub(crate) known: Level,
     pub(crate) book: AddressBook,
     pub(crate) serving: Arc<Serving>,
@@ -117,7 +116,8 @@ pub(crate) struct Settings {
 
 impl Bootstrap {
     pub(crate) fn new(dir: DataDir, identity: Identity, settings: Settings) -> Result<Self, BootstrapError> {
-        let Settings { security, own, members, directory_shards, timeline_shards, known, book, serving } = settings;
+        let Settings { security, own, members, directory_shards, timeline_shards, zone, known, book, serving } =
+            settings;
         if Level(identity.level) > known {
             return Err(BootstrapError::TooOld { level: Level(identity.level), known });
         }
@@ -136,6 +136,7 @@ impl Bootstrap {
             seeds: members,
             directory_shards,
             timeline_shards,
+            zone,
             known,
             book,
             serving,
@@ -169,17 +170,21 @@ impl Bootstrap {
             }
             let (own, disk) = (&self.inner.own, self.identity().disk);
             let (answers, silent) = self.ask_all(&self.inner.seeds).await;
-            match decide(own, &disk, answers)? {
-                Step::Join(cluster, node) => {
-                    self.assign(cluster, node).await?;
+            match decide(own, &disk, answers) {
+                Step::Join(cluster, node, level) => {
+                    self.assign(cluster, node, level).await?;
                 }
-                Step::Wait(other) => {
-                    let mut cause = match other {
-                        Some(other) => format!("the cluster of {other} does not know this disk"),
-                        None => {
-                            "no cluster is made yet: `carillon cluster init` makes one of all its storage nodes, once"
-                                .to_owned()
-                        }
+                step @ (Step::Wait(_) | Step::Replace(..)) => {
+                    let mut cause = match step {
+                        Step::Replace(other, node) => format!(
+                            "the cluster of {other} knows {own} as storage node {node} with another disk: give this node its old \
+                             data folder, or let it take the place with `carillon cluster replace {node} {own}`"
+                        ),
+                        Step::Wait(Some(other)) => format!(
+                            "the cluster of {other} does not know this disk: `carillon cluster add {own}` makes it one of its storage nodes"
+                        ),
+                        _ => "no cluster is made yet: `carillon cluster init` makes one of all its storage nodes, once"
+                            .to_owned(),
                     };
                     for (address, why) in silent {
                         cause.push_str(&format!("; no answer from {address}: {why}"));
@@ -260,7 +265,8 @@ impl Bootstrap {
             }
         }
         let node = cluster.members.iter().find(|member| member.disk == disk).map_or(0, |member| member.node);
-        let assigned = self.assign(cluster.clone(), node).await.map_err(|error| FoundError::Disk(Box::new(error)))?;
+        let assigned =
+            self.assign(cluster.clone(), node, 0).await.map_err(|error| FoundError::Disk(Box::new(error)))?;
         match assigned.cluster {
             // Meanwhile another node has made a cluster with this one as a member.
             Some(other) if other.id != cluster.id => Err(FoundError::Exists(other.id)),
@@ -294,6 +300,7 @@ impl Bootstrap {
             node,
             address,
             disk: identity.disk,
+            registry_replica: 0,
         });
         Cluster {
             id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -303,10 +310,15 @@ impl Bootstrap {
         }
     }
 
-    /// Assigns this node its place, if it has none. Returns the identity that it has then.
-    async fn assign(&self, cluster: Cluster, node: u64) -> Result<Identity, BootstrapError> {
+    /// Assigns this node its place, if it has none. `level`: of the cluster that it is added to; 0: it is being made. Returns the
+    /// identity that the node has then.
+    async fn assign(&self, cluster: Cluster, node: u64, level: u32) -> Result<Identity, BootstrapError> {
+        let known = self.inner.known;
+        if Level(level) > known {
+            return Err(BootstrapError::TooOld { level: Level(level), known });
+        }
         let assigned = self.rewrite(move |identity| {
-            let assigned = Identity { cluster: Some(cluster), node, ..identity.clone() };
+            let assigned = Identity { cluster: Some(cluster), node, level, ..identity.clone() };
             check_own(&assigned)?;
             Ok::<_, BootstrapError>(if identity.cluster.is_none() { assigned } else { identity })
         });
@@ -323,9 +335,9 @@ impl Bootstrap {
     }
 
     /// Writes the members (without addresses) and the level to the identity file. Does nothing below level 1, because a
-    /// start of such a cluster still needs the addresses.
+    /// start of such a cluster still needs the addresses, and for a node that has left the cluster.
     pub(crate) async fn remember(&self, rows: ClusterRows) -> Result<(), IdentityError> {
-        if rows.level < Level::CLUSTER {
+        if rows.level < Level::CLUSTER || rows.node(self.identity().node).is_none() {
             return Ok(());
         }
         let remembered = self.rewrite(move |mut identity| {
@@ -389,20 +401,21 @@ fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
 }
 
 /// The next step of a node without a cluster, given the answers of the others.
-fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Result<Step, BootstrapError> {
-    let mut of_a_cluster = None;
+fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Step {
+    let mut wait = Step::Wait(None);
     for (other, answer) in answers {
-        let Some(cluster) = answer.and_then(|identity| identity.cluster) else { continue };
+        let Some(identity) = answer else { continue };
+        let Some(cluster) = identity.cluster else { continue };
         if let Some(member) = cluster.members.iter().find(|member| member.disk == disk) {
             let node = member.node;
-            return Ok(Step::Join(cluster, node));
+            return Step::Join(cluster, node, identity.level);
         }
-        if cluster.members.iter().any(|member| member.address == own) {
-            return Err(BootstrapError::OtherDisk { own: own.to_owned(), other });
-        }
-        of_a_cluster = Some(other);
+        wait = match cluster.members.iter().find(|member| member.address == own) {
+            Some(member) => Step::Replace(other, member.node),
+            None => Step::Wait(Some(other)),
+        };
     }
-    Ok(Step::Wait(of_a_cluster))
+    wait
 }
 
 #[cfg(test)]
@@ -418,11 +431,12 @@ mod tests {
             node,
             address: (*address).to_owned(),
             disk: vec![*disk].into(),
+            registry_replica: 0,
         });
         Some(Cluster { id: "c".into(), directory_shards: 1, timeline_shards: 1, members: members.collect() })
     }
 
-    fn step(own: &str, disk: u8, answers: &[(&str, Option<Identity>)]) -> Result<Step, BootstrapError> {
+    fn step(own: &str, disk: u8, answers: &[(&str, Option<Identity>)]) -> Step {
         decide(own, &[disk], answers.iter().map(|(address, answer)| ((*address).to_owned(), answer.clone())).collect())
     }
 
@@ -442,10 +456,10 @@ mod tests {
     fn empty_disks_wait_whoever_is_there() {
         let all = [("a", identity(1, None)), ("b", identity(2, None)), ("c", identity(3, None))];
         for (own, disk) in [("a", 1), ("b", 2)] {
-            assert_eq!(step(own, disk, &all).expect("waits"), Step::Wait(None));
+            assert_eq!(step(own, disk, &all), Step::Wait(None));
         }
         let strangers = [("x", identity(1, cluster(&[("x", 1)]))), ("b", None)];
-        assert_eq!(step("b", 2, &strangers).expect("waits"), Step::Wait(Some("x".into())));
+        assert_eq!(step("b", 2, &strangers), Step::Wait(Some("x".into())));
     }
 
     #[test]
@@ -453,17 +467,16 @@ mod tests {
         let known = cluster(&[("a", 1), ("b", 2), ("c", 3)]);
         let all = [("a", identity(1, known)), ("b", identity(2, None)), ("c", None)];
         for own in ["b", "elsewhere"] {
-            assert!(matches!(step(own, 2, &all), Ok(Step::Join(_, 2))));
+            assert!(matches!(step(own, 2, &all), Step::Join(_, 2, 0)));
         }
     }
 
     #[test]
-    fn an_empty_disk_does_not_come_back_under_an_old_address() {
+    fn an_empty_disk_at_an_old_address_waits_to_replace_the_node_that_was_there() {
         let known = cluster(&[("a", 1), ("b", 2), ("c", 3)]);
-        for own in ["a", "b"] {
+        for (own, node) in [("a", 1), ("b", 2)] {
             let all = [("a", identity(9, None)), ("b", identity(9, None)), ("c", identity(3, known.clone()))];
-            let error = step(own, 9, &all).expect_err("refused").to_string();
-            assert!(error.contains("another disk"), "{error}");
+            assert_eq!(step(own, 9, &all), Step::Replace("c".into(), node));
         }
     }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use carillon_proto::{ShardId, ShardMap};
+use carillon_proto::{
+    ShardId, ShardMap,
+    pb::store::{StorageNode, storage_node::State},
+};
 use tonic::Status;
 
 use crate::{
@@ -84,6 +87,20 @@ impl Cluster {
     /// Members, placement and level, as far as this node has applied them.
     pub(crate) fn rows(&self) -> ClusterRows {
         rows(&self.registry.borrow(), &self.implied)
+    }
+
+    /// Why this node is not to serve any more, if it is so.
+    pub(crate) fn has_no_place(&self) -> Option<&'static str> {
+        let state = self.registry.borrow();
+        let rows = &state.cluster;
+        if !rows.has_rows() {
+            return None;
+        }
+        match rows.node(self.own).map(StorageNode::state) {
+            Some(State::Lost) => Some("it was declared lost, and other nodes have taken its place: stop it"),
+            _ if rows.has_dropped(self.own) => Some("it has left the cluster and holds nothing any more: stop it"),
+            _ => None,
+        }
     }
 
     /// The registry version that this node has applied.

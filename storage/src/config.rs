@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use carillon_proto::address::check_reachable;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::MAX_ZONE_BYTES;
+
 /// Settings of a storage node. The defaults make a cluster of one node on loopback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,6 +20,9 @@ pub struct StorageConfig {
     /// Addresses of storage nodes: the ones of which `carillon cluster init` makes the cluster, and which this node
     /// contacts at its start. Later addresses are in the registry.
     pub members: Vec<String>,
+    /// What may fail together with other nodes: a rack, an availability zone. Replicas of a shard are in different zones where
+    /// there are enough. Empty: unknown.
+    pub zone: String,
     /// Fixed when the cluster is made.
     pub directory_shards: u16,
     /// Fixed when the cluster is made.
@@ -81,6 +86,7 @@ impl Default for StorageConfig {
             advertise: String::new(),
             data_dir: PathBuf::from("data/storage"),
             members: Vec::new(),
+            zone: String::new(),
             directory_shards: 8,
             timeline_shards: 32,
             heartbeat_ms: 250,
@@ -115,6 +121,9 @@ impl StorageConfig {
             if !(1..=1024).contains(&shards) {
                 return wrong(key, format!("is {shards}: it must be 1 to 1024"));
             }
+        }
+        if self.zone.len() > MAX_ZONE_BYTES || self.zone.chars().any(char::is_control) {
+            return wrong("zone", format!("has more than {MAX_ZONE_BYTES} bytes, or control characters"));
         }
         if !(10..=60_000).contains(&self.heartbeat_ms) {
             return wrong("heartbeat_ms", format!("is {}: it must be 10 to 60000", self.heartbeat_ms));

@@ -259,15 +259,17 @@ impl Hosting {
 }
 
 /// The replicas that this node opens at its start, according to its disk. `founder`: the id for shards of which the
-/// disk says nothing (0: none). Blocking.
+/// disk says nothing (0: none). `added`: the id for the registry's, if the disk says nothing of it. Blocking.
 pub(crate) fn at_start(
     log: &Log,
     founder: u64,
+    added: u64,
     shards: impl Iterator<Item = ShardId>,
 ) -> io::Result<Vec<(ShardId, u64)>> {
     let mut found = Vec::new();
     for shard in shards {
-        let replica = log.replica(shard)?.map_or(founder, |here| here.replica);
+        let unknown = if shard == ShardId::REGISTRY && founder == 0 { added } else { founder };
+        let replica = log.replica(shard)?.map_or(unknown, |here| here.replica);
         if replica != 0 {
             found.push((shard, replica));
         }
@@ -345,12 +347,14 @@ mod tests {
         let log = Log::open(folder.path(), options).expect("opens");
         let map = ShardMap { directory: 1, timeline: 2 };
         let shards: Vec<ShardId> = map.all().collect();
-        let found = |founder| at_start(&log, founder, map.all()).expect("reads");
+        let found = |founder| at_start(&log, founder, 0, map.all()).expect("reads");
         assert_eq!(found(2), [(shards[0], 2), (shards[1], 2), (shards[2], 2)]);
         log.set_replica(shards[1], Here { replica: 640, gone: 2 }).await.expect("written");
         log.set_replica(shards[2], Here { replica: 0, gone: 2 }).await.expect("written");
         assert_eq!(found(2), [(shards[0], 2), (shards[1], 640)]);
         assert_eq!(found(0), [(shards[1], 640)], "a node that came later has no others");
+        let added = at_start(&log, 0, 777, map.all()).expect("reads");
+        assert_eq!(added, [(shards[0], 777), (shards[1], 640)], "but one of the registry");
     }
 
     #[test]

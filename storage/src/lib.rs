@@ -28,6 +28,7 @@ mod addresses;
 mod bootstrap;
 mod carrier;
 mod cluster;
+mod cluster_admin;
 mod config;
 mod engine;
 #[cfg(any(test, fuzzing))]
@@ -41,8 +42,10 @@ mod log_upkeep;
 mod machine;
 mod maintenance;
 mod members;
+
 pub mod metrics;
 mod placement;
+mod planner;
 mod put_back;
 mod raft;
 mod reconcile;

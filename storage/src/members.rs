@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use carillon_proto::pb::store::{SetStorageNode, StoreError, directory_command::Op, store_error::Why};
+use carillon_proto::{
+    Level,
+    pb::store::{SetStorageNode, StorageNode, StoreError, directory_command::Op, store_error::Why},
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome};
@@ -51,8 +54,12 @@ pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, car
             if let Err(error) = bootstrap.remember(rows.clone()).await {
                 tracing::error!(%error, "the file identity can't be brought up to date");
             }
-            let row = bootstrap.row(cluster.own);
-            if rows.node(cluster.own) != Some(&row) {
+            let mut row = bootstrap.row(cluster.own);
+            if rows.level < Level::GROWTH {
+                row.zone.clear();
+            }
+            let known = rows.node(cluster.own).map(|known| StorageNode { state: 0, ..known.clone() });
+            if known.is_some_and(|known| known != row) {
                 let wanted = row.address.clone();
                 match carrier.carry(Op::SetStorageNode(SetStorageNode { node: Some(row) })).await {
                     Ok(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => {

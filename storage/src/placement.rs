@@ -147,6 +147,8 @@ pub(crate) fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -163,6 +165,7 @@ mod tests {
             voters: vec![1, 2, 3, 4],
             replicas: vec![1, 2, 3, 4],
             in_change: false,
+            silent: BTreeSet::new(),
         };
         assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));
         assert!(!is_up_to_date(&status, 9), "not a voter");

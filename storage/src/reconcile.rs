@@ -10,8 +10,9 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        DirectoryCommand, ForgetReplica, FoundCluster, Placement, RaiseLevel, SetLevel, StorageNode, StoreError,
-        TimelineCommand, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp,
+        DirectoryCommand, ForgetReplica, FoundCluster, Placement, RaiseLevel, Replica, ReplicaJoined, SetLevel,
+        StorageNode, StoreError, TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
+        timeline_command::Op as TimelineOp,
     },
 };
 use prost::Message as _;
@@ -23,6 +24,7 @@ use crate::{
     cluster::{Cluster, Serving},
     machine::{ClusterRows, Outcome},
     placement::most_up_to_date,
+    planner,
     raft::{Group, GroupStatus, Host, LogId},
     shard::{Reader, Shard},
 };
@@ -45,19 +47,17 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
         let mut busy = false;
         for shard in cluster.shards().values().filter(|shard| shard.group().leads()) {
             let work = async {
-                if shard.id() == ShardId::REGISTRY {
-                    lead_registry(cluster, shard, &bootstrap).await?;
-                }
+                let planned = shard.id() == ShardId::REGISTRY && lead_registry(cluster, shard, &bootstrap).await?;
                 raise_shard(shard, cluster.rows().level).await?;
                 let compared = Compared::now(cluster, shard.group());
                 if as_placed.get(&shard.id()) == Some(&compared) {
-                    return Ok(false);
+                    return Ok(planned);
                 }
                 let more = follow_placement(cluster, shard, &carrier).await?;
                 if !more {
                     as_placed.insert(shard.id(), compared);
                 }
-                Ok(more)
+                Ok(more || planned)
             };
             match timeout(CHANGE, work).await.unwrap_or_else(|_| Err("it takes long".to_owned())) {
                 Ok(more) => busy |= more,
@@ -89,32 +89,40 @@ impl Compared {
     }
 }
 
-/// Founds the cluster when all its members can read its rows, and raises the level to what all can read.
-async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<(), String> {
+/// Founds the cluster when all its members can read its rows, raises the level to what all can read, and changes the placement. True
+/// if it did.
+async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<bool, String> {
     let rows = cluster.rows();
     if cluster.registry.borrow().cluster.has_rows() {
-        let readable = rows.nodes().map(|node| Level(node.level)).min().unwrap_or_default();
+        let reading = rows.nodes().filter(|node| node.state() != State::Lost);
+        let readable = reading.map(|node| Level(node.level)).min().unwrap_or_default();
         if readable > rows.level {
             let op = DirectoryOp::RaiseLevel(RaiseLevel { level: readable.0 });
             directory(shard, op).await?;
             tracing::info!(level = readable.0, "the cluster's level rises: all storage nodes can read it");
         }
-        return Ok(());
+        if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH {
+            return Ok(false);
+        }
+        let Some(change) = planner::next(&rows) else { return Ok(false) };
+        tracing::info!(?change, "the placement changes");
+        directory(shard, change).await?;
+        return Ok(true);
     }
     if cluster.is_founded {
-        return Ok(());
+        return Ok(false);
     }
     let Some(members) = bootstrap.levels_of(cluster, &rows).await else {
-        return Ok(());
+        return Ok(false);
     };
     if members.iter().any(|member| Level(member.level) < Level::CLUSTER) {
-        return Ok(());
+        return Ok(false);
     }
     raise_shard(shard, Level::CLUSTER).await?;
     let (directory_shards, timeline_shards) = (cluster.map.directory.into(), cluster.map.timeline.into());
     directory(shard, DirectoryOp::FoundCluster(FoundCluster { members, directory_shards, timeline_shards })).await?;
     tracing::info!("members and placement of the cluster are rows of the registry");
-    Ok(())
+    Ok(true)
 }
 
 async fn raise_shard(shard: &Shard, level: Level) -> Result<(), String> {
@@ -142,37 +150,50 @@ enum Next {
     Wait,
     AddLearner(u64),
     RemoveLearners(BTreeSet<u64>),
+    /// Whoever had a vote and has none then goes on learning.
     SetVoters(BTreeSet<u64>),
     /// The leader itself is to leave: it hands over first.
     HandOver(u64),
+    /// Replicas that have become what they are to be.
+    Joined(Vec<u64>),
     /// Replicas that are no longer members.
     Forget(Vec<u64>),
 }
 
-fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
-    let of = |leaving| placement.replicas.iter().filter(move |replica| replica.leaving == leaving).map(|it| it.id);
-    let wanted: BTreeSet<u64> = of(false).collect();
+/// `is_lost`: whether a replica's node is lost.
+fn next(placement: &Placement, status: &GroupStatus, own: u64, is_lost: impl Fn(u64) -> bool) -> Next {
+    let ids = |of: fn(&Replica) -> bool| -> BTreeSet<u64> {
+        placement.replicas.iter().filter(|replica| of(replica)).map(|replica| replica.id).collect()
+    };
+    let wanted = ids(|replica| !replica.leaving && !replica.learner);
+    let learners = ids(|replica| !replica.leaving && replica.learner);
     let voters: BTreeSet<u64> = status.voters.iter().copied().collect();
     let members: BTreeSet<u64> = status.replicas.iter().copied().collect();
     if wanted.is_empty() {
         return Next::Nothing;
     }
-    if let Some(new) = wanted.iter().find(|id| !members.contains(id)) {
+    if let Some(new) = wanted.union(&learners).find(|id| !members.contains(id)) {
         return Next::AddLearner(*new);
     }
+    let matched = |id: u64| status.matched.get(&id).copied().flatten();
     // A change of the voters leaves learners as they are.
-    let learners: BTreeSet<u64> = &(&members - &wanted) - &voters;
-    if !status.in_change && !learners.is_empty() {
-        return Next::RemoveLearners(learners);
+    let gone: BTreeSet<u64> = &(&(&members - &wanted) - &learners) - &voters;
+    if !status.in_change && !gone.is_empty() {
+        // A node that leaves the cluster learns it from its replica of the registry.
+        let knows = |id: u64| is_lost(id) || learners.is_empty() || matched(id) >= status.last_log;
+        return if gone.iter().all(|id| knows(*id)) { Next::RemoveLearners(gone) } else { Next::Wait };
     }
+    let behind = |id: u64| match (matched(id), status.last_log) {
+        (Some(matched), Some(last)) => matched + BEHIND < last,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    };
     if voters != wanted || status.in_change {
-        let matched = |id: &u64| status.matched.get(id).copied().flatten();
-        let behind = |id: &&u64| match (matched(id), status.last_log) {
-            (Some(matched), Some(last)) => matched + BEHIND < last,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if wanted.iter().filter(|id| !voters.contains(id)).any(|id| behind(&id)) {
+        if wanted.difference(&voters).any(|id| behind(*id)) {
+            return Next::Wait;
+        }
+        // With another voter missing, the change could leave the shard without a majority.
+        if !status.in_change && voters.intersection(&wanted).any(|id| status.silent.contains(id)) {
             return Next::Wait;
         }
         if !wanted.contains(&own) && voters.contains(&own) {
@@ -182,7 +203,16 @@ fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
         }
         return Next::SetVoters(wanted);
     }
-    match of(true).collect::<Vec<_>>() {
+    let joining = ids(|replica| replica.joining && !replica.leaving);
+    let has_joining = !joining.is_empty();
+    let joined: Vec<u64> = joining.into_iter().filter(|id| wanted.contains(id) || !behind(*id)).collect();
+    if !joined.is_empty() {
+        return Next::Joined(joined);
+    }
+    if has_joining {
+        return Next::Wait;
+    }
+    match ids(|replica| replica.leaving).into_iter().filter(|id| !members.contains(id)).collect::<Vec<_>>() {
         gone if gone.is_empty() => Next::Nothing,
         gone => Next::Forget(gone),
     }
@@ -201,7 +231,11 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
         // The rows here are older than a member, and so say nothing about it.
         return Ok(true);
     }
-    match next(placement, &status, group.replica()) {
+    let is_lost = |replica| {
+        let node = rows.node_of(shard.id(), replica).and_then(|node| rows.node(node));
+        node.is_none_or(|node| node.state() == State::Lost)
+    };
+    match next(placement, &status, group.replica(), is_lost) {
         Next::Nothing => return Ok(false),
         Next::Wait => {}
         Next::AddLearner(id) => {
@@ -214,9 +248,17 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
         }
         Next::SetVoters(voters) => {
             tracing::info!(shard = %shard.id(), ?voters, "the shard's members change");
-            group.set_voters(voters).await?;
+            // The registry's replicas go on without a vote.
+            group.set_voters(voters, shard.id() == ShardId::REGISTRY).await?;
         }
         Next::HandOver(to) => group.transfer_leader(to).await,
+        Next::Joined(replicas) => {
+            for replica in replicas {
+                let joined = ReplicaJoined { group: shard.id().group(), replica };
+                done(carrier.carry(DirectoryOp::ReplicaJoined(joined)).await?)?;
+                tracing::info!(shard = %shard.id(), replica, "a replica has joined the shard");
+            }
+        }
         Next::Forget(replicas) => {
             for replica in replicas {
                 let forget = ForgetReplica { group: shard.id().group(), replica };
@@ -248,12 +290,11 @@ fn done(outcome: Outcome) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::store::Replica;
-
     use super::*;
 
     fn placement(replicas: &[(u64, bool)]) -> Placement {
-        let replica = |(id, leaving): &(u64, bool)| Replica { id: *id, node: *id, leaving: *leaving };
+        let replica =
+            |(id, leaving): &(u64, bool)| Replica { id: *id, node: *id, leaving: *leaving, ..Replica::default() };
         Placement { replicas: replicas.iter().map(replica).collect(), preferred: 0 }
     }
 
@@ -270,7 +311,12 @@ mod tests {
             voters: voters.to_vec(),
             replicas: replicas.to_vec(),
             in_change: false,
+            silent: BTreeSet::new(),
         }
+    }
+
+    fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
+        super::next(placement, status, own, |_| false)
     }
 
     #[test]

@@ -17,8 +17,8 @@ use carillon_proto::{
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::{
         raft::{
-            self as pb, Identity, bootstrap_server::BootstrapServer, founding_server::FoundingServer,
-            raft_server::RaftServer,
+            self as pb, Identity, bootstrap_server::BootstrapServer, cluster_admin_server::ClusterAdminServer,
+            founding_server::FoundingServer, raft_server::RaftServer,
         },
         store::{StorageNode, registry_server::RegistryServer, store_server::StoreServer},
     },
@@ -39,6 +39,7 @@ use crate::{
     bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
     carrier::Carrier,
     cluster::{Cluster, Hosted, Serving, rows},
+    cluster_admin::ClusterAdminService,
     config::{InvalidConfig, StorageConfig},
     engine::{Caches, Engines},
     hosting::{self, Hosting, Opened},
@@ -237,6 +238,7 @@ impl Node {
             members: config.members.clone(),
             directory_shards: config.directory_shards,
             timeline_shards: config.timeline_shards,
+            zone: config.zone.clone(),
             known,
             book: book.clone(),
             serving: Arc::clone(&serving),
@@ -298,12 +300,16 @@ impl Node {
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
         let founding = FoundingServer::new(self.bootstrap.clone());
+        let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone());
+        let membership = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
+        let membership = ClusterAdminServer::new(membership).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
             .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
+            .add_service(InterceptedService::new(membership, check(&[Tier::Operator])))
     }
 
     /// From waiting for a place in a cluster to serving. An error stops the process.
@@ -330,7 +336,10 @@ impl Node {
         }));
         let is_founded = Level(identity.level) >= Level::CLUSTER;
         let founder = if is_founded { 0 } else { identity.node };
-        let opened = self.open_replicas(Arc::clone(&hosting), founder, map).await?;
+        // The first start of a node that was added to a cluster.
+        let own = cluster.members.iter().find(|member| member.node == identity.node);
+        let added = own.filter(|_| is_founded).map_or(0, |member| member.registry_replica);
+        let opened = self.open_replicas(Arc::clone(&hosting), founder, added, map).await?;
         let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
         let implied = implied(&cluster, map);
         let rows = rows(&registry.borrow(), &implied);
@@ -397,7 +406,7 @@ impl Node {
         // Once is enough: under load a node always lacks some entries.
         let mut caught_up = HashSet::new();
         loop {
-            let mut why = None;
+            let mut why = cluster.has_no_place().map(str::to_owned);
             for shard in cluster.shards().values() {
                 let id = shard.id();
                 if shard.group().leader_id().is_none() {
@@ -448,10 +457,16 @@ impl Node {
         Ok(Arc::clone(self.engines.get_or_init(|| Arc::new(engines))))
     }
 
-    async fn open_replicas(&self, hosting: Arc<Hosting>, founder: u64, map: ShardMap) -> Result<Vec<Opened>, String> {
+    async fn open_replicas(
+        &self,
+        hosting: Arc<Hosting>,
+        founder: u64,
+        added: u64,
+        map: ShardMap,
+    ) -> Result<Vec<Opened>, String> {
         let log = Arc::clone(&self.log);
         let opening = tokio::task::spawn_blocking(move || {
-            let replicas = hosting::at_start(&log, founder, map.all()).map_err(|error| error.to_string())?;
+            let replicas = hosting::at_start(&log, founder, added, map.all()).map_err(|error| error.to_string())?;
             let opened = replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica));
             opened.collect::<Result<_, _>>().map_err(|error| error.to_string())
         });
@@ -466,6 +481,7 @@ fn implied(cluster: &pb::Cluster, map: ShardMap) -> ClusterRows {
         disk: member.disk.clone(),
         address: member.address.clone(),
         level: Level::BEFORE.0,
+        ..StorageNode::default()
     };
     ClusterRows::founded(cluster.members.iter().map(member).collect(), map)
 }

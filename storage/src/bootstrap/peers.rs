@@ -46,7 +46,7 @@ impl Bootstrap {
         (answers, silent)
     }
 
-    async fn ask(&self, address: &str) -> Result<Identity, String> {
+    pub(crate) async fn ask(&self, address: &str) -> Result<Identity, String> {
         let mut client = self.client(address).map_err(|status| cause(&status))?;
         match timeout(CALL_DEADLINE, client.describe(DescribeRequest {})).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
@@ -61,7 +61,13 @@ impl Bootstrap {
     }
 
     pub(super) async fn tell(&self, member: &Member, cluster: &Cluster) -> Result<(), Status> {
-        let request = AssignRequest { disk: member.disk.clone(), cluster: Some(cluster.clone()), node: member.node };
+        self.place(member, cluster, 0).await
+    }
+
+    /// Tells this member its place in a cluster of this level; 0: one that is being made.
+    pub(crate) async fn place(&self, member: &Member, cluster: &Cluster, level: u32) -> Result<(), Status> {
+        let request =
+            AssignRequest { disk: member.disk.clone(), cluster: Some(cluster.clone()), node: member.node, level };
         let mut client = self.client(&member.address)?;
         let call = timeout(CALL_DEADLINE, client.assign(request)).await;
         call.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
@@ -72,6 +78,7 @@ impl Bootstrap {
     fn described(&self) -> Identity {
         let mut identity = self.identity();
         identity.reads_level = self.inner.known.0;
+        identity.zone.clone_from(&self.inner.zone);
         if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
             cluster.members = serving.rows().members();
         }
@@ -86,7 +93,8 @@ impl Bootstrap {
     /// This node's row for the registry.
     pub(crate) fn row(&self, node: u64) -> StorageNode {
         let Inner { own, known, .. } = &*self.inner;
-        StorageNode { node, disk: self.identity().disk, address: own.clone(), level: known.0 }
+        let zone = self.inner.zone.clone();
+        StorageNode { node, disk: self.identity().disk, address: own.clone(), level: known.0, zone, state: 0 }
     }
 
     pub(crate) fn seeds(&self) -> impl Iterator<Item = Arc<str>> {
@@ -145,7 +153,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
     }
 
     async fn assign(&self, request: Request<AssignRequest>) -> Result<Response<Identity>, Status> {
-        let AssignRequest { disk, cluster, node } = request.into_inner();
+        let AssignRequest { disk, cluster, node, level } = request.into_inner();
         let cluster = cluster.ok_or_else(|| Status::invalid_argument("an assignment without a cluster"))?;
         // While two nodes make a cluster, neither takes a place in the other's.
         let Ok(_one) = self.inner.founding.try_lock() else {
@@ -163,7 +171,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
             };
         }
         let id = cluster.id.clone();
-        let assigned = Bootstrap::assign(self, cluster, node).await;
+        let assigned = Bootstrap::assign(self, cluster, node, level).await;
         let assigned = assigned.map_err(|error| Status::failed_precondition(error.to_string()))?;
         if assigned.cluster.as_ref().is_none_or(|cluster| cluster.id != id) {
             return Err(Status::failed_precondition("this node has just got another place"));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardMap,
     pb::store::{
-        DirectoryCommand, PutSession, Rejected, TimelineCommand, directory_command::Op as DirectoryOp,
+        DirectoryCommand, PutSession, Rejected, SetStorageNode, TimelineCommand, directory_command::Op as DirectoryOp,
         rejected::Reason, timeline_command::Op,
     },
 };
@@ -47,6 +47,12 @@ pub(crate) fn admit_directory(
     {
         // Below level 3 the sign-in that was read later is the newer one.
         (session.instance, session.attempt) = (0, 0);
+    }
+    if level < Level::GROWTH
+        && let Some(DirectoryOp::SetStorageNode(SetStorageNode { node: Some(node) })) = &mut command.op
+    {
+        // The node reports it again when the level has risen.
+        node.zone.clear();
     }
     check_level(command.op.as_ref().map(directory_level), level)?;
     Ok(command.encode_to_vec().into())

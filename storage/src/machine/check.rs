@@ -10,7 +10,7 @@ use carillon_proto::{
     limits::{MAX_FRAME_BYTES, MOVED_CURSORS},
     pb::store::{
         Account, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
-        TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason,
+        TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, storage_node::State,
         timeline_command::Op as TimelineOp, timeline_key::Kind,
     },
 };
@@ -25,6 +25,7 @@ use super::{
 const MAX_ENVELOPE_BYTES: usize = MAX_FRAME_BYTES + 1024;
 /// A host name of 253 bytes, a colon and a port.
 const MAX_ADDRESS_BYTES: usize = 259;
+pub(crate) const MAX_ZONE_BYTES: usize = 64;
 const MAX_SALT_BYTES: usize = 64;
 /// Longest `jti` of a token.
 const MAX_TOKEN_ID_BYTES: usize = 128;
@@ -90,6 +91,37 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
             check_registry(shard)?;
             check_storage_node(op.node.as_ref().ok_or_else(|| invalid("storage node is missing"))?)
         }
+        DirectoryOp::AddStorageNode(op) => {
+            check_registry(shard)?;
+            let node = op.node.as_ref().ok_or_else(|| invalid("storage node is missing"))?;
+            if node.node != 0 {
+                return Err(invalid("a new storage node has no id yet"));
+            }
+            check_storage_node(node)
+        }
+        DirectoryOp::SetStorageNodeState(op) => {
+            check_registry(shard)?;
+            State::try_from(op.state).map(drop).map_err(|_| invalid("state of a storage node is unknown"))
+        }
+        DirectoryOp::MoveReplica(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)?;
+            if op.group == ShardId::REGISTRY.group() {
+                return Err(invalid("the registry's shard is on all storage nodes"));
+            }
+            Ok(())
+        }
+        DirectoryOp::ReplicaJoined(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)
+        }
+        DirectoryOp::PreferReplica(op) => {
+            check_registry(shard)?;
+            check_group(map, op.group)
+        }
+        DirectoryOp::SetReplicaVotes(_) | DirectoryOp::DropStorageNode(_) | DirectoryOp::Rebalance(_) => {
+            check_registry(shard)
+        }
         DirectoryOp::RaiseLevel(_) => check_registry(shard),
         DirectoryOp::PlaceReplica(op) => {
             check_registry(shard)?;
@@ -118,6 +150,14 @@ pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
                 | DirectoryOp::PlaceReplica(_)
                 | DirectoryOp::RemoveReplica(_)
                 | DirectoryOp::ForgetReplica(_)
+                | DirectoryOp::AddStorageNode(_)
+                | DirectoryOp::SetStorageNodeState(_)
+                | DirectoryOp::MoveReplica(_)
+                | DirectoryOp::ReplicaJoined(_)
+                | DirectoryOp::SetReplicaVotes(_)
+                | DirectoryOp::DropStorageNode(_)
+                | DirectoryOp::Rebalance(_)
+                | DirectoryOp::PreferReplica(_)
         )
     )
 }
@@ -306,6 +346,12 @@ fn check_storage_node(node: &StorageNode) -> Result<(), Rejected> {
     }
     if node.address.len() > MAX_ADDRESS_BYTES || check_reachable(&node.address).is_err() {
         return Err(invalid(format!("address is not host:port of at most {MAX_ADDRESS_BYTES} bytes")));
+    }
+    if node.zone.len() > MAX_ZONE_BYTES || node.zone.chars().any(char::is_control) {
+        return Err(invalid(format!("zone has more than {MAX_ZONE_BYTES} bytes, or control characters")));
+    }
+    if node.state != 0 {
+        return Err(invalid("a storage node does not set its own state"));
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! The storage nodes, the placement of the shards and the cluster's level, rows of directory shard 0. They are few, and
 //! held in memory.
 
+mod growth;
+
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use carillon_proto::{
     Level, ShardId, ShardMap,
     pb::{
         raft::Member,
-        store::{FoundCluster, Placement, Replica, StorageNode},
+        store::{FoundCluster, Placement, Replica, StorageNode, storage_node::State},
     },
 };
 use prost::Message as _;
@@ -19,10 +21,17 @@ use crate::engine::{Changes, sled::DirectoryShard};
 /// this is the first of those.
 pub(crate) const FOUNDERS: u64 = carillon_proto::limits::ENTRY_COMMANDS as u64;
 
+/// Replicas of each shard, and votes in the registry, as soon as there are so many active nodes.
+pub(crate) const REPLICAS: usize = 3;
+
 /// The content of the rows. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ClusterRows {
     pub(crate) level: Level,
+    /// Shards and leads are being spread evenly over the active nodes.
+    pub(crate) rebalancing: bool,
+    /// The id that the next node gets, if that is not one more than the highest.
+    next_node: u64,
     /// Empty until the cluster is founded.
     nodes: Arc<BTreeMap<u64, StorageNode>>,
     placement: Arc<BTreeMap<ShardId, Placement>>,
@@ -41,14 +50,14 @@ impl ClusterRows {
     /// Rows for a cluster that has none: these members, with a replica of each shard on each member.
     pub(crate) fn founded(members: Vec<StorageNode>, map: ShardMap) -> Self {
         let nodes: BTreeMap<u64, StorageNode> = members.into_iter().map(|member| (member.node, member)).collect();
-        let replicas = nodes.keys().map(|node| Replica { id: *node, node: *node, leaving: false });
+        let replicas = nodes.keys().map(|node| Replica { id: *node, node: *node, ..Replica::default() });
         let replicas: Vec<Replica> = replicas.collect();
         let placement = map.all().enumerate().map(|(number, shard)| {
             // Spreads the leaders over the nodes.
             let preferred = replicas.get(number % replicas.len().max(1)).map_or(0, |replica| replica.id);
             (shard, Placement { replicas: replicas.clone(), preferred })
         });
-        Self { level: Level::BEFORE, placement: Arc::new(placement.collect()), nodes: Arc::new(nodes) }
+        Self { placement: Arc::new(placement.collect()), nodes: Arc::new(nodes), ..Self::default() }
     }
 
     pub(super) fn load(shard: &DirectoryShard) -> io::Result<Self> {
@@ -65,7 +74,15 @@ impl ClusterRows {
             placement.insert(keys::placement_of(&key)?, placed);
         }
         let level = shard.get(keys::CLUSTER_LEVEL)?.map_or(Ok(Level::BEFORE), |value| keys::level_of(&value))?;
-        Ok(Self { level, nodes: Arc::new(nodes), placement: Arc::new(placement) })
+        let [next_node, rebalancing] =
+            shard.get(keys::CLUSTER_GROWTH)?.map_or(Ok([0; 2]), |value| keys::numbers_of(&value))?;
+        Ok(Self {
+            level,
+            rebalancing: rebalancing != 0,
+            next_node,
+            nodes: Arc::new(nodes),
+            placement: Arc::new(placement),
+        })
     }
 
     pub(crate) fn has_rows(&self) -> bool {
@@ -91,9 +108,19 @@ impl ClusterRows {
         replicas.find(|replica| replica.node == node).map(|replica| replica.id)
     }
 
+    /// The node of this replica.
+    pub(crate) fn node_of(&self, shard: ShardId, replica: u64) -> Option<u64> {
+        let mut replicas = self.placement.get(&shard)?.replicas.iter();
+        replicas.find(|known| known.id == replica).map(|replica| replica.node)
+    }
+
     pub(crate) fn members(&self) -> Vec<Member> {
-        let member =
-            |node: &StorageNode| Member { node: node.node, address: node.address.clone(), disk: node.disk.clone() };
+        let member = |node: &StorageNode| Member {
+            node: node.node,
+            address: node.address.clone(),
+            disk: node.disk.clone(),
+            registry_replica: self.replica_on(ShardId::REGISTRY, node.node).unwrap_or_default(),
+        };
         self.nodes().map(member).collect()
     }
 
@@ -119,6 +146,7 @@ impl ClusterRows {
         let known = known.ok_or_else(|| {
             NoChange::NotFound(format!("the cluster has no storage node {} with this disk", node.node))
         })?;
+        let node = &StorageNode { state: known.state, ..node.clone() };
         if known == node {
             return Ok(false);
         }
@@ -136,7 +164,9 @@ impl ClusterRows {
         if level <= self.level {
             return Ok(false);
         }
-        if let Some(behind) = self.nodes().find(|node| Level(node.level) < level) {
+        // One that is lost reads nothing any more.
+        let reading = |node: &&StorageNode| node.state() != State::Lost;
+        if let Some(behind) = self.nodes().filter(reading).find(|node| Level(node.level) < level) {
             let why = format!("storage node {} reads levels up to {}, not {level}", behind.node, behind.level);
             return Err(NoChange::Refused(why));
         }
@@ -156,7 +186,7 @@ impl ClusterRows {
                 return Err(NoChange::Refused(why));
             }
             // The names of commands grow, so the order stays.
-            placement.replicas.push(Replica { id: at, node, leaving: false });
+            placement.replicas.push(Replica { id: at, node, ..Replica::default() });
             Ok(at)
         })
     }
@@ -184,14 +214,19 @@ impl ClusterRows {
 
     /// Returns false if the replica is gone already.
     pub(super) fn forget(&mut self, shard: ShardId, id: u64, changes: &mut Changes) -> Result<bool, NoChange> {
-        self.change(shard, changes, |placement| {
+        let node = self.node_of(shard, id);
+        let forgotten = self.change(shard, changes, |placement| {
             let before = placement.replicas.len();
             placement.replicas.retain(|replica| replica.id != id || !replica.leaving);
             match placement.replicas.iter().any(|replica| replica.id == id) {
                 true => Err(NoChange::Refused(format!("replica {id} of {shard} is not to leave"))),
                 false => Ok(placement.replicas.len() < before),
             }
-        })
+        })?;
+        if let (ShardId::REGISTRY, Some(node)) = (shard, node) {
+            self.end_node(node, changes);
+        }
+        Ok(forgotten)
     }
 
     fn change<T>(
@@ -221,7 +256,13 @@ mod tests {
     const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 
     fn node(node: u64, level: u32) -> StorageNode {
-        StorageNode { node, disk: vec![node as u8].into(), address: format!("node-{node}:1"), level }
+        StorageNode {
+            node,
+            disk: vec![node as u8].into(),
+            address: format!("node-{node}:1"),
+            level,
+            ..StorageNode::default()
+        }
     }
 
     fn three() -> (ClusterRows, Changes) {

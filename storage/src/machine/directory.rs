@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     DirectoryReader, EntryCommands, Machine, Outcome, Record, broken,
-    cluster::NoChange,
+    cluster::{ClusterRows, NoChange},
     directory_level, keys,
     level::{Reading, ShardLevel},
     registry::{Registry, RegistryState},
@@ -154,7 +154,15 @@ impl Batch<'_> {
             | Op::RaiseLevel(_)
             | Op::PlaceReplica(_)
             | Op::RemoveReplica(_)
-            | Op::ForgetReplica(_)) => self.change_cluster(at, op)?,
+            | Op::ForgetReplica(_)
+            | Op::AddStorageNode(_)
+            | Op::SetStorageNodeState(_)
+            | Op::MoveReplica(_)
+            | Op::ReplicaJoined(_)
+            | Op::SetReplicaVotes(_)
+            | Op::DropStorageNode(_)
+            | Op::Rebalance(_)
+            | Op::PreferReplica(_)) => self.change_cluster(at, op)?,
         })
     }
 
@@ -185,6 +193,40 @@ impl Batch<'_> {
             Op::ForgetReplica(op) => {
                 let shard = shard(op.group)?;
                 registry.change_cluster(at, changes, |rows, changes| rows.forget(shard, op.replica, changes)).map(drop)
+            }
+            Op::AddStorageNode(op) => {
+                let node = op.node.ok_or_else(|| broken("AddStorageNode"))?;
+                let added = registry.change_cluster(at, changes, |rows, changes| rows.add_node(at, &node, changes));
+                return Ok(added.map_or_else(unchanged, Outcome::NodeAdded));
+            }
+            Op::SetStorageNodeState(op) => {
+                let state = op.state();
+                registry.change_cluster(at, changes, |rows, changes| rows.set_state(op.node, state, changes)).map(drop)
+            }
+            Op::MoveReplica(op) => {
+                let shard = shard(op.group)?;
+                let moved = registry.change_cluster(at, changes, |rows, changes| {
+                    rows.move_replica(at, shard, op.replica, op.node, changes)
+                });
+                return Ok(moved.map_or_else(unchanged, |replica| Outcome::ReplicaPlaced(ReplicaPlaced { replica })));
+            }
+            Op::ReplicaJoined(op) => {
+                let shard = shard(op.group)?;
+                registry.change_cluster(at, changes, |rows, changes| rows.joined(shard, op.replica, changes)).map(drop)
+            }
+            Op::SetReplicaVotes(op) => {
+                let change = |rows: &mut ClusterRows, changes: &mut _| rows.set_votes(op.replica, op.votes, changes);
+                registry.change_cluster(at, changes, change).map(drop)
+            }
+            Op::DropStorageNode(op) => {
+                registry.change_cluster(at, changes, |rows, changes| rows.drop_node(op.node, changes)).map(drop)
+            }
+            Op::Rebalance(op) => {
+                registry.change_cluster(at, changes, |rows, changes| rows.rebalance(op.on, changes)).map(drop)
+            }
+            Op::PreferReplica(op) => {
+                let shard = shard(op.group)?;
+                registry.change_cluster(at, changes, |rows, changes| rows.prefer(shard, op.replica, changes)).map(drop)
             }
             _ => return Err(broken("command on the cluster")),
         };

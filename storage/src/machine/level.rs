@@ -102,6 +102,15 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::InboxEnded(_)
         // The command that raises the level.
         | DirectoryOp::SetLevel(_) => Level::BEFORE,
+        DirectoryOp::SetStorageNode(op) if op.node.as_ref().is_some_and(|node| !node.zone.is_empty()) => Level::GROWTH,
+        DirectoryOp::AddStorageNode(_)
+        | DirectoryOp::SetStorageNodeState(_)
+        | DirectoryOp::MoveReplica(_)
+        | DirectoryOp::ReplicaJoined(_)
+        | DirectoryOp::SetReplicaVotes(_)
+        | DirectoryOp::DropStorageNode(_)
+        | DirectoryOp::Rebalance(_)
+        | DirectoryOp::PreferReplica(_) => Level::GROWTH,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)
         | DirectoryOp::RaiseLevel(_)

@@ -25,8 +25,8 @@ use carillon_proto::pb::store::Rejected;
 
 pub(crate) use self::{
     admission::{admit_directory, admit_timeline},
-    check::{check_directory, check_timeline, is_the_leaders, is_the_nodes},
-    cluster::{ClusterRows, FOUNDERS},
+    check::{MAX_ZONE_BYTES, check_directory, check_timeline, is_the_leaders, is_the_nodes},
+    cluster::{ClusterRows, FOUNDERS, REPLICAS},
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
     level::{ShardLevel, directory_level, timeline_level},

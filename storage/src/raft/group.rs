@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::ShardId;
 use openraft::{
-    ChangeMembers, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
-    async_runtime::watch::WatchReceiver as _,
+    ChangeMembers, Config, LinearizerOption, Raft, RaftMetrics, ServerState, SnapshotPolicy,
+    async_runtime::{Instant as _, watch::WatchReceiver as _},
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
     raft::ClientWriteResult,
 };
@@ -59,6 +59,8 @@ pub(crate) struct Group {
     snapshots: Arc<SnapshotDir>,
     /// How old the last answer of a majority may be for the leader to answer reads.
     lease: Duration,
+    /// A member that has not answered for so long is silent.
+    patience: Duration,
     machine_alive: watch::Receiver<()>,
     began: Instant,
     /// When the leader was last heard, in milliseconds after `began`.
@@ -121,6 +123,8 @@ pub(crate) struct GroupStatus {
     pub(crate) replicas: Vec<u64>,
     /// A change of the members is half done.
     pub(crate) in_change: bool,
+    /// On the leader: members that have not answered for longer than an election takes.
+    pub(crate) silent: BTreeSet<u64>,
 }
 
 impl GroupStatus {
@@ -157,6 +161,7 @@ impl Group {
             log,
             snapshots,
             lease,
+            patience: Duration::from_millis(config.election_max_ms) * 2,
             machine_alive,
             began,
             heard_ms,
@@ -215,6 +220,7 @@ impl Group {
             voters: membership.voter_ids().collect(),
             replicas: membership.nodes().map(|(id, _)| *id).collect(),
             in_change: membership.get_joint_config().len() > 1,
+            silent: silent(&metrics, self.replica, self.patience),
         }
     }
 
@@ -247,9 +253,10 @@ impl Group {
         self.raft.add_learner(replica, host, false).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Makes these replicas the voters; others stop being members. Returns when the change is committed.
-    pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
+    /// Makes these replicas the voters. Others that had a vote stop being members, or go on learning. Returns when the change is
+    /// committed.
+    pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>, go_on_learning: bool) -> Result<(), String> {
+        self.raft.change_membership(voters, go_on_learning).await.map(drop).map_err(|error| error.to_string())
     }
 
     /// Removes these members, none of which votes.
@@ -394,6 +401,13 @@ impl Group {
     }
 }
 
+/// Members whose last answer is older than that, as far as the leader knows.
+fn silent(metrics: &RaftMetrics<Types>, own: u64, patience: Duration) -> BTreeSet<u64> {
+    let heard = metrics.heartbeat.iter().flatten().filter(|(id, _)| **id != own);
+    let silent = heard.filter(|(_, at)| at.as_ref().is_none_or(|at| at.elapsed() > patience));
+    silent.map(|(id, _)| *id).collect()
+}
+
 /// How old the last answer of a majority may be for a leader to answer reads.
 pub(crate) fn lease(config: &StorageConfig) -> Duration {
     // One fifth is left as a margin for clock drift.
@@ -477,6 +491,7 @@ mod tests {
             voters: vec![1, 2, 3],
             replicas: vec![1, 2, 3],
             in_change: false,
+            silent: BTreeSet::new(),
         };
         assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
         assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));

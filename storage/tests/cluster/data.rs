@@ -14,8 +14,8 @@ use carillon_proto::{
             bootstrap_client::BootstrapClient,
         },
         store::{
-            DirectoryCommand, FoundCluster, PlaceReplica, RemoveReplica, SetLevel, StorageNode, StoreError,
-            directory_command, store_error::Why, store_reply::Result as Outcome, store_request::Op,
+            DirectoryCommand, FoundCluster, RemoveReplica, SetLevel, StorageNode, StoreError, directory_command,
+            store_error::Why, store_reply::Result as Outcome, store_request::Op,
         },
     },
     peer::{AddToken, PeerSecurity, Tier},
@@ -76,7 +76,7 @@ async fn begun(cluster: &mut Cluster) -> pb::Cluster {
         node.start().await;
         let address = node.address();
         let disk = bootstrap(address).describe(DescribeRequest {}).await.expect("answers").into_inner().disk;
-        members.push(Member { node: number, address: address.to_string(), disk });
+        members.push(Member { node: number, address: address.to_string(), disk, ..Member::default() });
     }
     pb::Cluster {
         id: "0123456789abcdef".into(),
@@ -89,7 +89,7 @@ async fn begun(cluster: &mut Cluster) -> pb::Cluster {
 /// Sends this node its place in the cluster.
 async fn assign(cluster: &Cluster, made: &pb::Cluster, node: usize) {
     let Member { disk, node: number, .. } = made.members[node].clone();
-    let assign = AssignRequest { disk, cluster: Some(made.clone()), node: number };
+    let assign = AssignRequest { disk, cluster: Some(made.clone()), node: number, level: 0 };
     bootstrap(cluster.nodes[node].address()).assign(assign).await.expect("takes its place");
 }
 
@@ -186,16 +186,20 @@ async fn a_node_that_waited_for_its_place_stops_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_disk_does_not_come_back_under_an_old_address() {
+async fn an_empty_disk_at_an_old_address_waits() {
     let mut cluster = Cluster::started(3, quick).await;
     cluster.nodes[2].stop().await;
     let old = cluster.nodes[2].config.data_dir.clone();
     cluster.nodes[2].config.data_dir = cluster.path("empty");
     cluster.nodes[2].start().await;
-    let tasks = cluster.nodes[2].tasks().clone();
-    eventually("the node refuses", || async { tasks.failure().map(drop).ok_or("still runs") }).await;
-    let why = tasks.failure().expect("failed");
-    assert!(why.contains("another disk") && why.contains("its old data folder"), "{why}");
+    let why = eventually("the node waits", || async {
+        match cluster.nodes[2].storage().ready().borrow().clone() {
+            Readiness::NotReady(why) if why.contains("another disk") => Ok(why),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(why.contains("its old data folder") && why.contains("cluster replace"), "{why}");
     cluster.nodes[2].stop().await;
     cluster.nodes[2].config.data_dir = old;
     cluster.nodes[2].start().await;
@@ -294,23 +298,13 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     let remove = RemoveReplica { group: shard.group(), replica: id };
     let outcome = carry(&cluster, directory_command::Op::RemoveReplica(remove)).await;
     assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
-    replicas(&cluster, shard, "two replicas", |replicas| replicas.len() == 2).await;
-    eventually("the node has none any more", || async {
-        match cluster.nodes[node].ask(shard, Op::Timeline(append("alice", 0))).await {
-            Some(Outcome::Error(StoreError { why: Some(Why::NotHere(_)) })) => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
     for key in 20..40 {
         assert_eq!(cluster.append("alice", key).await.seq, key + 1);
     }
-
-    let place = PlaceReplica { group: shard.group(), node: id };
-    let outcome = carry(&cluster, directory_command::Op::PlaceReplica(place)).await;
-    let Outcome::ReplicaPlaced(placed) = outcome else { panic!("{outcome:?}") };
-    assert!(placed.replica > 63, "an id that no node has: {}", placed.replica);
-    replicas(&cluster, shard, "the new one", |replicas| replicas.contains(&placed.replica)).await;
+    // The shard lacks a replica, and only this node has none of it. The new one has an id that no node has.
+    let is_another = |replicas: &[u64]| !replicas.contains(&id) && replicas.iter().any(|replica| *replica > 63);
+    let replicas = replicas(&cluster, shard, "the new one", is_another).await;
+    let placed = replicas.into_iter().max().expect("has some");
     // The new replica votes as soon as it has caught up; then it and one of the others are a majority.
     let other = (node + 1) % 3;
     eventually("the new replica is a member", || async {
@@ -327,7 +321,7 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     }
     eventually("it has a vote", || async {
         let led = cluster.leads(shard).await;
-        if led.iter().any(|led| led.voters.contains(&placed.replica)) { Ok(()) } else { Err(led) }
+        if led.iter().any(|led| led.voters.contains(&placed)) { Ok(()) } else { Err(led) }
     })
     .await;
     cluster.nodes[other].stop().await;
@@ -349,7 +343,13 @@ async fn a_node_neither_sets_a_level_nor_makes_the_rows_nor_tells_an_address_tha
     for op in [
         directory_command::Op::SetLevel(SetLevel { level: 1 }),
         directory_command::Op::FoundCluster(FoundCluster {
-            members: vec![StorageNode { node: 1, disk: identity.disk.clone(), address: "x:1".into(), level: 1 }],
+            members: vec![StorageNode {
+                node: 1,
+                disk: identity.disk.clone(),
+                address: "x:1".into(),
+                level: 1,
+                ..StorageNode::default()
+            }],
             directory_shards: MAP.directory.into(),
             timeline_shards: MAP.timeline.into(),
         }),

@@ -2,6 +2,7 @@
 
 mod data;
 mod disk;
+mod growth;
 #[cfg(feature = "planted-bugs")]
 mod levels;
 #[path = "../support/mod.rs"]

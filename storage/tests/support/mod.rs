@@ -118,6 +118,32 @@ impl Cluster {
         .await
     }
 
+    /// Starts one more node, with an empty disk at this address. Returns its place in `nodes`.
+    pub(crate) async fn newcomer(&mut self, listen: SocketAddr) -> usize {
+        let place = self.nodes.len();
+        let first = &self.nodes[0];
+        let mut config = StorageConfig {
+            listen,
+            data_dir: self.dir.path().join(format!("node-{place}")),
+            // Others that a cluster is made of would hide that the new node is told the numbers.
+            directory_shards: MAP.directory + 1,
+            ..first.config.clone()
+        };
+        if config.members.is_empty() {
+            config.members.push(first.address().to_string());
+        }
+        let node = Node {
+            config,
+            security: first.security.clone(),
+            #[cfg(feature = "planted-bugs")]
+            level: None,
+            running: None,
+        };
+        self.nodes.push(node);
+        self.nodes[place].start().await;
+        place
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

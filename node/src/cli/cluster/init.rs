@@ -60,7 +60,7 @@ impl Init {
     }
 }
 
-fn members_of(config: &Config) -> Vec<String> {
+pub(super) fn members_of(config: &Config) -> Vec<String> {
     let storage = &config.storage;
     if !storage.members.is_empty() {
         return storage.members.clone();

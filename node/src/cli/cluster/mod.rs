@@ -1,7 +1,9 @@
-//! A cluster on this machine: each node a process of this same program.
+//! Clusters of storage nodes: made, grown and looked at; and a cluster on this machine, each node a process of this same program.
 
 mod http;
 mod init;
+mod members;
+mod membership;
 mod node;
 mod plan;
 
@@ -34,6 +36,13 @@ pub(super) struct Cluster {
 #[derive(Subcommand)]
 enum Command {
     Init(init::Init),
+    Status(members::Status),
+    Add(membership::Add),
+    Remove(membership::Remove),
+    Keep(membership::Keep),
+    Replace(membership::Replace),
+    Move(membership::Move),
+    Rebalance(membership::Rebalance),
 }
 
 #[derive(Args)]
@@ -70,6 +79,13 @@ impl Cluster {
     pub(super) async fn run(self, options: &Options) -> anyhow::Result<()> {
         match self.command {
             Some(Command::Init(init)) => init.run(&options.load()?).await,
+            Some(Command::Status(status)) => status.run(&options.load()?).await,
+            Some(Command::Add(add)) => add.run(&options.load()?).await,
+            Some(Command::Remove(remove)) => remove.run(&options.load()?).await,
+            Some(Command::Keep(keep)) => keep.run(&options.load()?).await,
+            Some(Command::Replace(replace)) => replace.run(&options.load()?).await,
+            Some(Command::Move(moving)) => moving.run(&options.load()?).await,
+            Some(Command::Rebalance(rebalance)) => rebalance.run(&options.load()?).await,
             None => self.local.run(options).await,
         }
     }

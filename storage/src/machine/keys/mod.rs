@@ -13,6 +13,7 @@
 //! | 0x07 `STORAGE_NODE` | directory 0 | node u64 | encoded `StorageNode` |
 //! | 0x08 `PLACEMENT` | directory 0 | Raft group u64 | encoded `Placement` |
 //! | 0x09 `CLUSTER_LEVEL` | directory 0 | nothing | level u32: what all storage nodes can read |
+//! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
@@ -46,7 +47,8 @@
 //! Nor were there incarnations, `ENDING` and `GARBAGE`.
 //!
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
-//! at level 0 have none of them, and those whose shards are below level 2 have no `GROUP_CURSOR`.
+//! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
+//! `CLUSTER_GROWTH`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -70,6 +72,7 @@ pub(crate) const APPLIED: &[u8] = &[0x00];
 pub(crate) const REGISTRY: &[u8] = &[0x04];
 pub(crate) const LEVEL: &[u8] = &[0x06];
 pub(crate) const CLUSTER_LEVEL: &[u8] = &[0x09];
+pub(crate) const CLUSTER_GROWTH: &[u8] = &[0x1d];
 pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
 pub(crate) const CLOCK: &[u8] = &[0x15];
 const ACCOUNT: u8 = 0x01;
@@ -255,7 +258,7 @@ mod tests {
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
         let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1c).chain(0x30..=0x37);
-        let single = [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, NEXT_NUMBER, CLOCK].map(|key| key[0]);
+        let single = [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
         let used: Vec<_> = single
             .into_iter()

@@ -196,7 +196,15 @@ impl Model {
             | Op::RaiseLevel(_)
             | Op::PlaceReplica(_)
             | Op::RemoveReplica(_)
-            | Op::ForgetReplica(_) => unreachable!("not generated"),
+            | Op::ForgetReplica(_)
+            | Op::AddStorageNode(_)
+            | Op::SetStorageNodeState(_)
+            | Op::MoveReplica(_)
+            | Op::ReplicaJoined(_)
+            | Op::SetReplicaVotes(_)
+            | Op::DropStorageNode(_)
+            | Op::Rebalance(_)
+            | Op::PreferReplica(_) => unreachable!("not generated"),
         }
         done()
     }

@@ -4,11 +4,12 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, Append, DeleteAccount, DirectoryCommand, EndSender, ForgetReplica, FoundCluster, MoveCursors,
-        PlaceReplica, PutAccount, PutSession, RaiseLevel, RemoveReplica, Session, SetLevel, SetStorageNode,
-        StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey, directory_command::Op,
-        move_cursors::Moved, put_account::Mode, store_error::Why, sweep_cursors::Seen, timeline_command,
-        timeline_key::Kind,
+        Account, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropStorageNode, EndSender, ForgetReplica,
+        FoundCluster, MoveCursors, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel,
+        Rebalance, RemoveReplica, ReplicaJoined, Session, SetLevel, SetReplicaVotes, SetStorageNode,
+        SetStorageNodeState, StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey,
+        directory_command::Op, move_cursors::Moved, put_account::Mode, store_error::Why, sweep_cursors::Seen,
+        timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -41,6 +42,7 @@ fn found() -> DirectoryCommand {
         disk: vec![node as u8; 16].into(),
         address: format!("node-{node}:1"),
         level: 1,
+        ..StorageNode::default()
     };
     let members = (1..=3).map(node).collect();
     command(Op::FoundCluster(FoundCluster { members, directory_shards: 2, timeline_shards: 2 }))
@@ -268,12 +270,13 @@ fn the_level_stays_over_a_restart_and_a_snapshot_and_never_falls() {
 
 fn cluster_commands() -> impl Strategy<Value = Vec<DirectoryCommand>> {
     let group = prop_oneof![Just(1u64 << 32), Just(2u64 << 32), Just(2u64 << 32 | 1)];
-    let one = (0..6u8, group, 1..4u64, 0..3u32).prop_map(|(kind, group, small, level)| {
+    let one = (0..14u8, group, 1..6u64, 0..3u32).prop_map(|(kind, group, small, level)| {
         let node = StorageNode {
             node: small,
             disk: vec![small as u8; 16].into(),
             address: format!("node-{small}-{level}:1"),
             level: level.max(1),
+            ..StorageNode::default()
         };
         command(match kind {
             0 => Op::SetStorageNode(SetStorageNode { node: Some(node) }),
@@ -281,6 +284,14 @@ fn cluster_commands() -> impl Strategy<Value = Vec<DirectoryCommand>> {
             2 => Op::PlaceReplica(PlaceReplica { group, node: small }),
             3 => Op::RemoveReplica(RemoveReplica { group, replica: small }),
             4 => Op::ForgetReplica(ForgetReplica { group, replica: small }),
+            5 => Op::AddStorageNode(AddStorageNode { node: Some(StorageNode { node: 0, ..node }) }),
+            6 => Op::SetStorageNodeState(SetStorageNodeState { node: small, state: level as i32 }),
+            7 => Op::MoveReplica(MoveReplica { group, replica: u64::from(level), node: small }),
+            8 => Op::ReplicaJoined(ReplicaJoined { group, replica: small }),
+            9 => Op::SetReplicaVotes(SetReplicaVotes { replica: small, votes: level > 0 }),
+            10 => Op::DropStorageNode(DropStorageNode { node: small }),
+            11 => Op::Rebalance(Rebalance { on: level > 0 }),
+            12 => Op::PreferReplica(PreferReplica { group, replica: small }),
             _ => Op::SetLevel(SetLevel { level: level.min(1) }),
         })
     });
@@ -297,7 +308,7 @@ proptest! {
         let folders = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
         let engines = folders.each_ref().map(|folder| open(folder.path()));
         let mut machines = engines.each_ref().map(directory);
-        let first = [set_level(Level::CLUSTER), found()];
+        let first = [set_level(Level::GROWTH), found()];
         let entries: Vec<_> = first.iter().chain(&commands).zip(1..).map(|(command, index)| entry(index, std::slice::from_ref(command))).collect();
         let mut outcomes: [Vec<Vec<Outcome>>; 2] = Default::default();
         for entry in &entries {
@@ -331,7 +342,8 @@ fn what_is_refused_is_told() {
     let folder = tempfile::tempdir().expect("folder");
     let engines = open(folder.path());
     let mut machine = directory(&engines);
-    let stranger = StorageNode { node: 9, disk: vec![9; 16].into(), address: "x:1".into(), level: 1 };
+    let stranger =
+        StorageNode { node: 9, disk: vec![9; 16].into(), address: "x:1".into(), level: 1, ..StorageNode::default() };
     let set = command(Op::SetStorageNode(SetStorageNode { node: Some(stranger) }));
     let entry = entry(1, &[set_level(Level::CLUSTER), found(), set]);
     let outcomes = machine.apply(&[entry], &1u64.to_be_bytes()).expect("applies");

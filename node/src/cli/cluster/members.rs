@@ -1,0 +1,235 @@
+//! The members of a cluster, and where its replicas are.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, bail};
+use carillon_proto::{
+    ShardId,
+    pb::{
+        raft::{MembersReply, MembersRequest, cluster_admin_client::ClusterAdminClient},
+        store::{Placed, Replica, StorageNode, storage_node::State},
+    },
+    peer::{AddToken, PeerSecurity, Tier, cause},
+};
+use clap::Args;
+use tonic::{Code, Request, Status as Refusal, service::interceptor::InterceptedService, transport::Channel};
+
+use super::{super::out, init::members_of};
+use crate::{Config, Secrets};
+
+pub(super) type Client = ClusterAdminClient<InterceptedService<Channel, AddToken>>;
+
+/// Longer than a storage node waits for the registry and for another node.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The storage nodes to ask, and how.
+pub(super) struct Nodes {
+    addresses: Vec<String>,
+    security: PeerSecurity,
+}
+
+#[derive(Args)]
+pub(super) struct Asked {
+    /// host:port of a storage node of the cluster; otherwise storage.members, or this node.
+    #[arg(long, value_name = "HOST:PORT")]
+    node: Option<String>,
+}
+
+impl Nodes {
+    pub(super) fn of(config: &Config, asked: Asked) -> anyhow::Result<Self> {
+        let addresses = asked.node.map_or_else(|| members_of(config), |node| vec![node]);
+        Ok(Self { addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
+    }
+
+    /// Asks one storage node after the other until one answers. `call` must be idempotent.
+    pub(super) async fn ask<T>(&self, call: impl AsyncFn(Client) -> Result<T, Refusal>) -> anyhow::Result<T> {
+        let mut last = None;
+        for address in &self.addresses {
+            let channel = self.security.channel(address).context("storage.members")?;
+            match call(ClusterAdminClient::with_interceptor(channel, self.security.token())).await {
+                Ok(answer) => return Ok(answer),
+                Err(status)
+                    if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) =>
+                {
+                    last = Some(format!("{address}: {}", cause(&status)));
+                }
+                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => bail!(
+                    "storage node {address}: {}; it has to know the operator's token (cluster.tokens.operator_file or the \
+                     cluster's secret), and so has this command",
+                    status.message()
+                ),
+                Err(status) => bail!("storage node {address}: {}", status.message()),
+            }
+        }
+        bail!("no storage node has done it ({}); try again", last.unwrap_or_default())
+    }
+
+    pub(super) async fn members(&self) -> anyhow::Result<MembersReply> {
+        self.ask(async |mut client| Ok(client.members(timed(MembersRequest {})).await?.into_inner())).await
+    }
+}
+
+pub(super) fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+/// Shows the storage nodes of the cluster, what is on each, and what is moving.
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    asked: Asked,
+    /// Also lists each shard with its replicas.
+    #[arg(long)]
+    shards: bool,
+}
+
+impl Status {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let members = Nodes::of(config, self.asked)?.members().await?;
+        out::print(show(&members, self.shards))
+    }
+}
+
+/// Replicas that join or leave their shards.
+pub(super) fn moving(members: &MembersReply) -> usize {
+    let replicas = members.placement.iter().flat_map(|placed| &placed.replicas);
+    replicas.filter(|replica| replica.joining || replica.leaving).count()
+}
+
+/// What the placement leaves to be done, if anything: replicas that move, nodes that leave, shards that are being spread.
+pub(super) fn unfinished(members: &MembersReply) -> Option<String> {
+    let leaving = members.nodes.iter().find(|node| node.state() != State::Active);
+    if members.rebalancing {
+        return Some(format!("shards are being spread, {} replicas move", moving(members)));
+    }
+    if moving(members) > 0 {
+        return Some(format!("{} replicas move", moving(members)));
+    }
+    leaving.map(|node| format!("storage node {} has {} replicas", node.node, replicas_on(members, node.node).count()))
+}
+
+pub(super) fn replicas_on(members: &MembersReply, node: u64) -> impl Iterator<Item = (&Placed, &Replica)> {
+    members.placement.iter().flat_map(move |placed| {
+        placed.replicas.iter().filter(move |replica| replica.node == node).map(move |replica| (placed, replica))
+    })
+}
+
+fn show(members: &MembersReply, shards: bool) -> String {
+    let mut text = format!(
+        "cluster {}, level {}, registry version {}{}\n\n{:>4}  {:<9}  {:<12}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
+        members.cluster,
+        members.level,
+        members.version,
+        if members.rebalancing { ", shards are being spread" } else { "" },
+        "NODE",
+        "STATE",
+        "ZONE",
+        "REPLICAS",
+        "LEADS",
+        "JOINING",
+        "LEAVING"
+    );
+    let mut preferred: BTreeMap<u64, usize> = BTreeMap::new();
+    for placed in &members.placement {
+        if let Some(leader) = placed.replicas.iter().find(|replica| replica.id == placed.preferred) {
+            *preferred.entry(leader.node).or_default() += 1;
+        }
+    }
+    for node in &members.nodes {
+        let on = |of: fn(&Replica) -> bool| replicas_on(members, node.node).filter(|(_, replica)| of(replica)).count();
+        text.push_str(&format!(
+            "{:>4}  {:<9}  {:<12}  {:>8}  {:>7}  {:>7}  {:>7}  {}{}\n",
+            node.node,
+            state_of(node),
+            if node.zone.is_empty() { "-" } else { &node.zone },
+            on(|_| true),
+            preferred.get(&node.node).copied().unwrap_or_default(),
+            on(|replica| replica.joining),
+            on(|replica| replica.leaving),
+            node.address,
+            if members.silent.contains(&node.node) { "  does not answer" } else { "" }
+        ));
+    }
+    if shards {
+        text.push_str(&format!("\n{:<14}  REPLICAS (node; * should lead)\n", "SHARD"));
+        for placed in &members.placement {
+            let name =
+                placed.shard.as_ref().and_then(ShardId::from_pb).map_or("?".to_owned(), |shard| shard.to_string());
+            let replicas: Vec<String> = placed.replicas.iter().map(|replica| shown(placed, replica)).collect();
+            text.push_str(&format!("{name:<14}  {}\n", replicas.join(", ")));
+        }
+    }
+    text
+}
+
+fn shown(placed: &Placed, replica: &Replica) -> String {
+    let star = if placed.preferred == replica.id { "*" } else { "" };
+    let what = match replica {
+        Replica { leaving: true, .. } => " leaving",
+        Replica { joining: true, .. } => " joining",
+        Replica { learner: true, .. } => " learns",
+        _ => "",
+    };
+    format!("{}{star}{what}", replica.node)
+}
+
+fn state_of(node: &StorageNode) -> &'static str {
+    match node.state() {
+        State::Active => "active",
+        State::Leaving => "leaving",
+        State::Lost => "lost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::ShardKind;
+
+    use super::*;
+
+    #[test]
+    fn the_table_shows_what_moves_and_who_does_not_answer() {
+        let shard = ShardId { kind: ShardKind::Timeline, index: 3 };
+        let replica = |id, node| Replica { id, node, ..Replica::default() };
+        let replicas = vec![
+            replica(1, 1),
+            Replica { leaving: true, ..replica(2, 2) },
+            replica(3, 3),
+            Replica { joining: true, ..replica(640, 4) },
+        ];
+        let node = |node, state: State| StorageNode {
+            node,
+            address: format!("s{node}:1"),
+            state: state.into(),
+            ..StorageNode::default()
+        };
+        let members = MembersReply {
+            nodes: vec![
+                node(1, State::Active),
+                node(2, State::Lost),
+                StorageNode { zone: "a".into(), ..node(3, State::Active) },
+                node(4, State::Active),
+            ],
+            placement: vec![Placed { shard: Some(shard.to_pb()), replicas, preferred: 1 }],
+            silent: vec![2],
+            ..MembersReply::default()
+        };
+        let lines = |shards| -> Vec<String> {
+            let text = show(&members, shards);
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+        };
+        for line in [
+            "1 active - 1 1 0 0 s1:1",
+            "2 lost - 1 0 0 1 s2:1 does not answer",
+            "3 active a 1 0 0 0 s3:1",
+            "4 active - 1 0 1 0 s4:1",
+            "timeline-3 1*, 2 leaving, 3, 4 joining",
+        ] {
+            assert!(lines(true).iter().any(|shown| shown == line), "{line} is not in {:#?}", lines(true));
+        }
+        assert!(!lines(false).iter().any(|line| line.starts_with("timeline-3")));
+        assert_eq!(unfinished(&members).as_deref(), Some("2 replicas move"));
+    }
+}

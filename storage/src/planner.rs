@@ -1,0 +1,237 @@
+//! Where replicas should be: the next change of the placement, by the registry's leader.
+//!
+//! A pure function of the cluster's rows, so any later leader goes on where an earlier one stopped. The leader of each shard carries the
+//! change out (`reconcile`).
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use carillon_proto::{
+    ShardId,
+    pb::store::{
+        DropStorageNode, MoveReplica, Placement, PreferReplica, Rebalance, RemoveReplica, Replica, SetReplicaVotes,
+        directory_command::Op, storage_node::State,
+    },
+};
+
+use crate::machine::{ClusterRows, REPLICAS};
+
+/// Shards whose replicas move at once.
+const MOVES: usize = 2;
+
+/// The next change; `None` if all is as it should be, or if changes have to be finished first.
+pub(crate) fn next(rows: &ClusterRows) -> Option<Op> {
+    let cluster = Wanted::of(rows);
+    let first = cluster.vote().or_else(|| cluster.farewell()).or_else(|| cluster.evacuate(State::Lost));
+    if first.is_some() || cluster.moving >= MOVES {
+        return first;
+    }
+    cluster.evacuate(State::Leaving).or_else(|| cluster.replicate()).or_else(|| cluster.spread())
+}
+
+struct Wanted<'a> {
+    rows: &'a ClusterRows,
+    /// Replicas on each active node that stay, except for the registry's.
+    load: BTreeMap<u64, usize>,
+    /// Shards whose replicas are just changing.
+    moving: usize,
+    /// Replicas that each shard should have.
+    replicas: usize,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(rows: &'a ClusterRows) -> Self {
+        let mut load: BTreeMap<u64, usize> = rows.active().map(|node| (node.node, 0)).collect();
+        let mut moving = 0;
+        for (_, placement) in shards(rows) {
+            moving += usize::from(is_moving(placement));
+            for replica in staying(placement) {
+                if let Some(load) = load.get_mut(&replica.node) {
+                    *load += 1;
+                }
+            }
+        }
+        let replicas = if load.len() >= REPLICAS { REPLICAS } else { 1 };
+        Self { rows, load, moving, replicas }
+    }
+
+    /// Votes of the registry go to replicas on active nodes, one after the other.
+    fn vote(&self) -> Option<Op> {
+        let placement = self.rows.placement().get(&ShardId::REGISTRY)?;
+        let comes = |replica: &Replica| replica.joining && !replica.learner && !self.is_lost(replica.node);
+        if staying(placement).any(comes) {
+            return None;
+        }
+        let voters: Vec<&Replica> = staying(placement).filter(|replica| !replica.learner).collect();
+        let (active, others): (Vec<&Replica>, Vec<&Replica>) =
+            voters.into_iter().partition(|replica| self.rows.is_active(replica.node));
+        // A lost one counts against the majority, and can't help it.
+        if let Some(lost) = others.iter().find(|replica| self.is_lost(replica.node) && !active.is_empty()) {
+            return Some(votes(lost.id, false));
+        }
+        if active.len() < self.replicas {
+            let ready = staying(placement).filter(|replica| replica.learner && !replica.joining);
+            let ready = ready.filter(|replica| self.rows.is_active(replica.node));
+            let zones = self.rows.zones(active.iter().map(|replica| replica.node));
+            let next = ready.min_by_key(|replica| (self.conflicts(&zones, replica.node), replica.node));
+            if let Some(next) = next {
+                return Some(votes(next.id, true));
+            }
+        }
+        let spare = others.first().filter(|_| active.len() >= self.replicas)?;
+        Some(votes(spare.id, false))
+    }
+
+    /// Nodes that hold nothing any more leave.
+    fn farewell(&self) -> Option<Op> {
+        let leaving = self.rows.nodes().filter(|node| node.state() != State::Active);
+        let mut done = leaving.map(|node| node.node).filter(|node| {
+            let registry = self.rows.placement().get(&ShardId::REGISTRY).into_iter().flat_map(|it| &it.replicas);
+            let mut registry = registry.filter(|replica| replica.node == *node);
+            self.rows.shards_on(*node).next().is_none()
+                && registry
+                    .all(|replica| replica.learner && !replica.leaving && (!replica.joining || self.is_lost(*node)))
+        });
+        done.next().map(|node| Op::DropStorageNode(DropStorageNode { node }))
+    }
+
+    /// Replicas on nodes that leave or are lost go elsewhere. A shard whose replicas are just changing may wait for one that is lost.
+    fn evacuate(&self, state: State) -> Option<Op> {
+        let may = |placement: &Placement| match is_moving(placement) {
+            true => state == State::Lost,
+            false => self.moving < MOVES,
+        };
+        shards(self.rows).filter(|(_, placement)| may(placement)).find_map(|(shard, placement)| {
+            let on = |replica: &&Replica| self.rows.node(replica.node).is_some_and(|node| node.state() == state);
+            let replica = staying(placement).find(on)?;
+            let rest: Vec<u64> =
+                staying(placement).filter(|other| other.id != replica.id).map(|other| other.node).collect();
+            match self.target(placement, &rest) {
+                Some(node) => Some(moved(shard, replica.id, node)),
+                None if rest.len() >= REPLICAS => Some(removed(shard, replica.id)),
+                None => None,
+            }
+        })
+    }
+
+    /// Shards with too few replicas get more.
+    fn replicate(&self) -> Option<Op> {
+        shards(self.rows).find_map(|(shard, placement)| {
+            let rest: Vec<u64> = staying(placement).map(|replica| replica.node).collect();
+            let node = self.target(placement, &rest).filter(|_| rest.len() < self.replicas)?;
+            Some(moved(shard, 0, node))
+        })
+    }
+
+    /// Leads are spread evenly, and replicas while that is asked for.
+    fn spread(&self) -> Option<Op> {
+        if !self.rows.rebalancing {
+            return self.lead();
+        }
+        let next = self.shrink().or_else(|| self.even()).or_else(|| self.lead());
+        match next {
+            None if self.moving == 0 => Some(Op::Rebalance(Rebalance { on: false })),
+            next => next,
+        }
+    }
+
+    /// Clusters that were made of more nodes have a replica of each shard on each.
+    fn shrink(&self) -> Option<Op> {
+        let mut large = shards(self.rows).filter(|(_, placement)| !is_moving(placement));
+        let (shard, placement) = large.find(|(_, placement)| staying(placement).count() > self.replicas)?;
+        let crowded = staying(placement).max_by_key(|replica| (self.load.get(&replica.node), replica.id))?;
+        Some(removed(shard, crowded.id))
+    }
+
+    /// From the fullest node to the emptiest one, if that makes no zone worse.
+    fn even(&self) -> Option<Op> {
+        let mut fullest: Vec<(u64, usize)> = self.load.iter().map(|(node, load)| (*node, *load)).collect();
+        fullest.sort_by_key(|(node, load)| (Reverse(*load), *node));
+        for (from, full) in &fullest {
+            for (to, _) in fullest.iter().rev().filter(|(_, empty)| empty + 2 <= *full) {
+                let still = shards(self.rows).filter(|(_, placement)| !is_moving(placement));
+                for (shard, placement) in still {
+                    let Some(replica) = staying(placement).find(|replica| replica.node == *from) else { continue };
+                    if placement.replicas.iter().any(|replica| replica.node == *to) {
+                        continue;
+                    }
+                    let rest = || staying(placement).map(|other| other.node).filter(|node| node != from);
+                    let zones = self.rows.zones(rest());
+                    if self.conflicts(&zones, *to) <= self.conflicts(&zones, *from) {
+                        return Some(moved(shard, replica.id, *to));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Each node leads as many shards as the others.
+    fn lead(&self) -> Option<Op> {
+        if self.moving > 0 {
+            return None;
+        }
+        let mut leads: BTreeMap<u64, usize> = self.load.keys().map(|node| (*node, 0)).collect();
+        let all: Vec<(ShardId, &Placement)> = self.rows.placement().iter().map(|(shard, it)| (*shard, it)).collect();
+        let leader = |placement: &Placement| {
+            placement.replicas.iter().find(|replica| replica.id == placement.preferred).map(|replica| replica.node)
+        };
+        for (_, placement) in &all {
+            if let Some(leads) = leader(placement).and_then(|node| leads.get_mut(&node)) {
+                *leads += 1;
+            }
+        }
+        all.iter().find_map(|(shard, placement)| {
+            let present = leader(placement).and_then(|node| leads.get(&node)).copied().unwrap_or(usize::MAX);
+            let able = staying(placement).filter(|replica| !replica.learner && self.rows.is_active(replica.node));
+            let least = able.min_by_key(|replica| (leads.get(&replica.node).copied(), replica.node))?;
+            let better = leads.get(&least.node).is_some_and(|least| least.saturating_add(1) < present);
+            better.then(|| Op::PreferReplica(PreferReplica { group: shard.group(), replica: least.id }))
+        })
+    }
+
+    /// The active node that should get a replica of this shard beside those on `rest`.
+    fn target(&self, placement: &Placement, rest: &[u64]) -> Option<u64> {
+        let zones = self.rows.zones(rest.iter().copied());
+        let free = self.load.iter().filter(|(node, _)| placement.replicas.iter().all(|there| there.node != **node));
+        free.min_by_key(|(node, load)| (self.conflicts(&zones, **node), **load, **node)).map(|(node, _)| *node)
+    }
+
+    fn is_lost(&self, node: u64) -> bool {
+        self.rows.node(node).is_some_and(|node| node.state() == State::Lost)
+    }
+
+    /// True if the node's zone is one of these.
+    fn conflicts(&self, zones: &BTreeSet<&str>, node: u64) -> bool {
+        self.rows.node(node).is_some_and(|node| zones.contains(&*node.zone))
+    }
+}
+
+fn shards(rows: &ClusterRows) -> impl Iterator<Item = (ShardId, &Placement)> {
+    rows.placement().iter().filter(|(shard, _)| **shard != ShardId::REGISTRY).map(|(shard, it)| (*shard, it))
+}
+
+fn is_moving(placement: &Placement) -> bool {
+    placement.replicas.iter().any(|replica| replica.joining || replica.leaving)
+}
+
+fn staying(placement: &Placement) -> impl Iterator<Item = &Replica> {
+    placement.replicas.iter().filter(|replica| !replica.leaving)
+}
+
+fn moved(shard: ShardId, replica: u64, node: u64) -> Op {
+    Op::MoveReplica(MoveReplica { group: shard.group(), replica, node })
+}
+
+fn removed(shard: ShardId, replica: u64) -> Op {
+    Op::RemoveReplica(RemoveReplica { group: shard.group(), replica })
+}
+
+fn votes(replica: u64, votes: bool) -> Op {
+    Op::SetReplicaVotes(SetReplicaVotes { replica, votes })
+}
+
+#[cfg(test)]
+mod tests;
