@@ -61,14 +61,22 @@ fn kill_9_in_a_loop_while_writing_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn an_empty_disk_never_rejoins_under_the_old_id() {
+fn an_empty_disk_comes_back_only_as_another_node_that_replaces_the_old_one() {
     let mut cluster = Cluster::start();
     cluster.storage[2].terminate();
     fs::remove_dir_all(cluster.data("storage-2")).expect("removed");
     cluster.storage[2].start_again();
-    assert!(!cluster.storage[2].wait_end(), "it must refuse to start");
+    let command = "carillon cluster replace ";
+    until("it to say what it waits for", Duration::from_secs(60), || cluster.storage[2].log().contains(command));
     let log = cluster.storage[2].log();
-    assert!(log.contains("disk"), "it says why: {log}");
+    let told = log.split(command).nth(1).and_then(|rest| rest.split('`').next()).expect("a command");
+    let (number, address) = told.split_once(' ').expect("two words");
+    let replace = ["cluster", "replace", number, address, "--wait", "60"];
+    let replaced = cluster.storage[0].command(&replace).expect("it takes the place");
+    assert!(replaced.contains("is storage node 4") && replaced.ends_with("done\n"), "{replaced}");
+    cluster.storage[2].wait_ready();
+    let status = cluster.storage[2].command(&["cluster", "status"]).expect("it knows");
+    assert!(!status.contains("lost"), "{status}");
 }
 
 #[test]
