@@ -70,12 +70,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, ar
     connection.count(&transport);
 }
 
-/// What a connection goes on with.
+/// What the loop of a connection works off next.
 enum Turn {
     Mail,
     Event(Event),
     /// Output waits that can't be written now.
     Stuck,
+    /// A timer has run out.
     Timers,
 }
 

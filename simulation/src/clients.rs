@@ -105,7 +105,7 @@ impl ClientNode {
         }
     }
 
-    /// It runs anew, and has its inbox up to `position`.
+    /// Starts the device's program anew, with what it has of its inbox: everything up to `position`.
     fn starts(&mut self, position: Option<Position>) {
         self.starts += 1;
         let positions = position.map(|position| (self.inbox(), position)).into_iter().collect();

@@ -94,12 +94,29 @@ pub enum FoundError {
 /// The result of one round of asking the other nodes.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// No cluster knows this disk. Holds the address of a node that belongs to a cluster, if one answered.
-    Wait(Option<String>),
-    /// The same, and the cluster of that address knows this node's address as that of another disk.
-    Replace(String, u64),
-    /// The cluster knows this disk: its making, or the adding of this node, was interrupted. Cluster, node and level.
-    Join(Cluster, u64, u32),
+    Wait(Lack),
+    /// The cluster knows this disk: its making, or the adding of this node, was interrupted.
+    Join {
+        cluster: Cluster,
+        node: u64,
+        level: u32,
+    },
+}
+
+/// Why a node with an empty disk has no place yet.
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum Lack {
+    #[error("no cluster is made yet: `carillon cluster init` makes one of all its storage nodes, once")]
+    Cluster,
+    #[error(
+        "the cluster of {other} does not know this disk: `carillon cluster add {own}` makes it one of its storage nodes"
+    )]
+    Place { own: String, other: String },
+    #[error(
+        "the cluster of {other} knows {own} as storage node {node} with another disk: give this node its old data folder, or let it \
+         take the place with `carillon cluster replace {node} {own}`"
+    )]
+    OldDisk { own: String, other: String, node: u64 },
 }
 
 pub(crate) struct Settings {
@@ -171,21 +188,11 @@ impl Bootstrap {
             let (own, disk) = (&self.inner.own, self.identity().disk);
             let (answers, silent) = self.ask_all(&self.inner.seeds).await;
             match decide(own, &disk, answers) {
-                Step::Join(cluster, node, level) => {
+                Step::Join { cluster, node, level } => {
                     self.assign(cluster, node, level).await?;
                 }
-                step @ (Step::Wait(_) | Step::Replace(..)) => {
-                    let mut cause = match step {
-                        Step::Replace(other, node) => format!(
-                            "the cluster of {other} knows {own} as storage node {node} with another disk: give this node its old \
-                             data folder, or let it take the place with `carillon cluster replace {node} {own}`"
-                        ),
-                        Step::Wait(Some(other)) => format!(
-                            "the cluster of {other} does not know this disk: `carillon cluster add {own}` makes it one of its storage nodes"
-                        ),
-                        _ => "no cluster is made yet: `carillon cluster init` makes one of all its storage nodes, once"
-                            .to_owned(),
-                    };
+                Step::Wait(lack) => {
+                    let mut cause = lack.to_string();
                     for (address, why) in silent {
                         cause.push_str(&format!("; no answer from {address}: {why}"));
                     }
@@ -402,20 +409,21 @@ fn check_own(identity: &Identity) -> Result<(), BootstrapError> {
 
 /// The next step of a node without a cluster, given the answers of the others.
 fn decide(own: &str, disk: &[u8], answers: Vec<(String, Option<Identity>)>) -> Step {
-    let mut wait = Step::Wait(None);
+    let mut lack = Lack::Cluster;
     for (other, answer) in answers {
         let Some(identity) = answer else { continue };
         let Some(cluster) = identity.cluster else { continue };
         if let Some(member) = cluster.members.iter().find(|member| member.disk == disk) {
             let node = member.node;
-            return Step::Join(cluster, node, identity.level);
+            return Step::Join { cluster, node, level: identity.level };
         }
-        wait = match cluster.members.iter().find(|member| member.address == own) {
-            Some(member) => Step::Replace(other, member.node),
-            None => Step::Wait(Some(other)),
+        let own = own.to_owned();
+        lack = match cluster.members.iter().find(|member| member.address == own) {
+            Some(member) => Lack::OldDisk { own, other, node: member.node },
+            None => Lack::Place { own, other },
         };
     }
-    wait
+    Step::Wait(lack)
 }
 
 #[cfg(test)]
@@ -456,10 +464,10 @@ mod tests {
     fn empty_disks_wait_whoever_is_there() {
         let all = [("a", identity(1, None)), ("b", identity(2, None)), ("c", identity(3, None))];
         for (own, disk) in [("a", 1), ("b", 2)] {
-            assert_eq!(step(own, disk, &all), Step::Wait(None));
+            assert_eq!(step(own, disk, &all), Step::Wait(Lack::Cluster));
         }
         let strangers = [("x", identity(1, cluster(&[("x", 1)]))), ("b", None)];
-        assert_eq!(step("b", 2, &strangers), Step::Wait(Some("x".into())));
+        assert_eq!(step("b", 2, &strangers), Step::Wait(Lack::Place { own: "b".into(), other: "x".into() }));
     }
 
     #[test]
@@ -467,7 +475,7 @@ mod tests {
         let known = cluster(&[("a", 1), ("b", 2), ("c", 3)]);
         let all = [("a", identity(1, known)), ("b", identity(2, None)), ("c", None)];
         for own in ["b", "elsewhere"] {
-            assert!(matches!(step(own, 2, &all), Step::Join(_, 2, 0)));
+            assert!(matches!(step(own, 2, &all), Step::Join { node: 2, level: 0, .. }));
         }
     }
 
@@ -476,7 +484,8 @@ mod tests {
         let known = cluster(&[("a", 1), ("b", 2), ("c", 3)]);
         for (own, node) in [("a", 1), ("b", 2)] {
             let all = [("a", identity(9, None)), ("b", identity(9, None)), ("c", identity(3, known.clone()))];
-            assert_eq!(step(own, 9, &all), Step::Replace("c".into(), node));
+            let lack = Lack::OldDisk { own: own.into(), other: "c".into(), node };
+            assert_eq!(step(own, 9, &all), Step::Wait(lack));
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, pause,
     pb::{
-        raft::{CarryRequest, bootstrap_client::BootstrapClient},
+        raft::{CarryReply, CarryRequest, bootstrap_client::BootstrapClient},
         store::{DirectoryCommand, StoreError, directory_command::Op, rejected::Reason, store_error::Why},
     },
     peer::{PeerSecurity, cause},
@@ -39,6 +39,24 @@ impl Carrier {
 
     /// Retries until the deadline, so the command must be idempotent.
     pub(crate) async fn carry(&self, op: Op) -> Result<Outcome, String> {
+        self.carry_out(op).await.map(|(outcome, _)| outcome)
+    }
+
+    /// The same, and waits until this node's rows have what the command changed.
+    pub(crate) async fn carry_and_see(&self, op: Op) -> Result<Outcome, String> {
+        let (outcome, version) = self.carry_out(op).await?;
+        if let Some(cluster) = self.serving.get() {
+            let mut registry = cluster.registry.clone();
+            let seen = registry.wait_for(|state| state.version >= version);
+            if timeout(CALL_DEADLINE, seen).await.is_err() {
+                return Err("it is done, but this node has not heard of it".to_owned());
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The outcome, and a version of the registry that has what the command changed.
+    async fn carry_out(&self, op: Op) -> Result<(Outcome, u64), String> {
         let cluster = self.serving.get().ok_or("the shards are not started")?;
         let command = DirectoryCommand { op: Some(op) }.encode_to_vec();
         let command = Bytes::from(command);
@@ -47,16 +65,16 @@ impl Carrier {
             let Some(shard) = cluster.registry() else { return Err("there is no registry shard".to_owned()) };
             let carrying = async {
                 if shard.group().leads() {
-                    carry_out(cluster, command.clone()).await
+                    carry_out(cluster, command.clone()).await.map(|outcome| (outcome, cluster.view_version()))
                 } else {
                     self.pass_on(&shard.group().leader().unwrap_or_default(), command.clone()).await
                 }
             };
             let why = match timeout(CALL_DEADLINE, carrying).await {
-                Ok(Ok(Outcome::Error(StoreError { why }))) if !matches!(why, Some(Why::Rejected(_))) => {
+                Ok(Ok((Outcome::Error(StoreError { why }), _))) if !matches!(why, Some(Why::Rejected(_))) => {
                     format!("{why:?}")
                 }
-                Ok(Ok(outcome)) => return Ok(outcome),
+                Ok(Ok(carried)) => return Ok(carried),
                 Ok(Err(status)) => cause(&status),
                 Err(_) => "it was not carried out in time".to_owned(),
             };
@@ -67,14 +85,15 @@ impl Carrier {
         }
     }
 
-    async fn pass_on(&self, leader: &str, command: Bytes) -> Result<Outcome, Status> {
+    async fn pass_on(&self, leader: &str, command: Bytes) -> Result<(Outcome, u64), Status> {
         if leader.is_empty() {
             return Err(Status::unavailable("the registry has no leader that this node knows"));
         }
         let channel = self.security.channel(leader).map_err(|error| Status::internal(error.to_string()))?;
         let mut client = BootstrapClient::with_interceptor(channel, self.security.token());
-        let reply = client.carry(CarryRequest { command }).await?.into_inner().reply;
-        reply.and_then(|reply| reply.result).ok_or_else(|| Status::internal("an answer without an outcome"))
+        let CarryReply { reply, version } = client.carry(CarryRequest { command }).await?.into_inner();
+        let outcome = reply.and_then(|reply| reply.result);
+        Ok((outcome.ok_or_else(|| Status::internal("an answer without an outcome"))?, version))
     }
 }
 

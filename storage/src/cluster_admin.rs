@@ -8,12 +8,11 @@ use carillon_proto::{
     address::check_reachable,
     pb::{
         raft::{
-            AddNodeReply, AddNodeRequest, Cluster as pbCluster, MembersReply, MembersRequest, MoveShardReply,
-            MoveShardRequest, RebalanceReply, RebalanceRequest, SetNodeStateReply, SetNodeStateRequest,
-            cluster_admin_server,
+            self as pb, AddNodeReply, AddNodeRequest, MembersReply, MembersRequest, MoveShardReply, MoveShardRequest,
+            RebalanceReply, RebalanceRequest, SetNodeStateReply, SetNodeStateRequest, cluster_admin_server,
         },
         store::{
-            AddStorageNode, MoveReplica, NodeAdded, Placed, Rebalance, ReplicaPlaced, SetStorageNodeState, StorageNode,
+            AddStorageNode, MoveReplica, NodeAdded, Rebalance, ReplicaPlaced, SetStorageNodeState, StorageNode,
             StoreError, directory_command::Op, storage_node::State, store_error::Why,
         },
     },
@@ -62,7 +61,7 @@ impl ClusterAdminService {
     }
 
     async fn carry(&self, op: Op) -> Result<Outcome, Status> {
-        match self.carrier.carry(op).await {
+        match self.carrier.carry_and_see(op).await {
             Ok(Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) })) => {
                 Err(Status::failed_precondition(rejected.detail))
             }
@@ -75,27 +74,28 @@ impl ClusterAdminService {
         self.carry(Op::SetStorageNodeState(SetStorageNodeState { node, state: state.into() })).await.map(drop)
     }
 
-    /// Fails if the node that is to be replaced answers.
+    /// True if the node answers, wherever it is now.
+    async fn is_there(&self, cluster: &Cluster, row: &StorageNode) -> bool {
+        let address = cluster.book.of(row.node).map_or_else(|| row.address.clone(), |address| address.to_string());
+        self.bootstrap.ask(&address).await.is_ok_and(|answer| answer.disk == row.disk)
+    }
+
+    /// Fails if the node that is to be declared lost answers.
     async fn check_is_gone(&self, cluster: &Cluster, node: u64) -> Result<(), Status> {
         let rows = cluster.rows();
         let row = rows.node(node);
         let row = row.ok_or_else(|| Status::failed_precondition(format!("the cluster has no storage node {node}")))?;
         if node == cluster.own {
-            return Err(Status::failed_precondition(format!(
-                "storage node {node} is the one that is asked: it is not lost"
-            )));
+            return Err(answers(row));
         }
-        let address = cluster.book.of(node).map_or_else(|| row.address.clone(), |address| address.to_string());
-        match self.bootstrap.ask(&address).await {
-            Ok(answer) if answer.disk == row.disk => Err(answers(node, &address)),
-            _ => Ok(()),
-        }
+        if self.is_there(cluster, row).await { Err(answers(row)) } else { Ok(()) }
     }
 }
 
-fn answers(node: u64, address: &str) -> Status {
+fn answers(row: &StorageNode) -> Status {
     Status::failed_precondition(format!(
-        "storage node {node} answers at {address}: if it is to go, `carillon cluster remove {node}` moves its replicas first"
+        "storage node {0} answers, so it is not lost: if it is to go, `carillon cluster remove {0}` moves its replicas first",
+        row.node
     ))
 }
 
@@ -113,15 +113,16 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
                 other.id
             )));
         }
-        let known = cluster.rows().nodes().find(|node| node.disk == new.disk).map(|node| node.node);
+        let rows = cluster.rows();
+        let known = rows.nodes().find(|node| node.disk == new.disk);
         if new.cluster.is_some() && known.is_none() {
             return Err(Status::failed_precondition(format!(
                 "storage node {address} has left this cluster: give it an empty data folder"
             )));
         }
         if replaces != 0 {
-            if known == Some(replaces) {
-                return Err(answers(replaces, &address));
+            if let Some(row) = known.filter(|row| row.node == replaces) {
+                return Err(answers(row));
             }
             // A repeat finds it done.
             if known.is_none() {
@@ -145,9 +146,9 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
             let rows = cluster.rows();
             let mut members = rows.members();
             members.retain(|member| member.node != node);
-            let own = carillon_proto::pb::raft::Member { node, address, disk: new.disk, registry_replica: replica };
+            let own = pb::Member { node, address, disk: new.disk, registry_replica: replica };
             members.push(own.clone());
-            let place = pbCluster {
+            let place = pb::Cluster {
                 id: cluster.id.clone(),
                 directory_shards: cluster.map.directory.into(),
                 timeline_shards: cluster.map.timeline.into(),
@@ -210,23 +211,17 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
         let cluster = self.member()?;
         let (rows, version) = (cluster.rows(), cluster.view_version());
-        let asked = rows.nodes().filter(|node| node.node != cluster.own).map(|row| async {
-            let address = cluster.book.of(row.node).map_or_else(|| row.address.clone(), |address| address.to_string());
-            let answer = self.bootstrap.ask(&address).await;
-            (!answer.is_ok_and(|answer| answer.disk == row.disk)).then_some(row.node)
-        });
+        let asked = rows
+            .nodes()
+            .filter(|node| node.node != cluster.own)
+            .map(|row| async { (!self.is_there(cluster, row).await).then_some(row.node) });
         let silent = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
-        let placed = rows.placement().iter().map(|(shard, placement)| Placed {
-            shard: Some(shard.to_pb()),
-            replicas: placement.replicas.clone(),
-            preferred: placement.preferred,
-        });
         Ok(Response::new(MembersReply {
             cluster: cluster.id.clone(),
             level: rows.level.0,
             version,
             nodes: rows.nodes().cloned().collect(),
-            placement: placed.collect(),
+            placement: rows.placed(),
             rebalancing: rows.rebalancing,
             silent,
         }))

@@ -20,8 +20,8 @@ pub struct StorageConfig {
     /// Addresses of storage nodes: the ones of which `carillon cluster init` makes the cluster, and which this node
     /// contacts at its start. Later addresses are in the registry.
     pub members: Vec<String>,
-    /// What may fail together with other nodes: a rack, an availability zone. Replicas of a shard are in different zones where
-    /// there are enough. Empty: unknown.
+    /// The failure domain of this node: its rack, its availability zone. Replicas of a shard are in different zones where there
+    /// are enough. Empty: unknown.
     pub zone: String,
     /// Fixed when the cluster is made.
     pub directory_shards: u16,

@@ -23,15 +23,15 @@ const MOVES: usize = 2;
 
 /// The next change; `None` if all is as it should be, or if changes have to be finished first.
 pub(crate) fn next(rows: &ClusterRows) -> Option<Op> {
-    let cluster = Wanted::of(rows);
-    let first = cluster.vote().or_else(|| cluster.farewell()).or_else(|| cluster.evacuate(State::Lost));
-    if first.is_some() || cluster.moving >= MOVES {
+    let planner = Planner::of(rows);
+    let first = planner.vote().or_else(|| planner.farewell()).or_else(|| planner.evacuate(State::Lost));
+    if first.is_some() || planner.moving >= MOVES {
         return first;
     }
-    cluster.evacuate(State::Leaving).or_else(|| cluster.replicate()).or_else(|| cluster.spread())
+    planner.evacuate(State::Leaving).or_else(|| planner.replicate()).or_else(|| planner.spread())
 }
 
-struct Wanted<'a> {
+struct Planner<'a> {
     rows: &'a ClusterRows,
     /// Replicas on each active node that stay, except for the registry's.
     load: BTreeMap<u64, usize>,
@@ -41,11 +41,11 @@ struct Wanted<'a> {
     replicas: usize,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Planner<'a> {
     fn of(rows: &'a ClusterRows) -> Self {
         let mut load: BTreeMap<u64, usize> = rows.active().map(|node| (node.node, 0)).collect();
         let mut moving = 0;
-        for (_, placement) in shards(rows) {
+        for (_, placement) in rows.shards() {
             moving += usize::from(is_moving(placement));
             for replica in staying(placement) {
                 if let Some(load) = load.get_mut(&replica.node) {
@@ -88,8 +88,7 @@ impl<'a> Wanted<'a> {
     fn farewell(&self) -> Option<Op> {
         let leaving = self.rows.nodes().filter(|node| node.state() != State::Active);
         let mut done = leaving.map(|node| node.node).filter(|node| {
-            let registry = self.rows.placement().get(&ShardId::REGISTRY).into_iter().flat_map(|it| &it.replicas);
-            let mut registry = registry.filter(|replica| replica.node == *node);
+            let mut registry = self.rows.registry().iter().filter(|replica| replica.node == *node);
             self.rows.shards_on(*node).next().is_none()
                 && registry
                     .all(|replica| replica.learner && !replica.leaving && (!replica.joining || self.is_lost(*node)))
@@ -103,7 +102,7 @@ impl<'a> Wanted<'a> {
             true => state == State::Lost,
             false => self.moving < MOVES,
         };
-        shards(self.rows).filter(|(_, placement)| may(placement)).find_map(|(shard, placement)| {
+        self.rows.shards().filter(|(_, placement)| may(placement)).find_map(|(shard, placement)| {
             let on = |replica: &&Replica| self.rows.node(replica.node).is_some_and(|node| node.state() == state);
             let replica = staying(placement).find(on)?;
             let rest: Vec<u64> =
@@ -118,7 +117,7 @@ impl<'a> Wanted<'a> {
 
     /// Shards with too few replicas get more.
     fn replicate(&self) -> Option<Op> {
-        shards(self.rows).find_map(|(shard, placement)| {
+        self.rows.shards().find_map(|(shard, placement)| {
             let rest: Vec<u64> = staying(placement).map(|replica| replica.node).collect();
             let node = self.target(placement, &rest).filter(|_| rest.len() < self.replicas)?;
             Some(moved(shard, 0, node))
@@ -139,7 +138,7 @@ impl<'a> Wanted<'a> {
 
     /// Clusters that were made of more nodes have a replica of each shard on each.
     fn shrink(&self) -> Option<Op> {
-        let mut large = shards(self.rows).filter(|(_, placement)| !is_moving(placement));
+        let mut large = self.rows.shards().filter(|(_, placement)| !is_moving(placement));
         let (shard, placement) = large.find(|(_, placement)| staying(placement).count() > self.replicas)?;
         let crowded = staying(placement).max_by_key(|replica| (self.load.get(&replica.node), replica.id))?;
         Some(removed(shard, crowded.id))
@@ -151,7 +150,7 @@ impl<'a> Wanted<'a> {
         fullest.sort_by_key(|(node, load)| (Reverse(*load), *node));
         for (from, full) in &fullest {
             for (to, _) in fullest.iter().rev().filter(|(_, empty)| empty + 2 <= *full) {
-                let still = shards(self.rows).filter(|(_, placement)| !is_moving(placement));
+                let still = self.rows.shards().filter(|(_, placement)| !is_moving(placement));
                 for (shard, placement) in still {
                     let Some(replica) = staying(placement).find(|replica| replica.node == *from) else { continue };
                     if placement.replicas.iter().any(|replica| replica.node == *to) {
@@ -207,10 +206,6 @@ impl<'a> Wanted<'a> {
     fn conflicts(&self, zones: &BTreeSet<&str>, node: u64) -> bool {
         self.rows.node(node).is_some_and(|node| zones.contains(&*node.zone))
     }
-}
-
-fn shards(rows: &ClusterRows) -> impl Iterator<Item = (ShardId, &Placement)> {
-    rows.placement().iter().filter(|(shard, _)| **shard != ShardId::REGISTRY).map(|(shard, it)| (*shard, it))
 }
 
 fn is_moving(placement: &Placement) -> bool {

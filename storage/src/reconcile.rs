@@ -42,22 +42,24 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
     let Some(cluster) = serving.get() else { return };
     let mut registry = cluster.registry.clone();
     let mut as_placed: HashMap<ShardId, Compared> = HashMap::new();
+    let mut planned: Option<u64> = None;
     loop {
         registry.borrow_and_update();
         let mut busy = false;
         for shard in cluster.shards().values().filter(|shard| shard.group().leads()) {
             let work = async {
-                let planned = shard.id() == ShardId::REGISTRY && lead_registry(cluster, shard, &bootstrap).await?;
+                let changed =
+                    shard.id() == ShardId::REGISTRY && lead_registry(cluster, shard, &bootstrap, &mut planned).await?;
                 raise_shard(shard, cluster.rows().level).await?;
                 let compared = Compared::now(cluster, shard.group());
                 if as_placed.get(&shard.id()) == Some(&compared) {
-                    return Ok(planned);
+                    return Ok(changed);
                 }
                 let more = follow_placement(cluster, shard, &carrier).await?;
                 if !more {
                     as_placed.insert(shard.id(), compared);
                 }
-                Ok(more || planned)
+                Ok(more || changed)
             };
             match timeout(CHANGE, work).await.unwrap_or_else(|_| Err("it takes long".to_owned())) {
                 Ok(more) => busy |= more,
@@ -90,9 +92,14 @@ impl Compared {
 }
 
 /// Founds the cluster when all its members can read its rows, raises the level to what all can read, and changes the placement. True
-/// if it did.
-async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) -> Result<bool, String> {
-    let rows = cluster.rows();
+/// if it founded it or changed the placement. `planned`: the version of the rows that leaves nothing to be changed.
+async fn lead_registry(
+    cluster: &Cluster,
+    shard: &Shard,
+    bootstrap: &Bootstrap,
+    planned: &mut Option<u64>,
+) -> Result<bool, String> {
+    let (version, rows) = (cluster.view_version(), cluster.rows());
     if cluster.registry.borrow().cluster.has_rows() {
         let reading = rows.nodes().filter(|node| node.state() != State::Lost);
         let readable = reading.map(|node| Level(node.level)).min().unwrap_or_default();
@@ -101,10 +108,13 @@ async fn lead_registry(cluster: &Cluster, shard: &Shard, bootstrap: &Bootstrap) 
             directory(shard, op).await?;
             tracing::info!(level = readable.0, "the cluster's level rises: all storage nodes can read it");
         }
-        if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH {
+        if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some(version) {
             return Ok(false);
         }
-        let Some(change) = planner::next(&rows) else { return Ok(false) };
+        let Some(change) = planner::next(&rows) else {
+            *planned = Some(version);
+            return Ok(false);
+        };
         tracing::info!(?change, "the placement changes");
         directory(shard, change).await?;
         return Ok(true);
@@ -150,7 +160,7 @@ enum Next {
     Wait,
     AddLearner(u64),
     RemoveLearners(BTreeSet<u64>),
-    /// Whoever had a vote and has none then goes on learning.
+    /// These replicas are to be the voters.
     SetVoters(BTreeSet<u64>),
     /// The leader itself is to leave: it hands over first.
     HandOver(u64),

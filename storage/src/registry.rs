@@ -8,9 +8,9 @@ use carillon_proto::{
     pause,
     pb::store::{
         DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
-        Placed, Placement, RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected,
-        RenewLease, RenewReply, RenewRequest, StorageNode, StoreError, WatchRequest, directory_command::Op,
-        leads_reply::Led, registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
+        RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply,
+        RenewRequest, StorageNode, StoreError, WatchRequest, directory_command::Op, leads_reply::Led,
+        registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
     },
     peer::{AddToken, PeerSecurity},
     tasks::Tasks,
@@ -224,11 +224,6 @@ fn view(cluster: String, map: ShardMap, state: &RegistryState, implied: &Cluster
     let rows = rows(state, implied);
     let storage =
         |node: &StorageNode| Node { lease: node.node, kind: NodeKind::Storage.into(), address: node.address.clone() };
-    let placed = |(shard, placement): (&ShardId, &Placement)| Placed {
-        shard: Some(shard.to_pb()),
-        replicas: placement.replicas.clone(),
-        preferred: placement.preferred,
-    };
     RegistryView {
         version: state.version,
         ring_version: state.ring_version,
@@ -237,7 +232,7 @@ fn view(cluster: String, map: ShardMap, state: &RegistryState, implied: &Cluster
         timeline_shards: map.timeline.into(),
         storage: rows.nodes().map(storage).collect(),
         cluster,
-        placement: rows.placement().iter().map(placed).collect(),
+        placement: rows.placed(),
         level: rows.level.0,
         storage_levels: rows.nodes().map(|node| node.level).collect(),
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Level, Readiness, Ready, ShardMap,
+    Level, Readiness, Ready, ShardId, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::{
         raft::{
@@ -301,15 +301,15 @@ impl Node {
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
         let founding = FoundingServer::new(self.bootstrap.clone());
         let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone());
-        let membership = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
-        let membership = ClusterAdminServer::new(membership).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let admin = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
+        let admin = ClusterAdminServer::new(admin).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
             .add_service(InterceptedService::new(raft, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
-            .add_service(InterceptedService::new(membership, check(&[Tier::Operator])))
+            .add_service(InterceptedService::new(admin, check(&[Tier::Operator])))
     }
 
     /// From waiting for a place in a cluster to serving. An error stops the process.
@@ -406,21 +406,10 @@ impl Node {
         // Once is enough: under load a node always lacks some entries.
         let mut caught_up = HashSet::new();
         loop {
-            let mut why = cluster.has_no_place().map(str::to_owned);
-            for shard in cluster.shards().values() {
-                let id = shard.id();
-                if shard.group().leader_id().is_none() {
-                    why = Some(format!("shard {id} has no leader that this node knows"));
-                    break;
-                }
-                if !caught_up.contains(&id) {
-                    match shard.group().status().caught_up() {
-                        Ok(()) => drop(caught_up.insert(id)),
-                        Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
-                        Err(Some(behind)) => why = Some(format!("shard {id} lacks {behind} of its leader's entries")),
-                    }
-                }
-            }
+            let why = match cluster.has_no_place() {
+                Some(why) => Some(why.to_owned()),
+                None => lacking(cluster, &mut caught_up),
+            };
             // Readiness is reported soon, and its loss within half a second.
             let pause = if why.is_some() { 100 } else { 500 };
             match why {
@@ -472,6 +461,25 @@ impl Node {
         });
         opening.await.map_err(|error| error.to_string())?
     }
+}
+
+/// What a shard of this node lacks, if anything. `caught_up`: the shards that had everything once.
+fn lacking(cluster: &Cluster, caught_up: &mut HashSet<ShardId>) -> Option<String> {
+    let mut why = None;
+    for shard in cluster.shards().values() {
+        let id = shard.id();
+        if shard.group().leader_id().is_none() {
+            return Some(format!("shard {id} has no leader that this node knows"));
+        }
+        if !caught_up.contains(&id) {
+            match shard.group().status().caught_up() {
+                Ok(()) => drop(caught_up.insert(id)),
+                Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
+                Err(Some(behind)) => why = Some(format!("shard {id} lacks {behind} of its leader's entries")),
+            }
+        }
+    }
+    why
 }
 
 /// Stands in for the rows of the cluster until the registry has them.

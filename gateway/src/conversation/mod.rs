@@ -82,7 +82,7 @@ struct Identity {
     attempt: Attempt,
 }
 
-/// One sign-in among those of a running client. All 0 if the client does not number them.
+/// Which sign-in of a running client this is, as the client numbers them; all 0 if it does not.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     instance: u64,

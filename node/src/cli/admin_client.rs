@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use carillon_gateway::GatewayConfig;
-use carillon_proto::{
-    pb::admin::admin_client::AdminClient,
-    peer::{AddToken, PeerSecurity, Tier, cause},
-};
-use tonic::{Code, Request, Status, service::interceptor::InterceptedService, transport::Channel};
+use carillon_proto::{pb::admin::admin_client::AdminClient, peer::AddToken};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
-use crate::{Config, Secrets};
+use super::callees::Callees;
+pub(super) use super::callees::with_deadline;
+use crate::Config;
 
 pub(super) type Admin = AdminClient<InterceptedService<Channel, AddToken>>;
 
-/// The routers to ask, and how.
-pub(super) struct Routers {
-    addresses: Vec<String>,
-    security: PeerSecurity,
-}
+/// The routers to ask.
+pub(super) struct Routers(Callees);
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -31,7 +26,7 @@ impl Routers {
             None if config.gateway.routers == GatewayConfig::default().routers => vec![own],
             None => config.gateway.routers.clone(),
         };
-        Ok(Self { addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
+        Ok(Self(Callees::new(config, "router", "gateway.routers", addresses)?))
     }
 
     /// Asks one router after the other until one answers. `call` must be idempotent.
@@ -39,29 +34,7 @@ impl Routers {
         &self,
         call: impl AsyncFn(Admin, Duration) -> Result<T, Status>,
     ) -> anyhow::Result<Result<T, Status>> {
-        let mut last = None;
-        for address in &self.addresses {
-            let channel = self.security.channel(address).context("gateway.routers")?;
-            let client = AdminClient::with_interceptor(channel, self.security.token());
-            match call(client, DEADLINE).await {
-                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                    last = Some(format!("{address}: {}", cause(&status)));
-                }
-                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => {
-                    bail!(
-                        "router {address}: {}; check cluster.tokens.operator_file, cluster.secret_file or --data-dir",
-                        status.message()
-                    );
-                }
-                answer => return Ok(answer),
-            }
-        }
-        bail!("no router answered ({}); is the service running?", last.unwrap_or_default())
+        let asking = async |channel, token| call(AdminClient::with_interceptor(channel, token), DEADLINE).await;
+        self.0.ask(asking).await
     }
-}
-
-pub(super) fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(deadline);
-    request
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin_client;
+mod callees;
 mod chat;
 mod cluster;
 mod credential;

@@ -49,7 +49,7 @@ impl World<'_> {
         self.schedule.after(after, Event::Store(StoreEvent::Elected { shard, term }));
     }
 
-    /// One at a time, so that the others are a majority.
+    /// Ends a storage node without warning, unless another one is down: two of three are a majority.
     pub(crate) fn node_crashes(&mut self) {
         let node = self.random.index(NODES);
         if self.cluster.nodes_up().len() < NODES {

@@ -198,7 +198,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
         let cluster = started(&self.inner.serving)?;
         let outcome = carrier::carry_out(cluster, request.into_inner().command).await?;
         let reply = StoreReply { id: 0, result: Some(outcome) };
-        Ok(Response::new(CarryReply { reply: Some(reply) }))
+        Ok(Response::new(CarryReply { reply: Some(reply), version: cluster.view_version() }))
     }
 }
 

@@ -9,7 +9,7 @@ use carillon_proto::{
     Level, ShardId, ShardMap,
     pb::{
         raft::Member,
-        store::{FoundCluster, Placement, Replica, StorageNode, storage_node::State},
+        store::{FoundCluster, Placed, Placement, Replica, StorageNode, storage_node::State},
     },
 };
 use prost::Message as _;
@@ -98,8 +98,46 @@ impl ClusterRows {
         self.nodes.get(&node)
     }
 
+    fn known(&self, node: u64) -> Result<&StorageNode, NoChange> {
+        self.node(node).ok_or_else(|| NoChange::NotFound(format!("the cluster has no storage node {node}")))
+    }
+
+    fn put_node(&mut self, node: StorageNode, changes: &mut Changes) {
+        changes.put(keys::storage_node(node.node), node.encode_to_vec());
+        Arc::make_mut(&mut self.nodes).insert(node.node, node);
+    }
+
+    /// A program has to read what may stand in the registry's log.
+    fn check_reads(&self, node: &StorageNode) -> Result<(), NoChange> {
+        if Level(node.level) >= self.level {
+            return Ok(());
+        }
+        let why = format!("the cluster is at level {}, which a program of level {} can't read", self.level, node.level);
+        Err(NoChange::Refused(why))
+    }
+
     pub(crate) fn placement(&self) -> &BTreeMap<ShardId, Placement> {
         &self.placement
+    }
+
+    /// The placement without the registry's shard, which is on all nodes.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = (ShardId, &Placement)> {
+        self.placement.iter().filter(|(shard, _)| **shard != ShardId::REGISTRY).map(|(shard, it)| (*shard, it))
+    }
+
+    /// The replicas of the registry.
+    pub(crate) fn registry(&self) -> &[Replica] {
+        self.placement.get(&ShardId::REGISTRY).map_or(&[], |placement| &placement.replicas)
+    }
+
+    /// The placement as others are told.
+    pub(crate) fn placed(&self) -> Vec<Placed> {
+        let placed = |(shard, placement): (&ShardId, &Placement)| Placed {
+            shard: Some(shard.to_pb()),
+            replicas: placement.replicas.clone(),
+            preferred: placement.preferred,
+        };
+        self.placement.iter().map(placed).collect()
     }
 
     /// The replica of this shard on this node.
@@ -146,17 +184,12 @@ impl ClusterRows {
         let known = known.ok_or_else(|| {
             NoChange::NotFound(format!("the cluster has no storage node {} with this disk", node.node))
         })?;
-        let node = &StorageNode { state: known.state, ..node.clone() };
-        if known == node {
+        let node = StorageNode { state: known.state, ..node.clone() };
+        if *known == node {
             return Ok(false);
         }
-        if Level(node.level) < self.level {
-            let why =
-                format!("the cluster is at level {}, which a program of level {} can't read", self.level, node.level);
-            return Err(NoChange::Refused(why));
-        }
-        changes.put(keys::storage_node(node.node), node.encode_to_vec());
-        Arc::make_mut(&mut self.nodes).insert(node.node, node.clone());
+        self.check_reads(&node)?;
+        self.put_node(node, changes);
         Ok(true)
     }
 
@@ -177,18 +210,8 @@ impl ClusterRows {
 
     /// Returns the id of the new replica, which is `at`.
     pub(super) fn place(&mut self, at: u64, shard: ShardId, node: u64, changes: &mut Changes) -> Result<u64, NoChange> {
-        if !self.nodes.contains_key(&node) {
-            return Err(NoChange::NotFound(format!("the cluster has no storage node {node}")));
-        }
-        self.change(shard, changes, |placement| {
-            if let Some(there) = placement.replicas.iter().find(|replica| replica.node == node) {
-                let why = format!("node {node} has replica {} of {shard} already", there.id);
-                return Err(NoChange::Refused(why));
-            }
-            // The names of commands grow, so the order stays.
-            placement.replicas.push(Replica { id: at, node, ..Replica::default() });
-            Ok(at)
-        })
+        self.known(node)?;
+        self.change(shard, changes, |placement| push(placement, shard, Replica { id: at, node, ..Replica::default() }))
     }
 
     /// Returns false if the replica is leaving or gone already.
@@ -245,6 +268,16 @@ impl ClusterRows {
         }
         Ok(done)
     }
+}
+
+/// Returns the id of the new replica.
+fn push(placement: &mut Placement, shard: ShardId, new: Replica) -> Result<u64, NoChange> {
+    if let Some(there) = placement.replicas.iter().find(|replica| replica.node == new.node) {
+        return Err(NoChange::Refused(format!("node {} has replica {} of {shard} already", new.node, there.id)));
+    }
+    // The names of commands grow, so the order stays.
+    placement.replicas.push(new);
+    Ok(new.id)
 }
 
 #[cfg(test)]

@@ -74,13 +74,12 @@ impl Planned {
         panic!("it goes on for ever: {:?}", next(&self.rows()));
     }
 
-    /// What the leaders of the shards do. False if there is nothing.
+    /// Replicas join and leave their shards as the placement says, except for those on lost nodes. False if none was to.
     fn follow(&mut self, rows: &ClusterRows) -> bool {
         let mut did = false;
         for (shard, placement) in rows.placement() {
             let group = shard.group();
             for replica in &placement.replicas {
-                // Those on lost nodes never do.
                 let is_lost = rows.node(replica.node).is_some_and(|node| node.state() == State::Lost);
                 if replica.leaving {
                     self.apply(Op::ForgetReplica(ForgetReplica { group, replica: replica.id }));
@@ -102,7 +101,7 @@ impl Planned {
 
     fn voters(&self) -> BTreeSet<u64> {
         let rows = self.rows();
-        let registry = rows.placement()[&ShardId::REGISTRY].replicas.iter().filter(|replica| !replica.learner);
+        let registry = rows.registry().iter().filter(|replica| !replica.learner);
         registry.map(|replica| replica.node).collect()
     }
 }
@@ -227,7 +226,7 @@ fn replicas_of_a_shard_are_in_different_zones_when_there_are_enough() {
     cluster.apply(Op::Rebalance(Rebalance { on: true }));
     cluster.settle();
     let rows = cluster.rows();
-    for (shard, placement) in shards(&rows) {
+    for (shard, placement) in rows.shards() {
         let zones = rows.zones(placement.replicas.iter().map(|replica| replica.node));
         assert_eq!(zones.len(), 3, "{shard}: {placement:?}");
     }
@@ -242,7 +241,7 @@ enum Step {
     Keep(u64),
     Rebalance(bool),
     Settle,
-    /// So many changes are carried out.
+    /// The given number of changes is carried out, whether planned or by the shards.
     Go(u8),
 }
 
@@ -300,7 +299,7 @@ proptest! {
         cluster.settle();
         let rows = cluster.rows();
         let active = rows.active().count();
-        for (shard, placement) in shards(&rows) {
+        for (shard, placement) in rows.shards() {
             let on_active = placement.replicas.iter().filter(|replica| rows.is_active(replica.node)).count();
             prop_assert!(on_active >= if active >= REPLICAS { REPLICAS } else { 1 }, "{shard}: {placement:?}");
             prop_assert!(!is_moving(placement), "{shard}: {placement:?}");

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::ShardId;
 use openraft::{
-    ChangeMembers, Config, LinearizerOption, Raft, RaftMetrics, ServerState, SnapshotPolicy,
-    async_runtime::{Instant as _, watch::WatchReceiver as _},
+    ChangeMembers, Config, LinearizerOption, Raft, ServerState, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
     raft::ClientWriteResult,
 };
@@ -26,6 +26,7 @@ use super::{
     machine::ShardMachine,
     network::Network,
     pulse::{Progress, Role},
+    status::GroupStatus,
     store::LogStore,
     types::{Commands, Host, LeaderId, LogId, Outlet, Types},
 };
@@ -103,41 +104,6 @@ pub(crate) enum ReadError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaderTerm(LeaderId);
 
-/// What a group knows about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupStatus {
-    pub(crate) leads: bool,
-    pub(crate) term: u64,
-    /// The replica that leads, and the address of its node.
-    pub(crate) leader: Option<(u64, String)>,
-    pub(crate) last_log: Option<u64>,
-    pub(crate) applied: Option<u64>,
-    /// The index committed by a majority, as last reported by a leader since this node started; `None`: not reported
-    /// yet.
-    pub(crate) committed: Option<u64>,
-    pub(crate) snapshot: Option<u64>,
-    /// On the leader: how far the log of each replica is known to match.
-    pub(crate) matched: BTreeMap<u64, Option<u64>>,
-    pub(crate) voters: Vec<u64>,
-    /// All replicas, including learners.
-    pub(crate) replicas: Vec<u64>,
-    /// A change of the members is half done.
-    pub(crate) in_change: bool,
-    /// On the leader: members that have not answered for longer than an election takes.
-    pub(crate) silent: BTreeSet<u64>,
-}
-
-impl GroupStatus {
-    /// Ok if this node has everything that a majority has. Otherwise the number of entries that it lacks, if known.
-    pub(crate) fn caught_up(&self) -> Result<(), Option<u64>> {
-        let committed = self.committed.ok_or(None)?;
-        match committed.saturating_sub(self.applied.unwrap_or(0)) {
-            0 if self.applied.is_some() => Ok(()),
-            behind => Err(Some(behind)),
-        }
-    }
-}
-
 impl Group {
     pub(crate) async fn start(options: GroupOptions<'_>) -> Result<Self, StartError> {
         let GroupOptions { shard, replica, config, links, log, machine, snapshots, node } = options;
@@ -200,28 +166,7 @@ impl Group {
 
     pub(crate) fn status(&self) -> GroupStatus {
         let receiver = self.raft.metrics();
-        let metrics = receiver.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let leader =
-            metrics.current_leader.and_then(|id| Some((id, address_of(&self.book, id, membership.get_node(&id)?))));
-        let matched = metrics
-            .replication
-            .as_ref()
-            .map(|nodes| nodes.iter().map(|(node, matched)| (*node, matched.as_ref().map(|id| id.index))).collect());
-        GroupStatus {
-            leads: metrics.state == ServerState::Leader,
-            term: metrics.current_term,
-            leader,
-            last_log: metrics.last_log_index,
-            applied: metrics.last_applied.as_ref().map(|id| id.index),
-            committed: metrics.cluster_committed.as_ref().map(|id| id.index),
-            snapshot: metrics.snapshot.as_ref().map(|id| id.index),
-            matched: matched.unwrap_or_default(),
-            voters: membership.voter_ids().collect(),
-            replicas: membership.nodes().map(|(id, _)| *id).collect(),
-            in_change: membership.get_joint_config().len() > 1,
-            silent: silent(&metrics, self.replica, self.patience),
-        }
+        GroupStatus::of(&receiver.borrow_watched(), self.replica, &self.book, self.patience)
     }
 
     /// Records that the leader was heard.
@@ -401,13 +346,6 @@ impl Group {
     }
 }
 
-/// Members whose last answer is older than that, as far as the leader knows.
-fn silent(metrics: &RaftMetrics<Types>, own: u64, patience: Duration) -> BTreeSet<u64> {
-    let heard = metrics.heartbeat.iter().flatten().filter(|(id, _)| **id != own);
-    let silent = heard.filter(|(_, at)| at.as_ref().is_none_or(|at| at.elapsed() > patience));
-    silent.map(|(id, _)| *id).collect()
-}
-
 /// How old the last answer of a majority may be for a leader to answer reads.
 pub(crate) fn lease(config: &StorageConfig) -> Duration {
     // One fifth is left as a margin for clock drift.
@@ -436,7 +374,7 @@ fn leader_of(forward: &ForwardToLeader<Types>, book: &AddressBook) -> Option<Str
     Some(address_of(book, forward.leader_id?, forward.leader_node.as_ref()?))
 }
 
-fn address_of(book: &AddressBook, replica: u64, host: &Host) -> String {
+pub(super) fn address_of(book: &AddressBook, replica: u64, host: &Host) -> String {
     book.of(host.of(replica)).map_or_else(|| host.address.clone(), |address| address.to_string())
 }
 
@@ -471,32 +409,4 @@ fn raft_config(shard: ShardId, config: &StorageConfig) -> Result<Config, String>
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_has_caught_up_when_it_has_applied_what_a_majority_has() {
-        let status = |applied, committed| GroupStatus {
-            leads: false,
-            term: 1,
-            leader: Some((1, "a:1".to_owned())),
-            last_log: Some(1000),
-            applied,
-            committed,
-            snapshot: None,
-            matched: BTreeMap::new(),
-            voters: vec![1, 2, 3],
-            replicas: vec![1, 2, 3],
-            in_change: false,
-            silent: BTreeSet::new(),
-        };
-        assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
-        assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));
-        assert_eq!(status(None, Some(0)).caught_up(), Err(Some(0)));
-        assert_eq!(status(Some(1000), Some(1000)).caught_up(), Ok(()));
-        assert_eq!(status(Some(1001), Some(1000)).caught_up(), Ok(()));
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! group.rs    one Raft group: proposing, reading, leading
+//! status.rs   what a group knows about itself
 //! store.rs    openraft's log storage on `crate::log`
 //! machine.rs  openraft's state machine on `crate::machine`, with snapshots
 //! applied.rs  how far a shard is applied, as its machine keeps it
@@ -29,15 +30,17 @@ mod pace;
 mod pulse;
 mod runtime;
 mod server;
+mod status;
 mod store;
 #[cfg(test)]
 mod suite_test;
 mod types;
 
-pub(crate) use group::{Group, GroupOptions, GroupStatus, LeaderTerm, ProposeError, ReadError, StartError, lease};
+pub(crate) use group::{Group, GroupOptions, LeaderTerm, ProposeError, ReadError, StartError, lease};
 pub(crate) use link::RaftLinks;
 pub(crate) use machine::NodeShare;
 pub(crate) use pace::ApplyPace;
 pub(crate) use pulse::beat;
 pub(crate) use server::RaftService;
+pub(crate) use status::GroupStatus;
 pub(crate) use types::{Host, LogId};

@@ -9,7 +9,7 @@ use carillon_proto::{
             AddNodeRequest, MembersReply, MembersRequest, MoveShardRequest, RebalanceRequest, SetNodeStateRequest,
             cluster_admin_client::ClusterAdminClient,
         },
-        store::storage_node::State,
+        store::{Replica, storage_node::State},
     },
     peer::{AddToken, PeerSecurity, Tier},
 };
@@ -210,6 +210,32 @@ async fn a_node_that_is_lost_is_replaced_by_one_at_its_address() {
     .await;
     assert!(!was_heard.is_empty());
     writing.write(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_run_any_more_leaves_when_it_is_declared_lost() {
+    let mut cluster = Cluster::started(3, quick).await;
+    let writing = Writing::default();
+    writing.write(&cluster).await;
+    let new = cluster.newcomer(free_addresses(1)[0]).await;
+    add(&cluster, new, 0).await;
+    cluster.nodes[2].stop().await;
+    // Its replicas move without it, but it can't hear that it has left.
+    set(&cluster, 3, State::Leaving).await;
+    eventually("nothing but its replica of the registry is left", || async {
+        writing.write(&cluster).await;
+        let members = members(&cluster).await;
+        let registry = members.placement.iter().find(|placed| placed.shard == Some(ShardId::REGISTRY.to_pb()));
+        let leaves = |replica: &Replica| replica.node == 3 && replica.leaving;
+        let is_told = registry.is_some_and(|registry| registry.replicas.iter().any(leaves));
+        if on(&members, 3) == 1 && is_told { Ok(()) } else { Err(members) }
+    })
+    .await;
+    set(&cluster, 3, State::Lost).await;
+    let gone = |members: &MembersReply| members.nodes.iter().all(|node| node.node != 3);
+    let after = writing.until_settled(&cluster, gone).await;
+    assert_eq!(on(&after, 4), 5, "{after:?}");
+    writing.read_back(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

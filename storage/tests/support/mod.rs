@@ -125,7 +125,7 @@ impl Cluster {
         let mut config = StorageConfig {
             listen,
             data_dir: self.dir.path().join(format!("node-{place}")),
-            // Others that a cluster is made of would hide that the new node is told the numbers.
+            // A new node is told the cluster's numbers of shards, whatever its configuration says.
             directory_shards: MAP.directory + 1,
             ..first.config.clone()
         };
@@ -283,6 +283,7 @@ impl Node {
         self.running.is_some()
     }
 
+    #[cfg(feature = "planted-bugs")]
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.running.as_ref().expect("runs").1
     }

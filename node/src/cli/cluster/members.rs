@@ -2,31 +2,34 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use carillon_proto::{
     ShardId,
     pb::{
         raft::{MembersReply, MembersRequest, cluster_admin_client::ClusterAdminClient},
         store::{Placed, Replica, StorageNode, storage_node::State},
     },
-    peer::{AddToken, PeerSecurity, Tier, cause},
+    peer::AddToken,
 };
 use clap::Args;
-use tonic::{Code, Request, Status as Refusal, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{Request, Status as Refusal, service::interceptor::InterceptedService, transport::Channel};
 
-use super::{super::out, init::members_of};
-use crate::{Config, Secrets};
+use super::{
+    super::{
+        callees::{Callees, with_deadline},
+        out,
+    },
+    init::members_of,
+};
+use crate::Config;
 
 pub(super) type Client = ClusterAdminClient<InterceptedService<Channel, AddToken>>;
 
 /// Longer than a storage node waits for the registry and for another node.
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The storage nodes to ask, and how.
-pub(super) struct Nodes {
-    addresses: Vec<String>,
-    security: PeerSecurity,
-}
+/// The storage nodes to ask.
+pub(super) struct Nodes(Callees);
 
 #[derive(Args)]
 pub(super) struct Asked {
@@ -38,30 +41,16 @@ pub(super) struct Asked {
 impl Nodes {
     pub(super) fn of(config: &Config, asked: Asked) -> anyhow::Result<Self> {
         let addresses = asked.node.map_or_else(|| members_of(config), |node| vec![node]);
-        Ok(Self { addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
+        Ok(Self(Callees::new(config, "storage node", "storage.members", addresses)?))
     }
 
     /// Asks one storage node after the other until one answers. `call` must be idempotent.
     pub(super) async fn ask<T>(&self, call: impl AsyncFn(Client) -> Result<T, Refusal>) -> anyhow::Result<T> {
-        let mut last = None;
-        for address in &self.addresses {
-            let channel = self.security.channel(address).context("storage.members")?;
-            match call(ClusterAdminClient::with_interceptor(channel, self.security.token())).await {
-                Ok(answer) => return Ok(answer),
-                Err(status)
-                    if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) =>
-                {
-                    last = Some(format!("{address}: {}", cause(&status)));
-                }
-                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => bail!(
-                    "storage node {address}: {}; it has to know the operator's token (cluster.tokens.operator_file or the \
-                     cluster's secret), and so has this command",
-                    status.message()
-                ),
-                Err(status) => bail!("storage node {address}: {}", status.message()),
-            }
+        let asking = async |channel, token| call(ClusterAdminClient::with_interceptor(channel, token)).await;
+        match self.0.ask(asking).await? {
+            Ok(answer) => Ok(answer),
+            Err(status) => bail!("{}", status.message()),
         }
-        bail!("no storage node has done it ({}); try again", last.unwrap_or_default())
     }
 
     pub(super) async fn members(&self) -> anyhow::Result<MembersReply> {
@@ -70,9 +59,7 @@ impl Nodes {
 }
 
 pub(super) fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(DEADLINE);
-    request
+    with_deadline(message, DEADLINE)
 }
 
 /// Shows the storage nodes of the cluster, what is on each, and what is moving.
@@ -98,7 +85,7 @@ pub(super) fn moving(members: &MembersReply) -> usize {
     replicas.filter(|replica| replica.joining || replica.leaving).count()
 }
 
-/// What the placement leaves to be done, if anything: replicas that move, nodes that leave, shards that are being spread.
+/// What the cluster is still doing, if anything: spreading shards, moving replicas, emptying nodes.
 pub(super) fn unfinished(members: &MembersReply) -> Option<String> {
     let leaving = members.nodes.iter().find(|node| node.state() != State::Active);
     if members.rebalancing {

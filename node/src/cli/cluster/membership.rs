@@ -32,7 +32,7 @@ struct Wait {
 }
 
 impl Wait {
-    /// `also`: what else has to be so.
+    /// Prints what is left to be done until there is nothing. `also`: whether the outcome is there.
     async fn until_done(self, nodes: &Nodes, also: impl Fn(&MembersReply) -> bool) -> anyhow::Result<()> {
         let Some(seconds) = self.wait else { return Ok(()) };
         let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -41,7 +41,7 @@ impl Wait {
             let left = match nodes.members().await {
                 Ok(members) => match unfinished(&members) {
                     None if also(&members) => return out::line("done"),
-                    None => "it has not begun yet".to_owned(),
+                    None => "it has not been noticed yet".to_owned(),
                     Some(left) => left,
                 },
                 Err(error) => error.to_string(),
@@ -103,6 +103,9 @@ async fn set_state(nodes: &Nodes, node: u64, state: State) -> anyhow::Result<()>
 pub(super) struct Remove {
     /// Its number, as `carillon cluster status` shows it.
     number: u64,
+    /// It does not run and will never come back. Refused if it answers.
+    #[arg(long)]
+    lost: bool,
     #[command(flatten)]
     asked: Asked,
     #[command(flatten)]
@@ -112,8 +115,9 @@ pub(super) struct Remove {
 impl Remove {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let nodes = Nodes::of(config, self.asked)?;
-        set_state(&nodes, self.number, State::Leaving).await?;
-        out::line(format_args!("storage node {} leaves the cluster: keep it running until it has left", self.number))?;
+        set_state(&nodes, self.number, if self.lost { State::Lost } else { State::Leaving }).await?;
+        let then = if self.lost { "never start it again" } else { "keep it running until it has left" };
+        out::line(format_args!("storage node {} leaves the cluster: {then}", self.number))?;
         self.wait.until_done(&nodes, |members| members.nodes.iter().all(|known| known.node != self.number)).await
     }
 }
@@ -187,8 +191,7 @@ impl Move {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let nodes = Nodes::of(config, self.asked)?;
         let request = MoveShardRequest { group: self.shard.group(), from_node: self.from, to_node: self.to };
-        let move_it = async |mut client: super::members::Client| client.move_shard(timed(request)).await.map(drop);
-        nodes.ask(move_it).await?;
+        nodes.ask(async |mut client| client.move_shard(timed(request)).await.map(drop)).await?;
         out::line(format_args!("{} moves from storage node {} to {}", self.shard, self.from, self.to))?;
         self.wait.until_done(&nodes, |_| true).await
     }

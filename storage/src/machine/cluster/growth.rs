@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use super::{ClusterRows, NoChange, REPLICAS, keys, push};
+use crate::engine::Changes;
 use carillon_proto::{
-    Level, ShardId,
+    ShardId,
     pb::store::{NodeAdded, Placement, Replica, StorageNode, storage_node::State},
 };
-use prost::Message as _;
-
-use super::{ClusterRows, NoChange, REPLICAS, keys};
-use crate::engine::Changes;
 
 impl ClusterRows {
     /// Nodes that are to hold replicas.
@@ -23,9 +21,8 @@ impl ClusterRows {
 
     /// The shards with a replica on this node, except for the registry's.
     pub(crate) fn shards_on(&self, node: u64) -> impl Iterator<Item = (ShardId, &Replica)> {
-        let others = self.placement.iter().filter(|(shard, _)| **shard != ShardId::REGISTRY);
-        others.filter_map(move |(shard, placement)| {
-            placement.replicas.iter().find(|replica| replica.node == node).map(|replica| (*shard, replica))
+        self.shards().filter_map(move |(shard, placement)| {
+            placement.replicas.iter().find(|replica| replica.node == node).map(|replica| (shard, replica))
         })
     }
 
@@ -44,12 +41,7 @@ impl ClusterRows {
                 _ => Err(NoChange::Refused(format!("this disk is storage node {node}, which leaves the cluster"))),
             };
         }
-        if Level(new.level) < self.level {
-            return Err(NoChange::Refused(format!(
-                "the cluster is at level {}, which a program of level {} can't read",
-                self.level, new.level
-            )));
-        }
+        self.check_reads(new)?;
         let same_address = |node: &&StorageNode| node.address == new.address && node.state() != State::Lost;
         if let Some(other) = self.nodes().find(same_address) {
             return Err(NoChange::Refused(format!(
@@ -58,15 +50,13 @@ impl ClusterRows {
             )));
         }
         let node = self.next_node();
-        let row = StorageNode { node, state: State::Active.into(), ..new.clone() };
-        changes.put(keys::storage_node(node), row.encode_to_vec());
-        Arc::make_mut(&mut self.nodes).insert(node, row);
+        self.put_node(StorageNode { node, state: State::Active.into(), ..new.clone() }, changes);
         self.next_node = node + 1;
         self.save_growth(changes);
-        self.change(ShardId::REGISTRY, changes, |placement| {
-            placement.replicas.push(Replica { id: at, node, joining: true, learner: true, ..Replica::default() });
-            Ok(NodeAdded { node, replica: at })
-        })
+        let learner = Replica { id: at, node, joining: true, learner: true, ..Replica::default() };
+        let replica =
+            self.change(ShardId::REGISTRY, changes, |placement| push(placement, ShardId::REGISTRY, learner))?;
+        Ok(NodeAdded { node, replica })
     }
 
     fn next_node(&self) -> u64 {
@@ -85,20 +75,19 @@ impl ClusterRows {
         state: State,
         changes: &mut Changes,
     ) -> Result<bool, NoChange> {
-        let row =
-            self.node(node).ok_or_else(|| NoChange::NotFound(format!("the cluster has no storage node {node}")))?;
+        let row = self.known(node)?;
         if row.state() == state {
             return Ok(false);
         }
         if row.state() == State::Lost {
             return Err(NoChange::Refused(format!("storage node {node} is lost, and stays so")));
         }
-        if self.has_dropped(node) {
+        // One that does not come back to hear that it has left may still be declared lost.
+        if self.has_dropped(node) && state != State::Lost {
             return Err(NoChange::Refused(format!("storage node {node} has left the cluster already")));
         }
         let stay = self.active().filter(|active| active.node != node).count();
-        let most = self.placement.iter().filter(|(shard, _)| **shard != ShardId::REGISTRY);
-        let most = most.map(|(_, placement)| placement.replicas.iter().filter(|it| !it.leaving).count()).max();
+        let most = self.shards().map(|(_, placement)| placement.replicas.iter().filter(|it| !it.leaving).count()).max();
         let needed = most.unwrap_or(1).min(REPLICAS);
         match state {
             State::Leaving if stay < needed => {
@@ -122,8 +111,7 @@ impl ClusterRows {
             _ => {}
         }
         let row = StorageNode { state: state.into(), ..row.clone() };
-        changes.put(keys::storage_node(node), row.encode_to_vec());
-        Arc::make_mut(&mut self.nodes).insert(node, row);
+        self.put_node(row, changes);
         Ok(true)
     }
 
@@ -140,9 +128,7 @@ impl ClusterRows {
             return Err(NoChange::NotFound(format!("the cluster has no active storage node {node}")));
         }
         self.change(shard, changes, |placement| {
-            if let Some(there) = placement.replicas.iter().find(|replica| replica.node == node) {
-                return Err(NoChange::Refused(format!("node {node} has replica {} of {shard} already", there.id)));
-            }
+            push(placement, shard, Replica { id: at, node, joining: true, ..Replica::default() })?;
             if replica != 0 {
                 let mut there = placement.replicas.iter_mut();
                 let leaver = there.find(|known| known.id == replica && !known.leaving);
@@ -151,8 +137,6 @@ impl ClusterRows {
                 leaver.leaving = true;
                 leaver.joining = false;
             }
-            // The names of commands grow, so the order stays.
-            placement.replicas.push(Replica { id: at, node, joining: true, ..Replica::default() });
             if placement.preferred == replica {
                 placement.preferred = at;
             }
@@ -204,9 +188,7 @@ impl ClusterRows {
 
     /// Returns false if it has been done.
     pub(in crate::machine) fn drop_node(&mut self, node: u64, changes: &mut Changes) -> Result<bool, NoChange> {
-        let row =
-            self.node(node).ok_or_else(|| NoChange::NotFound(format!("the cluster has no storage node {node}")))?;
-        if row.state() == State::Active {
+        if self.known(node)?.state() == State::Active {
             return Err(NoChange::Refused(format!("storage node {node} is active")));
         }
         if let Some((shard, replica)) = self.shards_on(node).next() {
@@ -231,8 +213,7 @@ impl ClusterRows {
 
     /// True if nothing but the goodbye of its replica of the registry is left of this node.
     pub(crate) fn has_dropped(&self, node: u64) -> bool {
-        let registry = self.placement.get(&ShardId::REGISTRY).into_iter().flat_map(|placement| &placement.replicas);
-        !self.nodes.contains_key(&node) || registry.into_iter().any(|replica| replica.node == node && replica.leaving)
+        !self.nodes.contains_key(&node) || self.registry().iter().any(|replica| replica.node == node && replica.leaving)
     }
 
     /// Removes the row of a node that has no replica any more and is not to get one.

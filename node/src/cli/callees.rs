@@ -1,0 +1,58 @@
+//! Nodes that take an operator's calls: asked one after the other until one answers.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use carillon_proto::peer::{AddToken, PeerSecurity, Tier, cause};
+use tonic::{Code, Request, Status, transport::Channel};
+
+use crate::{Config, Secrets};
+
+pub(super) struct Callees {
+    /// As in "storage node".
+    kind: &'static str,
+    /// Where the addresses come from.
+    setting: &'static str,
+    addresses: Vec<String>,
+    security: PeerSecurity,
+}
+
+impl Callees {
+    pub(super) fn new(
+        config: &Config,
+        kind: &'static str,
+        setting: &'static str,
+        addresses: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { kind, setting, addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
+    }
+
+    /// The first answer that is not that the node is unavailable. `call` must be idempotent.
+    pub(super) async fn ask<T>(
+        &self,
+        call: impl AsyncFn(Channel, AddToken) -> Result<T, Status>,
+    ) -> anyhow::Result<Result<T, Status>> {
+        let kind = self.kind;
+        let mut last = None;
+        for address in &self.addresses {
+            let channel = self.security.channel(address).context(self.setting)?;
+            match call(channel, self.security.token()).await {
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+                    last = Some(format!("{address}: {}", cause(&status)));
+                }
+                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => bail!(
+                    "{kind} {address}: {}; check cluster.tokens.operator_file, cluster.secret_file or --data-dir",
+                    status.message()
+                ),
+                answer => return Ok(answer),
+            }
+        }
+        bail!("no {kind} answered ({}); is the service running?", last.unwrap_or_default())
+    }
+}
+
+pub(super) fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
