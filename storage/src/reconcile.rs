@@ -171,7 +171,7 @@ enum Next {
 }
 
 /// `is_lost`: whether a replica's node is lost.
-fn next(placement: &Placement, status: &GroupStatus, own: u64, is_lost: impl Fn(u64) -> bool) -> Next {
+fn next(shard: ShardId, placement: &Placement, status: &GroupStatus, own: u64, is_lost: impl Fn(u64) -> bool) -> Next {
     let ids = |of: fn(&Replica) -> bool| -> BTreeSet<u64> {
         placement.replicas.iter().filter(|replica| of(replica)).map(|replica| replica.id).collect()
     };
@@ -190,7 +190,7 @@ fn next(placement: &Placement, status: &GroupStatus, own: u64, is_lost: impl Fn(
     let gone: BTreeSet<u64> = &(&(&members - &wanted) - &learners) - &voters;
     if !status.in_change && !gone.is_empty() {
         // A node that leaves the cluster learns it from its replica of the registry.
-        let knows = |id: u64| is_lost(id) || learners.is_empty() || matched(id) >= status.last_log;
+        let knows = |id: u64| shard != ShardId::REGISTRY || is_lost(id) || matched(id) >= status.last_log;
         return if gone.iter().all(|id| knows(*id)) { Next::RemoveLearners(gone) } else { Next::Wait };
     }
     let behind = |id: u64| match (matched(id), status.last_log) {
@@ -245,7 +245,7 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
         let node = rows.node_of(shard.id(), replica).and_then(|node| rows.node(node));
         node.is_none_or(|node| node.state() == State::Lost)
     };
-    match next(placement, &status, group.replica(), is_lost) {
+    match next(shard.id(), placement, &status, group.replica(), is_lost) {
         Next::Nothing => return Ok(false),
         Next::Wait => {}
         Next::AddLearner(id) => {
@@ -300,6 +300,8 @@ fn done(outcome: Outcome) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use carillon_proto::ShardKind;
+
     use super::*;
 
     fn placement(replicas: &[(u64, bool)]) -> Placement {
@@ -326,7 +328,7 @@ mod tests {
     }
 
     fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
-        super::next(placement, status, own, |_| false)
+        super::next(ShardId { kind: ShardKind::Timeline, index: 0 }, placement, status, own, |_| false)
     }
 
     #[test]
@@ -356,6 +358,18 @@ mod tests {
         let half = GroupStatus { in_change: true, ..learns };
         assert_eq!(next(&leaves, &half, 1), Next::SetVoters([1, 3].into()), "what was begun is ended first");
         assert_eq!(next(&leaves, &status(&[1, 3], &[1, 3], &full), 1), Next::Forget(vec![640]));
+    }
+
+    #[test]
+    fn a_replica_of_the_registry_leaves_when_it_knows_so() {
+        let leaves = placement(&[(1, false), (2, true), (3, false)]);
+        let next = |known: u64, is_lost: bool| {
+            let status = status(&[1, 3], &[1, 2, 3], &[(1, 5000), (2, known), (3, 5000)]);
+            super::next(ShardId::REGISTRY, &leaves, &status, 1, |_| is_lost)
+        };
+        assert_eq!(next(4999, false), Next::Wait, "though no other replica is without a vote");
+        assert_eq!(next(5000, false), Next::RemoveLearners([2].into()));
+        assert_eq!(next(4999, true), Next::RemoveLearners([2].into()), "nobody waits for one that is lost");
     }
 
     #[test]
