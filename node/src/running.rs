@@ -284,6 +284,11 @@ impl Running {
         self.tasks.failure().unwrap_or("stopped").to_owned()
     }
 
+    /// True if a failure has stopped everything because data on the disk is damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.storage.as_ref().is_some_and(Storage::is_damaged)
+    }
+
     /// Stops in order: not ready any more, then gateways, which tell their clients to go, then routers, then storage
     /// nodes, each of which hands over its work. False if this took longer than the deadline.
     pub async fn stop(self) -> bool {

@@ -13,6 +13,9 @@ use support::{
     service::{Carrier, Service, TOKEN_SECRET},
 };
 
+/// The exit code of a node whose data is damaged.
+const DAMAGED: i32 = 65;
+
 /// Users who send as fast as they get answers.
 fn writers(run: &str, addresses: Vec<Address>) -> DirectConfig {
     DirectConfig {
@@ -124,8 +127,9 @@ fn a_damaged_identity_is_refused_with_what_to_do() {
     bytes[middle] ^= 0x40;
     fs::write(&identity, bytes).expect("written");
     service.node.start_again();
-    assert!(!service.node.wait_end(), "it must refuse to start");
-    assert!(service.node.log().contains("identity"), "{}", service.node.log());
+    assert_eq!(service.node.wait_code(), Some(DAMAGED), "it must refuse to start");
+    let log = service.node.log();
+    assert!(log.contains("storage/identity is damaged") && log.contains("carillon repair"), "{log}");
 }
 
 #[test]
@@ -153,10 +157,16 @@ fn a_damaged_log_is_refused_and_never_served() {
         damaged[offset] ^= 0x10;
         fs::write(&file, damaged).expect("written");
         service.node.start_again();
-        assert!(!service.node.wait_end(), "it must refuse to start: byte {offset}");
-        assert!(service.node.log().to_lowercase().contains("corrupt"), "{}", service.node.log());
+        assert_eq!(service.node.wait_code(), Some(DAMAGED), "it must refuse to start: byte {offset}");
+        assert!(service.node.log().contains("raft log is damaged"), "{}", service.node.log());
+        let told = service.node.command(&["repair"]).expect_err("no other node has the data");
+        assert!(told.contains("raft log is damaged") && told.contains("backup"), "{told}");
         // Opening may have truncated the file.
         fs::write(&file, &sound).expect("written");
+        service.node.start_again();
+        assert_eq!(service.node.wait_code(), Some(DAMAGED), "nobody has looked whether it is whole now");
+        let told = service.node.command(&["repair"]).expect("it is whole");
+        assert!(told.contains("nothing is damaged"), "{told}");
     }
     service.node.start_again();
     service.node.wait_ready();

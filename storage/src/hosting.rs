@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     cluster::{Hosted, Serving},
     config::StorageConfig,
+    damage::Alarm,
     engine::Engines,
     log::{Here, Log},
     machine::{ClusterRows, Machine, RegistryState},
@@ -81,6 +82,7 @@ pub(crate) struct HostingContext {
     pub(crate) links: RaftLinks,
     pub(crate) hosted: Arc<Hosted>,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) alarm: Alarm,
     pub(crate) tasks: Tasks,
 }
 
@@ -109,9 +111,10 @@ enum StepError {
 
 impl Hosting {
     pub(crate) fn new(parts: HostingContext) -> Self {
-        let HostingContext { config, dir, log, engines, links, hosted, draining, tasks } = parts;
+        let HostingContext { config, dir, log, engines, links, hosted, draining, alarm, tasks } = parts;
         // One snapshot at a time: it reads a whole shard.
-        let share = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(ApplyPace::new(Instant::now())) };
+        let (building, pace) = (Arc::new(Semaphore::new(1)), Arc::new(ApplyPace::new(Instant::now())));
+        let share = NodeShare { building, pace, alarm };
         Self { config, dir, log, engines, links, share, hosted, draining, tasks }
     }
 
@@ -154,12 +157,13 @@ impl Hosting {
         let (links, node) = (self.links.clone(), self.share.clone());
         let options = GroupOptions { shard, replica, config: &self.config, links, log, machine, snapshots, node };
         let group = Arc::new(Group::start(options).await?);
-        let started = Shard::start(shard, Arc::clone(&group), reader, &self.tasks);
+        let alarm = self.share.alarm.clone();
+        let started = Shard::start(shard, Arc::clone(&group), reader, alarm.clone(), &self.tasks);
         self.hosted.put(started.clone());
         let (failing, draining) = (self.tasks.clone(), Arc::clone(&self.draining));
         self.tasks.spawn("shard watch", async move {
             let why = group.stopped().await;
-            if !draining.load(Ordering::Relaxed) && !group.is_closed() {
+            if !draining.load(Ordering::Relaxed) && !group.is_closed() && !alarm.is_raised() {
                 failing.fail(format!("shard {shard} stopped: {why}"));
             }
         });
@@ -184,6 +188,7 @@ impl Hosting {
                     }
                     Err(StepError::Failed(error)) => {
                         tracing::error!(%shard, %error, "this node can't do with its replica what the placement says");
+                        self.share.alarm.note(format_args!("shard {shard}"), &error);
                         failed = true;
                     }
                 }
@@ -344,7 +349,7 @@ mod tests {
     async fn a_start_opens_what_the_disk_says_and_in_a_folder_of_before_all_shards() {
         let folder = tempfile::tempdir().expect("a folder");
         let options = crate::log::LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes: 0 };
-        let log = Log::open(folder.path(), options).expect("opens");
+        let log = Log::open(folder.path(), options, crate::damage::Alarm::default()).expect("opens");
         let map = ShardMap { directory: 1, timeline: 2 };
         let shards: Vec<ShardId> = map.all().collect();
         let found = |founder| at_start(&log, founder, 0, map.all()).expect("reads");

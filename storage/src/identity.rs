@@ -15,7 +15,11 @@ use carillon_proto::pb::raft::Identity;
 use prost::Message as _;
 use rand::RngExt as _;
 
+use crate::damage::damaged;
+
 const FORMAT: u32 = 3;
+/// The file that says what was found to be damaged.
+pub(crate) const DAMAGED: &str = "damaged";
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
 
 /// The content of the lock file while a node runs, and after it was killed.
@@ -36,20 +40,20 @@ pub(crate) enum IdentityError {
     InUse(PathBuf),
     #[error("file {path} can't be read or written: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error("file {path} is damaged: restore it from a copy (a new node can't take this one's place yet)")]
-    Damaged { path: PathBuf },
+    #[error("{0}")]
+    Damaged(#[source] io::Error),
     #[error(
         "file {path} has format {found}, but this release knows {FORMAT}: run the release that wrote it or a newer one"
     )]
     Newer { path: PathBuf, found: u32 },
     #[error(
-        "data folder {path} has data but no file identity: restore that file from a copy, or empty the folder if the \
-         data is not wanted"
+        "data folder {path} has data but no file identity: restore that file from a copy, or put the data aside with \
+         `carillon repair`"
     )]
     Orphan { path: PathBuf },
     #[error(
         "data folder {path} lacks the log of a node that has its place in a cluster: its votes are gone, so it can't \
-         come back; restore the folder as a whole (a new node can't take this one's place yet)"
+         come back as this node; `carillon repair` puts the rest aside, and it comes back as a new one"
     )]
     NoLog { path: PathBuf },
     #[error("data folder {path} is not that of a node of a cluster: there is nothing to put back")]
@@ -60,6 +64,20 @@ pub(crate) enum IdentityError {
          node that is alone can be put back from a copy"
     )]
     NotAlone { path: PathBuf, members: usize },
+}
+
+/// Marks the data folder: no node starts on it before it was made whole. A disk that can't be written may be damaged
+/// nowhere, so errors are ignored.
+pub(crate) fn mark_damage(folder: &Path, found: &str) {
+    let write = || {
+        let mut file = File::create(folder.join(DAMAGED))?;
+        writeln!(file, "{found}")?;
+        file.sync_all()?;
+        File::open(folder)?.sync_all()
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, "the data folder can't be marked as damaged");
+    }
 }
 
 impl DataDir {
@@ -90,6 +108,15 @@ impl DataDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was found to be damaged, if the data was not made whole since.
+    pub(crate) fn damage(&self) -> Option<String> {
+        match fs::read_to_string(self.path.join(DAMAGED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(found) if !found.trim().is_empty() => Some(found.trim().to_owned()),
+            _ => Some("something in it was found to be damaged".to_owned()),
+        }
     }
 
     /// The identity of this disk; a new one if the folder is empty.
@@ -147,7 +174,8 @@ impl DataDir {
             Err(source) => return Err(IdentityError::File { path, source }),
         }
         let Some(identity) = decode(&bytes) else {
-            return Err(IdentityError::Damaged { path });
+            let why = "its checksum is wrong, so nobody knows whose data this is";
+            return Err(IdentityError::Damaged(damaged(format!("file {}", path.display()), why)));
         };
         if identity.format > FORMAT {
             return Err(IdentityError::Newer { path, found: identity.format });
@@ -260,6 +288,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_was_found_to_be_damaged_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(folder.path()).expect("opens");
+        assert_eq!(dir.damage(), None);
+        mark_damage(folder.path(), "raft log is damaged: entry 7");
+        assert_eq!(dir.damage().as_deref(), Some("raft log is damaged: entry 7"));
+        fs::write(folder.path().join(DAMAGED), [0xff]).expect("writes");
+        assert!(dir.damage().is_some(), "whatever it says");
+    }
+
+    #[test]
     fn a_folder_in_use_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = DataDir::open(folder.path()).expect("opens");
@@ -284,7 +323,7 @@ mod tests {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1;
             fs::write(dir.file(), bytes).expect("writes");
-            assert!(matches!(dir.identity(), Err(IdentityError::Damaged { .. })), "byte {at}");
+            assert!(matches!(dir.identity(), Err(IdentityError::Damaged(_))), "byte {at}");
         }
         let newer = Identity { format: FORMAT + 1, ..identity }.encode_to_vec();
         let (length, sum) = ((newer.len() as u32).to_le_bytes(), crc32fast::hash(&newer).to_le_bytes());

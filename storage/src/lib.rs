@@ -13,6 +13,7 @@
 //! carrier.rs   commands of storage nodes for the registry
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
 //! space.rs     how full the disk is
+//! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
 //! put_back.rs  a data folder that was put back from a copy
 //! shard/       queues of writes and reads of one shard
 //! raft/        openraft: groups, network, state machine
@@ -30,6 +31,7 @@ mod carrier;
 mod cluster;
 mod cluster_admin;
 mod config;
+mod damage;
 mod engine;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -50,6 +52,7 @@ mod put_back;
 mod raft;
 mod reconcile;
 mod registry;
+mod repair;
 mod rounds;
 mod service;
 mod shard;
@@ -64,6 +67,7 @@ mod sweep;
 pub use bootstrap::FoundError;
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
 pub use put_back::mark_put_back;
+pub use repair::{Remedy, Repair, repair};
 pub use storage::{OpenError, Storage};
 
 /// What the crates below may log, by the name of their modules.

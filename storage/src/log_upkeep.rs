@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use carillon_proto::ShardId;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     cluster::{Cluster, Serving},
@@ -15,6 +15,8 @@ use crate::{
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two readings of all snapshots.
+const CHECK: Duration = Duration::from_secs(24 * 60 * 60);
 /// Smallest growth to act on, because growth is known only to some KiB.
 const LEAST: u64 = 16 << 10;
 
@@ -78,9 +80,31 @@ async fn tend(shard: &Shard, limits: Limits, last: &mut LastSnapshot) {
 async fn snapshot_bytes(shard: &Shard) -> u64 {
     let snapshots = Arc::clone(shard.group().snapshots());
     let current = tokio::task::spawn_blocking(move || snapshots.current()).await;
-    match current {
+    match current.map(|current| shard.alarm().hear(format_args!("snapshot of shard {}", shard.id()), current)) {
         Ok(Ok(Some((_, file)))) => file.len(),
         _ => 0,
+    }
+}
+
+/// Reads all snapshots through, soon after the start and then each day. A damaged one is found before it is needed, which
+/// is when something else is damaged. Runs as long as the node.
+pub(crate) async fn check_snapshots(serving: Arc<Serving>) {
+    let Some(cluster) = serving.get() else { return };
+    loop {
+        for shard in cluster.shards().values() {
+            let (snapshots, start) = (Arc::clone(shard.group().snapshots()), Instant::now());
+            let check = move || snapshots.current()?.map(|(_, file)| file.verify()).transpose();
+            match tokio::task::spawn_blocking(check).await {
+                Ok(checked) => {
+                    // The alarm is all that comes of an error.
+                    let _ = shard.alarm().hear(format_args!("snapshot of shard {}", shard.id()), checked);
+                }
+                Err(error) => tracing::error!(%error, "checking a snapshot panicked"),
+            }
+            // The disk is there for others at least as long.
+            sleep(start.elapsed()).await;
+        }
+        sleep(CHECK).await;
     }
 }
 

@@ -92,7 +92,10 @@ async fn look_for<T: Send + 'static>(
             rounds.looked(!found.is_empty(), next);
             return found;
         }
-        Ok(Err(error)) => tracing::error!(shard = %shard.id(), %error, "timelines can't be read"),
+        Ok(Err(error)) => {
+            tracing::error!(shard = %shard.id(), %error, "timelines can't be read");
+            shard.alarm().note(format_args!("shard {}", shard.id()), &error);
+        }
         Err(error) => tracing::error!(shard = %shard.id(), %error, "retention panicked"),
     }
     Vec::new()

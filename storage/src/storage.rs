@@ -41,15 +41,16 @@ use crate::{
     cluster::{Cluster, Hosted, Serving, rows},
     cluster_admin::ClusterAdminService,
     config::{InvalidConfig, StorageConfig},
+    damage::{Alarm, Found, REMEDY, is_damage},
     engine::{Caches, Engines},
     hosting::{self, Hosting, Opened},
-    identity::DataDir,
+    identity::{self, DataDir},
     lease_clock::{self, Leases},
     log::{Log, LogOptions},
     log_upkeep,
     machine::ClusterRows,
     maintenance, members, placement, put_back,
-    raft::{self, Host, RaftLinks, RaftService},
+    raft::{self, Host, RaftLinks, RaftService, StartError},
     reconcile,
     registry::RegistryService,
     service::StoreService,
@@ -58,6 +59,8 @@ use crate::{
     sweep::sweep,
 };
 
+/// How long a node whose disk fails it tries to give its leads away. Elections take some two seconds.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Deadline of each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -91,6 +94,7 @@ struct Node {
     serving: Arc<Serving>,
     leases: Arc<Leases>,
     draining: Arc<AtomicBool>,
+    alarm: Alarm,
     tell: watch::Sender<Readiness>,
 }
 
@@ -104,6 +108,9 @@ pub enum OpenError {
     /// The data on disk can't be used; the text says why and what to do.
     #[error("{0}")]
     Disk(String),
+    /// The data on disk is not what was written; the text says what is damaged.
+    #[error("{0}: {REMEDY}")]
+    Damaged(String),
     #[error(transparent)]
     Peer(#[from] PeerError),
 }
@@ -155,14 +162,22 @@ impl Storage {
         });
         let own = tasks.clone();
         tasks.spawn("storage", async move {
-            if let Err(why) = node.start(&own).await {
+            let alarm = node.alarm.clone();
+            if let Err(why) = node.start(&own).await
+                && !alarm.is_raised()
+            {
                 own.fail(why);
             }
         });
         let (node, failing) = (Arc::clone(&self.node), tasks.clone());
+        tasks.spawn("storage damage", async move {
+            let found = node.alarm.raised().await;
+            failing.fail(node.leave(found).await);
+        });
+        let (node, failing) = (Arc::clone(&self.node), tasks.clone());
         tasks.spawn("storage log", async move {
             node.log.ended().await;
-            if !node.draining.load(Ordering::Relaxed) {
+            if !node.draining.load(Ordering::Relaxed) && !node.alarm.is_raised() {
                 failing.fail("the raft log can't be written any more: see the error before this one; if the disk is full, make space and start again".to_owned());
             }
         });
@@ -188,6 +203,11 @@ impl Storage {
 
     pub fn ready(&self) -> Ready {
         self.ready.clone()
+    }
+
+    /// True if this node has left because its disk does not hold what was written to it.
+    pub fn is_damaged(&self) -> bool {
+        self.node.alarm.found().is_some_and(|found| found.is_damage)
     }
 
     /// Where the internal gRPC listener is bound.
@@ -223,9 +243,20 @@ impl Node {
         address: SocketAddr,
         known: Level,
     ) -> Result<Self, OpenError> {
-        let disk = |error: &dyn std::fmt::Display| OpenError::Disk(error.to_string());
         space::make_room(&config.data_dir);
-        let dir = DataDir::open(&config.data_dir).map_err(|error| disk(&error))?;
+        let dir = DataDir::open(&config.data_dir).map_err(|error| OpenError::Disk(error.to_string()))?;
+        let path = config.data_dir.clone();
+        let disk = |error: &(dyn std::error::Error + 'static)| {
+            if !is_damage(error) {
+                return OpenError::Disk(error.to_string());
+            }
+            // The next start refuses, too, even if it would not notice.
+            identity::mark_damage(&path, &error.to_string());
+            OpenError::Damaged(error.to_string())
+        };
+        if let Some(found) = dir.damage() {
+            return Err(OpenError::Damaged(format!("data folder {}: {found}", path.display())));
+        }
         if dir.runs() {
             tracing::info!("the node was killed the last time: writes that were not finished then are dropped");
         }
@@ -250,9 +281,9 @@ impl Node {
             purge_bytes: file_bytes.max(config.log_bytes / 2),
             cache_bytes: usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX),
         };
-        let path = dir.path().join("log");
+        let (log, alarm) = (dir.path().join("log"), Alarm::default());
         let bootstrap = Bootstrap::new(dir, identity, settings).map_err(|error| disk(&error))?;
-        let log = Log::open(&path, options).map_err(|error| disk(&error))?;
+        let log = Log::open(&log, options, alarm.clone()).map_err(|error| disk(&error))?;
         let node = Self {
             config,
             space,
@@ -267,12 +298,40 @@ impl Node {
             serving,
             leases: Arc::default(),
             draining: Arc::default(),
+            alarm,
             tell: watch::Sender::new(Readiness::NotReady("starting".to_owned())),
         };
         if let Some(identity) = node.bootstrap.assigned() {
             node.open_engines(shard_map(&identity).map_err(|error| disk(&error))?).map_err(|error| disk(&error))?;
         }
         Ok(node)
+    }
+
+    /// An error of the start, in words. Raises the alarm if the disk is damaged.
+    fn told(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        if is_damage(error) {
+            self.alarm.raise("start", error);
+        }
+        error.to_string()
+    }
+
+    /// Leaves service: from now on nothing is answered from this disk. Returns why, and what to do.
+    async fn leave(&self, found: Found) -> String {
+        self.draining.store(true, Ordering::Relaxed);
+        self.not_ready(&found.text);
+        let (path, text) = (self.bootstrap.dir().path().to_owned(), found.text.clone());
+        let ending = async {
+            if found.is_damage {
+                // A panic changes nothing.
+                let _ = tokio::task::spawn_blocking(move || identity::mark_damage(&path, &text)).await;
+            }
+            if let Some(cluster) = self.serving.get() {
+                placement::hand_over(cluster).await;
+            }
+        };
+        // The others elect leaders anyway; and the disk may hang.
+        let _ = timeout(LEAVE, ending).await;
+        if found.is_damage { format!("{}: {REMEDY}", found.text) } else { found.text }
     }
 
     async fn stop_shards(&self) {
@@ -320,7 +379,7 @@ impl Node {
         self.not_ready("opening the shards");
         let this = Arc::clone(&self);
         let opening = tokio::task::spawn_blocking(move || this.open_engines(map));
-        let engines = opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let engines = opening.await.map_err(|error| error.to_string())?.map_err(|error| self.told(&error))?;
 
         let links = RaftLinks::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
         let hosted = Arc::new(Hosted::default());
@@ -332,6 +391,7 @@ impl Node {
             links: links.ok_or("the cluster's name is not valid")?,
             hosted: Arc::clone(&hosted),
             draining: Arc::clone(&self.draining),
+            alarm: self.alarm.clone(),
             tasks: tasks.clone(),
         }));
         let is_founded = Level(identity.level) >= Level::CLUSTER;
@@ -353,7 +413,7 @@ impl Node {
         }
         let mut shards = Vec::with_capacity(opened.len());
         for replica in opened {
-            shards.push(hosting.start(replica).await.map_err(|error| error.to_string())?);
+            shards.push(hosting.start(replica).await.map_err(|error| self.told(&error))?);
         }
         self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), tasks.clone());
         if identity.node == FOUNDER && !is_founded && !registry.borrow().cluster.has_rows() {
@@ -395,6 +455,7 @@ impl Node {
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving(), Arc::clone(&self.leases)));
         tasks.spawn("log upkeep", log_upkeep::run(serving(), Arc::clone(&self.log), self.config.log_bytes));
+        tasks.spawn("snapshot check", log_upkeep::check_snapshots(serving()));
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));
         tasks.spawn("sweep", sweep(serving()));
@@ -405,7 +466,7 @@ impl Node {
         let Some(cluster) = self.serving.get() else { return };
         // Once is enough: under load a node always lacks some entries.
         let mut caught_up = HashSet::new();
-        loop {
+        while !self.alarm.is_raised() {
             let why = match cluster.has_no_place() {
                 Some(why) => Some(why.to_owned()),
                 None => lacking(cluster, &mut caught_up),
@@ -425,7 +486,10 @@ impl Node {
     }
 
     fn set_readiness(&self, readiness: Readiness) {
-        self.tell.send_if_modified(|current| current.change(readiness));
+        self.tell.send_if_modified(|current| {
+            let is_ready = readiness.is_ready() && self.alarm.is_raised();
+            !is_ready && current.change(readiness)
+        });
     }
 
     /// Blocking.
@@ -455,11 +519,11 @@ impl Node {
     ) -> Result<Vec<Opened>, String> {
         let log = Arc::clone(&self.log);
         let opening = tokio::task::spawn_blocking(move || {
-            let replicas = hosting::at_start(&log, founder, added, map.all()).map_err(|error| error.to_string())?;
-            let opened = replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica));
-            opened.collect::<Result<_, _>>().map_err(|error| error.to_string())
+            let replicas = hosting::at_start(&log, founder, added, map.all())
+                .map_err(|source| StartError::Machine { shard: ShardId::REGISTRY, source })?;
+            replicas.into_iter().map(|(shard, replica)| hosting.open(shard, replica)).collect::<Result<_, StartError>>()
         });
-        opening.await.map_err(|error| error.to_string())?
+        opening.await.map_err(|error| error.to_string())?.map_err(|error| self.told(&error))
     }
 }
 

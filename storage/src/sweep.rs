@@ -45,6 +45,7 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
             search.renew(Instant::now());
             if let Err(error) = sweep_shard(shard, &registry, search).await {
                 tracing::error!(shard = %shard.id(), %error, "rows to be removed can't be read");
+                shard.alarm().note(format_args!("shard {}", shard.id()), &error);
             }
         }
     }

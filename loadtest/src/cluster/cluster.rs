@@ -1,7 +1,8 @@
 //! The local cluster.
 
 use std::{
-    fs,
+    fs, io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -124,6 +125,29 @@ impl Cluster {
         self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
     }
 
+    /// Changes bytes in all files of this folder in the data folder of a storage node, wherever something is written in them.
+    pub fn spoil(&self, node: usize, folder: &str) -> Result<(), ClusterError> {
+        let folder = self.data.join(self.nodes[node].name()).join("storage").join(folder);
+        let mut folders = vec![folder];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).map_err(ClusterError::io(&folder))? {
+                let path = entry.map_err(ClusterError::io(&folder))?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                match spoil(&path) {
+                    // The node may be deleting it.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(ClusterError::io(&path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Indexes of the nodes of a role.
     pub fn of(&self, role: Role) -> Vec<usize> {
         (0..self.nodes.len()).filter(|at| self.nodes[*at].role() == role).collect()
@@ -141,6 +165,17 @@ impl Cluster {
         }
         Ok(led.into_iter().map(|(_, at)| at).collect())
     }
+}
+
+/// Changes every 499th byte, up to the last one that is not 0.
+fn spoil(path: &Path) -> io::Result<()> {
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let bytes = fs::read(path)?;
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    for (at, byte) in bytes.iter().enumerate().take(end).skip(17).step_by(499) {
+        file.write_all_at(&[!byte], at as u64)?;
+    }
+    Ok(())
 }
 
 impl Drop for Cluster {

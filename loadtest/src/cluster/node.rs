@@ -59,16 +59,25 @@ impl Node {
 
     /// Makes the cluster of the storage nodes that the node's configuration names.
     pub(crate) fn make_cluster(&self) -> Result<(), ClusterError> {
+        self.command(&["cluster", "init", "--timeout", "15"]).map(drop)
+    }
+
+    /// Makes the data of this node, which does not run, whole. Returns what the command says.
+    pub(crate) fn repair(&self) -> Result<String, ClusterError> {
+        self.command(&["repair"])
+    }
+
+    /// Runs a command of the program with the node's configuration.
+    fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
         let (program, config) = (self.program.to_string_lossy(), self.config.to_string_lossy());
-        let init = ["cluster", "init", "--timeout", "15", "--config", &*config];
+        let arguments = [arguments, &["--config", &*config]].concat();
         match &self.namespace {
             Some(namespace) => {
                 let net = format!("--net=/run/netns/{namespace}");
-                tool::run("nsenter", &[&[&*net, &*program], init.as_slice()].concat())
+                tool::run("nsenter", &[&[&*net, &*program], arguments.as_slice()].concat())
             }
-            None => tool::run(&program, &init),
+            None => tool::run(&program, &arguments),
         }
-        .map(drop)
     }
 
     pub fn runs(&self) -> bool {

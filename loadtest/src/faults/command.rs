@@ -9,7 +9,7 @@ use super::{Outcome, Report, RunOptions, Schedule, Step, fault::parse_length, pa
 use crate::cluster::Layout;
 
 /// Starts a cluster of 3 storage nodes, 2 routers and 2 gateways on this machine, puts a load on it, makes its nodes,
-/// network, disks and clocks fail, and checks that nothing that was accepted is lost, doubled, reordered or corrupted.
+/// network, disks and clocks fail, damages files, and checks that nothing that was accepted is lost, doubled, reordered or corrupted.
 ///
 /// Exit code 0: all well; 1: the service did not come back by itself; 2: a promise was broken; 3: a run could not be
 /// carried out.
@@ -132,6 +132,14 @@ clock=-3600s router for 8s
 clock=+3600s gateway for 8s
 clock=+3600s all for 8s
 clock=-3600s all for 8s
+damage=directory storage-leader for 5s
+damage=directory storage-follower for 5s
+damage=timeline storage-leader for 5s
+damage=timeline storage-follower for 5s
+damage-at-rest=directory storage-leader for 1s
+damage-at-rest=directory storage-follower for 1s
+damage-at-rest=timeline storage-leader for 1s
+damage-at-rest=timeline storage-follower for 1s
 ";
 
 impl FaultsCommand {

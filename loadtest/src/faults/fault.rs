@@ -32,6 +32,32 @@ pub enum Fault {
     PowerCut,
     /// The wall clock jumps by this many seconds; at the end it jumps back.
     Clock(i64),
+    /// Bytes in these files of a running storage node are changed. At the end it is killed if it has not noticed, must not
+    /// serve when it is started, is repaired, and started again.
+    Damage(Files),
+    /// The same, but the node is killed first.
+    DamageAtRest(Files),
+}
+
+/// A kind of files of a storage node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Files {
+    Directory,
+    Timeline,
+}
+
+const FILES: [(Files, &str); 2] = [(Files::Directory, "directory"), (Files::Timeline, "timeline")];
+
+impl Files {
+    /// The folder in the node's data folder.
+    pub(crate) fn folder(self) -> &'static str {
+        let (_, name) = FILES.iter().find(|(files, _)| *files == self).expect("FILES names all");
+        name
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        FILES.iter().find(|(_, name)| *name == text).map(|(files, _)| *files)
+    }
 }
 
 /// A part of the cluster that a fault needs.
@@ -46,13 +72,18 @@ pub enum Needs {
 impl Fault {
     pub fn needs(self) -> Needs {
         match self {
-            Self::Kill | Self::Restart | Self::Pause => Needs::Nothing,
+            Self::Kill | Self::Restart | Self::Pause | Self::Damage(_) | Self::DamageAtRest(_) => Needs::Nothing,
             Self::Partition | Self::Deaf | Self::Mute | Self::Unplug | Self::Delay(_) | Self::Loss(_) => {
                 Needs::Namespaces
             }
             Self::SlowDisk(_) | Self::FullDisk | Self::DiskErrors | Self::PowerCut => Needs::Disks,
             Self::Clock(_) => Needs::Clocks,
         }
+    }
+
+    /// True if it concerns a storage node's disk.
+    fn is_of_a_disk(self) -> bool {
+        self.needs() == Needs::Disks || matches!(self, Self::Damage(_) | Self::DamageAtRest(_))
     }
 }
 
@@ -106,7 +137,8 @@ pub enum ParseError {
     Form(String),
     #[error(
         "{0:?} is no fault: kill, restart, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
-         slow-disk=512k, full-disk, disk-errors, power-cut, clock=+3600s"
+         slow-disk=512k, full-disk, disk-errors, power-cut, clock=+3600s, damage=timeline, \
+         damage-at-rest=directory"
     )]
     Fault(String),
     #[error("{0:?} is no target: storage-leader, storage-follower, storage, router, routers, gateway, gateways, all")]
@@ -130,7 +162,7 @@ impl FromStr for Step {
             _ => return Err(ParseError::Form(text.to_owned())),
         };
         let step = Self { fault: fault.parse()?, target: target.parse()?, length: parse_length(length)? };
-        if step.fault.needs() == Needs::Disks && !step.target.is_storage() {
+        if step.fault.is_of_a_disk() && !step.target.is_storage() {
             return Err(ParseError::NoDisk(step.fault.to_string()));
         }
         Ok(step)
@@ -165,6 +197,8 @@ impl FromStr for Fault {
                 let seconds = value.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
                 Self::Clock(seconds.ok_or_else(wrong)?)
             }
+            Some(("damage", value)) => Self::Damage(Files::named(value).ok_or_else(wrong)?),
+            Some(("damage-at-rest", value)) => Self::DamageAtRest(Files::named(value).ok_or_else(wrong)?),
             Some(_) => return Err(wrong()),
             None => match text {
                 "kill" => Self::Kill,
@@ -200,6 +234,8 @@ impl fmt::Display for Fault {
             Self::Loss(percent) => return write!(f, "loss={percent}%"),
             Self::SlowDisk(kbit) => return write!(f, "slow-disk={kbit}k"),
             Self::Clock(seconds) => return write!(f, "clock={seconds:+}s"),
+            Self::Damage(files) => return write!(f, "damage={}", files.folder()),
+            Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.folder()),
         })
     }
 }
@@ -255,6 +291,9 @@ mod tests {
             "power-cut",
             "clock=+3600s",
             "clock=-60s",
+            "damage=timeline",
+            "damage-at-rest=directory",
+            "damage=directory",
         ];
         for fault in faults {
             assert_eq!(fault.parse::<Fault>().map(|fault| fault.to_string()), Ok(fault.to_owned()));
@@ -286,5 +325,7 @@ mod tests {
         assert_eq!(error("kill me"), ParseError::Target("me".into()));
         assert_eq!(error("kill router for 3"), ParseError::Length("3".into()));
         assert_eq!(error("full-disk router for 3s"), ParseError::NoDisk("full-disk".into()));
+        assert_eq!(error("damage=timeline gateway"), ParseError::NoDisk("damage=timeline".into()));
+        assert_eq!(error("damage=hopes storage"), ParseError::Fault("damage=hopes".into()));
     }
 }

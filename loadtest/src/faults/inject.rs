@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use carillon_proto::tasks::Tasks;
 
-use super::{Fault, Step, Target};
+use super::{Fault, Step, Target, fault::Files};
 use crate::cluster::{Cluster, ClusterError, Filter, Role};
 
 /// A step that has begun.
@@ -15,6 +15,10 @@ pub(crate) struct Active {
     filters: Vec<Filter>,
 }
 
+/// How long a node may take to refuse to start, or to be ready.
+const VERDICT: Duration = Duration::from_secs(30);
+/// The exit code of a node whose data is damaged.
+const DAMAGED: &str = "exit status: 65";
 /// Longer than the program's own limit for an orderly end.
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
@@ -92,6 +96,11 @@ pub(crate) async fn begin(
                 cluster.nodes[at].kill();
             }
             Fault::Clock(seconds) => cluster.set_clock(at, seconds)?,
+            Fault::Damage(files) => cluster.spoil(at, files.folder())?,
+            Fault::DamageAtRest(files) => {
+                cluster.nodes[at].kill();
+                cluster.spoil(at, files.folder())?;
+            }
         }
     }
     if step.fault == Fault::Restart {
@@ -109,7 +118,13 @@ pub(crate) async fn begin(
     Ok(Active { step, nodes, filters })
 }
 
-pub(crate) async fn end(cluster: &mut Cluster, active: &Active, notes: &mut Vec<String>) -> Result<(), ClusterError> {
+/// Adds what an operator would want to know to `notes`, and what must not be to `problems`.
+pub(crate) async fn end(
+    cluster: &mut Cluster,
+    active: &Active,
+    notes: &mut Vec<String>,
+    problems: &mut Vec<String>,
+) -> Result<(), ClusterError> {
     if !active.filters.is_empty() {
         cluster.network()?.remove(&active.filters)?;
     }
@@ -131,6 +146,9 @@ pub(crate) async fn end(cluster: &mut Cluster, active: &Active, notes: &mut Vec<
                 cluster.disk(at)?.attach()?;
             }
             Fault::Clock(_) => cluster.set_clock(at, 0)?,
+            Fault::Damage(files) | Fault::DamageAtRest(files) => {
+                make_whole(cluster, at, files, notes, problems).await?;
+            }
         }
     }
     for at in 0..cluster.nodes.len() {
@@ -138,6 +156,29 @@ pub(crate) async fn end(cluster: &mut Cluster, active: &Active, notes: &mut Vec<
         if active.nodes.contains(&at) && !cluster.nodes[at].runs() {
             cluster.nodes[at].start()?;
         }
+    }
+    Ok(())
+}
+
+/// A node with damaged files must not serve before it was repaired. It makes its directory anew by itself.
+async fn make_whole(
+    cluster: &mut Cluster,
+    at: usize,
+    files: Files,
+    notes: &mut Vec<String>,
+    problems: &mut Vec<String>,
+) -> Result<(), ClusterError> {
+    note_ended(cluster, at, notes);
+    let node = &mut cluster.nodes[at];
+    node.kill();
+    node.start()?;
+    match node.wait_ready(VERDICT).await {
+        Err(ClusterError::Ended { status, .. }) if status == DAMAGED => {
+            notes.push(format!("{} refused to start: {}", node.name(), node.repair()?));
+        }
+        Err(error) => problems.push(error.to_string()),
+        Ok(()) if files == Files::Directory => {}
+        Ok(()) => problems.push(format!("{} serves on damaged files", node.name())),
     }
     Ok(())
 }

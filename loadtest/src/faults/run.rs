@@ -160,7 +160,7 @@ impl Story<'_> {
                 }
                 Edge::End(at) => {
                     let Some(ending) = active[at].take() else { continue };
-                    inject::end(self.cluster, &ending, &mut self.notes).await?;
+                    inject::end(self.cluster, &ending, &mut self.notes, &mut self.problems).await?;
                     let nodes = ending.names(self.cluster);
                     self.mark(&format!("{} ends", schedule.steps[at].1), nodes);
                 }

@@ -8,6 +8,7 @@ mod credential;
 mod date;
 mod ended;
 mod out;
+mod repair;
 mod serve;
 mod session;
 mod status;
@@ -88,6 +89,9 @@ enum Command {
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
+    /// Looks for damage in the data folder of a storage node, which must be stopped, and puts it aside. What this node can't
+    /// make anew from its own snapshots and log, it gets from the others.
+    Repair(repair::RepairCommand),
     /// A whole cluster on this machine, each node a process of its own; `cluster init` makes a cluster of storage nodes
     /// anywhere.
     Cluster(cluster::Cluster),
@@ -104,9 +108,19 @@ pub fn run() -> ExitCode {
         Err(error) if error.is::<out::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
             out::tell(format_args!("carillon: {}", told(&error)));
-            ExitCode::FAILURE
+            if is_damage(&error) { ExitCode::from(DAMAGED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// The exit code when data on the disk is not what was written to it: starting again is of no use. It is EX_DATAERR of
+/// sysexits.
+pub(crate) const DAMAGED: u8 = 65;
+
+fn is_damage(error: &anyhow::Error) -> bool {
+    use crate::StartError;
+    matches!(error.downcast_ref(), Some(StartError::Storage(carillon_storage::OpenError::Damaged(_))))
+        || error.is::<repair::StillDamaged>()
 }
 
 impl Cli {
@@ -137,6 +151,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::PutBack) => put_back(&options.load()?),
+        Some(Command::Repair(repair)) => repair.run(&options.load()?),
         Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
     }
 }

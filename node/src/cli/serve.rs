@@ -10,7 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{Options, out};
+use super::{DAMAGED, Options, out};
 use crate::{
     Addresses, Config, Role, Running, Telemetry,
     check::{Findings, check},
@@ -107,7 +107,7 @@ async fn serve_roles(config: Config, roles: &[Role], options: &Options, with_std
             out::tell_briefly(format_args!("carillon: {why}"));
             // Ends as a killed process does: stopping in order would flush the engines, possibly to the disk that
             // failed.
-            std::process::exit(1);
+            std::process::exit(if running.is_damaged() { DAMAGED.into() } else { 1 });
         }
     };
     tracing::info!(role = name, because = why, "stopping");

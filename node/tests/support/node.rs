@@ -152,12 +152,17 @@ impl Node {
 
     /// Waits for the process to end by itself; true if it succeeded.
     pub fn wait_end(&mut self) -> bool {
+        self.wait_code() == Some(0)
+    }
+
+    /// Waits for the process to end by itself, and returns its exit code.
+    pub fn wait_code(&mut self) -> Option<i32> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let process = self.process.as_mut().unwrap_or_else(|| panic!("{} does not run", self.name));
             if let Some(status) = process.try_wait().expect("status") {
                 self.process = None;
-                return status.success();
+                return status.code();
             }
             assert!(Instant::now() < end, "{} goes on", self.name);
             std::thread::sleep(Duration::from_millis(20));

@@ -34,10 +34,6 @@ impl Changes {
             .map(|(key, value)| (&**key, value.as_deref()))
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.keys().map(|key| &**key)
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,6 +1,13 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
-use std::{fs, io, ops::RangeInclusive, path::Path, sync::Arc, thread};
+use std::{
+    fs, io,
+    ops::RangeInclusive,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread,
+};
 
 use ::fjall::{
     AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
@@ -11,13 +18,18 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::{
     Caches, Changes, OpenError,
     coming::Coming,
+    files,
     mark::{Before, EngineMark},
 };
-use crate::machine::{
-    Record,
-    keys::{self, RowBytes},
+use crate::{
+    damage::{damaged, is_damage},
+    machine::{
+        Record,
+        keys::{self, RowBytes},
+    },
 };
 
+const ENGINE: &str = "timeline engine";
 /// Records in one batch of a restore.
 const BULK: usize = 512;
 /// Bound on the journals, as many bytes as memtables may have, but within this range. Beyond it, memtables are flushed
@@ -77,17 +89,17 @@ impl TimelineStore {
             let database = database.max_cached_files(Some(caches.timeline_files));
             if one_thread { database.worker_threads(1) } else { database }.open()
         };
+        match files::check(dir) {
+            Ok(()) => {}
+            Err(error) if before == Before::PowerLost && is_damage(&error) => {
+                // The unsynced part of its journal has holes, and the engine does not cut it off there.
+                tracing::warn!(path = %dir.display(), %error, "timeline engine begins anew after a power failure, from snapshot and log");
+                fs::remove_dir_all(dir).map_err(|error| failed(error.into()))?;
+            }
+            Err(source) => return Err(OpenError::Timeline { path: dir.to_owned(), source }),
+        }
         let db = if before == Before::PowerLost {
-            let db = match open() {
-                Err(::fjall::Error::JournalRecovery(error)) => {
-                    // The unsynced part of its journal has holes, and the engine does not cut it off there.
-                    tracing::warn!(path = %dir.display(), %error, "timeline engine begins anew after a power failure, from snapshot and log");
-                    fs::remove_dir_all(dir).map_err(|error| failed(error.into()))?;
-                    open()
-                }
-                opened => opened,
-            };
-            let db = db.map_err(failed)?;
+            let db = open().map_err(failed)?;
             mark.opened()?;
             db
         } else {
@@ -97,6 +109,23 @@ impl TimelineStore {
         let share = memtables_bytes / u64::from(shards.max(1));
         let memtable_bytes = share.clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
         Ok(Self { engine: Arc::new(Engine { db, mark }), memtable_bytes })
+    }
+
+    /// Reads everything in the folder; an error if it is damaged.
+    pub(crate) fn check(dir: &Path, caches: &Caches, shards: u16) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Timeline { path: dir.to_owned(), source };
+        let store = Self::open(dir, caches, shards)?;
+        for index in 0..shards {
+            let read = || -> io::Result<()> { store.shard(index)?.records().try_for_each(|record| record.map(drop)) };
+            // Some kinds of damage make the engine panic.
+            let panicked = |_| Err(damaged(ENGINE, "it panicked while it read its files"));
+            let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(panicked);
+            read.map_err(|error| match is_damage(&error) {
+                true => failed(damaged(format!("shard timeline-{index}"), error)),
+                false => failed(error),
+            })?;
+        }
+        Ok(())
     }
 
     pub(crate) fn shard(&self, index: u16) -> io::Result<TimelineShard> {
@@ -264,16 +293,21 @@ impl Drop for Engine {
 }
 
 fn to_io(error: ::fjall::Error) -> io::Error {
+    use ::fjall::{Error, LsmError};
     match error {
-        ::fjall::Error::Io(error) => error,
-        other => io::Error::other(other),
+        Error::Io(error) | Error::Storage(LsmError::Io(error)) => match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(ENGINE, error),
+            _ => error,
+        },
+        // The engine has logged why: the disk may be full.
+        Error::Poisoned | Error::KeyspaceDeleted | Error::Locked => io::Error::other(error),
+        other => damaged(ENGINE, other),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        panic::{AssertUnwindSafe, catch_unwind},
         sync::atomic::{AtomicBool, Ordering},
         thread,
     };

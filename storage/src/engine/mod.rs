@@ -2,6 +2,8 @@
 
 mod changes;
 mod coming;
+mod digest;
+mod files;
 pub(crate) mod fjall;
 mod mark;
 pub(crate) mod sled;
@@ -16,7 +18,14 @@ use carillon_proto::{Level, ShardId, ShardKind, ShardMap};
 
 pub(crate) use self::changes::Changes;
 use self::{fjall::TimelineStore, sled::DirectoryStore};
-use crate::machine::{DirectoryMachine, DirectoryReader, TimelineMachine, TimelineReader, keys};
+use crate::{
+    damage::is_damage,
+    machine::{DirectoryMachine, DirectoryReader, TimelineMachine, TimelineReader, keys},
+};
+
+/// The engines' folders in the data folder.
+pub(crate) const DIRECTORY: &str = "directory";
+pub(crate) const TIMELINE: &str = "timeline";
 
 /// The engines of one node, for all its shards.
 pub(crate) struct Engines {
@@ -52,8 +61,8 @@ pub(crate) enum OpenError {
     #[error("directory engine in {path} can't be opened: {source}")]
     Directory { path: PathBuf, source: io::Error },
     #[error(
-        "timeline engine in {path} can't be opened: {source}; if its files are damaged, the others have the data, \
-         but a new node can't take this one's place yet"
+        "timeline engine in {path} can't be opened: {source}; if its files are damaged, `carillon repair` makes it anew \
+         from snapshots and log"
     )]
     Timeline { path: PathBuf, source: io::Error },
     #[error("{path} has format {found}, but this version reads formats up to {known}: run the version that wrote it")]
@@ -75,10 +84,25 @@ impl Engines {
     /// applied; it continues from the newer of that state and the last snapshot. Blocking.
     pub(crate) fn open(dir: &Path, map: ShardMap, caches: Caches) -> Result<Self, OpenError> {
         fs::create_dir_all(dir).map_err(|source| OpenError::Mark { path: dir.to_owned(), source })?;
-        let directory = DirectoryStore::open(&dir.join("directory"), caches.directory_bytes)?;
-        let path = dir.join("timeline");
+        let directory = DirectoryStore::open(&dir.join(DIRECTORY), caches.directory_bytes)?;
+        let path = dir.join(TIMELINE);
         let timeline = TimelineStore::open(&path, &caches, map.timeline)?;
         Ok(Self { map, known: Level::OF_PROGRAM, directory, timeline })
+    }
+
+    /// Reads all that the engines of a stopped node hold, and says which kinds of shards are damaged. Errors are others.
+    pub(crate) fn check(dir: &Path, map: ShardMap, caches: Caches) -> Result<Vec<(ShardKind, OpenError)>, OpenError> {
+        let directory = DirectoryStore::check(&dir.join(DIRECTORY), caches.directory_bytes);
+        let timeline = TimelineStore::check(&dir.join(TIMELINE), &caches, map.timeline);
+        let mut damaged = Vec::new();
+        for (kind, checked) in [(ShardKind::Directory, directory), (ShardKind::Timeline, timeline)] {
+            match checked {
+                Ok(()) => {}
+                Err(error) if is_damage(&error) => damaged.push((kind, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
     }
 
     /// Limits the level that the program reads.
@@ -89,17 +113,17 @@ impl Engines {
 
     /// Call it again only when nothing is left of the previous machine: there is one writer.
     pub(crate) fn directory(&self, shard: ShardId) -> io::Result<(DirectoryMachine, DirectoryReader)> {
-        self.check(shard, ShardKind::Directory, self.map.directory)?;
+        self.has(shard, ShardKind::Directory, self.map.directory)?;
         DirectoryMachine::open(self.directory.shard(shard.index)?, self.known)
     }
 
     /// Call it again only when nothing is left of the previous machine: there is one writer.
     pub(crate) fn timeline(&self, shard: ShardId) -> io::Result<(TimelineMachine, TimelineReader)> {
-        self.check(shard, ShardKind::Timeline, self.map.timeline)?;
+        self.has(shard, ShardKind::Timeline, self.map.timeline)?;
         TimelineMachine::open(self.timeline.shard(shard.index)?, self.known)
     }
 
-    fn check(&self, shard: ShardId, kind: ShardKind, shards: u16) -> io::Result<()> {
+    fn has(&self, shard: ShardId, kind: ShardKind, shards: u16) -> io::Result<()> {
         if shard.kind == kind && shard.index < shards {
             return Ok(());
         }

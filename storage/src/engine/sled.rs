@@ -1,7 +1,8 @@
 //! Directory shards on sled 0.34.7. The only module that names it.
 //!
 //! It makes up for what sled lacks: `flush` is no fsync on Linux, so the file is synced after it; sled has no
-//! consistent views, so [`Views`] makes them; and a kill during an open can leave a file on which the next open fails.
+//! consistent views, so [`Views`] makes them; a kill during an open can leave a file on which the next open fails; and what
+//! damage has taken from the file is missing without a word, so a [`Digest`] of all records is kept.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -18,14 +19,21 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
     Changes, OpenError,
+    digest::{Digest, Sealed},
     mark::{Before, EngineMark},
     views::{Piece, ViewId, Views},
 };
-use crate::machine::{Record, keys};
+use crate::{
+    damage::{damaged, is_damage},
+    machine::{Record, keys},
+};
 
 /// Records in one batch of a restore or removal.
 const BULK: usize = 512;
 const FLUSH_EVERY_MS: u64 = 500;
+/// The name of a shard's tree, before its number.
+const TREE: &str = "shard-";
+const ENGINE: &str = "directory engine";
 
 /// All directory shards of a node.
 pub(crate) struct DirectoryStore {
@@ -45,7 +53,14 @@ pub(crate) struct DirectoryShard {
     engine: Arc<Engine>,
     tree: ::sled::Tree,
     /// Write-locked while a batch is applied, while a view reads a piece, and while all content is replaced.
-    views: Arc<RwLock<Views>>,
+    inside: Arc<RwLock<Inside>>,
+}
+
+#[derive(Default)]
+struct Inside {
+    views: Views,
+    /// Of all records.
+    digest: Digest,
 }
 
 pub(crate) type Value = ::sled::IVec;
@@ -69,7 +84,9 @@ impl DirectoryStore {
             Ok(db) => db,
             Err(Failure::Other(source)) => return Err(failed(source)),
             Err(Failure::Corrupt(why)) => {
-                tracing::warn!(path = %dir.display(), why, "directory engine is corrupt: begins anew, from snapshot and log");
+                tracing::error!(path = %dir.display(), why, "directory engine is damaged: it begins anew, from snapshot and log, which are checked. Look at the disk");
+                // The handle of a database that was opened may still have threads.
+                wait_for_release(dir).map_err(failed)?;
                 put_aside(dir).map_err(failed)?;
                 open(dir, cache_bytes).map_err(|failure| failed(failure.into()))?
             }
@@ -78,26 +95,53 @@ impl DirectoryStore {
         Ok(Self { engine: Arc::new(Engine { db, file, mark }) })
     }
 
+    /// Reads everything in the folder; an error if it is damaged. What a power failure has left is not looked at, because
+    /// the next start begins anew.
+    pub(crate) fn check(dir: &Path, cache_bytes: u64) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
+        let (_mark, before) = EngineMark::open(dir)?;
+        if before == Before::PowerLost || !dir.try_exists().map_err(failed)? {
+            return Ok(());
+        }
+        remove_leftovers(dir).map_err(failed)?;
+        let checked = open(dir, cache_bytes).map(drop).map_err(|failure| {
+            failed(match failure {
+                Failure::Corrupt(why) => damaged(ENGINE, why),
+                Failure::Other(error) => error,
+            })
+        });
+        wait_for_release(dir).map_err(failed)?;
+        checked
+    }
+
     /// Call it once for each shard: its views see only writes through this handle and its clones.
     pub(crate) fn shard(&self, index: u16) -> io::Result<DirectoryShard> {
-        let tree = self.engine.db.open_tree(format!("shard-{index}"))?;
-        let shard = DirectoryShard { engine: Arc::clone(&self.engine), tree, views: Arc::default() };
-        if shard.applied()?.is_none() {
-            // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
-            shard.clear()?;
-        }
+        let tree = self.engine.db.open_tree(format!("{TREE}{index}")).map_err(to_io)?;
+        let shard = DirectoryShard { engine: Arc::clone(&self.engine), tree, inside: Arc::default() };
+        let sealed = shard.get(keys::APPLIED)?;
+        let digest = match sealed.as_ref().map(|value| Sealed::read(value)) {
+            // It was compared with the records when the folder was opened.
+            Some(Sealed::With(_, digest)) => digest,
+            Some(Sealed::Without(_) | Sealed::Broken) => digest_of(&shard.tree)?.0,
+            None => {
+                // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
+                shard.clear()?;
+                Digest::default()
+            }
+        };
+        shard.inside.write().digest = digest;
         Ok(shard)
     }
 }
 
 impl DirectoryShard {
     pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Value>> {
-        Ok(self.tree.get(key)?)
+        self.tree.get(key).map_err(to_io)
     }
 
     /// The records with this key prefix, in order.
     pub(crate) fn with_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = io::Result<(Value, Value)>> + use<> {
-        self.tree.scan_prefix(prefix).map(|record| record.map_err(io::Error::from))
+        self.tree.scan_prefix(prefix).map(|record| record.map_err(to_io))
     }
 
     /// The records with this key prefix and keys greater than `after`, in order.
@@ -108,34 +152,46 @@ impl DirectoryShard {
     ) -> impl Iterator<Item = io::Result<(Value, Value)>> + use<> {
         let prefix = prefix.to_vec();
         let records = self.tree.range::<&[u8], _>((Bound::Excluded(after), Bound::Unbounded));
-        let records = records.map(|record| record.map_err(io::Error::from));
+        let records = records.map(|record| record.map_err(to_io));
         records.take_while(move |record| record.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
     }
 
     /// While the guard is held no batch is applied, so several reads see one state.
     pub(crate) fn hold(&self) -> RwLockReadGuard<'_, impl Sized> {
-        self.views.read()
+        self.inside.read()
     }
 
     pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.get(keys::APPLIED)?.map(|value| value.to_vec()))
+        let Some(value) = self.get(keys::APPLIED)? else { return Ok(None) };
+        match Sealed::read(&value) {
+            Sealed::With(applied, _) | Sealed::Without(applied) => Ok(Some(applied.to_vec())),
+            Sealed::Broken => Err(damaged(ENGINE, "the record of what is applied")),
+        }
     }
 
     /// Writes all changes or none, without waiting for the disk.
     pub(crate) fn commit(&self, changes: Changes, applied: &[u8]) -> io::Result<()> {
-        let mut views = self.views.write();
-        for key in changes.keys() {
-            views.before_write(key, || Ok(self.get(key)?.map(|value| value.to_vec())))?;
-        }
+        let mut inside = self.inside.write();
+        let mut digest = inside.digest;
         let mut batch = ::sled::Batch::default();
         for (key, value) in changes {
+            let before = self.get(&key)?;
+            inside.views.before_write(&key, || Ok(before.as_ref().map(|value| value.to_vec())))?;
+            if let Some(before) = before {
+                digest.remove(&key, &before);
+            }
             match value {
-                Some(value) => batch.insert(&*key, &*value),
+                Some(value) => {
+                    digest.add(&key, &value);
+                    batch.insert(&*key, &*value);
+                }
                 None => batch.remove(&*key),
             }
         }
-        batch.insert(keys::APPLIED, applied);
-        Ok(self.tree.apply_batch(batch)?)
+        batch.insert(keys::APPLIED, digest.seal(applied));
+        self.tree.apply_batch(batch).map_err(to_io)?;
+        inside.digest = digest;
+        Ok(())
     }
 
     /// On disk when it returns.
@@ -144,19 +200,27 @@ impl DirectoryShard {
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
-        let id = self.views.write().open(keys::APPLIED.to_vec());
+        let id = self.inside.write().views.open(keys::APPLIED.to_vec());
         Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }
     }
 
     /// Replaces all content. If it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        let mut views = self.views.write();
-        views.before_replace();
-        self.replace(records, applied).or_else(|error| self.clear().and(Err(error)))
+        let mut inside = self.inside.write();
+        inside.views.before_replace();
+        inside.digest = Digest::default();
+        match self.replace(records, applied) {
+            Ok(digest) => {
+                inside.digest = digest;
+                Ok(())
+            }
+            Err(error) => self.clear().and(Err(error)),
+        }
     }
 
-    fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        self.tree.remove(keys::APPLIED)?;
+    fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<Digest> {
+        let mut digest = Digest::default();
+        self.tree.remove(keys::APPLIED).map_err(to_io)?;
         self.sync()?;
         self.clear()?;
         loop {
@@ -164,17 +228,19 @@ impl DirectoryShard {
             let mut count = 0;
             for record in (&mut *records).take(BULK) {
                 let (key, value) = record?;
+                digest.add(&key, &value);
                 batch.insert(key, value);
                 count += 1;
             }
-            self.tree.apply_batch(batch)?;
+            self.tree.apply_batch(batch).map_err(to_io)?;
             if count < BULK {
                 break;
             }
         }
         self.sync()?;
-        self.tree.insert(keys::APPLIED, applied)?;
-        self.sync()
+        self.tree.insert(keys::APPLIED, digest.seal(applied)).map_err(to_io)?;
+        self.sync()?;
+        Ok(digest)
     }
 
     fn clear(&self) -> io::Result<()> {
@@ -182,26 +248,26 @@ impl DirectoryShard {
             let mut batch = ::sled::Batch::default();
             let mut count = 0;
             for key in self.tree.iter().keys().take(BULK) {
-                batch.remove(key?);
+                batch.remove(key.map_err(to_io)?);
                 count += 1;
             }
             if count == 0 {
                 return Ok(());
             }
-            self.tree.apply_batch(batch)?;
+            self.tree.apply_batch(batch).map_err(to_io)?;
         }
     }
 
     fn first_after(&self, after: &[u8], n: usize) -> io::Result<Piece> {
         let range = (Bound::Excluded(after), Bound::Unbounded);
         let records = self.tree.range::<&[u8], _>(range).take(n);
-        records.map(|record| record.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into)).collect()
+        records.map(|record| record.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(to_io)).collect()
     }
 }
 
 impl Engine {
     fn sync(&self) -> io::Result<()> {
-        self.db.flush()?;
+        self.db.flush().map_err(to_io)?;
         self.file.sync_data()
     }
 }
@@ -234,7 +300,7 @@ impl Iterator for Records {
                 return None;
             }
             let shard = &self.shard;
-            match shard.views.write().next_piece(self.id, |after, n| shard.first_after(after, n)) {
+            match shard.inside.write().views.next_piece(self.id, |after, n| shard.first_after(after, n)) {
                 Ok(Some(piece)) => self.piece = piece.into_iter(),
                 Ok(None) => self.ended = true,
                 Err(error) => {
@@ -248,7 +314,7 @@ impl Iterator for Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
-        self.shard.views.write().close(self.id);
+        self.shard.inside.write().views.close(self.id);
     }
 }
 
@@ -287,20 +353,74 @@ fn wait_for_release(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens the folder and reads all that is in it.
 fn open(dir: &Path, cache_bytes: u64) -> Result<::sled::Db, Failure> {
     wait_for_release(dir).map_err(Failure::Other)?;
     let config = ::sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
     // Some kinds of damage make sled panic.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    opened.map_err(|_| Failure::Corrupt("it panicked while it read its files".into()))?.map_err(|error| match error {
-        ::sled::Error::Corruption { .. } | ::sled::Error::ReportableBug(_) => Failure::Corrupt(error.to_string()),
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let db = config.open().map_err(to_io)?;
+        check(&db)?;
+        Ok(db)
+    }));
+    let panicked = |_| Failure::Corrupt("it panicked while it read its files".into());
+    opened.map_err(panicked)?.map_err(|error: io::Error| match is_damage(&error) {
+        true => Failure::Corrupt(error.to_string()),
+        false => Failure::Other(error),
+    })
+}
+
+/// Compares all records of each shard with the digest that was written with the last of them.
+fn check(db: &::sled::Db) -> io::Result<()> {
+    let ours = |name: &::sled::IVec| name.starts_with(TREE.as_bytes());
+    for name in db.tree_names().into_iter().filter(ours) {
+        let tree = db.open_tree(&name).map_err(to_io)?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        let (found, applied) = digest_of(&tree)?;
+        let Some(applied) = applied else {
+            // A shard that is being restored, or was never written.
+            continue;
+        };
+        match Sealed::read(&applied) {
+            Sealed::With(_, expected) if expected == found => {}
+            Sealed::With(_, expected) => {
+                return Err(damaged(ENGINE, format!("{name} should have {expected}, and has {found}")));
+            }
+            // The next batch seals what is there.
+            Sealed::Without(_) => tracing::info!(shard = name, "directory gets a digest of its records"),
+            Sealed::Broken => return Err(damaged(ENGINE, format!("{name}: the record of what is applied"))),
+        }
+    }
+    Ok(())
+}
+
+/// The digest of the records of a shard, and the value of `APPLIED`.
+fn digest_of(tree: &::sled::Tree) -> io::Result<(Digest, Option<Value>)> {
+    let (mut digest, mut applied) = (Digest::default(), None);
+    for record in tree.iter() {
+        let (key, value) = record.map_err(to_io)?;
+        if *key == *keys::APPLIED {
+            applied = Some(value);
+        } else {
+            digest.add(&key, &value);
+        }
+    }
+    Ok((digest, applied))
+}
+
+fn to_io(error: ::sled::Error) -> io::Error {
+    match error {
+        // Its settings, which never change, are not those that it finds in its file.
+        ::sled::Error::Unsupported(_) | ::sled::Error::Corruption { .. } | ::sled::Error::ReportableBug(_) => {
+            damaged(ENGINE, error)
+        }
         ::sled::Error::Io(source)
             if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
-            Failure::Corrupt(source.to_string())
+            damaged(ENGINE, source)
         }
-        other => Failure::Other(other.into()),
-    })
+        other => other.into(),
+    }
 }
 
 /// A kill during an open leaves half a snapshot of the page table, which the next open takes for a whole one.
@@ -423,6 +543,58 @@ mod tests {
         let shard = DirectoryStore::open(&path, CACHE).expect("opens").shard(0).expect("shard");
         assert_eq!(shard.applied().expect("reads"), None);
         assert!(aside(&path).join("db").exists(), "the old files are kept aside");
+    }
+
+    #[test]
+    fn a_record_that_is_lost_or_another_makes_it_begin_anew() {
+        let spoilers: [fn(&::sled::Tree); 4] = [
+            |tree| drop(tree.remove(b"\x01b").expect("removes")),
+            |tree| drop(tree.insert(b"\x01b", b"old".as_slice()).expect("writes")),
+            |tree| drop(tree.insert(b"\x01d", b"4".as_slice()).expect("writes")),
+            |tree| drop(tree.insert(keys::APPLIED, Digest::default().seal(b"applied")).expect("writes")),
+        ];
+        for (number, spoil) in spoilers.into_iter().enumerate() {
+            let dir = tempfile::tempdir().expect("folder");
+            let dir = dir.path().join("directory");
+            let reopened = || DirectoryStore::open(&dir, CACHE).expect("opens").shard(0).expect("shard");
+            {
+                let shard = reopened();
+                put(&shard, b"\x01a", b"1");
+                put(&shard, b"\x01b", b"2");
+                put(&shard, b"\x01c", b"3");
+                put(&shard, b"\x01c", b"4");
+            }
+            assert_eq!(all(&reopened()).len(), 3);
+            DirectoryStore::check(&dir, CACHE).expect("sound");
+            spoil(&reopened().tree);
+            DirectoryStore::check(&dir, CACHE).expect_err("damaged");
+            let shard = reopened();
+            assert_eq!(shard.applied().expect("reads"), None, "spoiler {number}");
+            assert!(all(&shard).is_empty() && aside(&dir).join("db").exists());
+        }
+    }
+
+    #[test]
+    fn what_a_program_without_digests_wrote_is_read_and_gets_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("directory");
+        let reopened = || DirectoryStore::open(&dir, CACHE).expect("opens").shard(0).expect("shard");
+        {
+            let shard = reopened();
+            put(&shard, b"\x01a", b"1");
+            shard.tree.insert(b"\x01b", b"2".as_slice()).expect("writes");
+            shard.tree.insert(keys::APPLIED, b"without".as_slice()).expect("writes");
+        }
+        let shard = reopened();
+        assert_eq!(shard.applied().expect("reads").as_deref(), Some(b"without".as_slice()));
+        assert_eq!(all(&shard).len(), 2);
+        put(&shard, b"\x01c", b"3");
+        drop(shard);
+        let shard = reopened();
+        assert_eq!(all(&shard).len(), 3, "the digest is that of all records");
+        shard.tree.remove(b"\x01b").expect("removes");
+        drop(shard);
+        assert!(all(&reopened()).is_empty());
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub(super) enum Write {
     /// Index after the last valid entry.
     Cut(u64),
     Purge(LogId),
+    /// Writes the values of all shards again. The engine has moved old ones to files of which it tolerates a torn end:
+    /// `high_water` tells only of damage to newer ones.
+    KeepValues,
     /// The value of `REPLICA`; with `clean`, everything else of the shard is deleted.
     Replica {
         value: Vec<u8>,
@@ -94,8 +97,13 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
         let mut ops = waiting.drain(..).peekable();
         while ops.peek().is_some() {
             while batch.bytes < WRITE_BYTES {
+                let keeps = ops.peek().is_some_and(|op| matches!(op.write, Write::KeepValues));
+                if keeps && !batch.log.is_empty() {
+                    // What this batch writes is newer than what the engine has.
+                    break;
+                }
                 let Some(op) = ops.next() else { break };
-                if let Err(error) = batch.add(op) {
+                if let Err(error) = batch.add(disk, op) {
                     tracing::error!(%error, "raft log write refused by the engine");
                     return;
                 }
@@ -137,7 +145,7 @@ struct Batch {
 
 impl Batch {
     /// After an error no callback reports success: the callbacks are dropped, and the whole log ends.
-    fn add(&mut self, Op { group, write }: Op) -> raft_engine::Result<()> {
+    fn add(&mut self, disk: &Disk, Op { group, write }: Op) -> raft_engine::Result<()> {
         match write {
             Write::Append { entries, compact_to, clear_cut, committed, done } => {
                 if let Some(index) = compact_to {
@@ -168,6 +176,16 @@ impl Batch {
                 self.log.put(group, REPLICA.to_vec(), value)?;
                 self.sync = true;
                 self.done.push(done);
+            }
+            Write::KeepValues => {
+                for group in disk.engine.raft_groups() {
+                    for key in [VOTE, COMMITTED, PURGED, REPLICA, CUT] {
+                        if let Some(value) = disk.engine.get(group, key) {
+                            self.log.put(group, key.to_vec(), value)?;
+                        }
+                    }
+                }
+                self.sync = true;
             }
             Write::Cut(next) => self.log.put(group, CUT.to_vec(), next.to_be_bytes().to_vec())?,
             Write::Purge(log_id) => {

@@ -19,7 +19,14 @@ mod high_water;
 mod shard_log;
 mod state;
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use carillon_proto::ShardId;
 use parking_lot::Mutex;
@@ -31,6 +38,7 @@ use self::{
     flusher::{Flusher, Op, Write},
     high_water::HighWater,
 };
+use crate::damage::{Alarm, damaged, is_damage};
 
 /// Log levels for raft-engine. At each start it warns about a log that has spare space, which every log has after its
 /// process was killed. `DataDir::runs` reports that, and the log's high water reports damage.
@@ -53,6 +61,8 @@ const REPLICA: &[u8] = b"replica";
 /// The region that belongs to no shard.
 const NODE: u64 = 0;
 const FLUSHES: &[u8] = b"flushes";
+
+const NAME: &str = "raft log";
 
 /// How the log uses disk and memory.
 #[derive(Debug, Clone, Copy)]
@@ -91,18 +101,19 @@ pub(crate) struct Log {
     /// `None` once closed. The flusher ends when no shard holds a handle either.
     ops: Mutex<Option<mpsc::Sender<Op>>>,
     ended: watch::Receiver<bool>,
+    alarm: Alarm,
 }
 
 impl Log {
-    /// Opens or creates the log. Blocking.
-    pub(crate) fn open(dir: &Path, options: LogOptions) -> io::Result<Self> {
+    /// Opens or creates the log. Entries that can't be read later raise the alarm. Blocking.
+    pub(crate) fn open(dir: &Path, options: LogOptions, alarm: Alarm) -> io::Result<Self> {
         let path = dir;
         let dir = dir.to_str().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("log folder {} is not valid UTF-8", dir.display()))
         })?;
-        let engine = Engine::open(Config {
+        let config = Config {
             dir: dir.to_owned(),
-            // A torn write at the end was never acknowledged. `check_flushes` finds damage anywhere else.
+            // A torn write at the end was never acknowledged. `check_flushes` finds damage there.
             recovery_mode: RecoveryMode::TolerateTailCorruption,
             recovery_threads: 2,
             target_file_size: ReadableSize(options.file_bytes),
@@ -112,31 +123,40 @@ impl Log {
             // Entries are purged soon, and compressing takes as long as writing.
             batch_compression_threshold: ReadableSize(0),
             ..Config::default()
-        })
-        .map_err(|error| {
-            io::Error::other(format!(
-                "raft log {dir} can't be opened: {error}: its disk or file system is damaged, and this node must not serve; the other members hold the data"
-            ))
+        };
+        // Entries that are missing in between make it panic.
+        let opened = catch_unwind(AssertUnwindSafe(|| Engine::open(config)));
+        let opened = opened.map_err(|_| damaged(NAME, format!("{dir} makes no sense")))?;
+        let engine = opened.map_err(|error| match error {
+            // It fails to cut off the unreadable end of a file that is not the last one, which it has opened for reading.
+            raft_engine::Error::Io(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                damaged(NAME, format!("a file in {dir} has an end that can't be read"))
+            }
+            error => {
+                let error = to_io(error);
+                let what = format!("raft log {dir} can't be opened: {error}");
+                if is_damage(&error) { damaged(NAME, what) } else { io::Error::new(error.kind(), what) }
+            }
         })?;
-        std::fs::create_dir_all(path)?;
+        fs::create_dir_all(path)?;
         let (mark, expected) = HighWater::open(&path.join("high-water"))?;
         let flushes = check_flushes(&engine, expected)?;
         let engine = Arc::new(engine);
         let flusher = Flusher::start(Arc::clone(&engine), mark, flushes)?;
         let cache = Arc::new(CacheParts { bytes: options.cache_bytes });
-        Ok(Self { engine, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended })
+        Ok(Self { engine, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended, alarm })
     }
 
     /// Opens the log of one shard. Blocking. Call it once for each shard.
     pub(crate) fn shard(&self, shard: ShardId) -> io::Result<ShardLog> {
         let ops = self.ops.lock().clone().ok_or_else(closed)?;
-        ShardLog::open(Arc::clone(&self.engine), ops, shard.group(), Arc::clone(&self.cache))
+        ShardLog::open(Arc::clone(&self.engine), ops, shard, Arc::clone(&self.cache), self.alarm.clone())
     }
 
     /// The replica of this shard; `None` if the disk says nothing about it. Blocking.
     pub(crate) fn replica(&self, shard: ShardId) -> io::Result<Option<Here>> {
         let Some(value) = self.engine.get(shard.group(), REPLICA) else { return Ok(None) };
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "id of a replica in the raft log is no number");
+        let invalid = || damaged(NAME, "the id of a replica is no number");
         let (replica, gone) = value.split_first_chunk().ok_or_else(invalid)?;
         let gone = gone.try_into().map_err(|_| invalid())?;
         Ok(Some(Here { replica: u64::from_be_bytes(*replica), gone: u64::from_be_bytes(gone) }))
@@ -170,7 +190,13 @@ impl Log {
     /// groups with more data in old files to make a snapshot; if they do not, it moves that data, too, which costs less
     /// than the snapshot of a large shard. Blocking.
     pub(crate) fn purge_files(&self) -> io::Result<()> {
-        self.engine.purge_expired_files().map(drop).map_err(io::Error::other)
+        let purged = self.engine.purge_expired_files().map(drop).map_err(to_io);
+        let ops = self.ops.lock().clone();
+        if let Some(ops) = ops {
+            // If there is no room, the next purge does it.
+            let _ = ops.try_send(Op { group: NODE, write: Write::KeepValues });
+        }
+        self.alarm.hear(NAME, purged)
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
@@ -182,6 +208,14 @@ impl Log {
         self.ops.lock().take();
     }
 
+    /// Closes the log, of which no shard has a handle any more, and waits until it may be opened again. Blocking.
+    pub(crate) fn end(self) {
+        self.close();
+        while !*self.ended.borrow() && self.ended.has_changed().is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Resolves when there can be no more writes: all handles are gone, or the disk failed.
     pub(crate) async fn ended(&self) {
         // An error means that the thread has ended.
@@ -189,20 +223,30 @@ impl Log {
     }
 }
 
+fn to_io(error: raft_engine::Error) -> io::Error {
+    use raft_engine::Error;
+    match error {
+        Error::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => error,
+        Error::Io(_) | Error::Corruption(_) | Error::Codec(_) | Error::Protobuf(_) => damaged(NAME, error),
+        // Another process has it open, or an entry was purged meanwhile.
+        other => io::Error::other(other),
+    }
+}
+
 /// The number of synced writes that the log holds; an error if it has lost some.
 fn check_flushes(engine: &Engine, expected: u64) -> io::Result<u64> {
     let flushes = match engine.get(NODE, FLUSHES) {
         None => 0,
-        Some(number) => u64::from_be_bytes(number.try_into().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, "number of flushes in the raft log is no number")
-        })?),
+        Some(number) => {
+            u64::from_be_bytes(number.try_into().map_err(|_| damaged(NAME, "its number of flushes is no number"))?)
+        }
     };
     if flushes < expected {
         let why = format!(
-            "raft log is corrupt: it held {expected} synced writes and can be read up to number {flushes}. What is \
-             missing was acknowledged, so this node must not serve; the other members hold the data"
+            "it is corrupt: it held {expected} synced writes and can be read up to number {flushes}. What is missing was \
+             acknowledged"
         );
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        return Err(damaged(NAME, why));
     }
     Ok(flushes)
 }

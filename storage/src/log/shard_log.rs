@@ -9,19 +9,24 @@ use std::{
     },
 };
 
-use carillon_proto::pb::raft::{Entry, LogId, Vote};
+use carillon_proto::{
+    ShardId,
+    pb::raft::{Entry, LogId, Vote},
+};
 use parking_lot::Mutex;
 use prost::Message;
 use raft_engine::Engine;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    COMMITTED, CUT, CacheParts, PURGED, VOTE, closed,
+    COMMITTED, CUT, CacheParts, NAME, PURGED, VOTE, closed,
     disk_entry::{DiskEntry, Entries, index},
     flusher::{Op, Write},
     growth::Growth,
     state::{Appended, Plan, State, size},
+    to_io,
 };
+use crate::damage::{Alarm, damaged};
 
 /// Bytes of entries read at once while the log is checked at its opening.
 const VERIFY_BYTES: usize = 4 << 20;
@@ -35,8 +40,10 @@ pub(crate) struct ShardLog {
 struct Inner {
     engine: Arc<Engine>,
     ops: mpsc::Sender<Op>,
+    shard: ShardId,
     group: u64,
     cache: Arc<CacheParts>,
+    alarm: Alarm,
     state: Mutex<State>,
     /// The number of the last write that is on disk.
     written: AtomicU64,
@@ -46,9 +53,11 @@ impl ShardLog {
     pub(super) fn open(
         engine: Arc<Engine>,
         ops: mpsc::Sender<Op>,
-        group: u64,
+        shard: ShardId,
         cache: Arc<CacheParts>,
+        alarm: Alarm,
     ) -> io::Result<Self> {
+        let group = shard.group();
         let first = engine.first_index(group).unwrap_or(0);
         let end = engine.last_index(group).map_or(first, |last| last + 1);
         let cut = match engine.get(group, CUT) {
@@ -56,9 +65,13 @@ impl ShardLog {
             Some(next) => Some(u64::from_be_bytes(next.try_into().map_err(|_| invalid("cut"))?)),
         };
         let end = cut.map_or(end, |next| next.clamp(first, end));
-        let growth = verify(&engine, group, first..end)?;
+        let growth = verify(&engine, shard, first..end)?;
         let last = if end > first { read_disk(&engine, group, end - 1..end, usize::MAX)?.pop() } else { None };
         let purged: Option<LogId> = get(&engine, group, PURGED)?;
+        let next = purged.map_or(0, |id| id.index + 1);
+        if end > first && (if purged.is_some() { first > next } else { first > 1 }) {
+            return Err(damaged(NAME, format!("of shard {shard} it lacks the entries from {next} to {}", first - 1)));
+        }
         let present = if end > first { first..end } else { purged.map_or(0..0, |id| id.index + 1..id.index + 1) };
         let state = State::new(
             get(&engine, group, VOTE)?,
@@ -69,7 +82,8 @@ impl ShardLog {
             cut.is_some(),
             growth,
         );
-        let inner = Inner { engine, ops, group, cache, state: Mutex::new(state), written: AtomicU64::new(0) };
+        let inner =
+            Inner { engine, ops, shard, group, cache, alarm, state: Mutex::new(state), written: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -171,7 +185,8 @@ impl ShardLog {
         let wanted = (disk.end - disk.start) as usize;
         let inner = Arc::clone(&self.inner);
         let read = tokio::task::spawn_blocking(move || read_disk(&inner.engine, inner.group, disk, bytes));
-        let mut entries = read.await.map_err(io::Error::other)??;
+        let read = read.await.map_err(io::Error::other).flatten();
+        let mut entries = self.inner.alarm.hear(format_args!("log of shard {}", self.inner.shard), read)?;
         let mut room = bytes.saturating_sub(entries.iter().map(size).sum());
         if entries.len() == wanted {
             entries.extend(memory.into_iter().take_while(|entry| {
@@ -190,26 +205,23 @@ impl ShardLog {
 
 fn read_disk(engine: &Engine, group: u64, range: Range<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
     let mut found: Vec<DiskEntry> = Vec::new();
-    engine
-        .fetch_entries_to::<Entries>(group, range.start, range.end, Some(bytes), &mut found)
-        .map_err(io::Error::other)?;
-    found.into_iter().map(|entry| entry.decode().map_err(|_| invalid("entry"))).collect()
+    engine.fetch_entries_to::<Entries>(group, range.start, range.end, Some(bytes), &mut found).map_err(to_io)?;
+    found.into_iter().map(|entry| entry.decode().map_err(|_| invalid("an entry"))).collect()
 }
 
 /// Reads every entry once. raft-engine checks an entry's checksum only when the entry is read, which may be never for
 /// applied entries, or only when a follower needs them: damage must be known before this node votes or leads.
-fn verify(engine: &Engine, group: u64, range: Range<u64>) -> io::Result<Growth> {
+fn verify(engine: &Engine, shard: ShardId, range: Range<u64>) -> io::Result<Growth> {
     let mut growth = Growth::default();
     let mut next = range.start;
     while next < range.end {
         let corrupt = |error: &dyn std::fmt::Display| {
-            let why = format!(
-                "raft log is corrupt: entries of group {group} from index {next} can't be read: {error}. This node must \
-                 not serve; the other members hold the data"
-            );
-            io::Error::new(io::ErrorKind::InvalidData, why)
+            damaged(NAME, format!("it is corrupt: entries of shard {shard} from {next} can't be read: {error}"))
         };
-        let entries = read_disk(engine, group, next..range.end, VERIFY_BYTES).map_err(|error| corrupt(&error))?;
+        let entries = match read_disk(engine, shard.group(), next..range.end, VERIFY_BYTES) {
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
+            entries => entries.map_err(|error| corrupt(&error))?,
+        };
         let Some(last) = entries.last().and_then(|entry| entry.log_id) else {
             return Err(corrupt(&"nothing is there"));
         };
@@ -225,5 +237,5 @@ fn get<M: Message + Default>(engine: &Engine, group: u64, key: &[u8]) -> io::Res
 }
 
 fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in the raft log is not what this release writes"))
+    damaged(NAME, format!("{what} in it is not what this release writes"))
 }

@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{ops::Range, path::PathBuf};
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -12,7 +12,8 @@ use super::*;
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 3 };
 
 fn open(dir: &Path, cache_bytes: usize) -> (Log, ShardLog) {
-    let log = Log::open(dir, LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes }).expect("opens");
+    let log = Log::open(dir, LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes }, Alarm::default())
+        .expect("opens");
     let shard = log.shard(SHARD).expect("opens");
     (log, shard)
 }
@@ -158,18 +159,120 @@ async fn the_log_goes_on_behind_an_installed_snapshot() {
     assert_eq!(ids(&shard).await, [(5, 21), (5, 22)]);
 }
 
-#[tokio::test]
-async fn purged_files_are_given_back() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (log, shard) = open(dir.path(), 1 << 20);
-    for round in 0..100 {
-        // Random, because the engine compresses.
-        let noise: Vec<u8> = (0..100_000).map(|_| rand::random()).collect();
-        let entry = Entry { log_id: Some(id(1, round)), payload: Some(Payload::Commands(noise.into())) };
+/// Random, because the engine compresses.
+async fn append_noise(shard: &ShardLog, range: Range<u64>, bytes: usize) {
+    for index in range {
+        let noise: Vec<u8> = (0..bytes).map(|_| rand::random()).collect();
+        let entry = Entry { log_id: Some(id(1, index)), payload: Some(Payload::Commands(noise.into())) };
         let (tell, done) = oneshot::channel();
         shard.append(vec![entry], move |result| tell.send(result).expect("waits")).await.expect("queued");
         done.await.expect("answered").expect("written");
     }
+}
+
+fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|found| found == kind)).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn any_flipped_bit_is_found_or_does_no_harm() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    let vote = Vote { term: 4, node: 2, committed: true };
+    shard.save_vote(vote).await.expect("saved");
+    append_noise(&shard, 1..40, 60_000).await;
+    close(log, shard).await;
+    let sound: Vec<_> =
+        files(dir.path(), "raftlog").into_iter().map(|path| (fs::read(&path).expect("reads"), path)).collect();
+    assert!(sound.len() > 2);
+    let options = LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes: 0 };
+    let mut found = 0;
+    let mut spoil = async |file: usize, at: usize, bit: u8| {
+        let mut bytes = sound[file].0.clone();
+        bytes[at] ^= 1 << bit;
+        fs::write(&sound[file].1, bytes).expect("writes");
+        let opened = Log::open(dir.path(), options, Alarm::default()).and_then(|log| match log.shard(SHARD) {
+            Ok(shard) => Ok((log, shard)),
+            Err(error) => {
+                log.end();
+                Err(error)
+            }
+        });
+        match opened {
+            Ok((log, shard)) => {
+                assert_eq!(ids(&shard).await, (1..40).map(|index| (1, index)).collect::<Vec<_>>(), "byte {at}");
+                assert_eq!(shard.vote(), Some(vote), "byte {at}");
+                close(log, shard).await;
+            }
+            Err(error) => {
+                assert!(crate::damage::is_damage(&error), "{error}");
+                found += 1;
+            }
+        }
+        for (bytes, path) in &sound {
+            fs::write(path, bytes).expect("writes");
+        }
+    };
+    for round in 0..20 {
+        let file = rand::random_range(0..sound.len());
+        spoil(file, rand::random_range(0..sound[file].0.len()), round % 8).await;
+    }
+    // The last record of a file that is not the last one, which the engine cuts off without a word.
+    for back in [10, 70, 1000, 30_000] {
+        spoil(0, sound[0].0.len() - back, 3).await;
+    }
+    assert!(found >= 20, "{found}");
+}
+
+#[tokio::test]
+async fn values_are_not_in_files_whose_end_may_be_torn() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    let (vote, here) = (Vote { term: 4, node: 2, committed: true }, Here { replica: 640, gone: 2 });
+    shard.save_vote(vote).await.expect("saved");
+    log.set_replica(SHARD, here).await.expect("written");
+    append_noise(&shard, 1..100, 100_000).await;
+    shard.purge(id(1, 98)).await.expect("purges");
+    append_noise(&shard, 100..101, 10).await;
+    log.purge_files().expect("purges");
+    append_noise(&shard, 101..102, 10).await;
+    close(log, shard).await;
+    let moved = files(dir.path(), "rewrite");
+    let bytes = fs::read(moved.last().expect("values were moved")).expect("reads");
+    assert!(bytes.windows(4).any(|window| window == VOTE), "the vote is in a file that was written anew");
+    for path in moved {
+        fs::write(&path, &fs::read(&path).expect("reads")[..40]).expect("writes");
+    }
+    let (log, shard) = open(dir.path(), 0);
+    assert_eq!((shard.vote(), log.replica(SHARD).expect("reads")), (Some(vote), Some(here)));
+    assert_eq!(ids(&shard).await.last(), Some(&(1, 101)));
+}
+
+#[tokio::test]
+async fn entries_that_are_missing_at_the_beginning_are_noticed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    append(&shard, 1, 1..20).await;
+    shard.purge(id(1, 5)).await.expect("purges");
+    append(&shard, 1, 20..21).await;
+    close(log, shard).await;
+    let (log, shard) = open(dir.path(), 0);
+    assert_eq!(ids(&shard).await.first(), Some(&(1, 6)));
+    drop(shard);
+    // What the engine does when it has lost the file with the first ones.
+    log.engine.compact_to(SHARD.group(), 9);
+    let error = log.shard(SHARD).err().expect("refused");
+    assert!(error.to_string().contains("lacks the entries from 6 to 8"), "{error}");
+}
+
+#[tokio::test]
+async fn purged_files_are_given_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 1 << 20);
+    append_noise(&shard, 0..100, 100_000).await;
     let before = log.used_bytes();
     shard.purge(id(1, 98)).await.expect("purges");
     shard.save_vote(Vote::default()).await.expect("flushes");

@@ -19,6 +19,7 @@ use super::{
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
 };
 use crate::{
+    damage::Alarm,
     machine::{EntryCommands, Machine, Record},
     metrics as names,
     snapshot::{SnapshotDir, SnapshotFile},
@@ -36,6 +37,7 @@ pub(crate) struct NodeShare {
     /// Limits the number of snapshots that this node makes at a time.
     pub(crate) building: Arc<Semaphore>,
     pub(crate) pace: Arc<ApplyPace>,
+    pub(crate) alarm: Alarm,
 }
 
 /// One shard's machine and its snapshots.
@@ -75,6 +77,10 @@ impl ShardMachine {
     /// Closed when the machine has ended, for whatever reason.
     pub(crate) fn alive(&self) -> watch::Receiver<()> {
         self.alive.subscribe()
+    }
+
+    fn hear<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        self.node.alarm.hear(format_args!("shard {}", self.shard), result)
     }
 
     async fn apply_batch(&mut self, batch: Batch) -> io::Result<()> {
@@ -159,13 +165,14 @@ impl RaftStateMachine<Types> for ShardMachine {
         let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
             let mut batch = Batch::default();
-            batch.push(first?)?;
+            batch.push(self.hear(first)?)?;
             while !batch.is_full()
                 && let Some(Some(next)) = entries.next().now_or_never()
             {
-                batch.push(next?)?;
+                batch.push(self.hear(next)?)?;
             }
-            self.apply_batch(batch).await?;
+            let done = self.apply_batch(batch).await;
+            self.hear(done)?;
         }
         Ok(())
     }
@@ -177,10 +184,12 @@ impl RaftStateMachine<Types> for ShardMachine {
         let machine = Arc::clone(&self.machine);
         let view = blocking(move || machine.lock().snapshot().map(Mutex::new)).await;
         Some(Builder {
+            shard: self.shard,
             view: Some(view),
             meta: self.applied.meta(),
             snapshots: Arc::clone(&self.snapshots),
             sync: Arc::clone(&self.sync),
+            alarm: self.node.alarm.clone(),
             _permit: permit,
         })
     }
@@ -195,15 +204,16 @@ impl RaftStateMachine<Types> for ShardMachine {
         let (machine, snapshots, sync) =
             (Arc::clone(&self.machine), Arc::clone(&self.snapshots), Arc::clone(&self.sync));
         let (last, encoded) = (meta.last_log_id.map(log_id_to_pb), meta_to_pb(meta).encode_to_vec());
-        blocking(move || {
+        let installed = blocking(move || {
             snapshot.verify()?;
             // The file comes first: if the machine is left half restored, the next start restores it again from the
             // file.
             let snapshot = snapshots.adopt(&snapshot, last)?;
             machine.lock().restore(&mut snapshot.records()?, &encoded)?;
             sync()
-        })
-        .await?;
+        });
+        let installed = installed.await;
+        self.hear(installed)?;
         self.applied = Applied::new(meta.clone());
         metrics::counter!(names::SNAPSHOTS, "what" => "installed").increment(1);
         metrics::histogram!(names::SNAPSHOT_SECONDS, "what" => "installed").record(start.elapsed());
@@ -212,7 +222,8 @@ impl RaftStateMachine<Types> for ShardMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let snapshots = Arc::clone(&self.snapshots);
-        match blocking(move || snapshots.current()).await? {
+        let current = blocking(move || snapshots.current()).await;
+        match self.hear(current)? {
             None => Ok(None),
             Some((meta, snapshot)) => {
                 Ok(Some(Snapshot { meta: meta_from_pb(meta).map_err(io::Error::other)?, snapshot }))
@@ -223,10 +234,12 @@ impl RaftStateMachine<Types> for ShardMachine {
 
 /// Writes a view of the machine to a file while the machine continues.
 pub(crate) struct Builder {
+    shard: ShardId,
     view: Option<io::Result<View>>,
     meta: SnapshotMeta,
     snapshots: Arc<SnapshotDir>,
     sync: Sync,
+    alarm: Alarm,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -240,13 +253,14 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let start = Instant::now();
         let view = self.view.take().ok_or_else(|| io::Error::other("a snapshot builder builds once"))??;
         let (meta, snapshots, sync) = (meta_to_pb(&self.meta), Arc::clone(&self.snapshots), Arc::clone(&self.sync));
-        let (meta, snapshot) = blocking(move || {
+        let built = blocking(move || {
             let written = snapshots.write(meta, &mut view.into_inner())?;
             // openraft then purges the log up to the snapshot: the applied entries must be on disk by then.
             sync()?;
             Ok(written)
-        })
-        .await?;
+        });
+        let built = built.await;
+        let (meta, snapshot) = self.alarm.hear(format_args!("snapshot of shard {}", self.shard), built)?;
         metrics::counter!(names::SNAPSHOTS, "what" => "built").increment(1);
         metrics::histogram!(names::SNAPSHOT_SECONDS, "what" => "built").record(start.elapsed());
         metrics::histogram!(names::SNAPSHOT_BYTES).record(snapshot.len() as f64);

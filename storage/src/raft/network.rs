@@ -32,7 +32,7 @@ use super::{
     link::{LinkError, RaftLink, RaftLinks, Reply, Route},
     types::{Host, LogId, Snapshot, Types, Vote},
 };
-use crate::{metrics as names, snapshot::SnapshotFile};
+use crate::{damage::Alarm, metrics as names, snapshot::SnapshotFile};
 
 /// Appends in flight to one follower of one group. More wait until the first one is answered.
 const PIPELINE: usize = 16;
@@ -49,6 +49,7 @@ pub(crate) struct Network {
     group: u64,
     /// The id of the local replica.
     own: u64,
+    alarm: Alarm,
 }
 
 /// Client of one replica for one other replica.
@@ -57,13 +58,14 @@ pub(crate) struct Peer {
     links: RaftLinks,
     link: RaftLink,
     route: Route,
+    alarm: Alarm,
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
 impl Network {
-    pub(crate) fn new(links: RaftLinks, group: u64, own: u64) -> Self {
-        Self { links, group, own }
+    pub(crate) fn new(links: RaftLinks, group: u64, own: u64, alarm: Alarm) -> Self {
+        Self { links, group, own, alarm }
     }
 }
 
@@ -74,7 +76,7 @@ impl RaftNetworkFactory<Types> for Network {
         let route = Route { group: self.group, from: self.own, to: target };
         let node = host.of(target);
         self.links.book().suppose(node, &host.address);
-        Peer { links: self.links.clone(), link: self.links.to(node), route }
+        Peer { links: self.links.clone(), link: self.links.to(node), route, alarm: self.alarm.clone() }
     }
 }
 
@@ -195,7 +197,12 @@ impl Peer {
             from: self.route.from,
             to: self.route.to,
         };
-        let reading = tokio::task::spawn_blocking(move || read_pieces(&snapshot.snapshot, header, &pieces));
+        let (file, alarm) = (snapshot.snapshot, self.alarm.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            // Its receiver would refuse a damaged one, and be sent it again and again.
+            alarm.hear(format_args!("snapshot of group {}", header.group), file.verify())?;
+            read_pieces(&file, header, &pieces)
+        });
         let reply = client.install_snapshot(self.links.request(ReceiverStream::new(outgoing))).await;
         let reply = reply.map_err(|status| cause(&status))?;
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;

@@ -17,7 +17,7 @@ use super::{
     convert::{entry_from_pb, entry_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb},
     types::{Entry, LogId, Payload, Types, Vote},
 };
-use crate::log::ShardLog;
+use crate::{damage::damaged, log::ShardLog};
 
 /// Bytes of entries that are read at once to be sent; many such messages are in flight to each follower.
 const SEND_BYTES: usize = carillon_proto::limits::BATCH_BYTES;
@@ -121,7 +121,7 @@ impl RaftLogReader<Types> for LogStore {
             if next >= end {
                 return None;
             }
-            match read(&log, next, end, APPLY_BYTES).await {
+            match read(&log, next, end, APPLY_BYTES).await.and_then(|entries| begin_at(next, entries)) {
                 Ok(entries) => {
                     let last = entries.last()?.log_id.index;
                     let entries: Vec<_> = entries.into_iter().map(Ok).collect();
@@ -131,6 +131,16 @@ impl RaftLogReader<Types> for LogStore {
             }
         });
         futures_util::StreamExt::flatten(chunks)
+    }
+}
+
+/// What is applied has no gap.
+fn begin_at(next: u64, entries: Vec<Entry>) -> io::Result<Vec<Entry>> {
+    match entries.first().map(|entry| entry.log_id.index) {
+        Some(first) if first != next => {
+            Err(damaged("raft log", format!("entries {next} to {} are to be applied, and are not there", first - 1)))
+        }
+        _ => Ok(entries),
     }
 }
 

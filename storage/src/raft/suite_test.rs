@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{ApplyPace, NodeShare, machine::ShardMachine, store::LogStore, types::Types};
 use crate::{
+    damage::Alarm,
     engine::Engines,
     log::{Log, LogOptions},
     machine::Machine,
@@ -40,11 +41,15 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
         };
         // No cache: everything that can be read from disk is.
         let options = LogOptions { file_bytes: 1 << 20, purge_bytes: 4 << 20, cache_bytes: 0 };
-        let log = Log::open(&dir.path().join("log"), options).expect("opens");
+        let log = Log::open(&dir.path().join("log"), options, Alarm::default()).expect("opens");
         let store = LogStore::new(log.shard(shard).expect("opens"));
         let snapshots = SnapshotDir::open(&dir.path().join("snapshots"), shard.to_string(), shard.group());
         let snapshots = Arc::new(snapshots.expect("opens"));
-        let node = NodeShare { building: Arc::new(Semaphore::new(1)), pace: Arc::new(ApplyPace::new(Instant::now())) };
+        let node = NodeShare {
+            building: Arc::new(Semaphore::new(1)),
+            pace: Arc::new(ApplyPace::new(Instant::now())),
+            alarm: Alarm::default(),
+        };
         let machine = ShardMachine::open(shard, machine, snapshots, node).expect("opens");
         Ok((Guard { _log: log, _engines: engines, _dir: dir }, store, machine))
     }

@@ -27,6 +27,7 @@ pub(crate) use self::{
 };
 use self::{proposer::Proposer, reads::Reads};
 use crate::{
+    damage::Alarm,
     machine::Outcome,
     metrics as names,
     raft::{Group, ProposeError, ReadError},
@@ -49,6 +50,7 @@ struct Inner {
     id: ShardId,
     group: Arc<Group>,
     reader: Reader,
+    alarm: Alarm,
     writes: mpsc::Sender<Write>,
     waiting_bytes: Arc<AtomicUsize>,
     reads: mpsc::Sender<reads::Read>,
@@ -70,7 +72,7 @@ struct Waiting {
 }
 
 impl Shard {
-    pub(crate) fn start(id: ShardId, group: Arc<Group>, reader: Reader, tasks: &Tasks) -> Self {
+    pub(crate) fn start(id: ShardId, group: Arc<Group>, reader: Reader, alarm: Alarm, tasks: &Tasks) -> Self {
         let (writes, write_queue) = mpsc::channel(QUEUE_COMMANDS);
         let (reads, read_queue) = mpsc::channel(QUEUE_READS);
         let proposer = Proposer::new(
@@ -81,9 +83,9 @@ impl Shard {
             reader.clone(),
         );
         tasks.spawn("proposer", proposer.run());
-        tasks.spawn("reads", Reads::new(id, Arc::clone(&group), reader.clone(), read_queue).run());
+        tasks.spawn("reads", Reads::new(id, Arc::clone(&group), reader.clone(), read_queue, alarm.clone()).run());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        Self { inner: Arc::new(Inner { id, group, reader, writes, waiting_bytes, reads }) }
+        Self { inner: Arc::new(Inner { id, group, reader, alarm, writes, waiting_bytes, reads }) }
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -98,10 +100,21 @@ impl Shard {
         &self.inner.reader
     }
 
+    /// Told when the disk fails this node.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.inner.alarm
+    }
+
     /// Queues a checked command. It is answered when it is applied, thus on disk on a majority, or refused.
     pub(crate) fn submit(&self, command: Bytes, lane: Option<Lane>, answer: Responder) {
         if lane.as_ref().is_some_and(Lane::is_closed) {
             return answer.refuse(Why::LaneClosed(LaneClosed {}));
+        }
+        if self.inner.alarm.is_raised() {
+            if let Some(lane) = &lane {
+                lane.close();
+            }
+            return answer.refuse(stopping());
         }
         #[cfg(feature = "planted-bugs")]
         let command = planted::as_a_later_program(command, self.inner.reader.level());
@@ -128,6 +141,9 @@ impl Shard {
 
     /// Queues a read. The leader answers it; it sees everything that was answered before it.
     pub(crate) fn read(&self, op: ReadOp, answer: Responder) {
+        if self.inner.alarm.is_raised() {
+            return answer.refuse(stopping());
+        }
         match self.inner.reads.try_send(reads::Read { op, answer }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(read)) => read.answer.refuse(busy()),

@@ -7,9 +7,9 @@ use std::{
 };
 
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadHead, ReadHeads, ReadTimeline, ReadUser, Rejected, StoreError, Unknown,
+        ListAccounts, ListSessions, ReadHead, ReadHeads, ReadTimeline, ReadUser, Rejected, StoreError,
         rejected::Reason, store_error::Why,
     },
 };
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{Responder, not_read, stopping};
 use crate::{
+    damage::Alarm,
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
     metrics,
     raft::Group,
@@ -54,15 +55,22 @@ pub(super) struct Read {
 }
 
 pub(super) struct Reads {
-    kind: ShardKind,
+    id: ShardId,
     group: Arc<Group>,
     reader: Reader,
     queue: mpsc::Receiver<Read>,
+    alarm: Alarm,
 }
 
 impl Reads {
-    pub(super) fn new(shard: ShardId, group: Arc<Group>, reader: Reader, queue: mpsc::Receiver<Read>) -> Self {
-        Self { kind: shard.kind, group, reader, queue }
+    pub(super) fn new(
+        id: ShardId,
+        group: Arc<Group>,
+        reader: Reader,
+        queue: mpsc::Receiver<Read>,
+        alarm: Alarm,
+    ) -> Self {
+        Self { id, group, reader, queue, alarm }
     }
 
     pub(super) async fn run(mut self) {
@@ -77,14 +85,14 @@ impl Reads {
                         return;
                     }
                     let batch = std::mem::replace(&mut taken, Vec::with_capacity(BATCH));
-                    working.push(answer(self.kind, Arc::clone(&self.group), self.reader.clone(), batch));
+                    working.push(answer(self.id, Arc::clone(&self.group), self.reader.clone(), self.alarm.clone(), batch));
                 }
             }
         }
     }
 }
 
-async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<Read>) {
+async fn answer(shard: ShardId, group: Arc<Group>, reader: Reader, alarm: Alarm, batch: Vec<Read>) {
     let start = Instant::now();
     if let Err(error) = group.linearize(WAIT).await {
         for read in batch {
@@ -92,12 +100,14 @@ async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<R
         }
         return;
     }
-    metrics::reads_begun(kind, batch.len());
+    metrics::reads_begun(shard.kind, batch.len());
+    let failing = alarm.clone();
     // The read may block on the disk. If it panics, the dropped responders say that nothing is known.
     let work = tokio::task::spawn_blocking(move || {
         for Read { op, answer } in batch {
             let read = reader.read(&op);
-            if group.is_closed() {
+            // What the disk gives is not to be trusted any more.
+            if group.is_closed() || alarm.is_raised() {
                 answer.refuse(stopping());
                 continue;
             }
@@ -105,16 +115,18 @@ async fn answer(kind: ShardKind, group: Arc<Group>, reader: Reader, batch: Vec<R
                 Ok(Some(outcome)) => answer.give(outcome),
                 Ok(None) => answer.refuse(wrong_kind()),
                 Err(error) => {
-                    tracing::error!(%error, "a read of the store failed");
-                    answer.refuse(Why::Unknown(Unknown { why: "the store can't be read".to_owned() }));
+                    alarm.raise(format_args!("shard {shard}"), &error);
+                    answer.refuse(stopping());
                 }
             }
         }
     });
-    if let Err(error) = work.await {
-        tracing::error!(%error, "a read of the store panicked");
+    if let Err(error) = work.await
+        && error.is_panic()
+    {
+        failing.raise(format_args!("shard {shard}"), &error);
     }
-    metrics::reads_done(kind, start.elapsed());
+    metrics::reads_done(shard.kind, start.elapsed());
 }
 
 impl Reader {

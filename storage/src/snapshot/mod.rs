@@ -25,5 +25,5 @@ const BLOCK_BYTES: usize = 1 << 20;
 const MAX_BLOCK_BYTES: usize = 64 << 20;
 
 fn damaged(what: &str) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, format!("snapshot file is damaged: {what}"))
+    crate::damage::damaged("snapshot file", what)
 }

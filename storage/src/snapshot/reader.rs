@@ -14,6 +14,9 @@ use prost::Message as _;
 use super::{MAGIC, MAGIC_1, MAX_BLOCK_BYTES, damaged};
 use crate::machine::Record;
 
+/// A format from here on is not that of a newer release but damage.
+const FORMATS: u8 = 32;
+
 /// An open snapshot file. It stays readable when a newer one takes its place.
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotFile {
@@ -109,7 +112,7 @@ impl Records {
         let crc = read_u32(&mut self.reader)?;
         if packed == 0 {
             let mut count = [0; 8];
-            self.reader.read_exact(&mut count)?;
+            read_exact(&mut self.reader, &mut count)?;
             if raw != 0 || crc32fast::hash(&count) != crc || u64::from_le_bytes(count) != self.count {
                 return Err(damaged("the number of records is wrong"));
             }
@@ -122,7 +125,7 @@ impl Records {
             return Err(damaged("a block is too long"));
         }
         let mut bytes = vec![0; packed];
-        self.reader.read_exact(&mut bytes)?;
+        read_exact(&mut self.reader, &mut bytes)?;
         if crc32fast::hash(&bytes) != crc {
             return Err(damaged("a block's checksum is wrong"));
         }
@@ -148,10 +151,11 @@ impl Records {
 
 fn read_header(reader: &mut impl Read) -> io::Result<(u64, SnapshotMeta)> {
     let mut magic = [0; 8];
-    reader.read_exact(&mut magic)?;
+    read_exact(reader, &mut magic)?;
     if ![MAGIC, MAGIC_1].contains(&&magic) {
-        if magic[..7] == MAGIC[..7] {
-            return Err(damaged(&format!("format {} is newer than what this release reads", magic[7])));
+        if magic[..7] == MAGIC[..7] && magic[7] > MAGIC[7] && magic[7] < FORMATS {
+            let why = format!("snapshot file has format {}, which is newer than what this release reads", magic[7]);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         return Err(damaged("it does not begin as a snapshot"));
     }
@@ -161,7 +165,7 @@ fn read_header(reader: &mut impl Read) -> io::Result<(u64, SnapshotMeta)> {
         return Err(damaged("its header is too long"));
     }
     let mut header = vec![0; len];
-    reader.read_exact(&mut header)?;
+    read_exact(reader, &mut header)?;
     if crc32fast::hash(&header) != crc {
         return Err(damaged("its header's checksum is wrong"));
     }
@@ -169,9 +173,16 @@ fn read_header(reader: &mut impl Read) -> io::Result<(u64, SnapshotMeta)> {
     Ok((header.group, header.meta.ok_or_else(|| damaged("its header has no meta"))?))
 }
 
+fn read_exact(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<()> {
+    reader.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("it is cut off"),
+        _ => error,
+    })
+}
+
 fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
     let mut bytes = [0; 4];
-    reader.read_exact(&mut bytes)?;
+    read_exact(reader, &mut bytes)?;
     Ok(u32::from_le_bytes(bytes))
 }
 

@@ -63,7 +63,7 @@ async fn a_folder_in_use_is_refused() {
 }
 
 /// Copies a folder as an operator does while the node is stopped.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("lists") {
         let entry = entry.expect("lists");

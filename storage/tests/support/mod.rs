@@ -229,6 +229,15 @@ impl Node {
         self.running = Some((storage, tasks));
     }
 
+    /// One attempt to start.
+    pub(crate) async fn try_start(&mut self) -> Result<(), OpenError> {
+        let storage = self.open().await?;
+        let tasks = Tasks::new();
+        storage.run(&tasks);
+        self.running = Some((storage, tasks));
+        Ok(())
+    }
+
     async fn open(&self) -> Result<Storage, OpenError> {
         #[cfg(feature = "planted-bugs")]
         if let Some(level) = self.level {

@@ -3,7 +3,7 @@
 //!
 //! | first byte | in | rest of the key | value |
 //! | --- | --- | --- | --- |
-//! | 0x00 `APPLIED` | both | nothing | bytes of the Raft core: how far the log is applied. Not part of a snapshot |
+//! | 0x00 `APPLIED` | both | nothing | bytes of the Raft core: how far the log is applied; in a directory behind them a digest (`engine/digest.rs`). Not part of a snapshot |
 //! | 0x01 `ACCOUNT` | directory | user | encoded `Account` |
 //! | 0x02 `SESSION` | directory | user, 0x00, device | encoded `Session` |
 //! | 0x03 `LEASE` | directory 0 | lease u64 | kind u8, ttl_ms u32, ends u64 (by the lease clock), nonce 16 bytes, address |
