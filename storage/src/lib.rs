@@ -14,6 +14,7 @@
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
 //! space.rs     how full the disk is
 //! put_back.rs  a data folder that was put back from a copy
+//! backup/      what backups read, and data folders that are made of them
 //! shard/       queues of writes and reads of one shard
 //! raft/        openraft: groups, network, state machine
 //! log/         raft-engine: log and votes of all shards
@@ -25,6 +26,7 @@
 //! On disk, in the data folder: `identity`, `lock`, `ballast`, `log/`, `snapshots/`, `directory/`, `timeline/`.
 
 mod addresses;
+pub mod backup;
 mod bootstrap;
 mod carrier;
 mod cluster;

@@ -16,6 +16,7 @@ use carillon_proto::{
     Level, Readiness, Ready, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::{
+        backup::backup_server::BackupServer,
         raft::{
             self as pb, Identity, bootstrap_server::BootstrapServer, cluster_admin_server::ClusterAdminServer,
             founding_server::FoundingServer, raft_server::RaftServer,
@@ -36,6 +37,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     addresses::AddressBook,
+    backup::BackupService,
     bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
     carrier::Carrier,
     cluster::{Cluster, Hosted, Serving, rows},
@@ -303,6 +305,7 @@ impl Node {
         let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone());
         let membership = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
         let membership = ClusterAdminServer::new(membership).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let backup = BackupServer::new(BackupService::new(Arc::clone(&self.serving), tasks.clone()));
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
@@ -310,6 +313,7 @@ impl Node {
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
             .add_service(InterceptedService::new(membership, check(&[Tier::Operator])))
+            .add_service(InterceptedService::new(backup, check(&[Tier::Operator])))
     }
 
     /// From waiting for a place in a cluster to serving. An error stops the process.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin_client;
+mod backup;
 mod chat;
 mod cluster;
 mod credential;
@@ -87,6 +88,10 @@ enum Command {
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
+    /// Makes, checks, lists and restores backups. Exits with 0 when it is done, 1 if it failed and may be tried again, 2 for
+    /// wrong arguments, 3 if a backup is damaged or missing, 4 if it was refused.
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// A whole cluster on this machine, each node a process of its own; `cluster init` makes a cluster of storage nodes
     /// anywhere.
     Cluster(cluster::Cluster),
@@ -103,7 +108,7 @@ pub fn run() -> ExitCode {
         Err(error) if error.is::<out::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
             out::tell(format_args!("carillon: {}", told(&error)));
-            ExitCode::FAILURE
+            error.downcast_ref::<backup::BackupError>().map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }
@@ -136,6 +141,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::PutBack) => put_back(&options.load()?),
+        Some(Command::Backup(backup)) => small(async { backup.run(&options.load()?).await }),
         Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
     }
 }
