@@ -4,13 +4,14 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "carillon/client/v1/client.proto",
     "carillon/link/v1/link.proto",
     "carillon/store/v1/command.proto",
     "carillon/store/v1/store.proto",
     "carillon/raft/v1/raft.proto",
     "carillon/admin/v1/admin.proto",
+    "carillon/backup/v1/backup.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

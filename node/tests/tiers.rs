@@ -5,6 +5,7 @@ mod support;
 use carillon_proto::{
     pb::{
         admin::{StatusRequest, admin_client::AdminClient},
+        backup::backup_client::BackupClient,
         link::{Hello, ToRouter, router_client::RouterClient},
         raft::{
             DescribeRequest, RaftFrames, SnapshotPiece, bootstrap_client::BootstrapClient,
@@ -58,6 +59,10 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
         "Founding.Found" => {
             FoundingClient::with_interceptor(channel, token).found(soon(Default::default())).await.map(drop)
         }
+        "Backup.Describe" => {
+            BackupClient::with_interceptor(channel, token).describe(soon(Default::default())).await.map(drop)
+        }
+        "Backup.Read" => BackupClient::with_interceptor(channel, token).read(soon(Default::default())).await.map(drop),
         "Store.Stream" => {
             let requests = soon(stream::iter([ToStore::default()]));
             StoreClient::with_interceptor(channel, token).stream(requests).await.map(drop)
@@ -100,6 +105,8 @@ fn each_call_opens_to_its_tiers_and_to_nobody_else() {
             ("Bootstrap.Announce", &[Tier::Storage]),
             ("Bootstrap.Carry", &[Tier::Storage]),
             ("Founding.Found", &[Tier::Operator]),
+            ("Backup.Describe", &[Tier::Operator]),
+            ("Backup.Read", &[Tier::Operator]),
             ("Store.Stream", &[Tier::Router]),
             ("Registry.Watch", &[Tier::Storage, Tier::Router]),
             ("Registry.Renew", &[Tier::Storage, Tier::Router]),

@@ -1,7 +1,8 @@
 //! Generated from `proto/`. One module for each package.
 
 pub use generated::carillon::{
-    admin::v1 as admin, client::v1 as client, link::v1 as link, raft::v1 as raft, store::v1 as store,
+    admin::v1 as admin, backup::v1 as backup, client::v1 as client, link::v1 as link, raft::v1 as raft,
+    store::v1 as store,
 };
 
 /// The compiled descriptors of all .proto files, from which pages of the documentation are generated.
@@ -38,6 +39,11 @@ mod generated {
         pub mod admin {
             pub mod v1 {
                 tonic::include_proto!("carillon.admin.v1");
+            }
+        }
+        pub mod backup {
+            pub mod v1 {
+                tonic::include_proto!("carillon.backup.v1");
             }
         }
     }

@@ -15,6 +15,7 @@
 //! space.rs     how full the disk is
 //! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
 //! put_back.rs  a data folder that was put back from a copy
+//! backup/      what backups read, and data folders that are made of them
 //! shard/       queues of writes and reads of one shard
 //! raft/        openraft: groups, network, state machine
 //! log/         raft-engine: log and votes of all shards
@@ -26,6 +27,7 @@
 //! On disk, in the data folder: `identity`, `lock`, `ballast`, `log/`, `snapshots/`, `directory/`, `timeline/`.
 
 mod addresses;
+pub mod backup;
 mod bootstrap;
 mod carrier;
 mod cluster;

@@ -16,6 +16,7 @@ use carillon_proto::{
     Level, Readiness, Ready, ShardId, ShardMap,
     limits::MAX_NODE_MESSAGE_BYTES,
     pb::{
+        backup::backup_server::BackupServer,
         raft::{
             self as pb, Identity, bootstrap_server::BootstrapServer, cluster_admin_server::ClusterAdminServer,
             founding_server::FoundingServer, raft_server::RaftServer,
@@ -36,6 +37,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     addresses::AddressBook,
+    backup::BackupService,
     bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
     carrier::Carrier,
     cluster::{Cluster, Hosted, Serving, rows},
@@ -362,6 +364,7 @@ impl Node {
         let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone());
         let admin = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
         let admin = ClusterAdminServer::new(admin).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        let backup = BackupServer::new(BackupService::new(Arc::clone(&self.serving), tasks.clone()));
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
@@ -369,6 +372,7 @@ impl Node {
             .add_service(InterceptedService::new(bootstrap, check(&[Tier::Storage])))
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
             .add_service(InterceptedService::new(admin, check(&[Tier::Operator])))
+            .add_service(InterceptedService::new(backup, check(&[Tier::Operator])))
     }
 
     /// From waiting for a place in a cluster to serving. An error stops the process.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin_client;
+mod backup;
 mod callees;
 mod chat;
 mod cluster;
@@ -92,6 +93,10 @@ enum Command {
     /// Looks for damage in the data folder of a storage node, which must be stopped, and puts it aside. What this node can't
     /// make anew from its own snapshots and log, it gets from the others.
     Repair(repair::RepairCommand),
+    /// Makes, checks, lists and restores backups. Exits with 0 when it is done, 1 if it failed and may be tried again, 2 for
+    /// wrong arguments, 3 if a backup is damaged or missing, 4 if it was refused.
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// A whole cluster on this machine, each node a process of its own; `cluster init` makes a cluster of storage nodes
     /// anywhere.
     Cluster(cluster::Cluster),
@@ -108,7 +113,10 @@ pub fn run() -> ExitCode {
         Err(error) if error.is::<out::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
             out::tell(format_args!("carillon: {}", told(&error)));
-            if is_damage(&error) { ExitCode::from(DAMAGED) } else { ExitCode::FAILURE }
+            if is_damage(&error) {
+                return ExitCode::from(DAMAGED);
+            }
+            error.downcast_ref::<backup::BackupError>().map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }
@@ -152,6 +160,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::PutBack) => put_back(&options.load()?),
         Some(Command::Repair(repair)) => repair.run(&options.load()?),
+        Some(Command::Backup(backup)) => small(async { backup.run(&options.load()?).await }),
         Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
     }
 }

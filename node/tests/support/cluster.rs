@@ -97,6 +97,10 @@ impl Cluster {
         leader
     }
 
+    pub fn storage_addresses(&self) -> Vec<String> {
+        self.addresses_of(7500, 3)
+    }
+
     pub fn router_addresses(&self) -> Vec<String> {
         self.addresses_of(7600, 2)
     }

@@ -210,12 +210,14 @@ impl TimelineShard {
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
-        let records = self.engine.db.snapshot().iter(&self.keyspace);
-        records.filter_map(|record| match record.into_inner() {
-            Ok((key, _)) if *key == *keys::APPLIED => None,
-            Ok((key, value)) => Some(Ok((key.to_vec(), value.to_vec()))),
-            Err(error) => Some(Err(to_io(error))),
-        })
+        all(&self.engine.db.snapshot(), &self.keyspace)
+    }
+
+    /// The value of `APPLIED`, and the records that belong to it. Other than a view, it may be read for a long time.
+    pub(crate) fn applied_records(&self) -> io::Result<(Option<Vec<u8>>, impl Iterator<Item = Record> + Send + use<>)> {
+        let view = self.view();
+        let applied = view.get(keys::APPLIED)?.map(|value| value.to_vec());
+        Ok((applied, all(&view.snapshot, &self.keyspace)))
     }
 
     /// Replaces all content. If it fails or is interrupted, the shard is empty.
@@ -263,6 +265,15 @@ impl TimelineShard {
     fn batch(&self, capacity: usize) -> OwnedWriteBatch {
         OwnedWriteBatch::with_capacity(self.engine.db.clone(), capacity).durability(Some(PersistMode::Buffer))
     }
+}
+
+/// All records but `APPLIED`.
+fn all(snapshot: &Snapshot, keyspace: &Keyspace) -> impl Iterator<Item = Record> + Send + use<> {
+    snapshot.iter(keyspace).filter_map(|record| match record.into_inner() {
+        Ok((key, _)) if *key == *keys::APPLIED => None,
+        Ok((key, value)) => Some(Ok((key.to_vec(), value.to_vec()))),
+        Err(error) => Some(Err(to_io(error))),
+    })
 }
 
 impl TimelineView<'_> {

@@ -204,6 +204,14 @@ impl DirectoryShard {
         Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }
     }
 
+    /// The value of `APPLIED`, and the records that belong to it.
+    pub(crate) fn applied_records(&self) -> io::Result<(Option<Vec<u8>>, impl Iterator<Item = Record> + Send + use<>)> {
+        let mut inside = self.inside.write();
+        let applied = self.applied()?;
+        let id = inside.views.open(keys::APPLIED.to_vec());
+        Ok((applied, Records { shard: self.clone(), id, piece: Vec::new().into_iter(), ended: false }))
+    }
+
     /// Replaces all content. If it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         let mut inside = self.inside.write();

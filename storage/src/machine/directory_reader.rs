@@ -20,7 +20,7 @@ const LOOKED_AT: usize = 4096;
 /// Reads the applied state, from any thread.
 #[derive(Clone)]
 pub(crate) struct DirectoryReader {
-    shard: DirectoryShard,
+    pub(super) shard: DirectoryShard,
     published: watch::Receiver<RegistryState>,
     level: ShardLevel,
 }

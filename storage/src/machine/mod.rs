@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod check;
 mod cluster;
+mod copied;
 mod directory;
 mod directory_reader;
 pub(crate) mod keys;
@@ -27,12 +28,13 @@ pub(crate) use self::{
     admission::{admit_directory, admit_timeline},
     check::{MAX_ZONE_BYTES, check_directory, check_timeline, is_the_leaders, is_the_nodes},
     cluster::{ClusterRows, FOUNDERS, REPLICAS},
+    copied::Kept,
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
     level::{ShardLevel, directory_level, timeline_level},
     registry::RegistryState,
     retention::{Retention, SWEEP_CURSORS},
-    timeline::TimelineMachine,
+    timeline::{TimelineMachine, TimelineState},
     timeline_reader::TimelineReader,
 };
 

@@ -30,7 +30,7 @@ pub(crate) const COLLECTED_KEYS: u32 = 512;
 /// Reads the applied state, from any thread; each read sees one state.
 #[derive(Clone)]
 pub(crate) struct TimelineReader {
-    shard: TimelineShard,
+    pub(super) shard: TimelineShard,
     level: ShardLevel,
 }
 

@@ -15,7 +15,8 @@ mod reader;
 mod writer;
 
 pub(crate) use dir::SnapshotDir;
-pub(crate) use reader::SnapshotFile;
+pub(crate) use reader::{SnapshotFile, read};
+pub(crate) use writer::encode;
 
 const MAGIC: &[u8; 8] = b"CRLNSNP\x02";
 const MAGIC_1: &[u8; 8] = b"CRLNSNP\x01";

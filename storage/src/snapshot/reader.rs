@@ -61,10 +61,8 @@ impl SnapshotFile {
         Ok(header)
     }
 
-    pub(crate) fn records(&self) -> io::Result<Records> {
-        let mut reader = self.reader();
-        read_header(&mut reader)?;
-        Ok(Records { reader, block: Vec::new(), at: 0, count: 0, done: false })
+    pub(crate) fn records(&self) -> io::Result<Records<impl Read + use<>>> {
+        Ok(read(self.reader())?.2)
     }
 
     fn reader(&self) -> BufReader<ReadAt> {
@@ -72,16 +70,22 @@ impl SnapshotFile {
     }
 }
 
+/// Reads a snapshot in the layout of a file: the group and the meta in its header, and its records.
+pub(crate) fn read<R: Read>(mut reader: R) -> io::Result<(u64, SnapshotMeta, Records<R>)> {
+    let (group, meta) = read_header(&mut reader)?;
+    Ok((group, meta, Records { reader, block: Vec::new(), at: 0, count: 0, done: false }))
+}
+
 /// The records of a file; each block is checked before use. Ends after the first error.
-pub(crate) struct Records {
-    reader: BufReader<ReadAt>,
+pub(crate) struct Records<R> {
+    reader: R,
     block: Vec<u8>,
     at: usize,
     count: u64,
     done: bool,
 }
 
-impl Iterator for Records {
+impl<R: Read> Iterator for Records<R> {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
@@ -94,7 +98,7 @@ impl Iterator for Records {
     }
 }
 
-impl Records {
+impl<R: Read> Records<R> {
     fn read(&mut self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
         if self.at == self.block.len() && !self.next_block()? {
             return Ok(None);

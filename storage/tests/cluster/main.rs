@@ -1,5 +1,6 @@
 //! Whole storage nodes: three on loopback, and one alone.
 
+mod backup;
 mod damage;
 mod data;
 mod disk;

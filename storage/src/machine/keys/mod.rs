@@ -54,6 +54,7 @@
 //! the folder of the engine.
 
 mod directory;
+mod rows;
 mod timeline;
 
 use std::io;
@@ -61,7 +62,11 @@ use std::io;
 use byteview::ByteView;
 use carillon_proto::Level;
 
-pub(crate) use self::{directory::*, timeline::*};
+pub(crate) use self::{
+    directory::*,
+    rows::{check, is_of_nodes},
+    timeline::*,
+};
 use super::broken;
 
 /// The version of all layouts above, and the oldest one that can be read.

@@ -1,0 +1,141 @@
+//! All rows, for whoever reads them without a machine: backups.
+
+use std::io;
+
+use carillon_proto::{
+    ShardKind,
+    pb::store::{Account, Placement, Session, StorageNode},
+};
+use prost::Message;
+
+use super::{
+    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DUPLICATE, ENDED_SENDER, ENDING, GARBAGE,
+    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, SESSION, STORAGE_NODE,
+    Stored, TIMELINE, broken, cursor_of, ended_sender_of, garbage_of, group_cursor_of, lease_of, level_of, number_of,
+    numbers_of, placement_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+};
+
+/// The last first byte of `DUPLICATE`.
+const DUPLICATE_END: u8 = DUPLICATE + 7;
+
+/// Decodes a row. `InvalidData` if it can't be decoded, `Unsupported` if this release does not know its first byte.
+pub(crate) fn check(kind: ShardKind, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key == LEVEL {
+        return level_of(value).map(drop);
+    }
+    let first = *key.first().ok_or_else(|| broken("empty key"))?;
+    match kind {
+        ShardKind::Directory => check_directory(first, key, value),
+        ShardKind::Timeline => check_timeline(first, key, value),
+    }
+}
+
+fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key == REGISTRY {
+        return numbers_of::<3>(value).map(drop);
+    }
+    if key == CLUSTER_LEVEL {
+        return level_of(value).map(drop);
+    }
+    if key == CLUSTER_GROWTH {
+        return numbers_of::<2>(value).map(drop);
+    }
+    match first {
+        ACCOUNT => user_of(key).and_then(|_| message::<Account>(value)),
+        SESSION => message::<Session>(value),
+        LEASE => lease_of(key).and_then(|_| Lease::decode(value).map(drop)),
+        ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
+        STORAGE_NODE => storage_node_of(key).and_then(|_| message::<StorageNode>(value)),
+        PLACEMENT => placement_of(key).and_then(|_| message::<Placement>(value)),
+        _ => Err(unknown(first)),
+    }
+}
+
+fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key == NEXT_NUMBER || key == CLOCK {
+        return number_of(value).map(drop);
+    }
+    match first {
+        TIMELINE => timeline_of(key).and_then(|_| timeline_numbers(value).map(drop)),
+        CURSOR => cursor_of(key).and_then(|_| Cursor::decode(value).map(drop)),
+        GARBAGE => garbage_of(key).map(drop),
+        ENDED_SENDER => ended_sender_of(key).and_then(|_| numbers_of::<2>(value).map(drop)),
+        GROUP_CURSOR => group_cursor_of(key).and_then(|_| GroupCursor::decode(value).map(drop)),
+        RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
+        DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
+        DUPLICATE..=DUPLICATE_END => Err(broken("duplicate key")),
+        _ => Err(unknown(first)),
+    }
+}
+
+/// True for a row that a cluster made of a copy must not have, as it speaks of the nodes and connections of the cluster
+/// that was copied.
+pub(crate) fn is_of_nodes(key: &[u8]) -> bool {
+    [REGISTRY, CLUSTER_GROWTH].contains(&key)
+        || matches!(key.first(), Some(&(LEASE | SESSION | STORAGE_NODE | PLACEMENT)))
+}
+
+fn message<M: Message + Default>(value: &[u8]) -> io::Result<()> {
+    M::decode(value).map(drop).map_err(|_| broken("row of a directory"))
+}
+
+fn unknown(first: u8) -> io::Error {
+    let why = format!("rows with the first byte {first:#04x} are unknown to this release: run the one that wrote them");
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::{
+        ShardId,
+        pb::store::{TimelineKey, timeline_key::Kind},
+    };
+
+    use super::*;
+    use crate::machine::keys::{
+        account, cursor, duplicate, ended_sender, ending, garbage, lease, number_value, numbers_value, placement,
+        record, session, storage_node, timeline, timeline_value,
+    };
+
+    #[test]
+    fn rows_are_known_in_their_kind_of_shard_alone() {
+        let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() };
+        let number = number_value(7).to_vec();
+        let stored = Stored { clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
+        let lease_row = Lease { kind: 1, ttl_ms: 1, ends: 1, nonce: [0; 16], address: String::new() };
+        let in_directory = [
+            (account("alice").to_vec(), Account::default().encode_to_vec()),
+            (session("alice", "d").to_vec(), Session::default().encode_to_vec()),
+            (lease(64).to_vec(), lease_row.encode()),
+            (ending("alice").to_vec(), number.clone()),
+            (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
+            (placement(ShardId::REGISTRY).to_vec(), Placement::default().encode_to_vec()),
+            (REGISTRY.to_vec(), numbers_value([1, 2, 3]).to_vec()),
+            (CLUSTER_GROWTH.to_vec(), numbers_value([4, 1]).to_vec()),
+        ];
+        let in_timeline = [
+            (timeline(&inbox).to_vec(), timeline_value([1, 2, 3, 4], 0).to_vec()),
+            (cursor(1, "d").to_vec(), numbers_value([1, 2]).to_vec()),
+            (NEXT_NUMBER.to_vec(), number.clone()),
+            (garbage(3).to_vec(), Vec::new()),
+            (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),
+            (record(70_000, 3).to_vec(), stored.encode().to_vec()),
+            (duplicate(70_000, &[3; 16]).to_vec(), number.clone()),
+        ];
+        let kinds = [(ShardKind::Directory, &in_directory[..]), (ShardKind::Timeline, &in_timeline)];
+        for (kind, rows) in kinds {
+            for (key, value) in rows {
+                check(kind, key, value).unwrap_or_else(|error| panic!("{key:?}: {error}"));
+                let other = if kind == ShardKind::Directory { ShardKind::Timeline } else { ShardKind::Directory };
+                assert!(check(other, key, value).is_err(), "{key:?} in {other:?}");
+            }
+        }
+        for (key, value) in &in_timeline[..3] {
+            let cut = check(ShardKind::Timeline, key, &value[1..]).expect_err("a byte is missing");
+            assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
+        }
+        let later = check(ShardKind::Timeline, &[0x40], &[]).expect_err("of a later release");
+        assert_eq!(later.kind(), io::ErrorKind::Unsupported);
+        assert!(is_of_nodes(&lease(64)) && is_of_nodes(&session("a", "d")) && !is_of_nodes(&account("a")));
+    }
+}
