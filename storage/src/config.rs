@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use carillon_proto::address::check_reachable;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::MAX_ZONE_BYTES;
+use crate::{engine::Caches, machine::MAX_ZONE_BYTES};
 
 /// Settings of a storage node. The defaults make a cluster of one node on loopback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub struct StorageConfig {
     /// its part, or after as many bytes as its last snapshot has if that is more. A quarter stays behind the snapshot
     /// for nodes that were away. The other half is room for files that can't be deleted yet.
     pub log_bytes: u64,
+    /// How fast this node sends snapshots to others, all together; 0: as fast as it goes.
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// Retention of timelines. Time is counted by a clock of each shard, which runs while the shard has a leader,
@@ -100,6 +102,7 @@ impl Default for StorageConfig {
             timeline_memtables_bytes: 256 << 20,
             log_cache_bytes: 64 << 20,
             log_bytes: 1 << 30,
+            snapshot_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -112,6 +115,15 @@ impl Default for RetentionConfig {
 }
 
 impl StorageConfig {
+    pub(crate) fn caches(&self) -> Caches {
+        Caches {
+            directory_bytes: self.directory_cache_bytes,
+            timeline_bytes: self.timeline_cache_bytes,
+            timeline_files: self.timeline_open_files,
+            memtables_bytes: self.timeline_memtables_bytes,
+        }
+    }
+
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let wrong = |key, why: String| Err(InvalidConfig { key, why });
         if self.data_dir.as_os_str().is_empty() {

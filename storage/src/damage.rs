@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use rustix::io::Errno;
 use tokio::sync::watch;
 
 /// What an operator does about damage.
@@ -36,12 +37,18 @@ pub(crate) fn is_damage(error: &(dyn Error + 'static)) -> bool {
     any_inside(error, &|error| error.is::<Damaged>())
 }
 
+/// True if the process or the machine lacked something, which says nothing about the disk: files that may be open, memory.
+pub(crate) fn is_shortage(error: &(dyn Error + 'static)) -> bool {
+    any_inside(error, &|error| matches!(errno(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)))
+}
+
 /// True if the disk is at fault. A command of a newer program, for example, is none of the disk.
 fn is_the_disks(error: &(dyn Error + 'static)) -> bool {
-    let by_system = |error: &(dyn Error + 'static)| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
-    };
-    any_inside(error, &|error| error.is::<Damaged>() || by_system(error))
+    any_inside(error, &|error| error.is::<Damaged>() || errno(error).is_some()) && !is_shortage(error)
+}
+
+fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
+    Errno::from_io_error(error.downcast_ref()?)
 }
 
 fn any_inside(error: &(dyn Error + 'static), is_it: &dyn Fn(&(dyn Error + 'static)) -> bool) -> bool {
@@ -147,6 +154,9 @@ mod tests {
         let alarm = Alarm::default();
         let newer = io::Error::new(io::ErrorKind::InvalidData, "a command of a newer program");
         alarm.hear("shard timeline-0", Err::<(), _>(newer)).expect_err("passed on");
+        let no_more_files = || io::Error::from(Errno::MFILE);
+        alarm.hear("shard timeline-0", Err::<(), _>(no_more_files())).expect_err("passed on");
+        alarm.note("shard timeline-0", &Around { source: no_more_files() });
         assert!(!alarm.is_raised());
         alarm.hear("shard timeline-1", Err::<(), _>(io::Error::from_raw_os_error(5))).expect_err("passed on");
         alarm.hear("shard timeline-2", Err::<(), _>(damaged("x", "y"))).expect_err("passed on");

@@ -24,7 +24,7 @@ use crate::{
     engine::Engines,
     log::{Here, Log},
     machine::{ClusterRows, Machine, RegistryState},
-    raft::{ApplyPace, Group, GroupOptions, NodeShare, RaftLinks, StartError},
+    raft::{ApplyPace, Group, GroupOptions, NodeShare, RaftLinks, StartError, Throttle},
     shard::{Reader, Shard},
     snapshot::SnapshotDir,
 };
@@ -114,7 +114,8 @@ impl Hosting {
         let HostingContext { config, dir, log, engines, links, hosted, draining, alarm, tasks } = parts;
         // One snapshot at a time: it reads a whole shard.
         let (building, pace) = (Arc::new(Semaphore::new(1)), Arc::new(ApplyPace::new(Instant::now())));
-        let share = NodeShare { building, pace, alarm };
+        let sending = Arc::new(Throttle::new(config.snapshot_bytes_per_second));
+        let share = NodeShare { building, pace, sending, alarm };
         Self { config, dir, log, engines, links, share, hosted, draining, tasks }
     }
 

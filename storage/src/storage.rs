@@ -44,7 +44,7 @@ use crate::{
     cluster_admin::ClusterAdminService,
     config::{InvalidConfig, StorageConfig},
     damage::{Alarm, Found, REMEDY, is_damage},
-    engine::{Caches, Engines},
+    engine::Engines,
     hosting::{self, Hosting, Opened},
     identity::{self, DataDir},
     lease_clock::{self, Leases},
@@ -501,13 +501,7 @@ impl Node {
         if let Some(engines) = self.engines.get() {
             return Ok(Arc::clone(engines));
         }
-        let caches = Caches {
-            directory_bytes: self.config.directory_cache_bytes,
-            timeline_bytes: self.config.timeline_cache_bytes,
-            timeline_files: self.config.timeline_open_files,
-            memtables_bytes: self.config.timeline_memtables_bytes,
-        };
-        let engines = Engines::open(self.bootstrap.dir().path(), map, caches)?;
+        let engines = Engines::open(self.bootstrap.dir().path(), map, self.config.caches())?;
         #[cfg(feature = "planted-bugs")]
         let engines = engines.knowing(self.known);
         // Opened by one task only.

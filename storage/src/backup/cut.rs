@@ -19,9 +19,6 @@ use crate::machine::{
     DirectoryReader, EntryCommands, Kept, Machine as _, Outcome, TimelineMachine, TimelineReader, TimelineState,
 };
 
-/// How long before the beginning of the backup messages are looked at: longer than a send is tried, and than the shard's
-/// clock may stand still between two advances.
-const BEFORE_MS: u64 = 10 * 60 * 1000;
 /// How far the ages of one moment may differ by the clocks of two shards.
 const SLACK_MS: i64 = 2 * 60 * 1000;
 /// Inboxes, and messages of one, that are held in memory.
@@ -55,14 +52,15 @@ impl TimelineCopy {
     }
 }
 
-/// Blocking.
+/// `before_ms`: how long before the beginning of the backup messages are looked at. Blocking.
 pub(super) fn mend(
     map: ShardMap,
+    before_ms: u64,
     timelines: &mut BTreeMap<ShardId, TimelineCopy>,
     directories: &BTreeMap<ShardId, &DirectoryReader>,
 ) -> io::Result<Mended> {
     let readers = timelines.iter().map(|(shard, copy)| (*shard, (copy.reader.clone(), copy.began_ms))).collect();
-    let mut cut = Cut { map, timelines, readers, directories, mended: Mended::default() };
+    let mut cut = Cut { map, before_ms, timelines, readers, directories, mended: Mended::default() };
     let shards: Vec<ShardId> = cut.timelines.keys().copied().collect();
     for shard in shards {
         cut.shard(shard)?;
@@ -72,6 +70,7 @@ pub(super) fn mend(
 
 struct Cut<'a> {
     map: ShardMap,
+    before_ms: u64,
     timelines: &'a mut BTreeMap<ShardId, TimelineCopy>,
     /// Of all timeline shards, with `began_ms`.
     readers: BTreeMap<ShardId, (TimelineReader, u64)>,
@@ -119,7 +118,7 @@ impl Cut<'_> {
         if account.deleted || state.number == 0 || state.incarnation != account.incarnation {
             return Ok(());
         }
-        let mut next = reader.first_since(state, began_ms.saturating_sub(BEFORE_MS))?;
+        let mut next = reader.first_since(state, began_ms.saturating_sub(self.before_ms))?;
         while next <= state.last {
             let page = reader.kept(state, next, MESSAGES)?;
             let Some(last) = page.last() else { return Ok(()) };

@@ -4,10 +4,12 @@
 //! ```text
 //! service.rs   the gRPC service `Backup`
 //! restore.rs   a data folder of one node
+//! remains.rs   the same out of what stopped nodes have left
 //! cut.rs       messages of which only one copy is in the backup
 //! ```
 
 mod cut;
+mod remains;
 mod restore;
 mod service;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use carillon_proto::ShardId;
 pub(crate) use self::service::BackupService;
 pub use self::{
     cut::Mended,
+    remains::{Recovered, Taken, recover},
     restore::{Restore, RestoreError, Restored},
 };
 use crate::{machine::keys, snapshot};

@@ -1,4 +1,4 @@
-//! Makes the data folder of a cluster of one node out of the shards of a backup.
+//! Makes the data folder of a cluster of one node out of the shards of a backup, or of stopped nodes.
 //!
 //! It is another cluster than the one that was copied, with an id of its own: nodes of the old cluster that still run
 //! never take it for theirs. Nodes, placement, leases and sessions of the old cluster are left out. The logs begin
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     config::StorageConfig,
     damage::Alarm,
-    engine::{Caches, Engines},
+    engine::Engines,
     identity::DataDir,
     log::{Here, Log, LogOptions},
     machine::{ClusterRows, DirectoryMachine, DirectoryReader, Machine, Record, keys},
@@ -43,6 +43,9 @@ use crate::{
 const NODE: u64 = 1;
 /// Entries that no cluster writes between a backup and its end.
 const GAP: u64 = 1 << 32;
+/// How long before the beginning of a backup a message can have one of its copies: longer than a send is tried, and than a
+/// shard's clock may stand still between two advances.
+const BEFORE_MS: u64 = 10 * 60 * 1000;
 /// Says that the folder is being made. As long as it is there, nothing else in the folder is needed.
 const MARK: &str = "restoring";
 const LOCK: &str = "lock";
@@ -53,9 +56,9 @@ const LOG: &str = "log";
 pub enum RestoreError {
     #[error("{0}")]
     Refused(String),
-    #[error("the backup is damaged: {shard}: {source}")]
+    #[error("it is damaged: {shard}: {source}")]
     Damaged { shard: ShardId, source: io::Error },
-    #[error("the backup can't be read: {shard}: {source}")]
+    #[error("it can't be read: {shard}: {source}")]
     Newer { shard: ShardId, source: io::Error },
     #[error("{0}")]
     Failed(String),
@@ -80,6 +83,8 @@ struct Making {
     config: StorageConfig,
     map: ShardMap,
     level: Level,
+    /// How long before the beginning messages may have one copy.
+    before_ms: u64,
     cluster: String,
     disk: Vec<u8>,
     timelines: BTreeMap<ShardId, TimelineCopy>,
@@ -96,15 +101,24 @@ struct DirectoryCopy {
 impl Restore {
     /// Begins in `config.data_dir`, which must be empty. `level` and `map` are those of the cluster that was copied.
     pub fn begin(config: &StorageConfig, level: Level, map: ShardMap) -> Result<Self, RestoreError> {
+        Self::begin_with(config, level, map, BEFORE_MS)
+    }
+
+    pub(super) fn begin_with(
+        config: &StorageConfig,
+        level: Level,
+        map: ShardMap,
+        before_ms: u64,
+    ) -> Result<Self, RestoreError> {
         if level > Level::OF_PROGRAM {
             return Err(RestoreError::Refused(format!(
-                "the backup is of a cluster at level {level}, but this program reads levels up to {}: run the release \
+                "it is of a cluster at level {level}, but this program reads levels up to {}: run the release \
                  of that cluster, or a newer one",
                 Level::OF_PROGRAM
             )));
         }
         if level < Level::CLUSTER {
-            return Err(RestoreError::Refused("the backup is of a cluster without rows".to_owned()));
+            return Err(RestoreError::Refused("it is of a cluster without rows".to_owned()));
         }
         let failed = |error: &dyn std::fmt::Display| RestoreError::Failed(error.to_string());
         let dir = DataDir::open(&config.data_dir).map_err(|error| RestoreError::Refused(error.to_string()))?;
@@ -125,18 +139,13 @@ impl Restore {
             fs::File::open(dir.path())?.sync_all()
         };
         begin().map_err(|error| failed(&error))?;
-        let caches = Caches {
-            directory_bytes: config.directory_cache_bytes,
-            timeline_bytes: config.timeline_cache_bytes,
-            timeline_files: config.timeline_open_files,
-            memtables_bytes: config.timeline_memtables_bytes,
-        };
-        let engines = Engines::open(dir.path(), map, caches).map_err(|error| failed(&error))?;
+        let engines = Engines::open(dir.path(), map, config.caches()).map_err(|error| failed(&error))?;
         let [cluster, disk]: [[u8; 16]; 2] = rand::rng().random();
         let making = Making {
             config: config.clone(),
             map,
             level,
+            before_ms,
             cluster: cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
             disk: disk.to_vec(),
             timelines: BTreeMap::new(),
@@ -148,19 +157,34 @@ impl Restore {
 
     /// Takes the bytes of a shard. `after_ms`: how long after the beginning of the backup the shard was read.
     pub fn shard(&mut self, shard: ShardId, after_ms: u64, bytes: impl Read) -> Result<(), RestoreError> {
+        let read = snapshot::read(bytes).and_then(|(group, meta, records)| {
+            let index = index_of(shard, group, meta.last_log_id)?;
+            Ok((index, records))
+        });
+        match read {
+            Ok((index, mut records)) => self.records(shard, index, after_ms, &mut records),
+            Err(source) => Err(refused(shard, source)),
+        }
+    }
+
+    /// Takes the records of a shard. `index`: of the last entry that is in them.
+    pub(super) fn records(
+        &mut self,
+        shard: ShardId,
+        index: u64,
+        after_ms: u64,
+        records: &mut dyn Iterator<Item = Record>,
+    ) -> Result<(), RestoreError> {
         let making = self.making.as_mut().ok_or_else(|| RestoreError::Failed("it is over".to_owned()))?;
-        making.shard(shard, after_ms, bytes).map_err(|source| match source.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => RestoreError::Damaged { shard, source },
-            io::ErrorKind::Unsupported => RestoreError::Newer { shard, source },
-            _ => RestoreError::Failed(format!("{shard} can't be restored: {source}")),
-        })
+        making.shard(shard, index, after_ms, records).map_err(|source| refused(shard, source))
     }
 
     /// Ends it when all shards were taken. From then on the folder is that of a storage node. `runtime` runs elsewhere.
     pub fn finish(mut self, runtime: &Handle) -> Result<Restored, RestoreError> {
         let making = self.making.as_mut().ok_or_else(|| RestoreError::Failed("it is over".to_owned()))?;
         let mended = making.mend(self.dir.path())?;
-        let Some(Making { config, map, level, cluster, disk, timelines, directories, engines }) = self.making.take()
+        let Some(Making { config, map, level, cluster, disk, timelines, directories, engines, before_ms: _ }) =
+            self.making.take()
         else {
             return Err(RestoreError::Failed("it is over".to_owned()));
         };
@@ -191,6 +215,14 @@ impl Restore {
             RestoreError::Failed(error.to_string())
         })?;
         Ok(Restored { cluster, mended })
+    }
+}
+
+fn refused(shard: ShardId, source: io::Error) -> RestoreError {
+    match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => RestoreError::Damaged { shard, source },
+        io::ErrorKind::Unsupported => RestoreError::Newer { shard, source },
+        _ => RestoreError::Failed(format!("{shard} can't be restored: {source}")),
     }
 }
 
@@ -235,9 +267,14 @@ impl Drop for Restore {
 }
 
 impl Making {
-    fn shard(&mut self, shard: ShardId, after_ms: u64, bytes: impl Read) -> io::Result<()> {
-        let (group, meta, records) = snapshot::read(bytes)?;
-        let index = index_of(shard, group, meta.last_log_id)? + GAP;
+    fn shard(
+        &mut self,
+        shard: ShardId,
+        index: u64,
+        after_ms: u64,
+        records: &mut dyn Iterator<Item = Record>,
+    ) -> io::Result<()> {
+        let index = index + GAP;
         let meta = self.meta(index);
         let applied = meta.encode_to_vec();
         let checked = records.map(|record: Record| -> Record {
@@ -305,10 +342,10 @@ impl Making {
         let failed = |error: io::Error| RestoreError::Failed(error.to_string());
         let restored = self.timelines.keys().chain(self.directories.keys());
         if let Some(missing) = self.map.all().find(|shard| !restored.clone().any(|restored| restored == shard)) {
-            return Err(RestoreError::Refused(format!("the backup has no {missing}")));
+            return Err(RestoreError::Refused(format!("{missing} is missing")));
         }
         let readers: BTreeMap<_, _> = self.directories.iter().map(|(shard, copy)| (*shard, &copy.reader)).collect();
-        let mended = cut::mend(self.map, &mut self.timelines, &readers).map_err(failed)?;
+        let mended = cut::mend(self.map, self.before_ms, &mut self.timelines, &readers).map_err(failed)?;
         let write = |shard: ShardId, machine: &mut dyn Machine, meta: &SnapshotMeta| {
             machine.syncer()()?;
             let snapshots = SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group())?;

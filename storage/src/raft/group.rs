@@ -109,12 +109,11 @@ impl Group {
         let GroupOptions { shard, replica, config, links, log, machine, snapshots, node } = options;
         let failed = |why: String| StartError::Raft { shard, why };
         let raft_config = raft_config(shard, config).map_err(failed)?;
-        let alarm = node.alarm.clone();
-        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), node)
+        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), node.clone())
             .map_err(|source| StartError::Machine { shard, source })?;
         let machine_alive = machine.alive();
         let book = links.book().clone();
-        let network = Network::new(links, shard.group(), replica, alarm);
+        let network = Network::new(links, shard.group(), replica, node);
         let raft = Raft::new(replica, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
             .await
             .map_err(|error| failed(error.to_string()))?;

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    ApplyPace,
+    ApplyPace, Throttle,
     applied::{self, Applied, Members},
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
@@ -37,6 +37,7 @@ pub(crate) struct NodeShare {
     /// Limits the number of snapshots that this node makes at a time.
     pub(crate) building: Arc<Semaphore>,
     pub(crate) pace: Arc<ApplyPace>,
+    pub(crate) sending: Arc<Throttle>,
     pub(crate) alarm: Alarm,
 }
 

@@ -5,10 +5,12 @@
 //! status.rs   what a group knows about itself
 //! store.rs    openraft's log storage on `crate::log`
 //! machine.rs  openraft's state machine on `crate::machine`, with snapshots
+//! offline.rs  a replica of a stopped node, without its group
 //! applied.rs  how far a shard is applied, as its machine keeps it
 //! link.rs     the stream to one other node, for all groups
 //! network.rs  openraft's network on the links
 //! server.rs   the gRPC service `Raft`
+//! throttle.rs how fast snapshots are sent
 //! pulse.rs    heartbeats of all groups, and who watches over their leaders
 //! runtime.rs, newest.rs  openraft's runtime, with its own channel for the newest value of something
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
@@ -26,6 +28,7 @@ mod link;
 mod machine;
 mod network;
 mod newest;
+mod offline;
 mod pace;
 mod pulse;
 mod runtime;
@@ -34,13 +37,16 @@ mod status;
 mod store;
 #[cfg(test)]
 mod suite_test;
+mod throttle;
 mod types;
 
 pub(crate) use group::{Group, GroupOptions, LeaderTerm, ProposeError, ReadError, StartError, lease};
 pub(crate) use link::RaftLinks;
 pub(crate) use machine::NodeShare;
+pub(crate) use offline::catch_up;
 pub(crate) use pace::ApplyPace;
 pub(crate) use pulse::beat;
 pub(crate) use server::RaftService;
 pub(crate) use status::GroupStatus;
+pub(crate) use throttle::Throttle;
 pub(crate) use types::{Host, LogId};

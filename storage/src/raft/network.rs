@@ -23,8 +23,10 @@ use openraft::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
 use super::{
+    NodeShare, Throttle,
     convert::{
         Missing, append_to_pb, log_id_from_pb, log_id_to_pb, meta_to_pb, vote_from_pb, vote_reply_from_pb,
         vote_request_to_pb, vote_to_pb,
@@ -32,7 +34,7 @@ use super::{
     link::{LinkError, RaftLink, RaftLinks, Reply, Route},
     types::{Host, LogId, Snapshot, Types, Vote},
 };
-use crate::{damage::Alarm, metrics as names, snapshot::SnapshotFile};
+use crate::{metrics as names, snapshot::SnapshotFile};
 
 /// Appends in flight to one follower of one group. More wait until the first one is answered.
 const PIPELINE: usize = 16;
@@ -49,7 +51,7 @@ pub(crate) struct Network {
     group: u64,
     /// The id of the local replica.
     own: u64,
-    alarm: Alarm,
+    node: NodeShare,
 }
 
 /// Client of one replica for one other replica.
@@ -58,14 +60,14 @@ pub(crate) struct Peer {
     links: RaftLinks,
     link: RaftLink,
     route: Route,
-    alarm: Alarm,
+    node: NodeShare,
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
 impl Network {
-    pub(crate) fn new(links: RaftLinks, group: u64, own: u64, alarm: Alarm) -> Self {
-        Self { links, group, own, alarm }
+    pub(crate) fn new(links: RaftLinks, group: u64, own: u64, node: NodeShare) -> Self {
+        Self { links, group, own, node }
     }
 }
 
@@ -74,9 +76,9 @@ impl RaftNetworkFactory<Types> for Network {
 
     async fn new_client(&mut self, target: u64, host: &Host) -> Peer {
         let route = Route { group: self.group, from: self.own, to: target };
-        let node = host.of(target);
-        self.links.book().suppose(node, &host.address);
-        Peer { links: self.links.clone(), link: self.links.to(node), route, alarm: self.alarm.clone() }
+        let to = host.of(target);
+        self.links.book().suppose(to, &host.address);
+        Peer { links: self.links.clone(), link: self.links.to(to), route, node: self.node.clone() }
     }
 }
 
@@ -188,21 +190,34 @@ impl Peer {
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, String> {
         let mut client = self.links.client(&self.link.address()?)?;
-        // When it is full, reading the file waits.
-        let (pieces, outgoing) = mpsc::channel(2);
+        let file = snapshot.snapshot;
+        let (read, alarm, group) = (file.clone(), self.node.alarm.clone(), self.route.group);
+        // The receiver would refuse a damaged one, and be sent it again and again.
+        let verified =
+            tokio::task::spawn_blocking(move || alarm.hear(format_args!("snapshot of group {group}"), read.verify()));
+        let verified = verified.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let header = pb::SnapshotHeader {
-            group: self.route.group,
+            group,
             vote: Some(vote_to_pb(vote)),
             meta: Some(meta_to_pb(&snapshot.meta)),
             from: self.route.from,
             to: self.route.to,
+            bytes: file.len(),
+            crc32: verified.crc32,
+            offset: 0,
         };
-        let (file, alarm) = (snapshot.snapshot, self.alarm.clone());
-        let reading = tokio::task::spawn_blocking(move || {
-            // Its receiver would refuse a damaged one, and be sent it again and again.
-            alarm.hear(format_args!("snapshot of group {}", header.group), file.verify())?;
-            read_pieces(&file, header, &pieces)
-        });
+        let asked = pb::SnapshotProgressRequest { header: Some(header.clone()) };
+        let offset = match client.progress_of_snapshot(self.links.request(asked)).await {
+            Ok(progress) => progress.into_inner().bytes.min(file.len()),
+            // A node of before.
+            Err(status) if status.code() == Code::Unimplemented => 0,
+            Err(status) => return Err(cause(&status)),
+        };
+        let header = pb::SnapshotHeader { offset, ..header };
+        // When it is full, reading the file waits.
+        let (pieces, outgoing) = mpsc::channel(2);
+        let throttle = Arc::clone(&self.node.sending);
+        let reading = tokio::task::spawn_blocking(move || read_pieces(&file, header, &throttle, &pieces));
         let reply = client.install_snapshot(self.links.request(ReceiverStream::new(outgoing))).await;
         let reply = reply.map_err(|status| cause(&status))?;
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -229,16 +244,18 @@ impl Peer {
 fn read_pieces(
     file: &SnapshotFile,
     header: pb::SnapshotHeader,
+    throttle: &Throttle,
     pieces: &mpsc::Sender<pb::SnapshotPiece>,
 ) -> io::Result<()> {
+    let mut offset = header.offset;
     let mut next = Some(Piece::Header(header));
-    let mut offset = 0;
     while let Some(piece) = next.take() {
         if pieces.blocking_send(pb::SnapshotPiece { piece: Some(piece) }).is_err() {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the receiver of the snapshot has gone"));
         }
         if offset < file.len() {
             let data = file.piece(offset, PIECE_BYTES)?;
+            throttle.wait(data.len());
             offset += data.len() as u64;
             next = Some(Piece::Data(data.into()));
         }

@@ -9,8 +9,8 @@ use carillon_proto::{
     ShardId,
     limits::BATCH_ITEMS,
     pb::raft::{
-        self as pb, RaftFrame, RaftFrames, SnapshotPiece, SnapshotReply, append_reply, raft_frame::Body, raft_server,
-        snapshot_piece::Piece,
+        self as pb, RaftFrame, RaftFrames, SnapshotHeader, SnapshotPiece, SnapshotProgress, SnapshotProgressRequest,
+        SnapshotReply, append_reply, raft_frame::Body, raft_server, snapshot_piece::Piece,
     },
     peer::cause,
     tasks::Tasks,
@@ -31,7 +31,7 @@ use super::{
     network::SNAPSHOT_DEADLINE,
     types::{LogId, Snapshot},
 };
-use crate::cluster::Hosted;
+use crate::{cluster::Hosted, snapshot::Offer};
 
 /// Frames of one stream that are being answered. At this number the stream is no longer read: the other side waits.
 const IN_FLIGHT: usize = 4096;
@@ -107,6 +107,23 @@ impl raft_server::Raft for RaftService {
             .map_err(|_| Status::deadline_exceeded("the snapshot took too long"))??;
         Ok(Response::new(SnapshotReply { vote: Some(vote) }))
     }
+
+    async fn progress_of_snapshot(
+        &self,
+        request: Request<SnapshotProgressRequest>,
+    ) -> Result<Response<SnapshotProgress>, Status> {
+        let serving = self.check(&request)?;
+        let header = request.into_inner().header.unwrap_or_default();
+        let group = serving.group(header.group, header.to).map_err(Status::failed_precondition)?;
+        let (snapshots, offer) = (Arc::clone(group.snapshots()), offer_of(&header));
+        let bytes = blocking(move || snapshots.has(&offer)).await?;
+        Ok(Response::new(SnapshotProgress { bytes }))
+    }
+}
+
+fn offer_of(header: &SnapshotHeader) -> Offer {
+    let last = header.meta.as_ref().and_then(|meta| meta.last_log_id);
+    Offer { last, bytes: header.bytes, crc32: header.crc32 }
 }
 
 async fn answer_frames(
@@ -213,13 +230,23 @@ async fn install_snapshot(serving: &Serving, mut pieces: Streaming<SnapshotPiece
     };
     let group = serving.group(header.group, header.to).map_err(Status::failed_precondition)?;
     let missing = |missing: Missing| Status::invalid_argument(missing.to_string());
+    let offer = offer_of(&header);
     let vote = vote_from_pb(header.vote.ok_or(Missing("the vote of a snapshot")).map_err(missing)?);
     let meta = header.meta.ok_or(Missing("the meta of a snapshot")).map_err(missing)?;
-    tracing::info!(group = header.group, from = header.from, "receiving a snapshot");
+    tracing::info!(group = header.group, from = header.from, offset = header.offset, "receiving a snapshot");
 
-    let snapshots = Arc::clone(group.snapshots());
-    let mut receiving = blocking(move || snapshots.receive()).await?;
-    while let Some(SnapshotPiece { piece }) = pieces.message().await? {
+    let (snapshots, offset) = (Arc::clone(group.snapshots()), header.offset);
+    let mut receiving = match offer {
+        Offer { bytes: 0, .. } => blocking(move || snapshots.receive()).await?,
+        offer => blocking(move || snapshots.receive_rest(&offer, offset)).await?,
+    };
+    loop {
+        // Every branch is cancel-safe. What is here stays, and the rest comes when the node is back.
+        let next = tokio::select! {
+            next = pieces.message() => next?,
+            () = serving.tasks.stopping() => return Err(Status::unavailable("this node stops")),
+        };
+        let Some(SnapshotPiece { piece }) = next else { break };
         let Some(Piece::Data(data)) = piece else {
             return Err(Status::invalid_argument("a snapshot goes on with data"));
         };

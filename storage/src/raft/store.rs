@@ -135,7 +135,7 @@ impl RaftLogReader<Types> for LogStore {
 }
 
 /// What is applied has no gap.
-fn begin_at(next: u64, entries: Vec<Entry>) -> io::Result<Vec<Entry>> {
+pub(super) fn begin_at(next: u64, entries: Vec<Entry>) -> io::Result<Vec<Entry>> {
     match entries.first().map(|entry| entry.log_id.index) {
         Some(first) if first != next => {
             Err(damaged("raft log", format!("entries {next} to {} are to be applied, and are not there", first - 1)))

@@ -10,7 +10,7 @@ use openraft::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use super::{ApplyPace, NodeShare, machine::ShardMachine, store::LogStore, types::Types};
+use super::{ApplyPace, NodeShare, Throttle, machine::ShardMachine, store::LogStore, types::Types};
 use crate::{
     damage::Alarm,
     engine::Engines,
@@ -48,6 +48,7 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
         let node = NodeShare {
             building: Arc::new(Semaphore::new(1)),
             pace: Arc::new(ApplyPace::new(Instant::now())),
+            sending: Arc::new(Throttle::new(0)),
             alarm: Alarm::default(),
         };
         let machine = ShardMachine::open(shard, machine, snapshots, node).expect("opens");

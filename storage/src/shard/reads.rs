@@ -16,9 +16,9 @@ use carillon_proto::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
-use super::{Responder, not_read, stopping};
+use super::{Responder, busy, not_read, stopping};
 use crate::{
-    damage::Alarm,
+    damage::{Alarm, is_shortage},
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
     metrics,
     raft::Group,
@@ -114,6 +114,10 @@ async fn answer(shard: ShardId, group: Arc<Group>, reader: Reader, alarm: Alarm,
             match read {
                 Ok(Some(outcome)) => answer.give(outcome),
                 Ok(None) => answer.refuse(wrong_kind()),
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%shard, %error, "a read of the store failed");
+                    answer.refuse(busy());
+                }
                 Err(error) => {
                     alarm.raise(format_args!("shard {shard}"), &error);
                     answer.refuse(stopping());

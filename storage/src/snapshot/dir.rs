@@ -2,9 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use carillon_proto::pb::raft::{LogId, SnapshotMeta};
@@ -12,6 +16,9 @@ use parking_lot::Mutex;
 
 use super::{SnapshotFile, damaged, writer};
 use crate::machine::Record;
+
+/// For how long a part of a snapshot waits for the rest.
+const PART_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The snapshots of one shard: the last one, and those being made. All methods block.
 pub(crate) struct SnapshotDir {
@@ -21,27 +28,50 @@ pub(crate) struct SnapshotDir {
     /// The log id that the last snapshot reaches to. Held while a file takes its place.
     last: Mutex<Option<LogId>>,
     temporary: AtomicU64,
+    /// True while a part is being written.
+    arriving: Arc<AtomicBool>,
 }
 
-/// A snapshot arriving from another node. Removed if it is not finished.
+/// A snapshot file that another node has. It is known again after an interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) last: Option<LogId>,
+    pub(crate) bytes: u64,
+    /// Of the whole file.
+    pub(crate) crc32: u32,
+}
+
+/// A snapshot arriving from another node.
 pub(crate) struct Receiving {
     file: File,
     path: PathBuf,
     finished: bool,
+    /// Of a part, which stays if the rest does not come; without it, the file is removed.
+    arriving: Option<Arc<AtomicBool>>,
 }
 
 impl SnapshotDir {
-    /// Removes unfinished files of an earlier process.
+    /// Removes unfinished files of an earlier process, but for a part that may be continued.
     pub(crate) fn open(dir: &Path, name: String, group: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let prefix = format!("{name}.tmp-");
-        for found in fs::read_dir(dir)? {
-            let found = found?;
-            if found.file_name().to_str().is_some_and(|found| found.starts_with(&prefix)) {
-                fs::remove_file(found.path())?;
+        let this = Self {
+            dir: dir.to_owned(),
+            name,
+            group,
+            last: Mutex::new(None),
+            temporary: AtomicU64::new(0),
+            arriving: Arc::default(),
+        };
+        for file in this.files("tmp-")? {
+            fs::remove_file(file)?;
+        }
+        for part in this.files("part-")? {
+            // One whose time nobody knows is young.
+            let age = fs::metadata(&part)?.modified()?.elapsed().unwrap_or_default();
+            if age >= PART_AGE {
+                fs::remove_file(part)?;
             }
         }
-        let this = Self { dir: dir.to_owned(), name, group, last: Mutex::new(None), temporary: AtomicU64::new(0) };
         let last = this.current()?.and_then(|(meta, _)| meta.last_log_id);
         *this.last.lock() = last;
         Ok(this)
@@ -76,7 +106,63 @@ impl SnapshotDir {
     /// A new file for a snapshot sent by another node.
     pub(crate) fn receive(&self) -> io::Result<Receiving> {
         let path = self.temporary();
-        Ok(Receiving { file: File::create_new(&path)?, path, finished: false })
+        Ok(Receiving { file: File::create_new(&path)?, path, finished: false, arriving: None })
+    }
+
+    /// How many bytes of this file are here.
+    pub(crate) fn has(&self, offer: &Offer) -> io::Result<u64> {
+        match fs::metadata(self.part(offer)) {
+            Ok(found) => Ok(found.len().min(offer.bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The part of this file that is here, to be continued from `offset` on. Parts of other files are removed.
+    pub(crate) fn receive_rest(&self, offer: &Offer, offset: u64) -> io::Result<Receiving> {
+        if self.arriving.swap(true, Ordering::AcqRel) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another snapshot of the shard is arriving"));
+        }
+        let path = self.part(offer);
+        let open = || {
+            for part in self.files("part-")?.into_iter().filter(|part| *part != path) {
+                fs::remove_file(part)?;
+            }
+            let mut file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            if file.metadata()?.len() < offset {
+                let why = "the beginning of the snapshot is not here any more";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            file.set_len(offset)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(file)
+        };
+        match open() {
+            Ok(file) => Ok(Receiving { file, path, finished: false, arriving: Some(Arc::clone(&self.arriving)) }),
+            Err(error) => {
+                self.arriving.store(false, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Files of this shard whose name goes on like this.
+    fn files(&self, rest: &str) -> io::Result<Vec<PathBuf>> {
+        let prefix = format!("{}.{rest}", self.name);
+        let mut files = Vec::new();
+        for found in fs::read_dir(&self.dir)? {
+            let found = found?;
+            if found.file_name().to_str().is_some_and(|found| found.starts_with(&prefix)) {
+                files.push(found.path());
+            }
+        }
+        Ok(files)
+    }
+
+    fn part(&self, offer: &Offer) -> PathBuf {
+        let LogId { term, node, index } = offer.last.unwrap_or_default();
+        let Offer { bytes, crc32, .. } = offer;
+        self.dir.join(format!("{}.part-{term}-{node}-{index}-{bytes}-{crc32:08x}", self.name))
     }
 
     /// Makes this checked file the last snapshot.
@@ -98,6 +184,9 @@ impl SnapshotDir {
     /// Removes the snapshot file of a deleted replica. On disk when it returns.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let mut last = self.last.lock();
+        for part in self.files("part-")? {
+            fs::remove_file(part)?;
+        }
         match fs::remove_file(self.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => File::open(&self.dir)?.sync_all()?,
@@ -141,24 +230,42 @@ impl Receiving {
         self.file.write_all(piece)
     }
 
-    /// Syncs and checks it.
+    /// Syncs and checks it. One that is not sound is removed.
     pub(crate) fn finish(mut self, group: u64) -> io::Result<(SnapshotMeta, SnapshotFile)> {
+        match self.check(group) {
+            Ok(found) => {
+                self.finished = true;
+                Ok(found)
+            }
+            Err(error) => {
+                self.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self, group: u64) -> io::Result<(SnapshotMeta, SnapshotFile)> {
         self.file.sync_all()?;
         let file = SnapshotFile::open(&self.path)?;
-        let (found, meta) = file.verify()?;
-        if found != group {
+        let found = file.verify()?;
+        if found.group != group {
             return Err(damaged("it is of another shard"));
         }
-        self.finished = true;
-        Ok((meta, file))
+        Ok((found.meta, file))
+    }
+
+    fn remove(&self) {
+        // If it stays, the next start removes it, or it is found to be unsound once more.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        if !self.finished {
-            // If it stays, the next start removes it.
-            let _ = fs::remove_file(&self.path);
+        match &self.arriving {
+            Some(arriving) => arriving.store(false, Ordering::Release),
+            None if !self.finished => self.remove(),
+            None => {}
         }
     }
 }
@@ -168,6 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::snapshot::reader::Verified;
 
     fn meta(index: u64) -> SnapshotMeta {
         SnapshotMeta { last_log_id: Some(LogId { term: 1, node: 1, index }), ..SnapshotMeta::default() }
@@ -210,7 +318,10 @@ mod tests {
             let records: Vec<_> = few.into_iter().chain([(vec![9], vec![3; long])]).collect();
             let (found, file) = write(&dir, 5, &records);
             prop_assert_eq!(found, meta(5));
-            prop_assert_eq!(file.verify().expect("sound"), (7, meta(5)));
+            let sound = file.verify().expect("sound");
+            let whole = file.piece(0, usize::MAX).expect("reads");
+            let crc32 = crc32fast::hash(&whole);
+            prop_assert_eq!(sound, Verified { group: 7, meta: meta(5), crc32 });
             let read: Vec<_> = file.records().expect("opens").map(|record| record.expect("whole")).collect();
             prop_assert!(read == records);
         }
@@ -245,5 +356,49 @@ mod tests {
         fs::write(&left, b"half").expect("writes");
         SnapshotDir::open(folder.path(), "timeline-0".into(), 7).expect("opens");
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_snapshot_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || SnapshotDir::open(folder.path(), "timeline-0".into(), 7).expect("opens");
+        let from = tempfile::tempdir().expect("a folder");
+        let (_, file) =
+            write(&SnapshotDir::open(from.path(), "timeline-0".into(), 7).expect("opens"), 5, &records(400));
+        let bytes = file.piece(0, usize::MAX).expect("reads");
+        let offer = |index| Offer { last: meta(index).last_log_id, bytes: file.len(), crc32: crc32fast::hash(&bytes) };
+        let (dir, half) = (open(), bytes.len() / 2);
+        assert_eq!(dir.has(&offer(5)).expect("looks"), 0);
+        let mut first = dir.receive_rest(&offer(5), 0).expect("a file");
+        first.write(&bytes[..half]).expect("writes");
+        let busy = dir.receive_rest(&offer(5), half as u64).err().expect("one at a time");
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        drop(first);
+
+        // Also after a restart.
+        let dir = open();
+        assert_eq!(dir.has(&offer(5)).expect("looks"), half as u64);
+        assert_eq!(dir.has(&offer(6)).expect("looks"), 0, "another snapshot");
+        assert!(dir.receive_rest(&offer(5), half as u64 + 1).is_err(), "a gap");
+        let mut rest = dir.receive_rest(&offer(5), half as u64 - 10).expect("the file");
+        rest.write(&bytes[half - 10..]).expect("writes");
+        let (found, whole) = rest.finish(7).expect("sound");
+        assert_eq!(found, meta(5));
+        dir.adopt(&whole, found.last_log_id).expect("takes it");
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1, "nothing is left of the part");
+
+        // What is not sound is not continued, and what nobody asks for any more goes.
+        let mut spoilt = dir.receive_rest(&offer(5), 0).expect("a file");
+        spoilt.write(&bytes[..half]).expect("writes");
+        drop(spoilt);
+        let mut spoilt = dir.receive_rest(&offer(5), half as u64).expect("the file");
+        spoilt.write(&bytes[..bytes.len() - half]).expect("writes");
+        assert!(spoilt.finish(7).is_err());
+        assert_eq!(dir.has(&offer(5)).expect("looks"), 0);
+        drop(dir.receive_rest(&offer(5), 0).expect("a file"));
+        drop(dir.receive_rest(&offer(6), 0).expect("a file"));
+        assert_eq!(dir.files("part-").expect("lists").len(), 1);
+        dir.clear().expect("clears");
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0);
     }
 }

@@ -14,7 +14,7 @@ mod dir;
 mod reader;
 mod writer;
 
-pub(crate) use dir::SnapshotDir;
+pub(crate) use dir::{Offer, SnapshotDir};
 pub(crate) use reader::{SnapshotFile, read};
 pub(crate) use writer::encode;
 

@@ -53,12 +53,13 @@ impl SnapshotFile {
     }
 
     /// Reads the whole file and checks every block.
-    pub(crate) fn verify(&self) -> io::Result<(u64, SnapshotMeta)> {
-        let header = self.header()?;
-        for record in self.records()? {
+    pub(crate) fn verify(&self) -> io::Result<Verified> {
+        let mut crc32 = crc32fast::Hasher::new();
+        let (group, meta, records) = read(Summed { inner: self.reader(), crc32: &mut crc32 })?;
+        for record in records {
             record?;
         }
-        Ok(header)
+        Ok(Verified { group, meta, crc32: crc32.finalize() })
     }
 
     pub(crate) fn records(&self) -> io::Result<Records<impl Read + use<>>> {
@@ -67,6 +68,28 @@ impl SnapshotFile {
 
     fn reader(&self) -> BufReader<ReadAt> {
         BufReader::with_capacity(256 * 1024, ReadAt { file: Arc::clone(&self.file), offset: 0 })
+    }
+}
+
+/// A file whose blocks are all sound.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Verified {
+    pub(crate) group: u64,
+    pub(crate) meta: SnapshotMeta,
+    /// Of the whole file.
+    pub(crate) crc32: u32,
+}
+
+struct Summed<'a, R> {
+    inner: R,
+    crc32: &'a mut crc32fast::Hasher,
+}
+
+impl<R: Read> Read for Summed<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buf)?;
+        self.crc32.update(&buf[..read]);
+        Ok(read)
     }
 }
 

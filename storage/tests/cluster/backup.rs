@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 
 use carillon_proto::{
     ShardId,
-    pb::{
-        backup::{
-            ClusterDescription, DescribeRequest, ReadPiece, ReadRequest, ShardEnd, backup_client::BackupClient,
-            read_piece::Piece,
-        },
-        store::{TimelineCommand, store_request::Op, timeline_command},
+    pb::backup::{
+        ClusterDescription, DescribeRequest, ReadPiece, ReadRequest, ShardEnd, backup_client::BackupClient,
+        read_piece::Piece,
     },
     peer::{AddToken, Tier},
 };
@@ -18,7 +15,7 @@ use tonic::{Code, Status, Streaming, service::interceptor::InterceptedService, t
 
 use super::{
     quick,
-    support::{Cluster, MAP, Node, append, eventually, security, timeline_shard},
+    support::{Cluster, MAP, Node, eventually, security, timeline_shard},
 };
 
 type Client = BackupClient<InterceptedService<Channel, AddToken>>;
@@ -100,18 +97,8 @@ async fn a_node_gives_one_shard_at_a_time_to_a_backup() {
     let cluster = Cluster::alone(quick).await;
     let shard = timeline_shard("alice");
     // More than the network holds for a reader that does not read.
-    let mut noise = 1u64;
     for key in 0..200 {
-        let envelope: Vec<u8> = (0..60_000u32 / 8)
-            .flat_map(|_| {
-                noise = noise.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                (noise ^ noise >> 29).to_be_bytes()
-            })
-            .collect();
-        let Some(timeline_command::Op::Append(op)) = append("alice", key).op else { panic!("an append") };
-        let op = carillon_proto::pb::store::Append { envelope: envelope.into(), ..op };
-        let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::Append(op)) });
-        cluster.ask(shard, op).await;
+        cluster.append_noise("alice", key, 60_000).await;
     }
     let told = described(&cluster.nodes[0]).await;
     let slow = read(&cluster.nodes[0], &told.cluster, shard).await.expect("an answer");

@@ -12,7 +12,7 @@ use carillon_proto::{
     ShardId, UserId,
     pb::store::{
         Account, DirectoryCommand, PutAccount, ReadTimeline, ReadUser, directory_command, put_account::Mode,
-        store_reply::Result as Outcome, store_request::Op, timeline_command,
+        store_reply::Result as Outcome, store_request::Op,
     },
 };
 use carillon_storage::{OpenError, Remedy, Repair, StorageConfig, repair};
@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     disk::copy,
     forgetful, quick,
-    support::{Cluster, MAP, Node, append, inbox, timeline_shard},
+    support::{Cluster, MAP, Node, inbox, timeline_shard},
 };
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -43,20 +43,10 @@ enum Left {
     Gone,
 }
 
-fn noise(rng: &mut StdRng, len: usize) -> Vec<u8> {
-    (0..len).map(|_| rng.random()).collect()
-}
-
 async fn fill(cluster: &Cluster, messages: u64, bytes: usize) {
-    let mut rng = StdRng::seed_from_u64(7);
     for key in 0..messages {
         for user in USERS {
-            let mut command = append(user, key);
-            if let Some(timeline_command::Op::Append(append)) = &mut command.op {
-                append.envelope = noise(&mut rng, bytes).into();
-            }
-            let outcome = cluster.ask(timeline_shard(user), Op::Timeline(command)).await;
-            assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
+            cluster.append_noise(user, key, bytes).await;
         }
         let user = format!("user-{key}");
         let account = Account { user: user.clone(), created_ms: key, ..Account::default() };

@@ -1,6 +1,6 @@
 //! The members of a running cluster change, while it takes writes.
 
-use std::{cell::Cell, collections::BTreeSet};
+use std::{cell::Cell, collections::BTreeSet, fs};
 
 use carillon_proto::{
     Readiness, ShardId,
@@ -16,8 +16,8 @@ use carillon_proto::{
 use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
-    quick,
-    support::{Cluster, eventually, free_addresses, timeline_shard},
+    forgetful, quick,
+    support::{Cluster, Node, eventually, free_addresses, timeline_shard},
 };
 
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
@@ -59,7 +59,7 @@ async fn set(cluster: &Cluster, node: u64, state: State) {
     done(cluster, async |mut client| client.set_node_state(request).await.map(drop)).await;
 }
 
-async fn rebalance(cluster: &Cluster) {
+pub(super) async fn rebalance(cluster: &Cluster) {
     done(cluster, async |mut client| client.rebalance(RebalanceRequest { on: true }).await.map(drop)).await;
 }
 
@@ -294,4 +294,61 @@ async fn what_can_not_be_is_refused_with_a_reason() {
     let node = add(&cluster, new, 0).await;
     let moving = MoveShardRequest { group, from_node: 1, to_node: node };
     client.move_shard(moving).await.expect("it moves");
+}
+
+/// How many bytes of snapshots that are not whole are in the data folder.
+fn parts(node: &Node) -> Option<u64> {
+    let files = fs::read_dir(node.config.data_dir.join("snapshots")).into_iter().flatten().flatten();
+    let parts = files.filter(|file| file.file_name().to_string_lossy().contains(".part-"));
+    parts.map(|file| file.metadata().map_or(0, |meta| meta.len())).reduce(|sum, bytes| sum + bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_to_a_new_node_goes_on_where_it_stopped() {
+    const RATE: u64 = 1 << 20;
+    let mut cluster = Cluster::started(3, |config| {
+        forgetful(config);
+        config.snapshot_bytes_per_second = RATE;
+    })
+    .await;
+    rebalance(&cluster).await;
+    // More than a log keeps: a new replica gets a snapshot.
+    for key in 0..200 {
+        cluster.append_noise("alice", key, 60_000).await;
+    }
+    let shard = timeline_shard("alice");
+    let placed = async || {
+        let placement = members(&cluster).await.placement;
+        placement.into_iter().find(|placed| placed.shard == Some(shard.to_pb())).expect("is placed")
+    };
+    // From then on the lead stays where it is.
+    let leader = eventually("the preferred node leads", || async {
+        let (leader, placed) = (cluster.leader_of("alice").await as u64 + 1, placed().await);
+        let preferred = placed.replicas.iter().find(|replica| replica.id == placed.preferred);
+        if preferred.is_some_and(|replica| replica.node == leader) { Ok(leader) } else { Err(placed) }
+    })
+    .await;
+    let new = cluster.newcomer(free_addresses(1)[0]).await;
+    let node = add(&cluster, new, 0).await;
+    let moving = MoveShardRequest { group: shard.group(), from_node: leader % 3 + 1, to_node: node };
+    done(&cluster, async |mut client| client.move_shard(moving).await.map(drop)).await;
+    eventually("some of it is there", || async {
+        parts(&cluster.nodes[new]).filter(|bytes| *bytes > RATE).ok_or("not yet")
+    })
+    .await;
+    cluster.nodes[new].stop().await;
+    let before = parts(&cluster.nodes[new]).expect("it stays");
+    cluster.nodes[new].start().await;
+    let whole = cluster.nodes[new].config.data_dir.join(format!("snapshots/{shard}.snapshot"));
+    eventually("the rest comes", || async {
+        let now = parts(&cluster.nodes[new]);
+        assert!(now.is_none_or(|now| now >= before), "it was begun anew: {now:?} of {before}");
+        fs::metadata(&whole).map(drop).map_err(|_| now)
+    })
+    .await;
+    eventually("it has joined", || async {
+        let members = members(&cluster).await;
+        if is_settled(&members) && on(&members, node) == 2 { Ok(()) } else { Err(members) }
+    })
+    .await;
 }

@@ -7,6 +7,7 @@ mod disk;
 mod growth;
 #[cfg(feature = "planted-bugs")]
 mod levels;
+mod recover;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -23,6 +23,7 @@ use carillon_proto::{
     tasks::Tasks,
 };
 use carillon_storage::{FoundError, OpenError, Storage, StorageConfig};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
@@ -155,6 +156,17 @@ impl Cluster {
             Outcome::Appended(appended) => appended,
             other => panic!("not appended but {other:?}"),
         }
+    }
+
+    /// The same with so many bytes that can't be compressed.
+    pub(crate) async fn append_noise(&self, user: &str, key: u64, bytes: usize) {
+        let mut command = append(user, key);
+        if let Some(timeline_command::Op::Append(append)) = &mut command.op {
+            let mut rng = StdRng::seed_from_u64(key);
+            append.envelope = (0..bytes).map(|_| rng.random()).collect::<Vec<u8>>().into();
+        }
+        let outcome = self.ask(timeline_shard(user), Op::Timeline(command)).await;
+        assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
     }
 
     pub(crate) async fn read(&self, user: &str) -> TimelineRead {

@@ -6,6 +6,7 @@ mod members;
 mod membership;
 mod node;
 mod plan;
+mod recover;
 
 use std::{
     os::unix::fs::DirBuilderExt as _,
@@ -43,6 +44,7 @@ enum Command {
     Replace(membership::Replace),
     Move(membership::Move),
     Rebalance(membership::Rebalance),
+    Recover(recover::Recover),
 }
 
 #[derive(Args)]
@@ -86,6 +88,7 @@ impl Cluster {
             Some(Command::Replace(replace)) => replace.run(&options.load()?).await,
             Some(Command::Move(moving)) => moving.run(&options.load()?).await,
             Some(Command::Rebalance(rebalance)) => rebalance.run(&options.load()?).await,
+            Some(Command::Recover(recover)) => recover.run(&options.load()?).await,
             None => self.local.run(options).await,
         }
     }
