@@ -2,6 +2,7 @@
 
 mod http;
 mod init;
+mod level;
 mod members;
 mod membership;
 mod node;
@@ -43,6 +44,7 @@ enum Command {
     Replace(membership::Replace),
     Move(membership::Move),
     Rebalance(membership::Rebalance),
+    RaiseLevel(level::RaiseLevel),
 }
 
 #[derive(Args)]
@@ -86,6 +88,7 @@ impl Cluster {
             Some(Command::Replace(replace)) => replace.run(&options.load()?).await,
             Some(Command::Move(moving)) => moving.run(&options.load()?).await,
             Some(Command::Rebalance(rebalance)) => rebalance.run(&options.load()?).await,
+            Some(Command::RaiseLevel(raise)) => raise.run(&options.load()?).await,
             None => self.local.run(options).await,
         }
     }
