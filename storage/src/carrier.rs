@@ -114,7 +114,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, bootstrap: &Bootstrap, bytes: B
     let shard = shard.ok_or_else(|| Status::unavailable("this node does not lead the registry"))?;
     if let Some(Op::RaiseLevel(op)) = &command.op {
         // The leader asks all members first.
-        let raised = levels::raise(cluster, &shard, bootstrap, Level(op.level)).await;
+        let wanted = Level(op.level);
+        levels::check_holders(cluster, wanted).map_err(|why| Status::failed_precondition(why.to_string()))?;
+        let raised = levels::raise(cluster, &shard, bootstrap, wanted).await;
         return raised.map(|()| Outcome::Done(Done {})).map_err(Status::failed_precondition);
     }
     let admitted = admit_directory(ShardId::REGISTRY, cluster.map, shard.reader().level(), command);

@@ -14,6 +14,7 @@ use tonic::Status;
 
 use crate::{
     addresses::AddressBook,
+    lease_clock::Leases,
     machine::{ClusterRows, RegistryState},
     shard::Shard,
     space::Space,
@@ -43,6 +44,7 @@ pub(crate) struct Cluster {
     /// The level of a cluster that has just been made (`raft::Cluster.level`). Its rows may not be there yet.
     pub(crate) begins_at: Level,
     pub(crate) space: Space,
+    pub(crate) leases: Arc<Leases>,
 }
 
 impl Hosted {

@@ -240,7 +240,12 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
         };
         if wanted > rows.level {
             levels::check_readable(&answers, wanted).map_err(not_readable)?;
-            self.carry(Op::RaiseLevel(RaiseLevel { level: wanted.0 })).await?;
+            let raise = Op::RaiseLevel(RaiseLevel { level: wanted.0 });
+            // Another node would say the same.
+            let stays = |why| Status::failed_precondition(format!("the level stays at {}: {why}", rows.level));
+            if let Outcome::Error(error) = self.carrier.carry_and_see(raise).await.map_err(stays)? {
+                return Err(stays(format!("{:?}", error.why)));
+            }
         }
         Ok(Response::new(RaiseLevelReply { level: rows.level.max(wanted).0, before: rows.level.0 }))
     }

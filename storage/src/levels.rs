@@ -6,7 +6,7 @@ use carillon_proto::{
     pb::{
         raft::Identity,
         store::{
-            DirectoryCommand, FoundCluster, RaiseLevel, SetLevel, SetStorageNode, StorageNode, StoreError,
+            DirectoryCommand, FoundCluster, NodeKind, RaiseLevel, SetLevel, SetStorageNode, StorageNode, StoreError,
             TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
             timeline_command::Op as TimelineOp,
         },
@@ -33,6 +33,13 @@ pub(crate) enum NotReadable {
     Silent { node: u64, address: String, why: String },
     #[error("storage node {node} at {address} reads levels up to {reads}, not {wanted}: let it run this release first")]
     Older { node: u64, address: String, reads: Level, wanted: Level },
+    #[error(
+        "{holder} knows levels up to {knows}, not {wanted}: let it run this release first, so that clients find everywhere what \
+         one of them was told"
+    )]
+    OlderHolder { holder: String, knows: Level, wanted: Level },
+    #[error("{holder} has not told its release: it runs one before 0.2.0, or will tell it within seconds")]
+    Untold { holder: String },
 }
 
 /// The highest level that the programs of all nodes can read. One that is lost reads nothing any more.
@@ -58,6 +65,27 @@ pub(crate) fn check_readable(answers: &Answers, wanted: Level) -> Result<(), Not
         (reads < wanted).then_some(NotReadable::Older { node, address, reads, wanted })
     });
     older.map_or(Ok(()), Err)
+}
+
+/// Fails if not all gateways and routers know this level, as far as this node, which leads the registry, has heard.
+pub(crate) fn check_holders(cluster: &Cluster, wanted: Level) -> Result<(), NotReadable> {
+    for node in &cluster.registry.borrow().nodes {
+        let kind = if node.kind() == NodeKind::Router { "router" } else { "gateway" };
+        let holder = || {
+            format!(
+                "the {kind} with lease {}{}{}",
+                node.lease,
+                if node.address.is_empty() { "" } else { " at " },
+                node.address
+            )
+        };
+        let release = cluster.leases.release(node.lease).ok_or_else(|| NotReadable::Untold { holder: holder() })?;
+        let knows = Level(release.level);
+        if knows < wanted {
+            return Err(NotReadable::OlderHolder { holder: holder(), knows, wanted });
+        }
+    }
+    Ok(())
 }
 
 /// Raises the cluster to this level, where its registry is led. Makes its rows, if it has none. May be repeated.

@@ -8,7 +8,7 @@ use carillon_proto::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome};
+use crate::{bootstrap::Bootstrap, carrier::Carrier, cluster::Serving, machine::Outcome, metrics as names};
 
 const PAUSE: Duration = Duration::from_millis(300);
 /// Pause before an unreachable node is contacted again. A node that returns while this node does not know its address
@@ -50,6 +50,8 @@ pub(crate) async fn follow_rows(serving: Arc<Serving>, bootstrap: Bootstrap, car
     let mut told = false;
     loop {
         let rows = registry.borrow_and_update().cluster.clone();
+        metrics::gauge!(names::CLUSTER_LEVEL).set(f64::from(rows.level.0));
+        metrics::gauge!(names::PROGRAM_LEVEL).set(f64::from(reads.0));
         if !told && rows.level >= cluster.begins_at && rows.level < reads {
             told = true;
             tracing::info!(

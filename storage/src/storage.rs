@@ -437,7 +437,8 @@ impl Node {
         }
         let (id, own, space) = (cluster.id, identity.node, self.space.clone());
         let book = self.book.clone();
-        let cluster = Cluster { id, own, map, hosted, book, registry, implied, is_founded, begins_at, space };
+        let leases = Arc::clone(&self.leases);
+        let cluster = Cluster { id, own, map, hosted, book, registry, implied, is_founded, begins_at, space, leases };
         self.serve(cluster, hosting, tasks);
         Ok(())
     }

@@ -9,7 +9,7 @@ use carillon_proto::{
             AnnounceRequest, AssignRequest, CarryReply, CarryRequest, Cluster, DescribeRequest, FoundReply,
             FoundRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server, founding_server,
         },
-        store::{StorageNode, StoreReply},
+        store::{Release, StorageNode, StoreReply},
     },
     peer::{AddToken, cause},
 };
@@ -24,8 +24,6 @@ use crate::{
     machine::ClusterRows,
 };
 
-/// As operators are told.
-const RELEASE: &str = env!("CARGO_PKG_VERSION");
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 
 type Client = BootstrapClient<InterceptedService<Channel, AddToken>>;
@@ -82,7 +80,7 @@ impl Bootstrap {
         let mut identity = self.identity();
         identity.reads_level = self.inner.known.0;
         identity.zone.clone_from(&self.inner.zone);
-        identity.release = RELEASE.to_owned();
+        identity.release = Release::own().version;
         if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
             cluster.members = serving.rows().members();
         }

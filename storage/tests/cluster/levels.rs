@@ -9,9 +9,9 @@ use carillon_proto::{
     pb::{
         raft::{RaiseLevelReply, RaiseLevelRequest},
         store::{
-            EndSender, MoveCursors, ReadHead, SetCursor, StoreError, TimelineCommand, TimelineKey, move_cursors::Moved,
-            rejected::Reason, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
-            timeline_key::Kind,
+            EndSender, MoveCursors, NodeKind, ReadHead, RegisterRequest, Release, RenewRequest, SetCursor, StoreError,
+            TimelineCommand, TimelineKey, move_cursors::Moved, rejected::Reason, store_error::Why,
+            store_reply::Result as Outcome, store_request::Op, timeline_command, timeline_key::Kind,
         },
     },
 };
@@ -82,6 +82,34 @@ async fn a_level_that_one_node_can_not_read_or_that_is_not_known_of_one_is_refus
     cluster.nodes[2].knows(NEXT);
     cluster.nodes[2].start().await;
     cluster.nodes[2].ready().await;
+    raise(&cluster).await;
+    all_see(&cluster, NEXT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_of_an_older_release_holds_the_level() {
+    let mut cluster = Cluster::started(3, quick).await;
+    all_see(&cluster, Level::OF_PROGRAM).await;
+    for node in 0..3 {
+        restart(&mut cluster, node, NEXT).await;
+    }
+    let mut registry = cluster.nodes[0].registry();
+    let register = RegisterRequest {
+        kind: NodeKind::Gateway.into(),
+        ttl_ms: 60_000,
+        nonce: vec![7; 16].into(),
+        ..RegisterRequest::default()
+    };
+    let lease = registry.register(register).await.expect("registers").into_inner().lease;
+    let mut client = operator(&cluster, 0);
+    let refused = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("who knows what it runs");
+    let who = format!("the gateway with lease {lease}");
+    assert!(refused.message().contains(&format!("{who} has not told")), "{refused}");
+    let of = |level: Level| RenewRequest { lease, release: Some(Release { version: String::new(), level: level.0 }) };
+    registry.renew(of(Level::OF_PROGRAM)).await.expect("renews");
+    let refused = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("it is older");
+    assert!(refused.message().contains(&format!("{who} knows levels up to {}", Level::OF_PROGRAM)), "{refused}");
+    registry.renew(of(NEXT)).await.expect("renews");
     raise(&cluster).await;
     all_see(&cluster, NEXT).await;
 }
