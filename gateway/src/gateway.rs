@@ -104,6 +104,7 @@ impl Gateway {
             seeds: config.routers.clone(),
             max_pending: config.max_pending_requests,
             deadline: config.send_deadline(),
+            level: rules.level.clone(),
         };
         let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
         let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };

@@ -142,7 +142,12 @@ impl Gateway {
         let (connections, lease) = (Arc::new(Connections::new()), watch::Sender::new(None));
         let feeding = Arc::new(Feeding::new(settings.gap_grace, Arc::clone(&connections)));
         let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
-        let config = LinksConfig { seeds: settings.routers, max_pending: MAX_PENDING, deadline: settings.deadline };
+        let config = LinksConfig {
+            seeds: settings.routers,
+            max_pending: MAX_PENDING,
+            deadline: settings.deadline,
+            level: rules.level.clone(),
+        };
         let (links, task, _) = RouterLinks::new(config, security, lease.clone(), hearing, Arc::new(Status::new()));
         let (tasks, turns) = Tasks::by_turns();
         tasks.spawn("cut-off", cut_off::watch(task.cut_off(), Arc::clone(&connections)));

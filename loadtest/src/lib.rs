@@ -12,5 +12,6 @@ pub mod relay;
 pub mod report;
 pub mod scenario;
 pub mod token;
+pub mod versions;
 
 pub use scenario::direct;

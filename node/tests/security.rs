@@ -37,6 +37,7 @@ async fn may_enter(service: &Service, security: &PeerSecurity) -> bool {
         address: "127.0.0.1:9".into(),
         ttl_ms: 1000,
         nonce: vec![7; 16].into(),
+        ..RegisterRequest::default()
     };
     let registered = RegistryClient::with_interceptor(storage, security.token()).register(request).await;
     let router = security.channel(&service.router().to_string()).expect("channel");

@@ -72,7 +72,7 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
         }
         "Registry.Renew" | "Registry.Renew at a router" => {
             // Nobody has this lease.
-            let renew = soon(RenewRequest { lease: 3 });
+            let renew = soon(RenewRequest { lease: 3, release: None });
             RegistryClient::with_interceptor(channel, token).renew(renew).await.map(drop)
         }
         "Router.Link at a router" => {
@@ -141,10 +141,11 @@ fn a_gateway_can_not_pass_for_a_router() {
             address: "127.0.0.1:9".into(),
             ttl_ms: 1000,
             nonce: vec![7; 16].into(),
+            ..RegisterRequest::default()
         };
         let refused = registry.register(soon(request)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-        let refused = registry.renew(soon(RenewRequest { lease: router })).await.expect_err("refused");
+        let refused = registry.renew(soon(RenewRequest { lease: router, release: None })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
         let refused = registry.deregister(soon(DeregisterRequest { lease: router })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");

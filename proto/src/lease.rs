@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     LeaseId, pause,
-    pb::store::{NodeKind, RegisterRequest},
+    pb::store::{NodeKind, RegisterRequest, Release, RenewRequest},
     peer::cause,
     registry::RegistryClient,
     waiting::Waiting,
@@ -203,13 +203,17 @@ impl LeaseHolder {
                     address: self.address.clone(),
                     ttl_ms: u32::try_from(self.length.as_millis()).unwrap_or(u32::MAX),
                     nonce: nonce.to_vec().into(),
+                    release: Some(Release::own()),
                 };
                 self.registry.register(request, now + self.length).await.map(LeaseAnswer::Registered)
             }
-            Ask::Renew(lease) => match self.registry.renew(lease, now + self.length / 3).await {
-                Err(status) if status.code() == Code::FailedPrecondition => Ok(LeaseAnswer::Ended),
-                answer => answer.map(|()| LeaseAnswer::Renewed),
-            },
+            Ask::Renew(LeaseId(lease)) => {
+                let request = RenewRequest { lease, release: Some(Release::own()) };
+                match self.registry.renew(request, now + self.length / 3).await {
+                    Err(status) if status.code() == Code::FailedPrecondition => Ok(LeaseAnswer::Ended),
+                    answer => answer.map(|()| LeaseAnswer::Renewed),
+                }
+            }
         };
         answer.map_err(|status| cause(&status))
     }

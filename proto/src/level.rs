@@ -13,6 +13,8 @@
 
 use std::fmt;
 
+use crate::pb::store::Release;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Level(pub u32);
 
@@ -33,5 +35,12 @@ impl Level {
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl Release {
+    /// That of this program.
+    pub fn own() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), level: Level::OF_PROGRAM.0 }
     }
 }

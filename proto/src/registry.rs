@@ -56,9 +56,12 @@ impl RegistryClient {
     }
 
     /// Fails with FAILED_PRECONDITION if the lease has ended.
-    pub async fn renew(&self, lease: LeaseId, deadline: Instant) -> Result<(), Status> {
-        let request = RenewRequest { lease: lease.0 };
-        self.in_turn(deadline, |mut node| async move { node.renew(request).await }).await.map(drop)
+    pub async fn renew(&self, request: RenewRequest, deadline: Instant) -> Result<(), Status> {
+        let call = |mut node: RegistryNode| {
+            let request = request.clone();
+            async move { node.renew(request).await }
+        };
+        self.in_turn(deadline, call).await.map(drop)
     }
 
     pub async fn deregister(&self, lease: LeaseId, deadline: Instant) -> Result<(), Status> {

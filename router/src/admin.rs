@@ -12,12 +12,13 @@ use carillon_proto::{
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, EndSessionsReply, EndSessionsRequest, ListSessionsReply,
-            ListSessionsRequest, ListUsersReply, ListUsersRequest, PutUserReply, PutUserRequest, RevokeTokensReply,
-            RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, admin_server,
+            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
+            RevokeTokensReply, RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest, StatusReply,
+            StatusRequest, admin_server,
         },
         store::{
-            AccountChanged, DirectoryCommand, LeadsReply, ReadUser, User, directory_command, leads_reply::Led,
-            store_request::Op,
+            AccountChanged, DirectoryCommand, LeadsReply, Node, ReadUser, RegistryView, Release, User,
+            directory_command, leads_reply::Led, store_request::Op,
         },
     },
 };
@@ -104,7 +105,8 @@ impl admin_server::Admin for Admin {
             })
             .collect();
         let silent = answers.iter().filter(|(_, led)| led.is_none()).map(|(address, _)| address.clone()).collect();
-        Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards, silent }))
+        let releases = releases(&topology.view, &answers);
+        Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards, silent, releases }))
     }
 }
 
@@ -159,6 +161,22 @@ fn leaders(answers: &[(String, Option<LeadsReply>)]) -> HashMap<ShardId, (u64, &
     leaders
 }
 
+/// What the nodes of the registry run, as far as they have told it.
+fn releases(view: &RegistryView, answers: &[(String, Option<LeadsReply>)]) -> Vec<NodeRelease> {
+    let storage = view.storage.iter().filter_map(|node| {
+        let (_, reply) = answers.iter().find(|(address, _)| *address == node.address)?;
+        Some((node, reply.as_ref()?.release.clone()?))
+    });
+    let holders = || answers.iter().filter_map(|(_, reply)| reply.as_ref()).flat_map(|reply| &reply.holders);
+    let others = view.nodes.iter().filter_map(|node| {
+        let holder = holders().find(|holder| holder.lease == node.lease)?;
+        Some((node, holder.release.clone()?))
+    });
+    let told =
+        |(node, release): (&Node, Release)| NodeRelease { kind: node.kind, lease: node.lease, release: Some(release) };
+    storage.chain(others).map(told).collect()
+}
+
 fn user_id(user: &str) -> Result<UserId, Status> {
     UserId::new(user).map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -197,7 +215,7 @@ mod tests {
                 term: *term,
                 ..Led::default()
             });
-            Some(LeadsReply { led: led.collect() })
+            Some(LeadsReply { led: led.collect(), ..LeadsReply::default() })
         };
         let answers =
             [("a:1".into(), reply(&[(0, 7), (1, 2)])), ("b:1".into(), None), ("c:1".into(), reply(&[(0, 8), (1, 1)]))];

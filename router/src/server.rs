@@ -138,10 +138,10 @@ impl RegistryService for RegistryProxy {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
-        let RenewRequest { lease } = request.into_inner();
-        self.only_of_gateways(lease)?;
+        let request = request.into_inner();
+        self.only_of_gateways(request.lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
-        self.registry.renew(LeaseId(lease), deadline).await.map(|()| Response::new(RenewReply {}))
+        self.registry.renew(request, deadline).await.map(|()| Response::new(RenewReply {}))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {

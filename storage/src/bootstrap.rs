@@ -171,6 +171,11 @@ impl Bootstrap {
         &self.inner.own
     }
 
+    /// The highest level that this program reads.
+    pub(crate) fn reads(&self) -> Level {
+        self.inner.known
+    }
+
     /// The identity, once this node belongs to a cluster.
     pub(crate) fn assigned(&self) -> Option<Identity> {
         self.inner.assigned.borrow().clone()
@@ -303,6 +308,7 @@ impl Bootstrap {
 
     fn make(&self, answers: Vec<(String, Identity)>) -> Cluster {
         let id: [u8; 16] = rand::rng().random();
+        let level = answers.iter().map(|(_, identity)| identity.reads_level).min().unwrap_or_default();
         let members = answers.into_iter().zip(FOUNDER..).map(|((address, identity), node)| Member {
             node,
             address,
@@ -314,6 +320,7 @@ impl Bootstrap {
             directory_shards: self.inner.directory_shards.into(),
             timeline_shards: self.inner.timeline_shards.into(),
             members: members.collect(),
+            level,
         }
     }
 
@@ -441,7 +448,7 @@ mod tests {
             disk: vec![*disk].into(),
             registry_replica: 0,
         });
-        Some(Cluster { id: "c".into(), directory_shards: 1, timeline_shards: 1, members: members.collect() })
+        Some(Cluster { id: "c".into(), directory_shards: 1, timeline_shards: 1, members: members.collect(), level: 1 })
     }
 
     fn step(own: &str, disk: u8, answers: &[(&str, Option<Identity>)]) -> Step {

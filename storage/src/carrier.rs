@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, pause,
+    Level, ShardId, pause,
     pb::{
         raft::{CarryReply, CarryRequest, bootstrap_client::BootstrapClient},
-        store::{DirectoryCommand, StoreError, directory_command::Op, rejected::Reason, store_error::Why},
+        store::{DirectoryCommand, Done, StoreError, directory_command::Op, rejected::Reason, store_error::Why},
     },
     peer::{PeerSecurity, cause},
 };
@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use crate::{
+    bootstrap::Bootstrap,
     cluster::{Cluster, Serving},
+    levels,
     machine::{Outcome, admit_directory, is_the_nodes},
 };
 
@@ -30,11 +32,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Carrier {
     serving: Arc<Serving>,
     security: PeerSecurity,
+    bootstrap: Bootstrap,
 }
 
 impl Carrier {
-    pub(crate) fn new(serving: Arc<Serving>, security: PeerSecurity) -> Self {
-        Self { serving, security }
+    pub(crate) fn new(serving: Arc<Serving>, security: PeerSecurity, bootstrap: Bootstrap) -> Self {
+        Self { serving, security, bootstrap }
     }
 
     /// Retries until the deadline, so the command must be idempotent.
@@ -65,7 +68,9 @@ impl Carrier {
             let Some(shard) = cluster.registry() else { return Err("there is no registry shard".to_owned()) };
             let carrying = async {
                 if shard.group().leads() {
-                    carry_out(cluster, command.clone()).await.map(|outcome| (outcome, cluster.view_version()))
+                    carry_out(cluster, &self.bootstrap, command.clone())
+                        .await
+                        .map(|outcome| (outcome, cluster.view_version()))
                 } else {
                     self.pass_on(&shard.group().leader().unwrap_or_default(), command.clone()).await
                 }
@@ -98,7 +103,7 @@ impl Carrier {
 }
 
 /// Carries out a command of a storage node, if this node leads the registry.
-pub(crate) async fn carry_out(cluster: &Cluster, bytes: Bytes) -> Result<Outcome, Status> {
+pub(crate) async fn carry_out(cluster: &Cluster, bootstrap: &Bootstrap, bytes: Bytes) -> Result<Outcome, Status> {
     let command = DirectoryCommand::decode(bytes.clone()).map_err(|_| Status::invalid_argument("no command"))?;
     // Only the leader itself issues these two: it has asked all members first.
     let is_the_leaders = matches!(command.op, Some(Op::SetLevel(_) | Op::FoundCluster(_)));
@@ -107,6 +112,13 @@ pub(crate) async fn carry_out(cluster: &Cluster, bytes: Bytes) -> Result<Outcome
     }
     let shard = cluster.registry().filter(|shard| shard.group().leads());
     let shard = shard.ok_or_else(|| Status::unavailable("this node does not lead the registry"))?;
+    if let Some(Op::RaiseLevel(op)) = &command.op {
+        // The leader asks all members first.
+        let wanted = Level(op.level);
+        levels::check_holders(cluster, wanted).map_err(|why| Status::failed_precondition(why.to_string()))?;
+        let raised = levels::raise(cluster, &shard, bootstrap, wanted).await;
+        return raised.map(|()| Outcome::Done(Done {})).map_err(Status::failed_precondition);
+    }
     let admitted = admit_directory(ShardId::REGISTRY, cluster.map, shard.reader().level(), command);
     let command = admitted.map_err(|rejected| match rejected.reason() {
         Reason::Level => Status::unavailable(rejected.detail),

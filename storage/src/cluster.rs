@@ -7,13 +7,14 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use carillon_proto::{
-    ShardId, ShardMap,
+    Level, ShardId, ShardMap,
     pb::store::{StorageNode, storage_node::State},
 };
 use tonic::Status;
 
 use crate::{
     addresses::AddressBook,
+    lease_clock::Leases,
     machine::{ClusterRows, RegistryState},
     shard::Shard,
     space::Space,
@@ -40,7 +41,10 @@ pub(crate) struct Cluster {
     pub(crate) implied: ClusterRows,
     /// True if the identity file says that the cluster has rows, even if this node has not read them yet.
     pub(crate) is_founded: bool,
+    /// The level of a cluster that has just been made (`raft::Cluster.level`). Its rows may not be there yet.
+    pub(crate) begins_at: Level,
     pub(crate) space: Space,
+    pub(crate) leases: Arc<Leases>,
 }
 
 impl Hosted {

@@ -8,12 +8,13 @@ use carillon_proto::{
     address::check_reachable,
     pb::{
         raft::{
-            self as pb, AddNodeReply, AddNodeRequest, MembersReply, MembersRequest, MoveShardReply, MoveShardRequest,
-            RebalanceReply, RebalanceRequest, SetNodeStateReply, SetNodeStateRequest, cluster_admin_server,
+            self as pb, AddNodeReply, AddNodeRequest, Identity, MembersReply, MembersRequest, MoveShardReply,
+            MoveShardRequest, Program, RaiseLevelReply, RaiseLevelRequest, RebalanceReply, RebalanceRequest,
+            SetNodeStateReply, SetNodeStateRequest, cluster_admin_server,
         },
         store::{
-            AddStorageNode, MoveReplica, NodeAdded, Rebalance, ReplicaPlaced, SetStorageNodeState, StorageNode,
-            StoreError, directory_command::Op, storage_node::State, store_error::Why,
+            AddStorageNode, MoveReplica, NodeAdded, RaiseLevel, Rebalance, ReplicaPlaced, SetStorageNodeState,
+            StorageNode, StoreError, directory_command::Op, storage_node::State, store_error::Why,
         },
     },
 };
@@ -23,6 +24,7 @@ use crate::{
     bootstrap::Bootstrap,
     carrier::Carrier,
     cluster::{Cluster, Serving, started},
+    levels::{self, NotReadable},
     machine::Outcome,
 };
 
@@ -52,8 +54,8 @@ impl ClusterAdminService {
         let level = cluster.rows().level;
         if level < Level::GROWTH {
             return Err(Status::failed_precondition(format!(
-                "the cluster is at level {level}: its members change from level {} on, which it reaches when all its storage nodes \
-                 run this release",
+                "the cluster is at level {level}: its members change from level {} on. `carillon cluster raise-level` raises it when \
+                 all storage nodes run this release and no return to the one of before is wanted",
                 Level::GROWTH
             )));
         }
@@ -74,12 +76,6 @@ impl ClusterAdminService {
         self.carry(Op::SetStorageNodeState(SetStorageNodeState { node, state: state.into() })).await.map(drop)
     }
 
-    /// True if the node answers, wherever it is now.
-    async fn is_there(&self, cluster: &Cluster, row: &StorageNode) -> bool {
-        let address = cluster.book.of(row.node).map_or_else(|| row.address.clone(), |address| address.to_string());
-        self.bootstrap.ask(&address).await.is_ok_and(|answer| answer.disk == row.disk)
-    }
-
     /// Fails if the node that is to be declared lost answers.
     async fn check_is_gone(&self, cluster: &Cluster, node: u64) -> Result<(), Status> {
         let rows = cluster.rows();
@@ -88,7 +84,7 @@ impl ClusterAdminService {
         if node == cluster.own {
             return Err(answers(row));
         }
-        if self.is_there(cluster, row).await { Err(answers(row)) } else { Ok(()) }
+        if self.bootstrap.ask_member(cluster, row).await.is_ok() { Err(answers(row)) } else { Ok(()) }
     }
 }
 
@@ -133,7 +129,8 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
         let row = StorageNode {
             disk: new.disk.clone(),
             address: address.clone(),
-            level: new.reads_level,
+            // Nobody is to take what the new program can read for the operator's wish to raise the level.
+            level: rows.level.0.min(new.reads_level),
             zone: new.zone.clone(),
             ..StorageNode::default()
         };
@@ -153,6 +150,7 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
                 directory_shards: cluster.map.directory.into(),
                 timeline_shards: cluster.map.timeline.into(),
                 members,
+                level: rows.level.0,
             };
             self.bootstrap.place(&own, &place, rows.level.0).await?;
         }
@@ -211,11 +209,15 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
         let cluster = self.member()?;
         let (rows, version) = (cluster.rows(), cluster.view_version());
-        let asked = rows
-            .nodes()
-            .filter(|node| node.node != cluster.own)
-            .map(|row| async { (!self.is_there(cluster, row).await).then_some(row.node) });
-        let silent = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+        let (mut silent, mut programs) = (Vec::new(), Vec::new());
+        for (row, answer) in self.bootstrap.ask_members(cluster, &rows).await {
+            match answer {
+                Ok(Identity { release, reads_level, .. }) => {
+                    programs.push(Program { node: row.node, release, reads_level });
+                }
+                Err(_) => silent.push(row.node),
+            }
+        }
         Ok(Response::new(MembersReply {
             cluster: cluster.id.clone(),
             level: rows.level.0,
@@ -224,6 +226,32 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
             placement: rows.placed(),
             rebalancing: rows.rebalancing,
             silent,
+            programs,
         }))
     }
+
+    async fn raise_level(&self, request: Request<RaiseLevelRequest>) -> Result<Response<RaiseLevelReply>, Status> {
+        let cluster = self.member()?;
+        let rows = cluster.rows();
+        let answers = self.bootstrap.ask_members(cluster, &rows).await;
+        let wanted = match request.into_inner().level {
+            0 => levels::readable(&answers).map_err(not_readable)?,
+            wanted => Level(wanted),
+        };
+        if wanted > rows.level {
+            levels::check_readable(&answers, wanted).map_err(not_readable)?;
+            let raise = Op::RaiseLevel(RaiseLevel { level: wanted.0 });
+            // Another node would say the same.
+            let stays = |why| Status::failed_precondition(format!("the level stays at {}: {why}", rows.level));
+            if let Outcome::Error(error) = self.carrier.carry_and_see(raise).await.map_err(stays)? {
+                return Err(stays(format!("{:?}", error.why)));
+            }
+        }
+        Ok(Response::new(RaiseLevelReply { level: rows.level.max(wanted).0, before: rows.level.0 }))
+    }
+}
+
+fn not_readable(why: NotReadable) -> Status {
+    // Another node would say the same.
+    Status::failed_precondition(why.to_string())
 }

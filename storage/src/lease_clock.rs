@@ -8,7 +8,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use carillon_proto::pb::store::{AdvanceLeaseClock, DirectoryCommand, RenewLease, StoreError, directory_command::Op};
+use carillon_proto::pb::store::{
+    AdvanceLeaseClock, DirectoryCommand, Release, RenewLease, StoreError, directory_command::Op,
+};
 use futures_util::future::join_all;
 use prost::Message as _;
 use tokio::{
@@ -34,6 +36,8 @@ const LEADS: Duration = Duration::from_secs(1);
 pub(crate) struct Leases {
     /// Locked while commands are in flight, so that a renewal sees their result.
     watch: Mutex<Watch>,
+    /// What the holders run, by lease: of those that have told this node while it led. At most one for each running lease.
+    releases: parking_lot::Mutex<BTreeMap<u64, Release>>,
 }
 
 /// The result of a renewal.
@@ -46,6 +50,22 @@ pub(crate) enum Renewal {
 }
 
 impl Leases {
+    /// The holder of this lease, which has just registered or renewed, runs this release.
+    pub(crate) fn note(&self, shard: &Shard, lease: u64, release: Option<Release>) {
+        let Reader::Directory(reader) = shard.reader() else { return };
+        if shard.group().leads()
+            && reader.registry().borrow().has(lease)
+            && let Some(release) = release
+        {
+            self.releases.lock().insert(lease, release);
+        }
+    }
+
+    /// What the holder of this lease runs, if it has told this node.
+    pub(crate) fn release(&self, lease: u64) -> Option<Release> {
+        self.releases.lock().get(&lease).cloned()
+    }
+
     pub(crate) async fn renew(&self, shard: &Shard, lease: u64) -> Renewal {
         let Reader::Directory(reader) = shard.reader() else { return Renewal::NotHere };
         {
@@ -72,6 +92,7 @@ pub(crate) async fn run(cluster: Arc<crate::cluster::Serving>, leases: Arc<Lease
         let now = ticks.tick().await;
         let mut watch = leases.watch.lock().await;
         let words = watch.tick(now, shard.group().leads(), &registry.borrow());
+        leases.releases.lock().retain(|lease, _| registry.borrow().has(*lease));
         if let Some(words) = words {
             tell(&shard, &words).await;
         }

@@ -5,7 +5,8 @@
 //! storage.rs   the node as a whole: open, run, drain
 //! identity.rs, bootstrap.rs   who this node is, and how a cluster is made
 //! addresses.rs, members.rs    where the nodes are, and what this one tells of itself
-//! hosting.rs, reconcile.rs    replicas are opened, closed and made members as the registry says; levels are raised
+//! hosting.rs, reconcile.rs    replicas are opened, closed and made members as the registry says
+//! levels.rs    which level the logs have, and how it rises
 //! maintenance.rs, sweep.rs    what is removed
 //! shard_clock.rs    how time passes for a shard
 //! log_upkeep.rs     snapshots, purges, files given back
@@ -41,6 +42,7 @@ pub mod fuzzing;
 mod hosting;
 mod identity;
 mod lease_clock;
+mod levels;
 mod log;
 mod log_upkeep;
 mod machine;

@@ -19,6 +19,8 @@ const READ_SECONDS: &str = "carillon_storage_read_seconds";
 const APPLIED: &str = "carillon_storage_applied_entries_total";
 const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
 pub(crate) const LEADING: &str = "carillon_storage_leading_shards";
+pub(crate) const CLUSTER_LEVEL: &str = "carillon_storage_cluster_level";
+pub(crate) const PROGRAM_LEVEL: &str = "carillon_storage_program_level";
 pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
 pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
@@ -144,6 +146,8 @@ const ALL: &[(&str, &str, Kind)] = &[
     (APPLIED, "Raft entries applied; kind is directory or timeline.", Kind::Counter),
     (APPLY_SECONDS, "Time to apply one batch of Raft entries.", Kind::Histogram),
     (LEADING, "Shards that this node leads.", Kind::Gauge),
+    (CLUSTER_LEVEL, "The level of the cluster, as far as this node has applied it.", Kind::Gauge),
+    (PROGRAM_LEVEL, "The highest level that this program can read.", Kind::Gauge),
     (DISK_FREE, "Bytes that are free on the disk of the data folder.", Kind::Gauge),
     (DISK_TOTAL, "Size in bytes of the disk of the data folder.", Kind::Gauge),
     (DISK_FULL, "1 while sends are refused because the disk is nearly full.", Kind::Gauge),

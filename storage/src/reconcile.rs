@@ -1,5 +1,5 @@
-//! Work of shard leaders that brings the cluster to the state described by its rows: the cluster is founded, levels
-//! rise, replicas become members and leave. Each step is idempotent, and any later leader may repeat it.
+//! Work of shard leaders that brings the cluster to the state described by its rows: a new cluster is founded, the levels of the
+//! shards follow that of the cluster, replicas become members and leave. Each step is idempotent, and any later leader may repeat it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,23 +10,22 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        DirectoryCommand, ForgetReplica, FoundCluster, Placement, RaiseLevel, Replica, ReplicaJoined, SetLevel,
-        StorageNode, StoreError, TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
-        timeline_command::Op as TimelineOp,
+        ForgetReplica, Placement, Replica, ReplicaJoined, StorageNode, directory_command::Op as DirectoryOp,
+        storage_node::State,
     },
 };
-use prost::Message as _;
 use tokio::time::{sleep, timeout};
 
 use crate::{
     bootstrap::Bootstrap,
     carrier::Carrier,
     cluster::{Cluster, Serving},
-    machine::{ClusterRows, Outcome},
+    levels::{self, directory, done},
+    machine::ClusterRows,
     placement::most_up_to_date,
     planner,
     raft::{Group, GroupStatus, Host, LogId},
-    shard::{Reader, Shard},
+    shard::Shard,
 };
 
 /// Pause between two looks, with work left and without. A registry change is seen at once, and a new leader after this
@@ -50,7 +49,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
             let work = async {
                 let changed =
                     shard.id() == ShardId::REGISTRY && lead_registry(cluster, shard, &bootstrap, &mut planned).await?;
-                raise_shard(shard, cluster.rows().level).await?;
+                levels::raise_shard(shard, cluster.rows().level).await?;
                 let compared = Compared::now(cluster, shard.group());
                 if as_placed.get(&shard.id()) == Some(&compared) {
                     return Ok(changed);
@@ -91,8 +90,8 @@ impl Compared {
     }
 }
 
-/// Founds the cluster when all its members can read its rows, raises the level to what all can read, and changes the placement. True
-/// if it founded it or changed the placement. `planned`: the version of the rows that leaves nothing to be changed.
+/// Founds a cluster that has just been made, and changes the placement. True if it did either. `planned`: the version of the rows that
+/// leaves nothing to be changed.
 async fn lead_registry(
     cluster: &Cluster,
     shard: &Shard,
@@ -100,56 +99,20 @@ async fn lead_registry(
     planned: &mut Option<u64>,
 ) -> Result<bool, String> {
     let (version, rows) = (cluster.view_version(), cluster.rows());
-    if cluster.registry.borrow().cluster.has_rows() {
-        let reading = rows.nodes().filter(|node| node.state() != State::Lost);
-        let readable = reading.map(|node| Level(node.level)).min().unwrap_or_default();
-        if readable > rows.level {
-            let op = DirectoryOp::RaiseLevel(RaiseLevel { level: readable.0 });
-            directory(shard, op).await?;
-            tracing::info!(level = readable.0, "the cluster's level rises: all storage nodes can read it");
-        }
-        if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some(version) {
-            return Ok(false);
-        }
-        let Some(change) = planner::next(&rows) else {
-            *planned = Some(version);
-            return Ok(false);
-        };
-        tracing::info!(?change, "the placement changes");
-        directory(shard, change).await?;
+    if rows.level < cluster.begins_at {
+        levels::raise(cluster, shard, bootstrap, cluster.begins_at).await?;
         return Ok(true);
     }
-    if cluster.is_founded {
+    if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some(version) {
         return Ok(false);
     }
-    let Some(members) = bootstrap.levels_of(cluster, &rows).await else {
+    let Some(change) = planner::next(&rows) else {
+        *planned = Some(version);
         return Ok(false);
     };
-    if members.iter().any(|member| Level(member.level) < Level::CLUSTER) {
-        return Ok(false);
-    }
-    raise_shard(shard, Level::CLUSTER).await?;
-    let (directory_shards, timeline_shards) = (cluster.map.directory.into(), cluster.map.timeline.into());
-    directory(shard, DirectoryOp::FoundCluster(FoundCluster { members, directory_shards, timeline_shards })).await?;
-    tracing::info!("members and placement of the cluster are rows of the registry");
+    tracing::info!(?change, "the placement changes");
+    directory(shard, change).await?;
     Ok(true)
-}
-
-async fn raise_shard(shard: &Shard, level: Level) -> Result<(), String> {
-    let before = shard.reader().level();
-    if level <= before {
-        return Ok(());
-    }
-    let op = SetLevel { level: level.0 };
-    match shard.reader() {
-        Reader::Directory(_) => directory(shard, DirectoryOp::SetLevel(op)).await?,
-        Reader::Timeline(_) => {
-            let command = TimelineCommand { op: Some(TimelineOp::SetLevel(op)) }.encode_to_vec();
-            done(shard.write(command.into()).await)?;
-        }
-    }
-    tracing::info!(shard = %shard.id(), from = before.0, to = level.0, "the shard's level rises");
-    Ok(())
 }
 
 /// The next step of a shard's leader to make the members of its group the replicas of the placement.
@@ -285,17 +248,6 @@ fn host(rows: &ClusterRows, placement: &Placement, replica: u64) -> Result<Host,
     let node = nodes.get(&replica).and_then(|node| rows.node(*node));
     let StorageNode { node, address, .. } = node.ok_or("the replica is on a node that is none")?;
     Ok(Host { node: *node, address: address.clone() })
-}
-
-async fn directory(shard: &Shard, op: DirectoryOp) -> Result<(), String> {
-    done(shard.write(DirectoryCommand { op: Some(op) }.encode_to_vec().into()).await)
-}
-
-fn done(outcome: Outcome) -> Result<(), String> {
-    match outcome {
-        Outcome::Error(StoreError { why }) => Err(format!("{why:?}")),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

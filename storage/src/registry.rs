@@ -8,9 +8,14 @@ use carillon_proto::{
     pause,
     pb::store::{
         DeregisterNode, DeregisterReply, DeregisterRequest, DirectoryCommand, LeadsReply, LeadsRequest, Node, NodeKind,
-        RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, RenewLease, RenewReply,
-        RenewRequest, StorageNode, StoreError, WatchRequest, directory_command::Op, leads_reply::Led,
-        registry_client::RegistryClient, registry_server, rejected::Reason, store_error::Why,
+        RegisterNode, RegisterReply, RegisterRequest, Registered, RegistryView, Rejected, Release, RenewLease,
+        RenewReply, RenewRequest, StorageNode, StoreError, WatchRequest,
+        directory_command::Op,
+        leads_reply::{Holder, Led},
+        registry_client::RegistryClient,
+        registry_server,
+        rejected::Reason,
+        store_error::Why,
     },
     peer::{AddToken, PeerSecurity},
     tasks::Tasks,
@@ -135,7 +140,8 @@ impl registry_server::Registry for RegistryService {
     type WatchStream = ReceiverStream<Result<RegistryView, Status>>;
 
     async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
-        let shards = started(&self.serving)?.shards();
+        let cluster = started(&self.serving)?;
+        let shards = cluster.shards();
         let led = shards.values().filter_map(|shard| {
             let status = shard.group().status();
             status.leads.then(|| Led {
@@ -145,12 +151,19 @@ impl registry_server::Registry for RegistryService {
                 level: shard.reader().level().0,
             })
         });
-        Ok(Response::new(LeadsReply { led: led.collect() }))
+        let registry = cluster.registry().filter(|shard| shard.group().leads());
+        let nodes = registry.map(|_| cluster.registry.borrow().nodes.clone()).unwrap_or_default();
+        let holder = |node: &Node| Holder { lease: node.lease, release: self.leases.release(node.lease) };
+        Ok(Response::new(LeadsReply {
+            led: led.collect(),
+            release: Some(Release::own()),
+            holders: nodes.iter().map(holder).collect(),
+        }))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let (forwarded, message) = open(request);
-        let RegisterRequest { kind, address, ttl_ms, nonce } = message.clone();
+        let RegisterRequest { kind, address, ttl_ms, nonce, release } = message.clone();
         let op = Op::RegisterNode(RegisterNode { kind, address, ttl_ms, nonce });
         let pass_on = |mut client: Client| {
             let message = message.clone();
@@ -158,7 +171,12 @@ impl registry_server::Registry for RegistryService {
         };
         match self.write(forwarded, op, pass_on).await? {
             Written::There(reply) => Ok(reply),
-            Written::Here(Outcome::Registered(Registered { lease })) => Ok(Response::new(RegisterReply { lease })),
+            Written::Here(Outcome::Registered(Registered { lease })) => {
+                if let Some(shard) = started(&self.serving)?.registry() {
+                    self.leases.note(&shard, lease, release);
+                }
+                Ok(Response::new(RegisterReply { lease }))
+            }
             Written::Here(_) => Err(unexpected()),
         }
     }
@@ -166,13 +184,17 @@ impl registry_server::Registry for RegistryService {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (forwarded, message) = open(request);
         let shard = started(&self.serving)?.registry().ok_or_else(|| Status::internal("there is no registry shard"))?;
+        self.leases.note(&shard, message.lease, message.release.clone());
         match self.leases.renew(&shard, message.lease).await {
             Renewal::Done => return Ok(Response::new(RenewReply {})),
             Renewal::Ended => return Err(has_ended()),
             Renewal::NotHere => {}
         }
         let op = Op::RenewLease(RenewLease { lease: message.lease });
-        let pass_on = |mut client: Client| async move { client.renew(forward(message)).await };
+        let pass_on = |mut client: Client| {
+            let message = message.clone();
+            async move { client.renew(forward(message)).await }
+        };
         match self.write(forwarded, op, pass_on).await? {
             Written::There(reply) => Ok(reply),
             Written::Here(Outcome::Done(_)) => Ok(Response::new(RenewReply {})),

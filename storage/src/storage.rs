@@ -361,7 +361,7 @@ impl Node {
             .max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let bootstrap = BootstrapServer::new(self.bootstrap.clone());
         let founding = FoundingServer::new(self.bootstrap.clone());
-        let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone());
+        let carrier = Carrier::new(Arc::clone(&self.serving), self.security.clone(), self.bootstrap.clone());
         let admin = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
         let admin = ClusterAdminServer::new(admin).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let backup = BackupServer::new(BackupService::new(Arc::clone(&self.serving), tasks.clone()));
@@ -398,7 +398,7 @@ impl Node {
             alarm: self.alarm.clone(),
             tasks: tasks.clone(),
         }));
-        let is_founded = Level(identity.level) >= Level::CLUSTER;
+        let (is_founded, begins_at) = (Level(identity.level) >= Level::CLUSTER, Level(cluster.level));
         let founder = if is_founded { 0 } else { identity.node };
         // The first start of a node that was added to a cluster.
         let own = cluster.members.iter().find(|member| member.node == identity.node);
@@ -437,7 +437,9 @@ impl Node {
         }
         let (id, own, space) = (cluster.id, identity.node, self.space.clone());
         let book = self.book.clone();
-        self.serve(Cluster { id, own, map, hosted, book, registry, implied, is_founded, space }, hosting, tasks);
+        let leases = Arc::clone(&self.leases);
+        let cluster = Cluster { id, own, map, hosted, book, registry, implied, is_founded, begins_at, space, leases };
+        self.serve(cluster, hosting, tasks);
         Ok(())
     }
 
@@ -448,7 +450,8 @@ impl Node {
         let serving = || Arc::clone(&self.serving);
         let retention = &self.config.retention;
         let retention = shard_clock::retention(retention);
-        let (bootstrap, carrier) = (|| self.bootstrap.clone(), Carrier::new(serving(), self.security.clone()));
+        let (bootstrap, carrier) =
+            (|| self.bootstrap.clone(), Carrier::new(serving(), self.security.clone(), self.bootstrap.clone()));
         tasks.spawn("replicas", hosting.follow(serving()));
         tasks.spawn("announcement", members::announce(serving(), bootstrap()));
         tasks.spawn("storage row", members::follow_rows(serving(), bootstrap(), carrier.clone()));

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::token::{InvalidTokenKey, TokenKeys};
 use crate::{
+    cluster_level::ClusterLevel,
     config::{GatewayConfig, TokenAccounts},
     throttle::Throttle,
     users::Users,
@@ -36,6 +37,7 @@ pub(crate) struct Rules {
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
     pub(crate) users: Arc<Users>,
+    pub(crate) level: ClusterLevel,
 }
 
 impl Rules {
@@ -61,6 +63,7 @@ impl Rules {
             decoy_key,
             throttle: Throttle::new(config.tries()),
             users: config.users(),
+            level: ClusterLevel::default(),
         })
     }
 }

@@ -24,8 +24,6 @@ use super::{
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, metrics, outcome::RequestOutcome, users::Share};
 
-const FEATURES: [&str; 2] = [features::UNKNOWN_FIELDS, features::MORE_POSITIONS];
-
 /// The state of a sign-in.
 pub(super) enum SignIn {
     Start,
@@ -309,7 +307,7 @@ impl Session {
             },
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
-            features: FEATURES.map(str::to_owned).to_vec(),
+            features: features::at(self.rules.level.get()).map(str::to_owned).collect(),
             timelines: begin.iter().map(|begin| begin.state(timeline.clone())).collect(),
         };
         out.push(Effect::SignedIn);

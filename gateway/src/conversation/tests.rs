@@ -8,6 +8,7 @@ mod signing_in;
 use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use carillon_proto::{
+    Level,
     credentials::{ClientKeys, new_credentials},
     pb::{
         client::{
@@ -24,6 +25,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
+    cluster_level::ClusterLevel,
     config::{GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
     dialect::native::{self, Outgoing},
     feeding::read_op_of,
@@ -65,6 +67,7 @@ fn rules() -> Rules {
         ..GatewayConfig::default()
     };
     let rules = Rules::new(&config, [1; 32]).expect("loads");
+    rules.level.heard(Level::OF_PROGRAM);
     Rules { throttle: Throttle::new(Tries::few()), ..rules }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Ring, clock, limits,
+    Level, Ring, clock, limits,
     pb::{
         link::{DirectAnswer, RouterRequest},
         store::RegistryView,
@@ -28,7 +28,10 @@ use dispatch::{Load, Word};
 use link::RouterLink;
 use parts::{LinkHandle, Partitions};
 
-use crate::{connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, status::Status};
+use crate::{
+    cluster_level::ClusterLevel, connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox,
+    metrics, status::Status,
+};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Changes of links and of the registry that wait for their task. When the queue is full, links wait.
@@ -87,6 +90,7 @@ pub(crate) struct LinksTask {
     hearing: Hearing,
     status: Arc<Status>,
     max_pending: usize,
+    level: ClusterLevel,
 }
 
 /// Receives what routers send on their own.
@@ -100,6 +104,7 @@ pub(crate) struct LinksConfig {
     pub(crate) seeds: Vec<String>,
     pub(crate) max_pending: usize,
     pub(crate) deadline: Duration,
+    pub(crate) level: ClusterLevel,
 }
 
 impl RouterLinks {
@@ -136,6 +141,7 @@ impl RouterLinks {
             hearing,
             status,
             max_pending: config.max_pending,
+            level: config.level,
         };
         (Self { parts, pending: pending_seen, up: up_seen }, task, known)
     }
@@ -220,6 +226,7 @@ impl LinksTask {
             }
             Event::Down(address) => self.down(&address),
             Event::Registry(view) => {
+                self.level.heard(Level(view.level));
                 if view.version > self.registry_version {
                     self.registry_version = view.version;
                     if view.ring_version != self.ring.version() {

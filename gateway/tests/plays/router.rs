@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
+    Level,
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
@@ -254,7 +255,8 @@ impl State {
 
     fn view(&self) -> RegistryView {
         let node = Node { lease: 1, kind: NodeKind::Router.into(), address: self.address.to_string() };
-        RegistryView { version: 1, ring_version: 1, nodes: vec![node], ..Default::default() }
+        let level = Level::OF_PROGRAM.0;
+        RegistryView { version: 1, ring_version: 1, nodes: vec![node], level, ..Default::default() }
     }
 }
 

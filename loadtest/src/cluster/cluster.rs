@@ -112,6 +112,13 @@ impl Cluster {
         token::sign(&self.secrets.token, user)
     }
 
+    /// The secret that signs the tokens, in a file.
+    pub(crate) fn token_secret_file(&self) -> Result<PathBuf, ClusterError> {
+        let path = self.folder.join("token");
+        fs::write(&path, &self.secrets.token).map_err(ClusterError::io(&path))?;
+        Ok(path)
+    }
+
     pub fn network(&mut self) -> Result<&mut Network, ClusterError> {
         self.network.as_mut().ok_or(ClusterError::Without("network namespaces"))
     }

@@ -9,7 +9,7 @@ mod error;
 mod network;
 mod node;
 mod plan;
-mod tool;
+pub(crate) mod tool;
 mod wire;
 
 pub use cluster::{Cluster, ClusterConfig};

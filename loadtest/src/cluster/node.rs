@@ -59,7 +59,11 @@ impl Node {
 
     /// Makes the cluster of the storage nodes that the node's configuration names.
     pub(crate) fn make_cluster(&self) -> Result<(), ClusterError> {
-        self.command(&["cluster", "init", "--timeout", "15"]).map(drop)
+        match self.command(&["cluster", "init", "--timeout", "15"]) {
+            // Early builds of 0.1.0 do not have the command: their storage nodes make it by themselves.
+            Err(ClusterError::Tool { why, .. }) if why.contains("unexpected argument 'init'") => Ok(()),
+            made => made.map(drop),
+        }
     }
 
     /// Makes the data of this node, which does not run, whole. Returns what the command says.
@@ -68,7 +72,7 @@ impl Node {
     }
 
     /// Runs a command of the program with the node's configuration.
-    fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
         let (program, config) = (self.program.to_string_lossy(), self.config.to_string_lossy());
         let arguments = [arguments, &["--config", &*config]].concat();
         match &self.namespace {

@@ -62,6 +62,12 @@ impl Load {
         self.pairs.lock().iter().map(|pair| (pair.accepted(), pair.delivered())).collect()
     }
 
+    /// The longest time so far from the moment at which a send was due to its acceptance.
+    pub(crate) fn slowest(&self) -> Duration {
+        let longest = |pair: &Direct| pair.recorder().acceptance.total().max();
+        Duration::from_micros(self.pairs.lock().iter().map(longest).max().unwrap_or_default())
+    }
+
     /// Waits until each pair has accepted and delivered this many more messages. The error names the pairs that stand
     /// still.
     pub(crate) async fn goes_on(&self, messages: u64, patience: Duration) -> Result<(), String> {

@@ -3,11 +3,11 @@
 mod command;
 mod fault;
 mod inject;
-mod load;
+pub(crate) mod load;
 mod outage;
 mod page;
 mod probe;
-mod pulse;
+pub(crate) mod pulse;
 mod report;
 mod run;
 mod schedule;

@@ -7,7 +7,7 @@ use carillon_proto::{
     ShardId,
     pb::{
         admin::{StatusReply, StatusRequest},
-        store::{NodeKind, RegistryView},
+        store::{Node, NodeKind, RegistryView, Release},
     },
 };
 use clap::Args;
@@ -54,8 +54,8 @@ fn show(status: &StatusReply) -> String {
     let view = status.registry.as_ref().unwrap_or(&empty);
     let led = leaders(status);
     let mut text = format!(
-        "cluster {}, level {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  LEADS\n",
-        view.cluster, view.level, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS"
+        "cluster {}, level {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  {:<9}  {:>5}  LEADS\n",
+        view.cluster, view.level, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS", "RELEASE", "KNOWS"
     );
     for node in view.storage.iter().chain(&view.nodes) {
         let (kind, leads) = match node.kind() {
@@ -65,7 +65,8 @@ fn show(status: &StatusReply) -> String {
             NodeKind::Gateway => ("gateway", String::new()),
             NodeKind::Unspecified => ("?", String::new()),
         };
-        let line = format!("{kind:<8}  {:>12}  {:<24}  {leads}", node.lease, node.address);
+        let (release, level) = release_of(status, node);
+        let line = format!("{kind:<8}  {:>12}  {:<24}  {release:<9}  {level:>5}  {leads}", node.lease, node.address);
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -78,12 +79,21 @@ fn show(status: &StatusReply) -> String {
     text
 }
 
+/// The release and its level; `-` if the node has not told it.
+fn release_of(status: &StatusReply, node: &Node) -> (String, String) {
+    let told = status.releases.iter().find(|told| (told.kind, told.lease) == (node.kind, node.lease));
+    match told.and_then(|told| told.release.clone()) {
+        Some(Release { version, level }) => (version, level.to_string()),
+        None => ("-".to_owned(), "-".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use carillon_proto::{
         ShardKind,
-        pb::{admin::ShardStatus, store::Node},
+        pb::admin::{NodeRelease, ShardStatus},
     };
 
     #[test]
@@ -101,14 +111,16 @@ mod tests {
             ..Default::default()
         };
         let shards = vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")];
-        let status = StatusReply { registry: Some(registry), shards, silent: vec!["c:1".into()] };
+        let release = Some(Release { version: "0.2.0".into(), level: 4 });
+        let releases = vec![NodeRelease { kind: NodeKind::Router.into(), lease: 7, release }];
+        let status = StatusReply { registry: Some(registry), shards, silent: vec!["c:1".into()], releases };
         let lines: Vec<String> =
             show(&status).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert!(lines[0].contains("level 1"), "{lines:#?}");
         for line in [
-            "storage 1 a:1 2",
-            "storage 2 c:1 does not answer",
-            "router 7 b:2",
+            "storage 1 a:1 - - 2",
+            "storage 2 c:1 - - does not answer",
+            "router 7 b:2 0.2.0 4",
             "timeline-1 a:1",
             "timeline-2 none known",
         ] {

@@ -201,6 +201,7 @@ impl Restore {
                     directory_shards: map.directory.into(),
                     timeline_shards: map.timeline.into(),
                     members,
+                    level: level.0,
                 }),
                 node: NODE,
                 put_back: true,
@@ -318,7 +319,7 @@ impl Making {
             node: NODE,
             disk: self.disk.clone().into(),
             address: self.address(),
-            level: Level::OF_PROGRAM.0,
+            level: self.level.0,
             ..StorageNode::default()
         };
         let rows = ClusterRows::founded(vec![node], self.map);

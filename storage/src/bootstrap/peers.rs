@@ -9,7 +9,7 @@ use carillon_proto::{
             AnnounceRequest, AssignRequest, CarryReply, CarryRequest, Cluster, DescribeRequest, FoundReply,
             FoundRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server, founding_server,
         },
-        store::{StorageNode, StoreReply},
+        store::{Release, StorageNode, StoreReply},
     },
     peer::{AddToken, cause},
 };
@@ -20,6 +20,7 @@ use super::{Bootstrap, FoundError, Inner};
 use crate::{
     carrier,
     cluster::{self, started},
+    levels::Answers,
     machine::ClusterRows,
 };
 
@@ -79,6 +80,7 @@ impl Bootstrap {
         let mut identity = self.identity();
         identity.reads_level = self.inner.known.0;
         identity.zone.clone_from(&self.inner.zone);
+        identity.release = Release::own().version;
         if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
             cluster.members = serving.rows().members();
         }
@@ -130,19 +132,20 @@ impl Bootstrap {
         }
     }
 
-    /// The members as rows for the registry, with the level that each can read; `None` if one does not answer.
-    pub(crate) async fn levels_of(&self, cluster: &cluster::Cluster, rows: &ClusterRows) -> Option<Vec<StorageNode>> {
-        let asked = rows.nodes().map(|member| async move {
-            if member.node == cluster.own {
-                return Some(self.row(member.node));
-            }
-            let address = cluster.book.of(member.node)?;
-            let other = self.ask(&address).await.ok()?;
-            let is_it = other.node == member.node && other.disk == member.disk;
-            let level = other.reads_level;
-            is_it.then(|| StorageNode { address: address.to_string(), level, ..member.clone() })
-        });
-        futures_util::future::join_all(asked).await.into_iter().collect()
+    /// The answers of all storage nodes, wherever they are now. That of another disk counts as none.
+    pub(crate) async fn ask_members(&self, cluster: &cluster::Cluster, rows: &ClusterRows) -> Answers {
+        let asked = rows.nodes().map(|row| async move { (row.clone(), self.ask_member(cluster, row).await) });
+        futures_util::future::join_all(asked).await
+    }
+
+    /// The answer of one of them.
+    pub(crate) async fn ask_member(&self, cluster: &cluster::Cluster, row: &StorageNode) -> Result<Identity, String> {
+        if row.node == cluster.own {
+            return Ok(self.described());
+        }
+        let address = cluster.book.of(row.node).map_or_else(|| row.address.clone(), |address| address.to_string());
+        let answer = self.ask(&address).await?;
+        if answer.disk == row.disk { Ok(answer) } else { Err("another disk answers there".to_owned()) }
     }
 }
 
@@ -196,7 +199,7 @@ impl bootstrap_server::Bootstrap for Bootstrap {
 
     async fn carry(&self, request: Request<CarryRequest>) -> Result<Response<CarryReply>, Status> {
         let cluster = started(&self.inner.serving)?;
-        let outcome = carrier::carry_out(cluster, request.into_inner().command).await?;
+        let outcome = carrier::carry_out(cluster, self, request.into_inner().command).await?;
         let reply = StoreReply { id: 0, result: Some(outcome) };
         Ok(Response::new(CarryReply { reply: Some(reply), version: cluster.view_version() }))
     }

@@ -1,4 +1,4 @@
-//! The cluster is data: it is made once, its nodes move, its replicas come and go, its level rises.
+//! The cluster is data: it is made once, its nodes move, its replicas come and go.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::{
     support::{Cluster, MAP, append, eventually, free_addresses, timeline_shard},
 };
 use carillon_proto::{
-    Readiness, ShardId,
+    Level, Readiness, ShardId,
     pb::{
         raft::{
             self as pb, AnnounceRequest, AssignRequest, CarryRequest, DescribeRequest, Member,
@@ -83,6 +83,7 @@ async fn begun(cluster: &mut Cluster) -> pb::Cluster {
         directory_shards: MAP.directory.into(),
         timeline_shards: MAP.timeline.into(),
         members,
+        level: Level::OF_PROGRAM.0,
     }
 }
 

@@ -22,14 +22,14 @@ use crate::{
 
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
 
-fn operator(cluster: &Cluster, node: usize) -> ClusterAdminClient<InterceptedService<Channel, AddToken>> {
+pub(crate) fn operator(cluster: &Cluster, node: usize) -> ClusterAdminClient<InterceptedService<Channel, AddToken>> {
     let security = PeerSecurity::from_secret(Tier::Operator, "a-secret-of-sixteen-or-more", None).expect("valid");
     let channel = security.channel(&cluster.nodes[node].address().to_string()).expect("an address");
     ClusterAdminClient::with_interceptor(channel, security.token())
 }
 
 /// Asks the running nodes, one after the other, until one does it.
-async fn done<T>(
+pub(crate) async fn done<T>(
     cluster: &Cluster,
     call: impl AsyncFn(ClusterAdminClient<InterceptedService<Channel, AddToken>>) -> Result<T, Status>,
 ) -> T {
@@ -63,7 +63,7 @@ pub(super) async fn rebalance(cluster: &Cluster) {
     done(cluster, async |mut client| client.rebalance(RebalanceRequest { on: true }).await.map(drop)).await;
 }
 
-async fn members(cluster: &Cluster) -> MembersReply {
+pub(crate) async fn members(cluster: &Cluster) -> MembersReply {
     done(cluster, async |mut client| Ok(client.members(MembersRequest {}).await?.into_inner())).await
 }
 
@@ -268,7 +268,7 @@ async fn what_can_not_be_is_refused_with_a_reason() {
     let mut cluster = Cluster::started(3, quick).await;
     members(&cluster).await;
     let shard = timeline_shard("alice");
-    // Until the level has risen.
+    // Until the cluster has its rows.
     rebalance(&cluster).await;
     let mut client = operator(&cluster, 0);
     let leaving = SetNodeStateRequest { node: 2, state: State::Leaving.into() };

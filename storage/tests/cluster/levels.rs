@@ -1,14 +1,18 @@
 //! Programs of two levels in one cluster. Needs the feature `planted-bugs`: the delivered program reads one level alone.
 use crate::{
+    growth::{done, members, operator},
     quick,
     support::{Cluster, MAP, append, eventually, inbox, security, timeline_shard},
 };
 use carillon_proto::{
     Level, ShardId, ShardKind,
-    pb::store::{
-        EndSender, MoveCursors, ReadHead, SetCursor, StoreError, TimelineCommand, TimelineKey, move_cursors::Moved,
-        rejected::Reason, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
-        timeline_key::Kind,
+    pb::{
+        raft::{RaiseLevelReply, RaiseLevelRequest},
+        store::{
+            EndSender, MoveCursors, NodeKind, ReadHead, RegisterRequest, Release, RenewRequest, SetCursor, StoreError,
+            TimelineCommand, TimelineKey, move_cursors::Moved, rejected::Reason, store_error::Why,
+            store_reply::Result as Outcome, store_request::Op, timeline_command, timeline_key::Kind,
+        },
     },
 };
 use carillon_storage::Storage;
@@ -21,8 +25,97 @@ async fn all_see(cluster: &Cluster, level: Level) {
     }
 }
 
+/// The operator lets the level rise to the highest one that all can read.
+async fn raise(cluster: &Cluster) -> RaiseLevelReply {
+    let request = RaiseLevelRequest { level: 0 };
+    done(cluster, async |mut client| Ok(client.raise_level(request).await?.into_inner())).await
+}
+
+async fn restart(cluster: &mut Cluster, node: usize, knows: Level) {
+    cluster.nodes[node].stop().await;
+    cluster.nodes[node].knows(knows);
+    cluster.nodes[node].start().await;
+    cluster.nodes[node].ready().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
+async fn all_nodes_go_forward_and_back_and_the_level_rises_when_the_operator_says_so() {
+    let mut cluster = Cluster::started(3, quick).await;
+    all_see(&cluster, Level::OF_PROGRAM).await;
+    let mut key = 0;
+    for knows in [NEXT, Level::OF_PROGRAM, NEXT] {
+        for node in 0..3 {
+            restart(&mut cluster, node, knows).await;
+            for _ in 0..5 {
+                key += 1;
+                assert_eq!(cluster.append("alice", key).await.seq, key);
+            }
+        }
+        // Whoever leads looks at the rows at least this often, and has had three nodes' starts for it.
+        for node in &cluster.nodes {
+            let view = node.view("the rows", |view| view.storage_levels.len() == 3).await;
+            assert_eq!((view.level, &view.storage_levels[..]), (Level::OF_PROGRAM.0, &[Level::OF_PROGRAM.0; 3][..]));
+        }
+        let told = members(&cluster).await;
+        let reads: Vec<u32> = told.programs.iter().map(|program| program.reads_level).collect();
+        assert_eq!(reads, [knows.0; 3], "what they could read is told nevertheless");
+    }
+    assert_eq!(raise(&cluster).await, RaiseLevelReply { level: NEXT.0, before: Level::OF_PROGRAM.0 });
+    all_see(&cluster, NEXT).await;
+    assert_eq!(raise(&cluster).await, RaiseLevelReply { level: NEXT.0, before: NEXT.0 }, "a repeat");
+    assert_eq!(cluster.read("alice").await.entries.len(), key as usize);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_that_one_node_can_not_read_or_that_is_not_known_of_one_is_refused() {
+    let mut cluster = Cluster::started(3, quick).await;
+    all_see(&cluster, Level::OF_PROGRAM).await;
+    restart(&mut cluster, 0, NEXT).await;
+    restart(&mut cluster, 1, NEXT).await;
+    let mut client = operator(&cluster, 0);
+    let refused = client.raise_level(RaiseLevelRequest { level: NEXT.0 }).await.expect_err("one can't read it");
+    assert!(refused.message().contains(&format!("storage node 3 at {}", cluster.nodes[2].address())), "{refused}");
+    assert_eq!(raise(&cluster).await, RaiseLevelReply { level: Level::OF_PROGRAM.0, before: Level::OF_PROGRAM.0 });
+    cluster.nodes[2].stop().await;
+    let silent = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("one is away");
+    assert!(silent.message().contains("does not answer"), "{silent}");
+    cluster.nodes[2].knows(NEXT);
+    cluster.nodes[2].start().await;
+    cluster.nodes[2].ready().await;
+    raise(&cluster).await;
+    all_see(&cluster, NEXT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_of_an_older_release_holds_the_level() {
+    let mut cluster = Cluster::started(3, quick).await;
+    all_see(&cluster, Level::OF_PROGRAM).await;
+    for node in 0..3 {
+        restart(&mut cluster, node, NEXT).await;
+    }
+    let mut registry = cluster.nodes[0].registry();
+    let register = RegisterRequest {
+        kind: NodeKind::Gateway.into(),
+        ttl_ms: 60_000,
+        nonce: vec![7; 16].into(),
+        ..RegisterRequest::default()
+    };
+    let lease = registry.register(register).await.expect("registers").into_inner().lease;
+    let mut client = operator(&cluster, 0);
+    let refused = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("who knows what it runs");
+    let who = format!("the gateway with lease {lease}");
+    assert!(refused.message().contains(&format!("{who} has not told")), "{refused}");
+    let of = |level: Level| RenewRequest { lease, release: Some(Release { version: String::new(), level: level.0 }) };
+    registry.renew(of(Level::OF_PROGRAM)).await.expect("renews");
+    let refused = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("it is older");
+    assert!(refused.message().contains(&format!("{who} knows levels up to {}", Level::OF_PROGRAM)), "{refused}");
+    registry.renew(of(NEXT)).await.expect("renews");
+    raise(&cluster).await;
+    all_see(&cluster, NEXT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_cluster_begins_at_the_level_that_all_can_read() {
     let mut cluster = Cluster::new(3, quick);
     for (node, level) in cluster.nodes.iter_mut().zip([NEXT, NEXT, Level::OF_PROGRAM]) {
         node.knows(level);
@@ -37,7 +130,7 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
         let levels = |view: &carillon_proto::pb::store::RegistryView| view.storage_levels.clone();
         let mut told = levels(&node.view("all levels", |view| view.storage_levels.len() == 3).await);
         told.sort_unstable();
-        assert_eq!(told, [Level::OF_PROGRAM.0, NEXT.0, NEXT.0], "each says what it can");
+        assert_eq!(told, [Level::OF_PROGRAM.0; 3]);
     }
     for key in 0..20 {
         assert_eq!(cluster.append("alice", key).await.seq, key + 1);
@@ -48,10 +141,8 @@ async fn the_level_rises_when_the_last_node_can_read_it_and_no_sooner() {
     );
 
     // The last node is replaced by the newer release.
-    cluster.nodes[2].stop().await;
-    cluster.nodes[2].knows(NEXT);
-    cluster.nodes[2].start().await;
-    cluster.nodes[2].ready().await;
+    restart(&mut cluster, 2, NEXT).await;
+    raise(&cluster).await;
     all_see(&cluster, NEXT).await;
     let shard = timeline_shard("alice");
     eventually("the shard's own level rises", || async {
@@ -98,13 +189,10 @@ async fn refused_for_its_level(cluster: &Cluster, shard: ShardId, op: Op) {
     );
 }
 
-/// Replaces the last node by this release: the level of the cluster rises by itself, and those of the timeline shards
-/// follow.
+/// Replaces the last node by this release and raises the level of the cluster; those of the timeline shards follow.
 async fn last_one_is_replaced(cluster: &mut Cluster) {
-    cluster.nodes[2].stop().await;
-    cluster.nodes[2].knows(Level::OF_PROGRAM);
-    cluster.nodes[2].start().await;
-    cluster.nodes[2].ready().await;
+    restart(cluster, 2, Level::OF_PROGRAM).await;
+    raise(cluster).await;
     all_see(cluster, Level::OF_PROGRAM).await;
     for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Timeline) {
         eventually("the shard's own level rises", || async {

@@ -359,6 +359,25 @@ fn told(timelines: &[client::TimelineState]) -> (u64, u64) {
 }
 
 #[test]
+fn features_are_announced_when_the_level_says_that_the_whole_service_has_them() {
+    let features = |level: Level| {
+        let rules = Rules { level: ClusterLevel::default(), ..rules() };
+        rules.level.heard(level);
+        let mut play = Play::with(Arc::new(rules));
+        play.says(token_sign_in("alice", 3600));
+        play.hears_answer(Ok(opened(3, Some(3))));
+        let server_frame::Body::SignedIn(signed_in) = play.wrote() else { panic!("not signed in") };
+        signed_in.features
+    };
+    assert_eq!(features(Level::BEFORE), Vec::<String>::new(), "gateways of release 0.1 have none");
+    for level in 1..=Level::OF_PROGRAM.0 {
+        let (below, at) = (features(Level(level - 1)), features(Level(level)));
+        assert!(below.iter().all(|feature| at.contains(feature)), "{below:?} at level {}, then {at:?}", level - 1);
+    }
+    assert!(features(Level::CLUSTER).iter().any(|feature| feature == carillon_proto::features::UNKNOWN_FIELDS));
+}
+
+#[test]
 fn a_timeline_begins_with_the_frame_that_names_it() {
     let mut play = with_more(vec![has("bob", 1)]);
     let server_frame::Body::SignedIn(signed_in) = play.wrote() else { panic!("not signed in") };

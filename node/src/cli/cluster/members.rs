@@ -12,7 +12,7 @@ use carillon_proto::{
     peer::AddToken,
 };
 use clap::Args;
-use tonic::{Request, Status as Refusal, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{Code, Request, Status as Refusal, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{
     super::{
@@ -20,6 +20,7 @@ use super::{
         out,
     },
     init::members_of,
+    level::{outlook, program},
 };
 use crate::Config;
 
@@ -49,6 +50,9 @@ impl Nodes {
         let asking = async |channel, token| call(ClusterAdminClient::with_interceptor(channel, token)).await;
         match self.0.ask(asking).await? {
             Ok(answer) => Ok(answer),
+            Err(status) if status.code() == Code::Unimplemented => {
+                bail!("the storage nodes run a release that does not know this command")
+            }
             Err(status) => bail!("{}", status.message()),
         }
     }
@@ -105,14 +109,20 @@ pub(super) fn replicas_on(members: &MembersReply, node: u64) -> impl Iterator<It
 
 fn show(members: &MembersReply, shards: bool) -> String {
     let mut text = format!(
-        "cluster {}, level {}, registry version {}{}\n\n{:>4}  {:<9}  {:<12}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
+        "cluster {}, level {}, registry version {}{}\n{}\n{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
         members.cluster,
         members.level,
         members.version,
         if members.rebalancing { ", shards are being spread" } else { "" },
+        match outlook(members) {
+            said if said.is_empty() => said,
+            said => format!("{said}\n"),
+        },
         "NODE",
         "STATE",
         "ZONE",
+        "RELEASE",
+        "READS",
         "REPLICAS",
         "LEADS",
         "JOINING",
@@ -127,10 +137,12 @@ fn show(members: &MembersReply, shards: bool) -> String {
     for node in &members.nodes {
         let on = |of: fn(&Replica) -> bool| replicas_on(members, node.node).filter(|(_, replica)| of(replica)).count();
         text.push_str(&format!(
-            "{:>4}  {:<9}  {:<12}  {:>8}  {:>7}  {:>7}  {:>7}  {}{}\n",
+            "{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  {}{}\n",
             node.node,
             state_of(node),
-            if node.zone.is_empty() { "-" } else { &node.zone },
+            or_dash(&node.zone),
+            program(members, node.node).map_or("-", |program| or_dash(&program.release)),
+            program(members, node.node).map_or("-".to_owned(), |program| program.reads_level.to_string()),
             on(|_| true),
             preferred.get(&node.node).copied().unwrap_or_default(),
             on(|replica| replica.joining),
@@ -149,6 +161,10 @@ fn show(members: &MembersReply, shards: bool) -> String {
         }
     }
     text
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
 }
 
 fn shown(placed: &Placed, replica: &Replica) -> String {
@@ -172,7 +188,7 @@ fn state_of(node: &StorageNode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::ShardKind;
+    use carillon_proto::{ShardKind, pb::raft::Program};
 
     use super::*;
 
@@ -201,6 +217,7 @@ mod tests {
             ],
             placement: vec![Placed { shard: Some(shard.to_pb()), replicas, preferred: 1 }],
             silent: vec![2],
+            programs: vec![Program { node: 1, release: "0.2.0".into(), reads_level: 4 }],
             ..MembersReply::default()
         };
         let lines = |shards| -> Vec<String> {
@@ -208,10 +225,11 @@ mod tests {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
         };
         for line in [
-            "1 active - 1 1 0 0 s1:1",
-            "2 lost - 1 0 0 1 s2:1 does not answer",
-            "3 active a 1 0 0 0 s3:1",
-            "4 active - 1 0 1 0 s4:1",
+            "the level can't rise: storage node 3 does not answer",
+            "1 active - 0.2.0 4 1 1 0 0 s1:1",
+            "2 lost - - - 1 0 0 1 s2:1 does not answer",
+            "3 active a - - 1 0 0 0 s3:1",
+            "4 active - - - 1 0 1 0 s4:1",
             "timeline-3 1*, 2 leaving, 3, 4 joining",
         ] {
             assert!(lines(true).iter().any(|shown| shown == line), "{line} is not in {:#?}", lines(true));

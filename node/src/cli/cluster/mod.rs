@@ -2,6 +2,7 @@
 
 mod http;
 mod init;
+mod level;
 mod members;
 mod membership;
 mod node;
@@ -45,6 +46,7 @@ enum Command {
     Move(membership::Move),
     Rebalance(membership::Rebalance),
     Recover(recover::Recover),
+    RaiseLevel(level::RaiseLevel),
 }
 
 #[derive(Args)]
@@ -89,6 +91,7 @@ impl Cluster {
             Some(Command::Move(moving)) => moving.run(&options.load()?).await,
             Some(Command::Rebalance(rebalance)) => rebalance.run(&options.load()?).await,
             Some(Command::Recover(recover)) => recover.run(&options.load()?).await,
+            Some(Command::RaiseLevel(raise)) => raise.run(&options.load()?).await,
             None => self.local.run(options).await,
         }
     }
