@@ -12,7 +12,7 @@ use carillon_client::Address;
 use super::{
     ClusterError, Disk, Layout, Network, Node, Role,
     clock::Clock,
-    plan::{Plan, Secrets},
+    plan::{Plan, PlannedNode, Secrets},
     tool,
 };
 use crate::token;
@@ -32,17 +32,22 @@ pub struct ClusterConfig {
     pub clocks: bool,
 }
 
-/// Three storage nodes, two routers and two gateways, each a process. Dropping it removes everything that it made on
+/// Three storage nodes, two routers and two gateways, each a process; a fourth storage node may come. Dropping it removes everything that it made on
 /// the machine, except for configuration and logs.
 pub struct Cluster {
     // Processes end before the disks and the network that they use.
     pub nodes: Vec<Node>,
     disks: Vec<Disk>,
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
     addresses: Vec<Address>,
-    secrets: Secrets,
-    data: PathBuf,
+    pub(super) secrets: Secrets,
+    pub(super) data: PathBuf,
     folder: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) program: PathBuf,
+    clocks: bool,
+    /// The index of the storage node that has come last, or has come to another address.
+    pub(super) newest: Option<usize>,
 }
 
 /// The time within which a cluster must be ready after its start.
@@ -66,26 +71,22 @@ impl Cluster {
             secrets: Secrets { cluster: random("cluster-secret"), token: random("token-secret-of-a-cluster") },
             data: folder.join("data"),
             folder: folder.clone(),
+            plan: plan.clone(),
+            program: config.program.clone(),
+            clocks: config.clocks,
+            newest: None,
         };
+        let operators = cluster.operators();
+        fs::write(&operators, plan.operators(&cluster.secrets)).map_err(ClusterError::io(&operators))?;
         for (at, planned) in plan.nodes.iter().enumerate() {
-            let file = |ending: &str| folder.join(format!("{}.{ending}", planned.name));
             let data = cluster.data.join(&planned.name);
             fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
             if let (Some(mib), Role::Storage) = (config.disk_mib, planned.role) {
                 let disk = Disk::create(cluster.data.join(format!("{}.disk", planned.name)), data.clone(), mib)?;
                 cluster.disks.push(disk);
             }
-            let path = file("toml");
-            fs::write(&path, plan.config(planned, &data, &cluster.secrets)).map_err(ClusterError::io(&path))?;
-            cluster.nodes.push(Node {
-                planned: planned.clone(),
-                program: config.program.clone(),
-                config: path,
-                log: file("log"),
-                namespace: cluster.network.as_ref().map(|network| network.namespace(at).to_owned()),
-                clock: if config.clocks { Some(Clock::new(file("clock"))?) } else { None },
-                process: None,
-            });
+            let node = cluster.node(planned.clone(), at)?;
+            cluster.nodes.push(node);
         }
         for node in &mut cluster.nodes {
             node.start()?;
@@ -95,6 +96,40 @@ impl Cluster {
             node.wait_ready(START).await?;
         }
         Ok(cluster)
+    }
+
+    /// A node that does not run yet, at this place of the network, with its configuration. The folder of its data exists.
+    pub(super) fn node(&self, planned: PlannedNode, place: usize) -> Result<Node, ClusterError> {
+        let file = |ending: &str| self.folder.join(format!("{}.{ending}", planned.name));
+        let config = file("toml");
+        let text = self.plan.config(&planned, &self.data.join(&planned.name), &self.secrets);
+        fs::write(&config, text).map_err(ClusterError::io(&config))?;
+        Ok(Node {
+            program: self.program.clone(),
+            config,
+            log: file("log"),
+            place,
+            retired: false,
+            namespace: self.network.as_ref().map(|network| network.namespace(place).to_owned()),
+            clock: if self.clocks { Some(Clock::new(file("clock"))?) } else { None },
+            process: None,
+            planned,
+        })
+    }
+
+    /// The configuration for the operator's commands.
+    pub(super) fn operators(&self) -> PathBuf {
+        self.folder.join("operator.toml")
+    }
+
+    /// Places of the network, also of nodes that have not come yet.
+    pub(crate) fn places(&self) -> usize {
+        self.plan.places().count()
+    }
+
+    /// The storage node that has come last, or has come to another address.
+    pub fn newest(&self) -> Result<usize, ClusterError> {
+        self.newest.ok_or(ClusterError::Without("a new storage node"))
     }
 
     /// The folder with configuration, logs and data.
@@ -148,9 +183,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Indexes of the nodes of a role.
+    /// Indexes of the nodes of a role that belong to the cluster.
     pub fn of(&self, role: Role) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|at| self.nodes[*at].role() == role).collect()
+        let belongs = |at: &usize| self.nodes[*at].role() == role && !self.nodes[*at].retired;
+        (0..self.nodes.len()).filter(belongs).collect()
     }
 
     /// Storage nodes, the one that leads the most shards first.

@@ -18,6 +18,12 @@ pub enum ClusterError {
     NotReady { node: String, patience: Duration, log: PathBuf },
     #[error("{node} does not end within {patience:?} of SIGTERM: see {}", log.display())]
     NotEnding { node: String, patience: Duration, log: PathBuf },
+    #[error("{node} does not say \"{text}\" within {patience:?}: see {}", log.display())]
+    NotSaid { node: String, text: String, patience: Duration, log: PathBuf },
+    #[error("no router knows the leader of directory-0")]
+    NoController,
+    #[error("{0} is no storage node of the cluster")]
+    NoMember(String),
     #[error("no storage node leads a timeline shard")]
     NoLeader,
     #[error("the cluster was started without {0}")]

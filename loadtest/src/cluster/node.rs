@@ -16,6 +16,10 @@ pub struct Node {
     pub(crate) program: PathBuf,
     pub(crate) config: PathBuf,
     pub(crate) log: PathBuf,
+    /// The index of its address in the network.
+    pub(crate) place: usize,
+    /// It is none of the cluster any more, and is not started again.
+    pub(crate) retired: bool,
     /// The network namespace of the process.
     pub(crate) namespace: Option<String>,
     pub(crate) clock: Option<Clock>,
@@ -32,6 +36,11 @@ impl Node {
 
     pub fn role(&self) -> Role {
         self.planned.role
+    }
+
+    /// The address for other nodes.
+    pub fn address(&self) -> String {
+        self.planned.internal()
     }
 
     pub fn start(&mut self) -> Result<(), ClusterError> {
@@ -123,6 +132,22 @@ impl Node {
     pub async fn is_ready(&self) -> bool {
         let answer = admin::get(self.planned.admin(), "/readyz").await;
         answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Waits until the node is not ready for a reason that contains this text.
+    pub async fn wait_until_it_says(&mut self, text: &str, patience: Duration) -> Result<(), ClusterError> {
+        let give_up = Instant::now() + patience;
+        while !admin::get(self.planned.admin(), "/readyz").await.is_some_and(|answer| answer.contains(text)) {
+            let (node, log) = (self.name().to_owned(), self.log.clone());
+            if let Some(status) = self.ended() {
+                return Err(ClusterError::Ended { node, status: status.to_string(), log });
+            }
+            if Instant::now() > give_up {
+                return Err(ClusterError::NotSaid { node, text: text.to_owned(), patience, log });
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     pub async fn wait_ready(&mut self, patience: Duration) -> Result<(), ClusterError> {

@@ -53,7 +53,8 @@ impl PlannedNode {
         self.at(ADMIN)
     }
 
-    fn internal(&self) -> String {
+    /// The address for other nodes.
+    pub(crate) fn internal(&self) -> String {
         self.at(INTERNAL).to_string()
     }
 
@@ -70,6 +71,8 @@ pub(crate) struct Secrets {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) nodes: Vec<PlannedNode>,
+    /// A storage node that comes later, or the later address of another one.
+    pub(crate) spare: PlannedNode,
 }
 
 impl Plan {
@@ -78,12 +81,19 @@ impl Plan {
         let roles = [(Role::Storage, 3), (Role::Router, 2), (Role::Gateway, 2)];
         let numbered = roles.into_iter().flat_map(|(role, count)| (0..count).map(move |number| (role, number)));
         let [a, b, c] = subnet;
-        let nodes = numbered.zip(11..).map(|((role, number), host)| PlannedNode {
+        let planned = |role: Role, number: usize, host| PlannedNode {
             name: format!("{}-{number}", role.as_str()),
             role,
             ip: Ipv4Addr::new(a, b, c, host),
-        });
-        Self { nodes: nodes.collect() }
+        };
+        let nodes: Vec<_> = numbered.zip(11..).map(|((role, number), host)| planned(role, number, host)).collect();
+        let spare = planned(Role::Storage, 3, 11 + nodes.len() as u8);
+        Self { nodes, spare }
+    }
+
+    /// Everything that has an address, the spare node last.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &PlannedNode> {
+        self.nodes.iter().chain([&self.spare])
     }
 
     /// The addresses of each gateway over TCP and over WebSocket, in such an order that neighbours belong to different
@@ -99,6 +109,12 @@ impl Plan {
 
     fn of(&self, role: Role) -> impl Iterator<Item = &PlannedNode> {
         self.nodes.iter().filter(move |node| node.role == role)
+    }
+
+    /// The TOML file of whoever runs the operator's commands.
+    pub(crate) fn operators(&self, secrets: &Secrets) -> String {
+        let members: Vec<_> = self.of(Role::Storage).map(PlannedNode::internal).collect();
+        format!("cluster.secret = {:?}\nstorage.members = {members:?}\n", secrets.cluster)
     }
 
     /// The TOML file of a node whose data is in `data`.
@@ -154,6 +170,8 @@ mod tests {
             "gateway-1 127.32.7.17",
         ];
         assert_eq!(names, expected);
+        assert_eq!(format!("{} {}", plan.spare.name, plan.spare.ip), "storage-3 127.32.7.18");
+        assert_eq!(plan.places().count(), expected.len() + 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were interrupted.
 
+mod change;
 mod command;
 mod fault;
 mod inject;
@@ -13,6 +14,7 @@ mod run;
 mod schedule;
 mod suite;
 
+pub use change::Change;
 pub use command::FaultsCommand;
 pub use fault::{Fault, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};
