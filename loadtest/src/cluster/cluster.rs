@@ -30,6 +30,8 @@ pub struct ClusterConfig {
     pub disk_mib: Option<u64>,
     /// True if each node gets a clock that can jump.
     pub clocks: bool,
+    /// True if the log is so small that snapshots are made all the time.
+    pub snapshots: bool,
 }
 
 /// Three storage nodes, two routers and two gateways, each a process; a fourth storage node may come. Dropping it removes everything that it made on
@@ -56,7 +58,7 @@ const START: Duration = Duration::from_secs(60);
 impl Cluster {
     pub async fn start(config: &ClusterConfig) -> Result<Self, ClusterError> {
         tool::require(&[("timeout", "coreutils"), ("kill", "procps")])?;
-        let (plan, folder) = (Plan::new(config.subnet), &config.folder);
+        let (plan, folder) = (Plan::new(config.subnet, config.snapshots), &config.folder);
         fs::create_dir_all(folder).map_err(ClusterError::io(folder))?;
         let folder = &fs::canonicalize(folder).map_err(ClusterError::io(folder))?;
         let random = |purpose: &str| format!("{purpose}-{}-{:x}", std::process::id(), carillon_proto::now_ms());
@@ -160,27 +162,23 @@ impl Cluster {
         self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
     }
 
-    /// Changes bytes in all files of this folder in the data folder of a storage node, wherever something is written in them.
-    pub fn spoil(&self, node: usize, folder: &str) -> Result<(), ClusterError> {
-        let folder = self.data.join(self.nodes[node].name()).join("storage").join(folder);
-        let mut folders = vec![folder];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).map_err(ClusterError::io(&folder))? {
-                let path = entry.map_err(ClusterError::io(&folder))?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                match spoil(&path) {
-                    // The node may be deleting it.
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(ClusterError::io(&path)(error));
-                    }
-                    _ => {}
-                }
-            }
+    /// This file or folder in the data folder of a storage node.
+    pub fn stored(&self, node: usize, path: &str) -> PathBuf {
+        self.data.join(self.nodes[node].name()).join("storage").join(path)
+    }
+
+    /// Changes bytes in this file of a storage node, or in all files of this folder, wherever something is written in them.
+    pub async fn spoil(&self, node: usize, path: &str) -> Result<(), ClusterError> {
+        let all = self.stored(node, path);
+        let spoiled = tokio::task::spawn_blocking({
+            let all = all.clone();
+            move || spoil_all(all)
+        });
+        match spoiled.await {
+            Ok(Ok(0)) => Err(ClusterError::NothingToSpoil(all)),
+            Ok(spoiled) => spoiled.map(drop),
+            Err(panicked) => Err(ClusterError::io(&all)(panicked.into())),
         }
-        Ok(())
     }
 
     /// Indexes of the nodes of a role that belong to the cluster.
@@ -203,15 +201,36 @@ impl Cluster {
     }
 }
 
-/// Changes every 499th byte, up to the last one that is not 0.
-fn spoil(path: &Path) -> io::Result<()> {
+/// Returns how many bytes were changed.
+fn spoil_all(path: PathBuf) -> Result<usize, ClusterError> {
+    let (mut paths, mut changed) = (vec![path], 0);
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(&path).map_err(ClusterError::io(&path))? {
+                paths.push(entry.map_err(ClusterError::io(&path))?.path());
+            }
+            continue;
+        }
+        match spoil(&path) {
+            // The node may be deleting it.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ClusterError::io(&path)(error)),
+            spoiled => changed += spoiled.unwrap_or(0),
+        }
+    }
+    Ok(changed)
+}
+
+/// Changes every 499th byte, up to the last one that is not 0. Returns how many that were.
+fn spoil(path: &Path) -> io::Result<usize> {
     let file = fs::File::options().read(true).write(true).open(path)?;
     let bytes = fs::read(path)?;
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let mut changed = 0;
     for (at, byte) in bytes.iter().enumerate().take(end).skip(17).step_by(499) {
         file.write_all_at(&[!byte], at as u64)?;
+        changed += 1;
     }
-    Ok(())
+    Ok(changed)
 }
 
 impl Drop for Cluster {

@@ -72,8 +72,8 @@ impl Node {
     }
 
     /// Makes the data of this node, which does not run, whole. Returns what the command says.
-    pub(crate) fn repair(&self) -> Result<String, ClusterError> {
-        self.command(&["repair"])
+    pub(crate) async fn repair(&self) -> Result<String, ClusterError> {
+        tool::ask(&self.program, &["repair", "--config", &self.config.to_string_lossy()]).await
     }
 
     /// Runs a command of the program with the node's configuration.
@@ -140,7 +140,7 @@ impl Node {
         while !admin::get(self.planned.admin(), "/readyz").await.is_some_and(|answer| answer.contains(text)) {
             let (node, log) = (self.name().to_owned(), self.log.clone());
             if let Some(status) = self.ended() {
-                return Err(ClusterError::Ended { node, status: status.to_string(), log });
+                return Err(ClusterError::Ended { node, status, log });
             }
             if Instant::now() > give_up {
                 return Err(ClusterError::NotSaid { node, text: text.to_owned(), patience, log });
@@ -155,7 +155,7 @@ impl Node {
         while !self.is_ready().await {
             if let Some(status) = self.ended() {
                 let (node, log) = (self.name().to_owned(), self.log.clone());
-                return Err(ClusterError::Ended { node, status: status.to_string(), log });
+                return Err(ClusterError::Ended { node, status, log });
             }
             if Instant::now() > give_up {
                 return Err(ClusterError::NotReady { node: self.name().to_owned(), patience, log: self.log.clone() });

@@ -73,11 +73,13 @@ pub(crate) struct Plan {
     pub(crate) nodes: Vec<PlannedNode>,
     /// A storage node that comes later, or the later address of another one.
     pub(crate) spare: PlannedNode,
+    /// The log is so small that snapshots are made all the time.
+    snapshots: bool,
 }
 
 impl Plan {
     /// 3 storage nodes, 2 routers and 2 gateways at `subnet`.11 and above.
-    pub(crate) fn new(subnet: [u8; 3]) -> Self {
+    pub(crate) fn new(subnet: [u8; 3], snapshots: bool) -> Self {
         let roles = [(Role::Storage, 3), (Role::Router, 2), (Role::Gateway, 2)];
         let numbered = roles.into_iter().flat_map(|(role, count)| (0..count).map(move |number| (role, number)));
         let [a, b, c] = subnet;
@@ -88,7 +90,7 @@ impl Plan {
         };
         let nodes: Vec<_> = numbered.zip(11..).map(|((role, number), host)| planned(role, number, host)).collect();
         let spare = planned(Role::Storage, 3, 11 + nodes.len() as u8);
-        Self { nodes, spare }
+        Self { nodes, spare, snapshots }
     }
 
     /// Everything that has an address, the spare node last.
@@ -126,8 +128,9 @@ impl Plan {
             // messages would be missing.
             Role::Storage => format!(
                 "storage.listen = {listen:?}\nstorage.members = {:?}\n\
-                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n",
-                internal(Role::Storage)
+                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n{}",
+                internal(Role::Storage),
+                if self.snapshots { "storage.log_bytes = 1048576\n" } else { "" },
             ),
             Role::Router => format!("router.listen = {listen:?}\nrouter.storage = {:?}\n", internal(Role::Storage)),
             Role::Gateway => format!(
@@ -158,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_node_has_an_address_and_a_name_of_its_own() {
-        let plan = Plan::new([127, 32, 7]);
+        let plan = Plan::new([127, 32, 7], false);
         let names: Vec<_> = plan.nodes.iter().map(|node| format!("{} {}", node.name, node.ip)).collect();
         let expected = [
             "storage-0 127.32.7.11",
@@ -176,7 +179,7 @@ mod tests {
 
     #[test]
     fn storage_nodes_name_all_members_in_one_order() {
-        let plan = Plan::new([127, 32, 7]);
+        let plan = Plan::new([127, 32, 7], false);
         let secrets = Secrets { cluster: "c".into(), token: "t".into() };
         let members = |node| {
             let config = plan.config(node, Path::new("/d"), &secrets);

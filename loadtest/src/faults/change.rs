@@ -215,7 +215,7 @@ pub(crate) async fn begin(
         }
         Change::Replace | Change::ReplaceElsewhere => {
             let (lost, members) = (cluster.number_of(node).await?, cluster.members().await?);
-            let shards = members.on(lost).map(|shard| shard.shard.clone()).collect();
+            let shards = shards_on(&members, lost);
             let new = if change == Change::Replace {
                 cluster.lose_disk(node).await?;
                 node
@@ -224,9 +224,7 @@ pub(crate) async fn begin(
                 cluster.nodes[node].retired = true;
                 cluster.newcomer().await?
             };
-            let (asked, address) = (Instant::now(), cluster.nodes[new].address());
-            let said = cluster.insist(&["replace", &lost.to_string(), &address], notes).await?;
-            (asked, new, Wanted::Replaced { lost, by: number_in(&said)?, shards })
+            return replace(cluster, (lost, shards), new, notes).await;
         }
         Change::Readdress => {
             let (number, asked) = (cluster.number_of(node).await?, Instant::now());
@@ -244,6 +242,24 @@ pub(crate) async fn begin(
         }
     };
     Ok(Underway { change, node, wanted, asked })
+}
+
+/// Gives the place of a storage node, named by its number and the shards that it had, to the new one with this index.
+pub(super) async fn replace(
+    cluster: &Cluster,
+    (lost, shards): (u64, BTreeSet<String>),
+    new: usize,
+    notes: &mut Vec<String>,
+) -> Result<Underway, ClusterError> {
+    let (asked, address) = (Instant::now(), cluster.nodes[new].address());
+    let said = cluster.insist(&["replace", &lost.to_string(), &address], notes).await?;
+    let wanted = Wanted::Replaced { lost, by: number_in(&said)?, shards };
+    Ok(Underway { change: Change::Replace, node: new, wanted, asked })
+}
+
+/// The shards that a storage node has replicas of.
+pub(super) fn shards_on(members: &Members, node: u64) -> BTreeSet<String> {
+    members.on(node).map(|shard| shard.shard.clone()).collect()
 }
 
 /// The number in `HOST:PORT is storage node 4 …`.

@@ -141,10 +141,20 @@ damage=directory storage-leader for 5s
 damage=directory storage-follower for 5s
 damage=timeline storage-leader for 5s
 damage=timeline storage-follower for 5s
+damage=log storage-leader for 5s
+damage=log storage-follower for 5s
+damage=identity storage-leader for 5s
+damage=identity storage-follower for 5s
 damage-at-rest=directory storage-leader for 1s
 damage-at-rest=directory storage-follower for 1s
 damage-at-rest=timeline storage-leader for 1s
 damage-at-rest=timeline storage-follower for 1s
+damage-at-rest=log storage-leader for 1s
+damage-at-rest=log storage-follower for 1s
+damage-at-rest=snapshots storage-leader for 1s
+damage-at-rest=snapshots storage-follower for 1s
+damage-at-rest=identity storage-leader for 1s
+damage-at-rest=identity storage-follower for 1s
 add new
 add new with kill controller for 3s
 add new with kill storage-follower for 3s

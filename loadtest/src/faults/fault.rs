@@ -48,13 +48,23 @@ pub enum Fault {
 pub enum Files {
     Directory,
     Timeline,
+    Log,
+    /// At rest only: while the node runs, it replaces them.
+    Snapshots,
+    Identity,
 }
 
-const FILES: [(Files, &str); 2] = [(Files::Directory, "directory"), (Files::Timeline, "timeline")];
+const FILES: [(Files, &str); 5] = [
+    (Files::Directory, "directory"),
+    (Files::Timeline, "timeline"),
+    (Files::Log, "log"),
+    (Files::Snapshots, "snapshots"),
+    (Files::Identity, "identity"),
+];
 
 impl Files {
-    /// The folder in the node's data folder.
-    pub(crate) fn folder(self) -> &'static str {
+    /// The folder or file in the node's data folder.
+    pub(crate) fn path(self) -> &'static str {
         let (_, name) = FILES.iter().find(|(files, _)| *files == self).expect("FILES names all");
         name
     }
@@ -90,6 +100,11 @@ impl Fault {
     /// True if it concerns a storage node's disk.
     fn is_of_a_disk(self) -> bool {
         self.needs() == Needs::Disks || matches!(self, Self::Damage(_) | Self::DamageAtRest(_))
+    }
+
+    /// True if there have to be snapshots.
+    pub(super) fn needs_snapshots(self) -> bool {
+        self == Self::DamageAtRest(Files::Snapshots)
     }
 
     pub(super) fn change(self) -> Option<Change> {
@@ -239,7 +254,10 @@ impl FromStr for Fault {
                 let seconds = value.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
                 Self::Clock(seconds.ok_or_else(wrong)?)
             }
-            Some(("damage", value)) => Self::Damage(Files::named(value).ok_or_else(wrong)?),
+            Some(("damage", value)) => {
+                let files = Files::named(value).filter(|files| *files != Files::Snapshots);
+                Self::Damage(files.ok_or_else(wrong)?)
+            }
             Some(("damage-at-rest", value)) => Self::DamageAtRest(Files::named(value).ok_or_else(wrong)?),
             Some(_) => return Err(wrong()),
             None => match text {
@@ -276,8 +294,8 @@ impl fmt::Display for Fault {
             Self::Loss(percent) => return write!(f, "loss={percent}%"),
             Self::SlowDisk(kbit) => return write!(f, "slow-disk={kbit}k"),
             Self::Clock(seconds) => return write!(f, "clock={seconds:+}s"),
-            Self::Damage(files) => return write!(f, "damage={}", files.folder()),
-            Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.folder()),
+            Self::Damage(files) => return write!(f, "damage={}", files.path()),
+            Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.path()),
             Self::Change(change) => return change.fmt(f),
         })
     }
@@ -337,6 +355,9 @@ mod tests {
             "damage=timeline",
             "damage-at-rest=directory",
             "damage=directory",
+            "damage=log",
+            "damage=identity",
+            "damage-at-rest=snapshots",
             "add",
             "rebalance",
             "remove",
@@ -379,6 +400,7 @@ mod tests {
         assert!(matches!(error("add storage-leader"), ParseError::Change(Change::Add, _)));
         assert!(matches!(error("remove storage"), ParseError::Change(Change::Remove, _)));
         assert!(matches!(error("move storage-leader for 3s"), ParseError::Change(Change::Move, _)));
+        assert_eq!(error("damage=snapshots storage"), ParseError::Fault("damage=snapshots".into()));
         assert_eq!(error("damage=hopes storage"), ParseError::Fault("damage=hopes".into()));
     }
 }

@@ -7,6 +7,7 @@ use carillon_proto::tasks::Tasks;
 use super::{
     Fault, Step, Target,
     change::{self, Underway},
+    damage,
     fault::Files,
 };
 use crate::cluster::{Cluster, ClusterError, Filter, Role};
@@ -23,10 +24,6 @@ pub(crate) struct Active {
     pub(crate) change: Option<Underway>,
 }
 
-/// How long a node may take to refuse to start, or to be ready.
-const VERDICT: Duration = Duration::from_secs(30);
-/// The exit code of a node whose data is damaged.
-const DAMAGED: &str = "exit status: 65";
 /// Longer than the program's own limit for an orderly end.
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
@@ -125,10 +122,13 @@ pub(crate) async fn begin(
                 cluster.nodes[at].kill();
             }
             Fault::Clock(seconds) => cluster.set_clock(at, seconds)?,
-            Fault::Damage(files) => cluster.spoil(at, files.folder())?,
+            Fault::Damage(files) => cluster.spoil(at, files.path()).await?,
             Fault::DamageAtRest(files) => {
+                if files == Files::Snapshots {
+                    damage::wait_for_snapshots(cluster, at).await?;
+                }
                 cluster.nodes[at].kill();
-                cluster.spoil(at, files.folder())?;
+                cluster.spoil(at, files.path()).await?;
             }
         }
     }
@@ -147,10 +147,12 @@ pub(crate) async fn begin(
     Ok(Some(Active { step, nodes, filters, struck, change: None }))
 }
 
-/// Adds what an operator would want to know to `notes`, and what must not be to `problems`.
+/// Adds what an operator would want to know to `notes`, and what must not be to `problems`. `patience`: for a node that is given its
+/// place anew.
 pub(crate) async fn end(
     cluster: &mut Cluster,
     active: &Active,
+    patience: Duration,
     notes: &mut Vec<String>,
     problems: &mut Vec<String>,
 ) -> Result<(), ClusterError> {
@@ -188,7 +190,8 @@ pub(crate) async fn end(
             }
             Fault::Clock(_) => cluster.set_clock(at, 0)?,
             Fault::Damage(files) | Fault::DamageAtRest(files) => {
-                make_whole(cluster, at, files, notes, problems).await?;
+                let whole = damage::make_whole(cluster, at, files, patience, notes).await?;
+                problems.extend(whole.err());
             }
         }
     }
@@ -201,30 +204,7 @@ pub(crate) async fn end(
     Ok(())
 }
 
-/// A node with damaged files must not serve before it was repaired. It makes its directory anew by itself.
-async fn make_whole(
-    cluster: &mut Cluster,
-    at: usize,
-    files: Files,
-    notes: &mut Vec<String>,
-    problems: &mut Vec<String>,
-) -> Result<(), ClusterError> {
-    note_ended(cluster, at, notes);
-    let node = &mut cluster.nodes[at];
-    node.kill();
-    node.start()?;
-    match node.wait_ready(VERDICT).await {
-        Err(ClusterError::Ended { status, .. }) if status == DAMAGED => {
-            notes.push(format!("{} refused to start: {}", node.name(), node.repair()?));
-        }
-        Err(error) => problems.push(error.to_string()),
-        Ok(()) if files == Files::Directory => {}
-        Ok(()) => problems.push(format!("{} serves on damaged files", node.name())),
-    }
-    Ok(())
-}
-
-fn note_ended(cluster: &mut Cluster, at: usize, notes: &mut Vec<String>) {
+pub(super) fn note_ended(cluster: &mut Cluster, at: usize, notes: &mut Vec<String>) {
     if let Some(status) = cluster.nodes[at].ended() {
         notes.push(format!("{} ended by itself with {status}", cluster.nodes[at].name()));
     }

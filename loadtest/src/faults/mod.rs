@@ -2,6 +2,7 @@
 
 mod change;
 mod command;
+mod damage;
 mod fault;
 mod inject;
 mod load;

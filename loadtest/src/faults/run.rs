@@ -197,7 +197,10 @@ impl Story<'_> {
                             Ok(took) => self.change = Some(took),
                             Err(why) => self.problems.push(why),
                         },
-                        None => inject::end(self.cluster, &ending, &mut self.notes, &mut self.problems).await?,
+                        None => {
+                            inject::end(self.cluster, &ending, self.patience, &mut self.notes, &mut self.problems)
+                                .await?
+                        }
                     }
                     let nodes = ending.names(self.cluster);
                     self.mark(&format!("{} ends", schedule.steps[at].1), nodes);

@@ -65,6 +65,10 @@ impl Schedule {
         edges
     }
 
+    pub(crate) fn needs_snapshots(&self) -> bool {
+        self.steps.iter().any(|(_, step)| step.fault.needs_snapshots())
+    }
+
     pub(crate) fn needs(&self, what: Needs) -> bool {
         self.steps.iter().any(|(_, step)| step.fault.needs() == what)
     }

@@ -100,6 +100,7 @@ impl Suite {
             subnet: if namespaces { [10, 232, third] } else { [127, 32, third] },
             disk_mib: schedule.needs(Needs::Disks).then_some(self.disk_mib),
             clocks: schedule.needs(Needs::Clocks),
+            snapshots: schedule.needs_snapshots(),
         }
     }
 }
