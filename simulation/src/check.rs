@@ -21,6 +21,7 @@ impl World<'_> {
         (0..self.clients.len()).all(|client| self.is_live(client))
             && self.gateways.iter().all(|node| node.up.as_ref().is_some_and(|up| up.pending() == 0))
             && self.model.waiting().next().is_none()
+            && self.unsettled().is_none()
             && (0..self.scenario.users).all(|user| self.model.owner(&user_name(user)).is_some())
     }
 
@@ -31,7 +32,8 @@ impl World<'_> {
             let pending = node.up.as_ref().map_or(0, |up| up.pending());
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
-        away.chain(pending).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
+        let members = self.unsettled();
+        away.chain(pending).chain(members).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn check_end(&mut self) -> Result<(), String> {

@@ -45,6 +45,8 @@ pub enum Plant {
     InboxGoesOn,
     /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
+    /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
+    DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.
     DropsUntold,
     /// These guards of order are left out.

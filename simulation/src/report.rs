@@ -30,6 +30,8 @@ pub struct Report {
     pub swept: u64,
     /// Cursors that were moved by commands for all timelines of a device.
     pub moves: u64,
+    /// Steps from one set of a shard's voters to the next.
+    pub members: u64,
     /// Commands that were refused because their shard's level had not risen yet.
     pub above_level: u64,
 }
@@ -77,6 +79,7 @@ impl AddAssign for Report {
         self.refused += other.refused;
         self.swept += other.swept;
         self.moves += other.moves;
+        self.members += other.members;
         self.above_level += other.above_level;
     }
 }

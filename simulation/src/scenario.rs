@@ -3,6 +3,7 @@
 use crate::{
     random::Random,
     schedule::{MS, SECOND, Time},
+    store::changes,
 };
 
 /// How large the world is, what is sent in it and what goes wrong. Most runs have some of the faults only, so that each
@@ -54,8 +55,23 @@ pub(crate) struct Scenario {
     /// When the last storage node can read the level of this program: until then commands to timelines are of the level before
     /// cursors in groups. None: all can when the run begins.
     pub(crate) level_rises: Option<Time>,
+    /// What an operator does with storage nodes, and when; empty in half of the runs.
+    pub(crate) changes: Vec<(Change, Time)>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
+}
+
+/// A change of the storage nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A fourth node comes, and replicas are spread.
+    Add,
+    /// This node is to leave.
+    Remove(usize),
+    /// This node ends, and its disk is gone. One with an empty disk takes its place soon after that.
+    LoseDisk(usize),
+    /// A replica moves.
+    Move,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +108,7 @@ const FAULTS: [(Fault, Time); 12] = [
 pub(crate) const BEGINS: Time = 300 * MS;
 
 impl Scenario {
-    pub(crate) fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(seed: u64, random: &mut Random) -> Self {
         let users = random.between(2, 4) as usize;
         let mut devices: Vec<usize> = (0..users).collect();
         devices.extend((0..users).filter(|_| random.in_thousand(300)));
@@ -122,6 +138,7 @@ impl Scenario {
             }
         }
         Self {
+            changes: changes(seed, BEGINS, heals_at),
             deletions,
             users,
             devices,

@@ -2,6 +2,7 @@
 //! the log; a change of the leader makes what is in flight uncertain; only the leader answers. The machines are real.
 
 mod elections;
+mod members;
 mod planted;
 
 use std::{
@@ -23,6 +24,7 @@ use carillon_proto::{
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
+pub(crate) use members::changes;
 use prost::Message as _;
 
 use crate::{
@@ -33,7 +35,10 @@ use crate::{
     world::{Event, Message, World},
 };
 
-pub(crate) const NODES: usize = 3;
+/// The cluster is made of these.
+const FOUNDERS: usize = 3;
+/// All that there may be at a time.
+pub(crate) const NODES: usize = 4;
 pub(crate) const MAP: ShardMap = ShardMap { directory: 1, timeline: 2 };
 /// How often the lease clock advances.
 const CLOCK: Time = 500 * MS;
@@ -47,6 +52,7 @@ pub(crate) struct Cluster<'m> {
     lanes: BTreeMap<WireId, Lanes>,
     /// Which nodes are up.
     up: [Arc<AtomicBool>; NODES],
+    disks: members::Disks,
     clock_at: Time,
     swept_at: Time,
     /// Makes what is planted different each time.
@@ -58,8 +64,14 @@ struct Shard {
     leader: usize,
     /// While it is not elected, nobody answers.
     elected: bool,
-    /// The node that has no replica of it now.
+    /// The node that has no replica of it now, in a run without `group`.
     without: Option<usize>,
+    /// The members; `None` in runs in which they stay.
+    group: Option<members::Group>,
+    /// Entries of clients that were committed. Only these are on the disks of replicas one by one.
+    committed: u64,
+    /// Entries of the leader before, of which the next leader may have some.
+    left: VecDeque<Vec<Write>>,
     term: u64,
     applied: u64,
     waiting: VecDeque<Write>,
@@ -79,9 +91,32 @@ struct Write {
 #[expect(clippy::large_enum_variant, reason = "each is on the way by itself")]
 pub(crate) enum StoreEvent {
     Proposes(ShardId),
-    Commits { shard: ShardId, term: u64 },
-    Reads { wire: WireId, shard: ShardId, term: u64, id: u64, op: Op },
-    Elected { shard: ShardId, term: u64 },
+    Commits {
+        shard: ShardId,
+        term: u64,
+    },
+    Reads {
+        wire: WireId,
+        shard: ShardId,
+        term: u64,
+        id: u64,
+        op: Op,
+    },
+    Elected {
+        shard: ShardId,
+        term: u64,
+    },
+    /// Nobody could be elected before.
+    Elects {
+        shard: ShardId,
+        term: u64,
+    },
+    /// The planner and the leaders of the shards look at the members.
+    Reconciles,
+    /// The operator's change of this number.
+    Operator(usize),
+    /// The disk of this node is gone, and the operator replaces it.
+    Replaces(usize),
     NodeStarts(usize),
     ClustersLevelRises,
     ShardsLevelRises(ShardId),
@@ -96,7 +131,8 @@ impl<'m> Cluster<'m> {
             machines,
             shards: MAP.all().enumerate().map(shard).collect(),
             lanes: BTreeMap::new(),
-            up: std::array::from_fn(|_| Arc::new(AtomicBool::new(true))),
+            up: std::array::from_fn(|node| Arc::new(AtomicBool::new(node < FOUNDERS))),
+            disks: members::Disks::default(),
             clock_at: 0,
             swept_at: 0,
             planted: 0,
@@ -151,12 +187,13 @@ impl<'m> Cluster<'m> {
     }
 
     fn view(&self) -> RegistryView {
-        let storage = (0..NODES).map(|node| Node {
-            lease: node as u64,
-            kind: NodeKind::Storage.into(),
-            address: node_name(node),
-        });
-        RegistryView { storage: storage.collect(), ..self.machines.registry() }
+        let node = |lease, address| Node { lease, kind: NodeKind::Storage.into(), address };
+        let rows = self.machines.rows();
+        let mut storage: Vec<Node> = rows.nodes().map(|row| node(row.node, row.address.clone())).collect();
+        if storage.is_empty() {
+            storage = (0..FOUNDERS).map(|at| node(at as u64, node_name(at))).collect();
+        }
+        RegistryView { storage, ..self.machines.registry() }
     }
 }
 
@@ -189,6 +226,9 @@ impl World<'_> {
         for user in 0..self.scenario.users {
             self.make_account(user, 1);
         }
+        if self.grows() {
+            self.found_members();
+        }
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
         if self.scenario.cursor_age_ms > 0 {
             self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
@@ -200,9 +240,14 @@ impl World<'_> {
             StoreEvent::Proposes(shard) => self.proposes(shard),
             StoreEvent::Commits { shard, term } => {
                 let known = self.cluster.shard(shard);
-                if known.term == term
-                    && let Some(writes) = known.in_flight.pop_front()
-                {
+                if known.term != term || known.in_flight.is_empty() {
+                    return;
+                }
+                if !self.is_replicated(shard) {
+                    // Its followers are late.
+                    let after = self.random.between(MS, 20 * MS);
+                    self.schedule.after(after, Event::Store(StoreEvent::Commits { shard, term }));
+                } else if let Some(writes) = self.cluster.shard(shard).in_flight.pop_front() {
                     self.commits(shard, writes, true);
                 }
             }
@@ -217,6 +262,11 @@ impl World<'_> {
                 let known = self.cluster.shard(shard);
                 known.elected |= known.term == term;
             }
+            StoreEvent::Elects { shard, term } if self.cluster.shard(shard).term == term => self.elects(shard, None),
+            StoreEvent::Elects { .. } => {}
+            StoreEvent::Reconciles => self.reconciles(),
+            StoreEvent::Operator(number) => self.operator(number),
+            StoreEvent::Replaces(node) => self.replaces(node),
             StoreEvent::ClustersLevelRises if self.cluster.registry_is_led() => {
                 let level = Level::OF_PROGRAM.0;
                 self.registry_write(directory_command::Op::RaiseLevel(RaiseLevel { level }));
@@ -252,10 +302,11 @@ impl World<'_> {
         };
         let lanes_count = self.lanes_count(shard);
         let busy = !self.healed && self.random.in_thousand(self.scenario.busy);
+        let has_none = self.grows() && !self.has_replica(shard, node);
         let known = self.cluster.shard(shard);
         let why = if command.is_some() && lane.is_closed() && lanes_count {
             Why::LaneClosed(LaneClosed {})
-        } else if known.without == Some(node) {
+        } else if has_none || known.without == Some(node) {
             Why::NotHere(NotHere::default())
         } else if node != known.leader || !known.elected {
             let leader = if known.elected { node_name(known.leader) } else { String::new() };
@@ -336,6 +387,7 @@ impl World<'_> {
         let commands: Vec<Bytes> = writes.iter().map(|write| write.command.clone()).collect();
         let before = self.cluster.view().version;
         let outcomes = self.cluster.apply(shard, commands);
+        self.cluster.shard(shard).committed += 1;
         for (write, outcome) in writes.into_iter().zip(outcomes) {
             if shard.kind == ShardKind::Timeline {
                 self.model.applied(&write.command, &outcome);

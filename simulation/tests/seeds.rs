@@ -46,6 +46,7 @@ fn every_run_keeps_the_promises() {
     // A world in which hardly anything is accepted would prove nothing.
     assert!(all.accepted * 10 > all.sent * 8, "{all:?}");
     assert!(all.behind > seeds(), "{all:?}");
+    assert!(all.members > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }
 
@@ -111,6 +112,11 @@ fn an_answer_before_the_commit_is_found() {
 #[test]
 fn a_lane_that_stays_open_is_found() {
     is_found(Plant::LanesStayOpen, &["stands behind"]);
+}
+
+#[test]
+fn a_disk_that_comes_back_empty_under_its_old_replicas_is_found() {
+    is_found(Plant::DisksComeBackEmpty, &["committed entries"]);
 }
 
 #[test]

@@ -60,16 +60,16 @@ impl<'a> Planner<'a> {
     /// Votes of the registry go to replicas on active nodes, one after the other.
     fn vote(&self) -> Option<Op> {
         let placement = self.rows.placement().get(&ShardId::REGISTRY)?;
-        let comes = |replica: &Replica| replica.joining && !replica.learner && !self.is_lost(replica.node);
-        if staying(placement).any(comes) {
-            return None;
-        }
         let voters: Vec<&Replica> = staying(placement).filter(|replica| !replica.learner).collect();
         let (active, others): (Vec<&Replica>, Vec<&Replica>) =
             voters.into_iter().partition(|replica| self.rows.is_active(replica.node));
-        // A lost one counts against the majority, and can't help it.
+        // A lost one counts against the majority, and can't help it. While its vote stays, no other one comes.
         if let Some(lost) = others.iter().find(|replica| self.is_lost(replica.node) && !active.is_empty()) {
             return Some(votes(lost.id, false));
+        }
+        let comes = |replica: &Replica| replica.joining && !replica.learner && !self.is_lost(replica.node);
+        if staying(placement).any(comes) {
+            return None;
         }
         if active.len() < self.replicas {
             let ready = staying(placement).filter(|replica| replica.learner && !replica.joining);

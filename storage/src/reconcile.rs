@@ -2,7 +2,7 @@
 //! shards follow that of the cluster, replicas become members and leave. Each step is idempotent, and any later leader may repeat it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -117,7 +117,7 @@ async fn lead_registry(
 
 /// The next step of a shard's leader to make the members of its group the replicas of the placement.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+pub enum Next {
     Nothing,
     /// A replica has to catch up first.
     Wait,
@@ -191,29 +191,32 @@ fn next(shard: ShardId, placement: &Placement, status: &GroupStatus, own: u64, i
     }
 }
 
+/// The next step of the leader of a shard, whose replica is `own`, by the rows of this version.
+pub(crate) fn step(shard: ShardId, rows: &ClusterRows, version: u64, status: &GroupStatus, own: u64) -> Next {
+    let Some(placement) = rows.placement().get(&shard) else { return Next::Nothing };
+    if status.replicas.iter().any(|replica| *replica > version) {
+        // The rows are older than a member, and so say nothing about it.
+        return Next::Wait;
+    }
+    let is_lost = |replica| {
+        let node = rows.node_of(shard, replica).and_then(|node| rows.node(node));
+        node.is_none_or(|node| node.state() == State::Lost)
+    };
+    next(shard, placement, status, own, is_lost)
+}
+
 /// Does one step. True if there may be another.
 async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -> Result<bool, String> {
     if !cluster.registry.borrow().cluster.has_rows() {
         return Ok(false);
     }
-    let rows = cluster.rows();
-    let Some(placement) = rows.placement().get(&shard.id()) else { return Ok(false) };
-    let group = shard.group();
-    let status = group.status();
-    if status.replicas.iter().any(|replica| *replica > cluster.view_version()) {
-        // The rows here are older than a member, and so say nothing about it.
-        return Ok(true);
-    }
-    let is_lost = |replica| {
-        let node = rows.node_of(shard.id(), replica).and_then(|node| rows.node(node));
-        node.is_none_or(|node| node.state() == State::Lost)
-    };
-    match next(shard.id(), placement, &status, group.replica(), is_lost) {
+    let (version, rows, group) = (cluster.view_version(), cluster.rows(), shard.group());
+    match step(shard.id(), &rows, version, &group.status(), group.replica()) {
         Next::Nothing => return Ok(false),
         Next::Wait => {}
         Next::AddLearner(id) => {
             tracing::info!(shard = %shard.id(), replica = id, "a replica comes to the shard");
-            group.add_learner(id, host(&rows, placement, id)?).await?;
+            group.add_learner(id, host(&rows, shard.id(), id)?).await?;
         }
         Next::RemoveLearners(ids) => {
             tracing::info!(shard = %shard.id(), ?ids, "replicas that never voted leave the shard");
@@ -243,9 +246,8 @@ async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -
     Ok(true)
 }
 
-fn host(rows: &ClusterRows, placement: &Placement, replica: u64) -> Result<Host, String> {
-    let nodes: BTreeMap<u64, u64> = placement.replicas.iter().map(|replica| (replica.id, replica.node)).collect();
-    let node = nodes.get(&replica).and_then(|node| rows.node(*node));
+fn host(rows: &ClusterRows, shard: ShardId, replica: u64) -> Result<Host, String> {
+    let node = rows.node_of(shard, replica).and_then(|node| rows.node(node));
     let StorageNode { node, address, .. } = node.ok_or("the replica is on a node that is none")?;
     Ok(Host { node: *node, address: address.clone() })
 }

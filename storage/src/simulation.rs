@@ -1,13 +1,18 @@
 //! For the simulation only: the state machines on their real engines, without Raft around them.
 
-use std::{io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardKind, ShardMap,
+    Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        DirectoryCommand, RegistryView, Rejected, StoreError, SweepCursors, TimelineCommand, directory_command,
-        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        DirectoryCommand, Placement, RegistryView, Rejected, StorageNode, StoreError, SweepCursors, TimelineCommand,
+        directory_command, storage_node::State, store_error::Why, store_reply::Result as Outcome, store_request::Op,
+        timeline_command,
     },
 };
 use prost::Message as _;
@@ -15,11 +20,15 @@ use prost::Message as _;
 use crate::{
     engine::{Caches, Engines},
     machine::{
-        DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, Retention, SWEEP_CURSORS, TimelineMachine,
-        TimelineReader, Unread, admit_directory, admit_timeline,
+        ClusterRows, DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, Retention, SWEEP_CURSORS,
+        TimelineMachine, TimelineReader, Unread, admit_directory, admit_timeline,
     },
-    shard,
+    planner,
+    raft::GroupStatus,
+    reconcile, shard,
 };
+
+pub use crate::reconcile::Next as Step;
 
 /// All shards of a cluster, once: the content that every replica would hold.
 pub struct Machines {
@@ -131,6 +140,12 @@ impl Machines {
         }
     }
 
+    /// The storage nodes and the placement, as they are now.
+    pub fn rows(&self) -> Rows {
+        let registry = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
+        Rows { rows: registry.cluster, version: registry.version }
+    }
+
     /// The current registry, without the storage nodes.
     pub fn registry(&self) -> RegistryView {
         let reader = &self.directories[usize::from(ShardId::REGISTRY.index)].1;
@@ -144,6 +159,82 @@ impl Machines {
             level: state.cluster.level.0,
             ..RegistryView::default()
         }
+    }
+}
+
+/// The storage nodes and the placement at one moment.
+#[derive(Clone)]
+pub struct Rows {
+    rows: ClusterRows,
+    version: u64,
+}
+
+/// What the leader of a shard knows about the members.
+#[derive(Debug)]
+pub struct Known {
+    /// Its own replica.
+    pub own: u64,
+    pub voters: BTreeSet<u64>,
+    /// All replicas, and how many entries each is known to have.
+    pub replicas: BTreeMap<u64, u64>,
+    /// The entries of its own log.
+    pub last: u64,
+    /// A change of the voters is half done.
+    pub in_change: bool,
+    /// Members that do not answer.
+    pub silent: BTreeSet<u64>,
+}
+
+impl Rows {
+    /// False below the level from which on members change.
+    pub fn may_change(&self) -> bool {
+        self.rows.has_rows() && self.rows.level >= Level::GROWTH
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &StorageNode> {
+        self.rows.nodes()
+    }
+
+    pub fn placement(&self, shard: ShardId) -> Option<&Placement> {
+        self.rows.placement().get(&shard)
+    }
+
+    /// The node of this replica.
+    pub fn node_of(&self, shard: ShardId, replica: u64) -> Option<u64> {
+        self.rows.node_of(shard, replica)
+    }
+
+    /// What the registry's leader changes next.
+    pub fn plan(&self) -> Option<directory_command::Op> {
+        self.may_change().then(|| planner::next(&self.rows)).flatten()
+    }
+
+    /// What the leader of a shard does next.
+    pub fn step(&self, shard: ShardId, known: &Known) -> Step {
+        let index = |entries: u64| entries.checked_sub(1);
+        let status = GroupStatus {
+            leads: true,
+            term: 1,
+            leader: None,
+            last_log: index(known.last),
+            applied: index(known.last),
+            committed: index(known.last),
+            snapshot: None,
+            matched: known.replicas.iter().map(|(replica, entries)| (*replica, index(*entries))).collect(),
+            voters: known.voters.iter().copied().collect(),
+            replicas: known.replicas.keys().copied().collect(),
+            in_change: known.in_change,
+            silent: known.silent.clone(),
+        };
+        reconcile::step(shard, &self.rows, self.version, &status, known.own)
+    }
+
+    /// Nothing comes, leaves or is to be changed.
+    pub fn is_settled(&self) -> bool {
+        let mut replicas = self.rows.placement().values().flat_map(|placement| &placement.replicas);
+        self.plan().is_none()
+            && self.rows.nodes().all(|node| node.state() == State::Active)
+            && !replicas.any(|replica| replica.joining || replica.leaving)
     }
 }
 

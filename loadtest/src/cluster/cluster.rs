@@ -12,7 +12,7 @@ use carillon_client::Address;
 use super::{
     ClusterError, Disk, Layout, Network, Node, Role,
     clock::Clock,
-    plan::{Plan, Secrets},
+    plan::{Plan, PlannedNode, Secrets},
     tool,
 };
 use crate::token;
@@ -30,19 +30,26 @@ pub struct ClusterConfig {
     pub disk_mib: Option<u64>,
     /// True if each node gets a clock that can jump.
     pub clocks: bool,
+    /// True if the log is so small that snapshots are made all the time.
+    pub snapshots: bool,
 }
 
-/// Three storage nodes, two routers and two gateways, each a process. Dropping it removes everything that it made on
+/// Three storage nodes, two routers and two gateways, each a process; a fourth storage node may come. Dropping it removes everything that it made on
 /// the machine, except for configuration and logs.
 pub struct Cluster {
     // Processes end before the disks and the network that they use.
     pub nodes: Vec<Node>,
     disks: Vec<Disk>,
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
     addresses: Vec<Address>,
-    secrets: Secrets,
-    data: PathBuf,
+    pub(super) secrets: Secrets,
+    pub(super) data: PathBuf,
     folder: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) program: PathBuf,
+    clocks: bool,
+    /// The index of the storage node that has come last, or has come to another address.
+    pub(super) newest: Option<usize>,
 }
 
 /// The time within which a cluster must be ready after its start.
@@ -51,7 +58,7 @@ const START: Duration = Duration::from_secs(60);
 impl Cluster {
     pub async fn start(config: &ClusterConfig) -> Result<Self, ClusterError> {
         tool::require(&[("timeout", "coreutils"), ("kill", "procps")])?;
-        let (plan, folder) = (Plan::new(config.subnet), &config.folder);
+        let (plan, folder) = (Plan::new(config.subnet, config.snapshots), &config.folder);
         fs::create_dir_all(folder).map_err(ClusterError::io(folder))?;
         let folder = &fs::canonicalize(folder).map_err(ClusterError::io(folder))?;
         let random = |purpose: &str| format!("{purpose}-{}-{:x}", std::process::id(), carillon_proto::now_ms());
@@ -66,26 +73,22 @@ impl Cluster {
             secrets: Secrets { cluster: random("cluster-secret"), token: random("token-secret-of-a-cluster") },
             data: folder.join("data"),
             folder: folder.clone(),
+            plan: plan.clone(),
+            program: config.program.clone(),
+            clocks: config.clocks,
+            newest: None,
         };
+        let operators = cluster.operators();
+        fs::write(&operators, plan.operators(&cluster.secrets)).map_err(ClusterError::io(&operators))?;
         for (at, planned) in plan.nodes.iter().enumerate() {
-            let file = |ending: &str| folder.join(format!("{}.{ending}", planned.name));
             let data = cluster.data.join(&planned.name);
             fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
             if let (Some(mib), Role::Storage) = (config.disk_mib, planned.role) {
                 let disk = Disk::create(cluster.data.join(format!("{}.disk", planned.name)), data.clone(), mib)?;
                 cluster.disks.push(disk);
             }
-            let path = file("toml");
-            fs::write(&path, plan.config(planned, &data, &cluster.secrets)).map_err(ClusterError::io(&path))?;
-            cluster.nodes.push(Node {
-                planned: planned.clone(),
-                program: config.program.clone(),
-                config: path,
-                log: file("log"),
-                namespace: cluster.network.as_ref().map(|network| network.namespace(at).to_owned()),
-                clock: if config.clocks { Some(Clock::new(file("clock"))?) } else { None },
-                process: None,
-            });
+            let node = cluster.node(planned.clone(), at)?;
+            cluster.nodes.push(node);
         }
         for node in &mut cluster.nodes {
             node.start()?;
@@ -95,6 +98,40 @@ impl Cluster {
             node.wait_ready(START).await?;
         }
         Ok(cluster)
+    }
+
+    /// A node that does not run yet, at this place of the network, with its configuration. The folder of its data exists.
+    pub(super) fn node(&self, planned: PlannedNode, place: usize) -> Result<Node, ClusterError> {
+        let file = |ending: &str| self.folder.join(format!("{}.{ending}", planned.name));
+        let config = file("toml");
+        let text = self.plan.config(&planned, &self.data.join(&planned.name), &self.secrets);
+        fs::write(&config, text).map_err(ClusterError::io(&config))?;
+        Ok(Node {
+            program: self.program.clone(),
+            config,
+            log: file("log"),
+            place,
+            retired: false,
+            namespace: self.network.as_ref().map(|network| network.namespace(place).to_owned()),
+            clock: if self.clocks { Some(Clock::new(file("clock"))?) } else { None },
+            process: None,
+            planned,
+        })
+    }
+
+    /// The configuration for the operator's commands.
+    pub(super) fn operators(&self) -> PathBuf {
+        self.folder.join("operator.toml")
+    }
+
+    /// Places of the network, also of nodes that have not come yet.
+    pub(crate) fn places(&self) -> usize {
+        self.plan.places().count()
+    }
+
+    /// The storage node that has come last, or has come to another address.
+    pub fn newest(&self) -> Result<usize, ClusterError> {
+        self.newest.ok_or(ClusterError::Without("a new storage node"))
     }
 
     /// The folder with configuration, logs and data.
@@ -132,32 +169,29 @@ impl Cluster {
         self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
     }
 
-    /// Changes bytes in all files of this folder in the data folder of a storage node, wherever something is written in them.
-    pub fn spoil(&self, node: usize, folder: &str) -> Result<(), ClusterError> {
-        let folder = self.data.join(self.nodes[node].name()).join("storage").join(folder);
-        let mut folders = vec![folder];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).map_err(ClusterError::io(&folder))? {
-                let path = entry.map_err(ClusterError::io(&folder))?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                match spoil(&path) {
-                    // The node may be deleting it.
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(ClusterError::io(&path)(error));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
+    /// This file or folder in the data folder of a storage node.
+    pub fn stored(&self, node: usize, path: &str) -> PathBuf {
+        self.data.join(self.nodes[node].name()).join("storage").join(path)
     }
 
-    /// Indexes of the nodes of a role.
+    /// Changes bytes in this file of a storage node, or in all files of this folder, wherever something is written in them.
+    pub async fn spoil(&self, node: usize, path: &str) -> Result<(), ClusterError> {
+        let all = self.stored(node, path);
+        let spoiled = tokio::task::spawn_blocking({
+            let all = all.clone();
+            move || spoil_all(all)
+        });
+        match spoiled.await {
+            Ok(Ok(0)) => Err(ClusterError::NothingToSpoil(all)),
+            Ok(spoiled) => spoiled.map(drop),
+            Err(panicked) => Err(ClusterError::io(&all)(panicked.into())),
+        }
+    }
+
+    /// Indexes of the nodes of a role that belong to the cluster.
     pub fn of(&self, role: Role) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|at| self.nodes[*at].role() == role).collect()
+        let belongs = |at: &usize| self.nodes[*at].role() == role && !self.nodes[*at].retired;
+        (0..self.nodes.len()).filter(belongs).collect()
     }
 
     /// Storage nodes, the one that leads the most shards first.
@@ -174,15 +208,36 @@ impl Cluster {
     }
 }
 
-/// Changes every 499th byte, up to the last one that is not 0.
-fn spoil(path: &Path) -> io::Result<()> {
+/// Returns how many bytes were changed.
+fn spoil_all(path: PathBuf) -> Result<usize, ClusterError> {
+    let (mut paths, mut changed) = (vec![path], 0);
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(&path).map_err(ClusterError::io(&path))? {
+                paths.push(entry.map_err(ClusterError::io(&path))?.path());
+            }
+            continue;
+        }
+        match spoil(&path) {
+            // The node may be deleting it.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ClusterError::io(&path)(error)),
+            spoiled => changed += spoiled.unwrap_or(0),
+        }
+    }
+    Ok(changed)
+}
+
+/// Changes every 499th byte, up to the last one that is not 0. Returns how many that were.
+fn spoil(path: &Path) -> io::Result<usize> {
     let file = fs::File::options().read(true).write(true).open(path)?;
     let bytes = fs::read(path)?;
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let mut changed = 0;
     for (at, byte) in bytes.iter().enumerate().take(end).skip(17).step_by(499) {
         file.write_all_at(&[!byte], at as u64)?;
+        changed += 1;
     }
-    Ok(())
+    Ok(changed)
 }
 
 impl Drop for Cluster {

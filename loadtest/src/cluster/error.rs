@@ -1,6 +1,6 @@
 //! What can go wrong with a local cluster.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -13,11 +13,19 @@ pub enum ClusterError {
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
     #[error("{node} ended by itself with {status}: see {}", log.display())]
-    Ended { node: String, status: String, log: PathBuf },
+    Ended { node: String, status: ExitStatus, log: PathBuf },
     #[error("{node} is not ready after {patience:?}: see {}", log.display())]
     NotReady { node: String, patience: Duration, log: PathBuf },
     #[error("{node} does not end within {patience:?} of SIGTERM: see {}", log.display())]
     NotEnding { node: String, patience: Duration, log: PathBuf },
+    #[error("{node} does not say \"{text}\" within {patience:?}: see {}", log.display())]
+    NotSaid { node: String, text: String, patience: Duration, log: PathBuf },
+    #[error("no router knows the leader of directory-0")]
+    NoController,
+    #[error("nothing is written in {} that could be damaged", .0.display())]
+    NothingToSpoil(PathBuf),
+    #[error("{0} is no storage node of the cluster")]
+    NoMember(String),
     #[error("no storage node leads a timeline shard")]
     NoLeader,
     #[error("the cluster was started without {0}")]

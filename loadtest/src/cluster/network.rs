@@ -10,7 +10,7 @@ use carillon_proto::tasks::Tasks;
 
 use super::{ClusterError, plan::Plan, tool, wire::Wire};
 
-/// Drops packets from one node to another. Nodes are named by their indexes in the cluster.
+/// Drops packets from one node to another. Nodes are named by their places in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
     pub from: usize,
@@ -41,7 +41,7 @@ impl Network {
         tool::require(&[("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux")])?;
         sweep();
         let pid = std::process::id();
-        let ports = plan.nodes.iter().enumerate().map(|(at, node)| Port {
+        let ports = plan.places().enumerate().map(|(at, node)| Port {
             namespace: format!("cf-{pid}-{}", node.name),
             link: format!("cf{pid}p{at}"),
             ip: node.ip,

@@ -16,6 +16,10 @@ pub struct Node {
     pub(crate) program: PathBuf,
     pub(crate) config: PathBuf,
     pub(crate) log: PathBuf,
+    /// The index of its address in the network.
+    pub(crate) place: usize,
+    /// It is none of the cluster any more, and is not started again.
+    pub(crate) retired: bool,
     /// The network namespace of the process.
     pub(crate) namespace: Option<String>,
     pub(crate) clock: Option<Clock>,
@@ -32,6 +36,11 @@ impl Node {
 
     pub fn role(&self) -> Role {
         self.planned.role
+    }
+
+    /// The address for other nodes.
+    pub fn address(&self) -> String {
+        self.planned.internal()
     }
 
     pub fn start(&mut self) -> Result<(), ClusterError> {
@@ -67,8 +76,8 @@ impl Node {
     }
 
     /// Makes the data of this node, which does not run, whole. Returns what the command says.
-    pub(crate) fn repair(&self) -> Result<String, ClusterError> {
-        self.command(&["repair"])
+    pub(crate) async fn repair(&self) -> Result<String, ClusterError> {
+        tool::ask(&self.program, &["repair", "--config", &self.config.to_string_lossy()]).await
     }
 
     /// Runs a command of the program with the node's configuration.
@@ -129,12 +138,28 @@ impl Node {
         answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
+    /// Waits until the node is not ready for a reason that contains this text.
+    pub async fn wait_until_it_says(&mut self, text: &str, patience: Duration) -> Result<(), ClusterError> {
+        let give_up = Instant::now() + patience;
+        while !admin::get(self.planned.admin(), "/readyz").await.is_some_and(|answer| answer.contains(text)) {
+            let (node, log) = (self.name().to_owned(), self.log.clone());
+            if let Some(status) = self.ended() {
+                return Err(ClusterError::Ended { node, status, log });
+            }
+            if Instant::now() > give_up {
+                return Err(ClusterError::NotSaid { node, text: text.to_owned(), patience, log });
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     pub async fn wait_ready(&mut self, patience: Duration) -> Result<(), ClusterError> {
         let give_up = Instant::now() + patience;
         while !self.is_ready().await {
             if let Some(status) = self.ended() {
                 let (node, log) = (self.name().to_owned(), self.log.clone());
-                return Err(ClusterError::Ended { node, status: status.to_string(), log });
+                return Err(ClusterError::Ended { node, status, log });
             }
             if Instant::now() > give_up {
                 return Err(ClusterError::NotReady { node: self.name().to_owned(), patience, log: self.log.clone() });

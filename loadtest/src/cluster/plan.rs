@@ -53,7 +53,8 @@ impl PlannedNode {
         self.at(ADMIN)
     }
 
-    fn internal(&self) -> String {
+    /// The address for other nodes.
+    pub(crate) fn internal(&self) -> String {
         self.at(INTERNAL).to_string()
     }
 
@@ -70,20 +71,31 @@ pub(crate) struct Secrets {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) nodes: Vec<PlannedNode>,
+    /// A storage node that comes later, or the later address of another one.
+    pub(crate) spare: PlannedNode,
+    /// The log is so small that snapshots are made all the time.
+    snapshots: bool,
 }
 
 impl Plan {
     /// 3 storage nodes, 2 routers and 2 gateways at `subnet`.11 and above.
-    pub(crate) fn new(subnet: [u8; 3]) -> Self {
+    pub(crate) fn new(subnet: [u8; 3], snapshots: bool) -> Self {
         let roles = [(Role::Storage, 3), (Role::Router, 2), (Role::Gateway, 2)];
         let numbered = roles.into_iter().flat_map(|(role, count)| (0..count).map(move |number| (role, number)));
         let [a, b, c] = subnet;
-        let nodes = numbered.zip(11..).map(|((role, number), host)| PlannedNode {
+        let planned = |role: Role, number: usize, host| PlannedNode {
             name: format!("{}-{number}", role.as_str()),
             role,
             ip: Ipv4Addr::new(a, b, c, host),
-        });
-        Self { nodes: nodes.collect() }
+        };
+        let nodes: Vec<_> = numbered.zip(11..).map(|((role, number), host)| planned(role, number, host)).collect();
+        let spare = planned(Role::Storage, 3, 11 + nodes.len() as u8);
+        Self { nodes, spare, snapshots }
+    }
+
+    /// Everything that has an address, the spare node last.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &PlannedNode> {
+        self.nodes.iter().chain([&self.spare])
     }
 
     /// The addresses of each gateway over TCP and over WebSocket, in such an order that neighbours belong to different
@@ -101,6 +113,12 @@ impl Plan {
         self.nodes.iter().filter(move |node| node.role == role)
     }
 
+    /// The TOML file of whoever runs the operator's commands.
+    pub(crate) fn operators(&self, secrets: &Secrets) -> String {
+        let members: Vec<_> = self.of(Role::Storage).map(PlannedNode::internal).collect();
+        format!("cluster.secret = {:?}\nstorage.members = {members:?}\n", secrets.cluster)
+    }
+
     /// The TOML file of a node whose data is in `data`.
     pub(crate) fn config(&self, node: &PlannedNode, data: &Path, secrets: &Secrets) -> String {
         let internal = |role| self.of(role).map(PlannedNode::internal).collect::<Vec<_>>();
@@ -110,8 +128,9 @@ impl Plan {
             // messages would be missing.
             Role::Storage => format!(
                 "storage.listen = {listen:?}\nstorage.members = {:?}\n\
-                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n",
-                internal(Role::Storage)
+                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n{}",
+                internal(Role::Storage),
+                if self.snapshots { "storage.log_bytes = 1048576\n" } else { "" },
             ),
             Role::Router => format!("router.listen = {listen:?}\nrouter.storage = {:?}\n", internal(Role::Storage)),
             Role::Gateway => format!(
@@ -142,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_node_has_an_address_and_a_name_of_its_own() {
-        let plan = Plan::new([127, 32, 7]);
+        let plan = Plan::new([127, 32, 7], false);
         let names: Vec<_> = plan.nodes.iter().map(|node| format!("{} {}", node.name, node.ip)).collect();
         let expected = [
             "storage-0 127.32.7.11",
@@ -154,11 +173,13 @@ mod tests {
             "gateway-1 127.32.7.17",
         ];
         assert_eq!(names, expected);
+        assert_eq!(format!("{} {}", plan.spare.name, plan.spare.ip), "storage-3 127.32.7.18");
+        assert_eq!(plan.places().count(), expected.len() + 1);
     }
 
     #[test]
     fn storage_nodes_name_all_members_in_one_order() {
-        let plan = Plan::new([127, 32, 7]);
+        let plan = Plan::new([127, 32, 7], false);
         let secrets = Secrets { cluster: "c".into(), token: "t".into() };
         let members = |node| {
             let config = plan.config(node, Path::new("/d"), &secrets);

@@ -5,14 +5,34 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use super::ClusterError;
+
+/// Longer than a command waits for a storage node.
+const ASK: Duration = Duration::from_secs(30);
 
 /// Runs a program for at most 20 seconds, and returns its standard output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterError> {
     let failed = |why: String| ClusterError::Tool { command: format!("{program} {}", arguments.join(" ")), why };
     let output = Command::new("timeout").args(["-k", "1", "20", program]).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(format!("{}: {}", output.status, said.trim())))
+}
+
+/// Like `run`, for a program that waits for nodes: nobody waits for it on a thread that others need.
+pub(crate) async fn ask(program: &Path, arguments: &[&str]) -> Result<String, ClusterError> {
+    let command = format!("{} {}", program.display(), arguments.join(" "));
+    let failed = |why: String| ClusterError::Tool { command: command.clone(), why };
+    let mut asked = tokio::process::Command::new(program);
+    asked.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(ASK, asked.output()).await;
+    let output = output.map_err(|_| failed(format!("no end within {ASK:?}")))?;
     let output = output.map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());

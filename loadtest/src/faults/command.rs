@@ -5,11 +5,12 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Outcome, Report, RunOptions, Schedule, Step, fault::parse_length, page::page, suite::Suite};
+use super::{Outcome, Report, RunOptions, Schedule, fault::parse_length, page::page, suite::Suite};
 use crate::cluster::Layout;
 
 /// Starts a cluster of 3 storage nodes, 2 routers and 2 gateways on this machine, puts a load on it, makes its nodes,
-/// network, disks and clocks fail, damages files, and checks that nothing that was accepted is lost, doubled, reordered or corrupted.
+/// network, disks and clocks fail, damages files, adds, removes and replaces storage nodes, and checks that nothing that was accepted is
+/// lost, doubled, reordered or corrupted.
 ///
 /// Exit code 0: all well; 1: the service did not come back by itself; 2: a promise was broken; 3: a run could not be
 /// carried out.
@@ -20,9 +21,10 @@ pub struct FaultsCommand {
     #[arg(long)]
     carillon: Option<PathBuf>,
     /// A fault such as "kill storage-leader for 3s"; may be given several times. Without any, and without a timeline: all
-    /// faults against all kinds of nodes.
-    #[arg(long = "fault", value_name = "FAULT TARGET [for LENGTH]")]
-    faults: Vec<Step>,
+    /// faults against all kinds of nodes. A change of the storage nodes may have a fault in the middle of it, such as
+    /// "add new with kill controller for 3s".
+    #[arg(long = "fault", value_name = "FAULT TARGET [for LENGTH]", value_parser = Schedule::of_line)]
+    faults: Vec<Schedule>,
     /// Runs only faults whose text contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -66,6 +68,9 @@ pub struct FaultsCommand {
     /// How long nodes may take to come back, the load to go on, and deliveries to be complete.
     #[arg(long, default_value = "60s", value_parser = parse_length)]
     patience: Duration,
+    /// How long a change of the storage nodes may take after everything else was healed.
+    #[arg(long, default_value = "5m", value_parser = parse_length)]
+    change_patience: Duration,
 }
 
 /// Every fault against every kind of node that it can hit.
@@ -136,10 +141,55 @@ damage=directory storage-leader for 5s
 damage=directory storage-follower for 5s
 damage=timeline storage-leader for 5s
 damage=timeline storage-follower for 5s
+damage=log storage-leader for 5s
+damage=log storage-follower for 5s
+damage=identity storage-leader for 5s
+damage=identity storage-follower for 5s
 damage-at-rest=directory storage-leader for 1s
 damage-at-rest=directory storage-follower for 1s
 damage-at-rest=timeline storage-leader for 1s
 damage-at-rest=timeline storage-follower for 1s
+damage-at-rest=log storage-leader for 1s
+damage-at-rest=log storage-follower for 1s
+damage-at-rest=snapshots storage-leader for 1s
+damage-at-rest=snapshots storage-follower for 1s
+damage-at-rest=identity storage-leader for 1s
+damage-at-rest=identity storage-follower for 1s
+add new
+add new with kill controller for 3s
+add new with kill storage-follower for 3s
+add new with pause controller for 5s
+add new with partition new for 5s
+rebalance storage
+rebalance storage with kill controller for 3s
+rebalance storage with kill storage-follower for 3s
+rebalance storage with pause controller for 5s
+rebalance storage with partition new for 5s
+remove storage-leader
+remove storage-leader with kill controller for 3s
+remove storage-leader with kill storage-follower for 3s
+remove storage-leader with pause controller for 5s
+remove storage-leader with partition new for 5s
+replace storage-follower
+replace storage-follower with kill controller for 3s
+replace storage-follower with kill storage-follower for 3s
+replace storage-follower with pause controller for 5s
+replace storage-follower with partition new for 5s
+replace-elsewhere storage-follower
+replace-elsewhere storage-follower with kill controller for 3s
+replace-elsewhere storage-follower with kill storage-follower for 3s
+replace-elsewhere storage-follower with pause controller for 5s
+replace-elsewhere storage-follower with partition new for 5s
+readdress storage-follower
+readdress storage-follower with kill controller for 3s
+readdress storage-follower with kill storage-follower for 3s
+readdress storage-follower with pause controller for 5s
+readdress storage-follower with partition new for 5s
+move storage-leader
+move storage-leader with kill controller for 3s
+move storage-leader with kill storage-follower for 3s
+move storage-leader with pause controller for 5s
+move storage-leader with partition new for 5s
 ";
 
 impl FaultsCommand {
@@ -180,9 +230,9 @@ impl FaultsCommand {
             let schedule = text.parse().with_context(|| format!("{} is not a timeline", path.display()))?;
             schedules.push((path.display().to_string(), schedule));
         }
-        let steps = if self.faults.is_empty() && self.timeline.is_empty() { all() } else { self.faults.clone() };
-        let steps = steps.into_iter().map(|step| (step.to_string(), Schedule::of(step)));
-        schedules.extend(steps.filter(|(name, _)| name.contains(&self.only)));
+        let lines = if self.faults.is_empty() && self.timeline.is_empty() { all() } else { self.faults.clone() };
+        let lines = lines.into_iter().map(|schedule| (schedule.to_string(), schedule));
+        schedules.extend(lines.filter(|(name, _)| name.contains(&self.only)));
         anyhow::ensure!(!schedules.is_empty(), "no fault contains {:?}", self.only);
         Ok(Suite {
             schedules,
@@ -198,6 +248,7 @@ impl FaultsCommand {
                 send_timeout: self.patience,
                 warm_up: self.warm_up,
                 patience: self.patience,
+                change_patience: self.change_patience,
             },
         })
     }
@@ -215,9 +266,9 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<Report> {
     Ok(Report::join(reports))
 }
 
-fn all() -> Vec<Step> {
+fn all() -> Vec<Schedule> {
     // A test parses these lines.
-    ALL.trim().lines().map(|line| line.parse().expect("ALL is valid")).collect()
+    ALL.trim().lines().map(|line| Schedule::of_line(line).expect("ALL is valid")).collect()
 }
 
 #[cfg(test)]
@@ -231,7 +282,10 @@ mod tests {
 
     #[test]
     fn the_standard_suite_is_valid() {
-        assert!(all().len() > 40);
+        let all = all();
+        assert!(all.len() > 100);
+        let names: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(names.join("\n"), ALL.trim(), "each is written as it is read");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use super::Change;
+
 /// A fault of a node. Its end heals the node: a paused process continues, an ended one is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -37,6 +39,8 @@ pub enum Fault {
     Damage(Files),
     /// The same, but the node is killed first.
     DamageAtRest(Files),
+    /// No fault: an operator's command. Its end is when the cluster has done it.
+    Change(Change),
 }
 
 /// A kind of files of a storage node.
@@ -44,13 +48,23 @@ pub enum Fault {
 pub enum Files {
     Directory,
     Timeline,
+    Log,
+    /// At rest only: while the node runs, it replaces them.
+    Snapshots,
+    Identity,
 }
 
-const FILES: [(Files, &str); 2] = [(Files::Directory, "directory"), (Files::Timeline, "timeline")];
+const FILES: [(Files, &str); 5] = [
+    (Files::Directory, "directory"),
+    (Files::Timeline, "timeline"),
+    (Files::Log, "log"),
+    (Files::Snapshots, "snapshots"),
+    (Files::Identity, "identity"),
+];
 
 impl Files {
-    /// The folder in the node's data folder.
-    pub(crate) fn folder(self) -> &'static str {
+    /// The folder or file in the node's data folder.
+    pub(crate) fn path(self) -> &'static str {
         let (_, name) = FILES.iter().find(|(files, _)| *files == self).expect("FILES names all");
         name
     }
@@ -72,7 +86,9 @@ pub enum Needs {
 impl Fault {
     pub fn needs(self) -> Needs {
         match self {
-            Self::Kill | Self::Restart | Self::Pause | Self::Damage(_) | Self::DamageAtRest(_) => Needs::Nothing,
+            Self::Kill | Self::Restart | Self::Pause | Self::Damage(_) | Self::DamageAtRest(_) | Self::Change(_) => {
+                Needs::Nothing
+            }
             Self::Partition | Self::Deaf | Self::Mute | Self::Unplug | Self::Delay(_) | Self::Loss(_) => {
                 Needs::Namespaces
             }
@@ -85,6 +101,18 @@ impl Fault {
     fn is_of_a_disk(self) -> bool {
         self.needs() == Needs::Disks || matches!(self, Self::Damage(_) | Self::DamageAtRest(_))
     }
+
+    /// True if there have to be snapshots.
+    pub(super) fn needs_snapshots(self) -> bool {
+        self == Self::DamageAtRest(Files::Snapshots)
+    }
+
+    pub(super) fn change(self) -> Option<Change> {
+        match self {
+            Self::Change(change) => Some(change),
+            _ => None,
+        }
+    }
 }
 
 /// The nodes that a fault hits. Nodes of one role take turns, run by run.
@@ -92,8 +120,12 @@ impl Fault {
 pub enum Target {
     /// The storage node that leads the most shards.
     StorageLeader,
-    /// The storage node that leads the fewest shards.
+    /// The storage node that leads the fewest shards, of those that the cluster was made of.
     StorageFollower,
+    /// The storage node that leads the registry, and so controls the placement.
+    Controller,
+    /// The storage node that has come last, or has come to another address.
+    New,
     /// All storage nodes at once.
     Storage,
     Router,
@@ -106,9 +138,11 @@ pub enum Target {
     All,
 }
 
-const TARGETS: [(Target, &str); 8] = [
+const TARGETS: [(Target, &str); 10] = [
     (Target::StorageLeader, "storage-leader"),
     (Target::StorageFollower, "storage-follower"),
+    (Target::Controller, "controller"),
+    (Target::New, "new"),
     (Target::Storage, "storage"),
     (Target::Router, "router"),
     (Target::Routers, "routers"),
@@ -119,7 +153,12 @@ const TARGETS: [(Target, &str); 8] = [
 
 impl Target {
     pub fn is_storage(self) -> bool {
-        matches!(self, Self::StorageLeader | Self::StorageFollower | Self::Storage)
+        self.is_one_of_the_first() || matches!(self, Self::New | Self::Storage)
+    }
+
+    /// True for one of the storage nodes that the cluster was made of.
+    fn is_one_of_the_first(self) -> bool {
+        matches!(self, Self::StorageLeader | Self::StorageFollower | Self::Controller)
     }
 }
 
@@ -138,15 +177,23 @@ pub enum ParseError {
     #[error(
         "{0:?} is no fault: kill, restart, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
          slow-disk=512k, full-disk, disk-errors, power-cut, clock=+3600s, damage=timeline, \
-         damage-at-rest=directory"
+         damage-at-rest=directory, add, rebalance, remove, replace, replace-elsewhere, readdress, move"
     )]
     Fault(String),
-    #[error("{0:?} is no target: storage-leader, storage-follower, storage, router, routers, gateway, gateways, all")]
+    #[error(
+        "{0:?} is no target: storage-leader, storage-follower, controller, new, storage, router, routers, gateway, gateways, all"
+    )]
     Target(String),
     #[error("{0:?} is no length of time: 500ms, 3s or 2m")]
     Length(String),
     #[error("{0} is for storage nodes")]
     NoDisk(String),
+    #[error("{0} is for {1}, and has no length: it ends when it is done")]
+    Change(Change, &'static str),
+    #[error(
+        "{0:?} is not CHANGE TARGET with FAULT TARGET [for LENGTH], for example: add new with kill controller for 3s"
+    )]
+    With(String),
     #[error("line {line}: {error}")]
     Line { line: usize, error: Box<ParseError> },
 }
@@ -164,6 +211,16 @@ impl FromStr for Step {
         let step = Self { fault: fault.parse()?, target: target.parse()?, length: parse_length(length)? };
         if step.fault.is_of_a_disk() && !step.target.is_storage() {
             return Err(ParseError::NoDisk(step.fault.to_string()));
+        }
+        if let Some(change) = step.fault.change() {
+            let (fits, who) = match change {
+                Change::Add => (step.target == Target::New, "new"),
+                Change::Rebalance => (step.target == Target::Storage, "storage"),
+                _ => (step.target.is_one_of_the_first(), "storage-leader, storage-follower or controller"),
+            };
+            if !fits || !step.length.is_zero() {
+                return Err(ParseError::Change(change, who));
+            }
         }
         Ok(step)
     }
@@ -197,7 +254,10 @@ impl FromStr for Fault {
                 let seconds = value.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
                 Self::Clock(seconds.ok_or_else(wrong)?)
             }
-            Some(("damage", value)) => Self::Damage(Files::named(value).ok_or_else(wrong)?),
+            Some(("damage", value)) => {
+                let files = Files::named(value).filter(|files| *files != Files::Snapshots);
+                Self::Damage(files.ok_or_else(wrong)?)
+            }
             Some(("damage-at-rest", value)) => Self::DamageAtRest(Files::named(value).ok_or_else(wrong)?),
             Some(_) => return Err(wrong()),
             None => match text {
@@ -211,7 +271,7 @@ impl FromStr for Fault {
                 "full-disk" => Self::FullDisk,
                 "disk-errors" => Self::DiskErrors,
                 "power-cut" => Self::PowerCut,
-                _ => return Err(wrong()),
+                other => Self::Change(Change::named(other).ok_or_else(wrong)?),
             },
         })
     }
@@ -234,8 +294,9 @@ impl fmt::Display for Fault {
             Self::Loss(percent) => return write!(f, "loss={percent}%"),
             Self::SlowDisk(kbit) => return write!(f, "slow-disk={kbit}k"),
             Self::Clock(seconds) => return write!(f, "clock={seconds:+}s"),
-            Self::Damage(files) => return write!(f, "damage={}", files.folder()),
-            Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.folder()),
+            Self::Damage(files) => return write!(f, "damage={}", files.path()),
+            Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.path()),
+            Self::Change(change) => return change.fmt(f),
         })
     }
 }
@@ -294,6 +355,16 @@ mod tests {
             "damage=timeline",
             "damage-at-rest=directory",
             "damage=directory",
+            "damage=log",
+            "damage=identity",
+            "damage-at-rest=snapshots",
+            "add",
+            "rebalance",
+            "remove",
+            "replace",
+            "replace-elsewhere",
+            "readdress",
+            "move",
         ];
         for fault in faults {
             assert_eq!(fault.parse::<Fault>().map(|fault| fault.to_string()), Ok(fault.to_owned()));
@@ -326,6 +397,10 @@ mod tests {
         assert_eq!(error("kill router for 3"), ParseError::Length("3".into()));
         assert_eq!(error("full-disk router for 3s"), ParseError::NoDisk("full-disk".into()));
         assert_eq!(error("damage=timeline gateway"), ParseError::NoDisk("damage=timeline".into()));
+        assert!(matches!(error("add storage-leader"), ParseError::Change(Change::Add, _)));
+        assert!(matches!(error("remove storage"), ParseError::Change(Change::Remove, _)));
+        assert!(matches!(error("move storage-leader for 3s"), ParseError::Change(Change::Move, _)));
+        assert_eq!(error("damage=snapshots storage"), ParseError::Fault("damage=snapshots".into()));
         assert_eq!(error("damage=hopes storage"), ParseError::Fault("damage=hopes".into()));
     }
 }

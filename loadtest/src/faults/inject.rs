@@ -1,10 +1,15 @@
 //! Carries out a step of a schedule, and heals it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carillon_proto::tasks::Tasks;
 
-use super::{Fault, Step, Target, fault::Files};
+use super::{
+    Fault, Step, Target,
+    change::{self, Underway},
+    damage,
+    fault::Files,
+};
 use crate::cluster::{Cluster, ClusterError, Filter, Role};
 
 /// A step that has begun.
@@ -13,12 +18,12 @@ pub(crate) struct Active {
     /// Indexes of the nodes that the step hit.
     nodes: Vec<usize>,
     filters: Vec<Filter>,
+    /// When the nodes were known and the injection began.
+    pub(crate) struck: Instant,
+    /// If the step is a change.
+    pub(crate) change: Option<Underway>,
 }
 
-/// How long a node may take to refuse to start, or to be ready.
-const VERDICT: Duration = Duration::from_secs(30);
-/// The exit code of a node whose data is damaged.
-const DAMAGED: &str = "exit status: 65";
 /// Longer than the program's own limit for an orderly end.
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
@@ -37,19 +42,26 @@ async fn resolve(cluster: &Cluster, target: Target, round: usize) -> Result<Vec<
     Ok(match target {
         Target::StorageLeader => cluster.storage_by_leadership().await?[..1].to_vec(),
         Target::StorageFollower => {
-            let by_leadership = cluster.storage_by_leadership().await?;
-            by_leadership[by_leadership.len() - 1..].to_vec()
+            let mut by_leadership = cluster.storage_by_leadership().await?;
+            // A node that has just come leads nothing, and is a target of its own.
+            by_leadership.retain(|at| cluster.newest().ok() != Some(*at));
+            by_leadership.split_off(by_leadership.len().saturating_sub(1))
         }
+        Target::Controller => vec![cluster.controller().await?],
+        // A node that is yet to come has no index.
+        Target::New => cluster.newest().into_iter().collect(),
         Target::Storage => cluster.of(Role::Storage),
         Target::Router => turn(Role::Router),
         Target::Routers => cluster.of(Role::Router),
         Target::Gateway => turn(Role::Gateway),
         Target::Gateways => cluster.of(Role::Gateway),
-        Target::All => (0..cluster.nodes.len()).collect(),
+        Target::All => {
+            [Role::Storage, Role::Router, Role::Gateway].into_iter().flat_map(|role| cluster.of(role)).collect()
+        }
     })
 }
 
-/// Filters for packets between the nodes that the fault hits and the others.
+/// Filters for packets between the places that the fault hits and the others.
 fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
     let (arriving, leaving, percent) = match fault {
         Fault::Partition => (true, true, 100),
@@ -68,26 +80,40 @@ fn filters(fault: Fault, hit: &[usize], all: usize) -> Vec<Filter> {
     both.collect()
 }
 
-/// Adds what an operator would want to know to `notes`.
+/// Adds what an operator would want to know to `notes`. `None` if the fault was to strike in the middle of this change, and the change
+/// was done before.
 pub(crate) async fn begin(
     cluster: &mut Cluster,
     step: Step,
     round: usize,
+    in_the_middle_of: Option<&Underway>,
     tasks: &Tasks,
     notes: &mut Vec<String>,
-) -> Result<Active, ClusterError> {
+) -> Result<Option<Active>, ClusterError> {
     let nodes = resolve(cluster, step.target, round).await?;
-    let filters = filters(step.fault, &nodes, cluster.nodes.len());
+    if let Some(change) = in_the_middle_of
+        && change.is_done(cluster).await?
+    {
+        return Ok(None);
+    }
+    let struck = Instant::now();
+    if let Some(change) = step.fault.change() {
+        let underway = change::begin(cluster, change, nodes.first().copied(), notes).await?;
+        let nodes = underway.nodes(cluster);
+        return Ok(Some(Active { step, nodes, filters: Vec::new(), struck, change: Some(underway) }));
+    }
+    let places: Vec<_> = nodes.iter().map(|at| cluster.nodes[*at].place).collect();
+    let filters = filters(step.fault, &places, cluster.places());
     if !filters.is_empty() {
         cluster.network()?.add(&filters)?;
     }
-    for at in nodes.iter().copied() {
+    for (at, place) in nodes.iter().copied().zip(places) {
         match step.fault {
             Fault::Kill => cluster.nodes[at].kill(),
-            Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) => {}
+            Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) | Fault::Change(_) => {}
             Fault::Pause => cluster.nodes[at].signal("STOP")?,
-            Fault::Unplug => cluster.network()?.unplug(at)?,
-            Fault::Delay(ms) => cluster.network()?.slow(at, ms, tasks)?,
+            Fault::Unplug => cluster.network()?.unplug(place)?,
+            Fault::Delay(ms) => cluster.network()?.slow(place, ms, tasks)?,
             Fault::SlowDisk(kbit) => cluster.disk(at)?.slow(kbit)?,
             Fault::FullDisk => cluster.disk(at)?.fill()?,
             Fault::DiskErrors => cluster.disk(at)?.fail()?,
@@ -96,10 +122,13 @@ pub(crate) async fn begin(
                 cluster.nodes[at].kill();
             }
             Fault::Clock(seconds) => cluster.set_clock(at, seconds)?,
-            Fault::Damage(files) => cluster.spoil(at, files.folder())?,
+            Fault::Damage(files) => cluster.spoil(at, files.path()).await?,
             Fault::DamageAtRest(files) => {
+                if files == Files::Snapshots {
+                    damage::wait_for_snapshots(cluster, at).await?;
+                }
                 cluster.nodes[at].kill();
-                cluster.spoil(at, files.folder())?;
+                cluster.spoil(at, files.path()).await?;
             }
         }
     }
@@ -115,13 +144,15 @@ pub(crate) async fn begin(
             }
         }
     }
-    Ok(Active { step, nodes, filters })
+    Ok(Some(Active { step, nodes, filters, struck, change: None }))
 }
 
-/// Adds what an operator would want to know to `notes`, and what must not be to `problems`.
+/// Adds what an operator would want to know to `notes`, and what must not be to `problems`. `patience`: for a node that is given its
+/// place anew.
 pub(crate) async fn end(
     cluster: &mut Cluster,
     active: &Active,
+    patience: Duration,
     notes: &mut Vec<String>,
     problems: &mut Vec<String>,
 ) -> Result<(), ClusterError> {
@@ -130,10 +161,22 @@ pub(crate) async fn end(
     }
     for at in active.nodes.iter().copied() {
         match active.step.fault {
-            Fault::Kill | Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) => {}
+            Fault::Kill
+            | Fault::Restart
+            | Fault::Partition
+            | Fault::Deaf
+            | Fault::Mute
+            | Fault::Loss(_)
+            | Fault::Change(_) => {}
             Fault::Pause => cluster.nodes[at].signal("CONT")?,
-            Fault::Unplug => cluster.network()?.plug(at)?,
-            Fault::Delay(_) => cluster.network()?.fast(at),
+            Fault::Unplug => {
+                let place = cluster.nodes[at].place;
+                cluster.network()?.plug(place)?;
+            }
+            Fault::Delay(_) => {
+                let place = cluster.nodes[at].place;
+                cluster.network()?.fast(place);
+            }
             Fault::SlowDisk(_) => cluster.disk(at)?.fast()?,
             Fault::FullDisk => cluster.disk(at)?.empty()?,
             Fault::DiskErrors | Fault::PowerCut => {
@@ -147,43 +190,21 @@ pub(crate) async fn end(
             }
             Fault::Clock(_) => cluster.set_clock(at, 0)?,
             Fault::Damage(files) | Fault::DamageAtRest(files) => {
-                make_whole(cluster, at, files, notes, problems).await?;
+                let whole = damage::make_whole(cluster, at, files, patience, notes).await?;
+                problems.extend(whole.err());
             }
         }
     }
     for at in 0..cluster.nodes.len() {
         note_ended(cluster, at, notes);
-        if active.nodes.contains(&at) && !cluster.nodes[at].runs() {
+        if active.nodes.contains(&at) && !cluster.nodes[at].runs() && !cluster.nodes[at].retired {
             cluster.nodes[at].start()?;
         }
     }
     Ok(())
 }
 
-/// A node with damaged files must not serve before it was repaired. It makes its directory anew by itself.
-async fn make_whole(
-    cluster: &mut Cluster,
-    at: usize,
-    files: Files,
-    notes: &mut Vec<String>,
-    problems: &mut Vec<String>,
-) -> Result<(), ClusterError> {
-    note_ended(cluster, at, notes);
-    let node = &mut cluster.nodes[at];
-    node.kill();
-    node.start()?;
-    match node.wait_ready(VERDICT).await {
-        Err(ClusterError::Ended { status, .. }) if status == DAMAGED => {
-            notes.push(format!("{} refused to start: {}", node.name(), node.repair()?));
-        }
-        Err(error) => problems.push(error.to_string()),
-        Ok(()) if files == Files::Directory => {}
-        Ok(()) => problems.push(format!("{} serves on damaged files", node.name())),
-    }
-    Ok(())
-}
-
-fn note_ended(cluster: &mut Cluster, at: usize, notes: &mut Vec<String>) {
+pub(super) fn note_ended(cluster: &mut Cluster, at: usize, notes: &mut Vec<String>) {
     if let Some(status) = cluster.nodes[at].ended() {
         notes.push(format!("{} ended by itself with {status}", cluster.nodes[at].name()));
     }

@@ -1,6 +1,8 @@
 //! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were interrupted.
 
+mod change;
 mod command;
+mod damage;
 mod fault;
 mod inject;
 pub(crate) mod load;
@@ -13,6 +15,7 @@ mod run;
 mod schedule;
 mod suite;
 
+pub use change::Change;
 pub use command::FaultsCommand;
 pub use fault::{Fault, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};

@@ -16,6 +16,10 @@ pub struct RunRecord {
     pub deliveries_away_ms: u64,
     /// The longest time from the moment at which a send was due to its acceptance.
     pub slowest_acceptance_ms: u64,
+    /// How long a change of the storage nodes took, from the command until the cluster was settled; `None` if there was none, or
+    /// if it was not done.
+    #[serde(default)]
+    pub change_ms: Option<u64>,
     /// The longest time that a small flush to the same disk took in this program.
     pub slowest_probe_ms: u64,
     pub sent: u64,
@@ -120,7 +124,7 @@ impl Report {
 }
 
 /// The columns of the table.
-pub(super) const COLUMNS: [&str; 10] = [
+pub(super) const COLUMNS: [&str; 11] = [
     "fault",
     "runs",
     "broken promises",
@@ -128,6 +132,7 @@ pub(super) const COLUMNS: [&str; 10] = [
     "sends away p50 / max",
     "deliveries away p50 / max",
     "slowest acceptance",
+    "change took p50 / max",
     "slowest flush beside it",
     "unknown",
     "refused",
@@ -138,8 +143,8 @@ impl Row {
     pub(super) fn cells(&self) -> [String; COLUMNS.len()] {
         let Self { name, runs, failed } = self;
         let sum = |count: fn(&RunRecord) -> u64| runs.iter().map(count).sum::<u64>().to_string();
-        let away = |ms: fn(&RunRecord) -> u64| {
-            let times = runs.iter().map(|run| Duration::from_millis(ms(run)));
+        let away = |ms: fn(&RunRecord) -> Option<u64>| {
+            let times = runs.iter().filter_map(ms).map(Duration::from_millis);
             middle_and_largest(times).map_or_else(
                 || "-".to_owned(),
                 |(middle, largest)| format!("{:.2} / {:.2} s", middle.as_secs_f64(), largest.as_secs_f64()),
@@ -153,9 +158,10 @@ impl Row {
             format!("{}{not_carried_out}", runs.len()),
             sum(|run| run.violations.len() as u64),
             sum(|run| u64::from(!run.problems.is_empty())),
-            away(|run| run.sends_away_ms),
-            away(|run| run.deliveries_away_ms),
+            away(|run| Some(run.sends_away_ms)),
+            away(|run| Some(run.deliveries_away_ms)),
             largest(|run| run.slowest_acceptance_ms),
+            away(|run| run.change_ms),
             largest(|run| run.slowest_probe_ms),
             sum(|run| run.unknown),
             sum(|run| run.refused),
@@ -181,6 +187,9 @@ impl RunRecord {
             self.delivered,
             if self.violations.is_empty() { "integrity kept" } else { "integrity BROKEN" },
         );
+        if let Some(took) = self.change_ms {
+            let _ = write!(lines, "; the change took {took} ms");
+        }
         for finding in self.findings() {
             let _ = write!(lines, "\n    {finding}");
         }
@@ -232,7 +241,7 @@ mod tests {
         let run = |ms| RunRecord { sends_away_ms: ms, deliveries_away_ms: 2 * ms, unknown: 1, ..RunRecord::default() };
         let table = report(vec![run(100), run(3000), run(200)], &[]).table();
         let row = table.lines().nth(2).expect("a row");
-        assert_eq!(row, "| kill router | 3 | 0 | 0 | 0.20 / 3.00 s | 0.40 / 6.00 s | 0.00 s | 0.00 s | 3 | 0 |");
+        assert_eq!(row, "| kill router | 3 | 0 | 0 | 0.20 / 3.00 s | 0.40 / 6.00 s | 0.00 s | - | 0.00 s | 3 | 0 |");
     }
 
     #[test]

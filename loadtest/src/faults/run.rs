@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub warm_up: Duration,
     /// How long nodes may take to become ready, the load to continue, and deliveries to be complete.
     pub patience: Duration,
+    /// How long a change of the storage nodes may take after everything else was healed.
+    pub change_patience: Duration,
 }
 
 /// An event of a run.
@@ -54,6 +56,8 @@ pub(crate) enum RunFailed {
     Load(#[from] RunError),
     #[error("before any fault {0}")]
     StandsStill(String),
+    #[error("the change was over before the fault could strike in the middle of it")]
+    Missed,
 }
 
 /// The load of a pair has continued when this many more messages were accepted and delivered.
@@ -92,7 +96,15 @@ async fn under_load(
     load.goes_on(PROGRESS, options.patience).await.map_err(RunFailed::StandsStill)?;
     tokio::time::sleep(options.warm_up).await;
 
-    let mut story = Story { cluster, began, marks: Vec::new(), notes: Vec::new(), problems: Vec::new() };
+    let mut story = Story {
+        cluster,
+        began,
+        marks: Vec::new(),
+        notes: Vec::new(),
+        problems: Vec::new(),
+        change: None,
+        patience: options.change_patience,
+    };
     let from = began.elapsed();
     story.carry_out(schedule, round, tasks).await?;
     story.mark("healed", Vec::new());
@@ -108,7 +120,7 @@ async fn under_load(
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (sends_away, deliveries_away) = pulses.lock().away(from, began.elapsed());
 
-    let Story { marks, notes, mut problems, .. } = story;
+    let Story { marks, notes, mut problems, change, .. } = story;
     let verdict = load.finish(options.patience).await.unwrap_or_else(|| {
         problems.push("deliveries were not complete, or timelines not read back, in time".to_owned());
         Verdict::default()
@@ -120,6 +132,7 @@ async fn under_load(
         marks,
         sends_away_ms: sends_away.as_millis() as u64,
         deliveries_away_ms: deliveries_away.as_millis() as u64,
+        change_ms: change.map(|took| took.as_millis() as u64),
         slowest_probe_ms: probe.slowest().as_millis() as u64,
         slowest_acceptance_ms: verdict.slowest.as_millis() as u64,
         sent: verdict.summary.sent,
@@ -140,27 +153,55 @@ struct Story<'a> {
     marks: Vec<FaultMark>,
     notes: Vec<String>,
     problems: Vec<String>,
+    /// How long the change took from the command on.
+    change: Option<Duration>,
+    /// For a change.
+    patience: Duration,
 }
+
+/// How much later than the first replica a fault in the middle of a change strikes; rounds take turns.
+const MIDDLES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(700), Duration::from_millis(1500)];
 
 impl Story<'_> {
     async fn carry_out(&mut self, schedule: &Schedule, round: usize, tasks: &Tasks) -> Result<(), RunFailed> {
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut active: Vec<Option<Active>> = schedule.steps.iter().map(|_| None).collect();
         for (when, edge) in schedule.edges() {
             sleep_until((start + when).into()).await;
             match edge {
                 Edge::Begin(at) => {
                     let step = schedule.steps[at].1;
-                    // The injection itself takes time; the fault counts from here.
-                    let at_ms = self.began.elapsed().as_millis() as u64;
-                    let begun = inject::begin(self.cluster, step, round, tasks, &mut self.notes).await?;
+                    let midway = active.iter().flatten().find_map(|active| active.change.as_ref());
+                    let midway = midway.filter(|_| schedule.midway);
+                    let begun = inject::begin(self.cluster, step, round, midway, tasks, &mut self.notes).await?;
+                    let begun = begun.ok_or(RunFailed::Missed)?;
+                    // The injection itself takes time; the fault counts from its beginning.
+                    let at_ms = begun.struck.duration_since(self.began).as_millis() as u64;
                     let nodes = begun.names(self.cluster);
                     self.marks.push(FaultMark { at_ms, what: format!("{step} begins"), nodes });
+                    if let Some(change) = begun.change.as_ref().filter(|_| schedule.midway) {
+                        if !change.wait_for_the_middle(self.cluster).await? {
+                            return Err(RunFailed::Missed);
+                        }
+                        if change.takes_long() {
+                            tokio::time::sleep(MIDDLES[round % MIDDLES.len()]).await;
+                        }
+                        start = Instant::now() - when;
+                    }
                     active[at] = Some(begun);
                 }
                 Edge::End(at) => {
                     let Some(ending) = active[at].take() else { continue };
-                    inject::end(self.cluster, &ending, &mut self.notes, &mut self.problems).await?;
+                    match &ending.change {
+                        Some(change) => match change.finish(self.cluster, self.patience).await {
+                            Ok(took) => self.change = Some(took),
+                            Err(why) => self.problems.push(why),
+                        },
+                        None => {
+                            inject::end(self.cluster, &ending, self.patience, &mut self.notes, &mut self.problems)
+                                .await?
+                        }
+                    }
                     let nodes = ending.names(self.cluster);
                     self.mark(&format!("{} ends", schedule.steps[at].1), nodes);
                 }
@@ -170,7 +211,7 @@ impl Story<'_> {
     }
 
     async fn all_ready(&mut self, patience: Duration) {
-        for node in &mut self.cluster.nodes {
+        for node in self.cluster.nodes.iter_mut().filter(|node| !node.retired) {
             if let Err(error) = node.wait_ready(patience).await {
                 self.problems.push(error.to_string());
             }

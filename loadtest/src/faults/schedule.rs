@@ -1,9 +1,9 @@
 //! Steps on a timeline.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    ParseError, Step,
+    Change, ParseError, Step,
     fault::{Needs, parse_length},
 };
 
@@ -17,6 +17,9 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     pub steps: Vec<(Duration, Step)>,
+    /// The first step is a change. The times of the others count from when the first replica moves, and a run in which the
+    /// change was over before that says nothing.
+    pub midway: bool,
 }
 
 /// The beginning or end of a step, by the step's index in the schedule.
@@ -28,17 +31,42 @@ pub enum Edge {
 
 impl Schedule {
     pub fn of(step: Step) -> Self {
-        Self { steps: vec![(Duration::ZERO, step)] }
+        Self { steps: vec![(Duration::ZERO, step)], midway: false }
     }
 
-    /// All beginnings and ends in the order of their times; at the same time, in the order of the steps.
+    /// Reads one step, or `add new with kill controller for 3s`.
+    pub fn of_line(text: &str) -> Result<Self, ParseError> {
+        let Some((change, fault)) = text.split_once(" with ") else { return text.parse().map(Self::of) };
+        let (change, fault): (Step, Step) = (change.parse()?, fault.parse()?);
+        if change.fault.change().is_none() || fault.fault.change().is_some() {
+            return Err(ParseError::With(text.to_owned()));
+        }
+        Ok(Self { steps: vec![(Duration::ZERO, change), (Duration::ZERO, fault)], midway: true })
+    }
+
+    /// The first change in it.
+    pub(crate) fn change(&self) -> Option<Change> {
+        self.steps.iter().find_map(|(_, step)| step.fault.change())
+    }
+
+    /// All beginnings and ends in the order of their times; at the same time, in the order of the steps. Changes end last: they are
+    /// waited for when everything else is healed.
     pub fn edges(&self) -> Vec<(Duration, Edge)> {
         let both = |(at, (begin, step)): (usize, &(Duration, Step))| {
             [(*begin, Edge::Begin(at)), (*begin + step.length, Edge::End(at))]
         };
         let mut edges: Vec<_> = self.steps.iter().enumerate().flat_map(both).collect();
         edges.sort_by_key(|(when, _)| *when);
+        let is_end_of_change =
+            |(_, edge): &(Duration, Edge)| matches!(edge, Edge::End(at) if self.steps[*at].1.fault.change().is_some());
+        edges.sort_by_key(is_end_of_change);
+        let healed = edges.iter().map(|(when, _)| *when).max().unwrap_or_default();
+        edges.iter_mut().filter(|edge| is_end_of_change(edge)).for_each(|(when, _)| *when = healed);
         edges
+    }
+
+    pub(crate) fn needs_snapshots(&self) -> bool {
+        self.steps.iter().any(|(_, step)| step.fault.needs_snapshots())
     }
 
     pub(crate) fn needs(&self, what: Needs) -> bool {
@@ -61,7 +89,17 @@ impl FromStr for Schedule {
                 words.split_once(char::is_whitespace).ok_or_else(|| at_line(ParseError::Form(words.to_owned())))?;
             steps.push((parse_length(when).map_err(at_line)?, step.parse().map_err(at_line)?));
         }
-        Ok(Self { steps })
+        Ok(Self { steps, midway: false })
+    }
+}
+
+impl fmt::Display for Schedule {
+    /// As [`Schedule::of_line`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (_, step)) in self.steps.iter().enumerate() {
+            write!(f, "{}{step}", if number == 0 { "" } else { " with " })?;
+        }
+        Ok(())
     }
 }
 
@@ -85,6 +123,19 @@ mod tests {
             (3, Edge::End(0)),
         ];
         assert_eq!(seconds, expected);
+    }
+
+    #[test]
+    fn a_fault_in_the_middle_of_a_change_ends_before_the_change_is_waited_for() {
+        let text = "add new with kill controller for 3s";
+        let schedule = Schedule::of_line(text).expect("valid");
+        assert_eq!((schedule.to_string().as_str(), schedule.midway), (text, true));
+        let seconds: Vec<_> = schedule.edges().iter().map(|(when, edge)| (when.as_secs(), *edge)).collect();
+        assert_eq!(seconds, [(0, Edge::Begin(0)), (0, Edge::Begin(1)), (3, Edge::End(1)), (3, Edge::End(0))]);
+        for wrong in ["kill router with kill gateway", "add new with move storage-leader"] {
+            assert!(matches!(Schedule::of_line(wrong), Err(ParseError::With(_))), "{wrong}");
+        }
+        assert!(Schedule::of_line("kill router for 3s").is_ok_and(|schedule| !schedule.midway));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Report, Row, RunOptions, Schedule,
+    Change, Report, Row, RunOptions, Schedule, change,
     fault::Needs,
     run::{RunFailed, run},
 };
@@ -44,6 +44,9 @@ impl Suite {
         row: &mut Row,
         said: impl Fn(&str),
     ) -> Result<(), RunFailed> {
+        if let Some(change) = schedule.change() {
+            return self.changes_of(schedule, change, folder, row, said).await;
+        }
         let mut cluster = Cluster::start(&self.cluster(schedule, folder)).await?;
         for round in 0..self.runs {
             let record = run(&mut cluster, schedule, round, &self.options).await?;
@@ -60,6 +63,33 @@ impl Suite {
         Ok(())
     }
 
+    /// A change makes another cluster of the one it begins with, so each run has its own.
+    async fn changes_of(
+        &self,
+        schedule: &Schedule,
+        change: Change,
+        folder: PathBuf,
+        row: &mut Row,
+        said: impl Fn(&str),
+    ) -> Result<(), RunFailed> {
+        for round in 0..self.runs {
+            let mut cluster = Cluster::start(&self.cluster(schedule, folder.join(format!("{}", round + 1)))).await?;
+            change::prepare(&mut cluster, change, self.options.change_patience).await?;
+            match run(&mut cluster, schedule, round, &self.options).await {
+                Ok(record) => {
+                    said(&format!("{} [{}/{}] {}", row.name, round + 1, self.runs, record.lines()));
+                    row.runs.push(record);
+                }
+                Err(missed @ RunFailed::Missed) => {
+                    said(&format!("{} [{}/{}] FAILED: {missed}", row.name, round + 1, self.runs));
+                    row.failed.push(missed.to_string());
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        Ok(())
+    }
+
     fn cluster(&self, schedule: &Schedule, folder: PathBuf) -> ClusterConfig {
         let namespaces = self.layout == Layout::Namespaces || schedule.needs(Needs::Namespaces);
         let third = (std::process::id() % 250) as u8 + 1;
@@ -70,6 +100,7 @@ impl Suite {
             subnet: if namespaces { [10, 232, third] } else { [127, 32, third] },
             disk_mib: schedule.needs(Needs::Disks).then_some(self.disk_mib),
             clocks: schedule.needs(Needs::Clocks),
+            snapshots: schedule.needs_snapshots(),
         }
     }
 }

@@ -197,6 +197,23 @@ fn a_node_that_leaves_may_stay_after_all_but_a_lost_one_is_lost() {
 }
 
 #[test]
+fn a_vote_that_comes_does_not_keep_the_one_of_a_lost_node() {
+    let mut cluster = Planned::founded(3);
+    cluster.add(4, "");
+    cluster.settle();
+    cluster.set(2, State::Leaving);
+    let vote = next(&cluster.rows()).expect("node 4 gets a vote");
+    assert!(matches!(&vote, Op::SetReplicaVotes(SetReplicaVotes { votes: true, .. })), "{vote:?}");
+    cluster.apply(vote);
+    // It does not run any more, so no change of the voters begins while it is to stay one.
+    cluster.set(2, State::Lost);
+    let then = next(&cluster.rows());
+    assert_eq!(then, Some(votes(2, false)));
+    cluster.settle();
+    assert_eq!(cluster.voters(), [1, 3, 4].into());
+}
+
+#[test]
 fn the_target_of_a_move_may_be_lost_too() {
     let mut cluster = Planned::founded(3);
     let (fourth, fifth) = (cluster.add(40, ""), cluster.add(50, ""));

@@ -6,6 +6,7 @@ mod cluster;
 mod kills;
 mod ledger;
 mod load;
+mod moves;
 mod node;
 mod power;
 mod soak;

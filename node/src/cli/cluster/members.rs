@@ -1,6 +1,6 @@
 //! The members of a cluster, and where its replicas are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::bail;
 use carillon_proto::{
@@ -74,12 +74,15 @@ pub(super) struct Status {
     /// Also lists each shard with its replicas.
     #[arg(long)]
     shards: bool,
+    /// Prints all of it, the shards too, as one JSON object.
+    #[arg(long, conflicts_with = "shards")]
+    json: bool,
 }
 
 impl Status {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let members = Nodes::of(config, self.asked)?.members().await?;
-        out::print(show(&members, self.shards))
+        if self.json { out::line(json(&members)) } else { out::print(show(&members, self.shards)) }
     }
 }
 
@@ -109,11 +112,11 @@ pub(super) fn replicas_on(members: &MembersReply, node: u64) -> impl Iterator<It
 
 fn show(members: &MembersReply, shards: bool) -> String {
     let mut text = format!(
-        "cluster {}, level {}, registry version {}{}\n{}\n{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
+        "cluster {}, level {}, registry version {}; {}\n{}\n{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
         members.cluster,
         members.level,
         members.version,
-        if members.rebalancing { ", shards are being spread" } else { "" },
+        unfinished(members).as_deref().unwrap_or("settled"),
         match outlook(members) {
             said if said.is_empty() => said,
             said => format!("{said}\n"),
@@ -128,14 +131,9 @@ fn show(members: &MembersReply, shards: bool) -> String {
         "JOINING",
         "LEAVING"
     );
-    let mut preferred: BTreeMap<u64, usize> = BTreeMap::new();
-    for placed in &members.placement {
-        if let Some(leader) = placed.replicas.iter().find(|replica| replica.id == placed.preferred) {
-            *preferred.entry(leader.node).or_default() += 1;
-        }
-    }
     for node in &members.nodes {
         let on = |of: fn(&Replica) -> bool| replicas_on(members, node.node).filter(|(_, replica)| of(replica)).count();
+        let leads = replicas_on(members, node.node).filter(|(placed, replica)| placed.preferred == replica.id).count();
         text.push_str(&format!(
             "{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  {}{}\n",
             node.node,
@@ -144,7 +142,7 @@ fn show(members: &MembersReply, shards: bool) -> String {
             program(members, node.node).map_or("-", |program| or_dash(&program.release)),
             program(members, node.node).map_or("-".to_owned(), |program| program.reads_level.to_string()),
             on(|_| true),
-            preferred.get(&node.node).copied().unwrap_or_default(),
+            leads,
             on(|replica| replica.joining),
             on(|replica| replica.leaving),
             node.address,
@@ -154,10 +152,8 @@ fn show(members: &MembersReply, shards: bool) -> String {
     if shards {
         text.push_str(&format!("\n{:<14}  REPLICAS (node; * should lead)\n", "SHARD"));
         for placed in &members.placement {
-            let name =
-                placed.shard.as_ref().and_then(ShardId::from_pb).map_or("?".to_owned(), |shard| shard.to_string());
             let replicas: Vec<String> = placed.replicas.iter().map(|replica| shown(placed, replica)).collect();
-            text.push_str(&format!("{name:<14}  {}\n", replicas.join(", ")));
+            text.push_str(&format!("{:<14}  {}\n", name_of(placed), replicas.join(", ")));
         }
     }
     text
@@ -167,15 +163,56 @@ fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
+fn name_of(placed: &Placed) -> String {
+    placed.shard.as_ref().and_then(ShardId::from_pb).map_or("?".to_owned(), |shard| shard.to_string())
+}
+
 fn shown(placed: &Placed, replica: &Replica) -> String {
     let star = if placed.preferred == replica.id { "*" } else { "" };
-    let what = match replica {
-        Replica { leaving: true, .. } => " leaving",
-        Replica { joining: true, .. } => " joining",
-        Replica { learner: true, .. } => " learns",
-        _ => "",
+    let what = match what_of(replica) {
+        "votes" => String::new(),
+        what => format!(" {what}"),
     };
     format!("{}{star}{what}", replica.node)
+}
+
+/// What a replica does, or is about to do.
+fn what_of(replica: &Replica) -> &'static str {
+    match replica {
+        Replica { leaving: true, .. } => "leaving",
+        Replica { joining: true, .. } => "joining",
+        Replica { learner: true, .. } => "learns",
+        _ => "votes",
+    }
+}
+
+/// What the table shows, for programs. `left` is what the cluster is still doing, `null` when it is settled.
+fn json(members: &MembersReply) -> serde_json::Value {
+    let node = |node: &StorageNode| {
+        serde_json::json!({
+            "node": node.node,
+            "state": state_of(node),
+            "zone": node.zone,
+            "address": node.address,
+            "answers": !members.silent.contains(&node.node),
+        })
+    };
+    let shard = |placed: &Placed| {
+        let replica = |replica: &Replica| {
+            let leads = placed.preferred == replica.id;
+            serde_json::json!({ "node": replica.node, "state": what_of(replica), "should_lead": leads })
+        };
+        let replicas: Vec<_> = placed.replicas.iter().map(replica).collect();
+        serde_json::json!({ "shard": name_of(placed), "replicas": replicas })
+    };
+    serde_json::json!({
+        "cluster": members.cluster,
+        "level": members.level,
+        "version": members.version,
+        "left": unfinished(members),
+        "nodes": members.nodes.iter().map(node).collect::<Vec<_>>(),
+        "shards": members.placement.iter().map(shard).collect::<Vec<_>>(),
+    })
 }
 
 fn state_of(node: &StorageNode) -> &'static str {
@@ -235,6 +272,13 @@ mod tests {
             assert!(lines(true).iter().any(|shown| shown == line), "{line} is not in {:#?}", lines(true));
         }
         assert!(!lines(false).iter().any(|line| line.starts_with("timeline-3")));
-        assert_eq!(unfinished(&members).as_deref(), Some("2 replicas move"));
+        assert!(lines(false)[0].ends_with("; 2 replicas move"), "{:?}", lines(false));
+        let json = json(&members);
+        assert_eq!(json["left"], "2 replicas move");
+        assert_eq!(json["nodes"][1]["answers"], false);
+        let third = &json["shards"][0];
+        assert_eq!((&third["shard"], &third["replicas"][3]["state"]), (&"timeline-3".into(), &"joining".into()));
+        let settled = show(&MembersReply::default(), false);
+        assert!(settled.lines().next().is_some_and(|line| line.ends_with("; settled")), "{settled}");
     }
 }

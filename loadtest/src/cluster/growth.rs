@@ -1,0 +1,56 @@
+//! Storage nodes that come, lose their disk, or come back at another address.
+
+use std::{fs, time::Duration};
+
+use super::{Cluster, ClusterError};
+
+/// How long a node with an empty disk may take to say which command it waits for, and a node to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Cluster {
+    /// Starts a storage node with an empty disk at the spare address, and waits until it says which command it waits for.
+    pub async fn newcomer(&mut self) -> Result<usize, ClusterError> {
+        let planned = self.plan.spare.clone();
+        let data = self.data.join(&planned.name);
+        fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
+        let place = self.plan.nodes.len();
+        let node = self.node(planned, place)?;
+        self.nodes.push(node);
+        let at = self.nodes.len() - 1;
+        self.newest = Some(at);
+        self.nodes[at].start()?;
+        self.nodes[at].wait_until_it_says("carillon cluster add", PATIENCE).await?;
+        Ok(at)
+    }
+
+    /// The disk of a storage node is gone with the node: it starts with an empty one, and says which command it waits for.
+    pub async fn lose_disk(&mut self, at: usize) -> Result<(), ClusterError> {
+        self.nodes[at].kill();
+        let data = self.data.join(self.nodes[at].name());
+        fs::remove_dir_all(&data).map_err(ClusterError::io(&data))?;
+        fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
+        self.newest = Some(at);
+        self.nodes[at].start()?;
+        self.nodes[at].wait_until_it_says("carillon cluster replace", PATIENCE).await
+    }
+
+    /// Stops a storage node in order and starts it at the spare address.
+    pub async fn readdress(&mut self, at: usize) -> Result<(), ClusterError> {
+        self.nodes[at].signal("TERM")?;
+        self.nodes[at].wait_end(PATIENCE).await?;
+        let mut planned = self.nodes[at].planned.clone();
+        planned.ip = self.plan.spare.ip;
+        self.nodes[at] = self.node(planned, self.plan.nodes.len())?;
+        self.newest = Some(at);
+        self.nodes[at].start()
+    }
+
+    /// A storage node that has left the cluster says so, and is stopped.
+    pub async fn retire(&mut self, at: usize) -> Result<(), ClusterError> {
+        self.nodes[at].wait_until_it_says("has left the cluster", PATIENCE).await?;
+        self.nodes[at].signal("TERM")?;
+        self.nodes[at].wait_end(PATIENCE).await?;
+        self.nodes[at].retired = true;
+        Ok(())
+    }
+}
