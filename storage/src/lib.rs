@@ -16,6 +16,7 @@
 //! space.rs     how full the disk is
 //! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
 //! put_back.rs  a data folder that was put back from a copy
+//! user_data.rs what the operator reads of a user
 //! backup/      what backups read, and data folders that are made of them
 //! shard/       queues of writes and reads of one shard
 //! raft/        openraft: groups, network, state machine
@@ -67,6 +68,7 @@ mod snapshot;
 mod space;
 mod storage;
 mod sweep;
+mod user_data;
 
 pub use bootstrap::FoundError;
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};

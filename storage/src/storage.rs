@@ -22,6 +22,7 @@ use carillon_proto::{
             founding_server::FoundingServer, raft_server::RaftServer,
         },
         store::{StorageNode, registry_server::RegistryServer, store_server::StoreServer},
+        userdata::user_data_server::UserDataServer,
     },
     peer::{PeerError, PeerSecurity, Tier, addresses_of},
     tasks::Tasks,
@@ -59,6 +60,7 @@ use crate::{
     shard_clock,
     space::{self, Space},
     sweep::sweep,
+    user_data::UserDataService,
 };
 
 /// How long a node whose disk fails it tries to give its leads away. Elections take some two seconds.
@@ -365,6 +367,8 @@ impl Node {
         let admin = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
         let admin = ClusterAdminServer::new(admin).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let backup = BackupServer::new(BackupService::new(Arc::clone(&self.serving), tasks.clone()));
+        let user_data = UserDataService::new(Arc::clone(&self.serving));
+        let user_data = UserDataServer::new(user_data).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
             .add_service(InterceptedService::new(registry, check(&[Tier::Router, Tier::Storage])))
@@ -373,6 +377,7 @@ impl Node {
             .add_service(InterceptedService::new(founding, check(&[Tier::Operator])))
             .add_service(InterceptedService::new(admin, check(&[Tier::Operator])))
             .add_service(InterceptedService::new(backup, check(&[Tier::Operator])))
+            .add_service(InterceptedService::new(user_data, check(&[Tier::Operator])))
     }
 
     /// From waiting for a place in a cluster to serving. An error stops the process.

@@ -13,8 +13,10 @@ mod repair;
 mod serve;
 mod session;
 mod status;
+mod storage_nodes;
 mod table;
 mod user;
+mod user_data;
 
 use std::{borrow::Cow, path::PathBuf, process::ExitCode};
 
@@ -69,7 +71,7 @@ enum Command {
     Router(serve::Serve),
     /// A storage node.
     Storage(serve::Serve),
-    /// Makes, shows and removes accounts.
+    /// Makes, shows and removes accounts, and hands out what is kept of a user.
     #[command(subcommand)]
     User(user::User),
     /// Shows and ends sessions.
@@ -116,7 +118,9 @@ pub fn run() -> ExitCode {
             if is_damage(&error) {
                 return ExitCode::from(DAMAGED);
             }
-            error.downcast_ref::<backup::BackupError>().map_or(ExitCode::FAILURE, |error| error.exit_code().into())
+            let of_backup = error.downcast_ref::<backup::BackupError>().map(backup::BackupError::exit_code);
+            let code = of_backup.or_else(|| error.downcast_ref().map(user_data::UserDataError::exit_code));
+            code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     ended::ended,
     out, session,
     table::{Output, PAGE, Page, Table, time},
+    user_data::Export,
 };
 use crate::Config;
 
@@ -53,6 +54,9 @@ pub(super) enum User {
         #[arg(long)]
         deleted: bool,
     },
+    /// Writes all that is kept of a user: account, sessions, devices, and every message of the user's inbox. Exits with 0 when
+    /// it is whole, 1 if it failed and may be tried again, 2 for wrong arguments, 4 if it was refused.
+    Export(Export),
     /// Shows an account: when it was made, how it can sign in, its sessions.
     Show {
         name: UserId,
@@ -128,6 +132,7 @@ impl User {
                     }
                 }
             }
+            Self::Export(export) => export.run(config).await?,
             Self::Show { name, output } => {
                 let request = ShowUserRequest { user: name.as_str().to_owned() };
                 let shown = Routers::of(config, output.router.as_deref())?

@@ -122,7 +122,7 @@ impl DirectoryReader {
 }
 
 /// Lists are for the operator: they say whether there is a password, and contain nothing with which to guess one.
-fn without_keys(account: Account) -> Account {
+pub(super) fn without_keys(account: Account) -> Account {
     let scram = account.scram.map(|scram| ScramCredentials { iterations: scram.iterations, ..Default::default() });
     Account { scram, ..account }
 }

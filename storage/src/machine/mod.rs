@@ -18,6 +18,7 @@ mod senders;
 mod tests;
 mod timeline;
 mod timeline_reader;
+mod user_data;
 
 use std::io;
 
@@ -36,6 +37,7 @@ pub(crate) use self::{
     retention::{Retention, SWEEP_CURSORS},
     timeline::{TimelineMachine, TimelineState},
     timeline_reader::TimelineReader,
+    user_data::CursorRow,
 };
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ impl TimelineReader {
 }
 
 /// The timeline of this incarnation of its owner. A timeline of an earlier incarnation does not exist for this read.
-fn load(
+pub(super) fn load(
     view: &TimelineView<'_>,
     timeline: Option<&TimelineKey>,
     incarnation: u64,

@@ -1,24 +1,20 @@
 //! Makes a backup: asks the leader of each shard for its records, one shard after the other.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use axum::body::Bytes;
 use carillon_proto::{
-    ShardId, ShardMap, now_ms,
+    ShardId, now_ms,
     pb::backup::{
-        ClusterDescription, DescribeRequest, NotLeader, ReadPiece, ReadRequest, ShardEnd, ShardHead,
-        backup_client::BackupClient, read_piece::Piece as Answer,
+        ClusterDescription, NotLeader, ReadPiece, ReadRequest, ShardEnd, ShardHead, read_piece::Piece as Answer,
     },
-    peer::{AddToken, PeerSecurity, Tier, cause},
+    peer::cause,
 };
 use clap::Args;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{sleep, sleep_until, timeout};
-use tonic::{Code, Request, Streaming, service::interceptor::InterceptedService, transport::Channel};
+use tonic::Streaming;
 
 use super::{
     BackupError, check_name,
@@ -28,8 +24,8 @@ use super::{
     target::{Found, Target, attempt_id},
 };
 use crate::{
-    Config, Secrets,
-    cli::{date, out},
+    Config,
+    cli::{date, out, storage_nodes::StorageNodes},
 };
 
 #[derive(Args)]
@@ -58,21 +54,15 @@ pub(in crate::cli) struct Create {
 
 /// Bytes of one object, which is held in memory.
 const PIECE_BYTES: usize = 16 << 20;
-/// Deadline of a short call.
-const CALL: Duration = Duration::from_secs(10);
 /// A stream that brings nothing for this long is given up. Longer than a node takes to hear from a majority.
 const SILENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
-
-type Client = BackupClient<InterceptedService<Channel, AddToken>>;
 
 impl Create {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let target = Target::open_or_make(&self.to)?;
-        let security = Secrets::of(config).peer_security(config, &[Tier::Operator])?;
-        let nodes = if self.nodes.is_empty() { nodes_of(config) } else { self.nodes.clone() };
-        let mut source = Source::find(security, nodes, deadline).await?;
+        let mut source = StorageNodes::find(config, &self.nodes, deadline).await?;
         let cluster = source.cluster.cluster.clone();
         let name = self.name.clone().unwrap_or_else(|| date::format(now_ms()).replace(':', ""));
         let (manifest, is_new) = match target.find(&name).await? {
@@ -108,7 +98,7 @@ impl Create {
     async fn attempt(
         &self,
         target: &Target,
-        source: &mut Source,
+        source: &mut StorageNodes,
         name: &str,
         attempt: &str,
         deadline: Instant,
@@ -170,19 +160,6 @@ impl Create {
     }
 }
 
-fn nodes_of(config: &Config) -> Vec<String> {
-    let storage = &config.storage;
-    if !storage.members.is_empty() {
-        return storage.members.clone();
-    }
-    let own = if storage.advertise.is_empty() { storage.listen.to_string() } else { storage.advertise.clone() };
-    let mut nodes = config.router.storage.clone();
-    if !nodes.contains(&own) {
-        nodes.push(own);
-    }
-    nodes
-}
-
 /// Bounds the bytes in a second.
 struct Pace {
     bytes_per_second: Option<u64>,
@@ -211,14 +188,6 @@ struct Destination<'a> {
     pace: &'a mut Pace,
 }
 
-/// The cluster that is copied.
-struct Source {
-    security: PeerSecurity,
-    cluster: ClusterDescription,
-    nodes: Vec<String>,
-    clients: BTreeMap<String, Client>,
-}
-
 /// Why one try to read a shard came to nothing.
 enum Failed {
     /// This node may lead.
@@ -229,61 +198,7 @@ enum Failed {
     Fatal(anyhow::Error),
 }
 
-impl Source {
-    /// Asks the nodes until one answers.
-    async fn find(security: PeerSecurity, nodes: Vec<String>, deadline: Instant) -> anyhow::Result<Self> {
-        // A cluster without any answer is not waited for as long as a backup may take.
-        let deadline = deadline.min(Instant::now() + Duration::from_secs(60));
-        let mut this = Self { security, cluster: ClusterDescription::default(), nodes, clients: BTreeMap::new() };
-        loop {
-            let mut why = "no storage node is given".to_owned();
-            for node in this.nodes.clone() {
-                let mut request = Request::new(DescribeRequest {});
-                request.set_timeout(CALL);
-                match this.client(&node)?.describe(request).await {
-                    Ok(reply) => {
-                        this.cluster = reply.into_inner();
-                        this.nodes = this.cluster.storage_nodes.clone();
-                        if !this.nodes.contains(&node) {
-                            this.nodes.push(node);
-                        }
-                        return Ok(this);
-                    }
-                    Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => bail!(
-                        "storage node {node}: {}; it has to know the operator's token (cluster.tokens.operator_file or \
-                         the cluster's secret), and so has this command",
-                        status.message()
-                    ),
-                    Err(status) if status.code() == Code::Unimplemented => {
-                        why = format!("storage node {node} runs a release that knows no backups");
-                    }
-                    Err(status) => why = format!("storage node {node}: {}", cause(&status)),
-                }
-            }
-            if Instant::now() + PAUSE >= deadline {
-                bail!("{why}");
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
-    fn map(&self) -> anyhow::Result<ShardMap> {
-        let count = |shards: u32| u16::try_from(shards).ok().filter(|shards| *shards > 0).context("number of shards");
-        Ok(ShardMap {
-            directory: count(self.cluster.directory_shards)?,
-            timeline: count(self.cluster.timeline_shards)?,
-        })
-    }
-
-    fn client(&mut self, node: &str) -> anyhow::Result<Client> {
-        if let Some(client) = self.clients.get(node) {
-            return Ok(client.clone());
-        }
-        let client = BackupClient::with_interceptor(self.security.channel(node)?, self.security.token());
-        self.clients.insert(node.to_owned(), client.clone());
-        Ok(client)
-    }
-
+impl StorageNodes {
     /// Reads a shard, from whoever leads it, until it is whole.
     async fn shard(
         &mut self,
@@ -331,7 +246,7 @@ impl Source {
     ) -> Result<ShardFile, Failed> {
         let after_ms = began.elapsed().as_millis() as u64;
         let request = ReadRequest { cluster: self.cluster.cluster.clone(), group: shard.group() };
-        let mut client = self.client(node).map_err(Failed::Fatal)?;
+        let mut client = self.backup(node).map_err(Failed::Fatal)?;
         let answer = timeout(SILENCE, client.read(request)).await.map_err(|_| silent())?;
         let mut pieces = answer.map_err(|status| Failed::Node(cause(&status)))?.into_inner();
         let log_id = match next(&mut pieces).await? {

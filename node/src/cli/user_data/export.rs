@@ -1,0 +1,228 @@
+//! Writes all that is kept of a user, page by page from the leaders of the user's shards.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use carillon_proto::{
+    UserId, now_ms,
+    pb::{
+        store::{Head, TimelineRead, User},
+        userdata::{
+            AccountRequest, CursorPage, CursorsRequest, InboxRequest, account_reply, cursors_reply, inbox_reply,
+        },
+    },
+};
+use clap::Args;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tonic::Status;
+
+use super::{Answer, CALL, Leader, UserDataError, lines};
+use crate::{
+    Config,
+    cli::{callees::with_deadline, date, out, storage_nodes::StorageNodes},
+};
+
+#[derive(Args)]
+pub(in crate::cli) struct Export {
+    name: UserId,
+    /// Where to: a folder, which is made and must be empty, or - for standard output.
+    #[arg(long, value_name = "FOLDER|-")]
+    to: PathBuf,
+    /// host:port of a storage node; may be repeated. Otherwise storage.members or router.storage.
+    #[arg(long = "node", value_name = "HOST:PORT")]
+    nodes: Vec<String>,
+    /// Seconds after which it is given up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+/// The file of an export that holds the lines, and the one that is written last and says that they are whole.
+const LINES: &str = "export.jsonl";
+const MANIFEST: &str = "manifest.json";
+
+impl Export {
+    pub(in crate::cli) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        // An export is for the user alone.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
+        let User { account, sessions } = self.account(&mut nodes, deadline).await?;
+        let Some(account) = account else {
+            return Err(UserDataError::Refused(format!("there never was a user {}", self.name)).into());
+        };
+        let mut writer = Writer::open(&self.to)?;
+        let (cluster, began_ms) = (nodes.cluster.cluster.clone(), now_ms());
+        writer.line(&json!({
+            "kind": "export", "format": 1, "user": self.name.as_str(), "cluster": cluster, "time_ms": began_ms,
+            "time": date::format(began_ms), "release": env!("CARGO_PKG_VERSION"),
+        }))?;
+        writer.line(&lines::account(&account))?;
+        sessions.iter().try_for_each(|session| writer.line(&lines::session(session)))?;
+        let mut leader = Leader::default();
+        self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
+        let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
+        let Counts { sessions, devices, messages } = writer.counts;
+        let end = json!({
+            "kind": "end", "sessions": sessions, "devices": devices, "messages": messages, "first": head.first,
+            "last": head.last,
+        });
+        writer.finish(&end)?;
+        out::tell(format_args!(
+            "user {}: the account, {sessions} sessions, {devices} positions of devices and {messages} messages",
+            self.name
+        ));
+        Ok(())
+    }
+
+    async fn account(&self, nodes: &mut StorageNodes, deadline: Instant) -> anyhow::Result<User> {
+        let request = AccountRequest { cluster: nodes.cluster.cluster.clone(), user: self.name.as_str().to_owned() };
+        let mut leader = Leader::default();
+        let asked = leader.ask(nodes, deadline, async |mut node| {
+            match node.account(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                Some(account_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                Some(account_reply::Answer::User(user)) => Ok(Answer::Found(user)),
+                None => Err(not_understood()),
+            }
+        });
+        asked.await
+    }
+
+    async fn devices(
+        &self,
+        incarnation: u64,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<()> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let mut request = CursorsRequest { cluster, user, incarnation, ..CursorsRequest::default() };
+        loop {
+            let asked = leader.ask(nodes, deadline, async |mut node| {
+                match node.cursors(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                    Some(cursors_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                    Some(cursors_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                    None => Err(not_understood()),
+                }
+            });
+            let CursorPage { cursors, next } = asked.await?;
+            cursors.iter().try_for_each(|cursor| writer.line(&lines::device(&self.name, cursor)?))?;
+            if next.is_empty() {
+                return Ok(());
+            }
+            request.after = next;
+        }
+    }
+
+    /// The inbox up to its end at the first page: what comes later is not waited for. Returns what it held then.
+    async fn messages(
+        &self,
+        incarnation: u64,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<Head> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let mut request = InboxRequest { cluster, user, incarnation, from_seq: 0 };
+        let mut began: Option<Head> = None;
+        loop {
+            let asked = leader.ask(nodes, deadline, async |mut node| {
+                match node.inbox(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                    Some(inbox_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                    Some(inbox_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                    None => Err(not_understood()),
+                }
+            });
+            let TimelineRead { head, entries, complete } = asked.await?;
+            let head = head.unwrap_or_default();
+            let began = *began.get_or_insert(head);
+            if head.epoch != began.epoch {
+                bail!("the inbox of {} has begun anew meanwhile: export it again", self.name);
+            }
+            for entry in &entries {
+                if entry.seq <= began.last {
+                    writer.line(&lines::message(&self.name, entry)?)?;
+                }
+                request.from_seq = entry.seq + 1;
+            }
+            if complete || entries.is_empty() || request.from_seq > began.last {
+                return Ok(began);
+            }
+        }
+    }
+}
+
+fn not_understood() -> Status {
+    Status::unavailable("its answer is not understood")
+}
+
+#[derive(Default)]
+struct Counts {
+    sessions: u64,
+    devices: u64,
+    messages: u64,
+}
+
+/// Writes the lines of an export, counts them, and says in the end that they are whole.
+struct Writer {
+    /// `None`: standard output.
+    file: Option<(PathBuf, BufWriter<File>)>,
+    counts: Counts,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl Writer {
+    fn open(to: &Path) -> anyhow::Result<Self> {
+        let file = if to == Path::new("-") {
+            None
+        } else {
+            fs::create_dir_all(to).with_context(|| format!("can't make folder {}", to.display()))?;
+            if fs::read_dir(to).with_context(|| format!("can't read {}", to.display()))?.next().is_some() {
+                return Err(UserDataError::Refused(format!("folder {} is not empty", to.display())).into());
+            }
+            let path = to.join(LINES);
+            let file = File::create_new(&path).with_context(|| format!("can't write {}", path.display()))?;
+            Some((to.to_owned(), BufWriter::new(file)))
+        };
+        Ok(Self { file, counts: Counts::default(), sha256: Sha256::new(), bytes: 0 })
+    }
+
+    fn line(&mut self, line: &Value) -> anyhow::Result<()> {
+        match line["kind"].as_str() {
+            Some("session") => self.counts.sessions += 1,
+            Some("device") => self.counts.devices += 1,
+            Some("message") => self.counts.messages += 1,
+            _ => {}
+        }
+        let Some((folder, file)) = &mut self.file else { return out::line(line) };
+        let text = format!("{line}\n");
+        self.sha256.update(&text);
+        self.bytes += text.len() as u64;
+        file.write_all(text.as_bytes()).with_context(|| format!("can't write to {}", folder.display()))
+    }
+
+    fn finish(mut self, end: &Value) -> anyhow::Result<()> {
+        self.line(end)?;
+        let Some((folder, file)) = self.file else { return Ok(()) };
+        let sha256: String = self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut manifest = json!({"format": 1, "file": LINES, "bytes": self.bytes, "sha256": sha256});
+        for name in ["sessions", "devices", "messages", "first", "last"] {
+            manifest[name] = end[name].clone();
+        }
+        let written = || -> std::io::Result<()> {
+            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+            let mut file = File::create_new(folder.join(MANIFEST))?;
+            writeln!(file, "{manifest:#}")?;
+            file.sync_all()
+        };
+        written().with_context(|| format!("can't write to {}", folder.display()))
+    }
+}

@@ -1,0 +1,134 @@
+//! The lines of an export: one JSON object each, whose `kind` says what it is. docs/operations.md has the shape.
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use carillon_proto::{
+    UserId,
+    pb::{
+        client::{Envelope, recipient},
+        store::{Account, Session, StoredEntry, TimelineKey, timeline_key},
+        userdata::DeviceCursor,
+    },
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use crate::cli::date;
+
+pub(super) fn account(account: &Account) -> Value {
+    let revoked: Vec<_> = account
+        .revoked
+        .iter()
+        .map(|token| json!({"id": token.id, "expires_ms": token.expires_ms, "expires": date::format(token.expires_ms)}))
+        .collect();
+    json!({
+        "kind": "account",
+        "user": account.user,
+        "created_ms": account.created_ms,
+        "created": date::format(account.created_ms),
+        "password": account.scram.as_ref().map(|scram| json!({"kept_as": "SCRAM-SHA-256", "iterations": scram.iterations})),
+        "deleted_ms": account.deleted.then_some(account.deleted_ms),
+        "reserved": account.reserved,
+        "tokens_from_ms": (account.tokens_from_ms > 0).then_some(account.tokens_from_ms),
+        "revoked_tokens": revoked,
+    })
+}
+
+pub(super) fn session(session: &Session) -> Value {
+    json!({
+        "kind": "session",
+        "device": session.device,
+        "protocol": session.protocol().as_str_name().trim_start_matches("PROTOCOL_").to_ascii_lowercase(),
+        "since_ms": session.since_ms,
+        "since": date::format(session.since_ms),
+        "by": if session.by_token { "token" } else { "password" },
+        "token_id": (!session.token_id.is_empty()).then_some(&session.token_id),
+        "ended": session.ended,
+    })
+}
+
+pub(super) fn device(user: &UserId, cursor: &DeviceCursor) -> anyhow::Result<Value> {
+    let timeline = match &cursor.group {
+        None => format!("inbox/{user}"),
+        Some(TimelineKey { owner, kind }) => {
+            let owner = str::from_utf8(owner).context("owner of a timeline")?;
+            let is_group = *kind == i32::from(timeline_key::Kind::Group);
+            format!("{}/{owner}", if is_group { "group" } else { "inbox" })
+        }
+    };
+    Ok(json!({"kind": "device", "device": cursor.device, "timeline": timeline, "position": cursor.seq}))
+}
+
+pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Value> {
+    let envelope = Envelope::decode(entry.envelope.clone()).context("a stored message")?;
+    let to = envelope.to.as_ref().and_then(|to| to.to.as_ref());
+    let to = match to {
+        Some(recipient::To::User(to) | recipient::To::Group(to)) => to.as_str(),
+        None => "",
+    };
+    let sent = envelope.sender == user.as_str();
+    let direction = match (sent, to == user.as_str()) {
+        (true, true) => "to-oneself",
+        (true, false) => "sent",
+        (false, _) => "received",
+    };
+    Ok(json!({
+        "kind": "message",
+        "position": entry.seq,
+        "id": envelope.id,
+        "direction": direction,
+        "from": envelope.sender,
+        "from_device": envelope.sender_device,
+        "to": to,
+        "client_id": envelope.client_id,
+        "time_ms": envelope.time_ms,
+        "time": date::format(envelope.time_ms),
+        "content": serde_json::to_value(&envelope.content)?,
+        "envelope": STANDARD.encode(&entry.envelope),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::{
+        client::{Content, Recipient, Text, content},
+        store::ScramCredentials,
+    };
+
+    use super::*;
+
+    fn stored(sender: &str, to: &str) -> StoredEntry {
+        let envelope = Envelope {
+            id: "01".into(),
+            sender: sender.into(),
+            to: Some(Recipient { to: Some(recipient::To::User(to.into())) }),
+            time_ms: 1_700_000_000_000,
+            content: Some(Content { body: Some(content::Body::Text(Text { body: "hi\n".into() })) }),
+            ..Envelope::default()
+        };
+        StoredEntry { seq: 7, envelope: envelope.encode_to_vec().into() }
+    }
+
+    #[test]
+    fn a_message_says_which_way_it_went_and_has_the_bytes_as_they_are_kept() {
+        let alice = UserId::new("alice").expect("valid");
+        let of = |sender, to| message(&alice, &stored(sender, to)).expect("decodes");
+        assert_eq!(
+            [of("alice", "bob"), of("bob", "alice"), of("alice", "alice")].map(|line| line["direction"].clone()),
+            ["sent", "received", "to-oneself"]
+        );
+        let line = of("bob", "alice");
+        assert_eq!(line["content"], json!({"text": {"body": "hi\n"}}));
+        assert_eq!(line["time"], "2023-11-14T22:13:20Z");
+        let bytes = STANDARD.decode(line["envelope"].as_str().expect("text")).expect("base64");
+        assert_eq!(bytes, stored("bob", "alice").envelope);
+    }
+
+    #[test]
+    fn a_password_is_told_and_not_given() {
+        let scram = ScramCredentials { salt: vec![1].into(), iterations: 4096, ..ScramCredentials::default() };
+        let line = account(&Account { user: "alice".into(), scram: Some(scram), ..Account::default() });
+        assert_eq!(line["password"], json!({"kept_as": "SCRAM-SHA-256", "iterations": 4096}));
+        assert_eq!(account(&Account::default())["password"], Value::Null);
+    }
+}

@@ -1,0 +1,159 @@
+//! The gRPC service `UserData`: what the operator reads of a user. See docs/adr/0023-user-data.md.
+
+use std::{sync::Arc, time::Duration};
+
+use carillon_proto::{
+    ShardId, ShardMap, TimelineId, UserId,
+    pb::{
+        store::{ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
+        userdata::{
+            AccountReply, AccountRequest, CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply,
+            InboxRequest, NotLeader, account_reply, cursors_reply, inbox_reply, user_data_server,
+        },
+    },
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    cluster::{Cluster, Serving, started},
+    machine::{CursorRow, Unread},
+    raft::ReadError,
+    shard::{Reader, Shard},
+};
+
+/// How long a shard may take to hear from a majority, and to apply what was accepted before the call.
+const WAIT: Duration = Duration::from_secs(5);
+/// Bytes of envelopes in one page.
+const PAGE_BYTES: u32 = 1 << 20;
+/// Cursors in one page.
+const CURSORS: usize = 1000;
+
+#[derive(Clone)]
+pub(crate) struct UserDataService {
+    serving: Arc<Serving>,
+}
+
+/// What a leader has read, or who leads instead.
+enum Asked<T> {
+    NotLeader(NotLeader),
+    Found(T),
+}
+
+impl UserDataService {
+    pub(crate) fn new(serving: Arc<Serving>) -> Self {
+        Self { serving }
+    }
+
+    /// The cluster, if it is the one that is meant, and the user.
+    fn cluster(&self, meant: &str, user: &str) -> Result<(&Cluster, UserId), Status> {
+        let cluster = started(&self.serving)?;
+        if meant != cluster.id {
+            return Err(Status::failed_precondition(format!("this node is of the cluster {}", cluster.id)));
+        }
+        let user = UserId::new(user).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok((cluster, user))
+    }
+}
+
+#[tonic::async_trait]
+impl user_data_server::UserData for UserDataService {
+    async fn account(&self, request: Request<AccountRequest>) -> Result<Response<AccountReply>, Status> {
+        use account_reply::Answer;
+        let AccountRequest { cluster, user } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let shard = cluster.hosted.get(cluster.map.directory_of(&user));
+        let found = ask(shard, move |reader| match reader {
+            Reader::Directory(reader) => Ok(reader.user_without_keys(user.as_str())?),
+            Reader::Timeline(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(user) => Answer::User(user),
+        };
+        Ok(Response::new(AccountReply { answer: Some(answer) }))
+    }
+
+    async fn inbox(&self, request: Request<InboxRequest>) -> Result<Response<InboxReply>, Status> {
+        use inbox_reply::Answer;
+        let InboxRequest { cluster, user, incarnation, from_seq } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let (shard, timeline) = inbox_of(cluster.map, user);
+        let timeline = Some(timeline);
+        let read = ReadTimeline { timeline, from_seq, incarnation, max_bytes: PAGE_BYTES, ..ReadTimeline::default() };
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => reader.read(&read),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(page) => Answer::Page(page),
+        };
+        Ok(Response::new(InboxReply { answer: Some(answer) }))
+    }
+
+    async fn cursors(&self, request: Request<CursorsRequest>) -> Result<Response<CursorsReply>, Status> {
+        use cursors_reply::Answer;
+        let CursorsRequest { cluster, user, incarnation, after } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let (shard, timeline) = inbox_of(cluster.map, user);
+        let inbox = ReadHead { timeline: Some(timeline), incarnation, ..ReadHead::default() };
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => reader.cursors(&inbox, &after, CURSORS),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found((cursors, next)) => {
+                let cursors = cursors
+                    .into_iter()
+                    .map(|CursorRow { device, group, epoch, seq }| DeviceCursor { device, group, epoch, seq })
+                    .collect();
+                Answer::Page(CursorPage { cursors, next: next.into() })
+            }
+        };
+        Ok(Response::new(CursorsReply { answer: Some(answer) }))
+    }
+}
+
+fn inbox_of(map: ShardMap, user: UserId) -> (ShardId, TimelineKey) {
+    let timeline = TimelineId::Inbox(user);
+    (map.timeline_of(&timeline), timeline.to_key())
+}
+
+/// Reads what the shard's leader has, with everything that was accepted before the call.
+async fn ask<T: Send + 'static>(
+    shard: Option<Shard>,
+    read: impl FnOnce(&Reader) -> Result<T, Unread> + Send + 'static,
+) -> Result<Asked<T>, Status> {
+    let Some(shard) = shard else { return Ok(Asked::NotLeader(NotLeader::default())) };
+    if shard.alarm().is_raised() {
+        return Err(Status::unavailable("the disk fails this node: it leaves service"));
+    }
+    match shard.group().linearize(WAIT).await {
+        Ok(()) => {}
+        Err(ReadError::NotLeader { leader }) => {
+            return Ok(Asked::NotLeader(NotLeader { leader: leader.unwrap_or_default() }));
+        }
+        Err(error) => return Err(Status::unavailable(error.to_string())),
+    }
+    let reading = tokio::task::spawn_blocking(move || {
+        let found = match read(shard.reader()) {
+            Err(Unread::Engine(error)) => Err(error),
+            other => Ok(other),
+        };
+        let found = shard.alarm().hear(format_args!("shard {}", shard.id()), found);
+        (found, shard.group().is_closed() || shard.alarm().is_raised())
+    });
+    match reading.await.map_err(|error| Status::internal(error.to_string()))? {
+        (_, true) => Err(Status::unavailable("this node's replica is leaving the shard")),
+        (Err(error), _) => Err(Status::unavailable(error.to_string())),
+        (Ok(Ok(found)), _) => Ok(Asked::Found(found)),
+        (Ok(Err(Unread::Rejected(rejected))), _) => Err(Status::failed_precondition(rejected.detail)),
+        (Ok(Err(Unread::Engine(error))), _) => Err(Status::unavailable(error.to_string())),
+    }
+}
+
+fn wrong_kind() -> Unread {
+    let detail = "this kind of shard has nothing of the kind that was asked for".to_owned();
+    Unread::Rejected(Rejected { reason: Reason::WrongShard.into(), detail })
+}
