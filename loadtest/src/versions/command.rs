@@ -74,6 +74,8 @@ impl VersionsCommand {
                 send_timeout: patience,
                 warm_up: Duration::from_secs(self.settle),
                 patience,
+                // Nothing but programs changes.
+                change_patience: patience,
             },
         };
         let config = ClusterConfig {
