@@ -85,6 +85,7 @@ impl VersionsCommand {
             subnet: [127, 33, (std::process::id() % 250) as u8 + 1],
             disk_mib: None,
             clocks: false,
+            snapshots: false,
         };
         let mut cluster = Cluster::start(&config).await.context("the old release does not start")?;
         let report = run(&mut cluster, &options).await?;

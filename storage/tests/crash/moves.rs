@@ -67,7 +67,9 @@ fn kill_during_moves(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
         })
         .collect();
     nodes[..FIRST].iter_mut().for_each(Node::start);
-    nodes[..FIRST].iter_mut().for_each(|node| drop(node.wait_ready()));
+    for node in &mut nodes[..FIRST] {
+        node.wait_ready();
+    }
     let mut ledger = Ledger::new(6, moments.next(), 1500);
     runtime.block_on(write_more(&addresses, &mut ledger, 20));
 
