@@ -85,7 +85,8 @@ fn an_export_has_all_that_is_kept_of_a_user_and_nothing_of_others() {
     assert_eq!(manifest["messages"], messages.len());
     let positions: Vec<u64> = messages.iter().map(|line| line["position"].as_u64().expect("a number")).collect();
     assert_eq!(positions, (1..=1103).collect::<Vec<_>>());
-    let (sent, received): (Vec<_>, Vec<_>) = messages.iter().partition(|line| line["direction"] == "sent");
+    let (sent, received): (Vec<&Value>, Vec<&Value>) =
+        messages.iter().copied().partition(|line| line["direction"] == "sent");
     assert_eq!((sent.len(), received.len()), (1100, 3));
     for (number, line) in sent.iter().enumerate() {
         let body = format!("bob-{number}");
