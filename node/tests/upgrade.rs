@@ -13,16 +13,18 @@
 
 mod support;
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use carillon_client::{Address, Credential};
 use carillon_proto::pb::client::{Position, SignIn, Timeline, TimelinePosition, timeline};
 use support::{
-    node::{Node, own_address},
+    node::{Node, own_address, until},
     people::{Device, enter_with},
     service::{CLUSTER_SECRET, TOKEN_SECRET},
 };
 
+/// Longer than leases of the killed version last.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The epoch of bob's inbox, which old devices know.
 const EPOCH: u64 = 11_385_365_640_736_993_213;
 /// The id of alice's first message.
@@ -36,6 +38,7 @@ struct Old {
     _folder: tempfile::TempDir,
     node: Node,
     address: Address,
+    storage: String,
     router: String,
 }
 
@@ -69,19 +72,32 @@ impl Old {
         let mut node = Node::start(folder.path(), "all", "all", (ip, 7400).into(), &config);
         node.wait_ready();
         let address = format!("tcp://{ip}:7410").parse().expect("address");
-        Self { _folder: folder, node, address, router: format!("{ip}:7402") }
+        Self { _folder: folder, node, address, storage: format!("{ip}:7401"), router: format!("{ip}:7402") }
+    }
+
+    /// Runs a command. Returns what it says.
+    fn command(&self, arguments: &[&str]) -> String {
+        self.try_command(arguments).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The error is what it says on standard error.
+    fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
+        let secret = format!("cluster.secret={CLUSTER_SECRET}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        let output = command.args(arguments).args(["--set", &secret]).output().expect("starts");
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).expect("text")),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
     }
 
     fn users(&self) -> Vec<String> {
-        let secret = format!("cluster.secret={CLUSTER_SECRET}");
-        let arguments = ["user", "list", "--json", "--router", &self.router, "--set", &secret];
-        let output = Command::new(env!("CARGO_BIN_EXE_carillon")).args(arguments).output().expect("starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let users = self.command(&["user", "list", "--json", "--router", &self.router]);
         let user = |line: &str| -> String {
             let user: serde_json::Value = serde_json::from_str(line).expect("JSON");
             user["user"].as_str().expect("a name").to_owned()
         };
-        String::from_utf8(output.stdout).expect("text").lines().map(user).collect()
+        users.lines().map(user).collect()
     }
 
     async fn enter(&self, user: &str, device: &str, position: Option<(u64, u64)>) -> Device {
@@ -139,6 +155,20 @@ async fn everything_is_there(archive: &str, texts: &[&str]) {
     let texts = [texts, &["new"]].concat();
     old.bob_has(&texts).await;
     drop((alice, carol));
+    old.node.terminate();
+    old.node.start_again();
+    old.node.wait_ready();
+    old.bob_has(&texts).await;
+    // Until now the old version could come back.
+    let raise = || old.try_command(&["cluster", "raise-level", "--node", &old.storage]);
+    until("the leases of the old version have run out", PATIENCE, || match raise() {
+        Ok(raised) => raised.contains("it was at 0"),
+        Err(why) => {
+            assert!(why.contains("has not told its release"), "{why}");
+            false
+        }
+    });
+    old.bob_has(&texts).await;
     old.node.terminate();
     old.node.start_again();
     old.node.wait_ready();

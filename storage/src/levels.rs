@@ -38,7 +38,10 @@ pub(crate) enum NotReadable {
          one of them was told"
     )]
     OlderHolder { holder: String, knows: Level, wanted: Level },
-    #[error("{holder} has not told its release: it runs one before 0.2.0, or will tell it within seconds")]
+    #[error(
+        "{holder} has not told its release: it runs one before 0.2.0, or it was killed and its lease has not run out, or it tells it \
+         within seconds"
+    )]
     Untold { holder: String },
 }
 

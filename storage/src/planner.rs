@@ -110,6 +110,10 @@ impl<'a> Planner<'a> {
             match self.target(placement, &rest) {
                 Some(node) => Some(moved(shard, replica.id, node)),
                 None if rest.len() >= REPLICAS => Some(removed(shard, replica.id)),
+                // As long as a lost one is to stay, nobody else leaves; then there is a place for another one.
+                None if state == State::Lost && !rest.is_empty() && self.will_have_place(placement) => {
+                    Some(removed(shard, replica.id))
+                }
                 None => None,
             }
         })
@@ -196,6 +200,11 @@ impl<'a> Planner<'a> {
         let zones = self.rows.zones(rest.iter().copied());
         let free = self.load.iter().filter(|(node, _)| placement.replicas.iter().all(|there| there.node != **node));
         free.min_by_key(|(node, load)| (self.conflicts(&zones, **node), **load, **node)).map(|(node, _)| *node)
+    }
+
+    /// True if an active node has a replica that leaves.
+    fn will_have_place(&self, placement: &Placement) -> bool {
+        placement.replicas.iter().any(|replica| replica.leaving && self.rows.is_active(replica.node))
     }
 
     fn is_lost(&self, node: u64) -> bool {

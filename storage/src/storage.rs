@@ -410,7 +410,7 @@ impl Node {
         let added = own.filter(|_| is_founded).map_or(0, |member| member.registry_replica);
         let opened = self.open_replicas(Arc::clone(&hosting), founder, added, map).await?;
         let registry = opened.iter().find_map(Opened::registry).ok_or("this node has no replica of the registry")?;
-        let implied = implied(&cluster, map);
+        let implied = implied(&cluster, map, identity.node, self.bootstrap.own());
         let rows = rows(&registry.borrow(), &implied);
         self.book.follow(&rows);
         self.book.learn(identity.node, self.bootstrap.own());
@@ -552,12 +552,12 @@ fn lacking(cluster: &Cluster, caught_up: &mut HashSet<ShardId>) -> Option<String
     why
 }
 
-/// Stands in for the rows of the cluster until the registry has them.
-fn implied(cluster: &pb::Cluster, map: ShardMap) -> ClusterRows {
+/// Stands in for the rows of the cluster until the registry has them: `own` is this node, which may have moved to `address`.
+fn implied(cluster: &pb::Cluster, map: ShardMap, own: u64, address: &str) -> ClusterRows {
     let member = |member: &pb::Member| StorageNode {
         node: member.node,
         disk: member.disk.clone(),
-        address: member.address.clone(),
+        address: if member.node == own { address.to_owned() } else { member.address.clone() },
         level: Level::BEFORE.0,
         ..StorageNode::default()
     };

@@ -24,6 +24,8 @@ pub struct Disk {
     mounted: bool,
 }
 
+/// Longest path of a socket that Linux takes.
+const SOCKET_BYTES: usize = 107;
 /// More bits a second than any test writes.
 const UNLIMITED: &str = "100G";
 
@@ -40,6 +42,10 @@ impl Disk {
         ])?;
         for path in [&folder, &mount, &folder.join("nbd")] {
             fs::create_dir_all(path).map_err(ClusterError::io(path))?;
+        }
+        let socket = folder.join("socket");
+        if socket.as_os_str().len() > SOCKET_BYTES {
+            return Err(ClusterError::LongPath(socket));
         }
         let mut disk = Self { folder, mount, nbdkit: None, nbdfuse: None, device: None, mounted: false };
         let image = disk.path("disk.img");

@@ -22,6 +22,8 @@ pub enum ClusterError {
     NotSaid { node: String, text: String, patience: Duration, log: PathBuf },
     #[error("no router knows the leader of directory-0")]
     NoController,
+    #[error("{} is too long for the path of a socket: use a folder with a shorter name", .0.display())]
+    LongPath(PathBuf),
     #[error("nothing is written in {} that could be damaged", .0.display())]
     NothingToSpoil(PathBuf),
     #[error("{0} is no storage node of the cluster")]

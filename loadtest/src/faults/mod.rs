@@ -8,7 +8,7 @@ mod inject;
 pub(crate) mod load;
 mod outage;
 mod page;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod pulse;
 mod report;
 mod run;

@@ -18,6 +18,7 @@ use crate::{
     faults::{
         Outcome, RunOptions,
         load::{Load, Verdict},
+        probe::Probe,
         pulse::{self, Pulses},
     },
 };
@@ -43,6 +44,8 @@ const BACK: [Role; 3] = [Role::Gateway, Role::Router, Role::Storage];
 pub(super) struct Report {
     phases: Vec<String>,
     verdict: Verdict,
+    /// The longest time that a small flush to the same disk took meanwhile.
+    slowest_probe: Duration,
     /// `None` if there were none.
     old_clients: Option<Results>,
     problems: Vec<String>,
@@ -54,6 +57,7 @@ pub(super) async fn run(cluster: &mut Cluster, options: &Options) -> anyhow::Res
     let load = Load::start(cluster, &name, &options.load, &tasks).await.context("the load does not start")?;
     let load = Arc::new(load);
     let began = Instant::now();
+    let probe = Probe::start(cluster.folder())?;
     let pulses = pulse::watch(&load, began, &tasks);
     let old_clients = match &options.old_clients {
         Some(generator) => Some(OldClients::start(generator.clone(), cluster, &tasks)?),
@@ -76,7 +80,7 @@ pub(super) async fn run(cluster: &mut Cluster, options: &Options) -> anyhow::Res
     if verdict.slowest > options.max_acceptance {
         problems.push(format!("the slowest acceptance took {:?}", verdict.slowest));
     }
-    Ok(Report { phases, verdict, old_clients, problems })
+    Ok(Report { phases, verdict, slowest_probe: probe.slowest(), old_clients, problems })
 }
 
 struct Roll<'a> {
@@ -225,13 +229,14 @@ impl fmt::Display for Report {
         let summary = &self.verdict.summary;
         writeln!(
             f,
-            "sent {}, accepted {}, refused {}, unknown {}, deliveries {}; slowest acceptance {} ms",
+            "sent {}, accepted {}, refused {}, unknown {}, deliveries {}; slowest acceptance {} ms, slowest flush of the disk {} ms",
             summary.sent,
             summary.accepted,
             summary.refused,
             summary.unknown,
             summary.delivered,
-            self.verdict.slowest.as_millis()
+            self.verdict.slowest.as_millis(),
+            self.slowest_probe.as_millis()
         )?;
         if let Some(old) = &self.old_clients {
             writeln!(f, "clients of the old release: {} runs", old.runs)?;
@@ -269,6 +274,7 @@ mod tests {
         let report = |problems: &[&str], old: Option<Results>| Report {
             phases: Vec::new(),
             verdict: Verdict::default(),
+            slowest_probe: Duration::ZERO,
             old_clients: old,
             problems: problems.iter().map(|&problem| problem.to_owned()).collect(),
         };

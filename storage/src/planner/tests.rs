@@ -214,6 +214,29 @@ fn a_vote_that_comes_does_not_keep_the_one_of_a_lost_node() {
 }
 
 #[test]
+fn a_lost_replica_leaves_without_another_one_where_a_place_is_still_taken_by_one_that_leaves() {
+    let mut cluster = Planned::founded(3);
+    let new = cluster.add(4, "");
+    cluster.settle();
+    let shard = ShardId { kind: carillon_proto::ShardKind::Timeline, index: 0 };
+    cluster.apply(moved(shard, 1, new));
+    // Node 1 still has its replica of the shard, so no active node is free.
+    cluster.set(2, State::Lost);
+    let planned = |rows: &ClusterRows| Planner::of(rows).evacuate(State::Lost);
+    let mut of_shard = None;
+    while let Some(op) = planned(&cluster.rows()) {
+        if op == removed(shard, 2) {
+            of_shard = Some(op.clone());
+        }
+        cluster.apply(op);
+    }
+    assert_eq!(of_shard, Some(removed(shard, 2)));
+    cluster.settle();
+    let on: BTreeSet<u64> = cluster.rows().placement()[&shard].replicas.iter().map(|replica| replica.node).collect();
+    assert_eq!(on, [1, 3, new].into());
+}
+
+#[test]
 fn the_target_of_a_move_may_be_lost_too() {
     let mut cluster = Planned::founded(3);
     let (fourth, fifth) = (cluster.add(40, ""), cluster.add(50, ""));
