@@ -7,17 +7,24 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use carillon_proto::pb::client::{Ack, Content, Deliver, Envelope, Text, client_frame::Body, content, server_frame};
+use carillon_client::Credential;
+use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
+use carillon_proto::{
+    pb::client::{Ack, Code, Content, Deliver, Entry, Envelope, Page, Text, client_frame::Body, content, server_frame},
+    tasks::Tasks,
+};
 use prost::Message as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::{
+    cluster::Cluster,
     command::text,
     node::until,
-    people::{Device, PATIENCE, with_token},
+    people::{Device, PATIENCE, enter, with_token},
     service::{CLUSTER_SECRET, Service},
 };
 
@@ -52,7 +59,7 @@ async fn chat(from: &mut Device, to: &str, count: usize) {
 
 #[test]
 fn an_export_has_all_that_is_kept_of_a_user_and_nothing_of_others() {
-    let service = Service::start("");
+    let service = Service::start("gateway.sends_per_second = 100000\ngateway.send_burst = 100000");
     let node = service.storage().to_string();
     let folder = tempfile::tempdir().expect("folder");
     service.block_on(async {
@@ -146,5 +153,183 @@ fn an_export_tells_of_sessions_devices_and_passwords_but_gives_no_secret() {
         let password = &of_kind(&found, "account")[0]["password"];
         assert_eq!(password["kept_as"], "SCRAM-SHA-256");
         assert_eq!(password.as_object().expect("an object").len(), 2, "neither salt nor keys: {password}");
+    });
+}
+
+/// Who said what in an inbox, with positions; `None` for what is erased.
+fn said(page: &Page) -> Vec<(u64, String, Option<String>)> {
+    let of_entry = |entry: &Entry| {
+        let envelope = entry.envelope.clone().expect("an envelope");
+        let Some(content::Body::Text(Text { body })) = envelope.content.and_then(|content| content.body) else {
+            panic!("every message has a text, for every client");
+        };
+        assert!(!envelope.id.is_empty() && envelope.time_ms > 0);
+        assert_eq!(body.is_empty(), envelope.erased);
+        (entry.seq, envelope.sender, (!envelope.erased).then_some(body))
+    };
+    page.entries.iter().map(of_entry).collect()
+}
+
+#[test]
+fn an_erased_user_has_said_nothing_and_nobody_else_loses_a_word() {
+    let mut service = Service::start("gateway.jwt.leeway_s = 0");
+    let folder = tempfile::tempdir().expect("folder");
+    let (node, router) = (service.storage().to_string(), service.router().to_string());
+    let erase = |code, more: &[&str]| {
+        let arguments = [&["erase", "mallory", "--router", &router, "--node", &node], more].concat();
+        ends_with(code, &arguments, folder.path())
+    };
+    service.block_on(async {
+        let (_, refused) = erase(4, &[]);
+        assert!(refused.contains("there never was a user mallory"), "{refused}");
+        let mut bob = with_token(&service, "bob").await;
+        let mut carol = with_token(&service, "carol").await;
+        let mut mallory = with_token(&service, "mallory").await;
+        chat(&mut mallory, "bob", 30).await;
+        chat(&mut bob, "mallory", 2).await;
+        chat(&mut carol, "bob", 3).await;
+        chat(&mut mallory, "carol", 4).await;
+        let (_, refused) = erase(4, &["--status"]);
+        assert!(refused.contains("nobody has ordered"), "{refused}");
+        let before = said(&bob.history().await);
+
+        let (_, told) = erase(5, &[]);
+        assert!(told.contains("user mallory is erased") && told.contains("started again"), "{told}");
+        assert_eq!(mallory.bye().await.0, Code::Unauthenticated, "the session is over");
+        let expected: Vec<_> = before
+            .into_iter()
+            .map(|(seq, sender, text)| (seq, sender.clone(), text.filter(|_| sender != "mallory")))
+            .collect();
+        assert_eq!(said(&bob.history().await), expected);
+        assert_eq!(expected.iter().filter(|(.., text)| text.is_none()).count(), 30);
+        for more in [&[][..], &["--status"], &["--no-wait"]] {
+            assert!(erase(5, more).1.contains("user mallory is erased"), "asked again: {more:?}");
+        }
+        let (found, _) = ends_with(0, &["export", "mallory", "--to", "-", "--node", &node], folder.path());
+        assert_eq!(of_kind(&lines(&found), "message").len(), 0);
+        let (found, _) = ends_with(0, &["export", "bob", "--to", "-", "--node", &node], folder.path());
+        assert_eq!(of_kind(&lines(&found), "message").len(), 35);
+        assert_eq!(found.matches("bob-").count(), 3 * 2, "client ids and texts, of carol alone");
+
+        // Who bears the name next is somebody else.
+        support::people::done(&service, &["user", "add", "mallory", "--no-password"], "");
+        let mut mallory = support::people::with_new_token(&service, "mallory").await;
+        chat(&mut mallory, "bob", 1).await;
+        assert_eq!(mallory.history().await.entries.len(), 1);
+        assert_eq!(said(&bob.history().await).last().expect("is there").2.as_deref(), Some("bob-0"));
+    });
+    service.node.terminate();
+    service.node.start_again();
+    service.node.wait_ready();
+    let (told, _) = erase(0, &["--status"]);
+    assert!(told.contains("off all disks"), "{told}");
+    service.block_on(async {
+        let mut bob = with_token(&service, "bob").await;
+        assert_eq!(said(&bob.history().await).len(), 36, "the directory that was made anew knows everybody");
+    });
+}
+
+/// True if a file in this folder has the bytes.
+fn holds(folder: &Path, text: &str) -> bool {
+    const PIECE: usize = 4096;
+    fs::read_dir(folder).expect("lists").any(|entry| {
+        let entry = entry.expect("lists");
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            return holds(&entry.path(), text);
+        }
+        // It may have been deleted.
+        let bytes = fs::read(entry.path()).unwrap_or_default();
+        (0..bytes.len()).step_by(PIECE).any(|from| {
+            let piece = &bytes[from..bytes.len().min(from + PIECE + text.len())];
+            // Journals are mostly empty.
+            piece.iter().any(|byte| *byte != 0) && piece.windows(text.len()).any(|part| part == text.as_bytes())
+        })
+    })
+}
+
+/// To bob, again while the service has too much to do.
+async fn send(from: &mut Device, id: &str, text: &str) {
+    loop {
+        match from.send("bob", id, text).await {
+            Ok(_) => return,
+            Err(Code::Overloaded | Code::Unavailable | Code::RateLimited) => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
+            Err(other) => panic!("refused: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn under_load_what_was_erased_leaves_three_disks_and_the_checker_misses_nothing() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let mut cluster = Cluster::start();
+        let tasks = Tasks::new();
+        let config = DirectConfig {
+            run: "erase".to_owned(),
+            addresses: cluster.addresses.clone(),
+            users: 8,
+            devices: 1,
+            rate: Some(20.0),
+            window: 64,
+            bytes: 400,
+            send_timeout: PATIENCE,
+            slow_readers: SlowReaders::default(),
+        };
+        let run = Direct::start(config, |user| cluster.token(user), &tasks).await.expect("starts");
+        let token = |user: &str| Credential::Token(cluster.token(user));
+        // Nothing can compress these, so they stand as they are in every file.
+        let (secret, device) = ("7f3a9c5e1b8d2046e9a1c7b3f5d80924", "d5f1e7a93c0b48264b9a7d2e6f80c135");
+        let mut bob = enter(&cluster.addresses[0], "bob", "d", &token("bob")).await.expect("signs in");
+        let mut carol = enter(&cluster.addresses[0], "carol", "d", &token("carol")).await.expect("signs in");
+        let mut mallory = enter(&cluster.addresses[1], "mallory", device, &token("mallory")).await.expect("signs in");
+        for number in 0..20 {
+            send(&mut mallory, &format!("m{number}"), &format!("{number} {secret}")).await;
+            send(&mut carol, &format!("c{number}"), &format!("of carol {number}")).await;
+        }
+        let before = said(&bob.history().await);
+        assert_eq!(before.len(), 40);
+        let disks: Vec<_> = (0..3).map(|number| cluster.data(&format!("storage-{number}")).join("storage")).collect();
+        for text in [secret, device] {
+            assert!(disks.iter().all(|disk| holds(disk, text)), "this test looks in the wrong place");
+        }
+        let (routers, nodes) = (cluster.router_addresses(), cluster.storage_addresses());
+        let folder = tempfile::tempdir().expect("folder");
+        let erase = |code: i32, more: &str| {
+            let mut arguments = vec!["erase", "mallory", "--router", &routers[0], "--timeout", "300"];
+            nodes.iter().for_each(|node| arguments.extend(["--node", node]));
+            arguments.extend((!more.is_empty()).then_some(more));
+            ends_with(code, &arguments, folder.path())
+        };
+        // The leader dies while it is at it.
+        erase(5, "--no-wait");
+        let leader = cluster.leader();
+        cluster.storage[leader].kill();
+        cluster.storage[leader].start_again();
+        cluster.storage[leader].wait_ready();
+        let (_, told) = tokio::task::block_in_place(|| erase(5, ""));
+        assert!(told.contains("started again"), "{told}");
+        for disk in &disks {
+            assert!(!holds(disk, secret), "{} has what was said", disk.display());
+        }
+        let report = run.finish(PATIENCE).await;
+        tasks.finish(Duration::from_secs(5)).await;
+        assert!(report.violations.is_empty(), "the erasure has harmed others: {:?}", report.violations.first());
+        let left: Vec<_> = before
+            .into_iter()
+            .map(|(seq, sender, text)| (seq, sender.clone(), text.filter(|_| sender != "mallory")))
+            .collect();
+        assert_eq!(said(&bob.history().await), left);
+        for number in 0..3 {
+            cluster.storage[number].terminate();
+            cluster.storage[number].start_again();
+            cluster.storage[number].wait_ready();
+        }
+        let (told, _) = erase(0, "");
+        assert!(told.contains("off all disks"), "{told}");
+        for disk in &disks {
+            assert!(!holds(disk, secret) && !holds(disk, device), "{} has something of mallory", disk.display());
+        }
     });
 }

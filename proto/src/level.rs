@@ -7,6 +7,7 @@
 //! | 2 | `MoveCursors`; of `SweepCursors.Seen` the fields `group` and `epoch` |
 //! | 3 | of `PutSession.session` the fields `instance` and `attempt` |
 //! | 4 | in directory shard 0 `AddStorageNode`, `SetStorageNodeState`, `MoveReplica`, `ReplicaJoined`, `SetReplicaVotes`, `DropStorageNode`, `Rebalance`, `PreferReplica`; of `SetStorageNode.node` the field `zone` |
+//! | 5 | in directory shards `EraseAccount` and `AccountErased`; in timeline shards `EraseSender`, `Redact` and `SenderErased` |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -28,8 +29,10 @@ impl Level {
     pub const ATTEMPTS: Self = Self(3);
     /// Adds what the table lists for level 4.
     pub const GROWTH: Self = Self(4);
+    /// Adds what the table lists for level 5.
+    pub const ERASURE: Self = Self(5);
     /// The highest level that this program reads.
-    pub const OF_PROGRAM: Self = Self::GROWTH;
+    pub const OF_PROGRAM: Self = Self::ERASURE;
 }
 
 impl fmt::Display for Level {

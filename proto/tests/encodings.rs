@@ -46,7 +46,7 @@ prop_compose! {
         id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
         time_ms in any::<u64>(), content in content(),
     ) -> client::Envelope {
-        client::Envelope { id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content) }
+        client::Envelope { id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content), erased: false }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The administration requests of the command line.
 
 mod ending;
+mod erasing;
 mod put_out;
 mod sessions;
 mod users;
@@ -11,10 +12,10 @@ use carillon_proto::{
     ShardId, ShardMap, UserId,
     pb::{
         admin::{
-            DeleteUserReply, DeleteUserRequest, EndSessionsReply, EndSessionsRequest, ListSessionsReply,
-            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
-            RevokeTokensReply, RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest, StatusReply,
-            StatusRequest, admin_server,
+            DeleteUserReply, DeleteUserRequest, EndSessionsReply, EndSessionsRequest, EraseUserReply, EraseUserRequest,
+            ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply,
+            PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest,
+            StatusReply, StatusRequest, admin_server,
         },
         store::{
             AccountChanged, DirectoryCommand, LeadsReply, Node, ReadUser, RegistryView, Release, User,
@@ -56,6 +57,10 @@ impl admin_server::Admin for Admin {
 
     async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<DeleteUserReply>, Status> {
         self.delete_account(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn erase_user(&self, request: Request<EraseUserRequest>) -> Result<Response<EraseUserReply>, Status> {
+        self.erase_account(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersReply>, Status> {

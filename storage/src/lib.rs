@@ -8,6 +8,7 @@
 //! hosting.rs, reconcile.rs    replicas are opened, closed and made members as the registry says
 //! levels.rs    which level the logs have, and how it rises
 //! maintenance.rs, sweep.rs    what is removed
+//! erasing.rs, cleansing.rs    what users have sent who are erased: replaced, and off the disk
 //! shard_clock.rs    how time passes for a shard
 //! log_upkeep.rs     snapshots, purges, files given back
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
@@ -32,11 +33,13 @@ mod addresses;
 pub mod backup;
 mod bootstrap;
 mod carrier;
+mod cleansing;
 mod cluster;
 mod cluster_admin;
 mod config;
 mod damage;
 mod engine;
+mod erasing;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

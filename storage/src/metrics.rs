@@ -25,6 +25,7 @@ pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
 pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
 pub(crate) const CURSORS_SWEPT: &str = "carillon_storage_cursors_swept_total";
+pub(crate) const REDACTED: &str = "carillon_storage_redacted_total";
 pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
 pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
@@ -151,6 +152,7 @@ const ALL: &[(&str, &str, Kind)] = &[
     (DISK_FREE, "Bytes that are free on the disk of the data folder.", Kind::Gauge),
     (DISK_TOTAL, "Size in bytes of the disk of the data folder.", Kind::Gauge),
     (DISK_FULL, "1 while sends are refused because the disk is nearly full.", Kind::Gauge),
+    (REDACTED, "Messages of erased users that this node's shards have replaced.", Kind::Counter),
     (CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed.", Kind::Counter),
     (
         TRANSFERS,

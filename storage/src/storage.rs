@@ -41,11 +41,13 @@ use crate::{
     backup::BackupService,
     bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
     carrier::Carrier,
+    cleansing::{self, Clean},
     cluster::{Cluster, Hosted, Serving, rows},
     cluster_admin::ClusterAdminService,
     config::{InvalidConfig, StorageConfig},
     damage::{Alarm, Found, REMEDY, is_damage},
     engine::Engines,
+    erasing,
     hosting::{self, Hosting, Opened},
     identity::{self, DataDir},
     lease_clock::{self, Leases},
@@ -90,6 +92,7 @@ struct Node {
     log: Arc<Log>,
     /// Opened as soon as the cluster's shards are known.
     engines: OnceLock<Arc<Engines>>,
+    clean: Arc<Clean>,
     book: AddressBook,
     /// The highest level that this program reads; tests change it.
     #[cfg(feature = "planted-bugs")]
@@ -288,6 +291,7 @@ impl Node {
         let (log, alarm) = (dir.path().join("log"), Alarm::default());
         let bootstrap = Bootstrap::new(dir, identity, settings).map_err(|error| disk(&error))?;
         let log = Log::open(&log, options, alarm.clone()).map_err(|error| disk(&error))?;
+        let clean = Clean::open(&path).map_err(|error| OpenError::Disk(format!("{}: {error}", path.display())))?;
         let node = Self {
             config,
             space,
@@ -295,6 +299,7 @@ impl Node {
             bootstrap,
             log: Arc::new(log),
             engines: OnceLock::new(),
+            clean: Arc::new(clean),
             book,
             #[cfg(feature = "planted-bugs")]
             known,
@@ -367,7 +372,8 @@ impl Node {
         let admin = ClusterAdminService::new(Arc::clone(&self.serving), self.bootstrap.clone(), carrier);
         let admin = ClusterAdminServer::new(admin).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let backup = BackupServer::new(BackupService::new(Arc::clone(&self.serving), tasks.clone()));
-        let user_data = UserDataService::new(Arc::clone(&self.serving));
+        let user_data =
+            UserDataService::new(Arc::clone(&self.serving), Arc::clone(&self.clean), self.bootstrap.dir().path());
         let user_data = UserDataServer::new(user_data).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES);
         let check = |allowed| self.security.check(allowed);
         Routes::new(InterceptedService::new(store, check(ROUTERS)))
@@ -471,6 +477,11 @@ impl Node {
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));
         tasks.spawn("retention", maintenance::retain(serving(), retention));
         tasks.spawn("sweep", sweep(serving()));
+        tasks.spawn("erasing", erasing::run(serving()));
+        if let Some(engines) = self.engines.get() {
+            let (engines, log) = (Arc::clone(engines), Arc::clone(&self.log));
+            tasks.spawn("cleansing", cleansing::run(serving(), engines, log, Arc::clone(&self.clean)));
+        }
         tasks.spawn("storage readiness", self.watch_readiness());
     }
 

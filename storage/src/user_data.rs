@@ -1,20 +1,27 @@
 //! The gRPC service `UserData`: what the operator reads of a user. See docs/adr/0023-user-data.md.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use carillon_proto::{
-    ShardId, ShardMap, TimelineId, UserId,
+    ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
         store::{ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
         userdata::{
             AccountReply, AccountRequest, CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply,
-            InboxRequest, NotLeader, account_reply, cursors_reply, inbox_reply, user_data_server,
+            InboxRequest, LeftReply, LeftRequest, NotLeader, account_reply, cursors_reply, inbox_reply,
+            user_data_server,
         },
     },
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
+    cleansing::{Clean, erased_upto},
     cluster::{Cluster, Serving, started},
     machine::{CursorRow, Unread},
     raft::ReadError,
@@ -31,6 +38,9 @@ const CURSORS: usize = 1000;
 #[derive(Clone)]
 pub(crate) struct UserDataService {
     serving: Arc<Serving>,
+    clean: Arc<Clean>,
+    /// The data folder.
+    dir: PathBuf,
 }
 
 /// What a leader has read, or who leads instead.
@@ -40,8 +50,8 @@ enum Asked<T> {
 }
 
 impl UserDataService {
-    pub(crate) fn new(serving: Arc<Serving>) -> Self {
-        Self { serving }
+    pub(crate) fn new(serving: Arc<Serving>, clean: Arc<Clean>, dir: &Path) -> Self {
+        Self { serving, clean, dir: dir.to_owned() }
     }
 
     /// The cluster, if it is the one that is meant, and the user.
@@ -113,6 +123,47 @@ impl user_data_server::UserData for UserDataService {
         };
         Ok(Response::new(CursorsReply { answer: Some(answer) }))
     }
+
+    async fn left(&self, request: Request<LeftRequest>) -> Result<Response<LeftReply>, Status> {
+        let LeftRequest { cluster, user } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let own = cluster.map.directory_of(&user);
+        let shards: Vec<Shard> = cluster.shards().values().cloned().collect();
+        let (clean, dir) = (Arc::clone(&self.clean), self.dir.clone());
+        let looking = tokio::task::spawn_blocking(move || left(&shards, &clean, &dir, &user, own));
+        let left = looking.await.map_err(|error| Status::internal(error.to_string()))?;
+        left.map(Response::new).map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+/// What this disk still has of the user. Blocking.
+fn left(shards: &[Shard], clean: &Clean, dir: &Path, user: &UserId, own: ShardId) -> io::Result<LeftReply> {
+    let mut left = LeftReply::default();
+    for shard in shards {
+        let id = shard.id();
+        let has_heard = match shard.reader() {
+            Reader::Directory(reader) => id != own || reader.is_erased(user.as_str())?,
+            Reader::Timeline(reader) => reader.is_erased(user.as_str())?,
+        };
+        let upto = erased_upto(shard.reader())?;
+        left.behind += u32::from(!has_heard);
+        match id.kind {
+            ShardKind::Timeline => left.timelines += u32::from(upto > clean.upto(id, shard.group().replica())),
+            ShardKind::Directory => {
+                let replica = shard.group().replica();
+                let is_coming = upto <= clean.coming(id, replica);
+                left.directories += u32::from(!is_coming);
+                left.until_restart |= is_coming && upto > clean.upto(id, replica);
+            }
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("aside-") || name.ends_with(".corrupt") {
+            left.aside.push(dir.join(name).display().to_string());
+        }
+    }
+    Ok(left)
 }
 
 fn inbox_of(map: ShardMap, user: UserId) -> (ShardId, TimelineKey) {

@@ -219,6 +219,9 @@ fn line(envelope: &Envelope, reader: &str) -> String {
         Some(Recipient { to: Some(recipient::To::Group(group)) }) => format!(" in {group}"),
         _ => String::new(),
     };
+    if envelope.erased {
+        return format!("{} {}{to}: [erased]", time(envelope.time_ms), envelope.sender);
+    }
     let text = match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
         Some(content::Body::Text(text)) => printable(&text.body),
         Some(

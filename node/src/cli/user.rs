@@ -14,7 +14,7 @@ use super::{
     ended::ended,
     out, session,
     table::{Output, PAGE, Page, Table, time},
-    user_data::Export,
+    user_data::{Erase, Export},
 };
 use crate::Config;
 
@@ -57,6 +57,9 @@ pub(super) enum User {
     /// Writes all that is kept of a user: account, sessions, devices, and every message of the user's inbox. Exits with 0 when
     /// it is whole, 1 if it failed and may be tried again, 2 for wrong arguments, 4 if it was refused.
     Export(Export),
+    /// Deletes a user, and replaces what the user has said in the inboxes of others. Exits with 0 when that is done, 1 if it
+    /// failed and may be tried again, 2 for wrong arguments, 4 if it was refused, 5 if it has begun and is not done yet.
+    Erase(Erase),
     /// Shows an account: when it was made, how it can sign in, its sessions.
     Show {
         name: UserId,
@@ -132,6 +135,7 @@ impl User {
                     }
                 }
             }
+            Self::Erase(erase) => erase.run(config).await?,
             Self::Export(export) => export.run(config).await?,
             Self::Show { name, output } => {
                 let request = ShowUserRequest { user: name.as_str().to_owned() };

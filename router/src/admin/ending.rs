@@ -83,7 +83,7 @@ impl Admin {
 
     /// The shards follow the cluster's level one by one: right after a first start, or after the start of a new
     /// release, a shard may still be below it.
-    async fn when_the_level_is_there(&self, shard: ShardId, op: Op) -> Result<StoreAnswer, StoreFailure> {
+    pub(super) async fn when_the_level_is_there(&self, shard: ShardId, op: Op) -> Result<StoreAnswer, StoreFailure> {
         let deadline = Instant::now() + self.deadline;
         loop {
             match self.call(shard, op.clone()).await {
@@ -101,8 +101,11 @@ impl Admin {
             let Ok(StoreAnswer::AccountList(found)) = self.call(shard, Op::ListAccounts(list)).await else { continue };
             for account in found.accounts {
                 match self.end_inbox(&account).await {
-                    Ok(()) => tracing::info!(user = account.user, "the inbox of a deleted user has ended now"),
+                    Ok(()) => tracing::debug!(user = account.user, "the inbox of a deleted user has ended"),
                     Err(error) => tracing::debug!(user = account.user, %error, "an inbox could not be ended"),
+                }
+                if let Err(error) = self.erase_if_ordered(&account).await {
+                    tracing::debug!(user = account.user, %error, "an erasure could not go on");
                 }
             }
         }

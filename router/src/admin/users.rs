@@ -68,7 +68,7 @@ impl Admin {
 
     pub(super) async fn show_account(&self, request: ShowUserRequest) -> Result<ShowUserReply, Status> {
         let user = user_id(&request.user)?;
-        let User { account, sessions } = self.read(&user).await?;
+        let User { account, sessions, .. } = self.read(&user).await?;
         let account = account.ok_or_else(|| Status::not_found(format!("there is no user {user}")))?;
         let topology = self.topology.borrow().clone();
         let sessions = sessions.iter().filter_map(|session| session_info(&topology, Some(&account), session));

@@ -37,7 +37,7 @@ impl Owner {
             Ok(StoreAnswer::User(User { account: None, .. })) if self.unknown_recipient == UnknownRecipient::Accept => {
                 return self.reserve(user, now, time_ms);
             }
-            Ok(StoreAnswer::User(User { account: Some(account), sessions })) => {
+            Ok(StoreAnswer::User(User { account: Some(account), sessions, .. })) => {
                 let going_on = self.put_out(&user, &account, sessions);
                 if account.deleted {
                     (Read::NoUser, Vec::new(), no_user())

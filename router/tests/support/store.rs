@@ -215,6 +215,7 @@ impl State {
             Op::ReadUser(read) => Reply::User(User {
                 account: self.accounts.get(&read.user).cloned(),
                 sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
+                ..User::default()
             }),
             other @ (Op::ReadTimeline(_) | Op::ListAccounts(_) | Op::ListSessions(_)) => {
                 panic!("not asked here: {other:?}")
@@ -257,7 +258,10 @@ impl State {
                 assert!(self.level >= 2, "a storage node of the release before stops at it");
                 Reply::Done(Done {})
             }
-            Timeline::CollectGarbage(_) | Timeline::SetLevel(_) => panic!("only a storage node asks for it"),
+            Timeline::EraseSender(_) => panic!("nobody is erased here"),
+            Timeline::CollectGarbage(_) | Timeline::Redact(_) | Timeline::SenderErased(_) | Timeline::SetLevel(_) => {
+                panic!("only a storage node asks for it")
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
+mod rewrite;
+
 use std::{
-    fs, io,
+    fs, io, mem,
     ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
@@ -13,7 +15,7 @@ use ::fjall::{
     AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
 };
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{
     Caches, Changes, OpenError,
@@ -45,6 +47,7 @@ const CORES_TO_SPARE: usize = 4;
 
 /// All timeline shards of a node.
 pub(crate) struct TimelineStore {
+    dir: PathBuf,
     engine: Arc<Engine>,
     memtable_bytes: u64,
 }
@@ -53,6 +56,8 @@ pub(crate) struct TimelineStore {
 struct Engine {
     db: Database,
     mark: EngineMark,
+    /// Each view has one of these: see `readers_of_before`.
+    readers: Mutex<Arc<()>>,
 }
 
 /// One timeline shard: a keyspace. Clones only read; the state machine writes.
@@ -71,6 +76,7 @@ pub(crate) struct TimelineShard {
 pub(crate) struct TimelineView<'a> {
     snapshot: Snapshot,
     keyspace: &'a Keyspace,
+    reader: Arc<()>,
     _whole: RwLockReadGuard<'a, ()>,
 }
 
@@ -108,7 +114,8 @@ impl TimelineStore {
         };
         let share = memtables_bytes / u64::from(shards.max(1));
         let memtable_bytes = share.clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
-        Ok(Self { engine: Arc::new(Engine { db, mark }), memtable_bytes })
+        let engine = Engine { db, mark, readers: Mutex::default() };
+        Ok(Self { dir: dir.to_owned(), engine: Arc::new(engine), memtable_bytes })
     }
 
     /// Reads everything in the folder; an error if it is damaged.
@@ -149,6 +156,7 @@ impl TimelineShard {
 
     pub(crate) fn view(&self) -> TimelineView<'_> {
         let whole = self.whole.read();
+        let reader = self.engine.reader();
         let snapshot = self.engine.db.snapshot();
         // Each table that the engine registers, of any keyspace, makes visible what is inserted of a batch so far. So a snapshot is
         // whole only when no batch is being inserted any more; the engine may hold the writer up after that.
@@ -156,7 +164,7 @@ impl TimelineShard {
             // `APPLIED` is inserted last. An error is reported by the next read.
             self.get(keys::APPLIED).is_ok_and(|applied| applied.as_deref() != Some(coming))
         });
-        TimelineView { snapshot, keyspace: &self.keyspace, _whole: whole }
+        TimelineView { snapshot, keyspace: &self.keyspace, reader, _whole: whole }
     }
 
     pub(crate) fn applied(&self) -> io::Result<Option<Vec<u8>>> {
@@ -210,14 +218,15 @@ impl TimelineShard {
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
-        all(&self.engine.db.snapshot(), &self.keyspace)
+        let reader = self.engine.reader();
+        all(&self.engine.db.snapshot(), &self.keyspace, reader)
     }
 
     /// The value of `APPLIED`, and the records that belong to it. Other than a view, it may be read for a long time.
     pub(crate) fn applied_records(&self) -> io::Result<(Option<Vec<u8>>, impl Iterator<Item = Record> + Send + use<>)> {
         let view = self.view();
         let applied = view.get(keys::APPLIED)?.map(|value| value.to_vec());
-        Ok((applied, all(&view.snapshot, &self.keyspace)))
+        Ok((applied, all(&view.snapshot, &self.keyspace, Arc::clone(&view.reader))))
     }
 
     /// Replaces all content. If it fails or is interrupted, the shard is empty.
@@ -268,11 +277,14 @@ impl TimelineShard {
 }
 
 /// All records but `APPLIED`.
-fn all(snapshot: &Snapshot, keyspace: &Keyspace) -> impl Iterator<Item = Record> + Send + use<> {
-    snapshot.iter(keyspace).filter_map(|record| match record.into_inner() {
-        Ok((key, _)) if *key == *keys::APPLIED => None,
-        Ok((key, value)) => Some(Ok((key.to_vec(), value.to_vec()))),
-        Err(error) => Some(Err(to_io(error))),
+fn all(snapshot: &Snapshot, keyspace: &Keyspace, reader: Arc<()>) -> impl Iterator<Item = Record> + Send + use<> {
+    snapshot.iter(keyspace).filter_map(move |record| {
+        let _reading = &reader;
+        match record.into_inner() {
+            Ok((key, _)) if *key == *keys::APPLIED => None,
+            Ok((key, value)) => Some(Ok((key.to_vec(), value.to_vec()))),
+            Err(error) => Some(Err(to_io(error))),
+        }
     })
 }
 
@@ -290,6 +302,16 @@ impl TimelineView<'_> {
 }
 
 impl Engine {
+    fn reader(&self) -> Arc<()> {
+        Arc::clone(&self.readers.lock())
+    }
+
+    /// Whether all views that there are now have ended.
+    fn readers_of_before(&self) -> impl Fn() -> bool + use<> {
+        let before = Arc::downgrade(&mem::take(&mut *self.readers.lock()));
+        move || before.strong_count() == 0
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.db.persist(PersistMode::SyncAll).map_err(to_io)
     }

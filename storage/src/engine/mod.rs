@@ -105,6 +105,12 @@ impl Engines {
         Ok(damaged)
     }
 
+    /// Makes the files of the timelines anew, so that nothing is left of what was overwritten or removed before. Blocking, and as
+    /// long as it takes to write everything.
+    pub(crate) fn rewrite_timelines(&self) -> io::Result<()> {
+        self.timeline.rewrite()
+    }
+
     /// Limits the level that the program reads.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn knowing(self, known: Level) -> Self {

@@ -3,12 +3,14 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use carillon_proto::pb::raft::{Entry, LogId, Vote};
+use parking_lot::Mutex;
 use prost::Message as _;
 use raft_engine::{Command, Engine, LogBatch};
 use tokio::sync::{mpsc, watch};
@@ -54,6 +56,8 @@ pub(super) enum Write {
     /// Writes the values of all shards again. The engine has moved old ones to files of which it tolerates a torn end:
     /// `high_water` tells only of damage to newer ones.
     KeepValues,
+    /// Moves everything that lives to new files, and deletes the old ones.
+    Rewrite(Done),
     /// The value of `REPLICA`; with `clean`, everything else of the shard is deleted.
     Replica {
         value: Vec<u8>,
@@ -69,11 +73,16 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// `flushes`: the number of synced writes that the log holds already.
-    pub(super) fn start(engine: Arc<Engine>, mark: HighWater, flushes: u64) -> io::Result<Self> {
+    pub(super) fn start(
+        engine: Arc<Engine>,
+        purging: Arc<Mutex<()>>,
+        mark: HighWater,
+        flushes: u64,
+    ) -> io::Result<Self> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
-            let disk = Disk { engine, mark };
+            let disk = Disk { engine, purging, mark };
             run(&disk, flushes, queue);
             // Whoever waits for the end may open the folder again.
             drop(disk);
@@ -86,6 +95,8 @@ impl Flusher {
 
 struct Disk {
     engine: Arc<Engine>,
+    /// Held by whoever has the engine delete files.
+    purging: Arc<Mutex<()>>,
     mark: HighWater,
 }
 
@@ -97,7 +108,7 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
         let mut ops = waiting.drain(..).peekable();
         while ops.peek().is_some() {
             while batch.bytes < WRITE_BYTES {
-                let keeps = ops.peek().is_some_and(|op| matches!(op.write, Write::KeepValues));
+                let keeps = ops.peek().is_some_and(|op| matches!(op.write, Write::KeepValues | Write::Rewrite(_)));
                 if keeps && !batch.log.is_empty() {
                     // What this batch writes is newer than what the engine has.
                     break;
@@ -131,6 +142,16 @@ fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
             waiting.push(op);
         }
     }
+}
+
+/// Only the thread that writes may do this: the engine would delete a file that an entry is just being written to.
+fn rewrite(engine: &Engine) -> raft_engine::Result<()> {
+    let rewriting = catch_unwind(AssertUnwindSafe(|| {
+        engine.purge_manager().must_rewrite_append_queue(None, None);
+        engine.purge_manager().must_rewrite_rewrite_queue();
+    }));
+    // It panics when the disk fails it.
+    rewriting.map_err(|_| raft_engine::Error::Other("the raft log can't be rewritten".into()))
 }
 
 /// Reused: the engine empties its batch when it writes, and keeps the memory.
@@ -177,22 +198,37 @@ impl Batch {
                 self.sync = true;
                 self.done.push(done);
             }
-            Write::KeepValues => {
-                for group in disk.engine.raft_groups() {
-                    for key in [VOTE, COMMITTED, PURGED, REPLICA, CUT] {
-                        if let Some(value) = disk.engine.get(group, key) {
-                            self.log.put(group, key.to_vec(), value)?;
-                        }
-                    }
-                }
-                self.sync = true;
+            Write::Rewrite(done) => {
+                let Some(_purging) = disk.purging.try_lock() else {
+                    done(Err(io::Error::new(
+                        io::ErrorKind::ResourceBusy,
+                        "files of the raft log are just being deleted",
+                    )));
+                    return Ok(());
+                };
+                rewrite(&disk.engine)?;
+                self.keep_values(disk)?;
+                self.done.push(done);
             }
+            Write::KeepValues => self.keep_values(disk)?,
             Write::Cut(next) => self.log.put(group, CUT.to_vec(), next.to_be_bytes().to_vec())?,
             Write::Purge(log_id) => {
                 self.log.put(group, PURGED.to_vec(), log_id.encode_to_vec())?;
                 self.log.add_command(group, Command::Compact { index: log_id.index + 1 });
             }
         }
+        Ok(())
+    }
+
+    fn keep_values(&mut self, disk: &Disk) -> raft_engine::Result<()> {
+        for group in disk.engine.raft_groups() {
+            for key in [VOTE, COMMITTED, PURGED, REPLICA, CUT] {
+                if let Some(value) = disk.engine.get(group, key) {
+                    self.log.put(group, key.to_vec(), value)?;
+                }
+            }
+        }
+        self.sync = true;
         Ok(())
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct Here {
 /// The log of this node.
 pub(crate) struct Log {
     engine: Arc<Engine>,
+    /// Held by whoever has the engine delete files.
+    purging: Arc<Mutex<()>>,
     cache: Arc<CacheParts>,
     /// `None` once closed. The flusher ends when no shard holds a handle either.
     ops: Mutex<Option<mpsc::Sender<Op>>>,
@@ -142,9 +144,10 @@ impl Log {
         let (mark, expected) = HighWater::open(&path.join("high-water"))?;
         let flushes = check_flushes(&engine, expected)?;
         let engine = Arc::new(engine);
-        let flusher = Flusher::start(Arc::clone(&engine), mark, flushes)?;
+        let purging = Arc::default();
+        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&purging), mark, flushes)?;
         let cache = Arc::new(CacheParts { bytes: options.cache_bytes });
-        Ok(Self { engine, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended, alarm })
+        Ok(Self { engine, purging, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended, alarm })
     }
 
     /// Opens the log of one shard. Blocking. Call it once for each shard.
@@ -190,13 +193,28 @@ impl Log {
     /// groups with more data in old files to make a snapshot; if they do not, it moves that data, too, which costs less
     /// than the snapshot of a large shard. Blocking.
     pub(crate) fn purge_files(&self) -> io::Result<()> {
+        let purging = self.purging.lock();
         let purged = self.engine.purge_expired_files().map(drop).map_err(to_io);
+        drop(purging);
         let ops = self.ops.lock().clone();
         if let Some(ops) = ops {
             // If there is no room, the next purge does it.
             let _ = ops.try_send(Op { group: NODE, write: Write::KeepValues });
         }
         self.alarm.hear(NAME, purged)
+    }
+
+    /// Moves the entries that are kept, and all values, to new files, and deletes the others: nothing is left of what was purged.
+    /// Nothing is written to the log meanwhile.
+    pub(crate) async fn rewrite(&self) -> io::Result<()> {
+        let ops = self.ops.lock().clone().ok_or_else(closed)?;
+        let (tell, done) = oneshot::channel();
+        let done_call = Box::new(move |result| {
+            // The caller may have gone.
+            let _ = tell.send(result);
+        });
+        ops.send(Op { group: NODE, write: Write::Rewrite(done_call) }).await.map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

@@ -198,6 +198,11 @@ impl ShardLog {
         Ok(entries)
     }
 
+    /// The last entry that was purged.
+    pub(crate) fn purged_upto(&self) -> u64 {
+        self.bounds().0.map_or(0, |id| id.index)
+    }
+
     async fn submit(&self, write: Write) -> io::Result<()> {
         self.inner.ops.send(Op { group: self.inner.group, write }).await.map_err(|_| closed())
     }

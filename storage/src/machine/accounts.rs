@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, io};
 
 use carillon_proto::{
     Level,
+    limits::ENTRY_COMMANDS,
     pb::store::{
-        Account, AccountChanged, DeleteAccount, EndSessions, InboxEnded, PutAccount, RevokeTokens, RevokedToken,
-        Session, put_account::Mode, rejected::Reason,
+        Account, AccountChanged, AccountErased, DeleteAccount, EndSessions, EraseAccount, InboxEnded, PutAccount,
+        RevokeTokens, RevokedToken, Session, put_account::Mode, rejected::Reason,
     },
     sessions,
 };
@@ -15,7 +16,7 @@ use prost::Message as _;
 use super::{
     Outcome, broken,
     directory::{Batch, decode, done, not_found, rejected},
-    keys,
+    keys::{self, Erasure},
 };
 
 /// Most sessions named in one answer.
@@ -34,6 +35,10 @@ impl Batch<'_> {
         let is_new = self.reading.level >= Level::CLUSTER;
         let new_owner = |before| new_owner(at, account.clone(), before, is_new);
         let existing = self.get::<Account>(&keys::account(&account.user), "account")?;
+        if self.erasure(&account.user)?.is_some_and(|erasure| !erasure.done) {
+            let why = format!("user {:?} is being erased: the name can be used when that is done", account.user);
+            return Ok(rejected(Reason::Gone, why));
+        }
         let next = match (mode, existing) {
             (_, None) => new_owner(None),
             (Mode::Ensure, Some(old)) if old.deleted && !revive => return Ok(was_deleted(&old)),
@@ -77,21 +82,46 @@ impl Batch<'_> {
             // A repeat of the command whose first answer was lost.
             return if old.deleted_ms == op.time_ms { self.changed(old) } else { Ok(was_deleted(&old)) };
         }
-        let Account { user, created_ms, tokens_from_ms, revoked, .. } = old;
-        let deleted = Account {
-            user,
-            created_ms,
-            incarnation: at,
-            generation: at,
-            deleted: true,
-            deleted_ms: op.time_ms,
-            tokens_from_ms,
-            revoked,
-            ..Account::default()
-        };
+        let deleted = deleted(at, old, op.time_ms);
         self.put(&deleted);
         self.changes.put(keys::ending(&op.user), keys::number_value(at));
         self.changed(deleted)
+    }
+
+    pub(super) fn erase_account(&mut self, at: u64, op: &EraseAccount) -> io::Result<Outcome> {
+        let Some(old) = self.get::<Account>(&keys::account(&op.user), "account")? else { return Ok(no_user(&op.user)) };
+        if self.erasure(&op.user)?.is_some_and(|erasure| erasure.incarnation == old.incarnation) {
+            return self.changed(old);
+        }
+        let account = if old.deleted { old } else { deleted(at, old, op.time_ms) };
+        self.put(&account);
+        // What was deleted long ago is ended once more, which does no harm.
+        self.changes.put(keys::ending(&op.user), keys::number_value(account.incarnation));
+        let erasure = Erasure { incarnation: account.incarnation, ordered_ms: op.time_ms, done: false };
+        self.changes.put(keys::erasure(&op.user), erasure.encode());
+        self.changed(account)
+    }
+
+    pub(super) fn account_erased(&mut self, at: u64, op: &AccountErased) -> io::Result<Outcome> {
+        match self.erasure(&op.user)? {
+            Some(erasure) if erasure.incarnation == op.incarnation && !erasure.done => {
+                let erasure = Erasure { done: true, ..erasure };
+                self.changes.put(keys::erasure(&op.user), erasure.encode());
+                self.changes.put(keys::ERASED, keys::number_value(at / ENTRY_COMMANDS as u64));
+                self.changes.delete(keys::ending(&op.user));
+            }
+            Some(_) | None => {}
+        }
+        Ok(done())
+    }
+
+    /// The last erasure of a user of this name.
+    fn erasure(&self, user: &str) -> io::Result<Option<Erasure>> {
+        let key = keys::erasure(user);
+        match self.changes.get(&key) {
+            Some(value) => value.map(Erasure::decode).transpose(),
+            None => self.shard.get(&key)?.map(|value| Erasure::decode(&value)).transpose(),
+        }
     }
 
     /// As versions without incarnations did it: the log may still hold such a command.
@@ -144,6 +174,9 @@ impl Batch<'_> {
     }
 
     pub(super) fn inbox_ended(&mut self, op: &InboxEnded) -> io::Result<Outcome> {
+        if self.erasure(&op.user)?.is_some_and(|erasure| !erasure.done) {
+            return Ok(done());
+        }
         let key = keys::ending(&op.user);
         let incarnation = match self.changes.get(&key) {
             Some(value) => value.map(keys::number_of).transpose()?,
@@ -222,6 +255,22 @@ fn new_owner(at: u64, account: Account, before: Option<Account>, is_new: bool) -
         tokens_from_ms: before.tokens_from_ms.max(of_new_owner),
         revoked: before.revoked,
         remade: before.deleted && is_new,
+        ..Account::default()
+    }
+}
+
+/// The row that a deleted account leaves.
+fn deleted(at: u64, account: Account, time_ms: u64) -> Account {
+    let Account { user, created_ms, tokens_from_ms, revoked, .. } = account;
+    Account {
+        user,
+        created_ms,
+        incarnation: at,
+        generation: at,
+        deleted: true,
+        deleted_ms: time_ms,
+        tokens_from_ms,
+        revoked,
         ..Account::default()
     }
 }

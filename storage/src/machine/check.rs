@@ -17,6 +17,7 @@ use carillon_proto::{
 
 use super::{
     FOUNDERS,
+    erasure::REDACTED,
     retention::{SWEEP_CURSORS, TRIM_ENVELOPES},
     timeline_reader::COLLECTED_KEYS,
 };
@@ -53,6 +54,11 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
         }
         DirectoryOp::EndSessions(op) => check_user(shard, map, &op.user),
         DirectoryOp::InboxEnded(op) => check_user(shard, map, &op.user),
+        DirectoryOp::EraseAccount(op) => {
+            check_user(shard, map, &op.user)?;
+            if op.time_ms == 0 { Err(invalid("erasure has no time")) } else { Ok(()) }
+        }
+        DirectoryOp::AccountErased(op) => check_user(shard, map, &op.user),
         DirectoryOp::PutSession(op) => {
             let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
             check_user(shard, map, &session.user)?;
@@ -171,6 +177,8 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::AdvanceClock(_)
                 | TimelineOp::SweepCursors(_)
                 | TimelineOp::CollectGarbage(_)
+                | TimelineOp::Redact(_)
+                | TimelineOp::SenderErased(_)
                 | TimelineOp::SetLevel(_)
         )
     )
@@ -231,6 +239,15 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             check_any_user(&op.sender)?;
             if op.generation == 0 { Err(invalid("a sender ends for generation 0")) } else { Ok(()) }
         }
+        TimelineOp::EraseSender(op) => {
+            check_any_user(&op.sender)?;
+            if op.generation == 0 { Err(invalid("a sender is erased for generation 0")) } else { Ok(()) }
+        }
+        TimelineOp::Redact(op) => match op.messages.len() {
+            1..=REDACTED => check_any_user(&op.sender),
+            count => Err(invalid(format!("{count} messages are to be replaced, not 1 to {REDACTED}"))),
+        },
+        TimelineOp::SenderErased(op) => check_any_user(&op.sender),
         TimelineOp::CollectGarbage(op) => match op.limit {
             1..=COLLECTED_KEYS => Ok(()),
             limit => Err(invalid(format!("removal of {limit} records, not 1 to {COLLECTED_KEYS}"))),

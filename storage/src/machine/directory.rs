@@ -127,6 +127,8 @@ impl Batch<'_> {
             Op::RevokeTokens(op) => self.revoke_tokens(op)?,
             Op::EndSessions(op) => self.end_sessions(at, &op)?,
             Op::InboxEnded(op) => self.inbox_ended(&op)?,
+            Op::EraseAccount(op) => self.erase_account(at, &op)?,
+            Op::AccountErased(op) => self.account_erased(at, &op)?,
             Op::PutSession(op) => self.put_session(op)?,
             Op::DeleteSession(op) => self.delete_session(&op)?,
             Op::RegisterNode(op) => {

@@ -5,7 +5,8 @@ use std::io;
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, AccountList, DeleteSession, ListAccounts, ListSessions, ScramCredentials, Session, SessionList, User,
+        Account, AccountList, DeleteSession, Erasure, ListAccounts, ListSessions, ScramCredentials, Session,
+        SessionList, User,
     },
 };
 use tokio::sync::watch;
@@ -40,7 +41,14 @@ impl DirectoryReader {
         let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
         let sessions = self.shard.with_prefix(&keys::sessions(user));
         let sessions = sessions.map(|record| decode(&record?.1, "session")).collect::<io::Result<_>>()?;
-        Ok(User { account, sessions })
+        let erasure = self.shard.get(&keys::erasure(user))?.map(|value| keys::Erasure::decode(&value)).transpose()?;
+        let erasure = erasure.map(|keys::Erasure { incarnation, ordered_ms, done }| Erasure {
+            user: user.to_owned(),
+            incarnation,
+            ordered_ms,
+            done,
+        });
+        Ok(User { account, sessions, erasure })
     }
 
     pub(crate) fn accounts(&self, op: &ListAccounts) -> io::Result<AccountList> {

@@ -111,6 +111,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::DropStorageNode(_)
         | DirectoryOp::Rebalance(_)
         | DirectoryOp::PreferReplica(_) => Level::GROWTH,
+        DirectoryOp::EraseAccount(_) | DirectoryOp::AccountErased(_) => Level::ERASURE,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)
         | DirectoryOp::RaiseLevel(_)
@@ -132,6 +133,7 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,
         TimelineOp::MoveCursors(_) => Level::CURSORS,
+        TimelineOp::EraseSender(_) | TimelineOp::Redact(_) | TimelineOp::SenderErased(_) => Level::ERASURE,
         TimelineOp::SweepCursors(op) if op.cursors.iter().any(|seen| seen.group.is_some() || seen.epoch != 0) => {
             Level::CURSORS
         }

@@ -8,6 +8,7 @@ mod cluster;
 mod copied;
 mod directory;
 mod directory_reader;
+mod erasure;
 pub(crate) mod keys;
 mod level;
 mod recent;
@@ -32,6 +33,7 @@ pub(crate) use self::{
     copied::Kept,
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
+    erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
     registry::RegistryState,
     retention::{Retention, SWEEP_CURSORS},

@@ -10,14 +10,14 @@ use std::io;
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, Rejected, RenewEpoch, StoreError,
-        TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
-        timeline_key::Kind,
+        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, EraseSender, Redact, Rejected,
+        RenewEpoch, SenderErased, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected::Reason,
+        store_error::Why, timeline_command::Op, timeline_key::Kind,
     },
 };
 
 use super::{
-    EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
+    EntryCommands, Machine, Outcome, Record, TimelineReader, broken, erasure,
     keys::{self, RowBytes, Stored},
     level::{Reading, ShardLevel},
     recent::RecentMap,
@@ -104,9 +104,11 @@ impl TimelineMachine {
             states: &mut self.states,
             touched: KeyedMap::default(),
             changes: Changes::default(),
+            index: 0,
         };
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
+            batch.index = entry.index;
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
@@ -200,6 +202,8 @@ struct Batch<'a> {
     senders: EndedSenders,
     reading: Reading,
     changes: Changes,
+    /// Of the entry that is being applied.
+    index: u64,
 }
 
 impl Batch<'_> {
@@ -219,6 +223,9 @@ impl Batch<'_> {
             Op::EndTimeline(op) => self.end_timeline(&op),
             Op::EndSender(op) => Ok(self.end_sender(&op)),
             Op::CollectGarbage(op) => self.collect_garbage(&op),
+            Op::EraseSender(op) => self.erase_sender(&op),
+            Op::Redact(op) => self.redact(&op),
+            Op::SenderErased(op) => self.sender_erased(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -353,6 +360,48 @@ impl Batch<'_> {
     fn end_sender(&mut self, op: &EndSender) -> Outcome {
         self.senders.end(op.sender.as_bytes(), op.generation, self.clock_ms, &mut self.changes);
         done()
+    }
+
+    fn erase_sender(&mut self, op: &EraseSender) -> io::Result<Outcome> {
+        let EraseSender { sender, generation } = op;
+        self.senders.end(sender.as_bytes(), *generation, self.clock_ms, &mut self.changes);
+        let done = self.get(&keys::erased_sender(sender.as_bytes()), keys::number_of)?;
+        let done = done.is_some_and(|done| done >= *generation);
+        if !done {
+            let key = keys::erasing_sender(sender.as_bytes());
+            let before = self.get(&key, keys::number_of)?;
+            self.changes.put(key, keys::number_value(before.map_or(*generation, |before| before.max(*generation))));
+        }
+        Ok(Outcome::SenderErasure(SenderErasure { done }))
+    }
+
+    fn redact(&mut self, op: &Redact) -> io::Result<Outcome> {
+        if self.get(&keys::erasing_sender(op.sender.as_bytes()), keys::number_of)? != Some(op.generation) {
+            return Ok(rejected(Reason::NotFound, "the user is not being erased"));
+        }
+        for message in &op.messages {
+            let key = keys::record(message.number, message.seq);
+            let left = self.get(&key, |record| {
+                let stored = Stored::decode(record)?;
+                let left = erasure::erased(stored.envelope, &op.sender)?;
+                Ok(left.map(|envelope| Stored { envelope: &envelope, ..stored }.encode()))
+            })?;
+            // Trimmed meanwhile, or replaced already.
+            if let Some(left) = left.flatten() {
+                self.changes.put(key, left);
+            }
+        }
+        Ok(done())
+    }
+
+    fn sender_erased(&mut self, op: &SenderErased) -> io::Result<Outcome> {
+        let key = keys::erasing_sender(op.sender.as_bytes());
+        if self.get(&key, keys::number_of)? == Some(op.generation) {
+            self.changes.delete(key);
+            self.changes.put(keys::erased_sender(op.sender.as_bytes()), keys::number_value(op.generation));
+            self.changes.put(keys::ERASED, keys::number_value(self.index));
+        }
+        Ok(done())
     }
 
     fn end_timeline(&mut self, op: &EndTimeline) -> io::Result<Outcome> {

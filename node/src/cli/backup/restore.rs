@@ -65,6 +65,10 @@ impl Restore {
         out::line(format_args!(
             "it is a new cluster, {cluster}, of one storage node, which begins at its first start"
         ))?;
+        out::line(format_args!(
+            "users who were erased after {} are back: order their erasures again (`carillon user erase`)",
+            date::format(*began_ms)
+        ))?;
         if mended.messages > 0 {
             out::line(format_args!(
                 "{} messages of the time of the backup had one copy, and have both now",

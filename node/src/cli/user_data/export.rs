@@ -52,7 +52,7 @@ impl Export {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
-        let User { account, sessions } = self.account(&mut nodes, deadline).await?;
+        let User { account, sessions, erasure } = self.account(&mut nodes, deadline).await?;
         let Some(account) = account else {
             return Err(UserDataError::Refused(format!("there never was a user {}", self.name)).into());
         };
@@ -62,7 +62,7 @@ impl Export {
             "kind": "export", "format": 1, "user": self.name.as_str(), "cluster": cluster, "time_ms": began_ms,
             "time": date::format(began_ms), "release": env!("CARGO_PKG_VERSION"),
         }))?;
-        writer.line(&lines::account(&account))?;
+        writer.line(&lines::account(&account, erasure.as_ref()))?;
         sessions.iter().try_for_each(|session| writer.line(&lines::session(session)))?;
         let mut leader = Leader::default();
         self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;

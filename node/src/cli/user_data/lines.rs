@@ -6,7 +6,7 @@ use carillon_proto::{
     UserId,
     pb::{
         client::{Envelope, recipient},
-        store::{Account, Session, StoredEntry, TimelineKey, timeline_key},
+        store::{Account, Erasure, Session, StoredEntry, TimelineKey, timeline_key},
         userdata::DeviceCursor,
     },
 };
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::cli::date;
 
-pub(super) fn account(account: &Account) -> Value {
+pub(super) fn account(account: &Account, erasure: Option<&Erasure>) -> Value {
     let revoked: Vec<_> = account
         .revoked
         .iter()
@@ -28,6 +28,7 @@ pub(super) fn account(account: &Account) -> Value {
         "created": date::format(account.created_ms),
         "password": account.scram.as_ref().map(|scram| json!({"kept_as": "SCRAM-SHA-256", "iterations": scram.iterations})),
         "deleted_ms": account.deleted.then_some(account.deleted_ms),
+        "erased_ms": erasure.map(|erasure| erasure.ordered_ms),
         "reserved": account.reserved,
         "tokens_from_ms": (account.tokens_from_ms > 0).then_some(account.tokens_from_ms),
         "revoked_tokens": revoked,
@@ -127,8 +128,8 @@ mod tests {
     #[test]
     fn a_password_is_told_and_not_given() {
         let scram = ScramCredentials { salt: vec![1].into(), iterations: 4096, ..ScramCredentials::default() };
-        let line = account(&Account { user: "alice".into(), scram: Some(scram), ..Account::default() });
+        let line = account(&Account { user: "alice".into(), scram: Some(scram), ..Account::default() }, None);
         assert_eq!(line["password"], json!({"kept_as": "SCRAM-SHA-256", "iterations": 4096}));
-        assert_eq!(account(&Account::default())["password"], Value::Null);
+        assert_eq!(account(&Account::default(), None)["password"], Value::Null);
     }
 }

@@ -1,10 +1,12 @@
 //! What is kept of a user. See docs/adr/0023-user-data.md.
 //!
 //! ```text
+//! erase.rs    how a user is erased
 //! export.rs   all of it, as lines of JSON
 //! lines.rs    the shape of these lines
 //! ```
 
+mod erase;
 mod export;
 mod lines;
 
@@ -15,7 +17,7 @@ use carillon_proto::{pb::userdata::NotLeader, peer::cause};
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-pub(super) use self::export::Export;
+pub(super) use self::{erase::Erase, export::Export};
 use super::storage_nodes::{StorageNodes, UserDataCaller};
 
 /// Why a command did not do what it was asked for. Each has an exit code of its own, for programs.
@@ -24,12 +26,16 @@ pub(super) enum UserDataError {
     /// Another attempt will not help.
     #[error("{0}")]
     Refused(String),
+    /// It has begun, and goes on by itself.
+    #[error("{0}")]
+    UnderWay(String),
 }
 
 impl UserDataError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 4,
+            Self::UnderWay(_) => 5,
         }
     }
 }

@@ -226,7 +226,7 @@ pub(super) fn session(user: &str, device: &str, lease: u64, connection: u64) -> 
 
 pub(super) fn found(user: &str, sessions: &[Session]) -> StoreAnswer {
     let account = Some(Account { user: user.into(), ..Account::default() });
-    StoreAnswer::User(User { account, sessions: sessions.to_vec() })
+    StoreAnswer::User(User { account, sessions: sessions.to_vec(), ..User::default() })
 }
 
 pub(super) fn send(to: &str, client_id: &str) -> Op {
@@ -258,7 +258,7 @@ pub(super) fn refusal(did: &Did) -> &link::Refusal {
 /// As `found`, of an account with this incarnation.
 pub(super) fn found_as(incarnation: u64, account: Account, sessions: &[Session]) -> StoreAnswer {
     let account = Some(Account { user: "bob".into(), incarnation, generation: incarnation, ..account });
-    StoreAnswer::User(User { account, sessions: sessions.to_vec() })
+    StoreAnswer::User(User { account, sessions: sessions.to_vec(), ..User::default() })
 }
 
 pub(super) fn gone(play: &mut Play, token: u64) -> Vec<Did> {

@@ -4,7 +4,10 @@ use std::io;
 
 use carillon_proto::ShardId;
 
-use super::{ACCOUNT, ENDING, LEASE, PLACEMENT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of};
+use super::{
+    ACCOUNT, ENDING, ERASURE, LEASE, PLACEMENT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of, numbers_of,
+    numbers_value,
+};
 
 pub(crate) fn account(user: &str) -> RowBytes {
     key(ACCOUNT, &[user.as_bytes()])
@@ -34,9 +37,13 @@ pub(crate) fn endings() -> RowBytes {
     key(ENDING, &[])
 }
 
-/// The user in a key of `ACCOUNT` or `ENDING`.
+pub(crate) fn erasure(user: &str) -> RowBytes {
+    key(ERASURE, &[user.as_bytes()])
+}
+
+/// The user in a key of `ACCOUNT`, `ENDING` or `ERASURE`.
 pub(crate) fn user_of(key: &[u8]) -> io::Result<String> {
-    let [ACCOUNT | ENDING, user @ ..] = key else { return Err(broken("key of an account")) };
+    let [ACCOUNT | ENDING | ERASURE, user @ ..] = key else { return Err(broken("key of an account")) };
     String::from_utf8(user.to_vec()).map_err(|_| broken("user in the key of an account"))
 }
 
@@ -85,6 +92,29 @@ pub(crate) fn placements() -> RowBytes {
 pub(crate) fn placement_of(key: &[u8]) -> io::Result<ShardId> {
     let [PLACEMENT, group @ ..] = key else { return Err(broken("key of a placement")) };
     ShardId::from_group(number_of(group)?).ok_or_else(|| broken("shard in the key of a placement"))
+}
+
+/// The value of `ERASURE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Erasure {
+    /// Of the account's row.
+    pub(crate) incarnation: u64,
+    /// In milliseconds since 1970.
+    pub(crate) ordered_ms: u64,
+    pub(crate) done: bool,
+}
+
+impl Erasure {
+    pub(crate) fn encode(self) -> RowBytes {
+        numbers_value([self.incarnation, self.ordered_ms, self.done.into()])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        match numbers_of(value)? {
+            [incarnation, ordered_ms, done @ (0 | 1)] => Ok(Self { incarnation, ordered_ms, done: done == 1 }),
+            _ => Err(broken("erasure")),
+        }
+    }
 }
 
 /// The value of `LEASE`.

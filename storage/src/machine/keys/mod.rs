@@ -14,6 +14,7 @@
 //! | 0x08 `PLACEMENT` | directory 0 | Raft group u64 | encoded `Placement` |
 //! | 0x09 `CLUSTER_LEVEL` | directory 0 | nothing | level u32: what all storage nodes can read |
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
+//! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
@@ -21,6 +22,9 @@
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
+//! | 0x1f `ERASING_SENDER` | timeline | user | generation u64: what the user had sent is being erased |
+//! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
+//! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -48,7 +52,7 @@
 //!
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
-//! `CLUSTER_GROWTH`.
+//! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -78,6 +82,7 @@ pub(crate) const REGISTRY: &[u8] = &[0x04];
 pub(crate) const LEVEL: &[u8] = &[0x06];
 pub(crate) const CLUSTER_LEVEL: &[u8] = &[0x09];
 pub(crate) const CLUSTER_GROWTH: &[u8] = &[0x1d];
+pub(crate) const ERASED: &[u8] = &[0x39];
 pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
 pub(crate) const CLOCK: &[u8] = &[0x15];
 const ACCOUNT: u8 = 0x01;
@@ -93,6 +98,9 @@ const CURSOR: u8 = 0x13;
 const GARBAGE: u8 = 0x16;
 const ENDED_SENDER: u8 = 0x17;
 const GROUP_CURSOR: u8 = 0x19;
+const ERASURE: u8 = 0x1e;
+const ERASING_SENDER: u8 = 0x1f;
+const ERASED_SENDER: u8 = 0x38;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -170,6 +178,8 @@ mod tests {
             let key = TimelineKey { kind: i32::from(kind), owner: text.clone().into() };
             prop_assert_eq!(timeline_of(&timeline(&key)).expect("decodes"), key);
             prop_assert_eq!(seq_of(&record(a, b)).expect("decodes"), b);
+            prop_assert_eq!(record_of(&record(a, b)).expect("decodes"), (a, b));
+            prop_assert!(all_records().contains(&record(a, b)) && !all_records().contains(&duplicate(a, &sixteen)));
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
@@ -263,12 +273,13 @@ mod tests {
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
         let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1c).chain(0x30..=0x37);
-        let single = [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK].map(|key| key[0]);
+        let single =
+            [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
         let used: Vec<_> = single
             .into_iter()
             .chain(rows)
-            .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR])
+            .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
@@ -302,6 +313,9 @@ mod tests {
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);
+        assert_eq!(*erasure("al"), [0x1e, b'a', b'l']);
+        assert_eq!(*erasing_sender(b"al"), [0x1f, b'a', b'l']);
+        assert_eq!(*erased_sender(b"al"), [0x38, b'a', b'l']);
         assert_eq!(*session("al", "d"), [2, b'a', b'l', 0, b'd']);
         assert_eq!(*lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*storage_node(1), [7, 0, 0, 0, 0, 0, 0, 0, 1]);

@@ -9,10 +9,11 @@ use carillon_proto::{
 use prost::Message;
 
 use super::{
-    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DUPLICATE, ENDED_SENDER, ENDING, GARBAGE,
-    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, SESSION, STORAGE_NODE,
-    Stored, TIMELINE, broken, cursor_of, ended_sender_of, garbage_of, group_cursor_of, lease_of, level_of, number_of,
-    numbers_of, placement_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
+    ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
+    NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, SESSION, STORAGE_NODE, Stored, TIMELINE, broken, cursor_of,
+    ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, lease_of, level_of, number_of, numbers_of,
+    placement_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -22,6 +23,9 @@ const DUPLICATE_END: u8 = DUPLICATE + 7;
 pub(crate) fn check(kind: ShardKind, key: &[u8], value: &[u8]) -> io::Result<()> {
     if key == LEVEL {
         return level_of(value).map(drop);
+    }
+    if key == ERASED {
+        return number_of(value).map(drop);
     }
     let first = *key.first().ok_or_else(|| broken("empty key"))?;
     match kind {
@@ -45,6 +49,7 @@ fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         SESSION => message::<Session>(value),
         LEASE => lease_of(key).and_then(|_| Lease::decode(value).map(drop)),
         ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
+        ERASURE => user_of(key).and_then(|_| Erasure::decode(value).map(drop)),
         STORAGE_NODE => storage_node_of(key).and_then(|_| message::<StorageNode>(value)),
         PLACEMENT => placement_of(key).and_then(|_| message::<Placement>(value)),
         _ => Err(unknown(first)),
@@ -60,6 +65,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         CURSOR => cursor_of(key).and_then(|_| Cursor::decode(value).map(drop)),
         GARBAGE => garbage_of(key).map(drop),
         ENDED_SENDER => ended_sender_of(key).and_then(|_| numbers_of::<2>(value).map(drop)),
+        ERASING_SENDER | ERASED_SENDER => erased_sender_of(key).and_then(|_| number_of(value).map(drop)),
         GROUP_CURSOR => group_cursor_of(key).and_then(|_| GroupCursor::decode(value).map(drop)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -93,8 +99,8 @@ mod tests {
 
     use super::*;
     use crate::machine::keys::{
-        account, cursor, duplicate, ended_sender, ending, garbage, lease, number_value, numbers_value, placement,
-        record, session, storage_node, timeline, timeline_value,
+        account, cursor, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage, lease,
+        number_value, numbers_value, placement, record, session, storage_node, timeline, timeline_value,
     };
 
     #[test]
@@ -108,6 +114,7 @@ mod tests {
             (session("alice", "d").to_vec(), Session::default().encode_to_vec()),
             (lease(64).to_vec(), lease_row.encode()),
             (ending("alice").to_vec(), number.clone()),
+            (erasure("alice").to_vec(), numbers_value([1, 2, 0]).to_vec()),
             (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
             (placement(ShardId::REGISTRY).to_vec(), Placement::default().encode_to_vec()),
             (REGISTRY.to_vec(), numbers_value([1, 2, 3]).to_vec()),
@@ -118,6 +125,8 @@ mod tests {
             (cursor(1, "d").to_vec(), numbers_value([1, 2]).to_vec()),
             (NEXT_NUMBER.to_vec(), number.clone()),
             (garbage(3).to_vec(), Vec::new()),
+            (erasing_sender(b"alice").to_vec(), number.clone()),
+            (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),
             (record(70_000, 3).to_vec(), stored.encode().to_vec()),
             (duplicate(70_000, &[3; 16]).to_vec(), number.clone()),

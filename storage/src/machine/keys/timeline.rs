@@ -6,8 +6,8 @@ use bytes::Bytes;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, GARBAGE, GROUP_CURSOR, RECORD, RECORD_1, RowBytes, TIMELINE, broken,
-    key, number_of, numbers_of, numbers_value,
+    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP_CURSOR, RECORD,
+    RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -66,6 +66,18 @@ pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
     }
 }
 
+/// The range of all records of all timelines.
+pub(crate) fn all_records() -> std::ops::RangeInclusive<RowBytes> {
+    key(RECORD, &[])..=key(DUPLICATE, &[])
+}
+
+/// Number of the timeline and position.
+pub(crate) fn record_of(key: &[u8]) -> io::Result<(u64, u64)> {
+    let seq = seq_of(key)?;
+    let number = key[1..key.len() - 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Ok((number, seq))
+}
+
 pub(crate) fn duplicate(number: u64, duplicate: &[u8; 16]) -> RowBytes {
     numbered(DUPLICATE, number, duplicate)
 }
@@ -102,6 +114,25 @@ pub(crate) fn all_ended_senders() -> std::ops::RangeInclusive<RowBytes> {
 pub(crate) fn ended_sender_of(key: &[u8]) -> io::Result<&[u8]> {
     let [ENDED_SENDER, user @ ..] = key else { return Err(broken("key of a sender that has ended")) };
     Ok(user)
+}
+
+pub(crate) fn erasing_sender(user: &[u8]) -> RowBytes {
+    key(ERASING_SENDER, &[user])
+}
+
+/// The range of all senders that are being erased.
+pub(crate) fn all_erasing_senders() -> std::ops::RangeInclusive<RowBytes> {
+    key(ERASING_SENDER, &[])..=key(ERASING_SENDER, &[&[0xff]])
+}
+
+pub(crate) fn erased_sender(user: &[u8]) -> RowBytes {
+    key(ERASED_SENDER, &[user])
+}
+
+/// The user in a key of `ERASING_SENDER` or `ERASED_SENDER`.
+pub(crate) fn erased_sender_of(key: &[u8]) -> io::Result<&str> {
+    let [ERASING_SENDER | ERASED_SENDER, user @ ..] = key else { return Err(broken("key of an erased sender")) };
+    str::from_utf8(user).map_err(|_| broken("user in the key of an erased sender"))
 }
 
 pub(crate) fn garbage(number: u64) -> RowBytes {

@@ -5,9 +5,9 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use carillon_proto::{
     ShardId,
     pb::store::{
-        Account, AccountChanged, AdvanceLeaseClock, DirectoryCommand, Done, ListAccounts, ListSessions, Node, NodeKind,
-        PutAccount, PutSession, RegisterNode, Registered, RenewLease, RevokeTokens, RevokedToken, Session, SessionPut,
-        User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        Account, AccountChanged, AdvanceLeaseClock, DirectoryCommand, Done, Erasure, ListAccounts, ListSessions, Node,
+        NodeKind, PutAccount, PutSession, RegisterNode, Registered, RenewLease, RevokeTokens, RevokedToken, Session,
+        SessionPut, User, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
     },
     sessions::over,
 };
@@ -26,6 +26,7 @@ const TOKENS: [&str; 3] = ["", "t1", "t2"];
 struct Model {
     users: BTreeMap<String, (Account, BTreeMap<String, Session>)>,
     endings: BTreeMap<String, u64>,
+    erasures: BTreeMap<String, Erasure>,
     /// Registration, lease, when it ends.
     nodes: Vec<(RegisterNode, u64, u64)>,
     clock: u64,
@@ -79,6 +80,34 @@ impl Model {
                 }
                 return self.account_changed(&op.user);
             }
+            Op::EraseAccount(op) => {
+                let Some((account, _)) = self.users.get_mut(&op.user) else {
+                    return Answer::Rejected(Reason::NotFound);
+                };
+                let is_new = self.erasures.get(&op.user).is_none_or(|of| of.incarnation != account.incarnation);
+                if is_new {
+                    if !account.deleted {
+                        account.scram = None;
+                        account.remade = false;
+                        account.reserved = false;
+                        (account.incarnation, account.generation) = (at, at);
+                        (account.deleted, account.deleted_ms) = (true, op.time_ms);
+                    }
+                    let (user, incarnation) = (op.user.clone(), account.incarnation);
+                    self.endings.insert(user.clone(), incarnation);
+                    let erasure = Erasure { user: user.clone(), incarnation, ordered_ms: op.time_ms, done: false };
+                    self.erasures.insert(user, erasure);
+                }
+                return self.account_changed(&op.user);
+            }
+            Op::AccountErased(op) => {
+                if let Some(erasure) = self.erasures.get_mut(&op.user)
+                    && (erasure.incarnation, erasure.done) == (op.incarnation, false)
+                {
+                    erasure.done = true;
+                    self.endings.remove(&op.user);
+                }
+            }
             Op::RevokeTokens(op) => {
                 let account = match self.account(&op.user) {
                     Ok(account) => account,
@@ -107,7 +136,8 @@ impl Model {
                 return self.account_changed(&op.user);
             }
             Op::InboxEnded(op) => {
-                if self.endings.get(&op.user).is_some_and(|ending| *ending <= op.incarnation) {
+                let is_erasing = self.is_erasing(&op.user);
+                if !is_erasing && self.endings.get(&op.user).is_some_and(|ending| *ending <= op.incarnation) {
                     self.endings.remove(&op.user);
                 }
             }
@@ -209,8 +239,15 @@ impl Model {
         done()
     }
 
+    fn is_erasing(&self, user: &str) -> bool {
+        self.erasures.get(user).is_some_and(|erasure| !erasure.done)
+    }
+
     fn put_account(&mut self, at: u64, op: &PutAccount) -> Answer {
         let given = op.account.clone().expect("an account");
+        if self.is_erasing(&given.user) {
+            return Answer::Rejected(Reason::Gone);
+        }
         let at = if op.numbered { at } else { 0 };
         let remade = self.users.get(&given.user).is_some_and(|(account, _)| account.deleted);
         let fresh = |tokens_from_ms, revoked| Account {
@@ -330,8 +367,9 @@ fn check_reads(reader: &DirectoryReader, model: &Model) {
         let expected = model.users.get(user).map_or_else(User::default, |(account, sessions)| User {
             account: Some(account.clone()),
             sessions: sessions.values().cloned().collect(),
+            ..User::default()
         });
-        assert_eq!(read, expected);
+        assert_eq!(read, User { erasure: model.erasures.get(user).cloned(), ..expected });
     }
     let registry = reader.registry();
     let registry = registry.borrow();

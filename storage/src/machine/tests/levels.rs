@@ -4,12 +4,12 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropStorageNode, EndSender, ForgetReplica,
-        FoundCluster, MoveCursors, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel,
-        Rebalance, RemoveReplica, ReplicaJoined, Session, SetLevel, SetReplicaVotes, SetStorageNode,
-        SetStorageNodeState, StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey,
-        directory_command::Op, move_cursors::Moved, put_account::Mode, store_error::Why, sweep_cursors::Seen,
-        timeline_command, timeline_key::Kind,
+        Account, AccountErased, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropStorageNode, EndSender,
+        EraseAccount, EraseSender, ForgetReplica, FoundCluster, MoveCursors, MoveReplica, PlaceReplica, PreferReplica,
+        PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session,
+        SetLevel, SetReplicaVotes, SetStorageNode, SetStorageNodeState, StorageNode, StoreError, SweepCursors,
+        TimelineCommand, TimelineKey, directory_command::Op, move_cursors::Moved, put_account::Mode, redact,
+        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -143,6 +143,42 @@ fn a_timeline_shard_below_level_1_stops_at_what_names_a_sender() {
     let set_level = TimelineCommand { op: Some(timeline_command::Op::SetLevel(level)) };
     let commands: Vec<_> = [set_level].into_iter().chain(new).collect();
     machine.apply(&[entry(1, &commands)], &1u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn shards_below_level_5_stop_at_erasures() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let (mut directory, mut timeline) = (directory(&engines), timeline(&engines));
+    let user = || "alice".to_owned();
+    let in_directory = [
+        command(Op::EraseAccount(EraseAccount { user: user(), time_ms: 1 })),
+        command(Op::AccountErased(AccountErased { user: user(), incarnation: 1 })),
+    ];
+    let message = redact::Message { number: 1, seq: 1 };
+    let in_timeline = [
+        timeline_command::Op::EraseSender(EraseSender { sender: user(), generation: 5 }),
+        timeline_command::Op::Redact(Redact { sender: user(), generation: 5, messages: vec![message] }),
+        timeline_command::Op::SenderErased(SenderErased { sender: user(), generation: 5 }),
+    ];
+    let in_timeline = in_timeline.map(|op| TimelineCommand { op: Some(op) });
+    let level = SetLevel { level: Level::ERASURE.0 };
+    let before = SetLevel { level: Level::GROWTH.0 };
+    let of_timeline = |level| TimelineCommand { op: Some(timeline_command::Op::SetLevel(level)) };
+    directory.apply(&[entry(1, &[command(Op::SetLevel(before))])], &1u64.to_be_bytes()).expect("applies");
+    timeline.apply(&[entry(1, &[of_timeline(before)])], &1u64.to_be_bytes()).expect("applies");
+    for command in &in_directory {
+        let why = why(&mut directory, 2, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 5 stands where the shard is at level 4"), "{why}");
+    }
+    for command in &in_timeline {
+        let why = why(&mut timeline, 2, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 5 stands where the shard is at level 4"), "{why}");
+    }
+    let all: Vec<_> = [command(Op::SetLevel(level))].into_iter().chain(in_directory).collect();
+    directory.apply(&[entry(2, &all)], &2u64.to_be_bytes()).expect("applies");
+    let all: Vec<_> = [of_timeline(level)].into_iter().chain(in_timeline).collect();
+    timeline.apply(&[entry(2, &all)], &2u64.to_be_bytes()).expect("applies");
 }
 
 #[test]

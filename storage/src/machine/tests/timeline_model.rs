@@ -1,15 +1,16 @@
 mod commands;
 mod model;
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     limits::MOVED_CURSORS,
+    pb::client::Envelope,
     pb::store::{
-        Head, ReadHead, ReadTimeline, StoreError, TimelineCommand, TimelineKey, Trim, rejected, store_error::Why,
-        sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
+        Head, ReadHead, ReadTimeline, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
+        store_error::Why, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -25,6 +26,8 @@ const SENDERS_KEPT_MS: u64 = 86_400_000;
 const DEVICES: [&str; 2] = ["phone", "phone/2"];
 
 fn check_reads(reader: &TimelineReader, model: &Model) {
+    let erasing: Vec<_> = reader.erasing().expect("reads").into_iter().map(|of| (of.user, of.generation)).collect();
+    assert_eq!(erasing, model.erasing.clone().into_iter().collect::<Vec<_>>());
     for (timeline, incarnation) in (0..6).map(key).flat_map(|key| (0..INCARNATIONS).map(move |of| (key.clone(), of))) {
         let model = model.get(&timeline);
         if model.is_some_and(|model| model.incarnation > incarnation) {
@@ -464,4 +467,70 @@ fn what_a_session_that_is_over_has_sent_gets_into_no_timeline() {
     machine.apply(&[entry(10, &[advance(1)])], &[0; 8]).expect("applies");
     assert_eq!(records(&mut machine).len(), records_with, "the clock is there, and the sender is not");
     assert!(sent(&mut machine, 11, 4));
+}
+
+#[test]
+fn what_an_erased_user_has_said_is_nowhere_and_everything_else_stays_in_its_place() {
+    const MESSAGES: u64 = 12;
+    let dir = tempfile::tempdir().expect("folder");
+    let said = |reader: &TimelineReader, number| {
+        let read = ReadTimeline { timeline: Some(key(number)), ..ReadTimeline::default() };
+        let entries = reader.read(&read).expect("reads").entries.into_iter();
+        entries.map(|entry| (entry.seq, Envelope::decode(entry.envelope).expect("decodes"))).collect::<Vec<_>>()
+    };
+    let users = HashSet::from([SENDER.to_owned()]);
+    let mut index = 0;
+    let mut apply = |machine: &mut TimelineMachine, command: TimelineCommand| {
+        index += 1;
+        machine.apply(&[entry(index, &[command])], &[0; 8]).expect("applies").remove(0).remove(0)
+    };
+    let of_other = |number, n: u8| {
+        let mut command = append(number, n, 2, 20, 7);
+        if let Some(Op::Append(op)) = &mut command.op {
+            op.envelope = said_by("dave", &format!("{n}")).encode_to_vec().into();
+        }
+        command
+    };
+    {
+        let (mut machine, reader) = machine(dir.path());
+        for number in [0, 2] {
+            for n in 0..MESSAGES as u8 {
+                let command = if n % 3 == 0 { of_other(number, n) } else { by(4, append(number, n, 2, 20, 7)) };
+                apply(&mut machine, command);
+            }
+        }
+        let before = [said(&reader, 0), said(&reader, 2)];
+        assert_eq!(apply(&mut machine, erase_sender(5)), Outcome::SenderErasure(SenderErasure { done: false }));
+        let gone = apply(&mut machine, by(4, append(0, 99, 2, 20, 7)));
+        assert_eq!(gone, rejected(rejected::Reason::SenderGone, "the session that has sent it is over"));
+        let (found, next) = reader.sent_by(&users, &[]).expect("reads");
+        assert!(next.is_empty() && found.iter().all(|(sender, _)| sender == SENDER));
+        assert_eq!(found.len() as u64, 2 * MESSAGES * 2 / 3);
+        let found: Vec<_> = found.into_iter().map(|(_, message)| (message.number, message.seq)).collect();
+        assert_eq!(
+            apply(&mut machine, redact(4, &found)),
+            rejected(rejected::Reason::NotFound, "the user is not being erased")
+        );
+        assert_eq!([said(&reader, 0), said(&reader, 2)], before, "of another generation");
+        // Twice, and with others' messages among them.
+        let all: Vec<_> = [1, 2].into_iter().flat_map(|number| (1..=MESSAGES).map(move |seq| (number, seq))).collect();
+        apply(&mut machine, redact(5, &found));
+        apply(&mut machine, redact(5, &all));
+        let left = |(seq, said): (u64, Envelope)| (seq, if said.sender == SENDER { left_of(said) } else { said });
+        let expected = before.map(|of_timeline| of_timeline.into_iter().map(left).collect::<Vec<_>>());
+        assert_eq!([said(&reader, 0), said(&reader, 2)], expected);
+        assert_eq!(reader.sent_by(&users, &[]).expect("reads"), (Vec::new(), Vec::new()));
+        apply(&mut machine, sender_erased(5));
+        assert_eq!(reader.erasing().expect("reads"), Vec::new());
+        assert_eq!(apply(&mut machine, erase_sender(5)), Outcome::SenderErasure(SenderErasure { done: true }), "once");
+    }
+    let (mut machine, reader) = machine(dir.path());
+    let has = |value: &[u8], text: &[u8]| value.windows(text.len()).any(|part| part == text);
+    let rows = records(&mut machine);
+    assert!(rows.iter().filter(|(_, value)| has(value, b"a device")).all(|(_, value)| has(value, b"dave")));
+    // Who bears the name next is not erased by what comes late.
+    apply(&mut machine, by(9, append(0, 50, 2, 20, 7)));
+    let last = said(&reader, 0).last().expect("is there").0;
+    apply(&mut machine, redact(5, &[(1, last)]));
+    assert!(!said(&reader, 0).last().expect("is there").1.erased);
 }

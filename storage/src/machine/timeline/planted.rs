@@ -18,6 +18,7 @@ pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Byte
     let (states, changes) = (&mut RecentMap::new(0), Changes::default());
     let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };
     let senders = EndedSenders::default();
-    let mut batch = Batch { shard, states, touched: KeyedMap::default(), clock_ms: 0, senders, reading, changes };
+    let mut batch =
+        Batch { shard, states, touched: KeyedMap::default(), clock_ms: 0, senders, reading, changes, index: 0 };
     commands.map(|command| batch.command(command)).collect()
 }

@@ -3,9 +3,9 @@
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand, EndSessions,
-        InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens, ScramCredentials, Session,
-        SetLevel, directory_command::Op, put_account::Mode,
+        Account, AccountErased, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand,
+        EndSessions, EraseAccount, InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens,
+        ScramCredentials, Session, SetLevel, directory_command::Op, put_account::Mode,
     },
 };
 use proptest::prelude::*;
@@ -83,6 +83,10 @@ pub(super) fn command() -> impl Strategy<Value = DirectoryCommand> {
         }),
         2 => (0..3usize, 0..3u64)
             .prop_map(|(user, time_ms)| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned(), time_ms })),
+        1 => (0..3usize, 1..3u64)
+            .prop_map(|(user, time_ms)| Op::EraseAccount(EraseAccount { user: USERS[user].to_owned(), time_ms })),
+        3 => (0..3usize, lease())
+            .prop_map(|(user, incarnation)| Op::AccountErased(AccountErased { user: USERS[user].to_owned(), incarnation })),
         1 => (0..3usize, 0..3u64, 0..3usize, 1..4u64).prop_map(|(user, before, id, time_ms)| {
             let (user, id) = (USERS[user].to_owned(), TOKENS[id].to_owned());
             Op::RevokeTokens(RevokeTokens { user, before_ms: before * 1000, id, expires_ms: 2, time_ms })

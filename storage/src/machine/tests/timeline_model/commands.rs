@@ -2,13 +2,15 @@
 
 use carillon_proto::{
     Level,
+    pb::client::{Content, Envelope, Text, content},
     pb::store::{
-        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, MoveCursors, RenewEpoch, SetCursor, SetLevel,
-        SweepCursors, TimelineCommand, TimelineKey, Trim, move_cursors::Moved, sweep_cursors::Seen,
-        timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, CollectGarbage, EndSender, EndTimeline, EraseSender, MoveCursors, Redact, RenewEpoch,
+        SenderErased, SetCursor, SetLevel, SweepCursors, TimelineCommand, TimelineKey, Trim, move_cursors::Moved,
+        redact::Message, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::{DEVICES, INCARNATIONS, SENDER};
 
@@ -53,9 +55,21 @@ pub(super) fn end(number: u8, incarnation: u64) -> TimelineCommand {
     TimelineCommand { op: Some(Op::EndTimeline(EndTimeline { timeline: Some(key(number)), incarnation })) }
 }
 
+pub(super) fn said_by(sender: &str, text: &str) -> Envelope {
+    Envelope {
+        id: format!("of {text}"),
+        sender: sender.to_owned(),
+        sender_device: "a device".to_owned(),
+        time_ms: 7,
+        content: Some(Content { body: Some(content::Body::Text(Text { body: text.to_owned() })) }),
+        ..Envelope::default()
+    }
+}
+
 /// The same, sent by a session of this generation.
 pub(super) fn by(generation: u64, mut command: TimelineCommand) -> TimelineCommand {
     if let Some(Op::Append(op)) = &mut command.op {
+        op.envelope = said_by(SENDER, &format!("{:?}", op.duplicate_key.first())).encode_to_vec().into();
         (op.sender, op.sender_generation) = (SENDER.into(), generation);
     }
     command
@@ -71,6 +85,20 @@ pub(super) fn only_repeat(mut command: TimelineCommand) -> TimelineCommand {
 
 pub(super) fn end_sender(generation: u64) -> TimelineCommand {
     TimelineCommand { op: Some(Op::EndSender(EndSender { sender: SENDER.to_owned(), generation })) }
+}
+
+pub(super) fn erase_sender(generation: u64) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::EraseSender(EraseSender { sender: SENDER.to_owned(), generation })) }
+}
+
+/// Number and position of each.
+pub(super) fn redact(generation: u64, messages: &[(u64, u64)]) -> TimelineCommand {
+    let messages = messages.iter().map(|(number, seq)| Message { number: *number, seq: *seq }).collect();
+    TimelineCommand { op: Some(Op::Redact(Redact { sender: SENDER.to_owned(), generation, messages })) }
+}
+
+pub(super) fn sender_erased(generation: u64) -> TimelineCommand {
+    TimelineCommand { op: Some(Op::SenderErased(SenderErased { sender: SENDER.to_owned(), generation })) }
 }
 
 pub(super) fn set_level() -> TimelineCommand {
@@ -162,6 +190,10 @@ pub(super) fn command() -> impl Strategy<Value = TimelineCommand> {
         3 => (0..6u8, 0..60u8, incarnation())
             .prop_map(|(n, d, of_owner)| only_repeat(of(of_owner, append(n, d, 2, 20, 7)))),
         1 => (1..5u64).prop_map(end_sender),
+        1 => (1..5u64).prop_map(erase_sender),
+        2 => (1..5u64, proptest::collection::vec((1..7u64, 1..12u64), 1..9))
+            .prop_map(|(g, messages)| redact(g, &messages)),
+        1 => (1..5u64).prop_map(sender_erased),
         1 => (0..6u8, 1..4u64, 0..60u64, 1..4u64).prop_map(|(n, e, s, new)| renew_epoch(n, e, s, new)),
         1 => (0..7u64, 0..2usize, 0..40u64).prop_map(|(n, d, s)| sweep(n, d, s)),
         2 => (1..7u64, 0..2usize, group(), 1..3u64, 0..4u64)

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use carillon_proto::pb::store::{
-    Append, Appended, Done, Head, Rejected, StoreError, TimelineCommand, TimelineKey, rejected, store_error,
-    timeline_command::Op,
+use carillon_proto::pb::{
+    client::{Content, Envelope, Text, content},
+    store::{
+        Append, Appended, Done, Head, Rejected, SenderErasure, StoreError, TimelineCommand, TimelineKey, rejected,
+        store_error, timeline_command::Op,
+    },
 };
+use prost::Message as _;
 
 use super::SENDERS_KEPT_MS;
 use crate::machine::Outcome;
@@ -32,6 +36,9 @@ pub(super) struct Model {
     clock_ms: u64,
     /// Of each sender: the generation, and when it was told.
     senders: BTreeMap<String, (u64, u64)>,
+    /// The generations of senders that are being erased, and that were.
+    pub(super) erasing: BTreeMap<String, u64>,
+    erased: BTreeMap<String, u64>,
 }
 
 impl Timeline {
@@ -156,6 +163,38 @@ impl Model {
                 let sender = self.senders.entry(op.sender.clone()).or_default();
                 *sender = (op.generation.max(sender.0), self.clock_ms);
             }
+            Op::EraseSender(op) => {
+                let sender = self.senders.entry(op.sender.clone()).or_default();
+                *sender = (op.generation.max(sender.0), self.clock_ms);
+                let done = self.erased.get(&op.sender).is_some_and(|of| *of >= op.generation);
+                if !done {
+                    let of = self.erasing.entry(op.sender.clone()).or_default();
+                    *of = op.generation.max(*of);
+                }
+                return Outcome::SenderErasure(SenderErasure { done });
+            }
+            Op::Redact(op) => {
+                if self.erasing.get(&op.sender) != Some(&op.generation) {
+                    return rejected(rejected::Reason::NotFound, "the user is not being erased");
+                }
+                for message in &op.messages {
+                    let of_number = |timeline: &&mut Timeline| timeline.number == message.number;
+                    let Some(timeline) = self.timelines.values_mut().find(of_number) else { continue };
+                    let place = message.seq.checked_sub(timeline.first);
+                    let Some(kept) = place.and_then(|place| timeline.kept.get_mut(place as usize)) else { continue };
+                    if let Ok(said) = Envelope::decode(kept.envelope.clone())
+                        && said.sender == op.sender
+                    {
+                        kept.envelope = left_of(said).encode_to_vec().into();
+                    }
+                }
+            }
+            Op::SenderErased(op) => {
+                if self.erasing.get(&op.sender) == Some(&op.generation) {
+                    self.erasing.remove(&op.sender);
+                    self.erased.insert(op.sender.clone(), op.generation);
+                }
+            }
             Op::RenewEpoch(op) => {
                 if let Some(timeline) = self.timelines.get_mut(&name(&op.timeline))
                     && timeline.epoch != 0
@@ -192,6 +231,12 @@ impl Model {
         }
         Outcome::Done(Done {})
     }
+}
+
+/// What is left of a message whose sender is erased.
+pub(super) fn left_of(said: Envelope) -> Envelope {
+    let content = Some(Content { body: Some(content::Body::Text(Text::default())) });
+    Envelope { sender_device: String::new(), client_id: String::new(), content, erased: true, ..said }
 }
 
 pub(super) fn out_of_order() -> Outcome {

@@ -1,0 +1,217 @@
+//! Takes what was erased from this node's disk: old versions in the timelines' files, snapshots and the log. See
+//! docs/adr/0023-user-data.md.
+//!
+//! A shard is clean up to an entry of its log if nothing is on this disk any more that this entry, or one before it, has removed
+//! or overwritten. That is said of one replica: another one of the same shard may be sent old entries again.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use carillon_proto::{ShardId, ShardKind};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    cluster::{Cluster, Serving},
+    engine::{DIRECTORY, Engines},
+    log::Log,
+    shard::{Reader, Shard},
+};
+
+/// Time between two looks. A round is followed by a pause as long as itself, so that the disk is there for others at least as long;
+/// what is erased during a round waits for the next one.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How long a snapshot and a purge may take.
+const PATIENCE: Duration = Duration::from_secs(1800);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How far each replica is clean.
+const CLEAN: &str = "clean";
+/// The same for directory shards, once the engine is made anew: while this file is there, the next start does that.
+const RENEW: &str = "directory.renew";
+
+/// By Raft group and id of the replica.
+type Upto = BTreeMap<(u64, u64), u64>;
+
+/// What this disk is known to be rid of. Kept in a file: a file that is lost costs another round.
+pub(crate) struct Clean {
+    dir: PathBuf,
+    upto: Mutex<Upto>,
+}
+
+impl Clean {
+    /// Call it before the engines are opened. Blocking.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let mut upto = read(&dir.join(CLEAN));
+        let renew = dir.join(RENEW);
+        if renew.try_exists()? {
+            // Snapshots and log have everything, as after a power failure.
+            let directory = dir.join(DIRECTORY);
+            if directory.try_exists()? {
+                fs::remove_dir_all(directory)?;
+            }
+            tracing::info!("the directory engine is made anew from snapshots and log, without what was erased");
+            for (replica, index) in read(&renew) {
+                advance(&mut upto, replica, index);
+            }
+            write(dir, CLEAN, &upto)?;
+            fs::remove_file(renew)?;
+        }
+        Ok(Self { dir: dir.to_owned(), upto: Mutex::new(upto) })
+    }
+
+    pub(crate) fn upto(&self, shard: ShardId, replica: u64) -> u64 {
+        self.upto.lock().get(&(shard.group(), replica)).copied().unwrap_or(0)
+    }
+
+    /// Blocking.
+    fn advance(&self, rounds: &[(ShardId, u64, u64)]) -> io::Result<()> {
+        let (directory, timeline): (Vec<_>, Vec<_>) =
+            rounds.iter().partition(|(shard, ..)| shard.kind == ShardKind::Directory);
+        let mut upto = self.upto.lock();
+        timeline.into_iter().for_each(|(shard, replica, index)| advance(&mut upto, (shard.group(), replica), index));
+        write(&self.dir, CLEAN, &upto)?;
+        if !directory.is_empty() {
+            let mut renew = read(&self.dir.join(RENEW));
+            directory
+                .into_iter()
+                .for_each(|(shard, replica, index)| advance(&mut renew, (shard.group(), replica), index));
+            write(&self.dir, RENEW, &renew)?;
+        }
+        Ok(())
+    }
+
+    /// How far the replica is clean after the next start.
+    pub(crate) fn coming(&self, shard: ShardId, replica: u64) -> u64 {
+        let renewed = if shard.kind == ShardKind::Directory { read(&self.dir.join(RENEW)) } else { Upto::new() };
+        renewed.get(&(shard.group(), replica)).copied().unwrap_or(0).max(self.upto(shard, replica))
+    }
+}
+
+fn advance(upto: &mut Upto, replica: (u64, u64), index: u64) {
+    let of_replica = upto.entry(replica).or_default();
+    *of_replica = index.max(*of_replica);
+}
+
+/// Lines of three numbers. What can't be read is not there.
+fn read(path: &Path) -> Upto {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let numbers = |line: &str| -> Option<((u64, u64), u64)> {
+        let mut numbers = line.split(' ').map(|number| number.parse().ok());
+        Some(((numbers.next()??, numbers.next()??), numbers.next()??))
+    };
+    text.lines().filter_map(numbers).collect()
+}
+
+fn write(dir: &Path, name: &str, upto: &Upto) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.new"));
+    let mut file = File::create(&temporary)?;
+    upto.iter().try_for_each(|((group, replica), index)| writeln!(file, "{group} {replica} {index}"))?;
+    file.sync_all()?;
+    fs::rename(temporary, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Runs as long as the node.
+pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<Log>, clean: Arc<Clean>) {
+    let Some(cluster) = serving.get() else { return };
+    loop {
+        let start = Instant::now();
+        match round(cluster, &engines, &log, &clean).await {
+            Ok(0) => {}
+            Ok(shards) => {
+                tracing::info!(shards, seconds = start.elapsed().as_secs(), "what was erased is off this node's disk");
+            }
+            // Another round begins anew.
+            Err(error) => tracing::warn!(%error, "what was erased is still on this node's disk"),
+        }
+        sleep(start.elapsed().max(INTERVAL)).await;
+    }
+}
+
+/// Up to which entry of its log something was erased in the shard.
+pub(crate) fn erased_upto(reader: &Reader) -> io::Result<u64> {
+    match reader {
+        Reader::Directory(reader) => reader.erased_upto(),
+        Reader::Timeline(reader) => reader.erased_upto(),
+    }
+}
+
+/// Returns the number of shards that are clean now.
+async fn round(cluster: &Cluster, engines: &Arc<Engines>, log: &Log, clean: &Arc<Clean>) -> io::Result<usize> {
+    let mut due: Vec<(Shard, u64)> = Vec::new();
+    for shard in cluster.shards().values() {
+        let upto = shard.alarm().hear(format_args!("shard {}", shard.id()), erased_upto(shard.reader()))?;
+        if upto > clean.coming(shard.id(), shard.group().replica()) {
+            due.push((shard.clone(), upto));
+        }
+    }
+    if due.is_empty() {
+        return Ok(0);
+    }
+    if due.iter().any(|(shard, _)| shard.id().kind == ShardKind::Timeline) {
+        let engines = Arc::clone(engines);
+        let rewriting = tokio::task::spawn_blocking(move || engines.rewrite_timelines());
+        rewriting.await.map_err(io::Error::other)??;
+    }
+    for (shard, upto) in &due {
+        purge(shard, *upto).await?;
+    }
+    log.rewrite().await?;
+    let rounds: Vec<_> = due.iter().map(|(shard, upto)| (shard.id(), shard.group().replica(), *upto)).collect();
+    let clean = Arc::clone(clean);
+    tokio::task::spawn_blocking(move || clean.advance(&rounds)).await.map_err(io::Error::other)??;
+    Ok(due.len())
+}
+
+/// Makes a snapshot that has this entry, and drops the log up to it.
+async fn purge(shard: &Shard, upto: u64) -> io::Result<()> {
+    let group = shard.group();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match group.snapshot_upto().filter(|snapshot| *snapshot >= upto) {
+            None => group.make_snapshot().await,
+            Some(_) if group.log().purged_upto() >= upto => return Ok(()),
+            Some(snapshot) => group.purge(snapshot).await,
+        }
+        if group.is_closed() || Instant::now() >= deadline {
+            let why = format!("the log of shard {} still has what was erased", shard.id());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_clean_when_it_was_made_anew_and_a_lost_file_costs_another_round() {
+        let folder = tempfile::tempdir().expect("folder");
+        let dir = folder.path();
+        let shard = |kind, index| ShardId { kind, index };
+        let (directory, timeline) = (shard(ShardKind::Directory, 1), shard(ShardKind::Timeline, 2));
+        fs::create_dir(dir.join(DIRECTORY)).expect("made");
+        let clean = Clean::open(dir).expect("opens");
+        clean.advance(&[(directory, 1, 7), (timeline, 1, 8)]).expect("writes");
+        clean.advance(&[(directory, 1, 5)]).expect("writes");
+        assert_eq!([directory, timeline].map(|shard| (clean.upto(shard, 1), clean.coming(shard, 1))), [(0, 7), (8, 8)]);
+        assert!(dir.join(DIRECTORY).exists());
+        let clean = Clean::open(dir).expect("opens");
+        assert_eq!([directory, timeline].map(|shard| clean.upto(shard, 1)), [7, 8]);
+        assert_eq!(clean.upto(timeline, 2), 0, "another replica");
+        assert!(!dir.join(DIRECTORY).exists() && !dir.join(RENEW).exists());
+        fs::create_dir(dir.join(DIRECTORY)).expect("made");
+        assert_eq!(Clean::open(dir).expect("opens").upto(directory, 1), 7);
+        assert!(dir.join(DIRECTORY).exists());
+        fs::write(dir.join(CLEAN), b"\xffnot ours").expect("writes");
+        assert_eq!(Clean::open(dir).expect("opens").upto(timeline, 1), 0);
+    }
+}
