@@ -210,6 +210,12 @@ impl SnapshotDir {
             return fs::remove_file(path);
         }
         fs::rename(path, self.path())?;
+        // What was erased since would stay in it.
+        if !self.arriving.load(Ordering::Acquire) {
+            for part in self.files("part-")? {
+                fs::remove_file(part)?;
+            }
+        }
         // The name is on disk only when the folder is synced.
         File::open(&self.dir)?.sync_all()?;
         *current = last;
@@ -398,6 +404,9 @@ mod tests {
         drop(dir.receive_rest(&offer(5), 0).expect("a file"));
         drop(dir.receive_rest(&offer(6), 0).expect("a file"));
         assert_eq!(dir.files("part-").expect("lists").len(), 1);
+        write(&dir, 7, &records(1));
+        assert_eq!(dir.files("part-").expect("lists").len(), 0, "a snapshot of this node's own is newer");
+        drop(dir.receive_rest(&offer(8), 0).expect("a file"));
         dir.clear().expect("clears");
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0);
     }

@@ -178,5 +178,5 @@ pub(crate) fn names(folder: &Path) -> BTreeSet<OsString> {
 }
 
 pub(crate) fn is_temporary(name: &OsString) -> bool {
-    name.to_str().is_some_and(|name| name.contains(".tmp-"))
+    name.to_str().is_some_and(|name| [".tmp-", ".part-"].iter().any(|mark| name.contains(mark)))
 }
