@@ -18,6 +18,7 @@ use rand::RngExt as _;
 use crate::damage::damaged;
 
 const FORMAT: u32 = 3;
+pub(crate) const IDENTITY: &str = "identity";
 /// The file that says what was found to be damaged.
 pub(crate) const DAMAGED: &str = "damaged";
 const FIRST_LINE: &[u8] = b"carillon storage identity\n";
@@ -184,7 +185,7 @@ impl DataDir {
     }
 
     fn file(&self) -> PathBuf {
-        self.path.join("identity")
+        self.path.join(IDENTITY)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     config::StorageConfig,
     damage::Alarm,
     engine::Engines,
-    identity::DataDir,
+    identity::{DataDir, IDENTITY},
     log::{Log, LogOptions, ShardLog},
     machine::Machine,
     raft,
@@ -129,8 +129,9 @@ pub fn recover(from: &[PathBuf], config: &StorageConfig, runtime: &Handle) -> Re
 impl Remains {
     fn open(path: &Path) -> Result<Self, RestoreError> {
         let refused = |why: &dyn fmt::Display| RestoreError::Refused(format!("{}: {why}", path.display()));
-        if !path.exists() {
-            return Err(refused(&"there is no such folder"));
+        // Nothing is written to a folder that is named by mistake.
+        if !path.join(IDENTITY).exists() {
+            return Err(refused(&"there is no data folder of a storage node"));
         }
         let dir = DataDir::open(path).map_err(|error| refused(&error))?;
         if let Some(found) = dir.damage() {

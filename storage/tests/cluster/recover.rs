@@ -134,13 +134,15 @@ async fn what_can_not_be_recovered_is_refused() {
     let into = cluster.path("into");
     let why = refused(&[own, others], &into).await;
     assert!(why.contains("not of one cluster"), "{why}");
-    let why = refused(&[&cluster.path("nowhere")], &into).await;
-    assert!(why.contains("there is no such folder"), "{why}");
+    let empty = cluster.path("empty");
+    std::fs::create_dir(&empty).expect("makes it");
+    for from in [&cluster.path("nowhere"), &empty] {
+        let why = refused(&[from], &into).await;
+        assert!(why.contains("no data folder of a storage node"), "{why}");
+    }
+    assert_eq!(std::fs::read_dir(&empty).expect("lists").count(), 0, "nothing is written there");
     let why = refused(&[own], others).await;
     assert!(why.contains("is not empty"), "{why}");
-    std::fs::create_dir(cluster.path("empty")).expect("makes it");
-    let why = refused(&[&cluster.path("empty")], &into).await;
-    assert!(why.contains("of no cluster"), "{why}");
     std::fs::write(own.join("damaged"), "it is").expect("writes");
     let why = refused(&[own], &into).await;
     assert!(why.contains("carillon repair"), "{why}");
