@@ -70,7 +70,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut transport: impl Transport, ar
     connection.count(&transport);
 }
 
-/// What the loop of a connection works off next.
+/// The kind of event that the loop of a connection handles next.
 enum Turn {
     Mail,
     Event(Event),

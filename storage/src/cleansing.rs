@@ -22,6 +22,7 @@ use crate::{
     engine::{DIRECTORY, Engines},
     log::Log,
     shard::{Reader, Shard},
+    snapshot::{self, SnapshotFile},
 };
 
 /// Time between two looks. A round is followed by a pause as long as itself, so that the disk is there for others at least as long;
@@ -39,58 +40,89 @@ const RENEW: &str = "directory.renew";
 /// By Raft group and id of the replica.
 type Upto = BTreeMap<(u64, u64), u64>;
 
-/// What this disk is known to be rid of. Kept in a file: a file that is lost costs another round.
+/// What this disk is known to be rid of. Kept in files: a file that is lost costs another round.
 pub(crate) struct Clean {
     dir: PathBuf,
-    upto: Mutex<Upto>,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    upto: Upto,
+    /// After the next start.
+    renewed: Upto,
 }
 
 impl Clean {
     /// Call it before the engines are opened. Blocking.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let mut upto = read(&dir.join(CLEAN));
+        let mut known = Known { upto: read(&dir.join(CLEAN)), renewed: read(&dir.join(RENEW)) };
         let renew = dir.join(RENEW);
-        if renew.try_exists()? {
-            // Snapshots and log have everything, as after a power failure.
+        if renew.try_exists()? && can_be_made_anew(dir) {
             let directory = dir.join(DIRECTORY);
             if directory.try_exists()? {
                 fs::remove_dir_all(directory)?;
             }
             tracing::info!("the directory engine is made anew from snapshots and log, without what was erased");
-            for (replica, index) in read(&renew) {
-                advance(&mut upto, replica, index);
+            for (replica, index) in std::mem::take(&mut known.renewed) {
+                advance(&mut known.upto, replica, index);
             }
-            write(dir, CLEAN, &upto)?;
+            write(dir, CLEAN, &known.upto)?;
             fs::remove_file(renew)?;
         }
-        Ok(Self { dir: dir.to_owned(), upto: Mutex::new(upto) })
+        Ok(Self { dir: dir.to_owned(), known: Mutex::new(known) })
     }
 
     pub(crate) fn upto(&self, shard: ShardId, replica: u64) -> u64 {
-        self.upto.lock().get(&(shard.group(), replica)).copied().unwrap_or(0)
+        self.known.lock().upto.get(&(shard.group(), replica)).copied().unwrap_or(0)
     }
 
-    /// Blocking.
+    /// One call at a time. Blocking.
     fn advance(&self, rounds: &[(ShardId, u64, u64)]) -> io::Result<()> {
-        let (directory, timeline): (Vec<_>, Vec<_>) =
-            rounds.iter().partition(|(shard, ..)| shard.kind == ShardKind::Directory);
-        let mut upto = self.upto.lock();
-        timeline.into_iter().for_each(|(shard, replica, index)| advance(&mut upto, (shard.group(), replica), index));
-        write(&self.dir, CLEAN, &upto)?;
-        if !directory.is_empty() {
-            let mut renew = read(&self.dir.join(RENEW));
-            directory
-                .into_iter()
-                .for_each(|(shard, replica, index)| advance(&mut renew, (shard.group(), replica), index));
-            write(&self.dir, RENEW, &renew)?;
+        // Nobody waits for the disk to read what is known.
+        let mut known = self.known.lock().clone();
+        for (shard, replica, index) in rounds {
+            let of_kind = match shard.kind {
+                ShardKind::Directory => &mut known.renewed,
+                ShardKind::Timeline => &mut known.upto,
+            };
+            advance(of_kind, (shard.group(), *replica), *index);
         }
+        write(&self.dir, CLEAN, &known.upto)?;
+        if !known.renewed.is_empty() {
+            write(&self.dir, RENEW, &known.renewed)?;
+        }
+        *self.known.lock() = known;
         Ok(())
     }
 
     /// How far the replica is clean after the next start.
     pub(crate) fn coming(&self, shard: ShardId, replica: u64) -> u64 {
-        let renewed = if shard.kind == ShardKind::Directory { read(&self.dir.join(RENEW)) } else { Upto::new() };
-        renewed.get(&(shard.group(), replica)).copied().unwrap_or(0).max(self.upto(shard, replica))
+        let known = self.known.lock();
+        let of = |upto: &Upto| upto.get(&(shard.group(), replica)).copied().unwrap_or(0);
+        of(&known.renewed).max(of(&known.upto))
+    }
+}
+
+/// True if all snapshots of directory shards are sound: with the log they have everything, and nothing else will have it once the
+/// engine is gone.
+fn can_be_made_anew(dir: &Path) -> bool {
+    let check = || -> io::Result<()> {
+        for entry in fs::read_dir(dir.join(snapshot::FOLDER))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(DIRECTORY) && name.ends_with(".snapshot") {
+                SnapshotFile::open(&dir.join(snapshot::FOLDER).join(name))?.verify()?;
+            }
+        }
+        Ok(())
+    };
+    match check() {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => {
+            tracing::error!(%error, "the directory engine can't be made anew, and still has what was erased: a snapshot can't be read");
+            false
+        }
     }
 }
 
@@ -211,6 +243,19 @@ mod tests {
         fs::create_dir(dir.join(DIRECTORY)).expect("made");
         assert_eq!(Clean::open(dir).expect("opens").upto(directory, 1), 7);
         assert!(dir.join(DIRECTORY).exists());
+
+        // Of an engine whose snapshot is damaged nothing is removed.
+        let clean = Clean::open(dir).expect("opens");
+        clean.advance(&[(directory, 1, 9)]).expect("writes");
+        let snapshot = dir.join(snapshot::FOLDER).join("directory-1.snapshot");
+        fs::create_dir(dir.join(snapshot::FOLDER)).expect("made");
+        fs::write(&snapshot, b"not one").expect("writes");
+        let kept = Clean::open(dir).expect("opens");
+        assert_eq!((kept.upto(directory, 1), kept.coming(directory, 1)), (7, 9));
+        assert!(dir.join(DIRECTORY).exists());
+        fs::remove_file(snapshot).expect("removes");
+        assert_eq!(Clean::open(dir).expect("opens").upto(directory, 1), 9);
+        assert!(!dir.join(DIRECTORY).exists());
         fs::write(dir.join(CLEAN), b"\xffnot ours").expect("writes");
         assert_eq!(Clean::open(dir).expect("opens").upto(timeline, 1), 0);
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -109,6 +109,20 @@ enum StepError {
     Failed(#[from] StartError),
 }
 
+/// Opens the machine of a replica on this disk, of which nobody has another handle.
+pub(crate) fn machine(engines: &Engines, shard: ShardId) -> io::Result<(Box<dyn Machine>, Reader)> {
+    Ok(match shard.kind {
+        ShardKind::Directory => {
+            let (machine, reader) = engines.directory(shard)?;
+            (Box::new(machine), Reader::Directory(reader))
+        }
+        ShardKind::Timeline => {
+            let (machine, reader) = engines.timeline(shard)?;
+            (Box::new(machine), Reader::Timeline(reader))
+        }
+    })
+}
+
 impl Hosting {
     pub(crate) fn new(parts: HostingContext) -> Self {
         let HostingContext { config, dir, log, engines, links, hosted, draining, alarm, tasks } = parts;
@@ -129,21 +143,11 @@ impl Hosting {
     }
 
     fn machine(&self, shard: ShardId) -> io::Result<(Box<dyn Machine>, Reader)> {
-        Ok(match shard.kind {
-            ShardKind::Directory => {
-                let (machine, reader) = self.engines.directory(shard)?;
-                (Box::new(machine), Reader::Directory(reader))
-            }
-            ShardKind::Timeline => {
-                let (machine, reader) = self.engines.timeline(shard)?;
-                (Box::new(machine), Reader::Timeline(reader))
-            }
-        })
+        machine(&self.engines, shard)
     }
 
     fn snapshots(&self, shard: ShardId) -> io::Result<SnapshotDir> {
-        let dir: &Path = &self.dir;
-        SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group())
+        SnapshotDir::of(&self.dir, shard)
     }
 
     /// Starts the replica's Raft group: from then on it votes and answers.

@@ -16,7 +16,7 @@ use crate::{
     engine::{Caches, DIRECTORY, Engines, TIMELINE},
     identity::{DAMAGED, DataDir, IdentityError},
     log::{Log, LogOptions},
-    snapshot::SnapshotDir,
+    snapshot::{self, SnapshotDir},
 };
 
 /// Where in the data folder damaged parts are put, each time with the next number.
@@ -24,7 +24,6 @@ const ASIDE: &str = "aside-";
 /// Kept back for a start on a full disk.
 const BALLAST: &str = "ballast";
 const LOCK: &str = "lock";
-const SNAPSHOTS: &str = "snapshots";
 
 /// What was found in a data folder.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +123,7 @@ fn examine(dir: &DataDir) -> Result<Examined, Box<dyn std::error::Error>> {
         Err(error) => return Err(error.into()),
     }
     for Replica { shard, .. } in &examined.replicas {
-        match snapshot(&folder.join(SNAPSHOTS), *shard) {
+        match snapshot(folder, *shard) {
             Ok(None) => {}
             Ok(Some(upto)) => examined.snapshots.push((*shard, upto)),
             Err(error) if is_damage(&error) => {
@@ -144,8 +143,7 @@ fn examine(dir: &DataDir) -> Result<Examined, Box<dyn std::error::Error>> {
 
 /// Reads the whole log.
 fn replicas(path: &Path, map: ShardMap) -> io::Result<Vec<Replica>> {
-    let options = LogOptions { file_bytes: 64 << 20, purge_bytes: 1 << 30, cache_bytes: 0 };
-    let log = Log::open(path, options, Alarm::default())?;
+    let log = Log::open(path, LogOptions::TO_BE_READ, Alarm::default())?;
     let read = || {
         let mut replicas = Vec::new();
         for shard in map.all() {
@@ -164,7 +162,7 @@ fn replicas(path: &Path, map: ShardMap) -> io::Result<Vec<Replica>> {
 
 /// How far the snapshot of a shard reaches; `None` if there is none. Reads all of it.
 fn snapshot(folder: &Path, shard: ShardId) -> io::Result<Option<Option<LogId>>> {
-    let Some((meta, file)) = SnapshotDir::open(folder, shard.to_string(), shard.group())?.current()? else {
+    let Some((meta, file)) = SnapshotDir::of(folder, shard)?.current()? else {
         return Ok(None);
     };
     file.verify()?;
@@ -210,7 +208,7 @@ fn put_aside(data_dir: &Path, remedy: &Remedy, damaged: &[Part]) -> io::Result<(
                         let name = if *kind == ShardKind::Directory { DIRECTORY } else { TIMELINE };
                         names.extend([name.into(), Path::new(name).with_extension("mark")]);
                     }
-                    Part::Snapshot(shard) => names.push(Path::new(SNAPSHOTS).join(format!("{shard}.snapshot"))),
+                    Part::Snapshot(shard) => names.push(Path::new(snapshot::FOLDER).join(format!("{shard}.snapshot"))),
                 }
             }
         }

@@ -169,7 +169,7 @@ impl Cluster {
         self.nodes[node].clock.as_ref().ok_or(ClusterError::Without("clocks that can jump"))?.set(seconds)
     }
 
-    /// This file or folder in the data folder of a storage node.
+    /// The path of a file or folder, given relative to the data folder of a storage node.
     pub fn stored(&self, node: usize, path: &str) -> PathBuf {
         self.data.join(self.nodes[node].name()).join("storage").join(path)
     }

@@ -18,7 +18,7 @@ pub struct Node {
     pub(crate) log: PathBuf,
     /// The index of its address in the network.
     pub(crate) place: usize,
-    /// It is none of the cluster any more, and is not started again.
+    /// True if the node has left the cluster for good: nobody starts it again.
     pub(crate) retired: bool,
     /// The network namespace of the process.
     pub(crate) namespace: Option<String>,

@@ -1,4 +1,4 @@
-//! What an operator does and sees: commands of the program.
+//! The operator of the cluster under test: runs commands of the program, and reads their output.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::{Cluster, ClusterError, Role, tool};
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct Members {
     pub level: u32,
-    /// What the cluster is still doing; `None` when it is settled.
+    /// The work that the cluster has not finished, in words; `None` when it is settled.
     pub left: Option<String>,
     pub nodes: Vec<Member>,
     pub shards: Vec<PlacedShard>,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::cluster::{Cluster, ClusterError, Members, Role};
 
-/// What an operator does with storage nodes.
+/// A change of the storage nodes, as an operator asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Change {
     /// A fourth node comes and takes its share of the replicas.
@@ -53,7 +53,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// What the members and their replicas have to be after a change.
+/// The members and replicas that a change must lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// The node has its share of the replicas and of the leads.
@@ -64,7 +64,7 @@ pub(super) enum Wanted {
     Gone {
         node: u64,
     },
-    /// One node has the place of the other, and a replica of each shard that the other had one of.
+    /// The node `by` has taken the place of the node `lost`, with a replica of each of its shards.
     Replaced {
         lost: u64,
         by: u64,
@@ -85,7 +85,7 @@ pub(super) enum Wanted {
 const REPLICAS: usize = 3;
 
 impl Wanted {
-    /// What is not yet as it has to be.
+    /// Says in words what is not yet as wanted; `None` when everything is.
     pub(super) fn missing(&self, members: &Members) -> Option<String> {
         if let Some(left) = &members.left {
             return Some(left.clone());
@@ -145,7 +145,7 @@ pub(crate) struct Underway {
 /// Pause between two looks at what the cluster is doing.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What has to be there before the change can be asked for, and before there is any load.
+/// Brings the cluster, before there is any load, to the state in which the change can be asked for.
 pub(crate) async fn prepare(cluster: &mut Cluster, change: Change, patience: Duration) -> Result<(), ClusterError> {
     let give_up = Instant::now() + patience;
     while cluster.members().await?.level < Level::GROWTH.0 {

@@ -23,7 +23,7 @@ pub(super) struct OldClients {
 #[derive(Debug, Default)]
 pub(super) struct Results {
     pub(super) runs: usize,
-    /// What the generators found to be broken.
+    /// The broken promises that the generators found.
     pub(super) violations: Vec<String>,
     /// Why some of them found out nothing.
     pub(super) problems: Vec<String>,

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carillon_proto::{Level, ShardId, ShardKind, ShardMap, pb::raft::LogId};
+use carillon_proto::{Level, ShardId, ShardMap, pb::raft::LogId};
 use tokio::runtime::Handle;
 
 use super::restore::{Restore, RestoreError, Restored};
@@ -18,9 +18,9 @@ use crate::{
     config::StorageConfig,
     damage::Alarm,
     engine::Engines,
+    hosting,
     identity::{DataDir, IDENTITY},
     log::{Log, LogOptions, ShardLog},
-    machine::Machine,
     raft,
     shard::Reader,
     snapshot::SnapshotDir,
@@ -141,8 +141,8 @@ impl Remains {
         let cluster = identity.cluster.ok_or_else(|| refused(&"it is of no cluster"))?;
         let shards = |count: u32| u16::try_from(count).map_err(|_| refused(&"it makes no sense"));
         let map = ShardMap { directory: shards(cluster.directory_shards)?, timeline: shards(cluster.timeline_shards)? };
-        let options = LogOptions { file_bytes: 64 << 20, purge_bytes: 1 << 30, cache_bytes: 0 };
-        let log = Log::open(&path.join("log"), options, Alarm::default()).map_err(|error| unread(path, &error))?;
+        let log = Log::open(&path.join("log"), LogOptions::TO_BE_READ, Alarm::default())
+            .map_err(|error| unread(path, &error))?;
         let mut replicas = BTreeMap::new();
         for shard in map.all() {
             let here = log.replica(shard).map_err(|error| unread(path, &error))?;
@@ -174,17 +174,8 @@ impl Remains {
         for shard in wanted {
             let Some(Replica { log, .. }) = self.replicas.remove(&shard) else { continue };
             let copy = || -> io::Result<Option<Copy>> {
-                let (machine, reader): (Box<dyn Machine>, Reader) = match shard.kind {
-                    ShardKind::Directory => {
-                        let (machine, reader) = engines.directory(shard)?;
-                        (Box::new(machine), Reader::Directory(reader))
-                    }
-                    ShardKind::Timeline => {
-                        let (machine, reader) = engines.timeline(shard)?;
-                        (Box::new(machine), Reader::Timeline(reader))
-                    }
-                };
-                let snapshots = SnapshotDir::open(&path.join("snapshots"), shard.to_string(), shard.group())?;
+                let (machine, reader) = hosting::machine(&engines, shard)?;
+                let snapshots = SnapshotDir::of(path, shard)?;
                 let last = runtime.block_on(raft::catch_up(shard, machine, snapshots, log))?;
                 Ok(last.map(|last| Copy { reader, folder: path.to_owned(), index: last.index }))
             };

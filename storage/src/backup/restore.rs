@@ -349,7 +349,7 @@ impl Making {
         let mended = cut::mend(self.map, self.before_ms, &mut self.timelines, &readers).map_err(failed)?;
         let write = |shard: ShardId, machine: &mut dyn Machine, meta: &SnapshotMeta| {
             machine.syncer()()?;
-            let snapshots = SnapshotDir::open(&dir.join("snapshots"), shard.to_string(), shard.group())?;
+            let snapshots = SnapshotDir::of(dir, shard)?;
             snapshots.write(meta.clone(), &mut machine.snapshot()?).map(drop)
         };
         for (shard, copy) in &mut self.timelines {

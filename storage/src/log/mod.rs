@@ -73,6 +73,11 @@ pub(crate) struct LogOptions {
     pub(crate) cache_bytes: usize,
 }
 
+impl LogOptions {
+    /// For the log of a stopped node, of which nothing is written or given back.
+    pub(crate) const TO_BE_READ: Self = Self { file_bytes: 64 << 20, purge_bytes: 1 << 30, cache_bytes: 0 };
+}
+
 /// Memory for the newest entries, of which each shard's log that is open has an equal part.
 struct CacheParts {
     bytes: usize,

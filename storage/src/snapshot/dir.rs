@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::pb::raft::{LogId, SnapshotMeta};
+use carillon_proto::{
+    ShardId,
+    pb::raft::{LogId, SnapshotMeta},
+};
 use parking_lot::Mutex;
 
-use super::{SnapshotFile, damaged, writer};
+use super::{FOLDER, SnapshotFile, damaged, writer};
 use crate::machine::Record;
 
 /// For how long a part of a snapshot waits for the rest.
@@ -51,6 +54,11 @@ pub(crate) struct Receiving {
 }
 
 impl SnapshotDir {
+    /// The snapshots of this shard in a data folder.
+    pub(crate) fn of(data_dir: &Path, shard: ShardId) -> io::Result<Self> {
+        Self::open(&data_dir.join(FOLDER), shard.to_string(), shard.group())
+    }
+
     /// Removes unfinished files of an earlier process, but for a part that may be continued.
     pub(crate) fn open(dir: &Path, name: String, group: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;

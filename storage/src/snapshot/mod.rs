@@ -18,6 +18,8 @@ pub(crate) use dir::{Offer, SnapshotDir};
 pub(crate) use reader::{SnapshotFile, read};
 pub(crate) use writer::encode;
 
+/// Where a data folder has the snapshots of its shards.
+pub(crate) const FOLDER: &str = "snapshots";
 const MAGIC: &[u8; 8] = b"CRLNSNP\x02";
 const MAGIC_1: &[u8; 8] = b"CRLNSNP\x01";
 /// Raw bytes after which a block is closed.

@@ -26,7 +26,7 @@ pub(crate) struct SnapshotFile {
 }
 
 impl SnapshotFile {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), file: Arc::new(file), len })

@@ -34,24 +34,27 @@ fn kills_while_a_snapshot_is_installed_lose_nothing() {
     }
 }
 
+/// Nodes with these addresses. The first `members` of them are a cluster and have started; the others have not.
+pub(crate) fn started(folder: &Folder, addresses: &[SocketAddr], members: usize) -> Vec<Node> {
+    let listed: Vec<_> = addresses[..members].iter().map(ToString::to_string).collect();
+    let new = |(number, listen): (usize, &SocketAddr)| {
+        Node::new(folder.0.join(format!("node-{number}")), *listen, |config| {
+            forgetful(config);
+            config.members = listed.clone();
+        })
+    };
+    let mut nodes: Vec<_> = addresses.iter().enumerate().map(new).collect();
+    nodes[..members].iter_mut().for_each(Node::start);
+    for node in &mut nodes[..members] {
+        node.wait_ready();
+    }
+    nodes
+}
+
 fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     let folder = Folder::new("install");
     let addresses: Vec<_> = (0..3).map(|host| address(10 + host)).collect();
-    let members: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let mut nodes: Vec<_> = addresses
-        .iter()
-        .enumerate()
-        .map(|(number, listen)| {
-            Node::new(folder.0.join(format!("node-{number}")), *listen, |config| {
-                forgetful(config);
-                config.members = members.clone();
-            })
-        })
-        .collect();
-    nodes.iter_mut().for_each(Node::start);
-    for node in &mut nodes {
-        node.wait_ready();
-    }
+    let mut nodes = started(&folder, &addresses, addresses.len());
     let snapshots = nodes[AWAY].config.data_dir.join("snapshots");
     let mut ledger = Ledger::new(6, moments.next(), 4000);
     let (mut half_done, mut round) = (0, 0);

@@ -25,7 +25,8 @@ use tonic::{Status, service::interceptor::InterceptedService, transport::Channel
 
 use crate::{
     Folder, Moments,
-    kills::{address, forgetful, runtime},
+    cluster::started,
+    kills::{address, runtime},
     ledger::Ledger,
     load::{Extent, check, write_more},
     node::Node,
@@ -55,21 +56,7 @@ fn kills_while_a_node_comes_and_shards_move_lose_nothing() {
 fn kill_during_moves(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     let folder = Folder::new("moves");
     let addresses: Vec<_> = (0..=FIRST).map(|host| address(40 + host as u8)).collect();
-    let members: Vec<_> = addresses[..FIRST].iter().map(ToString::to_string).collect();
-    let mut nodes: Vec<_> = addresses
-        .iter()
-        .enumerate()
-        .map(|(number, listen)| {
-            Node::new(folder.0.join(format!("node-{number}")), *listen, |config| {
-                forgetful(config);
-                config.members = members.clone();
-            })
-        })
-        .collect();
-    nodes[..FIRST].iter_mut().for_each(Node::start);
-    for node in &mut nodes[..FIRST] {
-        node.wait_ready();
-    }
+    let mut nodes = started(&folder, &addresses, FIRST);
     let mut ledger = Ledger::new(6, moments.next(), 1500);
     runtime.block_on(write_more(&addresses, &mut ledger, 20));
 

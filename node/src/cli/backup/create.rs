@@ -190,7 +190,7 @@ struct Destination<'a> {
 
 /// Why one try to read a shard came to nothing.
 enum Failed {
-    /// This node may lead.
+    /// Another node leads the shard; the text is its address, or empty if that is not known.
     NotLeader(String),
     /// The node, or the way to it.
     Node(String),
