@@ -12,7 +12,8 @@ const FOR_ONE_MORE: u32 = 8;
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// An admission limit with additive increase and multiplicative decrease (AIMD): under overload, the admitted requests
-/// are still answered in time. The limit does not shrink while nothing at all is answered, as during an election.
+/// are still answered in time. It shrinks when for a while even the quickest answers were late. What has waited for an election
+/// is late as well, but then others were quick, or will be as soon as the backlog is answered.
 #[derive(Debug)]
 pub struct AdmissionLimit {
     limit: usize,
@@ -21,7 +22,9 @@ pub struct AdmissionLimit {
     answers_in_time: u32,
     /// Until then, answers belong to requests admitted before the last decrease, and cause no further one.
     shrunk_until: Option<Instant>,
-    /// How long the request answered last had waited.
+    /// The answers since an answer that came at this time, and the shortest that one of them had waited.
+    window: Option<(Instant, Duration)>,
+    /// The same of the last whole window, or less if an answer was quicker since.
     waited: Duration,
     /// Spreads the retry delays, from 0 to 1.
     spread: f64,
@@ -30,8 +33,16 @@ pub struct AdmissionLimit {
 impl AdmissionLimit {
     /// `most`: the highest limit. `in_time`: how soon a request should be answered.
     pub fn new(most: usize, in_time: Duration) -> Self {
-        let waited = Duration::ZERO;
-        Self { limit: most.min(START), most, in_time, answers_in_time: 0, shrunk_until: None, waited, spread: 0.0 }
+        Self {
+            limit: most.min(START),
+            most,
+            in_time,
+            answers_in_time: 0,
+            shrunk_until: None,
+            window: None,
+            waited: Duration::ZERO,
+            spread: 0.0,
+        }
     }
 
     /// The number of requests that may wait now.
@@ -48,7 +59,7 @@ impl AdmissionLimit {
 
     /// Records that a request was answered after `waited`. `waiting`: the number of requests still unanswered.
     pub fn answered(&mut self, waited: Duration, waiting: usize, now: Instant) {
-        self.waited = waited;
+        self.waited = self.waited.min(waited);
         if waited <= self.in_time {
             // A limit that is not needed does not grow: it would admit too many at once later.
             self.answers_in_time += u32::from(waiting >= self.limit / 2);
@@ -56,9 +67,17 @@ impl AdmissionLimit {
                 self.answers_in_time = 0;
                 self.limit = (self.limit + 1).min(self.most);
             }
-        } else if self.shrunk_until.is_none_or(|until| now >= until) {
+        }
+        let (begin, quickest) = self.window.unwrap_or((now, waited));
+        let quickest = quickest.min(waited);
+        self.window = Some((begin, quickest));
+        if now.saturating_duration_since(begin) < self.in_time {
+            return;
+        }
+        (self.window, self.waited) = (None, quickest);
+        if quickest > self.in_time && self.shrunk_until.is_none_or(|until| now >= until) {
             self.limit = (self.limit.min(waiting) * 3 / 4).max(LEAST).min(self.most);
-            self.shrunk_until = Some(now + waited);
+            self.shrunk_until = Some(now + quickest);
         }
     }
 }
@@ -115,8 +134,9 @@ mod tests {
 
     #[test]
     fn what_is_refused_together_comes_back_spread() {
-        let mut admission = AdmissionLimit::new(8192, IN_TIME);
-        admission.answered(IN_TIME * 2, 1, Instant::now());
+        let (mut admission, now) = (AdmissionLimit::new(8192, IN_TIME), Instant::now());
+        admission.answered(IN_TIME * 2, 1, now);
+        admission.answered(IN_TIME * 2, 1, now + IN_TIME);
         let mut times: Vec<_> = (0..100).map(|_| admission.retry_after()).collect();
         times.sort();
         assert!(times[0] >= IN_TIME * 2 && times[99] < IN_TIME * 4);
@@ -126,14 +146,46 @@ mod tests {
     #[test]
     fn room_comes_back() {
         let (now, mut admission) = (Instant::now(), AdmissionLimit::new(512, IN_TIME));
-        admission.answered(IN_TIME * 2, 512, now);
+        let late = |admission: &mut AdmissionLimit, after| admission.answered(IN_TIME * 2, 512, now + IN_TIME * after);
+        late(&mut admission, 0);
+        late(&mut admission, 1);
         assert_eq!(admission.limit(), 384);
-        admission.answered(IN_TIME * 2, 512, now + IN_TIME);
+        late(&mut admission, 1);
+        late(&mut admission, 2);
         assert_eq!(admission.limit(), 384, "it was let in before");
-        for _ in 0..128 * FOR_ONE_MORE {
-            admission.answered(MS, 300, now + IN_TIME);
+        late(&mut admission, 3);
+        late(&mut admission, 4);
+        assert_eq!(admission.limit(), 288);
+        for _ in 0..224 * FOR_ONE_MORE {
+            admission.answered(MS, 300, now + IN_TIME * 5);
         }
         assert_eq!(admission.limit(), 512);
+    }
+
+    #[test]
+    fn what_waits_for_an_election_takes_no_room_from_others() {
+        // Of everything, and of a third: the rest is answered meanwhile.
+        for away in [1, 3] {
+            let (start, mut admission) = (Instant::now(), AdmissionLimit::new(8192, IN_TIME));
+            let mut backlog = 0;
+            for ms in 0..3000 {
+                let now = start + MS * ms;
+                let is_away = (500..2500).contains(&ms);
+                let waits = is_away && ms % away == 0;
+                backlog += usize::from(waits);
+                if !waits {
+                    admission.answered(MS, backlog + 1, now);
+                }
+                if !is_away {
+                    for _ in 0..backlog.min(20) {
+                        backlog -= 1;
+                        admission.answered(MS * 2000, backlog, now);
+                    }
+                }
+            }
+            assert_eq!((backlog, admission.limit()), (0, START));
+            assert!(admission.retry_after() < RETRY_AFTER.0 * 2);
+        }
     }
 
     #[test]

@@ -165,6 +165,7 @@ mod tests {
             voters: vec![1, 2, 3, 4],
             replicas: vec![1, 2, 3, 4],
             in_change: false,
+            members_may_change_back: false,
             silent: BTreeSet::new(),
         };
         assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));

@@ -198,6 +198,10 @@ pub(crate) fn step(shard: ShardId, rows: &ClusterRows, version: u64, status: &Gr
         // The rows are older than a member, and so say nothing about it.
         return Next::Wait;
     }
+    if status.members_may_change_back {
+        // What the rows would be told of these members could turn out wrong.
+        return Next::Wait;
+    }
     let is_lost = |replica| {
         let node = rows.node_of(shard, replica).and_then(|node| rows.node(node));
         node.is_none_or(|node| node.state() == State::Lost)
@@ -277,6 +281,7 @@ mod tests {
             voters: voters.to_vec(),
             replicas: replicas.to_vec(),
             in_change: false,
+            members_may_change_back: false,
             silent: BTreeSet::new(),
         }
     }

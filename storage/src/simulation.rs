@@ -224,6 +224,7 @@ impl Rows {
             voters: known.voters.iter().copied().collect(),
             replicas: known.replicas.keys().copied().collect(),
             in_change: known.in_change,
+            members_may_change_back: false,
             silent: known.silent.clone(),
         };
         reconcile::step(shard, &self.rows, self.version, &status, known.own)

@@ -1,12 +1,12 @@
 //! A disk for one node, which can be slow, full or failing, or lose unflushed writes at a power cut.
 //!
 //! An ext4 file system is on a loop device, the loop device on a file that nbdfuse provides, and nbdkit serves that
-//! file with three filters: `error` (writes fail while a certain file exists), `rate` (bits a second, read from a
+//! file with three filters: `error` (writes, or reads, fail while a certain file exists), `rate` (bits a second, read from a
 //! file), and `cache` in write-back mode, which forwards writes only at a flush: when nbdkit is killed, unflushed
 //! writes are lost.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -58,7 +58,7 @@ impl Disk {
 
     /// Mounts the image; the file system repairs itself from its journal.
     pub fn attach(&mut self) -> Result<(), ClusterError> {
-        for stale in ["socket", "fail"] {
+        for stale in ["socket", "fail", "fail-reads"] {
             // The file is usually absent.
             let _ = fs::remove_file(self.folder.join(stale));
         }
@@ -75,7 +75,9 @@ impl Disk {
             &self.path("disk.img"),
             "cache=writeback",
             "error-pwrite-rate=100%",
-            &format!("error-file={}", self.path("fail")),
+            &format!("error-pwrite-file={}", self.path("fail")),
+            "error-pread-rate=100%",
+            &format!("error-pread-file={}", self.path("fail-reads")),
             &format!("rate-file={}", self.path("rate")),
         ];
         self.nbdkit = Some(spawn("nbdkit", &nbdkit, &log)?);
@@ -133,7 +135,17 @@ impl Disk {
 
     /// Every write fails from now on.
     pub fn fail(&self) -> Result<(), ClusterError> {
-        let file = self.folder.join("fail");
+        self.begin("fail")
+    }
+
+    /// From now on reads of what is not in memory fail; of these files and folders nothing is.
+    pub fn fail_reads(&self, files: &Path) -> Result<(), ClusterError> {
+        self.begin("fail-reads")?;
+        forget(files).map_err(ClusterError::io(files))
+    }
+
+    fn begin(&self, fault: &str) -> Result<(), ClusterError> {
+        let file = self.folder.join(fault);
         fs::write(&file, "").map_err(ClusterError::io(&file))
     }
 
@@ -177,6 +189,21 @@ impl Drop for Disk {
         self.detach();
         let _ = fs::remove_file(self.folder.join("disk.img"));
     }
+}
+
+/// Takes the content of these files out of the system's memory.
+fn forget(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| forget(&entry?.path()));
+    }
+    let file = match fs::File::open(path) {
+        // The node may be deleting it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    // What is not written yet would stay.
+    file.sync_all()?;
+    Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
 fn spawn(program: &str, arguments: &[&str], log: &str) -> Result<Child, ClusterError> {

@@ -126,6 +126,16 @@ full-disk storage-follower for 8s
 full-disk storage for 8s
 disk-errors storage-leader for 5s
 disk-errors storage-follower for 5s
+read-errors=directory storage-leader for 5s
+read-errors=directory storage-follower for 5s
+read-errors=timeline storage-leader for 5s
+read-errors=timeline storage-follower for 5s
+read-errors=log storage-leader for 5s
+read-errors=log storage-follower for 5s
+read-errors=snapshots storage-leader for 5s
+read-errors=snapshots storage-follower for 5s
+read-errors=identity storage-leader for 5s
+read-errors=identity storage-follower for 5s
 power-cut storage-leader for 3s
 power-cut storage-follower for 3s
 power-cut storage for 3s

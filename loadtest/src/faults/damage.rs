@@ -30,6 +30,28 @@ pub(super) async fn wait_for_snapshots(cluster: &Cluster, at: usize) -> Result<(
     Ok(())
 }
 
+/// Starts the node, whose disk fails all reads of these files: it must leave, and not take that for damage. Says what is wrong.
+pub(super) async fn starts_without(
+    cluster: &mut Cluster,
+    at: usize,
+    files: Files,
+    notes: &mut Vec<String>,
+) -> Result<Option<String>, ClusterError> {
+    let unreadable = cluster.stored(at, files.path());
+    cluster.nodes[at].kill();
+    cluster.disk(at)?.fail_reads(&unreadable)?;
+    cluster.nodes[at].start()?;
+    let name = cluster.nodes[at].name().to_owned();
+    Ok(match cluster.nodes[at].wait_end(VERDICT).await {
+        Err(_) => Some(format!("{name} runs though it can't read {}", files.path())),
+        Ok(status) if status.code() != Some(1) => Some(format!("{name} can't read {}: {status}", files.path())),
+        Ok(_) => {
+            notes.push(format!("{name} did not start without {}", files.path()));
+            None
+        }
+    })
+}
+
 /// Ends the node if it has not noticed the damage, and starts it: it must not serve. Then it is repaired, and given its place anew if the
 /// command says so; whoever calls this starts it otherwise. The inner error is what must not be.
 pub(super) async fn make_whole(

@@ -30,6 +30,9 @@ pub enum Fault {
     FullDisk,
     /// Writes fail. At the end the node gets its disk back with the content that it had, and is started again.
     DiskErrors,
+    /// Reads of these files fail. At the end the node is killed if it still runs, must not start, and is started again with the
+    /// disk that it had.
+    ReadErrors(Files),
     /// SIGKILL, and unflushed writes are lost.
     PowerCut,
     /// The wall clock jumps by this many seconds; at the end it jumps back.
@@ -49,7 +52,7 @@ pub enum Files {
     Directory,
     Timeline,
     Log,
-    /// At rest only: while the node runs, it replaces them.
+    /// Damaged at rest only: while the node runs, it replaces them.
     Snapshots,
     Identity,
 }
@@ -92,7 +95,9 @@ impl Fault {
             Self::Partition | Self::Deaf | Self::Mute | Self::Unplug | Self::Delay(_) | Self::Loss(_) => {
                 Needs::Namespaces
             }
-            Self::SlowDisk(_) | Self::FullDisk | Self::DiskErrors | Self::PowerCut => Needs::Disks,
+            Self::SlowDisk(_) | Self::FullDisk | Self::DiskErrors | Self::ReadErrors(_) | Self::PowerCut => {
+                Needs::Disks
+            }
             Self::Clock(_) => Needs::Clocks,
         }
     }
@@ -104,7 +109,7 @@ impl Fault {
 
     /// True if there have to be snapshots.
     pub(super) fn needs_snapshots(self) -> bool {
-        self == Self::DamageAtRest(Files::Snapshots)
+        matches!(self, Self::DamageAtRest(Files::Snapshots) | Self::ReadErrors(Files::Snapshots))
     }
 
     pub(super) fn change(self) -> Option<Change> {
@@ -176,8 +181,8 @@ pub enum ParseError {
     Form(String),
     #[error(
         "{0:?} is no fault: kill, restart, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
-         slow-disk=512k, full-disk, disk-errors, power-cut, clock=+3600s, damage=timeline, \
-         damage-at-rest=directory, add, rebalance, remove, replace, replace-elsewhere, readdress, move"
+         slow-disk=512k, full-disk, disk-errors, read-errors=log, power-cut, clock=+3600s, \
+         damage=timeline, damage-at-rest=directory, add, rebalance, remove, replace, replace-elsewhere, readdress, move"
     )]
     Fault(String),
     #[error(
@@ -258,6 +263,7 @@ impl FromStr for Fault {
                 let files = Files::named(value).filter(|files| *files != Files::Snapshots);
                 Self::Damage(files.ok_or_else(wrong)?)
             }
+            Some(("read-errors", value)) => Self::ReadErrors(Files::named(value).ok_or_else(wrong)?),
             Some(("damage-at-rest", value)) => Self::DamageAtRest(Files::named(value).ok_or_else(wrong)?),
             Some(_) => return Err(wrong()),
             None => match text {
@@ -294,6 +300,7 @@ impl fmt::Display for Fault {
             Self::Loss(percent) => return write!(f, "loss={percent}%"),
             Self::SlowDisk(kbit) => return write!(f, "slow-disk={kbit}k"),
             Self::Clock(seconds) => return write!(f, "clock={seconds:+}s"),
+            Self::ReadErrors(files) => return write!(f, "read-errors={}", files.path()),
             Self::Damage(files) => return write!(f, "damage={}", files.path()),
             Self::DamageAtRest(files) => return write!(f, "damage-at-rest={}", files.path()),
             Self::Change(change) => return change.fmt(f),
@@ -349,6 +356,7 @@ mod tests {
             "slow-disk=512k",
             "full-disk",
             "disk-errors",
+            "read-errors=log",
             "power-cut",
             "clock=+3600s",
             "clock=-60s",
@@ -401,6 +409,8 @@ mod tests {
         assert!(matches!(error("remove storage"), ParseError::Change(Change::Remove, _)));
         assert!(matches!(error("move storage-leader for 3s"), ParseError::Change(Change::Move, _)));
         assert_eq!(error("damage=snapshots storage"), ParseError::Fault("damage=snapshots".into()));
+        assert_eq!(error("read-errors=all storage"), ParseError::Fault("read-errors=all".into()));
+        assert_eq!(error("read-errors=log router"), ParseError::NoDisk("read-errors=log".into()));
         assert_eq!(error("damage=hopes storage"), ParseError::Fault("damage=hopes".into()));
     }
 }

@@ -117,6 +117,13 @@ pub(crate) async fn begin(
             Fault::SlowDisk(kbit) => cluster.disk(at)?.slow(kbit)?,
             Fault::FullDisk => cluster.disk(at)?.fill()?,
             Fault::DiskErrors => cluster.disk(at)?.fail()?,
+            Fault::ReadErrors(files) => {
+                if files == Files::Snapshots {
+                    damage::wait_for_snapshots(cluster, at).await?;
+                }
+                let of_these = cluster.stored(at, files.path());
+                cluster.disk(at)?.fail_reads(&of_these)?;
+            }
             Fault::PowerCut => {
                 cluster.disk(at)?.cut_power();
                 cluster.nodes[at].kill();
@@ -179,8 +186,11 @@ pub(crate) async fn end(
             }
             Fault::SlowDisk(_) => cluster.disk(at)?.fast()?,
             Fault::FullDisk => cluster.disk(at)?.empty()?,
-            Fault::DiskErrors | Fault::PowerCut => {
+            Fault::DiskErrors | Fault::ReadErrors(_) | Fault::PowerCut => {
                 note_ended(cluster, at, notes);
+                if let Fault::ReadErrors(files) = active.step.fault {
+                    problems.extend(damage::starts_without(cluster, at, files, notes).await?);
+                }
                 if cluster.nodes[at].runs() {
                     notes.push(format!("{} still ran", cluster.nodes[at].name()));
                     cluster.nodes[at].kill();

@@ -12,12 +12,13 @@ use std::{
 use carillon_proto::pb::raft::{Entry, LogId, Vote};
 use parking_lot::Mutex;
 use prost::Message as _;
-use raft_engine::{Command, Engine, LogBatch};
+use raft_engine::{Command, LogBatch};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     COMMITTED, CUT, FLUSHES, NODE, PURGED, REPLICA, VOTE,
     disk_entry::{DiskEntry, Entries},
+    files::Engine,
     high_water::HighWater,
 };
 use crate::metrics;

@@ -13,6 +13,7 @@
 //! | key `cut` | index of the last entry that counts, 8 bytes big endian, +1: what lies behind was truncated. Removed by the append that overwrites it |
 
 mod disk_entry;
+mod files;
 mod flusher;
 mod growth;
 mod high_water;
@@ -30,11 +31,12 @@ use std::{
 
 use carillon_proto::ShardId;
 use parking_lot::Mutex;
-use raft_engine::{Config, Engine, ReadableSize, RecoveryMode};
+use raft_engine::{Config, ReadableSize, RecoveryMode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::shard_log::ShardLog;
 use self::{
+    files::{Engine, LogFiles},
     flusher::{Flusher, Op, Write},
     high_water::HighWater,
 };
@@ -114,6 +116,10 @@ pub(crate) struct Log {
 impl Log {
     /// Opens or creates the log. Entries that can't be read later raise the alarm. Blocking.
     pub(crate) fn open(dir: &Path, options: LogOptions, alarm: Alarm) -> io::Result<Self> {
+        Self::open_files(dir, LogFiles::default(), options, alarm)
+    }
+
+    fn open_files(dir: &Path, files: LogFiles, options: LogOptions, alarm: Alarm) -> io::Result<Self> {
         let path = dir;
         let dir = dir.to_str().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("log folder {} is not valid UTF-8", dir.display()))
@@ -132,7 +138,10 @@ impl Log {
             ..Config::default()
         };
         // Entries that are missing in between make it panic.
-        let opened = catch_unwind(AssertUnwindSafe(|| Engine::open(config)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Engine::open_with_file_system(config, Arc::new(files.clone()))));
+        files
+            .check()
+            .map_err(|error| io::Error::new(error.kind(), format!("raft log {dir} can't be read: {error}")))?;
         let opened = opened.map_err(|_| damaged(NAME, format!("{dir} makes no sense")))?;
         let engine = opened.map_err(|error| match error {
             // It fails to cut off the unreadable end of a file that is not the last one, which it has opened for reading.

@@ -15,12 +15,12 @@ use carillon_proto::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use raft_engine::Engine;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     COMMITTED, CUT, CacheParts, NAME, PURGED, VOTE, closed,
     disk_entry::{DiskEntry, Entries, index},
+    files::Engine,
     flusher::{Op, Write},
     growth::Growth,
     state::{Appended, Plan, State, size},

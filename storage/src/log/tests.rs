@@ -104,6 +104,37 @@ async fn entries_and_votes_are_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_disk_that_fails_for_a_moment_costs_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    for first in (0..2000).step_by(100) {
+        append(&shard, 1, first..first + 100).await;
+    }
+    close(log, shard).await;
+    let options = || LogOptions { file_bytes: 1 << 20, purge_bytes: 1 << 20, cache_bytes: 0 };
+    let mut reads = 0;
+    // Each read of the opening fails once.
+    loop {
+        let files = LogFiles::default();
+        *files.reads_left.lock() = Some(reads);
+        match Log::open_files(dir.path(), files.clone(), options(), Alarm::default()) {
+            Ok(log) => {
+                *files.reads_left.lock() = None;
+                let shard = log.shard(SHARD).expect("opens");
+                assert_eq!(shard.bounds(), (None, Some(id(1, 1999))));
+                close(log, shard).await;
+                break;
+            }
+            Err(error) => {
+                assert!(!is_damage(&error) && error.to_string().contains("can't be read"), "{error}");
+                reads += 1;
+            }
+        }
+    }
+    assert!(reads > 3, "{reads}");
+}
+
+#[tokio::test]
 async fn the_committed_id_is_on_disk_with_the_next_append() {
     let dir = tempfile::tempdir().expect("a folder");
     let (log, shard) = open(dir.path(), 0);

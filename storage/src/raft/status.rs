@@ -30,6 +30,8 @@ pub(crate) struct GroupStatus {
     pub(crate) replicas: Vec<u64>,
     /// A change of the members is half done.
     pub(crate) in_change: bool,
+    /// The entry that made the members what they are may not be committed: another leader may undo it.
+    pub(crate) members_may_change_back: bool,
     /// On the leader: members that have not answered for longer than an election takes.
     pub(crate) silent: BTreeSet<u64>,
 }
@@ -57,6 +59,8 @@ impl GroupStatus {
             voters: membership.voter_ids().collect(),
             replicas: membership.nodes().map(|(id, _)| *id).collect(),
             in_change: membership.get_joint_config().len() > 1,
+            members_may_change_back: metrics.membership_config.log_id().map(|id| id.index)
+                > metrics.last_applied.as_ref().map(|id| id.index),
             silent: silent.map(|(id, _)| *id).collect(),
         }
     }
@@ -89,6 +93,7 @@ mod tests {
             voters: vec![1, 2, 3],
             replicas: vec![1, 2, 3],
             in_change: false,
+            members_may_change_back: false,
             silent: BTreeSet::new(),
         };
         assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");

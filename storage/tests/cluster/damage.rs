@@ -176,6 +176,15 @@ fn flip(path: &Path, rng: &mut StdRng) -> u64 {
     at as u64
 }
 
+/// Cuts the content off somewhere.
+fn tear(path: &Path, rng: &mut StdRng) -> u64 {
+    let bytes = fs::read(path).expect("reads");
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+    let at = rng.random_range(0..end) as u64;
+    fs::File::options().write(true).open(path).and_then(|file| file.set_len(at)).expect("cuts");
+    at
+}
+
 /// A number from the environment, for longer runs.
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().expect("a number"))
@@ -223,9 +232,9 @@ fn kinds() -> [(&'static str, IsIt); 8] {
     ]
 }
 
-/// The seed and the number of flips in each kind of file are settings: `CARILLON_TEST_SEED`, `CARILLON_FLIPS`.
+/// The seed and the number of harms to each kind of file are settings: `CARILLON_TEST_SEED`, `CARILLON_HARMS`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_at_rest_is_refused_or_does_no_harm_and_is_never_served() {
+async fn a_flipped_bit_or_a_torn_file_at_rest_is_refused_or_does_no_harm_and_is_never_served() {
     let seed = setting("CARILLON_TEST_SEED", rand::random::<u32>().into());
     eprintln!("CARILLON_TEST_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -235,12 +244,15 @@ async fn a_flipped_bit_at_rest_is_refused_or_does_no_harm_and_is_never_served() 
     let only = std::env::var("CARILLON_ONLY").unwrap_or_default();
     for (kind, is_it) in kinds().into_iter().filter(|(kind, _)| kind.contains(&only)) {
         let mut counts = [0; 3];
-        for _ in 0..setting("CARILLON_FLIPS", 2) {
+        for number in 0..setting("CARILLON_HARMS", 2) {
             copy(&saved, &folder);
             let files = files(&folder, is_it);
             let path = files[rng.random_range(0..files.len())].clone();
-            let at = flip(&path, &mut rng);
-            let place = format!("{kind}: bit of byte {at} of {}", path.display());
+            let (harm, at) = match number % 2 {
+                0 => ("a bit flipped", flip(&path, &mut rng)),
+                _ => ("torn", tear(&path, &mut rng)),
+            };
+            let place = format!("{kind}: {harm} at {at} of {}", path.display());
             let found = content_of(&mut cluster.nodes[0], 60, kind == "snapshot").await;
             counts[match &found {
                 Ok(_) => 0,
