@@ -142,7 +142,7 @@ impl TimelineStore {
         let shard = TimelineShard { engine, keyspace, memtable_bytes, whole: Arc::default(), coming: Arc::default() };
         if shard.applied()?.is_none() && !shard.keyspace.is_empty().map_err(to_io)? {
             // Every batch writes `APPLIED`, so these can only be remains of an interrupted restore.
-            shard.keyspace.clear().map_err(to_io)?;
+            shard.clear()?;
         }
         shard.upgrade()?;
         Ok(shard)
@@ -232,13 +232,20 @@ impl TimelineShard {
     /// Replaces all content. If it fails or is interrupted, the shard is empty.
     pub(crate) fn restore(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
         let _whole = self.whole.write();
-        self.replace(records, applied).or_else(|error| self.keyspace.clear().map_err(to_io).and(Err(error)))
+        self.replace(records, applied).or_else(|error| self.clear().and(Err(error)))
+    }
+
+    /// Removes everything. If it is interrupted, the next start does it.
+    fn clear(&self) -> io::Result<()> {
+        self.keyspace.remove(keys::APPLIED).map_err(to_io)?;
+        self.sync()?;
+        // The engine's `clear` alone would leave the files of the tables on the disk until the next start.
+        self.keyspace.tree.drop_range::<&[u8], _>(..).map_err(|error| to_io(error.into()))?;
+        self.keyspace.clear().map_err(to_io)
     }
 
     fn replace(&self, records: &mut dyn Iterator<Item = Record>, applied: &[u8]) -> io::Result<()> {
-        self.keyspace.remove(keys::APPLIED).map_err(to_io)?;
-        self.sync()?;
-        self.keyspace.clear().map_err(to_io)?;
+        self.clear()?;
         loop {
             let mut batch = self.batch(BULK);
             for record in (&mut *records).take(BULK) {

@@ -168,4 +168,38 @@ mod tests {
         let store = open();
         assert_eq!([before(&store.shard(0).expect("shard")), before(&store.shard(1).expect("shard"))], kept);
     }
+
+    #[test]
+    fn what_was_replaced_takes_no_space() {
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
+        let store = TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
+        let shard = store.shard(0).expect("shard");
+        let tables = || {
+            let shards = shards(&store.engine).expect("lists");
+            let files = files(&store.dir, &shards).expect("lists").into_iter();
+            files.filter(|path| path.extension().is_none()).collect::<HashSet<_>>()
+        };
+        let mut changes = Changes::default();
+        changes.put(vec![0x13, 1], b"first".to_vec());
+        shard.commit(changes, b"1").expect("commits");
+        flush(&shard.keyspace).expect("writes a table");
+        let before = tables();
+        assert!(!before.is_empty());
+        let mut records = (0..2000u32).map(|number| Ok((number.to_be_bytes().to_vec(), vec![7; 100])));
+        shard.restore(&mut records, b"2").expect("replaces");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while tables().intersection(&before).next().is_some() {
+            assert!(Instant::now() < deadline, "the files of before are still there");
+            // The engine looks for files that it does not need any more when it writes a table.
+            shard.commit(Changes::default(), b"3").expect("commits");
+            flush(&shard.keyspace).expect("writes a table");
+        }
+        assert_eq!(shard.records().count(), 2000);
+        shard.restore(&mut std::iter::empty(), b"4").expect("replaces");
+        drop((shard, store));
+        let store = TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
+        let shard = store.shard(0).expect("shard");
+        assert_eq!((shard.records().count(), shard.applied().expect("reads")), (0, Some(b"4".to_vec())));
+    }
 }
