@@ -1,7 +1,9 @@
 //! Where replicas should be: the next change of the placement, by the registry's leader.
 //!
-//! A pure function of the cluster's rows, so any later leader goes on where an earlier one stopped. The leader of each shard carries the
-//! change out (`reconcile`).
+//! A pure function of the cluster's rows, so any later leader goes on where an earlier one stopped, and for leads of what the nodes
+//! tell of their work (`leads`). The leader of each shard carries the change out (`reconcile`).
+
+mod leads;
 
 use std::{
     cmp::Reverse,
@@ -11,19 +13,20 @@ use std::{
 use carillon_proto::{
     ShardId,
     pb::store::{
-        DropStorageNode, MoveReplica, Placement, PreferReplica, Rebalance, RemoveReplica, Replica, SetReplicaVotes,
+        DropStorageNode, MoveReplica, Placement, Rebalance, RemoveReplica, Replica, SetReplicaVotes,
         directory_command::Op, storage_node::State,
     },
 };
 
+pub(crate) use self::leads::Leads;
 use crate::machine::{ClusterRows, REPLICAS};
 
 /// Shards whose replicas move at once.
 const MOVES: usize = 2;
 
 /// The next change; `None` if all is as it should be, or if changes have to be finished first.
-pub(crate) fn next(rows: &ClusterRows) -> Option<Op> {
-    let planner = Planner::of(rows);
+pub(crate) fn next(rows: &ClusterRows, leads: &Leads) -> Option<Op> {
+    let planner = Planner::of(rows, leads);
     let first = planner.vote().or_else(|| planner.farewell()).or_else(|| planner.evacuate(State::Lost));
     if first.is_some() || planner.moving >= MOVES {
         return first;
@@ -33,6 +36,7 @@ pub(crate) fn next(rows: &ClusterRows) -> Option<Op> {
 
 struct Planner<'a> {
     rows: &'a ClusterRows,
+    leads: &'a Leads,
     /// Replicas on each active node that stay, except for the registry's.
     load: BTreeMap<u64, usize>,
     /// Shards whose replicas are just changing.
@@ -42,7 +46,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn of(rows: &'a ClusterRows) -> Self {
+    fn of(rows: &'a ClusterRows, leads: &'a Leads) -> Self {
         let mut load: BTreeMap<u64, usize> = rows.active().map(|node| (node.node, 0)).collect();
         let mut moving = 0;
         for (_, placement) in rows.shards() {
@@ -54,7 +58,7 @@ impl<'a> Planner<'a> {
             }
         }
         let replicas = if load.len() >= REPLICAS { REPLICAS } else { 1 };
-        Self { rows, load, moving, replicas }
+        Self { rows, leads, load, moving, replicas }
     }
 
     /// Votes of the registry go to replicas on active nodes, one after the other.
@@ -169,30 +173,6 @@ impl<'a> Planner<'a> {
             }
         }
         None
-    }
-
-    /// Each node leads as many shards as the others.
-    fn lead(&self) -> Option<Op> {
-        if self.moving > 0 {
-            return None;
-        }
-        let mut leads: BTreeMap<u64, usize> = self.load.keys().map(|node| (*node, 0)).collect();
-        let all: Vec<(ShardId, &Placement)> = self.rows.placement().iter().map(|(shard, it)| (*shard, it)).collect();
-        let leader = |placement: &Placement| {
-            placement.replicas.iter().find(|replica| replica.id == placement.preferred).map(|replica| replica.node)
-        };
-        for (_, placement) in &all {
-            if let Some(leads) = leader(placement).and_then(|node| leads.get_mut(&node)) {
-                *leads += 1;
-            }
-        }
-        all.iter().find_map(|(shard, placement)| {
-            let present = leader(placement).and_then(|node| leads.get(&node)).copied().unwrap_or(usize::MAX);
-            let able = staying(placement).filter(|replica| !replica.learner && self.rows.is_active(replica.node));
-            let least = able.min_by_key(|replica| (leads.get(&replica.node).copied(), replica.node))?;
-            let better = leads.get(&least.node).is_some_and(|least| least.saturating_add(1) < present);
-            better.then(|| Op::PreferReplica(PreferReplica { group: shard.group(), replica: least.id }))
-        })
     }
 
     /// The active node that should get a replica of this shard beside those on `rest`.

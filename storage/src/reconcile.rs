@@ -106,7 +106,7 @@ async fn lead_registry(
     if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some(version) {
         return Ok(false);
     }
-    let Some(change) = planner::next(&rows) else {
+    let Some(change) = planner::next(&rows, &planner::Leads::default()) else {
         *planned = Some(version);
         return Ok(false);
     };

@@ -169,6 +169,17 @@ pub struct Rows {
     version: u64,
 }
 
+/// What the registry's leader knows of the leaders of shards.
+#[derive(Debug, Clone, Default)]
+pub struct Leads(planner::Leads);
+
+impl Leads {
+    /// `rates`: the work a second of each shard that is known. `slow`: nodes that can't keep up. `rests`: a lead has just moved.
+    pub fn new(rates: BTreeMap<ShardId, u64>, slow: BTreeSet<u64>, rests: bool) -> Self {
+        Self(planner::Leads { rates, slow, rests, waits: false })
+    }
+}
+
 /// What the leader of a shard knows about the members.
 #[derive(Debug)]
 pub struct Known {
@@ -205,8 +216,8 @@ impl Rows {
     }
 
     /// What the registry's leader changes next.
-    pub fn plan(&self) -> Option<directory_command::Op> {
-        self.may_change().then(|| planner::next(&self.rows)).flatten()
+    pub fn plan(&self, leads: &Leads) -> Option<directory_command::Op> {
+        self.may_change().then(|| planner::next(&self.rows, &leads.0)).flatten()
     }
 
     /// What the leader of a shard does next.
@@ -231,9 +242,9 @@ impl Rows {
     }
 
     /// Nothing comes, leaves or is to be changed.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_settled(&self, leads: &Leads) -> bool {
         let mut replicas = self.rows.placement().values().flat_map(|placement| &placement.replicas);
-        self.plan().is_none()
+        self.plan(leads).is_none()
             && self.rows.nodes().all(|node| node.state() == State::Active)
             && !replicas.any(|replica| replica.joining || replica.leaving)
     }

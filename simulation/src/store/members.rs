@@ -13,7 +13,7 @@ use carillon_proto::{
         SetStorageNodeState, StorageNode, directory_command::Op, storage_node::State, store_reply::Result as Outcome,
     },
 };
-use carillon_storage::simulation::{Known, Rows, Step};
+use carillon_storage::simulation::{Known, Leads, Rows, Step};
 
 use super::{FOUNDERS, MAP, NODES, Shard, StoreEvent, node_name};
 use crate::{
@@ -52,6 +52,49 @@ pub(super) struct Disks {
     /// Disks so far: each has a name of its own.
     made: u8,
     past: VecDeque<Rows>,
+    leads: LeadLoads,
+}
+
+/// What the nodes tell of their leads.
+struct LeadLoads {
+    /// Of its own, so that the rest of a run is what it is without loads.
+    random: Random,
+    rates: BTreeMap<ShardId, u64>,
+    slow: BTreeSet<u64>,
+}
+
+impl Default for LeadLoads {
+    fn default() -> Self {
+        Self { random: Random::new(0), rates: BTreeMap::new(), slow: BTreeSet::new() }
+    }
+}
+
+impl LeadLoads {
+    /// Now and then one shard has another load, or a node becomes slow or well.
+    fn change(&mut self, nodes: &[u64]) {
+        let random = &mut self.random;
+        if !random.in_thousand(200) {
+            return;
+        }
+        if random.in_thousand(100)
+            && let Some(node) = nodes.get(random.index(nodes.len().max(1)))
+            && !self.slow.remove(node)
+        {
+            self.slow.insert(*node);
+        }
+        let shards: Vec<ShardId> = MAP.all().collect();
+        let rate = if random.in_thousand(500) { random.below(50) } else { random.below(5000) };
+        self.rates.insert(shards[random.index(shards.len())], rate);
+    }
+
+    fn told(&mut self) -> Leads {
+        let rests = self.random.in_thousand(800);
+        Leads::new(self.rates.clone(), self.slow.clone(), rests)
+    }
+
+    fn told_at_the_end(&self) -> Leads {
+        Leads::new(self.rates.clone(), self.slow.clone(), false)
+    }
 }
 
 impl Group {
@@ -111,6 +154,7 @@ impl World<'_> {
     }
 
     pub(super) fn found_members(&mut self) {
+        self.cluster.disks.leads.random = Random::new(self.random.clone().next());
         let mut members = Vec::new();
         for (node, number) in (0..FOUNDERS).zip(1..) {
             members.push(StorageNode { node: number, ..self.new_disk(node) });
@@ -215,10 +259,11 @@ impl World<'_> {
         if !rows.may_change() {
             return;
         }
-        if self.cluster.registry_is_led()
-            && let Some(change) = rows.plan()
-        {
-            self.registry_write(change);
+        if self.cluster.registry_is_led() {
+            let leads = self.leads_told(&rows);
+            if let Some(change) = rows.plan(&leads) {
+                self.registry_write(change);
+            }
         }
         self.stops_who_left();
         let past = &mut self.cluster.disks.past;
@@ -229,6 +274,17 @@ impl World<'_> {
                 self.step(shard);
             }
         }
+    }
+
+    /// What the registry's leader knows of the leads now. It changes until all is healed.
+    fn leads_told(&mut self, rows: &Rows) -> Leads {
+        let leads = &mut self.cluster.disks.leads;
+        if self.healed {
+            return leads.told_at_the_end();
+        }
+        let nodes: Vec<u64> = rows.nodes().map(|row| row.node).collect();
+        leads.change(&nodes);
+        leads.told()
     }
 
     /// By the rows of now, or by those that a node had a moment ago.
@@ -400,12 +456,13 @@ impl World<'_> {
     /// Shards whose members are not those of the placement, or are to be changed.
     pub(crate) fn unsettled(&self) -> Option<String> {
         let rows = self.cluster.machines.rows();
+        let leads = self.cluster.disks.leads.told_at_the_end();
         let differs = |(shard, known): (&ShardId, &Shard)| {
             let group = known.group.as_ref()?;
             let placement = rows.placement(*shard)?;
             let voters = placement.replicas.iter().filter(|replica| !replica.learner);
             let voters: BTreeSet<u64> = voters.map(|replica| replica.id).collect();
-            let is_settled = rows.is_settled() && group.sets == [voters];
+            let is_settled = rows.is_settled(&leads) && group.sets == [voters];
             (!is_settled).then(|| format!("{shard} has {group:?}, and is to have {placement:?}"))
         };
         let shards: Vec<String> = self.cluster.shards.iter().filter_map(differs).collect();

@@ -1,3 +1,5 @@
+mod leads;
+
 use carillon_proto::{
     Level, ShardMap,
     pb::store::{
@@ -21,6 +23,7 @@ struct Planned {
     index: u64,
     /// Replicas that moved, except for the registry's.
     moves: usize,
+    leads: Leads,
 }
 
 impl Planned {
@@ -28,7 +31,7 @@ impl Planned {
         let dir = tempfile::tempdir().expect("a folder");
         let engines = crate::engine::Engines::open(dir.path(), MAP, crate::engine::Caches::default()).expect("opens");
         let (machine, reader) = engines.directory(ShardId::REGISTRY).expect("opens");
-        let mut this = Self { _dir: dir, machine, reader, index: 0, moves: 0 };
+        let mut this = Self { _dir: dir, machine, reader, index: 0, moves: 0, leads: Leads::default() };
         this.apply(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 }));
         let members = (1..=nodes).map(|node| StorageNode { node, ..row(node, "") }).collect();
         let (directory_shards, timeline_shards) = (MAP.directory.into(), MAP.timeline.into());
@@ -63,7 +66,7 @@ impl Planned {
     fn settle(&mut self) {
         for _ in 0..2000 {
             let rows = self.rows();
-            if let Some(op) = next(&rows) {
+            if let Some(op) = next(&rows, &self.leads) {
                 self.moves += usize::from(matches!(op, Op::MoveReplica(_)));
                 let outcome = self.apply(op.clone());
                 assert!(!matches!(outcome, Outcome::Error(_)), "{op:?}: {outcome:?}");
@@ -71,7 +74,7 @@ impl Planned {
                 return;
             }
         }
-        panic!("it goes on for ever: {:?}", next(&self.rows()));
+        panic!("it goes on for ever: {:?}", next(&self.rows(), &self.leads));
     }
 
     /// Replicas join and leave their shards as the placement says, except for those on lost nodes. False if none was to.
@@ -202,12 +205,12 @@ fn a_vote_that_comes_does_not_keep_the_one_of_a_lost_node() {
     cluster.add(4, "");
     cluster.settle();
     cluster.set(2, State::Leaving);
-    let vote = next(&cluster.rows()).expect("node 4 gets a vote");
+    let vote = next(&cluster.rows(), &cluster.leads).expect("node 4 gets a vote");
     assert!(matches!(&vote, Op::SetReplicaVotes(SetReplicaVotes { votes: true, .. })), "{vote:?}");
     cluster.apply(vote);
     // It does not run any more, so no change of the voters begins while it is to stay one.
     cluster.set(2, State::Lost);
-    let then = next(&cluster.rows());
+    let then = next(&cluster.rows(), &cluster.leads);
     assert_eq!(then, Some(votes(2, false)));
     cluster.settle();
     assert_eq!(cluster.voters(), [1, 3, 4].into());
@@ -222,7 +225,7 @@ fn a_lost_replica_leaves_without_another_one_where_a_place_is_still_taken_by_one
     cluster.apply(moved(shard, 1, new));
     // Node 1 still has its replica of the shard, so no active node is free.
     cluster.set(2, State::Lost);
-    let planned = |rows: &ClusterRows| Planner::of(rows).evacuate(State::Lost);
+    let planned = |rows: &ClusterRows| Planner::of(rows, &Leads::default()).evacuate(State::Lost);
     let mut of_shard = None;
     while let Some(op) = planned(&cluster.rows()) {
         if op == removed(shard, 2) {
@@ -243,7 +246,7 @@ fn the_target_of_a_move_may_be_lost_too() {
     cluster.settle();
     cluster.set(1, State::Leaving);
     let node = loop {
-        let op = next(&cluster.rows()).expect("a move");
+        let op = next(&cluster.rows(), &cluster.leads).expect("a move");
         cluster.apply(op.clone());
         if let Op::MoveReplica(MoveReplica { node, .. }) = op {
             break node;
@@ -273,6 +276,10 @@ fn replicas_of_a_shard_are_in_different_zones_when_there_are_enough() {
     assert_eq!(rows.zones(cluster.voters().into_iter()).len(), 3);
 }
 
+fn shard_of(number: usize) -> ShardId {
+    MAP.all().nth(number).expect("there are so many")
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8),
@@ -280,6 +287,10 @@ enum Step {
     Lose(u64),
     Keep(u64),
     Rebalance(bool),
+    /// The shard of this number has another load.
+    Load(usize, u64),
+    /// The node can't keep up, or does again.
+    Slow(u64, bool),
     Settle,
     /// The given number of changes is carried out, whether planned or by the shards.
     Go(u8),
@@ -291,7 +302,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..3u8).prop_map(Step::Add),
         2 => node.clone().prop_map(Step::Leave),
         1 => node.clone().prop_map(Step::Lose),
-        1 => node.prop_map(Step::Keep),
+        1 => node.clone().prop_map(Step::Keep),
+        1 => (0..12usize, 0..3000u64).prop_map(|(shard, rate)| Step::Load(shard, rate)),
+        1 => (node, any::<bool>()).prop_map(|(node, slow)| Step::Slow(node, slow)),
         1 => any::<bool>().prop_map(Step::Rebalance),
         1 => Just(Step::Settle),
         3 => (0..20u8).prop_map(Step::Go),
@@ -318,11 +331,14 @@ proptest! {
                 Step::Lose(node) => drop(cluster.set(node, State::Lost)),
                 Step::Keep(node) => drop(cluster.set(node, State::Active)),
                 Step::Rebalance(on) => drop(cluster.apply(Op::Rebalance(Rebalance { on }))),
+                Step::Load(shard, rate) => drop(cluster.leads.rates.insert(shard_of(shard), rate)),
+                Step::Slow(node, true) => drop(cluster.leads.slow.insert(node)),
+                Step::Slow(node, false) => drop(cluster.leads.slow.remove(&node)),
                 Step::Settle => cluster.settle(),
                 Step::Go(changes) => {
                     for _ in 0..changes {
                         let rows = cluster.rows();
-                        match next(&rows) {
+                        match next(&rows, &cluster.leads) {
                             Some(op) => drop(cluster.apply(op)),
                             None => drop(cluster.follow(&rows)),
                         }
