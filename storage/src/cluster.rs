@@ -14,8 +14,11 @@ use tonic::Status;
 
 use crate::{
     addresses::AddressBook,
+    leads::LeadsKnown,
     lease_clock::Leases,
     machine::{ClusterRows, RegistryState},
+    node_load::NodeLoad,
+    raft::RaftLinks,
     shard::Shard,
     space::Space,
 };
@@ -45,6 +48,9 @@ pub(crate) struct Cluster {
     pub(crate) begins_at: Level,
     pub(crate) space: Space,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) links: RaftLinks,
+    pub(crate) load: Arc<NodeLoad>,
+    pub(crate) leads: LeadsKnown,
 }
 
 impl Hosted {
@@ -110,6 +116,11 @@ impl Cluster {
     /// The registry version that this node has applied.
     pub(crate) fn view_version(&self) -> u64 {
         self.registry.borrow().version
+    }
+
+    /// The node of this replica.
+    pub(crate) fn node_of(&self, shard: ShardId, replica: u64) -> Option<u64> {
+        self.rows().node_of(shard, replica)
     }
 
     /// The replica that should lead this shard, to spread the leaders over the nodes.

@@ -209,10 +209,11 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
         let cluster = self.member()?;
         let (rows, version) = (cluster.rows(), cluster.view_version());
-        let (mut silent, mut programs) = (Vec::new(), Vec::new());
+        let (mut silent, mut slow, mut programs) = (Vec::new(), Vec::new(), Vec::new());
         for (row, answer) in self.bootstrap.ask_members(cluster, &rows).await {
             match answer {
-                Ok(Identity { release, reads_level, .. }) => {
+                Ok(Identity { release, reads_level, slow: is_slow, .. }) => {
+                    slow.extend(is_slow.then_some(row.node));
                     programs.push(Program { node: row.node, release, reads_level });
                 }
                 Err(_) => silent.push(row.node),
@@ -227,6 +228,7 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
             rebalancing: rows.rebalancing,
             silent,
             programs,
+            slow,
         }))
     }
 

@@ -12,6 +12,7 @@
 //! shard_clock.rs    how time passes for a shard
 //! log_upkeep.rs     snapshots, purges, files given back
 //! cluster.rs, placement.rs    the shards of this node, and who leads them
+//! health.rs, node_load.rs, leads.rs    whether nodes keep up, and what leading costs them
 //! carrier.rs   commands of storage nodes for the registry
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
 //! space.rs     how full the disk is
@@ -43,8 +44,10 @@ mod erasing;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod health;
 mod hosting;
 mod identity;
+mod leads;
 mod lease_clock;
 mod levels;
 mod log;
@@ -52,8 +55,8 @@ mod log_upkeep;
 mod machine;
 mod maintenance;
 mod members;
-
 pub mod metrics;
+mod node_load;
 mod placement;
 mod planner;
 mod put_back;

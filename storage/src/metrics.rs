@@ -21,6 +21,7 @@ const APPLY_SECONDS: &str = "carillon_storage_apply_seconds";
 pub(crate) const LEADING: &str = "carillon_storage_leading_shards";
 pub(crate) const CLUSTER_LEVEL: &str = "carillon_storage_cluster_level";
 pub(crate) const PROGRAM_LEVEL: &str = "carillon_storage_program_level";
+pub(crate) const SLOW: &str = "carillon_storage_slow";
 pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
 pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
@@ -149,6 +150,11 @@ const ALL: &[(&str, &str, Kind)] = &[
     (LEADING, "Shards that this node leads.", Kind::Gauge),
     (CLUSTER_LEVEL, "The level of the cluster, as far as this node has applied it.", Kind::Gauge),
     (PROGRAM_LEVEL, "The highest level that this program can read.", Kind::Gauge),
+    (
+        SLOW,
+        "1 while this node can't keep up: its disk is slow or its tasks are late, and its leads go to others.",
+        Kind::Gauge,
+    ),
     (DISK_FREE, "Bytes that are free on the disk of the data folder.", Kind::Gauge),
     (DISK_TOTAL, "Size in bytes of the disk of the data folder.", Kind::Gauge),
     (DISK_FULL, "1 while sends are refused because the disk is nearly full.", Kind::Gauge),
@@ -156,7 +162,7 @@ const ALL: &[(&str, &str, Kind)] = &[
     (CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed.", Kind::Counter),
     (
         TRANSFERS,
-        "Leads that were handed to the node that is preferred, by outcome: taken, or failed, which costs the shard its writes until the next election.",
+        "Leads that were handed to the node that is preferred, or to one that keeps up, by outcome: taken, or failed, which costs the shard its writes until the next election.",
         Kind::Counter,
     ),
     (SNAPSHOTS, "Snapshots, by what was done: built, sent or installed.", Kind::Counter),

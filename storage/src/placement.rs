@@ -1,4 +1,6 @@
-//! Leadership of shards: leaders are spread over the nodes, and handed over before a node stops.
+//! Leadership of shards: leaders are spread over the nodes, and handed over before a node stops and when it can't keep up.
+
+mod relief;
 
 use std::{
     collections::HashMap,
@@ -12,10 +14,13 @@ use std::{
 use carillon_proto::ShardId;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::relief::Relief;
 use crate::{
     cluster::{Cluster, Serving},
     metrics as names,
+    node_load::NodeLoad,
     raft::GroupStatus,
+    shard::Shard,
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,62 +30,104 @@ const SETTLED: Duration = Duration::from_secs(15);
 /// Pause between two attempts of a node with a nearly full disk to give a lead away; without it, leads would go to and
 /// fro if no node has space.
 const RELIEF: Duration = Duration::from_secs(60);
+/// The same of a node that can't keep up, which gives leads only to nodes that do.
+const AGAIN: Duration = Duration::from_secs(10);
 /// A node that has not taken over the lead within this time will not.
 const TAKEN: Duration = Duration::from_secs(5);
 /// How long a stopping node waits for the others to take over.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Slowly moves leaders to their preferred nodes.
+/// Slowly moves leaders to their preferred nodes, and away from this one while it can't do a leader's work.
 pub(crate) async fn spread(serving: Arc<Serving>, draining: Arc<AtomicBool>) {
     let Some(cluster) = serving.get() else { return };
-    let mut since: HashMap<ShardId, Instant> = HashMap::new();
-    let mut moving: HashMap<ShardId, Moving> = HashMap::new();
-    let mut relieved: HashMap<ShardId, Instant> = HashMap::new();
+    let mut spread =
+        Spread { cluster, draining, since: HashMap::new(), moving: HashMap::new(), relieved: HashMap::new() };
     loop {
         sleep(INTERVAL).await;
+        spread.look().await;
+    }
+}
+
+struct Spread<'a> {
+    cluster: &'a Cluster,
+    draining: Arc<AtomicBool>,
+    /// Since when each shard is led here, or since the last attempt to hand it to its preferred node.
+    since: HashMap<ShardId, Instant>,
+    moving: HashMap<ShardId, Moving>,
+    /// When each shard was last handed over because this node can't do a leader's work.
+    relieved: HashMap<ShardId, Instant>,
+}
+
+impl Spread<'_> {
+    async fn look(&mut self) {
         let mut leading = 0;
-        for shard in cluster.shards().values() {
-            let id = shard.id();
-            if let Some(taken) =
-                moving.get(&id).and_then(|moving| moving.taken(shard.group().leader_id(), Instant::now()))
-            {
-                moving.remove(&id);
-                count(id, taken);
-            }
+        let mut relief = Relief::for_leader(self.cluster, &self.draining).await;
+        for shard in self.cluster.shards().values() {
+            self.count_taken(shard);
             if !shard.group().leads() {
-                since.remove(&id);
+                self.since.remove(&shard.id());
                 continue;
             }
             leading += 1;
-            let settled = since.entry(id).or_insert_with(Instant::now).elapsed() >= SETTLED;
-            let preferred = cluster.preferred_leader(id).filter(|to| *to != shard.group().replica() && settled);
-            if preferred.is_none() && !cluster.space.is_low() {
-                continue;
-            }
-            let status = shard.group().status();
-            if cluster.space.is_low()
-                && relieved.get(&id).is_none_or(|at| at.elapsed() >= RELIEF)
-                && let Some(to) =
-                    most_up_to_date(&status, shard.group().replica()).filter(|to| is_up_to_date(&status, *to))
-                && !draining.load(Ordering::Relaxed)
-            {
-                tracing::info!(shard = %id, to, "handing the lead over, as the disk of this node is nearly full");
-                shard.group().transfer_leader(to).await;
-                relieved.insert(id, Instant::now());
-                continue;
-            }
-            if let Some(to) = preferred
-                && is_up_to_date(&status, to)
-                && !draining.load(Ordering::Relaxed)
-            {
-                tracing::info!(shard = %id, to, "handing the lead over to the preferred node");
-                shard.group().transfer_leader(to).await;
-                moving.insert(id, Moving { to, until: Instant::now() + TAKEN });
-                // Not retried before another such time has passed.
-                since.insert(id, Instant::now());
+            let settled = self.cluster.load.health.wait(SETTLED);
+            let settled = self.since.entry(shard.id()).or_insert_with(Instant::now).elapsed() >= settled;
+            if !self.draining.load(Ordering::Relaxed) && !self.relieve(shard, relief.as_mut()).await && settled {
+                self.prefer(shard).await;
             }
         }
         metrics::gauge!(names::LEADING).set(f64::from(leading));
+    }
+
+    fn count_taken(&mut self, shard: &Shard) {
+        let (id, leader) = (shard.id(), shard.group().leader_id());
+        if let Some(taken) = self.moving.get(&id).and_then(|moving| moving.taken(leader, Instant::now())) {
+            self.moving.remove(&id);
+            count(id, taken);
+        }
+    }
+
+    /// Hands the lead to a node that can do its work, if this one can't. True if it did.
+    async fn relieve(&mut self, shard: &Shard, relief: Option<&mut Relief>) -> bool {
+        let (id, group) = (shard.id(), shard.group());
+        let waits = |pause| self.relieved.get(&id).is_some_and(|at| at.elapsed() < pause);
+        if let Some(relief) = relief {
+            if waits(AGAIN) {
+                return false;
+            }
+            let Some(to) = relief.target(self.cluster, id, &group.status(), group.replica()) else { return false };
+            tracing::info!(shard = %id, to, "handing the lead over, as this node can't keep up");
+            group.transfer_leader(to).await;
+            self.moving.insert(id, Moving { to, until: Instant::now() + TAKEN });
+        } else {
+            if !self.cluster.space.is_low() || waits(RELIEF) {
+                return false;
+            }
+            let status = group.status();
+            let to = most_up_to_date(&status, group.replica()).filter(|to| is_up_to_date(&status, *to));
+            let Some(to) = to else { return false };
+            tracing::info!(shard = %id, to, "handing the lead over, as the disk of this node is nearly full");
+            group.transfer_leader(to).await;
+        }
+        self.relieved.insert(id, Instant::now());
+        true
+    }
+
+    /// Hands the lead to the preferred node, if that can take it now.
+    async fn prefer(&mut self, shard: &Shard) {
+        let (id, group) = (shard.id(), shard.group());
+        let Some(to) = self.cluster.preferred_leader(id).filter(|to| *to != group.replica()) else { return };
+        let Some(node) = self.cluster.node_of(id, to).filter(|_| is_up_to_date(&group.status(), to)) else { return };
+        let takes = NodeLoad::ask(self.cluster, node).await.takes_leads();
+        // It has been some time.
+        if takes && is_up_to_date(&group.status(), to) {
+            tracing::info!(shard = %id, to, "handing the lead over to the preferred node");
+            group.transfer_leader(to).await;
+            self.moving.insert(id, Moving { to, until: Instant::now() + TAKEN });
+        }
+        if !takes || self.moving.contains_key(&id) {
+            // Not retried before another such time has passed.
+            self.since.insert(id, Instant::now());
+        }
     }
 }
 
@@ -102,7 +149,7 @@ impl Moving {
 fn count(shard: ShardId, taken: bool) {
     metrics::counter!(names::TRANSFERS, "outcome" => if taken { "taken" } else { "failed" }).increment(1);
     if !taken {
-        tracing::info!(%shard, "the preferred node did not take the lead over");
+        tracing::info!(%shard, "a node did not take the lead over");
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
     let Some(cluster) = serving.get() else { return };
     let mut registry = cluster.registry.clone();
     let mut as_placed: HashMap<ShardId, Compared> = HashMap::new();
-    let mut planned: Option<u64> = None;
+    let mut planned: Option<Planned> = None;
     loop {
         registry.borrow_and_update();
         let mut busy = false;
@@ -76,6 +76,9 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
     }
 }
 
+/// The versions of the rows, and of what is known of leads, that leave nothing to be changed.
+type Planned = (u64, u64);
+
 /// The versions of rows and members between which `follow_placement` found no difference. It is not asked again before one of
 /// them changes: with many shards, the comparison would be most of the work of an idle process.
 #[derive(PartialEq, Eq)]
@@ -90,27 +93,31 @@ impl Compared {
     }
 }
 
-/// Founds a cluster that has just been made, and changes the placement. True if it did either. `planned`: the version of the rows that
-/// leaves nothing to be changed.
+/// Founds a cluster that has just been made, and changes the placement. True if it did either. `planned`: what
+/// left nothing to be changed.
 async fn lead_registry(
     cluster: &Cluster,
     shard: &Shard,
     bootstrap: &Bootstrap,
-    planned: &mut Option<u64>,
+    planned: &mut Option<Planned>,
 ) -> Result<bool, String> {
     let (version, rows) = (cluster.view_version(), cluster.rows());
     if rows.level < cluster.begins_at {
         levels::raise(cluster, shard, bootstrap, cluster.begins_at).await?;
         return Ok(true);
     }
-    if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some(version) {
+    let (leads, known) = cluster.leads.now(&rows, |usual| cluster.load.health.wait(usual));
+    if rows.level < Level::GROWTH || shard.reader().level() < Level::GROWTH || *planned == Some((version, known)) {
         return Ok(false);
     }
-    let Some(change) = planner::next(&rows, &planner::Leads::default()) else {
-        *planned = Some(version);
+    let Some(change) = planner::next(&rows, &leads) else {
+        *planned = Some((version, known));
         return Ok(false);
     };
     tracing::info!(?change, "the placement changes");
+    if matches!(change, DirectoryOp::PreferReplica(_)) {
+        cluster.leads.moves();
+    }
     directory(shard, change).await?;
     Ok(true)
 }

@@ -1,7 +1,9 @@
 //! A storage node as a whole.
 
+mod readiness;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -47,14 +49,17 @@ use crate::{
     config::{InvalidConfig, StorageConfig},
     damage::{Alarm, Found, REMEDY, is_damage},
     engine::Engines,
-    erasing,
+    erasing, health,
     hosting::{self, Hosting, Opened},
     identity::{self, DataDir},
+    leads::{self, LeadsKnown},
     lease_clock::{self, Leases},
     log::{Log, LogOptions},
     log_upkeep,
     machine::ClusterRows,
-    maintenance, members, placement, put_back,
+    maintenance, members,
+    node_load::{self, NodeLoad},
+    placement, put_back,
     raft::{self, Host, RaftLinks, RaftService, StartError},
     reconcile,
     registry::RegistryService,
@@ -206,6 +211,18 @@ impl Storage {
                 }
             });
         }
+    }
+
+    /// Delays each write of the log by so much.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant_delay(&self, delay: Duration) {
+        self.node.log.health().plant_delay(delay);
+    }
+
+    /// Makes so many times shorter what this node waits for before leads move or come back.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant_haste(&self, haste: u32) {
+        self.node.log.health().plant_haste(haste);
     }
 
     pub fn ready(&self) -> Ready {
@@ -397,13 +414,14 @@ impl Node {
         let engines = opening.await.map_err(|error| error.to_string())?.map_err(|error| self.told(&error))?;
 
         let links = RaftLinks::new(self.book.clone(), &cluster.id, self.security.clone(), tasks.clone());
+        let links = links.ok_or("the cluster's name is not valid")?;
         let hosted = Arc::new(Hosted::default());
         let hosting = Arc::new(Hosting::new(hosting::HostingContext {
             config: self.config.clone(),
             dir: self.bootstrap.dir().path().to_owned(),
             log: Arc::clone(&self.log),
             engines,
-            links: links.ok_or("the cluster's name is not valid")?,
+            links: links.clone(),
             hosted: Arc::clone(&hosted),
             draining: Arc::clone(&self.draining),
             alarm: self.alarm.clone(),
@@ -430,7 +448,8 @@ impl Node {
         for replica in opened {
             shards.push(hosting.start(replica).await.map_err(|error| self.told(&error))?);
         }
-        self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), tasks.clone());
+        let load = Arc::new(NodeLoad::new(self.log.health()));
+        self.raft.serve(cluster.id.clone(), Arc::clone(&hosted), Arc::clone(&load), tasks.clone());
         if identity.node == FOUNDER && !is_founded && !registry.borrow().cluster.has_rows() {
             let (bootstrap, told) = (self.bootstrap.clone(), cluster.clone());
             tasks.spawn("storage bootstrap", async move { bootstrap.tell_others(told).await });
@@ -448,8 +467,23 @@ impl Node {
         }
         let (id, own, space) = (cluster.id, identity.node, self.space.clone());
         let book = self.book.clone();
-        let leases = Arc::clone(&self.leases);
-        let cluster = Cluster { id, own, map, hosted, book, registry, implied, is_founded, begins_at, space, leases };
+        let (leases, leads) = (Arc::clone(&self.leases), LeadsKnown::default());
+        let cluster = Cluster {
+            id,
+            own,
+            map,
+            hosted,
+            book,
+            registry,
+            implied,
+            is_founded,
+            begins_at,
+            space,
+            leases,
+            links,
+            load,
+            leads,
+        };
         self.serve(cluster, hosting, tasks);
         Ok(())
     }
@@ -470,6 +504,9 @@ impl Node {
         let (heartbeat, lease) = (Duration::from_millis(self.config.heartbeat_ms), raft::lease(&self.config));
         tasks.spawn("raft pulse", raft::beat(serving(), heartbeat, lease));
         tasks.spawn("disk space", self.space.clone().watch());
+        tasks.spawn("health", health::watch(self.log.health()));
+        tasks.spawn("work of leaders", node_load::measure(serving()));
+        tasks.spawn("loads of nodes", leads::follow(serving()));
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving(), Arc::clone(&self.leases)));
         tasks.spawn("log upkeep", log_upkeep::run(serving(), Arc::clone(&self.log), self.config.log_bytes));
@@ -483,36 +520,6 @@ impl Node {
             tasks.spawn("cleansing", cleansing::run(serving(), engines, log, Arc::clone(&self.clean)));
         }
         tasks.spawn("storage readiness", self.watch_readiness());
-    }
-
-    async fn watch_readiness(self: Arc<Self>) {
-        let Some(cluster) = self.serving.get() else { return };
-        // Once is enough: under load a node always lacks some entries.
-        let mut caught_up = HashSet::new();
-        while !self.alarm.is_raised() {
-            let why = match cluster.has_no_place() {
-                Some(why) => Some(why.to_owned()),
-                None => lacking(cluster, &mut caught_up),
-            };
-            // Readiness is reported soon, and its loss within half a second.
-            let pause = if why.is_some() { 100 } else { 500 };
-            match why {
-                Some(why) => self.not_ready(&why),
-                None => self.set_readiness(Readiness::Ready),
-            }
-            sleep(Duration::from_millis(pause)).await;
-        }
-    }
-
-    fn not_ready(&self, why: &str) {
-        self.set_readiness(Readiness::NotReady(why.to_owned()));
-    }
-
-    fn set_readiness(&self, readiness: Readiness) {
-        self.tell.send_if_modified(|current| {
-            let is_ready = readiness.is_ready() && self.alarm.is_raised();
-            !is_ready && current.change(readiness)
-        });
     }
 
     /// Blocking.
@@ -542,25 +549,6 @@ impl Node {
         });
         opening.await.map_err(|error| error.to_string())?.map_err(|error| self.told(&error))
     }
-}
-
-/// What a shard of this node lacks, if anything. `caught_up`: the shards that had everything once.
-fn lacking(cluster: &Cluster, caught_up: &mut HashSet<ShardId>) -> Option<String> {
-    let mut why = None;
-    for shard in cluster.shards().values() {
-        let id = shard.id();
-        if shard.group().leader_id().is_none() {
-            return Some(format!("shard {id} has no leader that this node knows"));
-        }
-        if !caught_up.contains(&id) {
-            match shard.group().status().caught_up() {
-                Ok(()) => drop(caught_up.insert(id)),
-                Err(None) => why = Some(format!("shard {id} has heard nothing of its leader yet")),
-                Err(Some(behind)) => why = Some(format!("shard {id} lacks {behind} of its leader's entries")),
-            }
-        }
-    }
-    why
 }
 
 /// Stands in for the rows of the cluster until the registry has them: `own` is this node, which may have moved to `address`.

@@ -81,6 +81,7 @@ impl Bootstrap {
         identity.reads_level = self.inner.known.0;
         identity.zone.clone_from(&self.inner.zone);
         identity.release = Release::own().version;
+        identity.slow = self.inner.serving.get().is_some_and(|cluster| cluster.load.health.is_slow());
         if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
             cluster.members = serving.rows().members();
         }

@@ -21,7 +21,7 @@ use super::{
     files::Engine,
     high_water::HighWater,
 };
-use crate::metrics;
+use crate::{health::Health, metrics};
 
 /// Writes that wait. When the queue is full, shards wait to write; their own queues fill and refuse.
 const QUEUE: usize = 4096;
@@ -79,11 +79,12 @@ impl Flusher {
         purging: Arc<Mutex<()>>,
         mark: HighWater,
         flushes: u64,
+        health: Arc<Health>,
     ) -> io::Result<Self> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
-            let disk = Disk { engine, purging, mark };
+            let disk = Disk { engine, purging, mark, health };
             run(&disk, flushes, queue);
             // Whoever waits for the end may open the folder again.
             drop(disk);
@@ -99,6 +100,7 @@ struct Disk {
     /// Held by whoever has the engine delete files.
     purging: Arc<Mutex<()>>,
     mark: HighWater,
+    health: Arc<Health>,
 }
 
 fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
@@ -238,6 +240,7 @@ impl Batch {
         if self.sync {
             *flushes += 1;
             self.log.put(NODE, FLUSHES.to_vec(), flushes.to_be_bytes().to_vec())?;
+            disk.health.write_begins(start);
         }
         let result = disk.engine.write(&mut self.log, self.sync);
         let result = match result {
@@ -245,7 +248,9 @@ impl Batch {
             other => other.map(drop),
         };
         if self.sync {
-            metrics::flushed(self.entries, start.elapsed());
+            let took = start.elapsed();
+            disk.health.write_ended(took);
+            metrics::flushed(self.entries, took);
         }
         (self.bytes, self.entries, self.sync) = (0, 0, false);
         match result {

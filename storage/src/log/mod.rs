@@ -40,7 +40,10 @@ use self::{
     flusher::{Flusher, Op, Write},
     high_water::HighWater,
 };
-use crate::damage::{Alarm, damaged, is_damage};
+use crate::{
+    damage::{Alarm, damaged, is_damage},
+    health::Health,
+};
 
 /// Log levels for raft-engine. At each start it warns about a log that has spare space, which every log has after its
 /// process was killed. `DataDir::runs` reports that, and the log's high water reports damage.
@@ -111,6 +114,7 @@ pub(crate) struct Log {
     ops: Mutex<Option<mpsc::Sender<Op>>>,
     ended: watch::Receiver<bool>,
     alarm: Alarm,
+    health: Arc<Health>,
 }
 
 impl Log {
@@ -159,9 +163,10 @@ impl Log {
         let flushes = check_flushes(&engine, expected)?;
         let engine = Arc::new(engine);
         let purging = Arc::default();
-        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&purging), mark, flushes)?;
+        let health = Arc::<Health>::default();
+        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&purging), mark, flushes, Arc::clone(&health))?;
         let cache = Arc::new(CacheParts { bytes: options.cache_bytes });
-        Ok(Self { engine, purging, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended, alarm })
+        Ok(Self { engine, purging, cache, ops: Mutex::new(Some(flusher.ops)), ended: flusher.ended, alarm, health })
     }
 
     /// Opens the log of one shard. Blocking. Call it once for each shard.
@@ -229,6 +234,11 @@ impl Log {
         });
         ops.send(Op { group: NODE, write: Write::Rewrite(done_call) }).await.map_err(|_| closed())?;
         done.await.map_err(|_| closed())?
+    }
+
+    /// The health of this node, of which the writes of the log tell the most.
+    pub(crate) fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

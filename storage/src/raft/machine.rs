@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     damage::Alarm,
+    health::Health,
     machine::{EntryCommands, Machine, Record},
     metrics as names,
     snapshot::{SnapshotDir, SnapshotFile},
@@ -39,6 +40,7 @@ pub(crate) struct NodeShare {
     pub(crate) pace: Arc<ApplyPace>,
     pub(crate) sending: Arc<Throttle>,
     pub(crate) alarm: Alarm,
+    pub(crate) health: Arc<Health>,
 }
 
 /// One shard's machine and its snapshots.
@@ -98,7 +100,9 @@ impl ShardMachine {
         } else {
             blocking(move || machine.lock().apply(&entries, &encoded)).await?
         };
-        self.node.pace.took(start, Instant::now());
+        let end = Instant::now();
+        self.node.pace.took(start, end);
+        self.node.health.took(end - start);
         if outcomes.len() != count {
             return Err(io::Error::other("the machine gave another number of outcomes than it was given entries"));
         }

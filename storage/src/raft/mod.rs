@@ -41,12 +41,12 @@ mod throttle;
 mod types;
 
 pub(crate) use group::{Group, GroupOptions, LeaderTerm, ProposeError, ReadError, StartError, lease};
-pub(crate) use link::RaftLinks;
+pub(crate) use link::{LinkError, RaftLinks, Route};
 pub(crate) use machine::NodeShare;
 pub(crate) use offline::catch_up;
 pub(crate) use pace::ApplyPace;
 pub(crate) use pulse::beat;
-pub(crate) use server::RaftService;
+pub(crate) use server::{RaftService, UNKNOWN_FRAME};
 pub(crate) use status::GroupStatus;
 pub(crate) use throttle::Throttle;
 pub(crate) use types::{Host, LogId};

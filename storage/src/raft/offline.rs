@@ -32,6 +32,7 @@ pub(crate) async fn catch_up(
         pace: Arc::new(ApplyPace::new(Instant::now())),
         sending: Arc::new(Throttle::new(0)),
         alarm: Alarm::default(),
+        health: Arc::default(),
     };
     let mut machine = ShardMachine::open(shard, machine, Arc::new(snapshots), share)?;
     let (mut last, _) = machine.applied_state().await?;

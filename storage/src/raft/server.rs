@@ -31,10 +31,13 @@ use super::{
     network::SNAPSHOT_DEADLINE,
     types::{LogId, Snapshot},
 };
-use crate::{cluster::Hosted, snapshot::Offer};
+use crate::{cluster::Hosted, node_load::NodeLoad, snapshot::Offer};
 
 /// Frames of one stream that are being answered. At this number the stream is no longer read: the other side waits.
 const IN_FLIGHT: usize = 4096;
+
+/// What every release answers to a frame that it does not know.
+pub(crate) const UNKNOWN_FRAME: &str = "this release does not know the frame";
 
 /// Serves the groups once they are started.
 #[derive(Clone, Default)]
@@ -45,14 +48,15 @@ pub(crate) struct RaftService {
 struct Serving {
     cluster: String,
     hosted: Arc<Hosted>,
+    load: Arc<NodeLoad>,
     tasks: Tasks,
 }
 
 impl RaftService {
     /// Starts to answer. Later calls change nothing.
-    pub(crate) fn serve(&self, cluster: String, hosted: Arc<Hosted>, tasks: Tasks) {
+    pub(crate) fn serve(&self, cluster: String, hosted: Arc<Hosted>, load: Arc<NodeLoad>, tasks: Tasks) {
         // There is one set of groups, which changes while the process runs.
-        let _ = self.serving.set(Serving { cluster, hosted, tasks });
+        let _ = self.serving.set(Serving { cluster, hosted, load, tasks });
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<&Serving, Status> {
@@ -168,9 +172,10 @@ async fn answer_frames(
 async fn answer_frame(serving: &Serving, frame: RaftFrame) -> RaftFrame {
     let RaftFrame { id, group, from, to, body } = frame;
     let body = match (serving.group(group, to), body) {
+        (Ok(_), Some(Body::LoadRequest(_))) => Body::LoadReply(serving.load.reply()),
         (Ok(group), Some(body)) => answer(&group, body).await.unwrap_or_else(Body::Error),
         (Err(why), _) => Body::Error(why),
-        (_, None) => Body::Error("this release does not know the frame".to_owned()),
+        (_, None) => Body::Error(UNKNOWN_FRAME.to_owned()),
     };
     RaftFrame { id, group, from: to, to: from, body: Some(body) }
 }
@@ -205,7 +210,8 @@ async fn answer(group: &Group, body: Body) -> Result<Body, String> {
             response.map_err(|error| error.to_string())?;
             Body::Ok(pb::Ok {})
         }
-        Body::AppendReply(_) | Body::VoteReply(_) | Body::Ok(_) | Body::Error(_) => {
+        Body::LoadRequest(_) => return Err("it is for the node, not for a group".to_owned()),
+        Body::AppendReply(_) | Body::VoteReply(_) | Body::Ok(_) | Body::Error(_) | Body::LoadReply(_) => {
             return Err("an answer was sent as a call".to_owned());
         }
     })

@@ -50,6 +50,7 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
             pace: Arc::new(ApplyPace::new(Instant::now())),
             sending: Arc::new(Throttle::new(0)),
             alarm: Alarm::default(),
+            health: Arc::default(),
         };
         let machine = ShardMachine::open(shard, machine, snapshots, node).expect("opens");
         Ok((Guard { _log: log, _engines: engines, _dir: dir }, store, machine))

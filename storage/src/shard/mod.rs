@@ -6,6 +6,7 @@ mod lane;
 mod planted;
 mod proposer;
 mod reads;
+mod work;
 
 use std::sync::{
     Arc,
@@ -24,6 +25,7 @@ pub(crate) use self::{
     answer::{NearCaller, Replies, Reply, Responder},
     lane::{Lane, Lanes},
     reads::{ReadOp, Reader},
+    work::Work,
 };
 use self::{proposer::Proposer, reads::Reads};
 use crate::{
@@ -51,6 +53,7 @@ struct Inner {
     group: Arc<Group>,
     reader: Reader,
     alarm: Alarm,
+    work: Work,
     writes: mpsc::Sender<Write>,
     waiting_bytes: Arc<AtomicUsize>,
     reads: mpsc::Sender<reads::Read>,
@@ -75,17 +78,20 @@ impl Shard {
     pub(crate) fn start(id: ShardId, group: Arc<Group>, reader: Reader, alarm: Alarm, tasks: &Tasks) -> Self {
         let (writes, write_queue) = mpsc::channel(QUEUE_COMMANDS);
         let (reads, read_queue) = mpsc::channel(QUEUE_READS);
+        let work = Work::default();
         let proposer = Proposer::new(
             id,
             Arc::clone(&group),
             write_queue,
+            work.clone(),
             #[cfg(feature = "planted-bugs")]
             reader.clone(),
         );
         tasks.spawn("proposer", proposer.run());
-        tasks.spawn("reads", Reads::new(id, Arc::clone(&group), reader.clone(), read_queue, alarm.clone()).run());
+        let reads_of = Reads::new(id, Arc::clone(&group), reader.clone(), read_queue, alarm.clone(), work.clone());
+        tasks.spawn("reads", reads_of.run());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        Self { inner: Arc::new(Inner { id, group, reader, alarm, writes, waiting_bytes, reads }) }
+        Self { inner: Arc::new(Inner { id, group, reader, alarm, work, writes, waiting_bytes, reads }) }
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -98,6 +104,11 @@ impl Shard {
 
     pub(crate) fn reader(&self) -> &Reader {
         &self.inner.reader
+    }
+
+    /// What has been done here so far.
+    pub(crate) fn work(&self) -> &Work {
+        &self.inner.work
     }
 
     /// Told when the disk fails this node.

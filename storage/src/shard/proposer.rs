@@ -29,7 +29,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use tokio::{sync::mpsc, time::sleep};
 
 use self::flight::{Flight, Next};
-use super::{Lane, Write, not_proposed};
+use super::{Lane, Work, Write, not_proposed};
 use crate::{
     metrics,
     raft::{Group, LeaderTerm, ProposeError},
@@ -51,6 +51,7 @@ pub(super) struct Proposer {
     queue: mpsc::Receiver<Write>,
     waiting: VecDeque<Write>,
     flight: Arc<Flight>,
+    work: Work,
     /// The leader term in which the entries in flight were proposed.
     era: Option<LeaderTerm>,
     /// The last entry found no place in the log.
@@ -66,6 +67,7 @@ impl Proposer {
         shard: ShardId,
         group: Arc<Group>,
         queue: mpsc::Receiver<Write>,
+        work: Work,
         #[cfg(feature = "planted-bugs")] reader: super::Reader,
     ) -> Self {
         Self {
@@ -74,6 +76,7 @@ impl Proposer {
             queue,
             waiting: VecDeque::new(),
             flight: Arc::default(),
+            work,
             era: None,
             refused: false,
             refused_since: None,
@@ -137,6 +140,7 @@ impl Proposer {
         let writes = self.spoil(writes).await;
         metrics::proposed(self.kind, writes.len());
         let encoded = encode(&writes);
+        self.work.wrote(writes.len(), encoded.len());
         let (place, landing) = self.flight.begin(writes);
         self.group.propose(era, encoded, || place.given(), |result| landing.land(result)).await;
     }

@@ -16,7 +16,7 @@ use carillon_proto::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
-use super::{Responder, busy, not_read, stopping};
+use super::{Responder, Work, busy, not_read, stopping};
 use crate::{
     damage::{Alarm, is_shortage},
     machine::{DirectoryReader, Outcome, TimelineReader, Unread},
@@ -60,6 +60,7 @@ pub(super) struct Reads {
     reader: Reader,
     queue: mpsc::Receiver<Read>,
     alarm: Alarm,
+    work: Work,
 }
 
 impl Reads {
@@ -69,8 +70,9 @@ impl Reads {
         reader: Reader,
         queue: mpsc::Receiver<Read>,
         alarm: Alarm,
+        work: Work,
     ) -> Self {
-        Self { id, group, reader, queue, alarm }
+        Self { id, group, reader, queue, alarm, work }
     }
 
     pub(super) async fn run(mut self) {
@@ -85,6 +87,7 @@ impl Reads {
                         return;
                     }
                     let batch = std::mem::replace(&mut taken, Vec::with_capacity(BATCH));
+                    self.work.read(batch.len());
                     working.push(answer(self.id, Arc::clone(&self.group), self.reader.clone(), self.alarm.clone(), batch));
                 }
             }

@@ -6,6 +6,8 @@ mod data;
 mod disk;
 mod growth;
 #[cfg(feature = "planted-bugs")]
+mod leads;
+#[cfg(feature = "planted-bugs")]
 mod levels;
 mod recover;
 #[path = "../support/mod.rs"]

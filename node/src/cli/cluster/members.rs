@@ -134,6 +134,11 @@ fn show(members: &MembersReply, shards: bool) -> String {
     for node in &members.nodes {
         let on = |of: fn(&Replica) -> bool| replicas_on(members, node.node).filter(|(_, replica)| of(replica)).count();
         let leads = replicas_on(members, node.node).filter(|(placed, replica)| placed.preferred == replica.id).count();
+        let remark = match node.node {
+            silent if members.silent.contains(&silent) => "  does not answer",
+            slow if members.slow.contains(&slow) => "  can't keep up",
+            _ => "",
+        };
         text.push_str(&format!(
             "{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  {}{}\n",
             node.node,
@@ -146,7 +151,7 @@ fn show(members: &MembersReply, shards: bool) -> String {
             on(|replica| replica.joining),
             on(|replica| replica.leaving),
             node.address,
-            if members.silent.contains(&node.node) { "  does not answer" } else { "" }
+            remark
         ));
     }
     if shards {
@@ -195,6 +200,7 @@ fn json(members: &MembersReply) -> serde_json::Value {
             "zone": node.zone,
             "address": node.address,
             "answers": !members.silent.contains(&node.node),
+            "slow": members.slow.contains(&node.node),
         })
     };
     let shard = |placed: &Placed| {
@@ -254,6 +260,7 @@ mod tests {
             ],
             placement: vec![Placed { shard: Some(shard.to_pb()), replicas, preferred: 1 }],
             silent: vec![2],
+            slow: vec![4],
             programs: vec![Program { node: 1, release: "0.2.0".into(), reads_level: 4 }],
             ..MembersReply::default()
         };
@@ -266,7 +273,7 @@ mod tests {
             "1 active - 0.2.0 4 1 1 0 0 s1:1",
             "2 lost - - - 1 0 0 1 s2:1 does not answer",
             "3 active a - - 1 0 0 0 s3:1",
-            "4 active - - - 1 0 1 0 s4:1",
+            "4 active - - - 1 0 1 0 s4:1 can't keep up",
             "timeline-3 1*, 2 leaving, 3, 4 joining",
         ] {
             assert!(lines(true).iter().any(|shown| shown == line), "{line} is not in {:#?}", lines(true));
@@ -276,6 +283,7 @@ mod tests {
         let json = json(&members);
         assert_eq!(json["left"], "2 replicas move");
         assert_eq!(json["nodes"][1]["answers"], false);
+        assert_eq!([&json["nodes"][2]["slow"], &json["nodes"][3]["slow"]], [false, true]);
         let third = &json["shards"][0];
         assert_eq!((&third["shard"], &third["replicas"][3]["state"]), (&"timeline-3".into(), &"joining".into()));
         let settled = show(&MembersReply::default(), false);
