@@ -4,6 +4,7 @@
 pub mod checker;
 pub mod cli;
 pub mod cluster;
+pub mod drill;
 pub mod faults;
 pub mod flush_probe;
 pub mod measure;

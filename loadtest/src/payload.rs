@@ -31,19 +31,49 @@ static FILLING: LazyLock<String> = LazyLock::new(|| {
 
 const CHECKSUM_CHARS: usize = 16;
 
+/// What makes a message as long as it is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filling {
+    /// The same text in all messages, cheap for the sender.
+    #[default]
+    Repeated,
+    /// Letters by chance, other ones in each message: a store can't make them much smaller.
+    Noise,
+}
+
+impl Filling {
+    fn fill(self, body: &mut String, until: usize, payload: &Payload<'_>) {
+        match self {
+            Self::Repeated => {
+                let mut from = payload.counter as usize % 4096;
+                while body.len() < until {
+                    let to = FILLING.len().min(from + until - body.len());
+                    body.push_str(&FILLING[from..to]);
+                    from = 0;
+                }
+            }
+            Self::Noise => {
+                // A linear congruential generator, whose upper bits are good enough for this.
+                let mut state = checksum(body);
+                while body.len() < until {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let letters = (0..5).map(|at| char::from(LETTERS[(state >> (34 + 6 * at)) as usize % LETTERS.len()]));
+                    body.extend(letters.take(until - body.len()));
+                }
+            }
+        }
+    }
+}
+
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
 impl<'a> Payload<'a> {
     /// Text content of at least `bytes` bytes.
-    pub fn to_content(&self, bytes: usize) -> Content {
+    pub fn to_content(&self, bytes: usize, filling: Filling) -> Content {
         let Self { run, sender, recipient, counter, intended_us } = self;
         let mut body = String::with_capacity(bytes.max(128));
         let _ = write!(body, "{run} {sender} {recipient} {counter} {intended_us} ");
-        let mut from = *counter as usize % 4096;
-        while body.len() + 1 + CHECKSUM_CHARS < bytes {
-            let wanted = bytes - body.len() - 1 - CHECKSUM_CHARS;
-            let until = FILLING.len().min(from + wanted);
-            body.push_str(&FILLING[from..until]);
-            from = 0;
-        }
+        filling.fill(&mut body, bytes.saturating_sub(1 + CHECKSUM_CHARS), self);
         let digest = checksum(&body);
         let _ = write!(body, " {digest:016x}");
         Content { body: Some(Body::Text(Text { body })) }
@@ -81,16 +111,31 @@ mod tests {
     #[test]
     fn what_was_sent_is_read_back() {
         for bytes in [0, 64, 256, 5000, 20_000] {
-            let content = PAYLOAD.to_content(bytes);
-            assert_eq!(Payload::from_content(&content), Ok(PAYLOAD));
-            let Some(Body::Text(Text { body })) = &content.body else { panic!("text") };
-            assert!(body.len() == bytes || bytes < 64, "{} bytes instead of {bytes}", body.len());
+            for filling in [Filling::Repeated, Filling::Noise] {
+                let content = PAYLOAD.to_content(bytes, filling);
+                assert_eq!(Payload::from_content(&content), Ok(PAYLOAD));
+                let Some(Body::Text(Text { body })) = &content.body else { panic!("text") };
+                assert!(body.len() == bytes || bytes < 64, "{} bytes instead of {bytes}", body.len());
+            }
         }
     }
 
     #[test]
+    fn noise_does_not_repeat() {
+        let words = |counter| {
+            let content = Payload { counter, ..PAYLOAD }.to_content(4096, Filling::Noise);
+            let Some(Body::Text(Text { body })) = content.body else { panic!("text") };
+            let words: Vec<_> = body.as_bytes()[32..4000].windows(6).map(<[u8]>::to_vec).collect();
+            words
+        };
+        let (one, other) = (words(1), words(2));
+        let all: std::collections::BTreeSet<_> = one.iter().chain(&other).collect();
+        assert!(all.len() + 20 > one.len() + other.len(), "{} of {}", all.len(), one.len() + other.len());
+    }
+
+    #[test]
     fn a_changed_byte_is_noticed() {
-        let Some(Body::Text(Text { body })) = PAYLOAD.to_content(256).body else { panic!("text") };
+        let Some(Body::Text(Text { body })) = PAYLOAD.to_content(256, Filling::Noise).body else { panic!("text") };
         for at in 0..body.len() {
             let mut bytes = body.clone().into_bytes();
             bytes[at] ^= 1;

@@ -15,7 +15,7 @@ use carillon_proto::pb::client::{ClientFrame, Send, client_frame::Body};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::{measure::proc, payload::Payload};
+use crate::{measure::proc, payload::{Filling, Payload}};
 
 #[derive(Debug, Clone)]
 pub struct RelayConfig {
@@ -64,7 +64,7 @@ struct Relayed {
 /// A `Send` frame as a client writes it, with its length prefix.
 fn frame(bytes: usize) -> Vec<u8> {
     let payload = Payload { run: "relay", sender: "alice", recipient: "bob", counter: 1, intended_us: 1 };
-    let (to, content) = (Some(Client::user("bob")), Some(payload.to_content(bytes)));
+    let (to, content) = (Some(Client::user("bob")), Some(payload.to_content(bytes, Filling::Repeated)));
     let send = Send { client_id: "0123456789abcdef-1".to_owned(), to, content, after: String::new() };
     ClientFrame { body: Some(Body::Send(send)) }.encode_length_delimited_to_vec()
 }

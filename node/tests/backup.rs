@@ -20,7 +20,10 @@ use axum::{
     response::Response,
 };
 use carillon_client::{Address, Client, ClientConfig, Credential};
-use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
+use carillon_loadtest::{
+    direct::{Direct, DirectConfig, SlowReaders},
+    payload::Filling,
+};
 use carillon_proto::{
     TimelineId, UserId,
     pb::client::{Content, Direction, Text, content, recipient},
@@ -258,6 +261,7 @@ fn a_backup_of_a_cluster_whose_leader_is_killed_has_everything_from_before() {
             rate: Some(20.0),
             window: 64,
             bytes: 2000,
+            filling: Filling::Repeated,
             send_timeout: PATIENCE,
             slow_readers: SlowReaders::default(),
         };

@@ -5,7 +5,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
+use carillon_loadtest::{
+    direct::{Direct, DirectConfig, SlowReaders},
+    payload::Filling,
+};
 use carillon_proto::tasks::Tasks;
 use support::cluster::Cluster;
 
@@ -28,6 +31,7 @@ impl Load {
             rate: Some(20.0),
             window: 64,
             bytes: 256,
+            filling: Filling::Repeated,
             send_timeout: Duration::from_secs(60),
             slow_readers: SlowReaders::default(),
         };

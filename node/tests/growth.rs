@@ -6,6 +6,7 @@ use std::{fs, path::Path, time::Duration};
 
 use carillon_loadtest::{
     direct::{Direct, DirectConfig, SlowReaders},
+    payload::Filling,
     token,
 };
 use carillon_proto::tasks::Tasks;
@@ -78,6 +79,7 @@ fn one_process_becomes_three_storage_nodes_while_messages_are_sent() {
         rate: Some(10.0),
         window: 64,
         bytes: 256,
+        filling: Filling::Repeated,
         send_timeout: Duration::from_secs(60),
         slow_readers: SlowReaders::default(),
     };

@@ -8,6 +8,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 use carillon_client::ConnectOptions;
 use carillon_loadtest::{
     measure::{gateways::Gateways, servers::Servers},
+    payload::Filling,
     report::figure::SERVER_CPU,
     scenario::{
         Environment, Found, Target,
@@ -61,6 +62,7 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
             rate: Some(25.0),
             window: 32,
             bytes: 256,
+            filling: Filling::Repeated,
             send_timeout: PATIENCE,
             slow_readers: SlowReaders { count: 1, pause: Duration::from_millis(20) },
         };

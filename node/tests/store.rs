@@ -5,7 +5,10 @@ mod support;
 use std::{fs, time::Duration};
 
 use carillon_client::Address;
-use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
+use carillon_loadtest::{
+    direct::{Direct, DirectConfig, SlowReaders},
+    payload::Filling,
+};
 use carillon_proto::tasks::Tasks;
 use support::{
     cluster::Cluster,
@@ -26,6 +29,7 @@ fn writers(run: &str, addresses: Vec<Address>) -> DirectConfig {
         rate: None,
         window: 32,
         bytes: 200,
+        filling: Filling::Repeated,
         send_timeout: Duration::from_secs(60),
         slow_readers: SlowReaders::default(),
     }

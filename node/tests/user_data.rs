@@ -12,7 +12,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use carillon_client::Credential;
-use carillon_loadtest::direct::{Direct, DirectConfig, SlowReaders};
+use carillon_loadtest::{
+    direct::{Direct, DirectConfig, SlowReaders},
+    payload::Filling,
+};
 use carillon_proto::{
     pb::client::{Ack, Code, Content, Deliver, Entry, Envelope, Page, Text, client_frame::Body, content, server_frame},
     tasks::Tasks,
@@ -274,6 +277,7 @@ fn under_load_what_was_erased_leaves_three_disks_and_the_checker_misses_nothing(
             rate: Some(20.0),
             window: 64,
             bytes: 400,
+            filling: Filling::Repeated,
             send_timeout: PATIENCE,
             slow_readers: SlowReaders::default(),
         };

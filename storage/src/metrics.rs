@@ -31,6 +31,7 @@ pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
 pub(crate) const SNAPSHOT_SECONDS: &str = "carillon_storage_snapshot_seconds";
 pub(crate) const SNAPSHOT_BYTES: &str = "carillon_storage_snapshot_bytes";
+const SNAPSHOT_SENT_BYTES: &str = "carillon_storage_snapshot_sent_bytes_total";
 const PEER_FRAMES: &str = "carillon_storage_peer_frames_total";
 pub(crate) const PEER_DISCONNECTS: &str = "carillon_storage_peer_disconnects_total";
 /// Removed rows that nobody needed any more.
@@ -60,6 +61,7 @@ static READ: LazyLock<[(Counter, Histogram); 2]> =
 static APPLY: LazyLock<[(Counter, Histogram); 2]> =
     LazyLock::new(|| KINDS.map(|kind| (counter!(APPLIED, "kind" => kind), histogram!(APPLY_SECONDS, "kind" => kind))));
 static FRAMES: LazyLock<Counter> = LazyLock::new(|| counter!(PEER_FRAMES));
+static SNAPSHOT_SENT: LazyLock<Counter> = LazyLock::new(|| counter!(SNAPSHOT_SENT_BYTES));
 
 /// The one of `kinds` for this kind of shard.
 fn of<T>(kinds: &[T; 2], kind: ShardKind) -> &T {
@@ -102,6 +104,11 @@ pub(crate) fn reads_done(kind: ShardKind, took: Duration) {
 
 pub(crate) fn frames_sent(frames: usize) {
     FRAMES.increment(frames as u64);
+}
+
+/// Bytes of a snapshot have gone out to another node.
+pub(crate) fn snapshot_sent(bytes: u64) {
+    SNAPSHOT_SENT.increment(bytes);
 }
 
 /// Describes each metric to the recorder, and starts all counters at 0: an alert on something that has never happened
@@ -168,6 +175,11 @@ const ALL: &[(&str, &str, Kind)] = &[
     (SNAPSHOTS, "Snapshots, by what was done: built, sent or installed.", Kind::Counter),
     (SNAPSHOT_SECONDS, "Time to build or install a snapshot.", Kind::Histogram),
     (SNAPSHOT_BYTES, "Bytes of a snapshot that was built.", Kind::Histogram),
+    (
+        SNAPSHOT_SENT_BYTES,
+        "Bytes of snapshots sent to other storage nodes, also of those that did not get there whole.",
+        Kind::Counter,
+    ),
     (PEER_FRAMES, "Raft frames sent to other storage nodes.", Kind::Counter),
     (PEER_DISCONNECTS, "Streams to other storage nodes that broke or could not be opened.", Kind::Counter),
     (

@@ -24,6 +24,8 @@ struct State {
     pending: Ranges,
     refused: Ranges,
     unknown: Ranges,
+    /// Accepted messages that may be missing, though not stand at another place: they came after a backup had begun.
+    late: Ranges,
     seen: Vec<Seen>,
 }
 
@@ -115,6 +117,47 @@ impl FlowCheck {
         !state.seen.iter().any(all)
     }
 
+    /// The messages that are accepted by now.
+    pub(crate) fn accepted(&self) -> Ranges {
+        let state = self.state.lock();
+        let mut accepted = Ranges::default();
+        (1..=state.sent).filter(|counter| state.is_accepted(*counter)).for_each(|counter| accepted.insert(counter, counter));
+        accepted
+    }
+
+    /// How many sends ended without an answer, or have none yet.
+    pub(crate) fn unknown(&self) -> u64 {
+        let state = self.state.lock();
+        state.unknown.len() + state.pending.len()
+    }
+
+    /// The same flow for another reading. With `before`, only these messages must be there.
+    pub(super) fn anew(&self, before: Option<&Ranges>, violations: Arc<Violations>) -> Self {
+        let state = self.state.lock();
+        let (mut unknown, mut late) = (state.unknown.clone(), Ranges::default());
+        state.pending.runs().for_each(|(first, last)| unknown.insert(first, last));
+        if let Some(before) = before {
+            let after = (1..=state.sent).filter(|counter| state.is_accepted(*counter) && !before.contains(*counter));
+            after.for_each(|counter| late.insert(counter, counter));
+        }
+        let anew = State { sent: state.sent, refused: state.refused.clone(), unknown, late, ..State::default() };
+        Self { name: self.name.clone(), state: Mutex::new(anew), violations }
+    }
+
+    /// Reports each message that some of those who read timelines back have seen, and others have not.
+    pub(super) fn compare_readers(&self, kept: &mut Kept) {
+        let state = self.state.lock();
+        let readers: Vec<_> = state.seen.iter().filter(|seen| seen.watcher.reads_back && seen.expects).collect();
+        for counter in 1..=state.sent {
+            if readers.iter().any(|seen| seen.shown(counter)) {
+                for seen in readers.iter().filter(|seen| !seen.shown(counter)) {
+                    let (watcher, flow) = (seen.watcher.name.clone(), self.name.clone());
+                    kept.add(Violation::Halved { watcher, flow, counter });
+                }
+            }
+        }
+    }
+
     /// Adds the lost messages to `kept`, and the counts to `summary`.
     pub(super) fn finish(&self, summary: &mut Summary, kept: &mut Kept) {
         let state = self.state.lock();
@@ -157,9 +200,13 @@ impl State {
     /// Counters of accepted messages that the watcher was not shown.
     fn missing<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = u64> + 'a {
         let runs = seen.skipped.runs().chain([(seen.last + 1, self.sent)]);
-        let accepted =
-            |counter: &u64| ![&self.pending, &self.refused, &self.unknown].iter().any(|s| s.contains(*counter));
-        runs.flat_map(|(first, last)| first..=last).filter(accepted)
+        let must = |counter: &u64| self.is_accepted(*counter) && !self.late.contains(*counter);
+        runs.flat_map(|(first, last)| first..=last).filter(must)
+    }
+
+    /// Of a counter that was sent.
+    fn is_accepted(&self, counter: u64) -> bool {
+        ![&self.pending, &self.refused, &self.unknown].iter().any(|set| set.contains(counter))
     }
 }
 

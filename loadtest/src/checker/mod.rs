@@ -16,6 +16,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 
+pub(crate) use self::ranges::Ranges;
 use self::violation::Violations;
 pub use self::{flow::FlowCheck, violation::Violation, watcher::WatcherCheck};
 
@@ -94,6 +95,23 @@ impl Checker {
         self.watch(user, "read back", true)
     }
 
+    /// The messages of each flow that are accepted by now.
+    pub(crate) fn accepted(&self) -> HashMap<Flow, Ranges> {
+        self.flows.lock().iter().map(|(name, flow)| (name.clone(), flow.accepted())).collect()
+    }
+
+    /// A checker of the same messages for another reading. With `before`, only these must be there: others that were accepted may be
+    /// missing, but from both inboxes.
+    pub(crate) fn anew(&self, before: Option<&HashMap<Flow, Ranges>>) -> Self {
+        let (anew, none) = (Self::default(), Ranges::default());
+        let again = |(name, flow): (&Flow, &Arc<FlowCheck>)| {
+            let before = before.map(|before| before.get(name).unwrap_or(&none));
+            (name.clone(), Arc::new(flow.anew(before, Arc::clone(&anew.violations))))
+        };
+        let flows = self.flows.lock().iter().map(again).collect();
+        Self { flows: Mutex::new(flows), ..anew }
+    }
+
     fn watch(&self, user: &str, device: &str, reads_back: bool) -> Arc<WatcherCheck> {
         let name = Watcher { user: user.to_owned(), device: device.to_owned() };
         let new = || Arc::new(WatcherCheck::new(name.clone(), reads_back, Arc::clone(&self.violations)));
@@ -109,6 +127,15 @@ impl Checker {
 
     /// The violations and counts, called after everything accepted should have reached its watchers.
     pub fn finish(&self) -> Findings {
+        self.find(false)
+    }
+
+    /// The same; both inboxes of each flow must also have the same messages, the unknown ones included.
+    pub(crate) fn finish_restored(&self) -> Findings {
+        self.find(true)
+    }
+
+    fn find(&self, restored: bool) -> Findings {
         let mut kept = self.violations.so_far();
         let mut summary = Summary::default();
         for watcher in self.watchers.lock().values() {
@@ -119,6 +146,9 @@ impl Checker {
         flows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         for flow in flows {
             flow.finish(&mut summary, &mut kept);
+            if restored {
+                flow.compare_readers(&mut kept);
+            }
         }
         Findings { summary, counts: kept.counts, violations: kept.first }
     }

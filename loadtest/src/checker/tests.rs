@@ -202,3 +202,62 @@ fn what_is_lost_is_kept_however_much_was_doubled() {
     assert_eq!(report.examples.last().expect("some"), "lost: bob/d: alice -> bob #2");
     assert_eq!(report.examples.len(), 11);
 }
+
+/// Both inboxes of a flow, read in a cluster that was restored from a backup before which `before` messages were accepted.
+fn restored(sent: &Setup, before: u64, senders: &[u64], recipients: &[u64]) -> Vec<String> {
+    let mut accepted = Ranges::default();
+    accepted.insert(1, before);
+    let noted = HashMap::from([(sent.flow.name.clone(), accepted)]);
+    let checker = sent.checker.anew(Some(&noted));
+    let flow = checker.flow("alice", "bob");
+    for (user, counters) in [("alice", senders), ("bob", recipients)] {
+        let reader = checker.reader(user);
+        flow.expect(&reader);
+        counters.iter().for_each(|counter| drop(flow.delivered(&reader, *counter)));
+    }
+    checker.finish_restored().violations.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_backup_must_have_what_was_accepted_before_and_may_have_more_in_both_inboxes() {
+    let sent = setup(6);
+    sent.deliver(1..=6);
+    assert_eq!(sent.checker.accepted()[&sent.flow.name].runs().collect::<Vec<_>>(), [(1, 6)]);
+    assert!(restored(&sent, 4, &[1, 2, 3, 4], &[1, 2, 3, 4]).is_empty());
+    assert!(restored(&sent, 4, &[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 5, 6]).is_empty());
+    assert!(restored(&sent, 4, &[1, 2, 3, 4, 6], &[1, 2, 3, 4, 6]).is_empty(), "later ones need not be all");
+    assert_eq!(restored(&sent, 4, &[1, 2, 4], &[1, 2, 4]).len(), 2, "lost from both");
+    assert_eq!(
+        restored(&sent, 4, &[1, 2, 3, 4, 5], &[1, 2, 3, 4]),
+        ["halved: bob/read back: alice -> bob #5"],
+        "one copy alone"
+    );
+    let reordered = restored(&sent, 4, &[1, 2, 3, 4, 6, 5], &[1, 2, 3, 4, 5, 6]);
+    assert_eq!(reordered, ["reordered: alice/read back: alice -> bob #5 after #6"]);
+    let doubled = restored(&sent, 4, &[1, 2, 3, 4], &[1, 2, 2, 3, 4]);
+    assert_eq!(doubled, ["doubled: bob/read back: alice -> bob #2"]);
+}
+
+#[test]
+fn what_was_unknown_may_come_back_in_both_inboxes_and_what_was_refused_may_not() {
+    let sent = setup(2);
+    assert_eq!(sent.send(Outcome::Unknown), 3);
+    assert_eq!(sent.send(Outcome::Refused), 4);
+    assert!(restored(&sent, 2, &[1, 2], &[1, 2]).is_empty());
+    assert!(restored(&sent, 2, &[1, 2, 3], &[1, 2, 3]).is_empty());
+    assert_eq!(restored(&sent, 2, &[1, 2, 3], &[1, 2]), ["halved: bob/read back: alice -> bob #3"]);
+    assert_eq!(restored(&sent, 2, &[1, 2], &[1, 2, 4]), ["invented: bob/read back: alice -> bob #4"]);
+}
+
+#[test]
+fn a_second_reading_does_not_count_as_doubled() {
+    let sent = setup(3);
+    sent.deliver(1..=3);
+    let checker = sent.checker.anew(None);
+    let (flow, reader) = (checker.flow("alice", "bob"), checker.reader("bob"));
+    flow.expect(&reader);
+    assert_eq!(checker.finish().violations.len(), 3, "nothing is read yet");
+    (1..=3).for_each(|counter| drop(flow.delivered(&reader, counter)));
+    assert!(checker.finish().violations.is_empty());
+    assert_eq!(checker.finish().summary.read_back, 3);
+}

@@ -19,6 +19,8 @@ pub enum Violation {
     Invented { watcher: Watcher, flow: Flow, counter: u64 },
     /// The content is not the sent one, or can't be read.
     Corrupted { watcher: Watcher, why: String },
+    /// The message stands in another inbox, but not in the watcher's, in a cluster that was restored.
+    Halved { watcher: Watcher, flow: Flow, counter: u64 },
     /// The position is not the next one.
     Gap { watcher: Watcher, expected: u64, got: u64 },
 }
@@ -32,6 +34,7 @@ impl Violation {
             Self::Reordered { .. } => "reordered",
             Self::Invented { .. } => "invented",
             Self::Corrupted { .. } => "corrupted",
+            Self::Halved { .. } => "halved",
             Self::Gap { .. } => "gap",
         }
     }
@@ -43,7 +46,8 @@ impl fmt::Display for Violation {
         match self {
             Self::Lost { watcher, flow, counter }
             | Self::Doubled { watcher, flow, counter }
-            | Self::Invented { watcher, flow, counter } => write!(f, "{kind}: {watcher}: {flow} #{counter}"),
+            | Self::Invented { watcher, flow, counter }
+            | Self::Halved { watcher, flow, counter } => write!(f, "{kind}: {watcher}: {flow} #{counter}"),
             Self::Reordered { watcher, flow, counter, after } => {
                 write!(f, "{kind}: {watcher}: {flow} #{counter} after #{after}")
             }

@@ -7,6 +7,7 @@ use super::{
     seconds,
 };
 use crate::{
+    payload::Filling,
     report::levels::Levels,
     scenario::{
         Environment,
@@ -35,6 +36,7 @@ impl Direct {
             rate: self.rate.map(|rate| rate / users as f64),
             window: self.window.max(1),
             bytes: self.bytes,
+            filling: Filling::Repeated,
             send_timeout: Duration::from_secs(30),
             slow_readers: SlowReaders {
                 count: self.slow_readers.min(users),

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use carillon_client::Address;
 
 use super::{
-    ClusterError, Disk, Layout, Network, Node, Role,
+    ClusterError, Counts, Disk, Keeping, Layout, Network, Node, Role,
     clock::Clock,
     plan::{Plan, PlannedNode, Secrets},
     tool,
@@ -30,12 +31,12 @@ pub struct ClusterConfig {
     pub disk_mib: Option<u64>,
     /// True if each node gets a clock that can jump.
     pub clocks: bool,
-    /// True if the log is so small that snapshots are made all the time.
-    pub snapshots: bool,
+    pub counts: Counts,
+    pub keeping: Keeping,
 }
 
-/// Three storage nodes, two routers and two gateways, each a process; a fourth storage node may come. Dropping it removes everything that it made on
-/// the machine, except for configuration and logs.
+/// Storage nodes, routers and gateways, each a process; another storage node may come. Dropping it removes everything that it made on the
+/// machine, except for configuration and logs.
 pub struct Cluster {
     // Processes end before the disks and the network that they use.
     pub nodes: Vec<Node>,
@@ -50,6 +51,8 @@ pub struct Cluster {
     clocks: bool,
     /// The index of the storage node that has come last, or has come to another address.
     pub(super) newest: Option<usize>,
+    /// How many of the plan's spare places are in use.
+    pub(super) spares_taken: usize,
 }
 
 /// The time within which a cluster must be ready after its start.
@@ -57,8 +60,23 @@ const START: Duration = Duration::from_secs(60);
 
 impl Cluster {
     pub async fn start(config: &ClusterConfig) -> Result<Self, ClusterError> {
+        let mut cluster = Self::lay_out(config)?;
+        cluster.start_processes()?;
+        cluster.nodes[0].make_cluster()?;
+        cluster.all_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Starts the nodes of a cluster whose storage nodes have data already, and waits until all are ready.
+    pub(crate) async fn start_with_data(&mut self) -> Result<(), ClusterError> {
+        self.start_processes()?;
+        self.all_ready().await
+    }
+
+    /// A cluster whose nodes have configurations and empty folders, and do not run.
+    pub(crate) fn lay_out(config: &ClusterConfig) -> Result<Self, ClusterError> {
         tool::require(&[("timeout", "coreutils"), ("kill", "procps")])?;
-        let (plan, folder) = (Plan::new(config.subnet, config.snapshots), &config.folder);
+        let (plan, folder) = (Plan::new(config.subnet, config.counts, config.keeping), &config.folder);
         fs::create_dir_all(folder).map_err(ClusterError::io(folder))?;
         let folder = &fs::canonicalize(folder).map_err(ClusterError::io(folder))?;
         let random = |purpose: &str| format!("{purpose}-{}-{:x}", std::process::id(), carillon_proto::now_ms());
@@ -77,6 +95,7 @@ impl Cluster {
             program: config.program.clone(),
             clocks: config.clocks,
             newest: None,
+            spares_taken: 0,
         };
         let operators = cluster.operators();
         fs::write(&operators, plan.operators(&cluster.secrets)).map_err(ClusterError::io(&operators))?;
@@ -90,14 +109,32 @@ impl Cluster {
             let node = cluster.node(planned.clone(), at)?;
             cluster.nodes.push(node);
         }
-        for node in &mut cluster.nodes {
-            node.start()?;
-        }
-        cluster.nodes[0].make_cluster()?;
-        for node in &mut cluster.nodes {
+        Ok(cluster)
+    }
+
+    fn start_processes(&mut self) -> Result<(), ClusterError> {
+        self.nodes.iter_mut().try_for_each(Node::start)
+    }
+
+    async fn all_ready(&mut self) -> Result<(), ClusterError> {
+        for node in &mut self.nodes {
             node.wait_ready(START).await?;
         }
-        Ok(cluster)
+        Ok(())
+    }
+
+    /// Stops all nodes in order, whoever calls before who is called.
+    pub(crate) async fn stop(&mut self, patience: Duration) -> Result<(), ClusterError> {
+        for role in [Role::Gateway, Role::Router, Role::Storage] {
+            let nodes = self.of(role);
+            for at in nodes.iter().copied() {
+                self.nodes[at].signal("TERM")?;
+            }
+            for at in nodes {
+                self.nodes[at].wait_end(patience).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A node that does not run yet, at this place of the network, with its configuration. The folder of its data exists.
@@ -132,6 +169,11 @@ impl Cluster {
     /// The storage node that has come last, or has come to another address.
     pub fn newest(&self) -> Result<usize, ClusterError> {
         self.newest.ok_or(ClusterError::Without("a new storage node"))
+    }
+
+    /// The admin listeners of all nodes that are there or may come.
+    pub(crate) fn admins(&self) -> Vec<SocketAddr> {
+        self.plan.places().map(PlannedNode::admin).collect()
     }
 
     /// The folder with configuration, logs and data.

@@ -2,18 +2,17 @@
 
 use std::{fs, time::Duration};
 
-use super::{Cluster, ClusterError};
+use super::{Cluster, ClusterError, plan::PlannedNode};
 
 /// How long a node with an empty disk may take to say which command it waits for, and a node to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    /// Starts a storage node with an empty disk at the spare address, and waits until it says which command it waits for.
+    /// Starts a storage node with an empty disk at a spare address, and waits until it says which command it waits for.
     pub async fn newcomer(&mut self) -> Result<usize, ClusterError> {
-        let planned = self.plan.spare.clone();
+        let (planned, place) = self.spare()?;
         let data = self.data.join(&planned.name);
         fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
-        let place = self.plan.nodes.len();
         let node = self.node(planned, place)?;
         self.nodes.push(node);
         let at = self.nodes.len() - 1;
@@ -21,6 +20,14 @@ impl Cluster {
         self.nodes[at].start()?;
         self.nodes[at].wait_until_it_says("carillon cluster add", PATIENCE).await?;
         Ok(at)
+    }
+
+    /// The next spare node, and its place in the network.
+    fn spare(&mut self) -> Result<(PlannedNode, usize), ClusterError> {
+        let number = self.spares_taken;
+        let spare = self.plan.spares.get(number).cloned();
+        self.spares_taken += 1;
+        Ok((spare.ok_or(ClusterError::Without("another spare address"))?, self.plan.nodes.len() + number))
     }
 
     /// The disk of a storage node is gone with the node: it starts with an empty one, and says which command it waits for.
@@ -34,13 +41,14 @@ impl Cluster {
         self.nodes[at].wait_until_it_says("carillon cluster replace", PATIENCE).await
     }
 
-    /// Stops a storage node in order and starts it at the spare address.
+    /// Stops a storage node in order and starts it at a spare address.
     pub async fn readdress(&mut self, at: usize) -> Result<(), ClusterError> {
         self.nodes[at].signal("TERM")?;
         self.nodes[at].wait_end(PATIENCE).await?;
         let mut planned = self.nodes[at].planned.clone();
-        planned.ip = self.plan.spare.ip;
-        self.nodes[at] = self.node(planned, self.plan.nodes.len())?;
+        let (spare, place) = self.spare()?;
+        planned.ip = spare.ip;
+        self.nodes[at] = self.node(planned, place)?;
         self.newest = Some(at);
         self.nodes[at].start()
     }

@@ -1,6 +1,6 @@
 //! A cluster of processes on this machine whose nodes, network, disks and clocks can be made to fail.
 
-mod admin;
+pub(crate) mod admin;
 mod clock;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod cluster;
@@ -20,4 +20,4 @@ pub use error::ClusterError;
 pub use network::{Filter, Network};
 pub use node::Node;
 pub use operator::{Member, Members, PlacedReplica, PlacedShard};
-pub use plan::{Layout, Role};
+pub use plan::{Counts, Keeping, Layout, Role};

@@ -1,10 +1,16 @@
 //! The operator of the cluster under test: runs commands of the program, and reads their output.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 
-use super::{Cluster, ClusterError, Role, tool};
+use super::{
+    Cluster, ClusterError, Role,
+    tool::{self, Told},
+};
 
 /// The storage nodes of a cluster and its shards, as `carillon cluster status --json` prints them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
@@ -34,6 +40,21 @@ pub struct PlacedReplica {
     /// `votes`, `learns`, `joining` or `leaving`.
     pub state: String,
     pub should_lead: bool,
+}
+
+/// Runs the program's commands with the operator's configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Operator {
+    program: PathBuf,
+    config: PathBuf,
+}
+
+impl Operator {
+    /// Waits for the command's end for at most so long.
+    pub(crate) async fn run(&self, arguments: &[&str], patience: Duration) -> Result<Told, ClusterError> {
+        let config = self.config.to_string_lossy();
+        tool::ask_for(&self.program, &[arguments, &["--config", &config]].concat(), patience).await
+    }
 }
 
 /// How long an operator tries a command again and again.
@@ -76,8 +97,12 @@ impl Cluster {
     }
 
     async fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
-        let operators = self.operators();
-        tool::ask(&self.program, &[arguments, &["--config", &operators.to_string_lossy()]].concat()).await
+        tool::ask(&self.program, &[arguments, &["--config", &self.operators().to_string_lossy()]].concat()).await
+    }
+
+    /// Whoever runs commands that take long, while the cluster changes.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator { program: self.program.clone(), config: self.operators() }
     }
 
     /// The same, again and again until it is done. Tells in `notes` how it was refused.

@@ -68,19 +68,60 @@ pub(crate) struct Secrets {
     pub(crate) token: String,
 }
 
+/// How many nodes of each role a cluster has at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub storage: usize,
+    pub routers: usize,
+    pub gateways: usize,
+}
+
+impl Counts {
+    /// As many as are needed so that any one may fail.
+    pub const FULL: Self = Self { storage: 3, routers: 2, gateways: 2 };
+    pub const ONE_OF_EACH: Self = Self { storage: 1, routers: 1, gateways: 1 };
+}
+
+/// How storage nodes keep what they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// Everything, as by default.
+    Everything,
+    /// Messages for half an hour: longer than a run, but shorter than the jumps of clocks. If clocks decided what is removed, messages
+    /// would be missing.
+    HalfAnHour,
+    /// The same, and the log is so small that snapshots are made all the time.
+    HalfAnHourWithSnapshots,
+}
+
+const HALF_AN_HOUR: &str =
+    "storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n";
+
+impl Keeping {
+    fn settings(self) -> String {
+        match self {
+            Self::Everything => String::new(),
+            Self::HalfAnHour => HALF_AN_HOUR.to_owned(),
+            Self::HalfAnHourWithSnapshots => format!("{HALF_AN_HOUR}storage.log_bytes = 1048576\n"),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) nodes: Vec<PlannedNode>,
-    /// A storage node that comes later, or the later address of another one.
-    pub(crate) spare: PlannedNode,
-    /// The log is so small that snapshots are made all the time.
-    snapshots: bool,
+    /// Storage nodes that come later, or later addresses of others.
+    pub(crate) spares: Vec<PlannedNode>,
+    keeping: Keeping,
 }
 
+/// A new storage node, and another address for one that is there.
+const SPARES: usize = 2;
+
 impl Plan {
-    /// 3 storage nodes, 2 routers and 2 gateways at `subnet`.11 and above.
-    pub(crate) fn new(subnet: [u8; 3], snapshots: bool) -> Self {
-        let roles = [(Role::Storage, 3), (Role::Router, 2), (Role::Gateway, 2)];
+    /// Nodes at `subnet`.11 and above.
+    pub(crate) fn new(subnet: [u8; 3], counts: Counts, keeping: Keeping) -> Self {
+        let roles = [(Role::Storage, counts.storage), (Role::Router, counts.routers), (Role::Gateway, counts.gateways)];
         let numbered = roles.into_iter().flat_map(|(role, count)| (0..count).map(move |number| (role, number)));
         let [a, b, c] = subnet;
         let planned = |role: Role, number: usize, host| PlannedNode {
@@ -89,22 +130,23 @@ impl Plan {
             ip: Ipv4Addr::new(a, b, c, host),
         };
         let nodes: Vec<_> = numbered.zip(11..).map(|((role, number), host)| planned(role, number, host)).collect();
-        let spare = planned(Role::Storage, 3, 11 + nodes.len() as u8);
-        Self { nodes, spare, snapshots }
+        let spare = |number: usize| planned(Role::Storage, counts.storage + number, (11 + nodes.len() + number) as u8);
+        Self { spares: (0..SPARES).map(spare).collect(), nodes, keeping }
     }
 
-    /// Everything that has an address, the spare node last.
+    /// Everything that has an address, the spare ones last.
     pub(crate) fn places(&self) -> impl Iterator<Item = &PlannedNode> {
-        self.nodes.iter().chain([&self.spare])
+        self.nodes.iter().chain(&self.spares)
     }
 
     /// The addresses of each gateway over TCP and over WebSocket, in such an order that neighbours belong to different
     /// gateways.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         let gateways: Vec<_> = self.of(Role::Gateway).collect();
+        let (first, last) = (gateways[0], gateways[gateways.len() - 1]);
         let tcp = |node: &PlannedNode| format!("tcp://{}", node.at(TCP));
         let ws = |node: &PlannedNode| format!("ws://{}/ws", node.at(WS));
-        let urls = [tcp(gateways[0]), ws(gateways[1]), ws(gateways[0]), tcp(gateways[1])];
+        let urls = [tcp(first), ws(last), ws(first), tcp(last)];
         // The address is valid: it is made of an IP address and a port.
         urls.iter().map(|url| url.parse().expect("a valid address")).collect()
     }
@@ -124,13 +166,10 @@ impl Plan {
         let internal = |role| self.of(role).map(PlannedNode::internal).collect::<Vec<_>>();
         let listen = node.internal();
         let own = match node.role {
-            // Retention is longer than a run, but shorter than the jumps of clocks: if clocks decided what is removed,
-            // messages would be missing.
             Role::Storage => format!(
-                "storage.listen = {listen:?}\nstorage.members = {:?}\n\
-                 storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n{}",
+                "storage.listen = {listen:?}\nstorage.members = {:?}\n{}",
                 internal(Role::Storage),
-                if self.snapshots { "storage.log_bytes = 1048576\n" } else { "" },
+                self.keeping.settings(),
             ),
             Role::Router => format!("router.listen = {listen:?}\nrouter.storage = {:?}\n", internal(Role::Storage)),
             Role::Gateway => format!(
@@ -161,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_node_has_an_address_and_a_name_of_its_own() {
-        let plan = Plan::new([127, 32, 7], false);
+        let plan = Plan::new([127, 32, 7], Counts::FULL, Keeping::HalfAnHour);
         let names: Vec<_> = plan.nodes.iter().map(|node| format!("{} {}", node.name, node.ip)).collect();
         let expected = [
             "storage-0 127.32.7.11",
@@ -173,13 +212,14 @@ mod tests {
             "gateway-1 127.32.7.17",
         ];
         assert_eq!(names, expected);
-        assert_eq!(format!("{} {}", plan.spare.name, plan.spare.ip), "storage-3 127.32.7.18");
-        assert_eq!(plan.places().count(), expected.len() + 1);
+        let spares: Vec<_> = plan.spares.iter().map(|node| format!("{} {}", node.name, node.ip)).collect();
+        assert_eq!(spares, ["storage-3 127.32.7.18", "storage-4 127.32.7.19"]);
+        assert_eq!(plan.places().count(), expected.len() + SPARES);
     }
 
     #[test]
     fn storage_nodes_name_all_members_in_one_order() {
-        let plan = Plan::new([127, 32, 7], false);
+        let plan = Plan::new([127, 32, 7], Counts::FULL, Keeping::HalfAnHour);
         let secrets = Secrets { cluster: "c".into(), token: "t".into() };
         let members = |node| {
             let config = plan.config(node, Path::new("/d"), &secrets);

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -25,20 +25,47 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterEr
     Err(failed(format!("{}: {}", output.status, said.trim())))
 }
 
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Told {
+    command: String,
+    status: ExitStatus,
+    pub(crate) said: String,
+    pub(crate) errors: String,
+}
+
+impl Told {
+    /// `None` if a signal has ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// What it said, if it ended with 0.
+    pub(crate) fn done(self) -> Result<String, ClusterError> {
+        if self.status.success() { Ok(self.said) } else { Err(self.failed()) }
+    }
+
+    pub(crate) fn failed(self) -> ClusterError {
+        ClusterError::Tool { command: self.command, why: format!("{}: {}", self.status, self.errors) }
+    }
+}
+
 /// Like `run`, for a program that waits for nodes: nobody waits for it on a thread that others need.
 pub(crate) async fn ask(program: &Path, arguments: &[&str]) -> Result<String, ClusterError> {
+    ask_for(program, arguments, ASK).await?.done()
+}
+
+/// The same for a program that may take so long, and whose exit code says something.
+pub(crate) async fn ask_for(program: &Path, arguments: &[&str], patience: Duration) -> Result<Told, ClusterError> {
     let command = format!("{} {}", program.display(), arguments.join(" "));
     let failed = |why: String| ClusterError::Tool { command: command.clone(), why };
     let mut asked = tokio::process::Command::new(program);
     asked.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(ASK, asked.output()).await;
-    let output = output.map_err(|_| failed(format!("no end within {ASK:?}")))?;
+    let output = tokio::time::timeout(patience, asked.output()).await;
+    let output = output.map_err(|_| failed(format!("no end within {patience:?}")))?;
     let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(format!("{}: {}", output.status, said.trim())))
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    Ok(Told { said: text(&output.stdout), errors: text(&output.stderr), status: output.status, command })
 }
 
 /// Like `run`, for a line of words without quoting.

@@ -154,21 +154,41 @@ pub(crate) async fn prepare(cluster: &mut Cluster, change: Change, patience: Dur
         }
         sleep(LOOK).await;
     }
-    let share: &[&str] = match change {
-        Change::Rebalance | Change::Move => &["--no-rebalance"],
-        Change::Remove => &[],
-        Change::Add | Change::Replace | Change::ReplaceElsewhere | Change::Readdress => return Ok(()),
-    };
-    let new = cluster.newcomer().await?;
-    let address = cluster.nodes[new].address();
-    let wait = patience.as_secs().to_string();
     // Its refusals are of no interest before the run.
-    cluster.insist(&[&["add", &address], share].concat(), &mut Vec::new()).await?;
-    cluster.nodes[new].wait_ready(patience).await?;
+    let mut notes = Vec::new();
     match change {
-        Change::Remove => cluster.insist(&["rebalance", "--wait", &wait], &mut Vec::new()).await.map(drop),
-        _ => settled(cluster, patience).await,
+        Change::Rebalance | Change::Move => add_without_share(cluster, patience, &mut notes).await.map(drop),
+        Change::Remove => {
+            add(cluster, &[], patience, &mut notes).await?;
+            let wait = patience.as_secs().to_string();
+            cluster.insist(&["rebalance", "--wait", &wait], &mut notes).await.map(drop)
+        }
+        Change::Add | Change::Replace | Change::ReplaceElsewhere | Change::Readdress => Ok(()),
     }
+}
+
+/// A new storage node becomes one of the cluster, and gets no replicas yet. Returns how long that took from the command on.
+pub(crate) async fn add_without_share(
+    cluster: &mut Cluster,
+    patience: Duration,
+    notes: &mut Vec<String>,
+) -> Result<Duration, ClusterError> {
+    let asked = add(cluster, &["--no-rebalance"], patience, notes).await?;
+    settled(cluster, patience).await?;
+    Ok(asked.elapsed())
+}
+
+async fn add(
+    cluster: &mut Cluster,
+    share: &[&str],
+    patience: Duration,
+    notes: &mut Vec<String>,
+) -> Result<Instant, ClusterError> {
+    let new = cluster.newcomer().await?;
+    let (address, asked) = (cluster.nodes[new].address(), Instant::now());
+    cluster.insist(&[&["add", &address], share].concat(), notes).await?;
+    cluster.nodes[new].wait_ready(patience).await?;
+    Ok(asked)
 }
 
 async fn settled(cluster: &Cluster, patience: Duration) -> Result<(), ClusterError> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use carillon_proto::tasks::Tasks;
 use futures_util::future::join_all;
+use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use super::RunOptions;
@@ -12,7 +13,9 @@ use crate::{
     checker::{Summary, Violation},
     cluster::Cluster,
     direct::{Direct, DirectConfig, SlowReaders},
-    scenario::RunError,
+    payload::Filling,
+    measure::latencies::histogram,
+    scenario::{RunError, Witness},
 };
 
 const PAIR: usize = 2;
@@ -49,12 +52,28 @@ impl Load {
                 rate: Some(options.rate / options.users as f64),
                 window: 64,
                 bytes: 256,
+                filling: Filling::Repeated,
                 send_timeout: options.send_timeout,
                 slow_readers: SlowReaders::default(),
             };
             pairs.push(Direct::start(config, |user| cluster.token(user), tasks).await?);
         }
         Ok(Self { pairs: Mutex::new(pairs) })
+    }
+
+    /// What the pairs know of their messages, also after the end.
+    pub(crate) fn witnesses(&self) -> Vec<Witness> {
+        self.pairs.lock().iter().map(Direct::witness).collect()
+    }
+
+    /// Latencies in microseconds of acceptance and delivery since the last call.
+    pub(crate) fn take_latencies(&self) -> (Histogram<u64>, Histogram<u64>) {
+        let mut all = (histogram(), histogram());
+        for pair in self.pairs.lock().iter() {
+            all.0 += pair.recorder().acceptance.take_interval();
+            all.1 += pair.recorder().delivery.take_interval();
+        }
+        all
     }
 
     /// Messages of each pair that were accepted and delivered so far.
@@ -108,7 +127,7 @@ impl Load {
 }
 
 /// True for the violation with which [`Direct::finish`] reports an unread timeline.
-fn is_unread(violation: &Violation) -> bool {
+pub(crate) fn is_unread(violation: &Violation) -> bool {
     matches!(violation, Violation::Corrupted { why, .. } if why.starts_with("can't be read back"))
 }
 

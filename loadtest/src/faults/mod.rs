@@ -1,6 +1,6 @@
 //! Faults on a local cluster under load, on a timeline, and how long sends and deliveries were interrupted.
 
-mod change;
+pub(crate) mod change;
 mod command;
 mod damage;
 mod fault;
@@ -17,6 +17,7 @@ mod suite;
 
 pub use change::Change;
 pub use command::FaultsCommand;
+pub(crate) use fault::parse_length;
 pub use fault::{Fault, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};
 pub use run::{FaultMark, RunOptions};

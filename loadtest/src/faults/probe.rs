@@ -48,6 +48,11 @@ impl Probe {
     pub(crate) fn slowest(&self) -> Duration {
         Duration::from_micros(self.shared.slowest_micros.load(Ordering::Relaxed))
     }
+
+    /// The same since the last call.
+    pub(crate) fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.shared.slowest_micros.swap(0, Ordering::Relaxed))
+    }
 }
 
 impl Drop for Probe {

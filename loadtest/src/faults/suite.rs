@@ -7,7 +7,7 @@ use super::{
     fault::Needs,
     run::{RunFailed, run},
 };
-use crate::cluster::{Cluster, ClusterConfig, Layout};
+use crate::cluster::{Cluster, ClusterConfig, Counts, Keeping, Layout};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Suite {
@@ -100,7 +100,8 @@ impl Suite {
             subnet: if namespaces { [10, 232, third] } else { [127, 32, third] },
             disk_mib: schedule.needs(Needs::Disks).then_some(self.disk_mib),
             clocks: schedule.needs(Needs::Clocks),
-            snapshots: schedule.needs_snapshots(),
+            counts: Counts::FULL,
+            keeping: if schedule.needs_snapshots() { Keeping::HalfAnHourWithSnapshots } else { Keeping::HalfAnHour },
         }
     }
 }

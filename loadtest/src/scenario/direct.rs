@@ -18,10 +18,12 @@ use super::{
     read_back::{Inbox, read_back},
     sender::Sender,
     signed_in,
+    witness::Witness,
 };
 use crate::{
     checker::{Checker, Findings, FlowCheck, Summary, Violation},
     measure::window::Reading,
+    payload::Filling,
     report::{
         figure::{Figure, message_figures},
         recorder::Recorder,
@@ -43,6 +45,7 @@ pub struct DirectConfig {
     pub window: usize,
     /// Size of a message's text.
     pub bytes: usize,
+    pub filling: Filling,
     /// A send without an answer for this long is counted as unknown.
     pub send_timeout: Duration,
     pub slow_readers: SlowReaders,
@@ -111,6 +114,7 @@ impl Direct {
             checker: Checker::default(),
             recorder,
             bytes: config.bytes,
+            filling: config.filling,
             send_timeout: config.send_timeout,
             window: config.window,
         });
@@ -120,8 +124,7 @@ impl Direct {
         for number in 0..config.users {
             let user = load.user("", number);
             let token = token(&user);
-            let flows =
-                vec![flow(&load, previous(number, config.users), config.users), flow(&load, number, config.users)];
+            let flows = flows_of(&load, number, config.users);
             let mut devices = Vec::new();
             for device in 0..config.devices {
                 devices.push(open(&load, (&user, &format!("device-{device}")), &token, &flows, None, tasks)?);
@@ -169,24 +172,12 @@ impl Direct {
     /// Stops sending, waits (at most so long) until every send has ended and every device has everything, then reads
     /// all timelines back.
     pub async fn finish(self, patience: Duration) -> Report {
-        let took = self.began.elapsed();
-        let _ = self.stop.send(true);
-        self.no_pauses.send_replace(true);
-        self.load.recorder.mark("sending ends");
-        self.load.recorder.set_phase("waiting for the last messages");
-        eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
-        self.senders.stop();
+        let took = self.settle(patience).await;
         let users = self.clients.len();
-        let inbox = |(number, devices): (usize, &Vec<Client>)| Inbox {
-            user: self.load.user("", number),
-            client: devices[0].clone(),
-            flows: vec![flow(&self.load, previous(number, users), users), flow(&self.load, number, users)],
-        };
+        let inbox = |(number, devices): (usize, &Vec<Client>)| inbox(&self.load, number, users, devices[0].clone());
         read_back(&self.load, self.clients.iter().enumerate().map(inbox).collect()).await;
         let findings = self.load.checker.finish();
-        for client in self.clients.iter().flatten() {
-            client.close().await;
-        }
+        self.close().await;
         Report {
             summary: findings.summary,
             violations: findings.violations.clone(),
@@ -195,6 +186,39 @@ impl Direct {
             delivery: self.load.recorder.delivery.total(),
             took,
         }
+    }
+}
+
+impl Direct {
+    /// Stops sending and waits like [`Direct::finish`], but reads nothing back, and does not sign out. Returns for how long messages
+    /// were sent.
+    async fn settle(&self, patience: Duration) -> Duration {
+        let took = self.began.elapsed();
+        let _ = self.stop.send(true);
+        self.no_pauses.send_replace(true);
+        self.load.recorder.mark("sending ends");
+        self.load.recorder.set_phase("waiting for the last messages");
+        eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
+        self.senders.stop();
+        took
+    }
+
+    async fn close(&self) {
+        for client in self.clients.iter().flatten() {
+            client.close().await;
+        }
+    }
+
+    /// Knows what was sent, also after the end of the run.
+    pub(crate) fn witness(&self) -> Witness {
+        Witness::new(&self.load, self.clients.len())
+    }
+
+    /// Like [`Direct::finish`], without reading the timelines back. The findings are those of the devices.
+    pub(crate) async fn finish_unread(self, patience: Duration) -> Findings {
+        self.settle(patience).await;
+        self.close().await;
+        self.load.checker.finish()
     }
 }
 
@@ -211,6 +235,16 @@ fn previous(number: usize, users: usize) -> usize {
 
 fn flow(load: &Load, sender: usize, users: usize) -> Arc<FlowCheck> {
     load.checker.flow(&load.user("", sender), &load.user("", (sender + 1) % users))
+}
+
+/// The inbox of the user with this number.
+pub(super) fn inbox(load: &Load, number: usize, users: usize, client: Client) -> Inbox {
+    Inbox { user: load.user("", number), client, flows: flows_of(load, number, users) }
+}
+
+/// The flow that goes to the user with this number, and the user's own.
+pub(super) fn flows_of(load: &Load, number: usize, users: usize) -> Vec<Arc<FlowCheck>> {
+    vec![flow(load, previous(number, users), users), flow(load, number, users)]
 }
 
 /// Opens a device. The first flow goes to the user; the second one is the user's own, which the first device sends.

@@ -7,18 +7,21 @@ pub mod idle;
 mod light;
 pub mod offline;
 mod pacer;
-mod read_back;
+pub(crate) mod read_back;
 mod sender;
 pub mod sign_in;
+mod witness;
 
 use std::{sync::Arc, time::Duration};
 
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, ConnectOptions, Credential, Events};
-use carillon_proto::{Position, TimelineId, tasks::Tasks};
+use carillon_proto::{Position, TimelineId, pb::client::Start, tasks::Tasks};
 
 use self::device::Device;
+pub(crate) use self::witness::Witness;
 use crate::{
     checker::{Checker, Findings, FlowCheck},
+    payload::Filling,
     measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
     report::{figure::Figure, recorder::Recorder, sample::Distribution},
 };
@@ -29,6 +32,29 @@ pub struct Target {
     /// Gateways over which the connections are spread.
     pub addresses: Vec<Address>,
     pub connect: ConnectOptions,
+}
+
+impl Target {
+    /// For a device that signs in with a token.
+    pub(crate) fn config(&self, (user, device): (&str, &str), token: &str) -> ClientConfig {
+        let credential = Credential::Token(token.to_owned());
+        let mut config = ClientConfig::new(self.addresses.clone(), user, device, credential);
+        config.connect = self.connect.clone();
+        config
+    }
+
+    /// A client that is signed in, and is delivered nothing but what is new: it fetches.
+    pub(crate) async fn open_reader(
+        &self,
+        (user, device): (&str, &str),
+        token: &str,
+        tasks: &Tasks,
+    ) -> Result<Client, RunError> {
+        let config = ClientConfig { start: Start::Head, ..self.config((user, device), token) };
+        let (client, _) = Client::open(config, tasks)?;
+        signed_in(&client, user).await?;
+        Ok(client)
+    }
 }
 
 /// Makes a token for a user.
@@ -97,6 +123,7 @@ pub(crate) struct Load {
     pub(crate) recorder: Arc<Recorder>,
     /// Size of a message's text.
     pub(crate) bytes: usize,
+    pub(crate) filling: Filling,
     /// A send without an answer for this long is counted as unknown.
     pub(crate) send_timeout: Duration,
     /// Sends of one client without an answer.
@@ -115,9 +142,7 @@ impl Load {
         positions: Vec<(TimelineId, Position)>,
         tasks: &Tasks,
     ) -> Result<(Client, Events), RunError> {
-        let credential = Credential::Token(token.to_owned());
-        let mut config = ClientConfig::new(self.target.addresses.clone(), user, device, credential);
-        config.connect = self.target.connect.clone();
+        let mut config = self.target.config((user, device), token);
         config.max_pending = self.window;
         config.send_timeout = self.send_timeout;
         config.acknowledge = Acknowledge::Taken(Duration::from_millis(500));
@@ -135,6 +160,7 @@ impl Environment {
             checker: Checker::default(),
             recorder: Arc::clone(&self.recorder),
             bytes,
+            filling: Filling::Repeated,
             send_timeout: Duration::from_secs(30),
             window,
         }

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use carillon_client::{Client, FetchError};
-use carillon_proto::{TimelineId, UserId, pb::client::Direction};
+use carillon_proto::{
+    TimelineId, UserId,
+    pb::client::{Direction, Page},
+};
 use futures_util::StreamExt as _;
 
 use super::{Load, device};
@@ -31,11 +34,30 @@ async fn read(load: &Load, inbox: Inbox) {
     for flow in &inbox.flows {
         flow.expect(&reader);
     }
-    let timeline = TimelineId::Inbox(UserId::new(&inbox.user).expect("made by Load::user"));
+    let read = each_page(&inbox.client, &inbox.user, |page| {
+        if reader.last_position().is_none() {
+            // The timeline may begin later by now.
+            reader.trimmed(page.first.max(1));
+        }
+        for entry in &page.entries {
+            reader.position(entry.seq);
+            if let Some(envelope) = &entry.envelope {
+                device::check(load, &reader, &inbox.flows, envelope);
+            }
+        }
+    });
+    if let Err(error) = read.await {
+        reader.corrupted(format!("can't be read back: {error}"));
+    }
+}
+
+/// Reads an inbox from its beginning to its end.
+pub(crate) async fn each_page(client: &Client, user: &str, mut read: impl FnMut(&Page)) -> Result<(), FetchError> {
+    let timeline = inbox_of(user);
     let mut from = 1;
     let mut failures = 0;
     loop {
-        let page = match inbox.client.fetch(&timeline, Direction::Forward, from, 0).await {
+        let page = match client.fetch(&timeline, Direction::Forward, from, 0).await {
             Ok(page) => {
                 failures = 0;
                 page
@@ -46,21 +68,17 @@ async fn read(load: &Load, inbox: Inbox) {
                 tokio::time::sleep(refusal.retry_after.max(Duration::from_millis(100))).await;
                 continue;
             }
-            Err(error) => return reader.corrupted(format!("can't be read back: {error}")),
+            Err(error) => return Err(error),
         };
-        if reader.last_position().is_none() {
-            // The timeline may begin later by now.
-            reader.trimmed(page.first.max(1));
-        }
-        for entry in &page.entries {
-            reader.position(entry.seq);
-            from = entry.seq + 1;
-            if let Some(envelope) = &entry.envelope {
-                device::check(load, &reader, &inbox.flows, envelope);
-            }
-        }
+        read(&page);
+        from = page.entries.last().map_or(from, |entry| entry.seq + 1);
         if page.complete || page.entries.is_empty() {
-            return;
+            return Ok(());
         }
     }
+}
+
+/// The inbox of a user whom this program has named.
+pub(crate) fn inbox_of(user: &str) -> TimelineId {
+    TimelineId::Inbox(UserId::new(user).expect("a name that this program has made"))
 }

@@ -83,7 +83,8 @@ impl Sender {
         let counter = flow.sending();
         let (sender, recipient) = (flow.name.sender.as_str(), flow.name.recipient.as_str());
         let payload = Payload { run: &self.load.run, sender, recipient, counter, intended_us };
-        match self.client.submit(Client::user(recipient), payload.to_content(self.load.bytes)).await {
+        let content = payload.to_content(self.load.bytes, self.load.filling);
+        match self.client.submit(Client::user(recipient), content).await {
             Ok(pending) => Some(self.answer(flow, counter, intended_us, pending)),
             Err(error) => {
                 self.ended(flow, counter, intended_us, outcome(&error));

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::roll::{Options, run};
 use crate::{
-    cluster::{Cluster, ClusterConfig, Layout},
+    cluster::{Cluster, ClusterConfig, Counts, Keeping, Layout},
     faults::{Outcome, RunOptions},
 };
 
@@ -85,7 +85,8 @@ impl VersionsCommand {
             subnet: [127, 33, (std::process::id() % 250) as u8 + 1],
             disk_mib: None,
             clocks: false,
-            snapshots: false,
+            counts: Counts::FULL,
+            keeping: Keeping::HalfAnHour,
         };
         let mut cluster = Cluster::start(&config).await.context("the old release does not start")?;
         let report = run(&mut cluster, &options).await?;

@@ -250,9 +250,11 @@ fn read_pieces(
     let mut offset = header.offset;
     let mut next = Some(Piece::Header(header));
     while let Some(piece) = next.take() {
+        let bytes = if let Piece::Data(data) = &piece { data.len() } else { 0 };
         if pieces.blocking_send(pb::SnapshotPiece { piece: Some(piece) }).is_err() {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the receiver of the snapshot has gone"));
         }
+        names::snapshot_sent(bytes as u64);
         if offset < file.len() {
             let data = file.piece(offset, PIECE_BYTES)?;
             throttle.wait(data.len());
