@@ -57,7 +57,8 @@ impl Filling {
                 let mut state = checksum(body);
                 while body.len() < until {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let letters = (0..5).map(|at| char::from(LETTERS[(state >> (34 + 6 * at)) as usize % LETTERS.len()]));
+                    let letters =
+                        (0..5).map(|at| char::from(LETTERS[(state >> (34 + 6 * at)) as usize % LETTERS.len()]));
                     body.extend(letters.take(until - body.len()));
                 }
             }

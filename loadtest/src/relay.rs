@@ -15,7 +15,10 @@ use carillon_proto::pb::client::{ClientFrame, Send, client_frame::Body};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::{measure::proc, payload::{Filling, Payload}};
+use crate::{
+    measure::proc,
+    payload::{Filling, Payload},
+};
 
 #[derive(Debug, Clone)]
 pub struct RelayConfig {

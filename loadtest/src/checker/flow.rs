@@ -121,7 +121,9 @@ impl FlowCheck {
     pub(crate) fn accepted(&self) -> Ranges {
         let state = self.state.lock();
         let mut accepted = Ranges::default();
-        (1..=state.sent).filter(|counter| state.is_accepted(*counter)).for_each(|counter| accepted.insert(counter, counter));
+        (1..=state.sent)
+            .filter(|counter| state.is_accepted(*counter))
+            .for_each(|counter| accepted.insert(counter, counter));
         accepted
     }
 

@@ -94,8 +94,7 @@ pub enum Keeping {
     HalfAnHourWithSnapshots,
 }
 
-const HALF_AN_HOUR: &str =
-    "storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n";
+const HALF_AN_HOUR: &str = "storage.retention.max_age_ms = 1800000\nstorage.retention.duplicate_window_ms = 1200000\n";
 
 impl Keeping {
     fn settings(self) -> String {

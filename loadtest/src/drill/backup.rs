@@ -130,7 +130,12 @@ const KILLED: [(Role, u64); 2] = [(Role::Storage, 25), (Role::Router, 55)];
 
 impl Kills {
     /// Returns what was done before the backup ended.
-    async fn strike(&self, cluster: &mut Cluster, made: &Path, ended: &AtomicBool) -> Result<Vec<String>, ClusterError> {
+    async fn strike(
+        &self,
+        cluster: &mut Cluster,
+        made: &Path,
+        ended: &AtomicBool,
+    ) -> Result<Vec<String>, ClusterError> {
         let mut faults = Vec::new();
         for (role, hundredths) in KILLED {
             while Size(self.bytes * hundredths / 100) > on_disk(made).map_err(ClusterError::io(made))? {

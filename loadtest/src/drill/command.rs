@@ -120,9 +120,7 @@ impl DrillCommand {
     }
 
     fn phases(&self) -> anyhow::Result<BTreeSet<Phase>> {
-        let wanted = |phase: &&Phase| {
-            (self.only.is_empty() || self.only.contains(phase)) && !self.skip.contains(phase)
-        };
+        let wanted = |phase: &&Phase| (self.only.is_empty() || self.only.contains(phase)) && !self.skip.contains(phase);
         let phases: BTreeSet<Phase> = Phase::value_variants().iter().filter(wanted).copied().collect();
         anyhow::ensure!(!phases.is_empty(), "no phase is left");
         anyhow::ensure!(

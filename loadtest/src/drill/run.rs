@@ -90,7 +90,8 @@ async fn on_a_cluster(options: &Options, tasks: &Tasks) -> anyhow::Result<Report
     let letters = Letters::write(&name, &target, |user| cluster.token(user), tasks).await?;
     let report = Report { began_unix_ms, program, ..Report::default() };
     let (tasks, began) = (tasks.clone(), Instant::now());
-    let mut drill = Drill { options, cluster, name, letters, witnesses: Vec::new(), backed_up: 0, report, tasks, began };
+    let mut drill =
+        Drill { options, cluster, name, letters, witnesses: Vec::new(), backed_up: 0, report, tasks, began };
     for phase in options.phases.iter().copied() {
         drill.say(&format!("phase {phase}"));
         let done = match phase {

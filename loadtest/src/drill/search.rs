@@ -94,7 +94,7 @@ mod tests {
             assert!(files_with(folder.path(), wanted).expect("read").is_empty(), "at {at}");
             bytes.extend(wanted);
             fs::write(&path, &bytes).expect("written");
-            assert_eq!(files_with(folder.path(), wanted).expect("read"), [path.clone()], "at {at}");
+            assert_eq!(files_with(folder.path(), wanted).expect("read"), std::slice::from_ref(&path), "at {at}");
             bytes.extend(b"behind");
             fs::write(&path, &bytes).expect("written");
             assert_eq!(files_with(folder.path(), wanted).expect("read").len(), 1, "at {at}");

@@ -13,8 +13,8 @@ use crate::{
     checker::{Summary, Violation},
     cluster::Cluster,
     direct::{Direct, DirectConfig, SlowReaders},
-    payload::Filling,
     measure::latencies::histogram,
+    payload::Filling,
     scenario::{RunError, Witness},
 };
 

@@ -21,8 +21,8 @@ use self::device::Device;
 pub(crate) use self::witness::Witness;
 use crate::{
     checker::{Checker, Findings, FlowCheck},
-    payload::Filling,
     measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
+    payload::Filling,
     report::{figure::Figure, recorder::Recorder, sample::Distribution},
 };
 
