@@ -123,6 +123,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Fails if a node has ended by itself.
+    pub(crate) fn all_run(&mut self) -> Result<(), ClusterError> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.ended() {
+                return Err(ClusterError::Ended { node: node.name().to_owned(), status, log: node.log.clone() });
+            }
+        }
+        Ok(())
+    }
+
     /// Stops all nodes in order, whoever calls before who is called.
     pub(crate) async fn stop(&mut self, patience: Duration) -> Result<(), ClusterError> {
         for role in [Role::Gateway, Role::Router, Role::Storage] {

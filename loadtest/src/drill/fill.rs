@@ -54,10 +54,11 @@ pub(super) async fn run(drill: &mut Drill<'_>) -> anyhow::Result<()> {
 }
 
 /// Waits until the store has its size.
-async fn grow(drill: &Drill<'_>, direct: &Direct, began: Instant) -> anyhow::Result<()> {
+async fn grow(drill: &mut Drill<'_>, direct: &Direct, began: Instant) -> anyhow::Result<()> {
     let (folder, wanted) = (drill.cluster.stored(0, "timeline"), drill.options.fill);
     let (mut most, mut moved) = (0, Instant::now());
     for look in 0.. {
+        drill.cluster.all_run()?;
         let measured = folder.clone();
         let Size(bytes) = tokio::task::spawn_blocking(move || on_disk(&measured)).await??;
         if bytes >= wanted.0 {

@@ -101,6 +101,8 @@ async fn on_a_cluster(options: &Options, tasks: &Tasks) -> anyhow::Result<Report
             Phase::Erase => erase::run(&mut drill).await,
             Phase::Restore => return Ok(restore::run(drill).await),
         };
+        // Whatever was done: nobody has told a node to end.
+        let done = done.and(drill.cluster.all_run().map_err(Into::into));
         if let Err(error) = done {
             drill.report.problems.push(format!("{phase}: {error:#}"));
             break;
