@@ -64,7 +64,7 @@ pub(super) enum Wanted {
     Gone {
         node: u64,
     },
-    /// The node `by` has taken the place of the node `lost`, with a replica of each of its shards.
+    /// The node `by` has taken the place of the node `lost`, with a replica of each of its shards, or with as many as others have.
     Replaced {
         lost: u64,
         by: u64,
@@ -100,10 +100,7 @@ impl Wanted {
         }
         match self {
             Self::Share { node } => {
-                let counts: BTreeMap<u64, usize> =
-                    members.nodes.iter().map(|member| (member.node, members.on(member.node).count())).collect();
-                let own = counts.get(node).copied().unwrap_or(0);
-                let most = counts.values().copied().max().unwrap_or(0);
+                let (own, most) = own_and_most(members, *node);
                 let leads = members.on(*node).flat_map(|shard| &shard.replicas);
                 let leads = leads.filter(|replica| replica.node == *node && replica.should_lead).count();
                 match (own + 1 < most, leads) {
@@ -119,6 +116,11 @@ impl Wanted {
                 }
                 let own: BTreeSet<_> = members.on(*by).map(|shard| shard.shard.clone()).collect();
                 let missing = shards.difference(&own).next()?;
+                let (own, most) = own_and_most(members, *by);
+                if own > 0 && own + 1 >= most {
+                    // With more nodes than replicas, the shard may have gone to another one.
+                    return None;
+                }
                 Some(format!("storage node {by} has no replica of {missing}, as {lost} had"))
             }
             Self::At { node, address } => {
@@ -131,6 +133,13 @@ impl Wanted {
             }
         }
     }
+}
+
+/// How many replicas the node has, and how many the one with the most.
+fn own_and_most(members: &Members, node: u64) -> (usize, usize) {
+    let counts: BTreeMap<u64, usize> =
+        members.nodes.iter().map(|member| (member.node, members.on(member.node).count())).collect();
+    (counts.get(&node).copied().unwrap_or(0), counts.values().copied().max().unwrap_or(0))
 }
 
 /// A change that has been asked for.
@@ -406,6 +415,9 @@ mod tests {
         assert!(wanted.missing(&members(&[&[1, 2, 3], &[1, 2, 3]])).is_some());
         let elsewhere = wanted.missing(&members(&[&[1, 2, 4], &[1, 2, 5]]));
         assert!(elsewhere.is_some_and(|why| why.contains("no replica of timeline-1")));
+        let spread = [&[1, 2, 4], &[1, 2, 5], &[4, 2, 1], &[4, 2, 5]];
+        let spread = members(&spread.map(|on| &on[..]));
+        assert_eq!(wanted.missing(&spread), None, "with four nodes it need not be the same shards");
     }
 
     #[test]
