@@ -194,7 +194,7 @@ pub(crate) fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -214,6 +214,7 @@ mod tests {
             in_change: false,
             members_may_change_back: false,
             silent: BTreeSet::new(),
+            heard: BTreeMap::new(),
         };
         assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));
         assert!(!is_up_to_date(&status, 9), "not a voter");

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use carillon_proto::{
@@ -42,6 +42,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
     let mut registry = cluster.registry.clone();
     let mut as_placed: HashMap<ShardId, Compared> = HashMap::new();
     let mut planned: Option<Planned> = None;
+    let mut farewells = Farewells::default();
     loop {
         registry.borrow_and_update();
         let mut busy = false;
@@ -54,7 +55,7 @@ pub(crate) async fn run(serving: Arc<Serving>, bootstrap: Bootstrap, carrier: Ca
                 if as_placed.get(&shard.id()) == Some(&compared) {
                     return Ok(changed);
                 }
-                let more = follow_placement(cluster, shard, &carrier).await?;
+                let more = follow_placement(cluster, shard, &carrier, &mut farewells).await?;
                 if !more {
                     as_placed.insert(shard.id(), compared);
                 }
@@ -140,8 +141,33 @@ pub enum Next {
     Forget(Vec<u64>),
 }
 
-/// `is_lost`: whether a replica's node is lost.
-fn next(shard: ShardId, placement: &Placement, status: &GroupStatus, own: u64, is_lost: impl Fn(u64) -> bool) -> Next {
+/// Replicas of the registry whose nodes have left: the node learns it from its replica, which must not be removed before. Of each, the
+/// entry up to which the leader had applied the registry when this was seen, and the time.
+#[derive(Default)]
+pub(crate) struct Farewells(HashMap<u64, (u64, Instant)>);
+
+impl Farewells {
+    /// True if the replica has the entries, and has answered since they were committed, which each call to it says.
+    fn knows(&mut self, replica: u64, status: &GroupStatus, now: Instant) -> bool {
+        let Some(applied) = status.applied else { return false };
+        let (upto, since) = *self.0.entry(replica).or_insert((applied, now));
+        let matched = status.matched.get(&replica).copied().flatten();
+        let knows = matched >= Some(upto) && status.heard.get(&replica).is_some_and(|heard| *heard > since);
+        if knows {
+            self.0.remove(&replica);
+        }
+        knows
+    }
+}
+
+/// `knows`: whether a replica of the registry that leaves knows it, or needn't.
+fn next(
+    shard: ShardId,
+    placement: &Placement,
+    status: &GroupStatus,
+    own: u64,
+    mut knows: impl FnMut(u64) -> bool,
+) -> Next {
     let ids = |of: fn(&Replica) -> bool| -> BTreeSet<u64> {
         placement.replicas.iter().filter(|replica| of(replica)).map(|replica| replica.id).collect()
     };
@@ -159,9 +185,8 @@ fn next(shard: ShardId, placement: &Placement, status: &GroupStatus, own: u64, i
     // A change of the voters leaves learners as they are.
     let gone: BTreeSet<u64> = &(&(&members - &wanted) - &learners) - &voters;
     if !status.in_change && !gone.is_empty() {
-        // A node that leaves the cluster learns it from its replica of the registry.
-        let knows = |id: u64| shard != ShardId::REGISTRY || is_lost(id) || matched(id) >= status.last_log;
-        return if gone.iter().all(|id| knows(*id)) { Next::RemoveLearners(gone) } else { Next::Wait };
+        let all_know = gone.iter().filter(|id| shard == ShardId::REGISTRY && !knows(**id)).count() == 0;
+        return if all_know { Next::RemoveLearners(gone) } else { Next::Wait };
     }
     let behind = |id: u64| match (matched(id), status.last_log) {
         (Some(matched), Some(last)) => matched + BEHIND < last,
@@ -199,7 +224,14 @@ fn next(shard: ShardId, placement: &Placement, status: &GroupStatus, own: u64, i
 }
 
 /// The next step of the leader of a shard, whose replica is `own`, by the rows of this version.
-pub(crate) fn step(shard: ShardId, rows: &ClusterRows, version: u64, status: &GroupStatus, own: u64) -> Next {
+pub(crate) fn step(
+    shard: ShardId,
+    rows: &ClusterRows,
+    version: u64,
+    status: &GroupStatus,
+    own: u64,
+    mut knows: impl FnMut(u64) -> bool,
+) -> Next {
     let Some(placement) = rows.placement().get(&shard) else { return Next::Nothing };
     if status.replicas.iter().any(|replica| *replica > version) {
         // The rows are older than a member, and so say nothing about it.
@@ -213,16 +245,23 @@ pub(crate) fn step(shard: ShardId, rows: &ClusterRows, version: u64, status: &Gr
         let node = rows.node_of(shard, replica).and_then(|node| rows.node(node));
         node.is_none_or(|node| node.state() == State::Lost)
     };
-    next(shard, placement, status, own, is_lost)
+    next(shard, placement, status, own, |replica| is_lost(replica) || knows(replica))
 }
 
 /// Does one step. True if there may be another.
-async fn follow_placement(cluster: &Cluster, shard: &Shard, carrier: &Carrier) -> Result<bool, String> {
+async fn follow_placement(
+    cluster: &Cluster,
+    shard: &Shard,
+    carrier: &Carrier,
+    farewells: &mut Farewells,
+) -> Result<bool, String> {
     if !cluster.registry.borrow().cluster.has_rows() {
         return Ok(false);
     }
     let (version, rows, group) = (cluster.view_version(), cluster.rows(), shard.group());
-    match step(shard.id(), &rows, version, &group.status(), group.replica()) {
+    let (status, now) = (group.status(), Instant::now());
+    let knows = |replica| farewells.knows(replica, &status, now);
+    match step(shard.id(), &rows, version, &status, group.replica(), knows) {
         Next::Nothing => return Ok(false),
         Next::Wait => {}
         Next::AddLearner(id) => {
@@ -265,6 +304,8 @@ fn host(rows: &ClusterRows, shard: ShardId, replica: u64) -> Result<Host, String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use carillon_proto::ShardKind;
 
     use super::*;
@@ -290,11 +331,12 @@ mod tests {
             in_change: false,
             members_may_change_back: false,
             silent: BTreeSet::new(),
+            heard: BTreeMap::new(),
         }
     }
 
     fn next(placement: &Placement, status: &GroupStatus, own: u64) -> Next {
-        super::next(ShardId { kind: ShardKind::Timeline, index: 0 }, placement, status, own, |_| false)
+        super::next(ShardId { kind: ShardKind::Timeline, index: 0 }, placement, status, own, |_| true)
     }
 
     #[test]
@@ -329,13 +371,26 @@ mod tests {
     #[test]
     fn a_replica_of_the_registry_leaves_when_it_knows_so() {
         let leaves = placement(&[(1, false), (2, true), (3, false)]);
-        let next = |known: u64, is_lost: bool| {
-            let status = status(&[1, 3], &[1, 2, 3], &[(1, 5000), (2, known), (3, 5000)]);
-            super::next(ShardId::REGISTRY, &leaves, &status, 1, |_| is_lost)
+        let registry = status(&[1, 3], &[1, 2, 3], &[(1, 5000), (2, 5000), (3, 5000)]);
+        let next = |knows: bool| super::next(ShardId::REGISTRY, &leaves, &registry, 1, |_| knows);
+        assert_eq!(next(false), Next::Wait, "though no other replica is without a vote");
+        assert_eq!(next(true), Next::RemoveLearners([2].into()));
+    }
+
+    #[test]
+    fn a_replica_knows_what_was_committed_when_it_has_answered_since() {
+        let (mut farewells, start) = (Farewells::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut knows = |matched, heard, now| {
+            let mut status = status(&[1, 3], &[1, 2, 3], &[(2, matched)]);
+            status.applied = Some(5000 + now);
+            status.heard = BTreeMap::from([(2, at(heard))]);
+            farewells.knows(2, &status, at(now))
         };
-        assert_eq!(next(4999, false), Next::Wait, "though no other replica is without a vote");
-        assert_eq!(next(5000, false), Next::RemoveLearners([2].into()));
-        assert_eq!(next(4999, true), Next::RemoveLearners([2].into()), "nobody waits for one that is lost");
+        assert!(!knows(5010, 5, 10), "the answer is older than the commit");
+        assert!(!knows(5009, 15, 20), "it lacks the last entry");
+        assert!(!knows(5010, 10, 30));
+        assert!(knows(5010, 11, 30), "though more has come");
     }
 
     #[test]

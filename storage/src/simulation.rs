@@ -237,8 +237,10 @@ impl Rows {
             in_change: known.in_change,
             members_may_change_back: false,
             silent: known.silent.clone(),
+            heard: BTreeMap::new(),
         };
-        reconcile::step(shard, &self.rows, self.version, &status, known.own)
+        let has_all = |replica| status.matched.get(&replica).copied().flatten() >= status.last_log;
+        reconcile::step(shard, &self.rows, self.version, &status, known.own, has_all)
     }
 
     /// Nothing comes, leaves or is to be changed.

@@ -87,6 +87,7 @@ mod tests {
             in_change: false,
             members_may_change_back: false,
             silent: BTreeSet::new(),
+            heard: BTreeMap::new(),
         }
     }
 

@@ -17,7 +17,10 @@ use carillon_proto::{
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::coop::{Unconstrained, unconstrained},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -135,9 +138,7 @@ async fn answer_frames(
     mut incoming: Streaming<RaftFrames>,
     out: mpsc::Sender<Result<RaftFrames, Status>>,
 ) {
-    // First polled in the order in which they were pushed, so appends reach their group's core in the order of the
-    // stream. If one is ever overtaken, openraft refuses it as a conflict, and it is sent again.
-    let mut working = FuturesUnordered::new();
+    let mut working = Working::default();
     let mut waiting: VecDeque<RaftFrame> = VecDeque::new();
     loop {
         // Every branch is cancel-safe.
@@ -166,6 +167,31 @@ async fn answer_frames(
                 }
             },
         }
+    }
+}
+
+/// Work of one stream. It is first polled in the order in which it came, so appends reach their group's core in the order of the
+/// stream: one that is overtaken would be refused as a conflict with what the follower has acknowledged.
+struct Working<F>(FuturesUnordered<Unconstrained<F>>);
+
+impl<F: Future> Default for Working<F> {
+    fn default() -> Self {
+        Self(FuturesUnordered::new())
+    }
+}
+
+impl<F: Future> Working<F> {
+    fn push(&self, work: F) {
+        // Whoever used up the task's budget would be polled again in the reverse order.
+        self.0.push(unconstrained(work));
+    }
+
+    async fn next(&mut self) -> Option<F::Output> {
+        self.0.next().await
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -278,4 +304,29 @@ async fn install_snapshot(serving: &Serving, mut pieces: Streaming<SnapshotPiece
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Status> {
     let result = tokio::task::spawn_blocking(work).await;
     result.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| Status::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than the budget of a task at once.
+    #[tokio::test]
+    async fn work_begins_in_the_order_in_which_it_came() {
+        let (sender, mut begun) = mpsc::channel(4096);
+        let working = tokio::spawn(async move {
+            let mut working = Working::default();
+            for number in 0..1000 {
+                let sender = sender.clone();
+                working.push(async move { sender.send(number).await });
+            }
+            while working.len() > 0 {
+                working.next().await.expect("works").expect("is received");
+            }
+        });
+        for number in 0..1000 {
+            assert_eq!(begun.recv().await, Some(number));
+        }
+        working.await.expect("ends");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::{RaftMetrics, ServerState, async_runtime::Instant as _};
@@ -34,6 +34,8 @@ pub(crate) struct GroupStatus {
     pub(crate) members_may_change_back: bool,
     /// On the leader: members that have not answered for longer than an election takes.
     pub(crate) silent: BTreeSet<u64>,
+    /// On the leader: when it sent what each other member has answered last.
+    pub(crate) heard: BTreeMap<u64, Instant>,
 }
 
 impl GroupStatus {
@@ -45,8 +47,9 @@ impl GroupStatus {
             .replication
             .as_ref()
             .map(|nodes| nodes.iter().map(|(node, matched)| (*node, matched.as_ref().map(|id| id.index))).collect());
+        let now = Instant::now();
         let heard = metrics.heartbeat.iter().flatten().filter(|(id, _)| **id != own);
-        let silent = heard.filter(|(_, at)| at.as_ref().is_none_or(|at| at.elapsed() > patience));
+        let silent = heard.clone().filter(|(_, at)| at.as_ref().is_none_or(|at| at.elapsed() > patience));
         Self {
             leads: metrics.state == ServerState::Leader,
             term: metrics.current_term,
@@ -62,6 +65,7 @@ impl GroupStatus {
             members_may_change_back: metrics.membership_config.log_id().map(|id| id.index)
                 > metrics.last_applied.as_ref().map(|id| id.index),
             silent: silent.map(|(id, _)| *id).collect(),
+            heard: heard.filter_map(|(id, at)| Some((*id, now.checked_sub(at.as_ref()?.elapsed())?))).collect(),
         }
     }
 
@@ -95,6 +99,7 @@ mod tests {
             in_change: false,
             members_may_change_back: false,
             silent: BTreeSet::new(),
+            heard: BTreeMap::new(),
         };
         assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
         assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));
