@@ -17,6 +17,7 @@ use ::fjall::{
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use self::rewrite::TablesBefore;
 use super::{
     Caches, Changes, OpenError,
     coming::Coming,
@@ -104,6 +105,7 @@ impl TimelineStore {
             }
             Err(source) => return Err(OpenError::Timeline { path: dir.to_owned(), source }),
         }
+        let tables = TablesBefore::list(dir).map_err(|error| failed(error.into()))?;
         let db = if before == Before::PowerLost {
             let db = open().map_err(failed)?;
             mark.opened()?;
@@ -115,6 +117,7 @@ impl TimelineStore {
         let share = memtables_bytes / u64::from(shards.max(1));
         let memtable_bytes = share.clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
         let engine = Engine { db, mark, readers: Mutex::default() };
+        tables.remove_forgotten(&engine).map_err(|error| failed(error.into()))?;
         Ok(Self { dir: dir.to_owned(), engine: Arc::new(engine), memtable_bytes })
     }
 

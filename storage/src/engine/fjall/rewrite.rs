@@ -5,13 +5,15 @@
 //! be gone.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+use ::fjall::AbstractTree as _;
 use rand::Rng as _;
 
 use super::{Engine, Keyspace, KeyspaceCreateOptions, TimelineStore, to_io};
@@ -22,7 +24,7 @@ const FILLER: &str = "filler";
 const JOURNAL_BYTES: usize = 68_000_000;
 const PIECE_BYTES: usize = 4_000_000;
 /// How long it may take until nobody reads what was there before, until a table is written, and until old files are gone.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 600 });
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl TimelineStore {
@@ -35,6 +37,56 @@ impl TimelineStore {
         let options = || KeyspaceCreateOptions::default();
         let filler = engine.db.keyspace(FILLER, options).map_err(to_io)?;
         write_anew(&filler, &shards, &self.dir, &before)
+    }
+}
+
+/// The tables that there are on the disk, by the folder of their keyspace.
+pub(super) struct TablesBefore(Vec<(OsString, PathBuf)>);
+
+impl TablesBefore {
+    /// Call it before the engine is opened.
+    pub(super) fn list(dir: &Path) -> io::Result<Self> {
+        let mut found = Vec::new();
+        let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self(found)),
+            keyspaces => keyspaces?,
+        };
+        for keyspace in keyspaces {
+            let keyspace = keyspace?;
+            for table in fs::read_dir(keyspace.path().join("tables"))? {
+                found.push((keyspace.file_name(), table?.path()));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Deletes those that the engine has forgotten. When it has cleared a keyspace, and is opened before the journal that says so is gone,
+    /// it clears it again, writes anew what came after, and leaves the tables that it had. Call it before anything is read.
+    pub(super) fn remove_forgotten(self, engine: &Engine) -> io::Result<()> {
+        let mut live: HashMap<OsString, HashSet<OsString>> = HashMap::new();
+        for shard in shards(engine)? {
+            let tables =
+                shard.tree.current_version().iter_tables().map(|table| table.id().to_string().into()).collect();
+            live.insert(shard.path().file_name().unwrap_or_default().to_owned(), tables);
+        }
+        let mut forgotten = 0;
+        for (keyspace, path) in self.0 {
+            let name = path.file_name().unwrap_or_default();
+            if live.get(&keyspace).is_some_and(|tables| !tables.contains(name)) {
+                match fs::remove_file(&path) {
+                    // The engine has deleted it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => {
+                        removed?;
+                        forgotten += 1;
+                    }
+                }
+            }
+        }
+        if forgotten > 0 {
+            tracing::info!(forgotten, "tables that the timeline engine does not need any more are deleted");
+        }
+        Ok(())
     }
 }
 
@@ -201,5 +253,27 @@ mod tests {
         let store = TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
         let shard = store.shard(0).expect("shard");
         assert_eq!((shard.records().count(), shard.applied().expect("reads")), (0, Some(b"4".to_vec())));
+    }
+
+    #[test]
+    fn what_the_engine_forgets_when_it_is_opened_takes_no_space() {
+        let dir = tempfile::tempdir().expect("folder");
+        let dir = dir.path().join("timeline");
+        let open = || TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
+        let store = open();
+        let shard = store.shard(0).expect("shard");
+        let mut records = (0..2000u32).map(|number| Ok((number.to_be_bytes().to_vec(), vec![7; 100])));
+        shard.restore(&mut records, b"1").expect("replaces");
+        flush(&shard.keyspace).expect("writes a table");
+        drop((shard, store));
+        for _ in 0..2 {
+            let store = open();
+            let shard = store.shard(0).expect("shard");
+            assert_eq!((shard.records().count(), shard.applied().expect("reads")), (2000, Some(b"1".to_vec())));
+            flush(&shard.keyspace).expect("writes a table");
+            let live = shard.keyspace.table_count();
+            let folder = shard.keyspace.path().join("tables");
+            wait("old tables to go", || fs::read_dir(&folder).expect("lists").count() == live).expect("in time");
+        }
     }
 }
