@@ -12,7 +12,7 @@ use std::{
 };
 
 use ::fjall::{
-    AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _, Snapshot,
 };
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};

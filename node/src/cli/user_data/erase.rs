@@ -13,7 +13,7 @@ use carillon_proto::{
 };
 use clap::Args;
 use tokio::time::sleep;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{CALL, UserDataError};
 use crate::{
@@ -58,7 +58,17 @@ impl Erase {
         let routers = Routers::of(config, self.router.as_deref())?;
         let mut told = String::new();
         loop {
-            let reply = self.ask(&routers).await?;
+            let returns = self.no_wait || self.status || Instant::now() + PAUSE >= deadline;
+            let reply = match self.ask(&routers).await? {
+                Ok(reply) => reply,
+                // It may be ordered again and again.
+                Err(status) if !returns && is_for_now(&status) => {
+                    self.say(format!("user {} may not be erased yet: {}", self.name, status.message()), &mut told)
+                        .await;
+                    continue;
+                }
+                Err(status) => bail!("user {} is not erased: {}", self.name, status.message()),
+            };
             let Some(erasure) = reply.erasure else {
                 return Err(UserDataError::Refused(format!("nobody has ordered to erase user {}", self.name)).into());
             };
@@ -91,15 +101,20 @@ impl Erase {
                     ended(reply.ended)
                 )
             };
-            if self.no_wait || self.status || Instant::now() + PAUSE >= deadline {
+            if returns {
                 return Err(UserDataError::UnderWay(now).into());
             }
-            if now != told {
-                out::tell(&now);
-                told = now;
-            }
-            sleep(PAUSE).await;
+            self.say(now, &mut told).await;
         }
+    }
+
+    /// Tells what is new, and gives the service some time.
+    async fn say(&self, now: String, told: &mut String) {
+        if now != *told {
+            out::tell(&now);
+            *told = now;
+        }
+        sleep(PAUSE).await;
     }
 
     /// What the disks of the storage nodes still have.
@@ -134,17 +149,23 @@ impl Erase {
         Ok(left)
     }
 
-    async fn ask(&self, routers: &Routers) -> anyhow::Result<EraseUserReply> {
+    /// The inner error is the router's.
+    async fn ask(&self, routers: &Routers) -> anyhow::Result<Result<EraseUserReply, Status>> {
         let request = EraseUserRequest { user: self.name.as_str().to_owned(), time_ms: now_ms(), look: self.status };
         let asked = routers
             .ask(async |mut admin, deadline| admin.erase_user(with_deadline(request.clone(), deadline)).await)
             .await?;
         match asked {
-            Ok(reply) => Ok(reply.into_inner()),
             Err(status) if status.code() == Code::NotFound => {
                 Err(UserDataError::Refused(status.message().to_owned()).into())
             }
-            Err(status) => bail!("user {} is not erased: {}", self.name, status.message()),
+            asked => Ok(asked.map(tonic::Response::into_inner)),
         }
     }
+}
+
+/// True if the same request may be answered a moment later.
+fn is_for_now(status: &Status) -> bool {
+    // tonic says the last one of a deadline that has passed here.
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }

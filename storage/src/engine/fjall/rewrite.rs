@@ -13,10 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::fjall::AbstractTree as _;
 use rand::Rng as _;
 
-use super::{Engine, Keyspace, KeyspaceCreateOptions, TimelineStore, to_io};
+use super::{AbstractTree as _, Engine, Keyspace, KeyspaceCreateOptions, TimelineStore, to_io};
 
 /// A keyspace that belongs to no shard.
 const FILLER: &str = "filler";
