@@ -194,8 +194,6 @@ pub(crate) fn most_up_to_date(status: &GroupStatus, own: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
 
     #[test]
@@ -203,18 +201,11 @@ mod tests {
         let status = GroupStatus {
             leads: true,
             term: 1,
-            leader: None,
             last_log: Some(1000),
-            applied: None,
-            committed: None,
-            snapshot: None,
             matched: [(1, Some(1000)), (2, Some(999)), (3, Some(1000)), (4, None), (9, Some(1000))].into(),
             voters: vec![1, 2, 3, 4],
             replicas: vec![1, 2, 3, 4],
-            in_change: false,
-            members_may_change_back: false,
-            silent: BTreeSet::new(),
-            heard: BTreeMap::new(),
+            ..GroupStatus::default()
         };
         assert!(is_up_to_date(&status, 3) && !is_up_to_date(&status, 2) && !is_up_to_date(&status, 4));
         assert!(!is_up_to_date(&status, 9), "not a voter");

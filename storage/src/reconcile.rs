@@ -320,18 +320,13 @@ mod tests {
         GroupStatus {
             leads: true,
             term: 1,
-            leader: None,
             last_log: Some(5000),
             applied: Some(5000),
             committed: Some(5000),
-            snapshot: None,
             matched: matched.iter().map(|(id, index)| (*id, Some(*index))).collect(),
             voters: voters.to_vec(),
             replicas: replicas.to_vec(),
-            in_change: false,
-            members_may_change_back: false,
-            silent: BTreeSet::new(),
-            heard: BTreeMap::new(),
+            ..GroupStatus::default()
         }
     }
 

@@ -226,18 +226,15 @@ impl Rows {
         let status = GroupStatus {
             leads: true,
             term: 1,
-            leader: None,
             last_log: index(known.last),
             applied: index(known.last),
             committed: index(known.last),
-            snapshot: None,
             matched: known.replicas.iter().map(|(replica, entries)| (*replica, index(*entries))).collect(),
             voters: known.voters.iter().copied().collect(),
             replicas: known.replicas.keys().copied().collect(),
             in_change: known.in_change,
-            members_may_change_back: false,
             silent: known.silent.clone(),
-            heard: BTreeMap::new(),
+            ..GroupStatus::default()
         };
         let has_all = |replica| status.matched.get(&replica).copied().flatten() >= status.last_log;
         reconcile::step(shard, &self.rows, self.version, &status, known.own, has_all)

@@ -100,7 +100,7 @@ impl Cluster {
         tool::ask(&self.program, &[arguments, &["--config", &self.operators().to_string_lossy()]].concat()).await
     }
 
-    /// Whoever runs commands that take long, while the cluster changes.
+    /// A handle that runs long commands of the operator, and does not borrow the cluster.
     pub(crate) fn operator(&self) -> Operator {
         Operator { program: self.program.clone(), config: self.operators() }
     }

@@ -25,7 +25,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ClusterEr
     Err(failed(format!("{}: {}", output.status, said.trim())))
 }
 
-/// What a program said, and how it ended.
+/// The output and the exit status of a program.
 #[derive(Debug)]
 pub(crate) struct Told {
     command: String,
@@ -40,7 +40,7 @@ impl Told {
         self.status.code()
     }
 
-    /// What it said, if it ended with 0.
+    /// The standard output, if the program ended with 0.
     pub(crate) fn done(self) -> Result<String, ClusterError> {
         if self.status.success() { Ok(self.said) } else { Err(self.failed()) }
     }

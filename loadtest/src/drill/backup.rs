@@ -33,7 +33,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What `carillon backup create --json` says.
+/// The JSON of `carillon backup create --json`.
 #[derive(Deserialize)]
 struct Made {
     bytes: u64,

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What follows when a new node is there.
+/// The changes after a fourth storage node was added.
 const STEPS: [(&str, Change); 5] = [
     ("move of one replica", Change::Move),
     ("rebalance", Change::Rebalance),
@@ -68,7 +68,7 @@ async fn node_for(cluster: &Cluster, change: Change) -> anyhow::Result<Option<us
     })
 }
 
-/// What was there before a change.
+/// The snapshots sent and the replicas in place before a change.
 struct Measured {
     beginning: Beginning,
     sent: u64,

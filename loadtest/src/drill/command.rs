@@ -52,7 +52,7 @@ pub struct DrillCommand {
     /// Only these phases; may be given several times. A restore needs a backup.
     #[arg(long, value_enum)]
     only: Vec<Phase>,
-    /// Not these phases.
+    /// Leaves out these phases; may be given several times.
     #[arg(long, value_enum)]
     skip: Vec<Phase>,
     /// The folder for configuration, logs, backups and, during a run, data.

@@ -66,7 +66,7 @@ impl Letters {
         format!("letter {number} {}", self.marker)
     }
 
-    /// What stands in both inboxes; after the erasure of the leaver, in that of the friend.
+    /// The messages in both inboxes; after the erasure of the leaver, in the friend's alone.
     pub(super) fn expected(&self, erased: bool) -> Vec<Letter> {
         let two = |number: u64| {
             let text = (!erased).then(|| self.leavers(number));

@@ -27,15 +27,15 @@ pub(super) struct Report {
     pub(super) exports: Vec<Exported>,
     pub(super) erasure: Option<Erased>,
     pub(super) restore: Option<Restored>,
-    /// What was sent under load, all phases together.
+    /// Counts of the messages of all phases.
     pub(super) sent: Sent,
     /// Broken promises.
     pub(super) violations: Vec<String>,
     /// Why the service, or a command, did not do what it has to.
     pub(super) problems: Vec<String>,
-    /// What did not happen, so that nothing was found out about it.
+    /// Steps that did not take place as planned, so that they prove nothing.
     pub(super) missed: Vec<String>,
-    /// What an operator would want to know.
+    /// Remarks for an operator.
     pub(super) notes: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Changed {
 #[derive(Debug, Serialize)]
 pub(super) struct BackedUp {
     pub(super) name: String,
-    /// What was done to nodes meanwhile.
+    /// The nodes that were killed while the backup was made.
     pub(super) faults: Vec<String>,
     pub(super) create_seconds: f64,
     pub(super) bytes: Size,

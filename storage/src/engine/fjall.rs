@@ -1,5 +1,6 @@
 //! Timeline shards on fjall 3. The only module that names it.
 
+mod forgotten;
 mod rewrite;
 
 use std::{
@@ -17,7 +18,7 @@ use ::fjall::{
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use self::rewrite::TablesBefore;
+use self::forgotten::TablesBefore;
 use super::{
     Caches, Changes, OpenError,
     coming::Coming,

@@ -76,18 +76,11 @@ mod tests {
         GroupStatus {
             leads: true,
             term: 1,
-            leader: None,
             last_log: Some(1000),
-            applied: None,
-            committed: None,
-            snapshot: None,
             matched: matched.iter().map(|(replica, index)| (*replica, Some(*index))).collect(),
             voters: vec![1, 2, 3],
             replicas: vec![1, 2, 3, 4],
-            in_change: false,
-            members_may_change_back: false,
-            silent: BTreeSet::new(),
-            heard: BTreeMap::new(),
+            ..GroupStatus::default()
         }
     }
 

@@ -11,7 +11,7 @@ use super::{group::address_of, types::Types};
 use crate::addresses::AddressBook;
 
 /// The role, the members and the progress of a group, as its replica on this node knows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct GroupStatus {
     pub(crate) leads: bool,
     pub(crate) term: u64,
@@ -92,14 +92,9 @@ mod tests {
             last_log: Some(1000),
             applied,
             committed,
-            snapshot: None,
-            matched: BTreeMap::new(),
             voters: vec![1, 2, 3],
             replicas: vec![1, 2, 3],
-            in_change: false,
-            members_may_change_back: false,
-            silent: BTreeSet::new(),
-            heard: BTreeMap::new(),
+            ..GroupStatus::default()
         };
         assert_eq!(status(Some(900), None).caught_up(), Err(None), "it has heard nothing since it started");
         assert_eq!(status(Some(900), Some(1000)).caught_up(), Err(Some(100)));

@@ -5,8 +5,7 @@
 //! be gone.
 
 use std::{
-    collections::{HashMap, HashSet},
-    ffi::OsString,
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     thread,
@@ -15,7 +14,7 @@ use std::{
 
 use rand::Rng as _;
 
-use super::{AbstractTree as _, Engine, Keyspace, KeyspaceCreateOptions, TimelineStore, to_io};
+use super::{Engine, Keyspace, KeyspaceCreateOptions, TimelineStore, to_io};
 
 /// A keyspace that belongs to no shard.
 const FILLER: &str = "filler";
@@ -39,57 +38,7 @@ impl TimelineStore {
     }
 }
 
-/// The tables that there are on the disk, by the folder of their keyspace.
-pub(super) struct TablesBefore(Vec<(OsString, PathBuf)>);
-
-impl TablesBefore {
-    /// Call it before the engine is opened.
-    pub(super) fn list(dir: &Path) -> io::Result<Self> {
-        let mut found = Vec::new();
-        let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self(found)),
-            keyspaces => keyspaces?,
-        };
-        for keyspace in keyspaces {
-            let keyspace = keyspace?;
-            for table in fs::read_dir(keyspace.path().join("tables"))? {
-                found.push((keyspace.file_name(), table?.path()));
-            }
-        }
-        Ok(Self(found))
-    }
-
-    /// Deletes those that the engine has forgotten. When it has cleared a keyspace, and is opened before the journal that says so is gone,
-    /// it clears it again, writes anew what came after, and leaves the tables that it had. Call it before anything is read.
-    pub(super) fn remove_forgotten(self, engine: &Engine) -> io::Result<()> {
-        let mut live: HashMap<OsString, HashSet<OsString>> = HashMap::new();
-        for shard in shards(engine)? {
-            let tables =
-                shard.tree.current_version().iter_tables().map(|table| table.id().to_string().into()).collect();
-            live.insert(shard.path().file_name().unwrap_or_default().to_owned(), tables);
-        }
-        let mut forgotten = 0;
-        for (keyspace, path) in self.0 {
-            let name = path.file_name().unwrap_or_default();
-            if live.get(&keyspace).is_some_and(|tables| !tables.contains(name)) {
-                match fs::remove_file(&path) {
-                    // The engine has deleted it.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    removed => {
-                        removed?;
-                        forgotten += 1;
-                    }
-                }
-            }
-        }
-        if forgotten > 0 {
-            tracing::info!(forgotten, "tables that the timeline engine does not need any more are deleted");
-        }
-        Ok(())
-    }
-}
-
-fn shards(engine: &Engine) -> io::Result<Vec<Keyspace>> {
+pub(super) fn shards(engine: &Engine) -> io::Result<Vec<Keyspace>> {
     let names = engine.db.list_keyspace_names();
     let shards = names.iter().filter(|name| &***name != FILLER);
     shards.map(|name| engine.db.keyspace(name, KeyspaceCreateOptions::default).map_err(to_io)).collect()
@@ -131,12 +80,12 @@ fn fill(filler: &Keyspace, noise: &[u8]) -> io::Result<()> {
 }
 
 /// Writes what is in memory to a table.
-fn flush(keyspace: &Keyspace) -> io::Result<()> {
+pub(super) fn flush(keyspace: &Keyspace) -> io::Result<()> {
     keyspace.rotate_memtable().map_err(to_io)?;
     wait("a table to be written", || keyspace.sealed_memtable_count() == 0)
 }
 
-fn wait(what: &str, is_over: impl Fn() -> bool) -> io::Result<()> {
+pub(super) fn wait(what: &str, is_over: impl Fn() -> bool) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_over() {
         if Instant::now() >= deadline {
@@ -252,27 +201,5 @@ mod tests {
         let store = TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
         let shard = store.shard(0).expect("shard");
         assert_eq!((shard.records().count(), shard.applied().expect("reads")), (0, Some(b"4".to_vec())));
-    }
-
-    #[test]
-    fn what_the_engine_forgets_when_it_is_opened_takes_no_space() {
-        let dir = tempfile::tempdir().expect("folder");
-        let dir = dir.path().join("timeline");
-        let open = || TimelineStore::open(&dir, &Caches::default(), 1).expect("opens");
-        let store = open();
-        let shard = store.shard(0).expect("shard");
-        let mut records = (0..2000u32).map(|number| Ok((number.to_be_bytes().to_vec(), vec![7; 100])));
-        shard.restore(&mut records, b"1").expect("replaces");
-        flush(&shard.keyspace).expect("writes a table");
-        drop((shard, store));
-        for _ in 0..2 {
-            let store = open();
-            let shard = store.shard(0).expect("shard");
-            assert_eq!((shard.records().count(), shard.applied().expect("reads")), (2000, Some(b"1".to_vec())));
-            flush(&shard.keyspace).expect("writes a table");
-            let live = shard.keyspace.table_count();
-            let folder = shard.keyspace.path().join("tables");
-            wait("old tables to go", || fs::read_dir(&folder).expect("lists").count() == live).expect("in time");
-        }
     }
 }
