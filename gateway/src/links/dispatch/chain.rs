@@ -9,8 +9,9 @@
 //! | was refused for good | is repeated with the name of the one before that, or without a name |
 //! | was refused for now | names it for good, and is refused as out of order until it has come again |
 //!
-//! A client that names a send itself knows of chains: if that one is refused, for good or not, its own is refused. A client
-//! that names none may have given up what was refused: some time after the first send of a chain could have come again,
+//! A client that names a send itself knows of chains: if that one is refused, for good or not, its own is refused. Its sends without
+//! a name follow nothing: the one that begins its chain may come again behind the others of the chain, and if it named one of
+//! them, none of them could ever be taken. A client that names none may have given up what was refused: some time after the first send of a chain could have come again,
 //! a refusal for now counts as one for good.
 
 use std::time::{Duration, Instant};
@@ -77,11 +78,12 @@ impl<C> Pending<C> {
     ) {
         let Op::Send(send) = &mut self.op else { return };
         let retry_at = now + Duration::from_millis(why.retry_after_ms.into());
+        let fills = send.after.is_empty() && !lane.client_names;
         let until = doomed_until.unwrap_or(retry_at + GIVEN_UP);
         let for_now = why.retry && now < until;
         if for_now {
             // Nobody knows whether the client has heard it when its connection breaks.
-            if send.after.is_empty() {
+            if fills {
                 send.after.clone_from(&refused.client_id);
             }
             self.chained.not_before = Some(retry_at);
@@ -106,6 +108,7 @@ impl<C> Dispatch<C> {
         let Some(pending) = self.pending.get(&id) else { return };
         let Op::Send(send) = &pending.op else { return };
         let lane = self.lanes.entry(pending.lane).or_default();
+        lane.client_names |= !send.after.is_empty();
         let (mut before, mut behind) = (lane.last_send, None);
         let mut at = None;
         if let Some(place) = lane.refused.iter().position(|refused| *refused == send.client_id) {
@@ -163,10 +166,11 @@ impl<C> Dispatch<C> {
         }
     }
 
-    /// Names the send before in an attempt, unless the client names one.
+    /// Names the send before in an attempt, unless the client names messages.
     pub(super) fn name_the_one_before(&mut self, id: u64, before: u64, send: &mut Send) {
-        let Some(Op::Send(before)) = self.pending.get(&before).map(|before| &before.op) else { return };
-        if send.after.is_empty() {
+        let Some(Pending { op: Op::Send(before), lane, .. }) = self.pending.get(&before) else { return };
+        let client_names = self.lanes.get(lane).is_some_and(|lane| lane.client_names);
+        if send.after.is_empty() && !client_names {
             send.after.clone_from(&before.client_id);
         }
         let names_it = send.after == before.client_id;

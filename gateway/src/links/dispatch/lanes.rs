@@ -27,6 +27,8 @@ pub(super) struct SendOrder {
     pub(super) parked: VecDeque<u64>,
     /// The last of the unanswered sends, see `chain.rs`.
     pub(super) last_send: Option<u64>,
+    /// The client names messages itself, and knows of those that are not here: nothing is named for it.
+    pub(super) client_names: bool,
     /// Unanswered sends that name one that was refused for now.
     pub(super) doomed: u32,
     /// The client ids of sends that were refused for now, as long as there are doomed ones behind them.

@@ -195,3 +195,17 @@ fn a_name_that_the_client_gives_stays() {
     assert_eq!(names(&last), [("m2", "m1")]);
     assert_eq!(answers(&world.reply("a", two, out_of_order())), [("m2", Err(Code::OutOfOrder))]);
 }
+
+/// It stands in one of its two inboxes, say, and the others wait until it is in both: naming one of them, it would never be.
+#[test]
+fn one_that_comes_again_late_names_nothing_if_its_client_names_the_others() {
+    let mut world = World::with(&["a"]);
+    let one = sent(&world.send("m1"))[0].2;
+    let others = [("m2", "m1"), ("m3", "m2"), ("m4", "m3"), ("m5", "m4")];
+    let [two, three, ..] = others.map(|(name, after)| sent(&world.send_after(name, after))[0].2);
+    assert_eq!(answers(&world.reply("a", one, for_now(Code::Overloaded))), [("m1", Err(Code::Overloaded))]);
+    assert_eq!(answers(&world.reply("a", two, out_of_order())), [("m2", Err(Code::OutOfOrder))]);
+    world.now += Duration::from_secs(3);
+    assert_eq!(answers(&world.reply("a", three, out_of_order())), [("m3", Err(Code::OutOfOrder))]);
+    assert_eq!(names(&world.send("m1")), [("m1", "")]);
+}
