@@ -28,6 +28,10 @@ use crate::{
 /// Time between two looks. A round is followed by a pause as long as itself, so that the disk is there for others at least as long;
 /// what is erased during a round waits for the next one.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// A round begins when nothing more has been erased for this long, or that long after it was due: rounds for a few shards each would
+/// write everything as often.
+const RESTS: Duration = Duration::from_secs(6);
+const AT_LATEST: Duration = Duration::from_secs(600);
 /// How long a snapshot and a purge may take.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -153,9 +157,18 @@ fn write(dir: &Path, name: &str, upto: &Upto) -> io::Result<()> {
 /// Runs as long as the node.
 pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<Log>, clean: Arc<Clean>) {
     let Some(cluster) = serving.get() else { return };
+    let mut erased = Erased::default();
     loop {
         let start = Instant::now();
-        match round(cluster, &engines, &log, &clean).await {
+        let done = match due(cluster, &clean) {
+            Ok(due) if !erased.rests(&due, start) => Ok(0),
+            Ok(due) => {
+                erased = Erased::default();
+                round(&due, &engines, &log, &clean).await
+            }
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(0) => {}
             Ok(shards) => {
                 tracing::info!(shards, seconds = start.elapsed().as_secs(), "what was erased is off this node's disk");
@@ -167,6 +180,36 @@ pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<L
     }
 }
 
+/// Shards of which something was erased, and up to which entry.
+type Due = Vec<(Shard, u64)>;
+
+/// What was erased and is still on the disk, as it was seen last.
+#[derive(Default)]
+struct Erased {
+    upto: Vec<(ShardId, u64)>,
+    first: Option<Instant>,
+    changed: Option<Instant>,
+}
+
+impl Erased {
+    /// True if it is time to begin.
+    fn rests(&mut self, due: &Due, now: Instant) -> bool {
+        self.saw(due.iter().map(|(shard, upto)| (shard.id(), *upto)).collect(), now)
+    }
+
+    fn saw(&mut self, upto: Vec<(ShardId, u64)>, now: Instant) -> bool {
+        if upto.is_empty() {
+            *self = Self::default();
+            return false;
+        }
+        let first = *self.first.get_or_insert(now);
+        if self.upto != upto {
+            (self.upto, self.changed) = (upto, Some(now));
+        }
+        self.changed.is_some_and(|changed| now - changed >= RESTS) || now - first >= AT_LATEST
+    }
+}
+
 /// Up to which entry of its log something was erased in the shard.
 pub(crate) fn erased_upto(reader: &Reader) -> io::Result<u64> {
     match reader {
@@ -175,24 +218,25 @@ pub(crate) fn erased_upto(reader: &Reader) -> io::Result<u64> {
     }
 }
 
-/// Returns the number of shards that are clean now.
-async fn round(cluster: &Cluster, engines: &Arc<Engines>, log: &Log, clean: &Arc<Clean>) -> io::Result<usize> {
-    let mut due: Vec<(Shard, u64)> = Vec::new();
+fn due(cluster: &Cluster, clean: &Clean) -> io::Result<Due> {
+    let mut due = Due::new();
     for shard in cluster.shards().values() {
         let upto = shard.alarm().hear(format_args!("shard {}", shard.id()), erased_upto(shard.reader()))?;
         if upto > clean.coming(shard.id(), shard.group().replica()) {
             due.push((shard.clone(), upto));
         }
     }
-    if due.is_empty() {
-        return Ok(0);
-    }
+    Ok(due)
+}
+
+/// Returns the number of shards that are clean now.
+async fn round(due: &Due, engines: &Arc<Engines>, log: &Log, clean: &Arc<Clean>) -> io::Result<usize> {
     if due.iter().any(|(shard, _)| shard.id().kind == ShardKind::Timeline) {
         let engines = Arc::clone(engines);
         let rewriting = tokio::task::spawn_blocking(move || engines.rewrite_timelines());
         rewriting.await.map_err(io::Error::other)??;
     }
-    for (shard, upto) in &due {
+    for (shard, upto) in due {
         purge(shard, *upto).await?;
     }
     log.rewrite().await?;
@@ -258,5 +302,20 @@ mod tests {
         assert!(!dir.join(DIRECTORY).exists());
         fs::write(dir.join(CLEAN), b"\xffnot ours").expect("writes");
         assert_eq!(Clean::open(dir).expect("opens").upto(timeline, 1), 0);
+    }
+
+    #[test]
+    fn a_round_waits_until_nothing_more_is_erased_but_not_for_ever() {
+        let (mut erased, start) = (Erased::default(), Instant::now());
+        let upto = |upto| vec![(ShardId::REGISTRY, upto)];
+        assert!(!erased.saw(upto(1), start));
+        assert!(!erased.saw(upto(2), start + RESTS));
+        assert!(!erased.saw(upto(2), start + 2 * RESTS - Duration::from_millis(1)));
+        assert!(erased.saw(upto(2), start + 2 * RESTS));
+        assert!(!erased.saw(Vec::new(), start + 3 * RESTS), "nothing is left");
+        assert!(!erased.saw(upto(3), start + 3 * RESTS));
+        let changes = (4..).zip((0..).map(|step| start + 3 * RESTS + step * RESTS / 2));
+        let begins = changes.skip(1).find(|(at, now)| erased.saw(upto(*at), *now)).map(|(_, now)| now - start);
+        assert_eq!(begins, Some(3 * RESTS + AT_LATEST));
     }
 }

@@ -57,14 +57,24 @@ pub(super) enum Write {
     /// Writes the values of all shards again. The engine has moved old ones to files of which it tolerates a torn end:
     /// `high_water` tells only of damage to newer ones.
     KeepValues,
-    /// Moves everything that lives to new files, and deletes the old ones.
-    Rewrite(Done),
+    /// Moves what lives in these files to new ones, and deletes them.
+    Rewrite(Files, Done),
     /// The value of `REPLICA`; with `clean`, everything else of the shard is deleted.
     Replica {
         value: Vec<u8>,
         clean: bool,
         done: Done,
     },
+}
+
+/// Files of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Files {
+    /// Those to which the engine has moved something before.
+    Moved,
+    /// Those that were written up to this number.
+    WrittenUpto(u64),
+    Written,
 }
 
 pub(super) struct Flusher {
@@ -111,7 +121,7 @@ fn run(disk: &Disk, mut flushes: u64, mut queue: mpsc::Receiver<Op>) {
         let mut ops = waiting.drain(..).peekable();
         while ops.peek().is_some() {
             while batch.bytes < WRITE_BYTES {
-                let keeps = ops.peek().is_some_and(|op| matches!(op.write, Write::KeepValues | Write::Rewrite(_)));
+                let keeps = ops.peek().is_some_and(|op| matches!(op.write, Write::KeepValues | Write::Rewrite(..)));
                 if keeps && !batch.log.is_empty() {
                     // What this batch writes is newer than what the engine has.
                     break;
@@ -148,10 +158,12 @@ fn gather(queue: &mut mpsc::Receiver<Op>, waiting: &mut Vec<Op>) {
 }
 
 /// Only the thread that writes may do this: the engine would delete a file that an entry is just being written to.
-fn rewrite(engine: &Engine) -> raft_engine::Result<()> {
-    let rewriting = catch_unwind(AssertUnwindSafe(|| {
-        engine.purge_manager().must_rewrite_append_queue(None, None);
-        engine.purge_manager().must_rewrite_rewrite_queue();
+fn rewrite(engine: &Engine, files: Files) -> raft_engine::Result<()> {
+    let manager = engine.purge_manager();
+    let rewriting = catch_unwind(AssertUnwindSafe(|| match files {
+        Files::Moved => manager.must_rewrite_rewrite_queue(),
+        Files::WrittenUpto(number) => manager.must_rewrite_append_queue(Some(number), None),
+        Files::Written => manager.must_rewrite_append_queue(None, None),
     }));
     // It panics when the disk fails it.
     rewriting.map_err(|_| raft_engine::Error::Other("the raft log can't be rewritten".into()))
@@ -201,7 +213,7 @@ impl Batch {
                 self.sync = true;
                 self.done.push(done);
             }
-            Write::Rewrite(done) => {
+            Write::Rewrite(files, done) => {
                 let Some(_purging) = disk.purging.try_lock() else {
                     done(Err(io::Error::new(
                         io::ErrorKind::ResourceBusy,
@@ -209,7 +221,7 @@ impl Batch {
                     )));
                     return Ok(());
                 };
-                rewrite(&disk.engine)?;
+                rewrite(&disk.engine, files)?;
                 self.keep_values(disk)?;
                 self.done.push(done);
             }

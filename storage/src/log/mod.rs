@@ -32,18 +32,25 @@ use std::{
 use carillon_proto::ShardId;
 use parking_lot::Mutex;
 use raft_engine::{Config, ReadableSize, RecoveryMode};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep},
+};
 
 pub(crate) use self::shard_log::ShardLog;
 use self::{
     files::{Engine, LogFiles},
-    flusher::{Flusher, Op, Write},
+    flusher::{Files, Flusher, Op, Write},
     high_water::HighWater,
 };
 use crate::{
     damage::{Alarm, damaged, is_damage},
     health::Health,
 };
+
+/// How long it may take until nobody else deletes files.
+const PURGES: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Log levels for raft-engine. At each start it warns about a log that has spare space, which every log has after its
 /// process was killed. `DataDir::runs` reports that, and the log's high water reports damage.
@@ -224,16 +231,45 @@ impl Log {
     }
 
     /// Moves the entries that are kept, and all values, to new files, and deletes the others: nothing is left of what was purged.
-    /// Nothing is written to the log meanwhile.
+    /// File by file, since nothing else is written to the log while one is moved.
     pub(crate) async fn rewrite(&self) -> io::Result<()> {
-        let ops = self.ops.lock().clone().ok_or_else(closed)?;
-        let (tell, done) = oneshot::channel();
-        let done_call = Box::new(move |result| {
-            // The caller may have gone.
-            let _ = tell.send(result);
-        });
-        ops.send(Op { group: NODE, write: Write::Rewrite(done_call) }).await.map_err(|_| closed())?;
-        done.await.map_err(|_| closed())?
+        // First, as the rest is moved into the same files.
+        self.rewrite_files(Files::Moved).await?;
+        for number in self.written()? {
+            self.rewrite_files(Files::WrittenUpto(number)).await?;
+        }
+        self.rewrite_files(Files::Written).await
+    }
+
+    /// The numbers of the files to which entries are written, in order.
+    fn written(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(self.engine.path())? {
+            let path = entry?.path();
+            let number = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse::<u64>().ok());
+            numbers.extend(number.filter(|_| path.extension().is_some_and(|kind| kind == "raftlog")));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    async fn rewrite_files(&self, files: Files) -> io::Result<()> {
+        let deadline = Instant::now() + PURGES;
+        loop {
+            let ops = self.ops.lock().clone().ok_or_else(closed)?;
+            let (tell, done) = oneshot::channel();
+            let done_call = Box::new(move |result| {
+                // The caller may have gone.
+                let _ = tell.send(result);
+            });
+            ops.send(Op { group: NODE, write: Write::Rewrite(files, done_call) }).await.map_err(|_| closed())?;
+            match done.await.map_err(|_| closed())? {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// The health of this node, of which the writes of the log tell the most.

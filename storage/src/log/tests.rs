@@ -312,3 +312,27 @@ async fn purged_files_are_given_back() {
     assert!(before > 9_000_000 && after < 4_000_000, "{before} bytes before, {after} after");
     assert_eq!(ids(&shard).await, [(1, 99)]);
 }
+
+#[tokio::test]
+async fn what_was_purged_is_gone_when_the_log_is_rewritten_while_others_write() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, shard) = open(dir.path(), 0);
+    append_noise(&shard, 1..60, 100_000).await;
+    log.purge_files().expect("purges");
+    append_noise(&shard, 60..120, 100_000).await;
+    shard.purge(id(1, 90)).await.expect("purges");
+    let before = [files(dir.path(), "raftlog"), files(dir.path(), "rewrite")].concat();
+    assert!(before.len() > 8, "{before:?}");
+    let writes = async {
+        for index in 120..150 {
+            append_noise(&shard, index..index + 1, 1000).await;
+        }
+    };
+    let (rewritten, ()) = tokio::join!(log.rewrite(), writes);
+    rewritten.expect("rewritten");
+    let left: Vec<_> = before.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    close(log, shard).await;
+    let (_log, shard) = open(dir.path(), 0);
+    assert_eq!(ids(&shard).await, (91..150).map(|index| (1, index)).collect::<Vec<_>>());
+}
