@@ -236,6 +236,9 @@ impl World<'_> {
     }
 
     pub(crate) fn store_event(&mut self, event: StoreEvent) {
+        if let (StoreEvent::Commits { .. }, Some(until)) = (&event, self.stands_until()) {
+            return self.schedule.at(until, Event::Store(event));
+        }
         match event {
             StoreEvent::Proposes(shard) => self.proposes(shard),
             StoreEvent::Commits { shard, term } => {
@@ -381,6 +384,12 @@ impl World<'_> {
         let (at, term) = (known.last_commit, known.term);
         known.in_flight.push_back(entry);
         self.schedule.at(at, Event::Store(StoreEvent::Commits { shard, term }));
+    }
+
+    /// The end of the time in which nothing is committed, if it is such a time.
+    fn stands_until(&self) -> Option<Time> {
+        let (from, until) = self.scenario.stands?;
+        (from..until).contains(&self.schedule.now()).then_some(until)
     }
 
     fn commits(&mut self, shard: ShardId, writes: Vec<Write>, answers: bool) {
