@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     future::{Future as _, poll_fn},
+    mem,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -13,12 +14,14 @@ use std::{
 use carillon_proto::{
     clock, limits, now_ms,
     pb::{client::Code, store::session::Protocol},
+    time_of_envelope,
 };
 
 use crate::{
     connections::Connections,
     conversation::{Effect, Input, Now, Rules, Session},
     feeding::{ConnectionFeeds, Feeding},
+    feeds::{Entry, Follower},
     links::{RouterLinks, Submit},
     mailbox::{Mail, Mailbox},
     metrics,
@@ -94,6 +97,8 @@ struct Connection {
     closing: bool,
     /// Bytes read and written that the metrics include.
     counted: (u64, u64),
+    /// Frames read and written that they do not include.
+    frames: (u32, u32),
     /// Since when pending output has made no progress, and the bytes written by then.
     stuck: Option<(Instant, u64)>,
 }
@@ -117,6 +122,7 @@ impl Connection {
             half_closed: false,
             closing: false,
             counted: (0, 0),
+            frames: (0, 0),
             stuck: None,
         }
     }
@@ -141,7 +147,10 @@ impl Connection {
                 }
                 Turn::Stuck => self.stuck = Some((now().instant, transport.written_bytes())),
                 Turn::Event(event) => match event {
-                    Event::Ask(ask) => self.input(Input::Ask(ask), transport),
+                    Event::Ask(ask) => {
+                        self.frames.0 += 1;
+                        self.input(Input::Ask(ask), transport);
+                    }
                     Event::Alive => self.input(Input::Alive, transport),
                     Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
                     Event::Unreadable(what, reason) => {
@@ -185,12 +194,24 @@ impl Connection {
 
     fn mail(&mut self, mut mail: Mail, transport: &mut impl Transport) {
         // Directed requests and signals have no client frames yet.
-        for (_, asked) in std::mem::take(&mut mail.directed) {
+        for (_, asked) in mem::take(&mut mail.directed) {
             asked.answer(Err(refusal(Code::Unsupported, "the device takes no requests of this kind", 0)));
         }
         let now = now();
         for input in mail.into_inputs() {
+            if let Input::Entry(entry) = &input {
+                self.measure(entry, now);
+            }
             self.input_at(now, input, transport);
+        }
+    }
+
+    /// Measures how long a message took to get here. Those of this client itself go no further.
+    fn measure(&self, entry: &Entry, now: Now) {
+        if entry.sender != Some(Follower(self.number))
+            && let Some(time_ms) = time_of_envelope(&entry.envelope)
+        {
+            metrics::delivered(now.unix_ms.saturating_sub(time_ms));
         }
     }
 
@@ -227,7 +248,10 @@ impl Connection {
     /// `Some`: the answer of a feed.
     fn perform(&mut self, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
         match effect {
-            Effect::Tell(tell) => transport.queue(tell.into()),
+            Effect::Tell(tell) => {
+                self.frames.1 += 1;
+                transport.queue(tell.into());
+            }
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
                 let submit = Submit { connection: self.number, client, op, traceparent };
@@ -284,7 +308,11 @@ impl Connection {
 
     fn count(&mut self, transport: &impl Transport) {
         let (read, written) = (transport.read_bytes(), transport.written_bytes());
-        metrics::bytes(read - self.counted.0, written - self.counted.1);
+        let (frames_read, frames_written) = mem::take(&mut self.frames);
+        metrics::traffic(
+            (read - self.counted.0, written - self.counted.1),
+            (frames_read.into(), frames_written.into()),
+        );
         self.counted = (read, written);
     }
 

@@ -94,6 +94,7 @@ impl Gateway {
     pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Gateway)?;
+        metrics::limits(config.max_connections, config.max_pending_requests);
         let decoy_key = security.derive_key("gateway: credentials of users who have none");
         let rules = Arc::new(Rules::new(&config, decoy_key)?);
         let (listeners, addresses) = Listeners::bind(&config).await?;
@@ -224,7 +225,11 @@ impl Gateway {
             () = answered => {}
             // Everything is being stopped. Clients repeat their unanswered sends.
             () = self.shared.links.without_routers(LAST_WORDS) => {
-                tracing::warn!(left = self.shared.connections.len(), "no router is left to wait for");
+                match self.shared.connections.len() {
+                    // The whole cluster stops.
+                    0 => tracing::info!("no router is left to wait for"),
+                    left => tracing::warn!(left, "no router is left to wait for"),
+                }
             }
         }
         groups.lease.stop();

@@ -1,16 +1,19 @@
 //! The metrics of a gateway.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
-use carillon_proto::pb::client::Code;
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+use carillon_proto::{
+    metrics::{Label, Metric},
+    pb::client::Code,
 };
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 pub const CONNECTIONS: &str = "carillon_gateway_connections";
+pub const CONNECTIONS_LIMIT: &str = "carillon_gateway_connections_limit";
 pub const CONNECTIONS_REFUSED: &str = "carillon_gateway_connections_refused_total";
 pub const SESSIONS: &str = "carillon_gateway_sessions";
 pub const SIGN_INS: &str = "carillon_gateway_sign_ins_total";
+pub const FRAMES: &str = "carillon_gateway_frames_total";
 pub const SENDS: &str = "carillon_gateway_sends_total";
 pub const ACCEPTED: &str = "carillon_gateway_accepted_total";
 pub const REFUSALS: &str = "carillon_gateway_refusals_total";
@@ -19,68 +22,90 @@ pub const DELIVERIES: &str = "carillon_gateway_deliveries_total";
 pub const RECEIVED: &str = "carillon_gateway_received_bytes_total";
 pub const SENT: &str = "carillon_gateway_sent_bytes_total";
 pub const SEND_LATENCY: &str = "carillon_gateway_send_latency_seconds";
+pub const DELIVERY_LATENCY: &str = "carillon_gateway_delivery_latency_seconds";
+pub const ACKNOWLEDGE_LATENCY: &str = "carillon_gateway_acknowledge_latency_seconds";
 pub const GAP_FETCHES: &str = "carillon_gateway_gap_fetches_total";
+pub const OUT_OF_TURN: &str = "carillon_gateway_pushes_out_of_turn_total";
 pub const PUSHES_DROPPED: &str = "carillon_gateway_pushes_dropped_total";
 pub const EVICTIONS: &str = "carillon_gateway_evictions_total";
 pub const SLOW_CONSUMERS: &str = "carillon_gateway_slow_consumers_total";
 pub const LINKS_UP: &str = "carillon_gateway_router_links";
 pub const REQUESTS_PENDING: &str = "carillon_gateway_router_requests_pending";
+pub const REQUESTS_PENDING_LIMIT: &str = "carillon_gateway_router_requests_pending_limit";
 pub const REQUESTS_REPEATED: &str = "carillon_gateway_router_requests_repeated_total";
 pub const ANNOUNCEMENTS: &str = "carillon_gateway_announcements_total";
 pub const LEASES: &str = "carillon_gateway_leases_total";
 
-enum Kind {
-    Counter,
-    /// A counter with labels.
-    Labelled,
-    Gauge,
-    Histogram,
-}
-
-const ALL: &[(&str, Kind, Unit, &str)] = &[
-    (CONNECTIONS, Kind::Gauge, Unit::Count, "Open client connections, by protocol"),
-    (
-        CONNECTIONS_REFUSED,
-        Kind::Labelled,
-        Unit::Count,
-        "Connections for which there was no place, by why: full, address; health checks that were answered are among them",
-    ),
-    (SESSIONS, Kind::Gauge, Unit::Count, "Connections that are signed in"),
-    (SIGN_INS, Kind::Labelled, Unit::Count, "Sign-ins, by way and result"),
-    (SENDS, Kind::Counter, Unit::Count, "Sends that clients asked for"),
-    (ACCEPTED, Kind::Counter, Unit::Count, "Sends answered with Accepted"),
-    (REFUSALS, Kind::Labelled, Unit::Count, "Sends and fetches refused, by code"),
-    (BYES, Kind::Labelled, Unit::Count, "Connections ended by the gateway, by code"),
-    (DELIVERIES, Kind::Labelled, Unit::Count, "Envelopes written to clients, by where they came from: push or read"),
-    (RECEIVED, Kind::Counter, Unit::Bytes, "Bytes of frames read from clients"),
-    (SENT, Kind::Counter, Unit::Bytes, "Bytes of frames written to clients"),
-    (SEND_LATENCY, Kind::Histogram, Unit::Seconds, "From reading a Send to writing its Accepted"),
-    (GAP_FETCHES, Kind::Counter, Unit::Count, "Reads from the store of what was not pushed"),
-    (
-        PUSHES_DROPPED,
-        Kind::Counter,
-        Unit::Count,
-        "Pushes dropped because a connection's mailbox was full; it reads them",
-    ),
-    (EVICTIONS, Kind::Counter, Unit::Count, "Sessions replaced by a newer one of the same device"),
-    (SLOW_CONSUMERS, Kind::Counter, Unit::Count, "Connections closed because the client did not read"),
-    (LINKS_UP, Kind::Gauge, Unit::Count, "Routers to which a link is open"),
-    (REQUESTS_PENDING, Kind::Gauge, Unit::Count, "Requests to routers without an answer"),
-    (REQUESTS_REPEATED, Kind::Counter, Unit::Count, "Requests sent again because a link was lost or the owner changed"),
-    (ANNOUNCEMENTS, Kind::Counter, Unit::Count, "Sessions announced to a new or restarted router"),
-    (LEASES, Kind::Counter, Unit::Count, "Leases taken; more than one in a process's life means that one was lost"),
+const CODES: &[&str] = &[
+    "CODE_INVALID",
+    "CODE_TOO_LARGE",
+    "CODE_RATE_LIMITED",
+    "CODE_UNAUTHENTICATED",
+    "CODE_FORBIDDEN",
+    "CODE_NOT_FOUND",
+    "CODE_UNSUPPORTED",
+    "CODE_OVERLOADED",
+    "CODE_UNAVAILABLE",
+    "CODE_SIGNED_OUT",
+    "CODE_REPLACED",
+    "CODE_SHUTTING_DOWN",
+    "CODE_TOO_SLOW",
+    "CODE_TIMED_OUT",
+    "CODE_EXPIRED",
+    "CODE_INTERNAL",
+    "CODE_OUT_OF_ORDER",
 ];
+const PROTOCOLS: [&str; 3] = ["tcp", "websocket", "grpc"];
 
-/// Counters with one label, and all its values. They start at 0, because an alert needs the zero of an event that has
-/// never happened.
-const LABELS: &[(&str, &str, &[&str])] =
-    &[(CONNECTIONS_REFUSED, "why", &["full", "address"]), (DELIVERIES, "from", &["push", "read"])];
-const WAYS: &[&str] = &["password", "token"];
-const SIGN_IN_RESULTS: &[&str] = &["ok", "crowded", "unauthenticated", "throttled", "failed"];
-/// Way and result of a sign-in that ended before its way was known.
-const NO_WAY: (&str, &str) = ("any", "timed_out");
-/// Highest number of a code that is looked for; there may be gaps below it.
-const MAX_CODE: i32 = 64;
+/// All metrics of a gateway.
+pub const ALL: &[Metric] = &[
+    Metric::gauge(CONNECTIONS, "Open client connections").labels(&[Label::known("protocol", &PROTOCOLS)]),
+    Metric::gauge(CONNECTIONS_LIMIT, "Client connections that may be open at once, of all listeners together"),
+    Metric::counter(
+        CONNECTIONS_REFUSED,
+        "Connections for which there was no place, because all were taken or all that one address may have; health \
+         checks that were answered are among them",
+    )
+    .labels(&[Label::known("why", &["full", "address"])]),
+    Metric::gauge(SESSIONS, "Connections that are signed in"),
+    Metric::counter(SIGN_INS, "Sign-ins; the way is any if the time was over before it was known").labels(&[
+        Label::known("way", &["password", "token", "any"]),
+        Label::known("result", &["ok", "crowded", "unauthenticated", "throttled", "failed", "timed_out"]),
+    ]),
+    Metric::counter(FRAMES, "Frames of clients that were read, and frames that were given to their connections")
+        .labels(&[Label::known("direction", &["received", "sent"])]),
+    Metric::counter(SENDS, "Sends that clients asked for"),
+    Metric::counter(ACCEPTED, "Sends answered with Accepted"),
+    Metric::counter(REFUSALS, "Sends and other requests that were refused")
+        .labels(&[Label::known("of", &["send", "request"]), Label::known("code", CODES)]),
+    Metric::counter(BYES, "Connections ended by the gateway").labels(&[Label::known("code", CODES)]),
+    Metric::counter(DELIVERIES, "Envelopes written to clients, as they were pushed or after they were read")
+        .labels(&[Label::known("from", &["push", "read"])]),
+    Metric::counter(RECEIVED, "Bytes of frames read from clients"),
+    Metric::counter(SENT, "Bytes of frames written to clients"),
+    Metric::histogram(SEND_LATENCY, "From reading a Send to writing its Accepted"),
+    Metric::histogram(
+        DELIVERY_LATENCY,
+        "From the time that the sender's gateway gave a message to handing it to a connection that follows the \
+         timeline live; the clocks of two machines may be involved",
+    ),
+    Metric::histogram(
+        ACKNOWLEDGE_LATENCY,
+        "From writing an envelope to its device's acknowledgement, for one envelope of a device at a time",
+    ),
+    Metric::counter(GAP_FETCHES, "Reads from the store of what was not pushed"),
+    Metric::counter(OUT_OF_TURN, "Pushes that did not have the next position: stale ones are dropped, early ones wait")
+        .labels(&[Label::known("why", &["stale", "early"])]),
+    Metric::counter(PUSHES_DROPPED, "Pushes dropped because a connection's mailbox was full; it reads them"),
+    Metric::counter(EVICTIONS, "Sessions replaced by a newer one of the same device"),
+    Metric::counter(SLOW_CONSUMERS, "Connections closed because the client did not read"),
+    Metric::gauge(LINKS_UP, "Routers to which a link is open"),
+    Metric::gauge(REQUESTS_PENDING, "Requests to routers without an answer"),
+    Metric::gauge(REQUESTS_PENDING_LIMIT, "Requests to routers that may wait for an answer; further ones are refused"),
+    Metric::counter(REQUESTS_REPEATED, "Requests sent again because a link was lost or the owner changed"),
+    Metric::counter(ANNOUNCEMENTS, "Sessions announced to a new or restarted router"),
+    Metric::counter(LEASES, "Leases taken; more than one in a process's life means that one was lost"),
+];
 
 /// Updated by every message, so looked up in the recorder once.
 static SEND: LazyLock<Counter> = LazyLock::new(|| counter!(SENDS));
@@ -88,52 +113,19 @@ static ACCEPT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| (counter!(ACCEP
 static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "push"));
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
+static FRAME: LazyLock<(Counter, Counter)> =
+    LazyLock::new(|| (counter!(FRAMES, "direction" => "received"), counter!(FRAMES, "direction" => "sent")));
+static DELIVERED: LazyLock<Histogram> = LazyLock::new(|| histogram!(DELIVERY_LATENCY));
+static ACKNOWLEDGED: LazyLock<Histogram> = LazyLock::new(|| histogram!(ACKNOWLEDGE_LATENCY));
 
 /// Handles of the metrics of all connections, looked up in the recorder once: each look-up makes a handle of its own.
 static SESSION: LazyLock<Gauge> = LazyLock::new(|| gauge!(SESSIONS));
-static CARRIERS: LazyLock<[(&str, Gauge); 3]> = LazyLock::new(|| {
-    ["tcp", "websocket", "grpc"].map(|protocol| (protocol, gauge!(CONNECTIONS, "protocol" => protocol)))
-});
+static CARRIERS: LazyLock<[(&str, Gauge); 3]> =
+    LazyLock::new(|| PROTOCOLS.map(|protocol| (protocol, gauge!(CONNECTIONS, "protocol" => protocol))));
 
 /// Handles of the metrics that each tick of the links sets, looked up in the recorder once.
 static LINKED: LazyLock<(Gauge, Gauge, Counter)> =
     LazyLock::new(|| (gauge!(LINKS_UP), gauge!(REQUESTS_PENDING), counter!(REQUESTS_REPEATED)));
-
-/// Describes each metric to the recorder, and starts all counters at 0.
-pub fn describe() {
-    for (name, kind, unit, help) in ALL {
-        match kind {
-            Kind::Counter | Kind::Labelled => describe_counter!(*name, *unit, *help),
-            Kind::Gauge => describe_gauge!(*name, *unit, *help),
-            Kind::Histogram => describe_histogram!(*name, *unit, *help),
-        }
-    }
-    begin();
-}
-
-fn begin() {
-    for (name, label, values) in LABELS {
-        values.iter().for_each(|value| drop(counter!(*name, *label => *value)));
-    }
-    let sign_ins = WAYS.iter().flat_map(|way| SIGN_IN_RESULTS.iter().map(move |result| (*way, *result)));
-    for (way, result) in sign_ins.chain([NO_WAY]) {
-        drop(counter!(SIGN_INS, "way" => way, "result" => result));
-    }
-    for code in (1..=MAX_CODE).filter_map(|number| Code::try_from(number).ok()) {
-        drop(counter!(REFUSALS, "code" => code.as_str_name()));
-        drop(counter!(BYES, "code" => code.as_str_name()));
-    }
-    for (name, kind, _, _) in ALL {
-        if matches!(kind, Kind::Counter) {
-            drop(counter!(*name));
-        }
-    }
-}
-
-/// All names with their help, for tests.
-pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ALL.iter().map(|(name, _, _, help)| (*name, *help))
-}
 
 /// Counts up while it lives.
 pub(crate) struct Counted(Gauge);
@@ -168,8 +160,9 @@ pub(crate) fn sign_in(way: &'static str, result: &'static str) {
     counter!(SIGN_INS, "way" => way, "result" => result).increment(1);
 }
 
-pub(crate) fn refusal(code: Code) {
-    counter!(REFUSALS, "code" => code.as_str_name()).increment(1);
+/// `of`: what was asked for, a send or another request.
+pub(crate) fn refusal(of: &'static str, code: Code) {
+    counter!(REFUSALS, "of" => of, "code" => code.as_str_name()).increment(1);
 }
 
 pub(crate) fn bye(code: Code) {
@@ -188,7 +181,7 @@ pub(crate) fn send() {
     SEND.increment(1);
 }
 
-pub(crate) fn accepted(latency: std::time::Duration) {
+pub(crate) fn accepted(latency: Duration) {
     let (accepted, seconds) = &*ACCEPT;
     accepted.increment(1);
     seconds.record(latency.as_secs_f64());
@@ -202,20 +195,42 @@ pub(crate) fn links(up: usize, pending: usize, repeated: u64) {
     all_repeated.increment(repeated);
 }
 
-pub(crate) fn bytes(received: u64, sent: u64) {
-    let (all_received, all_sent) = &*BYTES;
-    all_received.increment(received);
-    all_sent.increment(sent);
+/// Bytes and frames, received and sent.
+pub(crate) fn traffic(bytes: (u64, u64), frames: (u64, u64)) {
+    for ((received, sent), (all_received, all_sent)) in [(bytes, &*BYTES), (frames, &*FRAME)] {
+        all_received.increment(received);
+        all_sent.increment(sent);
+    }
+}
+
+pub(crate) fn delivered(latency_ms: u64) {
+    DELIVERED.record(Duration::from_millis(latency_ms));
+}
+
+pub(crate) fn acknowledged(latency: Duration) {
+    ACKNOWLEDGED.record(latency);
+}
+
+pub(crate) fn out_of_turn(why: &'static str) {
+    counter!(OUT_OF_TURN, "why" => why).increment(1);
+}
+
+/// What the configuration allows.
+pub(crate) fn limits(connections: usize, requests: usize) {
+    gauge!(CONNECTIONS_LIMIT).set(connections as f64);
+    gauge!(REQUESTS_PENDING_LIMIT).set(requests as f64);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// Highest number of a code that is looked for; there may be gaps below it.
+    const MAX_CODE: i32 = 64;
+
     #[test]
-    fn names_follow_the_rule_and_have_help() {
-        let mut seen = std::collections::HashSet::new();
-        for (name, help) in super::names() {
-            assert!(name.starts_with("carillon_gateway_"), "{name}");
-            assert!(!help.is_empty() && seen.insert(name), "{name}");
-        }
+    fn all_codes_are_values_of_the_label() {
+        let codes = (1..=MAX_CODE).filter_map(|number| Code::try_from(number).ok());
+        assert_eq!(codes.map(|code| code.as_str_name()).collect::<Vec<_>>(), CODES);
     }
 }

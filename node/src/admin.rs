@@ -17,7 +17,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use carillon_proto::{Readiness, Ready, accepting::Accepting, tasks::Tasks};
+use carillon_proto::{Readiness, Ready, accepting::Accepting, metrics::collect, tasks::Tasks};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -113,6 +113,15 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The roles of this process, and whether each is ready.
+    pub(crate) fn ready_roles(&self) -> impl Iterator<Item = (Role, bool)> {
+        self.roles.iter().map(|(role, opened)| (*role, opened.get().is_some_and(|ready| ready.borrow().is_ready())))
+    }
+
     /// The reasons why the process is not ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons = self.reasons_of_roles();
@@ -162,7 +171,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
 }
 
 fn scrape(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render() + &collect().render())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use metrics::gauge;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::{Config, Role, metrics::CERTIFICATE_ENDS_SECONDS};
+use crate::{Config, Role, metrics::CERTIFICATE_ENDS};
 
 const LOOK: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -129,7 +129,7 @@ impl Certificates {
     fn look(&self) {
         let now_s = now_ms() / 1000;
         for Watched { file, validity, told } in self.files.lock().iter_mut() {
-            gauge!(CERTIFICATE_ENDS_SECONDS, "used_for" => file.used_for).set(validity.not_after_s as f64);
+            gauge!(CERTIFICATE_ENDS, "used_for" => file.used_for).set(validity.not_after_s as f64);
             let state = State::of(*validity, now_s);
             let same = |(before, at): &(State, Instant)| {
                 std::mem::discriminant(before) == std::mem::discriminant(&state) && at.elapsed() < AGAIN

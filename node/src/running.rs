@@ -95,9 +95,9 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     let listen = config.admin.listen;
     let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;
     let mut addresses = Addresses { admin: Some(admin.address()), ..Addresses::default() };
-    metrics::run(recorder.clone(), roles, &tasks);
     // The admin listener answers while the roles are being opened, which may take long.
     let health = Health::new(roles);
+    metrics::run(recorder.clone(), roles, &health, &tasks);
     admin.run(health.clone(), recorder, &tasks);
     let certificates = Certificates::default();
     certificates.use_files(certificates::files_of(&config, roles));

@@ -2,22 +2,23 @@
 
 use std::time::Duration;
 
+use metrics::counter;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing::{Level, Metadata};
+use tracing::{Event, Level, Metadata};
 use tracing_subscriber::{
     Layer, Registry,
     filter::{FilterExt as _, LevelFilter, Targets, filter_fn},
-    layer::SubscriberExt as _,
+    layer::{Context, SubscriberExt as _},
     reload::{self, Handle},
     util::SubscriberInitExt as _,
 };
 
-use crate::{Config, LogFormat, log_writer::LogWriter};
+use crate::{Config, LogFormat, log_writer::LogWriter, metrics::LOG_EVENTS};
 
 /// Libraries whose `info` lines matter only to their authors. A directive in log.level overrides this.
 const QUIET: &str = "raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
@@ -109,12 +110,24 @@ fn layers(
         LogFormat::Text => logs.with_ansi(false).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
-    let mut layers = vec![logs.with_filter(level.and(filter_fn(is_no_span))).boxed()];
+    // It is valid.
+    let counts = CountEvents.with_filter(filter("warn").unwrap_or_default()).boxed();
+    let mut layers = vec![logs.with_filter(level.and(filter_fn(is_no_span))).boxed(), counts];
     if let Some(provider) = tracer {
         let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("carillon"));
         layers.push(traces.with_filter(filter_fn(is_own_span)).boxed());
     }
     layers
+}
+
+/// Counts warnings and errors.
+struct CountEvents;
+
+impl Layer<Registry> for CountEvents {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
+        let level = if *event.metadata().level() == Level::ERROR { "error" } else { "warn" };
+        counter!(LOG_EVENTS, "level" => level).increment(1);
+    }
 }
 
 /// A log filter that can be replaced while it is in use.

@@ -177,7 +177,7 @@ fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
         open(Carrier::Tcp, "new", &second.ca).await.expect("as before").close().await;
         assert!(!service.node.log().contains(&key[40..80]), "no key is ever shown");
     });
-    let ends = service.node.metric("carillon_node_certificate_ends_seconds");
+    let ends = service.node.metric("carillon_node_certificate_ends_timestamp_seconds");
     assert!(ends > 1_000_000_000.0, "{ends}");
 }
 

@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use prost::{
     bytes::BufMut as _,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+    encoding::{
+        DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+        skip_field,
+    },
 };
 
 /// The parts of a direct message's envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
@@ -66,6 +69,19 @@ impl EnvelopeParts<'_> {
     }
 }
 
+/// The time in an encoded `RawEnvelope`, if it has one.
+pub fn time_of_envelope(mut encoded: &[u8]) -> Option<u64> {
+    let context = DecodeContext::default();
+    while !encoded.is_empty() {
+        let (field, wire) = decode_key(&mut encoded).ok()?;
+        if field == TIME_MS && wire == WireType::Varint {
+            return decode_varint(&mut encoded).ok();
+        }
+        skip_field(wire, field, &mut encoded, context.clone()).ok()?;
+    }
+    None
+}
+
 /// The length of a field with this many bytes in it.
 fn len(field: u32, bytes: usize) -> usize {
     key_len(field) + encoded_len_varint(bytes as u64) + bytes
@@ -87,4 +103,30 @@ fn put(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
 
 fn put_unless_empty(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
     if bytes.is_empty() { 0..0 } else { put(field, bytes, out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_found_in_an_envelope() {
+        let time_of = |time_ms| {
+            let mut encoded = Vec::new();
+            let parts = EnvelopeParts {
+                id: "id",
+                sender: "alice",
+                sender_device: "",
+                recipient: "bob",
+                client_id: "1",
+                time_ms,
+                content: b"content",
+            };
+            parts.encode(&mut encoded);
+            time_of_envelope(&encoded)
+        };
+        assert_eq!(time_of(1_800_000_000_123), Some(1_800_000_000_123));
+        assert_eq!(time_of(0), None);
+        assert_eq!(time_of_envelope(b"\x0a\xff\x01"), None, "cut off");
+    }
 }

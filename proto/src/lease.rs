@@ -219,11 +219,14 @@ impl LeaseHolder {
     }
 }
 
-/// Gives the lease back, so that everything bound to it ends now and not when it would have run out.
-pub async fn give_up(registry: &RegistryClient, lease: LeaseId, within: Duration) {
-    if let Err(status) = registry.deregister(lease, Instant::now() + within).await {
-        tracing::info!(cause = %cause(&status), lease = lease.0, "the lease could not be given back; it runs out by itself");
+/// Gives the lease back, so that everything bound to it ends now and not when it would have run out. False if nobody has
+/// taken it back.
+pub async fn give_up(registry: &RegistryClient, lease: LeaseId, within: Duration) -> bool {
+    let given_back = registry.deregister(lease, Instant::now() + within).await;
+    if let Err(status) = &given_back {
+        tracing::info!(cause = %cause(status), lease = lease.0, "the lease could not be given back; it runs out by itself");
     }
+    given_back.is_ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
 use carillon_proto::{
     KeyedMap, LeaseId, TimelineId, UserId, clock, limits,
     pb::link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
+    queues,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::{
@@ -86,6 +87,10 @@ impl GatewayLinks {
         let (to_signals, signals) = mpsc::channel(SIGNALS);
         let (to_directed, directed) = mpsc::channel(DIRECTED);
         let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
+        queues::watch("router_pushes", &to_pushes);
+        queues::watch("router_signals", &to_signals);
+        queues::watch("router_directed", &to_directed);
+        queues::watch("router_evictions", &to_evictions);
         let missed: Arc<Missed<UserId, Behind>> = Arc::default();
         let link = GatewayLink {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),

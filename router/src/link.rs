@@ -18,6 +18,7 @@ use carillon_proto::{
         store::NodeKind,
     },
     peer::Tier,
+    queues,
     stream::Incoming,
     trace,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Reader {
 /// Opens the two halves of a link.
 pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken) -> (Reader, Outgoing) {
     let (to_replies, replies) = mpsc::channel(context.requests_bound);
+    queues::watch("router_replies", &to_replies);
     let (link, queues) = context.links.new_link(context.pushes_bound);
     let outgoing = Outgoing {
         views: Woken::new(WatchStream::new(context.topology.clone())),

@@ -2,13 +2,13 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use metrics::{
-    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use carillon_proto::metrics::{Label, Metric};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 pub const REQUESTS: &str = "carillon_router_requests_total";
 pub const REQUEST_SECONDS: &str = "carillon_router_request_duration_seconds";
 pub const APPEND_SECONDS: &str = "carillon_router_append_duration_seconds";
+pub const REPEATS: &str = "carillon_router_repeats_total";
 pub const PUSHES: &str = "carillon_router_pushes_total";
 pub const PUSHES_DROPPED: &str = "carillon_router_pushes_dropped_total";
 pub const HINTS: &str = "carillon_router_hints_total";
@@ -26,47 +26,46 @@ pub const SESSIONS: &str = "carillon_router_sessions";
 pub const GATEWAYS_MISSING: &str = "carillon_router_gateways_missing";
 pub const LINKS: &str = "carillon_router_links";
 pub const RING_VERSION: &str = "carillon_router_ring_version";
+pub const RING_ROUTERS: &str = "carillon_router_ring_routers";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
 
-/// Name, kind and help of each metric.
-pub const ALL: [(&str, Kind, &str); 21] = [
-    (REQUESTS, Kind::Counter, "Requests of gateways by operation and outcome"),
-    (REQUEST_SECONDS, Kind::Seconds, "From reading a request to its answer, by operation"),
-    (APPEND_SECONDS, Kind::Seconds, "From handing an append to the store client to the store's answer"),
-    (PUSHES, Kind::Counter, "Deliveries given to gateways, one for each gateway"),
-    (PUSHES_DROPPED, Kind::Counter, "Deliveries dropped because the gateway's queue was full or its link was gone"),
-    (BEHIND, Kind::Counter, "Times that a gateway was told how far pushes reached that it did not get"),
-    (SIGNALS, Kind::Counter, "Signals given to gateways, one for each gateway"),
-    (SIGNALS_DROPPED, Kind::Counter, "Signals dropped because a queue was full or a link was gone"),
-    (HEADS_CHECKED, Kind::Counter, "Inboxes of signed-in users that were compared with what was pushed"),
-    (HEADS_NEWS, Kind::Counter, "Such comparisons that found something nobody had told"),
-    (HINTS, Kind::Counter, "Deliveries given to other routers"),
-    (HINTS_DROPPED, Kind::Counter, "Deliveries dropped on the way to their owner because a queue was full"),
-    (LANES_REOPENED, Kind::Counter, "Times that the writes of a shard began again after a refusal or a loss"),
-    (
+const OPERATION: Label = Label::known("op", &OPS);
+const PARTITION: &[Label] = &[Label::open("partition", "numbers of the parts into which a router divides its users")];
+
+/// All metrics of a router.
+pub const ALL: &[Metric] = &[
+    Metric::counter(REQUESTS, "Requests of gateways").labels(&[OPERATION, Label::known("outcome", &OUTCOMES)]),
+    Metric::histogram(REQUEST_SECONDS, "From reading a request to its answer").labels(&[OPERATION]),
+    Metric::histogram(APPEND_SECONDS, "From handing an append to the store client to the store's answer"),
+    Metric::counter(REPEATS, "Appends that the store knew already: repeats after a failure, of a gateway or a client"),
+    Metric::counter(PUSHES, "Deliveries given to gateways, one for each gateway"),
+    Metric::counter(PUSHES_DROPPED, "Deliveries dropped because the gateway's queue was full or its link was gone"),
+    Metric::counter(BEHIND, "Times that a gateway was told how far pushes reached that it did not get"),
+    Metric::counter(SIGNALS, "Signals given to gateways, one for each gateway").for_debugging(),
+    Metric::counter(SIGNALS_DROPPED, "Signals dropped because a queue was full or a link was gone").for_debugging(),
+    Metric::counter(HEADS_CHECKED, "Inboxes of signed-in users that were compared with what was pushed"),
+    Metric::counter(HEADS_NEWS, "Such comparisons that found something nobody had told"),
+    Metric::counter(HINTS, "Deliveries given to other routers"),
+    Metric::counter(HINTS_DROPPED, "Deliveries dropped on the way to their owner because a queue was full"),
+    Metric::counter(LANES_REOPENED, "Times that the writes of a shard began again after a refusal or a loss"),
+    Metric::counter(
         EPOCHS_RENEWED,
-        Kind::Counter,
         "Inboxes of which a device had more than the store, which was put back from a copy",
     ),
-    (ACCOUNTS, Kind::Gauge, "Accounts in memory, by partition"),
-    (SESSIONS, Kind::Gauge, "Live sessions of the users that this router owns, by partition"),
-    (
+    Metric::gauge(ACCOUNTS, "Accounts in memory").labels(PARTITION),
+    Metric::gauge(SESSIONS, "Live sessions of the users that this router owns").labels(PARTITION),
+    Metric::gauge(
         GATEWAYS_MISSING,
-        Kind::Gauge,
-        "Gateways that run and have not announced all of their sessions since the ring changed last, by partition",
-    ),
-    (ACCOUNT_LOOKUPS, Kind::Counter, "Looks for the account of a recipient, by whether it was in memory"),
-    (LINKS, Kind::Gauge, "Open links of gateways and routers, by kind"),
-    (RING_VERSION, Kind::Gauge, "Version of the ring by which this router acts"),
-    (LEASE_HELD, Kind::Gauge, "1 while this router holds its lease"),
+        "Gateways that run and have not announced all of their sessions since the ring changed last",
+    )
+    .labels(PARTITION),
+    Metric::counter(ACCOUNT_LOOKUPS, "Looks for the account of a recipient, which was in memory or not")
+        .labels(&[Label::known("result", &["hit", "miss"])]),
+    Metric::gauge(LINKS, "Open links of gateways and routers").labels(&[Label::known("kind", &["gateway", "router"])]),
+    Metric::gauge(RING_VERSION, "Version of the ring by which this router acts"),
+    Metric::gauge(RING_ROUTERS, "Routers in that ring"),
+    Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
 ];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Seconds,
-}
 
 /// Updated by every message, so looked up in the recorder once.
 static APPEND: LazyLock<Histogram> = LazyLock::new(|| histogram!(APPEND_SECONDS));
@@ -90,25 +89,6 @@ const OPS: [&str; 10] = [
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
-/// Describes each metric to the recorder, and starts all counters at 0: an alert on something that has never happened
-/// needs the zero.
-pub fn describe() {
-    for (name, kind, help) in ALL {
-        match kind {
-            Kind::Counter => describe_counter!(name, help),
-            Kind::Gauge => describe_gauge!(name, help),
-            Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
-        }
-        if kind == Kind::Counter && ![REQUESTS, ACCOUNT_LOOKUPS].contains(&name) {
-            drop(counter!(name));
-        }
-    }
-    for (op, outcome) in OPS.into_iter().flat_map(|op| OUTCOMES.map(|outcome| (op, outcome))) {
-        drop(counter!(REQUESTS, "op" => op, "outcome" => outcome));
-    }
-    drop((lookup("hit"), lookup("miss")));
-}
-
 pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {
     let count = |(requests, seconds): &(Counter, Histogram)| {
         requests.increment(1);
@@ -127,6 +107,10 @@ fn handled(op: &'static str, outcome: &'static str) -> (Counter, Histogram) {
 
 pub(crate) fn append(took: Duration) {
     APPEND.record(took);
+}
+
+pub(crate) fn repeat() {
+    counter!(REPEATS).increment(1);
 }
 
 pub(crate) fn push(given: bool) {
@@ -180,25 +164,11 @@ pub(crate) fn link(kind: &'static str, change: f64) {
     gauge!(LINKS, "kind" => kind).increment(change);
 }
 
-pub(crate) fn ring_version(version: u64) {
+pub(crate) fn ring(version: u64, routers: usize) {
     gauge!(RING_VERSION).set(version as f64);
+    gauge!(RING_ROUTERS).set(routers as f64);
 }
 
 pub(crate) fn lease_held(held: bool) {
     gauge!(LEASE_HELD).set(if held { 1.0 } else { 0.0 });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_follow_the_rule_and_have_help() {
-        for (name, kind, help) in ALL {
-            assert!(name.starts_with("carillon_router_") && !help.is_empty(), "{name}");
-            assert_eq!(kind == Kind::Counter, name.ends_with("_total"), "{name}");
-            assert_eq!(kind == Kind::Seconds, name.ends_with("_seconds"), "{name}");
-            assert_eq!(ALL.iter().filter(|other| other.0 == name).count(), 1, "{name}");
-        }
-    }
 }

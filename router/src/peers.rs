@@ -16,6 +16,7 @@ use carillon_proto::{
         store::NodeKind,
     },
     peer::{AddToken, OpenError, PeerSecurity},
+    queues,
     stream::Incoming,
     tasks::Tasks,
     waiting::Waiting,
@@ -110,6 +111,7 @@ impl Peers {
                 continue;
             }
             let (to_words, words) = mpsc::channel(self.room);
+            queues::watch("router_hints", &to_words);
             let missed: Arc<Missed<UserId, Delivery>> = Arc::default();
             queues.insert(address.clone(), Peer { words: to_words, missed: Arc::clone(&missed) });
             new.push((address, Queue { words, missed }));

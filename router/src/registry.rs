@@ -1,6 +1,12 @@
 //! The router's view of the registry.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use carillon_proto::{
     pause,
@@ -26,6 +32,8 @@ const WATCH: Duration = Duration::from_secs(10);
 pub(crate) struct RegistryReader {
     pub(crate) client: RegistryClient,
     topology: watch::Receiver<Arc<Topology>>,
+    /// A storage node says what changes.
+    watching: Arc<AtomicBool>,
 }
 
 impl RegistryReader {
@@ -41,7 +49,12 @@ impl RegistryReader {
             }
             nodes
         };
-        Self { client: RegistryClient::new(security, TRY, nodes), topology }
+        Self { client: RegistryClient::new(security, TRY, nodes), topology, watching: Arc::default() }
+    }
+
+    /// True while a storage node says what changes in the registry.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
     }
 
     /// What each storage node of the cluster reports to lead; `None` if it does not answer in time.
@@ -64,6 +77,7 @@ impl RegistryReader {
             let address = &nodes[turn % nodes.len()];
             let lasts = WATCH.mul_f64(rand::rng().random_range(0.7..1.3));
             let ended = time::timeout(lasts, self.watch_one(address, &publish)).await;
+            self.watching.store(false, Ordering::Relaxed);
             if let Ok(Err(status)) = ended {
                 tracing::debug!(%address, cause = cause(&status), "watch of the registry has ended");
                 time::sleep(pause::growing(1, PAUSE, PAUSE * 2)).await;
@@ -76,6 +90,7 @@ impl RegistryReader {
         let opened = time::timeout(TRY, node.watch(WatchRequest {})).await;
         let mut views =
             opened.map_err(|_| Status::deadline_exceeded("the watch was not opened in time"))??.into_inner();
+        self.watching.store(true, Ordering::Relaxed);
         while let Some(view) = views.message().await? {
             take(publish, view);
         }
@@ -89,7 +104,7 @@ fn take(publish: &watch::Sender<Arc<Topology>>, view: RegistryView) {
             let version = next.ring.version();
             if version != topology.ring.version() {
                 tracing::info!(version, routers = next.ring.routers().len(), "the ring has changed");
-                metrics::ring_version(version);
+                metrics::ring(version, next.ring.routers().len());
             }
             *topology = Arc::new(next);
             true

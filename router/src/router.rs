@@ -7,6 +7,7 @@ use carillon_proto::{
     lease::{HeldLease, LeaseHolder, give_up},
     pb::store::NodeKind,
     peer::{PeerError, PeerSecurity, Tier},
+    queues,
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -98,6 +99,8 @@ impl Router {
 
         let (to_answers, answers): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(ANSWERS)).unzip();
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
+        to_answers.iter().for_each(|answers| queues::watch("router_answers", answers));
+        to_inputs.iter().for_each(|inputs| queues::watch("router_inputs", inputs));
         let (store, actor) =
             StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
@@ -240,11 +243,17 @@ impl Router {
         }
         let held = *self.lease.borrow();
         if let Some(held) = held {
-            give_up(&self.registry.client, held.lease, self.drain / 2).await;
+            let given_back = give_up(&self.registry.client, held.lease, self.drain / 2).await;
             let mut topology = self.topology.clone();
             let left = topology.wait_for(|topology| !topology.view.nodes.iter().any(|node| node.lease == held.lease.0));
             if time::timeout_at(deadline, left).await.is_err() {
-                tracing::warn!("the ring still has this router, which stops nevertheless");
+                if given_back && self.registry.is_watching() {
+                    tracing::warn!("the ring still has this router, which stops nevertheless");
+                } else {
+                    tracing::info!(
+                        "no storage node says that the ring is without this router: they may be stopping, too"
+                    );
+                }
             }
         }
         while self.in_flight.count() > 0 && Instant::now() < deadline {

@@ -16,6 +16,7 @@
 //! carrier.rs   commands of storage nodes for the registry
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
 //! space.rs     how full the disk is
+//! watched.rs   metrics that are read when they are scraped
 //! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
 //! put_back.rs  a data folder that was put back from a copy
 //! user_data.rs what the operator reads of a user
@@ -75,6 +76,7 @@ mod space;
 mod storage;
 mod sweep;
 mod user_data;
+mod watched;
 
 pub use bootstrap::FoundError;
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};

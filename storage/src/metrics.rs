@@ -2,7 +2,10 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use carillon_proto::ShardKind;
+use carillon_proto::{
+    ShardKind,
+    metrics::{Label, Metric},
+};
 use metrics::{Counter, Histogram, counter, histogram};
 
 /// Flushes of the log to disk.
@@ -24,6 +27,7 @@ pub(crate) const PROGRAM_LEVEL: &str = "carillon_storage_program_level";
 pub(crate) const SLOW: &str = "carillon_storage_slow";
 pub(crate) const DISK_FREE: &str = "carillon_storage_disk_free_bytes";
 pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
+pub(crate) const STORE_BYTES: &str = "carillon_storage_store_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
 pub(crate) const CURSORS_SWEPT: &str = "carillon_storage_cursors_swept_total";
 pub(crate) const REDACTED: &str = "carillon_storage_redacted_total";
@@ -39,16 +43,10 @@ pub(crate) const SWEPT: &str = "carillon_storage_swept_total";
 pub(crate) const STREAMS: &str = "carillon_storage_router_streams";
 
 const KINDS: [&str; 2] = ["directory", "timeline"];
-/// The label of each counter that has one, with all its values.
-const LABELS: &[(&str, &str, &[&str])] = &[
-    (PROPOSALS, "kind", &KINDS),
-    (READS, "kind", &KINDS),
-    (APPLIED, "kind", &KINDS),
-    (REFUSALS, "why", &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected", "not_here"]),
-    (TRANSFERS, "outcome", &["taken", "failed"]),
-    (SNAPSHOTS, "what", &["built", "sent", "installed"]),
-    (SWEPT, "what", &["timelines", "sessions"]),
-];
+const KIND: Label = Label::known("kind", &KINDS);
+const SHARD: &[Label] = &[Label::open("shard", "shards of which this node has a replica")];
+/// Folders of the data folder.
+pub(crate) const PARTS: [&str; 4] = ["directory", "timeline", "snapshots", "log"];
 
 /// Updated by every entry and every read, so looked up in the recorder once.
 static FLUSH: LazyLock<(Counter, Histogram, Histogram)> =
@@ -111,95 +109,121 @@ pub(crate) fn snapshot_sent(bytes: u64) {
     SNAPSHOT_SENT.increment(bytes);
 }
 
-/// Describes each metric to the recorder, and starts all counters at 0: an alert on something that has never happened
-/// needs the zero. Call it once, after the recorder is installed.
-pub fn describe() {
-    for (name, help, kind) in ALL {
-        match kind {
-            Kind::Counter => metrics::describe_counter!(*name, *help),
-            Kind::Gauge => metrics::describe_gauge!(*name, *help),
-            Kind::Histogram => metrics::describe_histogram!(*name, *help),
-        }
-        if matches!(kind, Kind::Counter) && !LABELS.iter().any(|(labelled, ..)| labelled == name) {
-            drop(metrics::counter!(*name));
-        }
-    }
-    for (name, label, values) in LABELS {
-        values.iter().for_each(|value| drop(metrics::counter!(*name, *label => *value)));
-    }
-}
-
-/// Names of all metrics with their help.
-pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ALL.iter().map(|(name, help, _)| (*name, *help))
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-const ALL: &[(&str, &str, Kind)] = &[
-    (FLUSHES, "Flushes of the Raft log to disk.", Kind::Counter),
-    (FLUSH_SECONDS, "Time to write and sync what waited for the Raft log.", Kind::Histogram),
-    (FLUSH_ENTRIES, "Entries in one flush of the Raft log.", Kind::Histogram),
-    (LOG_BYTES, "Bytes on disk of the Raft log of all shards.", Kind::Gauge),
-    (PROPOSALS, "Raft entries proposed; kind is directory or timeline.", Kind::Counter),
-    (PROPOSAL_COMMANDS, "Commands in one Raft entry.", Kind::Histogram),
-    (PROPOSAL_SECONDS, "Time from proposing a Raft entry to its outcome.", Kind::Histogram),
-    (REFUSALS, "Requests that were refused, by why.", Kind::Counter),
-    (READS, "Reads answered; kind is directory or timeline.", Kind::Counter),
-    (READ_SECONDS, "Time to answer one batch of reads.", Kind::Histogram),
-    (APPLIED, "Raft entries applied; kind is directory or timeline.", Kind::Counter),
-    (APPLY_SECONDS, "Time to apply one batch of Raft entries.", Kind::Histogram),
-    (LEADING, "Shards that this node leads.", Kind::Gauge),
-    (CLUSTER_LEVEL, "The level of the cluster, as far as this node has applied it.", Kind::Gauge),
-    (PROGRAM_LEVEL, "The highest level that this program can read.", Kind::Gauge),
-    (
+/// All metrics of a storage node.
+pub const ALL: &[Metric] = &[
+    Metric::counter(FLUSHES, "Flushes of the Raft log to disk"),
+    Metric::histogram(FLUSH_SECONDS, "Time to write and sync what waited for the Raft log"),
+    Metric::histogram(FLUSH_ENTRIES, "Entries in one flush of the Raft log"),
+    Metric::gauge(LOG_BYTES, "Bytes on disk of the Raft log of all shards"),
+    Metric::counter(PROPOSALS, "Raft entries proposed").labels(&[KIND]),
+    Metric::histogram(PROPOSAL_COMMANDS, "Commands in one Raft entry"),
+    Metric::histogram(
+        PROPOSAL_SECONDS,
+        "Time from proposing a Raft entry to its outcome: it is on disk on a majority, and applied here",
+    ),
+    Metric::counter(REFUSALS, "Requests that were refused").labels(&[Label::known(
+        "why",
+        &["not_leader", "busy", "full", "unknown", "lane_closed", "rejected", "not_here"],
+    )]),
+    Metric::counter(READS, "Reads answered").labels(&[KIND]),
+    Metric::histogram(READ_SECONDS, "Time to answer one batch of reads").labels(&[KIND]),
+    Metric::counter(APPLIED, "Raft entries applied").labels(&[KIND]),
+    Metric::histogram(APPLY_SECONDS, "Time to apply one batch of Raft entries").labels(&[KIND]),
+    Metric::gauge(LEADING, "Shards that this node leads"),
+    Metric::gauge(CLUSTER_LEVEL, "The level of the cluster, as far as this node has applied it"),
+    Metric::gauge(PROGRAM_LEVEL, "The highest level that this program can read"),
+    Metric::gauge(
         SLOW,
-        "1 while this node can't keep up: its disk is slow or its tasks are late, and its leads go to others.",
-        Kind::Gauge,
+        "1 while this node can't keep up: its disk is slow or its tasks are late, and its leads go to others",
     ),
-    (DISK_FREE, "Bytes that are free on the disk of the data folder.", Kind::Gauge),
-    (DISK_TOTAL, "Size in bytes of the disk of the data folder.", Kind::Gauge),
-    (DISK_FULL, "1 while sends are refused because the disk is nearly full.", Kind::Gauge),
-    (REDACTED, "Messages of erased users that this node's shards have replaced.", Kind::Counter),
-    (CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed.", Kind::Counter),
-    (
+    Metric::gauge(DISK_FREE, "Bytes that are free on the disk of the data folder"),
+    Metric::gauge(DISK_TOTAL, "Size of the disk of the data folder"),
+    Metric::gauge(DISK_FULL, "1 while sends are refused because the disk is nearly full"),
+    Metric::gauge(STORE_BYTES, "Size of the files in a part of the data folder; measured every half minute")
+        .labels(&[Label::known("part", &PARTS)]),
+    Metric::counter(REDACTED, "Messages of erased users that this node's shards have replaced").for_debugging(),
+    Metric::counter(CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed")
+        .for_debugging(),
+    Metric::counter(
         TRANSFERS,
-        "Leads that were handed to the node that is preferred, or to one that keeps up, by outcome: taken, or failed, which costs the shard its writes until the next election.",
-        Kind::Counter,
-    ),
-    (SNAPSHOTS, "Snapshots, by what was done: built, sent or installed.", Kind::Counter),
-    (SNAPSHOT_SECONDS, "Time to build or install a snapshot.", Kind::Histogram),
-    (SNAPSHOT_BYTES, "Bytes of a snapshot that was built.", Kind::Histogram),
-    (
+        "Leads that were handed to the node that is preferred, or to one that keeps up; a failed one costs the shard \
+         its writes until the next election",
+    )
+    .labels(&[Label::known("outcome", &["taken", "failed"])]),
+    Metric::counter(SNAPSHOTS, "Snapshots").labels(&[Label::known("what", &["built", "sent", "installed"])]),
+    Metric::histogram(SNAPSHOT_SECONDS, "Time to build or install a snapshot")
+        .labels(&[Label::known("what", &["built", "installed"])]),
+    Metric::histogram(SNAPSHOT_BYTES, "Size of a snapshot that was built"),
+    Metric::counter(
         SNAPSHOT_SENT_BYTES,
-        "Bytes of snapshots sent to other storage nodes, also of those that did not get there whole.",
-        Kind::Counter,
+        "Bytes of snapshots sent to other storage nodes, also of those that did not get there whole",
     ),
-    (PEER_FRAMES, "Raft frames sent to other storage nodes.", Kind::Counter),
-    (PEER_DISCONNECTS, "Streams to other storage nodes that broke or could not be opened.", Kind::Counter),
-    (
+    Metric::counter(PEER_FRAMES, "Raft frames sent to other storage nodes"),
+    Metric::counter(PEER_DISCONNECTS, "Streams to other storage nodes that broke or could not be opened"),
+    Metric::counter(
         SWEPT,
-        "Commands that removed what nobody needed any more, by what: timelines that ended, sessions of ended gateways.",
-        Kind::Counter,
-    ),
-    (STREAMS, "Streams that routers hold open.", Kind::Gauge),
+        "Commands that removed what nobody needed any more: timelines that ended, sessions of ended gateways",
+    )
+    .labels(&[Label::known("what", &["timelines", "sessions"])])
+    .for_debugging(),
+    Metric::gauge(STREAMS, "Streams that routers hold open"),
+    SHARD_LEADS,
+    SHARD_LEADER_KNOWN,
+    SHARD_TERM,
+    SHARD_LAST,
+    SHARD_COMMITTED,
+    SHARD_APPLIED,
+    SHARD_APPLY_LAG,
+    SHARD_FOLLOWER_LAG,
+    SHARD_SILENT,
+    SHARD_SNAPSHOT,
+    SHARD_LOG_BYTES,
+    NODES,
+    REPLICAS,
 ];
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn names_are_unique_and_explained() {
-        let names: BTreeSet<_> = super::all().map(|(name, _)| name).collect();
-        assert_eq!(names.len(), super::ALL.len());
-        for (name, help) in super::all() {
-            assert!(name.starts_with("carillon_storage_") && help.ends_with('.'), "{name}: {help}");
-        }
-    }
-}
+// Read when they are scraped: see `watched.rs`.
+pub(crate) const SHARD_LEADS: Metric =
+    Metric::gauge("carillon_storage_shard_leads", "1 if this node's replica leads the shard").labels(SHARD);
+pub(crate) const SHARD_LEADER_KNOWN: Metric =
+    Metric::gauge("carillon_storage_shard_leader_known", "1 if this node's replica knows who leads the shard")
+        .labels(SHARD);
+pub(crate) const SHARD_TERM: Metric =
+    Metric::gauge("carillon_storage_shard_term", "Raft term of the shard: it rises with each election").labels(SHARD);
+pub(crate) const SHARD_LAST: Metric =
+    Metric::gauge("carillon_storage_shard_last_index", "Last entry in this replica's log")
+        .labels(SHARD)
+        .for_debugging();
+pub(crate) const SHARD_COMMITTED: Metric =
+    Metric::gauge("carillon_storage_shard_committed_index", "Last entry that this replica knows to be committed")
+        .labels(SHARD);
+pub(crate) const SHARD_APPLIED: Metric =
+    Metric::gauge("carillon_storage_shard_applied_index", "Last entry that this replica has applied").labels(SHARD);
+pub(crate) const SHARD_APPLY_LAG: Metric = Metric::gauge(
+    "carillon_storage_shard_apply_lag_entries",
+    "Entries that this replica knows to be committed and has not applied",
+)
+.labels(SHARD);
+pub(crate) const SHARD_FOLLOWER_LAG: Metric = Metric::gauge(
+    "carillon_storage_shard_follower_lag_entries",
+    "Entries of the leader that the replica farthest behind lacks; only the leader has it",
+)
+.labels(SHARD);
+pub(crate) const SHARD_SILENT: Metric = Metric::gauge(
+    "carillon_storage_shard_silent_replicas",
+    "Replicas that have not answered for longer than an election takes; only the leader has it",
+)
+.labels(SHARD);
+pub(crate) const SHARD_SNAPSHOT: Metric =
+    Metric::gauge("carillon_storage_shard_snapshot_index", "Last entry that this replica's snapshot covers")
+        .labels(SHARD)
+        .for_debugging();
+pub(crate) const SHARD_LOG_BYTES: Metric =
+    Metric::gauge("carillon_storage_shard_log_bytes", "Size of this replica's entries in the Raft log").labels(SHARD);
+pub(crate) const NODES: Metric = Metric::gauge("carillon_storage_cluster_nodes", "Storage nodes of the cluster")
+    .labels(&[Label::known("state", &["active", "leaving", "lost"])]);
+pub(crate) const REPLICAS: Metric = Metric::gauge(
+    "carillon_storage_cluster_replicas",
+    "Replicas of all shards of the cluster; those that join or leave are on the move",
+)
+.labels(&[Label::known("state", &["settled", "joining", "leaving"])]);

@@ -68,6 +68,7 @@ use crate::{
     space::{self, Space},
     sweep::sweep,
     user_data::UserDataService,
+    watched,
 };
 
 /// How long a node whose disk fails it tries to give its leads away. Elections take some two seconds.
@@ -504,6 +505,8 @@ impl Node {
         let (heartbeat, lease) = (Duration::from_millis(self.config.heartbeat_ms), raft::lease(&self.config));
         tasks.spawn("raft pulse", raft::beat(serving(), heartbeat, lease));
         tasks.spawn("disk space", self.space.clone().watch());
+        watched::watch(&self.serving);
+        tasks.spawn("sizes", watched::measure(self.bootstrap.dir().path().to_owned()));
         tasks.spawn("health", health::watch(self.log.health()));
         tasks.spawn("work of leaders", node_load::measure(serving()));
         tasks.spawn("loads of nodes", leads::follow(serving()));

@@ -88,6 +88,8 @@ struct Acks {
     latest: u64,
     sent: u64,
     done: u64,
+    /// A position whose acknowledgement is measured, and when its entry came.
+    measured: Option<(u64, Instant)>,
 }
 
 /// Why the connection has to close.
@@ -138,9 +140,10 @@ impl Live {
 
     pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
         let me = self.follower();
-        let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
+        let Some(Timeline { followed, ack }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
             return Ok(());
         };
+        ack.measured.get_or_insert((entry.position.seq, now.instant));
         if followed.is_of(entry.feed) && followed.entry(entry, me, now.instant, &mut |next| tell(next, out)) {
             out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
         }
@@ -280,12 +283,15 @@ impl Live {
     }
 
     /// Takes an acknowledgement. An invalid one is ignored: no frame could refuse it, and it does no harm.
-    pub(super) fn ack(&mut self, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
+    pub(super) fn ack(&mut self, now: Now, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
         let (Some(position), Some(timeline)) = (position, timeline.and_then(TimelineRef::of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
         let newest = ack.latest.max(ack.sent).max(ack.done);
         if position.epoch == followed.epoch().0 && (newest + 1..=followed.head()).contains(&position.seq) {
             ack.latest = position.seq;
+            if let Some((_, came)) = ack.measured.take_if(|(seq, _)| *seq <= position.seq) {
+                metrics::acknowledged(now.instant.saturating_duration_since(came));
+            }
         }
     }
 

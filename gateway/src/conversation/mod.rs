@@ -220,7 +220,7 @@ impl Session {
                 (self.patience, self.ping_at) = patience(&self.rules, now);
                 match ask {
                     Ask::Send(send) => live.send(&self.rules, now, send, out),
-                    Ask::Has { timeline, position } => live.ack(timeline.as_ref(), position),
+                    Ask::Has { timeline, position } => live.ack(now, timeline.as_ref(), position),
                     Ask::Page(page) => live.fetch(&self.rules, now, page, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),

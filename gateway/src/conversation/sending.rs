@@ -184,7 +184,11 @@ pub(super) fn whole_ms(wait: Duration) -> u32 {
 pub(super) const NO_GROUPS: &str = "this service has no groups";
 
 pub(super) fn refused(asked: AskId, why: Refusal) -> Effect {
-    metrics::refusal(why.code());
+    let of = match asked {
+        AskId::Send(_) => "send",
+        AskId::Request(_) => "request",
+    };
+    metrics::refusal(of, why.code());
     Effect::Tell(Tell::Refused { asked, why })
 }
 

@@ -16,6 +16,7 @@ use super::{
     read_page::{ReadFailed, ReadPage},
     walk::{Goodbyes, Walk},
 };
+use crate::metrics;
 
 /// Most entries kept for sessions that are about to join. Older ones are read from the store.
 const MAX_RECENT: usize = 64;
@@ -364,9 +365,14 @@ impl Following {
         }
         // A frame's size fits.
         let (position, size) = (entry.position, entry.size() as u32);
-        if let (Arrival::Next, Some(entry)) = self.order.pushed(position, Arc::new(entry), size, now) {
-            self.hand(entry, shared, now, hand);
-            self.hand_early(shared, now, hand);
+        match self.order.pushed(position, Arc::new(entry), size, now) {
+            (Arrival::Next, Some(entry)) => {
+                self.hand(entry, shared, now, hand);
+                self.hand_early(shared, now, hand);
+            }
+            (Arrival::Old, _) => metrics::out_of_turn("stale"),
+            (Arrival::Later, _) => metrics::out_of_turn("early"),
+            (Arrival::Next | Arrival::OtherEpoch, _) => {}
         }
     }
 

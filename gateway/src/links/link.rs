@@ -13,6 +13,7 @@ use carillon_proto::{
         store::NodeKind,
     },
     peer::{PeerError, PeerSecurity, cause},
+    queues,
     stream::Incoming,
     waiting::Waiting,
 };
@@ -97,6 +98,7 @@ impl RouterLink {
     async fn attempt(&self, lease: u64, was_up: &mut bool) -> Result<(), LinkError> {
         // When it is full, a request is refused as overload, and for other messages the link is cut.
         let (sender, outbound) = mpsc::channel(self.max_pending);
+        queues::watch("gateway_requests", &sender);
         let hello = Hello { lease, kind: NodeKind::Gateway.into() };
         let first = ToRouter { hello: Some(hello), ..Default::default() };
         let rest = Batches::new(outbound, size).flat_map(|batch| stream::iter(messages(batch)));

@@ -18,6 +18,7 @@ use carillon_proto::{
         store::RegistryView,
     },
     peer::PeerSecurity,
+    queues,
     tasks::Tasks,
 };
 use tokio::sync::{mpsc, watch};
@@ -117,6 +118,7 @@ impl RouterLinks {
         status: Arc<Status>,
     ) -> (Self, LinksTask, watch::Receiver<Vec<String>>) {
         let (events, inbox) = mpsc::channel(EVENTS);
+        queues::watch("gateway_links", &events);
         let (addresses, known) = watch::channel(config.seeds.clone());
         let (pending, pending_seen) = watch::channel(0);
         let (up, up_seen) = watch::channel(0);

@@ -52,17 +52,17 @@ pub async fn metrics(authority: &str) -> Result<String, AdminError> {
     answer.map_err(|error| failed(error.to_string()))
 }
 
-/// Reads Carillon's metrics, or those of Prometheus's own clients.
+/// Reads Carillon's metrics, also those of release 0.1.0, or those of Prometheus's own clients.
 fn parse(metrics: &str) -> Option<Usage> {
-    let value = |names: [&str; 2]| {
+    let value = |names: &[&str]| {
         metrics.lines().find_map(|line| {
             let (name, value) = line.split_once([' ', '{'])?;
             let value = value.rsplit(' ').next()?;
             names.contains(&name).then(|| value.parse::<f64>().ok()).flatten()
         })
     };
-    let cpu_s = value(["carillon_node_cpu_seconds", "process_cpu_seconds_total"])?;
-    let rss = value(["carillon_node_resident_memory_bytes", "process_resident_memory_bytes"])?;
+    let cpu_s = value(&["carillon_node_cpu_seconds_total", "carillon_node_cpu_seconds", "process_cpu_seconds_total"])?;
+    let rss = value(&["carillon_node_resident_memory_bytes", "process_resident_memory_bytes"])?;
     Some(Usage { cpu_us: (cpu_s * 1e6) as u64, rss_bytes: rss as u64 })
 }
 
@@ -73,9 +73,12 @@ mod tests {
     #[test]
     fn metrics_of_both_kinds_are_read() {
         let usage = Some(Usage { cpu_us: 1_500_000, rss_bytes: 2048 });
-        let ours = "HTTP/1.1 200 OK\r\n\r\n# HELP carillon_node_cpu_seconds Time\n\
-                    carillon_node_cpu_seconds 1.5\ncarillon_node_resident_memory_bytes{a=\"b\"} 2048\n";
-        assert_eq!(parse(ours), usage);
+        for cpu in ["carillon_node_cpu_seconds_total", "carillon_node_cpu_seconds"] {
+            let ours = format!(
+                "HTTP/1.1 200 OK\r\n\r\n# HELP {cpu} Time\n{cpu} 1.5\ncarillon_node_resident_memory_bytes{{a=\"b\"}} 2048\n"
+            );
+            assert_eq!(parse(&ours), usage);
+        }
         assert_eq!(parse("process_cpu_seconds_total 1.5\nprocess_resident_memory_bytes 2.048e3\n"), usage);
         assert_eq!(parse("process_cpu_seconds_total 1.5\n"), None);
     }

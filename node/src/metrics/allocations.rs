@@ -13,8 +13,8 @@ use carillon_proto::tasks::Tasks;
 use metrics::{Unit, counter, describe_counter};
 use mimalloc::MiMalloc;
 
-pub(super) const ALLOCATIONS: &str = "carillon_process_allocations_total";
-pub(super) const ALLOCATED_BYTES: &str = "carillon_process_allocated_bytes_total";
+const ALLOCATIONS: &str = "carillon_process_allocations_total";
+const ALLOCATED_BYTES: &str = "carillon_process_allocated_bytes_total";
 
 /// Threads share a counter only if there are more threads than counters.
 const SHARDS: usize = 128;
@@ -97,13 +97,14 @@ fn totals() -> (u64, u64) {
     (sum(|count| &count.allocations), sum(|count| &count.bytes))
 }
 
-pub(super) fn describe() {
+fn describe() {
     let moved = "moving to another size counts, with the new one";
     describe_counter!(ALLOCATIONS, Unit::Count, format!("Allocations of memory by the process; {moved}"));
     describe_counter!(ALLOCATED_BYTES, Unit::Bytes, format!("Bytes that the process has allocated; {moved}"));
 }
 
 pub(super) fn run(tasks: &Tasks) {
+    describe();
     let (allocations, bytes) = (counter!(ALLOCATIONS), counter!(ALLOCATED_BYTES));
     tasks.spawn("allocations", async move {
         let mut tick = tokio::time::interval(RENEWED);

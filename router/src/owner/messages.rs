@@ -206,6 +206,9 @@ fn placed(
     match appended(answer).and_then(|appended| sending.adopt(&appended).map(|()| appended)) {
         Ok(appended) => {
             metrics::append(now - sending.since);
+            if !appended.first_envelope.is_empty() {
+                metrics::repeat();
+            }
             Ok((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
         }
         // The answer does not fit an append, which may have been carried out.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{Woken, clock, pb::store::StoreReply, peer::PeerSecurity, tasks::Tasks};
+use carillon_proto::{Woken, clock, pb::store::StoreReply, peer::PeerSecurity, queues, tasks::Tasks};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{mpsc, watch},
@@ -62,6 +62,8 @@ impl StoreActor {
     ) -> (Store, Self) {
         let (to_ops, ops) = mpsc::channel(OPS);
         let (to_events, events) = mpsc::channel(EVENTS);
+        queues::watch("router_store_asks", &to_ops);
+        queues::watch("router_store_events", &to_events);
         let actor = Self {
             dispatch: StoreDispatch::new(shard_writes, seed),
             ops: Woken::new(ops),

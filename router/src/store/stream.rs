@@ -9,6 +9,7 @@ use carillon_proto::{
         timeline_command,
     },
     peer::{AddToken, OpenError, PeerSecurity, cause},
+    queues,
     stream::{Calls, Incoming},
     waiting::Waiting,
 };
@@ -133,6 +134,7 @@ async fn open(
         return Ok((Requests::Calls(say), ReplyWay::Told(ended)));
     }
     let (requests, queue) = mpsc::channel(QUEUE);
+    queues::watch("router_store_requests", &requests);
     let batches = Batches::new(queue, weigh).map(|requests| ToStore { requests });
     if let Some(node) = security.near(address) {
         return Ok((Requests::Queue(requests), ReplyWay::Incoming(node.open(batches)?)));

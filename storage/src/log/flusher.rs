@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::pb::raft::{Entry, LogId, Vote};
+use carillon_proto::{
+    pb::raft::{Entry, LogId, Vote},
+    queues,
+};
 use parking_lot::Mutex;
 use prost::Message as _;
 use raft_engine::{Command, LogBatch};
@@ -92,6 +95,7 @@ impl Flusher {
         health: Arc<Health>,
     ) -> io::Result<Self> {
         let (ops, queue) = mpsc::channel(QUEUE);
+        queues::watch("storage_log", &ops);
         let (tell, ended) = watch::channel(false);
         thread::Builder::new().name("raft-log".into()).spawn(move || {
             let disk = Disk { engine, purging, mark, health };

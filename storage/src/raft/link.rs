@@ -12,6 +12,7 @@ use carillon_proto::{
     pause,
     pb::raft::{RaftFrame, RaftFrames, raft_client::RaftClient, raft_frame::Body},
     peer::{AddToken, PeerSecurity, cause},
+    queues,
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -125,6 +126,7 @@ impl RaftLinks {
 
     fn start(&self, node: u64) -> RaftLink {
         let (calls, queue) = mpsc::channel(QUEUE);
+        queues::watch("storage_peer_calls", &calls);
         let runner = Runner { links: self.clone(), node, queue };
         self.inner.tasks.spawn("raft link", runner.run());
         RaftLink { node, book: self.inner.book.clone(), calls }

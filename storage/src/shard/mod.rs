@@ -17,6 +17,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId,
     pb::store::{Busy, LaneClosed, NotLeader, StoreError, Unknown, store_error::Why},
+    queues::{self, Fill},
     tasks::Tasks,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -91,6 +92,13 @@ impl Shard {
         let reads_of = Reads::new(id, Arc::clone(&group), reader.clone(), read_queue, alarm.clone(), work.clone());
         tasks.spawn("reads", reads_of.run());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        queues::watch("storage_writes", &writes);
+        queues::watch("storage_reads", &reads);
+        let waiting = Arc::downgrade(&waiting_bytes);
+        queues::measure("storage_write_bytes", move || {
+            let length = waiting.upgrade()?.load(Ordering::Relaxed);
+            Some(Fill { length, capacity: QUEUE_BYTES })
+        });
         Self { inner: Arc::new(Inner { id, group, reader, alarm, work, writes, waiting_bytes, reads }) }
     }
 
