@@ -1,4 +1,4 @@
-//! The operator's HTTP listener: /metrics, /healthz, /readyz.
+//! The operator's HTTP listener: /metrics, /healthz, /startedz, /readyz.
 
 use std::{
     io,
@@ -40,6 +40,9 @@ const REQUEST_IN: Duration = Duration::from_secs(20);
 /// Lifetime of a connection, however it is used: no answer takes that long, and the client can connect again.
 const CONNECTION_LASTS: Duration = Duration::from_secs(600);
 
+const INDEX: &str = "/metrics: for Prometheus\n/healthz: the process lives\n/startedz: all its roles are open, and have read what is on \
+                     their disk\n/readyz: all its roles can work\n";
+
 pub(crate) struct Admin {
     listener: TcpListener,
     address: SocketAddr,
@@ -66,8 +69,9 @@ impl Admin {
     /// Answers until all tasks stop, so it reports the draining, too.
     pub(crate) fn run(self, health: Health, metrics: PrometheusHandle, tasks: &Tasks) {
         let app = Router::new()
-            .route("/", get("/metrics: for Prometheus\n/healthz: the process lives\n/readyz: all its roles can work\n"))
+            .route("/", get(INDEX))
             .route("/healthz", get("ok\n"))
+            .route("/startedz", get(startedz))
             .route("/readyz", get(readyz))
             .with_state(health)
             .route("/metrics", get(async move || scrape(&metrics)));
@@ -131,6 +135,15 @@ impl Health {
         reasons
     }
 
+    /// The roles that are not open yet.
+    fn opening(&self) -> Vec<String> {
+        self.roles
+            .iter()
+            .filter(|(_, ready)| ready.get().is_none())
+            .map(|(role, _)| format!("{role}: opening"))
+            .collect()
+    }
+
     fn reasons_of_roles(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for (role, ready) in &*self.roles {
@@ -162,11 +175,19 @@ impl Health {
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
-    let reasons = health.reasons();
-    if reasons.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+    answer("ready", &health.reasons())
+}
+
+/// 503 while roles are being opened, which takes as long as a log is. Then 200 for ever: what a started process waits for,
+/// or that it drains, is told by `readyz` alone.
+async fn startedz(State(health): State<Health>) -> (StatusCode, String) {
+    answer("started", &health.opening())
+}
+
+fn answer(well: &str, reasons: &[String]) -> (StatusCode, String) {
+    match reasons {
+        [] => (StatusCode::OK, format!("{well}\n")),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
     }
 }
 
@@ -195,5 +216,22 @@ mod tests {
         health.set_draining();
         let (status, body) = readyz(State(health)).await;
         assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"));
+    }
+
+    #[tokio::test]
+    async fn startedz_says_yes_once_all_roles_are_open_whatever_comes_then() {
+        let (router, ready) = watch::channel(Readiness::NotReady("no lease".to_owned()));
+        let (_gateway, gateway_ready) = watch::channel(Readiness::Ready);
+        let health = Health::new(&[Role::Router, Role::Gateway]);
+        let (status, body) = startedz(State(health.clone())).await;
+        assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "router: opening\ngateway: opening\n"));
+        health.opened(Role::Gateway, gateway_ready);
+        assert_eq!(startedz(State(health.clone())).await.1, "router: opening\n");
+        health.opened(Role::Router, ready);
+        let started = (StatusCode::OK, "started\n".to_owned());
+        assert_eq!(startedz(State(health.clone())).await, started, "not ready, but open");
+        drop(router);
+        health.set_draining();
+        assert_eq!(startedz(State(health)).await, started, "a probe must not end a process that drains");
     }
 }

@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod descriptors;
 mod log_writer;
+mod memory;
 mod metrics;
 mod reload;
 mod role;

@@ -16,7 +16,7 @@ use crate::{
     admin::{Admin, Health},
     certificates::{self, Certificates},
     config::peer_tls,
-    descriptors, metrics,
+    descriptors, memory, metrics,
 };
 
 /// A running process.
@@ -76,6 +76,7 @@ pub enum StartError {
 pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartError> {
     config.validate(roles)?;
     descriptors::arrange(&mut config, roles);
+    memory::arrange(&mut config, roles);
     #[cfg(feature = "planted-bugs")]
     carillon_proto::planted::PlantedBug::announce()?;
     let secrets = Secrets::of(&config);

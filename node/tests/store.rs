@@ -12,8 +12,8 @@ use carillon_loadtest::{
 use carillon_proto::tasks::Tasks;
 use support::{
     cluster::Cluster,
-    node::until,
-    service::{Carrier, Service, TOKEN_SECRET},
+    node::{Node, own_address, until},
+    service::{CLUSTER_SECRET, Carrier, Service, TOKEN_SECRET},
 };
 
 /// The exit code of a node whose data is damaged.
@@ -75,6 +75,9 @@ fn an_empty_disk_comes_back_only_as_another_node_that_replaces_the_old_one() {
     cluster.storage[2].start_again();
     let command = "carillon cluster replace ";
     until("it to say what it waits for", Duration::from_secs(60), || cluster.storage[2].log().contains(command));
+    let again = ["cluster", "init", "--if-not-exists", "--timeout", "2"];
+    let refused = cluster.storage[0].command(&again).expect_err("one of them is not of the cluster");
+    assert!(refused.contains("has no place in the cluster"), "{refused}");
     let log = cluster.storage[2].log();
     let told = log.split(command).nth(1).and_then(|rest| rest.split('`').next()).expect("a command");
     let (number, address) = told.split_once(' ').expect("two words");
@@ -87,10 +90,36 @@ fn an_empty_disk_comes_back_only_as_another_node_that_replaces_the_old_one() {
 }
 
 #[test]
+fn storage_nodes_of_two_clusters_are_never_taken_for_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let ip = own_address();
+    let nodes = [1u16, 2].map(|number| {
+        let (admin, storage) = (format!("{ip}:74{number}0"), format!("{ip}:74{number}1"));
+        let config = format!(
+            "data_dir = \"{number}\"\nadmin.listen = {admin:?}\nstorage.listen = {storage:?}\ncluster.secret = {CLUSTER_SECRET:?}\n\
+             storage.directory_shards = 1\nstorage.timeline_shards = 1\n"
+        );
+        let admin = admin.parse().expect("an address");
+        (Node::start(folder.path(), &format!("storage-{number}"), "storage", admin, &config), storage)
+    });
+    for (node, _) in &nodes {
+        node.command(&["cluster", "init"]).expect("a cluster of its own");
+    }
+    let [(first, one), (_, two)] = &nodes;
+    let both = ["cluster", "init", "--if-not-exists", "--member", one, "--member", two];
+    let refused = first.command(&both).expect_err("they are two clusters");
+    assert!(refused.contains(two.as_str()) && refused.contains("is of cluster"), "{refused}");
+    let alone = ["cluster", "init", "--if-not-exists", "--member", one];
+    first.command(&alone).expect("the first cluster is as it was");
+}
+
+#[test]
 fn a_storage_node_at_another_port_is_part_of_the_cluster_again() {
     let mut cluster = Cluster::start();
     let again = cluster.storage[1].command(&["cluster", "init"]).expect_err("it is made once");
     assert!(again.contains("made already"), "{again}");
+    let again = cluster.storage[1].command(&["cluster", "init", "--if-not-exists"]).expect("it is there");
+    assert!(again.contains("nothing is changed"), "{again}");
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {

@@ -56,6 +56,8 @@ pub struct Recorder {
     pub acceptance: Latencies,
     /// Latency from the same time to each device of the recipient.
     pub delivery: Latencies,
+    /// How long devices were away that had been signed in and came back.
+    pub away: Latencies,
     marks: Mutex<Vec<PlotMark>>,
     samples: Mutex<Vec<Sample>>,
     phase: Mutex<Phase>,
@@ -91,6 +93,7 @@ impl Default for Recorder {
             next_shard: AtomicUsize::new(0),
             acceptance: Latencies::default(),
             delivery: Latencies::default(),
+            away: Latencies::default(),
             marks: Mutex::default(),
             samples: Mutex::default(),
             phase: Mutex::default(),
@@ -187,6 +190,11 @@ impl Recorder {
 
     pub fn signed_out(&self) {
         self.signed_in.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A device is signed in again that had lost its connection at this time.
+    pub fn back(&self, shard: usize, left: Instant) {
+        self.away.record(shard, left.elapsed().as_micros() as u64);
     }
 
     pub fn counts(&self) -> Counts {

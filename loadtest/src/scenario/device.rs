@@ -1,6 +1,9 @@
 //! A device that watches what it is shown.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use carillon_client::{Event, Events};
 use carillon_proto::{Position, pb::client::Envelope};
@@ -28,6 +31,8 @@ pub(crate) struct Device {
     flows: Vec<Arc<FlowCheck>>,
     shard: usize,
     connected: bool,
+    /// When the device has lost its connection, until it is signed in again.
+    left: Option<Instant>,
     slow: Option<Slow>,
     /// The device's position, for a later client of the same device.
     place: Arc<Mutex<Option<Position>>>,
@@ -36,7 +41,16 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(load: &Arc<Load>, watcher: &Arc<WatcherCheck>, flows: Vec<Arc<FlowCheck>>) -> Self {
         let (watcher, shard) = (Arc::clone(watcher), load.recorder.shard());
-        Self { load: Arc::clone(load), watcher, flows, shard, connected: false, slow: None, place: Arc::default() }
+        Self {
+            load: Arc::clone(load),
+            watcher,
+            flows,
+            shard,
+            connected: false,
+            left: None,
+            slow: None,
+            place: Arc::default(),
+        }
     }
 
     pub(crate) fn slowed(mut self, slow: Slow) -> Self {
@@ -82,8 +96,16 @@ impl Device {
 
     fn set_connected(&mut self, connected: bool) {
         match (self.connected, connected) {
-            (false, true) => self.load.recorder.signed_in(),
-            (true, false) => self.load.recorder.signed_out(),
+            (false, true) => {
+                self.load.recorder.signed_in();
+                if let Some(left) = self.left.take() {
+                    self.load.recorder.back(self.shard, left);
+                }
+            }
+            (true, false) => {
+                self.load.recorder.signed_out();
+                self.left = Some(Instant::now());
+            }
             _ => {}
         }
         self.connected = connected;

@@ -302,6 +302,11 @@ pub async fn run(
         figures.push(Figure::neutral("wanted", "1/s", wanted));
         figures.push(Figure::lower("not sent in time", "messages", recorder.not_sent_count() as f64));
     }
+    let away = recorder.away.total();
+    if !away.is_empty() {
+        figures.push(Figure::neutral("devices that came back", "", away.len() as f64));
+        figures.push(Figure::lower("longest time away", "ms", away.max() as f64 / 1000.0));
+    }
     if let (Some(before), Some(after)) = (told_before, told_after) {
         figures.extend(before.figures(&after, window.took));
     }

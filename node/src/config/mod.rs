@@ -92,7 +92,7 @@ pub struct ClusterTlsConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// HTTP: /metrics, /healthz, /readyz.
+    /// HTTP: /metrics, /healthz, /startedz, /readyz.
     pub listen: SocketAddr,
 }
 

@@ -7,10 +7,16 @@ use carillon_proto::{
     now_ms,
 };
 
-use crate::admin::Health;
+use crate::{admin::Health, memory};
 
 const RESIDENT_MEMORY: Metric =
     Metric::gauge("carillon_node_resident_memory_bytes", "Memory of the process that is in RAM");
+/// Absent without a limit.
+const MEMORY_LIMIT: Metric = Metric::gauge(
+    "carillon_node_memory_limit_bytes",
+    "Memory that the process's control group may take; none without a limit",
+)
+.for_debugging();
 const CPU: Metric =
     Metric::counter("carillon_node_cpu_seconds_total", "Time that the process has computed, user and system");
 const OPEN_FILES: Metric =
@@ -26,7 +32,8 @@ const DRAINING: Metric = Metric::gauge(
 );
 
 #[cfg(test)]
-pub(super) const ALL: [Metric; 7] = [RESIDENT_MEMORY, CPU, OPEN_FILES, OPEN_FILES_LIMIT, START, READY, DRAINING];
+pub(super) const ALL: [Metric; 8] =
+    [RESIDENT_MEMORY, MEMORY_LIMIT, CPU, OPEN_FILES, OPEN_FILES_LIMIT, START, READY, DRAINING];
 
 static STARTED_S: LazyLock<f64> = LazyLock::new(|| now_ms() as f64 / 1e3);
 
@@ -36,6 +43,8 @@ pub(super) fn read(health: &Health, samples: &mut Samples) {
     let files = fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as f64);
     let of_process = [
         (&RESIDENT_MEMORY, resident_kilobytes(&file("status")).map(|kilobytes| kilobytes * 1024.0)),
+        // Kubernetes can change it while the process runs.
+        (&MEMORY_LIMIT, memory::limit().map(|limit| limit as f64)),
         // USER_HZ is 100 on every architecture of today's Linux.
         (&CPU, cpu_ticks(&file("stat")).map(|ticks| ticks / 100.0)),
         (&OPEN_FILES, files),
@@ -100,7 +109,7 @@ mod tests {
         for line in ["carillon_node_ready{role=\"router\"} 0", "carillon_node_draining 0"] {
             assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
         }
-        for metric in ALL {
+        for metric in ALL.into_iter().filter(|metric| *metric != MEMORY_LIMIT) {
             assert!(text.contains(metric.name), "{} is not in\n{text}", metric.name);
         }
     }

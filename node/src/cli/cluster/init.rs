@@ -8,14 +8,14 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use carillon_proto::{
-    pb::raft::{FoundReply, FoundRequest, founding_client::FoundingClient},
+    pb::raft::{FoundReply, FoundRequest, MembersReply, founding_client::FoundingClient},
     peer::{Tier, cause},
 };
 use clap::Args;
 use tokio::time::sleep;
 use tonic::{Code, Request, Status};
 
-use super::super::out;
+use super::{super::out, members::Nodes};
 use crate::{Config, Secrets};
 
 /// Makes a cluster of storage nodes whose disks are empty, once. After an interruption, run it again; a second cluster is
@@ -28,6 +28,10 @@ pub(super) struct Init {
     /// Seconds until all storage nodes have to be there.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    /// Succeed if all of these storage nodes are of one cluster already, to which others may have been added. It still fails
+    /// if one of them is of another cluster, or of none.
+    #[arg(long)]
+    if_not_exists: bool,
 }
 
 const CALL: Duration = Duration::from_secs(10);
@@ -55,7 +59,46 @@ impl Init {
                 Ok(())
             }
             Made::Unheard(text) => out::line(text),
+            Made::Before(_) if self.if_not_exists => {
+                let cluster = their_cluster(config, &members, deadline).await?;
+                out::line(format_args!(
+                    "all of these storage nodes are of cluster {cluster} already: nothing is changed"
+                ))
+            }
             Made::Before(why) => bail!("{why}"),
+        }
+    }
+}
+
+/// The cluster that all of these storage nodes have a place in.
+async fn their_cluster(config: &Config, members: &[String], deadline: Instant) -> anyhow::Result<String> {
+    let mut theirs: Option<(String, &str)> = None;
+    for member in members {
+        let reply = members_at(config, member, deadline).await?;
+        // Another disk at the address of a member answers for itself, and is in no list.
+        if !reply.nodes.iter().any(|node| node.address == *member) {
+            bail!("storage node {member} is of cluster {}, which has no node of that address", reply.cluster);
+        }
+        match &theirs {
+            Some((cluster, first)) if *cluster != reply.cluster => {
+                bail!("storage node {member} is of cluster {}, and {first} of cluster {cluster}", reply.cluster)
+            }
+            _ => theirs = Some((reply.cluster, member)),
+        }
+    }
+    theirs.map(|(cluster, _)| cluster).context("a cluster has at least one storage node")
+}
+
+/// Asks this storage node until it answers: it may just be starting.
+async fn members_at(config: &Config, member: &str, deadline: Instant) -> anyhow::Result<MembersReply> {
+    let nodes = Nodes::at(config, member)?;
+    loop {
+        match nodes.members().await {
+            Ok(reply) => return Ok(reply),
+            Err(error) if Instant::now() + PAUSE >= deadline => {
+                return Err(error.context(format!("storage node {member} has no place in the cluster")));
+            }
+            Err(_) => sleep(PAUSE).await,
         }
     }
 }

@@ -42,6 +42,15 @@ pub(super) struct Asked {
 impl Nodes {
     pub(super) fn of(config: &Config, asked: Asked) -> anyhow::Result<Self> {
         let addresses = asked.node.map_or_else(|| members_of(config), |node| vec![node]);
+        Self::among(config, addresses)
+    }
+
+    /// This one alone.
+    pub(super) fn at(config: &Config, address: &str) -> anyhow::Result<Self> {
+        Self::among(config, vec![address.to_owned()])
+    }
+
+    fn among(config: &Config, addresses: Vec<String>) -> anyhow::Result<Self> {
         Ok(Self(Callees::new(config, "storage node", "storage.members", addresses)?))
     }
 
