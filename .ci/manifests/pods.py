@@ -3,6 +3,7 @@ address of its own on loopback, which stands for the pod's."""
 
 import base64
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -58,20 +59,20 @@ class Pod:
         self.log = self.folder / "log"
 
     def mount(self):
-        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
         for number, mount in enumerate(self.container["volumeMounts"]):
-            place = self.folder / f"mount-{number}"
+            self.paths[mount["mountPath"]] = str(self.folder / f"mount-{number}")
+        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
+        for mount in self.container["volumeMounts"]:
+            place = pathlib.Path(self.paths[mount["mountPath"]])
             place.mkdir(parents=True)
-            self.paths[mount["mountPath"]] = str(place)
-            volume = volumes.get(mount["name"], {})
-            files = {}
-            if "configMap" in volume:
-                files = self.world.rendered.kind("ConfigMap")[volume["configMap"]["name"]]["data"]
-            elif "secret" in volume:
-                files = self.world.secrets[volume["secret"]["secretName"]]
-            for file, content in files.items():
-                data = content if isinstance(content, bytes) else self.here(content).encode()
-                (place / file).write_bytes(data)
+            for file, content in self.files_of(volumes.get(mount["name"], {})).items():
+                (place / file).write_bytes(content)
+
+    def files_of(self, volume):
+        if "configMap" in volume:
+            files = self.world.rendered.kind("ConfigMap")[volume["configMap"]["name"]]["data"]
+            return {file: self.here(content).encode() for file, content in files.items()}
+        return self.world.secrets[volume["secret"]["secretName"]] if "secret" in volume else {}
 
     def here(self, text):
         """Paths, names and addresses of the pod as they are on this machine."""

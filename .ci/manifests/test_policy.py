@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 import references
-from conftest import COMPONENTS, DEPLOY, OVERLAYS, called, containers, overlay, template, with_component
+from conftest import COMPONENTS, DEPLOY, OVERLAYS, ROOT, called, containers, overlay, template, with_component
 
 TIERS = ("storage", "router", "gateway")
 
@@ -261,6 +261,15 @@ def test_gateways_scale_on_connections_and_cpu_with_a_slow_way_down():
     assert (slowest["type"], slowest["value"]) == ("Pods", 1) and slowest["periodSeconds"] > 2 * grace
 
 
+def test_a_tier_can_be_applied_alone(rendered):
+    for tier in TIERS:
+        pod = rendered.tier(tier)["spec"]["template"]["spec"]
+        [config] = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        needed = [rendered.tier(tier), rendered.kind("ConfigMap")[config], rendered.kind("ServiceAccount")[pod["serviceAccountName"]]]
+        for one in needed:
+            assert one["metadata"]["labels"]["app.kubernetes.io/component"] == tier, called(one)
+
+
 # ---- Security -------------------------------------------------------------------------------------------------------
 
 
@@ -472,3 +481,40 @@ def test_all_pods_are_scraped_with_their_tier_and_zone(tmp_path):
         assert spec["podMetricsEndpoints"][0]["port"] in references.ports(pod["spec"])
     targets = {one["targetLabel"] for one in spec["podMetricsEndpoints"][0]["relabelings"]}
     assert {"tier", "zone", "node", "pod"} <= targets
+
+
+# ---- The page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_manifests_have():
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    rendered = overlay("production")
+
+    def row(name):
+        [found] = re.findall(rf"(?m)^\| {re.escape(name)} \| (.*) \|$", page)
+        return [cell.strip() for cell in found.split("|")]
+
+    for number, tier in enumerate(TIERS):
+        pod = rendered.tier(tier)["spec"]["template"]["spec"]
+        assert row("`terminationGracePeriodSeconds`")[number] == str(pod["terminationGracePeriodSeconds"])
+        assert row("`shutdown_deadline_ms`")[number] == str(setting(rendered, tier, "shutdown_deadline_ms"))
+        resources = container_of(rendered, tier)["resources"]
+        assert row("memory limit")[number] == resources["limits"]["memory"].replace("Gi", " GiB")
+        cpu = int(resources["requests"]["cpu"].removesuffix("m")) / 1000
+        assert row("requests")[number] == f"{cpu:g} CPU, {resources['requests']['memory'].replace('Gi', ' GiB')}"
+    scaler = rendered.kind("HorizontalPodAutoscaler")["carillon-gateway"]["spec"]
+    replicas = [str(rendered.tier(tier)["spec"]["replicas"]) for tier in ("storage", "router")]
+    assert row("replicas") == [*replicas, f"{scaler['minReplicas']} to {scaler['maxReplicas']}"]
+    for key, text in {"drain_delay_ms": "{} s", "drain_spread_ms": "{} s", "send_deadline_ms": "{} s"}.items():
+        seconds = setting(rendered, "gateway", "gateway", key) // 1000
+        assert re.search(rf"`gateway\.{key}`,? \(?{text.format(seconds)}\)", page.replace("\n", " ")), key
+
+
+def test_each_component_is_on_the_page_and_each_named_test_is_there():
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    for name in COMPONENTS:
+        assert f"`{name}`" in page, name
+    tests = "\n".join(file.read_text() for file in (ROOT / ".ci/manifests").glob("test_*.py"))
+    for name in set(re.findall(r"`(test_\w+)`", page)):
+        assert f"def {name}(" in tests, name
+    assert len(re.findall(r"(?m)^\| \d+(?:, \d+)? \| ", page)) == 32, "33 points, of which two share a line"

@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# get-binaries.sh [full|network-policies|clean]... : the programs of a Kubernetes cluster, built from Go modules into
+# $CARILLON_LAB/bin, and the Debian packages that they need. Some 15 minutes on two cores, once; what is there is not built again.
+#   full              etcd, the Kubernetes programs, kubectl, containerd, CoreDNS, pause (default)
+#   network-policies  kube-router, which enforces NetworkPolicies
+#   clean             removes the caches of the Go builds (8 GB); the programs stay
+set -eu
+. "$(dirname "$0")/lib.sh"
+kubernetes=${KUBERNETES:-v1.36.3}
+etcd=v3.6.16 containerd=v2.3.7 coredns=v1.14.7 kube_router=v2.1.0
+work=$CARILLON_LAB/build
+mkdir -p "$bin" "$work"
+exec 9>"$CARILLON_LAB/.lock"
+flock 9
+# Caches of their own, so that `clean` frees all of it.
+export GOMODCACHE=${GOMODCACHE:-$CARILLON_LAB/go/mod} GOCACHE=${GOCACHE:-$CARILLON_LAB/go/cache}
+export GOFLAGS="-mod=mod -modcacherw -trimpath -buildvcs=false" CGO_ENABLED=0
+
+say() { printf '%4ds  %s\n' "$SECONDS" "$*"; }
+has() { [ -x "$bin/$1" ] && [ "$(cat "$work/$1.version" 2>/dev/null)" = "$2" ]; }
+built() { # VERSION PROGRAM...
+    local version=$1 program
+    shift
+    for program in "$@"; do
+        [ -x "$bin/$program" ] || { echo "there is no $bin/$program" >&2; exit 1; }
+        echo "$version" >"$work/$program.version"
+    done
+}
+build() { nice -n 10 go build -p 2 -o "$bin/" -ldflags "-s -w ${flags:-}" "$@"; }
+go_mod_of() { (cd / && GOFLAGS=-modcacherw go mod download -json "$1") | sed -n 's/^\t"GoMod": "\(.*\)",*$/\1/p'; }
+
+# module NAME MODULE VERSION: a small module that requires MODULE, with MODULE's own replacements by other modules, which Go ignores in
+# what is only required.
+module() {
+    local folder=$work/$1 source
+    [ -f "$folder/go.mod" ] && grep -q "$2 $3" "$folder/go.mod" && { cd "$folder"; return; }
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cd "$folder"
+    source=$(go_mod_of "$2@$3")
+    { echo "module lab/$1"; grep -E '^go ' "$source"; grep -E '^godebug ' "$source" || true; echo "require $2 $3"; } >go.mod
+    go mod edit -json "$source" | python3 -c '
+import json, sys
+for one in json.load(sys.stdin).get("Replace") or []:
+    if one["New"]["Path"][0] not in "./":
+        print("replace", one["Old"]["Path"], one["Old"].get("Version", ""), "=>", one["New"]["Path"], one["New"].get("Version", ""))
+' >>go.mod
+}
+
+of_kubernetes() { # PROGRAM...
+    local wanted=() program version=k8s.io/component-base/version
+    for program in "$@"; do has "$program" "$kubernetes" || wanted+=("k8s.io/kubernetes/cmd/$program"); done
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    say "kubernetes $kubernetes: $*"
+    module kubernetes k8s.io/kubernetes "$kubernetes"
+    # Its parts are folders in its own repository, and modules of version v0.MINOR.PATCH outside of it.
+    grep -q staged go.mod || {
+        echo "// staged" >>go.mod
+        sed -nE 's#^\t(k8s.io/[a-z0-9-]+) v0\.0\.0( .*)?$#\1#p' "$(go_mod_of "k8s.io/kubernetes@$kubernetes")" |
+            while read -r part; do echo "replace $part => $part v0.${kubernetes#v1.}"; done >>go.mod
+    }
+    local minor=${kubernetes#v1.}
+    flags="-X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*} -X $version.gitTreeState=clean" \
+        build "${wanted[@]}"
+    built "$kubernetes" "$@"
+}
+
+# one NAME MODULE VERSION PACKAGE...: programs that are named as the last part of each package.
+one() {
+    local name=$1 of=$2 version=$3 package all=1
+    shift 3
+    for package in "$@"; do has "${package##*/}" "$version" || all=; done
+    [ -z "$all" ] || return 0
+    say "$name $version"
+    module "$name" "$of" "$version"
+    build "$@"
+    for package in "$@"; do built "$version" "${package##*/}"; done
+}
+
+get_full() {
+    get_etcd
+    of_kubernetes kube-apiserver kubectl
+    flags="-X github.com/containerd/containerd/v2/version.Version=$containerd" \
+        one containerd github.com/containerd/containerd/v2 "$containerd" \
+        github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+    of_kubernetes kube-controller-manager kube-scheduler kubelet kube-proxy
+    get_coredns
+    get_pause
+}
+get_etcd() {
+    has etcd "$etcd" && return
+    say "etcd $etcd"
+    module etcd go.etcd.io/etcd/server/v3 "$etcd"
+    nice -n 10 go build -p 2 -o "$bin/etcd" -ldflags "-s -w" go.etcd.io/etcd/server/v3
+    built "$etcd" etcd
+}
+# With the few plugins that the DNS of a cluster needs.
+get_coredns() {
+    has coredns "$coredns" && return
+    say "coredns $coredns"
+    module coredns github.com/coredns/coredns "$coredns"
+    local of=github.com/coredns/coredns plugins="bind ready health log errors cache loadbalance kubernetes forward"
+    {
+        printf 'package main\n\nimport (\n\t"%s/core/dnsserver"\n\t"%s/coremain"\n' $of $of
+        # shellcheck disable=SC2086
+        printf "\t_ \"$of/plugin/%s\"\n" $plugins
+        printf ')\n\nfunc main() {\n\tdnsserver.Directives = []string{'
+        # shellcheck disable=SC2086
+        printf '"%s", ' $plugins
+        printf '}\n\tcoremain.Run()\n}\n'
+    } >main.go
+    nice -n 10 go build -p 2 -o "$bin/coredns" -ldflags "-s -w" .
+    built "$coredns" coredns
+}
+get_pause() {
+    has pause 1 && return
+    say pause
+    mkdir -p "$work/pause"
+    cd "$work/pause"
+    cat >main.go <<'G'
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	<-c
+}
+G
+    printf 'module lab/pause\n\ngo 1.21\n' >go.mod
+    go build -o "$bin/pause" -ldflags "-s -w" .
+    built 1 pause
+}
+get_network_policies() {
+    one kube-router github.com/cloudnativelabs/kube-router/v2 "$kube_router" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
+}
+get_clean() { [ "$GOMODCACHE" != "$CARILLON_LAB/go/mod" ] || rm -rf "$CARILLON_LAB/go"; }
+
+packages=()
+for package in openssl curl ca-certificates iproute2 util-linux procps python3 buildah runc mmdebstrap zstd \
+    containernetworking-plugins iptables nftables ipset conntrack ethtool socat; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || packages+=("$package")
+done
+[ ${#packages[@]} -eq 0 ] || {
+    say "apt: ${packages[*]}"
+    apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${packages[@]}" >"$work/apt.log" 2>&1
+}
+command -v go >/dev/null || { echo "there is no Go toolchain" >&2; exit 1; }
+[ $# -gt 0 ] || set -- full
+for what in "$@"; do
+    case $what in
+    full | network-policies | clean) "get_${what//-/_}" ;;
+    *) echo "what is $what?" >&2; exit 2 ;;
+    esac
+done
+say "ready in $bin"
