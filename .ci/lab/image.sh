@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # image.sh build CONTEXT NAME:TAG [buildah build options]   builds a Dockerfile with images of the lab, pulls nothing, loads the result
+# image.sh stage CONTEXT NAME:TAG [buildah build options]   the same for an image that other images are built with, and no pod
 # image.sh base SUITE NAME:TAG PACKAGE,...                  an image of a few Debian packages and nothing else
 # image.sh pause                                            the image that holds a pod's namespaces
 set -eu
@@ -17,11 +18,12 @@ save() { # NAME
     done
 }
 case $1 in
-build)
+build | stage)
+    what=$1
     context=$2 name=$3
     shift 3
     buildah_ bud --pull-never --isolation=chroot -t "$name" "$@" "$context"
-    save "$name"
+    [ "$what" = stage ] || save "$name"
     ;;
 base)
     suite=$2 name=$3 packages=$4
@@ -47,5 +49,5 @@ pause)
     rm -f "$images/pause.tar"
     buildah_ push -q localhost/pause:1 "docker-archive:$images/pause.tar:localhost/pause:1"
     ;;
-*) sed -n '2,4s/^# \?//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,5s/^# \?//p' "$0" >&2; exit 2 ;;
 esac
