@@ -66,7 +66,7 @@ else
 fi
 sed "s#^address: .*#address: $address#; s#^healthzBindAddress: .*#healthzBindAddress: $address#; s#$pki/kubelet\.#$own/kubelet.#
      s#$run/ctd.sock#$own/ctd.sock#; s#^cgroupRoot: .*#cgroupRoot: /carillon-lab/n$number#; s#$run/manifests#$own/manifests#
-     s#$run/kubelet/vol#$own/kubelet/vol#" "$run/kubelet.yaml" >"$own/kubelet.yaml"
+     s#$run/kubelet/vol#$own/kubelet/vol#; s#$run/pod-logs#$own/pod-logs#" "$run/kubelet.yaml" >"$own/kubelet.yaml"
 start kubelet "$bin/kubelet" --config="$own/kubelet.yaml" --kubeconfig="$own/kubelet.kubeconfig" --hostname-override="$node" \
     --node-ip="$address" --root-dir="$own/kubelet" --cert-dir="$own" --v=2
 sed "s#^hostnameOverride: .*#hostnameOverride: $node#; s#10\.200\.0\.1\b#$address#g" "$run/proxy.yaml" >"$own/proxy.yaml"

@@ -1,13 +1,18 @@
 """The load generator as a pod among the clients, and what it has found."""
 
 import json
-import subprocess
+import os
+import pathlib
+import signal
 import time
 
-from kube import LAB, Failed, inside, kubectl, objects, token_key, until
+from kube import Failed, inside, kubectl, objects, token_key, until
 
 NAMESPACE = "clients"
 IMAGE = "localhost/carillon-loadtest:1"
+USERS = 40
+# Messages a second. What the lab and its neighbours share is one machine: this is no measurement of speed.
+RATE = int(os.environ.get("CARILLON_LAB_RATE", 100))
 
 
 def prepare():
@@ -25,10 +30,10 @@ def prepare():
 class Load:
     """Messages between users through the Service, from a pod on node1, checked from the first to the last."""
 
-    def __init__(self, name, users=40, rate=200, labels=None):
+    def __init__(self, name, labels=None):
         self.name = name
         arguments = ["direct", "--url=tcp://carillon-gateway.carillon:7410", "--token-secret-file=/key/key", "--json=/dev/stdout"]
-        arguments += [f"--users={users}", f"--rate={rate}", "--devices=2", "--seconds=3600", "--patience=120", "--workers=1"]
+        arguments += [f"--users={USERS}", f"--rate={RATE}", "--devices=2", "--seconds=3600", "--patience=120", "--workers=1"]
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -36,7 +41,6 @@ class Load:
             "spec": {
                 "restartPolicy": "Never",
                 "nodeName": "node1",
-                "terminationGracePeriodSeconds": 300,
                 "volumes": [{"name": "key", "secret": {"secretName": "token-key"}}],
                 "containers": [
                     {
@@ -51,36 +55,44 @@ class Load:
         kubectl("delete", "pod", name, "--ignore-not-found", "--wait=true", namespace=NAMESPACE)
         inside("kubectl", "apply", "-f", "-", given=json.dumps(pod))
         until("the load generator to run", lambda: self.phase() == "Running", 120)
-        self.log = open(f"/tmp/carillon-lab-{name}.log", "w+")
-        self.following = subprocess.Popen(
-            [LAB / "k.sh", "kubectl", "-n", NAMESPACE, "logs", "-f", name], stdout=self.log, stderr=subprocess.STDOUT
-        )
         # Everyone signs in, and the first messages are there.
         time.sleep(10)
 
     def said(self, seconds):
         """What it has written after some seconds, when nothing is expected of it; it is killed then."""
         time.sleep(seconds)
+        text = kubectl("logs", self.name, namespace=NAMESPACE)
         kubectl("delete", "pod", self.name, "--grace-period=0", "--force", namespace=NAMESPACE)
-        self.following.wait(timeout=60)
-        self.log.seek(0)
-        return self.log.read()
+        return text
+
+    def pod(self):
+        return next((pod for pod in objects("pod", namespace=NAMESPACE) if pod["metadata"]["name"] == self.name), None)
 
     def phase(self):
-        found = [pod for pod in objects("pod", namespace=NAMESPACE) if pod["metadata"]["name"] == self.name]
-        return found[0]["status"]["phase"] if found else None
+        pod = self.pod()
+        return pod["status"]["phase"] if pod else None
 
     def end(self):
         """Stops the load, waits until everything is delivered and read back, and returns what was found."""
-        kubectl("delete", "pod", self.name, "--wait=false", namespace=NAMESPACE)
-        self.following.wait(timeout=400)
-        self.log.seek(0)
-        text = self.log.read()
+        self.interrupt()
+        until("the load generator to end", lambda: self.phase() in ("Succeeded", "Failed"), 400)
+        text = kubectl("logs", self.name, namespace=NAMESPACE)
         start = text.find("{\n")
         if start < 0:
             raise Failed(f"the load generator {self.name} has no report: {text[-1500:]}")
         report, _ = json.JSONDecoder().raw_decode(text[start:])
         return Found(report)
+
+    def interrupt(self):
+        """SIGINT for the process: there is no shell in its image, and the log of a deleted pod would be gone."""
+        [status] = self.pod()["status"]["containerStatuses"]
+        if "running" not in status["state"]:
+            raise Failed(f"the load generator {self.name} has ended by itself: {kubectl('logs', self.name, namespace=NAMESPACE)[-1500:]}")
+        container = status["containerID"].removeprefix("containerd://")
+        socket = pathlib.Path(os.environ["CARILLON_LAB"]) / "run/ctd.sock"
+        tasks = inside("ctr", "-a", socket, "-n", "k8s.io", "task", "ls").stdout
+        [pid] = [line.split()[1] for line in tasks.splitlines() if line.startswith(container)]
+        os.kill(int(pid), signal.SIGINT)
 
 
 class Found:

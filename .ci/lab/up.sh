@@ -107,11 +107,14 @@ start controller "$bin/kube-controller-manager" $(config "$pki/controller.kubeco
 start scheduler "$bin/kube-scheduler" $(config "$pki/scheduler.kubeconfig") --bind-address=$address --leader-elect=false
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
     mkdir -p /sys/fs/cgroup/carillon-lab
+    echo 800 >/sys/fs/cgroup/carillon-lab/cpu.weight 2>/dev/null || true
 else
     for controller in cpu cpuacct cpuset memory pids blkio devices freezer systemd; do
         mkdir -p /sys/fs/cgroup/$controller/carillon-lab 2>/dev/null || true
     done
     for file in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$file >/sys/fs/cgroup/cpuset/carillon-lab/cpuset.$file; done
+    # Otherwise all pods together have the share of one process of the machine.
+    echo 8192 >/sys/fs/cgroup/cpu/carillon-lab/cpu.shares
 fi
 : >"$run/resolv.conf"
 echo "nameserver $address" >"$run/host-resolv.conf"
@@ -135,6 +138,8 @@ clusterDNS: [$address]
 clusterDomain: cluster.local
 resolvConf: $run/resolv.conf
 staticPodPath: $run/manifests
+# Of its own: a kubelet removes the logs of pods that it does not know.
+podLogsDir: $run/pod-logs
 healthzBindAddress: $address
 evictionHard: {memory.available: 200Mi, nodefs.available: 1Gi}
 imageGCHighThresholdPercent: 100
