@@ -230,14 +230,15 @@ def step_rolls(folder):
 
 
 def step_delete(folder):
-    load = Load("delete")
-    for how, flags in {"deleted": [], "killed": ["--grace-period=0", "--force"]}.items():
+    """A gateway that is deleted moves its clients; one that is killed, with its network, says nothing to them."""
+    for how, flags, away_s in (("deleted", [], AWAY_S), ("killed", ["--grace-period=0", "--force"], VANISHED_S)):
+        load = Load("delete")
         pod = ready_pods("gateway")[0]["metadata"]["name"]
         kubectl("delete", "pod", pod, "--wait=false", *flags)
         until(f"a gateway in the place of the {how} one", lambda: len(ready_pods("gateway")) >= 3)
         until("the old one to be gone", lambda: pod not in [one["metadata"]["name"] for one in objects("pod")], 120)
         time.sleep(5)
-    report.load("a gateway with users deleted, another one killed", load.end())
+        report.load(f"a gateway with users {how}", load.end(), away_s)
 
 
 def step_drain(folder):
