@@ -51,6 +51,7 @@ libfuzzer_sys::fuzz_target!(|given: (u8, u32, String)| {
                 lease: n as u64,
                 kind: NodeKind::Router.into(),
                 address: address.to_owned(),
+                slot: None,
             };
             let nodes: Vec<_> = text.split(',').take(8).enumerate().map(node).collect();
             let ring = Ring::from_view(&RegistryView { nodes, ..RegistryView::default() });

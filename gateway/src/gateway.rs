@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -57,6 +57,7 @@ pub struct Gateway {
     lease: watch::Receiver<Option<u64>>,
     drain_delay: Duration,
     drain_spread: Duration,
+    drain_per_second: u32,
     send_deadline: Duration,
     tls: Option<Arc<Tls>>,
     /// Taken by `run`.
@@ -137,6 +138,7 @@ impl Gateway {
             lease,
             drain_delay: Duration::from_millis(config.drain_delay_ms),
             drain_spread: Duration::from_millis(config.drain_spread_ms),
+            drain_per_second: config.drain_per_second,
             send_deadline: config.send_deadline(),
             tls: listeners.tls(),
             parts: Mutex::new(Some(NotStarted { listeners, links: links_task, lease: holder, publish })),
@@ -198,15 +200,15 @@ impl Gateway {
 
     /// An orderly stop: reports that it is not ready, stops accepting after `drain_delay_ms`, sends clients away spread
     /// over time once their sends are answered, ends their sessions, and gives the lease back. Takes at most
-    /// `drain_delay_ms`, `drain_spread_ms`, `send_deadline_ms` and some seconds, and only some seconds when no router
-    /// is left.
-    pub async fn drain(&self) {
+    /// `drain_delay_ms`, the time in which all clients are told to go, `send_deadline_ms` and some seconds, and only
+    /// some seconds when no router is left. All clients are told in time for the deadline, at a higher rate if need be.
+    pub async fn drain(&self, deadline: Instant) {
         self.status.draining();
         let Some(groups) = self.groups.get() else { return };
         // New clients are served until the load balancers have seen that it is not ready.
         sleep(self.drain_delay).await;
         groups.accepting.stop();
-        self.send_clients_away().await;
+        self.send_clients_away(deadline).await;
         let gone = async {
             while self.shared.connections.len() > 0 {
                 sleep(STEP).await;
@@ -240,10 +242,13 @@ impl Gateway {
         tracing::info!("gateway drained");
     }
 
-    async fn send_clients_away(&self) {
+    async fn send_clients_away(&self, deadline: Instant) {
         let clients = self.shared.connections.all();
         let most_ms = RECONNECT_MS.max(clients.len() as u64 * 1_000 / RECONNECTS_PER_S);
-        let steps = (self.drain_spread.as_millis() / STEP.as_millis()).max(1) as usize;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let spread = drain_spread(clients.len(), self.drain_spread, self.drain_per_second, left);
+        tracing::info!(clients = clients.len(), seconds = spread.as_secs_f64(), "clients are told to go");
+        let steps = (spread.as_millis() / STEP.as_millis()).max(1) as usize;
         for group in clients.chunks(clients.len().div_ceil(steps).max(1)) {
             for client in group {
                 client.drain(Duration::from_millis(rand::rng().random_range(0..most_ms)));
@@ -255,6 +260,13 @@ impl Gateway {
             client.drain(Duration::from_millis(rand::rng().random_range(0..most_ms)));
         }
     }
+}
+
+/// Over how long clients are told to go: at least `least`, no more than `per_second` of them each second, but within three
+/// quarters of the time that is left, so that the last ones have time to go.
+fn drain_spread(clients: usize, least: Duration, per_second: u32, left: Duration) -> Duration {
+    let at_rate = Duration::from_secs_f64(clients as f64 / f64::from(per_second.max(1)));
+    least.max(at_rate).min(left.mul_f64(0.75))
 }
 
 fn follow_lease(publish: watch::Sender<Option<u64>>) -> impl FnMut(Option<HeldLease>) {
@@ -284,4 +296,20 @@ pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
     let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
     keys.chain(tls.map(|error| BindError::from(error).into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_to_go_at_the_rate_but_all_of_them_in_time() {
+        let seconds = Duration::from_secs;
+        let spread = |clients, left| drain_spread(clients, seconds(2), 1_000, seconds(left));
+        assert_eq!(spread(0, 60), seconds(2));
+        assert_eq!(spread(1_500, 60), seconds(2));
+        assert_eq!(spread(30_000, 60), seconds(30));
+        assert_eq!(spread(100_000, 60), seconds(45), "three quarters of what is left");
+        assert_eq!(spread(100_000, 0), Duration::ZERO);
+    }
 }

@@ -22,6 +22,7 @@ mod feeds;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
+mod herd;
 mod links;
 mod listener;
 mod mailbox;

@@ -70,7 +70,7 @@ pub const ALL: &[Metric] = &[
     Metric::gauge(SESSIONS, "Connections that are signed in"),
     Metric::counter(SIGN_INS, "Sign-ins; the way is any if the time was over before it was known").labels(&[
         Label::known("way", &["password", "token", "any"]),
-        Label::known("result", &["ok", "crowded", "unauthenticated", "throttled", "failed", "timed_out"]),
+        Label::known("result", &["ok", "crowded", "overloaded", "unauthenticated", "throttled", "failed", "timed_out"]),
     ]),
     Metric::counter(FRAMES, "Frames of clients that were read, and frames that were given to their connections")
         .labels(&[Label::known("direction", &["received", "sent"])]),

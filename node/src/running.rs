@@ -297,7 +297,7 @@ impl Running {
         self.health.set_draining();
         let in_order = async {
             if let Some(gateway) = &self.gateway {
-                gateway.drain().await;
+                gateway.drain(deadline).await;
             }
             if let Some(router) = &self.router {
                 router.drain().await;

@@ -8,6 +8,7 @@
 //! | 3 | of `PutSession.session` the fields `instance` and `attempt` |
 //! | 4 | in directory shard 0 `AddStorageNode`, `SetStorageNodeState`, `MoveReplica`, `ReplicaJoined`, `SetReplicaVotes`, `DropStorageNode`, `Rebalance`, `PreferReplica`; of `SetStorageNode.node` the field `zone` |
 //! | 5 | in directory shards `EraseAccount` and `AccountErased`; in timeline shards `EraseSender`, `Redact` and `SenderErased` |
+//! | 6 | in directory shard 0 `AddRingSlot` and `DropRingSlot`, and the slots of routers: those that are registered get one when the level rises, later ones when they register |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -31,8 +32,10 @@ impl Level {
     pub const GROWTH: Self = Self(4);
     /// Adds what the table lists for level 5.
     pub const ERASURE: Self = Self(5);
+    /// Adds what the table lists for level 6.
+    pub const RING_SLOTS: Self = Self(6);
     /// The highest level that this program reads.
-    pub const OF_PROGRAM: Self = Self::ERASURE;
+    pub const OF_PROGRAM: Self = Self::RING_SLOTS;
 }
 
 impl fmt::Display for Level {

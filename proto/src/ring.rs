@@ -4,25 +4,28 @@
 use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
 use hashring::HashRing;
 
 use crate::{
     LeaseId,
-    pb::store::{NodeKind, RegistryView},
+    pb::store::{Node, NodeKind, RegistryView},
 };
 
 /// Virtual points of each router on the ring.
 const POINTS: u16 = 128;
 
-/// One router on the ring.
+/// One router that is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterNode {
     pub lease: LeaseId,
-    /// host:port of its internal listener. The router's points are derived from it, so a restarted router owns the same
-    /// keys.
+    /// host:port of its internal listener.
     pub address: String,
+    /// From which its points on the ring are derived, so that a router which takes over another one's slot owns the same
+    /// keys. Where routers have no slots yet (below level 6), points are derived from the address.
+    pub slot: Option<u32>,
 }
 
 /// Ownership at one version of the registry. Immutable: each change makes a new ring.
@@ -35,14 +38,15 @@ pub struct Ring {
 /// The hashed bytes are spelled out here, because `derive(Hash)` is not stable across releases.
 #[derive(Clone)]
 struct Point {
-    address: Box<[u8]>,
+    /// The router's address, or its slot.
+    place: Arc<[u8]>,
     number: u16,
     router: usize,
 }
 
 impl Hash for Point {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.address);
+        state.write(&self.place);
         state.write(&self.number.to_be_bytes());
     }
 }
@@ -60,28 +64,39 @@ impl Ring {
         Self::new(0, Vec::new())
     }
 
-    /// The ring of a registry view. If two leases have the same address, the newer one counts.
+    /// The ring of a registry view. If two leases have the same address, the newer one counts. A router that waits for a
+    /// slot is listed, and owns nothing.
     pub fn from_view(view: &RegistryView) -> Self {
-        let mut newest: HashMap<&str, LeaseId> = HashMap::new();
+        let mut newest: HashMap<&str, &Node> = HashMap::new();
         for node in view.nodes.iter().filter(|node| node.kind() == NodeKind::Router) {
-            let lease = newest.entry(&node.address).or_insert(LeaseId(node.lease));
-            *lease = (*lease).max(LeaseId(node.lease));
+            let known = newest.entry(&node.address).or_insert(node);
+            if known.lease < node.lease {
+                *known = node;
+            }
         }
-        let mut routers: Vec<_> =
-            newest.into_iter().map(|(address, lease)| RouterNode { lease, address: address.to_owned() }).collect();
+        let router =
+            |node: &Node| RouterNode { lease: LeaseId(node.lease), address: node.address.clone(), slot: node.slot };
+        let mut routers: Vec<_> = newest.into_values().map(router).collect();
         routers.sort_by(|a, b| a.address.cmp(&b.address));
         Self::new(view.ring_version, routers)
     }
 
     fn new(version: u64, routers: Vec<RouterNode>) -> Self {
+        let have_slots = routers.iter().any(|router| router.slot.is_some());
+        let place = |router: &RouterNode| -> Option<Arc<[u8]>> {
+            match router.slot {
+                Some(slot) => Some(slot.to_be_bytes().as_slice().into()),
+                None if have_slots => None,
+                None => Some(router.address.as_bytes().into()),
+            }
+        };
         let mut points = HashRing::new();
         points.batch_add(
             routers
                 .iter()
                 .enumerate()
-                .flat_map(|(router, node)| {
-                    (0..POINTS).map(move |number| Point { address: node.address.as_bytes().into(), number, router })
-                })
+                .filter_map(|(router, node)| Some((router, place(node)?)))
+                .flat_map(|(router, place)| (0..POINTS).map(move |number| Point { place: place.clone(), number, router }))
                 .collect(),
         );
         Self { version, routers, points }
@@ -111,8 +126,25 @@ mod tests {
             lease: i as u64 + 1,
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
+            slot: None,
         });
         Ring::from_view(&RegistryView { ring_version: 7, nodes: nodes.collect(), ..Default::default() })
+    }
+
+    fn ring_of_slots(routers: &[(&str, Option<u32>)]) -> Ring {
+        let nodes = routers.iter().enumerate().map(|(i, (address, slot))| Node {
+            lease: i as u64 + 1,
+            kind: NodeKind::Router.into(),
+            address: (*address).to_owned(),
+            slot: *slot,
+        });
+        Ring::from_view(&RegistryView { ring_version: 7, nodes: nodes.collect(), ..Default::default() })
+    }
+
+    fn owners(ring: &Ring) -> Vec<&str> {
+        ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"]
+            .map(|id| &*ring.owner(id).expect("not empty").address)
+            .to_vec()
     }
 
     /// Gateways and routers of two releases run side by side during an upgrade: they must agree.
@@ -124,6 +156,22 @@ mod tests {
             .into_iter()
             .collect();
         assert_eq!(owners.iter().collect::<String>(), "21012221");
+    }
+
+    #[test]
+    fn owners_by_slots_never_change_between_releases() {
+        let ring = ring_of_slots(&[("a", Some(2)), ("b", Some(0)), ("c", Some(1))]);
+        assert_eq!(owners(&ring).concat(), "TO BE SEEN");
+    }
+
+    #[test]
+    fn who_takes_over_a_slot_owns_the_same_and_who_waits_for_one_owns_nothing() {
+        let before = ring_of_slots(&[("a:1", Some(0)), ("b:1", Some(1))]);
+        let waits = ring_of_slots(&[("a:1", Some(0)), ("b:1", Some(1)), ("c:1", None)]);
+        assert_eq!((owners(&waits), waits.routers().len()), (owners(&before), 3));
+        let after = ring_of_slots(&[("b:1", Some(1)), ("c:1", Some(0))]);
+        let takes_over = |owner| if owner == "a:1" { "c:1" } else { owner };
+        assert_eq!(owners(&after), owners(&before).into_iter().map(takes_over).collect::<Vec<_>>());
     }
 
     #[test]
@@ -145,7 +193,7 @@ mod tests {
     fn the_newer_lease_of_an_address_wins() {
         let mut view = RegistryView::default();
         for lease in [9, 4] {
-            view.nodes.push(Node { lease, kind: NodeKind::Router.into(), address: "a:1".into() });
+            view.nodes.push(Node { lease, kind: NodeKind::Router.into(), address: "a:1".into(), slot: None });
         }
         assert_eq!(Ring::from_view(&view).owner("x").expect("owner").lease, LeaseId(9));
     }

@@ -18,6 +18,7 @@ fn ring(leases: &HashSet<u8>) -> Ring {
         lease: (*lease).into(),
         kind: NodeKind::Router.into(),
         address: format!("router-{lease}:7402"),
+        slot: None,
     };
     Ring::from_view(&RegistryView { nodes: leases.iter().map(node).collect(), ..RegistryView::default() })
 }

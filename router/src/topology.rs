@@ -115,11 +115,12 @@ pub(crate) mod tests {
             lease: i as u64 + 1,
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
+            slot: None,
         });
         // No view is older than its leases.
         let newest = gateways.iter().copied().fold(version, u64::max);
         let gateways =
-            gateways.iter().map(|lease| Node { lease: *lease, kind: NodeKind::Gateway.into(), address: String::new() });
+            gateways.iter().map(|lease| Node { lease: *lease, kind: NodeKind::Gateway.into(), ..Node::default() });
         let view = RegistryView {
             version: newest,
             ring_version: version,
@@ -137,6 +138,7 @@ pub(crate) mod tests {
             lease,
             kind: NodeKind::Storage.into(),
             address: address.to_owned(),
+            slot: None,
         });
         let replica = |(id, node, leaving)| Replica { id, node, leaving, ..Replica::default() };
         let placed = Placed {

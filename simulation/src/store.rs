@@ -18,7 +18,7 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
+        AddRingSlot, AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
         SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, rejected::Reason,
         store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
@@ -113,6 +113,8 @@ pub(crate) enum StoreEvent {
     },
     /// The planner and the leaders of the shards look at the members.
     Reconciles,
+    /// This router, which waits for a slot of the ring, gets one.
+    RingSlot(u64),
     /// The operator's change of this number.
     Operator(usize),
     /// The disk of this node is gone, and the operator replaces it.
@@ -187,7 +189,7 @@ impl<'m> Cluster<'m> {
     }
 
     fn view(&self) -> RegistryView {
-        let node = |lease, address| Node { lease, kind: NodeKind::Storage.into(), address };
+        let node = |lease, address| Node { lease, kind: NodeKind::Storage.into(), address, slot: None };
         let rows = self.machines.rows();
         let mut storage: Vec<Node> = rows.nodes().map(|row| node(row.node, row.address.clone())).collect();
         if storage.is_empty() {
@@ -268,6 +270,9 @@ impl World<'_> {
             StoreEvent::Elects { shard, term } if self.cluster.shard(shard).term == term => self.elects(shard, None),
             StoreEvent::Elects { .. } => {}
             StoreEvent::Reconciles => self.reconciles(),
+            StoreEvent::RingSlot(lease) if self.cluster.registry_is_led() => {
+                self.registry_write(directory_command::Op::AddRingSlot(AddRingSlot { lease }));
+            }
             StoreEvent::Operator(number) => self.operator(number),
             StoreEvent::Replaces(node) => self.replaces(node),
             StoreEvent::ClustersLevelRises if self.cluster.registry_is_led() => {
@@ -282,7 +287,7 @@ impl World<'_> {
                 self.cluster.set_level(shard, Level::OF_PROGRAM);
             }
             // The next leader does it.
-            StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
+            StoreEvent::RingSlot(_) | StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
                 self.schedule.after(50 * MS, Event::Store(event));
             }
             StoreEvent::NodeStarts(node) => self.cluster.up[node].store(true, Ordering::Relaxed),
@@ -428,6 +433,11 @@ impl World<'_> {
         let view = self.cluster.view();
         if view.version == before {
             return;
+        }
+        let routers = || view.nodes.iter().filter(|node| node.kind() == NodeKind::Router);
+        for waits in routers().filter(|router| router.slot.is_none()) {
+            let after = self.random.below(3000 * MS);
+            self.schedule.after(after, Event::Store(StoreEvent::RingSlot(waits.lease)));
         }
         for router in 0..self.routers.len() {
             let late = if self.healed { 20 * MS } else { self.scenario.registry_late };

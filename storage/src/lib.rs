@@ -15,6 +15,7 @@
 //! health.rs, node_load.rs, leads.rs    whether nodes keep up, and what leading costs them
 //! carrier.rs   commands of storage nodes for the registry
 //! service.rs, registry.rs, lease_clock.rs   what routers and gateways ask
+//! ring_slots.rs    which share of the users a router gets
 //! space.rs     how full the disk is
 //! watched.rs   metrics that are read when they are scraped
 //! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
@@ -65,6 +66,7 @@ mod raft;
 mod reconcile;
 mod registry;
 mod repair;
+mod ring_slots;
 mod rounds;
 mod service;
 mod shard;

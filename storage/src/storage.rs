@@ -63,6 +63,7 @@ use crate::{
     raft::{self, Host, RaftLinks, RaftService, StartError},
     reconcile,
     registry::RegistryService,
+    ring_slots,
     service::StoreService,
     shard_clock,
     space::{self, Space},
@@ -512,6 +513,7 @@ impl Node {
         tasks.spawn("loads of nodes", leads::follow(serving()));
         tasks.spawn("leader spread", placement::spread(serving(), Arc::clone(&self.draining)));
         tasks.spawn("lease clock", lease_clock::run(serving(), Arc::clone(&self.leases)));
+        tasks.spawn("ring slots", ring_slots::run(serving()));
         tasks.spawn("log upkeep", log_upkeep::run(serving(), Arc::clone(&self.log), self.config.log_bytes));
         tasks.spawn("snapshot check", log_upkeep::check_snapshots(serving()));
         tasks.spawn("shard clocks", shard_clock::run(serving(), retention));

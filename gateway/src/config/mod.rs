@@ -90,9 +90,13 @@ pub struct GatewayConfig {
     pub drain_delay_ms: u64,
     /// At shutdown, the time over which the clients are sent away.
     pub drain_spread_ms: u64,
+    pub drain_per_second: u32,
     /// Sign-in with SCRAM-SHA-256.
     pub password_sign_in: bool,
     pub jwt: JwtConfig,
+    /// Sign-ins of all clients: the sustained rate, and the burst. One that begins anew counts for two.
+    pub sign_ins_per_second: u32,
+    pub sign_in_burst: u32,
     /// Failed sign-ins of one network address: the burst, and the number that comes back each minute.
     pub failed_sign_ins_burst: u32,
     pub failed_sign_ins_per_minute: u32,
@@ -150,8 +154,11 @@ impl Default for GatewayConfig {
             max_pending_requests: 65_536,
             drain_delay_ms: 500,
             drain_spread_ms: 2_000,
+            drain_per_second: 2_000,
             password_sign_in: true,
             jwt: JwtConfig::default(),
+            sign_ins_per_second: 5_000,
+            sign_in_burst: 10_000,
             failed_sign_ins_burst: 20,
             failed_sign_ins_per_minute: 10,
             user_failed_sign_ins_burst: 10,
@@ -237,6 +244,9 @@ impl GatewayConfig {
         within("max_pending_requests", self.max_pending_requests as u64, 1, 10_000_000)?;
         within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
+        within("drain_per_second", self.drain_per_second.into(), 1, 1_000_000)?;
+        within("sign_ins_per_second", self.sign_ins_per_second.into(), 1, 1_000_000)?;
+        within("sign_in_burst", self.sign_in_burst.into(), 2, 1_000_000)?;
         within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;
         within("failed_sign_ins_per_minute", self.failed_sign_ins_per_minute.into(), 1, 1_000_000)?;
         within("user_failed_sign_ins_burst", self.user_failed_sign_ins_burst.into(), 1, 1_000_000)?;

@@ -38,6 +38,17 @@ impl Bucket {
         Duration::from_secs_f64((-self.tokens / self.per_second).max(0.0))
     }
 
+    /// The time until so many tokens are there.
+    pub(crate) fn wait_for(&mut self, tokens: u32, now: Instant) -> Duration {
+        let _ = self.check(now);
+        Duration::from_secs_f64(((f64::from(tokens) - self.tokens) / self.per_second).max(0.0))
+    }
+
+    /// Takes tokens, also those that are not there yet.
+    pub(crate) fn pay(&mut self, tokens: u32) {
+        self.tokens -= f64::from(tokens);
+    }
+
     /// The time until there is a token, as of the last call.
     pub(crate) fn wait_for_one(&self) -> Duration {
         Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))

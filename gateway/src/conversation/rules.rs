@@ -1,6 +1,9 @@
 //! The settings of all sessions of a gateway: times, sizes, rates, and keys of tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 
@@ -8,6 +11,7 @@ use super::token::{InvalidTokenKey, TokenKeys};
 use crate::{
     cluster_level::ClusterLevel,
     config::{GatewayConfig, TokenAccounts},
+    herd::Herd,
     throttle::Throttle,
     users::Users,
 };
@@ -36,6 +40,7 @@ pub(crate) struct Rules {
     /// Makes up credentials for users who have none.
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
+    pub(crate) herd: Herd,
     pub(crate) users: Arc<Users>,
     pub(crate) level: ClusterLevel,
 }
@@ -62,6 +67,7 @@ impl Rules {
             token_accounts: config.jwt.accounts,
             decoy_key,
             throttle: Throttle::new(config.tries()),
+            herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst, Instant::now()),
             users: config.users(),
             level: ClusterLevel::default(),
         })

@@ -3,6 +3,7 @@
 mod answers;
 mod ending;
 mod signed_in;
+mod herd;
 mod signing_in;
 
 use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};

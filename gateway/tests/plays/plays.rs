@@ -18,7 +18,11 @@ use carillon_proto::{
 };
 use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use tokio::{net::TcpStream, sync::mpsc, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite;
 
@@ -254,13 +258,18 @@ async fn frames_above_the_limit_and_connections_above_the_limit_are_refused() {
     world.end().await;
 }
 
+/// The end of a drain that has time enough.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
 #[tokio::test]
 async fn a_drain_says_bye_closes_the_sessions_and_gives_the_lease_back() {
     let world = world(|_| {}).await;
     let mut alice = world.client("alice", "phone").await;
     let store = Arc::clone(&world.router.store);
     let drain = async {
-        in_time(world.gateway.drain()).await;
+        in_time(world.gateway.drain(soon())).await;
     };
     let client = async {
         assert_eq!(bye(alice.hears().await), (Code::ShuttingDown, true));
@@ -281,7 +290,7 @@ async fn a_drain_does_not_wait_for_answers_when_no_router_is_left() {
     let mut alice = StreamClient::signed_in(gateway.tcp_address().expect("on"), "alice", "phone").await;
     router.stop().await;
     alice.says(send("m1", "bob")).await;
-    in_time(gateway.drain()).await;
+    in_time(gateway.drain(soon())).await;
     assert!(tasks.finish(Duration::from_secs(10)).await, "all tasks end");
     drop(alice);
 }

@@ -254,7 +254,7 @@ impl State {
     }
 
     fn view(&self) -> RegistryView {
-        let node = Node { lease: 1, kind: NodeKind::Router.into(), address: self.address.to_string() };
+        let node = Node { lease: 1, kind: NodeKind::Router.into(), address: self.address.to_string(), slot: None };
         let level = Level::OF_PROGRAM.0;
         RegistryView { version: 1, ring_version: 1, nodes: vec![node], level, ..Default::default() }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use carillon_proto::{
-    ShardId,
+    Level, ShardId,
     pb::{
         admin::{StatusReply, StatusRequest},
         store::{Node, NodeKind, RegistryView, Release},
@@ -54,14 +54,14 @@ fn show(status: &StatusReply) -> String {
     let view = status.registry.as_ref().unwrap_or(&empty);
     let led = leaders(status);
     let mut text = format!(
-        "cluster {}, level {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  {:<9}  {:>5}  LEADS\n",
+        "cluster {}, level {}, registry version {}, ring version {}\n\n{:<8}  {:>12}  {:<24}  {:<9}  {:>5}  LEADS OR SLOT\n",
         view.cluster, view.level, view.version, view.ring_version, "NODE", "ID OR LEASE", "ADDRESS", "RELEASE", "KNOWS"
     );
     for node in view.storage.iter().chain(&view.nodes) {
         let (kind, leads) = match node.kind() {
             NodeKind::Storage if status.silent.contains(&node.address) => ("storage", "does not answer".to_owned()),
             NodeKind::Storage => ("storage", led.get(node.address.as_str()).copied().unwrap_or(0).to_string()),
-            NodeKind::Router => ("router", String::new()),
+            NodeKind::Router => ("router", slot(view, node)),
             NodeKind::Gateway => ("gateway", String::new()),
             NodeKind::Unspecified => ("?", String::new()),
         };
@@ -77,6 +77,15 @@ fn show(status: &StatusReply) -> String {
         text.push_str(&format!("{name:<14}  {leader}\n"));
     }
     text
+}
+
+/// The router's place on the ring; nothing below the level that has slots.
+fn slot(view: &RegistryView, node: &Node) -> String {
+    match node.slot {
+        Some(slot) => format!("slot {slot}"),
+        None if view.level >= Level::RING_SLOTS.0 => "waits for a slot".to_owned(),
+        None => String::new(),
+    }
 }
 
 /// The release and its level; `-` if the node has not told it.
@@ -102,8 +111,8 @@ mod tests {
             shard: Some(ShardId { kind: ShardKind::Timeline, index }.to_pb()),
             leader: leader.to_owned(),
         };
-        let storage = |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into() };
-        let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into() };
+        let storage = |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into(), slot: None };
+        let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into(), slot: Some(1) };
         let registry = RegistryView {
             storage: vec![storage(1, "a:1"), storage(2, "c:1")],
             nodes: vec![router],
@@ -120,7 +129,7 @@ mod tests {
         for line in [
             "storage 1 a:1 - - 2",
             "storage 2 c:1 - - does not answer",
-            "router 7 b:2 0.2.0 4",
+            "router 7 b:2 0.2.0 4 slot 1",
             "timeline-1 a:1",
             "timeline-2 none known",
         ] {

@@ -71,7 +71,7 @@ impl MemoryStore {
     pub(crate) async fn start(users: &[&str], security: &PeerSecurity, tasks: &Tasks) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound").to_string();
-        let storage = Node { lease: 1, kind: NodeKind::Storage.into(), address: address.clone() };
+        let storage = Node { lease: 1, kind: NodeKind::Storage.into(), address: address.clone(), slot: None };
         let view = RegistryView {
             version: 1,
             directory_shards: 4,
@@ -110,7 +110,7 @@ impl MemoryStore {
             state.last_lease += 1;
             state.last_lease
         };
-        self.change(|view| view.nodes.push(Node { lease, kind: kind.into(), address: String::new() }));
+        self.change(|view| view.nodes.push(Node { lease, kind: kind.into(), ..Node::default() }));
         lease
     }
 
@@ -381,7 +381,7 @@ impl Registry for MemoryStore {
             }
         };
         if new {
-            self.change(|view| view.nodes.push(Node { lease, kind, address }));
+            self.change(|view| view.nodes.push(Node { lease, kind, address, slot: None }));
         }
         Ok(Response::new(RegisterReply { lease }))
     }

@@ -74,9 +74,11 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
             check_registry(shard)?;
             check_node(op)
         }
-        DirectoryOp::RenewLease(_) | DirectoryOp::DeregisterNode(_) | DirectoryOp::AdvanceLeaseClock(_) => {
-            check_registry(shard)
-        }
+        DirectoryOp::RenewLease(_)
+        | DirectoryOp::DeregisterNode(_)
+        | DirectoryOp::AdvanceLeaseClock(_)
+        | DirectoryOp::AddRingSlot(_)
+        | DirectoryOp::DropRingSlot(_) => check_registry(shard),
         DirectoryOp::SetLevel(_) => Ok(()),
         DirectoryOp::FoundCluster(op) => {
             check_registry(shard)?;
@@ -164,6 +166,8 @@ pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
                 | DirectoryOp::DropStorageNode(_)
                 | DirectoryOp::Rebalance(_)
                 | DirectoryOp::PreferReplica(_)
+                | DirectoryOp::AddRingSlot(_)
+                | DirectoryOp::DropRingSlot(_)
         )
     )
 }

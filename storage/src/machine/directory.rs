@@ -144,8 +144,17 @@ impl Batch<'_> {
                 self.registry.advance(at, op.elapsed_ms, &mut self.changes);
                 done()
             }
+            Op::AddRingSlot(op) => {
+                self.registry.add_slot(at, op.lease, &mut self.changes);
+                done()
+            }
+            Op::DropRingSlot(op) => {
+                self.registry.drop_slot(at, op.slot, &mut self.changes);
+                done()
+            }
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
+                self.registry.level_rises(at, self.reading.level, &mut self.changes);
                 done()
             }
             Op::FoundCluster(op) => {

@@ -14,6 +14,7 @@ mod level;
 mod recent;
 mod registry;
 mod retention;
+mod ring_slots;
 mod senders;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,16 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use carillon_proto::pb::store::{FoundCluster, Node, NodeKind, RegisterNode};
+use carillon_proto::{
+    Level,
+    pb::store::{FoundCluster, Node, NodeKind, RegisterNode},
+};
 
 use super::{
     broken,
     cluster::{ClusterRows, NoChange},
     keys::{self, Lease},
+    ring_slots::RingSlots,
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
@@ -23,6 +27,8 @@ pub(crate) struct RegistryState {
     pub(crate) nodes: Vec<Node>,
     /// The lengths of the leases of `nodes`, in the same order.
     pub(crate) ttls_ms: Vec<u32>,
+    /// The slots of the ring that no router holds.
+    pub(crate) vacant_slots: Vec<u32>,
     pub(crate) cluster: ClusterRows,
 }
 
@@ -50,6 +56,9 @@ pub(crate) struct Registry {
     version: u64,
     ring_version: u64,
     leases: BTreeMap<u64, Lease>,
+    slots: RingSlots,
+    /// Routers get slots of the ring.
+    has_slots: bool,
     cluster: ClusterRows,
 }
 
@@ -64,7 +73,10 @@ impl Registry {
             let (key, value) = record?;
             leases.insert(keys::lease_of(&key)?, Lease::decode(&value)?);
         }
-        Ok(Self { clock_ms, version, ring_version, leases, cluster: ClusterRows::load(shard)? })
+        let (slots, cluster) = (RingSlots::load(shard)?, ClusterRows::load(shard)?);
+        let level = shard.get(keys::LEVEL)?.map_or(Ok(Level::BEFORE), |level| keys::level_of(&level))?;
+        let has_slots = level >= Level::RING_SLOTS;
+        Ok(Self { clock_ms, version, ring_version, leases, slots, has_slots, cluster })
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -76,13 +88,51 @@ impl Registry {
             lease: *lease,
             kind: node.kind.into(),
             address: node.address.clone(),
+            slot: self.slots.of(*lease),
         };
         RegistryState {
             version: self.version,
             ring_version: self.ring_version,
             nodes: self.leases.iter().map(node).collect(),
             ttls_ms: self.leases.values().map(|lease| lease.ttl_ms).collect(),
+            vacant_slots: self.slots.vacant().collect(),
             cluster: self.cluster.clone(),
+        }
+    }
+
+    /// The shard reads its commands by this level from now on.
+    pub(crate) fn level_rises(&mut self, at: u64, level: Level, changes: &mut Changes) {
+        if self.has_slots || level < Level::RING_SLOTS {
+            return;
+        }
+        self.has_slots = true;
+        let routers: Vec<u64> = self.waiting().collect();
+        for router in &routers {
+            self.slots.add(*router, changes);
+        }
+        if !routers.is_empty() {
+            self.ring_changed(at, changes);
+        }
+    }
+
+    /// The routers without a slot, the oldest first.
+    fn waiting(&self) -> impl Iterator<Item = u64> {
+        let routers = self.leases.iter().filter(|(_, lease)| is_router(lease.kind));
+        routers.map(|(lease, _)| *lease).filter(|lease| self.slots.of(*lease).is_none())
+    }
+
+    pub(crate) fn add_slot(&mut self, at: u64, lease: u64, changes: &mut Changes) {
+        if self.waiting().any(|waiting| waiting == lease) {
+            self.slots.add(lease, changes);
+            self.ring_changed(at, changes);
+        }
+    }
+
+    pub(crate) fn drop_slot(&mut self, at: u64, slot: u32, changes: &mut Changes) {
+        if self.slots.drop_vacant(slot, changes) {
+            // The ring stays as it is.
+            self.version = at;
+            self.save(changes);
         }
     }
 
@@ -134,6 +184,9 @@ impl Registry {
         changes.put(keys::lease(at), lease.encode());
         self.changed(at, kind, changes);
         self.leases.insert(at, lease);
+        if self.has_slots && is_router(kind) {
+            self.slots.join(at, changes);
+        }
         Ok(at)
     }
 
@@ -148,6 +201,8 @@ impl Registry {
     pub(crate) fn deregister(&mut self, at: u64, lease: u64, changes: &mut Changes) {
         if let Some(held) = self.leases.remove(&lease) {
             changes.delete(keys::lease(lease));
+            let heir = self.waiting().next();
+            self.slots.leave(lease, heir, changes);
             self.changed(at, held.kind, changes);
         }
     }
@@ -167,10 +222,16 @@ impl Registry {
     }
 
     fn changed(&mut self, at: u64, kind: u8, changes: &mut Changes) {
-        self.version = at;
-        if i32::from(kind) == i32::from(NodeKind::Router) {
-            self.ring_version = at;
+        if is_router(kind) {
+            self.ring_changed(at, changes);
+        } else {
+            self.version = at;
+            self.save(changes);
         }
+    }
+
+    fn ring_changed(&mut self, at: u64, changes: &mut Changes) {
+        (self.version, self.ring_version) = (at, at);
         self.save(changes);
     }
 
@@ -178,6 +239,10 @@ impl Registry {
         let value = keys::numbers_value([self.clock_ms, self.version, self.ring_version]);
         changes.put(keys::REGISTRY, value);
     }
+}
+
+fn is_router(kind: u8) -> bool {
+    i32::from(kind) == i32::from(NodeKind::Router)
 }
 
 #[cfg(test)]
@@ -238,5 +303,88 @@ mod tests {
         registry.deregister(67, 65, &mut changes);
         registry.deregister(68, 65, &mut changes);
         assert_eq!((registry.version, registry.ring_version), (67, 66));
+    }
+
+    fn slots(registry: &Registry) -> Vec<(u64, Option<u32>)> {
+        registry.state().nodes.iter().map(|node| (node.lease, node.slot)).collect()
+    }
+
+    fn router(registry: &mut Registry, at: u64, changes: &mut Changes) {
+        let address = format!("router-{at}:1");
+        registry.register(at, &node(NodeKind::Router, &address, at as u8), changes).expect("well-formed");
+    }
+
+    /// With slots from the beginning.
+    fn with_slots(changes: &mut Changes) -> Registry {
+        let mut registry = Registry::default();
+        registry.level_rises(1, Level::RING_SLOTS, changes);
+        registry
+    }
+
+    #[test]
+    fn a_router_that_comes_before_another_one_goes_takes_its_slot_in_the_same_moment() {
+        let mut changes = Changes::default();
+        let mut registry = with_slots(&mut changes);
+        router(&mut registry, 64, &mut changes);
+        router(&mut registry, 65, &mut changes);
+        registry.add_slot(66, 65, &mut changes);
+        registry.add_slot(67, 65, &mut changes);
+        assert_eq!(slots(&registry), [(64, Some(0)), (65, Some(1))]);
+        assert_eq!(registry.ring_version, 66, "it has one already");
+        for new in [70, 80] {
+            router(&mut registry, new, &mut changes);
+            registry.deregister(new + 1, new / 10 + 57, &mut changes);
+        }
+        assert_eq!(slots(&registry), [(70, Some(0)), (80, Some(1))]);
+        assert!(registry.state().vacant_slots.is_empty());
+    }
+
+    #[test]
+    fn a_router_that_comes_after_another_one_has_gone_takes_its_slot() {
+        let mut changes = Changes::default();
+        let mut registry = with_slots(&mut changes);
+        for at in [64, 65, 66] {
+            router(&mut registry, at, &mut changes);
+            registry.add_slot(at, at, &mut changes);
+        }
+        registry.deregister(70, 65, &mut changes);
+        assert_eq!(slots(&registry), [(64, Some(0)), (66, Some(2))]);
+        assert_eq!(registry.state().vacant_slots, [1]);
+        router(&mut registry, 71, &mut changes);
+        router(&mut registry, 72, &mut changes);
+        assert_eq!(slots(&registry), [(64, Some(0)), (66, Some(2)), (71, Some(1)), (72, None)]);
+    }
+
+    #[test]
+    fn a_vacant_slot_is_dropped_and_one_that_is_held_is_not() {
+        let mut changes = Changes::default();
+        let mut registry = with_slots(&mut changes);
+        for at in [64, 65] {
+            router(&mut registry, at, &mut changes);
+            registry.add_slot(at, at, &mut changes);
+        }
+        registry.deregister(70, 64, &mut changes);
+        registry.drop_slot(71, 1, &mut changes);
+        registry.drop_slot(72, 7, &mut changes);
+        assert_eq!((registry.state().vacant_slots, registry.version), (vec![0], 70));
+        registry.drop_slot(73, 0, &mut changes);
+        assert_eq!((registry.state().vacant_slots, registry.version, registry.ring_version), (vec![], 73, 70));
+        router(&mut registry, 80, &mut changes);
+        registry.add_slot(81, 80, &mut changes);
+        assert_eq!(slots(&registry), [(65, Some(1)), (80, Some(0))], "the lowest number that is free");
+    }
+
+    #[test]
+    fn routers_that_are_there_when_the_level_rises_get_slots() {
+        let (mut registry, mut changes) = (Registry::default(), Changes::default());
+        router(&mut registry, 64, &mut changes);
+        router(&mut registry, 65, &mut changes);
+        registry.register(66, &node(NodeKind::Gateway, "", 1), &mut changes).expect("well-formed");
+        registry.level_rises(70, Level::ERASURE, &mut changes);
+        assert_eq!(slots(&registry), [(64, None), (65, None), (66, None)]);
+        registry.level_rises(71, Level::RING_SLOTS, &mut changes);
+        registry.level_rises(72, Level::RING_SLOTS, &mut changes);
+        assert_eq!(slots(&registry), [(64, Some(0)), (65, Some(1)), (66, None)]);
+        assert_eq!(registry.ring_version, 71);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use carillon_proto::ShardId;
 
 use super::{
-    ACCOUNT, ENDING, ERASURE, LEASE, PLACEMENT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of, numbers_of,
+    ACCOUNT, ENDING, ERASURE, LEASE, PLACEMENT, RING_SLOT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of, numbers_of,
     numbers_value,
 };
 
@@ -64,6 +64,20 @@ pub(crate) fn leases() -> RowBytes {
 pub(crate) fn lease_of(key: &[u8]) -> io::Result<u64> {
     let [LEASE, number @ ..] = key else { return Err(broken("key of a lease")) };
     number.try_into().map(u64::from_be_bytes).map_err(|_| broken("key of a lease"))
+}
+
+pub(crate) fn ring_slot(slot: u32) -> RowBytes {
+    key(RING_SLOT, &[&slot.to_be_bytes()])
+}
+
+/// The prefix of all slots of the ring.
+pub(crate) fn ring_slots() -> RowBytes {
+    key(RING_SLOT, &[])
+}
+
+pub(crate) fn ring_slot_of(key: &[u8]) -> io::Result<u32> {
+    let [RING_SLOT, slot @ ..] = key else { return Err(broken("key of a slot of the ring")) };
+    slot.try_into().map(u32::from_be_bytes).map_err(|_| broken("key of a slot of the ring"))
 }
 
 pub(crate) fn storage_node(node: u64) -> RowBytes {

@@ -15,6 +15,7 @@
 //! | 0x09 `CLUSTER_LEVEL` | directory 0 | nothing | level u32: what all storage nodes can read |
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
+//! | 0x3a `RING_SLOT` | directory 0 | slot u32 | lease u64 of the router that holds it, 0 for none |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
@@ -52,7 +53,8 @@
 //!
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
-//! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`.
+//! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
+//! no `RING_SLOT`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -101,6 +103,7 @@ const GROUP_CURSOR: u8 = 0x19;
 const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
+const RING_SLOT: u8 = 0x3a;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -279,7 +282,7 @@ mod tests {
         let used: Vec<_> = single
             .into_iter()
             .chain(rows)
-            .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER])
+            .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();

@@ -11,9 +11,9 @@ use prost::Message;
 use super::{
     ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
     ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
-    NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, SESSION, STORAGE_NODE, Stored, TIMELINE, broken, cursor_of,
+    NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored, TIMELINE, broken, cursor_of,
     ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, lease_of, level_of, number_of, numbers_of,
-    placement_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    placement_of, ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -50,6 +50,7 @@ fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         LEASE => lease_of(key).and_then(|_| Lease::decode(value).map(drop)),
         ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
         ERASURE => user_of(key).and_then(|_| Erasure::decode(value).map(drop)),
+        RING_SLOT => ring_slot_of(key).and_then(|_| number_of(value).map(drop)),
         STORAGE_NODE => storage_node_of(key).and_then(|_| message::<StorageNode>(value)),
         PLACEMENT => placement_of(key).and_then(|_| message::<Placement>(value)),
         _ => Err(unknown(first)),
@@ -78,7 +79,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
 /// that was copied.
 pub(crate) fn is_of_nodes(key: &[u8]) -> bool {
     [REGISTRY, CLUSTER_GROWTH].contains(&key)
-        || matches!(key.first(), Some(&(LEASE | SESSION | STORAGE_NODE | PLACEMENT)))
+        || matches!(key.first(), Some(&(LEASE | RING_SLOT | SESSION | STORAGE_NODE | PLACEMENT)))
 }
 
 fn message<M: Message + Default>(value: &[u8]) -> io::Result<()> {
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use crate::machine::keys::{
         account, cursor, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage, lease,
-        number_value, numbers_value, placement, record, session, storage_node, timeline, timeline_value,
+        number_value, numbers_value, placement, record, ring_slot, session, storage_node, timeline, timeline_value,
     };
 
     #[test]
@@ -113,6 +114,7 @@ mod tests {
             (account("alice").to_vec(), Account::default().encode_to_vec()),
             (session("alice", "d").to_vec(), Session::default().encode_to_vec()),
             (lease(64).to_vec(), lease_row.encode()),
+            (ring_slot(2).to_vec(), number.clone()),
             (ending("alice").to_vec(), number.clone()),
             (erasure("alice").to_vec(), numbers_value([1, 2, 0]).to_vec()),
             (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
@@ -145,6 +147,6 @@ mod tests {
         }
         let later = check(ShardKind::Timeline, &[0x40], &[]).expect_err("of a later release");
         assert_eq!(later.kind(), io::ErrorKind::Unsupported);
-        assert!(is_of_nodes(&lease(64)) && is_of_nodes(&session("a", "d")) && !is_of_nodes(&account("a")));
+        assert!(is_of_nodes(&lease(64)) && is_of_nodes(&ring_slot(0)) && is_of_nodes(&session("a", "d")) && !is_of_nodes(&account("a")));
     }
 }

@@ -29,9 +29,19 @@ struct Model {
     erasures: BTreeMap<String, Erasure>,
     /// Registration, lease, when it ends.
     nodes: Vec<(RegisterNode, u64, u64)>,
+    /// Of the ring, by number.
+    slots: Vec<Slot>,
     clock: u64,
     version: u64,
     ring_version: u64,
+}
+
+/// Of a slot of the ring.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Slot {
+    None,
+    Vacant,
+    Held(u64),
 }
 
 /// An outcome without its texts.
@@ -204,6 +214,14 @@ impl Model {
                 });
                 self.nodes.push((op.clone(), at, self.clock + u64::from(op.ttl_ms)));
                 self.changed(at, op.kind());
+                if op.kind() == NodeKind::Router {
+                    let first = self.slots.iter().all(|slot| *slot == Slot::None);
+                    if let Some(vacant) = self.slots.iter().position(|slot| *slot == Slot::Vacant) {
+                        self.slots[vacant] = Slot::Held(at);
+                    } else if first {
+                        self.add_slot(at);
+                    }
+                }
                 return Answer::Other(Outcome::Registered(Registered { lease: at }));
             }
             Op::RenewLease(op) => {
@@ -212,6 +230,18 @@ impl Model {
                     return Answer::Rejected(Reason::NotFound);
                 };
                 *ends = clock + u64::from(node.ttl_ms);
+            }
+            Op::AddRingSlot(op) => {
+                if self.waiting().contains(&op.lease) {
+                    self.add_slot(op.lease);
+                    self.changed(at, NodeKind::Router);
+                }
+            }
+            Op::DropRingSlot(op) => {
+                if let Some(slot @ Slot::Vacant) = self.slots.get_mut(op.slot as usize) {
+                    *slot = Slot::None;
+                    self.version = at;
+                }
             }
             Op::DeregisterNode(op) => self.remove(at, |(_, lease, _)| *lease == op.lease),
             Op::AdvanceLeaseClock(op) => {
@@ -312,10 +342,28 @@ impl Model {
     }
 
     fn remove(&mut self, at: u64, which: impl Fn(&(RegisterNode, u64, u64)) -> bool) {
-        let (gone, left) = std::mem::take(&mut self.nodes).into_iter().partition(which);
-        self.nodes = left;
-        for (node, _, _) in gone {
+        let gone: Vec<u64> = self.nodes.iter().filter(|node| which(node)).map(|(_, lease, _)| *lease).collect();
+        for lease in gone {
+            let place = self.nodes.iter().position(|(_, other, _)| *other == lease).expect("found before");
+            let (node, ..) = self.nodes.remove(place);
+            let heir = self.waiting().first().map_or(Slot::Vacant, |lease| Slot::Held(*lease));
+            if let Some(slot) = self.slots.iter_mut().find(|slot| **slot == Slot::Held(lease)) {
+                *slot = heir;
+            }
             self.changed(at, node.kind());
+        }
+    }
+
+    /// Routers without a slot, the oldest first.
+    fn waiting(&self) -> Vec<u64> {
+        let routers = self.nodes.iter().filter(|(node, ..)| node.kind() == NodeKind::Router);
+        routers.map(|(_, lease, _)| *lease).filter(|lease| !self.slots.contains(&Slot::Held(*lease))).collect()
+    }
+
+    fn add_slot(&mut self, lease: u64) {
+        match self.slots.iter_mut().find(|slot| **slot == Slot::None) {
+            Some(slot) => *slot = Slot::Held(lease),
+            None => self.slots.push(Slot::Held(lease)),
         }
     }
 
@@ -378,8 +426,11 @@ fn check_reads(reader: &DirectoryReader, model: &Model) {
         lease: *lease,
         kind: node.kind,
         address: node.address.clone(),
+        slot: model.slots.iter().position(|slot| *slot == Slot::Held(*lease)).map(|slot| slot as u32),
     };
     assert_eq!(registry.nodes, model.nodes.iter().map(node).collect::<Vec<_>>());
+    let vacant = model.slots.iter().enumerate().filter(|(_, slot)| **slot == Slot::Vacant);
+    assert_eq!(registry.vacant_slots, vacant.map(|(number, _)| number as u32).collect::<Vec<_>>());
 }
 
 fn entries() -> impl Strategy<Value = Vec<Vec<DirectoryCommand>>> {

@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropStorageNode, EndSender,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
         EraseAccount, EraseSender, ForgetReplica, FoundCluster, MoveCursors, MoveReplica, PlaceReplica, PreferReplica,
         PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session,
         SetLevel, SetReplicaVotes, SetStorageNode, SetStorageNodeState, StorageNode, StoreError, SweepCursors,
@@ -179,6 +179,23 @@ fn shards_below_level_5_stop_at_erasures() {
     directory.apply(&[entry(2, &all)], &2u64.to_be_bytes()).expect("applies");
     let all: Vec<_> = [of_timeline(level)].into_iter().chain(in_timeline).collect();
     timeline.apply(&[entry(2, &all)], &2u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_directory_shard_below_level_6_stops_at_slots_of_the_ring() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = at_level(directory(&engines), &set_level(Level::ERASURE));
+    let new = [
+        command(Op::AddRingSlot(AddRingSlot { lease: 64 })),
+        command(Op::DropRingSlot(DropRingSlot { slot: 0 })),
+    ];
+    for command in &new {
+        let why = why(&mut machine, 2, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 6 stands where the shard is at level 5"), "{why}");
+    }
+    let all: Vec<_> = [set_level(Level::RING_SLOTS)].into_iter().chain(new).collect();
+    machine.apply(&[entry(2, &all)], &2u64.to_be_bytes()).expect("applies");
 }
 
 #[test]

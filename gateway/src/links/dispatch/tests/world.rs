@@ -51,6 +51,7 @@ impl World {
             lease: i as u64 + 1,
             kind: NodeKind::Router.into(),
             address: (*address).to_owned(),
+            slot: None,
         };
         let nodes = routers.iter().enumerate().map(node).collect();
         let view = RegistryView { ring_version: self.version, nodes, ..RegistryView::default() };

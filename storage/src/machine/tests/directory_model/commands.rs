@@ -3,8 +3,8 @@
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, AccountErased, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode, DirectoryCommand,
-        EndSessions, EraseAccount, InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens,
+        Account, AccountErased, AddRingSlot, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode,
+        DirectoryCommand, DropRingSlot, EndSessions, EraseAccount, InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens,
         ScramCredentials, Session, SetLevel, directory_command::Op, put_account::Mode,
     },
 };
@@ -105,6 +105,8 @@ pub(super) fn command() -> impl Strategy<Value = DirectoryCommand> {
         4 => node().prop_map(Op::RegisterNode),
         3 => lease().prop_map(|lease| Op::RenewLease(RenewLease { lease })),
         2 => lease().prop_map(|lease| Op::DeregisterNode(DeregisterNode { lease })),
+        4 => lease().prop_map(|lease| Op::AddRingSlot(AddRingSlot { lease })),
+        2 => (0..4u32).prop_map(|slot| Op::DropRingSlot(DropRingSlot { slot })),
         2 => (0..20u32).prop_map(|elapsed_ms| Op::AdvanceLeaseClock(AdvanceLeaseClock { elapsed_ms })),
     ]
     .prop_map(|op| DirectoryCommand { op: Some(op) })
