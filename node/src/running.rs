@@ -1,6 +1,10 @@
 //! One process: its roles are opened, then started, watched, and stopped in order.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use carillon_gateway::{Gateway, GatewayConfig};
 use carillon_proto::{
@@ -151,7 +155,7 @@ async fn open(
     }
     if roles.contains(&Role::Router) {
         if let Some(address) = addresses.storage.filter(|_| router_config.storage == RouterConfig::default().storage) {
-            router_config.storage = vec![address.to_string()];
+            router_config.storage = vec![from_here(address).to_string()];
         }
         let opened = Router::open(router_config, security.clone()).await?;
         addresses.router = Some(opened.address());
@@ -160,7 +164,7 @@ async fn open(
     }
     if roles.contains(&Role::Gateway) {
         if let Some(address) = addresses.router.filter(|_| gateway_config.routers == GatewayConfig::default().routers) {
-            gateway_config.routers = vec![address.to_string()];
+            gateway_config.routers = vec![from_here(address).to_string()];
         }
         let opened = Gateway::open(gateway_config, security.clone()).await?;
         (addresses.tcp, addresses.ws, addresses.grpc) =
@@ -179,6 +183,16 @@ pub(crate) fn gateway_config(config: &Config, roles: &[Role], secrets: &Secrets)
         gateway.jwt.keys.extend(secrets.token_key());
     }
     gateway
+}
+
+/// The address at which this machine reaches a listener of its own.
+fn from_here(bound: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(loopback, bound.port())
 }
 
 fn storage_hint(error: &carillon_storage::OpenError) -> &'static str {
@@ -382,6 +396,18 @@ mod tests {
         alice.close().await;
         bob.close().await;
         assert!(running.stop().await, "stopped in time");
+    }
+
+    #[test]
+    fn roles_behind_a_wildcard_address_are_reached_by_loopback() {
+        for (bound, reached) in [
+            ("0.0.0.0:7401", "127.0.0.1:7401"),
+            ("[::]:7401", "[::1]:7401"),
+            ("10.0.0.1:7401", "10.0.0.1:7401"),
+            ("[2001:db8::1]:7401", "[2001:db8::1]:7401"),
+        ] {
+            assert_eq!(from_here(bound.parse().expect("an address")).to_string(), reached);
+        }
     }
 
     #[tokio::test]

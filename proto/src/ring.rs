@@ -96,7 +96,9 @@ impl Ring {
                 .iter()
                 .enumerate()
                 .filter_map(|(router, node)| Some((router, place(node)?)))
-                .flat_map(|(router, place)| (0..POINTS).map(move |number| Point { place: place.clone(), number, router }))
+                .flat_map(|(router, place)| {
+                    (0..POINTS).map(move |number| Point { place: place.clone(), number, router })
+                })
                 .collect(),
         );
         Self { version, routers, points }

@@ -109,7 +109,12 @@ pub fn link(mut bytes: &[u8]) {
 }
 
 static TOPOLOGY: LazyLock<Arc<Topology>> = LazyLock::new(|| {
-    let node = |lease, kind: NodeKind, address: &str| Node { lease, kind: kind.into(), address: address.to_owned(), slot: None };
+    let node = |lease, kind: NodeKind, address: &str| Node {
+        lease,
+        kind: kind.into(),
+        address: address.to_owned(),
+        slot: None,
+    };
     let gateways = [10, 20].map(|lease| node(lease, NodeKind::Gateway, ""));
     let view = RegistryView {
         version: 1,

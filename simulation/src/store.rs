@@ -18,9 +18,9 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        AddRingSlot, AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
-        SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, rejected::Reason,
-        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        AddRingSlot, AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel,
+        RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command,
+        rejected::Reason, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};

@@ -5,11 +5,14 @@
 //! or overwritten. That is said of one replica: another one of the same shard may be sent old entries again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,10 @@ const CLEAN: &str = "clean";
 /// The same for directory shards, once the engine is made anew: while this file is there, the next start does that.
 const RENEW: &str = "directory.renew";
 
+/// Replicas that have left this node. What they had is in files of others until those are made anew, which is done when somebody asks
+/// for what an erasure has left.
+const GONE: &str = "gone";
+
 /// By Raft group and id of the replica.
 type Upto = BTreeMap<(u64, u64), u64>;
 
@@ -48,6 +55,10 @@ type Upto = BTreeMap<(u64, u64), u64>;
 pub(crate) struct Clean {
     dir: PathBuf,
     known: Mutex<Known>,
+    /// Held while files are written.
+    writing: Mutex<()>,
+    /// What has gone is to be taken off the disk.
+    asked: AtomicBool,
 }
 
 #[derive(Clone, Default)]
@@ -55,12 +66,14 @@ struct Known {
     upto: Upto,
     /// After the next start.
     renewed: Upto,
+    gone: BTreeSet<(u64, u64)>,
 }
 
 impl Clean {
     /// Call it before the engines are opened. Blocking.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let mut known = Known { upto: read(&dir.join(CLEAN)), renewed: read(&dir.join(RENEW)) };
+        let gone = read(&dir.join(GONE)).into_keys().collect();
+        let mut known = Known { upto: read(&dir.join(CLEAN)), renewed: read(&dir.join(RENEW)), gone };
         let renew = dir.join(RENEW);
         if renew.try_exists()? && can_be_made_anew(dir) {
             let directory = dir.join(DIRECTORY);
@@ -74,15 +87,45 @@ impl Clean {
             write(dir, CLEAN, &known.upto)?;
             fs::remove_file(renew)?;
         }
-        Ok(Self { dir: dir.to_owned(), known: Mutex::new(known) })
+        let (writing, asked) = (Mutex::default(), AtomicBool::default());
+        Ok(Self { dir: dir.to_owned(), known: Mutex::new(known), writing, asked })
+    }
+
+    /// Call it before what the replica has is deleted. Blocking.
+    pub(crate) fn leaves(&self, shard: ShardId, replica: u64) -> io::Result<()> {
+        let _writing = self.writing.lock();
+        let mut known = self.known.lock().clone();
+        if !known.gone.insert((shard.group(), replica)) {
+            return Ok(());
+        }
+        write_gone(&self.dir, &known.gone)?;
+        *self.known.lock() = known;
+        Ok(())
+    }
+
+    /// How many replicas of timelines and of directories have left, of which this disk may have something; and whether it has something
+    /// of one until the next start. It will be taken off the disk.
+    pub(crate) fn ask_for_gone(&self, hosted: &BTreeSet<(u64, u64)>) -> (u32, u32, bool) {
+        let known = self.known.lock();
+        let of_kind = |kind| gone(&known.gone).filter(|(shard, _)| shard.kind == kind).count() as u32;
+        let (timelines, directories) = (of_kind(ShardKind::Timeline), of_kind(ShardKind::Directory));
+        if timelines + directories > 0 {
+            self.asked.store(true, Ordering::Release);
+        }
+        (timelines, directories, known.renewed.keys().any(|replica| !hosted.contains(replica)))
+    }
+
+    fn gone(&self) -> Vec<(ShardId, u64)> {
+        gone(&self.known.lock().gone).collect()
     }
 
     pub(crate) fn upto(&self, shard: ShardId, replica: u64) -> u64 {
         self.known.lock().upto.get(&(shard.group(), replica)).copied().unwrap_or(0)
     }
 
-    /// One call at a time. Blocking.
-    fn advance(&self, rounds: &[(ShardId, u64, u64)]) -> io::Result<()> {
+    /// Blocking.
+    fn advance(&self, rounds: &[(ShardId, u64, u64)], gone: &[(ShardId, u64)]) -> io::Result<()> {
+        let _writing = self.writing.lock();
         // Nobody waits for the disk to read what is known.
         let mut known = self.known.lock().clone();
         for (shard, replica, index) in rounds {
@@ -92,9 +135,18 @@ impl Clean {
             };
             advance(of_kind, (shard.group(), *replica), *index);
         }
+        for (shard, replica) in gone {
+            if shard.kind == ShardKind::Directory {
+                advance(&mut known.renewed, (shard.group(), *replica), 0);
+            }
+            known.gone.remove(&(shard.group(), *replica));
+        }
         write(&self.dir, CLEAN, &known.upto)?;
         if !known.renewed.is_empty() {
             write(&self.dir, RENEW, &known.renewed)?;
+        }
+        if !gone.is_empty() {
+            write_gone(&self.dir, &known.gone)?;
         }
         *self.known.lock() = known;
         Ok(())
@@ -154,6 +206,14 @@ fn write(dir: &Path, name: &str, upto: &Upto) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+fn write_gone(dir: &Path, gone: &BTreeSet<(u64, u64)>) -> io::Result<()> {
+    write(dir, GONE, &gone.iter().map(|replica| (*replica, 0)).collect())
+}
+
+fn gone(replicas: &BTreeSet<(u64, u64)>) -> impl Iterator<Item = (ShardId, u64)> {
+    replicas.iter().filter_map(|(group, replica)| Some((ShardId::from_group(*group)?, *replica)))
+}
+
 /// Runs as long as the node.
 pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<Log>, clean: Arc<Clean>) {
     let Some(cluster) = serving.get() else { return };
@@ -161,12 +221,11 @@ pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<L
     loop {
         let start = Instant::now();
         let done = match due(cluster, &clean) {
-            Ok(due) if !erased.rests(&due, start) => Ok(0),
-            Ok(due) => {
+            Ok(due) if erased.rests(&due, start) || due.is_empty() && clean.asked.load(Ordering::Acquire) => {
                 erased = Erased::default();
                 round(&due, &engines, &log, &clean).await
             }
-            Err(error) => Err(error),
+            other => other.map(|_| 0),
         };
         match done {
             Ok(0) => {}
@@ -231,7 +290,9 @@ fn due(cluster: &Cluster, clean: &Clean) -> io::Result<Due> {
 
 /// Returns the number of shards that are clean now.
 async fn round(due: &Due, engines: &Arc<Engines>, log: &Log, clean: &Arc<Clean>) -> io::Result<usize> {
-    if due.iter().any(|(shard, _)| shard.id().kind == ShardKind::Timeline) {
+    let gone = clean.gone();
+    let kinds = || due.iter().map(|(shard, _)| shard.id().kind).chain(gone.iter().map(|(shard, _)| shard.kind));
+    if kinds().any(|kind| kind == ShardKind::Timeline) {
         let engines = Arc::clone(engines);
         let rewriting = tokio::task::spawn_blocking(move || engines.rewrite_timelines());
         rewriting.await.map_err(io::Error::other)??;
@@ -241,9 +302,13 @@ async fn round(due: &Due, engines: &Arc<Engines>, log: &Log, clean: &Arc<Clean>)
     }
     log.rewrite().await?;
     let rounds: Vec<_> = due.iter().map(|(shard, upto)| (shard.id(), shard.group().replica(), *upto)).collect();
-    let clean = Arc::clone(clean);
-    tokio::task::spawn_blocking(move || clean.advance(&rounds)).await.map_err(io::Error::other)??;
-    Ok(due.len())
+    let (clean, shards) = (Arc::clone(clean), due.len() + gone.len());
+    let advancing = tokio::task::spawn_blocking(move || {
+        clean.advance(&rounds, &gone)?;
+        clean.asked.store(false, Ordering::Release);
+        Ok(())
+    });
+    advancing.await.map_err(io::Error::other)?.map(|()| shards)
 }
 
 /// Makes a snapshot that has this entry, and drops the log up to it.
@@ -276,8 +341,8 @@ mod tests {
         let (directory, timeline) = (shard(ShardKind::Directory, 1), shard(ShardKind::Timeline, 2));
         fs::create_dir(dir.join(DIRECTORY)).expect("made");
         let clean = Clean::open(dir).expect("opens");
-        clean.advance(&[(directory, 1, 7), (timeline, 1, 8)]).expect("writes");
-        clean.advance(&[(directory, 1, 5)]).expect("writes");
+        clean.advance(&[(directory, 1, 7), (timeline, 1, 8)], &[]).expect("writes");
+        clean.advance(&[(directory, 1, 5)], &[]).expect("writes");
         assert_eq!([directory, timeline].map(|shard| (clean.upto(shard, 1), clean.coming(shard, 1))), [(0, 7), (8, 8)]);
         assert!(dir.join(DIRECTORY).exists());
         let clean = Clean::open(dir).expect("opens");
@@ -290,7 +355,7 @@ mod tests {
 
         // Of an engine whose snapshot is damaged nothing is removed.
         let clean = Clean::open(dir).expect("opens");
-        clean.advance(&[(directory, 1, 9)]).expect("writes");
+        clean.advance(&[(directory, 1, 9)], &[]).expect("writes");
         let snapshot = dir.join(snapshot::FOLDER).join("directory-1.snapshot");
         fs::create_dir(dir.join(snapshot::FOLDER)).expect("made");
         fs::write(&snapshot, b"not one").expect("writes");
@@ -317,5 +382,30 @@ mod tests {
         let changes = (4..).zip((0..).map(|step| start + 3 * RESTS + step * RESTS / 2));
         let begins = changes.skip(1).find(|(at, now)| erased.saw(upto(*at), *now)).map(|(_, now)| now - start);
         assert_eq!(begins, Some(3 * RESTS + AT_LATEST));
+    }
+
+    #[test]
+    fn what_replicas_that_left_had_is_on_the_disk_until_somebody_asks_and_a_round_and_a_start_have_passed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let dir = folder.path();
+        let shard = |kind, index| ShardId { kind, index };
+        let (directory, timeline) = (shard(ShardKind::Directory, 1), shard(ShardKind::Timeline, 2));
+        fs::create_dir(dir.join(DIRECTORY)).expect("made");
+        let hosted = BTreeSet::from([(timeline.group(), 9)]);
+        let clean = Clean::open(dir).expect("opens");
+        assert_eq!(clean.ask_for_gone(&hosted), (0, 0, false));
+        assert!(!clean.asked.load(Ordering::Acquire));
+        for (shard, replica) in [(directory, 3), (timeline, 4), (timeline, 4)] {
+            clean.leaves(shard, replica).expect("writes");
+        }
+        let clean = Clean::open(dir).expect("opens");
+        assert_eq!(clean.ask_for_gone(&hosted), (1, 1, false));
+        assert!(clean.asked.load(Ordering::Acquire));
+        clean.leaves(timeline, 5).expect("one that leaves during the round");
+        clean.advance(&[], &[(directory, 3), (timeline, 4)]).expect("writes");
+        assert_eq!(clean.ask_for_gone(&hosted), (1, 0, true));
+        let clean = Clean::open(dir).expect("opens");
+        assert!(!dir.join(DIRECTORY).exists());
+        assert_eq!(clean.ask_for_gone(&hosted), (1, 0, false));
     }
 }

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    cleansing::Clean,
     cluster::{Hosted, Serving},
     config::StorageConfig,
     damage::Alarm,
@@ -46,6 +47,7 @@ pub(crate) struct Hosting {
     share: NodeShare,
     hosted: Arc<Hosted>,
     draining: Arc<AtomicBool>,
+    clean: Arc<Clean>,
     tasks: Tasks,
 }
 
@@ -82,6 +84,7 @@ pub(crate) struct HostingContext {
     pub(crate) links: RaftLinks,
     pub(crate) hosted: Arc<Hosted>,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) clean: Arc<Clean>,
     pub(crate) alarm: Alarm,
     pub(crate) tasks: Tasks,
 }
@@ -125,12 +128,12 @@ pub(crate) fn machine(engines: &Engines, shard: ShardId) -> io::Result<(Box<dyn 
 
 impl Hosting {
     pub(crate) fn new(parts: HostingContext) -> Self {
-        let HostingContext { config, dir, log, engines, links, hosted, draining, alarm, tasks } = parts;
+        let HostingContext { config, dir, log, engines, links, hosted, draining, clean, alarm, tasks } = parts;
         // One snapshot at a time: it reads a whole shard.
         let (building, pace) = (Arc::new(Semaphore::new(1)), Arc::new(ApplyPace::new(Instant::now())));
         let sending = Arc::new(Throttle::new(config.snapshot_bytes_per_second));
         let share = NodeShare { building, pace, sending, alarm, health: log.health() };
-        Self { config, dir, log, engines, links, share, hosted, draining, tasks }
+        Self { config, dir, log, engines, links, share, hosted, draining, clean, tasks }
     }
 
     /// Opens the replica of this shard, or makes a new one. Blocking.
@@ -236,6 +239,7 @@ impl Hosting {
                 }
                 Step::Delete { replica } => {
                     tracing::info!(%shard, replica, "this node's replica has left its shard and is deleted");
+                    self.blocking(move |this| this.clean.leaves(shard, replica)).await.map_err(failed)?;
                     self.delete(shard, replica).await.map_err(failed)?;
                 }
             }

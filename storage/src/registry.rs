@@ -244,11 +244,10 @@ impl registry_server::Registry for RegistryService {
 
 fn view(cluster: String, map: ShardMap, state: &RegistryState, implied: &ClusterRows) -> RegistryView {
     let rows = rows(state, implied);
-    let storage =
-        |node: &StorageNode| {
-            let kind = NodeKind::Storage.into();
-            Node { lease: node.node, kind, address: node.address.clone(), slot: None }
-        };
+    let storage = |node: &StorageNode| {
+        let kind = NodeKind::Storage.into();
+        Node { lease: node.node, kind, address: node.address.clone(), slot: None }
+    };
     RegistryView {
         version: state.version,
         ring_version: state.ring_version,

@@ -95,7 +95,8 @@ mod tests {
     /// Routers by lease, each with its slot.
     fn state(routers: &[(u64, Option<u32>)], vacant: &[u32]) -> RegistryState {
         let kind = NodeKind::Router.into();
-        let node = |(lease, slot): &(u64, Option<u32>)| Node { lease: *lease, kind, address: String::new(), slot: *slot };
+        let node =
+            |(lease, slot): &(u64, Option<u32>)| Node { lease: *lease, kind, address: String::new(), slot: *slot };
         let nodes = routers.iter().map(node).collect();
         RegistryState { nodes, vacant_slots: vacant.to_vec(), ..RegistryState::default() }
     }

@@ -426,6 +426,7 @@ impl Node {
             links: links.clone(),
             hosted: Arc::clone(&hosted),
             draining: Arc::clone(&self.draining),
+            clean: Arc::clone(&self.clean),
             alarm: self.alarm.clone(),
             tasks: tasks.clone(),
         }));

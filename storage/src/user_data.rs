@@ -157,6 +157,11 @@ fn left(shards: &[Shard], clean: &Clean, dir: &Path, user: &UserId, own: ShardId
             }
         }
     }
+    let hosted = shards.iter().map(|shard| (shard.id().group(), shard.group().replica())).collect();
+    let (timelines, directories, until_restart) = clean.ask_for_gone(&hosted);
+    left.timelines += timelines;
+    left.directories += directories;
+    left.until_restart |= until_restart;
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.starts_with("aside-") || name.ends_with(".corrupt") {

@@ -233,7 +233,12 @@ impl Session {
             if let Err(wait) = self.rules.herd.admit(&applicant.user, &applicant.device, resumes, now.instant) {
                 metrics::sign_in(applicant.way, "overloaded");
                 let after = u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX);
-                return self.bye(Code::Overloaded, "many clients are signing in: come back at your time", Some(after), out);
+                return self.bye(
+                    Code::Overloaded,
+                    "many clients are signing in: come back at your time",
+                    Some(after),
+                    out,
+                );
             }
             match self.rules.users.join(&applicant.user, now.instant) {
                 Ok(share) => applicant.share = Some(share),

@@ -2,8 +2,8 @@
 
 mod answers;
 mod ending;
-mod signed_in;
 mod herd;
+mod signed_in;
 mod signing_in;
 
 use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};

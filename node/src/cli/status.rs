@@ -111,7 +111,8 @@ mod tests {
             shard: Some(ShardId { kind: ShardKind::Timeline, index }.to_pb()),
             leader: leader.to_owned(),
         };
-        let storage = |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into(), slot: None };
+        let storage =
+            |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into(), slot: None };
         let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into(), slot: Some(1) };
         let registry = RegistryView {
             storage: vec![storage(1, "a:1"), storage(2, "c:1")],

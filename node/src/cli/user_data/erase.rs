@@ -48,7 +48,7 @@ struct Left {
     /// Why something is left, if it is.
     why: Vec<String>,
     /// Only because nodes have not been started again.
-    needs_restart: bool,
+    needs_operator: bool,
     aside: Vec<String>,
 }
 
@@ -76,11 +76,6 @@ impl Erase {
             let EraseUserReply { shards_done, shards, sessions, .. } = reply;
             let now = if erasure.done {
                 let left = self.left(config, deadline).await?;
-                left.aside.iter().for_each(|aside| {
-                    out::tell(format_args!(
-                        "{aside} was put aside because it was damaged, and may have everything: delete it"
-                    ));
-                });
                 if left.why.is_empty() {
                     return out::line(format_args!(
                         "user {} is erased, and off all disks (ordered {since})",
@@ -88,7 +83,7 @@ impl Erase {
                     ));
                 }
                 let now = format!("user {} is erased since {since}, but {}", self.name, left.why.join("; "));
-                if left.needs_restart {
+                if left.needs_operator {
                     return Err(UserDataError::UnderWay(now).into());
                 }
                 now
@@ -139,11 +134,18 @@ impl Erase {
             }
         }
         if left.why.is_empty() && !restart.is_empty() {
-            left.needs_restart = true;
+            left.needs_operator = true;
             left.why.push(format!(
                 "the key of the password and the names of devices are in the directory files of the storage nodes {} until they are \
                  started again: do so, one after the other, and ask again",
                 restart.join(", ")
+            ));
+        }
+        if (left.why.is_empty() || left.needs_operator) && !left.aside.is_empty() {
+            left.needs_operator = true;
+            let aside = left.aside.join(", ");
+            left.why.push(format!(
+                "{aside} may have everything, and were put aside because they were damaged: delete them"
             ));
         }
         Ok(left)

@@ -5,8 +5,8 @@ use std::io;
 use carillon_proto::ShardId;
 
 use super::{
-    ACCOUNT, ENDING, ERASURE, LEASE, PLACEMENT, RING_SLOT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of, numbers_of,
-    numbers_value,
+    ACCOUNT, ENDING, ERASURE, LEASE, PLACEMENT, RING_SLOT, RowBytes, SESSION, STORAGE_NODE, broken, key, number_of,
+    numbers_of, numbers_value,
 };
 
 pub(crate) fn account(user: &str) -> RowBytes {

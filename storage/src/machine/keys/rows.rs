@@ -147,6 +147,11 @@ mod tests {
         }
         let later = check(ShardKind::Timeline, &[0x40], &[]).expect_err("of a later release");
         assert_eq!(later.kind(), io::ErrorKind::Unsupported);
-        assert!(is_of_nodes(&lease(64)) && is_of_nodes(&ring_slot(0)) && is_of_nodes(&session("a", "d")) && !is_of_nodes(&account("a")));
+        assert!(
+            is_of_nodes(&lease(64))
+                && is_of_nodes(&ring_slot(0))
+                && is_of_nodes(&session("a", "d"))
+                && !is_of_nodes(&account("a"))
+        );
     }
 }

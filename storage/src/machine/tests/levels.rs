@@ -4,12 +4,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddRingSlot, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
-        EraseAccount, EraseSender, ForgetReplica, FoundCluster, MoveCursors, MoveReplica, PlaceReplica, PreferReplica,
-        PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session,
-        SetLevel, SetReplicaVotes, SetStorageNode, SetStorageNodeState, StorageNode, StoreError, SweepCursors,
-        TimelineCommand, TimelineKey, directory_command::Op, move_cursors::Moved, put_account::Mode, redact,
-        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropRingSlot,
+        DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, MoveCursors, MoveReplica,
+        PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica,
+        ReplicaJoined, SenderErased, Session, SetLevel, SetReplicaVotes, SetStorageNode, SetStorageNodeState,
+        StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey, directory_command::Op,
+        move_cursors::Moved, put_account::Mode, redact, store_error::Why, sweep_cursors::Seen, timeline_command,
+        timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -186,10 +187,8 @@ fn a_directory_shard_below_level_6_stops_at_slots_of_the_ring() {
     let folder = tempfile::tempdir().expect("folder");
     let engines = open(folder.path());
     let mut machine = at_level(directory(&engines), &set_level(Level::ERASURE));
-    let new = [
-        command(Op::AddRingSlot(AddRingSlot { lease: 64 })),
-        command(Op::DropRingSlot(DropRingSlot { slot: 0 })),
-    ];
+    let new =
+        [command(Op::AddRingSlot(AddRingSlot { lease: 64 })), command(Op::DropRingSlot(DropRingSlot { slot: 0 }))];
     for command in &new {
         let why = why(&mut machine, 2, command.encode_to_vec().into());
         assert!(why.contains("a command of level 6 stands where the shard is at level 5"), "{why}");

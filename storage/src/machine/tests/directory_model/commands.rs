@@ -4,8 +4,8 @@ use carillon_proto::{
     Level,
     pb::store::{
         Account, AccountErased, AddRingSlot, AdvanceLeaseClock, DeleteAccount, DeleteSession, DeregisterNode,
-        DirectoryCommand, DropRingSlot, EndSessions, EraseAccount, InboxEnded, PutAccount, PutSession, RegisterNode, RenewLease, RevokeTokens,
-        ScramCredentials, Session, SetLevel, directory_command::Op, put_account::Mode,
+        DirectoryCommand, DropRingSlot, EndSessions, EraseAccount, InboxEnded, PutAccount, PutSession, RegisterNode,
+        RenewLease, RevokeTokens, ScramCredentials, Session, SetLevel, directory_command::Op, put_account::Mode,
     },
 };
 use proptest::prelude::*;
