@@ -92,7 +92,14 @@ def test_the_grace_period_is_longer_than_the_stop(rendered, tier):
 
 
 def test_the_stop_of_a_gateway_has_time_for_each_of_its_steps(rendered):
-    steps = [setting(rendered, "gateway", "gateway", key) for key in ("drain_delay_ms", "drain_spread_ms", "send_deadline_ms")]
+    delay, spread, deadline = (
+        setting(rendered, "gateway", "gateway", key) for key in ("drain_delay_ms", "drain_spread_ms", "send_deadline_ms")
+    )
+    # The memory limit allows 16 KiB for each in half of it.
+    memory = mebibytes(container_of(rendered, "gateway")["resources"]["limits"]["memory"]) * 64 // 2
+    connections = min(setting(rendered, "gateway", "gateway", "max_connections"), memory)
+    drain = max(spread, connections * 1000 // setting(rendered, "gateway", "gateway", "drain_per_second"))
+    steps = [delay, drain, deadline]
     # A gateway takes "some seconds" for the last words.
     assert setting(rendered, "gateway", "shutdown_deadline_ms") >= sum(steps) + 5000
 
