@@ -32,7 +32,10 @@ pub(crate) struct Herd {
 }
 
 struct Queue {
-    bucket: Bucket,
+    per_second: u32,
+    burst: u32,
+    /// Full when the first client comes.
+    bucket: Option<Bucket>,
     /// By user and device.
     places: HashMap<u64, Instant>,
     /// The same in the order of their times.
@@ -40,9 +43,9 @@ struct Queue {
 }
 
 impl Herd {
-    pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
-        let bucket = Bucket::new(per_second.into(), burst.max(BEGINS), now);
-        let queue = Queue { bucket, places: HashMap::new(), order: VecDeque::new() };
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+        let burst = burst.max(BEGINS);
+        let queue = Queue { per_second, burst, bucket: None, places: HashMap::new(), order: VecDeque::new() };
         Self { queue: Mutex::new(queue), hasher: RandomState::new() }
     }
 
@@ -64,16 +67,17 @@ impl Queue {
             self.places.remove(&who);
             return Ok(());
         }
+        let bucket = self.bucket.get_or_insert_with(|| Bucket::new(self.per_second.into(), self.burst, now));
         // What others have reserved comes first.
-        let wait = self.bucket.wait_for(cost, now);
+        let wait = bucket.wait_for(cost, now);
         if wait.is_zero() {
-            self.bucket.pay(cost);
+            bucket.pay(cost);
             return Ok(());
         }
         if wait > FARTHEST || self.places.len() >= MAX_PLACES {
             return Err(FARTHEST.mul_f64(rand::rng().random_range(0.5..1.0)));
         }
-        self.bucket.pay(cost);
+        bucket.pay(cost);
         self.places.insert(who, now + wait);
         self.order.push_back((now + wait, who));
         Err(wait)
@@ -97,8 +101,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn herd(now: Instant) -> Herd {
-        Herd::new(100, 10, now)
+    fn herd() -> Herd {
+        Herd::new(100, 10)
     }
 
     fn comes(herd: &Herd, number: u32, resumes: bool, now: Instant) -> Result<(), Duration> {
@@ -109,7 +113,7 @@ mod tests {
     #[test]
     fn a_herd_comes_back_at_the_rate_each_at_its_own_time() {
         let now = Instant::now();
-        let herd = herd(now);
+        let herd = herd();
         let waits: Vec<_> = (0..1000).map(|number| comes(&herd, number, true, now)).collect();
         assert!(waits[..10].iter().all(Result::is_ok), "the burst");
         let waits: Vec<_> = waits[10..].iter().map(|wait| wait.expect_err("above the rate")).collect();
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn who_begins_anew_counts_for_two() {
         let now = Instant::now();
-        let herd = herd(now);
+        let herd = herd();
         let admitted = (0..20).filter(|number| comes(&herd, *number, false, now).is_ok()).count();
         assert_eq!(admitted, 5);
     }
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn places_of_clients_that_do_not_come_are_given_up_and_bounded() {
         let now = Instant::now();
-        let herd = Herd::new(1_000_000, 2, now);
+        let herd = Herd::new(1_000_000, 2);
         let refused = (0..MAX_PLACES as u32 + 100).filter(|number| comes(&herd, *number, true, now).is_err()).count();
         assert!(refused > MAX_PLACES);
         assert_eq!(herd.queue.lock().places.len(), MAX_PLACES);
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn nobody_is_told_to_come_back_in_an_hour() {
         let now = Instant::now();
-        let herd = Herd::new(1, 2, now);
+        let herd = Herd::new(1, 2);
         let longest = (0..1000).filter_map(|number| comes(&herd, number, true, now).err()).max();
         assert!(longest.is_some_and(|longest| longest <= FARTHEST), "{longest:?}");
     }

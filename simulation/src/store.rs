@@ -18,9 +18,9 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        AddRingSlot, AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel,
-        RegistryView, SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command,
-        rejected::Reason, store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
+        AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
+        SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, rejected::Reason,
+        store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use carillon_storage::simulation::{Lane, Lanes, Machines};
@@ -113,8 +113,6 @@ pub(crate) enum StoreEvent {
     },
     /// The planner and the leaders of the shards look at the members.
     Reconciles,
-    /// This router, which waits for a slot of the ring, gets one.
-    RingSlot(u64),
     /// The operator's change of this number.
     Operator(usize),
     /// The disk of this node is gone, and the operator replaces it.
@@ -175,7 +173,9 @@ impl<'m> Cluster<'m> {
         self.machines.apply(shard, index, commands).expect("the machine applies")
     }
 
+    /// Routers have no slots here, which the registry's leader gives them by its own time.
     fn set_level(&mut self, shard: ShardId, level: Level) {
+        let level = if shard == ShardId::REGISTRY { level.min(Level::ERASURE) } else { level };
         let set_level = SetLevel { level: level.0 };
         let command = match shard.kind {
             ShardKind::Directory => {
@@ -238,9 +238,6 @@ impl World<'_> {
     }
 
     pub(crate) fn store_event(&mut self, event: StoreEvent) {
-        if let (StoreEvent::Commits { .. }, Some(until)) = (&event, self.stands_until()) {
-            return self.schedule.at(until, Event::Store(event));
-        }
         match event {
             StoreEvent::Proposes(shard) => self.proposes(shard),
             StoreEvent::Commits { shard, term } => {
@@ -270,9 +267,6 @@ impl World<'_> {
             StoreEvent::Elects { shard, term } if self.cluster.shard(shard).term == term => self.elects(shard, None),
             StoreEvent::Elects { .. } => {}
             StoreEvent::Reconciles => self.reconciles(),
-            StoreEvent::RingSlot(lease) if self.cluster.registry_is_led() => {
-                self.registry_write(directory_command::Op::AddRingSlot(AddRingSlot { lease }));
-            }
             StoreEvent::Operator(number) => self.operator(number),
             StoreEvent::Replaces(node) => self.replaces(node),
             StoreEvent::ClustersLevelRises if self.cluster.registry_is_led() => {
@@ -287,7 +281,7 @@ impl World<'_> {
                 self.cluster.set_level(shard, Level::OF_PROGRAM);
             }
             // The next leader does it.
-            StoreEvent::RingSlot(_) | StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
+            StoreEvent::ClustersLevelRises | StoreEvent::ShardsLevelRises(_) => {
                 self.schedule.after(50 * MS, Event::Store(event));
             }
             StoreEvent::NodeStarts(node) => self.cluster.up[node].store(true, Ordering::Relaxed),
@@ -391,12 +385,6 @@ impl World<'_> {
         self.schedule.at(at, Event::Store(StoreEvent::Commits { shard, term }));
     }
 
-    /// The end of the time in which nothing is committed, if it is such a time.
-    fn stands_until(&self) -> Option<Time> {
-        let (from, until) = self.scenario.stands?;
-        (from..until).contains(&self.schedule.now()).then_some(until)
-    }
-
     fn commits(&mut self, shard: ShardId, writes: Vec<Write>, answers: bool) {
         let commands: Vec<Bytes> = writes.iter().map(|write| write.command.clone()).collect();
         let before = self.cluster.view().version;
@@ -433,11 +421,6 @@ impl World<'_> {
         let view = self.cluster.view();
         if view.version == before {
             return;
-        }
-        let routers = || view.nodes.iter().filter(|node| node.kind() == NodeKind::Router);
-        for waits in routers().filter(|router| router.slot.is_none()) {
-            let after = self.random.below(3000 * MS);
-            self.schedule.after(after, Event::Store(StoreEvent::RingSlot(waits.lease)));
         }
         for router in 0..self.routers.len() {
             let late = if self.healed { 20 * MS } else { self.scenario.registry_late };

@@ -1,9 +1,6 @@
 //! The settings of all sessions of a gateway: times, sizes, rates, and keys of tokens.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
@@ -67,7 +64,7 @@ impl Rules {
             token_accounts: config.jwt.accounts,
             decoy_key,
             throttle: Throttle::new(config.tries()),
-            herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst, Instant::now()),
+            herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst),
             users: config.users(),
             level: ClusterLevel::default(),
         })

@@ -6,7 +6,7 @@ use crate::herd::Herd;
 #[test]
 fn above_the_rate_of_sign_ins_a_client_is_told_its_time_and_gets_in_then() {
     let started = Play::new().now;
-    let rules = Arc::new(Rules { herd: Herd::new(1, 2, started.instant), ..rules() });
+    let rules = Arc::new(Rules { herd: Herd::new(1, 2), ..rules() });
     let begins = |user: &str, after: Duration| {
         let mut play = Play::with(Arc::clone(&rules));
         play.now = started;
