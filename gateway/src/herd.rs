@@ -74,7 +74,7 @@ impl Queue {
             bucket.pay(cost);
             return Ok(());
         }
-        if wait > FARTHEST || self.places.len() >= MAX_PLACES {
+        if wait > FARTHEST || self.order.len() >= MAX_PLACES {
             return Err(FARTHEST.mul_f64(rand::rng().random_range(0.5..1.0)));
         }
         bucket.pay(cost);
@@ -83,12 +83,15 @@ impl Queue {
         Err(wait)
     }
 
-    /// Gives up the places whose clients have not come.
+    /// Gives up the places whose clients have not come, and takes those that have come out of the order.
     fn forget(&mut self, now: Instant) {
-        while let Some((at, who)) = self.order.front().copied().filter(|(at, _)| now >= *at + KEPT) {
+        while let Some((at, who)) = self.order.front().copied() {
+            let waits = self.places.get(&who) == Some(&at);
+            if waits && now < at + KEPT {
+                return;
+            }
             self.order.pop_front();
-            // The client may have come, and have another place now.
-            if self.places.get(&who) == Some(&at) {
+            if waits {
                 self.places.remove(&who);
             }
         }

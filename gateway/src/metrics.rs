@@ -215,7 +215,7 @@ pub(crate) fn out_of_turn(why: &'static str) {
     counter!(OUT_OF_TURN, "why" => why).increment(1);
 }
 
-/// What the configuration allows.
+/// Tells how many connections, and requests to routers, the configuration allows.
 pub(crate) fn limits(connections: usize, requests: usize) {
     gauge!(CONNECTIONS_LIMIT).set(connections as f64);
     gauge!(REQUESTS_PENDING_LIMIT).set(requests as f64);

@@ -35,7 +35,7 @@ pub enum Values {
     /// All of them. Counters and histograms begin at 0 with each, because an alert needs the zero of an event that has
     /// never happened.
     Known(&'static [&'static str]),
-    /// What they are.
+    /// Not known in advance; the text says what the values are.
     Are(&'static str),
 }
 
@@ -83,7 +83,7 @@ impl Metric {
         all
     }
 
-    /// What is wrong with the description, if anything is. `prefix`: that of the role.
+    /// A convention that the description breaks, if any. `prefix`: the one for the names of its role.
     pub fn fault(&self, prefix: &str) -> Option<&'static str> {
         let plain = self.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         let faults = [

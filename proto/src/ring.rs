@@ -17,7 +17,7 @@ use crate::{
 /// Virtual points of each router on the ring.
 const POINTS: u16 = 128;
 
-/// One router that is registered.
+/// A registered router, whether it owns users or waits for a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterNode {
     pub lease: LeaseId,

@@ -57,7 +57,7 @@ pub(crate) struct Clean {
     known: Mutex<Known>,
     /// Held while files are written.
     writing: Mutex<()>,
-    /// What has gone is to be taken off the disk.
+    /// Somebody has asked what is left: replicas that have left this node are to be taken off its disk, too.
     asked: AtomicBool,
 }
 
@@ -95,9 +95,9 @@ impl Clean {
     pub(crate) fn leaves(&self, shard: ShardId, replica: u64) -> io::Result<()> {
         let _writing = self.writing.lock();
         let mut known = self.known.lock().clone();
-        if !known.gone.insert((shard.group(), replica)) {
-            return Ok(());
-        }
+        // One of each shard is enough: all that have left are taken off the disk together.
+        known.gone.retain(|(group, _)| *group != shard.group());
+        known.gone.insert((shard.group(), replica));
         write_gone(&self.dir, &known.gone)?;
         *self.known.lock() = known;
         Ok(())
@@ -242,7 +242,7 @@ pub(crate) async fn run(serving: Arc<Serving>, engines: Arc<Engines>, log: Arc<L
 /// Shards of which something was erased, and up to which entry.
 type Due = Vec<(Shard, u64)>;
 
-/// What was erased and is still on the disk, as it was seen last.
+/// Up to which entries shards of this node have erased something that is still on its disk, as of the last look.
 #[derive(Default)]
 struct Erased {
     upto: Vec<(ShardId, u64)>,

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a router waits for a slot that another one leaves. In a rolling replacement the old router stops soon after
 /// the new one is ready, and the new one takes its slot.
 const WAITS: Duration = Duration::from_secs(15);
-/// So long after the first router has come, others get slots at once: the routers of the cluster are being started.
+/// Routers that come within this time after the first one get slots at once: those of a new cluster are started together.
 const BEGINS: Duration = Duration::from_secs(15);
 /// How long a slot is kept for a router that comes back.
 const KEPT: Duration = Duration::from_secs(600);
@@ -43,7 +43,7 @@ pub(crate) async fn run(serving: Arc<Serving>) {
     }
 }
 
-/// What the registry's leader has seen since it leads.
+/// Routers without a slot and slots without a router, as the registry's leader has seen them since it leads.
 #[derive(Default)]
 struct Watch {
     /// When a router was first seen without a slot, by lease.

@@ -11,7 +11,7 @@ type Source = Box<dyn Fn(&mut Samples) -> bool + Send>;
 
 static SOURCES: Mutex<Vec<Source>> = Mutex::new(Vec::new());
 
-/// What was read for one scrape.
+/// The values of metrics, by name and labels, for one scrape.
 #[derive(Default)]
 pub struct Samples(BTreeMap<&'static str, Family>);
 

@@ -40,7 +40,7 @@ use tokio::{
 pub(crate) use self::shard_log::ShardLog;
 use self::{
     files::{Engine, LogFiles},
-    flusher::{Files, Flusher, Op, Write},
+    flusher::{Done, Files, Flusher, Op, Write},
     high_water::HighWater,
 };
 use crate::{
@@ -203,15 +203,19 @@ impl Log {
     }
 
     async fn write_replica(&self, shard: ShardId, here: Here, clean: bool) -> io::Result<()> {
+        let value = [here.replica.to_be_bytes(), here.gone.to_be_bytes()].concat();
+        self.write(shard.group(), |done| Write::Replica { value, clean, done }).await
+    }
+
+    /// Waits until the write is done.
+    async fn write(&self, group: u64, write: impl FnOnce(Done) -> Write) -> io::Result<()> {
         let ops = self.ops.lock().clone().ok_or_else(closed)?;
         let (tell, done) = oneshot::channel();
-        let done_call = Box::new(move |result| {
+        let write = write(Box::new(move |result| {
             // The caller may have gone.
             let _ = tell.send(result);
-        });
-        let value = [here.replica.to_be_bytes(), here.gone.to_be_bytes()].concat();
-        let write = Write::Replica { value, clean, done: done_call };
-        ops.send(Op { group: shard.group(), write }).await.map_err(|_| closed())?;
+        }));
+        ops.send(Op { group, write }).await.map_err(|_| closed())?;
         done.await.map_err(|_| closed())?
     }
 
@@ -256,14 +260,7 @@ impl Log {
     async fn rewrite_files(&self, files: Files) -> io::Result<()> {
         let deadline = Instant::now() + PURGES;
         loop {
-            let ops = self.ops.lock().clone().ok_or_else(closed)?;
-            let (tell, done) = oneshot::channel();
-            let done_call = Box::new(move |result| {
-                // The caller may have gone.
-                let _ = tell.send(result);
-            });
-            ops.send(Op { group: NODE, write: Write::Rewrite(files, done_call) }).await.map_err(|_| closed())?;
-            match done.await.map_err(|_| closed())? {
+            match self.write(NODE, |done| Write::Rewrite(files, done)).await {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
                     sleep(LOOK_AGAIN).await;
                 }

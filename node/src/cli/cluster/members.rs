@@ -45,7 +45,7 @@ impl Nodes {
         Self::among(config, addresses)
     }
 
-    /// This one alone.
+    /// The storage node at this address, and no other.
     pub(super) fn at(config: &Config, address: &str) -> anyhow::Result<Self> {
         Self::among(config, vec![address.to_owned()])
     }

@@ -196,7 +196,7 @@ fn a_name_that_the_client_gives_stays() {
     assert_eq!(answers(&world.reply("a", two, out_of_order())), [("m2", Err(Code::OutOfOrder))]);
 }
 
-/// It stands in one of its two inboxes, say, and the others wait until it is in both: naming one of them, it would never be.
+/// The others wait for m1. If m1 named one of them, all would wait for ever.
 #[test]
 fn one_that_comes_again_late_names_nothing_if_its_client_names_the_others() {
     let mut world = World::with(&["a"]);
