@@ -6,7 +6,14 @@ mod put_out;
 mod sessions;
 mod users;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use carillon_proto::{
     ShardId, ShardMap, UserId,
@@ -47,6 +54,19 @@ pub(crate) struct Admin {
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) deadline: Duration,
     pub(crate) put_out: PutOut,
+    pub(crate) made: LastMade,
+}
+
+/// When this router made its latest account. A shard tells a repeated command from another one by this time, so it is
+/// given once.
+#[derive(Clone, Default)]
+pub(crate) struct LastMade(Arc<AtomicU64>);
+
+impl LastMade {
+    fn next(&self, now_ms: u64) -> u64 {
+        let after = |last: u64| now_ms.max(last + 1);
+        self.0.fetch_update(Relaxed, Relaxed, |last| Some(after(last))).map_or(now_ms, after)
+    }
 }
 
 #[tonic::async_trait]

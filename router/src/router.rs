@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Admin, PutOut, end_inboxes},
+    admin::{Admin, LastMade, PutOut, end_inboxes},
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
     gateway_links::GatewayLinks,
@@ -157,6 +157,7 @@ impl Router {
                 topology: topology.clone(),
                 deadline: config.send_deadline(),
                 put_out: PutOut { links: admins_links, partitions: admins_partitions, peers: admins_peers },
+                made: LastMade::default(),
             },
             security: security.clone(),
             here: Arc::clone(&here),

@@ -7,6 +7,7 @@ use carillon_proto::pb::{
     link::{self, FromRouter, router_reply::Result as Reply, router_request::Op},
     store::{NodeKind, Session},
 };
+use futures_util::future::join_all;
 use support::{Cluster, Gateway, session};
 
 fn send(to: &str, number: u32) -> Op {
@@ -295,6 +296,12 @@ async fn users_are_made_and_replaced_by_the_administrator() {
     let status = admin.put_user(put(false)).await.expect_err("exists");
     assert_eq!(status.code(), tonic::Code::AlreadyExists);
     admin.put_user(put(true)).await.expect("replaced");
+    let at_once = (0..20).map(|_| {
+        let mut admin = cluster.admin();
+        async move { admin.put_user(PutUserRequest { user: "frank".into(), scram: None, replace: false }).await }
+    });
+    let made = join_all(at_once).await;
+    assert_eq!(made.iter().filter(|answer| answer.is_ok()).count(), 1, "{made:?}");
     // The answer is lost, and the repetition finds what the first try made.
     cluster.store.lose_answers(1);
     let erin = PutUserRequest { user: "erin".into(), scram: None, replace: false };

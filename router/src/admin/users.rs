@@ -23,7 +23,12 @@ impl Admin {
         let PutUserRequest { user, scram, replace } = request;
         let user = user_id(&user)?;
         let has_password = scram.is_some();
-        let account = Account { user: user.as_str().to_owned(), scram, created_ms: now_ms(), ..Account::default() };
+        let account = Account {
+            user: user.as_str().to_owned(),
+            scram,
+            created_ms: self.made.next(now_ms()),
+            ..Account::default()
+        };
         let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
         let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
         let mut changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
