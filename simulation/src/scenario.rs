@@ -55,6 +55,8 @@ pub(crate) struct Scenario {
     /// When the last storage node can read the level of this program: until then commands to timelines are of the level before
     /// cursors in groups. None: all can when the run begins.
     pub(crate) level_rises: Option<Time>,
+    /// When the whole store stands still, and until when: longer than gateways try, in one run of five.
+    pub(crate) stands: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
     /// In thousand deliveries after which the application acknowledges.
@@ -137,7 +139,10 @@ impl Scenario {
                 deletions.push((user, usual(random)));
             }
         }
+        let stands = stands(seed, BEGINS, heals_at);
+        let heals_at = stands.map_or(heals_at, |(_, until)| heals_at.max(until));
         Self {
+            stands,
             changes: changes(seed, BEGINS, heals_at),
             deletions,
             users,
@@ -167,4 +172,13 @@ impl Scenario {
             level_rises: random.in_thousand(500).then(|| random.between(0, heals_at)),
         }
     }
+}
+
+/// By random numbers of its own, so that the rest of a run stays what it was.
+fn stands(seed: u64, from: Time, until: Time) -> Option<(Time, Time)> {
+    let mut random = Random::new(seed ^ 0x7374_616e_6473);
+    random.in_thousand(200).then(|| {
+        let begins = random.between(from, until);
+        (begins, begins + random.between(1500, 9000) * MS)
+    })
 }

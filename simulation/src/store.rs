@@ -23,7 +23,7 @@ use carillon_proto::{
         store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
-use carillon_storage::simulation::{Lane, Lanes, Machines};
+use carillon_storage::simulation::{Lane, Lanes, Machines, RingSlots};
 pub(crate) use members::changes;
 use prost::Message as _;
 
@@ -44,6 +44,8 @@ pub(crate) const MAP: ShardMap = ShardMap { directory: 1, timeline: 2 };
 const CLOCK: Time = 500 * MS;
 /// How often the leaders of the shards look for what is to be swept out.
 const SWEEP: Time = 300 * MS;
+/// So many times faster time passes for what gives slots to routers: a router waits for a slot for a quarter of a second.
+const SLOTS_HURRY: u32 = 60;
 
 pub(crate) struct Cluster<'m> {
     machines: &'m mut Machines,
@@ -53,6 +55,7 @@ pub(crate) struct Cluster<'m> {
     /// Which nodes are up.
     up: [Arc<AtomicBool>; NODES],
     disks: members::Disks,
+    slots: RingSlots,
     clock_at: Time,
     swept_at: Time,
     /// Makes what is planted different each time.
@@ -133,6 +136,7 @@ impl<'m> Cluster<'m> {
             lanes: BTreeMap::new(),
             up: std::array::from_fn(|node| Arc::new(AtomicBool::new(node < FOUNDERS))),
             disks: members::Disks::default(),
+            slots: RingSlots::default(),
             clock_at: 0,
             swept_at: 0,
             planted: 0,
@@ -173,9 +177,7 @@ impl<'m> Cluster<'m> {
         self.machines.apply(shard, index, commands).expect("the machine applies")
     }
 
-    /// Routers have no slots here, which the registry's leader gives them by its own time.
     fn set_level(&mut self, shard: ShardId, level: Level) {
-        let level = if shard == ShardId::REGISTRY { level.min(Level::ERASURE) } else { level };
         let set_level = SetLevel { level: level.0 };
         let command = match shard.kind {
             ShardKind::Directory => {
@@ -238,6 +240,9 @@ impl World<'_> {
     }
 
     pub(crate) fn store_event(&mut self, event: StoreEvent) {
+        if let (StoreEvent::Commits { .. }, Some(until)) = (&event, self.stands_until()) {
+            return self.schedule.at(until, Event::Store(event));
+        }
         match event {
             StoreEvent::Proposes(shard) => self.proposes(shard),
             StoreEvent::Commits { shard, term } => {
@@ -385,6 +390,12 @@ impl World<'_> {
         self.schedule.at(at, Event::Store(StoreEvent::Commits { shard, term }));
     }
 
+    /// The end of the time in which nothing is committed, if it is such a time.
+    fn stands_until(&self) -> Option<Time> {
+        let (from, until) = self.scenario.stands?;
+        (from..until).contains(&self.schedule.now()).then_some(until)
+    }
+
     fn commits(&mut self, shard: ShardId, writes: Vec<Write>, answers: bool) {
         let commands: Vec<Bytes> = writes.iter().map(|write| write.command.clone()).collect();
         let before = self.cluster.view().version;
@@ -433,8 +444,13 @@ impl World<'_> {
         let now = self.schedule.now();
         let elapsed = Duration::from_micros(now - self.cluster.clock_at);
         self.cluster.clock_at = now;
+        let leads = self.cluster.registry_is_led();
+        let slot = self.cluster.slots.due(Duration::from_micros(now) * SLOTS_HURRY, leads, self.cluster.machines);
+        if let Some(change) = slot {
+            self.registry_write(change);
+        }
         // Time without a leader does not count.
-        if self.cluster.registry_is_led() {
+        if leads {
             let elapsed_ms = elapsed.as_millis() as u32;
             let op = carillon_proto::pb::store::AdvanceLeaseClock { elapsed_ms };
             self.registry_write(directory_command::Op::AdvanceLeaseClock(op));

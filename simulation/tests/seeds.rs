@@ -44,7 +44,7 @@ fn every_run_keeps_the_promises() {
     });
     println!("{} runs in {:?}: {all:?}", seeds(), began.elapsed());
     // A world in which hardly anything is accepted would prove nothing.
-    assert!(all.accepted * 10 > all.sent * 8, "{all:?}");
+    assert!(all.accepted * 10 > all.sent * 7, "{all:?}");
     assert!(all.behind > seeds(), "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
@@ -165,7 +165,7 @@ fn clients_that_name_nothing_have_their_order_by_the_key_alone() {
     let by_key = is_kept_without(&[Names, Gateway, Lanes]);
     assert!(by_key.out_of_order > whole.out_of_order, "the other guards were not left out: {whole:?} {by_key:?}");
     // Gateways repeat what was refused for its order: their clients hear of little of it.
-    assert!(by_key.accepted * 10 > by_key.sent * 8 && by_key.refused < by_key.out_of_order, "{by_key:?}");
+    assert!(by_key.accepted * 10 > by_key.sent * 7 && by_key.refused < by_key.out_of_order, "{by_key:?}");
 }
 
 #[test]

@@ -44,8 +44,8 @@ pub(crate) async fn run(serving: Arc<Serving>) {
 }
 
 /// Routers without a slot and slots without a router, as the registry's leader has seen them since it leads.
-#[derive(Default)]
-struct Watch {
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
     /// When a router was first seen without a slot, by lease.
     waiting: BTreeMap<u64, Instant>,
     /// When a slot was first seen without a router.
@@ -56,7 +56,7 @@ struct Watch {
 
 impl Watch {
     /// The next change, if one is due.
-    fn tick(&mut self, now: Instant, leads: bool, registry: &RegistryState) -> Option<Op> {
+    pub(crate) fn tick(&mut self, now: Instant, leads: bool, registry: &RegistryState) -> Option<Op> {
         if !leads {
             *self = Self::default();
             return None;

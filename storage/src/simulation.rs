@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use carillon_proto::{
     },
 };
 use prost::Message as _;
+use tokio::time::Instant;
 
 use crate::{
     engine::{Caches, Engines},
@@ -25,7 +27,7 @@ use crate::{
     },
     planner,
     raft::GroupStatus,
-    reconcile, shard,
+    reconcile, ring_slots, shard,
 };
 
 pub use crate::reconcile::Next as Step;
@@ -159,6 +161,27 @@ impl Machines {
             level: state.cluster.level.0,
             ..RegistryView::default()
         }
+    }
+}
+
+/// What the registry's leader knows of slots of the ring.
+#[derive(Debug)]
+pub struct RingSlots {
+    watch: ring_slots::Watch,
+    begins: Instant,
+}
+
+impl Default for RingSlots {
+    fn default() -> Self {
+        Self { watch: ring_slots::Watch::default(), begins: Instant::now() }
+    }
+}
+
+impl RingSlots {
+    /// The next change of slots after this time, if one is due. `leads`: the registry has a leader, the same as at the last look.
+    pub fn due(&mut self, after: Duration, leads: bool, machines: &Machines) -> Option<directory_command::Op> {
+        let registry = machines.directories[usize::from(ShardId::REGISTRY.index)].1.registry();
+        self.watch.tick(self.begins + after, leads, &registry.borrow())
     }
 }
 

@@ -279,7 +279,7 @@ impl<C> Dispatch<C> {
         self.pending.insert(id, pending);
         self.load.begin();
         self.deadlines.push_back((deadline, id));
-        self.chain(id);
+        self.chain(now, id);
         let lane = self.lanes.entry(lane_key).or_default();
         match target {
             Some(to) if lane.parked.is_empty() && lane.takes(&to) => self.transmit(now, id, to, out),

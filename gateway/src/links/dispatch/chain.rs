@@ -11,8 +11,8 @@
 //!
 //! A client that names a send itself knows of chains: if that one is refused, for good or not, its own is refused. Its sends without
 //! a name follow nothing: the one that begins its chain may come again behind the others of the chain, and if it named one of
-//! them, none of them could ever be taken. A client that names none may have given up what was refused: some time after the first send of a chain could have come again,
-//! a refusal for now counts as one for good.
+//! them, none of them could ever be taken. A client that names none may have given up what was refused: some time after the first send of
+//! a chain could have come again, a refusal for now counts as one for good, if its client has sent others since.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub(super) struct Chained {
     behind: Option<u64>,
     /// The last attempt named the send before it.
     names_it: bool,
-    /// Set while this send names one that was refused for now: when its client has certainly given that one up.
+    /// Set while this send names one that was refused for now: when its client, if it still sends, has certainly given that one up.
     doomed_until: Option<Instant>,
     /// The store has refused the send as out of order, and it waits for the answer of the send before it.
     waits: bool,
@@ -80,7 +80,9 @@ impl<C> Pending<C> {
         let retry_at = now + Duration::from_millis(why.retry_after_ms.into());
         let fills = send.after.is_empty() && !lane.client_names;
         let until = doomed_until.unwrap_or(retry_at + GIVEN_UP);
-        let for_now = why.retry && now < until;
+        // One that has sent nothing since may never hear of the refusal, and sends all of it again elsewhere.
+        let is_given_up = now >= until && lane.came_at.is_some_and(|at| at + GIVEN_UP >= until);
+        let for_now = why.retry && !is_given_up;
         if for_now {
             // Nobody knows whether the client has heard it when its connection breaks.
             if fills {
@@ -104,11 +106,12 @@ impl<C> Pending<C> {
 impl<C> Dispatch<C> {
     /// Chains a send that has just come: behind all others, or, if it was refused before, before those that were behind it
     /// then and are doomed.
-    pub(super) fn chain(&mut self, id: u64) {
+    pub(super) fn chain(&mut self, now: Instant, id: u64) {
         let Some(pending) = self.pending.get(&id) else { return };
         let Op::Send(send) = &pending.op else { return };
         let lane = self.lanes.entry(pending.lane).or_default();
         lane.client_names |= !send.after.is_empty();
+        lane.came_at = Some(now);
         let (mut before, mut behind) = (lane.last_send, None);
         let mut at = None;
         if let Some(place) = lane.refused.iter().position(|refused| *refused == send.client_id) {

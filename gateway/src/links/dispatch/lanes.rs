@@ -27,6 +27,8 @@ pub(super) struct SendOrder {
     pub(super) parked: VecDeque<u64>,
     /// The last of the unanswered sends, see `chain.rs`.
     pub(super) last_send: Option<u64>,
+    /// When a send came last.
+    pub(super) came_at: Option<Instant>,
     /// The client names messages itself, and knows of those that are not here: nothing is named for it.
     pub(super) client_names: bool,
     /// Unanswered sends that name one that was refused for now.

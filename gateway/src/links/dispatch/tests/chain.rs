@@ -131,6 +131,18 @@ fn behind_one_that_never_comes_again_the_others_go_on_after_a_while() {
     assert!(refused > 256, "{refused}");
 }
 
+/// Its connection may be dead, and then all of them come again at another gateway.
+#[test]
+fn behind_a_refusal_that_its_client_may_not_have_heard_none_goes_on() {
+    let (mut world, [one, two, three, four]) = in_flight(["m1", "m2", "m3", "m4"]);
+    world.reply("a", one, for_now(Code::Overloaded));
+    world.now += Duration::from_secs(3);
+    for id in [two, three, four] {
+        assert_eq!(refusal_of(&world.reply("a", id, out_of_order())).code(), Code::OutOfOrder);
+    }
+    assert!(world.dispatch.lanes.is_empty());
+}
+
 #[test]
 fn one_that_comes_again_goes_before_those_that_wait_for_it() {
     let (mut world, [zero, one, two]) = in_flight(["m0", "m1", "m2"]);
