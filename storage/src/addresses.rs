@@ -48,9 +48,16 @@ impl AddressBook {
         }
     }
 
-    /// Takes the addresses that have changed in the rows since the last call.
+    /// Takes the addresses that have changed in the rows since the last call, and forgets the nodes that have left.
     pub(crate) fn follow(&self, cluster: &ClusterRows) {
         let mut rows = self.rows.lock();
+        rows.retain(|left, _| {
+            let stays = cluster.nodes().any(|node| node.node == *left);
+            if !stays {
+                self.known.send_if_modified(|known| known.remove(left).is_some());
+            }
+            stays
+        });
         for node in cluster.nodes() {
             if rows.get(&node.node) != Some(&node.address) {
                 rows.insert(node.node, node.address.clone());
@@ -77,6 +84,16 @@ mod tests {
     fn rows(address: &str) -> ClusterRows {
         let node = StorageNode { node: 2, address: address.to_owned(), ..StorageNode::default() };
         ClusterRows::founded(vec![node], ShardMap { directory: 1, timeline: 1 })
+    }
+
+    #[test]
+    fn a_node_that_has_left_has_no_address() {
+        let book = AddressBook::new();
+        book.learn(3, "joins:1");
+        book.follow(&rows("a:1"));
+        assert_eq!((book.of(2).as_deref(), book.of(3).as_deref()), (Some("a:1"), Some("joins:1")));
+        book.follow(&ClusterRows::founded(vec![], ShardMap { directory: 1, timeline: 1 }));
+        assert_eq!((book.of(2), book.of(3).as_deref()), (None, Some("joins:1")));
     }
 
     #[test]

@@ -102,7 +102,10 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
         let cluster = self.cluster()?;
         check_reachable(&address).map_err(|error| Status::invalid_argument(format!("the new node {error}")))?;
         let new = self.bootstrap.ask(&address).await;
-        let new = new.map_err(|why| Status::unavailable(format!("storage node {address} does not answer: {why}")))?;
+        // Not `Unavailable`: this node is not, and another one need not be asked.
+        let new = new.map_err(|why| {
+            Status::failed_precondition(format!("the new storage node {address} does not answer: {why}"))
+        })?;
         if let Some(other) = new.cluster.as_ref().filter(|other| other.id != cluster.id) {
             return Err(Status::failed_precondition(format!(
                 "storage node {address} belongs to the cluster {}",

@@ -32,7 +32,7 @@ impl Callees {
         &self,
         call: impl AsyncFn(Channel, AddToken) -> Result<T, Status>,
     ) -> anyhow::Result<Result<T, Status>> {
-        let kind = self.kind;
+        let Self { kind, setting, .. } = self;
         let mut last = None;
         for address in &self.addresses {
             let channel = self.security.channel(address).context(self.setting)?;
@@ -47,7 +47,8 @@ impl Callees {
                 answer => return Ok(answer),
             }
         }
-        bail!("no {kind} answered ({}); is the service running?", last.unwrap_or_default())
+        let last = last.unwrap_or_default();
+        bail!("no {kind} answered ({last}); is the service running, and is that its address ({setting}, or as given)?")
     }
 }
 

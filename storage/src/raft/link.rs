@@ -39,7 +39,7 @@ const QUEUE: usize = 1024;
 const OPEN_DEADLINE: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const NO_ADDRESS: &str = "nobody has told its address yet";
+const NO_ADDRESS: &str = "nobody has told its address";
 
 /// Why a call to another node has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -238,8 +238,10 @@ impl Runner {
                 }
                 Err(why) => why,
             };
-            metrics::counter!(names::PEER_DISCONNECTS).increment(1);
-            away.failed(self.node, &address, &why, Instant::now());
+            if !address.is_empty() {
+                metrics::counter!(names::PEER_DISCONNECTS).increment(1);
+                away.failed(self.node, &address, &why, Instant::now());
+            }
             // Calls that wait for the stream fail at once, until the next attempt.
             let wake = Instant::now() + pause::around(pause);
             let error = LinkError::Unreachable { node: self.node, why };

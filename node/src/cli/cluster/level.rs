@@ -44,16 +44,19 @@ fn said(RaiseLevelReply { level, before }: RaiseLevelReply) -> String {
 /// Whether the level can rise, and what holds it.
 pub(super) fn outlook(members: &MembersReply) -> String {
     let reading = members.nodes.iter().filter(|node| node.state() != State::Lost);
+    let highest = members.programs.iter().map(|program| program.reads_level).max().unwrap_or_default();
     let mut readable: Option<(u32, u64)> = None;
     for node in reading {
-        let Some(Program { reads_level, .. }) = program(members, node.node) else {
-            return format!("the level can't rise: storage node {} does not answer", node.node);
-        };
-        if readable.is_none_or(|(lowest, _)| *reads_level < lowest) {
-            readable = Some((*reads_level, node.node));
+        match program(members, node.node) {
+            None if highest <= members.level => return String::new(),
+            None => return format!("the level can't rise: storage node {} does not answer", node.node),
+            Some(Program { reads_level, .. }) => {
+                if readable.is_none_or(|(lowest, _)| *reads_level < lowest) {
+                    readable = Some((*reads_level, node.node));
+                }
+            }
         }
     }
-    let highest = members.programs.iter().map(|program| program.reads_level).max().unwrap_or_default();
     match readable {
         Some((lowest, _)) if lowest > members.level => format!(
             "all storage nodes can read level {lowest}: `carillon cluster raise-level` raises it, and ends the way back to a release \
@@ -91,6 +94,7 @@ mod tests {
         assert_eq!(of(4, &[Some(4), Some(4)]), "");
         assert!(of(3, &[Some(4), Some(3)]).contains("storage node 2 reads levels up to 3, others up to 4"));
         assert!(of(3, &[None, Some(4)]).contains("storage node 1 does not answer"));
+        assert_eq!(of(4, &[None, Some(4)]), "", "there is nothing to rise to");
         assert!(of(3, &[Some(4), Some(5)]).contains("all storage nodes can read level 4"));
     }
 
