@@ -26,6 +26,8 @@ struct Online {
     incarnation: u64,
     /// How far the inbox is known to reach.
     head: Position,
+    /// A session was not told of it: it hears of its own messages by their answers, which may be lost.
+    untold: bool,
     /// At least one.
     sessions: Vec<Session>,
 }
@@ -99,6 +101,7 @@ impl Register {
         let online = self.users.entry(user.clone()).or_insert_with(|| Online {
             incarnation,
             head: Position::default(),
+            untold: false,
             sessions: Vec::with_capacity(1),
         });
         online.sessions.push(session);
@@ -130,6 +133,19 @@ impl Register {
         if online.head.epoch == 0 || online.head.epoch == sent.epoch && online.head.seq < sent.seq {
             online.head = sent;
         }
+        online.untold = true;
+    }
+
+    /// A session of the user was left out when the others were told of its message.
+    pub(crate) fn left_out(&mut self, user: &UserId) {
+        if let Some(online) = self.users.get_mut(user) {
+            online.untold = true;
+        }
+    }
+
+    /// True if, since the last call, a session was told of its own messages by nothing but their answers.
+    pub(crate) fn take_untold(&mut self, user: &UserId) -> bool {
+        self.users.get_mut(user).is_some_and(|online| std::mem::take(&mut online.untold))
     }
 
     /// How far the inbox of this user is known to reach, and the account's incarnation; `None` if unknown.

@@ -26,6 +26,9 @@ impl Owner {
     pub(crate) fn deliver(&mut self, delivery: Delivery) {
         let Delivery { user, incarnation, position, envelope, traceparent, except, passed_on: _ } = delivery;
         self.register.heard(&user, incarnation, position);
+        if except.is_some() {
+            self.register.left_out(&user);
+        }
         if envelope.is_empty() {
             return self.tell_head_to_others(&user, incarnation, position, except);
         }
@@ -131,9 +134,15 @@ impl Owner {
             };
             let position = Position { epoch: head.epoch, seq: head.last };
             self.register.catch_up(&user);
-            if self.register.heard(&user, incarnation, position) {
+            let is_news = self.register.heard(&user, incarnation, position);
+            if is_news {
                 metrics::head_was_news();
-                self.tell_head(&user, incarnation, position);
+            }
+            // What this router knows may be newer than what was read.
+            if (self.register.take_untold(&user) || is_news)
+                && let Some((incarnation, head)) = self.register.head(&user)
+            {
+                self.tell_head(&user, incarnation, head);
             }
         }
     }

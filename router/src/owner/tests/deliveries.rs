@@ -76,16 +76,28 @@ fn sends(play: &mut Play) -> Vec<Did> {
     play.answer(second, appended(9, &Bytes::new()))
 }
 
+/// The answers from which sessions hear of their own messages may be lost.
 #[test]
-fn what_ones_only_session_has_sent_is_no_news_when_heads_are_compared() {
-    let mut play = Play::knowing(&["bob"]);
-    play.knows("alice", &[session("alice", "phone", 10, 1)]);
-    let effects = sends(&mut play);
-    assert!(matches!(effects[..], [Did::Answer(..)]), "{effects:?}");
-    play.owner.check(play.now);
-    let effects = play.effects();
-    let [Did::ReadHeads(token, _)] = effects[..] else { panic!("{effects:?}") };
-    assert_eq!(play.answer(token, heads(&[Some(9)])), []);
+fn how_far_ones_own_messages_reach_is_told_once_when_heads_are_compared() {
+    let phone = || session("alice", "phone", 10, 1);
+    for sessions in [vec![phone()], vec![phone(), session("alice", "laptop", 20, 2)]] {
+        let mut play = Play::knowing(&["bob"]);
+        play.knows("alice", &sessions);
+        let effects = sends(&mut play);
+        let copies = effects.iter().filter(|effect| matches!(effect, Did::Deliver(_))).count();
+        assert_eq!(copies, sessions.len() - 1, "{effects:?}");
+        let told = [Did::Behind(10, 9), Did::Behind(20, 9)];
+        for expected in [&told[..sessions.len()], &[]] {
+            let token = loop {
+                play.now = play.owner.check_due().expect("somebody is signed in");
+                play.owner.check(play.now);
+                if let [Did::ReadHeads(token, _)] = play.effects()[..] {
+                    break token;
+                }
+            };
+            assert_eq!(play.answer(token, heads(&[Some(9)])), expected);
+        }
+    }
 }
 
 #[test]
