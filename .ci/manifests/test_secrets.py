@@ -58,6 +58,7 @@ def test_a_token_rotates_in_three_steps_with_two_that_are_valid_between(folder):
     assert first == old and new != old
     assert secrets("rotate", folder, "gateway", "add").returncode == 1, "two at most"
     assert secrets("rotate", folder, "gateway", "use").returncode == 0
+    assert secrets("rotate", folder, "gateway", "use").returncode == 1, "a repeat does not undo it"
     assert file.read_text().split() == [new, old]
     assert secrets("rotate", folder, "gateway", "drop").returncode == 0
     assert file.read_text().split() == [new]
