@@ -36,6 +36,8 @@ pub(crate) struct ClientNode {
     starts: u64,
     token: String,
     is_live: bool,
+    /// The sign-in of the run before was unanswered: it may be read later than this run's, and replace it.
+    may_be_replaced: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
     /// The time from which its token is valid.
@@ -90,6 +92,7 @@ impl ClientNode {
             name,
             token,
             is_live: false,
+            may_be_replaced: false,
             is_out: false,
             begins_at: 0,
             is_fresh: true,
@@ -259,6 +262,10 @@ impl World<'_> {
     /// Right only if its account has ended. The name's next owner, as soon as there is one, has a device of the same name.
     fn client_is_put_out(&mut self, client: usize, what: String) {
         if !self.model.has_ended(client) {
+            if std::mem::take(&mut self.clients[client].may_be_replaced) {
+                // Whoever uses it starts it once more.
+                return self.client_restarts(client);
+            }
             return self.model.breaks(what);
         }
         if let Some(wire) = self.clients[client].wire.take() {
@@ -295,6 +302,8 @@ impl World<'_> {
             return;
         }
         self.client_told(client);
+        let signs_in = self.clients[client].wire.is_some() && !self.clients[client].is_live;
+        self.clients[client].may_be_replaced |= signs_in;
         let knows = self.random.in_thousand(500);
         if let Some(wire) = self.clients[client].wire.take() {
             self.abandon_wire(wire, Side::First);
