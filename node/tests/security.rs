@@ -8,7 +8,7 @@ use carillon_client::{Client, ClientConfig, Credential, Trust};
 use carillon_proto::{
     pb::{
         admin::{StatusRequest, admin_client::AdminClient},
-        store::{NodeKind, RegisterRequest, registry_client::RegistryClient},
+        store::{NodeKind, RegisterRequest, Release, registry_client::RegistryClient},
     },
     peer::{PeerSecurity, PeerTls, Tier},
     tasks::Tasks,
@@ -37,6 +37,7 @@ async fn may_enter(service: &Service, security: &PeerSecurity) -> bool {
         address: "127.0.0.1:9".into(),
         ttl_ms: 1000,
         nonce: vec![7; 16].into(),
+        release: Some(Release::own()),
         ..RegisterRequest::default()
     };
     let registered = RegistryClient::with_interceptor(storage, security.token()).register(request).await;

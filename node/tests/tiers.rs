@@ -12,7 +12,7 @@ use carillon_proto::{
             founding_client::FoundingClient, raft_client::RaftClient,
         },
         store::{
-            DeregisterRequest, NodeKind, RegisterRequest, RenewRequest, ToStore, WatchRequest,
+            DeregisterRequest, NodeKind, RegisterRequest, Release, RenewRequest, ToStore, WatchRequest,
             registry_client::RegistryClient, store_client::StoreClient,
         },
     },
@@ -141,6 +141,7 @@ fn a_gateway_can_not_pass_for_a_router() {
             address: "127.0.0.1:9".into(),
             ttl_ms: 1000,
             nonce: vec![7; 16].into(),
+            release: Some(Release::own()),
             ..RegisterRequest::default()
         };
         let refused = registry.register(soon(request)).await.expect_err("refused");

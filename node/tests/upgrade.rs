@@ -164,7 +164,7 @@ async fn everything_is_there(archive: &str, texts: &[&str]) {
     until("the leases of the old version have run out", PATIENCE, || match raise() {
         Ok(raised) => raised.contains("it was at 0"),
         Err(why) => {
-            assert!(why.contains("has not told its release"), "{why}");
+            assert!(why.contains("has not told what it runs"), "{why}");
             false
         }
     });

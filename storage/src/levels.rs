@@ -6,8 +6,8 @@ use carillon_proto::{
     pb::{
         raft::Identity,
         store::{
-            DirectoryCommand, FoundCluster, NodeKind, RaiseLevel, SetLevel, SetStorageNode, StorageNode, StoreError,
-            TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
+            DirectoryCommand, FoundCluster, NodeKind, RaiseLevel, Release, SetLevel, SetStorageNode, StorageNode,
+            StoreError, TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
             timeline_command::Op as TimelineOp,
         },
     },
@@ -39,8 +39,8 @@ pub(crate) enum NotReadable {
     )]
     OlderHolder { holder: String, knows: Level, wanted: Level },
     #[error(
-        "{holder} has not told its release: it runs one before 0.2.0, or it was killed and its lease has not run out, or it tells it \
-         within seconds"
+        "{holder} has not told what it runs: a release before 0.2.0, which `carillon status` shows as \"-\"; or it was killed, and its \
+         lease has not run out; or it tells it within seconds"
     )]
     Untold { holder: String },
 }
@@ -89,6 +89,21 @@ pub(crate) fn check_holders(cluster: &Cluster, wanted: Level) -> Result<(), NotR
         }
     }
     Ok(())
+}
+
+/// Fails if the program of a gateway or router that registers does not know the level of the cluster: it would be given users, and
+/// work by other rules than the others.
+pub(crate) fn check_newcomer(level: Level, kind: NodeKind, release: Option<&Release>) -> Result<(), String> {
+    let knows = Level(release.map_or(0, |release| release.level));
+    if knows >= level {
+        return Ok(());
+    }
+    let kind = if kind == NodeKind::Router { "router" } else { "gateway" };
+    let of = release.map_or("a release before 0.2.0".to_owned(), |release| format!("release {}", release.version));
+    Err(format!(
+        "the cluster is at level {level}, and this {kind} runs {of}, which knows levels up to {knows}: let it run the release of the \
+         storage nodes"
+    ))
 }
 
 /// Raises the cluster to this level, where its registry is led. Makes its rows, if it has none. May be repeated.

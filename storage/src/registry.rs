@@ -32,6 +32,7 @@ use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedSe
 use crate::{
     cluster::{Cluster, Serving, rows, started},
     lease_clock::{Leases, Renewal},
+    levels::check_newcomer,
     machine::{ClusterRows, Outcome, RegistryState, check_directory},
 };
 
@@ -41,6 +42,8 @@ const FORWARDED_KEY: &str = "carillon-forwarded";
 const DEADLINE: Duration = Duration::from_secs(4);
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
+/// A node that was refused tries again and again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(crate) struct RegistryService {
@@ -48,6 +51,21 @@ pub(crate) struct RegistryService {
     tasks: Tasks,
     leaders: Arc<Leaders>,
     leases: Arc<Leases>,
+    refused: Arc<Refused>,
+}
+
+/// Logs newcomers that were refused, not each of their tries.
+#[derive(Default)]
+struct Refused(Mutex<Option<Instant>>);
+
+impl Refused {
+    fn tell(&self, address: &str, why: &str) {
+        let mut told = self.0.lock();
+        if told.is_none_or(|told| told.elapsed() >= TOLD_AGAIN) {
+            *told = Some(Instant::now());
+            tracing::warn!(address, why, "a node was refused");
+        }
+    }
 }
 
 type Client = RegistryClient<InterceptedService<Channel, AddToken>>;
@@ -61,7 +79,7 @@ struct Leaders {
 impl RegistryService {
     pub(crate) fn new(serving: Arc<Serving>, tasks: Tasks, security: PeerSecurity, leases: Arc<Leases>) -> Self {
         let leaders = Arc::new(Leaders { security, clients: Mutex::default() });
-        Self { serving, tasks, leaders, leases }
+        Self { serving, tasks, leaders, leases, refused: Arc::default() }
     }
 
     /// Carries out a command, here or at the leader. All commands are idempotent.
@@ -164,6 +182,11 @@ impl registry_server::Registry for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let (forwarded, message) = open(request);
         let RegisterRequest { kind, address, ttl_ms, nonce, release } = message.clone();
+        let level = started(&self.serving)?.rows().level;
+        if let Err(why) = check_newcomer(level, message.kind(), release.as_ref()) {
+            self.refused.tell(&address, &why);
+            return Err(Status::failed_precondition(why));
+        }
         let op = Op::RegisterNode(RegisterNode { kind, address, ttl_ms, nonce });
         let pass_on = |mut client: Client| {
             let message = message.clone();

@@ -119,7 +119,9 @@ pub fn run() -> ExitCode {
                 return ExitCode::from(DAMAGED);
             }
             let of_backup = error.downcast_ref::<backup::BackupError>().map(backup::BackupError::exit_code);
-            let code = of_backup.or_else(|| error.downcast_ref().map(user_data::UserDataError::exit_code));
+            let of_user_data = || error.downcast_ref().map(user_data::UserDataError::exit_code);
+            let can_not = || error.downcast_ref::<storage_nodes::CanNot>().map(storage_nodes::CanNot::exit_code);
+            let code = of_backup.or_else(of_user_data).or_else(can_not);
             code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }

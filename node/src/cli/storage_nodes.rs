@@ -19,6 +19,17 @@ use tonic::{Code, Request, service::interceptor::InterceptedService, transport::
 
 use crate::{Config, Secrets};
 
+/// The cluster can't do it as it is: another attempt will not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct CanNot(String);
+
+impl CanNot {
+    pub(super) fn exit_code(&self) -> u8 {
+        4
+    }
+}
+
 /// Deadline of a short call.
 const CALL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -61,6 +72,9 @@ impl StorageNodes {
                          the cluster's secret), and so has this command",
                         status.message()
                     ),
+                    Err(status) if status.code() == Code::FailedPrecondition => {
+                        return Err(CanNot(format!("storage node {node}: {}", status.message())).into());
+                    }
                     Err(status) if status.code() == Code::Unimplemented => {
                         why = format!("storage node {node} runs a release that knows no backups");
                     }

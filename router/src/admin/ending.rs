@@ -51,7 +51,7 @@ impl Admin {
         if !self.ends_senders() {
             tracing::warn!(
                 user = account.user,
-                "what the user's sessions have sent may still be accepted: not all storage nodes run this release yet"
+                "what the user's sessions have sent may still be accepted: the cluster's level was not raised so far"
             );
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl Admin {
     /// was paused and continues. Idempotent.
     async fn end_sender(&self, account: &Account) -> Result<(), StoreFailure> {
         if !self.ends_senders() {
-            let detail = "not all storage nodes can read yet that a sender's sessions are over".to_owned();
+            let detail = "the cluster's level is too low to say that a sender's sessions are over".to_owned();
             return Err(StoreFailure::Level { detail });
         }
         let Ok(shards) = self.shards() else { return Err(StoreFailure::Stopping) };

@@ -2,7 +2,7 @@
 //! docs/adr/0023-user-data.md.
 
 use carillon_proto::{
-    ShardKind, UserId, now_ms,
+    Level, ShardKind, UserId, now_ms,
     pb::{
         admin::{EraseUserReply, EraseUserRequest},
         store::{
@@ -40,6 +40,14 @@ impl Admin {
         }
         if look {
             return Ok(EraseUserReply { erasure: found.erasure, ..EraseUserReply::default() });
+        }
+        let level = Level(self.topology.borrow().view.level);
+        if level < Level::ERASURE {
+            return Err(Status::failed_precondition(format!(
+                "the cluster is at level {level}, and erasing needs level {}: `carillon cluster raise-level` raises it when all nodes \
+                 run this release and no return to the one of before is wanted",
+                Level::ERASURE
+            )));
         }
         let time_ms = if time_ms == 0 { now_ms() } else { time_ms };
         let erase = EraseAccount { user: user.as_str().to_owned(), time_ms };

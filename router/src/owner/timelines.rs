@@ -89,7 +89,7 @@ impl Owner {
     fn set_cursors(&mut self, Moves { device, cursors }: Moves<ReplySlot>) {
         for (Life { timeline, epoch }, cursor) in cursors {
             if let TimelineId::Group(_) = timeline {
-                let detail = "not all storage nodes can read yet where a device is in its groups".to_owned();
+                let detail = "the cluster's level is too low for positions in groups".to_owned();
                 self.end_all(cursor.waiters, &Err(Failure::Store(StoreFailure::Level { detail })));
                 continue;
             }

@@ -58,7 +58,15 @@ impl backup_server::Backup for BackupService {
     async fn describe(&self, _request: Request<DescribeRequest>) -> Result<Response<ClusterDescription>, Status> {
         let cluster = started(&self.serving)?;
         let rows = cluster.rows();
-        if !cluster.registry.borrow().cluster.has_rows() || rows.level < Level::CLUSTER {
+        let has_rows = cluster.registry.borrow().cluster.has_rows() && rows.level >= Level::CLUSTER;
+        if !has_rows && !cluster.is_founded {
+            return Err(Status::failed_precondition(format!(
+                "the cluster is at level {}, at which it can't be read as a whole: `carillon cluster raise-level` raises it when \
+                 all nodes run this release and no return to the one of before is wanted",
+                rows.level
+            )));
+        }
+        if !has_rows {
             return Err(Status::unavailable("the cluster was made just now: its members are not in the registry yet"));
         }
         Ok(Response::new(ClusterDescription {

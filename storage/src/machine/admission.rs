@@ -64,7 +64,7 @@ fn check_level(needs: Option<Level>, level: Level) -> Result<(), Rejected> {
         Some(needs) => Err(Rejected {
             reason: Reason::Level.into(),
             detail: format!(
-                "the shard is at level {level}, and this needs level {needs}: not all storage nodes can read it yet"
+                "the shard is at level {level}, and this needs level {needs}: `carillon cluster raise-level` raises it"
             ),
         }),
     }

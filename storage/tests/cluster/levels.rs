@@ -93,18 +93,15 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
     for node in 0..3 {
         restart(&mut cluster, node, NEXT).await;
     }
-    let mut registry = cluster.nodes[0].registry();
     let register = RegisterRequest {
         kind: NodeKind::Gateway.into(),
         ttl_ms: 60_000,
         nonce: vec![7; 16].into(),
+        release: Some(Release::own()),
         ..RegisterRequest::default()
     };
-    let lease = registry.register(register).await.expect("registers").into_inner().lease;
-    let mut client = operator(&cluster, 0);
-    let refused = client.raise_level(RaiseLevelRequest { level: 0 }).await.expect_err("who knows what it runs");
+    let lease = cluster.nodes[0].registry().register(register).await.expect("registers").into_inner().lease;
     let who = format!("the gateway with lease {lease}");
-    assert!(refused.message().contains(&format!("{who} has not told")), "{refused}");
     let of = |level: Level| RenewRequest { lease, release: Some(Release { version: String::new(), level: level.0 }) };
     // Whoever has come to lead the registry meanwhile has to be told again.
     let told = async |level: Level| {
@@ -123,6 +120,41 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
     assert!(refused.message().contains(&format!("{who} knows levels up to {}", Level::OF_PROGRAM)), "{refused}");
     told(NEXT).await.expect("rises");
     all_see(&cluster, NEXT).await;
+}
+
+/// It would get users, and work by other rules than the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_or_gateway_that_does_not_know_the_level_gets_no_lease() {
+    let mut cluster = Cluster::new(3, quick);
+    for node in &mut cluster.nodes {
+        node.knows(NEXT);
+        node.start().await;
+    }
+    cluster.nodes[0].found().await;
+    for node in &cluster.nodes {
+        node.ready().await;
+    }
+    all_see(&cluster, NEXT).await;
+    let register = async |node: usize, kind: NodeKind, release: Option<Release>| {
+        let register = RegisterRequest {
+            kind: kind.into(),
+            address: "r:1".into(),
+            ttl_ms: 60_000,
+            nonce: vec![7; 16].into(),
+            release,
+        };
+        cluster.nodes[node].registry().register(register).await
+    };
+    for (node, kind) in [(0, NodeKind::Router), (1, NodeKind::Gateway), (2, NodeKind::Router)] {
+        for (release, runs) in [(None, "a release before 0.2.0"), (Some(Release::own()), env!("CARGO_PKG_VERSION"))] {
+            let refused = register(node, kind, release).await.expect_err("refused");
+            let said = refused.message();
+            assert!(said.contains(&format!("level {NEXT}")) && said.contains(runs), "{refused}");
+            assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        }
+    }
+    let newer = Release { version: "later".into(), level: NEXT.0 };
+    register(0, NodeKind::Router, Some(newer)).await.expect("knows the level");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ mod support;
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use carillon_proto::pb::store::{
-    NodeKind, RegisterRequest, RenewRequest, StoreError, store_error::Why, store_reply::Result as Outcome,
+    NodeKind, RegisterRequest, Release, RenewRequest, StoreError, store_error::Why, store_reply::Result as Outcome,
     store_request::Op, timeline_command,
 };
 use carillon_storage::StorageConfig;
@@ -114,6 +114,7 @@ async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
         address: String::new(),
         ttl_ms: 3_000,
         nonce: vec![7; 16].into(),
+        release: Some(Release::own()),
         ..RegisterRequest::default()
     };
     let lease = registry.register(register).await.expect("registers").into_inner().lease;
@@ -239,6 +240,7 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
             address: format!("router-{number}:7402"),
             ttl_ms: 3_000,
             nonce: vec![number as u8; 16].into(),
+            release: Some(Release::own()),
             ..RegisterRequest::default()
         };
         let lease = node.registry().register(register.clone()).await.expect("registers").into_inner().lease;

@@ -59,8 +59,8 @@ pub(super) fn outlook(members: &MembersReply) -> String {
     }
     match readable {
         Some((lowest, _)) if lowest > members.level => format!(
-            "all storage nodes can read level {lowest}: `carillon cluster raise-level` raises it, and ends the way back to a release \
-             that can't"
+            "all storage nodes can read level {lowest}: `carillon cluster raise-level` raises it, if all routers and gateways know it, \
+             and ends the way back to a release that can't"
         ),
         Some((lowest, node)) if lowest < highest => {
             format!("the level can't rise: storage node {node} reads levels up to {lowest}, others up to {highest}")

@@ -136,7 +136,7 @@ fn show(members: &MembersReply, shards: bool) -> String {
         "RELEASE",
         "READS",
         "REPLICAS",
-        "LEADS",
+        "TO LEAD",
         "JOINING",
         "LEAVING"
     );
