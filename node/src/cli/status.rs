@@ -83,7 +83,10 @@ fn show(status: &StatusReply) -> String {
 fn slot(view: &RegistryView, node: &Node) -> String {
     match node.slot {
         Some(slot) => format!("slot {slot}"),
-        None if view.level >= Level::RING_SLOTS.0 => "waits for a slot".to_owned(),
+        // Right after the level has risen nobody has one.
+        None if view.level >= Level::RING_SLOTS.0 && view.nodes.iter().any(|other| other.slot.is_some()) => {
+            "waits for a slot".to_owned()
+        }
         None => String::new(),
     }
 }
