@@ -32,12 +32,13 @@ impl World<'_> {
             Fault::ClientDoesNotRead => self.client_does_not_read(client),
             Fault::GatewayCrashes => self.gateway_crashes(gateway),
             Fault::GatewayPauses => {
-                self.gateways[gateway].paused_until = self.pause(self.gateways[gateway].paused_until);
+                self.gateways[gateway].paused_until =
+                    self.pause(self.gateways[gateway].paused_until, self.scenario.gateways_stand);
             }
             Fault::RouterCrashes => self.router_crashes(router),
             Fault::RouterLeaves => self.router_leaves(router),
             Fault::RouterPauses => {
-                self.routers[router].paused_until = self.pause(self.routers[router].paused_until);
+                self.routers[router].paused_until = self.pause(self.routers[router].paused_until, None);
             }
             Fault::LeaderChanges => {
                 let shards: Vec<_> = MAP.all().collect();
@@ -51,9 +52,10 @@ impl World<'_> {
 
     /// Mostly short, sometimes longer than a lease. A pause that goes on is not made longer: what waits for its end would
     /// come behind what arrives later.
-    fn pause(&mut self, until: Time) -> Time {
+    fn pause(&mut self, until: Time, longer: Option<(Time, Time)>) -> Time {
         let most = if self.random.in_thousand(150) { 4000 * MS } else { 300 * MS };
-        let next = self.schedule.now() + self.random.below(most);
+        let (least, most) = longer.unwrap_or((0, most));
+        let next = self.schedule.now() + self.random.between(least, most);
         if until > self.schedule.now() { until } else { next }
     }
 

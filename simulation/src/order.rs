@@ -9,7 +9,7 @@ use carillon_proto::pb::{
     link::{ToRouter, router_request::Op},
 };
 
-use crate::{Plant, clients::device_name, world::World};
+use crate::{clients::device_name, world::World};
 
 /// Of each device and client id: the message that the client has named last. Kept only if gateways are to fill in none.
 pub(crate) type Named = BTreeMap<(Bytes, Bytes), Bytes>;
@@ -45,9 +45,15 @@ impl FromIterator<Guard> for Guards {
     }
 }
 
+impl Guards {
+    pub(crate) fn has(self, guard: Guard) -> bool {
+        self.0 & 1 << guard as u8 != 0
+    }
+}
+
 impl World<'_> {
     pub(crate) fn is_without(&self, guard: Guard) -> bool {
-        matches!(self.plant, Some(Plant::Without(Guards(left_out))) if left_out & 1 << guard as u8 != 0)
+        self.plant.is_some_and(|plant| plant.is_without(guard))
     }
 
     /// Changes a frame on its way to a gateway.

@@ -57,6 +57,8 @@ pub(crate) struct Scenario {
     pub(crate) level_rises: Option<Time>,
     /// When the whole store stands still, and until when: longer than gateways try, in one run of five.
     pub(crate) stands: Option<(Time, Time)>,
+    /// How long a gateway stands still that does.
+    pub(crate) gateways_stand: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
     /// In thousand deliveries after which the application acknowledges.
@@ -143,6 +145,7 @@ impl Scenario {
         let heals_at = stands.map_or(heals_at, |(_, until)| heals_at.max(until));
         Self {
             stands,
+            gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
             deletions,
             users,
@@ -171,6 +174,17 @@ impl Scenario {
             acknowledged: random.between(0, 1000),
             level_rises: random.in_thousand(500).then(|| random.between(0, heals_at)),
         }
+    }
+}
+
+impl Scenario {
+    /// Longer than a client waits for its sign-in; and then it signs in at another one.
+    pub(crate) fn let_gateways_stand(&mut self) {
+        self.gateways = self.gateways.max(2);
+        self.gateways_stand = Some((2 * SECOND, 6 * SECOND));
+        self.faults = vec![(Fault::GatewayPauses, 1000 * MS), (Fault::ClientWire, 300 * MS)];
+        self.heals_at += 8 * SECOND;
+        self.deletions.clear();
     }
 }
 

@@ -108,7 +108,10 @@ impl<'m> World<'m> {
     pub(crate) fn new(seed: u64, plant: Option<Plant>, machines: &'m mut Machines, verbose: bool) -> Self {
         let (mut random, schedule) = (Random::new(seed), Schedule::new());
         let time = VirtualTime::begin(schedule.instant(), schedule.unix_ms(), seed);
-        let scenario = Scenario::new(seed, &mut random);
+        let mut scenario = Scenario::new(seed, &mut random);
+        if plant.is_some_and(Plant::lets_gateways_stand) {
+            scenario.let_gateways_stand();
+        }
         let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
         Self {
             schedule,
