@@ -32,15 +32,20 @@ pub(crate) fn check(config: &Config, roles: &[Role]) -> Findings {
     listeners(config, roles, &mut found);
     secrets(config, roles, &mut found);
     certificates(config, roles, &mut found);
+    found.warnings.extend(contradictions(config, roles));
+    found
+}
+
+/// Values that are valid, and do not have the effect that somebody may have meant.
+pub(crate) fn contradictions(config: &Config, roles: &[Role]) -> Option<String> {
     let retention = &config.storage.retention;
     let (age, window) = (retention.max_age_ms, retention.duplicate_window_ms);
-    if roles.contains(&Role::Storage) && age != 0 && age < window {
-        found.warnings.push(format!(
+    (roles.contains(&Role::Storage) && age != 0 && age < window).then(|| {
+        format!(
             "storage.retention.max_age_ms is {age}, but nothing younger than storage.retention.duplicate_window_ms \
              ({window}) is removed"
-        ));
-    }
-    found
+        )
+    })
 }
 
 fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
@@ -91,7 +96,22 @@ fn folder(key: &str, path: &Path) -> Option<String> {
 }
 
 fn listeners(config: &Config, roles: &[Role], found: &mut Findings) {
-    let mut taken: Vec<(&str, SocketAddr)> = vec![("admin.listen", config.admin.listen)];
+    let Listens { addresses, unresolved } = listen_addresses(config, roles);
+    found.problems.extend(unresolved);
+    found.problems.extend(shared_ports(&addresses));
+}
+
+/// Where the roles of a process listen.
+pub(crate) struct Listens {
+    /// With the names of their settings.
+    pub(crate) addresses: Vec<(&'static str, SocketAddr)>,
+    /// What is wrong with the names that have no address.
+    pub(crate) unresolved: Vec<String>,
+}
+
+pub(crate) fn listen_addresses(config: &Config, roles: &[Role]) -> Listens {
+    let mut taken = vec![("admin.listen", config.admin.listen)];
+    let mut unresolved = Vec::new();
     if roles.contains(&Role::Storage) {
         taken.push(("storage.listen", config.storage.listen));
     }
@@ -110,24 +130,29 @@ fn listeners(config: &Config, roles: &[Role], found: &mut Findings) {
                 Ok(addresses) => taken.extend(addresses.map(|address| (key, address))),
                 // Another form is reported with the other values.
                 Err(error) if listener.listen.contains(':') => {
-                    found.problems.push(format!("{key} {} has no address: {error}", listener.listen));
+                    unresolved.push(format!("{key} {} has no address: {error}", listener.listen));
                 }
                 Err(_) => {}
             }
         }
     }
+    Listens { addresses: taken, unresolved }
+}
+
+/// What is wrong with listeners on the same port.
+pub(crate) fn shared_ports(taken: &[(&'static str, SocketAddr)]) -> Vec<String> {
+    let mut shared = Vec::new();
     for (at, (key, address)) in taken.iter().enumerate() {
         let other = taken[..at].iter().find(|(other, before)| other != key && collide(*before, *address));
         if let Some((other, before)) = other {
-            found
-                .problems
-                .push(format!("{key} {address} and {other} {before} are the same: give each a port of its own"));
+            shared.push(format!("{key} {address} and {other} {before} are the same: give each a port of its own"));
         }
     }
+    shared
 }
 
 /// On Linux, [::] takes IPv4 as well.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+pub(crate) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     one.port() == other.port()
         && one.port() != 0

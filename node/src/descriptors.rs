@@ -26,6 +26,22 @@ pub(crate) fn arrange(config: &mut Config, roles: &[Role]) {
     }
 }
 
+/// What a limit of open files leaves.
+pub(crate) struct Fitted {
+    pub(crate) config: Config,
+    /// Files that clients may not use.
+    pub(crate) kept_back: u64,
+    pub(crate) is_too_low: bool,
+}
+
+/// The configuration as a process would use it under this limit.
+pub(crate) fn fitted(config: &Config, roles: &[Role], limit: u64) -> Fitted {
+    let mut config = config.clone();
+    fit(&mut config, roles, limit);
+    let kept_back = kept_back(&config, roles);
+    Fitted { config, kept_back, is_too_low: limit <= kept_back }
+}
+
 fn fit(config: &mut Config, roles: &[Role], limit: u64) {
     let files = small((limit / TIMELINES).max(16));
     config.storage.timeline_open_files = config.storage.timeline_open_files.min(files);

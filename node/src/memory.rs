@@ -31,6 +31,25 @@ pub(crate) fn limit() -> Option<u64> {
     limit_of(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
+/// That of another process, or of this one. `None` also if its groups can't be read.
+pub(crate) fn limit_of_process(pid: Option<u32>) -> Option<u64> {
+    let Some(pid) = pid else { return limit() };
+    limit_of(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, Path::new("/sys/fs/cgroup"))
+}
+
+/// The configuration as a process would use it under this limit.
+pub(crate) fn fitted(config: &Config, roles: &[Role], limit: u64) -> Config {
+    let mut config = config.clone();
+    fit(&mut config, roles, limit);
+    config
+}
+
+/// Memory that the caches of a storage node take when they are full.
+pub(crate) fn caches_bytes(storage: &StorageConfig) -> u64 {
+    let sizes = [storage.directory_cache_bytes, storage.timeline_cache_bytes, storage.timeline_memtables_bytes];
+    sizes.iter().fold(storage.log_cache_bytes, |sum, bytes| sum.saturating_add(*bytes))
+}
+
 /// `groups`: what /proc/self/cgroup says, see cgroups(7). A group is also under the limits of those above it. A container may see its
 /// own group as the root, under whatever path.
 fn limit_of(groups: &str, root: &Path) -> Option<u64> {

@@ -186,7 +186,7 @@ pub(crate) fn gateway_config(config: &Config, roles: &[Role], secrets: &Secrets)
 }
 
 /// The address at which this machine reaches a listener of its own.
-fn from_here(bound: SocketAddr) -> SocketAddr {
+pub(crate) fn from_here(bound: SocketAddr) -> SocketAddr {
     let loopback: IpAddr = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -111,27 +111,15 @@ impl DataDir {
         &self.path
     }
 
-    /// What was found to be damaged, if the data was not made whole since.
+    /// See [`damage_of`].
     pub(crate) fn damage(&self) -> Option<String> {
-        match fs::read_to_string(self.path.join(DAMAGED)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Ok(found) if !found.trim().is_empty() => Some(found.trim().to_owned()),
-            _ => Some("something in it was found to be damaged".to_owned()),
-        }
+        damage_of(&self.path)
     }
 
     /// The identity of this disk; a new one if the folder is empty.
     pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
-        let has_log = self.path.join("log").exists();
-        if let Some(identity) = self.read()? {
-            // The log is created before a node gets its place.
-            if identity.cluster.is_some() && !has_log {
-                return Err(IdentityError::NoLog { path: self.path.clone() });
-            }
+        if let Some(identity) = known(&self.path)? {
             return Ok(identity);
-        }
-        if has_log {
-            return Err(IdentityError::Orphan { path: self.path.clone() });
         }
         let disk: [u8; 16] = rand::rng().random();
         self.write(&Identity { disk: disk.to_vec().into(), ..Identity::default() })
@@ -140,7 +128,7 @@ impl DataDir {
     /// Marks that the data was restored from a copy: the next start gives its timelines new epochs.
     pub(crate) fn put_back(&self) -> Result<(), IdentityError> {
         let path = || self.path.clone();
-        let identity = self.read()?.ok_or_else(|| IdentityError::NoNode { path: path() })?;
+        let identity = read(&self.path)?.ok_or_else(|| IdentityError::NoNode { path: path() })?;
         match identity.cluster.as_ref().map(|cluster| cluster.members.len()) {
             None => Err(IdentityError::NoNode { path: path() }),
             Some(1) => self.write(&Identity { put_back: true, ..identity }).map(drop),
@@ -166,27 +154,47 @@ impl DataDir {
         Ok(identity)
     }
 
-    fn read(&self) -> Result<Option<Identity>, IdentityError> {
-        let path = self.file();
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IdentityError::File { path, source }),
-        }
-        let Some(identity) = decode(&bytes) else {
-            let why = "its checksum is wrong, so nobody knows whose data this is";
-            return Err(IdentityError::Damaged(damaged(format!("file {}", path.display()), why)));
-        };
-        if identity.format > FORMAT {
-            return Err(IdentityError::Newer { path, found: identity.format });
-        }
-        Ok(Some(identity))
-    }
-
     fn file(&self) -> PathBuf {
         self.path.join(IDENTITY)
     }
+}
+
+/// What was found to be damaged in the folder, if the data was not made whole since.
+pub(crate) fn damage_of(folder: &Path) -> Option<String> {
+    match fs::read_to_string(folder.join(DAMAGED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Ok(found) if !found.trim().is_empty() => Some(found.trim().to_owned()),
+        _ => Some("something in it was found to be damaged".to_owned()),
+    }
+}
+
+/// The identity of the folder's disk; `None` if it has none yet, and no data.
+pub(crate) fn known(folder: &Path) -> Result<Option<Identity>, IdentityError> {
+    let (has_log, path) = (folder.join("log").exists(), folder.to_owned());
+    match read(folder)? {
+        // The log is created before a node gets its place.
+        Some(identity) if identity.cluster.is_some() && !has_log => Err(IdentityError::NoLog { path }),
+        None if has_log => Err(IdentityError::Orphan { path }),
+        identity => Ok(identity),
+    }
+}
+
+fn read(folder: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = folder.join(IDENTITY);
+    let mut bytes = Vec::new();
+    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::File { path, source }),
+    }
+    let Some(identity) = decode(&bytes) else {
+        let why = "its checksum is wrong, so nobody knows whose data this is";
+        return Err(IdentityError::Damaged(damaged(format!("file {}", path.display()), why)));
+    };
+    if identity.format > FORMAT {
+        return Err(IdentityError::Newer { path, found: identity.format });
+    }
+    Ok(Some(identity))
 }
 
 fn format_of(identity: &Identity) -> u32 {
@@ -279,13 +287,13 @@ mod tests {
         dir.write(&of(1)).expect("writes");
         dir.put_back().expect("it is alone");
         let put_back = Identity { put_back: true, format: 2, ..of(1) };
-        assert_eq!(dir.read().expect("reads"), Some(put_back));
+        assert_eq!(read(folder.path()).expect("reads"), Some(put_back));
         dir.write(&of(1)).expect("writes");
-        assert_eq!(dir.read().expect("reads"), Some(of(1)));
+        assert_eq!(read(folder.path()).expect("reads"), Some(of(1)));
         dir.write(&Identity { level: 1, ..of(1) }).expect("writes");
         dir.put_back().expect("it is alone");
         let put_back = Identity { put_back: true, format: 3, level: 1, ..of(1) };
-        assert_eq!(dir.read().expect("reads"), Some(put_back), "no release before levels may open it");
+        assert_eq!(read(folder.path()).expect("reads"), Some(put_back), "no release before levels may open it");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! ring_slots.rs    which share of the users a router gets
 //! space.rs     how full the disk is
 //! watched.rs   metrics that are read when they are scraped
+//! look.rs      what a data folder tells of itself while a node may run on it
 //! damage.rs, repair.rs    how the node hears that its disk fails it, and how its data is made whole
 //! put_back.rs  a data folder that was put back from a copy
 //! user_data.rs what the operator reads of a user
@@ -54,6 +55,7 @@ mod lease_clock;
 mod levels;
 mod log;
 mod log_upkeep;
+mod look;
 mod machine;
 mod maintenance;
 mod members;
@@ -82,6 +84,7 @@ mod watched;
 
 pub use bootstrap::FoundError;
 pub use config::{InvalidConfig, RetentionConfig, StorageConfig};
+pub use look::{DiskSpace, Folder, Membership, disk_space, look};
 pub use put_back::mark_put_back;
 pub use repair::{Remedy, Repair, repair};
 pub use storage::{OpenError, Storage};

@@ -144,7 +144,7 @@ fn ballast(folder: &Path) -> PathBuf {
 }
 
 /// The free space below which sends are refused.
-fn mark(measured: Measured, reserve_bytes: u64) -> u64 {
+pub(crate) fn mark(measured: Measured, reserve_bytes: u64) -> u64 {
     reserve_bytes.min(measured.total / PART)
 }
 
@@ -159,7 +159,7 @@ fn level(measured: Measured, reserve_bytes: u64, before: Level) -> Level {
     }
 }
 
-fn measure(path: &Path) -> io::Result<Measured> {
+pub(crate) fn measure(path: &Path) -> io::Result<Measured> {
     let StatVfs { f_frsize, f_blocks, f_bavail, .. } = statvfs(path)?;
     // Space reserved for root is not available to us.
     Ok(Measured { total: f_blocks.saturating_mul(f_frsize), free: f_bavail.saturating_mul(f_frsize) })

@@ -1,12 +1,14 @@
 //! The command line.
 
 mod admin_client;
+mod admin_http;
 mod backup;
 mod callees;
 mod chat;
 mod cluster;
 mod credential;
 mod date;
+mod doctor;
 mod ended;
 mod out;
 mod repair;
@@ -89,6 +91,10 @@ enum Command {
     Chat(chat::Chat),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
+    /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
+    /// clocks. Changes nothing. Exits with 0 if all was checked and is well, 1 if something could not be checked, 2 for wrong
+    /// arguments, 3 for warnings, 4 for faults.
+    Doctor(doctor::Doctor),
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
@@ -111,7 +117,7 @@ pub fn run() -> ExitCode {
         Err(error) => return out::usage(&error),
     };
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<out::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
             out::tell(format_args!("carillon: {}", told(&error)));
@@ -148,9 +154,10 @@ impl Cli {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<()> {
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let options = cli.options;
-    match cli.command {
+    let done = match cli.command {
+        Some(Command::Doctor(doctor)) => return small(doctor.run(&options)),
         None => serve::run(Role::ALL, &options, cli.serve),
         Some(Command::All(serve)) => serve::run(Role::ALL, &options, serve),
         Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),
@@ -168,7 +175,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Repair(repair)) => repair.run(&options.load()?),
         Some(Command::Backup(backup)) => small(async { backup.run(&options.load()?).await }),
         Some(Command::Cluster(cluster)) => small(cluster.run(&options)),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn put_back(config: &Config) -> anyhow::Result<()> {

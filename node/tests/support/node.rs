@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -91,11 +91,16 @@ impl Node {
         self.process = Some(child);
     }
 
-    /// Runs a command of the program with this node's configuration. Returns its output, or why it failed.
-    pub fn command(&self, arguments: &[&str]) -> Result<String, String> {
+    /// Runs a command of the program with this node's configuration.
+    pub fn output(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
         command.args(arguments).arg("--config").arg(&self.config).current_dir(self.config.parent().expect("folder"));
-        let output = command.stdin(Stdio::null()).output().expect("the program starts");
+        command.stdin(Stdio::null()).output().expect("the program starts")
+    }
+
+    /// The same. Returns its output, or why it failed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.output(arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }

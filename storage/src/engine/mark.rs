@@ -78,6 +78,16 @@ impl EngineMark {
     }
 }
 
+/// Checks the format of an engine's folder, which may be open, or not there yet.
+pub(crate) fn check_format(dir: &Path) -> Result<(), OpenError> {
+    let path = dir.with_extension("mark");
+    match fs::read_to_string(&path) {
+        Ok(mark) => read(&mark, None).map(drop).map_err(|found| OpenError::format(dir, found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(OpenError::Mark { path, source }),
+    }
+}
+
 /// The error names the unknown format.
 fn read(mark: &str, boot: Option<&str>) -> Result<Before, String> {
     let mut lines = mark.lines();

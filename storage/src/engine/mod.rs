@@ -16,7 +16,7 @@ use std::{
 
 use carillon_proto::{Level, ShardId, ShardKind, ShardMap};
 
-pub(crate) use self::changes::Changes;
+pub(crate) use self::{changes::Changes, mark::check_format};
 use self::{fjall::TimelineStore, sled::DirectoryStore};
 use crate::{
     damage::is_damage,

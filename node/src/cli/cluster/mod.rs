@@ -1,6 +1,5 @@
 //! Clusters of storage nodes: made, grown and looked at; and a cluster on this machine, each node a process of this same program.
 
-mod http;
 mod init;
 mod level;
 mod members;

@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{super::out, http, plan::Planned};
+use super::{
+    super::{admin_http, out},
+    plan::Planned,
+};
 
 pub(super) struct Node {
     pub(super) planned: Planned,
@@ -72,7 +75,7 @@ impl Node {
             return self.change_to(format!("died ({status})"));
         }
         let admin = self.planned.addresses.get("admin").map_or("", String::as_str);
-        match http::get(admin, "/readyz").await {
+        match admin_http::get(admin, "/readyz").await {
             Ok((200, _)) => self.change_to(READY.to_owned()),
             Ok((_, why)) => self.change_to(format!("not ready: {}", why.trim().replace('\n', ", "))),
             // That the process died says more.
