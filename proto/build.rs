@@ -4,7 +4,7 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "carillon/client/v1/client.proto",
     "carillon/link/v1/link.proto",
     "carillon/store/v1/command.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 8] = [
     "carillon/admin/v1/admin.proto",
     "carillon/backup/v1/backup.proto",
     "carillon/userdata/v1/userdata.proto",
+    "carillon/diagnostics/v1/diagnostics.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

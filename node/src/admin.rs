@@ -192,7 +192,12 @@ fn answer(well: &str, reasons: &[String]) -> (StatusCode, String) {
 }
 
 fn scrape(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render() + &collect().render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], rendered(metrics))
+}
+
+/// All metrics of this process, as Prometheus reads them.
+pub(crate) fn rendered(metrics: &PrometheusHandle) -> String {
+    metrics.render() + &collect().render()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
     admin::{Admin, Health},
     certificates::{self, Certificates},
     config::peer_tls,
-    descriptors, memory, metrics,
+    descriptors, diagnosis, memory, metrics,
 };
 
 /// A running process.
@@ -96,12 +96,13 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     }
     let recorder = metrics::install().map_err(StartError::Metrics)?;
     let tasks = Tasks::new();
+    let health = Health::new(roles);
+    security = security.with_diagnostics(diagnosis::of_process(&config, roles, health.clone(), recorder.clone()));
 
     let listen = config.admin.listen;
     let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;
     let mut addresses = Addresses { admin: Some(admin.address()), ..Addresses::default() };
     // The admin listener answers while the roles are being opened, which may take long.
-    let health = Health::new(roles);
     metrics::run(recorder.clone(), roles, &health, &tasks);
     admin.run(health.clone(), recorder, &tasks);
     let certificates = Certificates::default();

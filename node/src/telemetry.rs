@@ -18,7 +18,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{Config, LogFormat, log_writer::LogWriter, metrics::LOG_EVENTS};
+use crate::{Config, LogFormat, log_writer::LogWriter, metrics::LOG_EVENTS, recent_log::RecentLog};
 
 /// Libraries whose `info` lines matter only to their authors. A directive in log.level overrides this.
 const QUIET: &str = "raft_engine=warn,fjall=warn,lsm_tree=warn,sled=warn,h2=warn,hyper=warn,tower=warn";
@@ -112,7 +112,8 @@ fn layers(
     };
     // It is valid.
     let counts = CountEvents.with_filter(filter("warn").unwrap_or_default()).boxed();
-    let mut layers = vec![logs.with_filter(level.and(filter_fn(is_no_span))).boxed(), counts];
+    let recent = RecentLog::of_process().clone().with_filter(filter("warn").unwrap_or_default()).boxed();
+    let mut layers = vec![logs.with_filter(level.and(filter_fn(is_no_span))).boxed(), counts, recent];
     if let Some(provider) = tracer {
         let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("carillon"));
         layers.push(traces.with_filter(filter_fn(is_own_span)).boxed());

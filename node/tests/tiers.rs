@@ -6,6 +6,7 @@ use carillon_proto::{
     pb::{
         admin::{StatusRequest, admin_client::AdminClient},
         backup::backup_client::BackupClient,
+        diagnostics::diagnostics_client::DiagnosticsClient,
         link::{Hello, ToRouter, router_client::RouterClient},
         raft::{
             DescribeRequest, RaftFrames, SnapshotPiece, bootstrap_client::BootstrapClient,
@@ -79,6 +80,12 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
             let first = soon(stream::iter([ToRouter::default()]));
             RouterClient::with_interceptor(channel, token).link(first).await.map(drop)
         }
+        "Diagnostics.Describe" | "Diagnostics.Describe at a router" => {
+            DiagnosticsClient::with_interceptor(channel, token).describe(soon(Default::default())).await.map(drop)
+        }
+        "Admin.DescribeGateway at a router" => {
+            AdminClient::with_interceptor(channel, token).describe_gateway(soon(Default::default())).await.map(drop)
+        }
         "Admin.Status at a router" => {
             AdminClient::with_interceptor(channel, token).status(soon(StatusRequest {})).await.map(drop)
         }
@@ -114,6 +121,9 @@ fn each_call_opens_to_its_tiers_and_to_nobody_else() {
             ("Registry.Renew at a router", &[Tier::Gateway]),
             ("Router.Link at a router", &[Tier::Gateway, Tier::Router]),
             ("Admin.Status at a router", &[Tier::Operator]),
+            ("Admin.DescribeGateway at a router", &[Tier::Operator]),
+            ("Diagnostics.Describe", &[Tier::Operator]),
+            ("Diagnostics.Describe at a router", &[Tier::Operator]),
         ] {
             for tier in Tier::ALL {
                 let right = if opens_to.contains(&tier) { Ok(()) } else { Err(Code::PermissionDenied) };

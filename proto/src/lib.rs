@@ -7,6 +7,7 @@ mod admission;
 mod batch;
 pub mod clock;
 pub mod credentials;
+pub mod diagnostics;
 mod duplicate;
 mod envelope;
 pub mod features;

@@ -1,8 +1,8 @@
 //! Generated from `proto/`. One module for each package.
 
 pub use generated::carillon::{
-    admin::v1 as admin, backup::v1 as backup, client::v1 as client, link::v1 as link, raft::v1 as raft,
-    store::v1 as store, userdata::v1 as userdata,
+    admin::v1 as admin, backup::v1 as backup, client::v1 as client, diagnostics::v1 as diagnostics, link::v1 as link,
+    raft::v1 as raft, store::v1 as store, userdata::v1 as userdata,
 };
 
 /// The compiled descriptors of all .proto files, from which pages of the documentation are generated.
@@ -44,6 +44,11 @@ mod generated {
         pub mod backup {
             pub mod v1 {
                 tonic::include_proto!("carillon.backup.v1");
+            }
+        }
+        pub mod diagnostics {
+            pub mod v1 {
+                tonic::include_proto!("carillon.diagnostics.v1");
             }
         }
         pub mod userdata {

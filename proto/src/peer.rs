@@ -12,12 +12,15 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tonic::{
     Status,
-    service::Routes,
+    service::{Routes, interceptor::InterceptedService},
     transport::{self, Channel, Endpoint, Server},
 };
 
 use crate::{
+    diagnostics::Diagnostics,
+    limits::MAX_NODE_MESSAGE_BYTES,
     local_listeners::{LocalListeners, PeerIncoming, PeerStream},
+    pb::diagnostics::diagnostics_server::DiagnosticsServer,
     stream::{Calls, Incoming, Messages, Near, NearCalls, Services, Serving, Tell},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
@@ -34,6 +37,8 @@ pub struct PeerSecurity {
     nearby: Option<LocalListeners>,
     /// Services in this process whose streams need no connection.
     services: Option<Services>,
+    /// What the operator may ask of this process.
+    diagnostics: Option<Diagnostics>,
 }
 
 /// PEM texts. Both sides of a connection present a certificate signed by `ca` and verify the other's.
@@ -89,6 +94,7 @@ impl PeerSecurity {
             tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
             nearby: None,
             services: None,
+            diagnostics: None,
         })
     }
 
@@ -107,6 +113,16 @@ impl PeerSecurity {
     #[must_use]
     pub fn within_process(self) -> Self {
         Self { nearby: Some(LocalListeners::default()), services: Some(Services::default()), ..self }
+    }
+
+    /// Lets this process tell of itself, at each of its internal listeners.
+    #[must_use]
+    pub fn with_diagnostics(self, diagnostics: Diagnostics) -> Self {
+        Self { diagnostics: Some(diagnostics), ..self }
+    }
+
+    pub fn diagnostics(&self) -> Option<&Diagnostics> {
+        self.diagnostics.as_ref()
     }
 
     /// True if a token identifies callers of this tier.
@@ -211,6 +227,13 @@ impl PeerSecurity {
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, Result<(), transport::Error>> {
         let incoming = self.incoming(listener, advertised);
+        let services = match &self.diagnostics {
+            Some(diagnostics) => services.add_service(InterceptedService::new(
+                DiagnosticsServer::new(diagnostics.clone()).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES),
+                self.check(&[Tier::Operator]),
+            )),
+            None => services,
+        };
         self.server().add_routes(services).serve_with_incoming_shutdown(incoming, stop).boxed()
     }
 

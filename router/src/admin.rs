@@ -16,21 +16,25 @@ use std::{
 };
 
 use carillon_proto::{
-    ShardId, ShardMap, UserId,
+    LeaseId, ShardId, ShardMap, UserId,
     pb::{
         admin::{
-            DeleteUserReply, DeleteUserRequest, EndSessionsReply, EndSessionsRequest, EraseUserReply, EraseUserRequest,
-            ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply,
-            PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus, ShowUserReply, ShowUserRequest,
-            StatusReply, StatusRequest, admin_server,
+            DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
+            EraseUserReply, EraseUserRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest,
+            NodeRelease, PutUserReply, PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus,
+            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, admin_server,
         },
+        diagnostics::Description,
         store::{
             AccountChanged, DirectoryCommand, LeadsReply, Node, ReadUser, RegistryView, Release, User,
             directory_command, leads_reply::Led, store_request::Op,
         },
     },
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::{ending::end_inboxes, put_out::PutOut};
@@ -109,6 +113,21 @@ impl admin_server::Admin for Admin {
         self.revoke(request.into_inner()).await.map(Response::new)
     }
 
+    async fn describe_gateway(
+        &self,
+        request: Request<DescribeGatewayRequest>,
+    ) -> Result<Response<Description>, Status> {
+        let gateway = LeaseId(request.into_inner().lease);
+        let answer = self.put_out.links.describe(gateway);
+        let answer =
+            answer.ok_or_else(|| Status::not_found("the gateway has no link to this router, or too many ask"))?;
+        match timeout(DESCRIBED_IN, answer).await {
+            Ok(Ok(description)) => Ok(Response::new(description)),
+            Ok(Err(_)) => Err(Status::unavailable("the link of the gateway has ended")),
+            Err(_) => Err(Status::unavailable("the gateway has not answered; its release may not know the question")),
+        }
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let topology = Arc::clone(&self.topology.borrow());
         let mut answers = self.registry.leads().await;
@@ -134,6 +153,9 @@ impl admin_server::Admin for Admin {
         Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards, silent, releases }))
     }
 }
+
+/// How long a gateway may take to tell of itself.
+const DESCRIBED_IN: Duration = Duration::from_secs(5);
 
 impl Admin {
     /// The account after the change.

@@ -11,17 +11,24 @@ use std::{
 
 use carillon_proto::{
     KeyedMap, LeaseId, TimelineId, UserId, clock, limits,
-    pb::link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
+    pb::{
+        diagnostics::Description,
+        link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
+    },
     queues,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    descriptions::Descriptions,
     metrics,
     missed::Missed,
     reply::{Answer, Failure, ReplySlot},
@@ -59,6 +66,7 @@ pub(crate) struct GatewayLink {
     directed: mpsc::Sender<Directed>,
     waiting: Arc<Mutex<Waiting>>,
     evictions: mpsc::Sender<Evict>,
+    pub(crate) descriptions: Descriptions,
     pub(crate) cut: CancellationToken,
 }
 
@@ -69,6 +77,7 @@ pub(crate) struct Queues {
     pub(crate) signals: mpsc::Receiver<Signaled>,
     pub(crate) directed: mpsc::Receiver<Directed>,
     pub(crate) evictions: mpsc::Receiver<Evict>,
+    pub(crate) describe: mpsc::Receiver<u64>,
 }
 
 /// Directed requests without an answer, by their ids on the link.
@@ -87,6 +96,7 @@ impl GatewayLinks {
         let (to_signals, signals) = mpsc::channel(SIGNALS);
         let (to_directed, directed) = mpsc::channel(DIRECTED);
         let (to_evictions, evictions) = mpsc::channel(EVICTIONS);
+        let (descriptions, describe) = Descriptions::new();
         queues::watch("router_pushes", &to_pushes);
         queues::watch("router_signals", &to_signals);
         queues::watch("router_directed", &to_directed);
@@ -100,9 +110,10 @@ impl GatewayLinks {
             directed: to_directed,
             waiting: Arc::default(),
             evictions: to_evictions,
+            descriptions,
             cut: CancellationToken::new(),
         };
-        (link, Queues { pushes, missed, signals, directed, evictions })
+        (link, Queues { pushes, missed, signals, directed, evictions, describe })
     }
 
     /// False if the push was dropped. The gateway is told when there is room again. A gateway without a link announces
@@ -148,6 +159,11 @@ impl GatewayLinks {
         {
             link.cut.cancel();
         }
+    }
+
+    /// Asks the gateway for what it tells of itself. `None` if it has no link here, or too many ask.
+    pub(crate) fn describe(&self, gateway: LeaseId) -> Option<oneshot::Receiver<Description>> {
+        self.gateways.read().get(&gateway).and_then(Open::last)?.descriptions.ask()
     }
 
     /// Ends directed requests whose deadline has passed. To be called periodically: each request holds a place for its

@@ -9,6 +9,7 @@ mod companions;
 mod config;
 mod cursors;
 mod delivery;
+mod descriptions;
 mod due;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

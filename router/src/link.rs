@@ -83,6 +83,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
         signals: Woken::new(Batches::new(queues.signals, |signal| signal.body.len() + 64)),
         directed: Woken::new(Batches::new(queues.directed, |directed| directed.body.len() + 64)),
         evictions: Woken::new(Batches::new(queues.evictions, |_| 16)),
+        describe: Woken::new(Batches::new(queues.describe, |_| 16)),
         cut: Woken::new(Box::pin(link.cut.clone().cancelled_owned())),
         closing: Woken::new(Box::pin(closing.clone().cancelled_owned())),
     };
@@ -144,8 +145,8 @@ impl Reader {
         let may = match (self.tier, hello.kind()) {
             (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
             (Tier::Router, NodeKind::Router) => {
-                let of_gateways = said.forgets.len() + said.signals.len() + said.direct_answers.len();
-                of_gateways == 0 && said.announced_all == 0
+                let answers = said.direct_answers.len() + said.descriptions.len();
+                said.forgets.len() + said.signals.len() + answers == 0 && said.announced_all == 0
             }
             _ => false,
         };
@@ -157,8 +158,7 @@ impl Reader {
 
     /// False if nobody wants answers any more.
     async fn take(&mut self, said: ToRouter) -> bool {
-        let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all, signals, direct_answers } =
-            said;
+        let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all, signals, .. } = said;
         self.take_changed(changed_users);
         for hint in hints {
             self.take_hint(hint);
@@ -166,8 +166,11 @@ impl Reader {
         for signal in signals {
             self.context.partitions.signal(signal);
         }
-        for answer in direct_answers {
+        for answer in said.direct_answers {
             self.queues.answered(answer);
+        }
+        for description in said.descriptions {
+            self.queues.descriptions.answered(description);
         }
         let (gateway, link) = (LeaseId(self.hello.lease), self.queues.number);
         for Forget { user, connection } in forgets {
@@ -270,6 +273,7 @@ pub(crate) struct Outgoing {
     signals: Woken<Batches<Signaled>>,
     directed: Woken<Batches<Directed>>,
     evictions: Woken<Batches<Evict>>,
+    describe: Woken<Batches<u64>>,
     /// Ends the link at once.
     cut: Woken<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Ends the link when nothing waits any more.
@@ -303,6 +307,10 @@ impl Stream for Outgoing {
         }
         if let Poll::Ready(Some(evictions)) = Pin::new(&mut this.evictions).poll_next(context) {
             message.evictions = evictions;
+            something = true;
+        }
+        if let Poll::Ready(Some(describe)) = Pin::new(&mut this.describe).poll_next(context) {
+            message.describe = describe;
             something = true;
         }
         if let Poll::Ready(Some(directed)) = Pin::new(&mut this.directed).poll_next(context) {

@@ -7,17 +7,19 @@ use carillon_proto::{
     pb::{
         client::Code,
         link::{
-            DirectAnswer, FromRouter, Hello, RouterRequest, ToRouter, direct_answer, router_client::RouterClient,
-            router_request::Op,
+            DirectAnswer, FromRouter, GatewayDescription, Hello, RouterRequest, ToRouter, direct_answer,
+            router_client::RouterClient, router_request::Op,
         },
         store::NodeKind,
     },
     peer::{PeerError, PeerSecurity, cause},
     queues,
     stream::Incoming,
+    tasks::Tasks,
     waiting::Waiting,
 };
 use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -42,6 +44,7 @@ pub(crate) struct RouterLink {
     pub(crate) parts: Arc<Partitions>,
     pub(crate) hearing: Hearing,
     pub(crate) max_pending: usize,
+    pub(crate) tasks: Tasks,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +151,7 @@ impl RouterLink {
     }
 
     async fn receive(&self, message: FromRouter, way: &LinkHandle) -> Result<(), LinkError> {
-        let FromRouter { registry, replies, pushes, evictions, behind, signals, directed } = message;
+        let FromRouter { registry, replies, pushes, evictions, behind, signals, directed, describe } = message;
         for push in pushes {
             self.hearing.feeding.pushed(push);
         }
@@ -170,6 +173,9 @@ impl RouterLink {
                 None => asked.answer(Err(refusal(Code::Unavailable, "the connection has ended", 500))),
             }
         }
+        for id in describe {
+            self.describe(id, way);
+        }
         for evict in evictions {
             if let Some(mailbox) = self.hearing.connections.get(evict.connection) {
                 mailbox.over(evict.why());
@@ -185,6 +191,20 @@ impl RouterLink {
     }
 }
 
+impl RouterLink {
+    /// Tells the router what this process tells of itself. Without room the router's question runs out of time.
+    fn describe(&self, id: u64, way: &LinkHandle) {
+        let Some(diagnostics) = self.security.diagnostics().cloned() else { return };
+        let queue = way.queue.clone();
+        self.tasks.spawn("gateway-description", async move {
+            if let Ok(description) = diagnostics.describe().await {
+                let told = GatewayDescription { id, description: Some(description) };
+                let _ = queue.try_send(ToLink::Description(Box::new(told)));
+            }
+        });
+    }
+}
+
 /// Keeps the order of the batch: in a message, sessions to forget come before the requests, and the end of the
 /// announcements after them.
 fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
@@ -193,7 +213,7 @@ fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
         let full = messages.last().is_none_or(|last| match &item {
             ToLink::Word(Word::Forget(_)) => !last.requests.is_empty() || last.announced_all != 0,
             ToLink::Request(_) => last.announced_all != 0,
-            ToLink::Word(Word::AnnouncedAll(_)) | ToLink::Answer(_) => false,
+            ToLink::Word(Word::AnnouncedAll(_)) | ToLink::Answer(_) | ToLink::Description(_) => false,
         });
         if full {
             messages.push(ToRouter::default());
@@ -204,6 +224,7 @@ fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
             ToLink::Word(Word::Forget(forget)) => last.forgets.push(forget),
             ToLink::Word(Word::AnnouncedAll(version)) => last.announced_all = version,
             ToLink::Answer(answer) => last.direct_answers.push(answer),
+            ToLink::Description(told) => last.descriptions.push(*told),
         }
     }
     messages
@@ -215,6 +236,7 @@ fn size(item: &ToLink) -> usize {
         ToLink::Request(RouterRequest { op: Some(Op::Send(send)), .. }) => 256 + send.content.len(),
         ToLink::Request(RouterRequest { op: Some(Op::Direct(direct)), .. }) => 256 + direct.body.len(),
         ToLink::Answer(DirectAnswer { result: Some(direct_answer::Result::Body(body)), .. }) => 256 + body.len(),
+        ToLink::Description(told) => 256 + told.encoded_len(),
         ToLink::Request(_) | ToLink::Word(_) | ToLink::Answer(_) => 256,
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use carillon_proto::{
     Level, Ring, clock, limits,
     pb::{
-        link::{DirectAnswer, RouterRequest},
+        link::{DirectAnswer, GatewayDescription, RouterRequest},
         store::RegistryView,
     },
     peer::PeerSecurity,
@@ -54,6 +54,8 @@ pub(crate) enum ToLink {
     Request(RouterRequest),
     Word(Word),
     Answer(DirectAnswer),
+    /// Large, and rare.
+    Description(Box<GatewayDescription>),
 }
 
 /// Takes requests for the routers.
@@ -283,6 +285,7 @@ impl LinksTask {
                     parts: Arc::clone(&self.parts),
                     hearing: self.hearing.clone(),
                     max_pending: self.max_pending,
+                    tasks: group.clone(),
                 };
                 group.spawn("router-link", link.run());
                 self.links.insert(address, group);

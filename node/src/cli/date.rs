@@ -3,7 +3,7 @@
 /// Days in 400 years.
 const ERA_DAYS: i64 = 146_097;
 
-pub(super) fn format(ms: u64) -> String {
+pub(crate) fn format(ms: u64) -> String {
     let seconds = ms / 1000;
     let (day, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, date) = civil(i64::try_from(day).unwrap_or(i64::MAX / ERA_DAYS));

@@ -7,7 +7,8 @@ mod callees;
 mod chat;
 mod cluster;
 mod credential;
-mod date;
+pub(crate) mod date;
+mod debug;
 mod doctor;
 mod ended;
 mod out;
@@ -95,6 +96,9 @@ enum Command {
     /// clocks. Changes nothing. Exits with 0 if all was checked and is well, 1 if something could not be checked, 2 for wrong
     /// arguments, 3 for warnings, 4 for faults.
     Doctor(doctor::Doctor),
+    /// For reports of problems.
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
@@ -158,6 +162,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let options = cli.options;
     let done = match cli.command {
         Some(Command::Doctor(doctor)) => return small(doctor.run(&options)),
+        Some(Command::Debug(debug)) => return small(debug.run(&options)),
         None => serve::run(Role::ALL, &options, cli.serve),
         Some(Command::All(serve)) => serve::run(Role::ALL, &options, serve),
         Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),

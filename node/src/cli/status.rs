@@ -49,7 +49,7 @@ pub(super) fn leaders(status: &StatusReply) -> BTreeMap<&str, usize> {
     leaders
 }
 
-fn show(status: &StatusReply) -> String {
+pub(super) fn show(status: &StatusReply) -> String {
     let empty = RegistryView::default();
     let view = status.registry.as_ref().unwrap_or(&empty);
     let led = leaders(status);

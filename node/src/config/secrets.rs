@@ -128,6 +128,22 @@ impl Secrets {
         Ok(Some((format!("cluster.secret_file {}", path.display()), read("cluster.secret_file", &path)?)))
     }
 
+    /// All secrets that this configuration has, as far as their files can be read: what must not be in any report.
+    pub(crate) fn texts(&self, config: &Config) -> Vec<String> {
+        let cluster = self.secret(config).ok().flatten().map(|(_, text)| text).unwrap_or_default();
+        let secrets = peer::lines(&cluster).unwrap_or_default();
+        let derived = secrets.iter().flat_map(|secret| Tier::ALL.map(|tier| peer::derive(secret, tier)));
+        let mut files: Vec<PathBuf> = Tier::ALL.map(|tier| config.cluster.tokens.of(tier).to_owned()).to_vec();
+        files.extend([config.cluster.secret_file.clone(), self.cluster_path(), self.token_path()]);
+        let keys = &config.gateway.jwt.keys;
+        files.extend(keys.iter().filter_map(|key| key.secret_file.clone()));
+        let of_files = files.iter().filter_map(|path| fs::read_to_string(path).ok());
+        let lines = of_files.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+        let of_keys = keys.iter().filter_map(|key| key.secret.as_ref()).map(|secret| secret.0.clone());
+        let own = [config.cluster.secret.0.clone()];
+        derived.chain(cluster.lines().map(str::to_owned)).chain(lines).chain(of_keys).chain(own).collect()
+    }
+
     /// The generated key with which gateways check tokens, if the configuration has no key.
     pub(crate) fn token_key(&self) -> Option<JwtKeyConfig> {
         let path = self.token_path();

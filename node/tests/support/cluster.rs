@@ -109,6 +109,11 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
+    /// The configuration file of a node.
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.toml"))
+    }
+
     pub fn token(&self, user: &str) -> String {
         carillon_loadtest::token::sign(TOKEN_SECRET, user)
     }

@@ -30,7 +30,7 @@ pub(super) type Client = ClusterAdminClient<InterceptedService<Channel, AddToken
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The storage nodes to ask.
-pub(super) struct Nodes(Callees);
+pub(in super::super) struct Nodes(Callees);
 
 #[derive(Args)]
 pub(super) struct Asked {
@@ -50,7 +50,7 @@ impl Nodes {
         Self::among(config, vec![address.to_owned()])
     }
 
-    fn among(config: &Config, addresses: Vec<String>) -> anyhow::Result<Self> {
+    pub(in super::super) fn among(config: &Config, addresses: Vec<String>) -> anyhow::Result<Self> {
         Ok(Self(Callees::new(config, "storage node", "storage.members", addresses)?))
     }
 
@@ -66,7 +66,7 @@ impl Nodes {
         }
     }
 
-    pub(super) async fn members(&self) -> anyhow::Result<MembersReply> {
+    pub(in super::super) async fn members(&self) -> anyhow::Result<MembersReply> {
         self.ask(async |mut client| Ok(client.members(timed(MembersRequest {})).await?.into_inner())).await
     }
 }
@@ -119,7 +119,7 @@ pub(super) fn replicas_on(members: &MembersReply, node: u64) -> impl Iterator<It
     })
 }
 
-fn show(members: &MembersReply, shards: bool) -> String {
+pub(super) fn show(members: &MembersReply, shards: bool) -> String {
     let mut text = format!(
         "cluster {}, level {}, registry version {}; {}\n{}\n{:>4}  {:<9}  {:<12}  {:<9}  {:>5}  {:>8}  {:>7}  {:>7}  {:>7}  ADDRESS\n",
         members.cluster,
@@ -201,7 +201,7 @@ fn what_of(replica: &Replica) -> &'static str {
 }
 
 /// What the table shows, for programs. `left` is what the cluster is still doing, `null` when it is settled.
-fn json(members: &MembersReply) -> serde_json::Value {
+pub(in super::super) fn json(members: &MembersReply) -> serde_json::Value {
     let node = |node: &StorageNode| {
         serde_json::json!({
             "node": node.node,

@@ -15,9 +15,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use carillon_proto::pb::raft::MembersReply;
 use clap::{Args, Subcommand};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+pub(super) use self::members::{Nodes, json as members_json};
 use self::{
     node::Node,
     plan::{Counts, Plan},
@@ -69,6 +71,11 @@ struct Local {
     /// Seconds until all nodes have to be ready.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     ready_timeout: u64,
+}
+
+/// The storage nodes and all replicas, for people.
+pub(super) fn show_members(members: &MembersReply) -> String {
+    members::show(members, true)
 }
 
 /// How often nodes are looked at.

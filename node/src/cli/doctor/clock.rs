@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::report::Check;
+use super::{super::date, report::Check};
 
 /// From here on people notice it, in the times of messages.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -62,19 +62,8 @@ pub(super) fn http_date(text: &str) -> Option<u64> {
     let (_, rest) = text.split_once(", ")?;
     let words: Vec<&str> = rest.split(' ').collect();
     let [day, month, year, time, "GMT"] = words.as_slice() else { return None };
-    let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
-    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
-    let clock: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    let &[hour, minute, second] = clock.as_slice() else { return None };
-    let fits = (1..=31).contains(&day) && (1970..=9999).contains(&year) && hour < 24 && minute < 60 && second <= 60;
-    fits.then(|| days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
-/// Days since 1970-01-01. The year begins in March, so that the leap day is its last one.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let before = 365 * year + year / 4 - year / 100 + year / 400;
-    before + (153 * month + 2) / 5 + day - 1 - 719_468
+    let month = MONTHS.iter().position(|name| name == month)? + 1;
+    date::parse(&format!("{year}-{month:02}-{day}T{time}Z")).map(|ms| ms / 1000)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use carillon_proto::peer::Tier;
 use clap::{Args, ValueEnum};
 
 use self::process::Node;
-pub(super) use self::report::{Report, Severity};
+use self::report::{Report, Severity};
 use super::{Options, out};
 use crate::{Config, Layers, Role, running::tiers};
 

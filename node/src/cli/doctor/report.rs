@@ -80,8 +80,9 @@ impl Check<'_> {
     }
 
     pub(super) fn add(&mut self, severity: Severity, found: String, remedy: String) {
-        // One line each, whatever a file or another node has said.
-        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // One line each, and nothing that moves a terminal's cursor, whatever a file or another node has said.
+        let is_between = |c: char| c.is_whitespace() || c.is_control();
+        let line = |text: String| text.split(is_between).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         let (found, remedy) = (line(found), line(remedy));
         self.report.findings.push(Finding { check: self.name, severity, found, remedy });
     }
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(report.worst(), Severity::NotChecked, "nothing was looked at");
         report.check("disk").ok("well");
         assert_eq!(report.worst(), Severity::Ok);
-        report.check("disk").not_checked("fsync", "no such\nfolder");
+        report.check("disk").not_checked("fsync", "no such\n\u{1b}folder");
         report.check("disk").note("old");
         assert_eq!(report.worst(), Severity::NotChecked);
         report.check("ports").fault("taken", "stop it");

@@ -1,0 +1,258 @@
+//! The nodes of the cluster, and what each tells of itself.
+
+use std::time::Duration;
+
+use carillon_gateway::GatewayConfig;
+use carillon_proto::{
+    limits::MAX_NODE_MESSAGE_BYTES,
+    now_ms,
+    pb::{
+        admin::{DescribeGatewayRequest, StatusReply, admin_client::AdminClient},
+        diagnostics::{DescribeRequest, Description, diagnostics_client::DiagnosticsClient},
+        raft::MembersReply,
+        store::{NodeKind, RegistryView, WatchRequest, registry_client::RegistryClient, storage_node::State},
+    },
+    peer::{PeerSecurity, Tier, cause},
+};
+use carillon_router::RouterConfig;
+use tonic::{Code, Status};
+
+use super::super::{admin_client::Routers, callees::with_deadline, cluster::Nodes, status};
+use crate::{Config, Secrets};
+
+/// Deadline of each call.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A node to be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    /// For files and people: `storage-2`, `gateway-711`.
+    pub(super) name: String,
+    /// host:port; empty for a gateway, which is asked over its links to routers.
+    pub(super) address: String,
+    /// True if only the configuration names it.
+    pub(super) is_guess: bool,
+    lease: u64,
+}
+
+/// What a node has told, and how far its clock is ahead of this one.
+pub(super) struct Told {
+    pub(super) description: Description,
+    pub(super) ahead_ms: i64,
+}
+
+/// What routers and storage nodes tell of the whole, or why they do not.
+pub(super) struct Whole {
+    pub(super) status: Result<StatusReply, String>,
+    pub(super) members: Result<MembersReply, String>,
+    pub(super) nodes: Vec<Node>,
+}
+
+/// Asks for the registry whoever may have it.
+pub(super) async fn whole(config: &Config) -> Whole {
+    let configured = Configured::of(config);
+    let mut status = status_of(config, &configured.routers()).await;
+    let mut view = status.as_ref().ok().and_then(|status| status.registry.clone());
+    if view.is_none() {
+        view = registry_of_storage(config, &configured.storage()).await;
+        let others = view.iter().flat_map(|view| &view.nodes).filter(|node| node.kind() == NodeKind::Router);
+        let others: Vec<String> = others.map(|node| node.address.clone()).collect();
+        if !others.is_empty() {
+            status = status_of(config, &others).await;
+        }
+    }
+    let mut storage = configured.storage();
+    storage.extend(view.iter().flat_map(|view| &view.storage).map(|node| node.address.clone()));
+    let members = match Nodes::among(config, storage) {
+        Ok(nodes) => nodes.members().await,
+        Err(error) => Err(error),
+    };
+    let nodes = nodes(view.as_ref(), members.as_ref().ok(), &configured);
+    Whole { status, members: members.map_err(|error| error.to_string()), nodes }
+}
+
+async fn status_of(config: &Config, routers: &[String]) -> Result<StatusReply, String> {
+    let mut why = "no router is known".to_owned();
+    for router in routers {
+        let asked = match Routers::of(config, Some(router)) {
+            Ok(routers) => status::fetch(&routers).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(status) => return Ok(status),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(why)
+}
+
+/// Only nodes may ask for it: so this takes the secret, or the token of such a node.
+async fn registry_of_storage(config: &Config, storage: &[String]) -> Option<RegistryView> {
+    let secrets = Secrets::of(config);
+    let of_tier = |tier| secrets.peer_security(config, &[tier]).ok();
+    let security = of_tier(Tier::Router).or_else(|| of_tier(Tier::Storage))?;
+    for address in storage {
+        let Ok(channel) = security.channel(address) else { continue };
+        let mut client = RegistryClient::with_interceptor(channel, security.token());
+        let Ok(views) = client.watch(with_deadline(WatchRequest {}, DEADLINE)).await else { continue };
+        if let Ok(Some(view)) = views.into_inner().message().await {
+            return Some(view);
+        }
+    }
+    None
+}
+
+/// The addresses in the configuration.
+struct Configured {
+    storage: Vec<String>,
+    routers: Vec<String>,
+    /// Where nodes of this machine would be, if it has some.
+    own_storage: String,
+    own_router: String,
+}
+
+impl Configured {
+    fn of(config: &Config) -> Self {
+        let (storage, router) = (&config.storage, &config.router);
+        let or = |advertise: &str, listen: std::net::SocketAddr| match advertise {
+            "" => listen.to_string(),
+            advertise => advertise.to_owned(),
+        };
+        let mut addresses = storage.members.clone();
+        if router.storage != RouterConfig::default().storage {
+            addresses.extend(router.storage.iter().filter(|address| !storage.members.contains(address)).cloned());
+        }
+        let is_default = config.gateway.routers == GatewayConfig::default().routers;
+        Self {
+            storage: addresses,
+            routers: if is_default { Vec::new() } else { config.gateway.routers.clone() },
+            own_storage: or(&storage.advertise, storage.listen),
+            own_router: or(&router.advertise, router.listen),
+        }
+    }
+
+    /// Those that are worth a try.
+    fn storage(&self) -> Vec<String> {
+        if self.storage.is_empty() { vec![self.own_storage.clone()] } else { self.storage.clone() }
+    }
+
+    fn routers(&self) -> Vec<String> {
+        if self.routers.is_empty() { vec![self.own_router.clone()] } else { self.routers.clone() }
+    }
+}
+
+/// Nodes of the registry, or else those that the storage nodes tell; and those that only the configuration names.
+fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured: &Configured) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for node in view.iter().flat_map(|view| view.storage.iter().chain(&view.nodes)) {
+        let kind = match node.kind() {
+            NodeKind::Router => "router",
+            NodeKind::Gateway => "gateway",
+            NodeKind::Storage | NodeKind::Unspecified => "storage",
+        };
+        let (name, address) = (format!("{kind}-{}", node.lease), node.address.clone());
+        nodes.push(Node { name, address, is_guess: false, lease: node.lease });
+    }
+    if view.is_none() {
+        let storage = members.iter().flat_map(|members| &members.nodes).filter(|node| node.state() != State::Lost);
+        nodes.extend(storage.map(|node| {
+            let (name, address) = (format!("storage-{}", node.node), node.address.clone());
+            Node { name, address, is_guess: false, lease: node.node }
+        }));
+    }
+    // A node of this machine is meant only if nothing else is known.
+    let storage = if nodes.is_empty() { configured.storage() } else { configured.storage.clone() };
+    let routers = if view.is_none() { configured.routers() } else { configured.routers.clone() };
+    let guessed = storage.iter().map(|address| ("storage", address));
+    for (kind, address) in guessed.chain(routers.iter().map(|address| ("router", address))) {
+        if !nodes.iter().any(|node| node.address == *address) {
+            let name = format!("{kind}-{}", address.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"));
+            nodes.push(Node { name, address: address.clone(), is_guess: true, lease: 0 });
+        }
+    }
+    nodes
+}
+
+/// Asks one node. `routers`: those that may have a link to a gateway.
+pub(super) async fn ask(node: &Node, routers: &[String], security: &PeerSecurity) -> Result<Told, String> {
+    let asked = now_ms();
+    let description = match node.address.as_str() {
+        "" => ask_gateway(node.lease, routers, security).await?,
+        address => describe(address, security).await.map_err(|status| told_why(&status))?,
+    };
+    // The node has told its time somewhere in between.
+    let middle = asked / 2 + now_ms() / 2;
+    let ahead_ms = i64::try_from(description.time_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(middle);
+    Ok(Told { description, ahead_ms })
+}
+
+async fn describe(address: &str, security: &PeerSecurity) -> Result<Description, Status> {
+    let channel = security.channel(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let client = DiagnosticsClient::with_interceptor(channel, security.token());
+    let mut client = client.max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
+    Ok(client.describe(with_deadline(DescribeRequest {}, DEADLINE)).await?.into_inner())
+}
+
+async fn ask_gateway(lease: u64, routers: &[String], security: &PeerSecurity) -> Result<Description, String> {
+    let mut why = "no router is reached that could ask it".to_owned();
+    for router in routers {
+        let channel = security.channel(router).map_err(|error| error.to_string())?;
+        let client = AdminClient::with_interceptor(channel, security.token());
+        let mut client = client.max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        match client.describe_gateway(with_deadline(DescribeGatewayRequest { lease }, DEADLINE)).await {
+            Ok(described) => return Ok(described.into_inner()),
+            Err(status) => why = format!("router {router}: {}", told_why(&status)),
+        }
+    }
+    Err(why)
+}
+
+fn told_why(status: &Status) -> String {
+    match status.code() {
+        Code::Unimplemented => "its release does not know the question".to_owned(),
+        Code::Unauthenticated | Code::PermissionDenied => {
+            format!("{}; it has to know the operator's token, and so has this command", status.message())
+        }
+        _ => cause(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::store::{Node as Row, StorageNode};
+
+    use super::*;
+
+    #[test]
+    fn registered_nodes_are_asked_and_others_that_the_configuration_names() {
+        let row = |kind: NodeKind, lease, address: &str| Row {
+            lease,
+            kind: kind.into(),
+            address: address.into(),
+            slot: None,
+        };
+        let view = RegistryView {
+            storage: vec![row(NodeKind::Storage, 1, "a:1")],
+            nodes: vec![row(NodeKind::Router, 7, "r:2"), row(NodeKind::Gateway, 9, "")],
+            ..RegistryView::default()
+        };
+        let names = |view: Option<&RegistryView>, members: Option<&MembersReply>, config: &Config| -> Vec<String> {
+            nodes(view, members, &Configured::of(config)).into_iter().map(|node| node.name).collect()
+        };
+        let mut config = Config::default();
+        assert_eq!(names(None, None, &config), ["storage-127.0.0.1_7401", "router-127.0.0.1_7402"]);
+        assert_eq!(names(Some(&view), None, &config), ["storage-1", "router-7", "gateway-9"], "nobody is at home here");
+        config.storage.members = vec!["a:1".into(), "b:1".into()];
+        config.gateway.routers = vec!["r:2".into()];
+        assert_eq!(names(Some(&view), None, &config), ["storage-1", "router-7", "gateway-9", "storage-b_1"]);
+        let member = |node, state: State| StorageNode {
+            node,
+            address: format!("s{node}:1"),
+            state: state.into(),
+            ..StorageNode::default()
+        };
+        let members = vec![member(1, State::Active), member(2, State::Lost)];
+        let members = MembersReply { nodes: members, ..MembersReply::default() };
+        assert_eq!(names(None, Some(&members), &config), ["storage-1", "storage-a_1", "storage-b_1", "router-r_2"]);
+    }
+}
