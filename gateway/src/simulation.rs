@@ -42,7 +42,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_OUTGOING_BYTES: usize = 1024;
 
 /// What leaves the gateway.
-#[expect(clippy::large_enum_variant, reason = "nearly all are frames")]
 pub enum Output {
     /// The gateway opens a link, of this number, to this router.
     Opens {

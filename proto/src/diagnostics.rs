@@ -27,6 +27,7 @@ pub struct Diagnostics {
     places: Arc<Semaphore>,
     turn: Arc<tokio::sync::Mutex<()>>,
     last: Arc<Mutex<Option<Instant>>>,
+    pause: Duration,
 }
 
 /// More questions wait than are answered soon.
@@ -42,13 +43,14 @@ impl Diagnostics {
             places: Arc::new(Semaphore::new(QUESTIONS)),
             turn: Arc::default(),
             last: Arc::default(),
+            pause: PAUSE,
         }
     }
 
     pub async fn describe(&self) -> Result<Description, Crowded> {
         let _place = self.places.try_acquire().map_err(|_| Crowded)?;
         let _turn = self.turn.lock().await;
-        let earliest = self.last.lock().map(|last| last + PAUSE);
+        let earliest = self.last.lock().map(|last| last + self.pause);
         if let Some(earliest) = earliest {
             sleep_until(earliest).await;
         }
@@ -76,19 +78,20 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn descriptions_are_made_one_after_the_other_and_questions_are_bounded() {
         let made = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&made);
-        let diagnostics = Diagnostics::new(move || Description {
+        let mut diagnostics = Diagnostics::new(move || Description {
             pid: counter.fetch_add(1, Ordering::Relaxed) + 1,
             ..Description::default()
         });
+        diagnostics.pause = Duration::from_millis(20);
         let begun = Instant::now();
         let answers = join_all((0..QUESTIONS + 3).map(|_| diagnostics.describe())).await;
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert_eq!((refused, made.load(Ordering::Relaxed)), (3, QUESTIONS as u32));
-        assert!(begun.elapsed() >= PAUSE * (QUESTIONS as u32 - 1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= diagnostics.pause * (QUESTIONS as u32 - 1), "{:?}", begun.elapsed());
         assert!(diagnostics.describe().await.is_ok(), "there is room again");
     }
 }

@@ -96,7 +96,7 @@ impl Layers {
     }
 
     /// The settings that the environment has set, and nothing after it.
-    pub(crate) fn from_environment(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn set_by_environment(&self) -> impl Iterator<Item = &str> {
         let is_section = |key: &str| self.origins.keys().any(|other| other.starts_with(&format!("{key}.")));
         let origins = self.origins.iter().filter(|(_, origin)| origin.starts_with("environment variable"));
         origins.map(|(key, _)| key.as_str()).filter(move |key| !is_section(key))

@@ -19,7 +19,7 @@ pub(super) fn examine(check: &mut Check<'_>, layers: anyhow::Result<Layers>, fil
     for warning in layers.warnings() {
         check.warning(warning.clone(), "correct the name, or remove the variable");
     }
-    let from_environment: Vec<String> = layers.from_environment().map(str::to_owned).collect();
+    let from_environment: Vec<String> = layers.set_by_environment().map(str::to_owned).collect();
     let config = match layers.load() {
         Ok(config) => config,
         Err(error) => {
