@@ -1,6 +1,7 @@
 //! Puts load on a running service, measures the costs, and finds messages that were lost, doubled, reordered, invented
 //! or corrupted.
 
+mod capacity;
 pub mod checker;
 pub mod cli;
 pub mod cluster;
@@ -9,9 +10,12 @@ pub mod faults;
 pub mod flush_probe;
 pub mod measure;
 pub mod payload;
+mod progress;
 pub mod relay;
 pub mod report;
 pub mod scenario;
+mod scenario_file;
+mod session;
 pub mod token;
 pub mod versions;
 

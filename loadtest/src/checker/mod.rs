@@ -125,6 +125,11 @@ impl Checker {
         flows.iter().all(|flow| flow.complete())
     }
 
+    /// How many violations are known by now, without what is lost: that is known at the end.
+    pub(crate) fn broken(&self) -> u64 {
+        self.violations.so_far().counts.values().sum()
+    }
+
     /// The violations and counts, called after everything accepted should have reached its watchers.
     pub fn finish(&self) -> Findings {
         self.find(false)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::measure::proc;
+use crate::{measure::proc, session::Outputs};
 
 /// Load on a running Carillon, what it costs, and a verdict on every message.
 ///
@@ -26,10 +26,13 @@ impl Arguments {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(super) enum Command {
     #[command(flatten)]
     Scenario(Scenario),
+    /// Carry out a scenario file, or one of the presets smoke, ci, capacity, soak and chaos
+    Run(RunArguments),
+    /// The presets: their names, or the text of one
+    Presets(Presets),
     /// A bare relay: what a message costs at least on this machine
     Relay(RelayArguments),
     /// Small appends with fdatasync: how quick an acceptance can be on this disk
@@ -86,6 +89,9 @@ pub(super) struct Common {
     /// Write a page with plots here
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
+    /// Write levels and findings as test cases of JUnit here
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
     /// A text for the report
     #[arg(long, default_value = "")]
     pub(super) note: String,
@@ -221,6 +227,90 @@ pub(super) struct Herd {
     /// How long the way back may take
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
     pub(super) patience: f64,
+}
+
+#[derive(Args)]
+pub(super) struct RunArguments {
+    /// A TOML file, or the name of a preset
+    #[arg(value_name = "FILE|PRESET")]
+    pub(super) scenario: String,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+    #[command(flatten)]
+    pub(super) outputs: OutputArguments,
+    /// Threads that make the load
+    #[arg(long, default_value_t = proc::cores())]
+    pub(super) threads: usize,
+    /// Read the scenario and the files that it names, print it as it would be run, and connect to nothing
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+/// What is another one than in the scenario.
+#[derive(Args)]
+pub(super) struct Changes {
+    /// Replaces a value of the scenario, for example direct.users=100; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Gateways in the place of target.addresses; may be given several times
+    #[arg(long)]
+    pub(super) url: Vec<String>,
+    /// In the place of target.token_secret_file
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_secret_file: Option<String>,
+    /// In the place of target.ca
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct OutputArguments {
+    /// Write the report here
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write a page with plots here
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Write levels and findings as test cases of JUnit here
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// A text for the report
+    #[arg(long, default_value = "")]
+    pub(super) note: String,
+}
+
+#[derive(Args)]
+pub(super) struct Presets {
+    #[command(subcommand)]
+    pub(super) command: Option<PresetCommand>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum PresetCommand {
+    /// Print the text of a preset
+    Show { name: String },
+}
+
+impl Changes {
+    /// All of them as `KEY=VALUE`.
+    pub(super) fn all(&self) -> Vec<String> {
+        let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
+        let mut all = self.set.clone();
+        if !self.url.is_empty() {
+            let urls: Vec<_> = self.url.iter().map(|url| text(url)).collect();
+            all.push(format!("target.addresses=[{}]", urls.join(", ")));
+        }
+        for (key, file) in [("token_secret_file", &self.token_secret_file), ("ca", &self.ca)] {
+            all.extend(file.as_ref().map(|file| format!("target.{key}={}", text(file))));
+        }
+        all
+    }
+}
+
+impl OutputArguments {
+    pub(super) fn outputs(&self) -> Outputs {
+        Outputs { json: self.json.clone(), html: self.html.clone(), junit: self.junit.clone() }
+    }
 }
 
 #[derive(Args)]

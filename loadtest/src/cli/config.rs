@@ -1,28 +1,82 @@
 //! Makes the scenarios' configurations from the arguments.
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use carillon_client::{ConnectOptions, Trust};
 
 use super::{
     arguments::{Common, Direct, Herd, Idle, Offline, SignIn},
     seconds,
 };
 use crate::{
+    measure::{gateways::Gateways, proc, servers::Servers},
     payload::Filling,
     report::levels::Levels,
     scenario::{
-        Environment,
+        Environment, Target, Token,
         direct::{DirectConfig, SlowReaders},
         herd::HerdConfig,
         idle::IdleConfig,
         offline::OfflineConfig,
         sign_in::SignInConfig,
     },
+    session::{Outputs, Setting},
+    token,
 };
 
 impl Common {
-    pub(super) fn levels(&self) -> Levels {
-        Levels { max_p99_ms: self.max_p99_ms, min_rate: self.min_rate, max_cpu_us: self.max_cpu_us }
+    /// Reads the files that the options name.
+    pub(super) fn setting(&self, scenario: &str) -> anyhow::Result<Setting> {
+        Ok(Setting {
+            scenario: scenario.to_owned(),
+            target: target(&self.url, self.ca.as_deref(), self.server_name.as_deref())?,
+            token: signer(&self.token_secret_file)?,
+            servers: servers(&self.server_pid, &self.admin)?,
+            gateways: Gateways::new(&self.gateway_admin)?,
+            levels: Levels {
+                max_p99_ms: self.max_p99_ms,
+                min_rate: self.min_rate,
+                max_cpu_us: self.max_cpu_us,
+                ..Levels::default()
+            },
+            outputs: Outputs { json: self.json.clone(), html: self.html.clone(), junit: self.junit.clone() },
+            note: self.note.clone(),
+            threads: self.workers.max(1),
+        })
     }
+}
+
+/// Signs tokens with the secret in this file.
+pub(crate) fn signer(secret_file: &Path) -> anyhow::Result<Token> {
+    let secret = std::fs::read_to_string(secret_file)
+        .with_context(|| format!("can't read the token secret {}", secret_file.display()))?;
+    let secret = secret.trim().to_owned();
+    Ok(Arc::new(move |user| token::sign(&secret, user)))
+}
+
+pub(crate) fn target(urls: &[String], ca: Option<&Path>, server_name: Option<&str>) -> anyhow::Result<Target> {
+    let addresses = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+    let trust = match ca {
+        Some(path) => {
+            Trust::ca(std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?)
+        }
+        None => Trust::public(),
+    };
+    let connect = ConnectOptions { trust, server_name: server_name.map(str::to_owned), ..ConnectOptions::default() };
+    Ok(Target { addresses, connect })
+}
+
+pub(crate) fn servers(pids: &[u32], admins: &[String]) -> anyhow::Result<Servers> {
+    let servers = Servers::default();
+    for pid in pids {
+        anyhow::ensure!(proc::usage(*pid).is_some(), "there is no process {pid}");
+        servers.add_pid(&format!("pid {pid}"), *pid);
+    }
+    for url in admins {
+        servers.add_admin(url)?;
+    }
+    Ok(servers)
 }
 
 impl Direct {

@@ -2,23 +2,21 @@
 
 mod arguments;
 mod config;
-mod progress;
-mod session;
+mod run;
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use self::{
-    arguments::{Arguments, Command, Compare, FlushProbe, RelayArguments, Scenario},
-    session::Session,
-};
+use self::arguments::{Arguments, Command, Common, Compare, FlushProbe, RelayArguments, Scenario};
+pub(crate) use self::config::{servers, signer, target};
 use crate::{
     flush_probe::{self, FlushConfig},
     relay::{self, RelayConfig},
-    report::{Report, Verdict, compare, html},
+    report::{Limits, Report, Verdict, compare, html},
     scenario::{RunError, direct, herd, idle, offline, sign_in},
+    session::Session,
 };
 
 /// Reads the command line, carries it out, and returns the exit code; docs/loadtest.md lists the codes.
@@ -56,45 +54,63 @@ fn exit_code(verdict: Verdict) -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Presets(arguments) => run::presets(&arguments),
         Command::Relay(arguments) => measure_relay(&arguments),
         Command::FlushProbe(arguments) => probe_flush(&arguments),
         Command::Compare(arguments) => compare_reports(&arguments),
         Command::Scenario(scenario) => {
-            let workers = scenario.common().workers.max(1);
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-            Ok(exit_code(runtime.block_on(run_scenario(&scenario, workers))?.verdict))
+            Ok(exit_code(on_threads(scenario.common().workers, run_scenario(&scenario))?.verdict))
         }
     }
 }
 
-async fn run_scenario(scenario: &Scenario, workers: usize) -> anyhow::Result<Report> {
+/// Carries it out on a runtime with so many threads.
+fn on_threads<T>(threads: usize, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()?;
+    runtime.block_on(work)
+}
+
+async fn run_scenario(scenario: &Scenario) -> anyhow::Result<Report> {
+    let session = |name: &str, common: &Common| anyhow::Ok(Session::new(common.setting(name)?));
     match scenario {
         Scenario::Direct(arguments) => {
-            let session = Session::start("direct", &arguments.common, workers)?
-                .with_limits(arguments.limits.as_deref(), arguments.bytes)?;
+            let mut session = session("direct", &arguments.common)?;
+            if let Some(folder) = &arguments.limits {
+                session = session.with_limits(Some(limits(folder, arguments.bytes)?));
+            }
             let config = arguments.config(&session.environment);
             let times = (seconds(arguments.warm_up), seconds(arguments.patience));
-            let measured = session.for_seconds(arguments.seconds);
+            let measured = session.for_this_long(seconds(arguments.seconds));
             session.finish(direct::run(&session.environment, config, times, measured)).await
         }
         Scenario::Idle(arguments) => {
-            let session = Session::start("idle", &arguments.common, workers)?;
-            let (settle, measured) = (seconds(arguments.warm_up), session.for_seconds(arguments.seconds));
+            let session = session("idle", &arguments.common)?;
+            let (settle, measured) = (seconds(arguments.warm_up), session.for_this_long(seconds(arguments.seconds)));
             session.finish(idle::run(&session.environment, arguments.config(), settle, measured)).await
         }
         Scenario::SignIn(arguments) => {
-            let session = Session::start("sign-in", &arguments.common, workers)?;
+            let session = session("sign-in", &arguments.common)?;
             session.finish(sign_in::run(&session.environment, arguments.config())).await
         }
         Scenario::Offline(arguments) => {
-            let session = Session::start("offline", &arguments.common, workers)?;
+            let session = session("offline", &arguments.common)?;
             session.finish(offline::run(&session.environment, arguments.config())).await
         }
         Scenario::Herd(arguments) => {
-            let session = Session::start("herd", &arguments.common, workers)?;
+            let session = session("herd", &arguments.common)?;
             session.finish(herd::run(&session.environment, arguments.config())).await
         }
     }
+}
+
+/// How long each limit of the machine is measured.
+const LIMIT: Duration = Duration::from_secs(2);
+
+fn limits(folder: &Path, bytes: usize) -> anyhow::Result<Limits> {
+    let relay = relay::measure(&RelayConfig { bytes, batch: 64, duration: LIMIT })?;
+    let flush = flush_at(folder, &FlushConfig { bytes, duration: LIMIT })?;
+    Ok(Limits { relay, flush })
 }
 
 fn seconds(seconds: f64) -> Duration {

@@ -88,6 +88,9 @@ restart storage-follower
 restart router
 restart gateway
 restart all
+roll storage
+roll routers
+roll gateways
 pause storage-leader for 5s
 pause storage-follower for 5s
 pause router for 5s

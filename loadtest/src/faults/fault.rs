@@ -11,6 +11,8 @@ pub enum Fault {
     Kill,
     /// SIGTERM; the fault waits for the orderly end.
     Restart,
+    /// SIGTERM, one node after the other: each is started again, and the next one waits until it is ready.
+    Roll,
     /// SIGSTOP.
     Pause,
     /// The node is cut off from the other nodes, both ways; clients still reach it.
@@ -89,9 +91,13 @@ pub enum Needs {
 impl Fault {
     pub fn needs(self) -> Needs {
         match self {
-            Self::Kill | Self::Restart | Self::Pause | Self::Damage(_) | Self::DamageAtRest(_) | Self::Change(_) => {
-                Needs::Nothing
-            }
+            Self::Kill
+            | Self::Restart
+            | Self::Roll
+            | Self::Pause
+            | Self::Damage(_)
+            | Self::DamageAtRest(_)
+            | Self::Change(_) => Needs::Nothing,
             Self::Partition | Self::Deaf | Self::Mute | Self::Unplug | Self::Delay(_) | Self::Loss(_) => {
                 Needs::Namespaces
             }
@@ -180,7 +186,7 @@ pub enum ParseError {
     #[error("{0:?} is not FAULT TARGET [for LENGTH], for example: kill storage-leader for 3s")]
     Form(String),
     #[error(
-        "{0:?} is no fault: kill, restart, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
+        "{0:?} is no fault: kill, restart, roll, pause, partition, deaf, mute, unplug, delay=100ms, loss=20%, \
          slow-disk=512k, full-disk, disk-errors, read-errors=log, power-cut, clock=+3600s, \
          damage=timeline, damage-at-rest=directory, add, rebalance, remove, replace, replace-elsewhere, readdress, move"
     )]
@@ -193,6 +199,8 @@ pub enum ParseError {
     Length(String),
     #[error("{0} is for storage nodes")]
     NoDisk(String),
+    #[error("roll is for storage, routers, gateways or all, and has no length: it ends when all are ready again")]
+    Roll,
     #[error("{0} is for {1}, and has no length: it ends when it is done")]
     Change(Change, &'static str),
     #[error(
@@ -216,6 +224,10 @@ impl FromStr for Step {
         let step = Self { fault: fault.parse()?, target: target.parse()?, length: parse_length(length)? };
         if step.fault.is_of_a_disk() && !step.target.is_storage() {
             return Err(ParseError::NoDisk(step.fault.to_string()));
+        }
+        let several = matches!(step.target, Target::Storage | Target::Routers | Target::Gateways | Target::All);
+        if step.fault == Fault::Roll && !(several && step.length.is_zero()) {
+            return Err(ParseError::Roll);
         }
         if let Some(change) = step.fault.change() {
             let (fits, who) = match change {
@@ -269,6 +281,7 @@ impl FromStr for Fault {
             None => match text {
                 "kill" => Self::Kill,
                 "restart" => Self::Restart,
+                "roll" => Self::Roll,
                 "pause" => Self::Pause,
                 "partition" => Self::Partition,
                 "deaf" => Self::Deaf,
@@ -288,6 +301,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Kill => "kill",
             Self::Restart => "restart",
+            Self::Roll => "roll",
             Self::Pause => "pause",
             Self::Partition => "partition",
             Self::Deaf => "deaf",
@@ -346,6 +360,7 @@ mod tests {
         let faults = [
             "kill",
             "restart",
+            "roll",
             "pause",
             "partition",
             "deaf",
@@ -403,6 +418,8 @@ mod tests {
         assert_eq!(error("delay=fast router"), ParseError::Fault("delay=fast".into()));
         assert_eq!(error("kill me"), ParseError::Target("me".into()));
         assert_eq!(error("kill router for 3"), ParseError::Length("3".into()));
+        assert_eq!(error("roll router"), ParseError::Roll);
+        assert_eq!(error("roll routers for 3s"), ParseError::Roll);
         assert_eq!(error("full-disk router for 3s"), ParseError::NoDisk("full-disk".into()));
         assert_eq!(error("damage=timeline gateway"), ParseError::NoDisk("damage=timeline".into()));
         assert!(matches!(error("add storage-leader"), ParseError::Change(Change::Add, _)));

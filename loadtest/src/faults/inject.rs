@@ -26,6 +26,8 @@ pub(crate) struct Active {
 
 /// Longer than the program's own limit for an orderly end.
 const ORDERLY_END: Duration = Duration::from_secs(30);
+/// How long a node of a rolling restart may take to be ready.
+const READY_AGAIN: Duration = Duration::from_secs(120);
 
 impl Active {
     pub(crate) fn names(&self, cluster: &Cluster) -> Vec<String> {
@@ -110,7 +112,13 @@ pub(crate) async fn begin(
     for (at, place) in nodes.iter().copied().zip(places) {
         match step.fault {
             Fault::Kill => cluster.nodes[at].kill(),
-            Fault::Restart | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::Loss(_) | Fault::Change(_) => {}
+            Fault::Restart
+            | Fault::Roll
+            | Fault::Partition
+            | Fault::Deaf
+            | Fault::Mute
+            | Fault::Loss(_)
+            | Fault::Change(_) => {}
             Fault::Pause => cluster.nodes[at].signal("STOP")?,
             Fault::Unplug => cluster.network()?.unplug(place)?,
             Fault::Delay(ms) => cluster.network()?.slow(place, ms, tasks)?,
@@ -139,19 +147,32 @@ pub(crate) async fn begin(
             }
         }
     }
-    if step.fault == Fault::Restart {
-        // All nodes get the signal before the first one is waited for.
-        for at in &nodes {
-            cluster.nodes[*at].signal("TERM")?;
-        }
-        for at in &nodes {
-            let status = cluster.nodes[*at].wait_end(ORDERLY_END).await?;
-            if !status.success() {
-                notes.push(format!("{} ended with {status} after SIGTERM", cluster.nodes[*at].name()));
+    match step.fault {
+        Fault::Restart => end_in_order(cluster, &nodes, notes).await?,
+        Fault::Roll => {
+            for at in nodes.iter().copied() {
+                end_in_order(cluster, &[at], notes).await?;
+                cluster.nodes[at].start()?;
+                cluster.nodes[at].wait_ready(READY_AGAIN).await?;
             }
         }
+        _ => {}
     }
     Ok(Some(Active { step, nodes, filters, struck, change: None }))
+}
+
+/// Ends these nodes as an operator does; all of them get the signal before the first one is waited for.
+async fn end_in_order(cluster: &mut Cluster, nodes: &[usize], notes: &mut Vec<String>) -> Result<(), ClusterError> {
+    for at in nodes {
+        cluster.nodes[*at].signal("TERM")?;
+    }
+    for at in nodes {
+        let status = cluster.nodes[*at].wait_end(ORDERLY_END).await?;
+        if !status.success() {
+            notes.push(format!("{} ended with {status} after SIGTERM", cluster.nodes[*at].name()));
+        }
+    }
+    Ok(())
 }
 
 /// Adds what an operator would want to know to `notes`, and what must not be to `problems`. `patience`: for a node that is given its
@@ -170,6 +191,7 @@ pub(crate) async fn end(
         match active.step.fault {
             Fault::Kill
             | Fault::Restart
+            | Fault::Roll
             | Fault::Partition
             | Fault::Deaf
             | Fault::Mute

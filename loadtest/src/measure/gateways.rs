@@ -76,6 +76,12 @@ impl Sends {
         figures
     }
 
+    /// How many sends were refused from `self` to `later`.
+    pub fn refusals_until(&self, later: &Self) -> u64 {
+        let all = |sends: &Self| sends.refused.values().sum::<f64>();
+        (all(later) - all(self)).max(0.0) as u64
+    }
+
     /// The time in seconds within which this part of the sends was accepted, interpolated linearly within a bucket.
     fn within(&self, later: &Self, part: f64) -> Option<f64> {
         let before = |at: usize| self.accepted_within.get(at).map_or(0.0, |(_, count)| *count);

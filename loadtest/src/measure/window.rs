@@ -18,7 +18,7 @@ pub struct Reading {
 }
 
 /// The difference of two readings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Window {
     pub took: Duration,
     pub counts: Counts,
@@ -29,7 +29,7 @@ pub struct Window {
     pub machine_busy: f64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct ServerWindow {
     pub name: String,
     pub cpu_us: u64,

@@ -2,6 +2,7 @@
 
 use super::{
     Report,
+    capacity::Step,
     sample::{Quantiles, Sample},
     svg::{Chart, Series, escape},
     text::text,
@@ -83,6 +84,7 @@ fn charts(reports: &Named<'_>) -> String {
     let signed_in = over_time(reports, "signed in", false, |sample| Some(sample.signed_in as f64));
     add("Connections", "", false, signed_in);
     html.push_str(&percentiles(reports));
+    html.push_str(&tried_rates(reports));
     html
 }
 
@@ -112,6 +114,30 @@ fn marks(reports: &Named<'_>) -> Vec<(f64, String)> {
     let warm_up = report.measured_from_ms.map(|ms| (seconds(ms), "measured from here".to_owned()));
     let marks = report.marks.iter().map(|mark| (seconds(mark.at_ms), mark.label.clone()));
     warm_up.into_iter().chain(marks).collect()
+}
+
+/// What each tried rate came to.
+fn tried_rates(reports: &Named<'_>) -> String {
+    let mut series = Vec::new();
+    for (prefix, report) in reports {
+        let Some(capacity) = &report.capacity else { continue };
+        let mut steps: Vec<_> = capacity.steps.iter().collect();
+        steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        let mut add = |name: &str, dashed, y: &dyn Fn(&Step) -> Option<f64>| {
+            let points = steps.iter().map(|step| (step.rate, y(step))).collect();
+            series.push(Series { name: format!("{prefix}{name}"), points, dashed });
+        };
+        add("acceptance p99", false, &|step| step.p99_ms(|window| window.acceptance));
+        add("delivery p99", true, &|step| step.p99_ms(|window| window.delivery));
+        add("wanted", true, &|_| Some(capacity.acceptance_p99_ms));
+    }
+    if series.is_empty() {
+        return String::new();
+    }
+    let found = reports.iter().filter_map(|(_, report)| report.capacity.as_ref()?.rate);
+    let marks = found.map(|rate| (rate, format!("{rate:.0}/s"))).collect();
+    let (title, x_label) = ("Tried rates", "messages a second");
+    Chart { title, x_label, y_label: "ms", series, marks, log_y: true, x_ticks: None }.to_svg()
 }
 
 /// On the x axis, each further nine (90, 99, 99.9) takes the same room.

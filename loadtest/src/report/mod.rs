@@ -1,19 +1,22 @@
 //! The report of a run: one JSON file, documented in docs/loadtest.md, and a page with plots.
 
+pub mod capacity;
 pub mod compare;
 pub mod figure;
 pub mod html;
+pub mod junit;
 pub mod levels;
 pub mod recorder;
 pub mod sample;
 pub(crate) mod svg;
 pub mod text;
+pub mod times;
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::recorder::PlotMark;
+pub use self::{capacity::Capacity, recorder::PlotMark};
 use self::{
     figure::Figure,
     levels::Level,
@@ -54,6 +57,15 @@ pub struct Report {
     pub generator: GeneratorReport,
     /// Absent unless the options ask for it.
     pub limits: Option<Limits>,
+    /// Absent unless the run looked for the highest rate.
+    #[serde(default)]
+    pub capacity: Option<Capacity>,
+    /// The processes that made the load, if they were others than this one.
+    #[serde(default)]
+    pub workers: Vec<WorkerReport>,
+    /// Faults that the run has caused, in the order of their times.
+    #[serde(default)]
+    pub faults: Vec<FaultReport>,
     pub marks: Vec<PlotMark>,
     /// One sample a second.
     pub samples: Vec<Sample>,
@@ -78,7 +90,7 @@ pub struct Machine {
 }
 
 /// Counts of the whole run, warm-up included.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Integrity {
     pub sent: u64,
     pub accepted: u64,
@@ -125,6 +137,33 @@ pub struct Limits {
     pub flush: FlushReport,
 }
 
+/// A process that made a part of the load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    pub name: String,
+    pub address: String,
+    pub users: usize,
+    pub threads: usize,
+    /// CPU time in the measured part, in microseconds.
+    pub cpu_us: u64,
+    pub late: u64,
+    /// Why nothing can be said of its part; absent if it came to its end.
+    pub lost: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FaultReport {
+    /// Milliseconds after the beginning of the run.
+    pub at_ms: u64,
+    /// Until everything was ready again.
+    pub took_ms: u64,
+    pub what: String,
+    /// The nodes or pods that it hit.
+    pub hit: Vec<String>,
+    /// Why it could not be carried out, or was not healed.
+    pub failed: Option<String>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("can't read report {path}: {source}")]
@@ -153,6 +192,14 @@ impl Report {
         }
     }
 
+    /// The figures mean nothing. What is broken is broken nevertheless.
+    pub(crate) fn invalidate(&mut self, why: String) {
+        if self.verdict != Verdict::IntegrityBroken {
+            self.verdict = Verdict::Invalid;
+        }
+        self.generator.invalid = Some(why);
+    }
+
     pub fn figure(&self, name: &str) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.name == name)
     }
@@ -165,6 +212,35 @@ impl Machine {
             os: std::env::consts::OS.to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
         }
+    }
+}
+
+impl Integrity {
+    /// Adds what was found elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        let Self { sent, accepted, refused, unknown, delivered, read_back, violations, examples } = other;
+        for (sum, more) in [
+            (&mut self.sent, sent),
+            (&mut self.accepted, accepted),
+            (&mut self.refused, refused),
+            (&mut self.unknown, unknown),
+            (&mut self.delivered, delivered),
+            (&mut self.read_back, read_back),
+        ] {
+            *sum += more;
+        }
+        for (class, count) in violations {
+            *self.violations.entry(class.clone()).or_default() += count;
+        }
+        // Enough of each class, as in a single run.
+        self.examples.extend(examples.iter().cloned());
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+        self.examples.retain(|example| {
+            let class = example.split(':').next().unwrap_or_default();
+            let count = kept.entry(class.to_owned()).or_default();
+            *count += 1;
+            *count <= EXAMPLES
+        });
     }
 }
 

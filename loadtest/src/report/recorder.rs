@@ -1,15 +1,22 @@
 //! Records the events of a run while it is running.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::sample::Sample;
-use crate::{checker::Outcome, measure::latencies::Latencies};
+use super::{sample::Sample, times::pairs};
+use crate::{
+    checker::Outcome,
+    measure::latencies::{Latencies, histogram},
+};
 
 /// A send is late if it goes out more than this after its time, although only the generator could delay it.
 pub const LATE_US: u64 = 5_000;
@@ -23,7 +30,7 @@ pub struct PlotMark {
 }
 
 /// Counters of the whole run, the warm-up included.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub accepted: u64,
     pub refused: u64,
@@ -39,6 +46,8 @@ pub struct Counts {
 
 /// Shared by all tasks of a run. Latencies of the warm-up are left out.
 pub struct Recorder {
+    /// Gets everything, too.
+    whole: Option<Whole>,
     began: Instant,
     began_unix_ms: u64,
     /// Microseconds after the beginning of the run; `u64::MAX` during the warm-up.
@@ -54,13 +63,39 @@ pub struct Recorder {
     next_shard: AtomicUsize,
     /// Latency from the time at which a message should have been sent to its acceptance.
     pub acceptance: Latencies,
-    /// Latency from the same time to each device of the recipient.
+    /// The same without the time by which the generator itself was late: from when it was sent, if nothing but the generator held
+    /// it back.
+    pub acceptance_once_sent: Latencies,
+    /// Latency from the intended time to each device of the recipient.
     pub delivery: Latencies,
     /// How long devices were away that had been signed in and came back.
     pub away: Latencies,
     marks: Mutex<Vec<PlotMark>>,
     samples: Mutex<Vec<Sample>>,
     phase: Mutex<Phase>,
+}
+
+/// The recorder of the whole run, of which a part has one of its own.
+struct Whole {
+    recorder: Arc<Recorder>,
+    /// Stands before the part's marks.
+    part: String,
+}
+
+/// What another process has recorded since it last told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recorded {
+    /// `signed_in` is their present number.
+    pub counts: Counts,
+    #[serde(with = "pairs")]
+    pub acceptance: Histogram<u64>,
+    #[serde(with = "pairs")]
+    pub acceptance_once_sent: Histogram<u64>,
+    #[serde(with = "pairs")]
+    pub delivery: Histogram<u64>,
+    #[serde(with = "pairs")]
+    pub away: Histogram<u64>,
+    pub marks: Vec<String>,
 }
 
 /// The current activity of the run.
@@ -79,6 +114,7 @@ const KEPT: usize = 100_000;
 impl Default for Recorder {
     fn default() -> Self {
         Self {
+            whole: None,
             began: Instant::now(),
             began_unix_ms: carillon_proto::now_ms(),
             measures_from_us: AtomicU64::new(u64::MAX),
@@ -92,6 +128,7 @@ impl Default for Recorder {
             not_sent: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),
             acceptance: Latencies::default(),
+            acceptance_once_sent: Latencies::default(),
             delivery: Latencies::default(),
             away: Latencies::default(),
             marks: Mutex::default(),
@@ -102,6 +139,17 @@ impl Default for Recorder {
 }
 
 impl Recorder {
+    /// The recorder of a part of a run, whose recorder gets everything, too. Their times count from the same beginning.
+    pub fn part_of(whole: &Arc<Self>, part: &str) -> Self {
+        let (began, began_unix_ms) = (whole.began, whole.began_unix_ms);
+        let whole = Whole { recorder: Arc::clone(whole), part: part.to_owned() };
+        Self { whole: Some(whole), began, began_unix_ms, ..Self::default() }
+    }
+
+    fn whole(&self) -> Option<&Self> {
+        self.whole.as_ref().map(|whole| &*whole.recorder)
+    }
+
     pub fn began_unix_ms(&self) -> u64 {
         self.began_unix_ms
     }
@@ -141,6 +189,9 @@ impl Recorder {
 
     /// A send that only the generator could delay goes out now.
     pub fn sent_on_schedule(&self, intended_us: u64, now_us: u64) {
+        if let Some(whole) = self.whole() {
+            whole.sent_on_schedule(intended_us, now_us);
+        }
         if self.measures(intended_us) {
             self.scheduled.fetch_add(1, Ordering::Relaxed);
             if now_us.saturating_sub(intended_us) > LATE_US {
@@ -149,8 +200,12 @@ impl Recorder {
         }
     }
 
-    /// A send has ended. Only an acceptance has a latency.
-    pub fn ended(&self, shard: usize, intended_us: u64, outcome: Outcome) {
+    /// A send has ended. Only an acceptance has a latency. `due_us` is when the message should have been sent, or when it was, if nothing
+    /// but the generator held it back.
+    pub fn ended(&self, shard: usize, (intended_us, due_us): (u64, u64), outcome: Outcome) {
+        if let Some(whole) = self.whole() {
+            whole.ended(shard, (intended_us, due_us), outcome);
+        }
         let counter = match outcome {
             Outcome::Accepted => &self.accepted,
             Outcome::Refused => &self.refused,
@@ -158,12 +213,17 @@ impl Recorder {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if outcome == Outcome::Accepted && self.measures(intended_us) {
-            self.acceptance.record(shard, self.us(Instant::now()).saturating_sub(intended_us));
+            let now_us = self.us(Instant::now());
+            self.acceptance.record(shard, now_us.saturating_sub(intended_us));
+            self.acceptance_once_sent.record(shard, now_us.saturating_sub(due_us));
         }
     }
 
     /// A device was shown a message. `timed` is true if the delivery counts for the delivery latency.
     pub fn delivered(&self, shard: usize, intended_us: u64, timed: bool) {
+        if let Some(whole) = self.whole() {
+            whole.delivered(shard, intended_us, timed);
+        }
         self.delivered.fetch_add(1, Ordering::Relaxed);
         if timed && self.measures(intended_us) {
             self.delivery.record(shard, self.us(Instant::now()).saturating_sub(intended_us));
@@ -172,10 +232,14 @@ impl Recorder {
 
     /// The run ended before this message was sent: it had waited this long already, and would have waited longer.
     pub fn not_sent(&self, shard: usize, intended_us: u64, now_us: u64) {
+        if let Some(whole) = self.whole() {
+            whole.not_sent(shard, intended_us, now_us);
+        }
         if self.measures(intended_us) {
             self.not_sent.fetch_add(1, Ordering::Relaxed);
             let waited = now_us.saturating_sub(intended_us);
             self.acceptance.record(shard, waited);
+            self.acceptance_once_sent.record(shard, waited);
             self.delivery.record(shard, waited);
         }
     }
@@ -185,15 +249,24 @@ impl Recorder {
     }
 
     pub fn signed_in(&self) {
+        if let Some(whole) = self.whole() {
+            whole.signed_in();
+        }
         self.signed_in.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn signed_out(&self) {
+        if let Some(whole) = self.whole() {
+            whole.signed_out();
+        }
         self.signed_in.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A device is signed in again that had lost its connection at this time.
     pub fn back(&self, shard: usize, left: Instant) {
+        if let Some(whole) = self.whole() {
+            whole.back(shard, left);
+        }
         self.away.record(shard, left.elapsed().as_micros() as u64);
     }
 
@@ -212,9 +285,53 @@ impl Recorder {
 
     /// Marks an event that happens now.
     pub fn mark(&self, label: impl Into<String>) {
+        let label = label.into();
+        if let Some(whole) = &self.whole {
+            let part = if whole.part.is_empty() { String::new() } else { format!("{}: ", whole.part) };
+            whole.recorder.mark(format!("{part}{label}"));
+        }
         let mut marks = self.marks.lock();
         if marks.len() < KEPT {
-            marks.push(PlotMark { at_ms: self.elapsed_ms(), label: label.into() });
+            marks.push(PlotMark { at_ms: self.elapsed_ms(), label });
+        }
+    }
+
+    /// Adds what another process has recorded. `before` are its counts of the time before.
+    pub fn absorb(&self, recorded: &Recorded, before: &Counts) {
+        let Recorded { counts, acceptance, acceptance_once_sent, delivery, away, marks } = recorded;
+        let new = counts.since(before);
+        for (counter, more) in [
+            (&self.accepted, new.accepted),
+            (&self.refused, new.refused),
+            (&self.unknown, new.unknown),
+            (&self.delivered, new.delivered),
+            (&self.scheduled, new.scheduled),
+            (&self.late, new.late),
+        ] {
+            counter.fetch_add(more, Ordering::Relaxed);
+        }
+        self.signed_in.fetch_add(counts.signed_in, Ordering::Relaxed);
+        self.signed_in.fetch_sub(before.signed_in, Ordering::Relaxed);
+        for (latencies, more) in [
+            (&self.acceptance, acceptance),
+            (&self.acceptance_once_sent, acceptance_once_sent),
+            (&self.delivery, delivery),
+            (&self.away, away),
+        ] {
+            latencies.absorb(more);
+        }
+        marks.iter().for_each(|label| self.mark(label.clone()));
+    }
+
+    /// What was recorded since the last call; the counts are those of the whole run. `marks` is how many marks were told before.
+    pub fn take_recorded(&self, marks: usize) -> Recorded {
+        Recorded {
+            counts: self.counts(),
+            acceptance: self.acceptance.take_interval(),
+            acceptance_once_sent: self.acceptance_once_sent.take_interval(),
+            delivery: self.delivery.take_interval(),
+            away: self.away.take_interval(),
+            marks: self.marks().into_iter().skip(marks).map(|mark| mark.label).collect(),
         }
     }
 
@@ -250,7 +367,27 @@ impl Recorder {
     }
 }
 
+impl Recorded {
+    /// Nothing but counts.
+    pub fn of(counts: Counts) -> Self {
+        let [acceptance, acceptance_once_sent, delivery, away] = [(); 4].map(|()| histogram());
+        Self { counts, acceptance, acceptance_once_sent, delivery, away, marks: Vec::new() }
+    }
+}
+
 impl Counts {
+    /// Adds what others have counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self { accepted, refused, unknown, delivered, signed_in, scheduled, late } = other;
+        self.accepted += accepted;
+        self.refused += refused;
+        self.unknown += unknown;
+        self.delivered += delivered;
+        self.signed_in += signed_in;
+        self.scheduled += scheduled;
+        self.late += late;
+    }
+
     /// The counts since `before`; `signed_in` is the current number.
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -272,18 +409,66 @@ mod tests {
     #[test]
     fn latencies_of_the_warm_up_are_left_out() {
         let recorder = Recorder::default();
-        recorder.ended(0, 0, Outcome::Accepted);
+        recorder.ended(0, (0, 0), Outcome::Accepted);
         recorder.measure_from_now();
         let now = recorder.us(Instant::now()) + 1_000_000;
-        recorder.ended(0, 0, Outcome::Accepted);
-        recorder.ended(0, now, Outcome::Accepted);
-        recorder.ended(0, now, Outcome::Unknown);
+        recorder.ended(0, (0, 0), Outcome::Accepted);
+        recorder.ended(0, (now, now), Outcome::Accepted);
+        recorder.ended(0, (now, now), Outcome::Unknown);
         recorder.delivered(0, now, true);
         recorder.delivered(0, now, false);
         assert_eq!(recorder.acceptance.total().len(), 1);
         assert_eq!(recorder.delivery.total().len(), 1);
         let counts = recorder.counts();
         assert_eq!((counts.accepted, counts.unknown, counts.delivered), (3, 1, 2));
+    }
+
+    #[test]
+    fn a_part_of_a_run_is_in_the_whole_too() {
+        let whole = Arc::new(Recorder::default());
+        let parts = ["idle", ""].map(|part| Recorder::part_of(&whole, part));
+        whole.measure_from_now();
+        for part in &parts {
+            part.measure_from_now();
+            let now = part.us(Instant::now()) + 1_000_000;
+            part.signed_in();
+            part.ended(0, (now, now), Outcome::Accepted);
+            part.delivered(0, now, true);
+            part.mark("ends");
+            assert_eq!((part.counts().accepted, part.acceptance.total().len()), (1, 1));
+        }
+        let counts = whole.counts();
+        assert_eq!((counts.accepted, counts.delivered, counts.signed_in), (2, 2, 2));
+        assert_eq!((whole.acceptance.total().len(), whole.delivery.total().len()), (2, 2));
+        let labels: Vec<_> = whole.marks().into_iter().map(|mark| mark.label).collect();
+        assert_eq!(labels, ["idle: ends", "ends"]);
+    }
+
+    #[test]
+    fn what_another_process_has_recorded_is_added() {
+        let (here, there) = (Recorder::default(), Recorder::default());
+        there.measure_from_now();
+        here.measure_from_now();
+        let now = there.us(Instant::now()) + 1_000_000;
+        let mut before = Counts::default();
+        let mut told = 0;
+        for signed_in in [true, false] {
+            if signed_in {
+                there.signed_in()
+            } else {
+                there.signed_out()
+            }
+            there.ended(0, (now, now), Outcome::Accepted);
+            there.mark("a mark");
+            let recorded = there.take_recorded(told);
+            let text = serde_json::to_string(&recorded).expect("written");
+            let recorded: Recorded = serde_json::from_str(&text).expect("read");
+            here.absorb(&recorded, &before);
+            (before, told) = (recorded.counts, told + recorded.marks.len());
+        }
+        let counts = here.counts();
+        assert_eq!((counts.accepted, counts.signed_in, here.acceptance.total().len()), (2, 0, 2));
+        assert_eq!(here.marks().len(), 2);
     }
 
     #[test]

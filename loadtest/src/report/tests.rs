@@ -55,6 +55,9 @@ pub(crate) fn report(scenario: &str, rate: f64, p99_us: u64) -> Report {
             invalid: Some("it <was>".to_owned()),
         },
         limits: None,
+        capacity: None,
+        workers: Vec::new(),
+        faults: Vec::new(),
         marks: vec![PlotMark { at_ms: 1000, label: "kill storage-1".to_owned() }],
         samples: vec![sample(1000), sample(2000)],
     }

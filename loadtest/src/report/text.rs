@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Verdict, figure::Figure, sample::Quantiles};
+use super::{Report, Verdict, capacity::CapacityOutcome, figure::Figure, sample::Quantiles};
 
 pub fn text(report: &Report) -> String {
     let mut text = String::new();
@@ -47,6 +47,13 @@ fn write(to: &mut String, report: &Report) -> std::fmt::Result {
         )?;
         writeln!(to, "  {:<28} {:.0} a second, ms: {}", "limit: fdatasync", flush.per_s, quantiles(&flush.latency))?;
     }
+    for worker in &report.workers {
+        let cores = worker.cpu_us as f64 / 1e6 / report.measured_s.max(1e-9);
+        let lost = worker.lost.as_ref().map_or(String::new(), |why| format!(": LOST: {why}"));
+        writeln!(to, "  {:<28} {} users, {cores:.2} cores, at {}{lost}", worker.name, worker.users, worker.address)?;
+    }
+    faults(to, report)?;
+    capacity(to, report)?;
     integrity(to, report)?;
     for level in &report.levels {
         let verdict = if level.met { "met" } else { "MISSED" };
@@ -57,6 +64,49 @@ fn write(to: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(to, "INVALID: {why}")?;
     }
     writeln!(to, "verdict: {}", verdict(report.verdict))
+}
+
+fn faults(to: &mut String, report: &Report) -> std::fmt::Result {
+    for fault in &report.faults {
+        let (at, took) = (fault.at_ms / 1000, fault.took_ms as f64 / 1000.0);
+        let failed = fault.failed.as_ref().map_or(String::new(), |why| format!(": FAILED: {why}"));
+        writeln!(to, "  fault at {at:>4} s, {took:>6.1} s      {}: {}{failed}", fault.what, fault.hit.join(", "))?;
+    }
+    Ok(())
+}
+
+/// A line for each rate that was tried, and what was found.
+pub(super) fn capacity(to: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(capacity) = &report.capacity else { return Ok(()) };
+    let delivery = capacity.delivery_p99_ms.map_or(String::new(), |ms| format!(", delivery p99 <= {ms} ms"));
+    writeln!(to, "rates tried, for acceptance p99 <= {} ms{delivery}, nothing refused:", capacity.acceptance_p99_ms)?;
+    writeln!(
+        to,
+        "  {:<8} {:>10} {:>12} {:>15} {:>13}",
+        "", "rate 1/s", "accepted 1/s", "acceptance p99", "delivery p99"
+    )?;
+    for step in &capacity.steps {
+        let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
+        let (acceptance, delivery) = (step.p99_ms(|window| window.acceptance), step.p99_ms(|window| window.delivery));
+        writeln!(
+            to,
+            "  {:<8} {:>10.0} {:>12.0} {:>15} {:>13}  {} {}",
+            step.purpose.as_str(),
+            step.rate,
+            step.accepted_per_s(),
+            ms(acceptance),
+            ms(delivery),
+            step.judgement.as_str(),
+            step.why
+        )?;
+    }
+    let rate = capacity.rate.map_or("no rate".to_owned(), |rate| format!("{rate:.0} messages a second"));
+    let found = match capacity.outcome {
+        CapacityOutcome::Found => format!("capacity: {rate}"),
+        CapacityOutcome::AtLeast => format!("at least {rate}"),
+        CapacityOutcome::None | CapacityOutcome::NotConfirmed => "no capacity found".to_owned(),
+    };
+    writeln!(to, "{found} ({})", capacity.why)
 }
 
 fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {

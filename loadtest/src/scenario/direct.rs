@@ -14,7 +14,7 @@ use super::{
     Environment, Found, Load, RunError, Target, check_open_files,
     device::{Device, Slow},
     eventually,
-    pacer::Pacer,
+    pacer::{Pace, Pacer},
     read_back::{Inbox, read_back},
     sender::Sender,
     signed_in,
@@ -25,9 +25,10 @@ use crate::{
     measure::window::Reading,
     payload::Filling,
     report::{
+        Integrity,
         figure::{Figure, message_figures},
         recorder::Recorder,
-        sample::Distribution,
+        times::Times,
     },
 };
 
@@ -64,9 +65,15 @@ pub struct Direct {
     load: Arc<Load>,
     /// Clients by user, then by device.
     clients: Vec<Vec<Client>>,
-    stop: watch::Sender<bool>,
     /// Tells slow readers to stop pausing.
     no_pauses: watch::Sender<bool>,
+    tasks: Tasks,
+    /// While messages are sent.
+    sending: Option<Sending>,
+}
+
+struct Sending {
+    stop: watch::Sender<bool>,
     senders: Tasks,
     /// Wakes the senders until it is dropped.
     _pacer: Option<Pacer>,
@@ -107,6 +114,20 @@ impl Direct {
         token: impl Fn(&str) -> String,
         tasks: &Tasks,
     ) -> Result<Self, RunError> {
+        let pace = config.rate.map(Pace::Steady);
+        let mut direct = Self::open(config, connect, recorder, token, tasks).await?;
+        direct.send(pace);
+        Ok(direct)
+    }
+
+    /// Signs everyone in, and sends nothing yet.
+    pub(crate) async fn open(
+        config: DirectConfig,
+        connect: ConnectOptions,
+        recorder: Arc<Recorder>,
+        token: impl Fn(&str) -> String,
+        tasks: &Tasks,
+    ) -> Result<Self, RunError> {
         check_open_files(config.users * config.devices)?;
         let load = Arc::new(Load {
             run: config.run,
@@ -141,17 +162,38 @@ impl Direct {
         for number in 0..config.users {
             all_signed_in(&load, &clients, number).await?;
         }
+        Ok(Self { load, clients, no_pauses, tasks: tasks.clone(), sending: None })
+    }
+
+    /// Begins to send at this pace of each user; `None`: as fast as the window allows.
+    pub(crate) fn send(&mut self, pace: Option<Pace>) {
+        let users = self.clients.len();
         let (stop, stopped) = watch::channel(false);
-        let paced = config.rate.map(|rate| Pacer::start(&load.recorder, config.users, rate));
+        let paced = pace.map(|pace| Pacer::start(&self.load.recorder, users, pace));
         let (pacer, schedules) = paced.map_or((None, Vec::new()), |(pacer, schedules)| (Some(pacer), schedules));
-        let senders = tasks.child();
-        for (number, devices) in clients.iter().enumerate() {
-            let mut sender = Sender::new(&load, devices[0].clone(), vec![flow(&load, number, config.users)]);
+        let senders = self.tasks.child();
+        for (number, devices) in self.clients.iter().enumerate() {
+            let mut sender = Sender::new(&self.load, devices[0].clone(), vec![flow(&self.load, number, users)]);
             sender.schedule = schedules.get(number).cloned();
             senders.spawn("send", sender.run(stopped.clone()));
         }
-        load.recorder.set_phase("sending");
-        Ok(Self { load, clients, stop, no_pauses, senders, _pacer: pacer, began: Instant::now() })
+        self.load.recorder.set_phase("sending");
+        self.sending = Some(Sending { stop, senders, _pacer: pacer, began: Instant::now() });
+    }
+
+    /// Stops sending, and waits (at most so long) until every send has ended and every device has everything. False if that was not
+    /// so in time.
+    pub(crate) async fn pause(&mut self, patience: Duration) -> bool {
+        let Some(sending) = self.sending.take() else { return true };
+        sending.stop.send_replace(true);
+        let complete = eventually(patience, || sending.stop.is_closed() && self.load.checker.complete()).await;
+        sending.senders.stop();
+        complete
+    }
+
+    /// The violations that are known by now, but for messages that are still to come.
+    pub(crate) fn broken(&self) -> u64 {
+        self.load.checker.broken()
     }
 
     /// Messages accepted so far.
@@ -171,7 +213,7 @@ impl Direct {
 
     /// Stops sending, waits (at most so long) until every send has ended and every device has everything, then reads
     /// all timelines back.
-    pub async fn finish(self, patience: Duration) -> Report {
+    pub async fn finish(mut self, patience: Duration) -> Report {
         let took = self.settle(patience).await;
         let users = self.clients.len();
         let inbox = |(number, devices): (usize, &Vec<Client>)| inbox(&self.load, number, users, devices[0].clone());
@@ -192,14 +234,12 @@ impl Direct {
 impl Direct {
     /// Stops sending and waits like [`Direct::finish`], but reads nothing back, and does not sign out. Returns for how long messages
     /// were sent.
-    async fn settle(&self, patience: Duration) -> Duration {
-        let took = self.began.elapsed();
-        let _ = self.stop.send(true);
+    async fn settle(&mut self, patience: Duration) -> Duration {
+        let took = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.began.elapsed());
         self.no_pauses.send_replace(true);
         self.load.recorder.mark("sending ends");
         self.load.recorder.set_phase("waiting for the last messages");
-        eventually(patience, || self.stop.is_closed() && self.load.checker.complete()).await;
-        self.senders.stop();
+        self.pause(patience).await;
         took
     }
 
@@ -215,7 +255,7 @@ impl Direct {
     }
 
     /// Like [`Direct::finish`], without reading the timelines back. The findings are those of the devices.
-    pub(crate) async fn finish_unread(self, patience: Duration) -> Findings {
+    pub(crate) async fn finish_unread(mut self, patience: Duration) -> Findings {
         self.settle(patience).await;
         self.close().await;
         self.load.checker.finish()
@@ -276,15 +316,28 @@ fn open(
 pub async fn run(
     environment: &Environment,
     config: DirectConfig,
+    times: (Duration, Duration),
+    measured: impl Future<Output = ()>,
+) -> Result<Found, RunError> {
+    let pace = config.rate.map(Pace::Steady);
+    run_at(environment, config, pace, times, measured).await
+}
+
+/// The same at this pace of each user.
+pub(crate) async fn run_at(
+    environment: &Environment,
+    config: DirectConfig,
+    pace: Option<Pace>,
     (warm_up, patience): (Duration, Duration),
     measured: impl Future<Output = ()>,
 ) -> Result<Found, RunError> {
-    let closed_loop = config.rate.is_none();
-    let wanted_rate = config.rate.map(|rate| rate * config.users as f64);
+    let users = config.users;
     let recorder = Arc::clone(&environment.recorder);
     let token = |user: &str| (environment.token)(user);
     let connect = environment.target.connect.clone();
-    let direct = Direct::start_with(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
+    let mut direct = Direct::open(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
+    environment.gate.pass().await;
+    direct.send(pace);
     recorder.set_phase("warming up");
     recorder.phase_lasts(warm_up);
     tokio::time::sleep(warm_up).await;
@@ -298,8 +351,10 @@ pub async fn run(
     let window = before.until(&after);
     let report = direct.finish(patience).await;
     let mut figures = message_figures(&window);
-    if let Some(wanted) = wanted_rate {
-        figures.push(Figure::neutral("wanted", "1/s", wanted));
+    if let Some(Pace::Steady(rate)) = pace {
+        figures.push(Figure::neutral("wanted", "1/s", rate * users as f64));
+    }
+    if pace.is_some() {
         figures.push(Figure::lower("not sent in time", "messages", recorder.not_sent_count() as f64));
     }
     let away = recorder.away.total();
@@ -311,13 +366,10 @@ pub async fn run(
         figures.extend(before.figures(&after, window.took));
     }
     Ok(Found {
-        findings: report.findings,
-        distributions: [("acceptance", &report.latencies), ("delivery", &report.delivery)]
-            .into_iter()
-            .filter_map(|(name, histogram)| Distribution::of(name, histogram))
-            .collect(),
+        integrity: Integrity::from(&report.findings),
+        times: vec![Times::new("acceptance", report.latencies), Times::new("delivery", report.delivery)],
         figures,
-        invalid: environment.generator_limit(&window, closed_loop),
+        invalid: environment.generator_limit(&window, pace.is_none()),
         window,
     })
 }

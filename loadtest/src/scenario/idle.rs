@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 
 use super::{Environment, Found, RunError, check_open_files, light::Light};
 use crate::{
-    checker::Checker,
     measure::window::Reading,
-    report::figure::{Figure, SERVER_CPU},
+    report::{
+        Integrity,
+        figure::{Figure, SERVER_CPU},
+    },
 };
 
 #[derive(Debug, Clone)]
@@ -79,8 +81,8 @@ pub async fn run(
     let lost = lost.load(Ordering::Relaxed);
     figures.push(Figure::lower("connections lost", "", lost as f64));
     Ok(Found {
-        findings: Checker::default().finish(),
-        distributions: Vec::new(),
+        integrity: Integrity::default(),
+        times: Vec::new(),
         figures,
         invalid: (lost > 0).then(|| format!("{lost} of {connections} connections were lost while they were held")),
         window,

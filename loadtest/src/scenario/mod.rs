@@ -2,11 +2,13 @@
 
 mod device;
 pub mod direct;
+mod gate;
 pub mod herd;
 pub mod idle;
 mod light;
+pub(crate) mod mix;
 pub mod offline;
-mod pacer;
+pub mod pacer;
 pub(crate) mod read_back;
 mod sender;
 pub mod sign_in;
@@ -18,12 +20,13 @@ use carillon_client::{Acknowledge, Address, Client, ClientConfig, ConnectOptions
 use carillon_proto::{Position, TimelineId, pb::client::Start, tasks::Tasks};
 
 use self::device::Device;
+pub use self::gate::Gate;
 pub(crate) use self::witness::Witness;
 use crate::{
-    checker::{Checker, Findings, FlowCheck},
+    checker::{Checker, FlowCheck},
     measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
     payload::Filling,
-    report::{figure::Figure, recorder::Recorder, sample::Distribution},
+    report::{Integrity, figure::Figure, recorder::Recorder, times::Times},
 };
 
 /// The service under load.
@@ -74,12 +77,15 @@ pub struct Environment {
     /// Threads of this process that make the load.
     pub workers: usize,
     pub tasks: Tasks,
+    /// Where the run waits, after its sign-ins, for others that are to begin at the same time.
+    pub gate: Gate,
 }
 
 /// The result of a scenario.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Found {
-    pub findings: Findings,
-    pub distributions: Vec<Distribution>,
+    pub integrity: Integrity,
+    pub times: Vec<Times>,
     pub figures: Vec<Figure>,
     /// The measured part.
     pub window: Window,

@@ -13,7 +13,7 @@ use super::{
     eventually,
     light::Light,
     open_senders,
-    pacer::Pacer,
+    pacer::{Pace, Pacer},
     read_back::{Inbox, read_back},
     sender::Sender,
 };
@@ -21,8 +21,9 @@ use crate::{
     checker::FlowCheck,
     measure::window::{Reading, Window},
     report::{
+        Integrity,
         figure::{Figure, SERVER_CPU, cost, message_figures},
-        sample::Distribution,
+        times::Times,
     },
 };
 
@@ -65,8 +66,8 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
         client.close().await;
     }
     Ok(Found {
-        findings,
-        distributions: Distribution::of("acceptance", &environment.recorder.acceptance.total()).into_iter().collect(),
+        integrity: Integrity::from(&findings),
+        times: vec![Times::new("acceptance", environment.recorder.acceptance.total())],
         figures: figures(&stored, &caught_up),
         // The catch-up takes its own time and reads the same messages, even if the generator was the limit before.
         invalid: (accepted == 0)
@@ -103,7 +104,10 @@ impl Offline<'_> {
         recorder.measure_from_now();
         let before = Reading::now(recorder, &self.environment.servers).await;
         let (stop, stopped) = watch::channel(false);
-        let paced = config.rate.map(|rate| Pacer::start(recorder, senders.len(), rate / senders.len() as f64));
+        let paced = config.rate.map(|rate| {
+            let pace = Pace::Steady(rate).each_of(senders.len());
+            Pacer::start(recorder, senders.len(), pace)
+        });
         for (number, client) in senders.iter().enumerate() {
             let flows = self.flows_from(number);
             if flows.is_empty() {

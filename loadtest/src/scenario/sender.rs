@@ -40,10 +40,12 @@ impl Sender {
             let intended_us = self.schedule.as_ref().map_or(now_us, |schedule| schedule.intended_us(next));
             let room = answers.len() < self.load.window;
             if room && intended_us <= now_us {
+                let mut due_us = intended_us;
                 if self.schedule.is_some() && intended_us > full_us {
                     self.load.recorder.sent_on_schedule(intended_us, now_us);
+                    due_us = now_us;
                 }
-                answers.extend(self.submit(next, intended_us).await);
+                answers.extend(self.submit(next, (intended_us, due_us)).await);
                 next += 1;
                 while let Some(Some(())) = answers.next().now_or_never() {}
                 continue;
@@ -78,29 +80,30 @@ impl Sender {
     }
 
     /// `None` if the message was refused at once.
-    async fn submit(&self, number: u64, intended_us: u64) -> Option<impl Future<Output = ()> + '_> {
+    async fn submit(&self, number: u64, (intended_us, due_us): (u64, u64)) -> Option<impl Future<Output = ()> + '_> {
         let flow = &self.flows[number as usize % self.flows.len()];
         let counter = flow.sending();
         let (sender, recipient) = (flow.name.sender.as_str(), flow.name.recipient.as_str());
         let payload = Payload { run: &self.load.run, sender, recipient, counter, intended_us };
         let content = payload.to_content(self.load.bytes, self.load.filling);
         match self.client.submit(Client::user(recipient), content).await {
-            Ok(pending) => Some(self.answer(flow, counter, intended_us, pending)),
+            Ok(pending) => Some(self.answer(flow, counter, (intended_us, due_us), pending)),
             Err(error) => {
-                self.ended(flow, counter, intended_us, outcome(&error));
+                self.ended(flow, counter, (intended_us, due_us), outcome(&error));
                 None
             }
         }
     }
 
-    async fn answer(&self, flow: &FlowCheck, counter: u64, intended_us: u64, pending: Pending) {
+    async fn answer(&self, flow: &FlowCheck, counter: u64, times: (u64, u64), pending: Pending) {
         let outcome = pending.await.map_or_else(|error| outcome(&error), |_| Outcome::Accepted);
-        self.ended(flow, counter, intended_us, outcome);
+        self.ended(flow, counter, times, outcome);
     }
 
-    fn ended(&self, flow: &FlowCheck, counter: u64, intended_us: u64, outcome: Outcome) {
+    /// `times`: when the message was intended to be sent, and when it was due without what only the generator was late by.
+    fn ended(&self, flow: &FlowCheck, counter: u64, times: (u64, u64), outcome: Outcome) {
         flow.ended(counter, outcome);
-        self.load.recorder.ended(self.shard, intended_us, outcome);
+        self.load.recorder.ended(self.shard, times, outcome);
     }
 
     /// Messages that are due but will not be sent any more still record how long they have waited.

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use super::{Environment, Found, RunError, check_open_files, light::Light};
 use crate::{
-    checker::Checker,
     measure::{
         latencies::histogram,
         window::{Reading, Window},
     },
     report::{
+        Integrity,
         figure::{Figure, cost},
-        sample::Distribution,
+        times::Times,
     },
 };
 
@@ -58,9 +58,9 @@ pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Foun
     let after = Reading::now(recorder, &environment.servers).await;
     let window = before.until(&after);
     Ok(Found {
-        findings: Checker::default().finish(),
+        integrity: Integrity::default(),
         figures: figures(&window, &ramped),
-        distributions: Distribution::of("sign_in", &ramped.latencies).into_iter().collect(),
+        times: vec![Times::new("sign_in", ramped.latencies.clone())],
         invalid: ramped.failed(&config).or_else(|| environment.generator_limit(&window, config.rate.is_none())),
         window,
     })

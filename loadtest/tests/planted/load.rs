@@ -55,6 +55,20 @@ impl Load {
     }
 }
 
+/// Carries out a scenario.
+pub(crate) fn run_scenario(service: &Service, scenario: &str) -> Ended {
+    let at = |name: &str| service.folder.path().join(name);
+    std::fs::write(at("scenario.toml"), scenario).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_carillon-loadtest"))
+        .args(["run", "scenario.toml", "--url", &service.url(), "--json", "run.json"])
+        .current_dir(service.folder.path())
+        .output()
+        .expect("runs");
+    let report = Report::read(&at("run.json"));
+    let report = report.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    Ended { code: output.status.code(), report }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         // The process has ended, unless the test failed before.

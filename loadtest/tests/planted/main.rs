@@ -92,6 +92,56 @@ fn without_a_bug_the_same_service_passes_whatever_is_killed() {
     assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{code:?}");
 }
 
+/// All parts of a scenario at the same time.
+const MIX: &str = r#"
+name = "mix"
+[target]
+token_secret_file = "token"
+sends_per_user = 1000
+[time]
+warm_up = "500ms"
+measured = "3s"
+[direct]
+users = 4
+devices = 2
+rate = 40
+slow_readers = 1
+[idle]
+connections = 5
+[offline]
+absent = 6
+senders = 2
+messages = 30
+every = "1s"
+[reconnect]
+connections = 6
+senders = 2
+after = "500ms"
+"#;
+
+#[test]
+fn all_parts_of_a_scenario_run_beside_each_other_and_are_checked() {
+    let mut service = Service::new(None);
+    service.start();
+    service.wait_ready();
+    let Ended { code, report } = load::run_scenario(&service, MIX);
+    let integrity = &report.integrity;
+    println!("{:?}, {integrity:?}", report.verdict);
+    assert!(integrity.violations.is_empty(), "{:?}", integrity.examples);
+    assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{code:?}");
+    // Each message stands in two inboxes, that of a herd's second one, too.
+    assert!(integrity.read_back >= 2 * integrity.accepted, "{integrity:?}");
+    let figure = |name: &str| report.figure(name).map(|figure| figure.value);
+    assert_eq!((figure("idle: connections"), figure("idle: connections lost")), (Some(5.0), Some(0.0)));
+    assert_eq!(figure("reconnect: not back"), Some(0.0));
+    assert!(figure("offline: catch-up").is_some() && figure("accepted").is_some());
+    let names: Vec<_> = report.distributions.iter().map(|one| one.name.as_str()).collect();
+    for name in ["acceptance", "delivery", "offline: acceptance", "reconnect: back"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    assert!(report.marks.iter().any(|mark| mark.label.starts_with("offline: ")), "{:?}", report.marks);
+}
+
 #[test]
 fn an_unknown_bug_is_refused() {
     let mut service = Service::new(Some("drop-pushes"));

@@ -1,6 +1,7 @@
 //! The program's verdicts and exit codes, against a gateway that lies in one way at a time.
 
 mod gateway;
+mod scenarios;
 
 use std::{
     fs,

@@ -24,7 +24,11 @@ use super::{
     sender::Sender,
     signed_in,
 };
-use crate::{checker::FlowCheck, measure::window::Reading, report::figure::cost};
+use crate::{
+    checker::FlowCheck,
+    measure::window::Reading,
+    report::{Integrity, figure::cost},
+};
 
 #[derive(Debug, Clone)]
 pub struct HerdConfig {
@@ -73,8 +77,8 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
     futures_util::stream::iter(clients).for_each_concurrent(CONCURRENCY, async |client| client.close().await).await;
     let window = before.until(&after);
     Ok(Found {
-        findings,
-        distributions: outcome.distributions(),
+        integrity: Integrity::from(&findings),
+        times: outcome.times(),
         figures: outcome.figures().into_iter().chain(cost(&window, outcome.back.len(), "return")).collect(),
         invalid: outcome.invalid(),
         window,

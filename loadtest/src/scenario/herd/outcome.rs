@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use super::member::{Fate, Member};
 use crate::{
     measure::latencies::histogram,
-    report::{figure::Figure, sample::Distribution},
+    report::{figure::Figure, times::Times},
 };
 
 /// Times since the break, and since the first member was back, in microseconds.
@@ -41,9 +41,9 @@ impl Outcome {
         }
     }
 
-    pub(super) fn distributions(&self) -> Vec<Distribution> {
+    pub(super) fn times(&self) -> Vec<Times> {
         let all = [("back", &self.back), ("back_after_first", &self.back_after_first), ("resumed", &self.resumed)];
-        all.into_iter().filter_map(|(name, times)| Distribution::of(name, times)).collect()
+        all.map(|(name, times)| Times::new(name, times.clone())).to_vec()
     }
 
     pub(super) fn figures(&self) -> Vec<Figure> {

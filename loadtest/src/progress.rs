@@ -12,13 +12,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::report::recorder::{Counts, Recorder};
 
 /// The progress bar, on standard error, so that the report can be piped.
-pub(super) struct Progress(Option<ProgressBar>);
+pub(crate) struct Progress(Option<ProgressBar>);
 
 const ON_A_TERMINAL: Duration = Duration::from_millis(250);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// Shows the progress until `tasks` are stopped.
-pub(super) fn start(recorder: Arc<Recorder>, tasks: &Tasks) -> Progress {
+pub(crate) fn start(recorder: Arc<Recorder>, tasks: &Tasks) -> Progress {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{elapsed} {bar:20} {msg}").expect("constant that is valid");
         ProgressBar::new(1).with_style(style)
@@ -49,7 +49,7 @@ pub(super) fn start(recorder: Arc<Recorder>, tasks: &Tasks) -> Progress {
 }
 
 impl Progress {
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         if let Some(bar) = self.0 {
             bar.finish_and_clear();
         }

@@ -1,0 +1,91 @@
+//! The share of each of several processes that make the load of a scenario together.
+
+use super::ScenarioFile;
+
+/// The share of part `number`, counted from 0, if `all` are divided as evenly as possible.
+fn share(all: usize, parts: usize, number: usize) -> usize {
+    all / parts + usize::from(number < all % parts)
+}
+
+impl ScenarioFile {
+    /// How many processes can share its load: users write to users of the same process, and each has some of every part.
+    pub(crate) fn most_workers(&self) -> usize {
+        [
+            self.direct.as_ref().map(|direct| direct.users / 2),
+            self.idle.as_ref().map(|idle| idle.connections),
+            self.offline.as_ref().map(|offline| offline.absent.min(offline.senders)),
+            self.reconnect.as_ref().map(|reconnect| reconnect.connections.min(reconnect.senders)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(1)
+    }
+
+    /// The part of all messages that the users of a worker send.
+    pub(crate) fn part_of(&self, workers: usize, number: usize) -> f64 {
+        let users = self.direct.as_ref().map_or(workers, |direct| direct.users);
+        share(users, workers, number) as f64 / users as f64
+    }
+
+    /// The scenario of one of the workers. Levels, faults and the search are the coordinator's.
+    pub(crate) fn of_worker(&self, workers: usize, number: usize) -> Self {
+        let mut own = self.clone();
+        own.target.server_pids.clear();
+        own.target.admin.clear();
+        own.target.gateway_admin.clear();
+        own.level = super::LevelPart { acceptance_p99_ms: self.level.acceptance_p99_ms, ..Default::default() };
+        own.chaos = None;
+        let part = self.part_of(workers, number);
+        if let Some(direct) = &mut own.direct {
+            direct.users = share(direct.users, workers, number);
+            direct.slow_readers = share(direct.slow_readers, workers, number).min(direct.users);
+            direct.rate = direct.rate.map(|rate| rate * part);
+            if let Some(ramp) = &mut direct.ramp {
+                (ramp.from, ramp.to) = (ramp.from * part, ramp.to * part);
+            }
+        }
+        if let Some(idle) = &mut own.idle {
+            idle.connections = share(idle.connections, workers, number);
+        }
+        if let Some(offline) = &mut own.offline {
+            let all = offline.senders;
+            offline.absent = share(offline.absent, workers, number);
+            offline.senders = share(all, workers, number);
+            offline.messages = share(offline.messages as usize, workers, number) as u64;
+            offline.rate = offline.rate.map(|rate| rate * offline.senders as f64 / all as f64);
+        }
+        if let Some(reconnect) = &mut own.reconnect {
+            reconnect.connections = share(reconnect.connections, workers, number);
+            reconnect.senders = share(reconnect.senders, workers, number);
+        }
+        if let Some(capacity) = &mut own.capacity {
+            capacity.from *= part;
+            capacity.most = capacity.most.map(|most| most * part);
+        }
+        own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::PRESETS, *};
+
+    #[test]
+    fn shares_add_up_to_the_whole() {
+        for (name, text) in PRESETS {
+            let whole = ScenarioFile::parse(name, text, &[]).expect("valid");
+            for workers in 1..=whole.most_workers().min(7) {
+                let parts: Vec<_> = (0..workers).map(|number| whole.of_worker(workers, number)).collect();
+                let users = |one: &ScenarioFile| one.direct.as_ref().map_or(0, |direct| direct.users);
+                assert_eq!(parts.iter().map(users).sum::<usize>(), users(&whole));
+                assert!(parts.iter().all(|part| users(part) >= 2), "everyone writes to someone");
+                let rate = |one: &ScenarioFile| one.direct.as_ref().and_then(|direct| direct.rate).unwrap_or(0.0);
+                assert!((parts.iter().map(rate).sum::<f64>() - rate(&whole)).abs() < 1e-6);
+                let messages = |one: &ScenarioFile| one.offline.as_ref().map_or(0, |offline| offline.messages);
+                assert_eq!(parts.iter().map(messages).sum::<u64>(), messages(&whole));
+                assert!(((0..workers).map(|number| whole.part_of(workers, number)).sum::<f64>() - 1.0).abs() < 1e-9);
+            }
+        }
+    }
+}

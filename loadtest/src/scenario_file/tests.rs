@@ -1,0 +1,107 @@
+use super::*;
+
+fn parse(text: &str) -> Result<ScenarioFile, ScenarioError> {
+    ScenarioFile::parse("a.toml", text, &[])
+}
+
+/// A valid scenario, with these lines in the place of others.
+fn wrong(text: &str) -> String {
+    parse(&format!("name = \"a\"\n{text}")).expect_err("it is wrong").to_string()
+}
+
+#[test]
+fn every_preset_is_valid_and_bears_its_name() {
+    for (name, text) in PRESETS {
+        let scenario = ScenarioFile::read(name, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((scenario.name.as_str(), text_of(name).expect("text").as_str()), (name, text));
+        assert!(!scenario.about.is_empty());
+        assert_eq!(parse(&scenario.to_toml()).expect("as it was written"), scenario);
+    }
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_told_with_its_line() {
+    for text in [
+        "[direct]\nusers = 3\nuser = 4\n",
+        "[direct]\nusers = 3\n[levels]\n",
+        "[direct]\nusers = 3\n[direct.ramp]\nfrom = 1\nto = 2\nover = \"3s\"\n",
+        "[direct]\nusers = 3\n[time]\nseconds = 3\n",
+    ] {
+        let said = wrong(text);
+        assert!(said.contains("unknown field") && said.contains("line"), "{said}");
+    }
+}
+
+#[test]
+fn rounds_have_no_unknown_keys_either() {
+    for part in ["offline]\nabsent = 4\nmessages = 9", "reconnect]\nconnections = 9"] {
+        let said = wrong(&format!("[{part}\nevry = \"5m\"\n"));
+        assert!(said.contains("unknown field"), "{said}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_is_told_before_anything_is_connected() {
+    let direct = "[direct]\nusers = 10\n";
+    let capacity = "[direct]\nusers = 10\n[level]\nacceptance_p99_ms = 50\n[capacity]\n";
+    for (text, says) in [
+        (String::new(), "it has no load"),
+        ("[direct]\nusers = 1\n".to_owned(), "direct.users is 1, and must be from 2"),
+        (format!("{direct}rate = 501\n"), "more than gateways let them send: 50 a second"),
+        (format!("{direct}rate = 0\n"), "direct.rate is 0, and must be above 0"),
+        (format!("{direct}rate = 5\nramp = {{ from = 1, to = 2 }}\n"), "a rate and a ramp"),
+        (format!("{direct}ramp = {{ from = -1, to = 2 }}\n"), "direct.ramp.from is -1"),
+        (format!("{direct}slow_readers = 11\n"), "direct.slow_readers is 11"),
+        (format!("{direct}[time]\nmeasured = \"0s\"\n"), "time.measured is 0"),
+        (format!("{direct}[time]\nmeasured = \"soon\"\n"), "\"soon\" is no length of time"),
+        (format!("{direct}[target]\naddresses = []\n"), "target.addresses is empty"),
+        (format!("{direct}[target]\naddresses = [\"http://a\"]\n"), "unknown scheme"),
+        (format!("{direct}[level]\nlost = 1\n"), "level.lost is not 0"),
+        (format!("{direct}[level]\nserver_cpu_us = 100\n"), "needs target.server_pids or target.admin"),
+        (format!("{direct}rate = 100\n[level]\nrate = 200\n"), "level.rate is 200, and direct.rate only 100"),
+        ("[idle]\nconnections = 5\n[level]\nacceptance_p99_ms = 5\n".to_owned(), "needs [direct] or [offline]"),
+        (format!("{capacity}from = 501\n"), "capacity.from is 501, and 500 is the most"),
+        (format!("{capacity}most = 501\n"), "more than gateways let them send"),
+        (format!("{capacity}precision = 0\n"), "capacity.precision is 0"),
+        (format!("{capacity}window = \"500ms\"\n"), "fewer than 100 messages"),
+        (format!("{direct}rate = 5\n[level]\nacceptance_p99_ms = 50\n[capacity]\n"), "[capacity] looks for the rate"),
+        (format!("{capacity}\n[idle]\nconnections = 5\n"), "[capacity] needs [direct], and nothing beside it"),
+        (format!("{direct}[capacity]\n"), "[capacity] needs level.acceptance_p99_ms"),
+        (format!("{direct}[chaos]\n"), "chaos.faults is empty"),
+        (format!("{direct}[chaos]\nfaults = [\"kill bill\"]\n"), "\"bill\" is no target"),
+        (
+            "[reconnect]\nconnections = 5\nafter = \"1m\"\n".to_owned(),
+            "reconnect.after is 1m, and the measured time ends",
+        ),
+        ("[offline]\nabsent = 5\nmessages = 5\nevery = \"0s\"\n".to_owned(), "offline.every is 0"),
+    ] {
+        let said = wrong(&text);
+        assert!(said.contains(says), "{text}: {said}");
+    }
+}
+
+#[test]
+fn values_are_replaced_by_their_keys() {
+    let set = ["direct.users=20", "target.addresses=[\"ws://a/ws\"]", "time.measured=3s", "level.rate=7.5"];
+    let scenario = ScenarioFile::read("smoke", &set.map(str::to_owned)).expect("valid");
+    assert_eq!(scenario.direct.as_ref().map(|direct| direct.users), Some(20));
+    assert_eq!(scenario.target.addresses, ["ws://a/ws"]);
+    assert_eq!((scenario.time.measured, scenario.level.rate), (Length::of_ms(3000), Some(7.5)));
+    for (given, says) in [
+        ("direct.user=2", "unknown field `user`"),
+        ("direct", "it has no ="),
+        ("direct..users=2", "a part of the key is empty"),
+        ("name.first=2", "name is no table"),
+        ("direct.users=many", "invalid type: string \"many\""),
+        ("direct.rate=501", "more than gateways let them send"),
+    ] {
+        let said = ScenarioFile::read("smoke", &[given.to_owned()]).expect_err("wrong").to_string();
+        assert!(said.contains(says), "{given}: {said}");
+    }
+}
+
+#[test]
+fn what_is_neither_file_nor_preset_is_told_with_the_presets() {
+    let said = ScenarioFile::read("smok", &[]).expect_err("there is none").to_string();
+    assert!(said.contains("\"smok\"") && said.contains("smoke, ci, capacity, soak, chaos"), "{said}");
+}

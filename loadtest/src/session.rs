@@ -1,0 +1,195 @@
+//! One run: its environment, what is shown while it goes on, and its report.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use carillon_proto::tasks::Tasks;
+
+use crate::{
+    capacity::Searched,
+    measure::{gateways::Gateways, sampler, servers::Servers},
+    progress::{self, Progress},
+    report::{
+        self, GeneratorReport, Integrity, Limits, Machine, Report, ServerReport, Verdict, capacity::CapacityOutcome,
+        html, junit, levels::Levels, recorder::Recorder, text,
+    },
+    scenario::{Environment, Found, Gate, RunError, Target, Token},
+};
+
+/// What a run is given, wherever it was asked for.
+pub(crate) struct Setting {
+    /// What is run.
+    pub(crate) scenario: String,
+    pub(crate) target: Target,
+    pub(crate) token: Token,
+    pub(crate) servers: Servers,
+    pub(crate) gateways: Gateways,
+    pub(crate) levels: Levels,
+    pub(crate) outputs: Outputs,
+    pub(crate) note: String,
+    /// Threads of this process that make the load.
+    pub(crate) threads: usize,
+}
+
+/// The files of the report.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outputs {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
+    pub(crate) junit: Option<PathBuf>,
+}
+
+pub(crate) struct Session {
+    pub(crate) environment: Environment,
+    scenario: String,
+    levels: Levels,
+    outputs: Outputs,
+    note: String,
+    limits: Option<Limits>,
+}
+
+/// What goes on beside a run.
+pub(crate) struct Watch {
+    progress: Progress,
+    tasks: Tasks,
+}
+
+impl Watch {
+    pub(crate) fn end(self) {
+        self.tasks.stop();
+        self.progress.end();
+    }
+}
+
+/// A name that no other run has: several processes may begin in the same millisecond.
+pub(crate) fn run_name() -> String {
+    format!("load-{:x}-{:x}", carillon_proto::now_ms(), std::process::id())
+}
+
+impl Session {
+    /// Connects to nothing yet.
+    pub(crate) fn new(setting: Setting) -> Self {
+        let environment = Environment {
+            run: run_name(),
+            target: setting.target,
+            token: setting.token,
+            recorder: Arc::default(),
+            servers: Arc::new(setting.servers),
+            gateways: Arc::new(setting.gateways),
+            workers: setting.threads,
+            tasks: Tasks::new(),
+            gate: Gate::open(),
+        };
+        let Setting { scenario, levels, outputs, note, .. } = setting;
+        Self { environment, scenario, levels, outputs, note, limits: None }
+    }
+
+    /// Limits of the machine that were measured just now: the run begins after that.
+    pub(crate) fn with_limits(mut self, limits: Option<Limits>) -> Self {
+        self.limits = limits;
+        self.environment.recorder = Arc::new(Recorder::default());
+        self
+    }
+
+    /// Resolves after this time, or at an interrupt.
+    pub(crate) fn for_this_long(&self, lasts: Duration) -> impl Future<Output = ()> + use<> {
+        let recorder = Arc::clone(&self.environment.recorder);
+        async move {
+            recorder.phase_lasts(lasts);
+            tokio::select! {
+                () = tokio::time::sleep(lasts) => {}
+                _ = tokio::signal::ctrl_c() => recorder.mark("interrupted"),
+            }
+        }
+    }
+
+    /// Runs the scenario, prints its report, and writes the report to the files that the options name.
+    pub(crate) async fn finish(&self, run: impl Future<Output = Result<Found, RunError>>) -> anyhow::Result<Report> {
+        let found = self.observe(run).await?;
+        let report = self.report(&found);
+        self.conclude(&report).await?;
+        Ok(report)
+    }
+
+    /// Takes samples and shows the progress while something runs.
+    pub(crate) async fn observe<T>(&self, run: impl Future<Output = T>) -> T {
+        let watch = self.watch();
+        let done = run.await;
+        watch.end();
+        done
+    }
+
+    /// Takes samples and shows the progress until the watch ends.
+    pub(crate) fn watch(&self) -> Watch {
+        let environment = &self.environment;
+        let tasks = environment.tasks.child();
+        sampler::start(Arc::clone(&environment.recorder), Arc::clone(&environment.servers), &tasks);
+        Watch { progress: progress::start(Arc::clone(&environment.recorder), &tasks), tasks }
+    }
+
+    /// Ends what still runs, prints the report and writes it.
+    pub(crate) async fn conclude(&self, report: &Report) -> anyhow::Result<()> {
+        self.environment.tasks.finish(Duration::from_secs(5)).await;
+        print!("{}", text::text(report));
+        let Outputs { json, html, junit } = &self.outputs;
+        if let Some(path) = html {
+            fs::write(path, html::page(report)).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        if let Some(path) = junit {
+            fs::write(path, junit::junit(report)).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        if let Some(path) = json {
+            report.write(path).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn report(&self, found: &Found) -> Report {
+        let (environment, recorder) = (&self.environment, &self.environment.recorder);
+        let distributions: Vec<_> = found.times.iter().filter_map(report::times::Times::distribution).collect();
+        let levels = self.levels.judge(&found.figures, &distributions, &found.integrity);
+        let verdict = match found {
+            Found { integrity, .. } if !integrity.violations.is_empty() => Verdict::IntegrityBroken,
+            Found { invalid: Some(_), .. } => Verdict::Invalid,
+            _ if levels.iter().any(|level| !level.met) => Verdict::LevelMissed,
+            _ => Verdict::Pass,
+        };
+        Report {
+            format: report::FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            scenario: self.scenario.clone(),
+            note: self.note.clone(),
+            run: environment.run.clone(),
+            began_unix_ms: recorder.began_unix_ms(),
+            options: std::env::args().skip(1).collect(),
+            machine: Machine::this(),
+            verdict,
+            measured_s: found.window.took.as_secs_f64(),
+            measured_from_ms: recorder.measures_from_ms(),
+            figures: found.figures.clone(),
+            distributions,
+            integrity: found.integrity.clone(),
+            levels,
+            servers: ServerReport::all(&found.window),
+            generator: GeneratorReport::new(&found.window, environment.workers, found.invalid.clone()),
+            limits: self.limits.clone(),
+            capacity: None,
+            workers: Vec::new(),
+            faults: Vec::new(),
+            marks: recorder.marks(),
+            samples: recorder.samples(),
+        }
+    }
+}
+
+/// The report of a search.
+pub(crate) fn capacity_report(session: &Session, searched: Searched, integrity: Integrity) -> Report {
+    let (figures, invalid) = (searched.figures(), searched.inconclusive());
+    let found = Found { integrity, times: searched.times, figures, window: searched.window, invalid };
+    let mut report = session.report(&found);
+    if report.verdict == Verdict::Pass && searched.capacity.outcome == CapacityOutcome::None {
+        report.verdict = Verdict::LevelMissed;
+    }
+    report.capacity = Some(searched.capacity);
+    report
+}
