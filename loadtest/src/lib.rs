@@ -18,5 +18,6 @@ mod scenario_file;
 mod session;
 pub mod token;
 pub mod versions;
+mod workers;
 
 pub use scenario::direct;

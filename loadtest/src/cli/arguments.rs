@@ -1,10 +1,10 @@
 //! The arguments of the command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{measure::proc, session::Outputs};
+use crate::{faults::parse_length, measure::proc, session::Outputs};
 
 /// Load on a running Carillon, what it costs, and a verdict on every message.
 ///
@@ -31,6 +31,10 @@ pub(super) enum Command {
     Scenario(Scenario),
     /// Carry out a scenario file, or one of the presets smoke, ci, capacity, soak and chaos
     Run(RunArguments),
+    /// Carry out a scenario with several workers, which may run on other machines
+    Coordinate(CoordinateArguments),
+    /// Take a share of the load that a coordinator hands out
+    Work(WorkArguments),
     /// The presets: their names, or the text of one
     Presets(Presets),
     /// A bare relay: what a message costs at least on this machine
@@ -244,6 +248,54 @@ pub(super) struct RunArguments {
     /// Read the scenario and the files that it names, print it as it would be run, and connect to nothing
     #[arg(long)]
     pub(super) check: bool,
+}
+
+#[derive(Args)]
+pub(super) struct CoordinateArguments {
+    /// A TOML file, or the name of a preset
+    #[arg(value_name = "FILE|PRESET")]
+    pub(super) scenario: String,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+    #[command(flatten)]
+    pub(super) outputs: OutputArguments,
+    /// How many workers share the load; the run begins when all are there
+    #[arg(long)]
+    pub(super) workers: usize,
+    /// Where workers find this process
+    #[arg(long, default_value = "127.0.0.1:7499", value_name = "ADDRESS")]
+    pub(super) listen: String,
+    #[command(flatten)]
+    pub(super) together: Together,
+}
+
+#[derive(Args)]
+pub(super) struct WorkArguments {
+    /// Host and port of the coordinator
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) coordinator: String,
+    #[command(flatten)]
+    pub(super) together: Together,
+    /// Threads that make the load
+    #[arg(long, default_value_t = proc::cores())]
+    pub(super) threads: usize,
+    /// In the place of the scenario's target.token_secret_file
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_secret_file: Option<PathBuf>,
+    /// In the place of the scenario's target.ca
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+}
+
+/// What the coordinator and its workers have in common.
+#[derive(Args)]
+pub(super) struct Together {
+    /// The file with the secret by which coordinator and workers know each other, of at least 16 bytes
+    #[arg(long, value_name = "FILE")]
+    pub(super) secret_file: PathBuf,
+    /// How long the others may take to be there
+    #[arg(long, default_value = "5m", value_parser = parse_length)]
+    pub(super) wait: Duration,
 }
 
 /// What is another one than in the scenario.

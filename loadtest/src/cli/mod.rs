@@ -3,6 +3,7 @@
 mod arguments;
 mod config;
 mod run;
+mod together;
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -55,6 +56,8 @@ fn exit_code(verdict: Verdict) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Coordinate(arguments) => together::coordinate(&arguments),
+        Command::Work(arguments) => together::work(&arguments),
         Command::Presets(arguments) => run::presets(&arguments),
         Command::Relay(arguments) => measure_relay(&arguments),
         Command::FlushProbe(arguments) => probe_flush(&arguments),

@@ -40,6 +40,22 @@ impl ScenarioFile {
         })
     }
 
+    /// For a process that signs nobody in.
+    pub(crate) fn coordinators_setting(&self, outputs: Outputs, note: String) -> anyhow::Result<Setting> {
+        let part = &self.target;
+        Ok(Setting {
+            scenario: self.name.clone(),
+            target: target(&part.addresses, None, None)?,
+            token: std::sync::Arc::new(|_| String::new()),
+            servers: servers(&part.server_pids, &part.admin)?,
+            gateways: Gateways::new(&part.gateway_admin)?,
+            levels: self.levels(),
+            outputs,
+            note,
+            threads: 1,
+        })
+    }
+
     fn levels(&self) -> Levels {
         let level = &self.level;
         Levels {
