@@ -134,8 +134,37 @@ def step_trial(folder):
     limit = inside("curl", "-s", f"http://{ready_pods('storage')[0]['status']['podIP']}:7400/metrics").stdout
     [line] = [line for line in limit.splitlines() if line.startswith("carillon_node_memory_limit_bytes ")]
     report.check("a process knows its memory limit", float(line.split()[1]) == 512 << 20, line)
+    load_test(folder)
     wrong_configuration(folder)
     apply_deleted(OVERLAYS / "trial")
+
+
+def load_test(folder):
+    """The capacity preset as a coordinator and workers, as docs/loadtest.md says it; short, because the lab shares its machine."""
+    secrets("loadtest", folder / "secrets")
+    inside("kubectl", "apply", "--server-side", "-f", "-", given=secrets("kubernetes", folder / "secrets"))
+    made = overlay(folder / "load-test", "trial").parents[1] / "loadtest"
+    file = made / "coordinator.yaml"
+    changes = ("direct.users=60", "capacity.window=4s", "capacity.precision=0.2", "level.acceptance_p99_ms=200")
+    lines = "".join(f"            - --set={change}\n" for change in changes)
+    file.write_text(file.read_text().replace("            - capacity\n", f"            - capacity\n{lines}"))
+    lab("volumes", 1, "100Mi")
+    apply(made)
+
+    def ended():
+        [job] = [one for one in objects("job") if one["metadata"]["name"] == "carillon-loadtest"]
+        return job["status"].get("succeeded") or job["status"].get("failed")
+
+    until("the load test to end", ended, 1200)
+    said = kubectl("logs", "job/carillon-loadtest")
+    [line] = [line for line in said.splitlines() if line.startswith("{")]
+    found = json.loads(line)
+    steps = len(found["capacity"]["steps"])
+    figures = f"{found['capacity']['rate']} messages a second after {steps} steps, {found['verdict']}: {found['capacity']['why']}"
+    report.check("a Job finds the highest rate with three workers", steps > 1 and len(found["workers"]) == 3, figures)
+    report.check("nothing is lost meanwhile", not found["integrity"]["violations"], str(found["integrity"]["accepted"]))
+    report.check("its test cases are in its log", "<testsuites" in said)
+    kubectl("delete", "-k", made, "--wait=true", "--timeout=120s")
 
 
 def wrong_configuration(folder):

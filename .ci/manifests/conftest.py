@@ -85,6 +85,13 @@ def overlay(name):
     return Rendered(kustomize(KUBERNETES / "overlays" / name))
 
 
+def with_load_test(folder):
+    """The base and, beside it, the Jobs of a load test, which an operator applies by themselves."""
+    resources = [os.path.relpath(KUBERNETES / name, folder) for name in ("base", "loadtest")]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"kind": "Kustomization", "namespace": "carillon", "resources": resources}))
+    return Rendered(kustomize(folder))
+
+
 def with_component(name, folder):
     """The base with one component, as a copy of an overlay would have it."""
     (folder / "kustomization.yaml").write_text(

@@ -12,6 +12,7 @@ GIVEN = {
     "carillon-node-tls": {"ca.crt", "tls.crt", "tls.key"},
     "carillon-client-tls": {"tls.crt", "tls.key"},
     "carillon-backup": {"PLACE"},
+    "carillon-loadtest": {"secret"},
 }
 
 

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import references
 import yaml
-from conftest import COMPONENTS, DEPLOY, KUBERNETES, OVERLAYS, ROOT, Rendered, overlay, with_component
+from conftest import COMPONENTS, DEPLOY, KUBERNETES, OVERLAYS, ROOT, Rendered, kustomize, overlay, with_component, with_load_test
 
 # The newest one whose schemas are there, and the oldest one that is still maintained.
 VERSIONS = ("1.37", "1.35")
@@ -33,6 +33,13 @@ def test_each_overlay_builds(name):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_each_component_builds_on_the_base(name, tmp_path):
     check(with_component(name, tmp_path))
+
+
+def test_the_load_test_builds_alone_and_fits_the_base(tmp_path):
+    check(with_load_test(tmp_path))
+    alone = Rendered(kustomize(KUBERNETES / "loadtest"))
+    assert "Namespace" not in alone.by_kind and "Secret" not in alone.by_kind
+    assert all(one["metadata"]["namespace"] == "carillon" for one in alone.objects)
 
 
 def test_there_is_nothing_that_no_kustomization_names():
@@ -68,6 +75,8 @@ def test_the_image_has_the_version_of_the_program():
     for name in OVERLAYS:
         images = {c["image"] for one in overlay(name).workloads() for c in references.containers(one)}
         assert images == {f"carillon:{version}"}
+    jobs = Rendered(kustomize(KUBERNETES / "loadtest")).workloads()
+    assert {c["image"] for one in jobs for c in references.containers(one)} == {f"carillon:{version}"}
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     assert {service["image"] for service in compose["services"].values()} == {f"carillon:{version}"}
 
@@ -77,4 +86,5 @@ def test_the_image_runs_as_a_number_and_needs_no_shell():
     last = re.split(r"(?m)^FROM ", text)[-1]
     assert re.search(r"(?m)^USER 65532:65532$", last)
     assert re.search(r'(?m)^ENTRYPOINT \["/usr/bin/carillon"\]$', last)
+    assert re.findall(r"/delivery/\S+ (/usr/bin/\S+)$", last, re.M) == ["/usr/bin/carillon", "/usr/bin/carillon-loadtest"]
     assert not re.search(r"(?m)^(RUN|CMD|SHELL|HEALTHCHECK) ", last)

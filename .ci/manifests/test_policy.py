@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 import references
-from conftest import COMPONENTS, DEPLOY, OVERLAYS, ROOT, called, containers, overlay, template, with_component
+from conftest import COMPONENTS, DEPLOY, OVERLAYS, ROOT, called, containers, overlay, template, with_component, with_load_test
 
 TIERS = ("storage", "router", "gateway")
 
@@ -291,6 +291,11 @@ def component(request, tmp_path):
     return with_component(request.param, tmp_path)
 
 
+@pytest.fixture
+def load_test(tmp_path):
+    return with_load_test(tmp_path)
+
+
 def check_security(workload):
     pod = template(workload)["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -306,7 +311,8 @@ def check_security(workload):
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert "command" not in container, "there is no shell in the image"
+        # There is no shell in the image, and one other program.
+        assert container.get("command", ["/usr/bin/carillon-loadtest"]) == ["/usr/bin/carillon-loadtest"]
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
         assert set(requests) == {"cpu", "memory"} and set(limits) == {"memory"}, "a limit of CPU would delay leases"
         assert not container["image"].endswith(":latest") and ":" in container["image"]
@@ -314,7 +320,7 @@ def check_security(workload):
         for mount in container["volumeMounts"]:
             assert mount.get("readOnly") or mount["name"] == "data"
     for volume in pod["volumes"]:
-        assert set(volume) - {"name"} <= {"configMap", "secret"}
+        assert set(volume) - {"name"} <= {"configMap", "secret", "persistentVolumeClaim"}
         if "secret" in volume:
             assert volume["secret"]["defaultMode"] == 0o440 and not volume["secret"].get("optional")
 
@@ -326,6 +332,11 @@ def test_pods_pass_the_restricted_policy_with_a_read_only_root_and_no_token(work
 
 def test_so_do_the_pods_of_components(component):
     for workload in component.workloads():
+        check_security(workload)
+
+
+def test_so_do_the_pods_of_the_load_test(load_test):
+    for workload in load_test.workloads():
         check_security(workload)
 
 
@@ -445,6 +456,70 @@ def test_each_tier_is_reached_by_its_callers_alone(rendered):
     assert reaches(prometheus) == set()
     assert all(allowed(rendered, prometheus, tier, 7400) for tier in TIERS)
     assert not any(allowed(rendered, {"labels": {"carillon-client": "true"}}, tier, 7400) for tier in TIERS)
+
+
+# ---- The load test ------------------------------------------------------------------------------------------------------
+
+
+def jobs_of(load_test):
+    return load_test.kind("Job")["carillon-loadtest"], load_test.kind("Job")["carillon-loadtest-worker"]
+
+
+def test_a_load_test_reaches_the_gateways_as_a_client_does_and_nothing_else(load_test):
+    coordinator, worker = (template(job)["metadata"]["labels"] for job in jobs_of(load_test))
+    ports = {"storage": 7401, "router": 7402, "gateway": 7410}
+    for labels, reaches in ((coordinator, set()), (worker, {"gateway"})):
+        source = {"labels": labels, "ours": True}
+        assert {tier for tier, port in ports.items() if allowed(load_test, source, tier, port)} == reaches
+        assert not any(allowed(load_test, source, tier, 7400) for tier in TIERS)
+    policies = [one["spec"] for one in load_test.kind("NetworkPolicy").values()]
+
+    def egress(labels):
+        rules = [rule for one in policies if references.fits(one["podSelector"], labels) for rule in one.get("egress", [])]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    assert egress(coordinator) == {53}
+    assert egress(worker) == {53, 7410, 7499}
+    # Nobody but the workers comes to the coordinator.
+    [own] = [one for one in policies if references.fits(one["podSelector"], coordinator) and "ingress" in one]
+    [rule] = own["ingress"]
+    [peer] = rule["from"]
+    assert set(peer) == {"podSelector"} and references.fits(peer["podSelector"], worker)
+    assert not references.fits(peer["podSelector"], {"carillon-client": "true"})
+
+
+def test_as_many_workers_come_as_the_coordinator_waits_for(load_test):
+    coordinator, worker = jobs_of(load_test)
+    [told] = template(coordinator)["spec"]["containers"]
+    [count] = [int(word.split("=")[1]) for word in told["args"] if word.startswith("--workers=")]
+    spec = worker["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == count
+    # A worker that is lost is not replaced: the run is not passed without it.
+    assert spec["backoffLimit"] == coordinator["spec"]["backoffLimit"] == 0
+    assert all(template(job)["spec"]["restartPolicy"] == "Never" for job in (coordinator, worker))
+    [service] = [one for one in load_test.kind("Service").values() if one["metadata"]["name"] == "carillon-loadtest"]
+    [port] = service["spec"]["ports"]
+    [at] = [word for word in template(worker)["spec"]["containers"][0]["args"] if word.startswith("--coordinator=")]
+    assert at == f"--coordinator=carillon-loadtest:{port['port']}"
+
+
+def test_only_workers_have_the_key_of_users_tokens_and_both_a_secret_of_their_own(load_test):
+    for job, names in zip(jobs_of(load_test), ({"carillon-loadtest"}, {"carillon-loadtest", "carillon-token-key"})):
+        volumes = template(job)["spec"]["volumes"]
+        assert {volume["secret"]["secretName"] for volume in volumes if "secret" in volume} == names
+
+
+def test_the_report_goes_to_the_log_and_to_a_volume(load_test):
+    [coordinator] = template(jobs_of(load_test)[0])["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in coordinator["volumeMounts"]}
+    args = coordinator["args"]
+    assert [word for word in args if word.startswith("--print=")] == ["--print=text", "--print=json", "--print=junit"]
+    for kind in ("json", "html", "junit"):
+        [file] = [word.split("=")[1] for word in args if word.startswith(f"--{kind}=")]
+        assert file.startswith(mounts["data"] + "/")
+    [claim] = load_test.kind("PersistentVolumeClaim").values()
+    volumes = {volume["name"]: volume for volume in template(jobs_of(load_test)[0])["spec"]["volumes"]}
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
 # ---- In front of the gateways -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def test_all_secrets_of_the_manifests_are_made_with_exactly_their_keys(folder):
-    assert secrets("node-tls", folder).returncode == 0
+    assert secrets("node-tls", folder).returncode == 0 and secrets("loadtest", folder).returncode == 0
     printed = secrets("kubernetes", folder)
     assert printed.returncode == 0, printed.stderr
     namespace, *made = yaml.safe_load_all(printed.stdout)
