@@ -2,6 +2,7 @@
 //! or corrupted.
 
 mod capacity;
+mod chaos;
 pub mod checker;
 pub mod cli;
 pub mod cluster;

@@ -31,12 +31,26 @@ pub(crate) struct Setting {
     pub(crate) threads: usize,
 }
 
-/// The files of the report.
-#[derive(Debug, Clone, Default)]
+/// The files of the report, and what is printed of it.
+#[derive(Debug, Clone)]
 pub(crate) struct Outputs {
     pub(crate) json: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
     pub(crate) junit: Option<PathBuf>,
+    pub(crate) print: Vec<Print>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Print {
+    Text,
+    Json,
+    Junit,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self { json: None, html: None, junit: None, print: vec![Print::Text] }
+    }
 }
 
 pub(crate) struct Session {
@@ -58,6 +72,22 @@ impl Watch {
     pub(crate) fn end(self) {
         self.tasks.stop();
         self.progress.end();
+    }
+}
+
+/// Resolves when this process is told to end, by an interrupt or as Kubernetes does it.
+pub(crate) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without them the process ends at once, as it would without this function.
+        _ => std::future::pending().await,
     }
 }
 
@@ -98,7 +128,7 @@ impl Session {
             recorder.phase_lasts(lasts);
             tokio::select! {
                 () = tokio::time::sleep(lasts) => {}
-                _ = tokio::signal::ctrl_c() => recorder.mark("interrupted"),
+                () = interrupted() => recorder.mark("interrupted"),
             }
         }
     }
@@ -130,8 +160,14 @@ impl Session {
     /// Ends what still runs, prints the report and writes it.
     pub(crate) async fn conclude(&self, report: &Report) -> anyhow::Result<()> {
         self.environment.tasks.finish(Duration::from_secs(5)).await;
-        print!("{}", text::text(report));
-        let Outputs { json, html, junit } = &self.outputs;
+        let Outputs { json, html, junit, print } = &self.outputs;
+        for format in print {
+            match format {
+                Print::Text => print!("{}", text::text(report)),
+                Print::Json => println!("{}", serde_json::to_string(report)?),
+                Print::Junit => println!("{}", junit::junit(report)),
+            }
+        }
         if let Some(path) = html {
             fs::write(path, html::page(report)).with_context(|| format!("can't write {}", path.display()))?;
         }

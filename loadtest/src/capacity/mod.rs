@@ -24,6 +24,7 @@ use crate::{
         times::Times,
     },
     scenario::Environment,
+    session::interrupted,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,7 +100,7 @@ pub(crate) async fn search(load: &mut impl Loaded, config: &CapacityConfig, envi
         };
         let tried = tokio::select! {
             tried = attempt(load, config, environment, rate, purpose) => tried,
-            _ = tokio::signal::ctrl_c() => Err(Stopped::Interrupted),
+            () = interrupted() => Err(Stopped::Interrupted),
         };
         match tried {
             Ok(tried) => {

@@ -4,7 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{faults::parse_length, measure::proc, session::Outputs};
+use crate::{
+    faults::parse_length,
+    measure::proc,
+    session::{Outputs, Print},
+};
 
 /// Load on a running Carillon, what it costs, and a verdict on every message.
 ///
@@ -245,6 +249,8 @@ pub(super) struct RunArguments {
     /// Threads that make the load
     #[arg(long, default_value_t = proc::cores())]
     pub(super) threads: usize,
+    #[command(flatten)]
+    pub(super) chaos: ChaosArguments,
     /// Read the scenario and the files that it names, print it as it would be run, and connect to nothing
     #[arg(long)]
     pub(super) check: bool,
@@ -298,6 +304,26 @@ pub(super) struct Together {
     pub(super) wait: Duration,
 }
 
+/// Where the faults of a scenario with [chaos] strike.
+#[derive(Args)]
+pub(super) struct ChaosArguments {
+    /// In this namespace, of the present context of kubectl, with the label carillon-faults=allowed
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) kubernetes: Option<String>,
+    /// Without it nothing is touched in Kubernetes
+    #[arg(long, value_name = "CONTEXT/NAMESPACE", requires = "kubernetes")]
+    pub(super) yes_i_mean: Option<String>,
+    /// Say what the faults of a round would do, and neither do it nor make a load
+    #[arg(long, requires = "kubernetes", conflicts_with = "yes_i_mean")]
+    pub(super) dry_run: bool,
+    /// In a cluster of processes on this machine, with its files in this folder, which is made for the run
+    #[arg(long, value_name = "FOLDER", conflicts_with = "kubernetes")]
+    pub(super) local_cluster: Option<PathBuf>,
+    /// The program for --local-cluster; by default the one beside this program
+    #[arg(long, value_name = "PROGRAM", requires = "local_cluster")]
+    pub(super) carillon: Option<PathBuf>,
+}
+
 /// What is another one than in the scenario.
 #[derive(Args)]
 pub(super) struct Changes {
@@ -326,6 +352,9 @@ pub(super) struct OutputArguments {
     /// Write levels and findings as test cases of JUnit here
     #[arg(long, value_name = "FILE")]
     pub(super) junit: Option<PathBuf>,
+    /// What is written to standard output at the end: text, json (in one line), junit; may be given several times
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(super) print: Vec<Print>,
     /// A text for the report
     #[arg(long, default_value = "")]
     pub(super) note: String,
@@ -361,7 +390,8 @@ impl Changes {
 
 impl OutputArguments {
     pub(super) fn outputs(&self) -> Outputs {
-        Outputs { json: self.json.clone(), html: self.html.clone(), junit: self.junit.clone() }
+        let print = self.print.clone();
+        Outputs { json: self.json.clone(), html: self.html.clone(), junit: self.junit.clone(), print }
     }
 }
 

@@ -40,7 +40,12 @@ impl Common {
                 max_cpu_us: self.max_cpu_us,
                 ..Levels::default()
             },
-            outputs: Outputs { json: self.json.clone(), html: self.html.clone(), junit: self.junit.clone() },
+            outputs: Outputs {
+                json: self.json.clone(),
+                html: self.html.clone(),
+                junit: self.junit.clone(),
+                ..Outputs::default()
+            },
             note: self.note.clone(),
             threads: self.workers.max(1),
         })

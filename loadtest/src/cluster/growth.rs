@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use super::{Cluster, ClusterError, plan::PlannedNode};
+use super::{Cluster, ClusterError, Role, plan::PlannedNode};
 
 /// How long a node with an empty disk may take to say which command it waits for, and a node to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -12,6 +12,8 @@ impl Cluster {
     pub async fn newcomer(&mut self) -> Result<usize, ClusterError> {
         let (planned, place) = self.spare()?;
         let data = self.data.join(&planned.name);
+        // A node that has left was there before.
+        let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data).map_err(ClusterError::io(&data))?;
         let node = self.node(planned, place)?;
         self.nodes.push(node);
@@ -22,12 +24,21 @@ impl Cluster {
         Ok(at)
     }
 
-    /// The next spare node, and its place in the network.
+    /// The next spare node, and its place in the network; when all are in use, that of a storage node that has left.
     fn spare(&mut self) -> Result<(PlannedNode, usize), ClusterError> {
         let number = self.spares_taken;
-        let spare = self.plan.spares.get(number).cloned();
-        self.spares_taken += 1;
-        Ok((spare.ok_or(ClusterError::Without("another spare address"))?, self.plan.nodes.len() + number))
+        if let Some(spare) = self.plan.spares.get(number).cloned() {
+            self.spares_taken += 1;
+            return Ok((spare, self.plan.nodes.len() + number));
+        }
+        let in_use = |place: usize, name: &str| {
+            let mut nodes = self.nodes.iter().filter(|node| !node.retired);
+            nodes.any(|node| node.place == place || node.planned.name == name)
+        };
+        let free =
+            |(place, planned): &(usize, &PlannedNode)| planned.role == Role::Storage && !in_use(*place, &planned.name);
+        let free = self.plan.places().enumerate().find(free).map(|(place, planned)| (planned.clone(), place));
+        free.ok_or(ClusterError::Without("another spare address"))
     }
 
     /// The disk of a storage node is gone with the node: it starts with an empty one, and says which command it waits for.

@@ -118,7 +118,7 @@ impl Fault {
         matches!(self, Self::DamageAtRest(Files::Snapshots) | Self::ReadErrors(Files::Snapshots))
     }
 
-    pub(super) fn change(self) -> Option<Change> {
+    pub(crate) fn change(self) -> Option<Change> {
         match self {
             Self::Change(change) => Some(change),
             _ => None,

@@ -20,5 +20,6 @@ pub use command::FaultsCommand;
 pub(crate) use fault::parse_length;
 pub use fault::{Fault, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};
+pub(crate) use run::strike;
 pub use run::{FaultMark, RunOptions};
 pub use schedule::{Edge, Schedule};

@@ -147,6 +147,30 @@ async fn under_load(
     })
 }
 
+/// Carries a schedule out without a load of its own. Returns the nodes that were hit, and what is not as it should be; an error means that
+/// it could not be carried out.
+pub(crate) async fn strike(
+    cluster: &mut Cluster,
+    schedule: &Schedule,
+    round: usize,
+    patience: Duration,
+    tasks: &Tasks,
+) -> Result<(Vec<String>, Vec<String>), String> {
+    let mut story = Story {
+        cluster,
+        began: Instant::now(),
+        marks: Vec::new(),
+        notes: Vec::new(),
+        problems: Vec::new(),
+        change: None,
+        patience,
+    };
+    story.carry_out(schedule, round, tasks).await.map_err(|failed| failed.to_string())?;
+    story.all_ready(patience).await;
+    let hit = story.marks.first().map_or_else(Vec::new, |mark| mark.nodes.clone());
+    Ok((hit, story.problems))
+}
+
 struct Story<'a> {
     cluster: &'a mut Cluster,
     began: Instant,

@@ -192,6 +192,20 @@ impl Report {
         }
     }
 
+    /// A fault after which the service did not come back is a missed level; one that could not be carried out, too: the run was to show
+    /// what comes of it.
+    pub(crate) fn judge_faults(&mut self) {
+        let failed = self.faults.iter().filter(|fault| fault.failed.is_some()).count() as f64;
+        let level = Level { name: "faults not healed".to_owned(), wanted: 0.0, got: Some(failed), met: failed == 0.0 };
+        if !level.met && self.verdict == Verdict::Pass {
+            self.verdict = Verdict::LevelMissed;
+        }
+        self.levels.push(level);
+        if self.faults.is_empty() {
+            self.invalidate("no fault has struck in the measured time".to_owned());
+        }
+    }
+
     /// The figures mean nothing. What is broken is broken nevertheless.
     pub(crate) fn invalidate(&mut self, why: String) {
         if self.verdict != Verdict::IntegrityBroken {

@@ -88,17 +88,12 @@ pub(super) fn capacity(to: &mut String, report: &Report) -> std::fmt::Result {
     for step in &capacity.steps {
         let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
         let (acceptance, delivery) = (step.p99_ms(|window| window.acceptance), step.p99_ms(|window| window.delivery));
-        writeln!(
-            to,
-            "  {:<8} {:>10.0} {:>12.0} {:>15} {:>13}  {} {}",
-            step.purpose.as_str(),
-            step.rate,
-            step.accepted_per_s(),
-            ms(acceptance),
-            ms(delivery),
-            step.judgement.as_str(),
-            step.why
-        )?;
+        let (purpose, rate, accepted) = (step.purpose.as_str(), step.rate, step.accepted_per_s());
+        let (acceptance, delivery) = (ms(acceptance), ms(delivery));
+        let (judgement, why) = (step.judgement.as_str(), &step.why);
+        let line =
+            format!("  {purpose:<8} {rate:>10.0} {accepted:>12.0} {acceptance:>15} {delivery:>13}  {judgement} {why}");
+        writeln!(to, "{}", line.trim_end())?;
     }
     let rate = capacity.rate.map_or("no rate".to_owned(), |rate| format!("{rate:.0} messages a second"));
     let found = match capacity.outcome {

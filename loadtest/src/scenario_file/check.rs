@@ -3,7 +3,7 @@
 use carillon_client::Address;
 
 use super::{CapacityPart, ChaosPart, DirectPart, Rounds, ScenarioFile};
-use crate::faults::Schedule;
+use crate::faults::{Change, Step};
 
 /// The most of anything: beyond it, a number is a slip.
 const MOST: usize = 10_000_000;
@@ -180,9 +180,14 @@ impl ScenarioFile {
     fn check_chaos(&self, chaos: &ChaosPart) -> Result<(), String> {
         ensure(self.direct.is_some(), || "[chaos] needs [direct]".to_owned())?;
         ensure(!chaos.faults.is_empty(), || "chaos.faults is empty".to_owned())?;
+        let (mut added, mut removed) = (0, 0);
         for fault in &chaos.faults {
-            Schedule::of_line(fault).map_err(|error| format!("chaos.faults: {error}"))?;
+            let step: Step = fault.parse().map_err(|error| format!("chaos.faults: {error}"))?;
+            added += usize::from(step.fault.change() == Some(Change::Add));
+            removed += usize::from(step.fault.change() == Some(Change::Remove));
         }
-        Ok(())
+        ensure(removed <= added, || {
+            format!("chaos.faults removes {removed} storage nodes and adds {added}: each round would leave fewer")
+        })
     }
 }

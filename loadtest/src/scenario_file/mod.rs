@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use self::length::Length;
 pub(crate) use self::presets::PRESETS;
+use crate::faults::Step;
 
 /// A whole scenario. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -212,6 +213,13 @@ pub(crate) struct ChaosPart {
     pub(crate) seed: u64,
     /// How long the service may take to be ready again.
     pub(crate) patience: Length,
+}
+
+impl ChaosPart {
+    /// The faults, which were checked.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        self.faults.iter().filter_map(|fault| fault.parse().ok()).collect()
+    }
 }
 
 fn one() -> usize {

@@ -69,6 +69,7 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         (format!("{direct}[capacity]\n"), "[capacity] needs level.acceptance_p99_ms"),
         (format!("{direct}[chaos]\n"), "chaos.faults is empty"),
         (format!("{direct}[chaos]\nfaults = [\"kill bill\"]\n"), "\"bill\" is no target"),
+        (format!("{direct}[chaos]\nfaults = [\"remove controller\"]\n"), "removes 1 storage nodes and adds 0"),
         (
             "[reconnect]\nconnections = 5\nafter = \"1m\"\n".to_owned(),
             "reconnect.after is 1m, and the measured time ends",

@@ -59,6 +59,9 @@ pub(crate) async fn coordinate(
     Ok(Report { generator: GeneratorReport { workers: threads, ..report.generator }, ..report })
 }
 
+/// Looks this often whether any worker is left.
+const LOOK: Duration = Duration::from_millis(500);
+
 struct Team<'a> {
     crew: Crew,
     scenario: &'a ScenarioFile,
@@ -88,7 +91,16 @@ impl Team<'_> {
         let (session, time) = (self.session, &self.scenario.time);
         let mut measuring = std::pin::pin!(measure(session, time.warm_up.0, time.measured.0, ending));
         // The workers have the same times; an early end is told to them.
-        let window = (&mut measuring).await;
+        let window = loop {
+            tokio::select! {
+                window = &mut measuring => break window,
+                () = tokio::time::sleep(LOOK) => {
+                    if self.crew.present().is_empty() {
+                        ending.end();
+                    }
+                }
+            }
+        };
         if ending.is_ended() {
             self.crew.order(|_| Order::Finish).await;
         }

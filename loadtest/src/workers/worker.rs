@@ -45,6 +45,8 @@ pub(crate) struct WorkerConfig {
 const AGAIN: Duration = Duration::from_secs(1);
 /// Messages to the coordinator that wait; whoever has one more waits, too.
 const WAITING: usize = 16;
+/// How long the last words to the coordinator may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A coordinator gives no order for as long as its slowest worker needs.
 const NO_ORDER: Duration = Duration::from_secs(24 * 3600);
 
@@ -58,12 +60,14 @@ pub(crate) async fn work(config: &WorkerConfig) -> anyhow::Result<()> {
         Err(why) => return Err(why).context("the coordinator"),
     }
     eprintln!("the coordinator {} has taken this worker", config.coordinator);
-    let tasks = Tasks::new();
+    let (tasks, telling) = (Tasks::new(), Tasks::new());
     let (from, to) = stream.into_split();
     let (told, waiting) = mpsc::channel(WAITING);
-    tasks.spawn("tell the coordinator", tell(to, waiting));
+    telling.spawn_graceful("tell the coordinator", tell(to, waiting));
     let done = Working { config, from, told, tasks: tasks.clone() }.run().await;
-    tasks.finish(Duration::from_secs(5)).await;
+    tasks.finish(LAST_WORDS).await;
+    // Nobody has anything more to say: it ends when the last word is on its way.
+    telling.finish(LAST_WORDS).await;
     done
 }
 

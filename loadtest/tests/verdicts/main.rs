@@ -1,7 +1,9 @@
 //! The program's verdicts and exit codes, against a gateway that lies in one way at a time.
 
+mod chaos;
 mod gateway;
 mod scenarios;
+mod workers;
 
 use std::{
     fs,

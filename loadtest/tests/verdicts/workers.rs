@@ -1,0 +1,232 @@
+//! A coordinator and workers, each a process, against the same gateway.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+use carillon_loadtest::report::{Report, Verdict};
+use carillon_proto::tasks::Tasks;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::gateway::{Gateway, Lie};
+
+const SECRET: &str = "a secret of the workers";
+
+const SCENARIO: &str = r#"
+name = "shared"
+[target]
+token_secret_file = "token"
+[time]
+warm_up = "100ms"
+measured = "MEASURED"
+patience = "5s"
+[direct]
+users = 5
+window = 8
+rate = 100
+"#;
+
+/// A process of the program. It is killed when the test is over.
+struct Process {
+    child: Child,
+    said: BufReader<ChildStderr>,
+    all: String,
+}
+
+impl Process {
+    fn start(folder: &Path, words: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_carillon-loadtest"))
+            .args(words)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let said = BufReader::new(child.stderr.take().expect("piped"));
+        Self { child, said, all: String::new() }
+    }
+
+    /// Reads what the process says until a line has this, and returns the line.
+    fn until(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.said.read_line(&mut line).expect("read") > 0, "it never said {text:?}: {}", self.all);
+            self.all += &line;
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        let status = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(status.expect("runs").success());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        std::io::Read::read_to_string(&mut self.said, &mut self.all).expect("read");
+        let code = self.child.wait().expect("ends").code();
+        (code, std::mem::take(&mut self.all))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct World {
+    folder: TempDir,
+    coordinator: Process,
+    address: String,
+    // Keeps the gateway alive.
+    _runtime: Runtime,
+}
+
+impl World {
+    fn new(lie: Lie, measured: &str, more: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+        let (folder, tasks) = (tempfile::tempdir().expect("folder"), Tasks::new());
+        let url = format!("tcp://{}", runtime.block_on(Gateway::start(lie, &tasks)));
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("token"), "a secret").expect("written");
+        fs::write(at("secret"), SECRET).expect("written");
+        fs::write(at("other"), "another secret of workers").expect("written");
+        let scenario = SCENARIO.replace("MEASURED", measured);
+        let scenario = if more.contains("[capacity]") { scenario.replace("rate = 100\n", "") } else { scenario };
+        fs::write(at("shared.toml"), format!("{scenario}{more}")).expect("written");
+        let words = ["coordinate", "shared.toml", "--url", &url, "--workers", "2", "--listen", "127.0.0.1:0"];
+        let files = ["--secret-file", "secret", "--json", "run.json", "--junit", "run.xml"];
+        let mut coordinator = Process::start(folder.path(), &[&words[..], &files].concat());
+        let line = coordinator.until("waiting for 2 workers at ");
+        let address = line.rsplit(' ').next().expect("an address").trim().to_owned();
+        Self { folder, coordinator, address, _runtime: runtime }
+    }
+
+    fn worker(&self, secret: &str) -> Process {
+        let words = ["work", "--coordinator", &self.address, "--secret-file", secret, "--threads", "1"];
+        Process::start(self.folder.path(), &words)
+    }
+
+    fn end(self) -> (Option<i32>, Report, String) {
+        let (code, said) = self.coordinator.end();
+        let report = Report::read(&self.folder.path().join("run.json"));
+        (code, report.unwrap_or_else(|error| panic!("{error}: {said}")), said)
+    }
+}
+
+#[test]
+fn two_workers_share_the_users_and_their_findings_add_up() {
+    let world = World::new(Lie::None, "1500ms", "");
+    let workers = [world.worker("secret"), world.worker("secret")];
+    for worker in workers {
+        let (code, said) = worker.end();
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, report, said) = world.end();
+    let integrity = &report.integrity;
+    assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{said}");
+    let mut users: Vec<_> = report.workers.iter().map(|worker| worker.users).collect();
+    users.sort_unstable();
+    assert_eq!((users, report.generator.workers), (vec![2, 3], 2));
+    assert!(report.workers.iter().all(|worker| worker.lost.is_none()));
+    assert!(integrity.violations.is_empty() && integrity.accepted > 20, "{integrity:?}");
+    assert_eq!((integrity.delivered, integrity.read_back), (integrity.accepted, 2 * integrity.accepted));
+    let wanted = report.figure("wanted").map(|figure| figure.value);
+    assert!(wanted.is_some_and(|wanted| (wanted - 100.0).abs() < 1e-6), "{wanted:?}");
+    let told: u64 = report.distributions.iter().map(|one| one.quantiles.count).sum();
+    assert!(told > 20, "{:?}", report.distributions);
+}
+
+#[test]
+fn what_a_worker_finds_is_in_the_verdict() {
+    let world = World::new(Lie::Double, "1s", "");
+    let workers = [world.worker("secret"), world.worker("secret")];
+    workers.into_iter().for_each(|worker| _ = worker.end());
+    let (code, report, said) = world.end();
+    assert_eq!((code, report.verdict), (Some(2), Verdict::IntegrityBroken), "{said}");
+    // Each of the five users writes to one other, whose device and whose inbox have one message twice.
+    assert_eq!(report.integrity.violations.get("doubled"), Some(&10), "{:?}", report.integrity);
+}
+
+#[test]
+fn a_worker_that_dies_is_named_and_the_run_is_not_passed() {
+    let mut world = World::new(Lie::None, "10m", "");
+    let (mut victim, other) = (world.worker("secret"), world.worker("secret"));
+    let line = victim.until("this is worker-");
+    let name = line.trim().trim_start_matches("this is ").split(':').next().expect("a name").to_owned();
+    world.coordinator.until("measuring: 5 signed in");
+    victim.child.kill().expect("killed");
+    world.coordinator.until("measuring: ");
+    world.coordinator.interrupt();
+    let (code, said) = other.end();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, report, said) = world.end();
+    assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{said}");
+    let why = report.generator.invalid.expect("a reason");
+    assert!(why.starts_with(&name) && why.contains("is lost"), "{why}");
+    let lost: Vec<_> = report.workers.iter().filter(|worker| worker.lost.is_some()).collect();
+    assert_eq!((lost.len(), &lost[0].name), (1, &name));
+    assert!(report.integrity.accepted > 0, "the other one's share counts");
+}
+
+#[test]
+fn workers_find_the_highest_rate_together() {
+    let search = "[level]\nacceptance_p99_ms = 5000\n[capacity]\nfrom = 100\nsettle = \"100ms\"\nwindow = \"1s\"\n";
+    let world = World::new(Lie::None, "1s", search);
+    let workers = [world.worker("secret"), world.worker("secret")];
+    workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(0)));
+    let (code, report, said) = world.end();
+    let capacity = report.capacity.as_ref().expect("a search");
+    assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{said}");
+    assert!(capacity.steps.len() >= 2 && capacity.steps[0].rate == 100.0, "{capacity:?}");
+    assert!(capacity.steps.iter().all(|step| step.windows.len() >= 2));
+    if let Some(step) = capacity.steps.iter().find(|step| step.judgement.as_str() == "holds") {
+        assert!(step.accepted_per_s() >= 0.98 * step.rate, "the shares add up to the rate: {step:?}");
+    }
+    let integrity = &report.integrity;
+    assert!(integrity.violations.is_empty() && integrity.accepted > 100, "{integrity:?}");
+}
+
+#[test]
+fn who_has_another_secret_gets_no_work_and_disturbs_nobody() {
+    let world = World::new(Lie::None, "1s", "");
+    let (code, said) = world.worker("other").end();
+    assert!(code == Some(1) && said.contains("another secret"), "{said}");
+    let workers = [world.worker("secret"), world.worker("secret")];
+    workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(0)));
+    let (_, report, said) = world.end();
+    assert!(report.integrity.accepted > 10, "{said}");
+    assert!(said.contains("is not admitted: the other side has another secret"), "{said}");
+}
+
+#[test]
+fn a_worker_that_can_not_sign_in_is_told_before_the_run() {
+    let mut world = World::new(Lie::None, "1s", "");
+    let missing =
+        ["work", "--coordinator", &world.address, "--secret-file", "secret", "--token-secret-file", "missing"];
+    let workers = [Process::start(world.folder.path(), &missing), world.worker("secret")];
+    world.coordinator.until("can't read the token secret missing");
+    let (code, _) = world.coordinator.end();
+    assert_eq!(code, Some(1));
+    workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(1)));
+}
+
+#[test]
+fn more_workers_than_can_share_the_users_are_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    fs::write(folder.path().join("secret"), SECRET).expect("written");
+    fs::write(folder.path().join("shared.toml"), SCENARIO.replace("MEASURED", "1s")).expect("written");
+    let words = ["coordinate", "shared.toml", "--workers", "3", "--secret-file", "secret", "--listen", "127.0.0.1:0"];
+    let (code, said) = Process::start(folder.path(), &words).end();
+    assert!(code == Some(1) && said.contains("3 workers can't share shared: from 1 to 2"), "{said}");
+}
