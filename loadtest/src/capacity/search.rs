@@ -10,14 +10,13 @@ use crate::report::capacity::{CapacityOutcome, Judgement, Purpose};
 pub(crate) struct Bounds {
     /// The first rate, in messages a second.
     pub(crate) from: f64,
-    /// The highest one that is tried.
+    /// The lowest and the highest one that are tried.
+    pub(crate) least: f64,
     pub(crate) most: f64,
     /// The search ends when the lowest rate that did not hold is at most this part above the highest one that did.
     pub(crate) precision: f64,
 }
 
-/// No lower rate is tried.
-const LEAST: f64 = 1.0;
 /// How many found rates may fail their confirmation.
 const FAILURES: usize = 4;
 
@@ -58,13 +57,13 @@ impl Search {
 
     pub(crate) fn next(&self) -> Next {
         let attempt = |rate, purpose| Next::Try { rate, purpose };
-        let Bounds { from, most, precision } = self.bounds;
+        let Bounds { from, least, most, precision } = self.bounds;
         let held = self.held.last().copied();
         match (held, self.above) {
             (None, None) => attempt(from.min(most), Purpose::Double),
             (Some(held), None) if held < most => attempt((held * 2.0).min(most), Purpose::Double),
-            (None, Some((above, _))) if self.failures > FAILURES || above <= LEAST => self.done(None),
-            (None, Some((above, _))) => attempt((above / 2.0).max(LEAST), Purpose::Halve),
+            (None, Some((above, _))) if self.failures > FAILURES || above <= least => self.done(None),
+            (None, Some((above, _))) => attempt((above / 2.0).max(least), Purpose::Halve),
             (Some(held), Some((above, _))) if above > held * (1.0 + precision) => {
                 attempt((held + above) / 2.0, Purpose::Bisect)
             }
@@ -110,7 +109,7 @@ impl Search {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { from: 100.0, most: 20_000.0, precision: 0.05 };
+    const BOUNDS: Bounds = Bounds { from: 100.0, least: 1.0, most: 20_000.0, precision: 0.05 };
 
     /// The rates that are tried if each is judged so, and the end.
     fn search(bounds: Bounds, mut judge: impl FnMut(f64, Purpose) -> Judgement) -> (Vec<(f64, Purpose)>, Next) {
@@ -194,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_service_that_holds_no_rate_is_told_from_one_that_is_not_stable() {
-        let (_, done) = search(BOUNDS, up_to(0.0));
+        let (tried, done) = search(Bounds { least: 10.0, ..BOUNDS }, up_to(0.0));
+        assert_eq!(tried.last(), Some(&(10.0, Purpose::Halve)));
         assert!(matches!(done, Next::Done { outcome: CapacityOutcome::None, rate: None, .. }), "{done:?}");
         let unstable = |_, purpose| if purpose == Purpose::Confirm { Judgement::Misses } else { Judgement::Holds };
         let (_, done) = search(BOUNDS, unstable);

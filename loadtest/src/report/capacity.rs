@@ -101,9 +101,12 @@ impl Judgement {
 }
 
 impl Step {
-    /// The worst p99 of its windows, in milliseconds.
+    /// The worst p99 of the windows that say what the step says, in milliseconds; of all if none does.
     pub fn p99_ms(&self, which: fn(&StepWindow) -> Option<Quantiles>) -> Option<f64> {
-        self.windows.iter().filter_map(which).map(|quantiles| quantiles.p99_us as f64 / 1000.0).reduce(f64::max)
+        let agrees = |window: &&StepWindow| window.judgement == self.judgement;
+        let any = self.windows.iter().any(|window| agrees(&window));
+        let windows = self.windows.iter().filter(|window| !any || agrees(window));
+        windows.filter_map(which).map(|quantiles| quantiles.p99_us as f64 / 1000.0).reduce(f64::max)
     }
 
     /// Messages a second over all its windows.

@@ -163,8 +163,7 @@ impl ScenarioFile {
         ensure((0.005..=1.0).contains(&capacity.precision), || {
             format!("capacity.precision is {}, and must be from 0.005 to 1", capacity.precision)
         })?;
-        let least = capacity.from.max(1.0);
-        ensure(capacity.window.0.as_secs_f64() * least >= 100.0, || {
+        ensure(capacity.from >= capacity.least(), || {
             format!(
                 "capacity.window of {} has fewer than 100 messages at capacity.from, and no 99th percentile",
                 capacity.window

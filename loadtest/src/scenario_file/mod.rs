@@ -215,6 +215,24 @@ pub(crate) struct ChaosPart {
     pub(crate) patience: Length,
 }
 
+impl LevelPart {
+    /// Whether times, rates or costs are demanded.
+    pub(crate) fn asks_for_figures(&self) -> bool {
+        let Self { acceptance_p99_ms, delivery_p99_ms, rate, server_cpu_us, .. } = self;
+        [acceptance_p99_ms, delivery_p99_ms, rate, server_cpu_us].into_iter().any(Option::is_some)
+    }
+}
+
+/// A window of fewer messages has no 99th percentile.
+const MESSAGES_OF_A_WINDOW: f64 = 100.0;
+
+impl CapacityPart {
+    /// The lowest rate that can be judged.
+    pub(crate) fn least(&self) -> f64 {
+        (MESSAGES_OF_A_WINDOW / self.window.0.as_secs_f64()).max(1.0)
+    }
+}
+
 impl ChaosPart {
     /// The faults, which were checked.
     pub(crate) fn steps(&self) -> Vec<Step> {

@@ -132,7 +132,7 @@ impl ScenarioFile {
         let CapacityPart { from, precision, settle, window, .. } = *part;
         let wanted =
             Wanted { acceptance_p99_ms: self.level.acceptance_p99_ms?, delivery_p99_ms: self.level.delivery_p99_ms };
-        let bounds = Bounds { from, most: self.most(direct, part), precision };
+        let bounds = Bounds { from, least: part.least(), most: self.most(direct, part), precision };
         let patience = self.time.patience.0;
         Some(CapacityConfig { wanted, bounds, settle: settle.0, window: window.0, patience })
     }
