@@ -11,7 +11,7 @@ use carillon_loadtest::{
     payload::Filling,
     report::figure::SERVER_CPU,
     scenario::{
-        Environment, Found, Target,
+        Environment, Found, Gate, Target,
         direct::{self, DirectConfig, SlowReaders},
         herd::{self, HerdConfig},
         idle::{self, IdleConfig},
@@ -37,6 +37,7 @@ fn environment(service: &Service, run: &str, carriers: &[Carrier]) -> Environmen
         gateways: Arc::new(Gateways::new(&[format!("http://{}", service.node.admin)]).expect("an address")),
         workers: 2,
         tasks: Tasks::new(),
+        gate: Gate::open(),
     }
 }
 
@@ -46,7 +47,7 @@ fn value(found: &Found, name: &str) -> f64 {
 }
 
 fn count(found: &Found, distribution: &str) -> u64 {
-    found.distributions.iter().find(|found| found.name == distribution).map_or(0, |found| found.quantiles.count)
+    found.times.iter().find(|times| times.name == distribution).map_or(0, |times| times.histogram.len())
 }
 
 #[test]
@@ -69,8 +70,8 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
         let recorder = Arc::clone(&environment.recorder);
         let measured = wait(|| recorder.acceptance.total().len() >= 100);
         let found = direct::run(&environment, config, (Duration::ZERO, PATIENCE), measured).await.expect("it runs");
-        let summary = found.findings.summary;
-        assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);
+        let summary = &found.integrity;
+        assert!(found.integrity.violations.is_empty(), "{:?}", found.integrity.examples);
         // Each message is delivered to both devices of the recipient, to the other device of the sender and, for a
         // quarter of the users, twice to the slow device; and it stands in both inboxes.
         let slow = summary.delivered - 3 * summary.accepted;
@@ -139,8 +140,8 @@ fn users_who_were_away_catch_up() {
             patience: PATIENCE,
         };
         let found = offline::run(&environment, config).await.expect("it runs");
-        let summary = found.findings.summary;
-        assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);
+        let summary = &found.integrity;
+        assert!(found.integrity.violations.is_empty(), "{:?}", found.integrity.examples);
         assert_eq!((summary.sent, summary.accepted, summary.delivered, summary.read_back), (301, 301, 301, 602));
         assert!(value(&found, "catch-up rate") > 0.0);
         environment.tasks.finish(Duration::from_secs(5)).await;
@@ -178,11 +179,11 @@ fn herd(trigger: Option<String>) -> HerdConfig {
 }
 
 fn whole_herd(found: &Found) {
-    assert!(found.findings.counts.is_empty(), "{:?}", found.findings.violations);
+    assert!(found.integrity.violations.is_empty(), "{:?}", found.integrity.examples);
     assert_eq!(found.invalid, None);
     assert_eq!((value(found, "connections broken"), value(found, "not back")), (30.0, 0.0));
     assert_eq!((count(found, "back"), count(found, "resumed")), (30, 30));
-    assert_eq!(found.findings.summary.delivered, 60);
+    assert_eq!(found.integrity.delivered, 60);
 }
 
 async fn wait(so: impl Fn() -> bool) {
