@@ -13,9 +13,10 @@ use std::{
 
 use carillon_proto::{
     clock, limits, now_ms,
-    pb::{client::Code, store::session::Protocol},
+    pb::{client::Code, link::ConnectionProgress, store::session::Protocol},
     time_of_envelope,
 };
+use prost::Message as _;
 
 use crate::{
     connections::Connections,
@@ -194,8 +195,11 @@ impl Connection {
 
     fn mail(&mut self, mut mail: Mail, transport: &mut impl Transport) {
         // Directed requests and signals have no client frames yet.
-        for (_, asked) in mem::take(&mut mail.directed) {
-            asked.answer(Err(refusal(Code::Unsupported, "the device takes no requests of this kind", 0)));
+        for (directed, asked) in mem::take(&mut mail.directed) {
+            asked.answer(match directed.progress {
+                true => Ok(self.progress(transport).encode_to_vec().into()),
+                false => Err(refusal(Code::Unsupported, "the device takes no requests of this kind", 0)),
+            });
         }
         let now = now();
         for input in mail.into_inputs() {
@@ -204,6 +208,11 @@ impl Connection {
             }
             self.input_at(now, input, transport);
         }
+    }
+
+    fn progress(&self, transport: &impl Transport) -> ConnectionProgress {
+        let queued_bytes = transport.queued_bytes() as u64;
+        ConnectionProgress { timelines: self.session.progress(), queued_bytes }
     }
 
     /// Measures how long a message took to get here. Those of this client itself go no further.

@@ -68,6 +68,9 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
             let requests = soon(stream::iter([ToStore::default()]));
             StoreClient::with_interceptor(channel, token).stream(requests).await.map(drop)
         }
+        "Store.FindMessage" => {
+            StoreClient::with_interceptor(channel, token).find_message(soon(Default::default())).await.map(drop)
+        }
         "Registry.Watch" | "Registry.Watch at a router" => {
             RegistryClient::with_interceptor(channel, token).watch(soon(WatchRequest {})).await.map(drop)
         }
@@ -115,6 +118,7 @@ fn each_call_opens_to_its_tiers_and_to_nobody_else() {
             ("Backup.Describe", &[Tier::Operator]),
             ("Backup.Read", &[Tier::Operator]),
             ("Store.Stream", &[Tier::Router]),
+            ("Store.FindMessage", &[Tier::Router]),
             ("Registry.Watch", &[Tier::Storage, Tier::Router]),
             ("Registry.Renew", &[Tier::Storage, Tier::Router]),
             ("Registry.Watch at a router", &[Tier::Gateway]),

@@ -159,6 +159,30 @@ impl MessageId {
     pub fn of(time_ms: u64, key: DuplicateKey) -> Self {
         Self((u128::from(time_ms) << 80) | (u128::from_be_bytes(key.0) >> 48))
     }
+
+    /// When the message was accepted, in milliseconds since 1970.
+    pub fn time_ms(self) -> u64 {
+        // 48 bits are left.
+        (self.0 >> 80) as u64
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a message id: 26 digits and capital letters, as `Accepted` tells it")]
+pub struct InvalidMessageId(String);
+
+impl FromStr for MessageId {
+    type Err = InvalidMessageId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMessageId> {
+        let parse = || {
+            let digit = |byte| Self::ALPHABET.iter().position(|known| *known == byte).map(|digit| digit as u128);
+            let fits = text.len() == 26 && text.as_bytes()[0] <= b'7';
+            let add = |id, byte| Some(id << 5 | digit(byte)?);
+            text.bytes().try_fold(0, add).filter(|_| fits).map(Self)
+        };
+        parse().ok_or_else(|| InvalidMessageId(text.chars().take(40).collect()))
+    }
 }
 
 impl fmt::Display for MessageId {
@@ -270,5 +294,15 @@ mod tests {
         assert_ne!(a.to_string(), MessageId::of(1, key(8)).to_string());
         assert!(a.to_string() < b.to_string());
         assert_eq!(a.to_string().len(), 26);
+    }
+
+    #[test]
+    fn a_message_id_is_read_as_it_was_written_and_tells_its_time() {
+        let id = MessageId::of(1_700_000_000_123, DuplicateKey([0xa7; 16]));
+        assert_eq!((id.to_string().parse(), id.time_ms()), (Ok(id), 1_700_000_000_123));
+        let (lower, long) = (id.to_string().to_lowercase(), format!("{id}0"));
+        for wrong in ["", "01", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "0IIIIIIIIIIIIIIIIIIIIIIIII", &lower, &long] {
+            wrong.parse::<MessageId>().expect_err(wrong);
+        }
     }
 }

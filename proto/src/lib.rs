@@ -47,7 +47,9 @@ pub use batch::Batches;
 pub use clock::now_ms;
 pub use duplicate::DuplicateKey;
 pub use envelope::{EncodedNames, EnvelopeParts, time_of_envelope};
-pub use id::{ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, LeaseId, MessageId, UserId, id_text};
+pub use id::{
+    ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId, id_text,
+};
 pub use keyed::{Keyed, KeyedMap, KeyedSet};
 pub use level::Level;
 pub use ready::{Readiness, Ready};

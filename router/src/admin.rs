@@ -2,6 +2,7 @@
 
 mod ending;
 mod erasing;
+mod messages;
 mod put_out;
 mod sessions;
 mod users;
@@ -22,7 +23,7 @@ use carillon_proto::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
             EraseUserReply, EraseUserRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest,
             NodeRelease, PutUserReply, PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus,
-            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, admin_server,
+            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, admin_server,
         },
         diagnostics::Description,
         store::{
@@ -30,6 +31,7 @@ use carillon_proto::{
             directory_command, leads_reply::Led, store_request::Op,
         },
     },
+    peer::PeerSecurity,
 };
 use tokio::{
     sync::watch,
@@ -59,6 +61,8 @@ pub(crate) struct Admin {
     pub(crate) deadline: Duration,
     pub(crate) put_out: PutOut,
     pub(crate) made: LastMade,
+    /// For calls to storage nodes.
+    pub(crate) security: PeerSecurity,
 }
 
 /// When this router made its latest account. A shard tells a repeated command from another one by this time, so it is
@@ -151,6 +155,13 @@ impl admin_server::Admin for Admin {
         let silent = answers.iter().filter(|(_, led)| led.is_none()).map(|(address, _)| address.clone()).collect();
         let releases = releases(&topology.view, &answers);
         Ok(Response::new(StatusReply { registry: Some((*topology.view).clone()), shards, silent, releases }))
+    }
+
+    async fn trace_message(
+        &self,
+        request: Request<TraceMessageRequest>,
+    ) -> Result<Response<TraceMessageReply>, Status> {
+        self.message(request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -158,6 +158,7 @@ impl Router {
                 deadline: config.send_deadline(),
                 put_out: PutOut { links: admins_links, partitions: admins_partitions, peers: admins_peers },
                 made: LastMade::default(),
+                security: security.clone(),
             },
             security: security.clone(),
             here: Arc::clone(&here),

@@ -411,3 +411,33 @@ async fn a_directed_request_gets_exactly_one_answer_whatever_becomes_of_the_othe
     assert_eq!(refusal.code(), client::Code::Unavailable, "its gateway has not ended");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_nodes_of_an_earlier_release_do_not_know_is_told_and_fails_nothing() {
+    use carillon_proto::pb::admin::{
+        KeptMessage, TraceMessageRequest, kept_message::Which, trace_message_request::Message,
+    };
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let mut bobs = cluster.gateway().await;
+    bobs.ask(open(session("bob", "phone", &bobs, 7))).await;
+    let mut admin = cluster.admin();
+    let kept = KeptMessage { user: "bob".into(), which: Some(Which::Seq(1)) };
+    let answered = async {
+        let asked = bobs.until(|message| message.directed.pop()).await;
+        assert!((asked.connection, asked.progress) == (7, true));
+        let refusal = link::Refusal { code: client::Code::Unsupported.into(), ..link::Refusal::default() };
+        let result = Some(link::direct_answer::Result::Refusal(refusal));
+        bobs.answers(link::DirectAnswer { id: asked.id, result }).await;
+    };
+    let request = TraceMessageRequest { message: Some(Message::Kept(kept)) };
+    let (told, ()) = tokio::join!(admin.trace_message(request), answered);
+    let told = told.expect("answered").into_inner();
+    let [inbox] = &told.inboxes[..] else { panic!("{told:?}") };
+    assert_eq!((told.message.is_some(), inbox.seq), (false, 0));
+    assert_eq!(inbox.replicas[0].not_told, "release 0.1.0 does not know the question");
+    assert_eq!(
+        (&*inbox.devices[0].device, &*inbox.devices[0].not_told),
+        ("phone", "its release does not know the question")
+    );
+    cluster.stop().await;
+}

@@ -1,12 +1,14 @@
 //! Requests of routers: through the gRPC service `Store`, in batches in both directions, or as calls from a router in this process.
 
+mod find;
+
 use std::sync::Arc;
 
 use carillon_proto::{
     Batches, ShardId, ShardKind, TimelineId, UserId, limits,
     pb::store::{
-        FromStore, NotHere, NotLeader, Rejected, StoreReply, StoreRequest, TimelineKey, ToStore, rejected::Reason,
-        store_error::Why, store_request::Op, store_server, timeline_command,
+        FindMessageReply, FindMessageRequest, FromStore, NotHere, NotLeader, Rejected, StoreReply, StoreRequest,
+        TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op, store_server, timeline_command,
     },
     peer::cause,
     stream::{Calls, Incoming, Tell},
@@ -52,6 +54,10 @@ impl store_server::Store for StoreService {
 
     async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
         self.open(request.into_inner().into()).map(Response::new)
+    }
+
+    async fn find_message(&self, request: Request<FindMessageRequest>) -> Result<Response<FindMessageReply>, Status> {
+        find::message(started(&self.serving)?, request.into_inner()).await.map(Response::new)
     }
 }
 

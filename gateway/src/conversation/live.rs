@@ -9,7 +9,10 @@ use carillon_proto::{
     Epoch, Position, TimelineId,
     pb::{
         client::{self, Code},
-        link::{Acknowledge, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply, router_request::Op},
+        link::{
+            Acknowledge, ReadTimeline, Refusal, TimelineHead, TimelineProgress, router_reply::Result as Reply,
+            router_request::Op,
+        },
     },
     trace,
 };
@@ -273,6 +276,16 @@ impl Live {
         read.map_err(|OtherEpoch| RESTORED)
     }
 
+    pub(super) fn progress(&self) -> impl Iterator<Item = TimelineProgress> {
+        self.timelines.iter().map(|Timeline { followed, ack }| TimelineProgress {
+            timeline: Some(followed.timeline.id.to_client()),
+            epoch: followed.epoch().0,
+            pushed: followed.given(),
+            head: followed.head(),
+            acknowledged: ack.newest(),
+        })
+    }
+
     /// Answers with the heads known here. Routers report on their own what was missed.
     pub(super) fn pong(&self, nonce: u64, out: &mut Vec<Effect>) {
         let head = |Timeline { followed, .. }: &Timeline| {
@@ -286,8 +299,7 @@ impl Live {
     pub(super) fn ack(&mut self, now: Now, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
         let (Some(position), Some(timeline)) = (position, timeline.and_then(TimelineRef::of)) else { return };
         let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
-        let newest = ack.latest.max(ack.sent).max(ack.done);
-        if position.epoch == followed.epoch().0 && (newest + 1..=followed.head()).contains(&position.seq) {
+        if position.epoch == followed.epoch().0 && (ack.newest() + 1..=followed.head()).contains(&position.seq) {
             ack.latest = position.seq;
             if let Some((_, came)) = ack.measured.take_if(|(seq, _)| *seq <= position.seq) {
                 metrics::acknowledged(now.instant.saturating_duration_since(came));
@@ -398,6 +410,10 @@ impl Timeline {
 }
 
 impl Acks {
+    fn newest(&self) -> u64 {
+        self.latest.max(self.sent).max(self.done)
+    }
+
     fn is_due(&self) -> bool {
         self.latest != 0 && self.sent == 0
     }

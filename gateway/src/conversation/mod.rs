@@ -32,7 +32,7 @@ use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,
     pb::{
         client::Code,
-        link::{Acknowledge, CloseSession, evict::Why, router_request::Op},
+        link::{Acknowledge, CloseSession, TimelineProgress, evict::Why, router_request::Op},
         store::{Session as StoredSession, session::Protocol},
     },
     sessions,
@@ -185,6 +185,14 @@ impl Session {
         match &self.state {
             State::SigningIn(at) => at.awaits_client(),
             State::Live(_) | State::SigningOut { .. } | State::Ended => true,
+        }
+    }
+
+    /// How far the client is in the timelines that it follows.
+    pub(crate) fn progress(&self) -> Vec<TimelineProgress> {
+        match &self.state {
+            State::Live(live) => live.progress().collect(),
+            State::SigningIn(_) | State::SigningOut { .. } | State::Ended => Vec::new(),
         }
     }
 

@@ -83,7 +83,12 @@ impl Followed {
 
     /// The highest known position.
     pub(crate) fn head(&self) -> u64 {
-        self.head.max(self.next - 1)
+        self.head.max(self.given())
+    }
+
+    /// The last position that the client was given, or has had before.
+    pub(crate) fn given(&self) -> u64 {
+        self.next - 1
     }
 
     /// True if the client lacks entries.

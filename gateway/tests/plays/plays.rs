@@ -12,11 +12,12 @@ use carillon_proto::{
             Ack, ClientFrame, Code, Position, Timeline, client_frame::Body, client_service_client::ClientServiceClient,
             server_frame, timeline::Owner,
         },
-        link::{DirectAnswer, Directed, FromRouter, direct_answer},
+        link::{ConnectionProgress, DirectAnswer, Directed, FromRouter, direct_answer},
     },
     tasks::Tasks,
 };
 use parking_lot::Mutex;
+use prost::Message as _;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::{
     net::TcpStream,
@@ -347,7 +348,7 @@ async fn a_directed_request_is_answered_once_whether_or_not_its_connection_is_th
     let world = world(|_| {}).await;
     let bob = world.client("bob", "phone").await;
     let connection = world.router.store.lock().sessions[&("bob".to_owned(), "phone".to_owned())].connection;
-    let directed = |id, connection| Directed { id, connection, from: None, body: Default::default() };
+    let directed = |id, connection| Directed { id, connection, ..Directed::default() };
     let directed = vec![directed(1, connection), directed(2, connection + 1000)];
     world.router.says(FromRouter { directed, ..Default::default() }).await;
     eventually("both are answered", || world.router.store.lock().direct_answers.len() == 2).await;
@@ -360,6 +361,28 @@ async fn a_directed_request_is_answered_once_whether_or_not_its_connection_is_th
     let codes: Vec<_> = answers.iter().map(code).collect();
     assert_eq!(codes, [(1, Code::Unsupported), (2, Code::Unavailable)]);
     drop(bob);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_gateway_tells_how_far_a_connection_is_and_a_device_is_not_asked() {
+    let world = world(|_| {}).await;
+    let (mut alice, mut bob) = (world.client("alice", "phone").await, world.client("bob", "phone").await);
+    alice.says(send("1", "bob")).await;
+    let (seq, _) = delivered(bob.hears().await);
+    let connection = world.router.store.lock().sessions[&("bob".to_owned(), "phone".to_owned())].connection;
+    let directed = vec![Directed { id: 1, connection, progress: true, ..Directed::default() }];
+    world.router.says(FromRouter { directed, ..Default::default() }).await;
+    eventually("it is answered", || world.router.store.lock().direct_answers.len() == 1).await;
+    let answer = world.router.store.lock().direct_answers.remove(0);
+    let progress = match answer.result {
+        Some(direct_answer::Result::Body(body)) => ConnectionProgress::decode(body).expect("decodes"),
+        other => panic!("{other:?}"),
+    };
+    let [of_inbox] = &progress.timelines[..] else { panic!("{progress:?}") };
+    assert_eq!((of_inbox.pushed, of_inbox.head, of_inbox.acknowledged), (seq, seq, 0));
+    assert_eq!((of_inbox.epoch, progress.queued_bytes), (EPOCH, 0));
+    drop((alice, bob));
     world.end().await;
 }
 

@@ -18,6 +18,7 @@ mod session;
 mod status;
 mod storage_nodes;
 mod table;
+mod trace;
 mod user;
 mod user_data;
 
@@ -99,6 +100,8 @@ enum Command {
     /// For reports of problems.
     #[command(subcommand)]
     Debug(debug::Debug),
+    /// Tells what became of a message: where it is stored, and how far each device is. Never shows what it says.
+    Trace(trace::Trace),
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
@@ -176,6 +179,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
+        Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::PutBack) => put_back(&options.load()?),
         Some(Command::Repair(repair)) => repair.run(&options.load()?),
         Some(Command::Backup(backup)) => small(async { backup.run(&options.load()?).await }),

@@ -104,9 +104,11 @@ impl Admin {
 
 /// `None`: its gateway has ended, and the session with it.
 pub(super) fn session_info(topology: &Topology, account: Option<&Account>, session: &Session) -> Option<SessionInfo> {
-    if topology.has_ended(LeaseId(session.lease)) {
-        return None;
-    }
+    (!topology.has_ended(LeaseId(session.lease))).then(|| info(account, session))
+}
+
+/// Also of a session that has ended with its gateway.
+pub(super) fn info(account: Option<&Account>, session: &Session) -> SessionInfo {
     let why = match account {
         Some(account) => sessions::over(account, session),
         None => session.ended.then_some(carillon_proto::pb::link::evict::Why::Operator),
@@ -119,7 +121,7 @@ pub(super) fn session_info(topology: &Topology, account: Option<&Account>, sessi
         Protocol::Unspecified => "other",
     };
     let handle = ConnectionHandle { lease: LeaseId(session.lease), connection: session.connection };
-    Some(SessionInfo {
+    SessionInfo {
         user: session.user.clone(),
         device: session.device.clone(),
         handle: handle.to_string(),
@@ -128,5 +130,5 @@ pub(super) fn session_info(topology: &Topology, account: Option<&Account>, sessi
         by_token: session.by_token,
         token_id: session.token_id.clone(),
         over: why.map(|why| sessions::told(why).to_owned()).unwrap_or_default(),
-    })
+    }
 }

@@ -40,7 +40,7 @@ impl Owner {
         let mut sessions = self.register.all_sessions(&parts.user).iter();
         match sessions.find(|session| *session.device == *device) {
             Some(session) => {
-                let directed = Directed { id: 0, connection: session.connection, from, body };
+                let directed = Directed { connection: session.connection, from, body, ..Directed::default() };
                 let (slot, deadline) = (parts.slot, parts.deadline);
                 self.effects.push(Effect::Direct { gateway: session.lease, directed, slot, deadline });
             }

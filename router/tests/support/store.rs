@@ -12,10 +12,11 @@ use carillon_proto::{
     pb::{
         link::RawEnvelope,
         store::{
-            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FromStore, Head, HeadRead,
-            HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, ReadHead, RegisterReply,
-            RegisterRequest, RegistryView, Rejected, RenewReply, RenewRequest, Session, SessionPut, StoreError,
-            StoreReply, StoreRequest, TimelineKey, ToStore, User, WatchRequest,
+            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FindMessageReply,
+            FindMessageRequest, FromStore, Head, HeadRead, HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node,
+            NodeKind, NotLeader, ReadHead, RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply,
+            RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore, User,
+            WatchRequest,
             directory_command::Op as Directory,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -330,6 +331,10 @@ impl State {
 impl Store for MemoryStore {
     type StreamStream = Out<FromStore>;
 
+    async fn find_message(&self, _: Request<FindMessageRequest>) -> Result<Response<FindMessageReply>, Status> {
+        Err(Status::unimplemented("release 0.1.0 does not have it"))
+    }
+
     async fn stream(&self, request: Request<Streaming<ToStore>>) -> Result<Response<Self::StreamStream>, Status> {
         let mut requests = request.into_inner();
         let (answers, queue) = mpsc::channel(1000);
@@ -396,7 +401,8 @@ impl Registry for MemoryStore {
     }
 
     async fn leads(&self, _: Request<LeadsRequest>) -> Result<Response<LeadsReply>, Status> {
-        Ok(Response::new(LeadsReply::default()))
+        let release = Some(Release { version: "0.1.0".to_owned(), level: 1 });
+        Ok(Response::new(LeadsReply { release, ..LeadsReply::default() }))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterReply>, Status> {

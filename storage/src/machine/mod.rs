@@ -11,6 +11,7 @@ mod directory_reader;
 mod erasure;
 pub(crate) mod keys;
 mod level;
+mod message_reader;
 mod recent;
 mod registry;
 mod retention;
@@ -36,6 +37,7 @@ pub(crate) use self::{
     directory_reader::DirectoryReader,
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
+    message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
     retention::{Retention, SWEEP_CURSORS},
     timeline::{TimelineMachine, TimelineState},
