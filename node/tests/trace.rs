@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use carillon_client::Credential;
 use carillon_proto::pb::client::{Ack, Deliver, Position, Timeline, client_frame::Body, server_frame, timeline::Owner};
@@ -143,4 +143,87 @@ fn a_message_is_followed_to_each_device_also_when_its_gateway_and_its_router_hav
         let refused = asker.command(&["trace", name]).expect_err(name);
         assert!(refused.contains(why), "{name}: {refused}");
     }
+}
+
+/// The events of a watch so far.
+fn events(output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(output).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Waits until these have come, in this order, after the first `skip` events; others may come between. Returns how many were looked at.
+fn in_order(output: &Path, skip: usize, wanted: &[(&str, &str, &str)]) -> usize {
+    let mut looked = 0;
+    until("the events to be shown in their order", PATIENCE, || {
+        let all = events(output);
+        let mut left = all.iter().enumerate().skip(skip);
+        let is = |event: &Value, (name, field, value): &(&str, &str, &str)| {
+            let shown = match &event[*field] {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            event["event"] == *name && shown == *value
+        };
+        let found: Vec<_> = wanted.iter().map_while(|wanted| left.find(|(_, event)| is(event, wanted))).collect();
+        looked = found.last().map_or(0, |(at, _)| at + 1);
+        found.len() == wanted.len()
+    });
+    looked
+}
+
+#[test]
+fn each_step_of_two_users_talk_is_shown_and_goes_on_when_the_owner_is_drained() {
+    let mut cluster = Cluster::start();
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let (mut alice, mut bob) = runtime.block_on(async {
+        let mut alice = sign_in(&cluster, 1, "alice", "laptop").await;
+        // The account has to be there.
+        let bob = sign_in(&cluster, 1, "bob", "tablet").await;
+        alice.send("bob", "before", "secret").await.expect("accepted");
+        (alice, bob)
+    });
+    let output = cluster.data("watch.json");
+    let mut watch = cluster.gateways[0].start_command(&["watch", "bob", "--json"], &output);
+    let both = |output: &Path| events(output).iter().filter(|event| event["event"] == "watching").count() == 2;
+    until("both routers to be watched", PATIENCE, || both(&output));
+    let seen = in_order(&output, 0, &[("signed in", "device", "tablet")]);
+
+    runtime.block_on(async {
+        let mut phone = sign_in(&cluster, 1, "bob", "phone").await;
+        alice.send("bob", "m1", "secret").await.expect("accepted");
+        let at = delivered(&mut phone, 2).await;
+        acknowledge(&mut phone, at).await;
+        bob.send("alice", "m2", "secret").await.expect("accepted");
+        bob.send("nobody", "m3", "secret").await.expect_err("there is nobody");
+        phone.say(Body::SignOut(Default::default())).await;
+        phone.bye().await;
+    });
+    let seen_at = |wanted: &[_]| in_order(&output, seen, wanted);
+    seen_at(&[
+        ("signs in", "device", "phone"),
+        ("sends", "client_id", "m1"),
+        ("stored", "position", "2"),
+        ("accepted", "client_id", "m1"),
+    ]);
+    seen_at(&[("sends", "client_id", "m1"), ("pushed", "position", "2"), ("acknowledges", "position", "2")]);
+    seen_at(&[("sends", "client_id", "m2"), ("stored", "client_id", "m2"), ("accepted", "client_id", "m2")]);
+    let seen = seen_at(&[("sends", "client_id", "m3"), ("refused", "code", "CODE_NOT_FOUND")]);
+    seen_at(&[("acknowledges", "device", "phone"), ("signs out", "device", "phone")]);
+    let accepted = events(&output).into_iter().find(|event| event["event"] == "accepted").expect("shown");
+    assert_eq!((&accepted["user"], &accepted["to"], &accepted["bytes"]), (&"alice".into(), &"bob".into(), &10.into()));
+    assert!(events(&output).iter().all(|event| !event.to_string().contains("secret")), "what is said is not shown");
+
+    let owner = events(&output).into_iter().find(|event| event["owns"] == true).expect("one of them owns the user");
+    let owner = owner["router"].as_str().expect("address").to_owned();
+    let router = cluster.router_addresses().iter().position(|address| *address == owner).expect("one of them");
+    cluster.routers[router].terminate();
+    let seen = in_order(&output, seen, &[("gap", "router", &owner)]);
+    // The other one owns the user by then, or is about to.
+    in_order(&output, 0, &[("owner", "owns", "true")]);
+    runtime.block_on(async { alice.send("bob", "m4", "secret").await }).expect("accepted");
+    in_order(&output, seen, &[("sends", "client_id", "m4"), ("pushed", "client_id", "m4")]);
+    cluster.routers[router].start_again();
+    cluster.routers[router].wait_ready();
+    in_order(&output, seen, &[("watching", "router", &owner)]);
+    assert!(watch.goes_on());
 }

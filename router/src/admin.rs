@@ -6,6 +6,7 @@ mod messages;
 mod put_out;
 mod sessions;
 mod users;
+mod watching;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,8 @@ use carillon_proto::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
             EraseUserReply, EraseUserRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest,
             NodeRelease, PutUserReply, PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus,
-            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, admin_server,
+            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest,
+            admin_server,
         },
         diagnostics::Description,
         store::{
@@ -39,7 +41,8 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::{ending::end_inboxes, put_out::PutOut};
+use self::watching::Events;
+pub(crate) use self::{ending::end_inboxes, put_out::PutOut, watching::Watching};
 use crate::{
     registry::RegistryReader,
     store::{Store, StoreAnswer, StoreFailure},
@@ -63,6 +66,7 @@ pub(crate) struct Admin {
     pub(crate) made: LastMade,
     /// For calls to storage nodes.
     pub(crate) security: PeerSecurity,
+    pub(crate) watching: Watching,
 }
 
 /// When this router made its latest account. A shard tells a repeated command from another one by this time, so it is
@@ -162,6 +166,12 @@ impl admin_server::Admin for Admin {
         request: Request<TraceMessageRequest>,
     ) -> Result<Response<TraceMessageReply>, Status> {
         self.message(request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchStream = Events;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.events(&request.into_inner().user).await.map(Response::new)
     }
 }
 

@@ -96,7 +96,11 @@ pub fn link(mut bytes: &[u8]) {
                 Effect::Answer(slot, answer) => slot.answer(answer),
                 Effect::Signal(_, signal) => assert!(!signal.connections.is_empty(), "told to nobody"),
                 Effect::Direct { slot, .. } => slot.answer(Failure::Unreached.into()),
-                Effect::Push(..) | Effect::Behind(..) | Effect::Evict { .. } | Effect::Deliver(_) => {}
+                Effect::Push(..)
+                | Effect::Behind(..)
+                | Effect::Evict { .. }
+                | Effect::Deliver(_)
+                | Effect::Watched(..) => {}
             }
         }
     }

@@ -35,6 +35,7 @@ mod session;
 pub mod simulation;
 mod store;
 mod topology;
+mod watches;
 
 pub use config::{InvalidConfig, RouterConfig, UnknownRecipient};
 pub use router::{OpenError, Router};

@@ -6,12 +6,14 @@ mod messages;
 mod sessions;
 mod timelines;
 mod users;
+mod watching;
 
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
     KeyedMap, LeaseId, ShardId, TimelineId, UserId,
     pb::{
+        admin::WatchEvent,
         client::Position,
         link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
         store::{
@@ -35,6 +37,7 @@ use crate::{
     send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
     topology::Topology,
+    watches::Watches,
 };
 
 /// Deadline for reading a user; waiting requests may give up earlier.
@@ -71,6 +74,8 @@ pub(crate) enum Effect {
     },
     /// For the owner of its user, which may be this router or another one.
     Deliver(Delivery),
+    /// For those who watch the user.
+    Watched(UserId, Box<WatchEvent>),
 }
 
 pub(crate) struct Owner {
@@ -87,6 +92,8 @@ pub(crate) struct Owner {
     max_devices_per_user: u32,
     /// When restored data was last logged.
     restored_told: Option<Instant>,
+    /// `None`, nearly always: nobody watches anybody.
+    watches: Option<Box<Watches>>,
     pub(crate) effects: Vec<Effect>,
 }
 
@@ -114,6 +121,8 @@ enum Waiter {
 /// An announced or opened session, and the request to answer.
 struct Announced {
     session: Session,
+    /// It is new, and not there since before.
+    signs_in: bool,
     link: u64,
     slot: ReplySlot,
     deadline: Instant,
@@ -172,6 +181,7 @@ impl Owner {
             unknown_recipient,
             max_devices_per_user,
             restored_told: None,
+            watches: None,
             effects: Vec::new(),
         }
     }
@@ -188,6 +198,9 @@ impl Owner {
         if before.ring.version() != self.topology.ring.version() {
             self.accounts.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
             self.checks.ring_changed(now);
+        }
+        if self.watches.is_some() {
+            self.watch_topology(|user| before.owns(user.as_str()));
         }
         self.register.end_leases(|lease| self.topology.has_ended(lease));
     }
@@ -218,7 +231,8 @@ impl Owner {
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => {
                     let RequestContext { user, link, slot, deadline, .. } = parts;
-                    self.put_session(user, Announced { session, link, slot, deadline }, false);
+                    let asked = Announced { session, signs_in: true, link, slot, deadline };
+                    self.put_session(user, asked, false);
                 }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },

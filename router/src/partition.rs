@@ -2,7 +2,13 @@
 
 use std::{future::poll_fn, sync::Arc};
 
-use carillon_proto::{LeaseId, UserId, Woken, clock, now_ms, pb::link::Signal};
+use carillon_proto::{
+    LeaseId, UserId, Woken, clock, now_ms,
+    pb::{
+        admin::{WatchEvent, watch_event::Kind},
+        link::{Push, Signal},
+    },
+};
 use futures_util::StreamExt as _;
 use tokio::{
     sync::{
@@ -25,6 +31,7 @@ use crate::{
     reply::Request,
     store::{AnswerTo, Store, StoreOp, StoreResult},
     topology::Topology,
+    watches::Watcher,
 };
 
 /// A few, so that the work of one link is spread over the cores.
@@ -47,6 +54,7 @@ pub(crate) enum Input {
     Signal(Signal),
     /// Deliveries to any user may have been lost.
     Doubt,
+    Watch(Watcher),
     /// See [`Owner::forget`].
     Forget {
         user: UserId,
@@ -70,6 +78,7 @@ impl Input {
             Self::Changed(user) => owner.changed(&user, now),
             Self::Signal(signal) => owner.signal(signal),
             Self::Doubt => owner.doubt(),
+            Self::Watch(watcher) => owner.watch(watcher),
             Self::Forget { user, gateway, connection, link } => owner.forget(&user, gateway, connection, link),
             Self::AnnouncedAll { gateway, link, ring_version } => owner.announced_all(gateway, link, ring_version),
         }
@@ -138,6 +147,16 @@ impl Partitions {
         true
     }
 
+    /// Told to all partitions; false if they have stopped.
+    pub(crate) async fn watch(&self, watcher: &Watcher) -> bool {
+        for mailbox in self.0.iter() {
+            if mailbox.inputs.send(Input::Watch(watcher.clone())).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// A hint: dropped if the user's partition is full.
     pub(crate) fn changed(&self, user: UserId) {
         let given = self.0[self.index(&user)].inputs.try_send(Input::Changed(user)).is_ok();
@@ -184,6 +203,7 @@ impl Partition {
                     gauge_at = now + GAUGE;
                     metrics::sizes(self.index, self.owner.sizes());
                     self.links.expire(now);
+                    self.owner.sweep_watches();
                 }
                 topology = topologies.next() => {
                     let Some(topology) = topology else { return };
@@ -236,7 +256,7 @@ impl Partition {
                         }
                     }
                     Effect::Answer(slot, answer) => slot.answer(answer),
-                    Effect::Push(gateway, push) => metrics::push(self.links.push(gateway, push)),
+                    Effect::Push(gateway, push) => self.push(gateway, push),
                     Effect::Behind(gateway, behind) => self.links.behind(gateway, behind),
                     Effect::Signal(gateway, signal) => self.links.signal(gateway, signal),
                     Effect::Direct { gateway, directed, slot, deadline } => {
@@ -244,9 +264,26 @@ impl Partition {
                     }
                     Effect::Evict { gateway, connection, why } => self.links.evict(gateway, connection, why),
                     Effect::Deliver(delivery) => self.deliver(delivery),
+                    Effect::Watched(user, event) => self.tell_watchers(&user, *event),
                 }
             }
         }
+    }
+
+    fn push(&mut self, gateway: LeaseId, push: Push) {
+        let watched = self.owner.watched_push(gateway, &push);
+        let given = self.links.push(gateway, push);
+        metrics::push(given);
+        if let Some((user, mut event)) = watched {
+            if !given {
+                event.kind = Kind::PushDropped.into();
+            }
+            self.tell_watchers(&user, event);
+        }
+    }
+
+    fn tell_watchers(&mut self, user: &UserId, event: WatchEvent) {
+        self.owner.tell_watchers(user, &WatchEvent { time_ms: now_ms(), ..event });
     }
 
     fn deliver(&mut self, delivery: Delivery) {

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Admin, LastMade, PutOut, end_inboxes},
+    admin::{Admin, LastMade, PutOut, Watching, end_inboxes},
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
     gateway_links::GatewayLinks,
@@ -159,6 +159,7 @@ impl Router {
                 put_out: PutOut { links: admins_links, partitions: admins_partitions, peers: admins_peers },
                 made: LastMade::default(),
                 security: security.clone(),
+                watching: Watching::new(closing.clone()),
             },
             security: security.clone(),
             here: Arc::clone(&here),

@@ -29,6 +29,12 @@ impl Routers {
         Ok(Self(Callees::new(config, "router", "gateway.routers", addresses)?))
     }
 
+    /// A client for the router at this address.
+    pub(super) fn at(&self, address: &str) -> anyhow::Result<Admin> {
+        let (channel, token) = self.0.at(address)?;
+        Ok(AdminClient::with_interceptor(channel, token))
+    }
+
     /// Asks one router after the other until one answers. `call` must be idempotent.
     pub(super) async fn ask<T>(
         &self,

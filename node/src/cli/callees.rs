@@ -27,6 +27,11 @@ impl Callees {
         Ok(Self { kind, setting, addresses, security: Secrets::of(config).peer_security(config, &[Tier::Operator])? })
     }
 
+    /// The way to one node.
+    pub(super) fn at(&self, address: &str) -> anyhow::Result<(Channel, AddToken)> {
+        Ok((self.security.channel(address).context(self.setting)?, self.security.token()))
+    }
+
     /// The first answer that is not that the node is unavailable. `call` must be idempotent.
     pub(super) async fn ask<T>(
         &self,
@@ -35,8 +40,8 @@ impl Callees {
         let Self { kind, setting, .. } = self;
         let mut last = None;
         for address in &self.addresses {
-            let channel = self.security.channel(address).context(self.setting)?;
-            match call(channel, self.security.token()).await {
+            let (channel, token) = self.at(address)?;
+            match call(channel, token).await {
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
                     last = Some(format!("{address}: {}", cause(&status)));
                 }

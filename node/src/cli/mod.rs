@@ -21,6 +21,7 @@ mod table;
 mod trace;
 mod user;
 mod user_data;
+mod watch;
 
 use std::{borrow::Cow, path::PathBuf, process::ExitCode};
 
@@ -102,6 +103,9 @@ enum Command {
     Debug(debug::Debug),
     /// Tells what became of a message: where it is stored, and how far each device is. Never shows what it says.
     Trace(trace::Trace),
+    /// Shows a user's traffic as it passes through the routers: sign-ins, messages, pushes, acknowledgements, signals. Never what
+    /// they say.
+    Watch(watch::Watch),
     /// Tells a storage node that is alone that its data folder was put back from a copy. To be run while everything is
     /// stopped: at the next start all timelines get new epochs, so that no device takes new messages for old ones.
     PutBack,
@@ -180,6 +184,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
+        Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),
         Some(Command::PutBack) => put_back(&options.load()?),
         Some(Command::Repair(repair)) => repair.run(&options.load()?),
         Some(Command::Backup(backup)) => small(async { backup.run(&options.load()?).await }),

@@ -105,6 +105,15 @@ impl Node {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
+    /// Starts a command of the program with this node's configuration, whose output goes to this file.
+    pub fn start_command(&self, arguments: &[&str], output: &Path) -> Running {
+        let output = File::create(output).expect("output");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(arguments).arg("--config").arg(&self.config).current_dir(self.config.parent().expect("folder"));
+        let errors = output.try_clone().expect("output");
+        Running(command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().expect("the program starts"))
+    }
+
     /// The id of the running process.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
@@ -190,6 +199,23 @@ impl Node {
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+/// A command that runs until it is dropped.
+pub struct Running(Child);
+
+impl Running {
+    pub fn goes_on(&mut self) -> bool {
+        self.0.try_wait().expect("status").is_none()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -162,6 +162,7 @@ impl Owner {
         for (gateway, _) in self.connections_of(user, incarnation, except) {
             let timeline = Some(TimelineId::Inbox(user.clone()).to_client());
             let behind = Behind { timeline, position: Some(position), incarnation };
+            self.watch_head(user, gateway, position.seq);
             self.effects.push(Effect::Behind(gateway, behind));
         }
     }

@@ -11,8 +11,9 @@ use crate::{metrics, reply::Failure, send::RequestContext};
 impl Owner {
     /// Passes a signal to all sessions of a user, or to one device. The sender is not told whether it arrived.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        let Signal { from, user, device, body } = signal;
-        let Ok(user) = UserId::new(&user) else { return };
+        let Ok(user) = UserId::new(&signal.user) else { return };
+        self.watch_signal(&user, &signal);
+        let Signal { from, device, body, user: _ } = signal;
         if body.len() > limits::MAX_SIGNAL_BYTES {
             return metrics::signal(false);
         }
@@ -32,6 +33,7 @@ impl Owner {
 
     /// Passes a directed request to one session, whose gateway answers.
     pub(super) fn direct(&mut self, direct: Direct, parts: RequestContext) {
+        self.watch_direct(&parts.user, &direct);
         let Direct { from, device, body, .. } = direct;
         if body.len() > limits::MAX_SIGNAL_BYTES {
             let failure = Failure::TooLarge { bytes: body.len(), max: limits::MAX_SIGNAL_BYTES };

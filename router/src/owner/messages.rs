@@ -18,10 +18,17 @@ use crate::{
 
 impl Owner {
     pub(super) fn send(&mut self, send: link::Send, parts: RequestContext, now: Instant, time_ms: u64) {
+        let watched = self.watches.is_some().then(|| send.clone());
         let sending = match Sending::new(send, parts, &mut self.keys, now, time_ms) {
             Ok(sending) => Box::new(sending),
-            Err((slot, failure)) => return self.refuse(slot, &failure),
+            Err((slot, failure)) => {
+                if let Some(send) = watched {
+                    self.watch_unreadable(&send, &failure);
+                }
+                return self.refuse(slot, &failure);
+            }
         };
+        self.watch_send(&sending);
         if let Some(account) = self.accounts.get(&sending.recipient) {
             metrics::account_lookup(true);
             return self.begin(sending, account, now);
@@ -66,6 +73,7 @@ impl Owner {
         match placed(sending, answer, now) {
             // The message is in both inboxes, whoever owns the name now.
             Ok((mut sending, position)) => {
+                self.watch_accepted(&sending, position.seq);
                 let accepted = sending.accepted(position);
                 self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
             }
@@ -73,7 +81,7 @@ impl Owner {
                 sending.key_names_recipient = true;
                 self.look_for_first(sending, now);
             }
-            Err((sending, failure)) => self.refuse(sending.slot, &failure),
+            Err((sending, failure)) => self.refuse_send(*sending, &failure),
         }
     }
 
@@ -120,9 +128,10 @@ impl Owner {
                 if matches!(failure, Failure::Store(StoreFailure::Expired { .. }) | Failure::Halfway { .. }) {
                     self.may_have_missed(&sending.recipient);
                 }
-                return self.refuse(sending.slot, &failure);
+                return self.refuse_send(*sending, &failure);
             }
         };
+        self.watch_stored(&sending, position.seq);
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
             user: sending.recipient.clone(),
@@ -134,6 +143,7 @@ impl Owner {
             passed_on: false,
         };
         if to_oneself {
+            self.watch_accepted(&sending, position.seq);
             let accepted = sending.accepted(position);
             self.effects.push(Effect::Answer(sending.slot, Answer::Accepted(accepted)));
         } else {
@@ -149,7 +159,7 @@ impl Owner {
     /// The cached account has ended: the name has no owner now, or a new one.
     fn send_again(&mut self, mut sending: Box<Sending>, now: Instant) {
         if std::mem::replace(&mut sending.read_again, true) {
-            return self.refuse(sending.slot, &Failure::Changing);
+            return self.refuse_send(*sending, &Failure::Changing);
         }
         let recipient = sending.recipient.clone();
         self.accounts.forget(&recipient);
@@ -172,13 +182,14 @@ impl Owner {
             // The sender was deleted meanwhile: its gateway ends the session, and the outcome of the message is
             // unknown.
             Err((sending, failure @ Failure::Store(StoreFailure::Gone { .. }))) => {
-                return self.refuse(sending.slot, &failure);
+                return self.refuse_send(*sending, &failure);
             }
             Err((sending, failure)) => {
                 tracing::debug!(%failure, "a message stands in one of its two inboxes");
-                return self.refuse(sending.slot, &failure.halfway());
+                return self.refuse_send(*sending, &failure.halfway());
             }
         };
+        self.watch_accepted(&sending, position.seq);
         let accepted = sending.accepted(position);
         // The session that sent it learns the position from the answer.
         let from = (sending.lease, sending.connection);

@@ -7,6 +7,7 @@ use carillon_proto::{
         link::{SessionOpened, TimelineHead, evict::Why},
         store::{self, DeleteSession, Head, PutSession, directory_command},
     },
+    sessions,
 };
 use tokio::time::Instant;
 
@@ -32,7 +33,7 @@ impl Owner {
             };
         }
         let RequestContext { user, link, deadline, slot, .. } = parts;
-        let announced = Announced { session, link, slot, deadline };
+        let announced = Announced { session, signs_in: false, link, slot, deadline };
         self.wait(&user, Waiter::Announce(Box::new(announced)), now);
     }
 
@@ -43,6 +44,7 @@ impl Owner {
         let known = Session::new(session, announced.link);
         let is_stored = rows.iter().any(|row| is_same(row, session) && row.generation == session.generation);
         if is_stored && !self.register.has_other(user, &known) {
+            self.watch_signed_in(user, session, true);
             self.put(user, incarnation, known);
             let Announced { session, slot, deadline, .. } = announced;
             self.told(user.clone(), incarnation, session, slot, deadline);
@@ -53,7 +55,9 @@ impl Owner {
 
     pub(super) fn put_session(&mut self, user: UserId, mut asked: Announced, announced: bool) {
         if let Err(wrong) = DeviceId::new(&asked.session.device) {
-            return self.refuse(asked.slot, &wrong.into());
+            let wrong = wrong.into();
+            self.watch_not_signed_in(&user, &asked.session.device, &wrong);
+            return self.refuse(asked.slot, &wrong);
         }
         user.as_str().clone_into(&mut asked.session.user);
         let op = directory_command::Op::PutSession(PutSession {
@@ -66,21 +70,28 @@ impl Owner {
     }
 
     pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
-        let Announced { mut session, link, slot, deadline } = asked;
+        let Announced { mut session, signs_in, link, slot, deadline } = asked;
         let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
             // It may have been stored nevertheless: then the gateway closes it, or asks again.
-            other => return self.refuse(slot, &not_put(other)),
+            other => {
+                let failure = not_put(other);
+                self.watch_not_signed_in(&user, &session.device, &failure);
+                return self.refuse(slot, &failure);
+            }
         };
         if put.kept.is_some() {
+            self.watch_signed_out(&user, &session, sessions::told(Why::Replaced));
             self.register.remove(&user, LeaseId(session.lease), session.connection);
             return self.lost(slot);
         }
         if let Some(replaced) = put.replaced.filter(|replaced| !is_same(replaced, &session)) {
+            self.watch_signed_out(&user, &replaced, sessions::told(Why::Replaced));
             let (gateway, connection) = (LeaseId(replaced.lease), replaced.connection);
             self.effects.push(Effect::Evict { gateway, connection, why: Why::Replaced });
         }
         session.generation = put.generation;
+        self.watch_signed_in(&user, &session, !signs_in);
         self.put(&user, put.incarnation, Session::new(&session, link));
         self.told(user, put.incarnation, session, slot, deadline);
     }
@@ -119,6 +130,7 @@ impl Owner {
     pub(super) fn close_session(&mut self, session: &store::Session, parts: RequestContext, now: Instant) {
         let RequestContext { user, slot, deadline, .. } = parts;
         let (gateway, connection) = (LeaseId(session.lease), session.connection);
+        self.watch_signed_out(&user, session, "");
         self.register.remove(&user, gateway, connection);
         // An announcement that still waits for the account would restore the session.
         let is_of_it = |waiter: &Waiter| match waiter {

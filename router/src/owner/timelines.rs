@@ -40,6 +40,7 @@ impl Owner {
                 self.refuse(parts.slot, &Failure::Invalid("position is of epoch 0"));
             }
             Ok((timeline, id, position)) => {
+                self.watch_acknowledged(&parts.user, &id, position);
                 let RequestContext { user, slot, deadline, .. } = parts;
                 let device = Device { user, id, incarnation: acknowledge.incarnation };
                 let life = Life { timeline, epoch: Epoch(position.epoch) };
@@ -133,6 +134,7 @@ impl Owner {
             Ok(timeline) => timeline,
             Err(failure) => return self.refuse(parts.slot, &failure),
         };
+        self.watch_read(&parts.user, read.from_seq);
         let most = |asked: u32, most: u32| if asked == 0 { most } else { asked.min(most) };
         let op = store_request::Op::ReadTimeline(store::ReadTimeline {
             timeline: Some(timeline.to_key()),

@@ -102,9 +102,15 @@ impl Owner {
 
     pub(super) fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
         match waiter {
-            Waiter::Send(sending) => self.refuse(sending.slot, failure),
+            Waiter::Send(sending) => self.refuse_send(*sending, failure),
             Waiter::Nobody => {}
-            Waiter::Announce(announced) => self.refuse(announced.slot, failure),
+            Waiter::Announce(announced) => {
+                let session = announced.session;
+                if let Ok(user) = UserId::new(&session.user) {
+                    self.watch_not_signed_in(&user, &session.device, failure);
+                }
+                self.refuse(announced.slot, failure);
+            }
         }
     }
 
@@ -119,6 +125,7 @@ impl Owner {
                 None => going_on.push(session),
                 Some(why) => {
                     let connection = session.connection;
+                    self.watch_signed_out(user, &session, sessions::told(why));
                     self.register.remove(user, gateway, connection);
                     self.effects.push(Effect::Evict { gateway, connection, why });
                 }

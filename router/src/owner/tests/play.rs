@@ -144,6 +144,7 @@ impl Play {
             Effect::Behind(lease, behind) => Did::Behind(lease.0, behind.position.expect("set").seq),
             Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
+            Effect::Watched(user, event) => Did::Watched(user.as_str().to_owned(), *event),
         }
     }
 
@@ -218,6 +219,7 @@ pub(super) enum Did {
     Direct(u64, u64, Bytes),
     Evict(u64, u64),
     Deliver(Delivery),
+    Watched(String, WatchEvent),
 }
 
 pub(super) fn session(user: &str, device: &str, lease: u64, connection: u64) -> Session {
