@@ -277,6 +277,29 @@ def test_a_tier_can_be_applied_alone(rendered):
             assert one["metadata"]["labels"]["app.kubernetes.io/component"] == tier, called(one)
 
 
+# ---- The canary ------------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_sends_through_the_gateways_service_and_may_do_no_more(rendered):
+    canary = rendered.kind("Deployment")["carillon-canary"]
+    pod = template(canary)["spec"]
+    [container] = pod["containers"]
+    paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/startedz", "liveness": "/healthz", "readiness": "/readyz"}
+    [name] = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    settings = tomllib.loads(rendered.kind("ConfigMap")[name]["data"]["canary.toml"])
+    assert pod["terminationGracePeriodSeconds"] * 1000 >= settings["shutdown_deadline_ms"] + 5000
+    gateways = rendered.kind("Service")["carillon-gateway"]["spec"]["ports"]
+    for url, port in zip(settings["canary"]["gateways"], gateways):
+        assert re.fullmatch(rf"\w+://carillon-gateway:{port['port']}(/ws)?", url)
+    assert settings["cluster"]["tokens"] == {"operator_file": "/etc/carillon/tokens/operator"}
+    source = {"labels": template(canary)["metadata"]["labels"], "ours": True}
+    ports = {"storage": 7401, "router": 7402, "gateway": 7410}
+    assert {target for target, port in ports.items() if allowed(rendered, source, target, port)} == {"router", "gateway"}
+    # Nobody else gets to the routers by its policy.
+    assert not allowed(rendered, {"labels": {"carillon-client": "true"}, "ours": True}, "router", 7402)
+
+
 # ---- Security -------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ import rules
 CARILLON = pathlib.Path(os.environ.pop("CARILLON_BIN", rules.ROOT / "target/release/carillon")).resolve()
 LOADTEST = CARILLON.with_name("carillon-loadtest")
 LISTEN = "127.0.0.1:9190"
+# The operator's listener of the canary, which `carillon cluster` does not start.
+CANARY = "127.0.0.1:7590"
 
 
 def until(what, condition, deadline=60):
@@ -60,7 +62,8 @@ class Prometheus:
     def is_up(self):
         try:
             return self.ask("query", query="up")["status"] == "success"
-        except OSError:
+        # While it starts, it answers with plain text.
+        except (OSError, ValueError):
             return False
 
     def found(self, query):
@@ -78,6 +81,7 @@ def configuration(folder):
     """The configuration as it is delivered, but with a second between scrapes."""
     text = (rules.PROMETHEUS / "prometheus.yml").read_text()
     text = text.replace("interval: 15s", "interval: 1s").replace("rules.yaml", str(rules.PROMETHEUS / "rules.yaml"))
+    text += f'  - job_name: carillon-canary\n    static_configs: [{{targets: ["{CANARY}"]}}]\n'
     file = folder / "prometheus.yml"
     file.write_text(text.replace("alerts.yaml", str(rules.PROMETHEUS / "alerts.yaml")))
     return file
@@ -112,7 +116,27 @@ def cluster(folder):
 
 
 @pytest.fixture(scope="session")
-def prometheus(folder, cluster):
+def canary(folder, cluster):
+    nodes = json.loads((folder / "local/cluster.json").read_text())["nodes"]
+    of = lambda listener: [node["addresses"][listener] for node in nodes if listener in node["addresses"]]
+    routers = [node["addresses"]["rpc"] for node in nodes if node["role"] == "router"]
+    gateways = [f"tcp://{address}" for address in of("tcp")] + [f"ws://{address}/ws" for address in of("ws")]
+    config = folder / "canary.toml"
+    config.write_text(
+        f'data_dir = "canary"\ncluster.secret_file = "local/secrets/cluster"\nadmin.listen = "{CANARY}"\n'
+        f"gateway.routers = {json.dumps(routers)}\ncanary.gateways = {json.dumps(gateways)}\ncanary.interval_ms = 500\n"
+    )
+    process = Process(folder, "canary", CARILLON, "canary", "--config", config)
+    try:
+        until("the canary is well", lambda: answers(f"http://{CANARY}/readyz"))
+        yield process
+        assert process.runs(), process.log.read_text()
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def prometheus(folder, cluster, canary):
     load = Process(
         folder, "load", LOADTEST, "direct", "--url", "tcp://127.0.0.1:7510", "--url", "ws://127.0.0.1:7515/ws",
         "--token-secret-file", "local/secrets/token", "--users", "20", "--rate", "100", "--seconds", "150",

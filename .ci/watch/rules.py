@@ -70,7 +70,7 @@ def page():
 def metrics_in(text, known):
     """The metrics that a text names; names of a histogram's series count for it. Others come back as they are."""
     found = set()
-    for name in re.findall(r"\bcarillon_(?:gateway|router|storage|node)_\w+", text):
+    for name in re.findall(r"\bcarillon_(?:gateway|router|storage|canary|node)_\w+", text):
         whole = re.sub(r"_(bucket|count|sum)$", "", name)
         found.add(whole if whole in known and known[whole][0] == "histogram" else name)
     return found

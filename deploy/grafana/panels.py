@@ -92,6 +92,17 @@ OVERVIEW = [
               query('carillon:slow_deliveries:ratio_rate6h{namespace=~"$namespace"}', "6 hours")),
     ]),
     ("Messages", [SENDS, SEND_LATENCY, DELIVERY_LATENCY]),
+    ("Canary", [
+        panel("Messages of the canary", "ops", "Messages that canaries send through the whole path, by what became of them. All should be ok.",
+              rate("carillon_canary_rounds_total", "result")),
+        panel("Time to the canary", "s", "From sending to the acceptance, and to the delivery, of the canaries' messages as clients see it.",
+              query(f"histogram_quantile(0.99, sum by (le) (rate(carillon_canary_acceptance_seconds_bucket{{$of}}[{RATE}])))", "p99 accepted"),
+              query(f"histogram_quantile(0.99, sum by (le) (rate(carillon_canary_delivery_seconds_bucket{{$of}}[{RATE}])))", "p99 delivered")),
+        panel("Since the canary was well", "s", "Time since a canary's message went well.",
+              query("time() - carillon_canary_last_success_timestamp_seconds{$of}")),
+        panel("Connections that the canary lost", "ops", "Times that a client of a canary lost its connection: a roll of the gateways costs each one.",
+              rate("carillon_canary_reconnects_total")),
+    ]),
     ("Users", [
         panel("Sessions", "short", "Connections that are signed in, and all that are open.",
               query("sum(carillon_gateway_sessions{$of})", "signed in"), query("sum(carillon_gateway_connections{$of})", "open")),

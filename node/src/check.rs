@@ -52,8 +52,9 @@ fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
     let secrets = Secrets::of(config);
     let invalid = secrets.invalid(config);
     found.problems.extend(invalid.iter().map(ToString::to_string));
-    if invalid.is_empty() {
-        match secrets.peer_security(config, &tiers(roles)) {
+    let tiers = tiers(roles, config);
+    if invalid.is_empty() && !tiers.is_empty() {
+        match secrets.peer_security(config, &tiers) {
             // The process creates what is missing.
             Err(SecretError::NoClusterSecret { .. }) if is_whole(roles) => {}
             Err(error) => found.problems.push(error.to_string()),

@@ -87,6 +87,7 @@ fn kept_back(config: &Config, roles: &[Role]) -> u64 {
         Role::Storage => STORE + config.storage.timeline_open_files as u64 + PEERS + MAX_UNPROVEN_PEERS as u64,
         Role::Router => PEERS + MAX_UNPROVEN_PEERS as u64,
         Role::Gateway => PEERS + MAX_REFUSED as u64,
+        Role::Canary => PEERS,
     };
     PROCESS + ADMIN_CONNECTIONS as u64 + roles.iter().map(of).sum::<u64>()
 }

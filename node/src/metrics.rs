@@ -61,6 +61,7 @@ fn recorded(roles: &[Role]) -> impl Iterator<Item = &'static Metric> {
         Role::Storage => carillon_storage::metrics::ALL,
         Role::Router => carillon_router::metrics::ALL,
         Role::Gateway => carillon_gateway::metrics::ALL,
+        Role::Canary => carillon_canary::metrics::ALL,
     });
     RECORDED.iter().chain(of_roles)
 }
@@ -114,12 +115,13 @@ mod tests {
     use super::*;
 
     /// Each group of metrics, with the beginning of its names.
-    pub(super) fn groups() -> [(&'static str, Vec<Metric>); 4] {
+    pub(super) fn groups() -> [(&'static str, Vec<Metric>); 5] {
         let of_process = RECORDED.iter().chain(&process::ALL).chain(&queues::ALL).copied().collect();
         [
             ("carillon_gateway_", carillon_gateway::metrics::ALL.to_vec()),
             ("carillon_router_", carillon_router::metrics::ALL.to_vec()),
             ("carillon_storage_", carillon_storage::metrics::ALL.to_vec()),
+            ("carillon_canary_", carillon_canary::metrics::ALL.to_vec()),
             ("carillon_node_", of_process),
         ]
     }

@@ -7,10 +7,12 @@ pub enum Role {
     Storage,
     Router,
     Gateway,
+    /// A client of the others, which runs alone.
+    Canary,
 }
 
 impl Role {
-    /// The order in which roles start; they stop in the opposite order.
+    /// The roles of a service, in the order in which they start; they stop in the opposite order.
     pub const ALL: &[Self] = &[Self::Storage, Self::Router, Self::Gateway];
 
     pub fn as_str(self) -> &'static str {
@@ -18,6 +20,7 @@ impl Role {
             Self::Storage => "storage",
             Self::Router => "router",
             Self::Gateway => "gateway",
+            Self::Canary => "canary",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use carillon_canary::Canary;
 use carillon_gateway::{Gateway, GatewayConfig};
 use carillon_proto::{
     peer::{PeerSecurity, Tier},
@@ -28,11 +29,13 @@ pub struct Running {
     storage: Option<Storage>,
     router: Option<Router>,
     gateway: Option<Gateway>,
+    canary: Option<Canary>,
     roles: Vec<Role>,
     /// True for a process with all roles, which makes its own cluster if its disk is empty.
     makes_cluster: bool,
     secrets: Secrets,
-    security: PeerSecurity,
+    /// `None`: this process calls no node, and nobody calls it.
+    security: Option<PeerSecurity>,
     certificates: Certificates,
     health: Health,
     addresses: Addresses,
@@ -70,6 +73,8 @@ pub enum StartError {
     Router(#[from] carillon_router::OpenError),
     #[error("{hint}{0}", hint = gateway_hint(.0))]
     Gateway(#[from] carillon_gateway::OpenError),
+    #[error(transparent)]
+    Canary(#[from] carillon_canary::OpenError),
     #[cfg(feature = "planted-bugs")]
     #[error(transparent)]
     PlantedBug(#[from] carillon_proto::planted::UnknownBug),
@@ -87,12 +92,13 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     if is_whole(roles) {
         secrets.generate()?;
     }
-    let mut security = secrets.peer_security(&config, &tiers(roles))?;
-    if let Some(why) = no_operator(roles, &security) {
+    let tiers = tiers(roles, &config);
+    let mut security = if tiers.is_empty() { None } else { Some(secrets.peer_security(&config, &tiers)?) };
+    if let Some(why) = security.as_ref().and_then(|security| no_operator(roles, security)) {
         tracing::warn!("{why}");
     }
     if roles.len() > 1 {
-        security = security.within_process();
+        security = security.map(PeerSecurity::within_process);
     }
     let recorder = metrics::install().map_err(StartError::Metrics)?;
     let tasks = Tasks::new();
@@ -110,12 +116,13 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     certificates.run(&tasks);
     let shutdown_deadline = Duration::from_millis(config.shutdown_deadline_ms);
     let makes_cluster = is_whole(roles) && config.storage.members.len() <= 1;
-    let opened = open(config, roles, &secrets, &security, &health, &mut addresses).await?;
-    let Opened { storage, router, gateway } = opened;
+    let opened = open(config, roles, &secrets, security.as_ref(), &health, &mut addresses).await?;
+    let Opened { storage, router, gateway, canary } = opened;
     let running = Running {
         storage,
         router,
         gateway,
+        canary,
         roles: roles.to_vec(),
         makes_cluster,
         secrets,
@@ -135,19 +142,27 @@ struct Opened {
     storage: Option<Storage>,
     router: Option<Router>,
     gateway: Option<Gateway>,
+    canary: Option<Canary>,
 }
 
 async fn open(
     config: Config,
     roles: &[Role],
     secrets: &Secrets,
-    security: &PeerSecurity,
+    security: Option<&PeerSecurity>,
     health: &Health,
     addresses: &mut Addresses,
 ) -> Result<Opened, StartError> {
     let mut gateway_config = gateway_config(&config, roles, secrets);
     let mut router_config = config.router;
     let mut all = Opened::default();
+    if roles.contains(&Role::Canary) {
+        let opened = Canary::open(config.canary, gateway_config.routers.clone(), security.cloned())?;
+        health.opened(Role::Canary, opened.ready());
+        all.canary = Some(opened);
+    }
+    // Only a canary can do without.
+    let Some(security) = security else { return Ok(all) };
     if roles.contains(&Role::Storage) {
         let opened = Storage::open(config.storage, security.clone()).await?;
         addresses.storage = Some(opened.address());
@@ -221,13 +236,14 @@ fn router_hint(error: &carillon_router::OpenError) -> &'static str {
 }
 
 /// The tiers of these roles; calls are made as the first tier.
-pub(crate) fn tiers(roles: &[Role]) -> Vec<Tier> {
+pub(crate) fn tiers(roles: &[Role], config: &Config) -> Vec<Tier> {
     let tier = |role: &Role| match role {
-        Role::Storage => Tier::Storage,
-        Role::Router => Tier::Router,
-        Role::Gateway => Tier::Gateway,
+        Role::Storage => Some(Tier::Storage),
+        Role::Router => Some(Tier::Router),
+        Role::Gateway => Some(Tier::Gateway),
+        Role::Canary => config.canary.makes_accounts().then_some(Tier::Operator),
     };
-    roles.iter().map(tier).collect()
+    roles.iter().filter_map(tier).collect()
 }
 
 /// A warning if a router here does not know the operator's token.
@@ -255,6 +271,9 @@ impl Running {
         if let Some(gateway) = &self.gateway {
             gateway.run(&self.tasks);
         }
+        if let Some(canary) = &self.canary {
+            canary.run(&self.tasks);
+        }
     }
 
     /// Reads the files of this configuration again: certificates, keys and tokens. Returns the errors; a file with an
@@ -262,8 +281,9 @@ impl Running {
     pub(crate) fn reload(&self, config: &Config) -> Vec<String> {
         let mut failures = Vec::new();
         let peers = || {
+            let Some(security) = &self.security else { return Ok(()) };
             let (tokens, tls) = (self.secrets.tokens(config)?, peer_tls(config)?);
-            self.security.replace(tokens, tls.as_ref()).map_err(SecretError::from)
+            security.replace(tokens, tls.as_ref()).map_err(SecretError::from)
         };
         failures.extend(peers().err().map(|error| error.to_string()));
         if let Some(gateway) = &self.gateway {
@@ -311,6 +331,9 @@ impl Running {
         let deadline = Instant::now() + self.shutdown_deadline;
         self.health.set_draining();
         let in_order = async {
+            if let Some(canary) = &self.canary {
+                canary.drain().await;
+            }
             if let Some(gateway) = &self.gateway {
                 gateway.drain(deadline).await;
             }

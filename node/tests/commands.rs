@@ -214,7 +214,7 @@ fn the_examples_of_configurations_are_right() {
     let write = |name: &str| {
         fs::write(folder.path().join(name), example(name, folder.path())).expect("written");
     };
-    for role in ["storage", "router", "gateway"] {
+    for role in ["storage", "router", "gateway", "canary"] {
         let name = format!("{role}.toml");
         write(&name);
         let output = carillon(&[role, "--check-config", "--config", &name], folder.path());

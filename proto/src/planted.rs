@@ -16,14 +16,20 @@ pub enum PlantedBug {
     DropPush,
     /// Two messages of one sender are swapped within a log entry.
     ReorderBatch,
+    /// A router pushes nothing to the user whom the file of [`WHOM`] names, as long as there is such a file.
+    WithholdPushes,
 }
+
+/// The environment variable that names a file with a user's name.
+pub const WHOM: &str = "CARILLON_PLANTED_WHOM";
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{VARIABLE} is {0:?}: it must be one of {names}", names = PlantedBug::ALL.map(PlantedBug::name).join(", "))]
 pub struct UnknownBug(String);
 
 impl PlantedBug {
-    pub const ALL: [Self; 4] = [Self::AckBeforeCommit, Self::ForgetDuplicates, Self::DropPush, Self::ReorderBatch];
+    pub const ALL: [Self; 5] =
+        [Self::AckBeforeCommit, Self::ForgetDuplicates, Self::DropPush, Self::ReorderBatch, Self::WithholdPushes];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +37,7 @@ impl PlantedBug {
             Self::ForgetDuplicates => "forget-duplicates",
             Self::DropPush => "drop-push",
             Self::ReorderBatch => "reorder-batch",
+            Self::WithholdPushes => "withhold-pushes",
         }
     }
 
@@ -44,6 +51,12 @@ impl PlantedBug {
 
     pub fn is_planted(self) -> bool {
         Self::of_process() == Ok(Some(self))
+    }
+
+    /// True if it is planted, and concerns this user now.
+    pub fn concerns(self, user: &str) -> bool {
+        let named = || env::var_os(WHOM).and_then(|file| std::fs::read_to_string(file).ok());
+        self.is_planted() && named().is_some_and(|named| named.trim() == user)
     }
 
     /// Reads the environment once.

@@ -23,6 +23,8 @@ mod owner;
 mod part;
 mod partition;
 mod peers;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod recent_keys;
 mod register;
 mod registry;

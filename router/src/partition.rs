@@ -272,6 +272,10 @@ impl Partition {
 
     fn push(&mut self, gateway: LeaseId, push: Push) {
         let watched = self.owner.watched_push(gateway, &push);
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::withholds(&push) {
+            return;
+        }
         let given = self.links.push(gateway, push);
         metrics::push(given);
         if let Some((user, mut event)) = watched {

@@ -1,5 +1,6 @@
 //! The real service with a bug planted in it, and the load generator's verdict on it. See docs/testing.md.
 
+mod canary;
 mod load;
 mod service;
 

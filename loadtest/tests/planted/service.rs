@@ -13,7 +13,7 @@ use std::{
 };
 
 use carillon::{Layers, Role, Telemetry};
-use carillon_proto::planted::VARIABLE;
+use carillon_proto::planted::{VARIABLE, WHOM};
 use tempfile::TempDir;
 
 const CONFIG: &str = "CARILLON_TEST_SERVICE";
@@ -61,6 +61,27 @@ impl Service {
         Self { bug: bug.map(str::to_owned), folder, ip, process: None }
     }
 
+    /// The file with the name of the user whom a planted bug concerns.
+    pub(crate) fn whom(&self) -> PathBuf {
+        self.folder.path().join("whom")
+    }
+
+    /// The configuration of a canary of this service.
+    pub(crate) fn canary(&self) -> String {
+        format!(
+            r#"
+            data_dir = "{data}"
+            cluster.secret = "cluster-secret-of-the-tests"
+            admin.listen = "{ip}:7500"
+            gateway.routers = ["{ip}:7402"]
+            canary.gateways = ["{url}"]
+            "#,
+            data = self.folder.path().join("canary").display(),
+            ip = self.ip,
+            url = self.url(),
+        )
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("tcp://{}:7410", self.ip)
     }
@@ -74,6 +95,7 @@ impl Service {
             .env(CONFIG, self.folder.path().join("service.toml"))
             .env_remove(VARIABLE)
             .envs(self.bug.as_ref().map(|bug| (VARIABLE, bug)))
+            .env(WHOM, self.whom())
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log);
@@ -134,7 +156,12 @@ impl Service {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((self.ip, 7400)), Duration::from_secs(1)).ok()?;
+        self.get_from(7400, path)
+    }
+
+    /// From the listener of an operator at this port of the service's address.
+    pub(crate) fn get_from(&self, port: u16, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((self.ip, port)), Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();

@@ -76,6 +76,9 @@ enum Command {
     Router(serve::Serve),
     /// A storage node.
     Storage(serve::Serve),
+    /// A canary: sends a message through the whole service every few seconds, and says by /readyz and metrics whether it is
+    /// delivered.
+    Canary(serve::Serve),
     /// Makes, shows and removes accounts, and hands out what is kept of a user.
     #[command(subcommand)]
     User(user::User),
@@ -175,6 +178,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),
         Some(Command::Router(serve)) => serve::run(&[Role::Router], &options, serve),
         Some(Command::Storage(serve)) => serve::run(&[Role::Storage], &options, serve),
+        Some(Command::Canary(serve)) => serve::run(&[Role::Canary], &options, serve),
         Some(Command::User(user)) => small(async { user.run(&options.load()?).await }),
         Some(Command::Session(session)) => small(async { session.run(&options.load()?).await }),
         Some(Command::Token(token)) => token.run(&options.load()?),

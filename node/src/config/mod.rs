@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use carillon_canary::CanaryConfig;
 use carillon_gateway::GatewayConfig;
 use carillon_proto::peer::Tier;
 use carillon_router::RouterConfig;
@@ -37,6 +38,7 @@ pub struct Config {
     pub storage: StorageConfig,
     pub router: RouterConfig,
     pub gateway: GatewayConfig,
+    pub canary: CanaryConfig,
 }
 
 /// How nodes authenticate to each other.
@@ -134,6 +136,7 @@ impl Default for Config {
             storage: StorageConfig::default(),
             router: RouterConfig::default(),
             gateway: GatewayConfig::default(),
+            canary: CanaryConfig::default(),
         }
     }
 }
@@ -210,6 +213,11 @@ impl Config {
                     }
                     if u64::from(drain_ms) >= deadline_ms {
                         add("drain_ms", &format!("is {drain_ms}, but {given_up}"));
+                    }
+                }
+                Role::Canary => {
+                    if let Err(error) = self.canary.validate() {
+                        add(error.key, &error.why);
                     }
                 }
                 Role::Gateway => {

@@ -36,10 +36,11 @@ shows the metric.
 | acknowledged | `carillon_gateway_acknowledge_latency_seconds` | the recipient's device has acknowledged it |
 ";
 
-const TITLES: [(&str, &str); 4] = [
+const TITLES: [(&str, &str); 5] = [
     ("carillon_gateway_", "Gateways"),
     ("carillon_router_", "Routers"),
     ("carillon_storage_", "Storage nodes"),
+    ("carillon_canary_", "Canaries"),
     ("carillon_node_", "All processes"),
 ];
 
@@ -123,7 +124,7 @@ fn names_in_sources(folder: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn each_metric_in_the_sources_is_described() {
     let mut used = BTreeSet::new();
-    for krate in ["proto", "gateway", "router", "storage", "node"] {
+    for krate in ["proto", "gateway", "router", "storage", "canary", "node"] {
         names_in_sources(&root().join(krate).join("src"), &mut used);
     }
     let described: BTreeSet<String> =

@@ -118,6 +118,26 @@ impl Cluster {
         carillon_loadtest::token::sign(TOKEN_SECRET, user)
     }
 
+    /// A canary that signs in at both gateways, and makes its accounts at the routers.
+    pub fn canary(&self, settings: &str) -> Node {
+        self.canary_without_token(&format!(
+            "{settings}gateway.routers = {:?}\ncluster.secret = {CLUSTER_SECRET:?}\n",
+            self.router_addresses()
+        ))
+    }
+
+    pub fn canary_without_token(&self, settings: &str) -> Node {
+        let admin = SocketAddr::new(self.ip, 7730);
+        let data = self.data("canary");
+        // Each account knows both gateways.
+        let ip = self.ip;
+        let config = format!(
+            "{settings}admin.listen = \"{admin}\"\ndata_dir = {data:?}\n\
+             canary.gateways = [\"tcp://{ip}:7800\", \"tcp://{ip}:7801\", \"ws://{ip}:7811/ws\", \"ws://{ip}:7810/ws\"]\n"
+        );
+        Node::start(self.folder.path(), "canary", "canary", admin, &config)
+    }
+
     fn addresses_of(&self, port: u16, count: u16) -> Vec<String> {
         (0..count).map(|number| SocketAddr::new(self.ip, port + number).to_string()).collect()
     }

@@ -105,6 +105,18 @@ impl Node {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
+    /// Like `command`, with this as standard input.
+    pub fn command_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(arguments).arg("--config").arg(&self.config).current_dir(self.config.parent().expect("folder"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// Starts a command of the program with this node's configuration, whose output goes to this file.
     pub fn start_command(&self, arguments: &[&str], output: &Path) -> Running {
         let output = File::create(output).expect("output");
