@@ -103,7 +103,8 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     let recorder = metrics::install().map_err(StartError::Metrics)?;
     let tasks = Tasks::new();
     let health = Health::new(roles);
-    security = security.with_diagnostics(diagnosis::of_process(&config, roles, health.clone(), recorder.clone()));
+    let diagnostics = diagnosis::of_process(&config, roles, health.clone(), recorder.clone());
+    security = security.map(|security| security.with_diagnostics(diagnostics));
 
     let listen = config.admin.listen;
     let admin = Admin::bind(listen).await.map_err(|source| StartError::Admin { listen, source })?;

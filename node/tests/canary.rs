@@ -9,7 +9,7 @@ use support::{
     node::{Node, until},
 };
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 fn rounds(canary: &Node, result: &str) -> u64 {
     let name = format!("carillon_canary_rounds_total{{result=\"{result}\"}} ");
@@ -26,7 +26,9 @@ fn go_on(canary: &Node) {
 #[test]
 fn a_roll_of_gateways_and_routers_fails_no_round_and_its_inboxes_stay_short() {
     let mut cluster = Cluster::start();
-    let settings = "canary.interval_ms = 250\ncanary.history = 40\n";
+    // A machine that runs tests may stand still for seconds.
+    let settings =
+        "canary.interval_ms = 250\ncanary.deadline_ms = 60000\ncanary.ready_ms = 120000\ncanary.history = 40\n";
     let mut canary = cluster.canary(settings);
     canary.wait_ready();
     // One over TCP at the first gateway, the other over WebSocket at the second.

@@ -24,8 +24,8 @@ use carillon_proto::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
             EraseUserReply, EraseUserRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest,
             NodeRelease, PutUserReply, PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus,
-            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest,
-            admin_server,
+            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest,
+            WatchRequest, admin_server,
         },
         diagnostics::Description,
         store::{

@@ -116,7 +116,7 @@ fn tokens(check: &mut Check<'_>, config: &Config, looked: &Looked, secrets: &Sec
     if !invalid.is_empty() {
         return;
     }
-    let security = match secrets.peer_security(config, &looked.tiers()) {
+    let security = match secrets.peer_security(config, &looked.tiers(config)) {
         Ok(security) => security,
         Err(SecretError::NoClusterSecret { .. }) if is_whole(&looked.roles) => {
             return check.note("there is no secret of the cluster yet: the first start makes it");

@@ -137,8 +137,8 @@ fn tell_roles(check: &mut report::Check<'_>, what: Option<What>, node: &Node) {
 
 impl Looked {
     /// The tiers of the node, or the operator's.
-    fn tiers(&self) -> Vec<Tier> {
-        if self.roles.is_empty() { vec![Tier::Operator] } else { tiers(&self.roles) }
+    fn tiers(&self, config: &Config) -> Vec<Tier> {
+        if self.roles.is_empty() { vec![Tier::Operator] } else { tiers(&self.roles, config) }
     }
 
     /// host:port by which others reach the listeners of this node.
@@ -152,7 +152,7 @@ impl Looked {
         let own = self.roles.iter().filter_map(|role| match role {
             Role::Storage => Some(storage()),
             Role::Router => Some(router()),
-            Role::Gateway => None,
+            Role::Gateway | Role::Canary => None,
         });
         own.collect()
     }

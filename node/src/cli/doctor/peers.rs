@@ -77,7 +77,7 @@ pub(super) async fn examine(check: &mut Check<'_>, config: &Config, looked: &Loo
         check.note("no other node is configured");
         return None;
     }
-    let security = match Secrets::of(config).peer_security(config, &looked.tiers()) {
+    let security = match Secrets::of(config).peer_security(config, &looked.tiers(config)) {
         Ok(security) => security,
         Err(error) => {
             check.not_checked("other nodes", error);
