@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-/// The metrics, without `carillon_storage_shard_`, and their columns.
+/// The metrics and their columns.
 const COLUMNS: [(&str, &str); 11] = [
-    ("leads", "LEADS"),
-    ("leader_known", "KNOWS_LEADER"),
-    ("term", "TERM"),
-    ("last_index", "LAST"),
-    ("committed_index", "COMMITTED"),
-    ("applied_index", "APPLIED"),
-    ("apply_lag_entries", "APPLY_LAG"),
-    ("follower_lag_entries", "FOLLOWER_LAG"),
-    ("silent_replicas", "SILENT"),
-    ("snapshot_index", "SNAPSHOT"),
-    ("log_bytes", "LOG_BYTES"),
+    ("carillon_storage_shard_leads", "LEADS"),
+    ("carillon_storage_shard_leader_known", "KNOWS_LEADER"),
+    ("carillon_storage_shard_term", "TERM"),
+    ("carillon_storage_shard_last_index", "LAST"),
+    ("carillon_storage_shard_committed_index", "COMMITTED"),
+    ("carillon_storage_shard_applied_index", "APPLIED"),
+    ("carillon_storage_shard_apply_lag_entries", "APPLY_LAG"),
+    ("carillon_storage_shard_follower_lag_entries", "FOLLOWER_LAG"),
+    ("carillon_storage_shard_silent_replicas", "SILENT"),
+    ("carillon_storage_shard_snapshot_index", "SNAPSHOT"),
+    ("carillon_storage_shard_log_bytes", "LOG_BYTES"),
 ];
 
 /// Rows by shard and node.
@@ -49,7 +49,7 @@ impl Shards {
 
 /// `carillon_storage_shard_term{shard="timeline-3"} 7` is the term of timeline-3, 7.
 fn parsed(line: &str) -> Option<(&str, &str, &str)> {
-    let (name, rest) = line.strip_prefix("carillon_storage_shard_")?.split_once("{shard=\"")?;
+    let (name, rest) = line.split_once("{shard=\"")?;
     let (shard, value) = rest.split_once("\"} ")?;
     Some((name, shard, value))
 }
