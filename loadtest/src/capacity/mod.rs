@@ -137,7 +137,7 @@ async fn attempt(
     recorder.phase_lasts(config.settle + length * 2);
     tokio::time::sleep(config.settle).await;
     let before = Reading::now(recorder, &environment.servers).await;
-    let (mut windows, mut times): (Vec<StepWindow>, Vec<Times>) = (Vec::new(), Vec::new());
+    let (mut windows, mut times_of): (Vec<StepWindow>, Vec<[Times; 2]>) = (Vec::new(), Vec::new());
     let mut refused = environment.gateways.read().await;
     let (mut judgement, mut why) = loop {
         let measured = load.measure(length).await?;
@@ -146,11 +146,17 @@ async fn attempt(
         refused = now;
         windows.push(measured.judge(rate, &config.wanted, refusals));
         let Measured { acceptance, delivery, .. } = measured;
-        Times::join(&mut times, [Times::new("acceptance", acceptance), Times::new("delivery", delivery)]);
+        times_of.push([Times::new("acceptance", acceptance), Times::new("delivery", delivery)]);
         if let Some(agreed) = agreed(&windows) {
             break agreed;
         }
     };
+    // Of a window that the others have outvoted, the times do not count either.
+    let mut times = Vec::new();
+    let agrees = |window: &StepWindow| window.judgement == judgement;
+    for (_, own) in windows.iter().zip(times_of).filter(|(window, _)| agrees(window)) {
+        Times::join(&mut times, own);
+    }
     let window = before.until(&Reading::now(recorder, &environment.servers).await);
     let drained = load.end(config.patience).await?;
     if drained.broken > 0 {

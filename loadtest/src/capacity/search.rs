@@ -95,7 +95,7 @@ impl Search {
             Some((at, _)) => Limit::Service { at },
         };
         let outcome = match limit {
-            _ if self.failures > FAILURES => CapacityOutcome::NotConfirmed,
+            _ if self.failures > FAILURES || (rate.is_none() && self.failures > 0) => CapacityOutcome::NotConfirmed,
             Limit::Service { .. } if rate.is_none() => CapacityOutcome::None,
             Limit::Service { .. } => CapacityOutcome::Found,
             // Without a rate: not even the lowest one could be tried.
@@ -198,6 +198,17 @@ mod tests {
         assert!(matches!(done, Next::Done { outcome: CapacityOutcome::None, rate: None, .. }), "{done:?}");
         let unstable = |_, purpose| if purpose == Purpose::Confirm { Judgement::Misses } else { Judgement::Holds };
         let (_, done) = search(BOUNDS, unstable);
+        assert!(matches!(done, Next::Done { outcome: CapacityOutcome::NotConfirmed, rate: None, .. }), "{done:?}");
+    }
+
+    #[test]
+    fn a_service_that_gets_worse_and_worse_is_not_one_that_never_held_a_rate() {
+        let mut good = 2;
+        let judge = |_, _| {
+            good -= 1;
+            if good >= 0 { Judgement::Holds } else { Judgement::Misses }
+        };
+        let (_, done) = search(BOUNDS, judge);
         assert!(matches!(done, Next::Done { outcome: CapacityOutcome::NotConfirmed, rate: None, .. }), "{done:?}");
     }
 
