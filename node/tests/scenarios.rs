@@ -105,7 +105,7 @@ fn more_connections_than_the_process_may_have_are_refused_at_once() {
     service.block_on(async {
         let environment = environment(service, "many", &[Carrier::Tcp]);
         let config = IdleConfig { connections: 1 << 40, concurrency: 8 };
-        let refused = idle::run(&environment, config, Duration::ZERO, ready(())).await.err().expect("refused");
+        let refused = idle::run(&environment, config, Duration::ZERO, ready(())).await.expect_err("refused");
         assert!(refused.to_string().contains("open files"), "{refused}");
     });
 }
