@@ -156,7 +156,6 @@ fn a_gateway_can_not_pass_for_a_router() {
             ttl_ms: 1000,
             nonce: vec![7; 16].into(),
             release: Some(Release::own()),
-            ..RegisterRequest::default()
         };
         let refused = registry.register(soon(request)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");

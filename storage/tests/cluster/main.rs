@@ -115,7 +115,6 @@ async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
         ttl_ms: 3_000,
         nonce: vec![7; 16].into(),
         release: Some(Release::own()),
-        ..RegisterRequest::default()
     };
     let lease = registry.register(register).await.expect("registers").into_inner().lease;
     // The file counts the flushes of the log.
@@ -241,7 +240,6 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
             ttl_ms: 3_000,
             nonce: vec![number as u8; 16].into(),
             release: Some(Release::own()),
-            ..RegisterRequest::default()
         };
         let lease = node.registry().register(register.clone()).await.expect("registers").into_inner().lease;
         let again = cluster.nodes[0].registry().register(register).await.expect("registers").into_inner().lease;
