@@ -127,6 +127,22 @@ fn what_is_wrong_is_told_and_what_was_not_checked_is_never_well() {
 }
 
 #[test]
+fn a_canary_needs_a_password_and_no_token() {
+    let folder = tempfile::tempdir().expect("folder");
+    let password = folder.path().join("password");
+    fs::write(&password, "of-both-accounts").expect("written");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o604)).expect("changed");
+    let set = |key: &str, value: &str| format!("--set={key}={value}");
+    let admin = set("admin.listen", &format!("{}:7400", own_address()));
+    let found =
+        doctor(&["canary", &admin, &set("canary.password_file", password.to_str().expect("a name"))], folder.path());
+    found.has("files", "ok", &["needs no token"]);
+    found.has("files", "warning", &["canary.password_file", "every user"]);
+    found.has("ports", "ok", &["admin.listen", "is free"]);
+    assert!(!found.shown().contains("storage.listen"), "{}", found.shown());
+}
+
+#[test]
 fn a_running_node_has_its_own_ports_and_folder() {
     let service = Service::shared();
     let found = |arguments: &[&str]| Found::of(&service.node.output(&[&["doctor", "--json"], arguments].concat()));

@@ -135,6 +135,7 @@ impl Secrets {
         let derived = secrets.iter().flat_map(|secret| Tier::ALL.map(|tier| peer::derive(secret, tier)));
         let mut files: Vec<PathBuf> = Tier::ALL.map(|tier| config.cluster.tokens.of(tier).to_owned()).to_vec();
         files.extend([config.cluster.secret_file.clone(), self.cluster_path(), self.token_path()]);
+        files.push(config.canary.password_file.clone());
         let keys = &config.gateway.jwt.keys;
         files.extend(keys.iter().filter_map(|key| key.secret_file.clone()));
         let of_files = files.iter().filter_map(|path| fs::read_to_string(path).ok());

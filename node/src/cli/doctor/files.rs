@@ -71,6 +71,9 @@ fn secret_files(
     if let Some(tls) = &cluster.tls {
         add("cluster.tls.key", &tls.key);
     }
+    if looked.roles.contains(&Role::Canary) {
+        add("canary.password_file", &config.canary.password_file);
+    }
     if looked.roles.contains(&Role::Gateway) {
         if let Some(tls) = &config.gateway.tls {
             add("gateway.tls.key", &tls.key);
@@ -116,7 +119,11 @@ fn tokens(check: &mut Check<'_>, config: &Config, looked: &Looked, secrets: &Sec
     if !invalid.is_empty() {
         return;
     }
-    let security = match secrets.peer_security(config, &looked.tiers(config)) {
+    let tiers = looked.tiers(config);
+    if tiers.is_empty() {
+        return check.ok("this role calls no node, and needs no token");
+    }
+    let security = match secrets.peer_security(config, &tiers) {
         Ok(security) => security,
         Err(SecretError::NoClusterSecret { .. }) if is_whole(&looked.roles) => {
             return check.note("there is no secret of the cluster yet: the first start makes it");

@@ -45,6 +45,7 @@ pub(super) enum What {
     Storage,
     Router,
     Gateway,
+    Canary,
     /// No node: only the command line.
     Operator,
 }
@@ -110,6 +111,7 @@ fn roles(what: Option<What>, node: &Node) -> Vec<Role> {
         (Some(What::Storage), _) => vec![Role::Storage],
         (Some(What::Router), _) => vec![Role::Router],
         (Some(What::Gateway), _) => vec![Role::Gateway],
+        (Some(What::Canary), _) => vec![Role::Canary],
         (Some(What::Operator), _) => Vec::new(),
         (None, Some(running)) => running.roles.clone(),
     }

@@ -70,7 +70,8 @@ fn built(metrics: &str) -> Option<(String, Vec<Role>)> {
     let line = metrics.lines().find(|line| line.starts_with("carillon_node_build_info{"))?;
     let label = |name: &str| line.split_once(&format!("{name}=\""))?.1.split_once('"').map(|(value, _)| value);
     let roles = label("roles")?;
-    let roles = Role::ALL.iter().copied().filter(|role| roles.split('+').any(|name| name == role.as_str())).collect();
+    let known = Role::ALL.iter().copied().chain([Role::Canary]);
+    let roles = known.filter(|role| roles.split('+').any(|name| name == role.as_str())).collect();
     Some((label("version")?.to_owned(), roles))
 }
 
@@ -189,6 +190,8 @@ mod tests {
     fn roles_and_release_are_read_from_the_metrics() {
         let text = "# TYPE x\ncarillon_node_build_info{version=\"0.2.0\",roles=\"storage+router\"} 1\n";
         assert_eq!(built(text), Some(("0.2.0".to_owned(), vec![Role::Storage, Role::Router])));
+        let canary = "carillon_node_build_info{version=\"0.2.0\",roles=\"canary\"} 1\n";
+        assert_eq!(built(canary), Some(("0.2.0".to_owned(), vec![Role::Canary])));
         assert_eq!(built("nothing"), None);
     }
 }
