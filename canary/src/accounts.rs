@@ -21,7 +21,7 @@ enum Asked {
 }
 
 pub(crate) enum Accounts {
-    /// They are there.
+    /// The operator has made the accounts; this file has their password.
     Given(PathBuf),
     Made(Operator),
 }

@@ -29,7 +29,7 @@ struct Open {
     client: Client,
     arrived: mpsc::Receiver<String>,
     seen: Arc<Seen>,
-    /// It has been signed in.
+    /// The device was signed in before: the next sign-in is a reconnection.
     was_in: bool,
     tasks: Tasks,
 }

@@ -1,8 +1,9 @@
-//! What one account has sent to the other, and what has arrived there. Has no clock, and does not wait.
+//! A ledger of one account's messages to the other: sent, accepted, arrived. It has no clock and waits for nothing, so rounds can be played in
+//! tests.
 
 use std::collections::BTreeMap;
 
-/// So many of the last messages are remembered. Of what arrives later it is not known whether it is the first time.
+/// The number of messages that are remembered, the newest ones. A delivery of an older one may be its first or its second: nobody knows.
 const REMEMBERED: u64 = 1000;
 
 pub(crate) struct Ledger {
@@ -19,14 +20,14 @@ struct Sent {
     arrived: bool,
 }
 
-/// What arrived.
+/// A delivery, compared with what was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// Of another canary, or of somebody else.
     Foreign,
     /// As it was sent, for the first time and in its turn.
     Right(u64),
-    /// It came after the end of its round.
+    /// As it was sent, but after the deadline of its round.
     Late(u64),
     Wrong(Wrong),
 }

@@ -12,7 +12,7 @@ pub const LAST_SUCCESS: &str = "carillon_canary_last_success_timestamp_seconds";
 pub const RECONNECTS: &str = "carillon_canary_reconnects_total";
 pub const ACCOUNTS_MADE: &str = "carillon_canary_accounts_made_total";
 
-/// What can become of a round.
+/// The results of a round, as in the label `result`.
 const RESULTS: [&str; 5] = ["ok", "not_signed_in", "not_accepted", "not_delivered", "wrong"];
 
 /// All metrics of a canary.

@@ -1,4 +1,4 @@
-//! One message from one account to the other.
+//! A round: one message from one account of the canary to the other, sent, accepted and delivered within a deadline.
 
 use std::{fmt, pin::pin};
 

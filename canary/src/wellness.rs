@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// What the last rounds have shown, by the account that has sent the message.
+/// The last rounds of each direction, by the account that sends in it.
 pub(crate) type Wellness = [Way; 2];
 
 /// Messages of one account to the other.

@@ -71,7 +71,7 @@ pub(crate) enum Stopped {
     Worker(String),
 }
 
-/// What a search has found.
+/// The result of a search, with the measurements that its report shows.
 pub(crate) struct Searched {
     pub(crate) capacity: Capacity,
     /// Of the last confirmation, or of the last step if there was none.

@@ -36,7 +36,7 @@ pub(crate) enum Next {
     Done { outcome: CapacityOutcome, rate: Option<f64>, limit: Limit },
 }
 
-/// What is above the found rate.
+/// The reason why no higher rate was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Limit {
     /// The service, which misses the level at this rate.

@@ -10,7 +10,7 @@ use crate::report::{
     times::pairs,
 };
 
-/// What is wanted at every rate.
+/// The service level that a rate has to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Wanted {
     pub(crate) acceptance_p99_ms: f64,
