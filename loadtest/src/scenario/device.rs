@@ -136,11 +136,54 @@ pub(crate) fn check<'a>(
             return None;
         }
     };
-    let is = |flow: &&Arc<FlowCheck>| flow.name.sender == payload.sender && flow.name.recipient == payload.recipient;
+    let Payload { sender, recipient, .. } = payload;
+    if ![sender, recipient].contains(&watcher.name.user.as_str()) {
+        watcher.corrupted(format!("message {} from {sender} to {recipient} is not for this user", envelope.id));
+        return None;
+    }
+    let is = |flow: &&Arc<FlowCheck>| flow.name.sender == sender && flow.name.recipient == recipient;
     let expected = match flows.iter().find(is) {
         Some(flow) => flow.delivered(watcher, payload.counter),
-        // The message is not for this device.
+        // A flow of this user that the device is not to follow.
         None => load.checker.flow(payload.sender, payload.recipient).delivered(watcher, payload.counter),
     };
     expected.then_some(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_client::ConnectOptions;
+
+    use super::{super::Target, *};
+    use crate::{
+        checker::{Checker, Outcome},
+        payload::Filling,
+    };
+
+    #[test]
+    fn a_message_that_is_shown_to_somebody_else_is_told() {
+        let load = Load {
+            run: "run".to_owned(),
+            target: Target { addresses: Vec::new(), connect: ConnectOptions::default() },
+            checker: Checker::default(),
+            recorder: Arc::default(),
+            bytes: 64,
+            filling: Filling::Repeated,
+            send_timeout: Duration::from_secs(1),
+            window: 1,
+        };
+        let flow = load.checker.flow("alice", "bob");
+        let counter = flow.sending();
+        flow.ended(counter, Outcome::Accepted);
+        let payload = Payload { run: "run", sender: "alice", recipient: "bob", counter, intended_us: 0 };
+        let content = Some(payload.to_content(64, Filling::Repeated));
+        let envelope = Envelope { id: "7".into(), sender: "alice".to_owned(), content, ..Envelope::default() };
+        let shown = |user: &str| {
+            let watcher = load.checker.watcher(user, "d");
+            check(&load, &watcher, &[], &envelope);
+            load.checker.finish().violations.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(shown("alice").is_empty() && shown("bob").is_empty());
+        assert_eq!(shown("eve"), ["corrupted: eve/d: message 7 from alice to bob is not for this user"]);
+    }
 }
