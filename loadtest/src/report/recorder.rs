@@ -61,7 +61,7 @@ pub struct Recorder {
     late: AtomicU64,
     not_sent: AtomicU64,
     next_shard: AtomicUsize,
-    /// Latency from the time at which a message should have been sent to its acceptance.
+    /// Latency from the time at which a message should have been sent to its acceptance, or to when nobody waited for that any more.
     pub acceptance: Latencies,
     /// The same without the time by which the generator itself was late: from when it was sent, if nothing but the generator held
     /// it back.
@@ -200,7 +200,8 @@ impl Recorder {
         }
     }
 
-    /// A send has ended. Only an acceptance has a latency. `due_us` is when the message should have been sent, or when it was, if nothing
+    /// A send has ended. One that had no answer has waited for so long, and would have waited longer; a final refusal has no latency.
+    /// `due_us` is when the message should have been sent, or when it was, if nothing
     /// but the generator held it back.
     pub fn ended(&self, shard: usize, (intended_us, due_us): (u64, u64), outcome: Outcome) {
         if let Some(whole) = self.whole() {
@@ -212,7 +213,7 @@ impl Recorder {
             Outcome::Unknown => &self.unknown,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if outcome == Outcome::Accepted && self.measures(intended_us) {
+        if outcome != Outcome::Refused && self.measures(intended_us) {
             let now_us = self.us(Instant::now());
             self.acceptance.record(shard, now_us.saturating_sub(intended_us));
             self.acceptance_once_sent.record(shard, now_us.saturating_sub(due_us));
@@ -414,13 +415,24 @@ mod tests {
         let now = recorder.us(Instant::now()) + 1_000_000;
         recorder.ended(0, (0, 0), Outcome::Accepted);
         recorder.ended(0, (now, now), Outcome::Accepted);
-        recorder.ended(0, (now, now), Outcome::Unknown);
+        recorder.ended(0, (now, now), Outcome::Refused);
         recorder.delivered(0, now, true);
         recorder.delivered(0, now, false);
         assert_eq!(recorder.acceptance.total().len(), 1);
         assert_eq!(recorder.delivery.total().len(), 1);
         let counts = recorder.counts();
-        assert_eq!((counts.accepted, counts.unknown, counts.delivered), (3, 1, 2));
+        assert_eq!((counts.accepted, counts.refused, counts.delivered), (3, 1, 2));
+    }
+
+    #[test]
+    fn a_send_without_an_answer_counts_with_the_time_that_it_waited() {
+        let recorder = Recorder::default();
+        recorder.measure_from_now();
+        let intended = recorder.us(Instant::now());
+        std::thread::sleep(Duration::from_millis(20));
+        recorder.ended(0, (intended, intended), Outcome::Unknown);
+        assert_eq!((recorder.counts().unknown, recorder.acceptance.total().len()), (1, 1));
+        assert!(recorder.acceptance.total().max() >= 19_000);
     }
 
     #[test]
