@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::watch;
 
 use super::{
-    Environment, Found, Load, RunError, Target, check_open_files,
+    Environment, Found, Load, NOTHING_ACCEPTED, RunError, Target, check_open_files,
     device::{Device, Slow},
     eventually,
     pacer::{Pace, Pacer},
@@ -128,7 +128,7 @@ impl Direct {
         token: impl Fn(&str) -> String,
         tasks: &Tasks,
     ) -> Result<Self, RunError> {
-        check_open_files(config.users * config.devices)?;
+        check_open_files(config.users * config.devices + config.slow_readers.count)?;
         let load = Arc::new(Load {
             run: config.run,
             target: Target { addresses: config.addresses, connect },
@@ -365,11 +365,12 @@ pub(crate) async fn run_at(
     if let (Some(before), Some(after)) = (told_before, told_after) {
         figures.extend(before.figures(&after, window.took));
     }
+    let nothing = (report.summary.accepted == 0).then(|| NOTHING_ACCEPTED.to_owned());
     Ok(Found {
         integrity: Integrity::from(&report.findings),
         times: vec![Times::new("acceptance", report.latencies), Times::new("delivery", report.delivery)],
         figures,
-        invalid: environment.generator_limit(&window, pace.is_none()),
+        invalid: nothing.or_else(|| environment.generator_limit(&window, pace.is_none())),
         window,
     })
 }

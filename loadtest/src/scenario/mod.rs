@@ -118,6 +118,9 @@ impl RunError {
 /// The name of the only device of users who have one.
 pub(crate) const DEVICE: &str = "device-0";
 
+/// Why a run in which no message was accepted is invalid: nothing could be lost.
+pub(crate) const NOTHING_ACCEPTED: &str = "nothing was accepted";
+
 /// Files that the generator needs for itself.
 const SPARE_FILES: u64 = 64;
 

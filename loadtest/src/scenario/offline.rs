@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    DEVICE, Environment, Found, Load, RunError, check_open_files,
+    DEVICE, Environment, Found, Load, NOTHING_ACCEPTED, RunError, check_open_files,
     device::Device,
     eventually,
     light::Light,
@@ -44,6 +44,9 @@ pub struct OfflineConfig {
     pub patience: Duration,
 }
 
+/// No sending lasts longer, in seconds.
+const LONGEST_S: f64 = 30.0 * 86_400.0;
+
 struct Offline<'a> {
     environment: &'a Environment,
     config: OfflineConfig,
@@ -57,7 +60,7 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
     offline.make_accounts().await?;
     let senders =
         open_senders(&offline.load, environment, offline.config.senders, |sender| offline.flows_from(sender)).await?;
-    let stored = offline.store(&senders).await;
+    let (stored, all_sent) = offline.store(&senders).await;
     let accepted = stored.counts.accepted;
     let (receivers, caught_up) = offline.catch_up().await?;
     offline.read_back(&senders, &receivers).await;
@@ -71,7 +74,8 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
         figures: figures(&stored, &caught_up),
         // The catch-up takes its own time and reads the same messages, even if the generator was the limit before.
         invalid: (accepted == 0)
-            .then(|| "nothing was accepted".to_owned())
+            .then(|| NOTHING_ACCEPTED.to_owned())
+            .or_else(|| (!all_sent).then(|| offline.too_slow(accepted)))
             .or_else(|| environment.generator_limit(&stored, offline.config.rate.is_none())),
         window: stored,
     })
@@ -97,7 +101,8 @@ impl Offline<'_> {
         failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
     }
 
-    async fn store(&self, senders: &[Client]) -> Window {
+    /// Sends everything. False if that was not done in time.
+    async fn store(&self, senders: &[Client]) -> (Window, bool) {
         let (recorder, config) = (&self.environment.recorder, &self.config);
         recorder.set_phase("storing");
         recorder.mark("sending to absent users");
@@ -119,9 +124,20 @@ impl Offline<'_> {
             self.environment.tasks.spawn("send", sender.run(stopped.clone()));
         }
         drop(stopped);
-        eventually(config.patience, || stop.is_closed()).await;
+        let all_sent = eventually(self.sending_lasts() + config.patience, || stop.is_closed()).await;
         let _ = stop.send(true);
-        before.until(&Reading::now(recorder, &self.environment.servers).await)
+        (before.until(&Reading::now(recorder, &self.environment.servers).await), all_sent)
+    }
+
+    /// How long the sending takes at the wanted rate, if there is one.
+    fn sending_lasts(&self) -> Duration {
+        let OfflineConfig { messages, rate, .. } = self.config;
+        rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((messages as f64 / rate).min(LONGEST_S)))
+    }
+
+    fn too_slow(&self, accepted: u64) -> String {
+        let OfflineConfig { messages, patience, .. } = self.config;
+        format!("only {accepted} of {messages} messages were accepted in time: the patience is {patience:?}")
     }
 
     /// Signs all users in at once, and waits until they have read everything.
