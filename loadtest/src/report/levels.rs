@@ -13,9 +13,9 @@ use super::{
 pub struct Levels {
     /// Bounds the 99th percentile of every kind of latency that the run has, in milliseconds.
     pub max_p99_ms: Option<f64>,
-    /// Bounds the 99th percentile of acceptances alone, in milliseconds.
+    /// Bounds the 99th percentile of acceptances alone, of each part that has some, in milliseconds.
     pub max_acceptance_p99_ms: Option<f64>,
-    /// Bounds the 99th percentile of deliveries alone, in milliseconds.
+    /// The same of deliveries.
     pub max_delivery_p99_ms: Option<f64>,
     /// Messages that were refused for good, or whose sends ended without an answer.
     pub max_not_accepted: Option<u64>,
@@ -40,17 +40,22 @@ impl Levels {
         let p99_ms = |distribution: &Distribution| distribution.quantiles.p99_us as f64 / 1000.0;
         let figure = |names: &[&str]| figures.iter().find(|f| names.contains(&f.name.as_str())).map(|f| f.value);
         let mut levels = Vec::new();
-        if let Some(wanted) = self.max_p99_ms {
-            let mut all: Vec<_> =
-                distributions.iter().map(|d| (format!("{} p99 ms", d.name), Some(p99_ms(d)))).collect();
+        for (kind, wanted) in [
+            (None, self.max_p99_ms),
+            (Some("acceptance"), self.max_acceptance_p99_ms),
+            (Some("delivery"), self.max_delivery_p99_ms),
+        ] {
+            let Some(wanted) = wanted else { continue };
+            // `offline: acceptance` is of the kind `acceptance`.
+            let is_of_kind = |d: &&Distribution| kind.is_none() || d.name.rsplit(": ").next() == kind;
+            let mut all: Vec<_> = distributions.iter().filter(is_of_kind).map(|d| (d.name.as_str(), Some(p99_ms(d)))).collect();
             if all.is_empty() {
-                all.push(("p99 ms".to_owned(), None));
+                all.push((kind.unwrap_or_default(), None));
             }
-            levels.extend(all.into_iter().map(|(name, got)| Level::at_most(name, wanted, got)));
-        }
-        for (name, wanted) in [("acceptance", self.max_acceptance_p99_ms), ("delivery", self.max_delivery_p99_ms)] {
-            let got = distributions.iter().find(|distribution| distribution.name == name).map(p99_ms);
-            levels.extend(wanted.map(|wanted| Level::at_most(format!("{name} p99 ms"), wanted, got)));
+            let level = |(name, got): (&str, Option<f64>)| {
+                Level::at_most(format!("{name} p99 ms").trim_start().to_owned(), wanted, got)
+            };
+            levels.extend(all.into_iter().map(level));
         }
         if let Some(wanted) = self.max_not_accepted {
             let got = integrity.refused + integrity.unknown;
@@ -76,6 +81,7 @@ impl Level {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::latencies::histogram;
 
     #[test]
     fn a_level_without_its_figure_is_missed() {
@@ -93,6 +99,30 @@ mod tests {
         let met: Vec<bool> = asked.judge(&figures, &[], &none).iter().map(|level| level.met).collect();
         assert_eq!(met, [false, false, false, true, false]);
         assert!(Levels::default().judge(&[], &[], &none).is_empty());
+    }
+
+    #[test]
+    fn each_part_has_to_hold_the_level_of_its_kind() {
+        let levels = Levels { max_acceptance_p99_ms: Some(50.0), ..Levels::default() };
+        let distribution = |name: &str, ms: u64| {
+            let mut times = histogram();
+            times.saturating_record(ms * 1000);
+            Distribution::of(name, &times).expect("it has one")
+        };
+        let judged = |distributions: &[Distribution]| {
+            let levels = levels.judge(&[], distributions, &Integrity::default());
+            levels.into_iter().map(|level| (level.name, level.met)).collect::<Vec<_>>()
+        };
+        let parts = [
+            distribution("acceptance", 10),
+            distribution("offline: acceptance", 900),
+            distribution("delivery", 900),
+            distribution("reconnect: back", 900),
+        ];
+        let wanted = [("acceptance p99 ms".to_owned(), true), ("offline: acceptance p99 ms".to_owned(), false)];
+        assert_eq!(judged(&parts), wanted);
+        assert_eq!(judged(&parts[1..2]), wanted[1..], "rounds of a part that is alone have its name, too");
+        assert_eq!(judged(&parts[2..]), [("acceptance p99 ms".to_owned(), false)]);
     }
 
     #[test]
