@@ -13,7 +13,7 @@ pub(crate) use self::{
 };
 use self::{
     search::{Limit, Next, Search},
-    window::agreed,
+    window::{agreed, not_accepted},
 };
 use crate::{
     measure::window::{Reading, Window},
@@ -56,6 +56,9 @@ pub(crate) trait Loaded {
 pub(crate) struct Drained {
     /// True if everything accepted was delivered.
     pub(crate) complete: bool,
+    /// Sends of the whole step that were refused for good or had no answer: of one without an answer, that is known only long after its
+    /// window.
+    pub(crate) not_accepted: u64,
     /// Violations that are known by now.
     pub(crate) broken: u64,
 }
@@ -143,7 +146,8 @@ async fn attempt(
         let measured = load.measure(length).await?;
         let now = environment.gateways.read().await;
         let refusals = refused.as_ref().zip(now.as_ref()).map_or(0, |(before, now)| before.refusals_until(now));
-        refused = now;
+        // What was refused while a gateway did not answer is in the difference to its next answer.
+        refused = now.or(refused);
         windows.push(measured.judge(rate, &config.wanted, refusals));
         let Measured { acceptance, delivery, .. } = measured;
         times_of.push([Times::new("acceptance", acceptance), Times::new("delivery", delivery)]);
@@ -162,8 +166,12 @@ async fn attempt(
     if drained.broken > 0 {
         return Err(Stopped::Broken(drained.broken));
     }
-    if !drained.complete && judgement == Judgement::Holds {
-        (judgement, why) = (Judgement::Misses, format!("not all was delivered within {:?}", config.patience));
+    if judgement == Judgement::Holds {
+        if drained.not_accepted > 0 {
+            (judgement, why) = (Judgement::Misses, not_accepted(drained.not_accepted));
+        } else if !drained.complete {
+            (judgement, why) = (Judgement::Misses, format!("not all was delivered within {:?}", config.patience));
+        }
     }
     Ok(Tried { step: Step { at_ms, purpose, rate, judgement, why, windows }, times, window })
 }

@@ -6,7 +6,7 @@ use super::{Drained, Loaded, Measured, Stopped};
 use crate::{
     direct::{Direct, DirectConfig, Report},
     measure::{generator::Generator, proc, servers::Servers, window::Reading},
-    report::recorder::Recorder,
+    report::recorder::{Counts, Recorder},
     scenario::{Environment, RunError, pacer::Pace},
 };
 
@@ -16,6 +16,8 @@ pub(crate) struct Steps {
     users: usize,
     recorder: Arc<Recorder>,
     threads: usize,
+    /// The counts at the beginning of the step.
+    before: Counts,
 }
 
 impl Steps {
@@ -24,7 +26,7 @@ impl Steps {
         let token = |user: &str| (environment.token)(user);
         let connect = environment.target.connect.clone();
         let direct = Direct::open(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
-        Ok(Self { direct, users, recorder, threads: environment.workers })
+        Ok(Self { direct, users, recorder, threads: environment.workers, before: Counts::default() })
     }
 
     /// Reads everything back.
@@ -41,6 +43,7 @@ impl Steps {
 impl Loaded for Steps {
     async fn begin(&mut self, rate: f64) -> Result<(), Stopped> {
         self.recorder.measure_from_now();
+        self.before = self.recorder.counts();
         self.direct.send(Some(Pace::Steady(rate).each_of(self.users)));
         Ok(())
     }
@@ -68,6 +71,7 @@ impl Loaded for Steps {
 
     async fn end(&mut self, patience: Duration) -> Result<Drained, Stopped> {
         let complete = self.direct.pause(patience).await;
-        Ok(Drained { complete, broken: self.direct.broken() })
+        let Counts { refused, unknown, .. } = self.recorder.counts().since(&self.before);
+        Ok(Drained { complete, not_accepted: refused + unknown, broken: self.direct.broken() })
     }
 }

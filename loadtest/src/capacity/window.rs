@@ -81,7 +81,7 @@ impl Measured {
 
     fn missed(&self, rate: f64, accepted_per_s: f64, wanted: &Wanted, not_accepted: u64) -> Option<String> {
         if not_accepted > 0 {
-            return Some(format!("{not_accepted} sends were refused or had no answer"));
+            return Some(self::not_accepted(not_accepted));
         }
         let acceptance = p99_ms(&self.acceptance);
         if acceptance > wanted.acceptance_p99_ms {
@@ -90,6 +90,9 @@ impl Measured {
         let delivery = p99_ms(&self.delivery);
         if wanted.delivery_p99_ms.is_some_and(|wanted| delivery > wanted) {
             return Some(format!("delivery p99 {delivery:.1} ms"));
+        }
+        if wanted.delivery_p99_ms.is_some() && self.delivery.is_empty() {
+            return Some("nothing was delivered".to_owned());
         }
         (accepted_per_s < RATE_PART * rate).then(|| format!("{accepted_per_s:.0} accepted a second"))
     }
@@ -118,6 +121,11 @@ pub(super) fn agreed(windows: &[StepWindow]) -> Option<(Judgement, String)> {
         let worst = windows.iter().find(|window| window.judgement == Judgement::Misses);
         (Judgement::Misses, worst.map_or_else(String::new, |window| window.why.clone()))
     })
+}
+
+/// Why a rate is not held at which so many sends were not accepted.
+pub(super) fn not_accepted(count: u64) -> String {
+    format!("{count} sends were refused or had no answer")
 }
 
 fn p99_ms(times: &Histogram<u64>) -> f64 {
@@ -161,6 +169,10 @@ mod tests {
         let good = measured(40, 40, 90, 0);
         assert_eq!(good.judge(103.0, &WANTED, 0).judgement, Judgement::Misses, "too few were accepted");
         assert_eq!(good.judge(100.0, &WANTED, 1).judgement, Judgement::Misses, "a gateway has refused one");
+        let undelivered = Measured { delivery: histogram(), ..good.clone() };
+        assert_eq!(judge(&undelivered), Judgement::Misses, "nobody was shown anything");
+        let unasked = Wanted { delivery_p99_ms: None, ..WANTED };
+        assert_eq!(undelivered.judge(100.0, &unasked, 0).judgement, Judgement::Holds);
         let unknown = Measured { counts: Counts { unknown: 1, ..good.counts }, ..good };
         assert_eq!(judge(&unknown), Judgement::Misses);
     }

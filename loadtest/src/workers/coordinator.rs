@@ -214,7 +214,11 @@ impl Loaded for Team<'_> {
         });
         let drained = drained.await;
         self.none_lost()?;
-        let complete = drained.iter().all(|(_, drained)| drained.complete);
-        Ok(Drained { complete, broken: drained.iter().map(|(_, drained)| drained.broken).sum() })
+        let sum = |count: fn(&Drained) -> u64| drained.iter().map(|(_, drained)| count(drained)).sum::<u64>();
+        Ok(Drained {
+            complete: drained.iter().all(|(_, drained)| drained.complete),
+            not_accepted: sum(|drained| drained.not_accepted),
+            broken: sum(|drained| drained.broken),
+        })
     }
 }
