@@ -45,7 +45,8 @@ impl Sends {
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             match name {
                 "carillon_gateway_sends_total" => self.read += value,
-                "carillon_gateway_refusals_total" => {
+                // A release without this label counts sends and requests together.
+                "carillon_gateway_refusals_total" if label(labels, "of") != "request" => {
                     *self.refused.entry(label(labels, "code").to_owned()).or_default() += value;
                 }
                 "carillon_gateway_send_latency_seconds_bucket" => {
@@ -120,7 +121,9 @@ mod tests {
         let bucket = |le: &str, count| format!("carillon_gateway_send_latency_seconds_bucket{{le=\"{le}\"}} {count}\n");
         let before = sends(&[bucket("0.1", 5), bucket("0.5", 5), bucket("+Inf", 5)].concat());
         let after = [
-            "carillon_gateway_sends_total 300\ncarillon_gateway_refusals_total{code=\"CODE_OVERLOADED\"} 100\n",
+            "carillon_gateway_sends_total 300\n",
+            "carillon_gateway_refusals_total{of=\"send\",code=\"CODE_OVERLOADED\"} 100\n",
+            "carillon_gateway_refusals_total{of=\"request\",code=\"CODE_OVERLOADED\"} 70\n",
             &bucket("0.1", 105),
             &bucket("0.5", 205),
             &bucket("+Inf", 205),
@@ -134,6 +137,9 @@ mod tests {
             ("let in: answered, p99", 492.0),
         ];
         assert_eq!(told, wanted);
+        assert_eq!(before.refusals_until(&sends(&after.concat())), 100, "requests that were refused are no sends");
+        let older = "carillon_gateway_refusals_total{code=\"CODE_OVERLOADED\"} 5\n";
+        assert_eq!(Sends::default().refusals_until(&sends(older)), 5);
     }
 
     #[test]
