@@ -14,7 +14,7 @@ use super::{
 use crate::{
     capacity::{self, CapacityConfig, Drained, Loaded, Measured, Searched, Stopped},
     measure::window::{Reading, Window},
-    report::{GeneratorReport, Integrity, Report, WorkerReport},
+    report::{GeneratorReport, Integrity, Report, WorkerReport, figure::Figure},
     scenario::{Found, mix::Ending},
     scenario_file::ScenarioFile,
     session::{Session, capacity_report},
@@ -91,9 +91,9 @@ impl Team<'_> {
         let (session, time) = (self.session, &self.scenario.time);
         let mut measuring = std::pin::pin!(measure(session, time.warm_up.0, time.measured.0, ending));
         // The workers have the same times; an early end is told to them.
-        let window = loop {
+        let (window, told) = loop {
             tokio::select! {
-                window = &mut measuring => break window,
+                measured = &mut measuring => break measured,
                 () = tokio::time::sleep(LOOK) => {
                     if self.crew.present().is_empty() {
                         ending.end();
@@ -107,7 +107,8 @@ impl Team<'_> {
         let found = self.findings().await;
         let workers = self.reports(&found);
         let names = found.into_iter().map(|(at, found)| (self.crew.workers[at].name.clone(), found)).collect();
-        let whole = together(names, window, self.crew.any_lost());
+        let mut whole = together(names, window, self.crew.any_lost());
+        whole.figures.extend(told);
         Report { workers, ..session.report(&whole) }
     }
 
@@ -164,10 +165,15 @@ impl Team<'_> {
     }
 }
 
-/// The window of the measured time.
-async fn measure(session: &Session, warm_up: Duration, measured: Duration, ending: &Ending) -> Window {
+/// The window of the measured time, and what gateways tell of it.
+async fn measure(
+    session: &Session,
+    warm_up: Duration,
+    measured: Duration,
+    ending: &Ending,
+) -> (Window, Vec<Figure>) {
     let recorder = Arc::clone(&session.environment.recorder);
-    let servers = &session.environment.servers;
+    let (servers, gateways) = (&session.environment.servers, &session.environment.gateways);
     recorder.set_phase("warming up");
     recorder.phase_lasts(warm_up);
     ending.within(warm_up).await;
@@ -175,8 +181,12 @@ async fn measure(session: &Session, warm_up: Duration, measured: Duration, endin
     recorder.set_phase("measuring");
     recorder.phase_lasts(measured);
     let before = Reading::now(&recorder, servers).await;
+    let told_before = gateways.read().await;
     ending.within(measured).await;
-    before.until(&Reading::now(&recorder, servers).await)
+    let window = before.until(&Reading::now(&recorder, servers).await);
+    let told = told_before.zip(gateways.read().await);
+    let figures = told.map_or_else(Vec::new, |(before, after)| before.figures(&after, window.took));
+    (window, figures)
 }
 
 impl Loaded for Team<'_> {
