@@ -23,8 +23,7 @@ use crate::{
         figure::{Figure, RATE, cost},
         times::Times,
     },
-    scenario::Environment,
-    session::interrupted,
+    scenario::{Environment, mix::Ending},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,8 +89,13 @@ struct Tried {
     window: Window,
 }
 
-/// Tries rates until the highest one is found, whatever ends it.
-pub(crate) async fn search(load: &mut impl Loaded, config: &CapacityConfig, environment: &Environment) -> Searched {
+/// Tries rates until the highest one is found, or the run is ended.
+pub(crate) async fn search(
+    load: &mut impl Loaded,
+    config: &CapacityConfig,
+    environment: &Environment,
+    ending: &Ending,
+) -> Searched {
     let mut search = Search::new(config.bounds);
     let mut steps: Vec<Step> = Vec::new();
     let empty = Reading::now(&environment.recorder, &environment.servers).await;
@@ -103,7 +107,7 @@ pub(crate) async fn search(load: &mut impl Loaded, config: &CapacityConfig, envi
         };
         let tried = tokio::select! {
             tried = attempt(load, config, environment, rate, purpose) => tried,
-            () = interrupted() => Err(Stopped::Interrupted),
+            () = ending.ended() => Err(Stopped::Interrupted),
         };
         match tried {
             Ok(tried) => {

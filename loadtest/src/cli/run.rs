@@ -103,7 +103,8 @@ async fn carry_out(session: &Session, scenario: &ScenarioFile) -> anyhow::Result
 }
 
 async fn look_for_capacity(session: &Session, scenario: &ScenarioFile) -> anyhow::Result<Report> {
-    let environment = &session.environment;
+    let (environment, ending) = (&session.environment, Ending::new());
+    end_at_interrupt(session, &ending);
     let (config, direct) = scenario
         .capacity_config()
         .zip(scenario.direct.as_ref())
@@ -111,7 +112,7 @@ async fn look_for_capacity(session: &Session, scenario: &ScenarioFile) -> anyhow
     let (searched, integrity) = session
         .observe(async {
             let mut steps = Steps::open(environment, scenario.direct_config(direct, environment)).await?;
-            let searched = capacity::search(&mut steps, &config, environment).await;
+            let searched = capacity::search(&mut steps, &config, environment, &ending).await;
             let report = steps.finish(config.patience).await;
             anyhow::Ok((searched, Integrity::from(&report.findings)))
         })

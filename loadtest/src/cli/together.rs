@@ -30,9 +30,7 @@ pub(super) fn coordinate(arguments: &CoordinateArguments) -> anyhow::Result<Exit
     let setting = scenario.coordinators_setting(outputs.outputs(), outputs.note.clone())?;
     let report = on_threads(THREADS, async {
         let (session, ending) = (Session::new(setting), Ending::new());
-        if scenario.capacity.is_none() {
-            end_at_interrupt(&session, &ending);
-        }
+        end_at_interrupt(&session, &ending);
         let report = session.observe(workers::coordinate(&coordinator, &session, &scenario, &ending)).await?;
         session.conclude(&report).await?;
         Ok(report)

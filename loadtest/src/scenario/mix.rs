@@ -40,10 +40,15 @@ impl Ending {
         *self.0.borrow()
     }
 
+    /// Resolves when the run ends early.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as this value.
+        let _ = self.0.subscribe().wait_for(|ended| *ended).await;
+    }
+
     /// Resolves after this time, or when the run ends early. True if the time has passed.
     pub(crate) async fn within(&self, time: Duration) -> bool {
-        let mut ended = self.0.subscribe();
-        tokio::time::timeout(time, ended.wait_for(|ended| *ended)).await.is_err()
+        tokio::time::timeout(time, self.ended()).await.is_err()
     }
 }
 

@@ -48,11 +48,14 @@ pub(crate) async fn coordinate(
     eprintln!("waiting for {} workers at {}", coordinator.workers, listener.local_addr()?);
     let environment = &session.environment;
     let Coordinator { secret, workers, patience, .. } = coordinator;
-    let crew = Crew::gather(listener, secret, *workers, *patience, &environment.recorder, &environment.tasks).await?;
+    let crew = tokio::select! {
+        crew = Crew::gather(listener, secret, *workers, *patience, &environment.recorder, &environment.tasks) => crew?,
+        () = ending.ended() => anyhow::bail!("interrupted before all workers had come"),
+    };
     let mut team = Team { crew, scenario, session };
     team.sign_in().await?;
     let report = match scenario.capacity_config() {
-        Some(config) => team.search(&config).await,
+        Some(config) => team.search(&config, ending).await,
         None => team.run(ending).await,
     };
     let threads = team.crew.workers.iter().map(|worker| worker.threads).sum();
@@ -112,9 +115,9 @@ impl Team<'_> {
         Report { workers, ..session.report(&whole) }
     }
 
-    async fn search(&mut self, config: &CapacityConfig) -> Report {
+    async fn search(&mut self, config: &CapacityConfig, ending: &Ending) -> Report {
         let session = self.session;
-        let searched: Searched = capacity::search(self, config, &session.environment).await;
+        let searched: Searched = capacity::search(self, config, &session.environment, ending).await;
         self.crew.order(|_| Order::Finish).await;
         let found = self.findings().await;
         let workers = self.reports(&found);
