@@ -1,6 +1,6 @@
 //! The arguments of the command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::ParseFloatError, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -9,6 +9,9 @@ use crate::{
     measure::proc,
     session::{Outputs, Print},
 };
+
+/// A year: beyond it, a number is a slip.
+const MOST_SECONDS: f64 = 366.0 * 86_400.0;
 
 /// Load on a running Carillon, what it costs, and a verdict on every message.
 ///
@@ -125,7 +128,7 @@ pub(super) struct Direct {
     #[arg(long, default_value_t = 1)]
     pub(super) devices: usize,
     /// Sends a second over all users; without it as many as the window allows
-    #[arg(long)]
+    #[arg(long, value_parser = above_zero)]
     pub(super) rate: Option<f64>,
     /// Sends of each user without an answer
     #[arg(long, default_value_t = 16)]
@@ -140,12 +143,12 @@ pub(super) struct Direct {
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,
     /// Sending before anything is measured
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) warm_up: f64,
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = number_of_seconds)]
     pub(super) seconds: f64,
     /// How long the last messages may take after the end
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) patience: f64,
     /// Measure a bare relay and flushes in this folder (one on the servers' disk) right before the run
     #[arg(long, value_name = "FOLDER")]
@@ -162,9 +165,9 @@ pub(super) struct Idle {
     #[arg(long, default_value_t = 64)]
     pub(super) concurrency: usize,
     /// Between the last sign-in and the measurement
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) warm_up: f64,
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = number_of_seconds)]
     pub(super) seconds: f64,
 }
 
@@ -182,7 +185,7 @@ pub(super) struct SignIn {
     #[arg(long, default_value_t = 32)]
     pub(super) concurrency: usize,
     /// Sign-ins begun a second; without it as many as the concurrency allows
-    #[arg(long)]
+    #[arg(long, value_parser = above_zero)]
     pub(super) rate: Option<f64>,
     /// Sign out after each, rather than stay until the end; what it costs is in the figures then
     #[arg(long)]
@@ -205,7 +208,7 @@ pub(super) struct Offline {
     #[arg(long, default_value_t = 10_000)]
     pub(super) messages: u64,
     /// Sends a second over all senders; without it as many as the window allows
-    #[arg(long)]
+    #[arg(long, value_parser = above_zero)]
     pub(super) rate: Option<f64>,
     /// Sends of each sender without an answer
     #[arg(long, default_value_t = 64)]
@@ -214,7 +217,7 @@ pub(super) struct Offline {
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,
     /// How long each part may take
-    #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) patience: f64,
 }
 
@@ -233,7 +236,7 @@ pub(super) struct Herd {
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,
     /// How long the way back may take
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) patience: f64,
 }
 
@@ -251,7 +254,7 @@ pub(super) struct RunArguments {
     pub(super) threads: usize,
     #[command(flatten)]
     pub(super) chaos: ChaosArguments,
-    /// Read the scenario and the files that it names, print it as it would be run, and connect to nothing
+    /// Check the scenario, print it as it would be run, and connect to nothing; files that it names are not read
     #[arg(long)]
     pub(super) check: bool,
 }
@@ -372,6 +375,18 @@ pub(super) enum PresetCommand {
     Show { name: String },
 }
 
+/// A number above zero, as of messages a second.
+fn above_zero(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("it must be above 0".to_owned()) }
+}
+
+fn number_of_seconds(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
+    let is_sound = (0.0..=MOST_SECONDS).contains(&number);
+    if is_sound { Ok(number) } else { Err(format!("it must be from 0 to {MOST_SECONDS}")) }
+}
+
 impl Changes {
     /// All of them as `KEY=VALUE`.
     pub(super) fn all(&self) -> Vec<String> {
@@ -404,7 +419,7 @@ pub(super) struct RelayArguments {
     #[arg(long, default_value_t = 64)]
     pub(super) batch: usize,
     /// Seconds of each part
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = number_of_seconds)]
     pub(super) seconds: f64,
 }
 
@@ -415,7 +430,7 @@ pub(super) struct FlushProbe {
     /// Size of each append
     #[arg(long, default_value_t = 256)]
     pub(super) bytes: usize,
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = number_of_seconds)]
     pub(super) seconds: f64,
 }
 
@@ -458,5 +473,24 @@ mod tests {
         let arguments = Arguments::parse_from(["loadtest", "idle", "--server-pid", "1", "2", "--connections", "5"]);
         let Command::Scenario(Scenario::Idle(idle)) = arguments.chosen() else { panic!("idle") };
         assert_eq!((idle.common.server_pid, idle.connections), (vec![1, 2], 5));
+    }
+
+    #[test]
+    fn a_rate_or_a_time_that_makes_no_sense_is_refused() {
+        for words in [
+            ["direct", "--rate", "0"],
+            ["direct", "--rate", "-5"],
+            ["sign-in", "--rate", "NaN"],
+            ["offline", "--rate", "inf"],
+            ["direct", "--seconds", "inf"],
+            ["direct", "--patience", "-1"],
+            ["idle", "--warm-up", "1e300"],
+        ] {
+            // With `=`, so that a minus is no option.
+            let [command, option, value] = words;
+            let parsed = Arguments::try_parse_from(["loadtest", command, &format!("{option}={value}")]);
+            assert!(parsed.is_err_and(|error| error.to_string().contains("it must be")), "{words:?}");
+        }
+        assert!(Arguments::try_parse_from(["loadtest", "direct", "--rate", "0.5", "--seconds", "0"]).is_ok());
     }
 }

@@ -116,8 +116,9 @@ fn limits(folder: &Path, bytes: usize) -> anyhow::Result<Limits> {
     Ok(Limits { relay, flush })
 }
 
+/// Of an argument, whose range was checked.
 fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.max(0.0))
+    Duration::from_secs_f64(seconds)
 }
 
 fn measure_relay(arguments: &RelayArguments) -> anyhow::Result<ExitCode> {

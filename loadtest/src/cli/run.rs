@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let setting = |scenario: &ScenarioFile| {
-        scenario.setting(arguments.outputs.outputs(), arguments.outputs.note.clone(), arguments.threads)
+        scenario.setting(arguments.outputs.outputs(), arguments.outputs.note.clone(), arguments.threads.max(1))
     };
     let report = on_threads(arguments.threads, async {
         let ChaosArguments { kubernetes, local_cluster, .. } = &arguments.chaos;

@@ -43,6 +43,8 @@ impl ScenarioFile {
             within("offline.absent", offline.absent, 1)?;
             within("offline.senders", offline.senders, 1)?;
             within("offline.window", offline.window, 1)?;
+            within("offline.bytes", offline.bytes, 0)?;
+            ensure(offline.messages > 0, || "offline.messages is 0".to_owned())?;
             self.check_rounds("offline", offline.rounds())?;
             if let Some(rate) = offline.rate {
                 above_zero("offline.rate", rate)?;
@@ -52,6 +54,7 @@ impl ScenarioFile {
         if let Some(reconnect) = &self.reconnect {
             within("reconnect.connections", reconnect.connections, 1)?;
             within("reconnect.senders", reconnect.senders, 1)?;
+            within("reconnect.bytes", reconnect.bytes, 0)?;
             self.check_rounds("reconnect", reconnect.rounds())?;
         }
         self.check_level()?;
@@ -67,6 +70,7 @@ impl ScenarioFile {
         within("direct.users", direct.users, 2)?;
         within("direct.devices", direct.devices, 1)?;
         within("direct.window", direct.window, 1)?;
+        within("direct.bytes", direct.bytes, 0)?;
         let DirectPart { users, slow_readers, .. } = direct;
         ensure(slow_readers <= users, || {
             format!("direct.slow_readers is {slow_readers}, and there are {users} direct.users")

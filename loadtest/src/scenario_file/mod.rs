@@ -91,7 +91,7 @@ pub(crate) struct DirectPart {
     pub(crate) slow_pause: Length,
 }
 
-/// The rate changes evenly over the measured time.
+/// The rate changes evenly from the beginning of the warm-up to the end of the measured time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RampPart {

@@ -13,7 +13,7 @@ impl ScenarioFile {
         [
             self.direct.as_ref().map(|direct| direct.users / 2),
             self.idle.as_ref().map(|idle| idle.connections),
-            self.offline.as_ref().map(|offline| offline.absent.min(offline.senders)),
+            self.offline.as_ref().map(|offline| offline.absent.min(offline.senders).min(offline.messages as usize)),
             self.reconnect.as_ref().map(|reconnect| reconnect.connections.min(reconnect.senders)),
         ]
         .into_iter()

@@ -52,6 +52,8 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         (format!("{direct}rate = 5\nramp = {{ from = 1, to = 2 }}\n"), "a rate and a ramp"),
         (format!("{direct}ramp = {{ from = -1, to = 2 }}\n"), "direct.ramp.from is -1"),
         (format!("{direct}slow_readers = 11\n"), "direct.slow_readers is 11"),
+        (format!("{direct}bytes = 10000001\n"), "direct.bytes is 10000001, and must be from 0"),
+        ("[offline]\nabsent = 5\nmessages = 0\n".to_owned(), "offline.messages is 0"),
         (format!("{direct}[time]\nmeasured = \"0s\"\n"), "time.measured is 0"),
         (format!("{direct}[time]\nmeasured = \"soon\"\n"), "\"soon\" is no length of time"),
         (format!("{direct}[target]\naddresses = []\n"), "target.addresses is empty"),
