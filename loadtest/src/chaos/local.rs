@@ -7,7 +7,7 @@ use carillon_proto::tasks::Tasks;
 use super::{Strike, Struck};
 use crate::{
     cluster::Cluster,
-    faults::{Schedule, Step, strike},
+    faults::{Needs, Schedule, Step, strike},
 };
 
 pub(crate) struct LocalFaults {
@@ -17,11 +17,39 @@ pub(crate) struct LocalFaults {
     pub(crate) tasks: Tasks,
 }
 
+impl LocalFaults {
+    /// Fails if a fault needs network namespaces, disks or clocks, which this cluster does not have.
+    pub(crate) fn knows(step: Step) -> Result<(), String> {
+        if step.fault.needs() == Needs::Nothing {
+            Ok(())
+        } else {
+            let why = "needs networks, disks or clocks of its own, which --local-cluster does not make";
+            Err(format!("{step} {why}: carillon-faults does"))
+        }
+    }
+}
+
 impl Strike for LocalFaults {
     async fn strike(&mut self, step: Step, round: usize) -> Struck {
         match strike(&mut self.cluster, &Schedule::of(step), round, self.patience, &self.tasks).await {
             Ok((hit, problems)) => Struck { hit, failed: (!problems.is_empty()).then(|| problems.join("; ")) },
             Err(why) => Struck { hit: Vec::new(), failed: Some(why) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_more_than_processes_is_refused_before_there_are_any() {
+        let knows = |text: &str| LocalFaults::knows(text.parse().expect("valid"));
+        for text in ["kill gateway for 3s", "roll all", "pause router for 3s", "damage=log storage-leader for 5s", "add new"] {
+            assert_eq!(knows(text), Ok(()));
+        }
+        for text in ["partition router for 3s", "full-disk storage for 3s", "clock=+60s gateway for 3s"] {
+            assert!(knows(text).is_err_and(|why| why.contains("carillon-faults does")), "{text}");
         }
     }
 }

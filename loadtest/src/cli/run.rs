@@ -78,10 +78,8 @@ fn check_chaos(scenario: &ScenarioFile, arguments: &ChaosArguments) -> anyhow::R
         "{} has [chaos]: give --kubernetes NAMESPACE, or --local-cluster FOLDER for a cluster of processes on this machine",
         scenario.name
     );
-    if arguments.kubernetes.is_some() {
-        chaos.steps().into_iter().try_for_each(KubernetesFaults::knows).map_err(anyhow::Error::msg)?;
-    }
-    Ok(())
+    let knows = if arguments.kubernetes.is_some() { KubernetesFaults::knows } else { LocalFaults::knows };
+    chaos.steps().into_iter().try_for_each(knows).map_err(anyhow::Error::msg)
 }
 
 /// Ends the run in order at an interrupt; the second one ends the process.

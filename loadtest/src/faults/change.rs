@@ -300,15 +300,23 @@ fn number_in(said: &str) -> Result<u64, ClusterError> {
 
 impl Underway {
     /// Waits until the first replica moves. False if none was seen before the change was done.
-    pub(crate) async fn wait_for_the_middle(&self, cluster: &Cluster) -> Result<bool, ClusterError> {
+    pub(crate) async fn wait_for_the_middle(
+        &self,
+        cluster: &Cluster,
+        patience: Duration,
+    ) -> Result<bool, ClusterError> {
+        let give_up = Instant::now() + patience;
         loop {
             let members = cluster.members().await?;
             // A node that has another address has no replicas that move.
             if members.are_moving() || self.change == Change::Readdress {
                 return Ok(true);
             }
-            if self.wanted.missing(&members).is_none() {
-                return Ok(false);
+            let Some(missing) = self.wanted.missing(&members) else { return Ok(false) };
+            if Instant::now() > give_up {
+                let command = format!("carillon cluster {}", self.change);
+                let why = format!("no replica has moved within {patience:?}: {missing}");
+                return Err(ClusterError::Tool { command, why });
             }
             sleep(LOOK).await;
         }

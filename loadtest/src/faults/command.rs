@@ -247,6 +247,7 @@ impl FaultsCommand {
         let lines = lines.into_iter().map(|schedule| (schedule.to_string(), schedule));
         schedules.extend(lines.filter(|(name, _)| name.contains(&self.only)));
         anyhow::ensure!(!schedules.is_empty(), "no fault contains {:?}", self.only);
+        anyhow::ensure!(self.runs > 0, "--runs is 0: nothing would be found out");
         Ok(Suite {
             schedules,
             runs: self.runs,

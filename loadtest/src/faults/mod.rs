@@ -18,7 +18,7 @@ mod suite;
 pub use change::Change;
 pub use command::FaultsCommand;
 pub(crate) use fault::parse_length;
-pub use fault::{Fault, ParseError, Step, Target};
+pub use fault::{Fault, Needs, ParseError, Step, Target};
 pub use report::{Outcome, Report, Row, RunRecord};
 pub(crate) use run::strike;
 pub use run::{FaultMark, RunOptions};

@@ -204,7 +204,7 @@ impl Story<'_> {
                     let nodes = begun.names(self.cluster);
                     self.marks.push(FaultMark { at_ms, what: format!("{step} begins"), nodes });
                     if let Some(change) = begun.change.as_ref().filter(|_| schedule.midway) {
-                        if !change.wait_for_the_middle(self.cluster).await? {
+                        if !change.wait_for_the_middle(self.cluster, self.patience).await? {
                             return Err(RunFailed::Missed);
                         }
                         if change.takes_long() {
