@@ -12,8 +12,9 @@ use flate2::{Compression, write::GzEncoder};
 use crate::redact::Redactor;
 
 const BLOCK: usize = 512;
-/// The longest name that a header has room for.
+/// The longest name that a header has room for, and the longest path before it.
 const NAME: usize = 100;
+const PREFIX: usize = 155;
 
 pub(super) struct Archive {
     place: Place,
@@ -85,17 +86,29 @@ impl Place {
         let mut unfinished = path.as_os_str().to_owned();
         unfinished.push(".part");
         let unfinished = PathBuf::from(unfinished);
-        // What an interrupted attempt has left is of no use.
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        // What an interrupted attempt has left is of no use. A link or a file of another user that stands there is not written to.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         let writer = file.try_clone()?;
         Ok((Self::File { path: path.to_owned(), unfinished, file }, writer))
     }
 }
 
-fn header(name: &str, bytes: u64, time_s: u64) -> io::Result<[u8; BLOCK]> {
-    if name.len() > NAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is too long for an archive")));
+/// The path as a header has it: what stands before one of its slashes, unless all of it fits, and the rest.
+fn in_two(path: &str) -> Option<(&str, &str)> {
+    if path.len() <= NAME {
+        return Some(("", path));
     }
+    let mut cuts = path.match_indices('/').map(|(at, _)| (&path[..at], &path[at + 1..]));
+    cuts.find(|(prefix, name)| prefix.len() <= PREFIX && name.len() <= NAME)
+}
+
+fn header(path: &str, bytes: u64, time_s: u64) -> io::Result<[u8; BLOCK]> {
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, format!("{path} is too long for an archive"));
+    let (prefix, name) = in_two(path).ok_or_else(too_long)?;
     let mut header = [0; BLOCK];
     let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
     put(0, name.as_bytes());
@@ -108,6 +121,7 @@ fn header(name: &str, bytes: u64, time_s: u64) -> io::Result<[u8; BLOCK]> {
     put(148, b"        ");
     put(156, b"0");
     put(257, b"ustar\x0000");
+    put(345, prefix.as_bytes());
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Ok(header)
@@ -129,7 +143,9 @@ mod tests {
         archive.add("README.txt", "read me\n").expect("written");
         archive.add("nodes/storage-1/log.txt", &format!("{long}a-very-secret-text\n")).expect("written");
         archive.add("empty.txt", "").expect("written");
-        assert!(archive.add(&"x".repeat(NAME), "").is_err(), "no name is cut off");
+        let deep = format!("nodes/storage-{}/configuration.toml", "s_0.storage.chat.svc.cluster.local_".repeat(3));
+        archive.add(&deep, "deep\n").expect("written");
+        assert!(archive.add(&"x".repeat(NAME + 1), "").is_err(), "no name is cut off");
         assert!(!path.exists(), "it is not whole yet");
         archive.finish().expect("written");
         let done = Command::new("tar").arg("xzf").arg(&path).current_dir(folder.path()).status().expect("tar runs");
@@ -138,7 +154,19 @@ mod tests {
         assert_eq!(text("README.txt"), "read me\n");
         assert_eq!(text("nodes/storage-1/log.txt"), format!("{long}[secret]\n"));
         assert_eq!(text("empty.txt"), "");
+        assert_eq!(text(&deep), "deep\n");
         let again = Archive::create(&path, "bundle", 0, Redactor::default()).err().expect("refused");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_the_unfinished_file_is_left_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (path, other) = (folder.path().join("bundle.tar.gz"), folder.path().join("other"));
+        fs::write(&other, "mine").expect("written");
+        std::os::unix::fs::symlink(&other, folder.path().join("bundle.tar.gz.part")).expect("linked");
+        Archive::create(&path, "bundle", 0, Redactor::default()).expect("created").finish().expect("written");
+        assert_eq!(fs::read_to_string(&other).expect("read"), "mine");
+        assert!(path.exists());
     }
 }

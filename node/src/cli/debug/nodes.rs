@@ -22,6 +22,8 @@ use crate::{Config, Secrets};
 
 /// Deadline of each call.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Of a longer name the rest is left out: it is that of a folder in an archive, whose paths have a limit.
+const LONGEST_NAME: usize = 100;
 
 /// A node to be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +168,11 @@ fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured
     let guessed = storage.iter().map(|address| ("storage", address));
     for (kind, address) in guessed.chain(routers.iter().map(|address| ("router", address))) {
         if !nodes.iter().any(|node| node.address == *address) {
-            let name = format!("{kind}-{}", address.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"));
+            let mut name = format!("{kind}-{}", address.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"));
+            if name.len() > LONGEST_NAME {
+                name.truncate(LONGEST_NAME);
+                name.push_str(&format!("-{}", nodes.len() + 1));
+            }
             nodes.push(Node { name, address: address.clone(), is_guess: true, lease: 0 });
         }
     }
@@ -245,6 +251,10 @@ mod tests {
         config.storage.members = vec!["a:1".into(), "b:1".into()];
         config.gateway.routers = vec!["r:2".into()];
         assert_eq!(names(Some(&view), None, &config), ["storage-1", "router-7", "gateway-9", "storage-b_1"]);
+        config.gateway.routers = vec![format!("{}:1", "r".repeat(200)), format!("{}:2", "r".repeat(200))];
+        let long = names(Some(&view), None, &config);
+        assert!(long.iter().all(|name| name.len() < LONGEST_NAME + 5) && long[4] != long[5], "{long:?}");
+        config.gateway.routers = vec!["r:2".into()];
         let member = |node, state: State| StorageNode {
             node,
             address: format!("s{node}:1"),
