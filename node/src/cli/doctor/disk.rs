@@ -258,6 +258,10 @@ fn owner(check: &mut Check<'_>, shown: &str, path: &Path, node: &Node) {
         (Ok(Some(pid)), Node::Runs(running)) if running.pid.is_none_or(|own| own == pid) => {
             check.ok(format!("{shown} is in use by this node (process {pid})"));
         }
+        (Ok(Some(pid)), Node::Unknown(_)) => check.warning(
+            format!("{shown} is in use by process {pid} ({}), which may be this node: that is not known", name_of(pid)),
+            "find out why nothing of a node answers at admin.listen",
+        ),
         (Ok(Some(pid)), _) => check.fault(
             format!("{shown} is in use by process {pid} ({}), which is not what listens at admin.listen", name_of(pid)),
             "stop that one, or give this node a folder of its own",
@@ -316,6 +320,13 @@ mod tests {
         lock.try_lock().expect("free");
         let report = examined(&at(folder.path()));
         assert!(report.to_string().contains(&format!("in use by process {}", std::process::id())), "{report}");
+        let owned = |node: &Node| {
+            let mut report = Report::default();
+            owner(&mut report.check("disk"), "here", folder.path(), node);
+            report.worst()
+        };
+        assert_eq!(owned(&Node::Stopped), Severity::Fault);
+        assert_eq!(owned(&Node::Unknown("no answer in time".to_owned())), Severity::Warning, "it may be the node");
     }
 
     #[test]

@@ -100,13 +100,15 @@ fn permissions(check: &mut Check<'_>, setting: &str, path: &Path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => return check.not_checked(shown, error),
     };
-    match mode {
-        0o000..=0o777 if mode & 0o007 != 0 => check.warning(
+    if mode & 0o007 != 0 {
+        check.warning(
             format!("{shown} can be read or changed by every user of this machine (mode {mode:03o})"),
             "`chmod o= FILE`, and replace what is in it if others may have read it",
-        ),
-        _ if mode & 0o070 != 0 => check.note(format!("{shown} can be read by its group (mode {mode:03o})")),
-        _ => check.ok(format!("{shown} is its owner's alone")),
+        );
+    } else if mode & 0o070 != 0 {
+        check.note(format!("{shown} can be read or changed by its group (mode {mode:03o})"));
+    } else {
+        check.ok(format!("{shown} is its owner's alone"));
     }
 }
 

@@ -130,8 +130,10 @@ fn peers_of(config: &Config, looked: &Looked) -> Vec<Peer> {
 
 async fn ask(peer: &Peer, security: &PeerSecurity) -> (Outcome, Option<Answered>) {
     let silent = |why: String| (Outcome::Silent(why), None);
-    if let Err(error) = tokio::net::lookup_host(&peer.address).await {
-        return silent(format!("its name has no address: {error}"));
+    match tokio::time::timeout(DEADLINE, tokio::net::lookup_host(&peer.address)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return silent(format!("its name has no address: {error}")),
+        Err(_) => return silent("no name server has told its address in time".to_owned()),
     }
     let called =
         security.of_tier(peer.tier).and_then(|security| Ok((security.channel(&peer.address)?, security.token())));
