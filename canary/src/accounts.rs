@@ -71,9 +71,11 @@ impl Accounts {
         let password = self.password()?;
         // It takes some hundred milliseconds of CPU, on purpose.
         let scram = tokio::task::spawn_blocking(move || credentials::new_credentials(&password)).await;
-        let scram = scram.ok().and_then(Result::ok);
+        // An account without a password could not sign in, and nobody would say why.
+        let scram = scram.map_err(|error| error.to_string()).and_then(|scram| scram.map_err(|error| error.to_string()));
+        let scram = scram.map_err(|why| AccountError::NotMade { user: users.join(", "), why })?;
         for user in users {
-            let put = Asked::Put(PutUserRequest { user: user.clone(), scram: scram.clone(), replace });
+            let put = Asked::Put(PutUserRequest { user: user.clone(), scram: Some(scram.clone()), replace });
             match operator.ask(put).await {
                 Ok(()) => {}
                 Err(status) if status.code() == Code::AlreadyExists => continue,

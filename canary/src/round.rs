@@ -58,7 +58,7 @@ pub(crate) async fn round(
     let (recipient, content) = (Client::user(&to.user), Client::text(&text));
     let mut sending = pin!(async { client.send(recipient, content).await.map_err(|error| error.to_string()) });
     let (mut accepted, mut delivered) = (false, false);
-    let mut wrong = None;
+    let (mut wrong, mut refused) = (None, None);
     while !(accepted && delivered) {
         // All are cancel-safe: the send goes on in the client.
         tokio::select! {
@@ -68,7 +68,10 @@ pub(crate) async fn round(
                     ledger.accepted(number);
                     metrics::accepted(begun.elapsed());
                 }
-                Err(why) => return Err(Failure::NotAccepted(why)),
+                Err(why) => {
+                    refused = Some(why);
+                    break;
+                }
             },
             text = to.arrived() => match ledger.arrived(&text) {
                 Arrival::Right(_) => {
@@ -76,15 +79,16 @@ pub(crate) async fn round(
                     metrics::delivered(begun.elapsed());
                 }
                 Arrival::Late(number) => tracing::info!(number, "a message of the canary was delivered late"),
-                Arrival::Wrong(is) => wrong = Some(is),
+                Arrival::Wrong(is) => _ = wrong.get_or_insert(is),
                 Arrival::Foreign => {}
             },
             () = sleep_until(deadline) => break,
         }
     }
+    // What is wrong counts more than what is slow, whatever ended the round.
     match wrong {
         Some(wrong) => Err(Failure::Wrong(wrong)),
-        None if !accepted => Err(Failure::NotAccepted("no answer in time".to_owned())),
+        None if !accepted => Err(Failure::NotAccepted(refused.unwrap_or_else(|| "no answer in time".to_owned()))),
         None if !delivered => Err(Failure::NotDelivered(number)),
         None => Ok(()),
     }
