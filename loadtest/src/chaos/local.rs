@@ -45,7 +45,9 @@ mod tests {
     #[test]
     fn what_needs_more_than_processes_is_refused_before_there_are_any() {
         let knows = |text: &str| LocalFaults::knows(text.parse().expect("valid"));
-        for text in ["kill gateway for 3s", "roll all", "pause router for 3s", "damage=log storage-leader for 5s", "add new"] {
+        for text in
+            ["kill gateway for 3s", "roll all", "pause router for 3s", "damage=log storage-leader for 5s", "add new"]
+        {
             assert_eq!(knows(text), Ok(()));
         }
         for text in ["partition router for 3s", "full-disk storage for 3s", "clock=+60s gateway for 3s"] {

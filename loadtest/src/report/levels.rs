@@ -48,7 +48,8 @@ impl Levels {
             let Some(wanted) = wanted else { continue };
             // `offline: acceptance` is of the kind `acceptance`.
             let is_of_kind = |d: &&Distribution| kind.is_none() || d.name.rsplit(": ").next() == kind;
-            let mut all: Vec<_> = distributions.iter().filter(is_of_kind).map(|d| (d.name.as_str(), Some(p99_ms(d)))).collect();
+            let mut all: Vec<_> =
+                distributions.iter().filter(is_of_kind).map(|d| (d.name.as_str(), Some(p99_ms(d)))).collect();
             if all.is_empty() {
                 all.push((kind.unwrap_or_default(), None));
             }

@@ -169,12 +169,7 @@ impl Team<'_> {
 }
 
 /// The window of the measured time, and what gateways tell of it.
-async fn measure(
-    session: &Session,
-    warm_up: Duration,
-    measured: Duration,
-    ending: &Ending,
-) -> (Window, Vec<Figure>) {
+async fn measure(session: &Session, warm_up: Duration, measured: Duration, ending: &Ending) -> (Window, Vec<Figure>) {
     let recorder = Arc::clone(&session.environment.recorder);
     let (servers, gateways) = (&session.environment.servers, &session.environment.gateways);
     recorder.set_phase("warming up");
