@@ -76,6 +76,13 @@ impl FlowCheck {
         }
     }
 
+    /// Nobody waits for an answer any more: what has none yet is unknown.
+    pub(super) fn give_up(&self) {
+        let mut state = self.state.lock();
+        let pending = std::mem::take(&mut state.pending);
+        pending.runs().for_each(|(first, last)| state.unknown.insert(first, last));
+    }
+
     /// The watcher was shown this message. True if it was the first time, in order, and the watcher expects it.
     pub fn delivered(&self, watcher: &Arc<WatcherCheck>, counter: u64) -> bool {
         let mut state = self.state.lock();

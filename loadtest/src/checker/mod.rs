@@ -125,6 +125,11 @@ impl Checker {
         flows.iter().all(|flow| flow.complete())
     }
 
+    /// The senders were stopped: a send that has no answer by now is unknown, and does not keep the run open.
+    pub(crate) fn give_up(&self) {
+        self.flows.lock().values().for_each(|flow| flow.give_up());
+    }
+
     /// How many violations are known by now, without what is lost: that is known at the end.
     pub(crate) fn broken(&self) -> u64 {
         self.violations.so_far().counts.values().sum()

@@ -149,6 +149,22 @@ fn a_send_that_has_not_ended_keeps_the_run_open_and_counts_as_unknown() {
 }
 
 #[test]
+fn a_send_that_nobody_waits_for_any_more_does_not_keep_the_run_open() {
+    let setup = setup(1);
+    let late = setup.flow.sending();
+    setup.deliver([1]);
+    assert!(!setup.checker.complete());
+    setup.checker.give_up();
+    assert!(setup.checker.complete());
+    setup.flow.ended(late, Outcome::Accepted);
+    assert!(setup.checker.complete(), "it came too late to be a promise");
+    setup.deliver([late]);
+    setup.deliver([late]);
+    assert_eq!(setup.found(), [format!("doubled: bob/d: alice -> bob #{late}")]);
+    assert_eq!(setup.checker.finish().summary.unknown, 1);
+}
+
+#[test]
 fn each_watcher_is_followed_by_itself() {
     let setup = setup(2);
     let (other, passer_by) = (setup.checker.watcher("bob", "e"), setup.checker.watcher("alice", "f"));

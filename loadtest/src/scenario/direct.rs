@@ -188,6 +188,10 @@ impl Direct {
         sending.stop.send_replace(true);
         let complete = eventually(patience, || sending.stop.is_closed() && self.load.checker.complete()).await;
         sending.senders.stop();
+        if !complete {
+            // Or what is sent after the pause could never be complete.
+            self.load.checker.give_up();
+        }
         complete
     }
 
