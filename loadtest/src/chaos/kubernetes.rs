@@ -208,8 +208,11 @@ impl KubernetesFaults {
         }
         let mut by_count: Vec<_> = counts.into_iter().map(|(pod, count)| (count, pod)).collect();
         by_count.sort();
-        let chosen = if target == Target::StorageLeader { by_count.pop() } else { by_count.into_iter().next() };
-        chosen.map(|(_, pod)| pod).ok_or_else(|| self.kubectl.failed("storage", "no pod of it is ready"))
+        let chosen = match target {
+            Target::StorageLeader => by_count.pop().filter(|(count, _)| *count > 0),
+            _ => by_count.into_iter().next(),
+        };
+        chosen.map(|(_, pod)| pod).ok_or_else(|| self.kubectl.failed("storage", "no pod that is ready leads a shard"))
     }
 
     async fn carry_out(&mut self, step: Step, round: usize) -> Result<Vec<String>, KubectlError> {
