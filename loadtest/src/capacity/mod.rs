@@ -71,6 +71,8 @@ pub(crate) enum Stopped {
     Broken(u64),
     #[error("{0}")]
     Worker(String),
+    #[error("a gateway of target.gateway_admin does not answer: what it refuses is not known")]
+    Gateways,
 }
 
 /// The result of a search, with the measurements that its report shows.
@@ -159,6 +161,9 @@ async fn attempt(
             break agreed;
         }
     };
+    if judgement == Judgement::Holds && refused.is_none() && !environment.gateways.is_empty() {
+        return Err(Stopped::Gateways);
+    }
     // Of a window that the others have outvoted, the times do not count either.
     let mut times = Vec::new();
     let agrees = |window: &StepWindow| window.judgement == judgement;

@@ -25,6 +25,10 @@ impl Gateways {
         Ok(Self(urls.iter().map(|url| admin::authority(url)).collect::<Result<_, _>>()?))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// `None` if there are no gateways, or one does not answer.
     pub async fn read(&self) -> Option<Sends> {
         let mut sends = Sends::default();
