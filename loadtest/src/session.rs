@@ -91,6 +91,12 @@ pub(crate) async fn interrupted() {
     }
 }
 
+/// Whoever interrupts once more does not want to wait.
+pub(crate) async fn exit_at_interrupt() {
+    interrupted().await;
+    std::process::exit(130);
+}
+
 /// A name that no other run has: several processes may begin in the same millisecond.
 pub(crate) fn run_name() -> String {
     format!("load-{:x}-{:x}", carillon_proto::now_ms(), std::process::id())
@@ -121,14 +127,17 @@ impl Session {
         self
     }
 
-    /// Resolves after this time, or at an interrupt.
+    /// Resolves after this time, or at an interrupt; the second one ends the process.
     pub(crate) fn for_this_long(&self, lasts: Duration) -> impl Future<Output = ()> + use<> {
-        let recorder = Arc::clone(&self.environment.recorder);
+        let (recorder, tasks) = (Arc::clone(&self.environment.recorder), self.environment.tasks.clone());
         async move {
             recorder.phase_lasts(lasts);
             tokio::select! {
                 () = tokio::time::sleep(lasts) => {}
-                () = interrupted() => recorder.mark("interrupted"),
+                () = interrupted() => {
+                    recorder.mark("interrupted");
+                    tasks.spawn("second interrupt", exit_at_interrupt());
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     report::{Integrity, Report},
     scenario::mix::{self, Ending},
     scenario_file::{self, ChaosPart, PRESETS, ScenarioFile, TargetPart},
-    session::{Session, Setting, capacity_report, interrupted},
+    session::{Session, Setting, capacity_report, exit_at_interrupt, interrupted},
 };
 
 pub(super) fn presets(arguments: &Presets) -> anyhow::Result<ExitCode> {
@@ -89,8 +89,7 @@ pub(super) fn end_at_interrupt(session: &Session, ending: &Ending) {
         interrupted().await;
         recorder.mark("interrupted");
         ending.end();
-        interrupted().await;
-        std::process::exit(130);
+        exit_at_interrupt().await;
     });
 }
 
