@@ -87,15 +87,17 @@ impl KubernetesFaults {
     /// Fails unless the operator means this place, and the namespace allows faults.
     pub(crate) async fn new(kubectl: Kubectl, consent: &Consent, patience: Duration) -> anyhow::Result<Self> {
         let place = kubectl.place();
-        println!("faults in context and namespace {place}");
         let faults = Self { kubectl, rehearsal: *consent == Consent::Rehearsal, patience, pretended: None };
         match consent {
             Consent::Rehearsal => {
+                println!("faults in context and namespace {place}");
                 if let Err(error) = faults.allowed().await {
                     println!("without --dry-run it would end here: {error}");
                 }
             }
             Consent::Given(meant) => {
+                // Standard output is the report's.
+                eprintln!("faults in context and namespace {place}");
                 anyhow::ensure!(*meant == place, "--yes-i-mean is {meant:?}, and this is {place}: nothing is touched");
                 faults.allowed().await?;
             }

@@ -85,7 +85,7 @@ fn faults_strike_while_users_write_to_each_other() {
     let output = world.run(&["--kubernetes", "chat", "--yes-i-mean", "lab/chat"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let report = Report::read(&world.at("run.json")).unwrap_or_else(|error| panic!("{error}: {said}"));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("faults in context and namespace lab/chat"));
+    assert!(said.contains("faults in context and namespace lab/chat"), "{said}");
     assert!(
         report.faults.len() >= 2 && report.faults.iter().all(|fault| fault.failed.is_none()),
         "{:?}",
