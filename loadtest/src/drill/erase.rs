@@ -52,7 +52,10 @@ async fn export_and_erase(drill: &mut Drill<'_>, traffic: &Traffic) -> anyhow::R
     let files_before: Vec<_> = search(drill).await?.into_iter().map(|files| files.len()).collect();
     if files_before.iter().all(|files| *files == 0) {
         // What is not found before the erasure is not found after it either, whatever was erased.
-        drill.report.missed.push("erase: no file had what the user said, so nothing can be said of the disks".to_owned());
+        drill
+            .report
+            .missed
+            .push("erase: no file had what the user said, so nothing can be said of the disks".to_owned());
     }
     let beginning = traffic.begin();
     let began = Instant::now();
