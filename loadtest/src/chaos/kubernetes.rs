@@ -135,8 +135,15 @@ impl KubernetesFaults {
         Err(self.kubectl.failed(&format!("namespace {namespace}"), why))
     }
 
-    /// Changes something, or says that it would.
+    /// Changes something if that is still allowed, or says that it would.
     async fn change(&self, arguments: &[&str], patience: Duration) -> Result<String, KubectlError> {
+        if !self.rehearsal {
+            self.allowed().await?;
+        }
+        self.run(arguments, patience).await
+    }
+
+    async fn run(&self, arguments: &[&str], patience: Duration) -> Result<String, KubectlError> {
         let line = self.kubectl.line(arguments);
         if self.rehearsal {
             println!("    {line}");
@@ -150,7 +157,10 @@ impl KubernetesFaults {
     async fn insist(&self, arguments: &[&str]) -> Result<String, KubectlError> {
         let give_up = Instant::now() + self.patience;
         loop {
-            match self.change(arguments, self.patience).await {
+            if !self.rehearsal {
+                self.allowed().await?;
+            }
+            match self.run(arguments, self.patience).await {
                 Err(_) if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
                 done => return done,
             }
@@ -352,13 +362,7 @@ impl KubernetesFaults {
 
 impl Strike for KubernetesFaults {
     async fn strike(&mut self, step: Step, round: usize) -> Struck {
-        let struck = async {
-            if !self.rehearsal {
-                self.allowed().await?;
-            }
-            self.carry_out(step, round).await
-        };
-        match struck.await {
+        match self.carry_out(step, round).await {
             Ok(hit) => Struck { hit, failed: None },
             Err(error) => Struck { hit: Vec::new(), failed: Some(error.to_string()) },
         }

@@ -99,6 +99,18 @@ async fn whoever_takes_the_label_away_ends_the_faults() {
 }
 
 #[tokio::test]
+async fn whoever_takes_the_label_away_ends_a_fault_of_several_steps_too() {
+    let lab = Lab::allowed();
+    let mut faults = lab.consented().await;
+    faults.strike(step("add new"), 0).await;
+    let before = lab.changes();
+    lab.write("forbidden-after-scale", r#"{"metadata": {"name": "chat"}}"#);
+    let struck = faults.strike(step("add new"), 0).await;
+    assert!(struck.failed.is_some_and(|why| why.contains("it does not allow faults")));
+    assert_eq!(lab.changes()[before.len()..], ["scale statefulset/carillon-storage --current-replicas=4 --replicas=5"]);
+}
+
+#[tokio::test]
 async fn pods_that_are_ready_take_turns() {
     let lab = Lab::allowed();
     let mut faults = lab.consented().await;
