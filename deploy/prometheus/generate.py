@@ -2,15 +2,21 @@
 """Writes the files in this folder that are made of others; with --check it only says whether they are up to date.
 
 rules.yaml           the service levels: how much of the error budget is used, over several windows, and alerts on that
+alerts.yaml          written by hand, but for its links to the runbook
 prometheusrule.yaml  rules.yaml and alerts.yaml for Prometheus's operator
+
+--runbook-url 'https://wiki.example/carillon/runbook#%s' makes each alert link to your copy of docs/runbook.md: %s is the
+heading of its section, as links to headings have it. --to FOLDER writes the three files there.
 """
 
+import argparse
 import pathlib
+import re
 import sys
 
 HERE = pathlib.Path(__file__).parent
 MADE = "# Made by generate.py: do not edit.\n"
-RUNBOOK = "docs/runbook.md"
+RUNBOOK_URL = "docs/runbook.md#%s"
 
 # The share of sends, or of deliveries, that must be good over 30 days.
 LEVELS = [
@@ -73,7 +79,7 @@ def burn_alert(level, severity, burns):
         annotations:
           summary: Too many {level['what']}
           description: '{{{{ $value | humanizePercentage }}}}: {level['what']}. At this rate the objective of {objective} over 30 days will be missed.'
-          runbook_url: {RUNBOOK}#{level['alert'].lower()}
+          runbook_url: {RUNBOOK_URL}
 """
 
 
@@ -103,17 +109,46 @@ def prometheus_rule(rules_text, alerts_text):
     return head + "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True))
 
 
-def files():
-    made = rules()
-    return {"rules.yaml": made, "prometheusrule.yaml": prometheus_rule(made, (HERE / "alerts.yaml").read_text())}
+def with_links(text, pattern):
+    """Rules in which each alert's link to the runbook is made of this pattern."""
+    made, anchor = [], None
+    for line in text.splitlines(keepends=True):
+        if alert := re.match(r" *- alert: (\w+)$", line):
+            anchor = alert[1].lower()
+        made.append(re.sub(r"(?<= runbook_url: ).*", lambda _: pattern.replace("%s", anchor), line))
+    return "".join(made)
+
+
+def files(runbook_url):
+    made = with_links(rules(), runbook_url)
+    alerts = with_links((HERE / "alerts.yaml").read_text(), runbook_url)
+    return {"rules.yaml": made, "alerts.yaml": alerts, "prometheusrule.yaml": prometheus_rule(made, alerts)}
+
+
+def pattern_of_links(text):
+    """What can stand in YAML without quotes, and has a place for the heading."""
+    if text.count("%s") != 1 or not re.fullmatch(r"[A-Za-z/][\w./:%#?=&~+@,-]*(?<!:)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the address of a page with one %s, which stands for the heading of the alert")
+    return text
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
+    parser.add_argument("--runbook-url", type=pattern_of_links, default=RUNBOOK_URL, metavar="PATTERN")
+    parser.add_argument("--to", type=pathlib.Path, default=HERE, metavar="FOLDER")
+    return parser.parse_args()
 
 
 def main():
-    stale = [name for name, text in files().items() if not (HERE / name).exists() or (HERE / name).read_text() != text]
-    if "--check" in sys.argv:
+    given = arguments()
+    made = files(given.runbook_url)
+    if given.check:
+        stale = [name for name, text in made.items() if not (given.to / name).exists() or (given.to / name).read_text() != text]
         sys.exit(f"out of date: {', '.join(stale)}: run deploy/prometheus/generate.py" if stale else 0)
-    for name, text in files().items():
-        (HERE / name).write_text(text)
+    given.to.mkdir(parents=True, exist_ok=True)
+    for name, text in made.items():
+        (given.to / name).write_text(text)
 
 
 if __name__ == "__main__":
