@@ -12,7 +12,7 @@ GRAFANA = ROOT / "deploy/grafana"
 RUNBOOK = ROOT / "docs/runbook.md"
 
 # Grafana's own variables, as a panel has them, with the values that make a query run.
-VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$__range": "15m", "$namespace": ".*", "$instance": ".*"}
 
 
 def rules_of(name):

@@ -76,7 +76,7 @@ def test_each_alert_says_what_to_do():
         assert alert["labels"]["severity"] in ("critical", "warning", "info"), alert["alert"]
         annotations = alert["annotations"]
         assert set(annotations) == {"summary", "description", "runbook_url"}, alert["alert"]
-        assert annotations["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+        assert annotations["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}", "run deploy/prometheus/generate.py"
 
 
 def test_each_section_of_the_runbook_is_complete():
@@ -141,3 +141,38 @@ def test_panels_are_described_and_do_not_overlap():
                 assert target["legendFormat"], f"{name}: {panel['title']}"
                 used = set(re.findall(r"\$(?!__)(\w+)", target["expr"]))
                 assert used <= variables, f"{name}: {panel['title']}: {used - variables}"
+
+
+def test_lines_of_panels_are_the_service_levels():
+    levels = yaml.safe_load((rules.PROMETHEUS / "rules.yaml").read_text())["groups"][0]["rules"]
+    texts = " ".join(rule["expr"] for rule in levels)
+    limits = {}
+    for _, panel in rules.panels():
+        for step in panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"][1:]:
+            limits.setdefault(panel["title"], set()).add(step["value"])
+    assert limits["Time to acceptance"] == {0.05} and 'send_latency_seconds_bucket{le="0.05"}' in texts
+    assert limits["Time to delivery"] == {0.25} and 'delivery_latency_seconds_bucket{le="0.25"}' in texts
+    budgets = {title: float(found) for title, record in (
+        ("Sends that fail", "send_errors"), ("Sends that are slow", "slow_sends"), ("Deliveries that are slow", "slow_deliveries"),
+    ) for found in re.findall(rf"carillon:{record}:ratio_rate1h > 14.4 \* ([\d.]+)", texts)}  # fmt: skip
+    assert budgets == {title: max(limits[title]) for title in budgets} and len(budgets) == 3
+
+
+def test_numbers_are_red_for_a_reason_only():
+    numbers = [panel for _, panel in rules.panels() if panel["type"] == "stat"]
+    assert numbers
+    for panel in numbers:
+        colours = [(step["color"], step["value"]) for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+        if panel["title"] == "Shards without a leader":
+            assert colours == [("green", None), ("red", 1)]
+        elif panel["title"] == "Certificates":
+            [warning] = [alert["expr"] for alert in rules.alerts() if alert["alert"] == "CarillonCertificateEnds"]
+            assert colours == [("red", None), ("green", 7 * 86400)] and warning.endswith("< 7 * 86400")
+        else:
+            assert colours == [("green", None)], panel["title"]
+
+
+def test_a_panel_that_may_be_empty_says_why():
+    for name, panel in rules.panels():
+        may_be_empty = all("mayBeEmpty" in target for target in panel["targets"])
+        assert ("noValue" in panel["fieldConfig"]["defaults"]) == may_be_empty, f"{name}: {panel['title']}"

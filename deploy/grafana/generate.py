@@ -2,7 +2,8 @@
 """Writes the dashboards in this folder; with --check it only says whether they are up to date.
 
 In an expression, $of stands for the variables of the dashboard. `empty` says why a query may find nothing in a healthy
-cluster; it stands in the dashboard as mayBeEmpty, which Grafana ignores.
+cluster; it stands in the dashboard as mayBeEmpty, which Grafana ignores, and where no query of a panel need find anything,
+in the place of "No data". Where a value becomes bad, there is a line in a graph, and a number turns red.
 """
 
 import json
@@ -14,7 +15,7 @@ import panels
 HERE = pathlib.Path(__file__).parent
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 OF = 'namespace=~"$namespace",instance=~"$instance"'
-WIDTH, HEIGHT = 24, 8
+WIDTH, HEIGHT, HEIGHT_OF_NUMBERS = 24, 8, 4
 
 
 def variable(name, label, query, where):
@@ -35,17 +36,40 @@ def target(number, query):
     return made
 
 
-def panel(number, described, x, y, width):
+def thresholds(described):
+    """Without steps of their own, numbers would turn red at 80."""
+    colours = [("green", None)]
+    if described["limit"] is not None:
+        colours.append(("red", described["limit"]))
+    if described["least"] is not None:
+        colours = [("red", None), ("green", described["least"])]
+    return {"mode": "absolute", "steps": [{"color": colour, "value": value} for colour, value in colours]}
+
+
+def nothing(queries):
+    """Why a panel may be empty; None if it should not be."""
+    reasons = dict.fromkeys(query.get("empty") for query in queries)
+    return None if None in reasons else ", ".join(reasons).capitalize()
+
+
+def panel(number, described, x, y, width, height):
     kind = described.get("kind", "timeseries")
     made = {
         "id": number, "type": kind, "title": described["title"], "description": described["description"],
-        "datasource": SOURCE, "gridPos": {"h": HEIGHT, "w": width, "x": x, "y": y},
+        "datasource": SOURCE, "gridPos": {"h": height, "w": width, "x": x, "y": y},
         "targets": [target(at, query) for at, query in enumerate(described["queries"])],
         "fieldConfig": {"defaults": {"unit": described["unit"], "min": 0}, "overrides": []},
     }  # fmt: skip
+    defaults = made["fieldConfig"]["defaults"]
+    if kind == "stat" or described["limit"] is not None:
+        defaults["thresholds"] = thresholds(described)
+    if reasons := nothing(described["queries"]):
+        defaults["noValue"] = reasons
     if kind == "timeseries":
         made["options"] = {"tooltip": {"mode": "multi", "sort": "desc"}, "legend": {"displayMode": "list", "placement": "bottom"}}
-        made["fieldConfig"]["defaults"]["custom"] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never"}
+        defaults["custom"] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never"}
+        if described["limit"] is not None:
+            defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
     else:
         made["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "textMode": "value_and_name"}
     return made
@@ -59,11 +83,12 @@ def dashboard(name, title, rows):
                      "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y}})  # fmt: skip
         y += 1
         columns = 3 if len(described) % 3 == 0 else 2
+        height = HEIGHT_OF_NUMBERS if all(one["kind"] == "stat" for one in described) else HEIGHT
         for at, one in enumerate(described):
             number += 1
             width = WIDTH // columns
-            made.append(panel(number, one, at % columns * width, y + at // columns * HEIGHT, width))
-        y += -(-len(described) // columns) * HEIGHT
+            made.append(panel(number, one, at % columns * width, y + at // columns * height, width, height))
+        y += -(-len(described) // columns) * height
     return {
         "uid": f"carillon-{name}", "title": f"Carillon: {title}", "tags": ["carillon"], "schemaVersion": 39, "version": 1,
         "editable": True, "timezone": "browser", "refresh": "30s", "time": {"from": "now-1h", "to": "now"},

@@ -8,8 +8,9 @@ def query(expr, legend="{{instance}}", empty=None):
     return {"expr": expr, "legend": legend} | ({"empty": empty} if empty else {})
 
 
-def panel(title, unit, description, *queries, kind="timeseries"):
-    return {"title": title, "unit": unit, "description": description, "queries": list(queries), "kind": kind}
+def panel(title, unit, description, *queries, kind="timeseries", limit=None, least=None):
+    """A value is bad from `limit` on, or below `least`."""
+    return {"title": title, "unit": unit, "description": description, "queries": list(queries), "kind": kind, "limit": limit, "least": least}
 
 
 def rate(metric, by="instance", of="", legend=None):
@@ -17,6 +18,13 @@ def rate(metric, by="instance", of="", legend=None):
     labels = f"$of,{of}" if of else "$of"
     legend = legend or " ".join(f"{{{{{label}}}}}" for label in by.replace(" ", "").split(",") if label)
     return query(f"sum by ({by}) (rate({metric}{{{labels}}}[{RATE}]))", legend)
+
+
+def happened(metric, by, of="", empty="none in this time"):
+    """Events a second of those kinds that there were in the shown time: most kinds never happen, and would fill the legend."""
+    labels = f"$of,{of}" if of else "$of"
+    made = rate(metric, by, of)
+    return query(f"{made['expr']} and sum by ({by}) (increase({metric}{{{labels}}}[$__range])) > 0", made["legend"], empty)
 
 
 def gauge(metric, legend="{{instance}}", of="", empty=None):
@@ -39,16 +47,16 @@ SENDS = panel(
     "Sends", "ops", "Sends of clients, and what became of them.",
     rate("carillon_gateway_sends_total", "", legend="sends"),
     rate("carillon_gateway_accepted_total", "", legend="accepted"),
-    rate("carillon_gateway_refusals_total", "code", of='of="send"'),
+    happened("carillon_gateway_refusals_total", "code", of='of="send"'),
 )  # fmt: skip
 SEND_LATENCY = panel(
     "Time to acceptance", "s", "From reading a send to writing Accepted. The service level is 99 % within 50 ms.",
-    *quantiles("carillon_gateway_send_latency_seconds"),
+    *quantiles("carillon_gateway_send_latency_seconds"), limit=0.05,
 )  # fmt: skip
 DELIVERY_LATENCY = panel(
     "Time to delivery", "s",
     "From the sender's gateway to a connection of the recipient that is live. The service level is 99 % within 250 ms. The clocks of two machines are compared.",
-    *quantiles("carillon_gateway_delivery_latency_seconds"),
+    *quantiles("carillon_gateway_delivery_latency_seconds"), limit=0.25,
 )  # fmt: skip
 PROCESSES = [
     panel("CPU", "short", "Cores that each process keeps busy.", rate("carillon_node_cpu_seconds_total")),
@@ -58,18 +66,33 @@ PROCESSES = [
 ]  # fmt: skip
 
 
+def most(number, expr, by, over, legend):
+    """The lines that were highest in the shown time. topk alone would choose others for each moment, and show them all."""
+    return query(f"{expr} and topk({number}, max by ({by}) ({over}))", legend)
+
+
+def highest(number, metric, by, legend, of=""):
+    labels = f"$of,{of}" if of else "$of"
+    return most(number, f"max by ({by}) ({metric}{{{labels}}})", by, f"max_over_time({metric}{{{labels}}}[$__range] @ end())", legend)
+
+
 def queues(role):
+    of = f'$of,queue=~"{role}_.*"'
     return panel(
-        "Queues", "percentunit", "How full the fullest queue of each kind is. What happens when one is full stands in docs/metrics.md.",
-        query(f'max by (queue) (carillon_node_queue_fullest_ratio{{$of,queue=~"{role}_.*"}})', "{{queue}}"),
+        "Queues", "percentunit",
+        "How full the fullest queue of each kind is, and all together. What happens when one is full stands in docs/metrics.md.",
+        query(f"max by (queue) (carillon_node_queue_fullest_ratio{{{of}}}) and max by (queue) (max_over_time(carillon_node_queue_fullest_ratio{{{of}}}[$__range])) > 0",
+              "{{queue}}", "nothing has waited"),
+        query(f"sum(carillon_node_queue_length{{{of}}}) / sum(carillon_node_queue_capacity{{{of}}})", "all"),
     )  # fmt: skip
 
 
 def waiting(role):
+    of = f'$of,queue=~"{role}_.*",queue!~".*_bytes"'
     return panel(
-        "Waiting", "short", "Items that wait in all queues of each kind, and the share of their room.",
-        query(f'sum by (queue) (carillon_node_queue_length{{$of,queue=~"{role}_.*"}})', "{{queue}}"),
-        query(f'sum by (queue) (carillon_node_queue_length{{$of,queue=~"{role}_.*"}}) / sum by (queue) (carillon_node_queue_capacity{{$of,queue=~"{role}_.*"}})', "{{queue}}, share"),
+        "Waiting", "short", "Items that wait in all queues of each kind in which there were any.",
+        query(f"sum by (queue) (carillon_node_queue_length{{{of}}}) and sum by (queue) (max_over_time(carillon_node_queue_length{{{of}}}[$__range])) > 0",
+              "{{queue}}", "nothing has waited"),
     )  # fmt: skip
 
 
@@ -77,24 +100,24 @@ OVERVIEW = [
     ("Now", [
         panel("Ready", "short", "Processes that are ready, by role.", query("sum by (role) (carillon_node_ready{$of})", "{{role}}"), kind="stat"),
         panel("Shards without a leader", "short", "Shards of which no replica leads: nothing can be sent to or read from them.",
-              query("count(max by (shard) (carillon_storage_shard_leads{$of}) == 0) or vector(0)", "shards"), kind="stat"),
+              query("count(max by (shard) (carillon_storage_shard_leads{$of}) == 0) or vector(0)", "shards"), kind="stat", limit=1),
         panel("Releases", "short", "Processes of each release.", query("count by (version) (carillon_node_build_info{$of})", "{{version}}"), kind="stat"),
     ]),
     ("Service levels", [
         panel("Sends that fail", "percentunit", "Sends refused because the service could not take them, of all; 0.1 % may be over 30 days.",
               query('carillon:send_errors:ratio_rate5m{namespace=~"$namespace"}', "5 minutes"),
-              query('carillon:send_errors:ratio_rate6h{namespace=~"$namespace"}', "6 hours")),
+              query('carillon:send_errors:ratio_rate6h{namespace=~"$namespace"}', "6 hours"), limit=0.001),
         panel("Sends that are slow", "percentunit", "Sends accepted after more than 50 ms; 1 % may be over 30 days.",
               query('carillon:slow_sends:ratio_rate5m{namespace=~"$namespace"}', "5 minutes"),
-              query('carillon:slow_sends:ratio_rate6h{namespace=~"$namespace"}', "6 hours")),
+              query('carillon:slow_sends:ratio_rate6h{namespace=~"$namespace"}', "6 hours"), limit=0.01),
         panel("Deliveries that are slow", "percentunit", "Messages that reach a live connection after more than 250 ms; 1 % may be over 30 days.",
               query('carillon:slow_deliveries:ratio_rate5m{namespace=~"$namespace"}', "5 minutes"),
-              query('carillon:slow_deliveries:ratio_rate6h{namespace=~"$namespace"}', "6 hours")),
+              query('carillon:slow_deliveries:ratio_rate6h{namespace=~"$namespace"}', "6 hours"), limit=0.01),
     ]),
     ("Messages", [SENDS, SEND_LATENCY, DELIVERY_LATENCY]),
     ("Canary", [
         panel("Messages of the canary", "ops", "Messages that canaries send through the whole path, by what became of them. All should be ok.",
-              rate("carillon_canary_rounds_total", "result")),
+              happened("carillon_canary_rounds_total", "result")),
         panel("Time to the canary", "s", "From sending to the acceptance, and to the delivery, of the canaries' messages as clients see it.",
               query(f"histogram_quantile(0.99, sum by (le) (rate(carillon_canary_acceptance_seconds_bucket{{$of}}[{RATE}])))", "p99 accepted"),
               query(f"histogram_quantile(0.99, sum by (le) (rate(carillon_canary_delivery_seconds_bucket{{$of}}[{RATE}])))", "p99 delivered")),
@@ -106,18 +129,19 @@ OVERVIEW = [
     ("Users", [
         panel("Sessions", "short", "Connections that are signed in, and all that are open.",
               query("sum(carillon_gateway_sessions{$of})", "signed in"), query("sum(carillon_gateway_connections{$of})", "open")),
-        panel("Sign-ins", "ops", "Sign-ins by result.", rate("carillon_gateway_sign_ins_total", "result")),
-        panel("Connections ended by gateways", "ops", "Why gateways ended connections.", rate("carillon_gateway_byes_total", "code")),
+        panel("Sign-ins", "ops", "Sign-ins by result.", happened("carillon_gateway_sign_ins_total", "result")),
+        panel("Connections ended by gateways", "ops", "Why gateways ended connections.", happened("carillon_gateway_byes_total", "code")),
     ]),
     ("Processes", PROCESSES),
     ("What changes", [
         panel("Uptime", "s", "Time since each process started.", query("time() - carillon_node_start_timestamp_seconds{$of}")),
         panel("Stopping", "short", "Processes that stop in order.", query("sum by (instance) (carillon_node_draining{$of})")),
-        panel("Warnings and errors", "ops", "Lines of the log that want somebody.", rate("carillon_node_log_events_total", "instance, level")),
+        panel("Warnings and errors", "ops", "Lines of the log that want somebody.", happened("carillon_node_log_events_total", "instance, level")),
     ]),
     ("Certificates", [
-        panel("Certificates", "s", "Time until the first certificate of each file ends.",
-              query("carillon_node_certificate_ends_timestamp_seconds{$of} - time()", "{{instance}} {{used_for}}", NO_TLS)),
+        panel("Certificates", "s", "Time until the first certificate of each kind of file ends, on any process.",
+              query("min by (used_for) (carillon_node_certificate_ends_timestamp_seconds{$of} - time())", "{{used_for}}", NO_TLS),
+              kind="stat", least=7 * 86400),
         panel("Disks", "percentunit", "Free space on the disks of storage nodes.",
               query("carillon_storage_disk_free_bytes{$of} / carillon_storage_disk_total_bytes{$of}")),
     ]),
@@ -139,11 +163,11 @@ GATEWAY = [
         panel("Connections", "short", "Open connections by protocol.", query("sum by (protocol) (carillon_gateway_connections{$of})", "{{protocol}}")),
         panel("Room for connections", "percentunit", "Share of the connections that a gateway may have.",
               query("sum by (instance) (carillon_gateway_connections{$of}) / on (instance) sum by (instance) (carillon_gateway_connections_limit{$of})")),
-        panel("Connections refused", "ops", "Connections for which there was no place.", rate("carillon_gateway_connections_refused_total", "why")),
-        panel("Sign-ins", "ops", "Sign-ins by way and result.", rate("carillon_gateway_sign_ins_total", "way, result")),
+        panel("Connections refused", "ops", "Connections for which there was no place.", happened("carillon_gateway_connections_refused_total", "why")),
+        panel("Sign-ins", "ops", "Sign-ins by way and result.", happened("carillon_gateway_sign_ins_total", "way, result")),
         panel("Sessions", "short", "Connections that are signed in.", gauge("carillon_gateway_sessions")),
         panel("Connections ended", "ops", "Why the gateway ended connections; replaced by a newer one of the same device; closed because the client did not read.",
-              rate("carillon_gateway_byes_total", "code"),
+              happened("carillon_gateway_byes_total", "code"),
               rate("carillon_gateway_evictions_total", "", legend="replaced"),
               rate("carillon_gateway_slow_consumers_total", "", legend="too slow")),
     ]),
@@ -151,7 +175,7 @@ GATEWAY = [
         panel("Frames", "ops", "Frames read from clients and given to connections.", rate("carillon_gateway_frames_total", "direction")),
         panel("Bytes", "Bps", "Bytes of frames read from clients and written to them.",
               rate("carillon_gateway_received_bytes_total", "", legend="received"), rate("carillon_gateway_sent_bytes_total", "", legend="sent")),
-        panel("Refusals", "ops", "What was refused, and why.", rate("carillon_gateway_refusals_total", "of, code")),
+        panel("Refusals", "ops", "What was refused, and why.", happened("carillon_gateway_refusals_total", "of, code")),
     ]),
     ("Routers", [
         panel("Links", "short", "Routers to which a link is open.", gauge("carillon_gateway_router_links")),
@@ -167,8 +191,8 @@ GATEWAY = [
 
 ROUTER = [
     ("Requests", [
-        panel("Requests", "ops", "Requests of gateways by operation.", rate("carillon_router_requests_total", "op")),
-        panel("Requests that failed", "ops", "Requests by outcome, without those that went well.", rate("carillon_router_requests_total", "outcome", of='outcome!="ok"')),
+        panel("Requests", "ops", "Requests of gateways by operation.", happened("carillon_router_requests_total", "op")),
+        panel("Requests that failed", "ops", "Requests by outcome, without those that went well.", happened("carillon_router_requests_total", "outcome", of='outcome!="ok"')),
         panel("Time of a send", "s", "From reading a send to its answer: it stands in both inboxes.", *quantiles("carillon_router_request_duration_seconds", 'op="send"')),
         panel("Time of requests", "s", "99th percentile by operation.", quantiles("carillon_router_request_duration_seconds", by="op")[1]),
         panel("Time of an append", "s", "From handing an append to the store client to the store's answer, with all repeats.", *quantiles("carillon_router_append_duration_seconds")),
@@ -191,8 +215,9 @@ ROUTER = [
               query(f'sum by (instance) (rate(carillon_router_account_lookups_total{{$of,result="hit"}}[{RATE}])) / sum by (instance) (rate(carillon_router_account_lookups_total{{$of}}[{RATE}]))')),
     ]),
     ("Ring", [
-        panel("Ring", "short", "Version of the ring by which each router acts, and the routers in it.",
-              gauge("carillon_router_ring_version", "{{instance}} version"), gauge("carillon_router_ring_routers", "{{instance}} routers")),
+        panel("Ring", "short", "Routers in the ring by which each router acts; and 1 while it is behind the newest version of the ring.",
+              gauge("carillon_router_ring_routers", "{{instance}} routers"),
+              query("carillon_router_ring_version{$of} < bool scalar(max(carillon_router_ring_version{$of}))", "{{instance}} behind")),
         panel("Lease", "short", "1 while the router holds its lease.", gauge("carillon_router_lease_held")),
         panel("Gateways that have not announced", "short", "Gateways whose sessions are not all known since the ring changed last.",
               query("max by (instance) (carillon_router_gateways_missing{$of})")),
@@ -201,26 +226,27 @@ ROUTER = [
     ]),
     ("Copies", [
         panel("Inboxes put back", "short", "Inboxes of which a device had more than the store, since the process started.", gauge("carillon_router_epochs_renewed_total")),
-        panel("CPU", "short", "Cores that each router keeps busy.", query(f'sum by (instance) (rate(carillon_node_cpu_seconds_total{{$of}}[{RATE}]) * on (instance) group_left() carillon_node_ready{{role="router"}})')),
+        panel("CPU", "short", "Cores that each router keeps busy.", query(f'sum by (instance) (rate(carillon_node_cpu_seconds_total{{$of}}[{RATE}]) and on (instance) carillon_node_ready{{role="router"}})')),
     ]),
 ]  # fmt: skip
 
 STORAGE = [
     ("Shards", [
-        panel("Shards without a leader", "short", "Nothing can be sent to or read from these shards.",
-              query("max by (shard) (carillon_storage_shard_leads{$of}) == 0", "{{shard}}", "each shard has a leader"),
-              query("min by (shard) (carillon_storage_shard_leader_known{$of}) == 0", "{{shard}}, not known to all", "each replica knows its leader")),
+        panel("Shards without a leader", "short", "Nothing can be sent to or read from these shards; and those whose leader some replica does not know.",
+              *[query(f'count(max by (shard) (carillon_storage_shard_leads{{$of,shard=~"{kind}-.*"}}) == 0) or vector(0)', kind) for kind in ("directory", "timeline")],
+              query("count(min by (shard) (carillon_storage_shard_leader_known{$of}) == 0) or vector(0)", "leader not known to all")),
         panel("Shards led", "short", "Shards that each node leads.", gauge("carillon_storage_leading_shards")),
         panel("Elections", "short", "Elections in ten minutes, and leads handed over on purpose.",
               query("sum(max by (shard) (delta(carillon_storage_shard_term{$of}[10m])))", "elections"),
               query("sum by (outcome) (increase(carillon_storage_lead_transfers_total{$of}[10m]))", "handed over, {{outcome}}")),
         panel("Commits", "ops", "Entries committed a second, of the shards with most.",
-              query(f"topk(10, max by (shard) (deriv(carillon_storage_shard_committed_index{{$of}}[{RATE}])))", "{{shard}}")),
-        panel("Apply lag", "short", "Committed entries that a replica has not applied, and the entries that it has applied.",
-              query("topk(10, carillon_storage_shard_apply_lag_entries{$of})", "{{shard}} {{instance}}"),
-              query("sum(max by (shard) (carillon_storage_shard_applied_index{$of})) - sum(max by (shard) (carillon_storage_shard_applied_index{$of} offset 1m))", "applied in a minute, all shards", "the cluster is younger than a minute")),
-        panel("Follower lag", "short", "Entries that the replica farthest behind lacks, and replicas that do not answer.",
-              query("topk(10, carillon_storage_shard_follower_lag_entries{$of})", "{{shard}}"),
+              most(5, f"max by (shard) (deriv(carillon_storage_shard_committed_index{{$of}}[{RATE}]))", "shard",
+                   "delta(carillon_storage_shard_committed_index{$of}[$__range] @ end())", "{{shard}}")),
+        panel("Apply lag", "short", "Committed entries that a replica has not applied, of the replicas with most; and entries that no replica has applied.",
+              highest(5, "carillon_storage_shard_apply_lag_entries", "shard, instance", "{{shard}} {{instance}}"),
+              query("sum(max by (shard) (carillon_storage_shard_committed_index{$of})) - sum(max by (shard) (carillon_storage_shard_applied_index{$of}))", "not applied anywhere")),
+        panel("Follower lag", "short", "Entries that the replica farthest behind lacks, of the shards with most; and replicas that do not answer.",
+              highest(5, "carillon_storage_shard_follower_lag_entries", "shard", "{{shard}}"),
               query("sum(carillon_storage_shard_silent_replicas{$of})", "silent")),
     ]),
     ("Writes", [
@@ -232,7 +258,7 @@ STORAGE = [
         panel("Entries in a flush", "short", "More entries in a flush cost less.", *quantiles("carillon_storage_log_flush_entries")),
         panel("Applied", "ops", "Entries applied, by kind of shard.", rate("carillon_storage_applied_entries_total", "kind")),
         panel("Time to apply", "s", "Time to apply one batch of entries.", *quantiles("carillon_storage_apply_seconds")),
-        panel("Refusals", "ops", "Requests refused by storage nodes, by why.", rate("carillon_storage_refusals_total", "why")),
+        panel("Refusals", "ops", "Requests refused by storage nodes, by why.", happened("carillon_storage_refusals_total", "why")),
     ]),
     ("Reads", [
         panel("Reads", "ops", "Reads answered, by kind of shard.", rate("carillon_storage_reads_total", "kind")),
@@ -244,7 +270,7 @@ STORAGE = [
               gauge("carillon_storage_disk_free_bytes", "{{instance}} free"), gauge("carillon_storage_disk_total_bytes", "{{instance}} size")),
         panel("Store", "bytes", "Size of the parts of the data folder.", query("sum by (part) (carillon_storage_store_bytes{$of})", "{{part}}")),
         panel("Log", "bytes", "The Raft log of all shards on disk, and the shards with most in it.",
-              gauge("carillon_storage_log_bytes", "{{instance}}"), query("topk(5, max by (shard) (carillon_storage_shard_log_bytes{$of}))", "{{shard}}")),
+              gauge("carillon_storage_log_bytes", "{{instance}}"), highest(3, "carillon_storage_shard_log_bytes", "shard", "{{shard}}")),
         panel("Trouble", "short", "1 while sends are refused because the disk is nearly full, or while the node can't keep up.",
               gauge("carillon_storage_disk_full", "{{instance}} full"), gauge("carillon_storage_slow", "{{instance}} slow")),
         queues("storage"), waiting("storage"),
@@ -297,7 +323,7 @@ LOAD_TEST = [
               query(f'sum(rate(carillon_router_requests_total{{$of,outcome=~"refused|overloaded|unavailable"}}[{RATE}]))', "routers"),
               query(f'sum(rate(carillon_storage_refusals_total{{$of,why=~"busy|full"}}[{RATE}]))', "storage nodes")),
         panel("The fullest queues", "percentunit", "How full the fullest queue of each kind is.",
-              query("topk(10, max by (queue) (carillon_node_queue_fullest_ratio{$of}))", "{{queue}}")),
+              highest(5, "carillon_node_queue_fullest_ratio", "queue", "{{queue}}")),
     ]),
 ]  # fmt: skip
 
