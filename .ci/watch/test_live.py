@@ -3,7 +3,7 @@
 import subprocess
 import urllib.request
 
-import conftest
+import local
 import rules
 
 
@@ -26,7 +26,7 @@ def test_each_query_finds_something(prometheus):
             del wanted[where]
         return not empty or f"{empty} find nothing"
 
-    conftest.until("each query finds something", all_found, 100)
+    local.until("each query finds something", all_found, 100)
 
 
 def test_queries_that_may_find_nothing_are_valid(prometheus):
@@ -65,7 +65,7 @@ def test_the_page_has_all_metrics_and_no_other(prometheus):
 
 
 def test_promtool_finds_nothing_wrong_with_what_is_scraped(cluster):
-    for admin in cluster:
+    for admin in cluster.addresses("admin"):
         with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as answer:
             text = answer.read()
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
