@@ -68,6 +68,8 @@ def panel(number, described, x, y, width, height):
     if kind == "timeseries":
         made["options"] = {"tooltip": {"mode": "multi", "sort": "desc"}, "legend": {"displayMode": "list", "placement": "bottom"}}
         defaults["custom"] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never"}
+        if described["top"] is not None:
+            defaults["custom"]["axisSoftMax"] = described["top"]
         if described["limit"] is not None:
             defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
     else:

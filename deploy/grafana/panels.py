@@ -1,6 +1,7 @@
 """What the dashboards show: panels in rows, each with its queries."""
 
 RATE = "$__rate_interval"
+TOPS = {"percentunit": 0.01}
 NO_TLS = "the cluster has no certificates"
 
 
@@ -8,9 +9,12 @@ def query(expr, legend="{{instance}}", empty=None):
     return {"expr": expr, "legend": legend} | ({"empty": empty} if empty else {})
 
 
-def panel(title, unit, description, *queries, kind="timeseries", limit=None, least=None):
-    """A value is bad from `limit` on, or below `least`."""
-    return {"title": title, "unit": unit, "description": description, "queries": list(queries), "kind": kind, "limit": limit, "least": least}
+def panel(title, unit, description, *queries, kind="timeseries", limit=None, least=None, top=None):
+    """A value is bad from `limit` on, or below `least`. The axis goes at least to `top`: by itself it goes to 100 where all is 0."""
+    return {
+        "title": title, "unit": unit, "description": description, "queries": list(queries), "kind": kind, "limit": limit, "least": least,
+        "top": top or limit or TOPS.get(unit),
+    }  # fmt: skip
 
 
 def rate(metric, by="instance", of="", legend=None):
@@ -135,7 +139,7 @@ OVERVIEW = [
     ("Processes", PROCESSES),
     ("What changes", [
         panel("Uptime", "s", "Time since each process started.", query("time() - carillon_node_start_timestamp_seconds{$of}")),
-        panel("Stopping", "short", "Processes that stop in order.", query("sum by (instance) (carillon_node_draining{$of})")),
+        panel("Stopping", "short", "Processes that stop in order.", query("sum by (instance) (carillon_node_draining{$of})"), top=1),
         panel("Warnings and errors", "ops", "Lines of the log that want somebody.", happened("carillon_node_log_events_total", "instance, level")),
     ]),
     ("Certificates", [
@@ -220,12 +224,12 @@ ROUTER = [
               query("carillon_router_ring_version{$of} < bool scalar(max(carillon_router_ring_version{$of}))", "{{instance}} behind")),
         panel("Lease", "short", "1 while the router holds its lease.", gauge("carillon_router_lease_held")),
         panel("Gateways that have not announced", "short", "Gateways whose sessions are not all known since the ring changed last.",
-              query("max by (instance) (carillon_router_gateways_missing{$of})")),
+              query("max by (instance) (carillon_router_gateways_missing{$of})"), top=1),
         panel("Links", "short", "Open links of gateways and other routers.", gauge("carillon_router_links", "{{instance}} {{kind}}")),
         queues("router"), waiting("router"),
     ]),
     ("Copies", [
-        panel("Inboxes put back", "short", "Inboxes of which a device had more than the store, since the process started.", gauge("carillon_router_epochs_renewed_total")),
+        panel("Inboxes put back", "short", "Inboxes of which a device had more than the store, since the process started.", gauge("carillon_router_epochs_renewed_total"), top=1),
         panel("CPU", "short", "Cores that each router keeps busy.", query(f'sum by (instance) (rate(carillon_node_cpu_seconds_total{{$of}}[{RATE}]) and on (instance) carillon_node_ready{{role="router"}})')),
     ]),
 ]  # fmt: skip
@@ -234,7 +238,7 @@ STORAGE = [
     ("Shards", [
         panel("Shards without a leader", "short", "Nothing can be sent to or read from these shards; and those whose leader some replica does not know.",
               *[query(f'count(max by (shard) (carillon_storage_shard_leads{{$of,shard=~"{kind}-.*"}}) == 0) or vector(0)', kind) for kind in ("directory", "timeline")],
-              query("count(min by (shard) (carillon_storage_shard_leader_known{$of}) == 0) or vector(0)", "leader not known to all")),
+              query("count(min by (shard) (carillon_storage_shard_leader_known{$of}) == 0) or vector(0)", "leader not known to all"), top=1),
         panel("Shards led", "short", "Shards that each node leads.", gauge("carillon_storage_leading_shards")),
         panel("Elections", "short", "Elections in ten minutes, and leads handed over on purpose.",
               query("sum(max by (shard) (delta(carillon_storage_shard_term{$of}[10m])))", "elections"),
@@ -272,7 +276,7 @@ STORAGE = [
         panel("Log", "bytes", "The Raft log of all shards on disk, and the shards with most in it.",
               gauge("carillon_storage_log_bytes", "{{instance}}"), highest(3, "carillon_storage_shard_log_bytes", "shard", "{{shard}}")),
         panel("Trouble", "short", "1 while sends are refused because the disk is nearly full, or while the node can't keep up.",
-              gauge("carillon_storage_disk_full", "{{instance}} full"), gauge("carillon_storage_slow", "{{instance}} slow")),
+              gauge("carillon_storage_disk_full", "{{instance}} full"), gauge("carillon_storage_slow", "{{instance}} slow"), top=1),
         queues("storage"), waiting("storage"),
     ]),
     ("Snapshots and moves", [
