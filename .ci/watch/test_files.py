@@ -143,6 +143,13 @@ def test_panels_are_described_and_do_not_overlap():
                 assert used <= variables, f"{name}: {panel['title']}: {used - variables}"
 
 
+def test_each_dashboard_is_pictured():
+    page = (rules.ROOT / "docs/operations.md").read_text()
+    for name in rules.dashboards():
+        picture = f"pictures/dashboard-{name.removesuffix('.json')}.png"
+        assert f"]({picture})" in page and (rules.ROOT / "docs" / picture).exists(), picture
+
+
 def test_lines_of_panels_are_the_service_levels():
     levels = yaml.safe_load((rules.PROMETHEUS / "rules.yaml").read_text())["groups"][0]["rules"]
     texts = " ".join(rule["expr"] for rule in levels)
