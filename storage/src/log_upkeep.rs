@@ -69,7 +69,7 @@ async fn tend(shard: &Shard, limits: Limits, last: &mut LastSnapshot) {
     if last.upto != upto {
         *last = LastSnapshot { upto, bytes: snapshot_bytes(shard).await };
     }
-    if limits.is_grown(group.log().bytes_since(upto.unwrap_or(0)), last.bytes) {
+    if group.take_need_of_snapshot() || limits.is_grown(group.log().bytes_since(upto.unwrap_or(0)), last.bytes) {
         group.make_snapshot().await;
     }
     if let Some(upto) = upto.and_then(|end| group.log().may_go(end, limits.kept)) {
