@@ -215,9 +215,9 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
         let (mut silent, mut slow, mut programs) = (Vec::new(), Vec::new(), Vec::new());
         for (row, answer) in self.bootstrap.ask_members(cluster, &rows).await {
             match answer {
-                Ok(Identity { release, reads_level, slow: is_slow, .. }) => {
+                Ok(Identity { release, reads_level, slow: is_slow, leads, .. }) => {
                     slow.extend(is_slow.then_some(row.node));
-                    programs.push(Program { node: row.node, release, reads_level });
+                    programs.push(Program { node: row.node, release, reads_level, leads });
                 }
                 Err(_) => silent.push(row.node),
             }

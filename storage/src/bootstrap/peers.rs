@@ -7,7 +7,8 @@ use carillon_proto::{
     pb::{
         raft::{
             AnnounceRequest, AssignRequest, CarryReply, CarryRequest, Cluster, DescribeRequest, FoundReply,
-            FoundRequest, Identity, Member, bootstrap_client::BootstrapClient, bootstrap_server, founding_server,
+            FoundRequest, Identity, Lead, Leads, Member, bootstrap_client::BootstrapClient, bootstrap_server,
+            founding_server,
         },
         store::{Release, StorageNode, StoreReply},
     },
@@ -81,8 +82,11 @@ impl Bootstrap {
         identity.reads_level = self.inner.known.0;
         identity.zone.clone_from(&self.inner.zone);
         identity.release = Release::own().version;
-        identity.slow = self.inner.serving.get().is_some_and(|cluster| cluster.load.health.is_slow());
-        if let (Some(cluster), Some(serving)) = (&mut identity.cluster, self.inner.serving.get()) {
+        let serving = self.inner.serving.get();
+        identity.slow = serving.is_some_and(|cluster| cluster.load.health.is_slow());
+        // A node without shards leads none, which is not the same as to tell nothing.
+        identity.leads = Some(serving.map(led_here).unwrap_or_default());
+        if let (Some(cluster), Some(serving)) = (&mut identity.cluster, serving) {
             cluster.members = serving.rows().members();
         }
         let own = identity.node;
@@ -148,6 +152,15 @@ impl Bootstrap {
         let answer = self.ask(&address).await?;
         if answer.disk == row.disk { Ok(answer) } else { Err("another disk answers there".to_owned()) }
     }
+}
+
+fn led_here(cluster: &cluster::Cluster) -> Leads {
+    let shards = cluster.shards();
+    let led = shards.values().filter_map(|shard| {
+        let status = shard.group().status();
+        status.leads.then(|| Lead { group: shard.id().group(), term: status.term })
+    });
+    Leads { led: led.collect() }
 }
 
 #[tonic::async_trait]

@@ -8,7 +8,10 @@ use std::{
 
 use carillon_proto::{
     ShardId,
-    pb::{raft::MembersReply, store::LeadsRequest},
+    pb::{
+        raft::{Leads, MembersReply},
+        store::LeadsRequest,
+    },
 };
 use carillon_storage::StorageConfig;
 use tokio::time::{Instant, sleep};
@@ -114,6 +117,34 @@ async fn a_node_with_a_slow_disk_gives_its_leads_away_and_gets_them_back_when_it
 
     cluster.nodes[slow].storage().plant_delay(Duration::ZERO);
     writing.until("the node leads again", &[], |leads| leads.iter().all(|led| !led.is_empty())).await;
+}
+
+/// What each node that answers tells the others that it leads.
+fn told(members: &MembersReply) -> BTreeMap<u64, BTreeSet<ShardId>> {
+    let led = |leads: &Leads| leads.led.iter().filter_map(|lead| ShardId::from_group(lead.group)).collect();
+    members.programs.iter().map(|program| (program.node, led(program.leads.as_ref().expect("is told")))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_members_tell_who_leads_now() {
+    let mut cluster = Cluster::started(3, quick).await;
+    let all: BTreeSet<ShardId> = MAP.all().collect();
+    eventually("each shard has one leader, as its node says", || async {
+        let told: Vec<_> = told(&members(&cluster).await).into_values().collect();
+        let own = leads(&cluster).await;
+        let count: usize = told.iter().map(BTreeSet::len).sum();
+        if told == own && count == all.len() { Ok(()) } else { Err((told, own)) }
+    })
+    .await;
+    cluster.nodes[0].stop().await;
+    eventually("the other two lead all", || async {
+        let members = members(&cluster).await;
+        let told = told(&members);
+        let led: BTreeSet<ShardId> = told.values().flatten().copied().collect();
+        let is_so = members.silent == [1] && told.keys().eq(&[2, 3]) && led == all;
+        if is_so { Ok(()) } else { Err(members) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

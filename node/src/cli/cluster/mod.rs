@@ -1,6 +1,7 @@
 //! Clusters of storage nodes: made, grown and looked at; and a cluster on this machine, each node a process of this same program.
 
 mod init;
+mod leads;
 mod level;
 mod members;
 mod membership;
