@@ -119,6 +119,7 @@ impl Gateway {
             registry: registry.clone(),
             kind: NodeKind::Gateway,
             address: String::new(),
+            name: name_for_operators(&addresses),
             length,
             waits_for: "a router that registers this gateway",
         };
@@ -267,6 +268,14 @@ impl Gateway {
 fn drain_spread(clients: usize, least: Duration, per_second: u32, left: Duration) -> Duration {
     let at_rate = Duration::from_secs_f64(clients as f64 / f64::from(per_second.max(1)));
     least.max(at_rate).min(left.mul_f64(0.75))
+}
+
+/// The host, and a listener: there may be several gateways on one host.
+fn name_for_operators(addresses: &Addresses) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let Addresses { tcp, ws, grpc } = addresses;
+    let listener = [("tcp", tcp), ("ws", ws), ("grpc", grpc)].into_iter().find_map(|(kind, at)| Some((kind, (*at)?)));
+    listener.map_or(host.clone(), |(kind, at)| format!("{host} ({kind} {at})"))
 }
 
 fn follow_lease(publish: watch::Sender<Option<u64>>) -> impl FnMut(Option<HeldLease>) {

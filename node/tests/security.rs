@@ -38,6 +38,7 @@ async fn may_enter(service: &Service, security: &PeerSecurity) -> bool {
         ttl_ms: 1000,
         nonce: vec![7; 16].into(),
         release: Some(Release::own()),
+        ..RegisterRequest::default()
     };
     let registered = RegistryClient::with_interceptor(storage, security.token()).register(request).await;
     let router = security.channel(&service.router().to_string()).expect("channel");

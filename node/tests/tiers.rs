@@ -76,7 +76,7 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
         }
         "Registry.Renew" | "Registry.Renew at a router" => {
             // Nobody has this lease.
-            let renew = soon(RenewRequest { lease: 3, release: None });
+            let renew = soon(RenewRequest { lease: 3, ..RenewRequest::default() });
             RegistryClient::with_interceptor(channel, token).renew(renew).await.map(drop)
         }
         "Router.Link at a router" => {
@@ -159,8 +159,10 @@ fn a_gateway_can_not_pass_for_a_router() {
         };
         let refused = registry.register(soon(request)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-        let refused = registry.renew(soon(RenewRequest { lease: router, release: None })).await.expect_err("refused");
+        let refused =
+            registry.renew(soon(RenewRequest { lease: router, ..RenewRequest::default() })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+            ..RegisterRequest::default()
         let refused = registry.deregister(soon(DeregisterRequest { lease: router })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
 

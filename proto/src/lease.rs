@@ -149,6 +149,8 @@ pub struct LeaseHolder {
     pub kind: NodeKind,
     /// host:port of the node; empty for gateways.
     pub address: String,
+    /// By which the operator knows a gateway; empty for nodes with an address.
+    pub name: String,
     pub length: Duration,
     /// Named in the log while nobody answers.
     pub waits_for: &'static str,
@@ -204,11 +206,12 @@ impl LeaseHolder {
                     ttl_ms: u32::try_from(self.length.as_millis()).unwrap_or(u32::MAX),
                     nonce: nonce.to_vec().into(),
                     release: Some(Release::own()),
+                    name: self.name.clone(),
                 };
                 self.registry.register(request, now + self.length).await.map(LeaseAnswer::Registered)
             }
             Ask::Renew(LeaseId(lease)) => {
-                let request = RenewRequest { lease, release: Some(Release::own()) };
+                let request = RenewRequest { lease, release: Some(Release::own()), name: self.name.clone() };
                 match self.registry.renew(request, now + self.length / 3).await {
                     Err(status) if status.code() == Code::FailedPrecondition => Ok(LeaseAnswer::Ended),
                     answer => answer.map(|()| LeaseAnswer::Renewed),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -53,9 +54,13 @@ pub enum PeerStream {
     Memory(DuplexStream),
 }
 
-/// The probation of a call's connection, which an authenticated call ends. `None` for connections within this process.
+/// The connection of a call. Both are `None` for connections within this process.
 #[derive(Clone)]
-pub struct PeerConnection(pub(crate) Option<Probation>);
+pub struct PeerConnection {
+    /// An authenticated call ends it.
+    pub(crate) probation: Option<Probation>,
+    pub(crate) address: Option<IpAddr>,
+}
 
 /// Connections to an internal listener, from this process and from others.
 pub(crate) struct PeerIncoming {
@@ -164,10 +169,13 @@ impl Connected for PeerStream {
     type ConnectInfo = PeerConnection;
 
     fn connect_info(&self) -> PeerConnection {
-        PeerConnection(match self {
-            Self::Accepted(stream) => Some(stream.probation().clone()),
-            Self::Tcp(_) | Self::Memory(_) => None,
-        })
+        match self {
+            Self::Accepted(stream) => PeerConnection {
+                probation: Some(stream.probation().clone()),
+                address: stream.io().peer_addr().ok().map(|address| address.ip().to_canonical()),
+            },
+            Self::Tcp(_) | Self::Memory(_) => PeerConnection { probation: None, address: None },
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod tokens;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tonic::{
-    Status,
+    Request, Status,
     service::{Routes, interceptor::InterceptedService},
     transport::{self, Channel, Endpoint, Server},
 };
@@ -19,7 +19,7 @@ use tonic::{
 use crate::{
     diagnostics::Diagnostics,
     limits::MAX_NODE_MESSAGE_BYTES,
-    local_listeners::{LocalListeners, PeerIncoming, PeerStream},
+    local_listeners::{LocalListeners, PeerConnection, PeerIncoming, PeerStream},
     pb::diagnostics::diagnostics_server::DiagnosticsServer,
     stream::{Calls, Incoming, Messages, Near, NearCalls, Services, Serving, Tell},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
@@ -310,6 +310,11 @@ async fn connect(
             MaybeTls::connect(stream, Arc::clone(&tls.client), name).await
         }
     }
+}
+
+/// The address from which a call has come; `None` if it is from this process.
+pub fn caller_address<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.extensions().get::<PeerConnection>()?.address
 }
 
 /// The innermost cause of a failed call, for people; the status's own text is meant for programs.

@@ -231,18 +231,20 @@ fn leaders(answers: &[(String, Option<LeadsReply>)]) -> HashMap<ShardId, (u64, &
 
 /// What the nodes of the registry run, as far as they have told it.
 fn releases(view: &RegistryView, answers: &[(String, Option<LeadsReply>)]) -> Vec<NodeRelease> {
+    let told = |node: &Node, release: Option<Release>, name: String| {
+        let told = NodeRelease { kind: node.kind, lease: node.lease, release, name };
+        (told.release.is_some() || !told.name.is_empty()).then_some(told)
+    };
     let storage = view.storage.iter().filter_map(|node| {
         let (_, reply) = answers.iter().find(|(address, _)| *address == node.address)?;
-        Some((node, reply.as_ref()?.release.clone()?))
+        told(node, reply.as_ref()?.release.clone(), String::new())
     });
     let holders = || answers.iter().filter_map(|(_, reply)| reply.as_ref()).flat_map(|reply| &reply.holders);
     let others = view.nodes.iter().filter_map(|node| {
         let holder = holders().find(|holder| holder.lease == node.lease)?;
-        Some((node, holder.release.clone()?))
+        told(node, holder.release.clone(), holder.name.clone())
     });
-    let told =
-        |(node, release): (&Node, Release)| NodeRelease { kind: node.kind, lease: node.lease, release: Some(release) };
-    storage.chain(others).map(told).collect()
+    storage.chain(others).collect()
 }
 
 fn user_id(user: &str) -> Result<UserId, Status> {

@@ -93,6 +93,7 @@ impl Router {
             registry: registry.client.clone(),
             kind: NodeKind::Router,
             address: here.to_string(),
+            name: String::new(),
             length: config.lease(),
             waits_for: "a storage node that registers this router",
         };

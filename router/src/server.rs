@@ -1,6 +1,6 @@
 //! The gRPC services of the internal listener.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use carillon_proto::{
     LeaseId, limits,
@@ -16,7 +16,7 @@ use carillon_proto::{
             registry_server::{Registry as RegistryService, RegistryServer},
         },
     },
-    peer::{PeerSecurity, Tier, addresses_of},
+    peer::{PeerSecurity, Tier, addresses_of, caller_address},
     registry::RegistryClient,
     stream::Incoming,
     tasks::Tasks,
@@ -119,6 +119,13 @@ impl RegistryProxy {
     }
 }
 
+/// A gateway of a release before 0.3.0 does not say how the operator knows it.
+fn name_after(name: &mut String, from: Option<IpAddr>) {
+    if let Some(from) = from.filter(|_| name.is_empty()) {
+        *name = from.to_string();
+    }
+}
+
 /// The tier of the caller's token.
 fn caller<T>(request: &Request<T>) -> Result<Tier, Status> {
     request.extensions().get().copied().ok_or_else(|| Status::internal("nobody has looked at the token"))
@@ -127,7 +134,9 @@ fn caller<T>(request: &Request<T>) -> Result<Tier, Status> {
 #[tonic::async_trait]
 impl RegistryService for RegistryProxy {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
-        let request = request.into_inner();
+        let from = caller_address(&request);
+        let mut request = request.into_inner();
+        name_after(&mut request.name, from);
         // As a router it would be given the messages of others.
         if request.kind() != NodeKind::Gateway {
             return Err(Status::permission_denied("a gateway's token registers gateways alone"));
@@ -138,7 +147,9 @@ impl RegistryService for RegistryProxy {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
-        let request = request.into_inner();
+        let from = caller_address(&request);
+        let mut request = request.into_inner();
+        name_after(&mut request.name, from);
         self.only_of_gateways(request.lease)?;
         let deadline = Instant::now() + REGISTRY_DEADLINE;
         self.registry.renew(request, deadline).await.map(|()| Response::new(RenewReply {}))

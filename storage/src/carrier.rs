@@ -4,10 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, pause,
+    Level, ShardId,
+    limits::MAX_NODE_MESSAGE_BYTES,
+    pause,
     pb::{
         raft::{CarryReply, CarryRequest, bootstrap_client::BootstrapClient},
-        store::{DirectoryCommand, Done, StoreError, directory_command::Op, rejected::Reason, store_error::Why},
+        store::{
+            DirectoryCommand, Done, LeadsRequest, StoreError, directory_command::Op, leads_reply::Holder,
+            registry_client::RegistryClient, rejected::Reason, store_error::Why,
+        },
     },
     peer::{PeerSecurity, cause},
 };
@@ -90,6 +95,26 @@ impl Carrier {
         }
     }
 
+    /// What gateways and routers have told the registry's leader of themselves.
+    pub(crate) async fn holders(&self, cluster: &Cluster) -> Result<Vec<Holder>, String> {
+        let leader = match cluster.registry() {
+            Some(shard) if shard.group().leads() => return Ok(cluster.holders()),
+            Some(shard) => shard.group().leader().unwrap_or_default(),
+            None => String::new(),
+        };
+        if leader.is_empty() {
+            return Err("the registry has no leader that this node knows".to_owned());
+        }
+        let channel = self.security.channel(&leader).map_err(|error| error.to_string())?;
+        let mut client = RegistryClient::with_interceptor(channel, self.security.token())
+            .max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
+        match timeout(CALL_DEADLINE, client.leads(LeadsRequest {})).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner().holders),
+            Ok(Err(status)) => Err(cause(&status)),
+            Err(_) => Err("the registry's leader does not answer in time".to_owned()),
+        }
+    }
+
     async fn pass_on(&self, leader: &str, command: Bytes) -> Result<(Outcome, u64), Status> {
         if leader.is_empty() {
             return Err(Status::unavailable("the registry has no leader that this node knows"));
@@ -115,8 +140,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, bootstrap: &Bootstrap, bytes: B
     if let Some(Op::RaiseLevel(op)) = &command.op {
         // The leader asks all members first.
         let wanted = Level(op.level);
-        levels::check_holders(cluster, wanted).map_err(|why| Status::failed_precondition(why.to_string()))?;
-        let raised = levels::raise(cluster, &shard, bootstrap, wanted).await;
+        let nodes = cluster.registry.borrow().nodes.clone();
+        let holders = levels::holders_in_the_way(&nodes, &cluster.holders(), wanted);
+        let raised = levels::raise(cluster, &shard, bootstrap, wanted, holders).await;
         return raised.map(|()| Outcome::Done(Done {})).map_err(Status::failed_precondition);
     }
     let admitted = admit_directory(ShardId::REGISTRY, cluster.map, shard.reader().level(), command);

@@ -24,7 +24,7 @@ use crate::{
     bootstrap::Bootstrap,
     carrier::Carrier,
     cluster::{Cluster, Serving, started},
-    levels::{self, NotReadable},
+    levels::{self, Obstacle, Obstacles},
     machine::Outcome,
 };
 
@@ -240,23 +240,31 @@ impl cluster_admin_server::ClusterAdmin for ClusterAdminService {
         let rows = cluster.rows();
         let answers = self.bootstrap.ask_members(cluster, &rows).await;
         let wanted = match request.into_inner().level {
-            0 => levels::readable(&answers).map_err(not_readable)?,
+            0 => levels::wished(&answers),
             wanted => Level(wanted),
         };
+        // Another node would say the same.
+        let stays = |why: String| Status::failed_precondition(format!("the level stays at {}: {why}", rows.level));
         if wanted > rows.level {
-            levels::check_readable(&answers, wanted).map_err(not_readable)?;
+            let mut by = levels::nodes_in_the_way(&answers, wanted);
+            let nodes = cluster.registry.borrow().nodes.clone();
+            // Whoever leads no more has told nothing.
+            let holders = self.carrier.holders(cluster).await.and_then(|holders| match holders.is_empty() {
+                true if !nodes.is_empty() => Err("the registry changes its leader".to_owned()),
+                _ => Ok(holders),
+            });
+            match holders {
+                Ok(holders) => by.extend(levels::holders_in_the_way(&nodes, &holders, wanted)),
+                // The leader looks at them itself.
+                Err(_) if by.is_empty() => {}
+                Err(why) => by.push(Obstacle::Unasked { why }),
+            }
+            Obstacles::check(wanted, by).map_err(|why| stays(why.to_string()))?;
             let raise = Op::RaiseLevel(RaiseLevel { level: wanted.0 });
-            // Another node would say the same.
-            let stays = |why| Status::failed_precondition(format!("the level stays at {}: {why}", rows.level));
             if let Outcome::Error(error) = self.carrier.carry_and_see(raise).await.map_err(stays)? {
                 return Err(stays(format!("{:?}", error.why)));
             }
         }
         Ok(Response::new(RaiseLevelReply { level: rows.level.max(wanted).0, before: rows.level.0 }))
     }
-}
-
-fn not_readable(why: NotReadable) -> Status {
-    // Another node would say the same.
-    Status::failed_precondition(why.to_string())
 }

@@ -36,9 +36,21 @@ const LEADS: Duration = Duration::from_secs(1);
 pub(crate) struct Leases {
     /// Locked while commands are in flight, so that a renewal sees their result.
     watch: Mutex<Watch>,
-    /// What the holders run, by lease: of those that have told this node while it led. At most one for each running lease.
-    releases: parking_lot::Mutex<BTreeMap<u64, Release>>,
+    /// By lease: of those that have told this node while it led. At most one for each running lease.
+    told: parking_lot::Mutex<BTreeMap<u64, Introduction>>,
 }
+
+/// What the holder of a lease has told of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Introduction {
+    /// `None`: a release before 0.2.0.
+    pub(crate) release: Option<Release>,
+    /// By which the operator knows a gateway; empty: not told.
+    pub(crate) name: String,
+}
+
+/// Longer names are cut off.
+const NAME_CHARS: usize = 128;
 
 /// The result of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,20 +62,17 @@ pub(crate) enum Renewal {
 }
 
 impl Leases {
-    /// The holder of this lease, which has just registered or renewed, runs this release.
-    pub(crate) fn note(&self, shard: &Shard, lease: u64, release: Option<Release>) {
+    /// The holder of this lease has just registered or renewed.
+    pub(crate) fn note(&self, shard: &Shard, lease: u64, told: Introduction) {
         let Reader::Directory(reader) = shard.reader() else { return };
-        if shard.group().leads()
-            && reader.registry().borrow().has(lease)
-            && let Some(release) = release
-        {
-            self.releases.lock().insert(lease, release);
+        if told != Introduction::default() && shard.group().leads() && reader.registry().borrow().has(lease) {
+            self.told.lock().insert(lease, told);
         }
     }
 
-    /// What the holder of this lease runs, if it has told this node.
-    pub(crate) fn release(&self, lease: u64) -> Option<Release> {
-        self.releases.lock().get(&lease).cloned()
+    /// What the holder of this lease has told this node; nothing, if it has not.
+    pub(crate) fn told(&self, lease: u64) -> Introduction {
+        self.told.lock().get(&lease).cloned().unwrap_or_default()
     }
 
     pub(crate) async fn renew(&self, shard: &Shard, lease: u64) -> Renewal {
@@ -82,6 +91,13 @@ impl Leases {
     }
 }
 
+impl Introduction {
+    /// On one line, whatever the name is.
+    pub(crate) fn new(release: Option<Release>, name: &str) -> Self {
+        Self { release, name: name.chars().filter(|c| !c.is_control()).take(NAME_CHARS).collect() }
+    }
+}
+
 pub(crate) async fn run(cluster: Arc<crate::cluster::Serving>, leases: Arc<Leases>) {
     let Some(shard) = cluster.get().and_then(Cluster::registry) else { return };
     let Reader::Directory(reader) = shard.reader() else { return };
@@ -92,7 +108,7 @@ pub(crate) async fn run(cluster: Arc<crate::cluster::Serving>, leases: Arc<Lease
         let now = ticks.tick().await;
         let mut watch = leases.watch.lock().await;
         let words = watch.tick(now, shard.group().leads(), &registry.borrow());
-        leases.releases.lock().retain(|lease, _| registry.borrow().has(*lease));
+        leases.told.lock().retain(|lease, _| registry.borrow().has(*lease));
         if let Some(words) = words {
             tell(&shard, &words).await;
         }

@@ -1,14 +1,16 @@
 //! The level of the cluster rises when the operator says so, and never by itself: until then the release of before can come back. See
 //! docs/adr/0022-way-back.md. The levels of the shards follow.
 
+use std::fmt;
+
 use carillon_proto::{
     Level,
     pb::{
         raft::Identity,
         store::{
-            DirectoryCommand, FoundCluster, NodeKind, RaiseLevel, Release, SetLevel, SetStorageNode, StorageNode,
-            StoreError, TimelineCommand, directory_command::Op as DirectoryOp, storage_node::State,
-            timeline_command::Op as TimelineOp,
+            DirectoryCommand, FoundCluster, Node, NodeKind, RaiseLevel, Release, SetLevel, SetStorageNode, StorageNode,
+            StoreError, TimelineCommand, directory_command::Op as DirectoryOp, leads_reply::Holder,
+            storage_node::State, timeline_command::Op as TimelineOp,
         },
     },
 };
@@ -24,71 +26,118 @@ use crate::{
 /// The rows of the storage nodes, each with the answer of its node or why there is none.
 pub(crate) type Answers = Vec<(StorageNode, Result<Identity, String>)>;
 
-/// Why the level can't be raised.
+/// A process that is in the way of a level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotReadable {
-    #[error(
-        "storage node {node} at {address} does not answer ({why}): nobody knows what its program can read, so the level stays"
-    )]
+pub(crate) enum Obstacle {
+    #[error("storage node {node} at {address} does not answer ({why}): nobody knows what its program can read")]
     Silent { node: u64, address: String, why: String },
-    #[error("storage node {node} at {address} reads levels up to {reads}, not {wanted}: let it run this release first")]
-    Older { node: u64, address: String, reads: Level, wanted: Level },
+    #[error("storage node {node} at {address} runs {release}, which reads levels up to {reads}")]
+    Older { node: u64, address: String, release: String, reads: Level },
+    #[error("{holder} runs {release}, which knows levels up to {knows}")]
+    OlderHolder { holder: String, release: String, knows: Level },
     #[error(
-        "{holder} knows levels up to {knows}, not {wanted}: let it run this release first, so that clients find everywhere what \
-         one of them was told"
-    )]
-    OlderHolder { holder: String, knows: Level, wanted: Level },
-    #[error(
-        "{holder} has not told what it runs: a release before 0.2.0, which `carillon status` shows as \"-\"; or it was killed, and its \
-         lease has not run out; or it tells it within seconds"
+        "{holder} has not told what it runs: a release before 0.2.0; or it was killed, and its lease has not run out; or it tells it \
+         within seconds"
     )]
     Untold { holder: String },
+    #[error("what gateways and routers run is not known: {why}")]
+    Unasked { why: String },
 }
 
-/// The highest level that the programs of all nodes can read. One that is lost reads nothing any more.
-pub(crate) fn readable(answers: &Answers) -> Result<Level, NotReadable> {
-    let mut lowest = None;
-    for (row, answer) in answers.iter().filter(|(row, _)| row.state() != State::Lost) {
-        let silent =
-            |why: &String| NotReadable::Silent { node: row.node, address: row.address.clone(), why: why.clone() };
-        let reads = Level(answer.as_ref().map_err(silent)?.reads_level);
-        lowest = Some(lowest.map_or(reads, |lowest: Level| lowest.min(reads)));
+/// All that is in the way of a level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Obstacles {
+    wanted: Level,
+    by: Vec<Obstacle>,
+}
+
+/// Room for their names; further ones are only counted. The answer travels in a header, which has 16 KiB at most.
+const NAMED_BYTES: usize = 6 * 1024;
+
+impl Obstacles {
+    /// Fails if there are any.
+    pub(crate) fn check(wanted: Level, by: Vec<Obstacle>) -> Result<(), Self> {
+        if by.is_empty() { Ok(()) } else { Err(Self { wanted, by }) }
     }
-    Ok(lowest.unwrap_or_default())
 }
 
-/// Fails if not all programs can read this level.
-pub(crate) fn check_readable(answers: &Answers, wanted: Level) -> Result<(), NotReadable> {
-    if readable(answers)? >= wanted {
-        return Ok(());
-    }
-    let older = answers.iter().filter(|(row, _)| row.state() != State::Lost).find_map(|(row, answer)| {
-        let reads = Level(answer.as_ref().map_or(0, |answer| answer.reads_level));
-        let (node, address) = (row.node, row.address.clone());
-        (reads < wanted).then_some(NotReadable::Older { node, address, reads, wanted })
-    });
-    older.map_or(Ok(()), Err)
-}
+impl std::error::Error for Obstacles {}
 
-/// Fails if not all gateways and routers know this level, as far as this node, which leads the registry, has heard.
-pub(crate) fn check_holders(cluster: &Cluster, wanted: Level) -> Result<(), NotReadable> {
-    for node in &cluster.registry.borrow().nodes {
-        let kind = if node.kind() == NodeKind::Router { "router" } else { "gateway" };
-        let holder = || {
-            format!(
-                "the {kind} with lease {}{}{}",
-                node.lease,
-                if node.address.is_empty() { "" } else { " at " },
-                node.address
-            )
-        };
-        let release = cluster.leases.release(node.lease).ok_or_else(|| NotReadable::Untold { holder: holder() })?;
-        let knows = Level(release.level);
-        if knows < wanted {
-            return Err(NotReadable::OlderHolder { holder: holder(), knows, wanted });
+impl fmt::Display for Obstacles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wanted, by } = self;
+        write!(f, "these are in the way of level {wanted}:")?;
+        let mut room = NAMED_BYTES;
+        for (index, obstacle) in by.iter().enumerate() {
+            let line = obstacle.to_string();
+            if line.len() > room {
+                write!(f, "\n  and {} more", by.len() - index)?;
+                break;
+            }
+            room -= line.len();
+            write!(f, "\n  {line}")?;
         }
+        write!(
+            f,
+            "\nAll have to run a release that knows the level first, so that each can read what is written, and clients find \
+             everywhere what one of them was told"
+        )
     }
-    Ok(())
+}
+
+/// The answers of the nodes that are not lost. One that is lost reads nothing any more.
+fn of_members(answers: &Answers) -> impl Iterator<Item = &(StorageNode, Result<Identity, String>)> {
+    answers.iter().filter(|(row, _)| row.state() != State::Lost)
+}
+
+/// The level to which the cluster would rise by itself, if it did: the highest one that the programs of all nodes that answer can read.
+pub(crate) fn wished(answers: &Answers) -> Level {
+    let reads = of_members(answers).filter_map(|(_, answer)| Some(Level(answer.as_ref().ok()?.reads_level)));
+    reads.min().unwrap_or_default()
+}
+
+/// The storage nodes whose programs can't read this level, or of which nobody knows it.
+pub(crate) fn nodes_in_the_way(answers: &Answers, wanted: Level) -> Vec<Obstacle> {
+    let obstacle = |(row, answer): &(StorageNode, Result<Identity, String>)| {
+        let (node, address) = (row.node, row.address.clone());
+        match answer {
+            Err(why) => Some(Obstacle::Silent { node, address, why: why.clone() }),
+            Ok(identity) if Level(identity.reads_level) < wanted => {
+                let (release, reads) = (release_named(&identity.release), Level(identity.reads_level));
+                Some(Obstacle::Older { node, address, release, reads })
+            }
+            Ok(_) => None,
+        }
+    };
+    of_members(answers).filter_map(obstacle).collect()
+}
+
+/// Of these gateways and routers, those that do not know this level, or have not told it. `told`: by the leader of the registry.
+pub(crate) fn holders_in_the_way(nodes: &[Node], told: &[Holder], wanted: Level) -> Vec<Obstacle> {
+    let obstacle = |node: &Node| {
+        let told = told.iter().find(|told| told.lease == node.lease);
+        let holder = holder_named(node, told.map_or("", |told| &told.name));
+        let Some(release) = told.and_then(|told| told.release.as_ref()) else {
+            return Some(Obstacle::Untold { holder });
+        };
+        let (knows, release) = (Level(release.level), release_named(&release.version));
+        (knows < wanted).then_some(Obstacle::OlderHolder { holder, release, knows })
+    };
+    nodes.iter().filter_map(obstacle).collect()
+}
+
+/// As an operator knows it: by its address or its name.
+fn holder_named(node: &Node, name: &str) -> String {
+    let kind = if node.kind() == NodeKind::Router { "router" } else { "gateway" };
+    let known_by = if node.address.is_empty() { name } else { &node.address };
+    match known_by {
+        "" => format!("the {kind} with lease {}", node.lease),
+        known_by => format!("the {kind} {known_by} with lease {}", node.lease),
+    }
+}
+
+fn release_named(version: &str) -> String {
+    if version.is_empty() { "a release that it does not tell".to_owned() } else { format!("release {version}") }
 }
 
 /// Fails if the program of a gateway or router that registers does not know the level of the cluster: it would be given users, and
@@ -106,19 +155,22 @@ pub(crate) fn check_newcomer(level: Level, kind: NodeKind, release: Option<&Rele
     ))
 }
 
-/// Raises the cluster to this level, where its registry is led. Makes its rows, if it has none. May be repeated.
+/// Raises the cluster to this level, where its registry is led. Makes its rows, if it has none. May be repeated. `holders`: gateways and
+/// routers that are in the way.
 pub(crate) async fn raise(
     cluster: &Cluster,
     shard: &Shard,
     bootstrap: &Bootstrap,
     wanted: Level,
+    holders: Vec<Obstacle>,
 ) -> Result<(), String> {
     let rows = cluster.rows();
     if wanted <= rows.level {
         return Ok(());
     }
     let answers = bootstrap.ask_members(cluster, &rows).await;
-    check_readable(&answers, wanted).map_err(|why| why.to_string())?;
+    let by = nodes_in_the_way(&answers, wanted).into_iter().chain(holders).collect();
+    Obstacles::check(wanted, by).map_err(|why| why.to_string())?;
     if cluster.registry.borrow().cluster.has_rows() {
         for (row, _) in answers {
             if Level(row.level) < wanted && row.state() != State::Lost {
@@ -174,19 +226,81 @@ mod tests {
 
     fn node(node: u64, state: State, reads: Option<u32>) -> (StorageNode, Result<Identity, String>) {
         let row = StorageNode { node, address: format!("s{node}:1"), state: state.into(), ..StorageNode::default() };
-        let answer = reads.map(|reads_level| Identity { reads_level, ..Identity::default() });
+        let answer = reads.map(|reads_level| Identity { reads_level, release: "0.2.0".into(), ..Identity::default() });
         (row, answer.ok_or_else(|| "connection refused".to_owned()))
+    }
+
+    fn refused(wanted: Level, by: Vec<Obstacle>) -> String {
+        Obstacles::check(wanted, by).expect_err("something is in the way").to_string()
     }
 
     #[test]
     fn the_oldest_program_decides_and_a_silent_node_leaves_it_open() {
         let mixed = vec![node(1, State::Active, Some(5)), node(2, State::Leaving, Some(3)), node(3, State::Lost, None)];
-        assert_eq!(readable(&mixed), Ok(Level(3)), "one that leaves still reads, one that is lost does not");
-        assert_eq!(check_readable(&mixed, Level(3)), Ok(()));
-        let refused = check_readable(&mixed, Level(4)).expect_err("the second can't").to_string();
-        assert!(refused.contains("storage node 2 at s2:1 reads levels up to 3, not 4"), "{refused}");
+        assert_eq!(wished(&mixed), Level(3), "one that leaves still reads, one that is lost does not");
+        assert_eq!(nodes_in_the_way(&mixed, Level(3)), []);
+        let said = refused(Level(4), nodes_in_the_way(&mixed, Level(4)));
+        assert!(said.contains("storage node 2 at s2:1 runs release 0.2.0, which reads levels up to 3"), "{said}");
         let silent = vec![node(1, State::Active, Some(5)), node(2, State::Active, None)];
-        let refused = check_readable(&silent, Level(1)).expect_err("one is silent").to_string();
-        assert!(refused.contains("storage node 2 at s2:1 does not answer (connection refused)"), "{refused}");
+        assert_eq!(wished(&silent), Level(5));
+        let said = refused(Level(5), nodes_in_the_way(&silent, Level(5)));
+        assert!(said.contains("storage node 2 at s2:1 does not answer (connection refused)"), "{said}");
+    }
+
+    #[test]
+    fn all_that_are_in_the_way_are_named_by_what_an_operator_knows() {
+        let row = |lease, kind: NodeKind, address: &str| Node {
+            lease,
+            kind: kind.into(),
+            address: address.to_owned(),
+            ..Node::default()
+        };
+        let release = |version: &str, level| Some(Release { version: version.to_owned(), level });
+        let holder = |lease, release, name: &str| Holder { lease, release, name: name.to_owned() };
+        let nodes = [
+            row(7, NodeKind::Router, "r1:7402"),
+            row(8, NodeKind::Router, "r2:7402"),
+            row(9, NodeKind::Gateway, ""),
+            row(10, NodeKind::Gateway, ""),
+            row(11, NodeKind::Gateway, ""),
+        ];
+        let told = [
+            holder(7, release("0.2.0", 6), ""),
+            holder(8, release("0.3.0", 7), ""),
+            holder(9, release("0.2.0", 6), "web-1 (tcp 0.0.0.0:7403)"),
+            holder(10, None, "10.0.3.7"),
+        ];
+        let storage =
+            vec![node(1, State::Active, Some(7)), node(2, State::Active, Some(6)), node(3, State::Active, None)];
+        let mut by = nodes_in_the_way(&storage, Level(7));
+        by.extend(holders_in_the_way(&nodes, &told, Level(7)));
+        let said = refused(Level(7), by);
+        let lines: Vec<&str> = said.lines().map(str::trim).collect();
+        assert_eq!(lines[0], "these are in the way of level 7:");
+        for (line, begins) in lines[1..].iter().zip([
+            "storage node 2 at s2:1 runs release 0.2.0, which reads levels up to 6",
+            "storage node 3 at s3:1 does not answer",
+            "the router r1:7402 with lease 7 runs release 0.2.0, which knows levels up to 6",
+            "the gateway web-1 (tcp 0.0.0.0:7403) with lease 9 runs release 0.2.0",
+            "the gateway 10.0.3.7 with lease 10 has not told what it runs",
+            "the gateway with lease 11 has not told what it runs",
+            "All have to run a release that knows the level",
+        ]) {
+            assert!(line.starts_with(begins), "{line} is not: {begins}");
+        }
+        assert_eq!(lines.len(), 8, "{said}");
+    }
+
+    /// The answer travels in a header.
+    #[test]
+    fn many_that_are_in_the_way_are_counted() {
+        let nodes: Vec<Node> = (0..1000).map(|lease| Node { lease, ..Node::default() }).collect();
+        let name = "n".repeat(128);
+        let told: Vec<Holder> =
+            nodes.iter().map(|node| Holder { lease: node.lease, release: None, name: name.clone() }).collect();
+        let said = refused(Level(7), holders_in_the_way(&nodes, &told, Level(7)));
+        let named = said.lines().filter(|line| line.contains("has not told")).count();
+        assert!(named > 10 && said.contains(&format!("and {} more", 1000 - named)), "{said}");
+        assert!(said.len() < 8 * 1024, "{} bytes", said.len());
     }
 }

@@ -104,7 +104,7 @@ async fn lead_registry(
 ) -> Result<bool, String> {
     let (version, rows) = (cluster.view_version(), cluster.rows());
     if rows.level < cluster.begins_at {
-        levels::raise(cluster, shard, bootstrap, cluster.begins_at).await?;
+        levels::raise(cluster, shard, bootstrap, cluster.begins_at, Vec::new()).await?;
         return Ok(true);
     }
     let (leads, known) = cluster.leads.now(&rows, |usual| cluster.load.health.wait(usual));

@@ -31,7 +31,7 @@ use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedSe
 
 use crate::{
     cluster::{Cluster, Serving, rows, started},
-    lease_clock::{Leases, Renewal},
+    lease_clock::{Introduction, Leases, Renewal},
     levels::check_newcomer,
     machine::{ClusterRows, Outcome, RegistryState, check_directory},
 };
@@ -132,6 +132,17 @@ enum Written<T> {
 }
 
 impl Cluster {
+    /// What gateways and routers have told of themselves, if this node leads the registry.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let leads = self.registry().is_some_and(|shard| shard.group().leads());
+        let nodes = if leads { self.registry.borrow().nodes.clone() } else { Vec::new() };
+        let holder = |node: &Node| {
+            let Introduction { release, name } = self.leases.told(node.lease);
+            Holder { lease: node.lease, release, name }
+        };
+        nodes.iter().map(holder).collect()
+    }
+
     fn is_own(&self, address: &str) -> bool {
         self.book.of(self.own).is_some_and(|own| *own == *address)
     }
@@ -169,22 +180,15 @@ impl registry_server::Registry for RegistryService {
                 level: shard.reader().level().0,
             })
         });
-        let registry = cluster.registry().filter(|shard| shard.group().leads());
-        let nodes = registry.map(|_| cluster.registry.borrow().nodes.clone()).unwrap_or_default();
-        let holder = |node: &Node| Holder { lease: node.lease, release: self.leases.release(node.lease) };
-        Ok(Response::new(LeadsReply {
-            led: led.collect(),
-            release: Some(Release::own()),
-            holders: nodes.iter().map(holder).collect(),
-        }))
+        Ok(Response::new(LeadsReply { led: led.collect(), release: Some(Release::own()), holders: cluster.holders() }))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let (forwarded, message) = open(request);
-        let RegisterRequest { kind, address, ttl_ms, nonce, release } = message.clone();
+        let RegisterRequest { kind, address, ttl_ms, nonce, release, name } = message.clone();
         let level = started(&self.serving)?.rows().level;
         if let Err(why) = check_newcomer(level, message.kind(), release.as_ref()) {
-            self.refused.tell(&address, &why);
+            self.refused.tell(if address.is_empty() { &name } else { &address }, &why);
             return Err(Status::failed_precondition(why));
         }
         let op = Op::RegisterNode(RegisterNode { kind, address, ttl_ms, nonce });
@@ -196,7 +200,7 @@ impl registry_server::Registry for RegistryService {
             Written::There(reply) => Ok(reply),
             Written::Here(Outcome::Registered(Registered { lease })) => {
                 if let Some(shard) = started(&self.serving)?.registry() {
-                    self.leases.note(&shard, lease, release);
+                    self.leases.note(&shard, lease, Introduction::new(release, &name));
                 }
                 Ok(Response::new(RegisterReply { lease }))
             }
@@ -207,7 +211,7 @@ impl registry_server::Registry for RegistryService {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let (forwarded, message) = open(request);
         let shard = started(&self.serving)?.registry().ok_or_else(|| Status::internal("there is no registry shard"))?;
-        self.leases.note(&shard, message.lease, message.release.clone());
+        self.leases.note(&shard, message.lease, Introduction::new(message.release.clone(), &message.name));
         match self.leases.renew(&shard, message.lease).await {
             Renewal::Done => return Ok(Response::new(RenewReply {})),
             Renewal::Ended => return Err(has_ended()),

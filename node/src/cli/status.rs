@@ -6,7 +6,7 @@ use anyhow::bail;
 use carillon_proto::{
     Level, ShardId,
     pb::{
-        admin::{StatusReply, StatusRequest},
+        admin::{NodeRelease, StatusReply, StatusRequest},
         store::{Node, NodeKind, RegistryView, Release},
     },
 };
@@ -66,7 +66,8 @@ pub(super) fn show(status: &StatusReply) -> String {
             NodeKind::Unspecified => ("?", String::new()),
         };
         let (release, level) = release_of(status, node);
-        let line = format!("{kind:<8}  {:>12}  {:<24}  {release:<9}  {level:>5}  {leads}", node.lease, node.address);
+        let address = if node.address.is_empty() { name_of(status, node) } else { &node.address };
+        let line = format!("{kind:<8}  {:>12}  {address:<24}  {release:<9}  {level:>5}  {leads}", node.lease);
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -91,10 +92,19 @@ fn slot(view: &RegistryView, node: &Node) -> String {
     }
 }
 
+/// What the node has told of itself.
+fn told<'a>(status: &'a StatusReply, node: &Node) -> Option<&'a NodeRelease> {
+    status.releases.iter().find(|told| (told.kind, told.lease) == (node.kind, node.lease))
+}
+
+/// By which an operator knows a gateway; empty if it has not told it.
+fn name_of<'a>(status: &'a StatusReply, node: &Node) -> &'a str {
+    told(status, node).map_or("", |told| &told.name)
+}
+
 /// The release and its level; `-` if the node has not told it.
 fn release_of(status: &StatusReply, node: &Node) -> (String, String) {
-    let told = status.releases.iter().find(|told| (told.kind, told.lease) == (node.kind, node.lease));
-    match told.and_then(|told| told.release.clone()) {
+    match told(status, node).and_then(|told| told.release.clone()) {
         Some(Release { version, level }) => (version, level.to_string()),
         None => ("-".to_owned(), "-".to_owned()),
     }
@@ -103,10 +113,7 @@ fn release_of(status: &StatusReply, node: &Node) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::{
-        ShardKind,
-        pb::admin::{NodeRelease, ShardStatus},
-    };
+    use carillon_proto::{ShardKind, pb::admin::ShardStatus};
 
     #[test]
     fn the_table_shows_nodes_and_who_leads() {
@@ -117,15 +124,20 @@ mod tests {
         let storage =
             |lease, address: &str| Node { lease, kind: NodeKind::Storage.into(), address: address.into(), slot: None };
         let router = Node { lease: 7, kind: NodeKind::Router.into(), address: "b:2".into(), slot: Some(1) };
+        let gateway = |lease| Node { lease, kind: NodeKind::Gateway.into(), ..Node::default() };
         let registry = RegistryView {
             storage: vec![storage(1, "a:1"), storage(2, "c:1")],
-            nodes: vec![router],
+            nodes: vec![router, gateway(8), gateway(9)],
             level: 1,
             ..Default::default()
         };
         let shards = vec![shard(0, "a:1"), shard(1, "a:1"), shard(2, "")];
         let release = Some(Release { version: "0.2.0".into(), level: 4 });
-        let releases = vec![NodeRelease { kind: NodeKind::Router.into(), lease: 7, release }];
+        let releases = vec![
+            NodeRelease { kind: NodeKind::Router.into(), lease: 7, release: release.clone(), ..NodeRelease::default() },
+            NodeRelease { kind: NodeKind::Gateway.into(), lease: 8, release, name: "web-1".into() },
+            NodeRelease { kind: NodeKind::Gateway.into(), lease: 9, release: None, name: "10.0.3.7".into() },
+        ];
         let status = StatusReply { registry: Some(registry), shards, silent: vec!["c:1".into()], releases };
         let lines: Vec<String> =
             show(&status).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -134,6 +146,8 @@ mod tests {
             "storage 1 a:1 - - 2",
             "storage 2 c:1 - - does not answer",
             "router 7 b:2 0.2.0 4 slot 1",
+            "gateway 8 web-1 0.2.0 4",
+            "gateway 9 10.0.3.7 - -",
             "timeline-1 a:1",
             "timeline-2 none known",
         ] {

@@ -129,7 +129,7 @@ impl Interceptor for CheckToken {
         match self.tokens.load().whose(given) {
             Some(tier) if self.allowed.contains(&tier) => {
                 // A caller with a valid token is a node or the operator.
-                if let Some(PeerConnection(Some(probation))) = request.extensions().get() {
+                if let Some(PeerConnection { probation: Some(probation), .. }) = request.extensions().get() {
                     probation.vouch_for_good();
                 }
                 request.extensions_mut().insert(tier);

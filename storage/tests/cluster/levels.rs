@@ -101,8 +101,12 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
         ..RegisterRequest::default()
     };
     let lease = cluster.nodes[0].registry().register(register).await.expect("registers").into_inner().lease;
-    let who = format!("the gateway with lease {lease}");
-    let of = |level: Level| RenewRequest { lease, release: Some(Release { version: String::new(), level: level.0 }) };
+    let who = format!("the gateway web-1 with lease {lease}");
+    let of = |level: Level| RenewRequest {
+        lease,
+        release: Some(Release { version: "0.2.0".into(), level: level.0 }),
+        name: "web-1".into(),
+    };
     // Whoever has come to lead the registry meanwhile has to be told again.
     let told = async |level: Level| {
         done(&cluster, async |mut client| {
@@ -117,7 +121,22 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
         .await
     };
     let refused = told(Level::OF_PROGRAM).await.expect_err("it is older");
-    assert!(refused.message().contains(&format!("{who} knows levels up to {}", Level::OF_PROGRAM)), "{refused}");
+    let why = format!("{who} runs release 0.2.0, which knows levels up to {}", Level::OF_PROGRAM);
+    assert!(refused.message().contains(&why), "{refused}");
+    // Whatever node is asked, it names storage nodes, too.
+    restart(&mut cluster, 2, Level::OF_PROGRAM).await;
+    let request = RaiseLevelRequest { level: NEXT.0 };
+    for asked in 0..3 {
+        let both = eventually("the registry's leader has been told", || async {
+            // Whoever has come to lead the registry meanwhile has to be told again.
+            let _ = cluster.nodes[0].registry().renew(of(Level::OF_PROGRAM)).await;
+            let refused = operator(&cluster, asked).raise_level(request).await.expect_err("two are older");
+            if refused.message().contains(&why) { Ok(refused) } else { Err(refused) }
+        })
+        .await;
+        assert!(both.message().contains("storage node 3 at"), "{both}");
+    }
+    restart(&mut cluster, 2, NEXT).await;
     told(NEXT).await.expect("rises");
     all_see(&cluster, NEXT).await;
 }
@@ -142,6 +161,7 @@ async fn a_router_or_gateway_that_does_not_know_the_level_gets_no_lease() {
             ttl_ms: 60_000,
             nonce: vec![7; 16].into(),
             release,
+            name: String::new(),
         };
         cluster.nodes[node].registry().register(register).await
     };

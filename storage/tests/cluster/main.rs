@@ -115,6 +115,7 @@ async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
         ttl_ms: 3_000,
         nonce: vec![7; 16].into(),
         release: Some(Release::own()),
+        ..RegisterRequest::default()
     };
     let lease = registry.register(register).await.expect("registers").into_inner().lease;
     // The file counts the flushes of the log.
@@ -123,7 +124,7 @@ async fn while_the_holders_of_leases_are_heard_nothing_is_written() {
     let (mut before, mut quiet) = (flushes(), 0);
     // Twice the length of the lease without a write, counted from when the leader has noticed it.
     for _ in 0..300 {
-        registry.renew(RenewRequest { lease, release: None }).await.expect("renews");
+        registry.renew(RenewRequest { lease, ..RenewRequest::default() }).await.expect("renews");
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = flushes();
         quiet = if now == before { quiet + 1 } else { 0 };
@@ -240,6 +241,7 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
             ttl_ms: 3_000,
             nonce: vec![number as u8; 16].into(),
             release: Some(Release::own()),
+            ..RegisterRequest::default()
         };
         let lease = node.registry().register(register.clone()).await.expect("registers").into_inner().lease;
         let again = cluster.nodes[0].registry().register(register).await.expect("registers").into_inner().lease;
@@ -257,7 +259,11 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
     }
     let renewing = async {
         loop {
-            cluster.nodes[1].registry().renew(RenewRequest { lease: kept, release: None }).await.expect("renews");
+            cluster.nodes[1]
+                .registry()
+                .renew(RenewRequest { lease: kept, ..RenewRequest::default() })
+                .await
+                .expect("renews");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
@@ -268,8 +274,11 @@ async fn leases_are_given_by_any_node_seen_by_all_and_end() {
     };
     assert_eq!(view.nodes[0].lease, kept);
     let ended = *leases.last().expect("three");
-    let status =
-        cluster.nodes[0].registry().renew(RenewRequest { lease: ended, release: None }).await.expect_err("has ended");
+    let status = cluster.nodes[0]
+        .registry()
+        .renew(RenewRequest { lease: ended, ..RenewRequest::default() })
+        .await
+        .expect_err("has ended");
     assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
