@@ -306,8 +306,9 @@ LOAD_TEST = [
         *PROCESSES[:2],
     ]),
     ("Stages of a message", [
-        panel("99th percentile of each stage", "s", "From the flush of one node to the acknowledgement of the device.",
+        panel("99th percentile of each stage", "s", "From the send that a gateway has read to the acknowledgement of the device.",
               *[query(one["expr"], name) for name, one in (
+                  ("received", quantiles("carillon_gateway_receive_latency_seconds")[1]),
                   ("flushed", quantiles("carillon_storage_log_flush_seconds")[1]),
                   ("applied", quantiles("carillon_storage_apply_seconds")[1]),
                   ("committed", quantiles("carillon_storage_proposal_seconds")[1]),

@@ -13,7 +13,11 @@ use std::{
 
 use carillon_proto::{
     clock, limits, now_ms,
-    pb::{client::Code, link::ConnectionProgress, store::session::Protocol},
+    pb::{
+        client::Code,
+        link::{ConnectionProgress, router_request::Op},
+        store::session::Protocol,
+    },
     time_of_envelope,
 };
 use prost::Message as _;
@@ -96,6 +100,8 @@ struct Connection {
     /// The client has closed its half: there is nothing more to read.
     half_closed: bool,
     closing: bool,
+    /// How many bytes had been read when some came last, and when that was.
+    fresh: (u64, Instant),
     /// Bytes read and written that the metrics include.
     counted: (u64, u64),
     /// Frames read and written that they do not include.
@@ -111,7 +117,8 @@ impl Connection {
         shared.connections.insert(number, Arc::clone(&mailbox));
         let follows = Box::new(shared.feeding.follow(number));
         let rules = Arc::clone(&shared.rules);
-        let mut session = Session::new(rules, number, arrival.protocol, arrival.address, now());
+        let now = now();
+        let mut session = Session::new(rules, number, arrival.protocol, arrival.address, now);
         session.sign_in_by(arrival.deadline);
         Self {
             shared,
@@ -122,6 +129,7 @@ impl Connection {
             full: false,
             half_closed: false,
             closing: false,
+            fresh: (0, now.instant),
             counted: (0, 0),
             frames: (0, 0),
             stuck: None,
@@ -150,7 +158,9 @@ impl Connection {
                 Turn::Event(event) => match event {
                     Event::Ask(ask) => {
                         self.frames.0 += 1;
-                        self.input(Input::Ask(ask), transport);
+                        let now = now();
+                        self.refresh(now.instant, transport.read_bytes());
+                        self.input_at(now, Input::Ask(ask), transport);
                     }
                     Event::Alive => self.input(Input::Alive, transport),
                     Event::Malformed(code, reason) => self.input(Input::Malformed { code, reason }, transport),
@@ -224,6 +234,13 @@ impl Connection {
         }
     }
 
+    /// Frames that were read together were read when the first of them is handled.
+    fn refresh(&mut self, now: Instant, read_bytes: u64) {
+        if self.fresh.0 != read_bytes {
+            self.fresh = (read_bytes, now);
+        }
+    }
+
     fn input(&mut self, input: Input, transport: &mut impl Transport) {
         self.input_at(now(), input, transport);
     }
@@ -263,7 +280,8 @@ impl Connection {
             }
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
-                let submit = Submit { connection: self.number, client, op, traceparent };
+                let read_at = matches!(op, Op::Send(_)).then_some(self.fresh.1);
+                let submit = Submit { connection: self.number, client, op, traceparent, read_at };
                 self.shared.links.submit(submit);
             }
             Effect::Feed(ask) => return self.follows.ask(&ask).map(Input::Joined),
@@ -329,8 +347,7 @@ impl Connection {
     fn leave(&mut self) {
         self.shared.connections.remove(self.number);
         for op in self.session.leave() {
-            let submit = Submit { connection: self.number, client: None, op, traceparent: String::new() };
-            self.shared.links.submit(submit);
+            self.shared.links.submit(Submit::unasked(self.number, op));
         }
     }
 }

@@ -86,7 +86,7 @@ impl Feeding {
                 let op = read_op_of(&read, &rules);
                 let client = Some((Arc::clone(&mailbox), Tag::Feed(read.timeline, read.feed)));
                 // A read belongs to no session: the number only spreads reads over the partitions.
-                let submit = Submit { connection: read.feed.0, client, op, traceparent: String::new() };
+                let submit = Submit { client, ..Submit::unasked(read.feed.0, op) };
                 links.submit(submit);
             }
         }

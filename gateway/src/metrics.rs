@@ -21,6 +21,7 @@ pub const BYES: &str = "carillon_gateway_byes_total";
 pub const DELIVERIES: &str = "carillon_gateway_deliveries_total";
 pub const RECEIVED: &str = "carillon_gateway_received_bytes_total";
 pub const SENT: &str = "carillon_gateway_sent_bytes_total";
+pub const RECEIVE_LATENCY: &str = "carillon_gateway_receive_latency_seconds";
 pub const SEND_LATENCY: &str = "carillon_gateway_send_latency_seconds";
 pub const DELIVERY_LATENCY: &str = "carillon_gateway_delivery_latency_seconds";
 pub const ACKNOWLEDGE_LATENCY: &str = "carillon_gateway_acknowledge_latency_seconds";
@@ -83,6 +84,11 @@ pub const ALL: &[Metric] = &[
         .labels(&[Label::known("from", &["push", "read"])]),
     Metric::counter(RECEIVED, "Bytes of frames read from clients"),
     Metric::counter(SENT, "Bytes of frames written to clients"),
+    Metric::histogram(
+        RECEIVE_LATENCY,
+        "From reading the last bytes of a Send to giving it to the link of its recipient's router; it waits behind what was \
+         read with it, and for a router",
+    ),
     Metric::histogram(SEND_LATENCY, "From reading a Send to writing its Accepted"),
     Metric::histogram(
         DELIVERY_LATENCY,
@@ -110,6 +116,7 @@ pub const ALL: &[Metric] = &[
 /// Updated by every message, so looked up in the recorder once.
 static SEND: LazyLock<Counter> = LazyLock::new(|| counter!(SENDS));
 static ACCEPT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| (counter!(ACCEPTED), histogram!(SEND_LATENCY)));
+static TAKEN: LazyLock<Histogram> = LazyLock::new(|| histogram!(RECEIVE_LATENCY));
 static PUSHED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "push"));
 static READ: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERIES, "from" => "read"));
 static BYTES: LazyLock<(Counter, Counter)> = LazyLock::new(|| (counter!(RECEIVED), counter!(SENT)));
@@ -179,6 +186,10 @@ pub(crate) fn delivered_from_read() {
 
 pub(crate) fn send() {
     SEND.increment(1);
+}
+
+pub(crate) fn received(latency: Duration) {
+    TAKEN.record(latency);
 }
 
 pub(crate) fn accepted(latency: Duration) {

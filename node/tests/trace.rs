@@ -84,6 +84,11 @@ fn a_message_is_followed_to_each_device_also_when_its_gateway_and_its_router_hav
         let second = delivered(&mut phone, 2).await;
         (alice, phone, accepted, second)
     });
+    // The first and the last stage that the sender's gateway sees.
+    for stage in ["receive", "send"] {
+        let count = format!("carillon_gateway_{stage}_latency_seconds_count");
+        assert_eq!(cluster.gateways[0].metric(&count), 2.0, "{stage}");
+    }
     let asker = &cluster.gateways[1];
     let on_three = |story: &Value| {
         let inboxes = story["inboxes"].as_array().expect("inboxes");

@@ -66,6 +66,15 @@ pub(crate) struct Submit<C> {
     pub(crate) client: Option<C>,
     pub(crate) op: Op,
     pub(crate) traceparent: String,
+    /// When the last bytes of a send were read; `None` for what is not measured.
+    pub(crate) read_at: Option<Instant>,
+}
+
+impl<C> Submit<C> {
+    /// Of the gateway itself: nobody hears the answer.
+    pub(crate) fn unasked(connection: u64, op: Op) -> Self {
+        Self { connection, client: None, op, traceparent: String::new(), read_at: None }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -73,6 +82,8 @@ pub(crate) enum Effect<C> {
     Transmit {
         to: Arc<str>,
         request: RouterRequest,
+        /// How long ago a send was read that goes to a router for the first time.
+        since_read: Option<Duration>,
     },
     /// Goes into the queue after everything sent to this router before.
     Tell {
@@ -142,6 +153,8 @@ struct Pending<C> {
     lane: LaneKey,
     op: Op,
     traceparent: String,
+    /// As in `Submit`; `None` once it has gone to a router.
+    read_at: Option<Instant>,
     deadline: Instant,
     /// The router that has it.
     at: Option<Arc<str>>,
@@ -225,10 +238,10 @@ impl<C> Dispatch<C> {
         self.tell_all(out);
     }
 
-    fn submit(&mut self, now: Instant, submit: Submit<C>, out: &mut Vec<Effect<C>>) {
-        let Submit { connection, client, op, traceparent } = submit;
-        let asker = client.map_or(Asker::Nobody, Asker::Client);
-        match &op {
+    fn submit(&mut self, now: Instant, mut submit: Submit<C>, out: &mut Vec<Effect<C>>) {
+        let connection = submit.connection;
+        let asker = submit.client.take().map_or(Asker::Nobody, Asker::Client);
+        match &submit.op {
             // It is open already: it goes on with another token.
             Op::OpenSession(_) if self.sessions.get(&connection).is_some_and(|live| live.open) => {}
             Op::OpenSession(open) => {
@@ -248,18 +261,11 @@ impl<C> Dispatch<C> {
             }
             _ => {}
         }
-        self.begin(now, connection, asker, op, traceparent, out);
+        self.begin(now, asker, submit, out);
     }
 
-    fn begin(
-        &mut self,
-        now: Instant,
-        connection: u64,
-        asker: Asker<C>,
-        op: Op,
-        traceparent: String,
-        out: &mut Vec<Effect<C>>,
-    ) {
+    fn begin(&mut self, now: Instant, asker: Asker<C>, submit: Submit<C>, out: &mut Vec<Effect<C>>) {
+        let Submit { connection, op, traceparent, read_at, .. } = submit;
         let id = self.next_id;
         self.next_id += PARTS as u64;
         let lane_key = lane_of(connection, &op);
@@ -271,6 +277,7 @@ impl<C> Dispatch<C> {
             lane: lane_key,
             op,
             traceparent,
+            read_at,
             deadline,
             at: None,
             may_be_done: false,

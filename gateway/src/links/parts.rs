@@ -156,11 +156,11 @@ impl Partitions {
         back: &mut Vec<Input<Asker>>,
     ) {
         match effect {
-            Effect::Transmit { to, request } => {
+            Effect::Transmit { to, request, since_read } => {
                 let Some(way) = ways.get(&to) else { return };
                 let id = request.id;
                 match way.queue.try_send(ToLink::Request(request)) {
-                    Ok(()) => {}
+                    Ok(()) => since_read.into_iter().for_each(metrics::received),
                     Err(mpsc::error::TrySendError::Full(_)) => {
                         let why = refusal(Code::Overloaded, "too many requests are waiting for a router", 200);
                         let result = Some(router_reply::Result::Refusal(why));

@@ -25,7 +25,7 @@ shows the metric.
 
 | stage | metric | where |
 | --- | --- | --- |
-| received | `carillon_gateway_sends_total` | the sender's gateway has read the send |
+| received | `carillon_gateway_receive_latency_seconds` | the sender's gateway has read the send, and given it to the link of the recipient's router |
 | routed | `carillon_router_request_duration_seconds{op=\"send\"}` | the recipient's router has answered it: appended to both inboxes |
 | appended | `carillon_router_append_duration_seconds` | the store has answered one of the two appends, with all repeats |
 | committed | `carillon_storage_proposal_seconds` | an entry with the append is on disk on a majority and applied on the leader |

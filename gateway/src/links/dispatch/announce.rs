@@ -12,7 +12,7 @@ use carillon_proto::pb::{
     store::Session,
 };
 
-use super::{Asker, Dispatch, Effect, Live, PARTS, Word};
+use super::{Asker, Dispatch, Effect, Live, PARTS, Submit, Word};
 
 /// Most unanswered announcements of one partition. Further ones wait, so that a restarted router is not flooded.
 const MAX_ANNOUNCING: usize = 512 / PARTS;
@@ -86,7 +86,7 @@ impl<C> Dispatch<C> {
             // Without a link or a lease: whatever restores them queues all sessions again.
             if self.target(&op).is_some() {
                 self.announcing += 1;
-                self.begin(now, connection, Asker::Announcer, op, String::new(), out);
+                self.begin(now, Asker::Announcer, Submit::unasked(connection, op), out);
             }
         }
     }
@@ -139,7 +139,7 @@ impl<C> Dispatch<C> {
     fn close(&mut self, now: Instant, connection: u64, out: &mut Vec<Effect<C>>) {
         let Some(live) = self.sessions.get(&connection) else { return };
         let op = Op::CloseSession(CloseSession { session: Some(live.session.clone()) });
-        self.begin(now, connection, Asker::Nobody, op, String::new(), out);
+        self.begin(now, Asker::Nobody, Submit::unasked(connection, op), out);
     }
 
     /// A session was closed, or could not be: then its row remains, and closing is retried.

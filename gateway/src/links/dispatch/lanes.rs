@@ -80,6 +80,7 @@ impl<C> Dispatch<C> {
             let word = Word::Forget(Forget { user, connection: pending.connection });
             out.push(Effect::Tell { to: known_at, word });
         }
+        let since_read = pending.read_at.take().map(|read_at| now.saturating_duration_since(read_at));
         pending.at = Some(Arc::clone(&to));
         pending.chained.begins_attempt();
         let before = pending.chained.before();
@@ -101,7 +102,7 @@ impl<C> Dispatch<C> {
                 self.name_the_one_before(id, before, send);
             }
         }
-        out.push(Effect::Transmit { to, request });
+        out.push(Effect::Transmit { to, request, since_read });
     }
 
     /// True if the request is retried: the router may take it soon, or another one may replace it. A send may be

@@ -175,3 +175,34 @@ fn messages_do_not_wait_for_the_answer_to_a_directed_request() {
     world.input(Input::Up(Arc::from("b:1")));
     assert_eq!(named(&sent(&world.send("m1"))), ["m1"]);
 }
+
+/// How long after they were read sends went to a router for the first time.
+fn since_read(effects: &[Effect<&'static str>]) -> Vec<Option<Duration>> {
+    let one = |effect: &Effect<&'static str>| match effect {
+        Effect::Transmit { since_read, .. } => Some(*since_read),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
+}
+
+#[test]
+fn a_send_is_measured_once_when_it_first_goes_to_a_router() {
+    let mut world = World::with(&["a:1"]);
+    assert_eq!(since_read(&world.open()), [None], "no send");
+    assert_eq!(since_read(&world.send("goes at once")), [Some(Duration::ZERO)]);
+    world.input(Input::Down(Arc::from("a:1")));
+    assert_eq!(since_read(&world.send("waits")), []);
+    world.wait(Duration::from_millis(40));
+    let again = world.input(Input::Up(Arc::from("a:1")));
+    let mut sends = Vec::new();
+    for effect in again {
+        if let Effect::Transmit { request, since_read, .. } = effect
+            && let Some(Op::Send(send)) = request.op
+        {
+            sends.push((String::from_utf8(send.client_id.to_vec()).expect("UTF-8"), since_read));
+        }
+    }
+    sends.sort();
+    let waited = Some(Duration::from_millis(40));
+    assert_eq!(sends, [("goes at once".to_owned(), None), ("waits".to_owned(), waited)]);
+}

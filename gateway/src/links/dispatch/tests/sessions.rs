@@ -111,7 +111,7 @@ fn a_client_that_left_while_its_session_was_opened_leaves_nothing_behind() {
     for answer in [opened(false), opened(true), refused(Code::Unavailable), refused(Code::Overloaded)] {
         let mut world = World::with(&["a:1"]);
         world.open();
-        let left = Submit { connection: 1, client: None, op: close(), traceparent: String::new() };
+        let left = Submit::unasked(1, close());
         let [(5, id)] = closes(&world.input(Input::Submit(left)))[..] else { panic!("not closed") };
         assert_eq!(closes(&world.reply("a:1", FIRST, answer)), [], "once is enough");
         world.reply("a:1", id, router_reply::Result::Done(Done {}));

@@ -68,7 +68,8 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, client: &'static str, op: Op) -> Vec<Effect<&'static str>> {
-        self.input(Input::Submit(Submit { connection: 1, client: Some(client), op, traceparent: String::new() }))
+        let read_at = matches!(op, Op::Send(_)).then_some(self.now);
+        self.input(Input::Submit(Submit { client: Some(client), read_at, ..Submit::unasked(1, op) }))
     }
 
     pub(super) fn open(&mut self) -> Vec<Effect<&'static str>> {
@@ -89,7 +90,7 @@ impl World {
 pub(super) fn two_owners() -> (World, String, &'static str, u64) {
     let mut world = World::with(&["a:1", "b:1"]);
     let (old, id) = match &world.open()[..] {
-        [Effect::Transmit { to, request }] => (to.to_string(), request.id),
+        [Effect::Transmit { to, request, .. }] => (to.to_string(), request.id),
         other => panic!("{other:?}"),
     };
     let new = if old == "a:1" { "b:1" } else { "a:1" };
@@ -122,7 +123,7 @@ pub(super) fn opened(replaced: bool) -> router_reply::Result {
 /// Which sends went where, and their ids.
 pub(super) fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64)> {
     let sent = |effect: &Effect<_>| match effect {
-        Effect::Transmit { to, request } => match &request.op {
+        Effect::Transmit { to, request, .. } => match &request.op {
             Some(Op::Send(send)) => {
                 Some((to.to_string(), String::from_utf8(send.client_id.to_vec()).expect("UTF-8"), request.id))
             }
@@ -135,7 +136,7 @@ pub(super) fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64
 
 pub(super) fn announced(effects: &[Effect<&'static str>]) -> Vec<(String, u64, u64)> {
     let announced = |effect: &Effect<_>| match effect {
-        Effect::Transmit { to, request } => match &request.op {
+        Effect::Transmit { to, request, .. } => match &request.op {
             Some(Op::Announce(Announce { session: Some(session) })) => {
                 Some((to.to_string(), session.lease, request.id))
             }
