@@ -6,7 +6,7 @@ use carillon_proto::{
     pb::{
         admin::{StatusRequest, admin_client::AdminClient},
         backup::backup_client::BackupClient,
-        diagnostics::diagnostics_client::DiagnosticsClient,
+        diagnostics::{clock_client::ClockClient, diagnostics_client::DiagnosticsClient},
         link::{Hello, ToRouter, router_client::RouterClient},
         raft::{
             DescribeRequest, RaftFrames, SnapshotPiece, bootstrap_client::BootstrapClient,
@@ -86,6 +86,9 @@ async fn call(service: &Service, name: &str, tier: Tier, secret: &str) -> Result
         "Diagnostics.Describe" | "Diagnostics.Describe at a router" => {
             DiagnosticsClient::with_interceptor(channel, token).describe(soon(Default::default())).await.map(drop)
         }
+        "Clock.Read" | "Clock.Read at a router" => {
+            ClockClient::with_interceptor(channel, token).read(soon(Default::default())).await.map(drop)
+        }
         "Admin.DescribeGateway at a router" => {
             AdminClient::with_interceptor(channel, token).describe_gateway(soon(Default::default())).await.map(drop)
         }
@@ -128,6 +131,8 @@ fn each_call_opens_to_its_tiers_and_to_nobody_else() {
             ("Admin.DescribeGateway at a router", &[Tier::Operator]),
             ("Diagnostics.Describe", &[Tier::Operator]),
             ("Diagnostics.Describe at a router", &[Tier::Operator]),
+            ("Clock.Read", &Tier::ALL),
+            ("Clock.Read at a router", &Tier::ALL),
         ] {
             for tier in Tier::ALL {
                 let right = if opens_to.contains(&tier) { Ok(()) } else { Err(Code::PermissionDenied) };
@@ -156,13 +161,13 @@ fn a_gateway_can_not_pass_for_a_router() {
             ttl_ms: 1000,
             nonce: vec![7; 16].into(),
             release: Some(Release::own()),
+            ..RegisterRequest::default()
         };
         let refused = registry.register(soon(request)).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
         let refused =
             registry.renew(soon(RenewRequest { lease: router, ..RenewRequest::default() })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-            ..RegisterRequest::default()
         let refused = registry.deregister(soon(DeregisterRequest { lease: router })).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
 

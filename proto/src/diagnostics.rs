@@ -1,6 +1,9 @@
 //! What a node tells the operator of itself, whichever way it is asked: at its internal listener, or over a gateway's link.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -10,7 +13,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::pb::diagnostics::{DescribeRequest, Description, diagnostics_server};
+use crate::pb::diagnostics::{DescribeRequest, Description, ReadRequest, Reading, clock_server, diagnostics_server};
 
 /// Least time between two descriptions: each costs what a scrape costs.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -67,6 +70,18 @@ impl diagnostics_server::Diagnostics for Diagnostics {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<Description>, Status> {
         let described = Self::describe(self).await;
         described.map(Response::new).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))
+    }
+}
+
+/// Tells the time of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct WallClock;
+
+#[tonic::async_trait]
+impl clock_server::Clock for WallClock {
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Reading>, Status> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Response::new(Reading { time_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX) }))
     }
 }
 

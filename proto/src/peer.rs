@@ -17,10 +17,10 @@ use tonic::{
 };
 
 use crate::{
-    diagnostics::Diagnostics,
+    diagnostics::{Diagnostics, WallClock},
     limits::MAX_NODE_MESSAGE_BYTES,
     local_listeners::{LocalListeners, PeerConnection, PeerIncoming, PeerStream},
-    pb::diagnostics::diagnostics_server::DiagnosticsServer,
+    pb::diagnostics::{clock_server::ClockServer, diagnostics_server::DiagnosticsServer},
     stream::{Calls, Incoming, Messages, Near, NearCalls, Services, Serving, Tell},
     tls::{Authorities, HTTP2, Identity, MaybeTls, TlsError},
 };
@@ -227,6 +227,8 @@ impl PeerSecurity {
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, Result<(), transport::Error>> {
         let incoming = self.incoming(listener, advertised);
+        let clock = InterceptedService::new(ClockServer::new(WallClock), self.check(&Tier::ALL));
+        let services = services.add_service(clock);
         let services = match &self.diagnostics {
             Some(diagnostics) => services.add_service(InterceptedService::new(
                 DiagnosticsServer::new(diagnostics.clone()).max_encoding_message_size(MAX_NODE_MESSAGE_BYTES),

@@ -4,6 +4,7 @@
 //! configuration.rs, files.rs   what is configured: values, secrets, certificates
 //! ports.rs, limits.rs, disk.rs what the machine gives
 //! peers.rs, clock.rs           the other nodes
+//! kernel_clock.rs              whether a time service keeps this machine's clock
 //! process.rs                   the node, if it runs here
 //! report.rs                    findings, and how they are shown
 //! ```
@@ -12,6 +13,7 @@ mod clock;
 mod configuration;
 mod disk;
 mod files;
+mod kernel_clock;
 mod limits;
 mod peers;
 mod ports;
@@ -99,6 +101,7 @@ pub(super) async fn examine(options: &Options, what: Option<What>) -> Report {
     }
     let answers = peers::examine(&mut report.check("peers"), &config, &looked).await;
     match answers {
+    kernel_clock::examine(&mut report.check("clock"), answers.is_none());
         Some(answers) => clock::examine(&mut report.check("clock"), &answers, config.gateway.jwt.leeway_s),
         None => report.check("clock").note("there is no other node to compare the clock with"),
     }
