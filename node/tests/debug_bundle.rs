@@ -32,9 +32,14 @@ struct Unpacked {
 
 impl Unpacked {
     fn make(node: &Node) -> Self {
+        Self::make_with(node, &[])
+    }
+
+    fn make_with(node: &Node, arguments: &[&str]) -> Self {
         let above = tempfile::tempdir().expect("folder");
         let file = above.path().join("bundle.tar.gz");
-        let output = node.output(&["debug", "bundle", "--out", file.to_str().expect("a name")]);
+        let command = ["debug", "bundle", "--out", file.to_str().expect("a name")];
+        let output = node.output(&[&command, arguments].concat());
         let told = said(&output);
         assert!(file.exists(), "{told}");
         let done = Command::new("tar").arg("xzf").arg(&file).current_dir(above.path()).status().expect("tar runs");
@@ -116,6 +121,25 @@ fn a_bundle_is_made_with_a_dead_node_and_has_neither_secrets_nor_messages() {
         &fs::metadata(whole.folder.join("bundle.json")).expect("there").permissions(),
     );
     assert_eq!(mode & 0o077, 0, "others can read it");
+
+    // A canary tells whether it is well, also before it is.
+    let mut canary = cluster.canary("canary.interval_ms = 250\n");
+    canary.wait_ready();
+    let at = canary.admin.to_string();
+    let gateway = cluster.gateways[1].admin.to_string();
+    let with = Unpacked::make_with(&cluster.routers[0], &["--canary", &at, "--canary", &gateway]);
+    assert_eq!(with.code, Some(3), "a gateway is no canary: {}", with.told);
+    let canaries = &with.bundle()["canaries"];
+    assert_eq!((&canaries[0]["address"], &canaries[0]["ready"]), (&at.clone().into(), &true.into()), "{canaries}");
+    assert!(canaries[1]["error"].as_str().is_some_and(|why| why.contains("no canary")), "{canaries}");
+    let folder = format!("canaries/{}", at.replace(':', "_"));
+    assert!(with.text(&format!("{folder}/metrics.txt")).contains("carillon_canary_rounds_total"));
+    assert_eq!(with.text(&format!("{folder}/readyz.txt")).trim(), "ready");
+    nothing_private(&with, &token);
+    // Beside a canary, it need not be named.
+    let beside = Unpacked::make(&canary);
+    assert_eq!(beside.bundle()["canaries"][0]["address"], *at, "{}", beside.told);
+    canary.terminate();
 
     cluster.storage[2].kill();
     cluster.routers[1].kill();

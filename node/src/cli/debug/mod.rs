@@ -1,6 +1,7 @@
 //! `carillon debug bundle`: one file with what a report of a problem needs, and without secrets and messages.
 //!
 //! ```text
+//! canary.rs    what canaries tell
 //! nodes.rs     which nodes there are, and what each tells of itself
 //! shards.rs    all replicas as a table
 //! archive.rs   the file
@@ -8,6 +9,7 @@
 //! ```
 
 mod archive;
+mod canary;
 mod nodes;
 mod shards;
 
@@ -29,6 +31,7 @@ use serde_json::json;
 
 use self::{
     archive::Archive,
+    canary::{Canary, Place},
     nodes::{Node, Told, Whole, ask},
     shards::Shards,
 };
@@ -51,6 +54,9 @@ pub(super) struct Bundle {
     /// What this machine runs, for the doctor; see `carillon doctor`.
     #[arg(long = "doctor", value_enum, value_name = "ROLE")]
     what: Option<doctor::What>,
+    /// The admin listener of a canary; may be given several times. Otherwise that of this configuration, if a canary runs there.
+    #[arg(long = "canary", value_name = "HOST:PORT")]
+    canaries: Vec<String>,
 }
 
 /// Nodes that are asked at the same time. Each may tell some megabytes.
@@ -61,7 +67,7 @@ const README: &str = include_str!("README.txt");
 
 impl Debug {
     pub(super) async fn run(self, options: &Options) -> anyhow::Result<ExitCode> {
-        let Self::Bundle(Bundle { out, what }) = self;
+        let Self::Bundle(Bundle { out, what, canaries }) = self;
         let time = now_ms();
         let name = format!("carillon-debug-{}", date::format(time).replace(':', ""));
         let path = out.unwrap_or_else(|| Path::new(&format!("{name}.tar.gz")).to_owned());
@@ -71,15 +77,17 @@ impl Debug {
             config.as_ref().map(|config| Redactor::new(Secrets::of(config).texts(config))).unwrap_or_default();
         let failed = || format!("can't write {}", path.display());
         let archive = Archive::create(&path, &name, time / 1000, redactor).with_context(failed)?;
-        let mut making = Making { archive, missing: Vec::new(), nodes: Vec::new() };
-        making.make(options, config, what).await.with_context(failed)?;
-        let Making { archive, missing, nodes } = making;
+        let mut making = Making { archive, missing: Vec::new(), nodes: Vec::new(), canaries: Vec::new() };
+        let places = Place::of(&canaries, config.as_ref().ok());
+        making.make(options, config, what, &places).await.with_context(failed)?;
+        let Making { archive, missing, nodes, canaries } = making;
         archive.finish().with_context(failed)?;
         for missing in &missing {
             out::tell(format_args!("carillon: {missing}"));
         }
         let whole = if missing.is_empty() { String::new() } else { format!(", {} things are missing", missing.len()) };
-        let summary = format!("{}: {} nodes{whole}", path.display(), nodes.len());
+        let canaries = if canaries.is_empty() { String::new() } else { format!(", {} canaries", canaries.len()) };
+        let summary = format!("{}: {} nodes{canaries}{whole}", path.display(), nodes.len());
         if is_piped {
             out::tell(format_args!("carillon: {summary}"))
         } else {
@@ -95,6 +103,7 @@ struct Making {
     missing: Vec<String>,
     /// For the list of nodes.
     nodes: Vec<serde_json::Value>,
+    canaries: Vec<serde_json::Value>,
 }
 
 impl Making {
@@ -103,6 +112,7 @@ impl Making {
         options: &Options,
         config: anyhow::Result<Config>,
         what: Option<doctor::What>,
+        places: &[Place],
     ) -> io::Result<()> {
         let report = doctor::examine(options, what).await;
         self.archive.add("doctor.txt", &doctor::text(&report))?;
@@ -117,11 +127,15 @@ impl Making {
                 self.missing.push(format!("the cluster: the configuration can't be used: {error}"));
             }
         }
+        for place in places {
+            self.canary(place).await?;
+        }
         let bundle = json!({
             "release": env!("CARGO_PKG_VERSION"),
             "time": date::format(now_ms()),
             "missing": self.missing,
             "nodes": self.nodes,
+            "canaries": self.canaries,
         });
         self.archive.add("bundle.json", &pretty(&bundle))?;
         let files = self.archive.names().join("\n  ");
@@ -168,7 +182,9 @@ impl Making {
                 Ok(told) => told,
                 Err(why) => {
                     self.missing.push(format!("{} {}: {why}", node.name, node.address));
-                    self.nodes.push(json!({ "node": node.name, "address": node.address, "error": why }));
+                    let release = (!node.release.is_empty()).then_some(&node.release);
+                    self.nodes
+                        .push(json!({ "node": node.name, "address": node.address, "release": release, "error": why }));
                     continue;
                 }
             };
@@ -186,6 +202,22 @@ impl Making {
         }
         drop(answers);
         self.archive.add("shards.txt", &shards.table())
+    }
+
+    async fn canary(&mut self, place: &Place) -> io::Result<()> {
+        let address = place.address();
+        let Canary { release, is_ready, says, metrics } = match place.ask().await {
+            Ok(Some(canary)) => canary,
+            Ok(None) => return Ok(()),
+            Err(why) => {
+                self.missing.push(format!("canary {address}: {why}"));
+                self.canaries.push(json!({ "address": address, "error": why }));
+                return Ok(());
+            }
+        };
+        self.canaries.push(json!({ "address": address, "release": release, "ready": is_ready, "says": says.trim() }));
+        self.archive.add(&format!("{}/readyz.txt", place.folder()), &says)?;
+        self.archive.add(&format!("{}/metrics.txt", place.folder()), &metrics)
     }
 
     fn node(&mut self, node: &Node, told: Told) -> io::Result<()> {

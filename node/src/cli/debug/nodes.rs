@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) address: String,
     /// True if only the configuration names it.
     pub(super) is_guess: bool,
+    /// As others have told it; empty: not known.
+    pub(super) release: String,
     lease: u64,
 }
 
@@ -69,7 +71,10 @@ pub(super) async fn whole(config: &Config) -> Whole {
         Ok(nodes) => nodes.members().await,
         Err(error) => Err(error),
     };
-    let nodes = nodes(view.as_ref(), members.as_ref().ok(), &configured);
+    let mut nodes = nodes(view.as_ref(), members.as_ref().ok(), &configured);
+    for node in &mut nodes {
+        node.release = release_of(node, status.as_ref().ok(), members.as_ref().ok());
+    }
     Whole { status, members: members.map_err(|error| error.to_string()), nodes }
 }
 
@@ -147,19 +152,14 @@ impl Configured {
 fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured: &Configured) -> Vec<Node> {
     let mut nodes = Vec::new();
     for node in view.iter().flat_map(|view| view.storage.iter().chain(&view.nodes)) {
-        let kind = match node.kind() {
-            NodeKind::Router => "router",
-            NodeKind::Gateway => "gateway",
-            NodeKind::Storage | NodeKind::Unspecified => "storage",
-        };
-        let (name, address) = (format!("{kind}-{}", node.lease), node.address.clone());
-        nodes.push(Node { name, address, is_guess: false, lease: node.lease });
+        let (name, address) = (format!("{}-{}", kind_of(node.kind()), node.lease), node.address.clone());
+        nodes.push(Node { name, address, is_guess: false, release: String::new(), lease: node.lease });
     }
     if view.is_none() {
         let storage = members.iter().flat_map(|members| &members.nodes).filter(|node| node.state() != State::Lost);
         nodes.extend(storage.map(|node| {
             let (name, address) = (format!("storage-{}", node.node), node.address.clone());
-            Node { name, address, is_guess: false, lease: node.node }
+            Node { name, address, is_guess: false, release: String::new(), lease: node.node }
         }));
     }
     // A node of this machine is meant only if nothing else is known.
@@ -173,10 +173,31 @@ fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured
                 name.truncate(LONGEST_NAME);
                 name.push_str(&format!("-{}", nodes.len() + 1));
             }
-            nodes.push(Node { name, address: address.clone(), is_guess: true, lease: 0 });
+            nodes.push(Node { name, address: address.clone(), is_guess: true, release: String::new(), lease: 0 });
         }
     }
     nodes
+}
+
+/// What a node runs, which may be too old to tell it itself.
+fn release_of(node: &Node, status: Option<&StatusReply>, members: Option<&MembersReply>) -> String {
+    if node.is_guess {
+        return String::new();
+    }
+    let releases = status.iter().flat_map(|status| &status.releases);
+    let mut releases = releases.filter(|told| told.lease == node.lease && node.name.starts_with(kind_of(told.kind())));
+    let told = releases.find_map(|told| Some(told.release.clone()?.version));
+    let programs = members.iter().flat_map(|members| &members.programs);
+    let mut programs = programs.filter(|program| node.name == format!("storage-{}", program.node));
+    told.or_else(|| Some(programs.next()?.release.clone())).unwrap_or_default()
+}
+
+fn kind_of(kind: NodeKind) -> &'static str {
+    match kind {
+        NodeKind::Router => "router",
+        NodeKind::Gateway => "gateway",
+        NodeKind::Storage | NodeKind::Unspecified => "storage",
+    }
 }
 
 /// Asks one node. `routers`: those that may have a link to a gateway.
@@ -184,7 +205,7 @@ pub(super) async fn ask(node: &Node, routers: &[String], security: &PeerSecurity
     let asked = now_ms();
     let description = match node.address.as_str() {
         "" => ask_gateway(node.lease, routers, security).await?,
-        address => describe(address, security).await.map_err(|status| told_why(&status))?,
+        address => describe(address, security).await.map_err(|status| told_why(&status, &node.release))?,
     };
     // The node has told its time somewhere in between.
     let middle = asked / 2 + now_ms() / 2;
@@ -207,15 +228,17 @@ async fn ask_gateway(lease: u64, routers: &[String], security: &PeerSecurity) ->
         let mut client = client.max_decoding_message_size(MAX_NODE_MESSAGE_BYTES);
         match client.describe_gateway(with_deadline(DescribeGatewayRequest { lease }, DEADLINE)).await {
             Ok(described) => return Ok(described.into_inner()),
-            Err(status) => why = format!("router {router}: {}", told_why(&status)),
+            Err(status) => why = format!("router {router}: {}", told_why(&status, "")),
         }
     }
     Err(why)
 }
 
-fn told_why(status: &Status) -> String {
+/// `release`: of the asked node, if it is known.
+fn told_why(status: &Status, release: &str) -> String {
     match status.code() {
-        Code::Unimplemented => "its release does not know the question".to_owned(),
+        Code::Unimplemented if release.is_empty() => "its release does not know the question".to_owned(),
+        Code::Unimplemented => format!("its release, {release}, does not know the question"),
         Code::Unauthenticated | Code::PermissionDenied => {
             format!("{}; it has to know the operator's token, and so has this command", status.message())
         }
@@ -225,7 +248,11 @@ fn told_why(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::store::{Node as Row, StorageNode};
+    use carillon_proto::pb::{
+        admin::NodeRelease,
+        raft::Program,
+        store::{Node as Row, Release, StorageNode},
+    };
 
     use super::*;
 
@@ -264,5 +291,32 @@ mod tests {
         let members = vec![member(1, State::Active), member(2, State::Lost)];
         let members = MembersReply { nodes: members, ..MembersReply::default() };
         assert_eq!(names(None, Some(&members), &config), ["storage-1", "storage-a_1", "storage-b_1", "router-r_2"]);
+    }
+
+    #[test]
+    fn a_node_that_is_too_old_to_tell_is_missing_with_its_release() {
+        let node = |name: &str, lease| Node {
+            name: name.to_owned(),
+            address: String::new(),
+            is_guess: false,
+            release: String::new(),
+            lease,
+        };
+        let release = |kind: NodeKind, lease, version: &str| NodeRelease {
+            kind: kind.into(),
+            lease,
+            release: Some(Release { version: version.to_owned(), level: 6 }),
+            ..NodeRelease::default()
+        };
+        let releases = vec![release(NodeKind::Router, 7, "0.2.0"), release(NodeKind::Gateway, 8, "0.2.1")];
+        let status = StatusReply { releases, ..StatusReply::default() };
+        let programs = vec![Program { node: 7, release: "0.1.9".into(), ..Program::default() }];
+        let members = MembersReply { programs, ..MembersReply::default() };
+        let of = |name: &str, lease| release_of(&node(name, lease), Some(&status), Some(&members));
+        assert_eq!([of("router-7", 7), of("gateway-8", 8), of("storage-7", 7)], ["0.2.0", "0.2.1", "0.1.9"]);
+        assert_eq!(of("gateway-9", 9), "");
+        let unknown = Status::unimplemented("no such service");
+        assert_eq!(told_why(&unknown, "0.2.0"), "its release, 0.2.0, does not know the question");
+        assert_eq!(told_why(&unknown, ""), "its release does not know the question");
     }
 }

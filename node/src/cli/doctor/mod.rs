@@ -26,6 +26,7 @@ use carillon_proto::peer::Tier;
 use clap::{Args, ValueEnum};
 
 use self::process::Node;
+pub(super) use self::process::built as release_and_roles;
 use self::report::{Report, Severity};
 use super::{Options, out};
 use crate::{Config, Layers, Role, running::tiers};
@@ -100,8 +101,8 @@ pub(super) async fn examine(options: &Options, what: Option<What>) -> Report {
         disk::examine(&mut report.check("disk"), &config, &looked.roles, &node);
     }
     let answers = peers::examine(&mut report.check("peers"), &config, &looked).await;
-    match answers {
     kernel_clock::examine(&mut report.check("clock"), answers.is_none());
+    match answers {
         Some(answers) => clock::examine(&mut report.check("clock"), &answers, config.gateway.jwt.leeway_s),
         None => report.check("clock").note("there is no other node to compare the clock with"),
     }

@@ -66,7 +66,7 @@ pub(super) async fn find(config: &Config) -> Node {
 }
 
 /// Release and roles, from the metric that has them as labels.
-fn built(metrics: &str) -> Option<(String, Vec<Role>)> {
+pub(in super::super) fn built(metrics: &str) -> Option<(String, Vec<Role>)> {
     let line = metrics.lines().find(|line| line.starts_with("carillon_node_build_info{"))?;
     let label = |name: &str| line.split_once(&format!("{name}=\""))?.1.split_once('"').map(|(value, _)| value);
     let roles = label("roles")?;
