@@ -206,8 +206,21 @@ fn a_naive_client_gets_through_after_ten_seconds_without_routers() {
         // In the spiral that these rules prevent, each message had 500 refusals for rate and more.
         let (rate, order) = (naive.refused(Code::RateLimited), naive.refused(Code::OutOfOrder));
         assert!(rate + order < 6 * SENDS, "it spirals: {:?}", naive.refusals);
-        assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
+        if took >= allowed * 2 {
+            // A busy machine may not do what the rate allows: then as long as without an outage.
+            let mut calm = Naive::new(cluster.addresses[0].clone(), cluster.token("calm"), "naive");
+            (0..SENDS).for_each(|number| calm.add(number, &format!("friend-{}", number % RECIPIENTS)));
+            let calm = time_of(calm).await;
+            assert!(took < calm * 2, "{took:?} where the rate allows {allowed:?}, and {calm:?} without an outage");
+        }
     });
+}
+
+/// How long it takes until all of its messages are accepted.
+async fn time_of(mut naive: Naive) -> Duration {
+    let began = Instant::now();
+    timeout(PATIENCE, naive.run()).await.expect("it gets through");
+    began.elapsed()
 }
 
 /// The user's rate is the narrow limit: the limit of each connection alone would not bound the user.
@@ -242,6 +255,12 @@ fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
         let allowed = Duration::from_secs_f64((CONNECTIONS * EACH - burst) as f64 / f64::from(rate));
         println!("{took:?} where the rate allows {allowed:?}; refused: {refused}");
         assert!(refused < 6 * CONNECTIONS * EACH, "it spirals: {refused}");
-        assert!(took < allowed * 2, "{took:?} where the rate allows {allowed:?}");
+        if took >= allowed * 2 {
+            // A busy machine may not do what the rate allows: then as long as one connection needs for the same.
+            let mut one = Naive::new(address.clone(), service.token("one"), "d");
+            (0..CONNECTIONS * EACH).for_each(|number| one.add(number, &format!("friend-{}", number % RECIPIENTS)));
+            let one = time_of(one).await;
+            assert!(took < one * 2, "{took:?} where the rate allows {allowed:?}, and {one:?} for one connection");
+        }
     });
 }

@@ -23,6 +23,8 @@ use support::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client is tried whose sign-in may have to fail: one that can't reach the service tries for ever.
+const TRIED: Duration = Duration::from_secs(5);
 
 /// A signed-in client that notices when its connection is lost.
 struct Connected {
@@ -38,12 +40,27 @@ impl Connected {
         user: &str,
         configure: impl FnOnce(&mut ClientConfig),
     ) -> Option<Self> {
+        Self::open_within(TRIED, service, carrier, user, configure).await
+    }
+
+    /// Signs in, however busy the machine is.
+    async fn enter(service: &Service, carrier: Carrier, user: &str, configure: impl FnOnce(&mut ClientConfig)) -> Self {
+        Self::open_within(PATIENCE, service, carrier, user, configure).await.expect("signs in")
+    }
+
+    async fn open_within(
+        patience: Duration,
+        service: &Service,
+        carrier: Carrier,
+        user: &str,
+        configure: impl FnOnce(&mut ClientConfig),
+    ) -> Option<Self> {
         let tasks = Tasks::new();
         let token = Credential::Token(service.token(user));
         let mut config = ClientConfig::new(vec![service.address(carrier)], user, "d", token);
         configure(&mut config);
         let (client, events) = Client::open(config, &tasks).expect("opens");
-        match client.connected(Duration::from_secs(5)).await {
+        match client.connected(patience).await {
             Ok(_) => Some(Self { client, events, tasks }),
             Err(_) => {
                 tasks.finish(Duration::from_secs(5)).await;
@@ -72,7 +89,7 @@ impl Connected {
 fn a_hangup_changes_the_level_of_logging_and_nobody_notices() {
     let service = Service::start("log.level = \"info\"");
     service.block_on(async {
-        let mut alice = Connected::open(&service, Carrier::Tcp, "alice", |_| {}).await.expect("signs in");
+        let mut alice = Connected::enter(&service, Carrier::Tcp, "alice", |_| {}).await;
         service.node.change_config(|text| {
             let text = text.replace("log.level = \"info\"", "log.level = \"info,carillon_gateway=debug\"");
             text.replace("gateway.failed_sign_ins_burst = 1000", "gateway.failed_sign_ins_burst = 999")
@@ -133,13 +150,16 @@ fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
         "gateway.tls = {{ certificate = {certificate:?}, key = {key:?} }}\n\
          cluster.tls = {{ ca = {ca:?}, certificate = {certificate:?}, key = {key:?}, server_name = {NAME:?} }}"
     ));
-    let open = async |carrier: Carrier, user: &str, ca: &str| {
-        let trust = |config: &mut ClientConfig| {
-            config.addresses = vec![service.secure_address(carrier)];
-            config.connect.trust = Trust::ca(ca);
+    let trust = |carrier: Carrier, ca: &str| {
+        let (address, trust) = (service.secure_address(carrier), Trust::ca(ca));
+        |config: &mut ClientConfig| {
+            config.addresses = vec![address];
+            config.connect.trust = trust;
             config.connect.server_name = Some(NAME.to_owned());
-        };
-        Connected::open(&service, carrier, user, trust).await
+        }
+    };
+    let enter = async |carrier: Carrier, user: &str, ca: &str| {
+        Connected::enter(&service, carrier, user, trust(carrier, ca)).await
     };
     let is_node = async |files: &Files| {
         let tls = PeerTls {
@@ -154,15 +174,16 @@ fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
     service.block_on(async {
         let mut old = Vec::new();
         for carrier in [Carrier::Tcp, Carrier::WebSocketJson, Carrier::Grpc] {
-            old.push((carrier, open(carrier, carrier.name(), &first.ca).await.expect("signs in")));
+            old.push((carrier, enter(carrier, carrier.name(), &first.ca).await));
         }
         assert!(is_node(&first).await && !is_node(&second).await);
 
         volume.show(&second);
         until("the new ones are taken up", PATIENCE, || service.node.log().contains("files have changed"));
         for carrier in [Carrier::Tcp, Carrier::WebSocketJson, Carrier::Grpc] {
-            open(carrier, "new", &second.ca).await.expect("the new one").close().await;
-            assert!(open(carrier, "new", &first.ca).await.is_none(), "{}: the old one is met", carrier.name());
+            enter(carrier, "new", &second.ca).await.close().await;
+            let old = Connected::open(&service, carrier, "new", trust(carrier, &first.ca)).await;
+            assert!(old.is_none(), "{}: the old one is met", carrier.name());
         }
         assert!(is_node(&second).await && !is_node(&first).await);
         for (carrier, mut client) in old {
@@ -174,7 +195,7 @@ fn rotated_certificates_are_met_by_new_connections_and_old_ones_go_on() {
         let key = fs::read_to_string(volume.path("key.pem")).expect("key");
         fs::write(volume.path("key.pem"), &first.key).expect("written");
         until("the bad pair is told", PATIENCE, || service.node.log().contains("is not the key of the certificate"));
-        open(Carrier::Tcp, "new", &second.ca).await.expect("as before").close().await;
+        enter(Carrier::Tcp, "new", &second.ca).await.close().await;
         assert!(!service.node.log().contains(&key[40..80]), "no key is ever shown");
     });
     let ends = service.node.metric("carillon_node_certificate_ends_timestamp_seconds");
@@ -201,7 +222,7 @@ fn a_secret_is_replaced_without_a_restart() {
         support::calls::status(&service, &security).await.is_ok()
     };
     service.block_on(async {
-        let mut alice = Connected::open(&service, Carrier::Tcp, "alice", |_| {}).await.expect("signs in");
+        let mut alice = Connected::enter(&service, Carrier::Tcp, "alice", |_| {}).await;
         assert!(opens(CLUSTER_SECRET).await && !opens(NEW).await);
         fs::write(&file, format!("{NEW}\n{CLUSTER_SECRET}\n")).expect("written");
         service.node.signal("HUP");
@@ -209,7 +230,7 @@ fn a_secret_is_replaced_without_a_restart() {
         fs::write(&file, format!("{NEW}\n")).expect("written");
         service.node.signal("HUP");
         eventually("the old one is gone", async || !opens(CLUSTER_SECRET).await).await;
-        assert!(opens(NEW).await);
+        eventually("the new one is taken", async || opens(NEW).await).await;
         alice.goes_on("alice").await;
         alice.close().await;
     });
@@ -243,27 +264,39 @@ fn a_key_for_tokens_is_replaced_without_a_restart() {
     service.block_on(async {
         keys(&key(OLD));
         eventually("the first one is taken up", async || signs_in(OLD).await).await;
-        let mut before = enters("alice", OLD).await.expect("signs in");
+        let old = Credential::Token(carillon_loadtest::token::sign(OLD, "alice"));
+        let mut before = Connected::enter(&service, Carrier::Tcp, "alice", |config| config.credential = old).await;
         assert!(!signs_in(NEW).await);
         keys(&format!("{}, {}", key(OLD), key(NEW)));
         eventually("both are taken", async || signs_in(NEW).await).await;
         before.goes_on("alice").await;
         before.close().await;
-        assert!(signs_in(OLD).await);
+        eventually("the old one is taken still", async || signs_in(OLD).await).await;
         keys(&key(NEW));
         eventually("the old one is gone", async || !signs_in(OLD).await).await;
-        assert!(signs_in(NEW).await);
+        eventually("the new one is taken", async || signs_in(NEW).await).await;
     });
 }
 
 #[test]
 fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
-    let mut service = Service::start("gateway.drain_delay_ms = 4000");
+    // On a busy machine, who comes needs longer.
+    let is_served = [4, 12, 36].into_iter().any(serves_who_comes_within);
+    assert!(is_served, "nobody was served");
+}
+
+/// False if the gateway has not served, within this time after it was told to stop, a client that came then.
+fn serves_who_comes_within(seconds: u64) -> bool {
+    let drain = seconds * 1000;
+    let mut service =
+        Service::start(&format!("gateway.drain_delay_ms = {drain}\nshutdown_deadline_ms = {}", drain + 60_000));
     service.node.signal("TERM");
     until("it is not ready", PATIENCE, || !service.node.is_ready());
-    service.block_on(async {
-        let mut late = Connected::open(&service, Carrier::Tcp, "late", |_| {}).await.expect("still served");
-        late.client.send(Client::user("late"), Client::text("note")).await.expect("accepted");
+    let is_served = service.block_on(async {
+        let within = Duration::from_secs(seconds);
+        let late = Connected::open_within(within, &service, Carrier::Tcp, "late", |_| {}).await;
+        let Some(mut late) = late else { return false };
+        let sent = late.client.send(Client::user("late"), Client::text("note")).await.is_ok();
         // This client is told to go, as the others are.
         let told = async {
             while let Some(event) = late.events.next().await {
@@ -274,8 +307,10 @@ fn a_gateway_serves_who_comes_until_it_is_out_of_the_endpoints() {
         };
         tokio::time::timeout(PATIENCE, told).await.expect("told");
         late.tasks.finish(Duration::from_secs(5)).await;
+        sent
     });
     assert!(service.node.wait_end(), "{}", service.node.log());
+    is_served
 }
 
 #[test]
@@ -317,7 +352,11 @@ fn no_secret_is_shown_by_an_error() {
 fn no_start_or_stop_warns_and_one_after_a_kill_says_so() {
     const KILLED: &str = "the node was killed the last time";
     let mut service = Service::start("");
-    let warns = |log: &str| log.lines().any(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    // On a busy machine it is true that the node can't keep up.
+    let warns = |log: &str| {
+        let mut lines = log.lines().filter(|line| !line.contains("this node can't keep up"));
+        lines.any(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+    };
     let told = |log: &str| log.matches(KILLED).count();
     assert!(!warns(&service.node.log()) && told(&service.node.log()) == 0, "{}", service.node.log());
     service.node.kill();
