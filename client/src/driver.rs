@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    pb::client::{self, Page, SignedIn},
+    pb::client::{self, Code, Page, SignedIn},
     tasks::Tasks,
 };
 use rand::RngExt as _;
@@ -27,7 +27,8 @@ use crate::{
     fetches::Fetches,
     outbox::Outbox,
     positions::{Positions, Rest},
-    sign_in::{KeyCache, sign_in_cached},
+    sign_in::{SignInCache, sign_in_cached},
+    ticket::Ticket,
 };
 
 pub(crate) struct Driver {
@@ -44,7 +45,7 @@ pub(crate) struct Driver {
     pub(crate) attempts: Attempts,
     state: watch::Sender<State>,
     backoff: Backoff,
-    keys: Arc<KeyCache>,
+    sign_in_cache: Arc<SignInCache>,
     closing: Vec<oneshot::Sender<()>>,
 }
 
@@ -95,7 +96,7 @@ impl Driver {
             events: EventQueue { waiting: VecDeque::new(), sender: events },
             attempts: Attempts::new(rand::rng().random()),
             state,
-            keys: Arc::default(),
+            sign_in_cache: Arc::default(),
             closing: Vec::new(),
         }
     }
@@ -127,9 +128,15 @@ impl Driver {
             let address = self.config.addresses[self.backoff.address()].clone();
             self.answer_renewals();
             self.set_state(State::Connecting);
+            let resumes = self.sign_in_cache.ticket.lock().is_some();
             let attempt = self.attempt(address.clone());
             let (why, after) = match self.serve_until(attempt).await {
                 None => return "closed".to_owned(),
+                // The ticket was refused, and with it the connection. There is none any more, so this is no loop.
+                Some(Err(SignInError::Bye(bye))) if resumes && bye.code() == Code::Unauthenticated => {
+                    tracing::debug!(%address, why = bye.reason, "the resume ticket was not taken");
+                    continue;
+                }
                 Some(Err(error)) if error.is_final() => return error.to_string(),
                 Some(Err(SignInError::Bye(bye))) => (bye.reason.clone(), bye_pause(&bye)),
                 Some(Err(SignInError::Refused(refusal))) => (refusal.to_string(), Some(refusal.retry_after)),
@@ -168,8 +175,15 @@ impl Driver {
     pub(crate) fn answer_renewals(&mut self) {
         for renewal in self.renewals.drain(..) {
             self.config.credential = Credential::Token(renewal.token);
+            *self.sign_in_cache.ticket.lock() = None;
             let _ = renewal.answer.send(Ok(()));
         }
+    }
+
+    /// The service has taken this token; the ticket stands for it.
+    pub(crate) fn use_token(&mut self, token: String, ticket: Option<Ticket>) {
+        self.config.credential = Credential::Token(token);
+        *self.sign_in_cache.ticket.lock() = ticket;
     }
 
     /// The next sign-in: all but the credential, and the positions that it has no room for.
@@ -189,7 +203,8 @@ impl Driver {
             // The user's name, in which SCRAM writes some characters as three, and a nonce.
             Credential::Password(_) => 3 * self.config.user.len() + 64,
         };
-        let rest = Rest::of(self.positions.to_sign_in(), &mut request, credential);
+        let ticket = self.sign_in_cache.ticket.lock().as_ref().map_or(0, |ticket| ticket.bytes().len());
+        let rest = Rest::of(self.positions.to_sign_in(), &mut request, credential.max(ticket));
         (request, rest)
     }
 
@@ -198,12 +213,12 @@ impl Driver {
         address: Address,
     ) -> impl Future<Output = Result<(Connection, SignedIn, Rest), SignInError>> + 'static {
         let (request, rest) = self.sign_in();
-        let (options, keys) = (self.config.connect.clone(), Arc::clone(&self.keys));
+        let (options, cache) = (self.config.connect.clone(), Arc::clone(&self.sign_in_cache));
         let (credential, limit) = (self.config.credential.clone(), self.config.sign_in_timeout);
         async move {
             let signing_in = async {
                 let mut connection = Connection::connect(&address, &options).await?;
-                let signed_in = sign_in_cached(&mut connection, request, &credential, &keys).await?;
+                let signed_in = sign_in_cached(&mut connection, request, &credential, &cache).await?;
                 Ok((connection, signed_in, rest))
             };
             let late = ConnectionError::Timeout { address: address.to_string(), after: limit };

@@ -23,6 +23,7 @@ mod positions;
 mod scram;
 mod session;
 mod sign_in;
+mod ticket;
 mod tls;
 
 #[doc(hidden)]
@@ -38,5 +39,6 @@ pub use error::{FetchError, OpenError, RenewError, SendError};
 pub use event::{Event, Events, State};
 pub use outbox::Refusal;
 pub use scram::{Scram, ScramError};
-pub use sign_in::{SignInError, sign_in};
+pub use sign_in::{SignInError, resume, sign_in};
+pub use ticket::Ticket;
 pub use tls::{TlsError, Trust};

@@ -20,7 +20,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    Connection, ConnectionError, Credential, Event, FetchError, Refusal, RenewError, SendError,
+    Connection, ConnectionError, Event, FetchError, Refusal, RenewError, SendError, Ticket,
     command::Command,
     connection::{Incoming, Outgoing},
     driver::{Driver, End, TICK, bye_pause},
@@ -233,8 +233,8 @@ impl Driver {
                 Ok(())
             }
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),
-            Frame::Renewed(_) => {
-                self.renewed(Ok(()));
+            Frame::Renewed(renewed) => {
+                self.renewed(Ok(Ticket::new(renewed.ticket)));
                 Ok(())
             }
             Frame::Pong(pong) => {
@@ -318,11 +318,9 @@ impl Driver {
     }
 
     /// The answer belongs to the oldest renewal: the gateway answers renewals in order.
-    fn renewed(&mut self, result: Result<(), RenewError>) {
+    fn renewed(&mut self, result: Result<Option<Ticket>, RenewError>) {
         if let Some(renewal) = self.renewals.pop_front() {
-            if result.is_ok() {
-                self.config.credential = Credential::Token(renewal.token);
-            }
+            let result = result.map(|ticket| self.use_token(renewal.token, ticket));
             let _ = renewal.answer.send(result);
         }
     }

@@ -9,7 +9,7 @@ use carillon_proto::{
 use parking_lot::Mutex;
 
 use crate::{
-    Connection, ConnectionError, Credential, Refusal, ScramError,
+    Connection, ConnectionError, Credential, Refusal, ScramError, Ticket,
     scram::{Salt, Scram},
 };
 
@@ -38,11 +38,26 @@ impl SignInError {
             Self::Connection(_) | Self::Unexpected => false,
         }
     }
+
+    /// True if another credential may be taken where this one was not.
+    fn is_about_the_credential(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            // A gateway of a release without tickets finds no credential, and ends the connection for good.
+            Self::Bye(bye) => matches!(bye.code(), Code::Unauthenticated | Code::RateLimited),
+            Self::Connection(_) | Self::Scram(_) | Self::Unexpected => false,
+        }
+    }
 }
 
-/// Derived keys, kept so that a reconnect does not pay for PBKDF2 again.
+/// What makes the next sign-in cheaper.
 #[derive(Default)]
-pub(crate) struct KeyCache(Mutex<Option<(Salt, Arc<ClientKeys>)>>);
+pub(crate) struct SignInCache {
+    /// Derived keys, so that a reconnect does not pay for PBKDF2 again.
+    keys: Mutex<Option<(Salt, Arc<ClientKeys>)>>,
+    /// By which the service takes the device without its credential.
+    pub(crate) ticket: Mutex<Option<Ticket>>,
+}
 
 /// Signs in on a new connection. `request` contains everything but the credential.
 pub async fn sign_in(
@@ -50,14 +65,51 @@ pub async fn sign_in(
     request: client::SignIn,
     credential: &Credential,
 ) -> Result<SignedIn, SignInError> {
-    sign_in_cached(connection, request, credential, &KeyCache::default()).await
+    by_credential(connection, request, credential, &SignInCache::default()).await
 }
 
+/// Signs in by a ticket, on a new connection. If the ticket is refused, [`sign_in`] may follow on the same connection.
+pub async fn resume(
+    connection: &mut Connection,
+    request: client::SignIn,
+    ticket: &Ticket,
+) -> Result<SignedIn, SignInError> {
+    let request = client::SignIn { credential: Some(Sent::Ticket(ticket.bytes())), ..request };
+    connection.send_frame(client_frame::Body::SignIn(request)).await?;
+    signed_in(connection).await
+}
+
+/// Signs in by the ticket in the cache, if there is one, and by the credential if that is refused. The answer's ticket goes into
+/// the cache and not further.
 pub(crate) async fn sign_in_cached(
     connection: &mut Connection,
     request: client::SignIn,
     credential: &Credential,
-    cache: &KeyCache,
+    cache: &SignInCache,
+) -> Result<SignedIn, SignInError> {
+    let ticket = cache.ticket.lock().clone();
+    let resumed = match &ticket {
+        Some(ticket) => Some(resume(connection, request.clone(), ticket).await),
+        None => None,
+    };
+    if let Some(Err(error)) = &resumed
+        && error.is_about_the_credential()
+    {
+        *cache.ticket.lock() = None;
+    }
+    let mut signed_in = match resumed {
+        Some(Err(SignInError::Refused(_))) | None => by_credential(connection, request, credential, cache).await?,
+        Some(resumed) => resumed?,
+    };
+    *cache.ticket.lock() = Ticket::new(std::mem::take(&mut signed_in.ticket));
+    Ok(signed_in)
+}
+
+async fn by_credential(
+    connection: &mut Connection,
+    request: client::SignIn,
+    credential: &Credential,
+    cache: &SignInCache,
 ) -> Result<SignedIn, SignInError> {
     match credential {
         Credential::Token(token) => {
@@ -101,8 +153,8 @@ async fn answer(connection: &mut Connection) -> Result<server_frame::Body, SignI
     }
 }
 
-async fn keys(password: &str, salt: &Salt, cache: &KeyCache) -> Result<Arc<ClientKeys>, ScramError> {
-    if let Some((_, keys)) = cache.0.lock().as_ref().filter(|(cached, _)| cached == salt) {
+async fn keys(password: &str, salt: &Salt, cache: &SignInCache) -> Result<Arc<ClientKeys>, ScramError> {
+    if let Some((_, keys)) = cache.keys.lock().as_ref().filter(|(cached, _)| cached == salt) {
         return Ok(Arc::clone(keys));
     }
     let (password, wanted) = (password.to_owned(), salt.clone());
@@ -110,6 +162,6 @@ async fn keys(password: &str, salt: &Salt, cache: &KeyCache) -> Result<Arc<Clien
     let derived =
         tokio::task::spawn_blocking(move || ClientKeys::derive(&password, &wanted.salt, wanted.iterations)).await;
     let keys = Arc::new(derived.map_err(|_| ScramError::Password("hashing the password failed".to_owned()))??);
-    *cache.0.lock() = Some((salt.clone(), Arc::clone(&keys)));
+    *cache.keys.lock() = Some((salt.clone(), Arc::clone(&keys)));
     Ok(keys)
 }

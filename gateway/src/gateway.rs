@@ -25,7 +25,7 @@ use crate::{
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
-    conversation::{InvalidTokenKey, Rules, TokenKeys},
+    conversation::{InvalidTokenKey, Rules, TicketKeys, TokenKeys},
     cut_off,
     feeding::Feeding,
     links::{Hearing, LinksConfig, LinksTask, RouterLinks},
@@ -52,6 +52,7 @@ pub enum OpenError {
 pub struct Gateway {
     addresses: Addresses,
     shared: Arc<Shared>,
+    security: PeerSecurity,
     status: Arc<Status>,
     registry: RegistryClient,
     lease: watch::Receiver<Option<u64>>,
@@ -98,6 +99,7 @@ impl Gateway {
         metrics::limits(config.max_connections, config.max_pending_requests);
         let decoy_key = security.derive_key("gateway: credentials of users who have none");
         let rules = Arc::new(Rules::new(&config, decoy_key)?);
+        rules.tickets.store(Arc::new(TicketKeys::of(&security)));
         let (listeners, addresses) = Listeners::bind(&config).await?;
         let status = Arc::new(Status::new());
         let connections = Arc::new(Connections::new());
@@ -114,7 +116,7 @@ impl Gateway {
             RouterLinks::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
         let length = Duration::from_millis(config.lease_ms);
         let each = (length / 6).max(SHORTEST_TRY);
-        let registry = RegistryClient::new(security, each, move || routers.borrow().clone());
+        let registry = RegistryClient::new(security.clone(), each, move || routers.borrow().clone());
         let holder = LeaseHolder {
             registry: registry.clone(),
             kind: NodeKind::Gateway,
@@ -134,6 +136,7 @@ impl Gateway {
         Ok(Self {
             addresses,
             shared,
+            security,
             status,
             registry,
             lease,
@@ -166,9 +169,10 @@ impl Gateway {
         let _ = self.groups.set(groups);
     }
 
-    /// Replaces the token keys and the certificates for new connections. Open connections stay. After an error nothing
-    /// has changed.
+    /// Replaces the token keys and the certificates for new connections, and follows the cluster's secrets, which were replaced before.
+    /// Open connections stay. After an error the keys and certificates have not changed.
     pub fn reload(&self, config: &GatewayConfig) -> Result<(), OpenError> {
+        self.shared.rules.tickets.store(Arc::new(TicketKeys::of(&self.security)));
         let tokens = TokenKeys::load(&config.jwt)?;
         match (&self.tls, &config.tls) {
             (None, None) => {}

@@ -69,9 +69,17 @@ pub const ALL: &[Metric] = &[
     )
     .labels(&[Label::known("why", &["full", "address"])]),
     Metric::gauge(SESSIONS, "Connections that are signed in"),
-    Metric::counter(SIGN_INS, "Sign-ins; the way is any if the time was over before it was known").labels(&[
-        Label::known("way", &["password", "token", "any"]),
-        Label::known("result", &["ok", "crowded", "overloaded", "unauthenticated", "throttled", "failed", "timed_out"]),
+    Metric::counter(
+        SIGN_INS,
+        "Sign-ins; the way is any if the time was over before it was known; stale is a resume ticket that is not taken any more, \
+         after which the client gives its credential",
+    )
+    .labels(&[
+        Label::known("way", &["password", "token", "ticket", "any"]),
+        Label::known(
+            "result",
+            &["ok", "crowded", "overloaded", "unauthenticated", "throttled", "stale", "failed", "timed_out"],
+        ),
     ]),
     Metric::counter(FRAMES, "Frames of clients that were read, and frames that were given to their connections")
         .labels(&[Label::known("direction", &["received", "sent"])]),

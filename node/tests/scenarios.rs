@@ -114,9 +114,12 @@ fn more_connections_than_the_process_may_have_are_refused_at_once() {
 fn sign_ins_are_counted_and_timed() {
     let service = Service::shared();
     service.block_on(async {
-        for (run, rate, sign_out) in [("ramp", None, false), ("ramp-rate", Some(200.0), true)] {
+        for (run, rate, sign_out, resume) in
+            [("ramp", None, false, false), ("ramp-rate", Some(200.0), true, false), ("ramp-resume", None, false, true)]
+        {
             let environment = environment(service, run, &[Carrier::Tcp, Carrier::WebSocketProto]);
-            let config = SignInConfig { count: 40, users: 20, concurrency: 8, rate, sign_out, new_users: false };
+            let config =
+                SignInConfig { count: 40, users: 20, concurrency: 8, rate, sign_out, new_users: false, resume };
             let found = sign_in::run(&environment, config).await.expect("it runs");
             assert_eq!(count(&found, "sign_in"), 40);
             assert_eq!(environment.recorder.counts().signed_in, if sign_out { 0 } else { 40 });

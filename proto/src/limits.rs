@@ -9,6 +9,8 @@ pub const MAX_CLIENT_ID_BYTES: usize = 64;
 
 /// Longest frame before sign-in, in bytes.
 pub const MAX_FRAME_BYTES_BEFORE_SIGN_IN: usize = 8 * 1024;
+/// Longest resume ticket, in bytes.
+pub const MAX_TICKET_BYTES: usize = 1024;
 /// Most positions in SignIn.
 pub const POSITIONS_IN_SIGN_IN: usize = 256;
 /// Most positions in one Positions frame.

@@ -205,6 +205,12 @@ impl PeerSecurity {
         hash.finalize().into()
     }
 
+    /// Secret keys for this `purpose`, one for each token of the tier that is valid now, that of the active one first. All nodes of the
+    /// tier have the same ones.
+    pub fn derive_keys(&self, purpose: &str) -> Vec<[u8; 32]> {
+        self.tokens.load().keys(self.tier, purpose)
+    }
+
     /// A server builder for connections from [`PeerSecurity::incoming`]. Wrap each of its services with
     /// [`PeerSecurity::check`].
     pub fn server(&self) -> Server {

@@ -2,4 +2,5 @@
 
 mod gateway;
 mod reconnect;
+mod resume;
 mod tls;

@@ -94,6 +94,8 @@ pub struct GatewayConfig {
     /// Sign-in with SCRAM-SHA-256.
     pub password_sign_in: bool,
     pub jwt: JwtConfig,
+    /// For how many seconds after it gave its credential a device may sign in again by a resume ticket; 0: there are none.
+    pub resume_ticket_s: u32,
     /// Sign-ins of all clients: the sustained rate, and the burst. One that begins anew counts for two.
     pub sign_ins_per_second: u32,
     pub sign_in_burst: u32,
@@ -157,6 +159,7 @@ impl Default for GatewayConfig {
             drain_per_second: 2_000,
             password_sign_in: true,
             jwt: JwtConfig::default(),
+            resume_ticket_s: 24 * 3600,
             sign_ins_per_second: 5_000,
             sign_in_burst: 10_000,
             failed_sign_ins_burst: 20,
@@ -245,6 +248,7 @@ impl GatewayConfig {
         within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
         within("drain_per_second", self.drain_per_second.into(), 1, 1_000_000)?;
+        within("resume_ticket_s", self.resume_ticket_s.into(), 0, 30 * 24 * 3600)?;
         within("sign_ins_per_second", self.sign_ins_per_second.into(), 1, 1_000_000)?;
         within("sign_in_burst", self.sign_in_burst.into(), 2, 1_000_000)?;
         within("failed_sign_ins_burst", self.failed_sign_ins_burst.into(), 1, 1_000_000)?;

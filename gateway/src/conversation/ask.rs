@@ -68,6 +68,8 @@ pub(crate) enum Credential {
     /// The first message of SCRAM-SHA-256.
     Scram(Bytes),
     Token(String),
+    /// A resume ticket, as it was sealed.
+    Ticket(Bytes),
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -98,4 +100,6 @@ pub(crate) enum AskId {
     Send(String),
     /// The page or renewal with this number.
     Request(u32),
+    /// The sign-in. Another credential may follow.
+    SignIn,
 }

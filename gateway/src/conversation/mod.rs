@@ -13,6 +13,7 @@ mod planted;
 mod positions;
 pub(crate) mod rate;
 mod renewal;
+mod resuming;
 mod rules;
 pub(crate) mod scram;
 mod sending;
@@ -20,6 +21,7 @@ mod sign_in;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod ticket;
 pub(crate) mod token;
 
 use std::{
@@ -43,12 +45,14 @@ pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use rules::Rules;
 pub(crate) use tell::{Page, Placed, Tell, Welcome};
+pub(crate) use ticket::TicketKeys;
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::{feeds::Left, metrics, outcome::RequestOutcome};
 use live::{CloseReason, LastWord, Live};
 use sign_in::SignIn;
+use token::{KeyId, Token};
 
 pub(crate) struct Session {
     rules: Arc<Rules>,
@@ -99,19 +103,20 @@ enum Proof {
     Token {
         id: Option<String>,
         issued_ms: u64,
+        key: KeyId,
     },
 }
 
 impl Proof {
-    fn of_token(id: Option<String>, issued_ms: Option<u64>) -> Self {
-        Self::Token { id, issued_ms: issued_ms.unwrap_or(0) }
+    fn of_token(token: &Token) -> Self {
+        Self::Token { id: token.id.clone(), issued_ms: token.issued_ms.unwrap_or(0), key: token.key }
     }
 
     /// Writes the proof into the session's row, by which the session is found when the proof no longer counts.
     fn write(&self, session: &mut StoredSession) {
         match self {
             Self::Password { generation } => session.generation = *generation,
-            Self::Token { id, issued_ms } => {
+            Self::Token { id, issued_ms, .. } => {
                 session.by_token = true;
                 session.token_id = id.clone().unwrap_or_default();
                 session.token_issued_ms = *issued_ms;

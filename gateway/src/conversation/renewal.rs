@@ -1,6 +1,7 @@
 //! A new token for a signed-in connection: the session continues until that one expires. The directory is told as at a
 //! sign-in, so that a revoked token is refused, and the session ends when the new token is revoked.
 
+use bytes::Bytes;
 use carillon_proto::pb::{
     client::Code,
     link::{OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
@@ -20,6 +21,8 @@ use crate::outcome::refusal;
 pub(crate) struct Renewal {
     request: u32,
     expires_ms: u64,
+    /// A ticket that stands for the new token, as it was sealed; nobody has it yet.
+    ticket: Bytes,
 }
 
 impl Session {
@@ -32,8 +35,10 @@ impl Session {
         live.renewing = true;
         let who = live.who.clone();
         let mut session = self.stored(&who);
-        Proof::of_token(token.id, token.issued_ms).write(&mut session);
-        let tag = Tag::Renew(Renewal { request, expires_ms: token.expires_ms });
+        let proof = Proof::of_token(&token);
+        proof.write(&mut session);
+        let ticket = self.rules.new_ticket(now, (&who.user, &who.device), proof, Some(token.expires_ms));
+        let tag = Tag::Renew(Renewal { request, expires_ms: token.expires_ms, ticket });
         let op = Op::OpenSession(OpenSession { session: Some(session) });
         out.push(Effect::Request { tag, op, traceparent: String::new() });
     }
@@ -47,7 +52,7 @@ impl Live {
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
-        let Renewal { request, expires_ms } = renewal;
+        let Renewal { request, expires_ms, ticket } = renewal;
         self.renewing = false;
         let why = match result {
             // The name has another owner.
@@ -55,7 +60,7 @@ impl Live {
             Ok(Reply::SessionOpened(opened)) if !opened.replaced => {
                 self.generation = opened.generation;
                 self.expires = Some(instant_of(expires_ms, now));
-                out.push(Effect::Tell(Tell::Renewed { request, expires_ms }));
+                out.push(Effect::Tell(Tell::Renewed { request, expires_ms, ticket }));
                 return Ok(());
             }
             Ok(_) => refusal(Code::Replaced, "this device has signed in elsewhere", 0),

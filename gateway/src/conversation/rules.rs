@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
-use super::token::{InvalidTokenKey, TokenKeys};
+use super::{
+    ticket::TicketKeys,
+    token::{InvalidTokenKey, TokenKeys},
+};
 use crate::{
     cluster_level::ClusterLevel,
     config::{GatewayConfig, TokenAccounts},
@@ -32,6 +35,10 @@ pub(crate) struct Rules {
     pub(crate) password_sign_in: bool,
     /// Replaced when the keys change.
     pub(crate) tokens: ArcSwap<TokenKeys>,
+    /// Replaced when the cluster's secrets change.
+    pub(crate) tickets: ArcSwap<TicketKeys>,
+    /// For how long a resume ticket counts; zero: there are none.
+    pub(crate) ticket_lifetime: Duration,
     /// When a token makes an account for its user.
     pub(crate) token_accounts: TokenAccounts,
     /// Makes up credentials for users who have none.
@@ -43,6 +50,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// Gives no resume tickets until `tickets` has keys.
     pub(crate) fn new(config: &GatewayConfig, decoy_key: [u8; 32]) -> Result<Self, InvalidTokenKey> {
         Ok(Self {
             heartbeat_ms: config.heartbeat_ms,
@@ -61,6 +69,8 @@ impl Rules {
             ack_interval: Duration::from_millis(config.ack_interval_ms),
             password_sign_in: config.password_sign_in,
             tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
+            tickets: ArcSwap::default(),
+            ticket_lifetime: Duration::from_secs(config.resume_ticket_s.into()),
             token_accounts: config.jwt.accounts,
             decoy_key,
             throttle: Throttle::new(config.tries()),

@@ -70,7 +70,7 @@ impl Live {
     pub(super) fn unreadable(&mut self, rules: &Rules, now: Now, what: AskId, reason: &str, out: &mut Vec<Effect>) {
         let allowed = match &what {
             AskId::Send(client_id) => self.admit(now, client_id, "").map(|_| ()),
-            AskId::Request(_) => self.history.take(rules, now),
+            AskId::Request(_) | AskId::SignIn => self.history.take(rules, now),
         };
         let why = allowed.err().unwrap_or_else(|| refusal(Code::Invalid, reason, 0));
         out.push(refused(what, why));
@@ -186,7 +186,7 @@ pub(super) const NO_GROUPS: &str = "this service has no groups";
 pub(super) fn refused(asked: AskId, why: Refusal) -> Effect {
     let of = match asked {
         AskId::Send(_) => "send",
-        AskId::Request(_) => "request",
+        AskId::Request(_) | AskId::SignIn => "request",
     };
     metrics::refusal(of, why.code());
     Effect::Tell(Tell::Refused { asked, why })

@@ -20,13 +20,17 @@ use super::{
     live::{LiveStart, RESTORED},
     patience,
     positions::{Awaited, DeliveryStart, given, head_of},
+    resuming::TICKET,
     scram::{ClientFirst, Exchange, ScramError, decoy},
+    ticket::Ticket,
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, metrics, outcome::RequestOutcome, users::Share};
 
 /// The state of a sign-in.
 pub(super) enum SignIn {
     Start,
+    /// A resume ticket was refused: the client may give another credential.
+    Again,
     /// The account is being read.
     Asked {
         applicant: Applicant,
@@ -53,7 +57,7 @@ impl SignIn {
     /// True while the client has to send the next message.
     pub(super) fn awaits_client(&self) -> bool {
         match self {
-            Self::Start | Self::Challenged { .. } => true,
+            Self::Start | Self::Again | Self::Challenged { .. } => true,
             Self::Asked { .. } | Self::Ensuring { .. } | Self::Opening { .. } | Self::Between => false,
         }
     }
@@ -83,6 +87,7 @@ pub(super) struct Applicant {
     /// Creates the account if there is none. Used only once it is known to be missing, because it nearly always exists.
     make_account: bool,
     expires_ms: Option<u64>,
+    ticket_expires_ms: u64,
     scram_server_final: Bytes,
     /// The connection's share in its user's limits; `None` until the user is known.
     share: Option<Share>,
@@ -99,9 +104,11 @@ const MAX_CLIENT_BYTES: usize = 64;
 
 impl Session {
     pub(super) fn sign_in(&mut self, now: Now, ask: SignInAsk, out: &mut Vec<Effect>) {
-        if !matches!(&self.state, State::SigningIn(at) if matches!(**at, SignIn::Start)) {
-            return self.bye(Code::Invalid, "sign_in was sent twice", None, out);
-        }
+        let is_again = match &self.state {
+            State::SigningIn(at) if matches!(**at, SignIn::Start) => false,
+            State::SigningIn(at) if matches!(**at, SignIn::Again) => true,
+            _ => return self.bye(Code::Invalid, "sign_in was sent twice", None, out),
+        };
         let device = match DeviceId::new(&ask.device) {
             Ok(device) => device,
             Err(error) => return self.bye(Code::Invalid, &error.to_string(), None, out),
@@ -120,7 +127,7 @@ impl Session {
         };
         let applicant = |user: UserId, way: &'static str, proof: Proof, expires_ms: Option<u64>| Applicant {
             user,
-            device,
+            device: device.clone(),
             positions: ask.positions,
             more_positions: ask.more_positions,
             since_ms: now.unix_ms,
@@ -130,6 +137,7 @@ impl Session {
             proof,
             make_account: false,
             expires_ms,
+            ticket_expires_ms: self.rules.ticket_expires_ms(now, expires_ms),
             scram_server_final: Bytes::new(),
             share: None,
         };
@@ -154,7 +162,7 @@ impl Session {
             }
             Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &ask.user, now.unix_ms) {
                 Ok(token) => {
-                    let proof = Proof::of_token(token.id, token.issued_ms);
+                    let proof = Proof::of_token(&token);
                     let applicant = applicant(token.user, "token", proof, Some(token.expires_ms));
                     let make_account = self.rules.token_accounts != TokenAccounts::Never;
                     self.open(now, Applicant { make_account, ..applicant }, out);
@@ -168,6 +176,17 @@ impl Session {
                     }
                     self.unauthenticated(now, "token", &ask.user, &error.to_string(), out);
                 }
+            },
+            Some(Credential::Ticket(_)) if is_again => {
+                self.bye(Code::Unauthenticated, "another ticket was refused on this connection", None, out);
+            }
+            Some(Credential::Ticket(sealed)) => match self.rules.open_ticket(now, &sealed, &ask.user, &device) {
+                Ok(ticket) => {
+                    let applicant = applicant(ticket.user, TICKET, ticket.proof, ticket.credential_expires_ms);
+                    // A ticket for a ticket does not last longer.
+                    self.open(now, Applicant { ticket_expires_ms: ticket.expires_ms, ..applicant }, out);
+                }
+                Err(error) => self.ticket_refused(now, &ask.user, error, out),
             },
             None => self.bye(Code::Unauthenticated, "sign_in has no credential", None, out),
         }
@@ -229,7 +248,7 @@ impl Session {
 
     fn open(&mut self, now: Now, mut applicant: Applicant, out: &mut Vec<Effect>) {
         if applicant.share.is_none() {
-            let resumes = !applicant.positions.is_empty();
+            let resumes = applicant.way == TICKET || !applicant.positions.is_empty();
             if let Err(wait) = self.rules.herd.admit(&applicant.user, &applicant.device, resumes, now.instant) {
                 metrics::sign_in(applicant.way, "overloaded");
                 let after = u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX);
@@ -319,6 +338,13 @@ impl Session {
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
             features: features::at(self.rules.level.get()).map(str::to_owned).collect(),
+            ticket: self.rules.seal(&Ticket {
+                user: who.user.clone(),
+                device: who.device.clone(),
+                proof: applicant.proof,
+                credential_expires_ms: applicant.expires_ms,
+                expires_ms: applicant.ticket_expires_ms,
+            }),
             timelines: begin.iter().map(|begin| begin.state(timeline.clone())).collect(),
         };
         out.push(Effect::SignedIn);
@@ -352,7 +378,7 @@ impl Session {
     }
 
     /// Too many failures before.
-    fn throttled(&mut self, now: Now, way: &'static str, user: &str, wait: Duration, out: &mut Vec<Effect>) {
+    pub(super) fn throttled(&mut self, now: Now, way: &'static str, user: &str, wait: Duration, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "throttled");
         let after = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
         let reason = "too many failed sign-ins from this address or for this user";
@@ -362,7 +388,7 @@ impl Session {
 
     /// Logs one line, unless there are too many: for people, and for tools that ban addresses. `user`: the name that
     /// the client claims, empty if there is none.
-    fn tell_failed(&self, now: Now, way: &'static str, user: &str, reason: &str) {
+    pub(super) fn tell_failed(&self, now: Now, way: &'static str, user: &str, reason: &str) {
         if let Some(left_out) = self.rules.throttle.tell(now.instant) {
             let address = self.address;
             let user: String = user.chars().take(MAX_TOLD_CHARS).flat_map(char::escape_debug).collect();

@@ -43,6 +43,8 @@ pub(crate) enum Tell {
     Renewed {
         request: u32,
         expires_ms: u64,
+        /// As in [`Welcome`].
+        ticket: Bytes,
     },
     /// Ends the connection; nothing is told after it.
     Bye {
@@ -67,6 +69,8 @@ pub(crate) struct Welcome {
     /// When the session ends; 0 if it has no end.
     pub(crate) expires_ms: u64,
     pub(crate) features: Vec<String>,
+    /// By which the device signs in next time, as it was sealed; empty if there are none.
+    pub(crate) ticket: Bytes,
 }
 
 /// The position of the client's own message.

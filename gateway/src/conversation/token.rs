@@ -12,6 +12,7 @@ mod unique;
 
 use carillon_proto::UserId;
 
+pub(crate) use key::KeyId;
 pub use key::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::config::JwtConfig;
@@ -57,6 +58,8 @@ pub(crate) struct Token {
     pub(crate) issued_ms: Option<u64>,
     /// The token's own name (`jti`), 1 to 128 bytes; `None` without one. By it a single token can be taken back.
     pub(crate) id: Option<String>,
+    /// The key that has signed it.
+    pub(crate) key: KeyId,
 }
 
 impl TokenError {
@@ -109,6 +112,11 @@ impl TokenKeys {
     pub(crate) fn invalid(config: &JwtConfig) -> Vec<InvalidTokenKey> {
         let keys = each_key(config).zip(&config.keys).filter(|(_, key)| key.validate().is_ok());
         keys.filter_map(|(loaded, _)| loaded.err()).collect()
+    }
+
+    /// True if tokens that this key has signed are taken.
+    pub(crate) fn has(&self, key: KeyId) -> bool {
+        self.keys.iter().any(|known| known.id == key)
     }
 
     /// Checks signature and claims. `named`: the user of the sign-in frame, may be empty.
@@ -188,7 +196,8 @@ impl TokenKeys {
         // Saturates: `as` from f64 does.
         let ms = |seconds: f64| (seconds * 1000.0) as u64;
         let id = id.map(str::to_owned);
-        Ok(Token { user, expires_ms: ms(expires + leeway), issued_ms: issued.map(|at| ms(at - leeway)), id })
+        let (expires_ms, issued_ms) = (ms(expires + leeway), issued.map(|at| ms(at - leeway)));
+        Ok(Token { user, expires_ms, issued_ms, id, key: key.id })
     }
 }
 

@@ -2,5 +2,6 @@
 
 mod client;
 mod plays;
+mod resume;
 mod router;
 mod unread;

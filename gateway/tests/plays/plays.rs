@@ -14,6 +14,7 @@ use carillon_proto::{
         },
         link::{ConnectionProgress, DirectAnswer, Directed, FromRouter, direct_answer},
     },
+    peer::PeerSecurity,
     tasks::Tasks,
 };
 use parking_lot::Mutex;
@@ -40,9 +41,17 @@ pub(crate) struct World {
 
 pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
+    let mut config = config(&router);
+    change(&mut config);
+    let tasks = Tasks::new();
+    let gateway = start(config, security(), &tasks).await;
+    World { router, gateway, tasks }
+}
+
+pub(crate) fn config(router: &MiniRouter) -> GatewayConfig {
     let listen = ListenConfig::anywhere;
     let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
-    let mut config = GatewayConfig {
+    GatewayConfig {
         tcp: listen(),
         ws: listen(),
         grpc: listen(),
@@ -50,15 +59,17 @@ pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
         jwt: JwtConfig { keys: vec![key], ..Default::default() },
         drain_spread_ms: 100,
         ..Default::default()
-    };
-    change(&mut config);
-    let gateway = Gateway::open(config, security()).await.expect("opens");
-    let tasks = Tasks::new();
-    gateway.run(&tasks);
+    }
+}
+
+/// Opens a gateway, and waits until it is ready.
+pub(crate) async fn start(config: GatewayConfig, security: PeerSecurity, tasks: &Tasks) -> Gateway {
+    let gateway = Gateway::open(config, security).await.expect("opens");
+    gateway.run(tasks);
     let mut ready = gateway.ready();
     let is_ready = ready.wait_for(Readiness::is_ready);
     timeout(Duration::from_secs(20), is_ready).await.expect("ready in time").expect("watched");
-    World { router, gateway, tasks }
+    gateway
 }
 
 impl World {

@@ -60,8 +60,17 @@ pub(crate) struct MiniRouter {
     runtime: Option<Runtime>,
 }
 
+pub(crate) const CLUSTER_SECRET: &str = "0123456789abcdef";
+/// The router takes its tokens, too.
+pub(crate) const OTHER_SECRET: &str = "fedcba9876543210";
+
 pub(crate) fn security() -> PeerSecurity {
-    PeerSecurity::from_secret(Tier::Gateway, "0123456789abcdef", None).expect("valid")
+    with_secrets(&format!("{CLUSTER_SECRET}\n{OTHER_SECRET}"))
+}
+
+/// One secret a line, the active one first.
+pub(crate) fn with_secrets(secrets: &str) -> PeerSecurity {
+    PeerSecurity::from_secret(Tier::Gateway, secrets, None).expect("valid")
 }
 
 impl MiniRouter {

@@ -193,6 +193,9 @@ pub(super) struct SignIn {
     /// Do not sign everyone in once before, so that the making of their accounts is measured, too
     #[arg(long)]
     pub(super) new_users: bool,
+    /// Sign in by resume tickets: every device gets one before the measurement, by a token
+    #[arg(long, conflicts_with = "new_users")]
+    pub(super) resume: bool,
 }
 
 #[derive(Args)]

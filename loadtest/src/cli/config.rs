@@ -120,6 +120,7 @@ impl SignIn {
             rate: self.rate,
             sign_out: self.sign_out,
             new_users: self.new_users,
+            resume: self.resume,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use carillon_client::{Connection, ConnectionError, Credential, SignInError, sign_in};
+use carillon_client::{Connection, ConnectionError, Credential, SignInError, Ticket, resume, sign_in};
 use carillon_proto::pb::client::{Ping, SignIn, SignOut, Start, client_frame::Body};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,6 +21,13 @@ pub(crate) struct Light {
     recorder: Arc<Recorder>,
 }
 
+/// By what a connection signs in.
+pub(crate) enum By {
+    Token(String),
+    /// The ticket of an earlier connection of this user and device.
+    Ticket(Ticket),
+}
+
 /// Time limit for a connection and the sign-in on it.
 const SIGN_IN: Duration = Duration::from_secs(30);
 const SIGN_OUT: Duration = Duration::from_secs(5);
@@ -30,9 +37,19 @@ impl Light {
     pub(crate) async fn open(
         environment: &Environment,
         number: usize,
-        (user, device): (&str, &str),
+        names: (&str, &str),
         token: String,
     ) -> Result<Self, SignInError> {
+        Ok(Self::enter(environment, number, names, &By::Token(token)).await?.0)
+    }
+
+    /// The same, with the ticket for the next connection of this user and device, if the service gives one.
+    pub(crate) async fn enter(
+        environment: &Environment,
+        number: usize,
+        (user, device): (&str, &str),
+        by: &By,
+    ) -> Result<(Self, Option<Ticket>), SignInError> {
         let addresses = &environment.target.addresses;
         let address = &addresses[number % addresses.len()];
         let request = SignIn {
@@ -44,7 +61,10 @@ impl Light {
         };
         let signing_in = async {
             let mut connection = Connection::connect(address, &environment.target.connect).await?;
-            let signed_in = sign_in(&mut connection, request, &Credential::Token(token)).await?;
+            let signed_in = match by {
+                By::Token(token) => sign_in(&mut connection, request, &Credential::Token(token.clone())).await?,
+                By::Ticket(ticket) => resume(&mut connection, request, ticket).await?,
+            };
             Ok::<_, SignInError>((connection, signed_in))
         };
         let late = || ConnectionError::Timeout { address: address.to_string(), after: SIGN_IN };
@@ -52,7 +72,8 @@ impl Light {
         environment.recorder.signed_in();
         // Slightly early, as the client library does it, so that the ping arrives in time.
         let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.9);
-        Ok(Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) })
+        let light = Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) };
+        Ok((light, Ticket::new(signed_in.ticket)))
     }
 
     /// Keeps the connection until the gateway ends it, which is counted in `lost`. The first ping comes after this part of the heartbeat: spread evenly

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,12 @@ use std::{
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 
-use super::{Environment, Found, RunError, check_open_files, light::Light};
+use carillon_client::Ticket;
+
+use super::{
+    Environment, Found, RunError, check_open_files,
+    light::{By, Light},
+};
 use crate::{
     measure::{
         latencies::histogram,
@@ -39,22 +44,29 @@ pub struct SignInConfig {
     pub sign_out: bool,
     /// True if the users are new, so that their accounts are made in the measured part.
     pub new_users: bool,
+    /// By resume tickets, which every device gets before the measured part.
+    pub resume: bool,
 }
 
 pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Found, RunError> {
     check_open_files(if config.sign_out { config.concurrency } else { config.count })?;
     let recorder = &environment.recorder;
-    if !config.new_users {
+    let tickets: Vec<OnceLock<Ticket>> =
+        (0..if config.resume { config.count } else { 0 }).map(|_| OnceLock::new()).collect();
+    if config.resume {
+        recorder.set_phase("getting tickets");
+        let first = SignInConfig { rate: None, sign_out: true, resume: false, ..config.clone() };
+        let ramp = Ramp { tickets: &tickets, ..Ramp::new(environment, &first, DEVICE) };
+        ramp.run().await.must_succeed()?;
+    } else if !config.new_users {
         recorder.set_phase("making accounts");
         let first = SignInConfig { count: config.users, rate: None, sign_out: true, ..config.clone() };
-        if let Some((user, why)) = Ramp::new(environment, &first, "first").run().await.failure {
-            return Err(RunError::SignIn { user, why });
-        }
+        Ramp::new(environment, &first, "first").run().await.must_succeed()?;
     }
     recorder.set_phase("signing in");
     recorder.measure_from_now();
     let before = Reading::now(recorder, &environment.servers).await;
-    let ramped = Ramp::new(environment, &config, "ramp").run().await;
+    let ramped = Ramp { tickets: &tickets, ..Ramp::new(environment, &config, DEVICE) }.run().await;
     let after = Reading::now(recorder, &environment.servers).await;
     let window = before.until(&after);
     Ok(Found {
@@ -66,10 +78,15 @@ pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Foun
     })
 }
 
+/// The devices of the measured part.
+const DEVICE: &str = "ramp";
+
 struct Ramp<'a> {
     environment: &'a Environment,
     config: &'a SignInConfig,
     device: &'static str,
+    /// By number of the sign-in: taken from here if the configuration says so, put here otherwise. Empty if nobody wants them.
+    tickets: &'a [OnceLock<Ticket>],
 }
 
 struct Ramped {
@@ -82,7 +99,7 @@ struct Ramped {
 
 impl<'a> Ramp<'a> {
     fn new(environment: &'a Environment, config: &'a SignInConfig, device: &'static str) -> Self {
-        Self { environment, config, device }
+        Self { environment, config, device, tickets: &[] }
     }
 
     async fn run(&self) -> Ramped {
@@ -117,10 +134,19 @@ impl<'a> Ramp<'a> {
         let users = self.config.users.max(1);
         let (user, device) =
             (format!("{}-{}", environment.run, number % users), format!("{}-{}", self.device, number / users));
-        let token = (environment.token)(&user);
-        let opened = Light::open(environment, number, (&user, &device), token).await;
-        let light = opened.map_err(|error| (user, error.to_string()))?;
+        let slot = self.tickets.get(number);
+        let by = match slot.and_then(OnceLock::get) {
+            Some(ticket) if self.config.resume => By::Ticket(ticket.clone()),
+            None if self.config.resume => return Err((user, "the service gave no ticket".to_owned())),
+            _ => By::Token((environment.token)(&user)),
+        };
+        let opened = Light::enter(environment, number, (&user, &device), &by).await;
+        let (light, ticket) = opened.map_err(|error| (user, error.to_string()))?;
         let at = Instant::now();
+        if let (Some(slot), Some(ticket)) = (slot, ticket) {
+            // The first one stays: others are not used.
+            let _ = slot.set(ticket);
+        }
         if self.config.sign_out {
             light.sign_out().await;
         } else {
@@ -131,6 +157,10 @@ impl<'a> Ramp<'a> {
 }
 
 impl Ramped {
+    fn must_succeed(self) -> Result<(), RunError> {
+        self.failure.map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
+    }
+
     fn failed(&self, config: &SignInConfig) -> Option<String> {
         let lost = self.lost.load(Ordering::Relaxed);
         if let Some((user, why)) = &self.failure {

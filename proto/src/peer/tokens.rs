@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use super::PeerError;
-use crate::{local_listeners::PeerConnection, tier::Tier};
+use crate::{credentials::hmac, local_listeners::PeerConnection, tier::Tier};
 
 /// The tokens known to this node: its own if its tier makes calls, and those of its callers if it serves them.
 #[derive(Clone, Default)]
@@ -57,6 +57,12 @@ impl TierTokens {
     /// The token that a node of this tier presents.
     pub(super) fn presented(&self, tier: Tier) -> Result<MetadataValue<Ascii>, PeerError> {
         self.of(tier).first().map(|token| token.0.clone()).ok_or(PeerError::NoToken { tier })
+    }
+
+    /// A key for this purpose from each token of the tier.
+    pub(super) fn keys(&self, tier: Tier, purpose: &str) -> Vec<[u8; 32]> {
+        let key = |token: &Token| hmac(token.0.as_encoded_bytes(), format!("carillon key 1 {purpose}").as_bytes());
+        self.of(tier).iter().map(key).collect()
     }
 
     /// The tier that a token belongs to. Takes constant time for tokens of the right length.
@@ -182,6 +188,17 @@ mod tests {
         }
         let presented = tokens.presented(Tier::Router).expect("there");
         assert_eq!(presented.to_str().expect("ascii"), format!("Bearer {}", derive(OTHER, Tier::Router)));
+    }
+
+    #[test]
+    fn keys_are_those_of_a_tier_a_purpose_and_a_secret_the_active_one_first() {
+        let keys = |secrets: &str, tier, purpose| TierTokens::derived(secrets).expect("valid").keys(tier, purpose);
+        let one = keys(SECRET, Tier::Gateway, "a");
+        assert_eq!(one, keys(SECRET, Tier::Gateway, "a"));
+        assert_ne!(one, keys(SECRET, Tier::Gateway, "b"));
+        assert_ne!(one, keys(SECRET, Tier::Router, "a"));
+        let other = keys(OTHER, Tier::Gateway, "a");
+        assert_eq!(keys(&format!("{OTHER}\n{SECRET}"), Tier::Gateway, "a"), [other, one].concat());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use carillon_proto::credentials::hmac;
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     crypto::{rust_crypto, verify},
@@ -47,13 +48,27 @@ const MIN_RSA_BITS: usize = 2048;
 /// Size of an uncompressed P-256 point.
 const P256_POINT_BYTES: usize = 65;
 
+/// Tells a key from others, without telling anything of it: the beginning of an HMAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyId(pub(crate) [u8; 8]);
+
 pub(super) struct Key {
+    pub(super) id: KeyId,
     algorithm: JwtAlgorithm,
     kid: Option<String>,
     key: DecodingKey,
     /// The issuer that tokens must name.
     pub(super) issuer: Option<String>,
     pub(super) realm: Option<String>,
+}
+
+impl KeyId {
+    fn of(algorithm: JwtAlgorithm, key: &DecodingKey) -> Self {
+        // Keys are read from PEM files and secrets, which have bytes; those of JSON Web Keys would not.
+        let bytes = key.try_get_as_bytes().unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, ..] = hmac(bytes, algorithm.name().as_bytes());
+        Self([a, b, c, d, e, f, g, h])
+    }
 }
 
 impl Key {
@@ -70,8 +85,9 @@ impl Key {
             }
             JwtAlgorithm::EdDSA => public(config, DecodingKey::from_ed_pem)?.1,
         };
+        let id = KeyId::of(config.algorithm, &key);
         let issuer = config.issuer.clone().or_else(|| jwt.issuer.clone());
-        Ok(Self { algorithm: config.algorithm, kid: config.kid.clone(), key, issuer, realm: config.realm.clone() })
+        Ok(Self { id, algorithm: config.algorithm, kid: config.kid.clone(), key, issuer, realm: config.realm.clone() })
     }
 
     /// True if the key is for tokens with this header. Names of algorithms are case-sensitive, and each key has one

@@ -34,6 +34,7 @@ impl From<SignIn> for SignInAsk {
         let credential = credential.map(|credential| match credential {
             sign_in::Credential::ScramFirst(message) => Credential::Scram(message),
             sign_in::Credential::Token(token) => Credential::Token(token),
+            sign_in::Credential::Ticket(ticket) => Credential::Ticket(ticket),
         });
         Self { user, device, credential, positions, more_positions, start, client, instance, attempt }
     }

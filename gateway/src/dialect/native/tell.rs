@@ -27,16 +27,17 @@ impl From<Tell> for Outgoing {
                 reason: why.reason,
                 retry: why.retry,
                 retry_after_ms: why.retry_after_ms,
-                what: Some(match asked {
-                    AskId::Send(client_id) => What::ClientId(client_id),
-                    AskId::Request(request) => What::Request(request),
-                }),
+                what: match asked {
+                    AskId::Send(client_id) => Some(What::ClientId(client_id)),
+                    AskId::Request(request) => Some(What::Request(request)),
+                    AskId::SignIn => None,
+                },
             }),
             Tell::Trimmed { timeline, first } => {
                 Body::Trimmed(Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) })
             }
             Tell::Heads { nonce, heads } => Body::Pong(Pong { nonce, heads: heads.into_iter().map(head).collect() }),
-            Tell::Renewed { request, expires_ms } => Body::Renewed(Renewed { request, expires_ms }),
+            Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
             Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
                 code: code.into(),
                 reason,
@@ -49,7 +50,8 @@ impl From<Tell> for Outgoing {
 }
 
 fn signed_in(welcome: Welcome) -> SignedIn {
-    let Welcome { handle, user, device, verdict, limits, heartbeat_ms, timelines, expires_ms, features } = welcome;
+    let Welcome { handle, user, device, verdict, limits, heartbeat_ms, timelines, expires_ms, features, ticket } =
+        welcome;
     SignedIn {
         handle,
         user,
@@ -60,6 +62,7 @@ fn signed_in(welcome: Welcome) -> SignedIn {
         timelines,
         expires_ms,
         features,
+        ticket,
     }
 }
 
