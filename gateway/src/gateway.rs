@@ -253,11 +253,13 @@ impl Gateway {
         let left = deadline.saturating_duration_since(Instant::now());
         let spread = drain_spread(clients.len(), self.drain_spread, self.drain_per_second, left);
         tracing::info!(clients = clients.len(), seconds = spread.as_secs_f64(), "clients are told to go");
-        let steps = (spread.as_millis() / STEP.as_millis()).max(1) as usize;
-        for group in clients.chunks(clients.len().div_ceil(steps).max(1)) {
-            for client in group {
+        let (began, mut told) = (Instant::now(), 0);
+        while told < clients.len() {
+            let due = due_to_go(clients.len(), spread, began.elapsed());
+            for client in clients.get(told..due).unwrap_or_default() {
                 client.drain(Duration::from_millis(rand::rng().random_range(0..most_ms)));
             }
+            told = due;
             sleep(STEP).await;
         }
         // Connections that were accepted at the last moment.
@@ -280,6 +282,14 @@ fn name_for_operators(addresses: &Addresses) -> String {
     let Addresses { tcp, ws, grpc } = addresses;
     let listener = [("tcp", tcp), ("ws", ws), ("grpc", grpc)].into_iter().find_map(|(kind, at)| Some((kind, (*at)?)));
     listener.map_or(host.clone(), |(kind, at)| format!("{host} ({kind} {at})"))
+}
+
+/// How many of the clients have been told to go after this time: evenly over `spread`, the first one at once.
+fn due_to_go(clients: usize, spread: Duration, elapsed: Duration) -> usize {
+    if elapsed >= spread {
+        return clients;
+    }
+    ((clients as f64 * elapsed.div_duration_f64(spread)) as usize + 1).min(clients)
 }
 
 fn follow_lease(publish: watch::Sender<Option<u64>>) -> impl FnMut(Option<HeldLease>) {
@@ -314,6 +324,15 @@ pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_told_to_go_evenly_however_few_they_are() {
+        let due = |clients, elapsed_ms| due_to_go(clients, Duration::from_secs(2), Duration::from_millis(elapsed_ms));
+        assert_eq!([0, 49, 50, 1_949, 1_950, 2_000, 9_000].map(|ms| due(40, ms)), [1, 1, 2, 39, 40, 40, 40]);
+        assert_eq!([0, 1_000, 2_000].map(|ms| due(100_000, ms)), [1, 50_001, 100_000]);
+        assert_eq!((due(0, 0), due(1, 0)), (0, 1));
+        assert_eq!(due_to_go(40, Duration::ZERO, Duration::ZERO), 40, "no time is left");
+    }
 
     #[test]
     fn clients_are_told_to_go_at_the_rate_but_all_of_them_in_time() {
