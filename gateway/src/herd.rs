@@ -3,7 +3,8 @@
 //!
 //! A sign-in above the rate is refused with a time, at which a place is reserved for it: whoever comes back at its time
 //! gets in, and all together come at exactly the rate. A client that comes back, and tells how far it has its timelines
-//! or shows a resume ticket, counts for one; one that begins anew, and is going to load them, for two. Only sign-ins with right credentials are counted.
+//! or shows a resume ticket, counts for one; one that begins anew, and is going to load them, for two. Only sign-ins with
+//! right credentials are counted.
 
 use std::{
     collections::{HashMap, VecDeque},
