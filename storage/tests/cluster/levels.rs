@@ -108,8 +108,8 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
         name: "web-1".into(),
     };
     // Whoever has come to lead the registry meanwhile has to be told again.
-    let told = async |level: Level| {
-        done(&cluster, async |mut client| {
+    let told = async |cluster: &Cluster, level: Level| {
+        done(cluster, async |mut client| {
             cluster.nodes[0].registry().renew(of(level)).await?;
             match client.raise_level(RaiseLevelRequest { level: 0 }).await {
                 Err(status) if status.message().contains("has not told") => {
@@ -120,7 +120,7 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
         })
         .await
     };
-    let refused = told(Level::OF_PROGRAM).await.expect_err("it is older");
+    let refused = told(&cluster, Level::OF_PROGRAM).await.expect_err("it is older");
     let why = format!("{who} runs release 0.2.0, which knows levels up to {}", Level::OF_PROGRAM);
     assert!(refused.message().contains(&why), "{refused}");
     // Whatever node is asked, it names storage nodes, too.
@@ -137,7 +137,7 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
         assert!(both.message().contains("storage node 3 at"), "{both}");
     }
     restart(&mut cluster, 2, NEXT).await;
-    told(NEXT).await.expect("rises");
+    told(&cluster, NEXT).await.expect("rises");
     all_see(&cluster, NEXT).await;
 }
 
