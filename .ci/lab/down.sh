@@ -7,7 +7,7 @@ set -u
 shopt -s nullglob
 nodes=("$run" "$run"/node[2-9])
 files=()
-for node in "${nodes[@]}"; do files+=("$node"/{network-policies,kubelet,proxy,controller,scheduler,coredns}.pid); done
+for node in "${nodes[@]}"; do files+=("$node"/{metrics,network-policies,kubelet,proxy,controller,scheduler,coredns}.pid); done
 ends "${files[@]}"
 files=()
 for node in "${nodes[@]}"; do files+=("$node/containerd.pid"); done
@@ -22,7 +22,7 @@ group=/sys/fs/cgroup/pids/carillon-lab
     sleep 0.2
 done
 ends "$run"/{apiserver,etcd}.pid
-files=("$run"/node[2-9]/ns.pid)
+files=("$run"/node[2-9]/ns.pid "$run"/nodeoutside/ns.pid)
 ends ${files[@]+"${files[@]}"} "$run/ns.pid"
 sleep 0.3
 for folder in /sys/fs/cgroup/carillon-lab /sys/fs/cgroup/*/carillon-lab; do

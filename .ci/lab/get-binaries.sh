@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# get-binaries.sh [full|network-policies|clean]... : the programs of a Kubernetes cluster, built from Go modules into
+# get-binaries.sh [full|network-policies|metrics|prometheus|ingress|s3|clean]... : the programs of a Kubernetes cluster, built from Go modules into
 # $CARILLON_LAB/bin, and the Debian packages that they need. Some 15 minutes on two cores, once; what is there is not built again.
 #   full              etcd, the Kubernetes programs, kubectl, containerd, CoreDNS, pause (default)
 #   network-policies  kube-router, which enforces NetworkPolicies
+#   metrics           metrics-server, which autoscalers ask for CPU
+#   prometheus        the Prometheus Operator and its definitions, for PodMonitors; Prometheus itself is Debian's
+#   s3                gofakes3, a storage that speaks S3, for backups
+#   ingress           Traefik, for Ingress and the Gateway API
 #   clean             removes the caches of the Go builds (8 GB); the programs stay
 set -eu
 . "$(dirname "$0")/lib.sh"
 kubernetes=${KUBERNETES:-v1.36.3}
 etcd=v3.6.16 containerd=v2.3.7 coredns=v1.14.7 kube_router=v2.1.0
+metrics_server=v0.9.0 prometheus_operator=v0.85.0 traefik=v3.7.13 gofakes3=v1.2.0
 work=$CARILLON_LAB/build
 mkdir -p "$bin" "$work"
 exec 9>"$CARILLON_LAB/.lock"
@@ -139,6 +144,31 @@ G
 get_network_policies() {
     one kube-router github.com/cloudnativelabs/kube-router/v2 "$kube_router" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
 }
+get_metrics() { one metrics-server sigs.k8s.io/metrics-server "$metrics_server" sigs.k8s.io/metrics-server/cmd/metrics-server; }
+get_prometheus() {
+    local of=github.com/prometheus-operator/prometheus-operator
+    one prometheus-operator $of "$prometheus_operator" $of/cmd/operator $of/cmd/prometheus-config-reloader
+    # What kubectl has to know before there can be a PodMonitor.
+    mkdir -p "$CARILLON_LAB/definitions/prometheus"
+    module prometheus-operator $of "$prometheus_operator"
+    cp "$(go list -m -f '{{.Dir}}' $of)"/example/prometheus-operator-crd/*.yaml "$CARILLON_LAB/definitions/prometheus/"
+}
+get_s3() { one gofakes3 github.com/johannesboyne/gofakes3 "$gofakes3" github.com/johannesboyne/gofakes3/cmd/gofakes3; }
+# Its module lacks the pages of its dashboard, which it wants to have in it.
+get_ingress() {
+    has traefik "$traefik" && return
+    say "traefik $traefik"
+    local of=github.com/traefik/traefik/v3 folder
+    module traefik $of "$traefik"
+    go mod download $of
+    folder=$(go list -m -f '{{.Dir}}' $of)
+    echo none >index.html
+    echo "{\"Replace\": {\"$folder/webui/static/index.html\": \"$PWD/index.html\"}}" >overlay.json
+    build -overlay overlay.json $of/cmd/traefik
+    mkdir -p "$CARILLON_LAB/definitions/gateway-api"
+    cp "$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.*.yaml "$CARILLON_LAB/definitions/gateway-api/"
+    built "$traefik" traefik
+}
 get_clean() { [ "$GOMODCACHE" != "$CARILLON_LAB/go/mod" ] || rm -rf "$CARILLON_LAB/go"; }
 
 packages=()
@@ -155,7 +185,7 @@ command -v go >/dev/null || { echo "there is no Go toolchain" >&2; exit 1; }
 [ $# -gt 0 ] || set -- full
 for what in "$@"; do
     case $what in
-    full | network-policies | clean) "get_${what//-/_}" ;;
+    full | network-policies | metrics | prometheus | ingress | s3 | clean) "get_${what//-/_}" ;;
     *) echo "what is $what?" >&2; exit 2 ;;
     esac
 done

@@ -91,6 +91,21 @@ start() { # NAME COMMAND...
     "$@" >"$run/$name.log" 2>&1 &
     echo $! >"$run/$name.pid"
 }
+# The same, started again when it ends, as a kubelet does: a controller manager that is short of processors may panic (1.36.3).
+restarted() {
+    local name=$1
+    shift
+    (
+        trap 'kill "$child" 2>/dev/null; exit' TERM
+        while :; do
+            "$@" &
+            child=$!
+            wait "$child" || true
+            sleep 1
+        done
+    ) >"$run/$name.log" 2>&1 &
+    echo $! >"$run/$name.pid"
+}
 start containerd "$bin/containerd" -c "$run/ctd/config.toml"
 for _ in $(seq 300); do ctr -a "$run/ctd.sock" version >/dev/null 2>&1 && break; sleep 0.1; done
 for image in "$images"/*.tar; do ctr -a "$run/ctd.sock" -n k8s.io images import "$image" >/dev/null || echo "no import of $image"; done
@@ -99,12 +114,12 @@ bash "$scripts/api-server.sh" "$run" $address $node 6443 2379 --endpoint-reconci
 kube() { kubectl --kubeconfig "$pki/admin.kubeconfig" "$@"; }
 config() { printf -- '--kubeconfig=%s --authentication-kubeconfig=%s --authorization-kubeconfig=%s' "$1" "$1" "$1"; }
 # shellcheck disable=SC2046,SC2086
-start controller "$bin/kube-controller-manager" $(config "$pki/controller.kubeconfig") --bind-address=$address \
+restarted controller "$bin/kube-controller-manager" $(config "$pki/controller.kubeconfig") --bind-address=$address \
     --service-account-private-key-file="$pki/sa.key" --root-ca-file="$pki/ca.crt" \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \
     --use-service-account-credentials=true --leader-elect=false --allocate-node-cidrs=false ${CONTROLLER_FLAGS:-}
 # shellcheck disable=SC2046
-start scheduler "$bin/kube-scheduler" $(config "$pki/scheduler.kubeconfig") --bind-address=$address --leader-elect=false
+restarted scheduler "$bin/kube-scheduler" $(config "$pki/scheduler.kubeconfig") --bind-address=$address --leader-elect=false
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
     mkdir -p /sys/fs/cgroup/carillon-lab
     echo 800 >/sys/fs/cgroup/carillon-lab/cpu.weight 2>/dev/null || true

@@ -1,0 +1,125 @@
+"""Prometheus by its operator, with the PodMonitor, the rules and the dashboards of deploy/."""
+
+import json
+import os
+import sys
+import time
+import urllib.parse
+
+from around import FOLDER, administrator, applied, deployment, image, labelled, namespace, of_program
+from bring_in import load_balancer, outside
+from installation import SMALLER, all_ready, apply, overlay, ready_pods
+from kube import ROOT, carillon, inside, kubectl, objects, until
+from load import Load
+from report import report
+
+sys.path.insert(0, str(ROOT / ".ci/watch"))
+import rules  # noqa: E402
+
+NAMESPACE = "monitoring"
+
+
+def operator():
+    inside("kubectl", "apply", "--server-side", "--force-conflicts", "-f", FOLDER / "definitions/prometheus")
+    namespace(NAMESPACE)
+    administrator("prometheus", NAMESPACE)
+    reloader = of_program("prometheus-config-reloader")
+    container = {
+        "image": of_program("operator"),
+        "args": [f"--prometheus-config-reloader={reloader}"],
+        "ports": [{"name": "http", "containerPort": 8080}],
+    }
+    deployment("operator", NAMESPACE, container, serviceAccountName="prometheus")
+
+
+def server():
+    made = image("localhost/prometheus:1", "COPY prometheus /bin/prometheus", 'ENTRYPOINT ["/bin/prometheus"]', files=["/usr/bin/prometheus"])
+    everything = {"podMonitorSelector": {}, "podMonitorNamespaceSelector": {}, "ruleSelector": {}, "ruleNamespaceSelector": {}}
+    version = inside("prometheus", "--version").stdout.split()[2].split("+")[0]
+    spec = {"image": made, "imagePullPolicy": "IfNotPresent", "version": f"v{version}", "serviceAccountName": "prometheus", "replicas": 1, **everything}
+    applied(labelled("Prometheus", "lab", NAMESPACE, "monitoring.coreos.com/v1", spec=spec))
+    until("Prometheus to be made", lambda: objects("pod", "app.kubernetes.io/name=prometheus", NAMESPACE), 60)
+    kubectl("rollout", "status", "statefulset/prometheus-lab", "--timeout=180s", namespace=NAMESPACE)
+
+
+def ask(path, **parameters):
+    [pod] = objects("pod", "app.kubernetes.io/name=prometheus", NAMESPACE)
+    url = f"http://{pod['status']['podIP']}:9090/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+    done = inside("curl", "-s", url, check=False)
+    return json.loads(done.stdout or "{}").get("data") or {}
+
+
+def found(query):
+    return ask("query", query=query).get("result", [])
+
+
+def value(query):
+    return sum(float(one["value"][1]) for one in found(query))
+
+
+def prometheus(folder):
+    """Some four minutes: all pods are scraped, a message from outside is seen in the dashboards, each of their queries finds something."""
+    operator()
+    server()
+    parts = ["load-balancer", "pod-monitor", "../../../prometheus", "../../../grafana"]
+    apply(overlay(folder / "watched", "production", parts, SMALLER))
+    all_ready(600)
+    address = load_balancer("carillon-clients")
+    pods = {pod["metadata"]["name"] for name in ("storage", "router", "gateway", "canary") for pod in ready_pods(name)}
+    up = lambda: {one["metric"]["instance"] for one in found("up{namespace='carillon'} == 1")}  # noqa: E731
+    _, took = until("all pods to be scraped", lambda: up() == pods, 180)
+    tiers = {one["metric"]["tier"]: int(one["value"][1]) for one in found("count by (tier) (up{namespace='carillon'})")}
+    zones = sorted({one["metric"].get("zone", "") for one in found("up{namespace='carillon'}")})
+    report.check("the PodMonitor has Prometheus scrape all pods", len(tiers) == 4, f"{tiers}, zones {zones}, after {took:.0f} s")
+    known = lambda: [rule for group in ask("rules").get("groups", []) for rule in group["rules"]]  # noqa: E731
+    _, _ = until("the rules", lambda: len(known()) == len(rules.rules()), 120)
+    bad = [rule["name"] for rule in known() if rule["health"] == "err"]
+    report.check("the operator takes the rules", not bad, f"{len(known())} rules; {bad}")
+    [dashboards] = [one for one in objects("configmap", "grafana_dashboard=1")]
+    report.check("the dashboards are in a ConfigMap", set(dashboards["data"]) == set(rules.dashboards()), str(sorted(dashboards["data"])))
+    message_from_outside(address)
+    each_query()
+
+
+def message_from_outside(address):
+    """What a panel shows of the sends before and after one message."""
+    [query] = [target["expr"] for name, panel in rules.panels() if name == "gateway.json" for target in panel["targets"] if "carillon_gateway_sends_total" in target["expr"]][:1]
+    token = carillon("token", "outsider", pod="deploy/carillon-gateway").stdout.strip()
+    total = "sum(carillon_gateway_sends_total{namespace='carillon'})"
+    before = value(total)
+    program = [os.environ["CARILLON_BIN"], "send", "outsider", "outsider", "from outside", f"--url=tcp://{address}:7410", "--token", token]
+    said, _ = until("a message from outside to be accepted", lambda: sent(program), 60)
+    began = time.monotonic()
+    until("the dashboard to show sends", lambda: value(total) > before and value(rules.runnable(query)) > 0, 90)
+    report.check("a message from outside the cluster is in a dashboard", True, f"{said}; {query}: {value(rules.runnable(query)):.2f} after {time.monotonic() - began:.0f} s")
+
+
+
+
+def sent(program):
+    done = outside(*program, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def each_query():
+    load = Load("watched")
+    wanted = {}
+    for name, panel in rules.panels():
+        for target in panel["targets"]:
+            if "mayBeEmpty" not in target:
+                wanted[f"{name}: {panel['title']}"] = rules.runnable(target["expr"])
+    count = len(wanted)
+
+    def all_found():
+        for where in [where for where, query in wanted.items() if found(query)]:
+            del wanted[where]
+        return not wanted
+
+    try:
+        until("each query of the dashboards to find something", all_found, 150)
+    finally:
+        report.check("each query of the dashboards finds something", not wanted, f"{count} queries; {sorted(wanted)}")
+    load.end()
+    of_levels = {alert["alert"] for alert in rules.rules_of("rules.yaml") if "alert" in alert}
+    firing = {one["metric"]["alertname"] for one in found('ALERTS{alertstate="firing"}')} - of_levels
+    report.check("no alert on a cause fires", not firing, str(firing))

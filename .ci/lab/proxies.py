@@ -1,0 +1,177 @@
+"""Traefik in front of the gateways, by an Ingress, by the Gateway API, and as a load balancer with the PROXY protocol."""
+
+import json
+import os
+import subprocess
+import time
+
+from around import FOLDER, administrator, applied, deployment, labelled, namespace, of_program
+from bring_in import load_balancer, outside
+from installation import SMALLER, all_ready, apply, overlay, ready_pods
+from kube import LAB, carillon, inside, kubectl, tier, until
+from report import report
+
+HOST = "chat.example.org"
+ADDRESS = "10.201.0.20"
+# Of the machine outside.
+CLIENT = "10.200.0.200"
+PROGRAM = os.environ.get("CARILLON_BIN", "target/release/carillon")
+# Two heartbeats of a client that is silent, and more than a minute.
+SILENT_S = 100
+
+
+def certificate(folder):
+    key, file = folder / "chat.key", folder / "chat.crt"
+    names = f"subjectAltName=DNS:{HOST},DNS:grpc.{HOST}"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
+         "-subj", f"/CN={HOST}", "-addext", names, "-keyout", key, "-out", file],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return file, key
+
+
+def secret(name, namespace, file, key):
+    applied(labelled("Secret", name, namespace, type="kubernetes.io/tls", stringData={"tls.crt": file.read_text(), "tls.key": key.read_text()}))
+
+
+def traefik(where, *arguments, ports=(("websecure", 443),), volumes=(), mounts=()):
+    namespace(where)
+    administrator("traefik", where)
+    entry_points = [f"--entrypoints.{name}.address=:{port}" for name, port in ports]
+    container = {
+        "image": of_program("traefik"),
+        "args": [*entry_points, "--log.level=INFO", *arguments],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports],
+        "volumeMounts": list(mounts),
+    }
+    deployment("traefik", where, container, serviceAccountName="traefik", nodeName="node1", volumes=list(volumes))
+    kubectl("patch", "service", "traefik", "-p", json.dumps({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}}), namespace=where)
+    load_balancer("traefik", ADDRESS, where)
+
+
+class Listener:
+    """`carillon listen` outside."""
+
+    def __init__(self, folder, user, url, ca):
+        token = carillon("token", user, pod="deploy/carillon-gateway").stdout.strip()
+        self.log = folder / f"listen-{user}.log"
+        arguments = [LAB / "k.sh", "-n", "outside", PROGRAM, "listen", user, f"--url={url}", f"--token={token}", *([f"--ca={ca}"] if ca else [])]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        self.user = user
+
+    def said(self):
+        return self.log.read_text()
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+def sends(user, text, url, ca):
+    token = carillon("token", user, pod="deploy/carillon-gateway").stdout.strip()
+    return outside(PROGRAM, "send", user, user, text, f"--url={url}", f"--token={token}", "--timeout=20", *([f"--ca={ca}"] if ca else []), check=False)
+
+
+def sessions(user):
+    return [json.loads(line) for line in carillon("session", "list", "--user", user, "--json").stdout.splitlines() if line.startswith("{")]
+
+
+def seen_address(url, ca):
+    """The address that the gateways log for a sign-in with a wrong token from outside."""
+    outside(PROGRAM, "send", "nobody", "nobody", "x", f"--url={url}", "--token=wrong", "--timeout=5", *([f"--ca={ca}"] if ca else []), check=False)
+    logs = kubectl("logs", "-l", tier("gateway"), "--since=20s", "--prefix=false")
+    lines = [json.loads(line) for line in logs.splitlines() if "sign-in failed" in line]
+    return sorted({line.get("address", "").rsplit(":", 1)[0] for line in lines})
+
+
+def silent_client(folder, name, url, ca):
+    """A client that is silent for longer than a minute is still there, with the session that it came with."""
+    answered, _ = until(f"a message through {name}", lambda: sends("ann", "first", url, ca).returncode == 0, 60)
+    listener = Listener(folder, f"idle-{name}", url, ca)
+    until(f"a client through {name} to be signed in", lambda: sessions(listener.user), 30)
+    before = sessions(listener.user)
+    time.sleep(SILENT_S)
+    after = sessions(listener.user)
+    carillon("send", listener.user, listener.user, "still there?", pod="deploy/carillon-gateway")
+    until("the silent client to hear", lambda: "still there?" in listener.said(), 20)
+    report.check(f"through {name}: a client that was silent for {SILENT_S} s hears a message", before == after, f"{before}; {listener.said().strip()[:200]}")
+    found = seen_address(url, ca)
+    report.check(f"through {name}: the gateways know the client's address", found == [CLIENT], str(found))
+    listener.end()
+
+
+def ingress(folder):
+    """Some four minutes: WebSocket from outside through an Ingress."""
+    file, key = certificate(folder)
+    traefik("ingress-traefik", "--providers.kubernetesingress=true", "--entrypoints.websecure.http.tls=true")
+    secret("carillon-client-tls", "carillon", file, key)
+    of_traefik = [
+        {"target": {"kind": "Ingress", "name": "carillon"}, "patch": json.dumps([{"op": "replace", "path": "/spec/ingressClassName", "value": "traefik"}])},
+        {
+            "target": {"kind": "NetworkPolicy", "name": "carillon-from-ingress"},
+            "patch": json.dumps(
+                [{"op": "replace", "path": "/spec/ingress/0/from/0/namespaceSelector/matchLabels", "value": {"kubernetes.io/metadata.name": "ingress-traefik"}}]
+            ),
+        },
+    ]
+    applied({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}})
+    apply(overlay(folder / "behind-an-ingress", "production", ["ingress"], [*SMALLER, *of_traefik]))
+    all_ready(600)
+    silent_client(folder, "ingress", f"wss://{HOST}/ws", file)
+    inside("kubectl", "delete", "namespace", "ingress-traefik", "--wait=true")
+
+
+def gateway_api(folder):
+    """Some four minutes: WebSocket and gRPC from outside through a Gateway."""
+    inside("kubectl", "apply", "--server-side", "--force-conflicts", "-f", FOLDER / "definitions/gateway-api")
+    file, key = certificate(folder)
+    namespace("gateway-system")
+    secret("chat", "gateway-system", file, key)
+    listeners = [
+        {
+            "name": name,
+            "port": 443,
+            "protocol": "HTTPS",
+            "hostname": host,
+            "tls": {"mode": "Terminate", "certificateRefs": [{"name": "chat"}]},
+            "allowedRoutes": {"namespaces": {"from": "All"}},
+        }
+        for name, host in (("chat", HOST), ("grpc", f"grpc.{HOST}"))
+    ]
+    api = "gateway.networking.k8s.io/v1"
+    applied(
+        {"apiVersion": api, "kind": "GatewayClass", "metadata": {"name": "traefik"}, "spec": {"controllerName": "traefik.io/gateway-controller"}},
+        labelled("Gateway", "public", "gateway-system", api, spec={"gatewayClassName": "traefik", "listeners": listeners}),
+    )
+    traefik("gateway-system", "--providers.kubernetesgateway=true")
+    apply(overlay(folder / "behind-a-gateway", "production", ["gateway-api"], SMALLER))
+    all_ready(600)
+    silent_client(folder, "gateway", f"wss://{HOST}/ws", file)
+    done = sends("ann", "by gRPC", f"grpcs://grpc.{HOST}", file)
+    report.check("gRPC through the Gateway", done.returncode == 0, (done.stdout + done.stderr).strip()[-200:])
+    inside("kubectl", "delete", "namespace", "gateway-system", "--wait=true")
+
+
+def proxy_protocol(folder):
+    """Two minutes: TCP through a load balancer that speaks the PROXY protocol."""
+    service = {"servers": [{"address": "carillon-gateway.carillon:7410"}], "proxyProtocol": {"version": 2}}
+    routing = {"tcp": {"routers": {"chat": {"entryPoints": ["tcp"], "rule": "HostSNI(`*`)", "service": "chat"}}, "services": {"chat": {"loadBalancer": service}}}}
+    namespace("proxies")
+    applied(labelled("ConfigMap", "routing", "proxies", data={"routing.json": json.dumps(routing), "routing.yaml": json.dumps(routing)}))
+    volume = {"name": "routing", "configMap": {"name": "routing"}}
+    mount = {"name": "routing", "mountPath": "/routing"}
+    traefik("proxies", "--providers.file.filename=/routing/routing.yaml", ports=(("tcp", 7410),), volumes=[volume], mounts=[mount])
+    allow = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
+        "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "proxies"}}}], "ports": [{"protocol": "TCP", "port": "tcp"}]}],
+    }
+    applied(labelled("NetworkPolicy", "from-proxies", "carillon", "networking.k8s.io/v1", spec=allow))
+    apply(overlay(folder / "proxied", "production", ["proxy-protocol"], SMALLER))
+    all_ready(600)
+    url = f"tcp://{ADDRESS}:7410"
+    until("a message through the proxy", lambda: sends("ann", "proxied", url, None).returncode == 0, 60)
+    found = seen_address(url, None)
+    report.check("by the PROXY protocol the gateways know the client's address", found == [CLIENT], str(found))
+    inside("kubectl", "delete", "namespace", "proxies", "--wait=true")
