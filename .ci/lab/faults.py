@@ -4,8 +4,8 @@ import json
 import os
 
 from bring_in import load_balancer
-from installation import all_ready, apply, overlay, SMALLER
-from kube import inside, kubectl, lab, objects, tier, until
+from installation import SMALLER, all_ready, apply, overlay
+from kube import carillon, inside, kubectl, lab, objects, settled, tier, until
 from report import report
 
 LOADTEST = os.environ.get("CARILLON_LOADTEST_BIN", "target/release/carillon-loadtest")
@@ -52,5 +52,17 @@ def chaos(folder):
     report.check("faults under load: nothing is lost", not found["integrity"]["violations"], str(found["integrity"]))
     report.check("everything came back", done.returncode == 0, f"exit code {done.returncode}, {found['verdict']}: {done.stderr.strip()[-300:]}")
     kubectl("label", "namespace", "carillon", "carillon-faults-")
-    kept = [claim["metadata"]["name"] for claim in objects("pvc")]
-    report.check("no claim of a removed node is left", "data-carillon-storage-3" not in kept or len(objects("pod", tier("storage"))) > 3, str(kept))
+    if len(objects("pod", tier("storage"))) > 3:
+        fourth_leaves()
+
+
+def fourth_leaves():
+    """The faults ended with a storage node more than the overlay has."""
+    of_fourth = lambda: [one["node"] for one in settled()["nodes"] if one["address"].startswith("carillon-storage-3.")]  # noqa: E731
+    [number] = of_fourth()
+    carillon("cluster", "remove", number)
+    until("the fourth storage node to leave", lambda: settled() and not of_fourth(), 300)
+    kubectl("scale", "statefulset/carillon-storage", "--replicas=3")
+    kubectl("wait", "--for=delete", "pod/carillon-storage-3", "--timeout=120s")
+    kubectl("delete", "pvc", "data-carillon-storage-3")
+    report.check("the storage node that was added last leaves", settled() is not None)

@@ -345,7 +345,9 @@ def check_security(workload):
     for volume in pod["volumes"]:
         assert set(volume) - {"name"} <= {"configMap", "secret", "persistentVolumeClaim"}
         if "secret" in volume:
-            assert volume["secret"]["defaultMode"] == 0o440 and not volume["secret"].get("optional")
+            # A backup is of an installation with TLS between nodes, or without.
+            may_be_missing = (called(workload), volume["name"]) == ("CronJob carillon-backup", "node-tls")
+            assert volume["secret"]["defaultMode"] == 0o440 and volume["secret"].get("optional", False) == may_be_missing
 
 
 @pytest.mark.parametrize("workload", every_workload())
@@ -416,6 +418,23 @@ def test_production_has_mutual_tls_between_all_nodes():
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         for key, file in {"CA": "ca.crt", "CERTIFICATE": "tls.crt", "KEY": "tls.key"}.items():
             assert variables[f"CARILLON_CLUSTER__TLS__{key}"] == f"{mounts['node-tls']}/{file}"
+
+
+def test_a_backup_reaches_nodes_with_mutual_tls_wherever_its_component_stands(tmp_path):
+    """A patch of node-tls sees only what stands above it, so the backup takes the settings from a ConfigMap, if it is there."""
+    with_tls = overlay("production").kind("ConfigMap")["carillon-node-tls"]["data"]
+    [variables] = [
+        {variable["name"]: variable["value"] for variable in container["env"] if variable["name"].startswith("CARILLON_CLUSTER__TLS__")}
+        for container in template(overlay("production").kind("Deployment")["carillon-router"])["spec"]["containers"]
+    ]
+    assert with_tls == variables
+    pod = template(with_component("backup", tmp_path).kind("CronJob")["carillon-backup"])["spec"]
+    for container in pod["initContainers"] + pod["containers"]:
+        assert {"configMapRef": {"name": "carillon-node-tls", "optional": True}} in container["envFrom"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert with_tls["CARILLON_CLUSTER__TLS__CA"] == f"{mounts['node-tls']}/ca.crt"
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "node-tls"]
+    assert volume["secret"]["optional"] is True
 
 
 def test_a_changed_configuration_rolls_its_tier_and_a_changed_secret_nothing(rendered):
@@ -536,7 +555,7 @@ def test_the_report_goes_to_the_log_and_to_a_volume(load_test):
     [coordinator] = template(jobs_of(load_test)[0])["spec"]["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in coordinator["volumeMounts"]}
     args = coordinator["args"]
-    assert [word for word in args if word.startswith("--print=")] == ["--print=text", "--print=json", "--print=junit"]
+    assert [word for word in args if word.startswith("--print=")] == ["--print=text", "--print=json", "--print=html", "--print=junit"]
     for kind in ("json", "html", "junit"):
         [file] = [word.split("=")[1] for word in args if word.startswith(f"--{kind}=")]
         assert file.startswith(mounts["data"] + "/")

@@ -44,6 +44,7 @@ pub(crate) struct Outputs {
 pub(crate) enum Print {
     Text,
     Json,
+    Html,
     Junit,
 }
 
@@ -174,6 +175,7 @@ impl Session {
             match format {
                 Print::Text => print!("{}", text::text(report)),
                 Print::Json => println!("{}", serde_json::to_string(report)?),
+                Print::Html => println!("{}", html::page(report)),
                 Print::Junit => println!("{}", junit::junit(report)),
             }
         }

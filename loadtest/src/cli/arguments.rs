@@ -358,7 +358,7 @@ pub(super) struct OutputArguments {
     /// Write levels and findings as test cases of JUnit here
     #[arg(long, value_name = "FILE")]
     pub(super) junit: Option<PathBuf>,
-    /// What is written to standard output at the end: text, json (in one line), junit; may be given several times
+    /// What is written to standard output at the end: text, json (in one line), html, junit; may be given several times
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) print: Vec<Print>,
     /// A text for the report
