@@ -78,15 +78,15 @@ pub(super) fn examine(check: &mut Check<'_>, config: &Config, roles: &[Role], no
             }
         }
     }
-    // Of the other folder only secrets are made, by a process with all roles.
-    if crate::running::is_whole(roles) || !is_storage {
+    // In the other folder a process with all roles makes its secrets; all others only read there.
+    if crate::running::is_whole(roles) {
         let path = &config.data_dir;
-        if path.exists() || crate::running::is_whole(roles) {
-            let shown = format!("data_dir {}", path.display());
-            if usable(check, &shown, path).is_some() && path.exists() {
-                check.ok(format!("{shown} may be written"));
-            }
+        let shown = format!("data_dir {}", path.display());
+        if usable(check, &shown, path).is_some() && path.exists() {
+            check.ok(format!("{shown} may be written"));
         }
+    } else if !is_storage {
+        check.ok("nothing is written to a disk here");
     }
 }
 
@@ -296,6 +296,22 @@ mod tests {
         examined(&at(&folder.path().join("not/there")));
         examined(&at(folder.path()));
         assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 0);
+    }
+
+    #[test]
+    fn who_keeps_nothing_needs_no_disk() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("file");
+        fs::write(&file, "x").expect("written");
+        let config = Config { data_dir: file.join("below"), ..Config::default() };
+        for role in [Role::Router, Role::Gateway, Role::Canary] {
+            let mut report = Report::default();
+            examine(&mut report.check("disk"), &config, &[role], &Node::Stopped);
+            assert_eq!(report.worst(), Severity::Ok, "{report}");
+        }
+        let mut report = Report::default();
+        examine(&mut report.check("disk"), &config, Role::ALL, &Node::Stopped);
+        assert_eq!(report.worst(), Severity::Fault, "{report}");
     }
 
     #[test]

@@ -119,6 +119,10 @@ fn peers_of(config: &Config, looked: &Looked) -> Vec<Peer> {
     if looked.roles.contains(&Role::Gateway) && !own_router {
         add(Kind::Router, Tier::Gateway, "gateway.routers", routers);
     }
+    // Its accounts are made there; the gateways are asked by its messages.
+    if looked.roles.contains(&Role::Canary) && config.canary.makes_accounts() {
+        add(Kind::Router, Tier::Operator, "gateway.routers", routers);
+    }
     if looked.roles.is_empty() {
         // The defaults are of a machine that runs a node.
         if *routers != GatewayConfig::default().routers {
@@ -352,6 +356,8 @@ mod tests {
         };
         assert_eq!(of(&[Role::Storage]), [(Tier::Storage, "b:1".into())]);
         assert_eq!(of(&[Role::Router]).len(), 3);
+        let routers = GatewayConfig::default().routers.into_iter().map(|router| (Tier::Operator, router));
+        assert_eq!(of(&[Role::Canary]), routers.collect::<Vec<_>>());
         assert_eq!(of(&[]), [(Tier::Operator, "a:1".into()), (Tier::Operator, "b:1".into())]);
         assert_eq!(of(&[Role::Storage, Role::Router]), [(Tier::Storage, "b:1".into()), (Tier::Router, "c:1".into())]);
     }
