@@ -25,6 +25,7 @@ STEPS = {
     "cable": three_nodes.cable,
     "canary": operating.canary,
     "commands": operating.commands,
+    "certificates": operating.certificates,
     "backup": backups.backup,
     "prometheus": monitoring.prometheus,
     "autoscaling": autoscaling.autoscaling,

@@ -4,7 +4,7 @@
 #   full              etcd, the Kubernetes programs, kubectl, containerd, CoreDNS, pause (default)
 #   network-policies  kube-router, which enforces NetworkPolicies
 #   metrics           metrics-server, which autoscalers ask for CPU
-#   prometheus        the Prometheus Operator and its definitions, for PodMonitors; Prometheus itself is Debian's
+#   prometheus        the Prometheus Operator and its definitions, for PodMonitors, and a Prometheus that finds pods: Debian's does not
 #   s3                gofakes3, a storage that speaks S3, for backups
 #   ingress           Traefik, for Ingress and the Gateway API
 #   clean             removes the caches of the Go builds (8 GB); the programs stay
@@ -12,7 +12,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 kubernetes=${KUBERNETES:-v1.36.3}
 etcd=v3.6.16 containerd=v2.3.7 coredns=v1.14.7 kube_router=v2.1.0
-metrics_server=v0.9.0 prometheus_operator=v0.85.0 traefik=v3.7.13 gofakes3=v1.2.0
+metrics_server=v0.9.0 prometheus_operator=v0.85.0 prometheus=v0.316.0 traefik=v3.7.13 gofakes3=v1.2.0
 work=$CARILLON_LAB/build
 mkdir -p "$bin" "$work"
 exec 9>"$CARILLON_LAB/.lock"
@@ -148,6 +148,13 @@ get_metrics() { one metrics-server sigs.k8s.io/metrics-server "$metrics_server" 
 get_prometheus() {
     local of=github.com/prometheus-operator/prometheus-operator
     one prometheus-operator $of "$prometheus_operator" $of/cmd/operator $of/cmd/prometheus-config-reloader
+    has prometheus "$prometheus" || {
+        say "prometheus $prometheus"
+        module prometheus github.com/prometheus/prometheus "$prometheus"
+        flags="-X github.com/prometheus/common/version.Version=3.${prometheus#v0.3}" \
+            build -tags remove_all_sd,enable_kubernetes_sd github.com/prometheus/prometheus/cmd/prometheus
+        built "$prometheus" prometheus
+    }
     # What kubectl has to know before there can be a PodMonitor.
     mkdir -p "$CARILLON_LAB/definitions/prometheus"
     module prometheus-operator $of "$prometheus_operator"
@@ -160,11 +167,12 @@ get_ingress() {
     say "traefik $traefik"
     local of=github.com/traefik/traefik/v3 folder
     module traefik $of "$traefik"
-    go mod download $of
     folder=$(go list -m -f '{{.Dir}}' $of)
-    echo none >index.html
-    echo "{\"Replace\": {\"$folder/webui/static/index.html\": \"$PWD/index.html\"}}" >overlay.json
-    build -overlay overlay.json $of/cmd/traefik
+    [ -d source ] || { cp -r "$folder" source && chmod -R u+w source; }
+    mkdir -p source/webui/static
+    echo none >source/webui/static/index.html
+    go mod edit -replace "$of=./source"
+    build $of/cmd/traefik
     mkdir -p "$CARILLON_LAB/definitions/gateway-api"
     cp "$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.*.yaml "$CARILLON_LAB/definitions/gateway-api/"
     built "$traefik" traefik

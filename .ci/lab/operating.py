@@ -8,7 +8,8 @@ import time
 
 from clients import command, program
 from installation import ready_pods, all_ready
-from kube import LAB, carillon, inside, kubectl, objects, tier, until
+from kube import LAB, carillon, inside, kubectl, objects, secrets, tier, until
+from load import Load
 from report import report
 
 BINARY = "/usr/bin/carillon"
@@ -160,3 +161,32 @@ def bundled(file):
     with open(file, "wb") as into:
         done = subprocess.run(arguments, stdout=into, stderr=subprocess.PIPE, timeout=120)
     return (done.stderr.decode() or "nothing is missing") if done.returncode == 0 else None
+
+
+# ---- Certificates ---------------------------------------------------------------------------------------------------
+
+ENDS = 'carillon_node_certificate_ends_timestamp_seconds{used_for="nodes"}'
+
+
+def ends():
+    """When the certificates of all nodes end, as the nodes tell it."""
+    pods = [pod for name in ("storage", "router", "gateway") for pod in ready_pods(name)]
+    return {metrics_of(pod)[ENDS] for pod in pods}
+
+
+def certificates(folder):
+    """Some three minutes: the certificate of the nodes is replaced under load, and nobody notices."""
+    load = Load("certificates")
+    before = ends()
+    secrets("node-tls", folder / "secrets", 180)
+    inside("kubectl", "apply", "--server-side", "-f", "-", given=secrets("kubernetes", folder / "secrets"))
+    began = time.monotonic()
+    until("all nodes to have the new certificate", lambda: len(ends()) == 1 and ends() != before, 240)
+    took = time.monotonic() - began
+    # New connections with it: a router that comes.
+    kubectl("delete", "pod", ready_pods("router")[0]["metadata"]["name"])
+    all_ready()
+    found = load.end()
+    report.check("a new certificate of the nodes is read without a restart", True, f"by all after {took:.0f} s")
+    report.load("the certificate is replaced", found)
+    report.check("no client lost its connection", found.came_back == 0, str(found.came_back))

@@ -1,13 +1,13 @@
-"""Traefik in front of the gateways, by an Ingress, by the Gateway API, and as a load balancer with the PROXY protocol."""
+"""In front of the gateways: Traefik, by an Ingress and by the Gateway API, and HAProxy as a load balancer with the PROXY protocol."""
 
 import json
 import os
 import subprocess
 import time
 
-from around import FOLDER, administrator, applied, deployment, labelled, namespace, of_program
+from around import FOLDER, SUITE, administrator, applied, deployment, image, labelled, namespace, of_program
 from bring_in import load_balancer, outside
-from installation import SMALLER, all_ready, apply, overlay, ready_pods
+from installation import SMALLER, all_ready, apply, overlay, production_overlay, ready_pods
 from kube import LAB, carillon, inside, kubectl, tier, until
 from report import report
 
@@ -35,6 +35,10 @@ def secret(name, namespace, file, key):
     applied(labelled("Secret", name, namespace, type="kubernetes.io/tls", stringData={"tls.crt": file.read_text(), "tls.key": key.read_text()}))
 
 
+# Without a second hop, so that the proxy sees who comes.
+LOCAL = {"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}}
+
+
 def traefik(where, *arguments, ports=(("websecure", 443),), volumes=(), mounts=()):
     namespace(where)
     administrator("traefik", where)
@@ -46,7 +50,7 @@ def traefik(where, *arguments, ports=(("websecure", 443),), volumes=(), mounts=(
         "volumeMounts": list(mounts),
     }
     deployment("traefik", where, container, serviceAccountName="traefik", nodeName="node1", volumes=list(volumes))
-    kubectl("patch", "service", "traefik", "-p", json.dumps({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}}), namespace=where)
+    kubectl("patch", "service", "traefik", "-p", json.dumps(LOCAL), namespace=where)
     load_balancer("traefik", ADDRESS, where)
 
 
@@ -154,24 +158,54 @@ def gateway_api(folder):
     inside("kubectl", "delete", "namespace", "gateway-system", "--wait=true")
 
 
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend chat
+    bind :7410
+    default_backend gateways
+backend gateways
+    server gateways carillon-gateway.carillon:7410 send-proxy-v2
+"""
+
+
+def haproxy(where):
+    """Debian's HAProxy, as a load balancer outside of Carillon's namespace."""
+    subprocess.run([LAB / "image.sh", "base", SUITE, "localhost/haproxy-files:1", "haproxy"], check=True, capture_output=True, env={**os.environ, "VARIANT": "extract"})
+    made = image("localhost/haproxy:1", "FROM localhost/haproxy-files:1", 'ENTRYPOINT ["/usr/sbin/haproxy"]')
+    namespace(where)
+    applied(labelled("ConfigMap", "haproxy", where, data={"haproxy.cfg": HAPROXY}))
+    container = {
+        "image": made,
+        "args": ["-db", "-f", "/config/haproxy.cfg"],
+        "ports": [{"name": "tcp", "containerPort": 7410}],
+        "volumeMounts": [{"name": "config", "mountPath": "/config"}],
+    }
+    deployment("haproxy", where, container, nodeName="node1", volumes=[{"name": "config", "configMap": {"name": "haproxy"}}])
+    kubectl("patch", "service", "haproxy", "-p", json.dumps(LOCAL), namespace=where)
+    load_balancer("haproxy", ADDRESS, where)
+
+
 def proxy_protocol(folder):
     """Two minutes: TCP through a load balancer that speaks the PROXY protocol."""
-    service = {"servers": [{"address": "carillon-gateway.carillon:7410"}], "proxyProtocol": {"version": 2}}
-    routing = {"tcp": {"routers": {"chat": {"entryPoints": ["tcp"], "rule": "HostSNI(`*`)", "service": "chat"}}, "services": {"chat": {"loadBalancer": service}}}}
-    namespace("proxies")
-    applied(labelled("ConfigMap", "routing", "proxies", data={"routing.json": json.dumps(routing), "routing.yaml": json.dumps(routing)}))
-    volume = {"name": "routing", "configMap": {"name": "routing"}}
-    mount = {"name": "routing", "mountPath": "/routing"}
-    traefik("proxies", "--providers.file.filename=/routing/routing.yaml", ports=(("tcp", 7410),), volumes=[volume], mounts=[mount])
-    allow = {
-        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
-        "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "proxies"}}}], "ports": [{"protocol": "TCP", "port": "tcp"}]}],
-    }
-    applied(labelled("NetworkPolicy", "from-proxies", "carillon", "networking.k8s.io/v1", spec=allow))
+    where = "balancers"
+    haproxy(where)
+    pods = {"matchLabels": {"app.kubernetes.io/component": "gateway"}}
+    of_balancer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": where}}}
+    allow = {"podSelector": pods, "ingress": [{"from": [of_balancer], "ports": [{"protocol": "TCP", "port": "tcp"}]}]}
+    applied(labelled("NetworkPolicy", "from-balancers", "carillon", "networking.k8s.io/v1", spec=allow))
     apply(overlay(folder / "proxied", "production", ["proxy-protocol"], SMALLER))
     all_ready(600)
     url = f"tcp://{ADDRESS}:7410"
-    until("a message through the proxy", lambda: sends("ann", "proxied", url, None).returncode == 0, 60)
+    until("a message through the load balancer", lambda: sends("ann", "proxied", url, None).returncode == 0, 60)
     found = seen_address(url, None)
     report.check("by the PROXY protocol the gateways know the client's address", found == [CLIENT], str(found))
-    inside("kubectl", "delete", "namespace", "proxies", "--wait=true")
+    until("the canary to be refused, which does not speak it", lambda: not ready_pods("canary"), 90)
+    report.check("whoever does not speak it is refused, the canary, too", True)
+    kubectl("delete", "networkpolicy", "from-balancers")
+    inside("kubectl", "delete", "namespace", where, "--wait=true")
+    apply(production_overlay(folder))
+    all_ready(600)
