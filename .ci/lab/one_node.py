@@ -80,7 +80,7 @@ def load_test(folder):
     figures = f"{found['capacity']['rate']} messages a second after {steps} steps, {found['verdict']}: {found['capacity']['why']}"
     report.check("a Job finds the highest rate with three workers", steps > 1 and len(found["workers"]) == 3, figures)
     report.check("nothing is lost meanwhile", not found["integrity"]["violations"], str(found["integrity"]["accepted"]))
-    report.check("its test cases are in its log", "<testsuites" in said)
+    report.check("its page and its test cases are in its log", "<!doctype html>" in said and "<testsuites" in said)
     kubectl("delete", "-k", made, "--wait=true", "--timeout=120s")
 
 
