@@ -132,8 +132,7 @@ impl Hosting {
         // One snapshot at a time: it reads a whole shard.
         let (building, pace) = (Arc::new(Semaphore::new(1)), Arc::new(ApplyPace::new(Instant::now())));
         let sending = Arc::new(Throttle::new(config.snapshot_bytes_per_second));
-        let repeats = Arc::default();
-        let share = NodeShare { building, pace, sending, repeats, alarm, health: log.health() };
+        let share = NodeShare { building, pace, sending, alarm, health: log.health() };
         Self { config, dir, log, engines, links, share, hosted, draining, clean, tasks }
     }
 

@@ -21,7 +21,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
-    NodeShare, Repeats,
+    NodeShare,
     link::RaftLinks,
     machine::ShardMachine,
     network::Network,
@@ -58,7 +58,6 @@ pub(crate) struct Group {
     raft: Raft<Types, ShardMachine>,
     log: ShardLog,
     snapshots: Arc<SnapshotDir>,
-    repeats: Arc<Repeats>,
     /// How old the last answer of a majority may be for the leader to answer reads.
     lease: Duration,
     /// A member that has not answered for so long is silent.
@@ -114,7 +113,6 @@ impl Group {
             .map_err(|source| StartError::Machine { shard, source })?;
         let machine_alive = machine.alive();
         let book = links.book().clone();
-        let repeats = Arc::clone(&node.repeats);
         let network = Network::new(links, shard.group(), replica, node);
         let raft = Raft::new(replica, Arc::new(raft_config), network, LogStore::new(log.clone()), machine)
             .await
@@ -128,7 +126,6 @@ impl Group {
             raft,
             log,
             snapshots,
-            repeats,
             lease,
             patience: Duration::from_millis(config.election_max_ms) * 2,
             machine_alive,
@@ -290,11 +287,6 @@ impl Group {
         if let Err(fatal) = self.raft.trigger().transfer_leader(to).await {
             tracing::debug!(shard = %self.shard, %fatal, "leadership can't be handed over");
         }
-    }
-
-    /// True once if a replica needs a newer snapshot.
-    pub(crate) fn take_need_of_snapshot(&self) -> bool {
-        self.repeats.take_stuck(self.shard.group())
     }
 
     /// Requests a snapshot, which is made when its turn comes.

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    ApplyPace, Repeats, Throttle,
+    ApplyPace, Throttle,
     applied::{self, Applied, Members},
     convert::{log_id_to_pb, meta_from_pb, meta_to_pb},
     types::{Entry, LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, Types},
@@ -39,7 +39,6 @@ pub(crate) struct NodeShare {
     pub(crate) building: Arc<Semaphore>,
     pub(crate) pace: Arc<ApplyPace>,
     pub(crate) sending: Arc<Throttle>,
-    pub(crate) repeats: Arc<Repeats>,
     pub(crate) alarm: Alarm,
     pub(crate) health: Arc<Health>,
 }

@@ -11,7 +11,6 @@
 //! network.rs  openraft's network on the links
 //! server.rs   the gRPC service `Raft`
 //! throttle.rs how fast snapshots are sent
-//! repeats.rs  snapshots that are sent again and again
 //! pulse.rs    heartbeats of all groups, and who watches over their leaders
 //! runtime.rs, newest.rs  openraft's runtime, with its own channel for the newest value of something
 //! types.rs, convert.rs   openraft's types, and their form on the wire and on disk
@@ -32,7 +31,6 @@ mod newest;
 mod offline;
 mod pace;
 mod pulse;
-mod repeats;
 mod runtime;
 mod server;
 mod status;
@@ -48,7 +46,6 @@ pub(crate) use machine::NodeShare;
 pub(crate) use offline::catch_up;
 pub(crate) use pace::ApplyPace;
 pub(crate) use pulse::beat;
-pub(crate) use repeats::Repeats;
 pub(crate) use server::{RaftService, UNKNOWN_FRAME};
 pub(crate) use status::GroupStatus;
 pub(crate) use throttle::Throttle;

@@ -189,8 +189,6 @@ impl Peer {
     }
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, String> {
-        let (replica, last) = ((self.route.group, self.route.to), snapshot.meta.last_log_id);
-        tokio::time::sleep(self.node.repeats.pause(replica, last)).await;
         let mut client = self.links.client(&self.link.address()?)?;
         let file = snapshot.snapshot;
         let (read, alarm, group) = (file.clone(), self.node.alarm.clone(), self.route.group);
@@ -224,10 +222,6 @@ impl Peer {
         let reply = reply.map_err(|status| cause(&status))?;
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         metrics::counter!(names::SNAPSHOTS, "what" => "sent").increment(1);
-        if self.node.repeats.taken(replica, last) {
-            let Route { group, to, .. } = self.route;
-            tracing::warn!(group, to, "a replica was sent a snapshot that it has: a newer one is made");
-        }
         reply.into_inner().vote.map(vote_from_pb).ok_or_else(|| Missing("the vote of a snapshot reply").to_string())
     }
 

@@ -31,7 +31,6 @@ pub(crate) async fn catch_up(
         building: Arc::new(Semaphore::new(1)),
         pace: Arc::new(ApplyPace::new(Instant::now())),
         sending: Arc::new(Throttle::new(0)),
-        repeats: Arc::default(),
         alarm: Alarm::default(),
         health: Arc::default(),
     };

@@ -49,7 +49,6 @@ impl StoreBuilder<Types, LogStore, ShardMachine, Guard> for Stores {
             building: Arc::new(Semaphore::new(1)),
             pace: Arc::new(ApplyPace::new(Instant::now())),
             sending: Arc::new(Throttle::new(0)),
-            repeats: Arc::default(),
             alarm: Alarm::default(),
             health: Arc::default(),
         };

@@ -94,6 +94,44 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot() {
     assert_eq!(cluster.read("alice").await.head.expect("has one").last, key + 1);
 }
 
+/// As after a kill: the others had entries on disk, and this node had applied them but not written them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_applied_more_than_its_log_has_makes_a_snapshot_that_others_can_go_on_from() {
+    let mut cluster = Cluster::started(3, forgetful).await;
+    cluster.append("alice", 0).await;
+    let leader = cluster.leader_of("alice").await;
+    let node = (leader + 1) % 3;
+    let folder = cluster.nodes[node].config.data_dir.clone();
+    let (log, saved) = (folder.join("log"), cluster.path("saved-log"));
+    let snapshot = folder.join(format!("snapshots/{}.snapshot", timeline_shard("alice")));
+    let mut key = 1;
+    while !snapshot.exists() {
+        cluster.append("alice", key).await;
+        key += 1;
+        assert!(key < 5000, "no snapshot after {key} entries");
+    }
+    cluster.nodes[node].stop().await;
+    fs::create_dir(&saved).expect("makes");
+    for file in fs::read_dir(&log).expect("reads").flatten() {
+        fs::copy(file.path(), saved.join(file.file_name())).expect("copies");
+    }
+    // Once to have the entries, and once to have applied them.
+    for _ in 0..2 {
+        cluster.nodes[node].start().await;
+        cluster.nodes[node].ready().await;
+        cluster.append("alice", key).await;
+        key += 1;
+        cluster.nodes[node].ready().await;
+        cluster.nodes[node].stop().await;
+    }
+    fs::remove_dir_all(&log).expect("removes");
+    fs::rename(&saved, &log).expect("renames");
+    let made = || fs::metadata(&snapshot).and_then(|found| found.modified()).expect("is there");
+    let before = made();
+    cluster.nodes[node].start().await;
+    eventually("a new snapshot", || async { if made() > before { Ok(()) } else { Err(before) } }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_drains_hands_its_shards_over() {
     let mut cluster = Cluster::started(3, quick).await;
