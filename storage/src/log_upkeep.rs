@@ -69,23 +69,12 @@ async fn tend(shard: &Shard, limits: Limits, last: &mut LastSnapshot) {
     if last.upto != upto {
         *last = LastSnapshot { upto, bytes: snapshot_bytes(shard).await };
     }
-    if leaves_a_gap(upto, group.log().purged_upto()) {
-        tracing::info!(shard = %shard.id(), "the log begins behind the last snapshot: a new one is made");
-        group.make_snapshot().await;
-    } else if limits.is_grown(group.log().bytes_since(upto.unwrap_or(0)), last.bytes) {
+    if limits.is_grown(group.log().bytes_since(upto.unwrap_or(0)), last.bytes) {
         group.make_snapshot().await;
     }
     if let Some(upto) = upto.and_then(|end| group.log().may_go(end, limits.kept)) {
         group.purge(upto).await;
     }
-}
-
-/// True if a replica that is behind the beginning of the log can't be brought up from here: after the snapshot it would lack entries.
-///
-/// So it is after a kill if the machine had applied entries that others had on disk, and this node not yet: openraft then begins a new log
-/// behind them. Without a new snapshot it would send the old one again and again.
-fn leaves_a_gap(snapshot: Option<u64>, purged: u64) -> bool {
-    snapshot.unwrap_or(0) < purged
 }
 
 async fn snapshot_bytes(shard: &Shard) -> u64 {
@@ -138,17 +127,6 @@ async fn give_back(cluster: &Cluster, log: &Arc<Log>, log_bytes: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_log_goes_on_where_the_snapshot_ends_or_before() {
-        assert!(
-            !leaves_a_gap(None, 0)
-                && !leaves_a_gap(Some(9), 0)
-                && !leaves_a_gap(Some(9), 8)
-                && !leaves_a_gap(Some(9), 9)
-        );
-        assert!(leaves_a_gap(Some(9), 10) && leaves_a_gap(None, 10));
-    }
 
     #[test]
     fn a_large_shard_is_not_written_anew_for_a_little_log() {

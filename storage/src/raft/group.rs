@@ -109,8 +109,10 @@ impl Group {
         let GroupOptions { shard, replica, config, links, log, machine, snapshots, node } = options;
         let failed = |why: String| StartError::Raft { shard, why };
         let raft_config = raft_config(shard, config).map_err(failed)?;
-        let machine = ShardMachine::open(shard, machine, Arc::clone(&snapshots), node.clone())
-            .map_err(|source| StartError::Machine { shard, source })?;
+        let unreadable = |source| StartError::Machine { shard, source };
+        let mut machine =
+            ShardMachine::open(shard, machine, Arc::clone(&snapshots), node.clone()).map_err(unreadable)?;
+        machine.cover_gap(log.bounds()).await.map_err(unreadable)?;
         let machine_alive = machine.alive();
         let book = links.book().clone();
         let network = Network::new(links, shard.group(), replica, node);

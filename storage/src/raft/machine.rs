@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use carillon_proto::{ShardId, ShardKind, pb::store::CommandBatch};
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::{self, store::CommandBatch},
+};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use openraft::{
     OptionalSend,
@@ -152,6 +155,28 @@ impl Batch {
 
     fn is_full(&self) -> bool {
         self.entries.len() >= APPLY_ENTRIES || self.bytes >= APPLY_BYTES
+    }
+}
+
+impl ShardMachine {
+    /// Makes a snapshot if the last one does not reach to the beginning of the log, which has these bounds: its last purged entry, and
+    /// its last one.
+    ///
+    /// After a kill the machine may have applied entries that others have on disk, and this node does not. openraft then begins a new
+    /// log behind them, and asserts that a snapshot reaches there. Without one, it would send a new replica the old snapshot for ever.
+    pub(super) async fn cover_gap(
+        &mut self,
+        (purged, last): (Option<pb::raft::LogId>, Option<pb::raft::LogId>),
+    ) -> io::Result<()> {
+        let snapshot = self.get_current_snapshot().await?.and_then(|snapshot| snapshot.meta.last_log_id);
+        let index = |id: Option<pb::raft::LogId>| id.map(|id| id.index);
+        let applied = self.applied.last.map(|id| id.index);
+        let begins = if applied > index(last) { applied } else { index(purged) };
+        if begins > snapshot.map(|id| id.index) {
+            tracing::info!(shard = %self.shard, "the log begins behind the last snapshot: a new one is made");
+            self.get_snapshot_builder().await.build_snapshot().await?;
+        }
+        Ok(())
     }
 }
 
