@@ -50,7 +50,7 @@ impl SignInError {
     }
 }
 
-/// What makes the next sign-in cheaper.
+/// Derived keys and the resume ticket, kept for the next sign-in.
 #[derive(Default)]
 pub(crate) struct SignInCache {
     /// Derived keys, so that a reconnect does not pay for PBKDF2 again.

@@ -92,7 +92,7 @@ pub(crate) async fn interrupted() {
     }
 }
 
-/// Whoever interrupts once more does not want to wait.
+/// Ends the process at the second interrupt, without waiting for the end of the run.
 pub(crate) async fn exit_at_interrupt() {
     interrupted().await;
     std::process::exit(130);

@@ -1,4 +1,4 @@
-//! What the client does with resume tickets.
+//! Resume tickets: when the client uses one, and when it falls back to its credential.
 
 use crate::gateway::{Gateway, Peer, config, ended, open, within};
 use carillon_client::{Client, State};

@@ -36,7 +36,7 @@ impl Rules {
         if self.ticket_lifetime.is_zero() { Bytes::new() } else { self.tickets.load().seal(ticket) }
     }
 
-    /// What the ticket says, if it is for this device and counts here.
+    /// Opens a sealed ticket. Fails unless it is for this user and device, and credentials of its kind are still taken.
     pub(super) fn open_ticket(
         &self,
         now: Now,

@@ -23,7 +23,7 @@ const KEY_ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
 const MAC_BYTES: usize = 32;
 
-/// What a ticket says.
+/// The contents of a resume ticket.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     pub(super) user: UserId,

@@ -120,7 +120,7 @@ pub(super) fn replicas_on(members: &MembersReply, node: u64) -> impl Iterator<It
     })
 }
 
-/// What is wrong with the cluster as it is: nodes that do not answer or can't keep up, shards that nobody leads.
+/// Faults of the cluster at this moment: nodes that do not answer or can't keep up, shards that nobody leads.
 fn troubles(members: &MembersReply, leads: &Leads) -> Vec<String> {
     let of = |what: &str, nodes: Vec<u64>| {
         let numbers: Vec<String> = nodes.iter().map(u64::to_string).collect();
@@ -239,7 +239,7 @@ fn what_of(replica: &Replica) -> &'static str {
     }
 }
 
-/// What the table shows, for programs. `left` is what the cluster is still doing, `null` when nothing is left; `troubles` is what is
+/// The same as the table, as JSON. `left` is what the cluster is still doing, `null` when nothing is left; `troubles` is what is
 /// wrong beside that. `leads` of a node and `leader` of a shard are `null` if there is none or nobody knows; `has_leader` tells the two apart.
 pub(in super::super) fn json(members: &MembersReply) -> serde_json::Value {
     let leads = Leads::of(members);

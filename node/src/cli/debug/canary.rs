@@ -17,7 +17,7 @@ pub(super) struct Place {
     is_named: bool,
 }
 
-/// What a canary has told.
+/// The state of a canary, as its admin listener answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Canary {
     pub(super) release: String,

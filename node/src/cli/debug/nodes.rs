@@ -179,7 +179,7 @@ fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured
     nodes
 }
 
-/// What a node runs, which may be too old to tell it itself.
+/// The release of a node as others know it: the node itself may be too old to tell it.
 fn release_of(node: &Node, status: Option<&StatusReply>, members: Option<&MembersReply>) -> String {
     if node.is_guess {
         return String::new();

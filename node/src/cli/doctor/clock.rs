@@ -9,7 +9,7 @@ use super::{super::date, report::Check};
 /// messages are those of gateways, and `carillon_gateway_delivery_latency_seconds`, which has an alert at this length, compares two of them.
 const NOTICED: Duration = Duration::from_millis(250);
 
-/// What another node has shown of its clock.
+/// All looks at the clock of one other node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answered {
     pub(super) peer: String,
