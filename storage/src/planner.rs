@@ -118,6 +118,8 @@ impl<'a> Planner<'a> {
                 None if state == State::Lost && !rest.is_empty() && self.will_have_place(placement) => {
                     Some(removed(shard, replica.id))
                 }
+                // It never was one of the shard's voters, and nobody stays in its place who would leave with it.
+                None if self.never_comes(placement, replica) => Some(removed(shard, replica.id)),
                 None => None,
             }
         })
@@ -185,6 +187,13 @@ impl<'a> Planner<'a> {
     /// True if an active node has a replica that leaves.
     fn will_have_place(&self, placement: &Placement) -> bool {
         placement.replicas.iter().any(|replica| replica.leaving && self.rows.is_active(replica.node))
+    }
+
+    /// True for one that is lost before it has joined, if others stay, and no replica that runs is kept until then.
+    fn never_comes(&self, placement: &Placement, replica: &Replica) -> bool {
+        let is_kept = placement.replicas.iter().any(|other| other.leaving && !self.is_lost(other.node));
+        let stays = |other: &Replica| other.id != replica.id && !other.joining && !self.is_lost(other.node);
+        replica.joining && self.is_lost(replica.node) && !is_kept && staying(placement).any(stays)
     }
 
     fn is_lost(&self, node: u64) -> bool {
