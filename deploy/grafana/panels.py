@@ -170,10 +170,11 @@ GATEWAY = [
         panel("Connections refused", "ops", "Connections for which there was no place.", happened("carillon_gateway_connections_refused_total", "why")),
         panel("Sign-ins", "ops", "Sign-ins by way and result.", happened("carillon_gateway_sign_ins_total", "way, result")),
         panel("Sessions", "short", "Connections that are signed in.", gauge("carillon_gateway_sessions")),
-        panel("Connections ended", "ops", "Why the gateway ended connections; replaced by a newer one of the same device; closed because the client did not read.",
+        panel("Connections ended", "ops", "Why the gateway ended connections; replaced by a newer one of the same device; closed because the client did not read; asked to move to a gateway with fewer.",
               happened("carillon_gateway_byes_total", "code"),
               rate("carillon_gateway_evictions_total", "", legend="replaced"),
-              rate("carillon_gateway_slow_consumers_total", "", legend="too slow")),
+              rate("carillon_gateway_slow_consumers_total", "", legend="too slow"),
+              rate("carillon_gateway_rebalanced_total", "", legend="asked to move")),
     ]),
     ("Traffic", [
         panel("Frames", "ops", "Frames read from clients and given to connections.", rate("carillon_gateway_frames_total", "direction")),

@@ -102,6 +102,7 @@ struct Connection {
     closing: bool,
     /// How many bytes had been read when some came last, and when that was.
     fresh: (u64, Instant),
+    signed_in: bool,
     /// Bytes read and written that the metrics include.
     counted: (u64, u64),
     /// Frames read and written that they do not include.
@@ -130,6 +131,7 @@ impl Connection {
             half_closed: false,
             closing: false,
             fresh: (0, now.instant),
+            signed_in: false,
             counted: (0, 0),
             frames: (0, 0),
             stuck: None,
@@ -289,6 +291,9 @@ impl Connection {
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);
                 transport.signed_in();
+                if !std::mem::replace(&mut self.signed_in, true) {
+                    self.shared.connections.signed_in();
+                }
             }
             Effect::Close => self.closing = true,
         }
@@ -346,6 +351,9 @@ impl Connection {
     /// Sends the last requests to the routers if the client left without notice.
     fn leave(&mut self) {
         self.shared.connections.remove(self.number);
+        if std::mem::take(&mut self.signed_in) {
+            self.shared.connections.signed_out();
+        }
         for op in self.session.leave() {
             self.shared.links.submit(Submit::unasked(self.number, op));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use carillon_proto::KeyedMap;
@@ -16,16 +16,22 @@ const PARTS: usize = 16;
 pub(crate) struct Connections {
     next: AtomicU64,
     parts: [Mutex<KeyedMap<u64, Arc<Mailbox>>>; PARTS],
+    signed_in: AtomicUsize,
 }
 
 impl Connections {
     pub(crate) fn new() -> Self {
-        Self { next: AtomicU64::new(1), parts: Default::default() }
+        Self { next: AtomicU64::new(1), parts: Default::default(), signed_in: AtomicUsize::new(0) }
     }
 
     /// A number that is unique in this process.
     pub(crate) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The highest number that was given away; 0: none.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.next.load(Ordering::Relaxed) - 1
     }
 
     pub(crate) fn insert(&self, connection: u64, mailbox: Arc<Mailbox>) {
@@ -42,16 +48,36 @@ impl Connections {
 
     /// In the order in which they came.
     pub(crate) fn all(&self) -> Vec<Arc<Mailbox>> {
-        let mut all = Vec::new();
+        self.between(0, u64::MAX).into_iter().map(|(_, mailbox)| mailbox).collect()
+    }
+
+    /// Those with numbers above `after` and up to `last`, in the order in which they came.
+    pub(crate) fn between(&self, after: u64, last: u64) -> Vec<(u64, Arc<Mailbox>)> {
+        let mut found = Vec::new();
         for part in &self.parts {
-            all.extend(part.lock().iter().map(|(number, mailbox)| (*number, Arc::clone(mailbox))));
+            let part = part.lock();
+            let wanted = part.iter().filter(|(number, _)| (after..=last).contains(*number) && **number != after);
+            found.extend(wanted.map(|(number, mailbox)| (*number, Arc::clone(mailbox))));
         }
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, mailbox)| mailbox).collect()
+        found.sort_unstable_by_key(|(number, _)| *number);
+        found
     }
 
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().len()).sum()
+    }
+
+    /// One of them has signed in. It calls `signed_out` when it ends.
+    pub(crate) fn signed_in(&self) {
+        self.signed_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn signed_out(&self) {
+        self.signed_in.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.signed_in.load(Ordering::Relaxed)
     }
 
     fn part(&self, connection: u64) -> &Mutex<KeyedMap<u64, Arc<Mailbox>>> {

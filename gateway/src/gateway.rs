@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    census::Census,
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
@@ -31,6 +32,7 @@ use crate::{
     links::{Hearing, LinksConfig, LinksTask, RouterLinks},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
     metrics,
+    rebalance::{self, Bounds},
     status::Status,
     throttle::TELL_REST,
 };
@@ -60,6 +62,8 @@ pub struct Gateway {
     drain_spread: Duration,
     drain_per_second: u32,
     send_deadline: Duration,
+    rebalance: Bounds,
+    census: Arc<Census>,
     tls: Option<Arc<Tls>>,
     /// Taken by `run`.
     parts: Mutex<Option<NotStarted>>,
@@ -111,7 +115,9 @@ impl Gateway {
             level: rules.level.clone(),
         };
         let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
-        let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
+        let census = Arc::<Census>::default();
+        let (connections_heard, feeding_heard) = (Arc::clone(&connections), Arc::clone(&feeding));
+        let hearing = Hearing { connections: connections_heard, feeding: feeding_heard, census: Arc::clone(&census) };
         let (links, links_task, routers) =
             RouterLinks::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
         let length = Duration::from_millis(config.lease_ms);
@@ -144,6 +150,8 @@ impl Gateway {
             drain_spread: Duration::from_millis(config.drain_spread_ms),
             drain_per_second: config.drain_per_second,
             send_deadline: config.send_deadline(),
+            rebalance: config.rebalance(),
+            census,
             tls: listeners.tls(),
             parts: Mutex::new(Some(NotStarted { listeners, links: links_task, lease: holder, publish })),
             groups: OnceLock::new(),
@@ -156,6 +164,8 @@ impl Gateway {
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
         tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
+        let (census, connections) = (Arc::clone(&self.census), Arc::clone(&self.shared.connections));
+        tasks.spawn("rebalance", rebalance::run(self.rebalance, census, connections, self.ready()));
         tasks.spawn_critical("router-links", links.run(tasks.clone()));
         let Shared { feeding, links: to_routers, rules, .. } = &*self.shared;
         let missing = Arc::clone(feeding).read_missing(to_routers.clone(), Arc::clone(rules));

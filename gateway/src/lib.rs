@@ -9,6 +9,7 @@
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
 //! | `links`, `outcome` | what is asked of the routers and told by them |
 
+mod census;
 mod cluster_level;
 mod config;
 mod connection;
@@ -29,6 +30,7 @@ mod mailbox;
 pub mod metrics;
 mod network;
 mod outcome;
+mod rebalance;
 #[doc(hidden)]
 pub mod simulation;
 mod status;

@@ -51,6 +51,8 @@ pub(crate) struct Mail {
     pub(crate) over: Option<Why>,
     /// The gateway is stopping; when the client may come back.
     pub(crate) drain: Option<Duration>,
+    /// The gateway has too many clients; when this one may come back to another.
+    pub(crate) go_elsewhere: Option<Duration>,
     /// The gateway reaches no router; when the client may come back.
     pub(crate) cut_off: Option<Duration>,
 }
@@ -59,11 +61,11 @@ impl Mail {
     /// Everything but signals and directed requests, in the order in which the session takes them. Entries come before
     /// answers: the position of an own message counts only when the client has everything before it.
     pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
-        let Self { answers, entries, left, heads, over, drain, cut_off, entry_bytes: _, signals: _, directed: _ } =
-            self;
+        let Self { answers, entries, left, heads, over, drain, go_elsewhere, cut_off, .. } = self;
         let rest = [
             heads.map(Input::Heads),
             over.map(Input::Evicted),
+            go_elsewhere.map(|reconnect_after| Input::GoElsewhere { reconnect_after }),
             drain.map(|reconnect_after| Input::Drain { reconnect_after }),
             cut_off.map(|reconnect_after| Input::CutOff { reconnect_after }),
         ];
@@ -132,6 +134,10 @@ impl Mailbox {
 
     pub(crate) fn drain(&self, reconnect_after: Duration) {
         self.put(|mail| mail.drain = Some(reconnect_after));
+    }
+
+    pub(crate) fn go_elsewhere(&self, reconnect_after: Duration) {
+        self.put(|mail| mail.go_elsewhere = Some(reconnect_after));
     }
 
     pub(crate) fn cut_off(&self, reconnect_after: Duration) {

@@ -35,6 +35,7 @@ pub const REQUESTS_PENDING: &str = "carillon_gateway_router_requests_pending";
 pub const REQUESTS_PENDING_LIMIT: &str = "carillon_gateway_router_requests_pending_limit";
 pub const REQUESTS_REPEATED: &str = "carillon_gateway_router_requests_repeated_total";
 pub const ANNOUNCEMENTS: &str = "carillon_gateway_announcements_total";
+pub const REBALANCED: &str = "carillon_gateway_rebalanced_total";
 pub const LEASES: &str = "carillon_gateway_leases_total";
 
 const CODES: &[&str] = &[
@@ -118,6 +119,10 @@ pub const ALL: &[Metric] = &[
     Metric::gauge(REQUESTS_PENDING_LIMIT, "Requests to routers that may wait for an answer; further ones are refused"),
     Metric::counter(REQUESTS_REPEATED, "Requests sent again because a link was lost or the owner changed"),
     Metric::counter(ANNOUNCEMENTS, "Sessions announced to a new or restarted router"),
+    Metric::counter(
+        REBALANCED,
+        "Clients asked to move to another gateway because this one had many more than the others",
+    ),
     Metric::counter(LEASES, "Leases taken; more than one in a process's life means that one was lost"),
 ];
 

@@ -140,7 +140,8 @@ impl Gateway {
         let rules = Arc::new(rules(&settings)?);
         let (connections, lease) = (Arc::new(Connections::new()), watch::Sender::new(None));
         let feeding = Arc::new(Feeding::new(settings.gap_grace, Arc::clone(&connections)));
-        let hearing = Hearing { connections: Arc::clone(&connections), feeding: Arc::clone(&feeding) };
+        let (connections_heard, feeding_heard) = (Arc::clone(&connections), Arc::clone(&feeding));
+        let hearing = Hearing { connections: connections_heard, feeding: feeding_heard, census: Arc::default() };
         let config = LinksConfig {
             seeds: settings.routers,
             max_pending: MAX_PENDING,

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -67,6 +67,8 @@ pub(crate) struct GatewayLink {
     waiting: Arc<Mutex<Waiting>>,
     evictions: mpsc::Sender<Evict>,
     pub(crate) descriptions: Descriptions,
+    /// The gateway is stopping.
+    draining: Arc<AtomicBool>,
     pub(crate) cut: CancellationToken,
 }
 
@@ -111,6 +113,7 @@ impl GatewayLinks {
             waiting: Arc::default(),
             evictions: to_evictions,
             descriptions,
+            draining: Arc::default(),
             cut: CancellationToken::new(),
         };
         (link, Queues { pushes, missed, signals, directed, evictions, describe })
@@ -166,6 +169,13 @@ impl GatewayLinks {
         self.gateways.read().get(&gateway).and_then(Open::last)?.descriptions.ask()
     }
 
+    /// The number of gateways that are stopping.
+    pub(crate) fn draining(&self) -> u32 {
+        let gateways = self.gateways.read();
+        let draining = gateways.values().filter_map(Open::last).filter(|link| link.draining.load(Ordering::Relaxed));
+        u32::try_from(draining.count()).unwrap_or(u32::MAX)
+    }
+
     /// Ends directed requests whose deadline has passed. To be called periodically: each request holds a place for its
     /// answer.
     pub(crate) fn expire(&self, now: Instant) {
@@ -212,6 +222,10 @@ impl Open {
 }
 
 impl GatewayLink {
+    pub(crate) fn drains(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
     fn missed(&self, behind: Behind) {
         let timeline = behind.timeline.as_ref().map(TimelineId::from_client);
         if let Some(Ok(Some(TimelineId::Inbox(user)))) = timeline {

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admin;
+mod census;
 mod checks;
 mod companions;
 mod config;

@@ -12,8 +12,8 @@ use carillon_proto::{
     lease::HeldLease,
     pb::{
         link::{
-            Behind, Directed, Evict, Forget, FromRouter, Hello, Hint, Push, RouterReply, RouterRequest, Signaled,
-            ToRouter, router_reply,
+            Behind, Directed, Evict, Forget, FromRouter, GatewaysLoad, Hello, Hint, Push, RouterReply, RouterRequest,
+            Signaled, ToRouter, router_reply,
         },
         store::NodeKind,
     },
@@ -53,6 +53,7 @@ pub(crate) struct LinkContext {
     pub(crate) peers: Peers,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) lease: watch::Receiver<Option<HeldLease>>,
+    pub(crate) load: watch::Receiver<Option<GatewaysLoad>>,
     pub(crate) in_flight: InFlight,
     pub(crate) longest: Duration,
     pub(crate) requests_bound: usize,
@@ -77,6 +78,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
     let (link, queues) = context.links.new_link(context.pushes_bound);
     let outgoing = Outgoing {
         views: Woken::new(WatchStream::new(context.topology.clone())),
+        loads: Woken::new(WatchStream::new(context.load.clone())),
         replies: Woken::new(Batches::new(replies, weigh)),
         pushes: Woken::new(Batches::new(queues.pushes, |push| push.envelope.len() + 256)),
         missed: Woken::new(queues.missed),
@@ -146,7 +148,8 @@ impl Reader {
             (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
             (Tier::Router, NodeKind::Router) => {
                 let answers = said.direct_answers.len() + said.descriptions.len();
-                said.forgets.len() + said.signals.len() + answers == 0 && said.announced_all == 0
+                let lists = said.forgets.len() + said.signals.len() + answers;
+                lists == 0 && said.announced_all == 0 && !said.draining
             }
             _ => false,
         };
@@ -159,6 +162,9 @@ impl Reader {
     /// False if nobody wants answers any more.
     async fn take(&mut self, said: ToRouter) -> bool {
         let ToRouter { hello: _, requests, hints, changed_users, forgets, announced_all, signals, .. } = said;
+        if said.draining {
+            self.queues.drains();
+        }
         self.take_changed(changed_users);
         for hint in hints {
             self.take_hint(hint);
@@ -267,6 +273,7 @@ impl Reader {
 /// Everything that waits to be sent on one link. Ends when the reader has ended and all its requests are answered.
 pub(crate) struct Outgoing {
     views: Woken<WatchStream<Arc<Topology>>>,
+    loads: Woken<WatchStream<Option<GatewaysLoad>>>,
     replies: Woken<Batches<RouterReply>>,
     pushes: Woken<Batches<Push>>,
     missed: Woken<Arc<Missed<UserId, Behind>>>,
@@ -296,6 +303,10 @@ impl Stream for Outgoing {
                 message.registry = Some((*topology.view).clone());
                 something = true;
             }
+        }
+        while let Poll::Ready(Some(load)) = Pin::new(&mut this.loads).poll_next(context) {
+            something |= load.is_some();
+            message.load = load;
         }
         match Pin::new(&mut this.replies).poll_next(context) {
             Poll::Ready(Some(replies)) => {

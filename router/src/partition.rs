@@ -20,6 +20,7 @@ use tokio::{
 use tokio_stream::wrappers::WatchStream;
 
 use crate::{
+    census::Census,
     delivery::Delivery,
     due::Due,
     gateway_links::GatewayLinks,
@@ -181,6 +182,7 @@ pub(crate) struct Partition {
     pub(crate) links: GatewayLinks,
     pub(crate) peers: Peers,
     pub(crate) partitions: Partitions,
+    pub(crate) census: Census,
 }
 
 impl Partition {
@@ -201,7 +203,9 @@ impl Partition {
                 () = poll_fn(|context| gauge.poll(context, Some(gauge_at))) => {
                     let now = clock::now();
                     gauge_at = now + GAUGE;
-                    metrics::sizes(self.index, self.owner.sizes());
+                    let sizes @ (_, sessions, _) = self.owner.sizes();
+                    metrics::sizes(self.index, sizes);
+                    self.census.counted(self.index, sessions);
                     self.links.expire(now);
                     self.owner.sweep_watches();
                 }

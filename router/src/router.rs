@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, LastMade, PutOut, Watching, end_inboxes},
+    census::Census,
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
     gateway_links::GatewayLinks,
@@ -73,6 +74,7 @@ struct NotStarted {
     held: watch::Sender<Option<HeldLease>>,
     publish: watch::Sender<Arc<Topology>>,
     security: PeerSecurity,
+    census: Census,
 }
 
 impl Router {
@@ -105,6 +107,7 @@ impl Router {
         let (store, actor) =
             StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
+        let census = Census::new();
         let peers = Peers::new(HINTS);
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
@@ -131,6 +134,7 @@ impl Router {
                 links: links.clone(),
                 peers: peers.clone(),
                 partitions: mailboxes.clone(),
+                census: census.clone(),
             });
         let partitions = partitions.collect();
 
@@ -145,6 +149,7 @@ impl Router {
                 peers: links_peers,
                 topology: topology.clone(),
                 lease: lease.clone(),
+                load: census.subscribe(),
                 in_flight: in_flight.clone(),
                 longest: config.send_deadline(),
                 requests_bound: config.link_requests,
@@ -166,7 +171,8 @@ impl Router {
             here: Arc::clone(&here),
             closing: closing.clone(),
         };
-        let parts = NotStarted { listener, services, store: actor, partitions, peers, holder, held, publish, security };
+        let parts =
+            NotStarted { listener, services, store: actor, partitions, peers, holder, held, publish, security, census };
         Ok(Self {
             address,
             here,
@@ -194,7 +200,9 @@ impl Router {
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(parts) = self.parts.lock().take() else { return };
-        let NotStarted { listener, services, store, partitions, peers, holder, held, publish, security } = parts;
+        let NotStarted { listener, services, store, partitions, peers, holder, held, publish, security, census } =
+            parts;
+        tasks.spawn("router_census", census.tell(services.context.links.clone()));
         tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
         tasks.spawn_critical("router_store", store.run(tasks.clone()));
         for partition in partitions {

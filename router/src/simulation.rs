@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::storage::{Opened, Stream};
 use crate::{
+    census::Census,
     companions::Companions,
     config::UnknownRecipient,
     gateway_links::GatewayLinks,
@@ -196,6 +197,8 @@ impl Router {
             companions: Companions::default(),
             head_check: *head_check,
         };
+        // Nobody counts: gateways are not told how many sessions there are.
+        let census = Census::new();
         let queues = answers.into_iter().zip(inputs).zip(missed).enumerate();
         for (index, ((answers, inputs), missed)) in queues {
             let partition = Partition {
@@ -209,6 +212,7 @@ impl Router {
                 links: links.clone(),
                 peers: peers.clone(),
                 partitions: mailboxes.clone(),
+                census: census.clone(),
             };
             tasks.spawn_critical("router_partition", partition.run());
         }
@@ -218,6 +222,7 @@ impl Router {
             peers,
             topology: follows,
             lease: held,
+            load: census.subscribe(),
             in_flight: InFlight::default(),
             longest: *longest,
             requests_bound: REPLIES,

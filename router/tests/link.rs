@@ -55,6 +55,27 @@ async fn a_message_reaches_the_recipient_and_the_senders_other_devices() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn gateways_hear_how_many_sessions_there_are_and_how_many_gateways_are_stopping() {
+    let cluster = Cluster::start(1, &["alice", "bob"]).await;
+    let (mut stopping, mut other) = (cluster.gateway().await, cluster.gateway().await);
+    for (user, connection) in [("alice", 1), ("bob", 2)] {
+        let session = session(user, "phone", &stopping, connection);
+        stopping.ask(open(session)).await;
+    }
+    let told = |sessions: u64, draining: u32| {
+        move |said: &mut FromRouter| {
+            said.load.take().filter(|load| (load.sessions, load.draining_gateways) == (sessions, draining))
+        }
+    };
+    other.until(told(2, 0)).await;
+    stopping.drains().await;
+    other.until(told(2, 1)).await;
+    drop(stopping);
+    other.until(told(2, 0)).await;
+    cluster.stop().await;
+}
+
 /// While a cluster is replaced process by process, routers have links with gateways of the release before.
 #[tokio::test]
 async fn a_gateway_without_feeds_hears_which_connections_a_push_is_for_and_may_ask_for_heads() {

@@ -14,6 +14,7 @@ pub use listen::{ListenConfig, ProxiesConfig, TlsConfig};
 
 use crate::{
     listener::origin::Origins,
+    rebalance::Bounds,
     throttle::{Allowed, Tries},
     users::Users,
 };
@@ -91,6 +92,15 @@ pub struct GatewayConfig {
     /// At shutdown, the time over which the clients are sent away.
     pub drain_spread_ms: u64,
     pub drain_per_second: u32,
+    /// Above the mean of all gateways times this, and above the mean by more than `rebalance_margin` clients, some are asked to move to
+    /// other gateways; 0: never.
+    pub rebalance_factor: f64,
+    pub rebalance_margin: u32,
+    /// For how long it must have been so, while no gateway and no router has come or gone.
+    pub rebalance_after_ms: u64,
+    pub rebalance_per_second: u32,
+    /// How long nobody is asked after a run; only clients that have been here as long are asked.
+    pub rebalance_rest_ms: u64,
     /// Sign-in with SCRAM-SHA-256.
     pub password_sign_in: bool,
     pub jwt: JwtConfig,
@@ -157,6 +167,11 @@ impl Default for GatewayConfig {
             drain_delay_ms: 500,
             drain_spread_ms: 2_000,
             drain_per_second: 2_000,
+            rebalance_factor: 1.1,
+            rebalance_margin: 1_000,
+            rebalance_after_ms: 60_000,
+            rebalance_per_second: 100,
+            rebalance_rest_ms: 600_000,
             password_sign_in: true,
             jwt: JwtConfig::default(),
             resume_ticket_s: 24 * 3600,
@@ -248,6 +263,14 @@ impl GatewayConfig {
         within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;
         within("drain_per_second", self.drain_per_second.into(), 1, 1_000_000)?;
+        if self.rebalance_factor != 0.0 && !(1.0..=100.0).contains(&self.rebalance_factor) {
+            let why = format!("is {} but must be 0 (never), or 1 to 100", self.rebalance_factor);
+            return Err(InvalidConfig { key: "rebalance_factor", why });
+        }
+        within("rebalance_margin", self.rebalance_margin.into(), 0, 10_000_000)?;
+        within("rebalance_after_ms", self.rebalance_after_ms, 0, 3_600_000)?;
+        within("rebalance_per_second", self.rebalance_per_second.into(), 1, 1_000_000)?;
+        within("rebalance_rest_ms", self.rebalance_rest_ms, 0, 86_400_000)?;
         within("resume_ticket_s", self.resume_ticket_s.into(), 0, 30 * 24 * 3600)?;
         within("sign_ins_per_second", self.sign_ins_per_second.into(), 1, 1_000_000)?;
         within("sign_in_burst", self.sign_in_burst.into(), 2, 1_000_000)?;
@@ -284,6 +307,16 @@ impl GatewayConfig {
             of_address: allowed(self.failed_sign_ins_burst, self.failed_sign_ins_per_minute),
             of_user: allowed(self.user_failed_sign_ins_burst, self.user_failed_sign_ins_per_minute),
             begun: allowed(self.password_sign_ins_burst, self.password_sign_ins_per_minute),
+        }
+    }
+
+    pub(crate) fn rebalance(&self) -> Bounds {
+        Bounds {
+            factor: self.rebalance_factor,
+            margin: self.rebalance_margin,
+            settled: Duration::from_millis(self.rebalance_after_ms),
+            rest: Duration::from_millis(self.rebalance_rest_ms),
+            per_second: self.rebalance_per_second,
         }
     }
 

@@ -61,6 +61,10 @@ pub(crate) enum Input {
     Drain {
         reconnect_after: Duration,
     },
+    /// The gateway has more clients than the others.
+    GoElsewhere {
+        reconnect_after: Duration,
+    },
     /// The gateway reaches no router.
     CutOff {
         reconnect_after: Duration,

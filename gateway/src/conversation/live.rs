@@ -54,7 +54,7 @@ pub(super) struct Live {
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
     ack_not_before: Instant,
-    drain: Option<Duration>,
+    going: Option<Going>,
     /// The client has finished; the session waits for its answers.
     finishing: Option<LastWord>,
     #[cfg(feature = "planted-bugs")]
@@ -69,6 +69,13 @@ pub(super) struct LiveStart {
     pub(super) expires: Option<Instant>,
     pub(super) share: Share,
     pub(super) awaited: Option<Box<Awaited>>,
+}
+
+/// The client has to go to another gateway, once its pending sends are answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Going {
+    pub(super) reconnect_after: Duration,
+    pub(super) why: &'static str,
 }
 
 /// How a client says that it will send nothing more.
@@ -118,7 +125,7 @@ impl Live {
             history: History::default(),
             renewing: false,
             ack_not_before: now.instant,
-            drain: None,
+            going: None,
             finishing: None,
             #[cfg(feature = "planted-bugs")]
             planted: super::planted::Renumbered::default(),
@@ -335,16 +342,16 @@ impl Live {
         self.timelines.iter().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
-    pub(super) fn drain(&mut self, reconnect_after: Duration) {
-        self.drain = Some(reconnect_after);
+    pub(super) fn go(&mut self, going: Going) {
+        self.going = Some(going);
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        self.drain.is_some()
+    pub(super) fn going(&self) -> Option<Going> {
+        self.going
     }
 
-    pub(super) fn drained(&self) -> Option<Duration> {
-        self.drain.filter(|_| self.pending_sends == 0)
+    pub(super) fn may_go(&self) -> Option<Going> {
+        self.going.filter(|_| self.pending_sends == 0)
     }
 
     /// Only the first of these words counts.

@@ -50,7 +50,7 @@ pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::{feeds::Left, metrics, outcome::RequestOutcome};
-use live::{CloseReason, LastWord, Live};
+use live::{CloseReason, Going, LastWord, Live};
 use sign_in::SignIn;
 use token::{KeyId, Token};
 
@@ -163,6 +163,7 @@ impl Session {
                 self.bye(Code::TooSlow, "what was sent to this client was not read in time", Some(0), out);
             }
             Input::Drain { reconnect_after } => self.drain(reconnect_after, out),
+            Input::GoElsewhere { reconnect_after } => self.go_elsewhere(reconnect_after),
             // Pending sends would only run into their deadlines here: the client repeats them elsewhere.
             Input::CutOff { reconnect_after } => {
                 self.bye(Code::Unavailable, CUT_OFF, Some(millis(reconnect_after)), out)
@@ -314,8 +315,17 @@ impl Session {
     fn drain(&mut self, reconnect_after: Duration, out: &mut Vec<Effect>) {
         match &mut self.state {
             // Goes when its pending sends are answered, each of which has a deadline: see `flow`.
-            State::Live(live) => live.drain(reconnect_after),
+            State::Live(live) => live.go(Going { reconnect_after, why: STOPPING }),
             _ => self.bye(Code::ShuttingDown, STOPPING, Some(millis(reconnect_after)), out),
+        }
+    }
+
+    /// One that signs in was placed here just now.
+    fn go_elsewhere(&mut self, reconnect_after: Duration) {
+        if let State::Live(live) = &mut self.state
+            && live.going().is_none()
+        {
+            live.go(Going { reconnect_after, why: CROWDED });
         }
     }
 
@@ -365,8 +375,8 @@ impl Session {
                 Some(LastWord::HalfClosed) => return self.bye(Code::SignedOut, SIGNED_OUT, None, out),
                 None => {}
             }
-            if let Some(reconnect_after) = live.drained() {
-                self.bye(Code::ShuttingDown, STOPPING, Some(millis(reconnect_after)), out);
+            if let Some(Going { reconnect_after, why }) = live.may_go() {
+                self.bye(Code::ShuttingDown, why, Some(millis(reconnect_after)), out);
             }
         }
     }
@@ -418,6 +428,7 @@ impl Session {
 
 const SIGNED_OUT: &str = "signed out";
 const STOPPING: &str = "this gateway is stopping; another one will take the connection";
+const CROWDED: &str = "this gateway has more clients than others; another one will take the connection";
 const CUT_OFF: &str = "this gateway reaches no router now";
 
 /// When a client that has just been heard is given up, and when it is asked for a sign of life: a little later than a

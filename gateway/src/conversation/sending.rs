@@ -139,8 +139,8 @@ impl Live {
         to: Option<client::Recipient>,
         content: Option<Bytes>,
     ) -> Result<(String, Bytes, Admitted), Refusal> {
-        let not_yet = if self.is_draining() {
-            Some(refusal(Code::Unavailable, super::STOPPING, SOON_MS))
+        let not_yet = if let Some(going) = self.going() {
+            Some(refusal(Code::Unavailable, going.why, SOON_MS))
         } else if self.pending_sends >= rules.max_pending_sends {
             Some(refusal(Code::Overloaded, "too many sends of this connection wait for an answer", SOON_MS))
         } else {

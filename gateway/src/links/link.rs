@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Batches, Woken, clock, limits, pause,
+    Batches, Readiness, Ready, Woken, clock, limits, pause,
     pb::{
         client::Code,
         link::{
@@ -44,6 +44,7 @@ pub(crate) struct RouterLink {
     pub(crate) parts: Arc<Partitions>,
     pub(crate) hearing: Hearing,
     pub(crate) max_pending: usize,
+    pub(crate) ready: Ready,
     pub(crate) tasks: Tasks,
 }
 
@@ -90,6 +91,7 @@ impl RouterLink {
                     pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 }
             }
+            self.hearing.census.down(&self.address);
             if was_up && self.events.send(Event::Down(Arc::clone(&self.address))).await.is_err() {
                 return;
             }
@@ -135,9 +137,11 @@ impl RouterLink {
         let mut watched = self.lease.clone();
         let another = pin!(watched.wait_for(|now| now.is_some_and(|now| now != lease)));
         let cancelled = pin!(cut.cancelled());
+        let draining = pin!(tell_drain(self.ready.clone(), &way));
         tokio::select! {
             biased;
             () = Woken::new(cancelled) => Err(LinkError::Full),
+            () = Woken::new(draining) => Err(LinkError::Closed),
             _ = Woken::new(another) => Ok(()),
             result = self.read(inbound, &way) => result,
         }
@@ -151,7 +155,10 @@ impl RouterLink {
     }
 
     async fn receive(&self, message: FromRouter, way: &LinkHandle) -> Result<(), LinkError> {
-        let FromRouter { registry, replies, pushes, evictions, behind, signals, directed, describe } = message;
+        let FromRouter { registry, replies, pushes, evictions, behind, signals, directed, describe, load } = message;
+        if let Some(load) = load {
+            self.hearing.census.told(&self.address, load);
+        }
         for push in pushes {
             self.hearing.feeding.pushed(push);
         }
@@ -205,6 +212,15 @@ impl RouterLink {
     }
 }
 
+/// Tells the router when this gateway stops. Never ends.
+async fn tell_drain(mut ready: Ready, way: &LinkHandle) {
+    if ready.wait_for(|ready| *ready == Readiness::Draining).await.is_ok() {
+        // Without room the link is cut soon.
+        let _ = way.queue.try_send(ToLink::Draining);
+    }
+    std::future::pending().await
+}
+
 /// Keeps the order of the batch: in a message, sessions to forget come before the requests, and the end of the
 /// announcements after them.
 fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
@@ -213,7 +229,9 @@ fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
         let full = messages.last().is_none_or(|last| match &item {
             ToLink::Word(Word::Forget(_)) => !last.requests.is_empty() || last.announced_all != 0,
             ToLink::Request(_) => last.announced_all != 0,
-            ToLink::Word(Word::AnnouncedAll(_)) | ToLink::Answer(_) | ToLink::Description(_) => false,
+            ToLink::Word(Word::AnnouncedAll(_)) | ToLink::Answer(_) | ToLink::Description(_) | ToLink::Draining => {
+                false
+            }
         });
         if full {
             messages.push(ToRouter::default());
@@ -225,6 +243,7 @@ fn messages(batch: Vec<ToLink>) -> Vec<ToRouter> {
             ToLink::Word(Word::AnnouncedAll(version)) => last.announced_all = version,
             ToLink::Answer(answer) => last.direct_answers.push(answer),
             ToLink::Description(told) => last.descriptions.push(*told),
+            ToLink::Draining => last.draining = true,
         }
     }
     messages
@@ -237,7 +256,7 @@ fn size(item: &ToLink) -> usize {
         ToLink::Request(RouterRequest { op: Some(Op::Direct(direct)), .. }) => 256 + direct.body.len(),
         ToLink::Answer(DirectAnswer { result: Some(direct_answer::Result::Body(body)), .. }) => 256 + body.len(),
         ToLink::Description(told) => 256 + told.encoded_len(),
-        ToLink::Request(_) | ToLink::Word(_) | ToLink::Answer(_) => 256,
+        ToLink::Request(_) | ToLink::Word(_) | ToLink::Answer(_) | ToLink::Draining => 256,
     }
 }
 

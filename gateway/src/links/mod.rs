@@ -30,8 +30,8 @@ use link::RouterLink;
 use parts::{LinkHandle, Partitions};
 
 use crate::{
-    cluster_level::ClusterLevel, connections::Connections, conversation::Tag, feeding::Feeding, mailbox::Mailbox,
-    metrics, status::Status,
+    census::Census, cluster_level::ClusterLevel, connections::Connections, conversation::Tag, feeding::Feeding,
+    mailbox::Mailbox, metrics, status::Status,
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -56,6 +56,8 @@ pub(crate) enum ToLink {
     Answer(DirectAnswer),
     /// Large, and rare.
     Description(Box<GatewayDescription>),
+    /// This gateway is stopping.
+    Draining,
 }
 
 /// Takes requests for the routers.
@@ -101,6 +103,7 @@ pub(crate) struct LinksTask {
 pub(crate) struct Hearing {
     pub(crate) connections: Arc<Connections>,
     pub(crate) feeding: Arc<Feeding>,
+    pub(crate) census: Arc<Census>,
 }
 
 pub(crate) struct LinksConfig {
@@ -228,7 +231,10 @@ impl LinksTask {
                 self.parts.up(&address, &way);
                 self.open.insert(address);
             }
-            Event::Down(address) => self.down(&address),
+            Event::Down(address) => {
+                self.open.remove(&address);
+                self.parts.down(&address);
+            }
             Event::Registry(view) => {
                 self.level.heard(Level(view.level));
                 if view.version > self.registry_version {
@@ -237,14 +243,11 @@ impl LinksTask {
                         self.ring = Arc::new(Ring::from_view(&view));
                         self.parts.ring(&self.ring);
                     }
+                    let routers = self.ring.routers().iter().map(|router| Arc::from(router.address.as_str()));
+                    self.hearing.census.registry(&view, routers.collect());
                 }
             }
         }
-    }
-
-    fn down(&mut self, address: &Arc<str>) {
-        self.open.remove(address);
-        self.parts.down(address);
     }
 
     /// Keeps a link to each router of the ring, and to the seeds while none of those is open.
@@ -285,6 +288,7 @@ impl LinksTask {
                     parts: Arc::clone(&self.parts),
                     hearing: self.hearing.clone(),
                     max_pending: self.max_pending,
+                    ready: self.status.subscribe(),
                     tasks: group.clone(),
                 };
                 group.spawn("router-link", link.run());
@@ -292,7 +296,9 @@ impl LinksTask {
             }
         }
         for address in gone {
-            self.down(&address);
+            self.open.remove(&address);
+            self.parts.down(&address);
+            self.hearing.census.down(&address);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod plays;
+mod rebalance;
 mod resume;
 mod router;
 mod unread;

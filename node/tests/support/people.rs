@@ -116,6 +116,11 @@ impl Device {
         frame.ok().flatten().and_then(|frame| frame.body)
     }
 
+    /// The next frame, whenever it comes; `None` at the end of the connection. Cancel-safe.
+    pub async fn said(&mut self) -> Option<server_frame::Body> {
+        self.connection.next_frame().await.ok().flatten().and_then(|frame| frame.body)
+    }
+
     /// Sends a frame; false if the connection is over.
     pub async fn say(&mut self, body: Body) -> bool {
         self.connection.send_frame(body).await.is_ok()

@@ -254,6 +254,11 @@ impl Gateway {
         self.requests.send(ToRouter { direct_answers: vec![answer], ..ToRouter::default() }).await.expect("open");
     }
 
+    /// Says that the gateway is stopping.
+    pub(crate) async fn drains(&mut self) {
+        self.requests.send(ToRouter { draining: true, ..ToRouter::default() }).await.expect("open");
+    }
+
     pub(crate) async fn is_closed(&mut self) -> bool {
         let end = async { while let Ok(Some(_)) = self.messages.message().await {} };
         time::timeout(PATIENCE, end).await.is_ok()
