@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
     TimelineId, UserId,
-    pb::store::{ReadTimeline, StoredEntry, TimelineRead, store_reply::Result as Outcome, store_request::Op},
+    pb::store::{ReadHead, ReadTimeline, StoredEntry, TimelineRead, store_reply::Result as Outcome, store_request::Op},
 };
 
 use crate::{
     Guard,
     clients::user_name,
-    model::{Ended, Inbox, Model, recipient_of},
+    model::{Device, Ended, Inbox, Model, recipient_of},
     store::MAP,
     world::World,
 };
@@ -47,9 +47,27 @@ impl World<'_> {
                 return Err(format!("the inbox of {name} is not what was appended to it"));
             }
         }
+        self.check_cursors()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.report.count(&self.model);
+        Ok(())
+    }
+
+    /// The store has no device further than its application has said.
+    fn check_cursors(&self) -> Result<(), String> {
+        for device in &self.model.devices {
+            let timeline = TimelineId::Inbox(UserId::new(&device.user).expect("valid"));
+            let (incarnation, name) = (device.incarnation, device.name.clone());
+            let op = ReadHead { timeline: Some(timeline.to_key()), device: name, incarnation };
+            let Outcome::Head(head) = self.cluster.read(MAP.timeline_of(&timeline), &Op::ReadHead(op)) else {
+                continue;
+            };
+            if head.cursor > device.acknowledged {
+                let (Device { user, name, acknowledged, .. }, cursor) = (device, head.cursor);
+                return Err(format!("{user}/{name} is at {cursor} in the store, but acknowledged only {acknowledged}"));
+            }
+        }
         Ok(())
     }
 

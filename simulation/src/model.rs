@@ -55,7 +55,7 @@ pub(crate) struct Device {
     /// The next position that it must be shown.
     pub(crate) next: u64,
     /// The application is done with all up to here and has said so.
-    acknowledged: u64,
+    pub(crate) acknowledged: u64,
     pub(crate) sends: BTreeMap<String, Option<Ended>>,
     pub(crate) waits: BTreeSet<String>,
     /// Sends that it was told of as refused, for now or for good.
