@@ -156,6 +156,10 @@ impl Followed {
         if self.stage != Stage::Live || seq < self.next {
             return false;
         }
+        // A first answer has told another epoch than the entries that waited in the mailbox: the feed or the session is outdated.
+        if self.epoch.0 != 0 && self.epoch != entry.position.epoch {
+            return self.fall(now);
+        }
         let is_own = self.waits(&entry, me);
         match &mut self.held {
             None if seq != self.next => return self.fall(now),
