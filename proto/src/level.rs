@@ -9,6 +9,7 @@
 //! | 4 | in directory shard 0 `AddStorageNode`, `SetStorageNodeState`, `MoveReplica`, `ReplicaJoined`, `SetReplicaVotes`, `DropStorageNode`, `Rebalance`, `PreferReplica`; of `SetStorageNode.node` the field `zone` |
 //! | 5 | in directory shards `EraseAccount` and `AccountErased`; in timeline shards `EraseSender`, `Redact` and `SenderErased` |
 //! | 6 | in directory shard 0 `AddRingSlot` and `DropRingSlot`, and the slots of routers: those that are registered get one when the level rises, later ones when they register |
+//! | 7 | in timeline shards `ChangeGroup` and `SetMembership`; of `Append` the field `sender_incarnation`; what `Append` does in a group's timeline: the sender must be a member who may write |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.
@@ -34,8 +35,10 @@ impl Level {
     pub const ERASURE: Self = Self(5);
     /// Adds what the table lists for level 6.
     pub const RING_SLOTS: Self = Self(6);
+    /// Adds what the table lists for level 7.
+    pub const GROUPS: Self = Self(7);
     /// The highest level that this program reads.
-    pub const OF_PROGRAM: Self = Self::RING_SLOTS;
+    pub const OF_PROGRAM: Self = Self::GROUPS;
 }
 
 impl fmt::Display for Level {

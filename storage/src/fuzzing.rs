@@ -271,6 +271,7 @@ mod tests {
                         sender: "a".into(),
                         sender_generation: any % 5,
                         only_repeat: any % 7 == 0,
+                        sender_incarnation: 0,
                     }),
                 };
                 TimelineCommand { op: Some(op) }.encode_to_vec().into()

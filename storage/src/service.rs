@@ -182,7 +182,11 @@ enum Checked {
 /// Nothing malformed, and nothing that belongs elsewhere, reaches a shard.
 fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Rejected> {
     let (level, shard) = (shard.reader().level(), shard.id());
-    let wrong = |reason: Reason, detail: &str| Rejected { reason: reason.into(), detail: detail.to_owned() };
+    let wrong = |reason: Reason, detail: &str| Rejected {
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        ..Rejected::default()
+    };
     let timeline = |key: &Option<TimelineKey>| {
         let key = key.as_ref().map(TimelineId::from_key).transpose();
         let key = key.map_err(|error| wrong(Reason::Invalid, &error.to_string()))?.flatten();
@@ -221,6 +225,21 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             read.reads.iter().try_for_each(|read| timeline(&read.timeline))?;
             Ok(Checked::Read(ReadOp::Heads(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadGroup(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Group(read)))
+        }
+        (ShardKind::Timeline, Some(Op::ReadMembers(read))) => {
+            timeline(&read.timeline)?;
+            if read.only.len() > limits::HEADS {
+                return Err(wrong(Reason::Invalid, "too many members are asked for at once"));
+            }
+            Ok(Checked::Read(ReadOp::Members(read)))
+        }
+        (ShardKind::Timeline, Some(Op::ReadMemberships(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Memberships(read)))
+        }
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
             if cluster.map.directory_of(&user) != shard {
@@ -236,7 +255,7 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
 }
 
 fn rejected(reason: Reason, detail: &str) -> Why {
-    Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() })
+    Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned(), ..Rejected::default() })
 }
 
 /// `None` if the request is not traced.
@@ -252,6 +271,9 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadHead(_)) => "read head",
         Some(Op::ReadHeads(_)) => "read heads",
         Some(Op::ReadUser(_)) => "read user",
+        Some(Op::ReadGroup(_)) => "read group",
+        Some(Op::ReadMembers(_)) => "read members",
+        Some(Op::ReadMemberships(_)) => "read memberships",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

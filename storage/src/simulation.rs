@@ -79,6 +79,9 @@ impl Machines {
             | Op::ReadHead(_)
             | Op::ReadHeads(_)
             | Op::ReadUser(_)
+            | Op::ReadGroup(_)
+            | Op::ReadMembers(_)
+            | Op::ReadMemberships(_)
             | Op::ListAccounts(_)
             | Op::ListSessions(_) => None,
         })
@@ -103,6 +106,13 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadTimeline(op)) => Outcome::TimelineRead(self.timelines[place].1.read(op)?),
                 (ShardKind::Timeline, Op::ReadHead(op)) => Outcome::Head(self.timelines[place].1.head(op)?),
                 (ShardKind::Timeline, Op::ReadHeads(op)) => Outcome::HeadsRead(self.timelines[place].1.heads(op)?),
+                (ShardKind::Timeline, Op::ReadGroup(op)) => Outcome::GroupRead(self.timelines[place].1.group(op)?),
+                (ShardKind::Timeline, Op::ReadMembers(op)) => {
+                    Outcome::MembersRead(self.timelines[place].1.members(op)?)
+                }
+                (ShardKind::Timeline, Op::ReadMemberships(op)) => {
+                    Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
+                }
                 (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)

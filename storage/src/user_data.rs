@@ -211,5 +211,5 @@ async fn ask<T: Send + 'static>(
 
 fn wrong_kind() -> Unread {
     let detail = "this kind of shard has nothing of the kind that was asked for".to_owned();
-    Unread::Rejected(Rejected { reason: Reason::WrongShard.into(), detail })
+    Unread::Rejected(Rejected { reason: Reason::WrongShard.into(), detail, ..Rejected::default() })
 }

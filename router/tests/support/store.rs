@@ -237,12 +237,12 @@ impl State {
                 Reply::Appended(Appended { epoch: 1, seq, first_envelope })
             }
             Timeline::EndSender(_) if self.keeps_senders => {
-                let rejected = Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into() };
+                let rejected = Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into(), ..Rejected::default() };
                 Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
             }
             Timeline::EndSender(_) if self.below_level > 0 => {
                 self.below_level -= 1;
-                let rejected = Rejected { reason: rejected::Reason::Level.into(), detail: "not yet".into() };
+                let rejected = Rejected { reason: rejected::Reason::Level.into(), detail: "not yet".into(), ..Rejected::default() };
                 Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
             }
             Timeline::SetCursor(_)
@@ -273,7 +273,7 @@ impl State {
                 let exists = self.accounts.contains_key(&account.user);
                 let is_same = self.accounts.get(&account.user) == Some(&account);
                 if exists && !is_same && put.mode() == Mode::Create {
-                    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new() };
+                    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new(), ..Rejected::default() };
                     return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
                 }
                 if !exists || put.mode() == Mode::Replace {
@@ -285,7 +285,7 @@ impl State {
             }
             Directory::DeleteAccount(delete) => {
                 if self.accounts.remove(&delete.user).is_none() {
-                    let rejected = Rejected { reason: rejected::Reason::NotFound.into(), detail: "nobody".into() };
+                    let rejected = Rejected { reason: rejected::Reason::NotFound.into(), detail: "nobody".into(), ..Rejected::default() };
                     return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
                 }
                 let account =

@@ -5,7 +5,7 @@ use carillon_proto::{
     Level, ShardId, ShardMap,
     pb::store::{
         DirectoryCommand, PutSession, Rejected, SetStorageNode, TimelineCommand, directory_command::Op as DirectoryOp,
-        rejected::Reason, timeline_command::Op,
+        rejected::Reason, timeline_command::Op, timeline_key::Kind,
     },
 };
 use prost::Message as _;
@@ -30,7 +30,13 @@ pub(crate) fn admit_timeline(
         append.sender = Bytes::new();
         append.sender_generation = 0;
     }
-    check_level(command.op.as_ref().map(timeline_level), level)?;
+    let to_group = |op: &Op| {
+        let timeline = if let Op::Append(append) = op { append.timeline.as_ref() } else { None };
+        timeline.is_some_and(|timeline| timeline.kind() == Kind::Group)
+    };
+    // Below this level nobody is a member.
+    let needs = command.op.as_ref().map(|op| if to_group(op) { Level::GROUPS } else { timeline_level(op) });
+    check_level(needs, level)?;
     Ok(command.encode_to_vec().into())
 }
 
@@ -62,6 +68,7 @@ fn check_level(needs: Option<Level>, level: Level) -> Result<(), Rejected> {
     match needs.filter(|needs| *needs > level) {
         None => Ok(()),
         Some(needs) => Err(Rejected {
+            retry_after_ms: 0,
             reason: Reason::Level.into(),
             detail: format!(
                 "the shard is at level {level}, and this needs level {needs}: `carillon cluster raise-level` raises it"

@@ -1,6 +1,8 @@
 //! Checks commands before they enter the log. The machines rely on it: to them a malformed command is a broken
 //! invariant.
 
+mod groups;
+
 use std::fmt::Display;
 
 use carillon_proto::{
@@ -9,7 +11,7 @@ use carillon_proto::{
     credentials,
     limits::{MAX_FRAME_BYTES, MOVED_CURSORS},
     pb::store::{
-        Account, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
+        Account, Append, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
         TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, storage_node::State,
         timeline_command::Op as TimelineOp, timeline_key::Kind,
     },
@@ -191,26 +193,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
 /// Checks that this command may enter the log of this shard.
 pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCommand) -> Result<(), Rejected> {
     match command.op.as_ref().ok_or_else(|| invalid("command has no operation"))? {
-        TimelineOp::Append(op) => {
-            check_timeline_key(shard, map, op.timeline.as_ref())?;
-            if op.duplicate_key.len() != 16 {
-                return Err(invalid(format!("duplicate key has {} bytes, not 16", op.duplicate_key.len())));
-            }
-            if !matches!(op.after_key.len(), 0 | 16) {
-                return Err(invalid(format!("key of the message before has {} bytes, not 16", op.after_key.len())));
-            }
-            if op.new_epoch == 0 {
-                return Err(invalid("new epoch is 0"));
-            }
-            // Empty for the copy in the sender's own inbox.
-            if !op.sender.is_empty() {
-                check_any_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
-            }
-            match op.envelope.len() {
-                1..=MAX_ENVELOPE_BYTES => Ok(()),
-                bytes => Err(invalid(format!("envelope has {bytes} bytes, not 1 to {MAX_ENVELOPE_BYTES}"))),
-            }
-        }
+        TimelineOp::Append(op) => check_append(shard, map, op).map(drop),
         TimelineOp::SetCursor(op) => match check_timeline_key(shard, map, op.timeline.as_ref())? {
             Kind::Inbox => check_device(&op.device),
             Kind::Group | Kind::Unspecified => {
@@ -256,7 +239,33 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             1..=COLLECTED_KEYS => Ok(()),
             limit => Err(invalid(format!("removal of {limit} records, not 1 to {COLLECTED_KEYS}"))),
         },
+        TimelineOp::ChangeGroup(op) => groups::check_change(shard, map, op),
+        TimelineOp::SetMembership(op) => groups::check_membership(shard, map, op),
         TimelineOp::SetLevel(_) => Ok(()),
+    }
+}
+
+fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Rejected> {
+    let kind = check_timeline_key(shard, map, op.timeline.as_ref())?;
+    if op.duplicate_key.len() != 16 {
+        return Err(invalid(format!("duplicate key has {} bytes, not 16", op.duplicate_key.len())));
+    }
+    if !matches!(op.after_key.len(), 0 | 16) {
+        return Err(invalid(format!("key of the message before has {} bytes, not 16", op.after_key.len())));
+    }
+    if op.new_epoch == 0 {
+        return Err(invalid("new epoch is 0"));
+    }
+    // Empty for the copy in the sender's own inbox.
+    if !op.sender.is_empty() {
+        check_any_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
+    }
+    if kind == Kind::Inbox && op.sender_incarnation != 0 {
+        return Err(invalid("the sender's incarnation is for groups"));
+    }
+    match op.envelope.len() {
+        1..=MAX_ENVELOPE_BYTES => Ok(kind),
+        bytes => Err(invalid(format!("envelope has {bytes} bytes, not 1 to {MAX_ENVELOPE_BYTES}"))),
     }
 }
 
@@ -315,7 +324,11 @@ fn check_shard(shard: ShardId, right: ShardId, what: &dyn Display) -> Result<(),
     if shard == right {
         return Ok(());
     }
-    Err(Rejected { reason: Reason::WrongShard.into(), detail: format!("{what} is in shard {right}, not {shard}") })
+    Err(Rejected {
+        reason: Reason::WrongShard.into(),
+        detail: format!("{what} is in shard {right}, not {shard}"),
+        ..Rejected::default()
+    })
 }
 
 fn check_registry(shard: ShardId) -> Result<(), Rejected> {
@@ -378,7 +391,7 @@ fn check_storage_node(node: &StorageNode) -> Result<(), Rejected> {
 }
 
 fn invalid(detail: impl Display) -> Rejected {
-    Rejected { reason: Reason::Invalid.into(), detail: detail.to_string() }
+    Rejected { reason: Reason::Invalid.into(), detail: detail.to_string(), ..Rejected::default() }
 }
 
 #[cfg(test)]

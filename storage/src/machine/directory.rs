@@ -338,5 +338,7 @@ fn gone(why: evict::Why) -> Outcome {
 }
 
 pub(super) fn rejected(reason: Reason, detail: String) -> Outcome {
-    Outcome::Error(StoreError { why: Some(Why::Rejected(Rejected { reason: reason.into(), detail })) })
+    Outcome::Error(StoreError {
+        why: Some(Why::Rejected(Rejected { reason: reason.into(), detail, ..Rejected::default() })),
+    })
 }

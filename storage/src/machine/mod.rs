@@ -9,6 +9,7 @@ mod copied;
 mod directory;
 mod directory_reader;
 mod erasure;
+mod groups;
 pub(crate) mod keys;
 mod level;
 mod message_reader;

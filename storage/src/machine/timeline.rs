@@ -1,7 +1,8 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors.
+//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups.
 
 pub(super) mod cursors;
+mod groups;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 
@@ -226,6 +227,8 @@ impl Batch<'_> {
             Op::EraseSender(op) => self.erase_sender(&op),
             Op::Redact(op) => self.redact(&op),
             Op::SenderErased(op) => self.sender_erased(&op),
+            Op::ChangeGroup(op) => self.change_group(&op),
+            Op::SetMembership(op) => self.set_membership(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -234,32 +237,23 @@ impl Batch<'_> {
     }
 
     fn append(&mut self, op: &Append) -> io::Result<Outcome> {
-        let duplicate: [u8; 16] = op.duplicate_key.as_ref().try_into().map_err(|_| broken("duplicate key"))?;
-        if op.new_epoch == 0 {
-            return Err(broken("epoch 0"));
-        }
+        let duplicate = duplicate_key(op)?;
         if self.senders.has_ended(&op.sender, op.sender_generation) {
             return Ok(rejected(Reason::SenderGone, "the session that has sent it is over"));
         }
         let key = timeline_key(op.timeline.as_ref())?;
         let before = self.held(&key)?;
-        if before.is_some_and(|before| op.incarnation < before.state.incarnation) {
+        // From this level on a group is made by `ChangeGroup`, and its log is of the one that there is.
+        let is_group =
+            self.reading.level >= Level::GROUPS && op.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Group);
+        let incarnation = if is_group { before.map_or(0, |before| before.state.incarnation) } else { op.incarnation };
+        if before.is_some_and(|before| incarnation < before.state.incarnation) {
             return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
         }
         // A timeline of another owner is neither read nor continued.
-        let held = before.filter(|before| before.state.number != 0 && before.state.incarnation == op.incarnation);
-        let known = held.map(|held| held.state);
-        #[cfg(feature = "planted-bugs")]
-        let known = planted::forget_duplicates(known);
-        // An empty timeline has no duplicate keys.
-        if let Some(TimelineState { number, epoch, first, last, .. }) = known
-            && first <= last
-            && let Some(seq) = self.get(&keys::duplicate(number, &duplicate), keys::number_of)?
-        {
-            let first_envelope = self
-                .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
-                .ok_or_else(|| broken("duplicate key without its envelope"))?;
-            return Ok(Outcome::Appended(Appended { epoch, seq, first_envelope }));
+        let held = before.filter(|before| before.state.number != 0 && before.state.incarnation == incarnation);
+        if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
+            return Ok(first);
         }
         if op.only_repeat {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
@@ -267,20 +261,50 @@ impl Batch<'_> {
         if !self.follows(held.as_ref(), op)? {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
-        let mut held = match held {
+        if is_group && let Err(refused) = self.may_write(held.as_ref(), op)? {
+            return Ok(refused);
+        }
+        let held = match held {
             Some(held) => held,
             None => {
                 self.end(before);
                 CachedTimeline::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
             }
         };
+        Ok(self.record(key, held, duplicate, &op.envelope))
+    }
+
+    /// The first answer to what has this duplicate key, if it is in the timeline.
+    fn repeated(&self, held: Option<&CachedTimeline>, duplicate: &[u8; 16]) -> io::Result<Option<Outcome>> {
+        let known = held.map(|held| held.state);
+        #[cfg(feature = "planted-bugs")]
+        let known = planted::forget_duplicates(known);
+        // An empty timeline has no duplicate keys.
+        let Some(TimelineState { number, epoch, .. }) = known.filter(|state| state.first <= state.last) else {
+            return Ok(None);
+        };
+        let Some(seq) = self.get(&keys::duplicate(number, duplicate), keys::number_of)? else { return Ok(None) };
+        let first_envelope = self
+            .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
+            .ok_or_else(|| broken("duplicate key without its envelope"))?;
+        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope })))
+    }
+
+    /// Gives the envelope the next position of the timeline.
+    fn record(
+        &mut self,
+        key: RowBytes,
+        mut held: CachedTimeline,
+        duplicate: [u8; 16],
+        envelope: &bytes::Bytes,
+    ) -> Outcome {
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
-        let stored = Stored { clock_ms: self.clock_ms, duplicate, envelope: &op.envelope };
+        let stored = Stored { clock_ms: self.clock_ms, duplicate, envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
         self.touched.insert(key, Some(held));
-        Ok(Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() }))
+        Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() })
     }
 
     /// True if the message that must precede this one, if it names one, is in the timeline.
@@ -485,6 +509,13 @@ impl Batch<'_> {
     }
 }
 
+fn duplicate_key(op: &Append) -> io::Result<[u8; 16]> {
+    if op.new_epoch == 0 {
+        return Err(broken("epoch 0"));
+    }
+    op.duplicate_key.as_ref().try_into().map_err(|_| broken("duplicate key"))
+}
+
 fn timeline_key(timeline: Option<&TimelineKey>) -> io::Result<RowBytes> {
     match timeline {
         Some(timeline) if timeline.kind() != Kind::Unspecified => Ok(keys::timeline(timeline)),
@@ -497,6 +528,6 @@ fn done() -> Outcome {
 }
 
 fn rejected(reason: Reason, detail: &str) -> Outcome {
-    let why = Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
+    let why = Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned(), retry_after_ms: 0 });
     Outcome::Error(StoreError { why: Some(why) })
 }

@@ -7,12 +7,13 @@ use carillon_proto::{
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
         CollectGarbage, Head, HeadRead, HeadsRead, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
-        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen,
+        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen, timeline_key::Kind,
     },
 };
 
 use super::{
     ShardLevel, Unread,
+    groups::Readable,
     keys::{self, Cursor, Stored},
     retention::{self, Retention},
     timeline::TimelineState,
@@ -46,7 +47,11 @@ impl TimelineReader {
     /// With a limit of 0 the store chooses.
     pub(crate) fn read(&self, op: &ReadTimeline) -> Result<TimelineRead, Unread> {
         let view = self.shard.view();
-        let Some(state) = load(&view, op.timeline.as_ref(), op.incarnation)? else {
+        let state = match op.timeline.as_ref().is_some_and(is_group) {
+            true => Some(Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?.seen()?),
+            false => load(&view, op.timeline.as_ref(), op.incarnation)?,
+        };
+        let Some(state) = state else {
             return Ok(TimelineRead { head: Some(head(None)), entries: Vec::new(), complete: true });
         };
         let (first, last) = (state.first, state.last);
@@ -162,7 +167,8 @@ impl TimelineReader {
     }
 }
 
-/// The timeline of this incarnation of its owner. A timeline of an earlier incarnation does not exist for this read.
+/// The timeline of this incarnation of its owner, or of the group that there is. A timeline of an earlier incarnation does not exist for
+/// this read.
 pub(super) fn load(
     view: &TimelineView<'_>,
     timeline: Option<&TimelineKey>,
@@ -170,15 +176,21 @@ pub(super) fn load(
 ) -> Result<Option<TimelineState>, Unread> {
     let Some(timeline) = timeline else { return Ok(None) };
     match TimelineState::load(view, &keys::timeline(timeline))? {
+        state if is_group(timeline) => Ok(state.filter(|state| state.number != 0)),
         Some(state) if state.incarnation > incarnation => Err(Unread::Rejected(Rejected {
             reason: Reason::Gone.into(),
             detail: "the inbox of this user has ended".to_owned(),
+            ..Rejected::default()
         })),
         state => Ok(state.filter(|state| state.incarnation == incarnation && state.number != 0)),
     }
 }
 
-fn head(state: Option<&TimelineState>) -> Head {
+pub(super) fn is_group(timeline: &TimelineKey) -> bool {
+    timeline.kind() == Kind::Group
+}
+
+pub(super) fn head(state: Option<&TimelineState>) -> Head {
     match state {
         Some(state) => Head { epoch: state.epoch, first: state.first, last: state.last, ..Head::default() },
         None => Head { first: 1, ..Head::default() },

@@ -43,7 +43,7 @@ impl TimelineReader {
         let Some(state) = load(&view, inbox.timeline.as_ref(), inbox.incarnation)? else {
             return Ok((Vec::new(), Vec::new()));
         };
-        let [_, _, in_inbox, in_groups] = keys::all_of(state.number);
+        let [_, _, in_inbox, in_groups, ..] = keys::all_of(state.number);
         let mut found = Vec::new();
         for prefix in [in_inbox, in_groups] {
             // A key after the number: a name of at most 64 bytes, in UTF-8, and in groups another one.

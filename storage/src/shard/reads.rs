@@ -9,8 +9,8 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadHead, ReadHeads, ReadTimeline, ReadUser, Rejected, StoreError,
-        rejected::Reason, store_error::Why,
+        ListAccounts, ListSessions, ReadGroup, ReadHead, ReadHeads, ReadMembers, ReadMemberships, ReadTimeline,
+        ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -47,6 +47,9 @@ pub(crate) enum ReadOp {
     User(ReadUser),
     Accounts(ListAccounts),
     Sessions(ListSessions),
+    Group(ReadGroup),
+    Members(ReadMembers),
+    Memberships(ReadMemberships),
 }
 
 pub(super) struct Read {
@@ -152,6 +155,9 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Timeline(op)) => Outcome::TimelineRead(reader.read(op)?),
                 (Self::Timeline(reader), ReadOp::Head(op)) => Outcome::Head(reader.head(op)?),
                 (Self::Timeline(reader), ReadOp::Heads(op)) => Outcome::HeadsRead(reader.heads(op)?),
+                (Self::Timeline(reader), ReadOp::Group(op)) => Outcome::GroupRead(reader.group(op)?),
+                (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
+                (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
                 (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),
@@ -172,5 +178,6 @@ pub(super) fn wrong_kind() -> Why {
     Why::Rejected(Rejected {
         reason: Reason::WrongShard.into(),
         detail: "this kind of shard has nothing of the kind that was asked for".to_owned(),
+        ..Rejected::default()
     })
 }

@@ -180,7 +180,7 @@ fn what_is_rejected_goes_straight_back_and_the_rest_goes_on() {
     play.write(1);
     play.write(2);
     play.sent();
-    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new() };
+    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new(), ..Rejected::default() };
     play.refuses(1, Why::Rejected(rejected));
     play.says(2, StoreAnswer::Done(Done {}));
     assert_eq!(play.answered(), [(1, false), (2, true)]);

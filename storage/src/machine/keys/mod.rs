@@ -23,9 +23,12 @@
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
+//! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |
 //! | 0x1f `ERASING_SENDER` | timeline | user | generation u64: what the user had sent is being erased |
+//! | 0x30 `MEMBER` | timeline | number of the group u64, user | encoded `Member` |
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
+//! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -54,7 +57,7 @@
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
-//! no `RING_SLOT`.
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER` and `MEMBERSHIP`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -100,10 +103,13 @@ const CURSOR: u8 = 0x13;
 const GARBAGE: u8 = 0x16;
 const ENDED_SENDER: u8 = 0x17;
 const GROUP_CURSOR: u8 = 0x19;
+const MEMBERSHIP: u8 = 0x1c;
 const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
+const MEMBER: u8 = 0x30;
 const RING_SLOT: u8 = 0x3a;
+const GROUP: u8 = 0x3b;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -186,9 +192,17 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups] = all_of(a);
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group] = all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
+            let row = member(a, &text);
+            prop_assert!(row.starts_with(&members) && row < after_members(a));
+            prop_assert_eq!(member_of(&row).expect("decodes"), (a, &*text));
+            prop_assert_eq!(group_of(&its_group).expect("decodes"), a);
+            let in_group = TimelineKey { kind: 2, owner: text.clone().into() };
+            let row = membership(a, &in_group);
+            prop_assert!(row.starts_with(&memberships) && memberships_of(a).contains(&row));
+            prop_assert_eq!(membership_of(&row).expect("decodes"), (a, in_group));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
             prop_assert_eq!(storage_node_of(&storage_node(a)).expect("decodes"), a);
             prop_assert_eq!(level_of(&level_value(Level(d))).expect("decodes"), Level(d));
@@ -275,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1c).chain(0x30..=0x37);
+        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1b).chain(0x31..=0x37);
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -283,6 +297,7 @@ mod tests {
             .into_iter()
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
+            .chain([GROUP, MEMBER, MEMBERSHIP])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();

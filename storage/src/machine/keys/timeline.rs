@@ -6,8 +6,8 @@ use bytes::Bytes;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP_CURSOR, RECORD,
-    RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
+    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEMBER,
+    MEMBERSHIP, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -95,11 +95,60 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
     key(RECORD_1, &[])..=key(DUPLICATE_1 + 1, &[])
 }
 
-/// The prefixes of all records, duplicate keys and cursors of a timeline, and for an inbox of its devices' cursors in
-/// groups.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 4] {
-    let in_groups = key(GROUP_CURSOR, &[&number.to_be_bytes()]);
-    [numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]), cursor(number, ""), in_groups]
+/// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
+/// groups and its user's memberships, of a group its members and its own row.
+pub(crate) fn all_of(number: u64) -> [RowBytes; 7] {
+    let [in_groups, memberships] = [GROUP_CURSOR, MEMBERSHIP].map(|first| key(first, &[&number.to_be_bytes()]));
+    let (records, duplicates) = (numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]));
+    [records, duplicates, cursor(number, ""), in_groups, memberships, member(number, ""), group(number)]
+}
+
+pub(crate) fn group(number: u64) -> RowBytes {
+    key(GROUP, &[&number.to_be_bytes()])
+}
+
+pub(crate) fn group_of(key: &[u8]) -> io::Result<u64> {
+    let [GROUP, number @ ..] = key else { return Err(broken("key of a group")) };
+    number_of(number)
+}
+
+pub(crate) fn member(number: u64, user: &str) -> RowBytes {
+    key(MEMBER, &[&number.to_be_bytes(), user.as_bytes()])
+}
+
+/// The key after all members of the group.
+pub(crate) fn after_members(number: u64) -> RowBytes {
+    key(MEMBER, &[&number.to_be_bytes(), &[0xff]])
+}
+
+pub(crate) fn member_of(key: &[u8]) -> io::Result<(u64, &str)> {
+    let parse = || {
+        let [MEMBER, rest @ ..] = key else { return None };
+        let (number, user) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*number), str::from_utf8(user).ok()?))
+    };
+    parse().ok_or_else(|| broken("key of a member"))
+}
+
+/// `number` is that of the user's inbox.
+pub(crate) fn membership(number: u64, group: &TimelineKey) -> RowBytes {
+    key(MEMBERSHIP, &[&number.to_be_bytes(), &[kind_byte(group.kind())], &group.owner])
+}
+
+/// The range of all memberships of an inbox.
+pub(crate) fn memberships_of(number: u64) -> std::ops::RangeInclusive<RowBytes> {
+    let bound = |end: &[u8]| key(MEMBERSHIP, &[&number.to_be_bytes(), end]);
+    bound(&[])..=bound(&[0xff])
+}
+
+pub(crate) fn membership_of(key: &[u8]) -> io::Result<(u64, TimelineKey)> {
+    let parse = || {
+        let [MEMBERSHIP, rest @ ..] = key else { return None };
+        let (number, name) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*number), name))
+    };
+    let (number, name) = parse().ok_or_else(|| broken("key of a membership"))?;
+    Ok((number, named(name)?))
 }
 
 pub(crate) fn ended_sender(user: &[u8]) -> RowBytes {

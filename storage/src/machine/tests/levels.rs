@@ -4,12 +4,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddRingSlot, AddStorageNode, Append, DeleteAccount, DirectoryCommand, DropRingSlot,
-        DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, MoveCursors, MoveReplica,
-        PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica,
-        ReplicaJoined, SenderErased, Session, SetLevel, SetReplicaVotes, SetStorageNode, SetStorageNodeState,
-        StorageNode, StoreError, SweepCursors, TimelineCommand, TimelineKey, directory_command::Op,
-        move_cursors::Moved, put_account::Mode, redact, store_error::Why, sweep_cursors::Seen, timeline_command,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, CreateGroup, DeleteAccount,
+        DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica,
+        FoundCluster, GroupSettings, Membership, MoveCursors, MoveReplica, PlaceReplica, PreferReplica, PutAccount,
+        PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session, SetLevel,
+        SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, StorageNode, StoreError, SweepCursors,
+        TimelineCommand, TimelineKey, change_group::Change, directory_command::Op, move_cursors::Moved,
+        put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen, timeline_command,
         timeline_key::Kind,
     },
 };
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::*;
-use crate::machine::{DirectoryMachine, Outcome, TimelineMachine, admit_directory};
+use crate::machine::{DirectoryMachine, Outcome, TimelineMachine, admit_directory, admit_timeline};
 
 const TIMELINE: ShardId = ShardId { kind: ShardKind::Timeline, index: 0 };
 
@@ -222,6 +223,50 @@ fn a_timeline_shard_below_level_2_stops_at_cursors_in_groups() {
     machine.apply(&[entry(1, &[sweep(in_inbox.clone())])], &1u64.to_be_bytes()).expect("as in the release before");
     let commands: Vec<_> = [set_level(Level::CURSORS)].into_iter().chain(new).collect();
     machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies");
+}
+
+#[test]
+fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_to_them() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let command = |op| TimelineCommand { op: Some(op) };
+    let set_level = |level: Level| command(timeline_command::Op::SetLevel(SetLevel { level: level.0 }));
+    let mut machine = at_level(timeline(&engines), &set_level(Level::RING_SLOTS));
+    let key = |kind: Kind| Some(TimelineKey { kind: kind.into(), owner: "alice".into() });
+    let append = |kind, duplicate: u8| Append {
+        timeline: key(kind),
+        duplicate_key: vec![duplicate; 16].into(),
+        envelope: "e".into(),
+        new_epoch: 1,
+        ..Append::default()
+    };
+    let settings = Some(GroupSettings { open: true, ..GroupSettings::default() });
+    let create = Change::Create(CreateGroup { settings, ..CreateGroup::default() });
+    let by_alice = Append { sender: "alice".into(), sender_incarnation: 1, ..append(Kind::Group, 1) };
+    let create = ChangeGroup { append: Some(by_alice.clone()), change: Some(create), by_operator: false };
+    let membership = Some(Membership { seq: 1, ..Membership::default() });
+    let joins = SetMembership { append: Some(append(Kind::Inbox, 2)), group: key(Kind::Group), membership };
+    let message = Append { duplicate_key: vec![3; 16].into(), ..by_alice };
+    let new = [
+        command(timeline_command::Op::ChangeGroup(create)),
+        command(timeline_command::Op::SetMembership(joins)),
+        command(timeline_command::Op::Append(message.clone())),
+    ];
+    for command in &new {
+        let why = why(&mut machine, 1, command.encode_to_vec().into());
+        assert!(why.contains("a command of level 7 stands where the shard is at level 6"), "{why}");
+    }
+    // Also without the field that is new: below that level nobody is a member.
+    let message = command(timeline_command::Op::Append(Append { sender_incarnation: 0, ..message }));
+    let map = ShardMap { directory: 1, timeline: 1 };
+    let shard = ShardId { kind: ShardKind::Timeline, index: 0 };
+    let refused = admit_timeline(shard, map, Level::RING_SLOTS, message.clone()).expect_err("below level 7");
+    assert_eq!(refused.reason(), rejected::Reason::Level);
+    admit_timeline(shard, map, Level::GROUPS, message).expect("at level 7");
+    let commands: Vec<_> = [set_level(Level::GROUPS)].into_iter().chain(new).collect();
+    let outcomes = machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies").remove(0);
+    let appended = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();
+    assert_eq!(appended, 3, "{outcomes:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod crash;
 mod directory_model;
+mod group_model;
 mod levels;
 mod timeline_model;
 

@@ -55,8 +55,8 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
         for (backward, from_seq, limit, max_bytes) in
             [false, true].into_iter().flat_map(|b| [(b, 0, 0, 0), (b, 5, 3, 0), (b, 7, 100, 150), (b, 100, 1, 1)])
         {
-            let op =
-                ReadTimeline { timeline: Some(timeline.clone()), from_seq, backward, limit, max_bytes, incarnation };
+            let timeline = Some(timeline.clone());
+            let op = ReadTimeline { timeline, from_seq, backward, limit, max_bytes, incarnation, reader: None };
             let read = reader.read(&op).expect("reads");
             assert_eq!(read.head, Some(head));
             let wanted = kept.iter().filter(|(seq, _)| match (backward, from_seq) {
@@ -346,21 +346,21 @@ fn cursors_in_groups_that_have_not_moved_for_twice_the_time_are_swept() {
         index += 1;
         machine.apply(&[entry(index, commands)], &[0; 8]).expect("applies");
     };
-    let places = [(key(0), 1, 1), (key(1), 5, 70), (key(3), 6, 80)];
+    let places = [(key(0), 1, 1), (group_key(0), 5, 70), (group_key(1), 6, 80)];
     apply(&[append(0, 1, 1, 5, 7), append(0, 2, 1, 5, 7), move_cursors(0, 0, places)]);
     apply(&[advance(1001)]);
     let in_inbox = || (None, DEVICES[0].to_owned(), 0, 1);
-    let in_group = |group: u8, epoch, seq| (Some(key(group).owner), DEVICES[0].to_owned(), epoch, seq);
+    let in_group = |group: u8, epoch, seq| (Some(group_key(group).owner), DEVICES[0].to_owned(), epoch, seq);
     assert_eq!(gone(), [in_inbox()], "what has come in the groups is not known here");
-    apply(&[advance(1000), move_cursors(0, 0, [(key(3), 6, 81)])]);
-    assert_eq!(gone(), [in_inbox(), in_group(1, 5, 70)]);
-    apply(&[move_cursors(0, 0, [(key(1), 5, 71)]), sweep_in_group(1, 0, key(1), 5, 70)]);
-    apply(&[sweep_in_group(1, 0, key(3), 7, 81), sweep_in_group(1, 1, key(3), 6, 81)]);
+    apply(&[advance(1000), move_cursors(0, 0, [(group_key(1), 6, 81)])]);
+    assert_eq!(gone(), [in_inbox(), in_group(0, 5, 70)]);
+    apply(&[move_cursors(0, 0, [(group_key(0), 5, 71)]), sweep_in_group(1, 0, group_key(0), 5, 70)]);
+    apply(&[sweep_in_group(1, 0, group_key(1), 7, 81), sweep_in_group(1, 1, group_key(1), 6, 81)]);
     let left = || in_groups(&reader, &key(0), DEVICES[0], 0);
-    assert_eq!(left(), [(key(1).owner, 5, 71), (key(3).owner, 6, 81)], "they have moved, or are another's");
+    assert_eq!(left(), [(group_key(0).owner, 5, 71), (group_key(1).owner, 6, 81)], "they have moved, or are another's");
     apply(&[advance(2001)]);
-    assert_eq!(gone(), [in_inbox(), in_group(1, 5, 71), in_group(3, 6, 81)]);
-    apply(&[sweep(1, 0, 1), sweep_in_group(1, 0, key(1), 5, 71), sweep_in_group(1, 0, key(3), 6, 81)]);
+    assert_eq!(gone(), [in_inbox(), in_group(0, 5, 71), in_group(1, 6, 81)]);
+    apply(&[sweep(1, 0, 1), sweep_in_group(1, 0, group_key(0), 5, 71), sweep_in_group(1, 0, group_key(1), 6, 81)]);
     assert_eq!((gone(), left()), (vec![], vec![]));
 }
 
@@ -408,8 +408,10 @@ fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
     let dir = tempfile::tempdir().expect("folder");
     let (mut machine, reader) = machine(dir.path());
     let before = records(&mut machine);
-    let old: Vec<_> =
-        (0..40).map(|n| append(0, n, 9, 10, 1)).chain([move_cursors(0, 0, [(key(0), 9, 3), (key(1), 1, 1)])]).collect();
+    let old: Vec<_> = (0..40)
+        .map(|n| append(0, n, 9, 10, 1))
+        .chain([move_cursors(0, 0, [(key(0), 9, 3), (group_key(0), 1, 1)])])
+        .collect();
     machine.apply(&[entry(1, &old)], &[0; 8]).expect("applies");
     assert_eq!(reader.garbage(10).expect("reads"), []);
     machine.apply(&[entry(2, &[of(7, append(0, 1, 8, 10, 1))])], &[0; 8]).expect("applies");

@@ -226,6 +226,8 @@ impl Model {
                     *timeline = ended;
                 }
             }
+            // They have a model of their own: `group_model`.
+            Op::ChangeGroup(_) | Op::SetMembership(_) => unreachable!("not among the commands"),
             // Nothing of this is seen.
             Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }
@@ -252,6 +254,10 @@ pub(super) fn gone() -> Outcome {
 }
 
 pub(super) fn rejected(reason: rejected::Reason, detail: &str) -> Outcome {
-    let why = store_error::Why::Rejected(Rejected { reason: reason.into(), detail: detail.to_owned() });
+    let why = store_error::Why::Rejected(Rejected {
+        reason: reason.into(),
+        detail: detail.to_owned(),
+        ..Rejected::default()
+    });
     Outcome::Error(StoreError { why: Some(why) })
 }

@@ -1,0 +1,16 @@
+//! Groups: rules, and reads. `timeline/groups.rs` carries changes out.
+
+mod reader;
+mod rules;
+
+use carillon_proto::pb::store::rejected::Reason;
+
+pub(super) use self::{
+    reader::Readable,
+    rules::{Actor, Refused, changed, count, founder, may_delete, may_set, refused, set, stands, written},
+};
+
+/// The answer for a group that does not exist or does not show itself.
+pub(super) fn no_group() -> Refused {
+    refused(Reason::NotFound, rules::NO_GROUP)
+}

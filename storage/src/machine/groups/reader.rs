@@ -1,0 +1,165 @@
+//! Reads of groups, for their members, and of the groups of a user.
+
+use carillon_proto::pb::store::{
+    Group, GroupRead, Head, Member, MembersRead, Membership, MembershipsRead, Person, ReadGroup, ReadMembers,
+    ReadMemberships, Rejected, TimelineKey, member::Standing, members_read, memberships_read, rejected::Reason,
+};
+use prost::Message;
+
+use super::{Refused, no_group, rules};
+use crate::{
+    engine::fjall::TimelineView,
+    machine::{
+        TimelineReader, TimelineState, Unread, broken,
+        keys::{self, GroupCursor},
+        timeline_reader::{head, load},
+    },
+};
+
+/// Most rows that one read returns, whatever it asks for.
+const MAX_ROWS: usize = 1024;
+
+/// A group that there is, and the row of who reads.
+pub(in crate::machine) struct Readable {
+    state: TimelineState,
+    group: Group,
+    reader: Option<Member>,
+    by_service: bool,
+}
+
+impl Readable {
+    pub(in crate::machine) fn load(
+        view: &TimelineView<'_>,
+        timeline: Option<&TimelineKey>,
+        reader: Option<&Person>,
+    ) -> Result<Self, Unread> {
+        let key = timeline.map(keys::timeline).ok_or_else(|| broken("timeline of a read"))?;
+        let state = TimelineState::load(view, &key)?.filter(|state| state.number != 0);
+        let Some(state) = state else { return Err(no_group().into()) };
+        let group = view.get(&keys::group(state.number))?.map(|row| decode::<Group>(&row)).transpose()?;
+        let Some(group) = group.filter(|group| !group.deleted) else { return Err(no_group().into()) };
+        let row = match reader {
+            Some(person) => {
+                let row = view.get(&keys::member(state.number, &person.user))?;
+                row.map(|row| decode::<Member>(&row)).transpose()?.filter(|row| row.incarnation == person.incarnation)
+            }
+            None => None,
+        };
+        Ok(Self { state, group, reader: row, by_service: reader.is_none() })
+    }
+
+    /// The timeline as far as the reader may read it.
+    pub(in crate::machine) fn seen(&self) -> Result<TimelineState, Unread> {
+        let from = match self.by_service {
+            true => 0,
+            false => rules::readable_from(&self.group.settings.clone().unwrap_or_default(), self.reader.as_ref())?,
+        };
+        Ok(TimelineState { first: self.state.first.max(from), ..self.state })
+    }
+}
+
+impl TimelineReader {
+    pub(crate) fn group(&self, op: &ReadGroup) -> Result<GroupRead, Unread> {
+        let view = self.shard.view();
+        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?;
+        let Readable { state, mut group, reader, by_service } = read;
+        let settings = group.settings.get_or_insert_default();
+        if !by_service && !rules::shows_itself(settings, reader.as_ref()) {
+            return Err(no_group().into());
+        }
+        let is_member = reader.as_ref().is_some_and(|row| row.standing() == Standing::Member);
+        if !by_service && !rules::sees_all(reader.as_ref()) {
+            settings.link = Default::default();
+            group.others = 0;
+        }
+        // Others are not told how much is written.
+        let head = if by_service || is_member { head(Some(&state)) } else { Head::default() };
+        Ok(GroupRead { group: Some(group), incarnation: state.incarnation, head: Some(head), reader })
+    }
+
+    pub(crate) fn members(&self, op: &ReadMembers) -> Result<MembersRead, Unread> {
+        let view = self.shard.view();
+        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?;
+        read.seen()?;
+        if op.others && !read.by_service && !rules::sees_all(read.reader.as_ref()) {
+            return Err(rules::refused(Reason::Forbidden, "only admins and owners see who is invited or banned").into());
+        }
+        let number = read.state.number;
+        let shown = |member: &Member| op.others || member.standing() == Standing::Member;
+        let mut members = Vec::new();
+        for user in &op.only {
+            let row = view.get(&keys::member(number, user))?.map(|row| decode::<Member>(&row)).transpose()?;
+            if let Some(member) = row.filter(shown) {
+                members.push(members_read::Row { user: user.clone(), member: Some(member) });
+            }
+        }
+        if !op.only.is_empty() {
+            return Ok(MembersRead { members, complete: true });
+        }
+        let begin = keys::member(number, &op.after_user);
+        let begin = if op.after_user.is_empty() { begin } else { keys::after(&begin) };
+        let limit = limit(op.limit);
+        let mut complete = true;
+        for row in view.range(begin..=keys::after_members(number)) {
+            let (key, value) = row?;
+            let member = decode::<Member>(&value)?;
+            if !shown(&member) {
+                continue;
+            }
+            if members.len() == limit {
+                complete = false;
+                break;
+            }
+            let (_, user) = keys::member_of(&key)?;
+            members.push(members_read::Row { user: user.to_owned(), member: Some(member) });
+        }
+        Ok(MembersRead { members, complete })
+    }
+
+    pub(crate) fn memberships(&self, op: &ReadMemberships) -> Result<MembershipsRead, Unread> {
+        let view = self.shard.view();
+        let mut read = MembershipsRead { memberships: Vec::new(), complete: true };
+        let Some(state) = load(&view, op.timeline.as_ref(), op.incarnation)? else { return Ok(read) };
+        let (begin, end) = keys::memberships_of(state.number).into_inner();
+        let begin = op.after.as_ref().map_or(begin, |after| keys::after(&keys::membership(state.number, after)));
+        let limit = limit(op.limit);
+        for row in view.range(begin..=end) {
+            let (key, value) = row?;
+            let membership = decode::<Membership>(&value)?;
+            if !matches!(membership.standing(), Standing::Member | Standing::Invited) {
+                continue;
+            }
+            if read.memberships.len() == limit {
+                read.complete = false;
+                break;
+            }
+            let (_, group) = keys::membership_of(&key)?;
+            let cursor = match op.device.is_empty() {
+                true => None,
+                false => view.get(&keys::group_cursor(state.number, &op.device, &group))?,
+            };
+            let cursor = cursor.map(|value| GroupCursor::decode(&value)).transpose()?;
+            read.memberships.push(memberships_read::Row {
+                group: Some(group),
+                membership: Some(membership),
+                epoch: cursor.map(|cursor| cursor.epoch),
+                seq: cursor.map_or(0, |cursor| cursor.seq),
+            });
+        }
+        Ok(read)
+    }
+}
+
+impl From<Refused> for Unread {
+    fn from(Refused { reason, detail, retry_after_ms }: Refused) -> Self {
+        Self::Rejected(Rejected { reason: reason.into(), detail, retry_after_ms })
+    }
+}
+
+fn limit(given: u32) -> usize {
+    if given == 0 { MAX_ROWS } else { MAX_ROWS.min(given as usize) }
+}
+
+fn decode<M: Message + Default>(value: &[u8]) -> std::io::Result<M> {
+    M::decode(value).map_err(|_| broken("row of a group"))
+}

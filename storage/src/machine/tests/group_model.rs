@@ -1,0 +1,161 @@
+//! Groups against a model that only follows the changes that were carried out, and knows by a table who may do what.
+
+mod commands;
+mod model;
+
+use carillon_proto::{
+    ShardId, ShardKind,
+    pb::store::{
+        GroupRead, Head, MembershipsRead, ReadGroup, ReadHead, ReadMembers, ReadMemberships, ReadTimeline, Role,
+        StoreError, member::Standing, rejected::Reason, store_error::Why,
+    },
+};
+use proptest::prelude::*;
+
+use self::{commands::*, model::*};
+use super::*;
+use crate::machine::{Outcome, TimelineReader, Unread};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => Some(rejected.reason()),
+        _ => None,
+    }
+}
+
+fn check_reads(reader: &TimelineReader, model: &Model) {
+    for name in GROUPS {
+        let group = model.get(name);
+        for person in people() {
+            let row = group.and_then(|group| group.row(&person)).filter(|_| group.is_some_and(Group::lives));
+            let is_member = row.is_some_and(|row| row.standing == Standing::Member);
+            let read =
+                ReadTimeline { timeline: Some(key(name)), reader: Some(person.clone()), ..ReadTimeline::default() };
+            match reader.read(&read) {
+                Ok(read) => {
+                    let (group, row) = (group.expect("there is one"), row.expect("a member"));
+                    assert!(is_member, "{person:?} reads {name}");
+                    let from = if group.settings.earlier_history { 1 } else { row.since };
+                    let head = Head { epoch: group.epoch, first: from, last: group.last, ..Head::default() };
+                    assert_eq!(read.head, Some(head));
+                    let seqs: Vec<u64> = read.entries.iter().map(|entry| entry.seq).collect();
+                    assert_eq!(seqs, (from..=group.last).collect::<Vec<_>>());
+                }
+                Err(Unread::Rejected(why)) => {
+                    assert_eq!((why.reason(), is_member), (Reason::NotFound, false), "{person:?} reads {name}");
+                }
+                Err(Unread::Engine(error)) => panic!("{error}"),
+            }
+            let read = ReadGroup { timeline: Some(key(name)), reader: Some(person.clone()) };
+            let shown = reader.group(&read).is_ok();
+            let open = group.is_some_and(|group| group.lives() && group.settings.open);
+            let expected = match row.map(|row| row.standing) {
+                Some(Standing::Member | Standing::Invited) => true,
+                Some(Standing::Banned) => false,
+                _ => open,
+            };
+            assert_eq!(shown, expected, "{person:?} sees {name}");
+        }
+        check_rows(reader, name, group);
+    }
+    for user in USERS {
+        check_memberships(reader, user, model);
+    }
+}
+
+/// The service sees all rows, and the numbers are those of the rows.
+fn check_rows(reader: &TimelineReader, name: &str, group: Option<&Group>) {
+    let read = reader.group(&ReadGroup { timeline: Some(key(name)), reader: None });
+    let Some(group) = group.filter(|group| group.lives()) else {
+        return assert!(matches!(read, Err(Unread::Rejected(why)) if why.reason() == Reason::NotFound));
+    };
+    let GroupRead { group: row, incarnation, .. } = read.expect("reads");
+    let row = row.expect("has one");
+    assert_eq!(incarnation, group.incarnation);
+    assert_eq!(row.settings.as_ref(), Some(&group.settings));
+    let members = group.rows.values().filter(|row| row.standing == Standing::Member);
+    let owners = members.clone().filter(|row| row.role == Role::Owner).count();
+    let numbers = (members.clone().count(), owners, group.rows.len() - members.count());
+    assert_eq!((row.members as usize, row.owners as usize, row.others as usize), numbers, "{name}");
+    // In pages of two.
+    let mut found = Vec::new();
+    loop {
+        let after_user = found.last().map_or(String::new(), |(user, _): &(String, _)| user.clone());
+        let op =
+            ReadMembers { timeline: Some(key(name)), others: true, after_user, limit: 2, ..ReadMembers::default() };
+        let page = reader.members(&op).expect("reads");
+        found.extend(page.members.into_iter().map(|row| (row.user, row.member.expect("has one"))));
+        if page.complete {
+            break;
+        }
+    }
+    let found: Vec<_> = found.into_iter().map(|(user, row)| (user, row.standing(), row.role())).collect();
+    let expected: Vec<_> = group.rows.iter().map(|(user, row)| (user.clone(), row.standing, row.role)).collect();
+    assert_eq!(found, expected, "{name}");
+}
+
+fn check_memberships(reader: &TimelineReader, user: &str, model: &Model) {
+    let op = ReadMemberships { timeline: Some(inbox(user)), limit: 1, ..ReadMemberships::default() };
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let op = ReadMemberships { after: after.clone(), ..op.clone() };
+        let MembershipsRead { memberships, complete } = reader.memberships(&op).expect("reads");
+        for row in memberships {
+            let membership = row.membership.expect("has one");
+            after.clone_from(&row.group);
+            found.push((row.group.expect("has one").owner, membership.incarnation, membership.seq));
+        }
+        if complete {
+            break;
+        }
+    }
+    let rows = model.memberships.iter().filter(|((of, _), row)| of == user && row.2 == Standing::Member);
+    let expected: Vec<_> = rows.map(|((_, group), row)| (group.clone().into(), row.0, row.1)).collect();
+    assert_eq!(found, expected, "{user}");
+    let last = model.inboxes.get(user).copied().unwrap_or_default();
+    let head = reader.head(&ReadHead { timeline: Some(inbox(user)), ..ReadHead::default() }).expect("reads");
+    assert_eq!(head.last, last);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_group_does_what_its_model_does(steps in proptest::collection::vec(step(entries()), 1..25)) {
+        let mut shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
+        let (mut model, mut index) = (Model::default(), 0);
+        for step in steps {
+            match step {
+                Step::Apply(commands) => {
+                    let entries: Vec<_> =
+                        commands.iter().map(|commands| { index += 1; entry(index, commands) }).collect();
+                    let outcomes = shard.machine.apply(&entries, &index.to_be_bytes()).expect("applies");
+                    for (command, outcome) in commands.iter().flatten().zip(outcomes.iter().flatten()) {
+                        model.follow(command, outcome);
+                    }
+                }
+                Step::Reopen => shard = shard.reopened(),
+                Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
+            }
+            check_reads(&shard.reader, &model);
+        }
+    }
+
+    #[test]
+    fn batch_boundaries_make_no_difference_to_groups(
+        commands in proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..20),
+    ) {
+        let dir = tempfile::tempdir().expect("folder");
+        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
+        let [mut one, mut all] =
+            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
+        let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
+        let singly: Vec<_> =
+            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
+        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
+        prop_assert_eq!(records(&mut one), records(&mut all));
+    }
+}

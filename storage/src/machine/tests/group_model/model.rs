@@ -1,0 +1,282 @@
+//! What a shard with groups should do, in memory.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::pb::store::{
+    Append, Appended, ChangeGroup, ChangeMembers, GroupSettings, Person, Role, SetMembership, TimelineCommand,
+    TimelineKey, change_group::Change, change_members::Change as OfMembers, member::Standing, rejected::Reason,
+    timeline_command::Op,
+};
+
+use super::reason;
+use crate::machine::Outcome;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) incarnation: u64,
+    pub(super) standing: Standing,
+    pub(super) role: Role,
+    pub(super) since: u64,
+    muted_until_ms: u64,
+    wrote_ms: u64,
+}
+
+#[derive(Default, Clone)]
+pub(super) struct Group {
+    pub(super) incarnation: u64,
+    /// 0: there is none.
+    pub(super) epoch: u64,
+    pub(super) last: u64,
+    pub(super) settings: GroupSettings,
+    pub(super) rows: BTreeMap<String, Row>,
+    known: BTreeMap<Vec<u8>, u64>,
+    deleted: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Model {
+    groups: BTreeMap<String, Group>,
+    /// Of user and group: incarnation, position and standing.
+    pub(super) memberships: BTreeMap<(String, String), (u64, u64, Standing)>,
+    known_in_inbox: BTreeMap<(String, Vec<u8>), u64>,
+    /// The last position of each.
+    pub(super) inboxes: BTreeMap<String, u64>,
+}
+
+impl Group {
+    pub(super) fn lives(&self) -> bool {
+        self.epoch != 0 && !self.deleted
+    }
+
+    pub(super) fn row(&self, person: &Person) -> Option<&Row> {
+        self.rows.get(&person.user).filter(|row| row.incarnation == person.incarnation)
+    }
+
+    fn member(&self, person: &Person) -> Option<&Row> {
+        self.row(person).filter(|row| row.standing == Standing::Member)
+    }
+
+    fn owners(&self) -> usize {
+        self.rows.values().filter(|row| row.standing == Standing::Member && row.role == Role::Owner).count()
+    }
+}
+
+impl Model {
+    pub(super) fn get(&self, name: &str) -> Option<&Group> {
+        self.groups.get(name).filter(|group| group.epoch != 0)
+    }
+
+    /// Checks what was answered, and follows what was done.
+    pub(super) fn follow(&mut self, command: &TimelineCommand, outcome: &Outcome) {
+        match command.op.as_ref().expect("an operation") {
+            Op::Append(op) => self.message(op, outcome),
+            Op::ChangeGroup(op) => self.change(op, outcome),
+            Op::SetMembership(op) => self.membership(op, outcome),
+            Op::EndTimeline(op) => {
+                let group = self.groups.entry(name_of(&op.timeline)).or_default();
+                if group.incarnation < op.incarnation {
+                    *group = Group { incarnation: op.incarnation, ..Group::default() };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// True if this was said before, and answered as then.
+    fn is_repeated(group: &Group, op: &Append, outcome: &Outcome) -> bool {
+        let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
+        let first_envelope = vec![op.duplicate_key[0]; 8].into();
+        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope };
+        assert_eq!(*outcome, Outcome::Appended(expected));
+        true
+    }
+
+    fn message(&mut self, op: &Append, outcome: &Outcome) {
+        let group = self.groups.entry(name_of(&op.timeline)).or_default();
+        if group.epoch != 0 && Self::is_repeated(group, op, outcome) {
+            return;
+        }
+        let writer = sender_of(op);
+        let row = group.member(&writer).filter(|_| group.lives());
+        let GroupSettings { announcements, slow_mode_ms, .. } = group.settings;
+        let expected = match row {
+            _ if op.only_repeat => Some(Reason::NotFound),
+            None => Some(Reason::NotFound),
+            Some(row) if row.role == Role::Reader => Some(Reason::Forbidden),
+            Some(row) if row.role == Role::Member && announcements => Some(Reason::Forbidden),
+            Some(row) if op.time_ms < row.muted_until_ms => Some(Reason::Forbidden),
+            Some(row) if row.role == Role::Member && row.wrote_ms.abs_diff(op.time_ms) < slow_mode_ms.into() => {
+                Some(Reason::TooEarly)
+            }
+            Some(_) => None,
+        };
+        assert_eq!(reason(outcome), expected, "{op:?} to {:?}", group.rows);
+        if expected.is_some() {
+            return;
+        }
+        if slow_mode_ms > 0
+            && let Some(row) = group.rows.get_mut(&writer.user).filter(|row| row.role == Role::Member)
+        {
+            row.wrote_ms = op.time_ms;
+        }
+        appended(group, op, outcome);
+    }
+
+    fn change(&mut self, op: &ChangeGroup, outcome: &Outcome) {
+        let append = op.append.as_ref().expect("has one");
+        let group = self.groups.entry(name_of(&append.timeline)).or_default();
+        if group.epoch != 0 && Self::is_repeated(group, append, outcome) {
+            return;
+        }
+        let done = matches!(outcome, Outcome::Appended(_));
+        let actor = sender_of(append);
+        let change = op.change.as_ref().expect("has one");
+        assert!(!append.only_repeat || !done);
+        if let Change::Create(create) = change {
+            let expected = if append.only_repeat { Some(Reason::NotFound) } else { Some(Reason::Exists) };
+            let expected = expected.filter(|_| append.only_repeat || group.epoch != 0);
+            assert_eq!(reason(outcome), expected);
+            if expected.is_none() {
+                *group = Group { incarnation: group.incarnation, ..Group::default() };
+                group.settings = create.settings.clone().expect("has some");
+                let owner = (!op.by_operator).then_some((&actor, Role::Owner));
+                let members = create.members.iter().map(|member| (member, Role::Member));
+                for (person, role) in members.chain(owner) {
+                    let (incarnation, standing) = (person.incarnation, Standing::Member);
+                    let row = Row { incarnation, standing, role, since: 1, muted_until_ms: 0, wrote_ms: 0 };
+                    group.rows.insert(person.user.clone(), row);
+                }
+                appended(group, append, outcome);
+            }
+            return;
+        }
+        assert!(!done || group.lives(), "{op:?}");
+        let least = match change {
+            Change::Set(_) => Role::Admin,
+            Change::Delete(_) => Role::Owner,
+            Change::Members(_) | Change::Create(_) => Role::Unspecified,
+        };
+        let rank = group.member(&actor).map(|row| row.role);
+        if let Change::Members(members) = change {
+            let mut after = Group { last: group.last + 1, ..group.clone() };
+            members.users.iter().for_each(|person| stand(&mut after, members, person));
+            after.last = group.last;
+            let is_empty = after.rows.values().all(|row| row.standing != Standing::Member);
+            let has_owner = group.owners() == 0 || after.owners() > 0 || is_empty || op.by_operator;
+            let allowed = group.lives() && has_owner && may(group, members, &actor, op.by_operator);
+            assert_eq!(done, allowed && !append.only_repeat, "{op:?} in {:?}: {outcome:?}", group.rows);
+            if done {
+                after.deleted = is_empty && members.change() == OfMembers::Leave;
+                *group = after;
+            }
+        } else if !append.only_repeat && group.lives() {
+            assert_eq!(done, op.by_operator || rank >= Some(least), "{op:?} in {:?}", group.rows);
+            if done {
+                match change {
+                    Change::Set(set) => crate::machine::groups::set(&mut group.settings, set),
+                    _ => group.deleted = true,
+                }
+            }
+        }
+        if done {
+            appended(group, append, outcome);
+        }
+    }
+
+    fn membership(&mut self, op: &SetMembership, outcome: &Outcome) {
+        let (append, membership) = (op.append.as_ref().expect("has one"), op.membership.expect("has one"));
+        let user = name_of(&append.timeline);
+        if let Some(seq) = self.known_in_inbox.get(&(user.clone(), append.duplicate_key.to_vec())) {
+            return assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == *seq));
+        }
+        let at = (user.clone(), name_of(&op.group));
+        let now = (membership.incarnation, membership.seq, membership.standing());
+        if self.memberships.get(&at).is_some_and(|known| (known.0, known.1) >= (now.0, now.1)) {
+            return assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        }
+        let last = self.inboxes.entry(user.clone()).or_default();
+        *last += 1;
+        assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == *last), "{outcome:?}");
+        self.known_in_inbox.insert((user, append.duplicate_key.to_vec()), *last);
+        self.memberships.insert(at, now);
+    }
+}
+
+fn appended(group: &mut Group, op: &Append, outcome: &Outcome) {
+    if group.epoch == 0 {
+        group.epoch = op.new_epoch;
+    }
+    group.last += 1;
+    group.known.insert(op.duplicate_key.to_vec(), group.last);
+    assert_eq!(*outcome, Outcome::Appended(Appended { epoch: group.epoch, seq: group.last, ..Appended::default() }));
+}
+
+/// docs/protocol.md, "Groups": who may do what.
+fn may(group: &Group, op: &ChangeMembers, actor: &Person, by_operator: bool) -> bool {
+    let own = group.member(actor).map_or(Role::Unspecified, |row| row.role);
+    let is_admin = own >= Role::Admin || by_operator;
+    op.users.iter().all(|person| {
+        let row = group.row(person);
+        let standing = row.map_or(Standing::Unspecified, |row| row.standing);
+        let role = group.member(person).map(|row| row.role);
+        let is_below = by_operator || role.is_none_or(|role| role < own);
+        let is_new = !matches!(standing, Standing::Member | Standing::Banned);
+        match op.change() {
+            OfMembers::Unspecified => false,
+            OfMembers::Join => {
+                let has_link = !group.settings.link.is_empty() && op.link == group.settings.link;
+                person == actor && is_new && (standing == Standing::Invited || group.settings.open || has_link)
+            }
+            OfMembers::Leave => {
+                (person == actor || by_operator) && matches!(standing, Standing::Member | Standing::Invited)
+            }
+            OfMembers::Add => is_new && (is_admin || group.settings.members_add && own >= Role::Member),
+            OfMembers::Invite => {
+                let adds = is_admin || group.settings.members_add && own >= Role::Member;
+                is_new && standing != Standing::Invited && adds
+            }
+            OfMembers::Remove => is_admin && is_below && matches!(standing, Standing::Member | Standing::Invited),
+            OfMembers::Ban => is_admin && is_below && standing != Standing::Banned,
+            OfMembers::Pardon => is_admin && standing == Standing::Banned,
+            OfMembers::Role => {
+                let may = own == Role::Owner || by_operator || is_admin && is_below && op.role() < Role::Admin;
+                role.is_some() && may
+            }
+            OfMembers::Mute => is_admin && is_below && role.is_some(),
+        }
+    })
+}
+
+/// What becomes of a user.
+fn stand(group: &mut Group, op: &ChangeMembers, person: &Person) {
+    let before = group.row(person).cloned();
+    let (muted_until_ms, wrote_ms) = before.as_ref().map_or((0, 0), |row| (row.muted_until_ms, row.wrote_ms));
+    let since = group.last;
+    let row =
+        |standing, role| Some(Row { incarnation: person.incarnation, standing, role, since, muted_until_ms, wrote_ms });
+    let gone = || if muted_until_ms == 0 { None } else { row(Standing::Left, Role::Unspecified) };
+    let after = match op.change() {
+        OfMembers::Join => row(Standing::Member, Role::Member),
+        OfMembers::Add if op.role() == Role::Reader => row(Standing::Member, Role::Reader),
+        OfMembers::Add => row(Standing::Member, Role::Member),
+        OfMembers::Invite => row(Standing::Invited, Role::Unspecified),
+        OfMembers::Ban => row(Standing::Banned, Role::Unspecified),
+        OfMembers::Leave | OfMembers::Remove | OfMembers::Pardon => gone(),
+        OfMembers::Role => before.map(|row| Row { role: op.role(), ..row }),
+        OfMembers::Mute => before.map(|row| Row { muted_until_ms: op.muted_until_ms, ..row }),
+        OfMembers::Unspecified => None,
+    };
+    match after {
+        Some(row) => drop(group.rows.insert(person.user.clone(), row)),
+        None => drop(group.rows.remove(&person.user)),
+    }
+}
+
+fn sender_of(op: &Append) -> Person {
+    Person { user: String::from_utf8(op.sender.to_vec()).expect("text"), incarnation: op.sender_incarnation }
+}
+
+fn name_of(timeline: &Option<TimelineKey>) -> String {
+    let owner = timeline.as_ref().expect("a timeline").owner.to_vec();
+    String::from_utf8(owner).expect("text")
+}

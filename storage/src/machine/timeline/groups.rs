@@ -1,0 +1,238 @@
+//! Groups: their members, who may write, and the changes of both. See docs/adr/0025-groups.md.
+
+use std::io;
+
+use carillon_proto::pb::store::{
+    Append, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, Rejected, Role,
+    SetMembership, StoreError, change_group::Change, change_members::Change as OfMembers, rejected::Reason,
+    store_error::Why,
+};
+use prost::Message as _;
+
+use super::{Batch, CachedTimeline, Outcome, duplicate_key, rejected, timeline_key};
+use crate::machine::{
+    broken,
+    groups::{self, Actor, Refused},
+    keys,
+};
+
+/// Most rows of groups that a user's inbox has, also of those that the user has left. Replicas with different numbers would diverge: a
+/// change needs a new level.
+pub(in crate::machine) const MEMBERSHIPS: usize = 8192;
+
+/// Rows of users that a change leaves behind; `None`: the row is removed.
+type Rows = Vec<(String, Option<Member>)>;
+
+impl Batch<'_> {
+    pub(super) fn change_group(&mut self, op: &ChangeGroup) -> io::Result<Outcome> {
+        let append = op.append.as_ref().ok_or_else(|| broken("change of a group without an envelope"))?;
+        if self.senders.has_ended(&append.sender, append.sender_generation) {
+            return Ok(rejected(Reason::SenderGone, "the session that has sent it is over"));
+        }
+        let key = timeline_key(append.timeline.as_ref())?;
+        let duplicate = duplicate_key(append)?;
+        let before = self.held(&key)?;
+        let held = before.filter(|before| before.state.number != 0);
+        if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
+            return Ok(first);
+        }
+        if append.only_repeat {
+            return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
+        }
+        let seq = held.map_or(1, |held| held.state.last + 1);
+        let (group, rows) = match self.after_change(op, append, held.as_ref(), seq)? {
+            Ok(after) => after,
+            Err(refused) => return Ok(answer(refused)),
+        };
+        let held = match held {
+            Some(held) => held,
+            None => {
+                let incarnation = before.map_or(0, |before| before.state.incarnation);
+                CachedTimeline::new(self.create(key.clone(), append.new_epoch, incarnation)?)
+            }
+        };
+        let number = held.state.number;
+        self.changes.put(keys::group(number), group.encode_to_vec());
+        for (user, row) in rows {
+            let key = keys::member(number, &user);
+            match row {
+                Some(row) => self.changes.put(key, row.encode_to_vec()),
+                None => self.changes.delete(key),
+            }
+        }
+        Ok(self.record(key, held, duplicate, &append.envelope))
+    }
+
+    /// The group and the rows of users after the change.
+    fn after_change(
+        &self,
+        op: &ChangeGroup,
+        append: &Append,
+        held: Option<&CachedTimeline>,
+        seq: u64,
+    ) -> io::Result<Result<(Group, Rows), Refused>> {
+        let change = op.change.as_ref().ok_or_else(|| broken("change of a group without a change"))?;
+        let sender = sender_of(append)?;
+        if let Change::Create(create) = change {
+            let exists = groups::refused(Reason::Exists, "there is such a group");
+            return Ok(if held.is_some() { Err(exists) } else { founded(create, &sender, op.by_operator) });
+        }
+        let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(groups::no_group())) };
+        let Some(mut group) = self.living_group(number)? else { return Ok(Err(groups::no_group())) };
+        let own = self.member(number, &sender)?;
+        let actor = if op.by_operator { Actor::Operator } else { Actor::User(of_account(own.as_ref(), &sender)) };
+        let done = match change {
+            Change::Create(_) => return Err(broken("creation")),
+            Change::Set(set) => groups::may_set(actor).map(|()| {
+                groups::set(group.settings.get_or_insert_default(), set);
+                Vec::new()
+            }),
+            Change::Delete(_) => groups::may_delete(actor).map(|()| {
+                group.deleted = true;
+                Vec::new()
+            }),
+            Change::Members(members) => self.after_members(members, actor, number, &mut group, seq)?,
+        };
+        Ok(done.map(|rows| (group, rows)))
+    }
+
+    fn after_members(
+        &self,
+        op: &ChangeMembers,
+        actor: Actor<'_>,
+        number: u64,
+        group: &mut Group,
+        seq: u64,
+    ) -> io::Result<Result<Rows, Refused>> {
+        let settings = group.settings.clone().unwrap_or_default();
+        let had_owner = group.owners > 0;
+        let mut rows = Vec::with_capacity(op.users.len());
+        for person in &op.users {
+            let before = self.member(number, person)?;
+            let after = match groups::changed(&settings, actor, op, person, of_account(before.as_ref(), person), seq) {
+                Ok(after) => after,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            groups::count(group, before.as_ref(), after.as_ref());
+            rows.push((person.user.clone(), after));
+        }
+        group.members_seq = seq;
+        // Nobody could come back to a group without members.
+        group.deleted = group.members == 0 && op.change() == OfMembers::Leave;
+        Ok(groups::stands(group, had_owner, matches!(actor, Actor::Operator)).map(|()| rows))
+    }
+
+    /// Whether this message may be written to the group's timeline. If so, and if it has to be remembered, it is.
+    pub(super) fn may_write(
+        &mut self,
+        held: Option<&CachedTimeline>,
+        append: &Append,
+    ) -> io::Result<Result<(), Outcome>> {
+        let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(answer(groups::no_group()))) };
+        let Some(group) = self.living_group(number)? else { return Ok(Err(answer(groups::no_group()))) };
+        let sender = sender_of(append)?;
+        let row = self.member(number, &sender)?;
+        let settings = group.settings.unwrap_or_default();
+        match groups::written(&settings, of_account(row.as_ref(), &sender), append.time_ms) {
+            Ok(None) => Ok(Ok(())),
+            Ok(Some(row)) => {
+                self.changes.put(keys::member(number, &sender.user), row.encode_to_vec());
+                Ok(Ok(()))
+            }
+            Err(refused) => Ok(Err(answer(refused))),
+        }
+    }
+
+    pub(super) fn set_membership(&mut self, op: &SetMembership) -> io::Result<Outcome> {
+        let (Some(append), Some(group), Some(membership)) = (&op.append, &op.group, &op.membership) else {
+            return Err(broken("membership"));
+        };
+        let key = timeline_key(append.timeline.as_ref())?;
+        let duplicate = duplicate_key(append)?;
+        let before = self.held(&key)?;
+        if before.is_some_and(|before| append.incarnation < before.state.incarnation) {
+            return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
+        }
+        let held = before.filter(|held| held.state.number != 0 && held.state.incarnation == append.incarnation);
+        if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
+            return Ok(first);
+        }
+        if let Some(number) = held.map(|held| held.state.number) {
+            match self.get(&keys::membership(number, group), decode::<Membership>)? {
+                Some(known) if (known.incarnation, known.seq) >= (membership.incarnation, membership.seq) => {
+                    return Ok(Outcome::Done(Done {}));
+                }
+                Some(_) => {}
+                None if self.memberships(number)? >= MEMBERSHIPS => {
+                    return Ok(rejected(
+                        Reason::Full,
+                        &format!("the user has been in {MEMBERSHIPS} groups, which is the most"),
+                    ));
+                }
+                None => {}
+            }
+        }
+        let held = match held {
+            Some(held) => held,
+            None => {
+                self.end(before);
+                CachedTimeline::new(self.create(key.clone(), append.new_epoch, append.incarnation)?)
+            }
+        };
+        let row = Membership { changed_ms: self.clock_ms, ..*membership };
+        self.changes.put(keys::membership(held.state.number, group), row.encode_to_vec());
+        Ok(self.record(key, held, duplicate, &append.envelope))
+    }
+
+    /// The number of rows of the inbox's groups.
+    fn memberships(&self, number: u64) -> io::Result<usize> {
+        let rows = keys::memberships_of(number);
+        let mut count = self.changes.with_prefix(rows.start()).filter(|(_, value)| value.is_some()).count();
+        for row in self.shard.view().range(rows) {
+            count += usize::from(self.changes.get(&row?.0).is_none());
+        }
+        Ok(count)
+    }
+
+    fn living_group(&self, number: u64) -> io::Result<Option<Group>> {
+        let group = self.get(&keys::group(number), decode::<Group>)?;
+        Ok(group.filter(|group| !group.deleted))
+    }
+
+    /// The row of this name, of whichever account.
+    fn member(&self, number: u64, person: &Person) -> io::Result<Option<Member>> {
+        self.get(&keys::member(number, &person.user), decode::<Member>)
+    }
+}
+
+/// The row, if it is of this account and not of another owner of the name.
+fn of_account<'a>(row: Option<&'a Member>, person: &Person) -> Option<&'a Member> {
+    row.filter(|row| row.incarnation == person.incarnation)
+}
+
+fn founded(op: &CreateGroup, sender: &Person, by_operator: bool) -> Result<(Group, Rows), Refused> {
+    let mut group = Group { settings: op.settings.clone(), members_seq: 1, ..Group::default() };
+    let owner = if by_operator { op.owner.as_ref() } else { Some(sender) };
+    let owner = owner.map(|owner| (owner.user.clone(), groups::founder(owner, Role::Owner)));
+    let members = op.members.iter().map(|person| (person.user.clone(), groups::founder(person, Role::Member)));
+    let rows: Vec<_> = members.chain(owner).map(|(user, row)| (user, Some(row))).collect();
+    for (_, row) in &rows {
+        groups::count(&mut group, None, row.as_ref());
+    }
+    groups::stands(&group, false, by_operator).map(|()| (group, rows))
+}
+
+fn sender_of(append: &Append) -> io::Result<Person> {
+    let user = str::from_utf8(&append.sender).map_err(|_| broken("sender of a command"))?.to_owned();
+    Ok(Person { user, incarnation: append.sender_incarnation })
+}
+
+fn decode<M: prost::Message + Default>(value: &[u8]) -> io::Result<M> {
+    M::decode(value).map_err(|_| broken("row of a group"))
+}
+
+fn answer(refused: Refused) -> Outcome {
+    let Refused { reason, detail, retry_after_ms } = refused;
+    let why = Why::Rejected(Rejected { reason: reason.into(), detail, retry_after_ms });
+    Outcome::Error(StoreError { why: Some(why) })
+}
