@@ -259,7 +259,8 @@ fn failed(answer: Result<StoreAnswer, StoreFailure>) -> Status {
         StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } | StoreFailure::SenderGone { detail } => {
             Status::not_found(detail)
         }
-        StoreFailure::NoRoom { detail } => Status::resource_exhausted(detail),
+        StoreFailure::NoRoom { detail } | StoreFailure::TooEarly { detail, .. } => Status::resource_exhausted(detail),
+        StoreFailure::Forbidden { detail } => Status::permission_denied(detail),
         StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
             Status::invalid_argument(failure.to_string())
         }

@@ -125,6 +125,8 @@ impl Failure {
             Self::Store(StoreFailure::Stopping) => (Code::Unavailable, true, 500),
             Self::Store(StoreFailure::Level { .. }) => (Code::Unavailable, true, 1000),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
+            Self::Store(StoreFailure::Forbidden { .. }) => (Code::Forbidden, false, 0),
+            Self::Store(StoreFailure::TooEarly { retry_after_ms, .. }) => (Code::RateLimited, true, *retry_after_ms),
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)
             }

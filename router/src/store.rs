@@ -73,6 +73,11 @@ pub(crate) enum StoreFailure {
     SenderGone { detail: String },
     #[error("{detail}")]
     NoRoom { detail: String },
+    /// The user may not do that in the group.
+    #[error("{detail}")]
+    Forbidden { detail: String },
+    #[error("{detail}")]
+    TooEarly { detail: String, retry_after_ms: u32 },
     /// Some storage nodes can't read it yet.
     #[error("{detail}")]
     Level { detail: String },

@@ -144,6 +144,7 @@ impl Owner {
             // The frame that carries a page is bounded by this, too.
             max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
             incarnation: read.incarnation,
+            reader: None,
         });
         let shard = self.topology.shards.timeline_of(&timeline);
         self.ask(shard, op, String::new(), parts.deadline, Continuation::Timeline(parts.slot));

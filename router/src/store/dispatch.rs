@@ -338,6 +338,9 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadHead(_)
         | Op::ReadHeads(_)
         | Op::ReadUser(_)
+        | Op::ReadGroup(_)
+        | Op::ReadMembers(_)
+        | Op::ReadMemberships(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

@@ -218,9 +218,12 @@ impl State {
                 sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
                 ..User::default()
             }),
-            other @ (Op::ReadTimeline(_) | Op::ListAccounts(_) | Op::ListSessions(_)) => {
-                panic!("not asked here: {other:?}")
-            }
+            other @ (Op::ReadTimeline(_)
+            | Op::ListAccounts(_)
+            | Op::ListSessions(_)
+            | Op::ReadGroup(_)
+            | Op::ReadMembers(_)
+            | Op::ReadMemberships(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -237,12 +240,17 @@ impl State {
                 Reply::Appended(Appended { epoch: 1, seq, first_envelope })
             }
             Timeline::EndSender(_) if self.keeps_senders => {
-                let rejected = Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into(), ..Rejected::default() };
+                let rejected =
+                    Rejected { reason: rejected::Reason::Invalid.into(), detail: "kept".into(), ..Rejected::default() };
                 Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
             }
             Timeline::EndSender(_) if self.below_level > 0 => {
                 self.below_level -= 1;
-                let rejected = Rejected { reason: rejected::Reason::Level.into(), detail: "not yet".into(), ..Rejected::default() };
+                let rejected = Rejected {
+                    reason: rejected::Reason::Level.into(),
+                    detail: "not yet".into(),
+                    ..Rejected::default()
+                };
                 Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) })
             }
             Timeline::SetCursor(_)
@@ -260,6 +268,7 @@ impl State {
                 Reply::Done(Done {})
             }
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
+            Timeline::ChangeGroup(_) | Timeline::SetMembership(_) => panic!("there are no groups here"),
             Timeline::CollectGarbage(_) | Timeline::Redact(_) | Timeline::SenderErased(_) | Timeline::SetLevel(_) => {
                 panic!("only a storage node asks for it")
             }
@@ -273,7 +282,11 @@ impl State {
                 let exists = self.accounts.contains_key(&account.user);
                 let is_same = self.accounts.get(&account.user) == Some(&account);
                 if exists && !is_same && put.mode() == Mode::Create {
-                    let rejected = Rejected { reason: rejected::Reason::Exists.into(), detail: String::new(), ..Rejected::default() };
+                    let rejected = Rejected {
+                        reason: rejected::Reason::Exists.into(),
+                        detail: String::new(),
+                        ..Rejected::default()
+                    };
                     return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
                 }
                 if !exists || put.mode() == Mode::Replace {
@@ -285,7 +298,11 @@ impl State {
             }
             Directory::DeleteAccount(delete) => {
                 if self.accounts.remove(&delete.user).is_none() {
-                    let rejected = Rejected { reason: rejected::Reason::NotFound.into(), detail: "nobody".into(), ..Rejected::default() };
+                    let rejected = Rejected {
+                        reason: rejected::Reason::NotFound.into(),
+                        detail: "nobody".into(),
+                        ..Rejected::default()
+                    };
                     return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
                 }
                 let account =

@@ -97,9 +97,6 @@ impl Play {
                     Did::ReadHeads(token, read.reads.into_iter().map(of).collect())
                 }
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
-                other @ (store_request::Op::ListAccounts(_) | store_request::Op::ListSessions(_)) => {
-                    panic!("unexpected {other:?}")
-                }
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
@@ -129,6 +126,7 @@ impl Play {
                     }
                     other => panic!("unexpected {other:?}"),
                 },
+                other => panic!("unexpected {other:?}"),
             },
             Effect::Answer(slot, answer) => {
                 slot.answer(answer);

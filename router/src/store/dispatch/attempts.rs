@@ -247,6 +247,10 @@ fn failure_of(rejected: Rejected) -> StoreFailure {
         rejected::Reason::SenderGone => StoreFailure::SenderGone { detail: rejected.detail },
         rejected::Reason::Level => StoreFailure::Level { detail: rejected.detail },
         rejected::Reason::Full => StoreFailure::NoRoom { detail: rejected.detail },
+        rejected::Reason::Forbidden => StoreFailure::Forbidden { detail: rejected.detail },
+        rejected::Reason::TooEarly => {
+            StoreFailure::TooEarly { detail: rejected.detail, retry_after_ms: rejected.retry_after_ms }
+        }
         rejected::Reason::Unspecified | rejected::Reason::Invalid | rejected::Reason::WrongShard => {
             StoreFailure::Rejected { detail: rejected.detail }
         }
