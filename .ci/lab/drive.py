@@ -4,6 +4,7 @@ import os
 import pathlib
 import sys
 
+import applying
 import autoscaling
 import backups
 import faults
@@ -23,6 +24,7 @@ STEPS = {
     "drain": three_nodes.drain,
     "volume": three_nodes.volume,
     "cable": three_nodes.cable,
+    "apply": applying.applying,
     "canary": operating.canary,
     "commands": operating.commands,
     "certificates": operating.certificates,

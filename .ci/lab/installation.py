@@ -37,7 +37,7 @@ def all_ready(deadline=300):
 
 
 def apply(folder, check=True):
-    return kubectl("apply", "-k", folder, check=check)
+    return kubectl("apply", "--server-side", "-k", folder, check=check)
 
 
 def overlay(folder, name, components=(), patches=()):

@@ -642,3 +642,10 @@ def test_each_component_is_on_the_page_and_each_named_test_is_there():
     for name in set(re.findall(r"`(test_\w+)`", page)):
         assert f"def {name}(" in tests, name
     assert len(re.findall(r"(?m)^\| \d+(?:, \d+)? \| ", page)) == 32, "33 points, of which two share a line"
+
+
+def test_each_apply_on_the_pages_is_server_side():
+    """One without it, after one with it, keeps what a release has dropped."""
+    for page in ("docs/kubernetes.md", "docs/loadtest.md", "docs/operations.md", "docs/runbook.md"):
+        for line in (ROOT / page).read_text().splitlines():
+            assert not re.search(r"kubectl (?:-n \S+ )?apply -(?!-server-side)", line), f"{page}: {line}"
