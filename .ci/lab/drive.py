@@ -8,10 +8,12 @@ import applying
 import autoscaling
 import backups
 import faults
+import issuing
 import monitoring
 import one_node
 import operating
 import proxies
+import scraping
 import three_nodes
 from kube import Failed, inside, lab
 from report import report
@@ -29,15 +31,18 @@ STEPS = {
     "commands": operating.commands,
     "certificates": operating.certificates,
     "backup": backups.backup,
+    "scrape-job": scraping.scrape_job,
     "prometheus": monitoring.prometheus,
     "autoscaling": autoscaling.autoscaling,
     "ingress": proxies.ingress,
     "gateway-api": proxies.gateway_api,
     "proxy-protocol": proxies.proxy_protocol,
+    "cert-manager": issuing.cert_manager,
     "chaos": faults.chaos,
 }
 # What needs more programs than Kubernetes, and minutes more, is asked for by name.
-DEFAULT = [name for name in STEPS if name not in ("prometheus", "autoscaling", "ingress", "gateway-api", "proxy-protocol", "chaos")]
+BY_NAME = ("scrape-job", "prometheus", "autoscaling", "ingress", "gateway-api", "proxy-protocol", "cert-manager", "chaos")
+DEFAULT = [name for name in STEPS if name not in BY_NAME]
 
 
 def main():

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# get-binaries.sh [full|network-policies|metrics|prometheus|ingress|s3|clean]... : the programs of a Kubernetes cluster, built from Go modules into
-# $CARILLON_LAB/bin, and the Debian packages that they need. Some 15 minutes on two cores, once; what is there is not built again.
+# get-binaries.sh [full|network-policies|metrics|prometheus|ingress|cert-manager|s3|clean]... : the programs of a Kubernetes cluster, built
+# from Go modules into $CARILLON_LAB/bin, and the Debian packages that they need. Some 15 minutes on two cores for `full`, once; what is
+# there is not built again. CARILLON_LAB_JOBS is how many packages are compiled at once.
 #   full              etcd, the Kubernetes programs, kubectl, containerd, CoreDNS, pause (default)
 #   network-policies  kube-router, which enforces NetworkPolicies
-#   metrics           metrics-server, which autoscalers ask for CPU
+#   metrics           metrics-server, which autoscalers ask for CPU, and prometheus-adapter, which they ask for the gateways' connections
 #   prometheus        the Prometheus Operator and its definitions, for PodMonitors, and a Prometheus that finds pods: Debian's does not
 #   s3                gofakes3, a storage that speaks S3, for backups
 #   ingress           Traefik, for Ingress and the Gateway API
+#   cert-manager      its controller, webhook and injector of authorities, from its Git repository: they are no modules of the proxy
 #   clean             removes the caches of the Go builds (8 GB); the programs stay
 set -eu
 . "$(dirname "$0")/lib.sh"
 kubernetes=${KUBERNETES:-v1.36.3}
 etcd=v3.6.16 containerd=v2.3.7 coredns=v1.14.7 kube_router=v2.1.0
-metrics_server=v0.9.0 prometheus_operator=v0.85.0 prometheus=v0.316.0 traefik=v3.7.13 gofakes3=v1.2.0
+metrics_server=v0.9.0 prometheus_adapter=v0.12.0 cert_manager=v1.21.1 prometheus_operator=v0.85.0 prometheus=v0.316.0 traefik=v3.7.13 gofakes3=v1.2.0
 work=$CARILLON_LAB/build
 mkdir -p "$bin" "$work"
 exec 9>"$CARILLON_LAB/.lock"
@@ -20,6 +22,7 @@ flock 9
 # Caches of their own, so that `clean` frees all of it.
 export GOMODCACHE=${GOMODCACHE:-$CARILLON_LAB/go/mod} GOCACHE=${GOCACHE:-$CARILLON_LAB/go/cache}
 export GOFLAGS="-mod=mod -modcacherw -trimpath -buildvcs=false" CGO_ENABLED=0
+jobs=${CARILLON_LAB_JOBS:-2}
 
 say() { printf '%4ds  %s\n' "$SECONDS" "$*"; }
 has() { [ -x "$bin/$1" ] && [ "$(cat "$work/$1.version" 2>/dev/null)" = "$2" ]; }
@@ -31,7 +34,7 @@ built() { # VERSION PROGRAM...
         echo "$version" >"$work/$program.version"
     done
 }
-build() { nice -n 10 go build -p 2 -o "$bin/" -ldflags "-s -w ${flags:-}" "$@"; }
+build() { nice -n 10 go build -p "$jobs" -o "$bin/" -ldflags "-s -w ${flags:-}" "$@"; }
 go_mod_of() { (cd / && GOFLAGS=-modcacherw go mod download -json "$1") | sed -n 's/^\t"GoMod": "\(.*\)",*$/\1/p'; }
 
 # module NAME MODULE VERSION: a small module that requires MODULE, with MODULE's own replacements by other modules, which Go ignores in
@@ -96,7 +99,7 @@ get_etcd() {
     has etcd "$etcd" && return
     say "etcd $etcd"
     module etcd go.etcd.io/etcd/server/v3 "$etcd"
-    nice -n 10 go build -p 2 -o "$bin/etcd" -ldflags "-s -w" go.etcd.io/etcd/server/v3
+    nice -n 10 go build -p "$jobs" -o "$bin/etcd" -ldflags "-s -w" go.etcd.io/etcd/server/v3
     built "$etcd" etcd
 }
 # With the few plugins that the DNS of a cluster needs.
@@ -114,7 +117,7 @@ get_coredns() {
         printf '"%s", ' $plugins
         printf '}\n\tcoremain.Run()\n}\n'
     } >main.go
-    nice -n 10 go build -p 2 -o "$bin/coredns" -ldflags "-s -w" .
+    nice -n 10 go build -p "$jobs" -o "$bin/coredns" -ldflags "-s -w" .
     built "$coredns" coredns
 }
 get_pause() {
@@ -144,7 +147,15 @@ G
 get_network_policies() {
     one kube-router github.com/cloudnativelabs/kube-router/v2 "$kube_router" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
 }
-get_metrics() { one metrics-server sigs.k8s.io/metrics-server "$metrics_server" sigs.k8s.io/metrics-server/cmd/metrics-server; }
+get_metrics() {
+    local of=sigs.k8s.io/prometheus-adapter
+    one metrics-server sigs.k8s.io/metrics-server "$metrics_server" sigs.k8s.io/metrics-server/cmd/metrics-server
+    has prometheus-adapter "$prometheus_adapter" && return
+    say "prometheus-adapter $prometheus_adapter"
+    module prometheus-adapter $of "$prometheus_adapter"
+    nice -n 10 go build -p "$jobs" -o "$bin/prometheus-adapter" -ldflags "-s -w" $of/cmd/adapter
+    built "$prometheus_adapter" prometheus-adapter
+}
 get_prometheus() {
     local of=github.com/prometheus-operator/prometheus-operator
     one prometheus-operator $of "$prometheus_operator" $of/cmd/operator $of/cmd/prometheus-config-reloader
@@ -161,21 +172,45 @@ get_prometheus() {
     cp "$(go list -m -f '{{.Dir}}' $of)"/example/prometheus-operator-crd/*.yaml "$CARILLON_LAB/definitions/prometheus/"
 }
 get_s3() { one gofakes3 github.com/johannesboyne/gofakes3 "$gofakes3" github.com/johannesboyne/gofakes3/cmd/gofakes3; }
-# Its module lacks the pages of its dashboard, which it wants to have in it.
+# Its module lacks the pages of its dashboard, and a folder that is a module of its own with two empty structures. It is built without what
+# is most of it: the providers of DNS for ACME, and the standard library for plugins.
 get_ingress() {
     has traefik "$traefik" && return
     say "traefik $traefik"
-    local of=github.com/traefik/traefik/v3 folder
+    local of=github.com/traefik/traefik/v3 folder ext=github.com/traefik/traefik/dynamic/ext
     module traefik $of "$traefik"
     folder=$(go list -m -f '{{.Dir}}' $of)
-    [ -d source ] || { cp -r "$folder" source && chmod -R u+w source; }
-    mkdir -p source/webui/static
+    rm -rf source
+    cp -r "$folder" source
+    chmod -R u+w source
+    mkdir -p source/webui/static source/pkg/config/dynamic/ext
     echo none >source/webui/static/index.html
-    go mod edit -replace "$of=./source"
+    printf 'module %s\n\ngo 1.24\n' $ext >source/pkg/config/dynamic/ext/go.mod
+    printf 'package ext\n\ntype HTTP struct{}\n\ntype Router struct{}\n' >source/pkg/config/dynamic/ext/ext.go
+    sed -i '/lego\/v5\/providers\/dns"$/d; s/= dns\.NewDNSChallengeProviderByName(.*/= challenge.Provider(nil), errors.New("not in the lab")/' \
+        source/pkg/provider/acme/provider.go
+    sed -i '/yaegi\/stdlib/d; s/i\.Use([a-z]*\.Symbols)/i.Use(interp.Exports{})/' source/pkg/plugins/middlewareyaegi.go
+    # Its fork of this module is not in each proxy, and differs little.
+    go mod edit -replace "$of=./source" -replace "$ext=./source/pkg/config/dynamic/ext" -replace github.com/abbot/go-http-auth=github.com/abbot/go-http-auth@v0.4.0
     build $of/cmd/traefik
     mkdir -p "$CARILLON_LAB/definitions/gateway-api"
     cp "$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.*.yaml "$CARILLON_LAB/definitions/gateway-api/"
     built "$traefik" traefik
+}
+get_cert_manager() {
+    local of=github.com/cert-manager/cert-manager source=$work/cert-manager program wanted=()
+    for program in controller webhook cainjector; do has "cert-manager-$program" "$cert_manager" || wanted+=("$program"); done
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    say "cert-manager $cert_manager: ${wanted[*]}"
+    rm -rf "$source"
+    git clone -q --depth 1 --branch "$cert_manager" "https://$of" "$source" 2>/dev/null
+    for program in "${wanted[@]}"; do
+        cd "$source/cmd/$program"
+        nice -n 10 go build -p "$jobs" -o "$bin/cert-manager-$program" -ldflags "-s -w" .
+        built "$cert_manager" "cert-manager-$program"
+    done
+    mkdir -p "$CARILLON_LAB/definitions/cert-manager"
+    cp "$source"/deploy/crds/*.yaml "$CARILLON_LAB/definitions/cert-manager/"
 }
 get_clean() { [ "$GOMODCACHE" != "$CARILLON_LAB/go/mod" ] || rm -rf "$CARILLON_LAB/go"; }
 
@@ -193,7 +228,7 @@ command -v go >/dev/null || { echo "there is no Go toolchain" >&2; exit 1; }
 [ $# -gt 0 ] || set -- full
 for what in "$@"; do
     case $what in
-    full | network-policies | metrics | prometheus | ingress | s3 | clean) "get_${what//-/_}" ;;
+    full | network-policies | metrics | prometheus | ingress | cert-manager | s3 | clean) "get_${what//-/_}" ;;
     *) echo "what is $what?" >&2; exit 2 ;;
     esac
 done

@@ -1,6 +1,7 @@
 """An installation of deploy/kubernetes in the lab."""
 
 import json
+import re
 import shutil
 
 import yaml
@@ -51,6 +52,13 @@ def overlay(folder, name, components=(), patches=()):
     content.setdefault("patches", []).extend(patches)
     file.write_text(yaml.safe_dump(content))
     return file.parent
+
+
+def block_of_the_page(key):
+    """The piece of YAML in docs/kubernetes.md that begins with this key."""
+    blocks = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text())
+    [block] = [block for block in blocks if block.startswith(f"{key}:")]
+    return block
 
 
 def templates():

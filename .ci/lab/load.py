@@ -30,10 +30,10 @@ def prepare():
 class Load:
     """Messages between users through the Service, from a pod on node1, checked from the first to the last."""
 
-    def __init__(self, name, labels=None):
+    def __init__(self, name, labels=None, users=USERS):
         self.name = name
         arguments = ["direct", "--url=tcp://carillon-gateway.carillon:7410", "--token-secret-file=/key/key", "--json=/dev/stdout"]
-        arguments += [f"--users={USERS}", f"--rate={RATE}", "--devices=2", "--seconds=3600", "--patience=120", "--workers=1"]
+        arguments += [f"--users={users}", f"--rate={RATE}", "--devices=2", "--seconds=3600", "--patience=120", "--workers=1"]
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
