@@ -91,8 +91,9 @@ def doctors():
         done = carillon("doctor", "--json", pod=pod, check=False)
         findings = json.loads(done.stdout)["findings"]
         bad = [f"{one['severity']}: {one['found']}" for one in findings if one["severity"] not in ("ok", "note")]
-        # What a container of the lab may open is what its shell may.
-        others = [one for one in bad if "the limit of open files" not in one]
+        # The lab has what its machine has: the open files of the shell, and a clock that another machine may keep.
+        of_the_machine = ("the limit of open files", "no time service keeps this machine's clock")
+        others = [one for one in bad if not any(known in one for known in of_the_machine)]
         report.check(f"the doctor finds a {name} pod well", not others, f"{len(findings)} findings, exit code {done.returncode}; {bad}")
 
 
