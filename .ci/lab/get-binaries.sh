@@ -197,13 +197,17 @@ get_ingress() {
     cp "$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.*.yaml "$CARILLON_LAB/definitions/gateway-api/"
     built "$traefik" traefik
 }
+# With the issuers that need nobody outside: those for ACME, Vault and Venafi are most of its size.
 get_cert_manager() {
     local of=github.com/cert-manager/cert-manager source=$work/cert-manager program wanted=()
     for program in controller webhook cainjector; do has "cert-manager-$program" "$cert_manager" || wanted+=("$program"); done
     [ ${#wanted[@]} -gt 0 ] || return 0
     say "cert-manager $cert_manager: ${wanted[*]}"
     rm -rf "$source"
-    git clone -q --depth 1 --branch "$cert_manager" "https://$of" "$source" 2>/dev/null
+    git -c advice.detachedHead=false clone -q --depth 1 --branch "$cert_manager" "https://$of" "$source"
+    sed -i -E '/_ ".*\/pkg\/(issuer\/(acme|vault|venafi)|controller\/acme[a-z]+)"$/d' "$source/cmd/controller/app/start.go"
+    sed -i -E '/\b(challengescontroller|orderscontroller|cr(acme|vault|venafi)controller|csr[a-z]+controller)\b/d' \
+        "$source/internal/apis/config/controller/v1alpha1/defaults.go"
     for program in "${wanted[@]}"; do
         cd "$source/cmd/$program"
         nice -n 10 go build -p "$jobs" -o "$bin/cert-manager-$program" -ldflags "-s -w" .
