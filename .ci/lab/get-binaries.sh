@@ -178,9 +178,11 @@ get_ingress() {
     has traefik "$traefik" && return
     say "traefik $traefik"
     local of=github.com/traefik/traefik/v3 folder ext=github.com/traefik/traefik/dynamic/ext
+    # Anew, since an earlier attempt has replaced the module by its copy.
+    rm -rf "$work/traefik"
     module traefik $of "$traefik"
+    go mod download $of
     folder=$(go list -m -f '{{.Dir}}' $of)
-    rm -rf source
     cp -r "$folder" source
     chmod -R u+w source
     mkdir -p source/webui/static source/pkg/config/dynamic/ext
