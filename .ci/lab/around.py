@@ -27,8 +27,8 @@ def image(name, *lines, files=()):
 
 def of_program(program, *arguments):
     """An image with one program of $CARILLON_LAB/bin, built once."""
-    words = json.dumps([f"/{program}", *arguments])
-    return image(f"localhost/{program}:1", f"COPY {program} /{program}", f"ENTRYPOINT {words}", files=[FOLDER / "bin" / program])
+    words = json.dumps([f"/bin/{program}", *arguments])
+    return image(f"localhost/{program}:1", f"COPY {program} /bin/{program}", f"ENTRYPOINT {words}", files=[FOLDER / "bin" / program])
 
 
 def applied(*objects):
