@@ -166,9 +166,11 @@ get_prometheus() {
             build -tags remove_all_sd,enable_kubernetes_sd github.com/prometheus/prometheus/cmd/prometheus
         built "$prometheus" prometheus
     }
-    # What kubectl has to know before there can be a PodMonitor.
+    # What kubectl has to know before there can be a PodMonitor. Without the caches, which `clean` removes, it is there still.
+    [ ! -f "$CARILLON_LAB/definitions/prometheus/monitoring.coreos.com_podmonitors.yaml" ] || return 0
     mkdir -p "$CARILLON_LAB/definitions/prometheus"
     module prometheus-operator $of "$prometheus_operator"
+    go mod download $of
     cp "$(go list -m -f '{{.Dir}}' $of)"/example/prometheus-operator-crd/*.yaml "$CARILLON_LAB/definitions/prometheus/"
 }
 get_s3() { one gofakes3 github.com/johannesboyne/gofakes3 "$gofakes3" github.com/johannesboyne/gofakes3/cmd/gofakes3; }
