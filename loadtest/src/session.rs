@@ -13,7 +13,7 @@ use crate::{
         self, GeneratorReport, Integrity, Limits, Machine, Report, ServerReport, Verdict, capacity::CapacityOutcome,
         html, junit, levels::Levels, recorder::Recorder, text,
     },
-    scenario::{Environment, Found, Gate, RunError, Target, Token},
+    scenario::{Ending, Environment, Found, Gate, RunError, Target, Token},
 };
 
 /// What a run is given, wherever it was asked for.
@@ -77,7 +77,7 @@ impl Watch {
 }
 
 /// Resolves when this process is told to end, by an interrupt or as Kubernetes does it.
-pub(crate) async fn interrupted() {
+async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
 
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
@@ -92,8 +92,10 @@ pub(crate) async fn interrupted() {
     }
 }
 
-/// Ends the process at the second interrupt, without waiting for the end of the run.
-pub(crate) async fn exit_at_interrupt() {
+async fn end_at_interrupt(environment: Environment) {
+    interrupted().await;
+    environment.recorder.mark("interrupted");
+    environment.ending.interrupt();
     interrupted().await;
     std::process::exit(130);
 }
@@ -116,6 +118,7 @@ impl Session {
             workers: setting.threads,
             tasks: Tasks::new(),
             gate: Gate::open(),
+            ending: Ending::default(),
         };
         let Setting { scenario, levels, outputs, note, .. } = setting;
         Self { environment, scenario, levels, outputs, note, limits: None }
@@ -128,24 +131,24 @@ impl Session {
         self
     }
 
-    /// Resolves after this time, or at an interrupt; the second one ends the process.
+    /// Resolves after this time, or when the run ends early.
     pub(crate) fn for_this_long(&self, lasts: Duration) -> impl Future<Output = ()> + use<> {
-        let (recorder, tasks) = (Arc::clone(&self.environment.recorder), self.environment.tasks.clone());
+        let (recorder, ending) = (Arc::clone(&self.environment.recorder), self.environment.ending.clone());
         async move {
             recorder.phase_lasts(lasts);
-            tokio::select! {
-                () = tokio::time::sleep(lasts) => {}
-                () = interrupted() => {
-                    recorder.mark("interrupted");
-                    tasks.spawn("second interrupt", exit_at_interrupt());
-                }
-            }
+            ending.within(lasts).await;
         }
     }
 
     /// Runs the scenario, prints its report, and writes the report to the files that the options name.
     pub(crate) async fn finish(&self, run: impl Future<Output = Result<Found, RunError>>) -> anyhow::Result<Report> {
-        let found = self.observe(run).await?;
+        let found = match self.observe(run).await {
+            Err(error) if error.makes_the_run_invalid() => {
+                eprintln!("carillon-loadtest: {error}");
+                Found::nothing(&self.environment, Some(error.to_string())).await
+            }
+            found => found?,
+        };
         let report = self.report(&found);
         self.conclude(&report).await?;
         Ok(report)
@@ -159,10 +162,12 @@ impl Session {
         done
     }
 
-    /// Takes samples and shows the progress until the watch ends.
+    /// Takes samples and shows the progress until the watch ends. From now on an interrupt ends the run in order, and the second one
+    /// the process.
     pub(crate) fn watch(&self) -> Watch {
         let environment = &self.environment;
         let tasks = environment.tasks.child();
+        environment.tasks.spawn("interrupt", end_at_interrupt(environment.clone()));
         sampler::start(Arc::clone(&environment.recorder), Arc::clone(&environment.servers), &tasks);
         Watch { progress: progress::start(Arc::clone(&environment.recorder), &tasks), tasks }
     }
@@ -195,8 +200,10 @@ impl Session {
         let (environment, recorder) = (&self.environment, &self.environment.recorder);
         let distributions: Vec<_> = found.times.iter().filter_map(report::times::Times::distribution).collect();
         let levels = self.levels.judge(&found.figures, &distributions, &found.integrity);
+        let interrupted_ms = environment.ending.interrupted_at().map(|at| recorder.us(at) / 1000);
         let verdict = match found {
             Found { integrity, .. } if !integrity.violations.is_empty() => Verdict::IntegrityBroken,
+            _ if interrupted_ms.is_some() => Verdict::Interrupted,
             Found { invalid: Some(_), .. } => Verdict::Invalid,
             _ if levels.iter().any(|level| !level.met) => Verdict::LevelMissed,
             _ => Verdict::Pass,
@@ -211,6 +218,7 @@ impl Session {
             options: std::env::args().skip(1).collect(),
             machine: Machine::this(),
             verdict,
+            interrupted_ms,
             measured_s: found.window.took.as_secs_f64(),
             measured_from_ms: recorder.measures_from_ms(),
             figures: found.figures.clone(),

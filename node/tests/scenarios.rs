@@ -11,7 +11,7 @@ use carillon_loadtest::{
     payload::Filling,
     report::figure::SERVER_CPU,
     scenario::{
-        Environment, Found, Gate, Target,
+        Ending, Environment, Found, Gate, Target,
         direct::{self, DirectConfig, SlowReaders},
         herd::{self, HerdConfig},
         idle::{self, IdleConfig},
@@ -38,6 +38,7 @@ fn environment(service: &Service, run: &str, carriers: &[Carrier]) -> Environmen
         workers: 2,
         tasks: Tasks::new(),
         gate: Gate::open(),
+        ending: Ending::default(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         figure::{Figure, RATE, cost},
         times::Times,
     },
-    scenario::{Environment, mix::Ending},
+    scenario::Environment,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,12 +92,7 @@ struct Tried {
 }
 
 /// Tries rates until the highest one is found, or the run is ended.
-pub(crate) async fn search(
-    load: &mut impl Loaded,
-    config: &CapacityConfig,
-    environment: &Environment,
-    ending: &Ending,
-) -> Searched {
+pub(crate) async fn search(load: &mut impl Loaded, config: &CapacityConfig, environment: &Environment) -> Searched {
     let mut search = Search::new(config.bounds);
     let mut steps: Vec<Step> = Vec::new();
     let empty = Reading::now(&environment.recorder, &environment.servers).await;
@@ -109,7 +104,7 @@ pub(crate) async fn search(
         };
         let tried = tokio::select! {
             tried = attempt(load, config, environment, rate, purpose) => tried,
-            () = ending.ended() => Err(Stopped::Interrupted),
+            () = environment.ending.ended() => Err(Stopped::Interrupted),
         };
         match tried {
             Ok(tried) => {

@@ -16,7 +16,7 @@ pub(crate) use self::{
 use crate::{
     faults::Step,
     report::{FaultReport, recorder::Recorder},
-    scenario::mix::Ending,
+    scenario::Ending,
     scenario_file::ChaosPart,
 };
 

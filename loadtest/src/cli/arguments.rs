@@ -16,7 +16,8 @@ const MOST_SECONDS: f64 = 366.0 * 86_400.0;
 /// Load on a running Carillon, what it costs, and a verdict on every message.
 ///
 /// Without a command it is `direct`. Exit codes: 0 all was well; 1 the request was wrong or something failed; 2 a
-/// promise was broken; 3 a level was missed; 4 the run says nothing, for example because the generator was the limit.
+/// promise was broken; 3 a level was missed; 4 the run says nothing, for example because the generator was the limit; 5 it
+/// was interrupted.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {

@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
 }
 
 const INVALID: u8 = 4;
+const INTERRUPTED: u8 = 5;
 
 fn exit_code(verdict: Verdict) -> ExitCode {
     ExitCode::from(match verdict {
@@ -50,6 +51,7 @@ fn exit_code(verdict: Verdict) -> ExitCode {
         Verdict::IntegrityBroken => 2,
         Verdict::LevelMissed => 3,
         Verdict::Invalid => INVALID,
+        Verdict::Interrupted => INTERRUPTED,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Carries out scenario files.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use carillon_proto::tasks::Tasks;
@@ -14,9 +14,9 @@ use crate::{
     chaos::{self, Consent, Kubectl, KubernetesFaults, LocalFaults, Strike},
     cluster::{Cluster, ClusterConfig, Counts, Keeping, Layout},
     report::{Integrity, Report},
-    scenario::mix::{self, Ending},
+    scenario::mix,
     scenario_file::{self, ChaosPart, PRESETS, ScenarioFile, TargetPart},
-    session::{Session, Setting, capacity_report, exit_at_interrupt, interrupted},
+    session::{Session, Setting, capacity_report},
 };
 
 pub(super) fn presets(arguments: &Presets) -> anyhow::Result<ExitCode> {
@@ -82,26 +82,12 @@ fn check_chaos(scenario: &ScenarioFile, arguments: &ChaosArguments) -> anyhow::R
     chaos.steps().into_iter().try_for_each(knows).map_err(anyhow::Error::msg)
 }
 
-/// Ends the run in order at an interrupt; the second one ends the process.
-pub(super) fn end_at_interrupt(session: &Session, ending: &Ending) {
-    let (ending, recorder) = (ending.clone(), Arc::clone(&session.environment.recorder));
-    session.environment.tasks.spawn("interrupt", async move {
-        interrupted().await;
-        recorder.mark("interrupted");
-        ending.end();
-        exit_at_interrupt().await;
-    });
-}
-
 async fn carry_out(session: &Session, scenario: &ScenarioFile) -> anyhow::Result<Report> {
-    let ending = Ending::new();
-    end_at_interrupt(session, &ending);
-    session.finish(mix::run(&session.environment, scenario, &ending)).await
+    session.finish(mix::run(&session.environment, scenario)).await
 }
 
 async fn look_for_capacity(session: &Session, scenario: &ScenarioFile) -> anyhow::Result<Report> {
-    let (environment, ending) = (&session.environment, Ending::new());
-    end_at_interrupt(session, &ending);
+    let environment = &session.environment;
     let (config, direct) = scenario
         .capacity_config()
         .zip(scenario.direct.as_ref())
@@ -109,7 +95,7 @@ async fn look_for_capacity(session: &Session, scenario: &ScenarioFile) -> anyhow
     let (searched, integrity) = session
         .observe(async {
             let mut steps = Steps::open(environment, scenario.direct_config(direct, environment)).await?;
-            let searched = capacity::search(&mut steps, &config, environment, &ending).await;
+            let searched = capacity::search(&mut steps, &config, environment).await;
             let report = steps.finish(config.patience).await;
             anyhow::Ok((searched, Integrity::from(&report.findings)))
         })
@@ -185,18 +171,17 @@ async fn with_faults(
     part: &ChaosPart,
     faults: &mut impl Strike,
 ) -> anyhow::Result<Report> {
-    let ending = Ending::new();
-    end_at_interrupt(session, &ending);
     let environment = &session.environment;
+    let ending = &environment.ending;
     let both = async {
         let load = async {
-            let found = mix::run(environment, scenario, &ending).await;
+            let found = mix::run(environment, scenario).await;
             // Without a load there is nothing to strike at.
             ending.end();
             found
         };
         let (recorder, measured) = (&environment.recorder, scenario.time.measured.0);
-        tokio::join!(load, chaos::run(faults, part, measured, recorder, &ending))
+        tokio::join!(load, chaos::run(faults, part, measured, recorder, ending))
     };
     let (found, struck) = session.observe(both).await;
     let mut found = found?;

@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use super::{
     arguments::{CoordinateArguments, WorkArguments},
     exit_code, on_threads,
-    run::end_at_interrupt,
 };
 use crate::{
-    scenario::mix::Ending,
     scenario_file::ScenarioFile,
     session::Session,
     workers::{self, Coordinator, Secret, WorkerConfig},
@@ -29,9 +27,8 @@ pub(super) fn coordinate(arguments: &CoordinateArguments) -> anyhow::Result<Exit
     let outputs = &arguments.outputs;
     let setting = scenario.coordinators_setting(outputs.outputs(), outputs.note.clone())?;
     let report = on_threads(THREADS, async {
-        let (session, ending) = (Session::new(setting), Ending::new());
-        end_at_interrupt(&session, &ending);
-        let report = session.observe(workers::coordinate(&coordinator, &session, &scenario, &ending)).await?;
+        let session = Session::new(setting);
+        let report = session.observe(workers::coordinate(&coordinator, &session, &scenario)).await?;
         session.conclude(&report).await?;
         Ok(report)
     })?;

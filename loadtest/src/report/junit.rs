@@ -83,6 +83,8 @@ fn cases(report: &Report) -> Vec<Case> {
         let outcome = fault.failed.clone().map_or(Outcome::Passed, Outcome::Failed);
         add("faults", &format!("{} s: {} is healed", fault.at_ms / 1000, fault.what), outcome);
     }
+    let early = |ms: u64| Outcome::Error(format!("it was interrupted after {:.1} s", ms as f64 / 1000.0));
+    add("run", "it comes to its end", report.interrupted_ms.map_or(Outcome::Passed, early));
     let valid = report.generator.invalid.clone().map_or(Outcome::Passed, Outcome::Error);
     add("run", "the figures are those of the service", valid);
     cases
@@ -206,7 +208,7 @@ mod tests {
         }];
         let found = read(&junit(&broken));
         let has = |wanted: &str| assert!(found.iter().any(|one| one == wanted), "{wanted} is not in {found:#?}");
-        has("testsuites tests=10 failures=2 errors=2 time=2.000");
+        has("testsuites tests=11 failures=2 errors=2 time=2.000");
         has("testcase classname=direct.integrity name=nothing is lost");
         has("failure message=1 lost");
         has("testcase classname=direct.integrity name=nothing is gap");

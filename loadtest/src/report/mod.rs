@@ -43,6 +43,9 @@ pub struct Report {
     pub options: Vec<String>,
     pub machine: Machine,
     pub verdict: Verdict,
+    /// When the run was told to end before its time, in milliseconds after its beginning; absent if it was not.
+    #[serde(default)]
+    pub interrupted_ms: Option<u64>,
     /// Length of the measured part: without warm-up and reading back.
     pub measured_s: f64,
     /// Beginning of the measured part, in milliseconds after the beginning of the run; absent if the run never reached
@@ -76,6 +79,8 @@ pub struct Report {
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     IntegrityBroken,
+    /// Somebody has ended the run before its time: nothing was found to be wrong until then.
+    Interrupted,
     /// The figures mean nothing: the generator was the limit, connections were lost, ...
     Invalid,
     LevelMissed,
@@ -208,7 +213,7 @@ impl Report {
 
     /// The figures mean nothing. What is broken is broken nevertheless.
     pub(crate) fn invalidate(&mut self, why: String) {
-        if self.verdict != Verdict::IntegrityBroken {
+        if !matches!(self.verdict, Verdict::IntegrityBroken | Verdict::Interrupted) {
             self.verdict = Verdict::Invalid;
         }
         self.generator.invalid = Some(why);

@@ -25,6 +25,7 @@ pub(crate) fn report(scenario: &str, rate: f64, p99_us: u64) -> Report {
         options: vec!["--users".to_owned(), "2".to_owned()],
         machine: Machine::this(),
         verdict: Verdict::IntegrityBroken,
+        interrupted_ms: None,
         measured_s: 2.0,
         measured_from_ms: Some(500),
         figures: vec![Figure::higher("accepted", "1/s", rate), Figure::lower(SERVER_CPU, "us/message", 40.0)],

@@ -60,6 +60,9 @@ fn write(to: &mut String, report: &Report) -> std::fmt::Result {
         let got = level.got.map_or("no figure".to_owned(), |got| format!("{got:.1}"));
         writeln!(to, "level {}: wanted {}, got {got}: {verdict}", level.name, level.wanted)?;
     }
+    if let Some(ms) = report.interrupted_ms {
+        writeln!(to, "INTERRUPTED after {:.1} s: this is what was seen until then", ms as f64 / 1000.0)?;
+    }
     if let Some(why) = &generator.invalid {
         writeln!(to, "INVALID: {why}")?;
     }
@@ -130,6 +133,7 @@ fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {
 pub(super) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::IntegrityBroken => "integrity broken",
+        Verdict::Interrupted => "interrupted",
         Verdict::Invalid => "invalid",
         Verdict::LevelMissed => "level missed",
         Verdict::Pass => "pass",

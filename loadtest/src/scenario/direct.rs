@@ -344,7 +344,7 @@ pub(crate) async fn run_at(
     direct.send(pace);
     recorder.set_phase("warming up");
     recorder.phase_lasts(warm_up);
-    tokio::time::sleep(warm_up).await;
+    environment.ending.within(warm_up).await;
     recorder.set_phase("measuring");
     recorder.measure_from_now();
     let before = Reading::now(&recorder, &environment.servers).await;

@@ -56,13 +56,14 @@ pub async fn run(
             }
         }
     };
-    let all = futures_util::stream::iter(0..config.connections);
+    let goes_on = |_: &usize| std::future::ready(!environment.ending.is_ended());
+    let all = futures_util::stream::iter(0..config.connections).take_while(goes_on);
     all.for_each_concurrent(config.concurrency.max(1), sign_in).await;
     if let Some((user, why)) = failed.lock().take() {
         return Err(RunError::SignIn { user, why });
     }
     recorder.set_phase("settling");
-    tokio::time::sleep(settle).await;
+    environment.ending.within(settle).await;
     let before = Reading::now(recorder, &environment.servers).await;
     recorder.set_phase("holding");
     measured.await;

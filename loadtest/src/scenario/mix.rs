@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{FutureExt as _, LocalBoxFuture, try_join_all};
-use tokio::sync::watch;
 
-use super::{Environment, Found, Gate, RunError, direct, herd, idle, offline};
+use super::{Ending, Environment, Found, Gate, RunError, direct, herd, idle, offline};
 use crate::{
     measure::window::Reading,
     report::{
@@ -23,42 +22,9 @@ struct Part {
     found: Found,
 }
 
-/// Ends a run early. Parts end in order, and what they have found counts.
-#[derive(Clone)]
-pub(crate) struct Ending(watch::Sender<bool>);
-
-impl Ending {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(false))
-    }
-
-    pub(crate) fn end(&self) {
-        self.0.send_replace(true);
-    }
-
-    pub(crate) fn is_ended(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Resolves when the run ends early.
-    pub(crate) async fn ended(&self) {
-        // The sender lives as long as this value.
-        let _ = self.0.subscribe().wait_for(|ended| *ended).await;
-    }
-
-    /// Resolves after this time, or when the run ends early. True if the time has passed.
-    pub(crate) async fn within(&self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.ended()).await.is_err()
-    }
-}
-
 /// Signs in, waits at the environment's gate, and carries out all parts until the time is over or the run is ended.
-pub(crate) async fn run(
-    environment: &Environment,
-    scenario: &ScenarioFile,
-    ending: &Ending,
-) -> Result<Found, RunError> {
-    let whole = Whole { environment, scenario, ending, inner: Gate::closed() };
+pub(crate) async fn run(environment: &Environment, scenario: &ScenarioFile) -> Result<Found, RunError> {
+    let whole = Whole { environment, scenario, ending: &environment.ending, inner: Gate::closed() };
     let mut all: Vec<LocalBoxFuture<'_, Result<Vec<Part>, RunError>>> = Vec::new();
     if scenario.direct.is_some() {
         all.push(whole.direct().boxed_local());

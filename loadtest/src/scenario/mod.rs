@@ -2,6 +2,7 @@
 
 mod device;
 pub mod direct;
+mod ending;
 mod gate;
 pub mod herd;
 pub mod idle;
@@ -20,11 +21,16 @@ use carillon_client::{Acknowledge, Address, Client, ClientConfig, ConnectOptions
 use carillon_proto::{Position, TimelineId, pb::client::Start, tasks::Tasks};
 
 use self::device::Device;
-pub use self::gate::Gate;
 pub(crate) use self::witness::Witness;
+pub use self::{ending::Ending, gate::Gate};
 use crate::{
     checker::{Checker, FlowCheck},
-    measure::{gateways::Gateways, generator::Generator, servers::Servers, window::Window},
+    measure::{
+        gateways::Gateways,
+        generator::Generator,
+        servers::Servers,
+        window::{Reading, Window},
+    },
     payload::Filling,
     report::{Integrity, figure::Figure, recorder::Recorder, times::Times},
 };
@@ -79,6 +85,8 @@ pub struct Environment {
     pub tasks: Tasks,
     /// Where the run waits, after its sign-ins, for others that are to begin at the same time.
     pub gate: Gate,
+    /// By which it is told to end before its time.
+    pub ending: Ending,
 }
 
 /// The result of a scenario.
@@ -91,6 +99,15 @@ pub struct Found {
     pub window: Window,
     /// Why the figures mean nothing; `None` if they are good.
     pub invalid: Option<String>,
+}
+
+impl Found {
+    /// Nothing was measured.
+    pub(crate) async fn nothing(environment: &Environment, invalid: Option<String>) -> Self {
+        let now = Reading::now(&environment.recorder, &environment.servers).await;
+        let window = now.until(&now);
+        Self { integrity: Integrity::default(), times: Vec::new(), figures: Vec::new(), window, invalid }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -101,7 +101,7 @@ impl Offline<'_> {
         failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
     }
 
-    /// Sends everything. False if that was not done in time.
+    /// Sends everything, or until the run ends early. False if that was not done in time.
     async fn store(&self, senders: &[Client]) -> (Window, bool) {
         let (recorder, config) = (&self.environment.recorder, &self.config);
         recorder.set_phase("storing");
@@ -124,8 +124,13 @@ impl Offline<'_> {
             self.environment.tasks.spawn("send", sender.run(stopped.clone()));
         }
         drop(stopped);
-        let all_sent = eventually(self.sending_lasts() + config.patience, || stop.is_closed()).await;
+        let ending = &self.environment.ending;
+        let done = || stop.is_closed() || ending.is_ended();
+        let all_sent = eventually(self.sending_lasts() + config.patience, done).await;
         let _ = stop.send(true);
+        if ending.is_ended() {
+            eventually(config.patience, || stop.is_closed()).await;
+        }
         (before.until(&Reading::now(recorder, &self.environment.servers).await), all_sent)
     }
 

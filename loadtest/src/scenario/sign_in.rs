@@ -92,6 +92,7 @@ struct Ramp<'a> {
 struct Ramped {
     latencies: hdrhistogram::Histogram<u64>,
     succeeded: u64,
+    failed: u64,
     /// The first failed sign-in: user and reason.
     failure: Option<(String, String)>,
     lost: Arc<AtomicU64>,
@@ -105,13 +106,17 @@ impl<'a> Ramp<'a> {
     async fn run(&self) -> Ramped {
         let (began, lost) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let (latencies, failure) = (Mutex::new(histogram()), Mutex::new(None));
-        let all = futures_util::stream::iter(0..self.config.count);
+        let (ending, failed) = (&self.environment.ending, AtomicU64::new(0));
+        let goes_on = |_: &usize| std::future::ready(!ending.is_ended());
+        let all = futures_util::stream::iter(0..self.config.count).take_while(goes_on);
         all.for_each_concurrent(self.config.concurrency.max(1), |number| {
-            let (latencies, failure, lost) = (&latencies, &failure, &lost);
+            let (latencies, failure, failed, lost) = (&latencies, &failure, &failed, &lost);
             async move {
                 let intended = self.config.rate.map(|rate| began + Duration::from_secs_f64(number as f64 / rate));
-                if let Some(intended) = intended {
-                    tokio::time::sleep_until(intended.into()).await;
+                if let Some(intended) = intended
+                    && !ending.within(intended.saturating_duration_since(Instant::now())).await
+                {
+                    return;
                 }
                 let intended = intended.unwrap_or_else(Instant::now);
                 match self.one(number, lost).await {
@@ -119,13 +124,17 @@ impl<'a> Ramp<'a> {
                         let us = signed_in_at.saturating_duration_since(intended).as_micros() as u64;
                         latencies.lock().saturating_record(us);
                     }
-                    Err(why) => _ = failure.lock().get_or_insert(why),
+                    Err(why) => {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        failure.lock().get_or_insert(why);
+                    }
                 }
             }
         })
         .await;
         let latencies = latencies.into_inner();
-        Ramped { succeeded: latencies.len(), latencies, failure: failure.into_inner(), lost }
+        let (succeeded, failed) = (latencies.len(), failed.into_inner());
+        Ramped { succeeded, failed, latencies, failure: failure.into_inner(), lost }
     }
 
     /// Signs in once. Returns the time at which the sign-in was answered.
@@ -164,7 +173,7 @@ impl Ramped {
     fn failed(&self, config: &SignInConfig) -> Option<String> {
         let lost = self.lost.load(Ordering::Relaxed);
         if let Some((user, why)) = &self.failure {
-            let failed = config.count as u64 - self.succeeded;
+            let failed = self.failed;
             return Some(format!("{failed} of {} sign-ins failed, first that of {user}: {why}", config.count));
         }
         (lost > 0).then(|| format!("{lost} connections were lost after their sign-in"))

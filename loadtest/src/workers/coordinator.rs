@@ -15,7 +15,7 @@ use crate::{
     capacity::{self, CapacityConfig, Drained, Loaded, Measured, Searched, Stopped},
     measure::window::{Reading, Window},
     report::{GeneratorReport, Integrity, Report, WorkerReport, figure::Figure},
-    scenario::{Found, mix::Ending},
+    scenario::{Ending, Found},
     scenario_file::ScenarioFile,
     session::{Session, capacity_report},
 };
@@ -33,7 +33,6 @@ pub(crate) async fn coordinate(
     coordinator: &Coordinator,
     session: &Session,
     scenario: &ScenarioFile,
-    ending: &Ending,
 ) -> anyhow::Result<Report> {
     let most = scenario.most_workers();
     anyhow::ensure!(
@@ -47,15 +46,16 @@ pub(crate) async fn coordinate(
         .with_context(|| format!("can't listen at {}", coordinator.listen))?;
     eprintln!("waiting for {} workers at {}", coordinator.workers, listener.local_addr()?);
     let environment = &session.environment;
+    let ending = &environment.ending;
     let Coordinator { secret, workers, patience, .. } = coordinator;
     let crew = tokio::select! {
         crew = Crew::gather(listener, secret, *workers, *patience, &environment.recorder, &environment.tasks) => crew?,
-        () = ending.ended() => anyhow::bail!("interrupted before all workers had come"),
+        () = ending.ended() => return Ok(session.report(&Found::nothing(environment, None).await)),
     };
     let mut team = Team { crew, scenario, session };
     team.sign_in().await?;
     let report = match scenario.capacity_config() {
-        Some(config) => team.search(&config, ending).await,
+        Some(config) => team.search(&config).await,
         None => team.run(ending).await,
     };
     let threads = team.crew.workers.iter().map(|worker| worker.threads).sum();
@@ -115,9 +115,9 @@ impl Team<'_> {
         Report { workers, ..session.report(&whole) }
     }
 
-    async fn search(&mut self, config: &CapacityConfig, ending: &Ending) -> Report {
+    async fn search(&mut self, config: &CapacityConfig) -> Report {
         let session = self.session;
-        let searched: Searched = capacity::search(self, config, &session.environment, ending).await;
+        let searched: Searched = capacity::search(self, config, &session.environment).await;
         self.crew.order(|_| Order::Finish).await;
         let found = self.findings().await;
         let workers = self.reports(&found);

@@ -22,10 +22,7 @@ use crate::{
     capacity::{Loaded as _, Steps},
     measure::window::Reading,
     report::Integrity,
-    scenario::{
-        Environment, Found, Gate,
-        mix::{self, Ending},
-    },
+    scenario::{Environment, Found, Gate, mix},
     scenario_file::ScenarioFile,
     session::{Outputs, Session},
 };
@@ -146,9 +143,8 @@ impl Working<'_> {
     }
 
     async fn mix(&mut self, environment: &Environment, scenario: &ScenarioFile) -> anyhow::Result<Found> {
-        let ending = Ending::new();
         let told = self.told.clone();
-        let mut running = std::pin::pin!(mix::run(environment, scenario, &ending));
+        let mut running = std::pin::pin!(mix::run(environment, scenario));
         let all = async {
             environment.gate.arrived(1).await;
             told.send(Told::Ready).await
@@ -162,7 +158,7 @@ impl Working<'_> {
             loop {
                 match self.order().await? {
                     Order::Start => environment.gate.let_pass(),
-                    Order::Finish => ending.end(),
+                    Order::Finish => environment.ending.end(),
                     _ => {}
                 }
             }

@@ -2,6 +2,8 @@
 
 mod chaos;
 mod gateway;
+mod interrupted;
+mod process;
 mod scenarios;
 mod workers;
 

@@ -1,18 +1,16 @@
 //! A coordinator and workers, each a process, against the same gateway.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, ChildStderr, Command, Stdio},
-};
+use std::fs;
 
 use carillon_loadtest::report::{Report, Verdict};
 use carillon_proto::tasks::Tasks;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::gateway::{Gateway, Lie};
+use super::{
+    gateway::{Gateway, Lie},
+    process::Process,
+};
 
 const SECRET: &str = "a secret of the workers";
 
@@ -29,59 +27,6 @@ users = 5
 window = 8
 rate = 100
 "#;
-
-/// A process of the program. It is killed when the test is over.
-struct Process {
-    child: Child,
-    said: BufReader<ChildStderr>,
-    all: String,
-}
-
-impl Process {
-    fn start(folder: &Path, words: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_carillon-loadtest"))
-            .args(words)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let said = BufReader::new(child.stderr.take().expect("piped"));
-        Self { child, said, all: String::new() }
-    }
-
-    /// Reads what the process says until a line has this, and returns the line.
-    fn until(&mut self, text: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.said.read_line(&mut line).expect("read") > 0, "it never said {text:?}: {}", self.all);
-            self.all += &line;
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn interrupt(&self) {
-        let status = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        assert!(status.expect("runs").success());
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        std::io::Read::read_to_string(&mut self.said, &mut self.all).expect("read");
-        let code = self.child.wait().expect("ends").code();
-        (code, std::mem::take(&mut self.all))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It has ended, unless the test failed before.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 struct World {
     folder: TempDir,
@@ -165,13 +110,13 @@ fn a_worker_that_dies_is_named_and_the_run_is_not_passed() {
     let line = victim.until("this is worker-");
     let name = line.trim().trim_start_matches("this is ").split(':').next().expect("a name").to_owned();
     world.coordinator.until("measuring: 5 signed in");
-    victim.child.kill().expect("killed");
+    victim.signal("KILL");
     world.coordinator.until("measuring: ");
-    world.coordinator.interrupt();
+    world.coordinator.signal("INT");
     let (code, said) = other.end();
     assert_eq!(code, Some(0), "{said}");
     let (code, report, said) = world.end();
-    assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{said}");
+    assert_eq!((code, report.verdict), (Some(5), Verdict::Interrupted), "{said}");
     let why = report.generator.invalid.expect("a reason");
     assert!(why.starts_with(&name) && why.contains("is lost"), "{why}");
     let lost: Vec<_> = report.workers.iter().filter(|worker| worker.lost.is_some()).collect();

@@ -67,7 +67,10 @@ pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found,
     herd.send_to_all(&senders, 1).await;
     herd.load.recorder.measure_from_now();
     let before = Reading::now(&environment.recorder, &environment.servers).await;
-    let broken_at = herd.stampede(&senders, &first_life).await?;
+    let broken_at = match environment.ending.is_ended() {
+        true => Instant::now(),
+        false => herd.stampede(&senders, &first_life).await?,
+    };
     let after = Reading::now(&environment.recorder, &environment.servers).await;
     // Taken before anything else ends connections.
     let outcome = Outcome::of(broken_at, &herd.members);
