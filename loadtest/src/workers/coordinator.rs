@@ -53,8 +53,9 @@ pub(crate) async fn coordinate(
         () = ending.ended() => return Ok(session.report(&Found::nothing(environment, None).await)),
     };
     let mut team = Team { crew, scenario, session };
-    team.sign_in().await?;
+    team.sign_in().await;
     let report = match scenario.capacity_config() {
+        _ if team.crew.any_lost().is_some() => team.give_up().await,
         Some(config) => team.search(&config).await,
         None => team.run(ending).await,
     };
@@ -72,7 +73,7 @@ struct Team<'a> {
 }
 
 impl Team<'_> {
-    async fn sign_in(&mut self) -> anyhow::Result<()> {
+    async fn sign_in(&mut self) {
         let (count, scenario) = (self.crew.workers.len(), self.scenario);
         let environment = &self.session.environment;
         environment.recorder.set_phase("signing in");
@@ -85,8 +86,16 @@ impl Team<'_> {
             })
             .await;
         self.crew.all(|told| matches!(told, Told::Ready).then_some(())).await;
-        // Nothing has begun yet: there is nothing to report.
-        self.crew.any_lost().map_or(Ok(()), |lost| Err(anyhow::anyhow!(lost)))
+    }
+
+    /// One of the workers can't do its part: the others go before anything has begun.
+    async fn give_up(&mut self) -> Report {
+        self.crew.order(|_| Order::Finish).await;
+        let found = self.findings().await;
+        let workers = self.reports(&found);
+        let mut whole = Found::nothing(&self.session.environment, self.crew.any_lost()).await;
+        found.iter().for_each(|(_, found)| whole.integrity.add(&found.integrity));
+        Report { workers, ..self.session.report(&whole) }
     }
 
     async fn run(&mut self, ending: &Ending) -> Report {

@@ -158,7 +158,11 @@ impl Working<'_> {
             loop {
                 match self.order().await? {
                     Order::Start => environment.gate.let_pass(),
-                    Order::Finish => environment.ending.end(),
+                    Order::Finish => {
+                        environment.ending.end();
+                        // It may wait there for a beginning that never comes.
+                        environment.gate.let_pass();
+                    }
                     _ => {}
                 }
             }

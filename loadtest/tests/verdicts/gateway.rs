@@ -32,6 +32,8 @@ pub(crate) enum Lie {
     /// Refuses the message and delivers it.
     Invent,
     Corrupt,
+    /// Lets no user of the second worker in.
+    TurnAway,
 }
 
 /// The number of that message in each flow, counted from 1.
@@ -67,6 +69,12 @@ impl Gateway {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let (mut from, mut to) = stream.into_split();
         let Some(From::SignIn(sign_in)) = read(&mut from).await else { return };
+        if self.lie == Lie::TurnAway && sign_in.user.contains("-w2-") {
+            let bye = Bye { code: Code::Unauthenticated.into(), reason: "not today".to_owned(), ..Bye::default() };
+            let bytes = ServerFrame { body: Some(Body::Bye(bye)) }.encode_length_delimited_to_vec();
+            let _ = to.write_all(&bytes).await;
+            return;
+        }
         let (frames, mut outgoing) = mpsc::unbounded_channel();
         self.sign_in(&sign_in.user, &sign_in.device, frames);
         let reading = async {

@@ -28,6 +28,9 @@ window = 8
 rate = 100
 "#;
 
+const SEARCH: &str =
+    "[level]\nacceptance_p99_ms = 5000\n[capacity]\nfrom = 100\nsettle = \"100ms\"\nwindow = \"1s\"\n";
+
 struct World {
     folder: TempDir,
     coordinator: Process,
@@ -126,8 +129,7 @@ fn a_worker_that_dies_is_named_and_the_run_is_not_passed() {
 
 #[test]
 fn workers_find_the_highest_rate_together() {
-    let search = "[level]\nacceptance_p99_ms = 5000\n[capacity]\nfrom = 100\nsettle = \"100ms\"\nwindow = \"1s\"\n";
-    let world = World::new(Lie::None, "1s", search);
+    let world = World::new(Lie::None, "1s", SEARCH);
     let workers = [world.worker("secret"), world.worker("secret")];
     workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(0)));
     let (code, report, said) = world.end();
@@ -154,16 +156,43 @@ fn who_has_another_secret_gets_no_work_and_disturbs_nobody() {
     assert!(said.contains("is not admitted: the other side has another secret"), "{said}");
 }
 
+/// What a report says of a worker that could not begin, and of the other one.
+fn is_named(world: World, why: &str) {
+    let xml = world.folder.path().join("run.xml");
+    let xml = || fs::read_to_string(&xml).expect("test cases");
+    let (coordinator, folder) = (world.coordinator, world.folder);
+    let (code, said) = coordinator.end();
+    let report = Report::read(&folder.path().join("run.json")).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{said}");
+    let lost: Vec<_> = report.workers.iter().filter_map(|worker| Some((&worker.name, worker.lost.as_ref()?))).collect();
+    let [(name, told)] = lost[..] else { panic!("one of two is lost: {lost:?}") };
+    assert!(told.contains(why), "{told}");
+    let invalid = report.generator.invalid.expect("a reason");
+    assert!(invalid.starts_with(name) && invalid.contains(why), "{invalid}");
+    assert!(xml().contains(&format!("name=\"{name} comes to its end\">")), "{}", xml());
+}
+
 #[test]
-fn a_worker_that_can_not_sign_in_is_told_before_the_run() {
-    let mut world = World::new(Lie::None, "1s", "");
+fn a_worker_that_is_not_let_in_is_named_in_a_report() {
+    for more in ["", SEARCH] {
+        let world = World::new(Lie::TurnAway, "1s", more);
+        let workers = [world.worker("secret"), world.worker("secret")];
+        let mut codes: Vec<_> = workers.into_iter().map(|worker| worker.end().0).collect();
+        codes.sort_unstable();
+        assert_eq!(codes, [Some(0), Some(4)], "the other one has done nothing wrong");
+        is_named(world, "can't sign in: gateway ended the connection: Unauthenticated: not today");
+    }
+}
+
+#[test]
+fn a_worker_that_has_no_token_secret_is_named_in_a_report() {
+    let world = World::new(Lie::None, "1s", "");
     let missing =
         ["work", "--coordinator", &world.address, "--secret-file", "secret", "--token-secret-file", "missing"];
     let workers = [Process::start(world.folder.path(), &missing), world.worker("secret")];
-    world.coordinator.until("can't read the token secret missing");
-    let (code, _) = world.coordinator.end();
-    assert_eq!(code, Some(1));
-    workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(1)));
+    let [code, other] = workers.map(|worker| worker.end().0);
+    assert_eq!((code, other), (Some(1), Some(0)));
+    is_named(world, "can't read the token secret missing");
 }
 
 #[test]
