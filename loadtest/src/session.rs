@@ -200,11 +200,12 @@ impl Session {
         let (environment, recorder) = (&self.environment, &self.environment.recorder);
         let distributions: Vec<_> = found.times.iter().filter_map(report::times::Times::distribution).collect();
         let levels = self.levels.judge(&found.figures, &distributions, &found.integrity);
+        let invalid = found.integrity.not_provable().or_else(|| found.invalid.clone());
         let interrupted_ms = environment.ending.interrupted_at().map(|at| recorder.us(at) / 1000);
         let verdict = match found {
             Found { integrity, .. } if !integrity.violations.is_empty() => Verdict::IntegrityBroken,
             _ if interrupted_ms.is_some() => Verdict::Interrupted,
-            Found { invalid: Some(_), .. } => Verdict::Invalid,
+            _ if invalid.is_some() => Verdict::Invalid,
             _ if levels.iter().any(|level| !level.met) => Verdict::LevelMissed,
             _ => Verdict::Pass,
         };
@@ -226,7 +227,7 @@ impl Session {
             integrity: found.integrity.clone(),
             levels,
             servers: ServerReport::all(&found.window),
-            generator: GeneratorReport::new(&found.window, environment.workers, found.invalid.clone()),
+            generator: GeneratorReport::new(&found.window, environment.workers, invalid),
             limits: self.limits.clone(),
             capacity: None,
             workers: Vec::new(),

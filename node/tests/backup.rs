@@ -290,7 +290,7 @@ fn a_backup_of_a_cluster_whose_leader_is_killed_has_everything_from_before() {
         cluster.storage[leader].wait_ready();
         let report = run.finish(PATIENCE).await;
         tasks.finish(Duration::from_secs(5)).await;
-        assert!(report.violations.is_empty(), "the backup has harmed the service: {:?}", report.violations.first());
+        assert!(report.wrong().is_empty(), "the backup has harmed the service: {:?}", report.wrong().first());
         done(&["verify", "--from", "backups"], folder.path());
         drop(cluster);
 

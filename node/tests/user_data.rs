@@ -319,7 +319,7 @@ fn under_load_what_was_erased_leaves_three_disks_and_the_checker_misses_nothing(
         }
         let report = run.finish(PATIENCE).await;
         tasks.finish(Duration::from_secs(5)).await;
-        assert!(report.violations.is_empty(), "the erasure has harmed others: {:?}", report.violations.first());
+        assert!(report.wrong().is_empty(), "the erasure has harmed others: {:?}", report.wrong().first());
         let left: Vec<_> = before
             .into_iter()
             .map(|(seq, sender, text)| (seq, sender.clone(), text.filter(|_| sender != "mallory")))

@@ -156,7 +156,8 @@ impl FlowCheck {
     /// Reports each message that some of those who read timelines back have seen, and others have not.
     pub(super) fn compare_readers(&self, kept: &mut Kept) {
         let state = self.state.lock();
-        let readers: Vec<_> = state.seen.iter().filter(|seen| seen.watcher.reads_back && seen.expects).collect();
+        let reads = |seen: &&Seen| seen.watcher.reads_back && seen.must_have_all();
+        let readers: Vec<_> = state.seen.iter().filter(reads).collect();
         for counter in 1..=state.sent {
             if readers.iter().any(|seen| seen.shown(counter)) {
                 for seen in readers.iter().filter(|seen| !seen.shown(counter)) {
@@ -174,7 +175,7 @@ impl FlowCheck {
         summary.refused += state.refused.len();
         summary.unknown += state.unknown.len() + state.pending.len();
         summary.accepted += state.sent - state.refused.len() - state.unknown.len() - state.pending.len();
-        for seen in state.seen.iter().filter(|seen| seen.expects) {
+        for seen in state.seen.iter().filter(|seen| seen.must_have_all()) {
             for counter in state.missing(seen) {
                 let (watcher, flow) = (seen.watcher.name.clone(), self.name.clone());
                 kept.add(Violation::Lost { watcher, flow, counter });
@@ -220,6 +221,11 @@ impl State {
 }
 
 impl Seen {
+    /// At the end, when all is read that can be.
+    fn must_have_all(&self) -> bool {
+        self.expects && !self.watcher.is_unread()
+    }
+
     fn shown(&self, counter: u64) -> bool {
         counter <= self.last && !self.skipped.contains(counter)
     }

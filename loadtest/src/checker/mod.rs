@@ -66,6 +66,15 @@ pub struct Findings {
     pub counts: std::collections::BTreeMap<&'static str, u64>,
     /// The first 1,000 violations of each class.
     pub violations: Vec<Violation>,
+    /// By their users.
+    pub unread: Vec<Unread>,
+}
+
+/// A timeline that could not be read to its end. It is no violation: what it has is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub watcher: Watcher,
+    pub why: String,
 }
 
 /// The checker, as the module describes it. Callers get handles of flows and watchers once, at the start, and report
@@ -148,10 +157,13 @@ impl Checker {
     fn find(&self, restored: bool) -> Findings {
         let mut kept = self.violations.so_far();
         let mut summary = Summary::default();
+        let mut unread = Vec::new();
         for watcher in self.watchers.lock().values() {
+            unread.extend(watcher.as_unread());
             let count = if watcher.reads_back { &mut summary.read_back } else { &mut summary.delivered };
             *count += watcher.shown();
         }
+        unread.sort_unstable_by(|a, b| a.watcher.cmp(&b.watcher));
         let mut flows: Vec<_> = self.flows.lock().values().cloned().collect();
         flows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         for flow in flows {
@@ -160,13 +172,19 @@ impl Checker {
                 flow.compare_readers(&mut kept);
             }
         }
-        Findings { summary, counts: kept.counts, violations: kept.first }
+        Findings { summary, counts: kept.counts, violations: kept.first, unread }
     }
 }
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {}", self.sender, self.recipient)
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unread: {}: {}", self.watcher, self.why)
     }
 }
 

@@ -37,6 +37,25 @@ impl Setup {
 }
 
 #[test]
+fn what_is_missing_in_an_inbox_that_was_not_read_is_not_lost() {
+    let setup = setup(3);
+    setup.deliver(1..=3);
+    let reader = setup.checker.reader("bob");
+    setup.flow.expect(&reader);
+    setup.flow.delivered(&reader, 1);
+    assert_eq!(setup.found().len(), 2);
+    reader.unread("nobody answers".to_owned());
+    assert!(setup.found().is_empty());
+    let unread: Vec<_> = setup.checker.finish().unread.iter().map(ToString::to_string).collect();
+    assert_eq!(unread, ["unread: bob/read back: nobody answers"]);
+    // Nor is it a half of a restored message.
+    let other = setup.checker.reader("alice");
+    setup.flow.expect(&other);
+    (1..=3).for_each(|counter| _ = setup.flow.delivered(&other, counter));
+    assert!(setup.checker.finish_restored().violations.is_empty());
+}
+
+#[test]
 fn all_in_order_is_clean() {
     let setup = setup(3);
     for counter in 1..=3 {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Violation, Watcher, violation::Violations};
+use super::{Unread, Violation, Watcher, violation::Violations};
 
 /// The checks of one device. The locks belong to this watcher; only the task that follows the device takes them.
 pub struct WatcherCheck {
@@ -16,12 +16,15 @@ pub struct WatcherCheck {
     pub reads_back: bool,
     position: Mutex<Option<u64>>,
     shown: AtomicU64,
+    /// Why the timeline was not read to its end.
+    unread: Mutex<Option<String>>,
     violations: Arc<Violations>,
 }
 
 impl WatcherCheck {
     pub(super) fn new(name: Watcher, reads_back: bool, violations: Arc<Violations>) -> Self {
-        Self { name, reads_back, position: Mutex::new(None), shown: AtomicU64::new(0), violations }
+        let (position, shown, unread) = (Mutex::new(None), AtomicU64::new(0), Mutex::new(None));
+        Self { name, reads_back, position, shown, unread, violations }
     }
 
     /// The watcher was shown position `seq` of its timeline, by a delivery or by the `Accepted` of a message of its
@@ -48,6 +51,20 @@ impl WatcherCheck {
 
     pub fn corrupted(&self, why: String) {
         self.violations.add(Violation::Corrupted { watcher: self.name.clone(), why });
+    }
+
+    /// The timeline could not be read to its end: what is missing in it says nothing.
+    pub(crate) fn unread(&self, why: String) {
+        *self.unread.lock() = Some(why);
+    }
+
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.lock().is_some()
+    }
+
+    pub(super) fn as_unread(&self) -> Option<Unread> {
+        let why = self.unread.lock().clone()?;
+        Some(Unread { watcher: self.name.clone(), why })
     }
 
     /// The number of expected messages that the watcher was shown, each counted once.

@@ -7,10 +7,7 @@ use serde::Serialize;
 use super::{size::Size, traffic::Stretch};
 use crate::{
     checker::Findings,
-    faults::{
-        Outcome,
-        load::{Verdict, is_unread},
-    },
+    faults::{Outcome, load::Verdict},
     report::sample::Quantiles,
 };
 
@@ -148,9 +145,8 @@ impl Report {
 
     /// Notes what was found when timelines were read.
     pub(super) fn take_findings(&mut self, when: &str, findings: Findings) {
-        let (unread, violations): (Vec<_>, Vec<_>) = findings.violations.into_iter().partition(is_unread);
-        self.violations.extend(violations.iter().map(|violation| format!("{when}: {violation}")));
-        self.problems.extend(unread.iter().map(|unread| format!("{when}: {unread}")));
+        self.violations.extend(findings.violations.iter().map(|violation| format!("{when}: {violation}")));
+        self.problems.extend(findings.unread.iter().map(|unread| format!("{when}: {unread}")));
     }
 
     /// Tables in Markdown, and a line for each finding.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::RunOptions;
 use crate::{
-    checker::{Summary, Violation},
+    checker::{Summary, Unread, Violation},
     cluster::Cluster,
     direct::{Direct, DirectConfig, SlowReaders},
     measure::latencies::histogram,
@@ -30,7 +30,7 @@ pub(crate) struct Verdict {
     pub(crate) summary: Summary,
     pub(crate) violations: Vec<Violation>,
     /// Timelines that could not be read back. Their content is unknown.
-    pub(crate) unread: Vec<Violation>,
+    pub(crate) unread: Vec<Unread>,
     /// The longest time from the moment at which a send was due to its acceptance.
     pub(crate) slowest: Duration,
 }
@@ -118,29 +118,9 @@ impl Load {
             all.unknown += one.unknown;
             all.delivered += one.delivered;
             verdict.slowest = verdict.slowest.max(Duration::from_micros(report.latencies.max()));
-            let (unread, violations): (Vec<_>, Vec<_>) = report.violations.into_iter().partition(is_unread);
-            verdict.violations.extend(violations);
-            verdict.unread.extend(unread);
+            verdict.violations.extend(report.violations);
+            verdict.unread.extend(report.findings.unread);
         }
         Some(verdict)
-    }
-}
-
-/// True for the violation with which [`Direct::finish`] reports an unread timeline.
-pub(crate) fn is_unread(violation: &Violation) -> bool {
-    matches!(violation, Violation::Corrupted { why, .. } if why.starts_with("can't be read back"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checker::Watcher;
-
-    #[test]
-    fn a_timeline_that_is_not_read_is_not_taken_for_a_broken_one() {
-        let watcher = Watcher { user: "bob".into(), device: "audit".into() };
-        let corrupted = |why: &str| Violation::Corrupted { watcher: watcher.clone(), why: why.into() };
-        assert!(is_unread(&corrupted("can't be read back: fetch was refused")));
-        assert!(!is_unread(&corrupted("payload is corrupt: its checksum is wrong")));
     }
 }

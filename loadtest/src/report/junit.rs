@@ -56,6 +56,11 @@ fn cases(report: &Report) -> Vec<Case> {
             },
         );
     }
+    let unread = report.integrity.not_provable().map(|why| {
+        let examples = report.integrity.examples.iter().filter(|example| example.starts_with("unread"));
+        Outcome::Error(format!("{why}\n{}", examples.cloned().collect::<Vec<_>>().join("\n")))
+    });
+    add("integrity", "every inbox is read back", unread.unwrap_or(Outcome::Passed));
     for level in &report.levels {
         let got = level.got.map_or_else(|| "no figure".to_owned(), text::number);
         let outcome =
@@ -208,7 +213,7 @@ mod tests {
         }];
         let found = read(&junit(&broken));
         let has = |wanted: &str| assert!(found.iter().any(|one| one == wanted), "{wanted} is not in {found:#?}");
-        has("testsuites tests=11 failures=2 errors=2 time=2.000");
+        has("testsuites tests=12 failures=2 errors=2 time=2.000");
         has("testcase classname=direct.integrity name=nothing is lost");
         has("failure message=1 lost");
         has("testcase classname=direct.integrity name=nothing is gap");

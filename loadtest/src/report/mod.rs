@@ -106,9 +106,12 @@ pub struct Integrity {
     pub delivered: u64,
     /// Messages found in timelines at the end.
     pub read_back: u64,
+    /// Inboxes that could not be read back: what they have is not known.
+    #[serde(default)]
+    pub unread: u64,
     /// Violations by class: lost, doubled, reordered, invented, corrupted, gap.
     pub violations: BTreeMap<String, u64>,
-    /// The first violations of each class.
+    /// The first violations of each class, and the first inboxes that could not be read back.
     pub examples: Vec<String>,
 }
 
@@ -235,9 +238,19 @@ impl Machine {
 }
 
 impl Integrity {
+    /// Why it can't be said whether everything accepted is there; `None` if it can.
+    pub(crate) fn not_provable(&self) -> Option<String> {
+        let inboxes = match self.unread {
+            0 => return None,
+            1 => "1 inbox".to_owned(),
+            many => format!("{many} inboxes"),
+        };
+        Some(format!("{inboxes} could not be read back: whether everything accepted is there is not proven"))
+    }
+
     /// Adds what was found elsewhere.
     pub fn add(&mut self, other: &Self) {
-        let Self { sent, accepted, refused, unknown, delivered, read_back, violations, examples } = other;
+        let Self { sent, accepted, refused, unknown, delivered, read_back, unread, violations, examples } = other;
         for (sum, more) in [
             (&mut self.sent, sent),
             (&mut self.accepted, accepted),
@@ -245,6 +258,7 @@ impl Integrity {
             (&mut self.unknown, unknown),
             (&mut self.delivered, delivered),
             (&mut self.read_back, read_back),
+            (&mut self.unread, unread),
         ] {
             *sum += more;
         }
@@ -267,6 +281,8 @@ impl From<&Findings> for Integrity {
     fn from(findings: &Findings) -> Self {
         let summary = findings.summary;
         let first = |kind| findings.violations.iter().filter(move |violation| violation.kind() == kind).take(EXAMPLES);
+        let violations = findings.counts.keys().flat_map(|kind| first(*kind));
+        let unread = findings.unread.iter().take(EXAMPLES);
         Self {
             sent: summary.sent,
             accepted: summary.accepted,
@@ -274,8 +290,9 @@ impl From<&Findings> for Integrity {
             unknown: summary.unknown,
             delivered: summary.delivered,
             read_back: summary.read_back,
+            unread: findings.unread.len() as u64,
             violations: findings.counts.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
-            examples: findings.counts.keys().flat_map(|kind| first(*kind)).map(ToString::to_string).collect(),
+            examples: violations.map(ToString::to_string).chain(unread.map(ToString::to_string)).collect(),
         }
     }
 }

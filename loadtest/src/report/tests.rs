@@ -41,6 +41,7 @@ pub(crate) fn report(scenario: &str, rate: f64, p99_us: u64) -> Report {
             unknown: 0,
             delivered: 8,
             read_back: 9,
+            unread: 0,
             violations: BTreeMap::from([("lost".to_owned(), 1)]),
             examples: vec!["lost: bob/d: alice -> bob #2".to_owned()],
         },

@@ -122,11 +122,17 @@ fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {
         integrity.delivered,
         integrity.read_back
     )?;
-    if integrity.violations.is_empty() {
-        return writeln!(to, "integrity: nothing lost, doubled, reordered, invented or corrupted");
+    match integrity.not_provable() {
+        Some(why) => writeln!(to, "integrity NOT PROVEN: {why}")?,
+        None if integrity.violations.is_empty() => {
+            return writeln!(to, "integrity: nothing lost, doubled, reordered, invented or corrupted");
+        }
+        None => {}
     }
-    let counts: Vec<_> = integrity.violations.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    writeln!(to, "integrity BROKEN: {}", counts.join(", "))?;
+    if !integrity.violations.is_empty() {
+        let counts: Vec<_> = integrity.violations.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        writeln!(to, "integrity BROKEN: {}", counts.join(", "))?;
+    }
     integrity.examples.iter().try_for_each(|example| writeln!(to, "  {example}"))
 }
 

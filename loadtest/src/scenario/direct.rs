@@ -93,6 +93,14 @@ pub struct Report {
     pub took: Duration,
 }
 
+impl Report {
+    /// The first violations, and the inboxes that could not be read back; empty if it is proven that nothing is broken.
+    pub fn wrong(&self) -> Vec<String> {
+        let unread = self.findings.unread.iter().map(ToString::to_string);
+        self.violations.iter().map(ToString::to_string).chain(unread).collect()
+    }
+}
+
 /// The device that sends.
 const SENDER: &str = "device-0";
 /// Users who sign in at the same time.

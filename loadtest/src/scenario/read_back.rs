@@ -47,7 +47,7 @@ async fn read(load: &Load, inbox: Inbox) {
         }
     });
     if let Err(error) = read.await {
-        reader.corrupted(format!("can't be read back: {error}"));
+        reader.unread(error.to_string());
     }
 }
 

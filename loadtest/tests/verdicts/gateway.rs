@@ -32,6 +32,8 @@ pub(crate) enum Lie {
     /// Refuses the message and delivers it.
     Invent,
     Corrupt,
+    /// Refuses to read timelines.
+    Unread,
     /// Lets no user of the second worker in.
     TurnAway,
 }
@@ -114,6 +116,11 @@ impl Gateway {
         let mut state = self.state.lock();
         match frame {
             From::Send(send) => state.send(user, send, self.lie),
+            From::Fetch(fetch) if self.lie == Lie::Unread => {
+                let what = Some(What::Request(fetch.request));
+                let refused = Refused { what, code: Code::Internal.into(), retry: false, ..Refused::default() };
+                state.to(user, Body::Refused(refused));
+            }
             From::Fetch(fetch) => {
                 let entries = state.inboxes[user].iter().zip(1..).filter(|(_, seq)| *seq >= fetch.from_seq);
                 let entries: Vec<_> =

@@ -68,6 +68,18 @@ fn a_service_that_does_not_lie_passes_or_the_machine_was_too_slow() {
 }
 
 #[test]
+fn an_inbox_that_can_not_be_read_back_is_neither_broken_nor_passed() {
+    let (code, report) = run(Lie::Unread, &[]);
+    assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{:?}", report.integrity);
+    let integrity = &report.integrity;
+    assert!(integrity.violations.is_empty() && integrity.accepted > 20, "{integrity:?}");
+    assert_eq!((integrity.unread, integrity.read_back, integrity.examples.len()), (3, 0, 3));
+    assert!(integrity.examples.iter().all(|example| example.starts_with("unread: ")), "{:?}", integrity.examples);
+    let why = report.generator.invalid.expect("a reason");
+    assert!(why.starts_with("3 inboxes could not be read back"), "{why}");
+}
+
+#[test]
 fn a_missed_level_is_told_unless_the_run_is_invalid_anyway() {
     let (code, report) = run(Lie::None, &["--min-rate", "1000000", "--max-p99-ms", "1000000"]);
     let met: Vec<bool> = report.levels.iter().map(|level| level.met).collect();

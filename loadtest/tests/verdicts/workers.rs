@@ -28,8 +28,7 @@ window = 8
 rate = 100
 "#;
 
-const SEARCH: &str =
-    "[level]\nacceptance_p99_ms = 5000\n[capacity]\nfrom = 100\nsettle = \"100ms\"\nwindow = \"1s\"\n";
+const SEARCH: &str = "[level]\nacceptance_p99_ms = 5000\n[capacity]\nfrom = 100\nsettle = \"100ms\"\nwindow = \"1s\"\n";
 
 struct World {
     folder: TempDir,
