@@ -6,6 +6,7 @@ mod chaos;
 pub mod checker;
 pub mod cli;
 pub mod cluster;
+pub mod credentials;
 pub mod drill;
 pub mod faults;
 pub mod flush_probe;

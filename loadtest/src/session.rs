@@ -7,13 +7,14 @@ use carillon_proto::tasks::Tasks;
 
 use crate::{
     capacity::Searched,
+    credentials::Credentials,
     measure::{gateways::Gateways, sampler, servers::Servers},
     progress::{self, Progress},
     report::{
         self, GeneratorReport, Integrity, Limits, Machine, Report, ServerReport, Verdict, capacity::CapacityOutcome,
         html, junit, levels::Levels, recorder::Recorder, text,
     },
-    scenario::{Ending, Environment, Found, Gate, RunError, Target, Token},
+    scenario::{Ending, Environment, Found, Gate, RunError, Target},
 };
 
 /// What a run is given, wherever it was asked for.
@@ -21,7 +22,7 @@ pub(crate) struct Setting {
     /// What is run.
     pub(crate) scenario: String,
     pub(crate) target: Target,
-    pub(crate) token: Token,
+    pub(crate) credentials: Credentials,
     pub(crate) servers: Servers,
     pub(crate) gateways: Gateways,
     pub(crate) levels: Levels,
@@ -111,7 +112,7 @@ impl Session {
         let environment = Environment {
             run: run_name(),
             target: setting.target,
-            token: setting.token,
+            credentials: setting.credentials,
             recorder: Arc::default(),
             servers: Arc::new(setting.servers),
             gateways: Arc::new(setting.gateways),

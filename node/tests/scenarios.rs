@@ -7,6 +7,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 
 use carillon_client::ConnectOptions;
 use carillon_loadtest::{
+    credentials::Credentials,
     measure::{gateways::Gateways, servers::Servers},
     payload::Filling,
     report::figure::SERVER_CPU,
@@ -22,6 +23,7 @@ use carillon_loadtest::{
 use carillon_proto::tasks::Tasks;
 use support::service::{Carrier, Service, TOKEN_SECRET};
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn environment(service: &Service, run: &str, carriers: &[Carrier]) -> Environment {
@@ -31,7 +33,7 @@ fn environment(service: &Service, run: &str, carriers: &[Carrier]) -> Environmen
     Environment {
         run: run.to_owned(),
         target: Target { addresses, connect: ConnectOptions::default() },
-        token: Arc::new(|user| carillon_loadtest::token::sign(TOKEN_SECRET, user)),
+        credentials: Credentials::of_secret(TOKEN_SECRET, DAY),
         recorder: Arc::default(),
         servers: Arc::new(servers),
         gateways: Arc::new(Gateways::new(&[format!("http://{}", service.node.admin)]).expect("an address")),

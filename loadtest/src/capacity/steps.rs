@@ -23,9 +23,7 @@ pub(crate) struct Steps {
 impl Steps {
     pub(crate) async fn open(environment: &Environment, config: DirectConfig) -> Result<Self, RunError> {
         let (users, recorder) = (config.users, Arc::clone(&environment.recorder));
-        let token = |user: &str| (environment.token)(user);
-        let connect = environment.target.connect.clone();
-        let direct = Direct::open(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
+        let direct = Direct::open_in(environment, config).await?;
         Ok(Self { direct, users, recorder, threads: environment.workers, before: Counts::default() })
     }
 

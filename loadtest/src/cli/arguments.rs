@@ -5,6 +5,7 @@ use std::{num::ParseFloatError, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    credentials::SignInPart,
     faults::parse_length,
     measure::proc,
     session::{Outputs, Print},
@@ -34,6 +35,7 @@ impl Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(super) enum Command {
     #[command(flatten)]
     Scenario(Scenario),
@@ -75,6 +77,8 @@ pub(super) struct Common {
     /// The file with the secret that signs tokens
     #[arg(long, default_value = "data/secrets/token")]
     pub(super) token_secret_file: PathBuf,
+    #[command(flatten)]
+    pub(super) sign_in: SignInPart,
     /// PEM file with the authority that signed the gateways' certificate, instead of the public ones
     #[arg(long)]
     pub(super) ca: Option<PathBuf>,
@@ -194,7 +198,7 @@ pub(super) struct SignIn {
     /// Do not sign everyone in once before, so that the making of their accounts is measured, too
     #[arg(long)]
     pub(super) new_users: bool,
-    /// Sign in by resume tickets: every device gets one before the measurement, by a token
+    /// Sign in by resume tickets: every device gets one before the measurement, as it signs in otherwise
     #[arg(long, conflicts_with = "new_users")]
     pub(super) resume: bool,
 }

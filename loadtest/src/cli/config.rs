@@ -1,6 +1,6 @@
 //! Makes the scenarios' configurations from the arguments.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use carillon_client::{ConnectOptions, Trust};
@@ -14,7 +14,7 @@ use crate::{
     payload::Filling,
     report::levels::Levels,
     scenario::{
-        Environment, Target, Token,
+        Environment, Target,
         direct::{DirectConfig, SlowReaders},
         herd::HerdConfig,
         idle::IdleConfig,
@@ -22,7 +22,6 @@ use crate::{
         sign_in::SignInConfig,
     },
     session::{Outputs, Setting},
-    token,
 };
 
 impl Common {
@@ -31,7 +30,7 @@ impl Common {
         Ok(Setting {
             scenario: scenario.to_owned(),
             target: target(&self.url, self.ca.as_deref(), self.server_name.as_deref())?,
-            token: signer(&self.token_secret_file)?,
+            credentials: self.sign_in.credentials(&self.token_secret_file)?,
             servers: servers(&self.server_pid, &self.admin)?,
             gateways: Gateways::new(&self.gateway_admin)?,
             levels: Levels {
@@ -50,14 +49,6 @@ impl Common {
             threads: self.workers.max(1),
         })
     }
-}
-
-/// Signs tokens with the secret in this file.
-pub(crate) fn signer(secret_file: &Path) -> anyhow::Result<Token> {
-    let secret = std::fs::read_to_string(secret_file)
-        .with_context(|| format!("can't read the token secret {}", secret_file.display()))?;
-    let secret = secret.trim().to_owned();
-    Ok(Arc::new(move |user| token::sign(&secret, user)))
 }
 
 pub(crate) fn target(urls: &[String], ca: Option<&Path>, server_name: Option<&str>) -> anyhow::Result<Target> {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use self::arguments::{Arguments, Command, Common, Compare, FlushProbe, RelayArguments, Scenario};
-pub(crate) use self::config::{servers, signer, target};
+pub(crate) use self::config::{servers, target};
 use crate::{
     flush_probe::{self, FlushConfig},
     relay::{self, RelayConfig},

@@ -13,6 +13,7 @@ use crate::{
     capacity::{self, Steps},
     chaos::{self, Consent, Kubectl, KubernetesFaults, LocalFaults, Strike},
     cluster::{Cluster, ClusterConfig, Counts, Keeping, Layout},
+    credentials::By,
     report::{Integrity, Report},
     scenario::mix,
     scenario_file::{self, ChaosPart, PRESETS, ScenarioFile, TargetPart},
@@ -69,6 +70,7 @@ pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
 /// Faults need a place, and it must know them.
 fn check_chaos(scenario: &ScenarioFile, arguments: &ChaosArguments) -> anyhow::Result<()> {
     let place = arguments.kubernetes.is_some() || arguments.local_cluster.is_some();
+    let sign_in = &scenario.sign_in;
     let Some(chaos) = &scenario.chaos else {
         anyhow::ensure!(!place, "{} has no [chaos]: --kubernetes and --local-cluster are for faults", scenario.name);
         return Ok(());
@@ -77,6 +79,10 @@ fn check_chaos(scenario: &ScenarioFile, arguments: &ChaosArguments) -> anyhow::R
         place,
         "{} has [chaos]: give --kubernetes NAMESPACE, or --local-cluster FOLDER for a cluster of processes on this machine",
         scenario.name
+    );
+    anyhow::ensure!(
+        arguments.local_cluster.is_none() || (&sign_in.by, &sign_in.token_key_file) == (&By::Token, &None),
+        "--local-cluster makes a cluster that takes tokens by a secret of its own: leave sign_in.by and token_key_file out"
     );
     let knows = if arguments.kubernetes.is_some() { KubernetesFaults::knows } else { LocalFaults::knows };
     chaos.steps().into_iter().try_for_each(knows).map_err(anyhow::Error::msg)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use carillon_client::{Client, ClientConfig, Event, Events, State};
+use carillon_client::{Client, ClientConfig, Credential, Event, Events, State};
 use carillon_proto::{Position, tasks::Tasks};
 use tokio::time::timeout;
 
@@ -105,7 +105,10 @@ impl Device {
     /// Comes back with its old position: it must hear that the timeline has another epoch before anything else, and then get everything.
     async fn notices(&self, target: &Target, token: &str, tasks: &Tasks) -> Result<(), String> {
         let positions = vec![(inbox_of(&self.user), self.has)];
-        let config = ClientConfig { positions, ..target.config((&self.user, "comes-back"), token) };
+        let config = ClientConfig {
+            positions,
+            ..target.config((&self.user, "comes-back"), Credential::Token(token.to_owned()))
+        };
         let (client, mut events) = Client::open(config, tasks).map_err(|error| error.to_string())?;
         let heard = timeout(HEARS, first_two(self.has, &mut events)).await;
         client.close().await;

@@ -17,11 +17,12 @@ use super::{
     pacer::{Pace, Pacer},
     read_back::{Inbox, read_back},
     sender::Sender,
-    signed_in,
+    signed_in, user_of,
     witness::Witness,
 };
 use crate::{
     checker::{Checker, Findings, FlowCheck, Summary, Violation},
+    credentials::Credentials,
     measure::window::Reading,
     payload::Filling,
     report::{
@@ -123,7 +124,7 @@ impl Direct {
         tasks: &Tasks,
     ) -> Result<Self, RunError> {
         let pace = config.rate.map(Pace::Steady);
-        let mut direct = Self::open(config, connect, recorder, token, tasks).await?;
+        let mut direct = Self::open(config, connect, recorder, |user| Credentials::given(token(user)), tasks).await?;
         direct.send(pace);
         Ok(direct)
     }
@@ -133,7 +134,7 @@ impl Direct {
         config: DirectConfig,
         connect: ConnectOptions,
         recorder: Arc<Recorder>,
-        token: impl Fn(&str) -> String,
+        credentials: impl Fn(&str) -> Credentials,
         tasks: &Tasks,
     ) -> Result<Self, RunError> {
         check_open_files(config.users * config.devices + config.slow_readers.count)?;
@@ -152,15 +153,15 @@ impl Direct {
         let mut clients = Vec::new();
         for number in 0..config.users {
             let user = load.user("", number);
-            let token = token(&user);
+            let credentials = credentials(&user);
             let flows = flows_of(&load, number, config.users);
             let mut devices = Vec::new();
             for device in 0..config.devices {
-                devices.push(open(&load, (&user, &format!("device-{device}")), &token, &flows, None, tasks)?);
+                devices.push(open(&load, (&user, &format!("device-{device}")), &credentials, &flows, None, tasks)?);
             }
             if number < config.slow_readers.count {
                 let slow = Slow { pause: config.slow_readers.pause, until: no_more_pauses.clone() };
-                devices.push(open(&load, (&user, "slow"), &token, &flows, Some(slow), tasks)?);
+                devices.push(open(&load, (&user, "slow"), &credentials, &flows, Some(slow), tasks)?);
             }
             clients.push(devices);
             if let Some(earlier) = number.checked_sub(SIGNING_IN) {
@@ -171,6 +172,14 @@ impl Direct {
             all_signed_in(&load, &clients, number).await?;
         }
         Ok(Self { load, clients, no_pauses, tasks: tasks.clone(), sending: None })
+    }
+
+    /// The same with what the environment has.
+    pub(crate) async fn open_in(environment: &Environment, config: DirectConfig) -> Result<Self, RunError> {
+        let Environment { credentials, recorder, target, tasks, .. } = environment;
+        credentials.prepare((0..config.users).map(|number| user_of(&config.run, "", number))).await?;
+        let (connect, recorder) = (target.connect.clone(), Arc::clone(recorder));
+        Self::open(config, connect, recorder, |_| credentials.clone(), tasks).await
     }
 
     /// Begins to send at this pace of each user; `None`: as fast as the window allows.
@@ -303,7 +312,7 @@ pub(super) fn flows_of(load: &Load, number: usize, users: usize) -> Vec<Arc<Flow
 fn open(
     load: &Arc<Load>,
     (user, device): (&str, &str),
-    token: &str,
+    credentials: &Credentials,
     flows: &[Arc<FlowCheck>],
     slow: Option<Slow>,
     tasks: &Tasks,
@@ -313,7 +322,7 @@ fn open(
     if device != SENDER {
         flows[1].expect(&watcher);
     }
-    let (client, events) = load.open((user, device), token, Vec::new(), tasks)?;
+    let (client, events) = load.open((user, device), credentials, Vec::new(), tasks)?;
     let device = Device::new(load, &watcher, flows.to_vec());
     let device = match slow {
         Some(slow) => device.slowed(slow),
@@ -345,9 +354,7 @@ pub(crate) async fn run_at(
 ) -> Result<Found, RunError> {
     let users = config.users;
     let recorder = Arc::clone(&environment.recorder);
-    let token = |user: &str| (environment.token)(user);
-    let connect = environment.target.connect.clone();
-    let mut direct = Direct::open(config, connect, Arc::clone(&recorder), token, &environment.tasks).await?;
+    let mut direct = Direct::open_in(environment, config).await?;
     environment.gate.pass().await;
     direct.send(pace);
     recorder.set_phase("warming up");

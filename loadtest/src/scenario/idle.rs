@@ -40,14 +40,15 @@ pub async fn run(
     check_open_files(config.connections)?;
     let recorder = &environment.recorder;
     let (lost, failed) = (Arc::new(AtomicU64::new(0)), Mutex::new(None));
+    let user = |number: usize| format!("{}-{number}", environment.run);
+    environment.credentials.prepare((0..config.connections).map(user)).await?;
     recorder.set_phase("signing in");
     let empty = Reading::now(recorder, &environment.servers).await;
     let sign_in = |number: usize| {
-        let (lost, failed) = (Arc::clone(&lost), &failed);
+        let (lost, failed, user) = (Arc::clone(&lost), &failed, &user);
         async move {
-            let user = format!("{}-{number}", environment.run);
-            let token = (environment.token)(&user);
-            match Light::open(environment, number, (&user, "idle"), token).await {
+            let user = user(number);
+            match Light::open(environment, number, (&user, "idle")).await {
                 Ok(light) => {
                     let phase = (number as f64 * GOLDEN).fract();
                     environment.tasks.spawn("idle", light.hold(phase, lost));

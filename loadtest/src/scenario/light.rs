@@ -9,21 +9,23 @@ use std::{
 };
 
 use carillon_client::{Connection, ConnectionError, Credential, SignInError, Ticket, resume, sign_in};
-use carillon_proto::pb::client::{Ping, SignIn, SignOut, Start, client_frame::Body};
+use carillon_proto::pb::client::{Ping, Renew, SignIn, SignOut, Start, client_frame::Body};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Environment;
-use crate::report::recorder::Recorder;
+use crate::{credentials::Credentials, report::recorder::Recorder};
 
 pub(crate) struct Light {
     connection: Connection,
     heartbeat: Duration,
     recorder: Arc<Recorder>,
+    user: String,
+    credentials: Credentials,
 }
 
 /// By what a connection signs in.
 pub(crate) enum By {
-    Token(String),
+    Credential(Credential),
     /// The ticket of an earlier connection of this user and device.
     Ticket(Ticket),
 }
@@ -38,9 +40,9 @@ impl Light {
         environment: &Environment,
         number: usize,
         names: (&str, &str),
-        token: String,
     ) -> Result<Self, SignInError> {
-        Ok(Self::enter(environment, number, names, &By::Token(token)).await?.0)
+        let by = By::Credential(environment.credentials.of(names.0));
+        Ok(Self::enter(environment, number, names, &by).await?.0)
     }
 
     /// The same, with the ticket for the next connection of this user and device, if the service gives one.
@@ -62,7 +64,7 @@ impl Light {
         let signing_in = async {
             let mut connection = Connection::connect(address, &environment.target.connect).await?;
             let signed_in = match by {
-                By::Token(token) => sign_in(&mut connection, request, &Credential::Token(token.clone())).await?,
+                By::Credential(credential) => sign_in(&mut connection, request, credential).await?,
                 By::Ticket(ticket) => resume(&mut connection, request, ticket).await?,
             };
             Ok::<_, SignInError>((connection, signed_in))
@@ -72,7 +74,8 @@ impl Light {
         environment.recorder.signed_in();
         // Slightly early, as the client library does it, so that the ping arrives in time.
         let heartbeat = Duration::from_millis(signed_in.heartbeat_ms.max(1000).into()).mul_f64(0.9);
-        let light = Self { connection, heartbeat, recorder: Arc::clone(&environment.recorder) };
+        let (recorder, credentials) = (Arc::clone(&environment.recorder), environment.credentials.clone());
+        let light = Self { connection, heartbeat, recorder, user: user.to_owned(), credentials };
         Ok((light, Ticket::new(signed_in.ticket)))
     }
 
@@ -80,8 +83,9 @@ impl Light {
     /// over those that sign in at the same time, the pings of all come evenly, too.
     pub(crate) async fn hold(mut self, phase: f64, lost: Arc<AtomicU64>) {
         let mut next_ping = Instant::now() + self.heartbeat.mul_f64(phase);
+        let mut next_token = self.credentials.renewed_after().map(|after| Instant::now() + after);
         loop {
-            // Both branches are cancel-safe.
+            // All branches are cancel-safe.
             tokio::select! {
                 frame = self.connection.next_frame() => {
                     if !matches!(frame, Ok(Some(_))) {
@@ -91,6 +95,14 @@ impl Light {
                 () = sleep_until(next_ping) => {
                     next_ping += self.heartbeat;
                     if self.connection.send_frame(Body::Ping(Ping { nonce: 0 })).await.is_err() {
+                        break;
+                    }
+                }
+                () = sleep_until(next_token.unwrap_or(next_ping)), if next_token.is_some() => {
+                    next_token = self.credentials.renewed_after().map(|after| Instant::now() + after);
+                    let Credential::Token(token) = self.credentials.of(&self.user) else { continue };
+                    // If it is refused, the gateway ends the connection with the earlier token.
+                    if self.connection.send_frame(Body::Renew(Renew { request: 1, token })).await.is_err() {
                         break;
                     }
                 }

@@ -25,6 +25,7 @@ pub(crate) use self::witness::Witness;
 pub use self::{ending::Ending, gate::Gate};
 use crate::{
     checker::{Checker, FlowCheck},
+    credentials::Credentials,
     measure::{
         gateways::Gateways,
         generator::Generator,
@@ -44,9 +45,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// For a device that signs in with a token.
-    pub(crate) fn config(&self, (user, device): (&str, &str), token: &str) -> ClientConfig {
-        let credential = Credential::Token(token.to_owned());
+    /// For a device that signs in with this credential.
+    pub(crate) fn config(&self, (user, device): (&str, &str), credential: Credential) -> ClientConfig {
         let mut config = ClientConfig::new(self.addresses.clone(), user, device, credential);
         config.connect = self.connect.clone();
         config
@@ -59,15 +59,13 @@ impl Target {
         token: &str,
         tasks: &Tasks,
     ) -> Result<Client, RunError> {
-        let config = ClientConfig { start: Start::Head, ..self.config((user, device), token) };
+        let credential = Credential::Token(token.to_owned());
+        let config = ClientConfig { start: Start::Head, ..self.config((user, device), credential) };
         let (client, _) = Client::open(config, tasks)?;
         signed_in(&client, user).await?;
         Ok(client)
     }
 }
-
-/// Makes a token for a user.
-pub type Token = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// The environment of every scenario.
 #[derive(Clone)]
@@ -75,7 +73,7 @@ pub struct Environment {
     /// Names the run; user ids begin with it, so that runs do not mix.
     pub run: String,
     pub target: Target,
-    pub token: Token,
+    pub credentials: Credentials,
     pub recorder: Arc<Recorder>,
     pub servers: Arc<Servers>,
     /// Gateways that are asked how many sends they refused; empty if no address was given.
@@ -116,6 +114,8 @@ pub enum RunError {
     Open(#[from] carillon_client::OpenError),
     #[error("user {user} can't sign in: {why}")]
     SignIn { user: String, why: String },
+    #[error("the account of user {user} can't be made: {why}")]
+    Account { user: String, why: String },
     #[error(
         "{wanted} connections need {wanted} open files and some {SPARE_FILES} more, and this process may have {limit}: \
          raise ulimit -n or spread the connections over several processes"
@@ -128,7 +128,7 @@ pub enum RunError {
 impl RunError {
     /// True if the run failed, and not the operator's request.
     pub fn makes_the_run_invalid(&self) -> bool {
-        matches!(self, Self::SignIn { .. })
+        matches!(self, Self::SignIn { .. } | Self::Account { .. })
     }
 }
 
@@ -156,25 +156,34 @@ pub(crate) struct Load {
     pub(crate) window: usize,
 }
 
+/// The name of a user of this run.
+fn user_of(run: &str, kind: &str, number: usize) -> String {
+    format!("{run}-{kind}{number}")
+}
+
 impl Load {
     pub(crate) fn user(&self, kind: &str, number: usize) -> String {
-        format!("{}-{kind}{number}", self.run)
+        user_of(&self.run, kind, number)
     }
 
     pub(crate) fn open(
         &self,
         (user, device): (&str, &str),
-        token: &str,
+        credentials: &Credentials,
         positions: Vec<(TimelineId, Position)>,
         tasks: &Tasks,
     ) -> Result<(Client, Events), RunError> {
-        let mut config = self.target.config((user, device), token);
+        let mut config = self.target.config((user, device), credentials.of(user));
         config.max_pending = self.window;
         config.send_timeout = self.send_timeout;
         config.acknowledge = Acknowledge::Taken(Duration::from_millis(500));
         config.backoff = (Duration::from_millis(50), Duration::from_secs(1));
         config.positions = positions;
-        Ok(Client::open(config, tasks)?)
+        let (client, events) = Client::open(config, tasks)?;
+        if credentials.renewed_after().is_some() {
+            tasks.spawn("renew tokens", credentials.clone().keep_renewed(user.to_owned(), client.clone()));
+        }
+        Ok((client, events))
     }
 }
 
@@ -212,12 +221,12 @@ pub(crate) async fn open_senders(
     senders: usize,
     flows_from: impl Fn(usize) -> Vec<Arc<FlowCheck>>,
 ) -> Result<Vec<Client>, RunError> {
+    environment.credentials.prepare((0..senders).map(|number| load.user("sender", number))).await?;
     let mut opened = Vec::new();
     for number in 0..senders {
         let user = load.user("sender", number);
         let watcher = load.checker.watcher(&user, DEVICE);
-        let token = (environment.token)(&user);
-        let (client, events) = load.open((&user, DEVICE), &token, Vec::new(), &environment.tasks)?;
+        let (client, events) = load.open((&user, DEVICE), &environment.credentials, Vec::new(), &environment.tasks)?;
         let device = Device::new(load, &watcher, flows_from(number));
         environment.tasks.spawn("watch", device.follow(events));
         opened.push(client);

@@ -85,13 +85,14 @@ impl Offline<'_> {
     /// Signs every absent user in once, so that the account exists.
     async fn make_accounts(&self) -> Result<(), RunError> {
         self.environment.recorder.set_phase("making accounts");
+        let users = (0..self.config.absent).map(|number| self.load.user("away", number));
+        self.environment.credentials.prepare(users).await?;
         let failed = Mutex::new(None);
         let all = futures_util::stream::iter(0..self.config.absent);
         all.for_each_concurrent(64, |number| {
             let (user, failed) = (self.load.user("away", number), &failed);
             async move {
-                let token = (self.environment.token)(&user);
-                match Light::open(self.environment, number, (&user, DEVICE), token).await {
+                match Light::open(self.environment, number, (&user, DEVICE)).await {
                     Ok(light) => light.sign_out().await,
                     Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),
                 }
@@ -157,8 +158,8 @@ impl Offline<'_> {
             let watcher = self.load.checker.watcher(&user, DEVICE);
             let flow = self.flow_to(number);
             flow.expect(&watcher);
-            let token = (self.environment.token)(&user);
-            let (client, events) = self.load.open((&user, DEVICE), &token, Vec::new(), &self.environment.tasks)?;
+            let Environment { credentials, tasks, .. } = self.environment;
+            let (client, events) = self.load.open((&user, DEVICE), credentials, Vec::new(), tasks)?;
             self.environment.tasks.spawn("watch", Device::new(&self.load, &watcher, vec![flow]).follow(events));
             receivers.push(client);
         }

@@ -51,6 +51,8 @@ pub struct SignInConfig {
 pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Found, RunError> {
     check_open_files(if config.sign_out { config.concurrency } else { config.count })?;
     let recorder = &environment.recorder;
+    let users = (0..config.users.max(1)).map(|number| format!("{}-{number}", environment.run));
+    environment.credentials.prepare(users).await?;
     let tickets: Vec<OnceLock<Ticket>> =
         (0..if config.resume { config.count } else { 0 }).map(|_| OnceLock::new()).collect();
     if config.resume {
@@ -147,7 +149,7 @@ impl<'a> Ramp<'a> {
         let by = match slot.and_then(OnceLock::get) {
             Some(ticket) if self.config.resume => By::Ticket(ticket.clone()),
             None if self.config.resume => return Err((user, "the service gave no ticket".to_owned())),
-            _ => By::Token((environment.token)(&user)),
+            _ => By::Credential(environment.credentials.of(&user)),
         };
         let opened = Light::enter(environment, number, (&user, &device), &by).await;
         let (light, ticket) = opened.map_err(|error| (user, error.to_string()))?;

@@ -30,6 +30,7 @@ impl ScenarioFile {
             address.parse::<Address>().map_err(|error| format!("target.addresses: {error}"))?;
         }
         above_zero("target.sends_per_user", target.sends_per_user)?;
+        self.sign_in.check()?;
         let any = self.direct.is_some() || self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
         ensure(any, || "it has no load: [direct], [idle], [offline] or [reconnect]".to_owned())?;
         if let Some(direct) = &self.direct {

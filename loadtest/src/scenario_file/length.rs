@@ -1,10 +1,10 @@
 //! A length of time, written `500ms`, `30s`, `5m`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::faults::parse_length;
+use crate::faults::{ParseError, parse_length};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Length(pub(crate) Duration);
@@ -26,6 +26,14 @@ impl fmt::Display for Length {
             ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
             ms => write!(f, "{ms}ms"),
         }
+    }
+}
+
+impl FromStr for Length {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        parse_length(text).map(Self)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use self::length::Length;
 pub(crate) use self::presets::PRESETS;
-use crate::faults::Step;
+use crate::{credentials::SignInPart, faults::Step};
 
 /// A whole scenario. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub(crate) struct ScenarioFile {
     pub(crate) about: String,
     #[serde(default)]
     pub(crate) target: TargetPart,
+    /// How users sign in.
+    #[serde(default)]
+    pub(crate) sign_in: SignInPart,
     #[serde(default)]
     pub(crate) time: TimePart,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +44,7 @@ pub(crate) struct ScenarioFile {
     pub(crate) chaos: Option<ChaosPart>,
 }
 
-/// The service under load, and how users sign in.
+/// The service under load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TargetPart {

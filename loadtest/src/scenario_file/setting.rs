@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{CapacityPart, DirectPart, ScenarioFile};
 use crate::{
     capacity::{Bounds, CapacityConfig, Wanted},
-    cli::{servers, signer, target},
+    cli::{servers, target},
+    credentials::Credentials,
     measure::gateways::Gateways,
     payload::Filling,
     report::levels::Levels,
@@ -30,7 +31,7 @@ impl ScenarioFile {
         Ok(Setting {
             scenario: self.name.clone(),
             target: target(&part.addresses, part.ca.as_deref(), part.server_name.as_deref())?,
-            token: signer(&part.token_secret_file)?,
+            credentials: self.sign_in.credentials(&part.token_secret_file)?,
             servers: servers(&part.server_pids, &part.admin)?,
             gateways: Gateways::new(&part.gateway_admin)?,
             levels: self.levels(),
@@ -46,7 +47,7 @@ impl ScenarioFile {
         Ok(Setting {
             scenario: self.name.clone(),
             target: target(&part.addresses, None, None)?,
-            token: std::sync::Arc::new(|_| String::new()),
+            credentials: Credentials::given(String::new()),
             servers: servers(&part.server_pids, &part.admin)?,
             gateways: Gateways::new(&part.gateway_admin)?,
             levels: self.levels(),

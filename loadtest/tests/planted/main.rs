@@ -3,6 +3,7 @@
 mod canary;
 mod load;
 mod service;
+mod sign_in;
 
 use std::time::Instant;
 

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 const CONFIG: &str = "CARILLON_TEST_SERVICE";
 const TOKEN_SECRET: &str = "a secret that only the tests have";
+pub(crate) const CLUSTER_SECRET: &str = "cluster-secret-of-the-tests";
+pub(crate) const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys");
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Service {
@@ -36,7 +38,7 @@ impl Service {
         let config = format!(
             r#"
             data_dir = "{data}"
-            cluster.secret = "cluster-secret-of-the-tests"
+            cluster.secret = "{CLUSTER_SECRET}"
             admin.listen = "{ip}:7400"
             storage.listen = "{ip}:7401"
             storage.directory_shards = 1
@@ -52,7 +54,11 @@ impl Service {
             gateway.grpc.enabled = false
             gateway.sends_per_second = 100000
             gateway.send_burst = 100000
-            gateway.jwt.keys = [{{ algorithm = "HS256", secret = "{TOKEN_SECRET}" }}]
+            gateway.jwt.leeway_s = 0
+            gateway.jwt.keys = [
+                {{ algorithm = "HS256", secret = "{TOKEN_SECRET}" }},
+                {{ algorithm = "ES256", kid = "es", public_key_file = "{KEYS}/es256.pub.pem" }},
+            ]
             "#,
             data = folder.path().join("data").display(),
         );
@@ -71,7 +77,7 @@ impl Service {
         format!(
             r#"
             data_dir = "{data}"
-            cluster.secret = "cluster-secret-of-the-tests"
+            cluster.secret = "{CLUSTER_SECRET}"
             admin.listen = "{ip}:7500"
             gateway.routers = ["{ip}:7402"]
             canary.gateways = ["{url}"]
@@ -84,6 +90,11 @@ impl Service {
 
     pub(crate) fn url(&self) -> String {
         format!("tcp://{}:7410", self.ip)
+    }
+
+    /// Where the operator's commands go.
+    pub(crate) fn router(&self) -> String {
+        format!("{}:7402", self.ip)
     }
 
     pub(crate) fn start(&mut self) {
@@ -155,7 +166,7 @@ impl Service {
         }
     }
 
-    fn get(&self, path: &str) -> Option<String> {
+    pub(crate) fn get(&self, path: &str) -> Option<String> {
         self.get_from(7400, path)
     }
 

@@ -9,13 +9,14 @@ use tokio::sync::watch;
 
 use crate::{
     checker::{FlowCheck, WatcherCheck},
+    credentials::Credentials,
     scenario::{DEVICE, Load, RunError, device::Device},
 };
 
 /// A member of the herd.
 pub(super) struct Member {
     pub(super) user: String,
-    token: String,
+    credentials: Credentials,
     pub(super) flow: Arc<FlowCheck>,
     pub(super) watcher: Arc<WatcherCheck>,
     place: Arc<Mutex<Option<Position>>>,
@@ -33,21 +34,21 @@ pub(super) struct Fate {
 }
 
 impl Member {
-    /// Each member hears from one of the senders, in turn. `token` makes a token for a user.
-    pub(super) fn new(load: &Load, token: impl Fn(&str) -> String, number: usize, senders: usize) -> Self {
+    /// Each member hears from one of the senders, in turn.
+    pub(super) fn new(load: &Load, credentials: &Credentials, number: usize, senders: usize) -> Self {
         let user = load.user("herd", number);
         let flow = load.checker.flow(&load.user("sender", number % senders), &user);
         let watcher = load.checker.watcher(&user, DEVICE);
         flow.expect(&watcher);
-        let token = token(&user);
-        Self { user, token, flow, watcher, place: Arc::default(), client: Mutex::new(None), fate: Mutex::default() }
+        let (credentials, place) = (credentials.clone(), Arc::default());
+        Self { user, credentials, flow, watcher, place, client: Mutex::new(None), fate: Mutex::default() }
     }
 
     /// Opens the member's client at its last position, and follows its states and what it is shown.
     pub(super) fn open(self: &Arc<Self>, load: &Arc<Load>, tasks: &Tasks) -> Result<(), RunError> {
         let inbox = TimelineId::Inbox(UserId::new(&self.user).expect("made by Load::user"));
         let positions = self.place.lock().map(|position| (inbox, position)).into_iter().collect();
-        let (client, events) = load.open((&self.user, DEVICE), &self.token, positions, tasks)?;
+        let (client, events) = load.open((&self.user, DEVICE), &self.credentials, positions, tasks)?;
         let device = Device::new(load, &self.watcher, vec![Arc::clone(&self.flow)]).with_place(&self.place);
         tasks.spawn("watch", device.follow(events));
         tasks.spawn("fate", follow_fate(Arc::clone(self), client.state()));

@@ -57,10 +57,12 @@ struct Herd<'a> {
 pub async fn run(environment: &Environment, config: HerdConfig) -> Result<Found, RunError> {
     check_open_files(config.connections + config.senders)?;
     let load = Arc::new(environment.load(config.bytes, config.window));
+    let credentials = &environment.credentials;
     let members =
-        (0..config.connections).map(|number| Arc::new(Member::new(&load, &*environment.token, number, config.senders)));
+        (0..config.connections).map(|number| Arc::new(Member::new(&load, credentials, number, config.senders)));
     let herd = Herd { environment, members: members.collect(), config, load };
     let senders = open_senders(&herd.load, environment, herd.config.senders, |sender| herd.flows_from(sender)).await?;
+    credentials.prepare(herd.members.iter().map(|member| member.user.clone())).await?;
     let first_life = environment.tasks.child();
     herd.sign_in(&first_life).await?;
     // One message for each member, so that every device has a position.
