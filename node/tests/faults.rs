@@ -57,7 +57,12 @@ impl Load {
         println!("{:?}, longest acceptance {} ms", report.summary, report.latencies.max() / 1000);
         assert!(report.summary.accepted >= PROGRESS);
         let wrong = report.wrong();
-        assert!(wrong.is_empty(), "{} are wrong, among them {:#?}", wrong.len(), wrong.iter().take(10).collect::<Vec<_>>());
+        assert!(
+            wrong.is_empty(),
+            "{} are wrong, among them {:#?}",
+            wrong.len(),
+            wrong.iter().take(10).collect::<Vec<_>>()
+        );
     }
 }
 

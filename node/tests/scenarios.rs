@@ -73,7 +73,7 @@ fn direct_chat_at_a_rate_is_whole_and_timed() {
         let recorder = Arc::clone(&environment.recorder);
         let measured = wait(|| recorder.acceptance.total().len() >= 100);
         let found = direct::run(&environment, config, (Duration::ZERO, PATIENCE), measured).await.expect("it runs");
-        let summary = &found.integrity;
+        let summary = &found.integrity.summary;
         assert!(found.integrity.violations.is_empty(), "{:?}", found.integrity.examples);
         // Each message is delivered to both devices of the recipient, to the other device of the sender and, for a
         // quarter of the users, twice to the slow device; and it stands in both inboxes.
@@ -146,7 +146,7 @@ fn users_who_were_away_catch_up() {
             patience: PATIENCE,
         };
         let found = offline::run(&environment, config).await.expect("it runs");
-        let summary = &found.integrity;
+        let summary = &found.integrity.summary;
         assert!(found.integrity.violations.is_empty(), "{:?}", found.integrity.examples);
         assert_eq!((summary.sent, summary.accepted, summary.delivered, summary.read_back), (301, 301, 301, 602));
         assert!(value(&found, "catch-up rate") > 0.0);
@@ -189,7 +189,7 @@ fn whole_herd(found: &Found) {
     assert_eq!(found.invalid, None);
     assert_eq!((value(found, "connections broken"), value(found, "not back")), (30.0, 0.0));
     assert_eq!((count(found, "back"), count(found, "resumed")), (30, 30));
-    assert_eq!(found.integrity.delivered, 60);
+    assert_eq!(found.integrity.summary.delivered, 60);
 }
 
 async fn wait(so: impl Fn() -> bool) {

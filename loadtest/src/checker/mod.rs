@@ -12,9 +12,10 @@ mod tests;
 mod violation;
 mod watcher;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, ops::AddAssign, sync::Arc};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ranges::Ranges;
 use self::violation::Violations;
@@ -46,11 +47,12 @@ pub enum Outcome {
 }
 
 /// Counts of a run.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     pub sent: u64,
     pub accepted: u64,
     pub refused: u64,
+    /// Sends that were neither accepted nor refused for good.
     pub unknown: u64,
     /// Deliveries to devices, each device counted, without the device that sent the message.
     pub delivered: u64,
@@ -173,6 +175,18 @@ impl Checker {
             }
         }
         Findings { summary, counts: kept.counts, violations: kept.first, unread }
+    }
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        let Self { sent, accepted, refused, unknown, delivered, read_back } = other;
+        self.sent += sent;
+        self.accepted += accepted;
+        self.refused += refused;
+        self.unknown += unknown;
+        self.delivered += delivered;
+        self.read_back += read_back;
     }
 }
 

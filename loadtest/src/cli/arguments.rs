@@ -99,18 +99,8 @@ pub(super) struct Common {
     /// Threads that make the load
     #[arg(long, default_value_t = proc::cores())]
     pub(super) workers: usize,
-    /// Write the report here
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long, value_name = "FILE")]
-    pub(super) html: Option<PathBuf>,
-    /// Write levels and findings as test cases of JUnit here
-    #[arg(long, value_name = "FILE")]
-    pub(super) junit: Option<PathBuf>,
-    /// A text for the report
-    #[arg(long, default_value = "")]
-    pub(super) note: String,
+    #[command(flatten)]
+    pub(super) outputs: OutputArguments,
     /// Level: 99th percentile of every kind of latency that the run has
     #[arg(long)]
     pub(super) max_p99_ms: Option<f64>,

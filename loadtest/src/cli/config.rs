@@ -21,7 +21,7 @@ use crate::{
         offline::OfflineConfig,
         sign_in::SignInConfig,
     },
-    session::{Outputs, Setting},
+    session::Setting,
 };
 
 impl Common {
@@ -39,13 +39,8 @@ impl Common {
                 max_cpu_us: self.max_cpu_us,
                 ..Levels::default()
             },
-            outputs: Outputs {
-                json: self.json.clone(),
-                html: self.html.clone(),
-                junit: self.junit.clone(),
-                ..Outputs::default()
-            },
-            note: self.note.clone(),
+            outputs: self.outputs.outputs(),
+            note: self.outputs.note.clone(),
             threads: self.workers.max(1),
         })
     }

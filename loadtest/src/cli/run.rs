@@ -191,7 +191,7 @@ async fn with_faults(
     };
     let (found, struck) = session.observe(both).await;
     let mut found = found?;
-    if !scenario.level.asks_for_figures() && found.integrity.accepted > 0 {
+    if !scenario.level.asks_for_figures() && found.integrity.summary.accepted > 0 {
         // What counts is that nothing is lost and everything comes back. How late the generator was is in the report.
         found.invalid = None;
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{size::Size, traffic::Stretch};
 use crate::{
-    checker::Findings,
+    checker::{Findings, Summary},
     faults::{Outcome, load::Verdict},
     report::sample::Quantiles,
 };
@@ -25,7 +25,7 @@ pub(super) struct Report {
     pub(super) erasure: Option<Erased>,
     pub(super) restore: Option<Restored>,
     /// Counts of the messages of all phases.
-    pub(super) sent: Sent,
+    pub(super) sent: Summary,
     /// Broken promises.
     pub(super) violations: Vec<String>,
     /// Why the service, or a command, did not do what it has to.
@@ -34,15 +34,6 @@ pub(super) struct Report {
     pub(super) missed: Vec<String>,
     /// Remarks for an operator.
     pub(super) notes: Vec<String>,
-}
-
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-pub(super) struct Sent {
-    pub(super) sent: u64,
-    pub(super) accepted: u64,
-    pub(super) refused: u64,
-    pub(super) unknown: u64,
-    pub(super) delivered: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,12 +124,7 @@ impl Report {
 
     /// Notes what the checker found in a phase.
     pub(super) fn take(&mut self, phase: &str, verdict: &Verdict) {
-        let (all, one) = (&mut self.sent, &verdict.summary);
-        all.sent += one.sent;
-        all.accepted += one.accepted;
-        all.refused += one.refused;
-        all.unknown += one.unknown;
-        all.delivered += one.delivered;
+        self.sent += verdict.summary;
         self.violations.extend(verdict.violations.iter().map(|violation| format!("{phase}: {violation}")));
         self.problems.extend(verdict.unread.iter().map(|unread| format!("{phase}: {unread}")));
     }
@@ -154,7 +140,7 @@ impl Report {
         let mut text = String::new();
         self.phases(&mut text);
         self.under_load(&mut text);
-        let Sent { sent, accepted, refused, unknown, delivered } = self.sent;
+        let Summary { sent, accepted, refused, unknown, delivered, .. } = self.sent;
         let _ = writeln!(
             text,
             "\nunder load: sent {sent}, accepted {accepted}, refused {refused}, unknown {unknown}, deliveries {delivered}"

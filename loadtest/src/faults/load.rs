@@ -111,12 +111,7 @@ impl Load {
         let reports = tokio::time::timeout(patience * 2, finished).await;
         let mut verdict = Verdict::default();
         for report in reports.ok()? {
-            let (all, one) = (&mut verdict.summary, &report.summary);
-            all.sent += one.sent;
-            all.accepted += one.accepted;
-            all.refused += one.refused;
-            all.unknown += one.unknown;
-            all.delivered += one.delivered;
+            verdict.summary += report.summary;
             verdict.slowest = verdict.slowest.max(Duration::from_micros(report.latencies.max()));
             verdict.violations.extend(report.violations);
             verdict.unread.extend(report.findings.unread);

@@ -59,7 +59,7 @@ impl Levels {
             levels.extend(all.into_iter().map(level));
         }
         if let Some(wanted) = self.max_not_accepted {
-            let got = integrity.refused + integrity.unknown;
+            let got = integrity.summary.refused + integrity.summary.unknown;
             levels.push(Level::at_most("not accepted messages".to_owned(), wanted as f64, Some(got as f64)));
         }
         if let Some(wanted) = self.min_rate {
@@ -82,7 +82,7 @@ impl Level {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::latencies::histogram;
+    use crate::{checker::Summary, measure::latencies::histogram};
 
     #[test]
     fn a_level_without_its_figure_is_missed() {
@@ -129,8 +129,11 @@ mod tests {
     #[test]
     fn a_send_without_an_answer_is_not_accepted() {
         let levels = Levels { max_not_accepted: Some(0), ..Levels::default() };
-        let met =
-            |refused, unknown| levels.judge(&[], &[], &Integrity { refused, unknown, ..Integrity::default() })[0].met;
+        let of = |refused, unknown| {
+            let summary = Summary { refused, unknown, ..Summary::default() };
+            Integrity { summary, ..Integrity::default() }
+        };
+        let met = |refused, unknown| levels.judge(&[], &[], &of(refused, unknown))[0].met;
         assert!(met(0, 0) && !met(1, 0) && !met(0, 1));
     }
 }

@@ -22,7 +22,12 @@ use self::{
     levels::Level,
     sample::{Distribution, Sample},
 };
-use crate::{checker::Findings, flush_probe::FlushReport, measure::window::Window, relay::RelayReport};
+use crate::{
+    checker::{Findings, Summary},
+    flush_probe::FlushReport,
+    measure::window::Window,
+    relay::RelayReport,
+};
 
 /// Examples of each class of violations.
 const EXAMPLES: usize = 10;
@@ -97,15 +102,8 @@ pub struct Machine {
 /// Counts of the whole run, warm-up included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Integrity {
-    pub sent: u64,
-    pub accepted: u64,
-    pub refused: u64,
-    /// Sends that were neither accepted nor refused for good.
-    pub unknown: u64,
-    /// Deliveries to devices, each device counted.
-    pub delivered: u64,
-    /// Messages found in timelines at the end.
-    pub read_back: u64,
+    #[serde(flatten)]
+    pub summary: Summary,
     /// Inboxes that could not be read back: what they have is not known.
     #[serde(default)]
     pub unread: u64,
@@ -250,18 +248,9 @@ impl Integrity {
 
     /// Adds what was found elsewhere.
     pub fn add(&mut self, other: &Self) {
-        let Self { sent, accepted, refused, unknown, delivered, read_back, unread, violations, examples } = other;
-        for (sum, more) in [
-            (&mut self.sent, sent),
-            (&mut self.accepted, accepted),
-            (&mut self.refused, refused),
-            (&mut self.unknown, unknown),
-            (&mut self.delivered, delivered),
-            (&mut self.read_back, read_back),
-            (&mut self.unread, unread),
-        ] {
-            *sum += more;
-        }
+        let Self { summary, unread, violations, examples } = other;
+        self.summary += *summary;
+        self.unread += unread;
         for (class, count) in violations {
             *self.violations.entry(class.clone()).or_default() += count;
         }
@@ -279,17 +268,11 @@ impl Integrity {
 
 impl From<&Findings> for Integrity {
     fn from(findings: &Findings) -> Self {
-        let summary = findings.summary;
         let first = |kind| findings.violations.iter().filter(move |violation| violation.kind() == kind).take(EXAMPLES);
         let violations = findings.counts.keys().flat_map(|kind| first(*kind));
         let unread = findings.unread.iter().take(EXAMPLES);
         Self {
-            sent: summary.sent,
-            accepted: summary.accepted,
-            refused: summary.refused,
-            unknown: summary.unknown,
-            delivered: summary.delivered,
-            read_back: summary.read_back,
+            summary: findings.summary,
             unread: findings.unread.len() as u64,
             violations: findings.counts.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
             examples: violations.map(ToString::to_string).chain(unread.map(ToString::to_string)).collect(),

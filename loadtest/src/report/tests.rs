@@ -35,12 +35,7 @@ pub(crate) fn report(scenario: &str, rate: f64, p99_us: u64) -> Report {
             curve: vec![(50.0, 1000), (100.0, p99_us)],
         }],
         integrity: Integrity {
-            sent: 10,
-            accepted: 9,
-            refused: 1,
-            unknown: 0,
-            delivered: 8,
-            read_back: 9,
+            summary: Summary { sent: 10, accepted: 9, refused: 1, unknown: 0, delivered: 8, read_back: 9 },
             unread: 0,
             violations: BTreeMap::from([("lost".to_owned(), 1)]),
             examples: vec!["lost: bob/d: alice -> bob #2".to_owned()],

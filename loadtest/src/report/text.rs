@@ -109,18 +109,18 @@ pub(super) fn capacity(to: &mut String, report: &Report) -> std::fmt::Result {
 
 fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {
     let integrity = &report.integrity;
-    if integrity.sent == 0 {
+    if integrity.summary.sent == 0 {
         return Ok(());
     }
     writeln!(
         to,
         "sent {}, accepted {}, refused {}, unknown {}, deliveries {}, read back {}",
-        integrity.sent,
-        integrity.accepted,
-        integrity.refused,
-        integrity.unknown,
-        integrity.delivered,
-        integrity.read_back
+        integrity.summary.sent,
+        integrity.summary.accepted,
+        integrity.summary.refused,
+        integrity.summary.unknown,
+        integrity.summary.delivered,
+        integrity.summary.read_back
     )?;
     match integrity.not_provable() {
         Some(why) => writeln!(to, "integrity NOT PROVEN: {why}")?,

@@ -194,6 +194,7 @@ fn worse(a: &Figure, b: &Figure) -> f64 {
 mod tests {
     use super::*;
     use crate::{
+        checker::Summary,
         measure::{latencies::histogram, window::Window},
         report::recorder::Counts,
     };
@@ -201,7 +202,8 @@ mod tests {
     fn found(lost: u64, ms: u64, figure: Figure) -> Found {
         let mut times = histogram();
         times.saturating_record(ms * 1000);
-        let mut integrity = Integrity { sent: 10, accepted: 10, ..Integrity::default() };
+        let mut integrity =
+            Integrity { summary: Summary { sent: 10, accepted: 10, ..Summary::default() }, ..Integrity::default() };
         if lost > 0 {
             integrity.violations.insert("lost".to_owned(), lost);
             integrity.examples.push("lost: a message".to_owned());
@@ -231,7 +233,7 @@ mod tests {
         ];
         let whole = join(parts, found(0, 0, Figure::higher("accepted", "1/s", 27.0)));
         assert_eq!(
-            (whole.integrity.sent, whole.integrity.violations["lost"], whole.integrity.examples.len()),
+            (whole.integrity.summary.sent, whole.integrity.violations["lost"], whole.integrity.examples.len()),
             (40, 3, 2)
         );
         let values: Vec<_> = whole.figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect();

@@ -12,6 +12,7 @@ pub mod offline;
 pub mod pacer;
 pub(crate) mod read_back;
 mod sender;
+pub(crate) mod share;
 pub mod sign_in;
 mod witness;
 

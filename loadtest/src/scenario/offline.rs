@@ -16,6 +16,7 @@ use super::{
     pacer::{Pace, Pacer},
     read_back::{Inbox, read_back},
     sender::Sender,
+    share::share,
 };
 use crate::{
     checker::FlowCheck,
@@ -121,7 +122,7 @@ impl Offline<'_> {
             }
             let mut sender = Sender::new(&self.load, client.clone(), flows);
             sender.schedule = paced.as_ref().map(|(_, schedules)| schedules[number].clone());
-            sender.limit = Some(share(config.messages, config.senders, number));
+            sender.limit = Some(share(config.messages, config.senders as u64, number as u64));
             self.environment.tasks.spawn("send", sender.run(stopped.clone()));
         }
         drop(stopped);
@@ -195,11 +196,6 @@ impl Offline<'_> {
     }
 }
 
-/// The share of part `number` if `all` are divided as evenly as possible.
-fn share(all: u64, parts: usize, number: usize) -> u64 {
-    all / parts as u64 + u64::from((number as u64) < all % parts as u64)
-}
-
 fn figures(stored: &Window, caught_up: &Window) -> Vec<Figure> {
     let mut figures = message_figures(stored);
     figures.retain(|figure| figure.name != "delivered");
@@ -212,16 +208,4 @@ fn figures(stored: &Window, caught_up: &Window) -> Vec<Figure> {
         figures.push(figure);
     }
     figures
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_add_up() {
-        for (all, parts) in [(10, 3), (2, 5), (0, 1), (7, 7)] {
-            assert_eq!((0..parts).map(|number| share(all, parts, number)).sum::<u64>(), all);
-        }
-    }
 }

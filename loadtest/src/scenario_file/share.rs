@@ -1,10 +1,11 @@
 //! The share of each of several processes that make the load of a scenario together.
 
 use super::ScenarioFile;
+use crate::scenario;
 
-/// The share of part `number`, counted from 0, if `all` are divided as evenly as possible.
+/// Of a count.
 fn share(all: usize, parts: usize, number: usize) -> usize {
-    all / parts + usize::from(number < all % parts)
+    scenario::share::share(all as u64, parts as u64, number as u64) as usize
 }
 
 impl ScenarioFile {

@@ -45,7 +45,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{measure::latencies::histogram, report::recorder::Counts};
+    use crate::{checker::Summary, measure::latencies::histogram, report::recorder::Counts};
 
     fn window(own_cpu_us: u64, accepted: u64) -> Window {
         let counts = Counts { accepted, ..Counts::default() };
@@ -55,7 +55,8 @@ mod tests {
     fn found(lost: u64, us: u64) -> Found {
         let mut times = histogram();
         times.saturating_record(us);
-        let mut integrity = Integrity { accepted: 5, ..Integrity::default() };
+        let mut integrity =
+            Integrity { summary: Summary { accepted: 5, ..Summary::default() }, ..Integrity::default() };
         if lost > 0 {
             integrity.violations.insert("lost".to_owned(), lost);
         }
@@ -77,7 +78,7 @@ mod tests {
     fn what_the_workers_have_found_is_one() {
         let parts = vec![("worker-1".to_owned(), found(0, 10)), ("worker-2".to_owned(), found(2, 30))];
         let whole = together(parts, window(7, 10), None);
-        assert_eq!((whole.integrity.accepted, whole.integrity.violations["lost"]), (10, 2));
+        assert_eq!((whole.integrity.summary.accepted, whole.integrity.violations["lost"]), (10, 2));
         assert_eq!((whole.times[0].histogram.len(), whole.times[0].histogram.max()), (2, 30));
         let values: Vec<_> = whole.figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect();
         assert_eq!(values, [("accepted", 20.0), ("longest time away", 30.0), ("generator CPU", 200.0)]);

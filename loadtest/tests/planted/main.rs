@@ -65,7 +65,7 @@ fn is_found(bug: PlantedBug, class: &str, happens: fn(&mut Service), so: fn(&Int
 #[test]
 fn an_answer_before_the_commit_is_found_as_a_loss() {
     // Each message stands in two inboxes.
-    let is_missing = |found: &Integrity| found.read_back < 2 * found.accepted;
+    let is_missing = |found: &Integrity| found.summary.read_back < 2 * found.summary.accepted;
     is_found(PlantedBug::AckBeforeCommit, "lost", a_kill_and_the_cure, is_missing);
 }
 
@@ -76,7 +76,7 @@ fn forgotten_duplicates_are_found_as_doubles() {
 
 #[test]
 fn a_dropped_push_is_found_as_a_loss() {
-    let is_in_the_inboxes = |found: &Integrity| found.read_back >= 2 * found.accepted;
+    let is_in_the_inboxes = |found: &Integrity| found.summary.read_back >= 2 * found.summary.accepted;
     is_found(PlantedBug::DropPush, "lost", nothing, is_in_the_inboxes);
 }
 
@@ -89,7 +89,7 @@ fn a_reordered_batch_is_found_as_a_reordering() {
 fn without_a_bug_the_same_service_passes_whatever_is_killed() {
     let Ended { code, report } = run(None, kills, "60");
     println!("no bug: {:?}, {:?}", report.verdict, report.integrity);
-    assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 0, "{:?}", report.integrity);
+    assert!(report.integrity.violations.is_empty() && report.integrity.summary.accepted > 0, "{:?}", report.integrity);
     assert_eq!((code, report.verdict), (Some(5), Verdict::Interrupted));
 }
 
@@ -131,7 +131,7 @@ fn all_parts_of_a_scenario_run_beside_each_other_and_are_checked() {
     assert!(integrity.violations.is_empty(), "{:?}", integrity.examples);
     assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(4), Verdict::Invalid)), "{code:?}");
     // Each message stands in two inboxes, that of a herd's second one, too.
-    assert!(integrity.read_back >= 2 * integrity.accepted, "{integrity:?}");
+    assert!(integrity.summary.read_back >= 2 * integrity.summary.accepted, "{integrity:?}");
     let figure = |name: &str| report.figure(name).map(|figure| figure.value);
     assert_eq!((figure("idle: connections"), figure("idle: connections lost")), (Some(5.0), Some(0.0)));
     assert_eq!(figure("reconnect: not back"), Some(0.0));

@@ -53,8 +53,8 @@ fn all_were_let_in(report: &Report) {
     assert!(matches!(report.verdict, Verdict::Pass | Verdict::Invalid), "{:?}", report.verdict);
     let why = report.generator.invalid.as_deref().unwrap_or("the generator was the limit");
     assert!(why.contains("the generator was the limit"), "{why}");
-    assert!(integrity.violations.is_empty() && integrity.accepted > 20, "{integrity:?}");
-    assert_eq!((integrity.refused, integrity.unknown), (0, 0));
+    assert!(integrity.violations.is_empty() && integrity.summary.accepted > 20, "{integrity:?}");
+    assert_eq!((integrity.summary.refused, integrity.summary.unknown), (0, 0));
     assert_eq!(report.figure("idle: connections lost").map(|figure| figure.value), Some(0.0));
     assert!(report.figure("devices that came back").is_none(), "{:?}", report.figures);
 }

@@ -95,7 +95,7 @@ fn faults_strike_while_users_write_to_each_other() {
     assert!(both.contains(&"kill gateway") && both.contains(&"roll routers"), "{both:?}");
     assert!(report.faults.iter().all(|fault| !fault.hit.is_empty()));
     assert!(report.marks.iter().any(|mark| mark.label == "kill gateway begins"), "{:?}", report.marks);
-    assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 20, "{:?}", report.integrity);
+    assert!(report.integrity.violations.is_empty() && report.integrity.summary.accepted > 20, "{:?}", report.integrity);
     assert_eq!((output.status.code(), report.verdict), (Some(0), Verdict::Pass), "{said}");
     let xml = fs::read_to_string(world.at("run.xml")).expect("test cases");
     assert!(xml.contains(": kill gateway is healed\"/>"), "{xml}");

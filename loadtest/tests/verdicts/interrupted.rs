@@ -45,7 +45,7 @@ fn a_run_that_is_interrupted_is_not_passed_and_tells_what_it_has_seen() {
         let (code, report, xml) = interrupted(Lie::None, &["run", "long.toml"], measuring);
         assert_eq!((code, report.verdict), (Some(5), Verdict::Interrupted), "{:?}", report.generator);
         let integrity = &report.integrity;
-        assert!(integrity.accepted > 0 && integrity.violations.is_empty(), "{integrity:?}");
+        assert!(integrity.summary.accepted > 0 && integrity.violations.is_empty(), "{integrity:?}");
         assert!(report.interrupted_ms.is_some_and(|ms| ms > 0) && report.measured_s < 3600.0);
         assert!(xml.contains("<error message=\"it was interrupted after "), "{xml}");
     }

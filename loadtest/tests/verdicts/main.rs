@@ -59,8 +59,11 @@ fn a_service_that_does_not_lie_passes_or_the_machine_was_too_slow() {
     let (code, report) = run(Lie::None, &[]);
     assert!(report.integrity.violations.is_empty(), "{:?}", report.integrity.examples);
     let integrity = &report.integrity;
-    assert!(integrity.accepted > 20, "{integrity:?}");
-    assert_eq!((integrity.delivered, integrity.read_back), (integrity.accepted, 2 * integrity.accepted));
+    assert!(integrity.summary.accepted > 20, "{integrity:?}");
+    assert_eq!(
+        (integrity.summary.delivered, integrity.summary.read_back),
+        (integrity.summary.accepted, 2 * integrity.summary.accepted)
+    );
     match report.verdict {
         Verdict::Pass => assert_eq!(code, Some(0)),
         verdict => assert_eq!((code, verdict), (Some(4), Verdict::Invalid), "{:?}", report.generator),
@@ -72,8 +75,8 @@ fn an_inbox_that_can_not_be_read_back_is_neither_broken_nor_passed() {
     let (code, report) = run(Lie::Unread, &[]);
     assert_eq!((code, report.verdict), (Some(4), Verdict::Invalid), "{:?}", report.integrity);
     let integrity = &report.integrity;
-    assert!(integrity.violations.is_empty() && integrity.accepted > 20, "{integrity:?}");
-    assert_eq!((integrity.unread, integrity.read_back, integrity.examples.len()), (3, 0, 3));
+    assert!(integrity.violations.is_empty() && integrity.summary.accepted > 20, "{integrity:?}");
+    assert_eq!((integrity.unread, integrity.summary.read_back, integrity.examples.len()), (3, 0, 3));
     assert!(integrity.examples.iter().all(|example| example.starts_with("unread: ")), "{:?}", integrity.examples);
     let why = report.generator.invalid.expect("a reason");
     assert!(why.starts_with("3 inboxes could not be read back"), "{why}");

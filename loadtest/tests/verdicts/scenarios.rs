@@ -59,7 +59,12 @@ fn a_lie_makes_a_test_case_fail() {
 fn without_a_lie_the_levels_decide() {
     let (code, report, xml) = against(Lie::None, "rate = 150\n[level]\nacceptance_p99_ms = 60000\nrate = 140\n");
     assert!(report.integrity.violations.is_empty(), "{:?}", report.integrity);
-    assert!(report.integrity.accepted > 20 && report.levels[0].met, "{:?} {:?}", report.integrity, report.levels);
+    assert!(
+        report.integrity.summary.accepted > 20 && report.levels[0].met,
+        "{:?} {:?}",
+        report.integrity,
+        report.levels
+    );
     assert!(xml.contains(r#"name="acceptance p99 ms"/>"#), "{xml}");
     assert!(matches!((code, report.verdict), (Some(0), Verdict::Pass) | (Some(3 | 4), _)), "{:?}", report.generator);
 }
@@ -67,7 +72,7 @@ fn without_a_lie_the_levels_decide() {
 #[test]
 fn a_ramp_sends_more_and_more() {
     let (_, report, _) = against(Lie::None, "ramp = { from = 10, to = 190 }\n");
-    assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 10, "{:?}", report.integrity);
+    assert!(report.integrity.violations.is_empty() && report.integrity.summary.accepted > 10, "{:?}", report.integrity);
     assert!(!report.figures.iter().any(|figure| figure.name == "wanted"));
 }
 
@@ -94,7 +99,11 @@ fn a_search_ends_where_the_scenario_ends_and_does_not_call_that_a_capacity() {
         assert!(capacity.why.contains("tries no higher rate"), "{}", capacity.why);
         assert!(xml.contains("<error message=\"the scenario tries no higher rate"), "{xml}");
     }
-    assert!(report.integrity.violations.is_empty() && report.integrity.accepted > 100, "{:?}", report.integrity);
+    assert!(
+        report.integrity.violations.is_empty() && report.integrity.summary.accepted > 100,
+        "{:?}",
+        report.integrity
+    );
 }
 
 #[test]

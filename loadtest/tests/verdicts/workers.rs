@@ -86,8 +86,11 @@ fn two_workers_share_the_users_and_their_findings_add_up() {
     users.sort_unstable();
     assert_eq!((users, report.generator.workers), (vec![2, 3], 2));
     assert!(report.workers.iter().all(|worker| worker.lost.is_none()));
-    assert!(integrity.violations.is_empty() && integrity.accepted > 20, "{integrity:?}");
-    assert_eq!((integrity.delivered, integrity.read_back), (integrity.accepted, 2 * integrity.accepted));
+    assert!(integrity.violations.is_empty() && integrity.summary.accepted > 20, "{integrity:?}");
+    assert_eq!(
+        (integrity.summary.delivered, integrity.summary.read_back),
+        (integrity.summary.accepted, 2 * integrity.summary.accepted)
+    );
     let wanted = report.figure("wanted").map(|figure| figure.value);
     assert!(wanted.is_some_and(|wanted| (wanted - 100.0).abs() < 1e-6), "{wanted:?}");
     let told: u64 = report.distributions.iter().map(|one| one.quantiles.count).sum();
@@ -123,7 +126,7 @@ fn a_worker_that_dies_is_named_and_the_run_is_not_passed() {
     assert!(why.starts_with(&name) && why.contains("is lost"), "{why}");
     let lost: Vec<_> = report.workers.iter().filter(|worker| worker.lost.is_some()).collect();
     assert_eq!((lost.len(), &lost[0].name), (1, &name));
-    assert!(report.integrity.accepted > 0, "the other one's share counts");
+    assert!(report.integrity.summary.accepted > 0, "the other one's share counts");
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn workers_find_the_highest_rate_together() {
         assert!(step.accepted_per_s() >= 0.98 * step.rate, "the shares add up to the rate: {step:?}");
     }
     let integrity = &report.integrity;
-    assert!(integrity.violations.is_empty() && integrity.accepted > 100, "{integrity:?}");
+    assert!(integrity.violations.is_empty() && integrity.summary.accepted > 100, "{integrity:?}");
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn who_has_another_secret_gets_no_work_and_disturbs_nobody() {
     let workers = [world.worker("secret"), world.worker("secret")];
     workers.into_iter().for_each(|worker| assert_eq!(worker.end().0, Some(0)));
     let (_, report, said) = world.end();
-    assert!(report.integrity.accepted > 10, "{said}");
+    assert!(report.integrity.summary.accepted > 10, "{said}");
     assert!(said.contains("is not admitted: the other side has another secret"), "{said}");
 }
 
