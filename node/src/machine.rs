@@ -20,11 +20,14 @@ const FILES: [(&str, &str); 9] = [
     ("limits", "/proc/self/limits"),
 ];
 const LONGEST: usize = 4 * 1024;
+/// The fact that names the host; in Kubernetes that is the pod.
+pub(crate) const HOST: &str = "host";
 
 /// Facts of this process, as a node with these roles; without roles, as a command.
 pub(crate) fn facts(config: &Config, roles: &[Role]) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut add = |name: &str, value: String| facts.push(Fact { name: name.to_owned(), value });
+    add(HOST, rustix::system::uname().nodename().to_string_lossy().into_owned());
     for (name, file) in FILES {
         // A file that this system does not have tells nothing.
         if let Ok(text) = fs::read_to_string(file) {
@@ -63,6 +66,7 @@ mod tests {
     fn a_machine_tells_its_kernel_and_its_limits() {
         let facts = facts(&Config::default(), &[Role::Gateway]);
         let of = |name: &str| facts.iter().find(|fact| fact.name == name).map(|fact| fact.value.clone());
+        assert!(of(HOST).is_some_and(|host| !host.is_empty()), "{facts:?}");
         assert!(of("kernel").is_some_and(|kernel| kernel.contains('.')), "{facts:?}");
         assert!(of("limits").is_some_and(|limits| limits.contains("Max open files")), "{facts:?}");
         assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n").as_deref(), Some("Debian 13"));

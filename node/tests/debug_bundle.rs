@@ -107,6 +107,13 @@ fn a_bundle_is_made_with_a_dead_node_and_has_neither_secrets_nor_messages() {
     }
     let told: Vec<_> =
         whole.nodes("").iter().map(|node| fs::read_to_string(node.join("metrics.txt")).expect("there")).collect();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host");
+    let nodes = whole.bundle()["nodes"].as_array().expect("a list").clone();
+    for node in &nodes {
+        let (name, folder) = (node["node"].as_str().expect("a name"), node["folder"].as_str().expect("a folder"));
+        assert_eq!((node["host"].as_str(), folder), (Some(host.trim()), &*format!("nodes/{name}-{}", host.trim())));
+        assert!(whole.folder.join(folder).join("metrics.txt").exists(), "{folder}");
+    }
     assert!(told.iter().all(|metrics| metrics.contains("carillon_node_build_info")));
     assert!(whole.text("shards.txt").lines().filter(|line| line.starts_with("timeline-0 ")).count() == 3);
     assert!(whole.text("status.txt").contains("gateway") && whole.text("cluster-status.txt").contains("settled"));

@@ -223,9 +223,11 @@ impl Making {
     fn node(&mut self, node: &Node, told: Told) -> io::Result<()> {
         let Told { description, ahead_ms } = told;
         let Description { configuration, metrics, log, log_left_out, machine, .. } = &description;
-        let release = description.release.clone().unwrap_or_default();
+        let (release, folder) = (description.release.clone().unwrap_or_default(), node.folder(&description));
         self.nodes.push(json!({
             "node": node.name,
+            "folder": format!("nodes/{folder}"),
+            "host": node.host(&description),
             "address": node.address,
             "roles": description.roles,
             "release": release.version,
@@ -240,7 +242,7 @@ impl Making {
             lines = format!("({log_left_out} earlier warnings and errors are not kept)\n");
         }
         log.iter().for_each(|line| lines.extend([line.as_str(), "\n"]));
-        let file = |name: &str| format!("nodes/{}/{name}", node.name);
+        let file = |name: &str| format!("nodes/{folder}/{name}");
         self.archive.add(&file("configuration.toml"), configuration)?;
         self.archive.add(&file("metrics.txt"), metrics)?;
         self.archive.add(&file("log.txt"), &lines)?;

@@ -1,6 +1,6 @@
 //! The nodes of the cluster, and what each tells of itself.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use carillon_gateway::GatewayConfig;
 use carillon_proto::{
@@ -18,12 +18,13 @@ use carillon_router::RouterConfig;
 use tonic::{Code, Status};
 
 use super::super::{admin_client::Routers, callees::with_deadline, cluster::Nodes, status};
-use crate::{Config, Secrets};
+use crate::{Config, Secrets, machine};
 
 /// Deadline of each call.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Of a longer name the rest is left out: it is that of a folder in an archive, whose paths have a limit.
 const LONGEST_NAME: usize = 100;
+const LONGEST_FOLDER: usize = 110;
 
 /// A node to be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,25 @@ pub(super) struct Node {
     pub(super) is_guess: bool,
     /// As others have told it; empty: not known.
     pub(super) release: String,
+    /// Host or pod, as others have told it; empty: not known.
+    host: String,
     lease: u64,
+}
+
+impl Node {
+    /// The host or the pod, by which an operator knows the node; empty: not known.
+    pub(super) fn host<'a>(&'a self, description: &'a Description) -> &'a str {
+        let own = description.machine.iter().find(|fact| fact.name == machine::HOST);
+        own.map_or(&self.host, |fact| &fact.value)
+    }
+
+    /// The name of the node's folder: that of the node, which is unique, and the host.
+    pub(super) fn folder(&self, description: &Description) -> String {
+        let host = self.host(description).replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-'), "_");
+        let mut folder = if host.is_empty() { self.name.clone() } else { format!("{}-{host}", self.name) };
+        folder.truncate(LONGEST_FOLDER);
+        folder
+    }
 }
 
 /// What a node has told, and how far its clock is ahead of this one.
@@ -74,6 +93,9 @@ pub(super) async fn whole(config: &Config) -> Whole {
     let mut nodes = nodes(view.as_ref(), members.as_ref().ok(), &configured);
     for node in &mut nodes {
         node.release = release_of(node, status.as_ref().ok(), members.as_ref().ok());
+        if node.host.is_empty() {
+            node.host = told_host(node, status.as_ref().ok());
+        }
     }
     Whole { status, members: members.map_err(|error| error.to_string()), nodes }
 }
@@ -153,13 +175,15 @@ fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured
     let mut nodes = Vec::new();
     for node in view.iter().flat_map(|view| view.storage.iter().chain(&view.nodes)) {
         let (name, address) = (format!("{}-{}", kind_of(node.kind()), node.lease), node.address.clone());
-        nodes.push(Node { name, address, is_guess: false, release: String::new(), lease: node.lease });
+        let host = host_of(&address);
+        nodes.push(Node { name, address, is_guess: false, release: String::new(), host, lease: node.lease });
     }
     if view.is_none() {
         let storage = members.iter().flat_map(|members| &members.nodes).filter(|node| node.state() != State::Lost);
         nodes.extend(storage.map(|node| {
             let (name, address) = (format!("storage-{}", node.node), node.address.clone());
-            Node { name, address, is_guess: false, release: String::new(), lease: node.node }
+            let host = host_of(&address);
+            Node { name, address, is_guess: false, release: String::new(), host, lease: node.node }
         }));
     }
     // A node of this machine is meant only if nothing else is known.
@@ -173,10 +197,25 @@ fn nodes(view: Option<&RegistryView>, members: Option<&MembersReply>, configured
                 name.truncate(LONGEST_NAME);
                 name.push_str(&format!("-{}", nodes.len() + 1));
             }
-            nodes.push(Node { name, address: address.clone(), is_guess: true, release: String::new(), lease: 0 });
+            let (address, host) = (address.clone(), String::new());
+            nodes.push(Node { name, address, is_guess: true, release: String::new(), host, lease: 0 });
         }
     }
     nodes
+}
+
+/// The first part of a host's name, as in `carillon-storage-0.carillon-storage:7401`; empty if the address has none.
+fn host_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let is_address = host.parse::<IpAddr>().is_ok() || host.starts_with('[');
+    if is_address { String::new() } else { host.split('.').next().unwrap_or_default().to_owned() }
+}
+
+/// The host that a gateway has told the routers, before its listener: `web-1 (tcp 0.0.0.0:7410)`.
+fn told_host(node: &Node, status: Option<&StatusReply>) -> String {
+    let releases = status.iter().flat_map(|status| &status.releases);
+    let mut told = releases.filter(|told| told.lease == node.lease && node.name.starts_with(kind_of(told.kind())));
+    told.next().and_then(|told| told.name.split(' ').next()).unwrap_or_default().to_owned()
 }
 
 /// The release of a node as others know it: the node itself may be too old to tell it.
@@ -250,6 +289,7 @@ fn told_why(status: &Status, release: &str) -> String {
 mod tests {
     use carillon_proto::pb::{
         admin::NodeRelease,
+        diagnostics::Fact,
         raft::Program,
         store::{Node as Row, Release, StorageNode},
     };
@@ -294,12 +334,48 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_has_the_name_by_which_an_operator_knows_the_node() {
+        let mut node = Node {
+            name: "gateway-711".to_owned(),
+            address: String::new(),
+            is_guess: false,
+            release: String::new(),
+            host: String::new(),
+            lease: 711,
+        };
+        let tells = |host: &str| Description {
+            machine: vec![Fact { name: machine::HOST.to_owned(), value: host.to_owned() }],
+            ..Description::default()
+        };
+        assert_eq!(node.folder(&Description::default()), "gateway-711", "nobody tells more");
+        assert_eq!(node.folder(&tells("carillon-gateway-6f7d-x2")), "gateway-711-carillon-gateway-6f7d-x2");
+        let release = |kind: NodeKind, name: &str| NodeRelease {
+            kind: kind.into(),
+            lease: 711,
+            name: name.to_owned(),
+            ..NodeRelease::default()
+        };
+        let releases = vec![release(NodeKind::Router, ""), release(NodeKind::Gateway, "web-1 (tcp 0.0.0.0:7410)")];
+        node.host = told_host(&node, Some(&StatusReply { releases, ..StatusReply::default() }));
+        assert_eq!(
+            node.folder(&Description::default()),
+            "gateway-711-web-1",
+            "a release that tells no host of its own"
+        );
+        assert_eq!(node.folder(&tells("../../a b/c")), "gateway-711-.._.._a_b_c", "it stays below its place");
+        assert!(node.folder(&tells(&"h".repeat(300))).len() <= LONGEST_FOLDER);
+        let hosts = ["carillon-storage-0.carillon-storage:7401", "10.0.0.1:7401", "[::1]:7401", "s:1", ""];
+        assert_eq!(hosts.map(host_of), ["carillon-storage-0", "", "", "s", ""]);
+    }
+
+    #[test]
     fn a_node_that_is_too_old_to_tell_is_missing_with_its_release() {
         let node = |name: &str, lease| Node {
             name: name.to_owned(),
             address: String::new(),
             is_guess: false,
             release: String::new(),
+            host: String::new(),
             lease,
         };
         let release = |kind: NodeKind, lease, version: &str| NodeRelease {
