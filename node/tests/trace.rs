@@ -79,9 +79,14 @@ fn a_message_is_followed_to_each_device_also_when_its_gateway_and_its_router_hav
         acknowledge(&mut tablet, first).await;
         tablet.say(Body::SignOut(Default::default())).await;
         tablet.bye().await;
+        let mut guest = sign_in(&cluster, 1, "bob", "guest").await;
         let mut phone = sign_in(&cluster, 0, "bob", "phone").await;
         let accepted = alice.send("bob", "m1", "the second secret").await.expect("accepted");
         let second = delivered(&mut phone, 2).await;
+        // The store keeps nothing of a device that leaves without an acknowledgement.
+        delivered(&mut guest, 2).await;
+        guest.say(Body::SignOut(Default::default())).await;
+        guest.bye().await;
         (alice, phone, accepted, second)
     });
     // The first and the last stage that the sender's gateway sees.
@@ -92,9 +97,11 @@ fn a_message_is_followed_to_each_device_also_when_its_gateway_and_its_router_hav
     let asker = &cluster.gateways[1];
     let on_three = |story: &Value| {
         let inboxes = story["inboxes"].as_array().expect("inboxes");
-        inboxes.len() == 2 && inboxes.iter().all(|inbox| inbox["replicas_have"] == 3 && inbox["replicas_told"] == 3)
+        inboxes.len() == 2
+            && inboxes.iter().all(|inbox| inbox["replicas_have"] == 3 && inbox["replicas_told"] == 3)
+            && device(story, "bob", "guest").is_null()
     };
-    let story = told(asker, "alice/laptop/m1", "all replicas to have it", on_three);
+    let story = told(asker, "alice/laptop/m1", "all replicas to have it, and the guest to be forgotten", on_three);
     assert_eq!(story["message"]["id"], accepted.message_id);
     assert_eq!((&story["message"]["to"], &story["inboxes"][0]["position"]), (&"bob".into(), &2.into()));
     assert!(story["accepted"].as_str().expect("text").starts_with("yes"), "{story:#}");

@@ -220,7 +220,9 @@ impl<'a> Inbox<'a> {
         if self.devices.is_empty() {
             line(
                 text,
-                format_args!("waits        {user} has no device that has signed in, or has acknowledged anything"),
+                format_args!(
+                    "waits        {user} has no device that is signed in, or has acknowledged anything: others are not known any more"
+                ),
             );
         }
         for Device { of, state, why } in &self.devices {

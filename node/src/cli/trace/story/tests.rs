@@ -112,6 +112,12 @@ fn each_device_is_told_how_far_it_is_and_why_no_further() {
 }
 
 #[test]
+fn devices_that_left_without_a_trace_are_not_called_absent_for_ever() {
+    let told = told(vec![inbox("bob", 17, vec![replica(1, 17, 9)])]);
+    has(&Story::of(&told).to_text(), &["waits        bob has no device that is signed in", "not known any more"]);
+}
+
+#[test]
 fn a_message_that_is_not_found_is_told_with_where_it_was_looked_for() {
     let told = TraceMessageReply { message: None, ..told(vec![inbox("alice", 0, vec![replica(1, 0, 9)])]) };
     let text = Story::of(&told).to_text();
