@@ -108,7 +108,7 @@ pub(in crate::machine) fn written(
             let detail = format!("slow mode: one message in {} ms", group.slow_mode_ms);
             Err(Refused { reason: Reason::TooEarly, detail, retry_after_ms })
         }
-        _ => Ok(Some(Member { wrote_ms: time_ms, ..writer.clone() })),
+        _ => Ok(Some(Member { wrote_ms: time_ms, ..*writer })),
     }
 }
 
@@ -263,7 +263,7 @@ pub(in crate::machine) fn changed(
                 _ => above(Rank::Admin)?,
             };
             let Some(row) = before.filter(|_| is_member) else { return Err(not_there("a member")) };
-            let after = Member { role: op.role, ..row.clone() };
+            let after = Member { role: op.role, ..*row };
             if actor < Rank::Owner && rank(&after) >= Rank::Admin {
                 return Err(forbidden("only owners may do that"));
             }
@@ -272,7 +272,7 @@ pub(in crate::machine) fn changed(
         Change::Mute => {
             above(Rank::Admin)?;
             let Some(row) = before.filter(|_| is_member) else { return Err(not_there("a member")) };
-            Ok(Some(Member { muted_until_ms: op.muted_until_ms, ..row.clone() }))
+            Ok(Some(Member { muted_until_ms: op.muted_until_ms, ..*row }))
         }
     }
 }
