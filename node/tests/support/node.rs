@@ -135,6 +135,20 @@ impl Node {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
         assert!(status.expect("kill runs").success());
+        if name == "STOP" {
+            until("the process stands still", Duration::from_secs(30), || self.threads().all(|state| state == "T"));
+        }
+    }
+
+    /// The states of its threads, as proc(5) has them.
+    fn threads(&self) -> impl Iterator<Item = String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        tasks.filter_map(|task| {
+            // One that has just ended has none.
+            let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+            // Behind the name in parentheses, which may have any character.
+            stat.rsplit_once(") ")?.1.split(' ').next().map(str::to_owned)
+        })
     }
 
     /// Sends SIGKILL.
