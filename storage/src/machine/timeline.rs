@@ -1,24 +1,25 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups.
+//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups, and in `senders.rs` ends and erases senders.
 
 pub(super) mod cursors;
 mod groups;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
+mod senders;
 
 use std::io;
 
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Done, EndSender, EndTimeline, EraseSender, Redact, Rejected,
-        RenewEpoch, SenderErased, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected::Reason,
-        store_error::Why, timeline_command::Op, timeline_key::Kind,
+        AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Rejected, RenewEpoch, StoreError,
+        TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
+        timeline_key::Kind,
     },
 };
 
 use super::{
-    EntryCommands, Machine, Outcome, Record, TimelineReader, broken, erasure,
+    EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, RowBytes, Stored},
     level::{Reading, ShardLevel},
     recent::RecentMap,
@@ -378,53 +379,6 @@ impl Batch<'_> {
         state.first = end;
         self.changes.put(key.clone(), state.to_value());
         self.touched.insert(key, Some(held));
-        Ok(done())
-    }
-
-    fn end_sender(&mut self, op: &EndSender) -> Outcome {
-        self.senders.end(op.sender.as_bytes(), op.generation, self.clock_ms, &mut self.changes);
-        done()
-    }
-
-    fn erase_sender(&mut self, op: &EraseSender) -> io::Result<Outcome> {
-        let EraseSender { sender, generation } = op;
-        self.senders.end(sender.as_bytes(), *generation, self.clock_ms, &mut self.changes);
-        let done = self.get(&keys::erased_sender(sender.as_bytes()), keys::number_of)?;
-        let done = done.is_some_and(|done| done >= *generation);
-        if !done {
-            let key = keys::erasing_sender(sender.as_bytes());
-            let before = self.get(&key, keys::number_of)?;
-            self.changes.put(key, keys::number_value(before.map_or(*generation, |before| before.max(*generation))));
-        }
-        Ok(Outcome::SenderErasure(SenderErasure { done }))
-    }
-
-    fn redact(&mut self, op: &Redact) -> io::Result<Outcome> {
-        if self.get(&keys::erasing_sender(op.sender.as_bytes()), keys::number_of)? != Some(op.generation) {
-            return Ok(rejected(Reason::NotFound, "the user is not being erased"));
-        }
-        for message in &op.messages {
-            let key = keys::record(message.number, message.seq);
-            let left = self.get(&key, |record| {
-                let stored = Stored::decode(record)?;
-                let left = erasure::erased(stored.envelope, &op.sender)?;
-                Ok(left.map(|envelope| Stored { envelope: &envelope, ..stored }.encode()))
-            })?;
-            // Trimmed meanwhile, or replaced already.
-            if let Some(left) = left.flatten() {
-                self.changes.put(key, left);
-            }
-        }
-        Ok(done())
-    }
-
-    fn sender_erased(&mut self, op: &SenderErased) -> io::Result<Outcome> {
-        let key = keys::erasing_sender(op.sender.as_bytes());
-        if self.get(&key, keys::number_of)? == Some(op.generation) {
-            self.changes.delete(key);
-            self.changes.put(keys::erased_sender(op.sender.as_bytes()), keys::number_value(op.generation));
-            self.changes.put(keys::ERASED, keys::number_value(self.index));
-        }
         Ok(done())
     }
 

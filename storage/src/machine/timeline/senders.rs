@@ -1,0 +1,60 @@
+//! Senders whose sessions have ended, and those that are being erased. See docs/adr/0023-user-data.md.
+
+use std::io;
+
+use carillon_proto::pb::store::{EndSender, EraseSender, Redact, SenderErased, SenderErasure, rejected::Reason};
+
+use super::{Batch, Outcome, done, rejected};
+use crate::machine::{
+    erasure,
+    keys::{self, Stored},
+};
+
+impl Batch<'_> {
+    pub(super) fn end_sender(&mut self, op: &EndSender) -> Outcome {
+        self.senders.end(op.sender.as_bytes(), op.generation, self.clock_ms, &mut self.changes);
+        done()
+    }
+
+    pub(super) fn erase_sender(&mut self, op: &EraseSender) -> io::Result<Outcome> {
+        let EraseSender { sender, generation } = op;
+        self.senders.end(sender.as_bytes(), *generation, self.clock_ms, &mut self.changes);
+        let done = self.get(&keys::erased_sender(sender.as_bytes()), keys::number_of)?;
+        let done = done.is_some_and(|done| done >= *generation);
+        if !done {
+            let key = keys::erasing_sender(sender.as_bytes());
+            let before = self.get(&key, keys::number_of)?;
+            self.changes.put(key, keys::number_value(before.map_or(*generation, |before| before.max(*generation))));
+        }
+        Ok(Outcome::SenderErasure(SenderErasure { done }))
+    }
+
+    pub(super) fn redact(&mut self, op: &Redact) -> io::Result<Outcome> {
+        if self.get(&keys::erasing_sender(op.sender.as_bytes()), keys::number_of)? != Some(op.generation) {
+            return Ok(rejected(Reason::NotFound, "the user is not being erased"));
+        }
+        for message in &op.messages {
+            let key = keys::record(message.number, message.seq);
+            let left = self.get(&key, |record| {
+                let stored = Stored::decode(record)?;
+                let left = erasure::erased(stored.envelope, &op.sender)?;
+                Ok(left.map(|envelope| Stored { envelope: &envelope, ..stored }.encode()))
+            })?;
+            // Trimmed meanwhile, or replaced already.
+            if let Some(left) = left.flatten() {
+                self.changes.put(key, left);
+            }
+        }
+        Ok(done())
+    }
+
+    pub(super) fn sender_erased(&mut self, op: &SenderErased) -> io::Result<Outcome> {
+        let key = keys::erasing_sender(op.sender.as_bytes());
+        if self.get(&key, keys::number_of)? == Some(op.generation) {
+            self.changes.delete(key);
+            self.changes.put(keys::erased_sender(op.sender.as_bytes()), keys::number_value(op.generation));
+            self.changes.put(keys::ERASED, keys::number_value(self.index));
+        }
+        Ok(done())
+    }
+}
