@@ -107,7 +107,7 @@ impl Roll<'_> {
             anyhow::ensure!(level == before, "{what}: the level has risen by itself, from {before} to {level}");
         }
         let from = self.began.elapsed();
-        let said = self.cluster.nodes[0].command(&["cluster", "raise-level"])?;
+        let said = self.raise_level().await?;
         self.goes_on().await?;
         sleep(self.options.settle).await;
         self.away("level raised", from, &said);
@@ -119,6 +119,19 @@ impl Roll<'_> {
         }
         sleep(self.options.settle).await;
         self.goes_on().await
+    }
+
+    /// Gateways that have just come tell what they run when they renew their leases.
+    async fn raise_level(&self) -> anyhow::Result<String> {
+        let end = Instant::now() + self.options.load.patience;
+        loop {
+            match self.cluster.nodes[0].command(&["cluster", "raise-level"]) {
+                Err(why) if why.to_string().contains("has not told what it runs") && Instant::now() < end => {
+                    sleep(Duration::from_secs(1)).await;
+                }
+                raised => return Ok(raised?),
+            }
+        }
     }
 
     async fn replace_all(&mut self, what: &str, program: &PathBuf, order: [Role; 3]) -> anyhow::Result<()> {
