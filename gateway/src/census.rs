@@ -8,7 +8,7 @@ use carillon_proto::pb::{
 };
 use parking_lot::Mutex;
 
-/// What is known of all gateways. Written by the links, read by whoever compares.
+/// The numbers of clients of all gateways, as the routers tell them. The links to the routers write it, `rebalance` reads it.
 #[derive(Default)]
 pub(crate) struct Census(Mutex<Known>);
 
@@ -19,7 +19,7 @@ struct Known {
     routers: Vec<Arc<str>>,
     /// The leases of gateways.
     gateways: Vec<u64>,
-    /// What each router has told on its open link.
+    /// Of each router with an open link, the numbers that it has told last.
     told: BTreeMap<Arc<str>, GatewaysLoad>,
 }
 

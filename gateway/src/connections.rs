@@ -67,7 +67,7 @@ impl Connections {
         self.parts.iter().map(|part| part.lock().len()).sum()
     }
 
-    /// One of them has signed in. It calls `signed_out` when it ends.
+    /// Counts a connection that has signed in, until it calls `signed_out` at its end.
     pub(crate) fn signed_in(&self) {
         self.signed_in.fetch_add(1, Ordering::Relaxed);
     }

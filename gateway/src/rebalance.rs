@@ -1,7 +1,7 @@
 //! A gateway that has many more clients than the others asks some of them to move: after all gateways were replaced one after the
 //! other, the last one has few, and nobody else moves them.
 //!
-//! It starts when the gateway has been above both bounds for a while in which nothing has changed, and ends halfway between the bound and
+//! A run starts when the gateway has been above both bounds for a while in which nothing has changed, and ends halfway between the bound and
 //! the mean, so that some clients more do not make it start again. A run asks no more clients than were too many when it began: if they
 //! reach no other gateway, the mean falls with them. Only clients that have been here for as long as the rest between two runs are asked:
 //! one that has come back, or that another gateway has sent here, is left alone.
@@ -48,7 +48,7 @@ pub(crate) struct Bounds {
 struct Rebalance {
     bounds: Bounds,
     phase: Phase,
-    /// What was seen last, to notice changes.
+    /// The gateways and routers at the last look: a change of them interrupts a run.
     last: Option<Seen>,
 }
 
@@ -57,7 +57,7 @@ enum Phase {
     Within,
     /// Above the bounds since then.
     Above(Instant),
-    /// So many more clients may be asked in this run.
+    /// A run: `left` more clients may be asked.
     Moving {
         left: usize,
     },
@@ -128,7 +128,7 @@ impl Rebalance {
         }
     }
 
-    /// One client was asked.
+    /// Counts a client that was asked.
     fn asked(&mut self) {
         if let Phase::Moving { left } = &mut self.phase {
             *left = left.saturating_sub(1);
@@ -238,7 +238,7 @@ mod tests {
         Some(Seen { all, draining: 0, cluster: (7, (0..gateways).collect()) })
     }
 
-    /// What is wanted in each of so many seconds.
+    /// How many clients may be asked in each of the next seconds.
     fn looks(
         rebalance: &mut Rebalance,
         now: &mut Instant,

@@ -320,7 +320,7 @@ impl Session {
         }
     }
 
-    /// One that signs in was placed here just now.
+    /// A session that has not signed in yet stays: the load balancer has just sent it here.
     fn go_elsewhere(&mut self, reconnect_after: Duration) {
         if let State::Live(live) = &mut self.state
             && live.going().is_none()

@@ -56,7 +56,7 @@ pub(crate) enum ToLink {
     Answer(DirectAnswer),
     /// Large, and rare.
     Description(Box<GatewayDescription>),
-    /// This gateway is stopping.
+    /// Tells the router that this gateway is stopping.
     Draining,
 }
 

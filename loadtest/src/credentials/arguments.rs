@@ -1,4 +1,4 @@
-//! What an operator says about how users sign in: as options, and as `[sign_in]` of a scenario.
+//! The options by which an operator says how users sign in; `[sign_in]` of a scenario has the same.
 
 use std::{
     fs,

@@ -5,7 +5,8 @@ use tempfile::TempDir;
 use super::*;
 
 /// A `kubectl` that notes its words, and answers as a small Kubernetes would. The folder keeps the number of storage nodes.
-/// Not a copy: a file that was just written can't be executed while a child that another test starts still has it open.
+/// The scripted kubectl as it lies here, and no copy of it: a file that was just written can't be executed while a child that another
+/// test starts still has it open.
 const KUBECTL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubectl");
 
 struct Lab {
