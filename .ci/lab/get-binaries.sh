@@ -194,7 +194,9 @@ get_ingress() {
     sed -i '/lego\/v5\/providers\/dns"$/d; s/= dns\.NewDNSChallengeProviderByName(.*/= challenge.Provider(nil), errors.New("not in the lab")/' \
         source/pkg/provider/acme/provider.go
     sed -i '/yaegi\/stdlib/d; s/i\.Use([a-z]*\.Symbols)/i.Use(interp.Exports{})/' source/pkg/plugins/middlewareyaegi.go
-    # Its fork of this module is not in each proxy, and differs little.
+    # Its fork of this module is not in each proxy; what the other one lacks is for middlewares that the lab does not use.
+    sed -i 's/goauth\.CheckSecret,/func(_, _ string) bool { return false },/' source/pkg/middlewares/auth/basic_auth.go
+    sed -i 's/d\.auth\.RequireAuthStale(/d.auth.RequireAuth(/' source/pkg/middlewares/auth/digest_auth.go
     go mod edit -replace "$of=./source" -replace "$ext=./source/pkg/config/dynamic/ext" -replace github.com/abbot/go-http-auth=github.com/abbot/go-http-auth@v0.4.0
     build $of/cmd/traefik
     mkdir -p "$CARILLON_LAB/definitions/gateway-api"

@@ -25,7 +25,7 @@ def certificate(folder):
     names = f"subjectAltName=DNS:{HOST},DNS:grpc.{HOST}"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
-         "-subj", f"/CN={HOST}", "-addext", names, "-keyout", key, "-out", file],
+         "-subj", f"/CN={HOST}", "-addext", "basicConstraints=critical,CA:FALSE", "-addext", names, "-keyout", key, "-out", file],
         check=True, capture_output=True,
     )  # fmt: skip
     return file, key
@@ -153,7 +153,8 @@ def gateway_api(folder):
         {"apiVersion": api, "kind": "GatewayClass", "metadata": {"name": "traefik"}, "spec": {"controllerName": "traefik.io/gateway-controller"}},
         labelled("Gateway", "public", "gateway-system", api, spec={"gatewayClassName": "traefik", "listeners": listeners}),
     )
-    traefik("gateway-system", "--providers.kubernetesgateway=true")
+    # The stream of gRPC is one request, which Traefik ends after a minute by default; a WebSocket is none.
+    traefik("gateway-system", "--providers.kubernetesgateway=true", "--entrypoints.websecure.transport.respondingTimeouts.readTimeout=0")
     apply(overlay(folder / "behind-a-gateway", "production", ["gateway-api"], SMALLER))
     all_ready(600)
     silent(folder, "gateway", f"wss://{HOST}/ws", file)
