@@ -67,7 +67,7 @@ impl Companions {
     }
 
     fn part(&self, user: &UserId) -> &RwLock<KeyedMap<UserId, Signed>> {
-        &self.0[part_of(user, PARTS)]
+        &self.0[part_of(user.as_str(), PARTS)]
     }
 }
 

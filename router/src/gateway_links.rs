@@ -10,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    KeyedMap, LeaseId, TimelineId, UserId, clock, limits,
+    KeyedMap, LeaseId, TimelineId, clock, limits,
     pb::{
         diagnostics::Description,
         link::{Behind, DirectAnswer, DirectAnswered, Directed, Evict, Push, Signaled, direct_answer, evict},
@@ -60,8 +60,8 @@ struct Open(Vec<GatewayLink>);
 pub(crate) struct GatewayLink {
     pub(crate) number: u64,
     pushes: mpsc::Sender<Push>,
-    /// Users whose pushes were dropped, and how far their inboxes reach.
-    missed: Arc<Missed<UserId, Behind>>,
+    /// Timelines whose pushes were dropped, and how far they reach.
+    missed: Arc<Missed<TimelineId, Behind>>,
     signals: mpsc::Sender<Signaled>,
     directed: mpsc::Sender<Directed>,
     waiting: Arc<Mutex<Waiting>>,
@@ -75,7 +75,7 @@ pub(crate) struct GatewayLink {
 /// The receiving ends of a link's queues.
 pub(crate) struct Queues {
     pub(crate) pushes: mpsc::Receiver<Push>,
-    pub(crate) missed: Arc<Missed<UserId, Behind>>,
+    pub(crate) missed: Arc<Missed<TimelineId, Behind>>,
     pub(crate) signals: mpsc::Receiver<Signaled>,
     pub(crate) directed: mpsc::Receiver<Directed>,
     pub(crate) evictions: mpsc::Receiver<Evict>,
@@ -103,7 +103,7 @@ impl GatewayLinks {
         queues::watch("router_signals", &to_signals);
         queues::watch("router_directed", &to_directed);
         queues::watch("router_evictions", &to_evictions);
-        let missed: Arc<Missed<UserId, Behind>> = Arc::default();
+        let missed: Arc<Missed<TimelineId, Behind>> = Arc::default();
         let link = GatewayLink {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             pushes: to_pushes,
@@ -228,8 +228,8 @@ impl GatewayLink {
 
     fn missed(&self, behind: Behind) {
         let timeline = behind.timeline.as_ref().map(TimelineId::from_client);
-        if let Some(Ok(Some(TimelineId::Inbox(user)))) = timeline {
-            self.missed.note(user, behind);
+        if let Some(Ok(Some(timeline))) = timeline {
+            self.missed.note(timeline, behind);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Batches, LeaseId, UserId, Woken, clock,
+    Batches, LeaseId, TimelineId, UserId, Woken, clock,
     lease::HeldLease,
     pb::{
         link::{
@@ -257,12 +257,12 @@ impl Reader {
 
     fn take_hint(&self, hint: Hint) {
         let Some(delivery) = Delivery::of_hint(hint) else {
-            tracing::debug!("a hint without user or position was dropped");
+            tracing::debug!("a hint without a timeline or a position was dropped");
             return;
         };
         // The new owner may have read the head before this append. Sessions that it does not know yet are here.
         if !delivery.passed_on
-            && let Some(owner) = self.context.topology.borrow().elsewhere(&delivery.user)
+            && let Some(owner) = self.context.topology.borrow().elsewhere(delivery.timeline.owner())
         {
             self.context.peers.hint(owner, Delivery { passed_on: true, ..delivery.clone() });
         }
@@ -276,7 +276,7 @@ pub(crate) struct Outgoing {
     loads: Woken<WatchStream<Option<GatewaysLoad>>>,
     replies: Woken<Batches<RouterReply>>,
     pushes: Woken<Batches<Push>>,
-    missed: Woken<Arc<Missed<UserId, Behind>>>,
+    missed: Woken<Arc<Missed<TimelineId, Behind>>>,
     signals: Woken<Batches<Signaled>>,
     directed: Woken<Batches<Directed>>,
     evictions: Woken<Batches<Evict>>,

@@ -117,7 +117,7 @@ mod tests {
     use std::task::Waker;
 
     use bytes::Bytes;
-    use carillon_proto::UserId;
+    use carillon_proto::{TimelineId, UserId};
 
     use super::*;
 
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_delivery_that_another_router_passed_on_stays_one_when_it_is_merged() {
         let delivery = |seq, passed_on| Delivery {
-            user: UserId::new("bob").expect("valid"),
+            timeline: TimelineId::Inbox(UserId::new("bob").expect("valid")),
             incarnation: 1,
             position: Position { epoch: 1, seq },
             envelope: Bytes::new(),

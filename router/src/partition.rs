@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use carillon_proto::{
-    LeaseId, UserId, Woken, clock, now_ms,
+    LeaseId, TimelineId, UserId, Woken, clock, now_ms,
     pb::{
         admin::{WatchEvent, watch_event::Kind},
         link::{Push, Signal},
@@ -93,7 +93,7 @@ pub(crate) struct Partitions(Arc<[Mailbox]>);
 pub(crate) struct Mailbox {
     pub(crate) inputs: mpsc::Sender<Input>,
     /// Deliveries for which there was no room.
-    pub(crate) missed: Arc<Missed<UserId, Delivery>>,
+    pub(crate) missed: Arc<Missed<TimelineId, Delivery>>,
 }
 
 impl Partitions {
@@ -123,10 +123,10 @@ impl Partitions {
 
     /// If the partition is full, only the position is kept, and reported later.
     pub(crate) fn deliver(&self, delivery: Delivery) {
-        let mailbox = &self.0[self.index(&delivery.user)];
+        let mailbox = &self.0[part_of(delivery.timeline.owner(), self.0.len())];
         if let Err(TrySendError::Full(Input::Deliver(delivery))) = mailbox.inputs.try_send(Input::Deliver(delivery)) {
             metrics::hint(false);
-            mailbox.missed.note(delivery.user.clone(), delivery.without_envelope());
+            mailbox.missed.note(delivery.timeline.clone(), delivery.without_envelope());
         }
     }
 
@@ -167,7 +167,7 @@ impl Partitions {
     }
 
     fn index(&self, user: &UserId) -> usize {
-        part_of(user, self.0.len())
+        part_of(user.as_str(), self.0.len())
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) struct Partition {
     pub(crate) index: usize,
     pub(crate) owner: Owner,
     pub(crate) inputs: Woken<mpsc::Receiver<Input>>,
-    pub(crate) missed: Woken<Arc<Missed<UserId, Delivery>>>,
+    pub(crate) missed: Woken<Arc<Missed<TimelineId, Delivery>>>,
     pub(crate) answers: Woken<mpsc::Receiver<StoreResult>>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) store: Store,
@@ -295,7 +295,7 @@ impl Partition {
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        match self.topology.borrow().elsewhere(&delivery.user) {
+        match self.topology.borrow().elsewhere(delivery.timeline.owner()) {
             Some(address) => self.peers.hint(address, delivery),
             // No owner is known, but there may still be sessions here.
             None => self.partitions.deliver(delivery),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Batches, UserId, clock,
+    Batches, TimelineId, UserId, clock,
     lease::HeldLease,
     limits, pause,
     pb::{
@@ -60,13 +60,13 @@ pub(crate) struct Peers {
 struct Peer {
     words: mpsc::Sender<Word>,
     /// Hints for which there was no room.
-    missed: Arc<Missed<UserId, Delivery>>,
+    missed: Arc<Missed<TimelineId, Delivery>>,
 }
 
 /// The words that wait for one router, until its link takes them.
 struct Queue {
     words: mpsc::Receiver<Word>,
-    missed: Arc<Missed<UserId, Delivery>>,
+    missed: Arc<Missed<TimelineId, Delivery>>,
 }
 
 type Client = RouterClient<InterceptedService<Channel, AddToken>>;
@@ -91,7 +91,7 @@ impl Peers {
         let given = peer.words.try_send(Word::Hint(delivery));
         metrics::hint(given.is_ok());
         if let Err(TrySendError::Full(Word::Hint(delivery))) = given {
-            peer.missed.note(delivery.user.clone(), delivery.without_envelope());
+            peer.missed.note(delivery.timeline.clone(), delivery.without_envelope());
         }
     }
 
@@ -112,7 +112,7 @@ impl Peers {
             }
             let (to_words, words) = mpsc::channel(self.room);
             queues::watch("router_hints", &to_words);
-            let missed: Arc<Missed<UserId, Delivery>> = Arc::default();
+            let missed: Arc<Missed<TimelineId, Delivery>> = Arc::default();
             queues.insert(address.clone(), Peer { words: to_words, missed: Arc::clone(&missed) });
             new.push((address, Queue { words, missed }));
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, Ring, RouterNode, ShardId, ShardMap, UserId,
+    LeaseId, Ring, RouterNode, ShardId, ShardMap,
     pb::store::{NodeKind, Placed, RegistryView, Replica},
 };
 
@@ -65,9 +65,9 @@ impl Topology {
         self.ring.owner(id).is_some_and(|owner| *owner.address == *self.here)
     }
 
-    /// The address of the owner of this user; `None` if that is this router, or if there is none.
-    pub(crate) fn elsewhere(&self, user: &UserId) -> Option<&str> {
-        let owner = &*self.ring.owner(user.as_str())?.address;
+    /// The address of the owner of the user or group of this name; `None` if that is this router, or if there is none.
+    pub(crate) fn elsewhere(&self, name: &str) -> Option<&str> {
+        let owner = &*self.ring.owner(name)?.address;
         (*owner != *self.here).then_some(owner)
     }
 

@@ -60,7 +60,7 @@ impl Admin {
     /// The owner of the user may have old rows in memory, and a link to a gateway to which this router has none.
     fn tell_owner(&self, user: &UserId) {
         let topology = self.topology.borrow().clone();
-        match topology.elsewhere(user) {
+        match topology.elsewhere(user.as_str()) {
             Some(address) => self.put_out.peers.changed(address, user.clone()),
             None if topology.owns(user.as_str()) => self.put_out.partitions.changed(user.clone()),
             None => {}

@@ -21,10 +21,21 @@ use crate::{
 };
 
 impl Owner {
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        match &delivery.timeline {
+            TimelineId::Inbox(user) => {
+                let user = user.clone();
+                self.deliver_to_user(user, delivery);
+            }
+            // No release has groups yet: no gateway follows any.
+            TimelineId::Group(_) => {}
+        }
+    }
+
     /// Pushes to the user's sessions, except the one that sent the message. Without an envelope they are told how far
     /// the inbox reaches.
-    pub(crate) fn deliver(&mut self, delivery: Delivery) {
-        let Delivery { user, incarnation, position, envelope, traceparent, except, passed_on: _ } = delivery;
+    fn deliver_to_user(&mut self, user: UserId, delivery: Delivery) {
+        let Delivery { timeline, incarnation, position, envelope, traceparent, except, passed_on: _ } = delivery;
         self.register.heard(&user, incarnation, position);
         if except.is_some() {
             self.register.left_out(&user);
@@ -36,7 +47,7 @@ impl Owner {
             let sender = except.filter(|(lease, _)| *lease == gateway);
             let push = Push {
                 connections,
-                timeline: Some(TimelineId::Inbox(user.clone()).to_client()),
+                timeline: Some(timeline.to_client()),
                 position: Some(position),
                 envelope: envelope.clone(),
                 traceparent: traceparent.clone(),

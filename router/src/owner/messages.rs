@@ -134,7 +134,7 @@ impl Owner {
         self.watch_stored(&sending, position.seq);
         let to_oneself = sending.is_to_oneself();
         let delivery = Delivery {
-            user: sending.recipient.clone(),
+            timeline: TimelineId::Inbox(sending.recipient.clone()),
             incarnation: sending.recipient_incarnation,
             position,
             envelope: sending.envelope.clone(),
@@ -150,7 +150,7 @@ impl Owner {
             self.append_second(sending, now);
         }
         // The recipient does not wait for the sender's copy. The new owner may have read the head before this append.
-        if !self.topology.owns(delivery.user.as_str()) {
+        if !self.topology.owns(delivery.timeline.owner()) {
             self.effects.push(Effect::Deliver(delivery.clone()));
         }
         self.deliver(delivery);
@@ -195,7 +195,7 @@ impl Owner {
         let from = (sending.lease, sending.connection);
         if !self.topology.owns(sending.sender.as_str()) || self.companions.hear(&sending.sender, from, position) {
             self.effects.push(Effect::Deliver(Delivery {
-                user: sending.sender,
+                timeline: TimelineId::Inbox(sending.sender),
                 incarnation: sending.incarnation,
                 position,
                 envelope: sending.envelope,

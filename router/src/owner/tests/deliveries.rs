@@ -113,7 +113,7 @@ fn a_delivery_whose_envelope_was_dropped_tells_how_far_the_inbox_reaches() {
     let mut play = Play::new();
     play.knows("bob", &[session("bob", "a", 10, 1), session("bob", "b", 10, 2)]);
     play.owner.deliver(Delivery {
-        user: UserId::new("bob").expect("valid"),
+        timeline: TimelineId::Inbox(UserId::new("bob").expect("valid")),
         incarnation: 0,
         position: client::Position { epoch: 7, seq: 9 },
         envelope: Bytes::new(),

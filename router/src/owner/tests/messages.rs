@@ -18,7 +18,7 @@ fn a_message_is_accepted_after_both_appends_and_pushed_after_the_first() {
     let [Did::Deliver(delivery), Did::Answer(1, Answer::Accepted(accepted))] = &effects[..] else {
         panic!("{effects:?}")
     };
-    assert_eq!((delivery.user.as_str(), delivery.position.seq), ("alice", 9));
+    assert_eq!((delivery.timeline.owner(), delivery.position.seq), ("alice", 9));
     assert_eq!(delivery.except, Some((LeaseId(10), 1)));
     let envelope = RawEnvelope::decode(envelope.clone()).expect("encoded");
     assert_eq!(accepted.message_id, envelope.id);
@@ -89,7 +89,7 @@ fn a_message_of_another_owner_of_the_name_is_pushed_to_nobody() {
     play.knows("bob", &[session("bob", "phone", 10, 1)]);
     let pushes = |play: &mut Play, incarnation| {
         let delivery = Delivery {
-            user: UserId::new("bob").expect("valid"),
+            timeline: TimelineId::Inbox(UserId::new("bob").expect("valid")),
             incarnation,
             position: client::Position { epoch: 1, seq: 1 },
             envelope: Bytes::new(),
