@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{ClientId, DeviceId, UserId};
+use crate::{ClientId, DeviceId, GroupId, UserId};
 
 /// SHA-256 over sender, device and client id, each preceded by its length in bytes as one byte, truncated to 16 bytes.
 /// If the sender's account has an incarnation: SHA-256 over that key and the incarnation as u64, truncated likewise.
@@ -28,6 +28,26 @@ impl DuplicateKey {
         let mut hash = Sha256::new();
         hash.update(self.0);
         hash.update(recipient.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
+    /// The same for a message to a group. A user of the same name has another key.
+    pub fn to_group(self, group: &GroupId) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update([0]);
+        hash.update(group.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
+    /// The key in an inbox for the envelope at this position of a group's timeline: SHA-256 over 0x00, which begins no other key, the group's
+    /// incarnation and the position as u64, and the group's id, truncated to 16 bytes.
+    pub fn of_membership(group: &GroupId, incarnation: u64, seq: u64) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([0]);
+        hash.update(incarnation.to_be_bytes());
+        hash.update(seq.to_be_bytes());
+        hash.update(group.as_str().as_bytes());
         Self::cut(hash)
     }
 
@@ -65,10 +85,17 @@ mod tests {
         assert_eq!(hex(key), KEY);
         assert_eq!(hex(key.to(&bob)), KEY_TO_BOB);
         assert_ne!(key.to(&bob), key.to(&alice));
+        let group = GroupId::new("bob").expect("valid");
+        // The same, of the key with `\x00bob` behind it, and of `\x00`, 7 and 3 as u64, and `bob`.
+        assert_eq!(hex(key.to_group(&group)), KEY_TO_GROUP);
+        assert_eq!(hex(DuplicateKey::of_membership(&group, 7, 3)), KEY_OF_MEMBERSHIP);
     }
 
     const KEY: &str = "57bc915300902eb4eed5eacc6b7459e2";
     const KEY_TO_BOB: &str = "0be645a46d0240dfaa1aaa34066d1c43";
+
+    const KEY_TO_GROUP: &str = "20193008a82fb0d6f5d25254e5d6586f";
+    const KEY_OF_MEMBERSHIP: &str = "ba06126854227c66f3f0a2fddc77ae5a";
 
     fn hex(key: DuplicateKey) -> String {
         key.0.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -10,17 +10,35 @@ use prost::{
     },
 };
 
-/// The parts of a direct message's envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
+/// The parts of an envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
 #[derive(Debug, Clone, Copy)]
 pub struct EnvelopeParts<'a> {
     pub id: &'a str,
     pub sender: &'a str,
     pub sender_device: &'a str,
-    pub recipient: &'a str,
+    pub recipient: EnvelopeTo<'a>,
     pub client_id: &'a str,
     pub time_ms: u64,
     /// An encoded `carillon.client.v1.Content`.
     pub content: &'a [u8],
+    /// An encoded `carillon.client.v1.GroupChange`; empty: none.
+    pub change: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum EnvelopeTo<'a> {
+    User(&'a str),
+    Group(&'a str),
+}
+
+impl<'a> EnvelopeTo<'a> {
+    /// The number of its field in `Recipient`, and the name.
+    fn parts(self) -> (u32, &'a str) {
+        match self {
+            Self::User(user) => (1, user),
+            Self::Group(group) => (2, group),
+        }
+    }
 }
 
 /// Where the names of sender and recipient stand in an encoded envelope.
@@ -30,7 +48,7 @@ pub struct EncodedNames {
     pub recipient: Range<usize>,
 }
 
-// Field numbers of `RawEnvelope`, and of `Recipient.user` in its field `to`.
+// Field numbers of `RawEnvelope`.
 const ID: u32 = 1;
 const SENDER: u32 = 2;
 const SENDER_DEVICE: u32 = 3;
@@ -38,7 +56,7 @@ const TO: u32 = 4;
 const CLIENT_ID: u32 = 5;
 const TIME_MS: u32 = 6;
 const CONTENT: u32 = 7;
-const USER: u32 = 1;
+const CHANGE: u32 = 10;
 
 impl EnvelopeParts<'_> {
     pub fn encoded_len(&self) -> usize {
@@ -46,9 +64,15 @@ impl EnvelopeParts<'_> {
             [(ID, self.id), (SENDER, self.sender), (SENDER_DEVICE, self.sender_device), (CLIENT_ID, self.client_id)];
         let time = if self.time_ms == 0 { 0 } else { key_len(TIME_MS) + encoded_len_varint(self.time_ms) };
         texts.iter().map(|(field, text)| len_unless_empty(*field, text.as_bytes())).sum::<usize>()
-            + len(TO, len(USER, self.recipient.len()))
+            + len(TO, self.recipient_len())
             + time
             + len_unless_empty(CONTENT, self.content)
+            + len_unless_empty(CHANGE, self.change)
+    }
+
+    fn recipient_len(&self) -> usize {
+        let (field, name) = self.recipient.parts();
+        len(field, name.len())
     }
 
     /// Appends the encoded envelope. Names are those within `out`.
@@ -57,14 +81,16 @@ impl EnvelopeParts<'_> {
         let sender = put_unless_empty(SENDER, self.sender.as_bytes(), out);
         put_unless_empty(SENDER_DEVICE, self.sender_device.as_bytes(), out);
         encode_key(TO, WireType::LengthDelimited, out);
-        encode_varint(len(USER, self.recipient.len()) as u64, out);
-        let recipient = put(USER, self.recipient.as_bytes(), out);
+        encode_varint(self.recipient_len() as u64, out);
+        let (field, name) = self.recipient.parts();
+        let recipient = put(field, name.as_bytes(), out);
         put_unless_empty(CLIENT_ID, self.client_id.as_bytes(), out);
         if self.time_ms != 0 {
             encode_key(TIME_MS, WireType::Varint, out);
             encode_varint(self.time_ms, out);
         }
         put_unless_empty(CONTENT, self.content, out);
+        put_unless_empty(CHANGE, self.change, out);
         EncodedNames { sender, recipient }
     }
 }
@@ -117,10 +143,11 @@ mod tests {
                 id: "id",
                 sender: "alice",
                 sender_device: "",
-                recipient: "bob",
+                recipient: EnvelopeTo::User("bob"),
                 client_id: "1",
                 time_ms,
                 content: b"content",
+                change: b"",
             };
             parts.encode(&mut encoded);
             time_of_envelope(&encoded)

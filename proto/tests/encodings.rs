@@ -1,11 +1,11 @@
 //! What is encoded twice must mean the same: typed and raw forms, protobuf and JSON.
 
 use carillon_proto::{
-    EnvelopeParts,
+    EnvelopeParts, EnvelopeTo,
     pb::{client, link},
 };
 use proptest::prelude::*;
-use prost::Message as _;
+use prost::Message;
 
 fn text() -> impl Strategy<Value = String> {
     "[a-zäß\u{1F600}]{0,12}"
@@ -44,9 +44,15 @@ fn content() -> impl Strategy<Value = client::Content> {
 prop_compose! {
     fn envelope()(
         id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
-        time_ms in any::<u64>(), content in content(),
+        time_ms in any::<u64>(), content in content(), users in proptest::option::of(proptest::collection::vec(text(), 0..3)),
     ) -> client::Envelope {
-        client::Envelope { id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content), erased: false }
+        let change = users.map(|users| {
+            let members = client::MembersChange { users, ..client::MembersChange::default() };
+            client::GroupChange { what: Some(client::group_change::What::Members(members)) }
+        });
+        client::Envelope {
+            id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content), erased: false, change,
+        }
     }
 }
 
@@ -71,6 +77,7 @@ proptest! {
             client_id: envelope.client_id.clone(),
             time_ms: envelope.time_ms,
             content: envelope.content.clone().expect("set above").encode_to_vec().into(),
+            change: envelope.change.as_ref().map(Message::encode_to_vec).unwrap_or_default().into(),
         };
         // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
         prop_assert_eq!(client::Envelope::decode(&*raw_envelope.encode_to_vec()).expect("decodes"), envelope);
@@ -78,20 +85,24 @@ proptest! {
 
     #[test]
     fn an_envelope_of_borrowed_parts_has_the_bytes_of_the_raw_one(
-        id in text(), sender in text(), sender_device in text(), recipient in text(), client_id in text(),
+        id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
         time_ms in prop_oneof![Just(0), any::<u64>()], content in proptest::collection::vec(any::<u8>(), 0..300),
+        change in proptest::collection::vec(any::<u8>(), 0..3),
     ) {
+        let (recipient, name) = match to.to.as_ref().expect("set above") {
+            client::recipient::To::User(user) => (EnvelopeTo::User(user), user),
+            client::recipient::To::Group(group) => (EnvelopeTo::Group(group), group),
+        };
         let parts = EnvelopeParts {
-            id: &id, sender: &sender, sender_device: &sender_device, recipient: &recipient, client_id: &client_id,
-            time_ms, content: &content,
+            id: &id, sender: &sender, sender_device: &sender_device, recipient, client_id: &client_id,
+            time_ms, content: &content, change: &change,
         };
         let mut encoded = b"before".to_vec();
         let names = parts.encode(&mut encoded);
-        prop_assert_eq!((&encoded[names.sender], &encoded[names.recipient]), (sender.as_bytes(), recipient.as_bytes()));
+        prop_assert_eq!((&encoded[names.sender], &encoded[names.recipient]), (sender.as_bytes(), name.as_bytes()));
         prop_assert_eq!(encoded.len(), 6 + parts.encoded_len());
-        let to = Some(client::Recipient { to: Some(client::recipient::To::User(recipient.clone())) });
-        let raw_envelope =
-            link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content: content.into() };
+        let (to, content, change) = (Some(to), content.into(), change.into());
+        let raw_envelope = link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content, change };
         prop_assert_eq!(&encoded[6..], raw_envelope.encode_to_vec());
     }
 

@@ -184,7 +184,9 @@ impl Admin {
         let op = Op::Directory(DirectoryCommand { op: Some(op) });
         match self.call(self.shards()?.directory_of(user), op).await {
             Ok(StoreAnswer::AccountChanged(changed)) => Ok(changed),
-            Err(StoreFailure::Exists) => Err(Status::already_exists(format!("there is a user {user:?} already"))),
+            Err(StoreFailure::Exists { .. }) => {
+                Err(Status::already_exists(format!("there is a user {user:?} already")))
+            }
             other => Err(failed(other)),
         }
     }
@@ -255,7 +257,7 @@ fn user_id(user: &str) -> Result<UserId, Status> {
 fn failed(answer: Result<StoreAnswer, StoreFailure>) -> Status {
     let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
     match &failure {
-        StoreFailure::Exists => Status::already_exists(failure.to_string()),
+        StoreFailure::Exists { .. } => Status::already_exists(failure.to_string()),
         StoreFailure::NotFound { detail } | StoreFailure::Gone { detail } | StoreFailure::SenderGone { detail } => {
             Status::not_found(detail)
         }

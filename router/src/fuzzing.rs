@@ -52,13 +52,13 @@ pub fn link(mut bytes: &[u8]) {
             0..=149 => {
                 let Ok(request) = RouterRequest::decode(message) else { continue };
                 let Some(op) = request.op else { continue };
-                let Ok(user) = routed_by(&op) else { continue };
+                let Ok(of) = routed_by(&op) else { continue };
                 let place = replies.clone().try_reserve_owned().expect("a place for each message");
                 let _counted = InFlight::default().enter();
                 let slot = ReplySlot { id: request.id, place, op: op_name(&op), since: now, _counted };
                 let deadline = deadline(now, request.deadline_ms, LONGEST);
                 requests += 1;
-                input(Input::Request(Request { user, op, lease: GATEWAY, link: 1, deadline, span: None, slot }));
+                input(Input::Request(Request { of, op, lease: GATEWAY, link: 1, deadline, span: None, slot }));
             }
             150..=219 => {
                 let Ok(StoreReply { result: Some(answer), .. }) = StoreReply::decode(message) else { continue };

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use carillon_proto::{
-    UserId,
-    pb::link::{NotOwner, router_request::Op},
-};
+use carillon_proto::pb::link::{NotOwner, router_request::Op};
 use tokio::time::Instant;
 
 use crate::topology::Topology;
@@ -29,7 +26,8 @@ pub(crate) struct GateRequest<'a> {
     /// no harm at a router that wrongly believes to be the owner: the store assigns positions, and pushes are hints. So
     /// sends, which would otherwise stop with the registry, pass as long as the last known ring names this router.
     needs_lease: bool,
-    user: &'a UserId,
+    /// Of the user or group.
+    name: &'a str,
     /// Version of the ring by which it was routed.
     pub(crate) routed_by: u64,
     era: u64,
@@ -44,9 +42,9 @@ pub(crate) enum Verdict {
 }
 
 impl<'a> GateRequest<'a> {
-    pub(crate) fn new(op: &Op, user: &'a UserId, routed_by: u64, era: u64) -> Self {
+    pub(crate) fn new(op: &Op, name: &'a str, routed_by: u64, era: u64) -> Self {
         let needs_lease = matches!(op, Op::OpenSession(_) | Op::Announce(_) | Op::CloseSession(_) | Op::Direct(_));
-        Self { keeps_order: matches!(op, Op::Send(_)), needs_lease, user, routed_by, era }
+        Self { keeps_order: matches!(op, Op::Send(_) | Op::ChangeGroup(_)), needs_lease, name, routed_by, era }
     }
 }
 
@@ -67,7 +65,7 @@ impl Gate {
                 return Verdict::Wait(self.awaited.1);
             }
         }
-        if !closed && (held || !asked.needs_lease) && version >= asked.routed_by && topology.owns(asked.user.as_str()) {
+        if !closed && (held || !asked.needs_lease) && version >= asked.routed_by && topology.owns(asked.name) {
             return Verdict::Pass;
         }
         if asked.keeps_order {
@@ -87,8 +85,9 @@ mod tests {
     #[test]
     fn only_sessions_and_words_about_them_need_this_routers_lease() {
         let (topology, now) = (topology(5, "a:1", &["a:1"], &[]), Instant::now());
-        let user = UserId::new("bob").expect("valid");
-        let verdict = |op: Op, held| Gate::new(now).pass(&GateRequest::new(&op, &user, 5, 0), &topology, held, now);
+        let user = carillon_proto::UserId::new("bob").expect("valid");
+        let verdict =
+            |op: Op, held| Gate::new(now).pass(&GateRequest::new(&op, user.as_str(), 5, 0), &topology, held, now);
         let not = || Verdict::NotOwner(NotOwner { ring_version: 5 });
         let session = None;
         for op in [

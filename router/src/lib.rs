@@ -17,6 +17,8 @@ mod due;
 pub mod fuzzing;
 mod gate;
 mod gateway_links;
+mod group_changes;
+mod group_messages;
 mod link;
 pub mod metrics;
 mod missed;

@@ -198,14 +198,14 @@ impl Reader {
                 slot.answer(Failure::Invalid("operation is missing").into());
                 continue;
             };
-            let user = match routed_by(&op) {
-                Ok(user) => user,
+            let of = match routed_by(&op) {
+                Ok(of) => of,
                 Err(failure) => {
                     slot.answer(failure.into());
                     continue;
                 }
             };
-            if let Err(answer) = self.pass(&GateRequest::new(&op, &user, ring_version, era)).await {
+            if let Err(answer) = self.pass(&GateRequest::new(&op, of.owner(), ring_version, era)).await {
                 slot.answer(answer);
                 continue;
             }
@@ -215,7 +215,7 @@ impl Reader {
                 span
             });
             let deadline = deadline(since, deadline_ms, self.context.longest);
-            let request = Request { user, op, lease: gateway, link, deadline, span, slot };
+            let request = Request { of, op, lease: gateway, link, deadline, span, slot };
             if !self.context.partitions.request(request).await {
                 return false;
             }

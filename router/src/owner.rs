@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod direct;
+mod groups;
 mod messages;
 mod sessions;
 mod timelines;
@@ -31,6 +32,8 @@ use crate::{
     config::UnknownRecipient,
     cursors::{Cursors, Moves},
     delivery::Delivery,
+    group_changes::GroupChanging,
+    group_messages::{GroupContext, GroupMessage},
     recent_keys::RecentKeys,
     register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
@@ -86,6 +89,8 @@ pub(crate) struct Owner {
     checks: Checks,
     cursors: Cursors<ReplySlot>,
     keys: RecentKeys,
+    /// Changes of groups under way.
+    changing: KeyedMap<u64, GroupChanging>,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
@@ -162,6 +167,12 @@ enum Continuation {
     Repeated(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
+    GroupAppend(Box<GroupMessage>),
+    /// For a change of a group a user was read.
+    Person(u64, usize),
+    GroupChanged(u64),
+    /// For a change of a group a membership was set.
+    MembershipSet(u64),
 }
 
 impl Owner {
@@ -176,6 +187,7 @@ impl Owner {
             checks: Checks::new(head_check, now),
             cursors: Cursors::new(cursor_pause),
             keys: RecentKeys::new(),
+            changing: KeyedMap::default(),
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
@@ -219,7 +231,14 @@ impl Owner {
 
     pub(crate) fn request(&mut self, request: Request, now: Instant, time_ms: u64) {
         use router_request::Op;
-        let (op, parts) = RequestContext::of(request);
+        let Request { of, op, lease, link, deadline, span, slot } = request;
+        let user = match of {
+            TimelineId::Inbox(user) => user,
+            TimelineId::Group(group) => {
+                return self.group_request(op, GroupContext { group, lease, deadline, span, slot }, now, time_ms);
+            }
+        };
+        let parts = RequestContext { user, lease, link, deadline, span, slot };
         match op {
             Op::Send(send) => self.send(send, parts, now, time_ms),
             Op::Acknowledge(acknowledge) => self.acknowledge(acknowledge, parts, now),
@@ -245,6 +264,7 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),
+            Op::ChangeGroup(_) => self.refuse(parts.slot, &Failure::Invalid("a user is no group")),
             // Another router may have changed the credentials: they are always read from the store.
             Op::LookUpAccount(_) => {
                 let asked = Continuation::Account(parts.user.clone(), parts.slot);
@@ -323,6 +343,10 @@ impl Owner {
             Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
+            Continuation::GroupAppend(message) => self.group_appended(message, answer, now),
+            Continuation::Person(change, person) => self.person_read(change, person, answer, now),
+            Continuation::GroupChanged(change) => self.group_changed(change, answer, now),
+            Continuation::MembershipSet(change) => self.membership_set(change, answer),
         }
     }
 

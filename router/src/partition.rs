@@ -103,7 +103,7 @@ impl Partitions {
 
     /// Waits while the user's partition is full; false if it has stopped.
     pub(crate) async fn request(&self, request: Request) -> bool {
-        self.0[self.index(&request.user)].inputs.send(Input::Request(request)).await.is_ok()
+        self.0[part_of(request.of.owner(), self.0.len())].inputs.send(Input::Request(request)).await.is_ok()
     }
 
     /// Waits while the user's partition is full; false if it has stopped.

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use carillon_proto::{
-    InvalidId, LeaseId, UserId, id_text,
+    GroupId, InvalidId, LeaseId, TimelineId, UserId, id_text,
     pb::{
         client::Code,
         link::{self, Refusal, RouterReply, router_reply},
@@ -130,7 +130,7 @@ impl Failure {
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)
             }
-            Self::Store(StoreFailure::Exists | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
+            Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
                 (Code::Invalid, false, 0)
             }
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
@@ -175,8 +175,8 @@ impl From<Failure> for Answer {
 
 /// A request of a link, ready to be carried out.
 pub(crate) struct Request {
-    /// The user whose owner carries it out.
-    pub(crate) user: UserId,
+    /// The owner of this inbox's user, or of this group, carries it out.
+    pub(crate) of: TimelineId,
     pub(crate) op: link::router_request::Op,
     /// The caller's lease, and the link on which it asks.
     pub(crate) lease: LeaseId,
@@ -207,29 +207,31 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::ReadHeads(_) => "read_heads",
         Op::Send(_) => "send",
         Op::Direct(_) => "direct",
+        Op::ChangeGroup(_) => "change_group",
     }
 }
 
-/// The user whose owner must carry it out.
-pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<UserId, Failure> {
+/// Whose owner must carry it out.
+pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Failure> {
     use link::{router_request::Op, send_to::To};
-    let of_session = |session: &Option<Session>| {
-        let session = session.as_ref().ok_or(Failure::Invalid("session is missing"))?;
-        Ok::<_, Failure>(UserId::new(&session.user)?)
-    };
+    let of_user = |user: &str| Ok(TimelineId::Inbox(UserId::new(user)?));
+    let of_session =
+        |session: &Option<Session>| of_user(&session.as_ref().ok_or(Failure::Invalid("session is missing"))?.user);
+    let of_group = |group: &[u8]| Ok(TimelineId::Group(GroupId::new(id_text("group", group)?)?));
     match op {
-        Op::LookUpAccount(op) => Ok(UserId::new(&op.user)?),
-        Op::EnsureAccount(op) => Ok(UserId::new(&op.user)?),
+        Op::LookUpAccount(op) => of_user(&op.user),
+        Op::EnsureAccount(op) => of_user(&op.user),
         Op::OpenSession(op) => of_session(&op.session),
         Op::Announce(op) => of_session(&op.session),
         Op::CloseSession(op) => of_session(&op.session),
-        Op::Acknowledge(op) => Ok(UserId::new(&op.user)?),
-        Op::Read(op) => Ok(UserId::new(&op.user)?),
-        Op::ReadHeads(op) => Ok(UserId::new(&op.user)?),
-        Op::Direct(op) => Ok(UserId::new(&op.user)?),
+        Op::Acknowledge(op) => of_user(&op.user),
+        Op::Read(op) => of_user(&op.user),
+        Op::ReadHeads(op) => of_user(&op.user),
+        Op::Direct(op) => of_user(&op.user),
+        Op::ChangeGroup(op) => of_group(&op.group),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
-            Some(To::User(user)) => Ok(UserId::new(id_text("recipient", user)?)?),
-            Some(To::Group(_)) => Err(Failure::Groups),
+            Some(To::User(user)) => of_user(id_text("recipient", user)?),
+            Some(To::Group(group)) => of_group(group),
             None => Err(Failure::Invalid("recipient is missing")),
         },
     }

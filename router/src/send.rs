@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DuplicateKey, EnvelopeParts, Epoch, LeaseId, MessageId, ShardId, ShardMap, TimelineId, UserId, id_text,
-    limits,
+    ClientId, DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, LeaseId, MessageId, ShardId, ShardMap, TimelineId,
+    UserId, id_text, limits,
     pb::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
@@ -19,7 +19,7 @@ use tracing::Span;
 
 use crate::{
     recent_keys::RecentKeys,
-    reply::{Failure, ReplySlot, Request},
+    reply::{Failure, ReplySlot},
     store::StoreFailure,
 };
 
@@ -96,13 +96,6 @@ impl Shared {
     }
 }
 
-impl RequestContext {
-    pub(crate) fn of(request: Request) -> (carillon_proto::pb::link::router_request::Op, Self) {
-        let Request { user, op, lease, link, deadline, span, slot } = request;
-        (op, Self { user, lease, link, deadline, span, slot })
-    }
-}
-
 impl Sending {
     /// Stamps the message. `time_ms`: the time of acceptance, if the gateway does not give one.
     pub(crate) fn new(
@@ -138,10 +131,11 @@ impl Sending {
             id: &id,
             sender: sender.as_str(),
             sender_device,
-            recipient: recipient.as_str(),
+            recipient: EnvelopeTo::User(recipient.as_str()),
             client_id,
             time_ms,
             content: &send.content,
+            change: &[],
         };
         let (envelope, bytes) = Shared::new(&envelope, key, after);
         Ok(Self {

@@ -59,8 +59,8 @@ pub(crate) enum StoreFailure {
     Full { shard: ShardId, retry_after_ms: u32 },
     #[error("no answer from {shard} in time")]
     Expired { shard: ShardId },
-    #[error("the account exists already")]
-    Exists,
+    #[error("{detail}")]
+    Exists { detail: String },
     #[error("not found: {detail}")]
     NotFound { detail: String },
     #[error("{detail}")]

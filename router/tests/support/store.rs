@@ -237,7 +237,7 @@ impl State {
                     inbox.push((append.duplicate_key.clone(), append.envelope.clone()));
                 }
                 let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
-                Reply::Appended(Appended { epoch: 1, seq, first_envelope })
+                Reply::Appended(Appended { epoch: 1, seq, first_envelope, ..Appended::default() })
             }
             Timeline::EndSender(_) if self.keeps_senders => {
                 let rejected =

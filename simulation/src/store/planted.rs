@@ -57,6 +57,6 @@ impl World<'_> {
     fn guess(&self, append: &Append) -> Outcome {
         let (epoch, last) = self.model.head(owner_of(append.timeline.as_ref()), append.incarnation);
         let epoch = if epoch == 0 { append.new_epoch } else { epoch };
-        Outcome::Appended(Appended { epoch, seq: last + 1, first_envelope: Bytes::new() })
+        Outcome::Appended(Appended { epoch, seq: last + 1, ..Appended::default() })
     }
 }

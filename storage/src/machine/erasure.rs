@@ -129,6 +129,7 @@ mod tests {
             time_ms: 7,
             content: Some(Content { body: Some(Body::Text(Text { body: "secret".into() })) }),
             erased: false,
+            change: None,
         };
         let bytes = said.encode_to_vec();
         assert_eq!(erased(&bytes, "bob").expect("decodes"), None, "of another sender");

@@ -288,7 +288,7 @@ impl Batch<'_> {
         let first_envelope = self
             .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
             .ok_or_else(|| broken("duplicate key without its envelope"))?;
-        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope })))
+        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, incarnation: 0 })))
     }
 
     /// Gives the envelope the next position of the timeline.
@@ -305,7 +305,7 @@ impl Batch<'_> {
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
         self.touched.insert(key, Some(held));
-        Outcome::Appended(Appended { epoch, seq, first_envelope: bytes::Bytes::new() })
+        Outcome::Appended(Appended { epoch, seq, ..Appended::default() })
     }
 
     /// True if the message that must precede this one, if it names one, is in the timeline.

@@ -202,6 +202,7 @@ fn key_of(op: &Op) -> &str {
         Op::Read(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
+        Op::ChangeGroup(op) => std::str::from_utf8(&op.group).unwrap_or_default(),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             // The conversation has checked it.
             Some(send_to::To::User(id) | send_to::To::Group(id)) => std::str::from_utf8(id).unwrap_or_default(),

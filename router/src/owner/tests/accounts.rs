@@ -242,7 +242,15 @@ fn what_a_gateway_has_not_announced_on_its_link_is_gone_when_it_says_that_was_al
     let slot = play.replies.slot(play.next_id);
     let op = Op::Announce(Announce { session: Some(stays) });
     let user = UserId::new("bob").expect("valid");
-    let request = Request { user, op, lease: LeaseId(10), link: 2, deadline: play.now, span: None, slot };
+    let request = Request {
+        of: carillon_proto::TimelineId::Inbox(user),
+        op,
+        lease: LeaseId(10),
+        link: 2,
+        deadline: play.now,
+        span: None,
+        slot,
+    };
     play.owner.request(request, play.now, 1_000);
     play.effects();
     play.owner.announced_all(LeaseId(10), 2, 1);

@@ -109,7 +109,7 @@ fn what_fails_after_the_first_append_is_unknown_and_never_refused() {
         StoreFailure::Overloaded { shard: ShardId::REGISTRY, retry_after_ms: 70 },
         StoreFailure::Full { shard: ShardId::REGISTRY, retry_after_ms: 70 },
         StoreFailure::Expired { shard: ShardId::REGISTRY },
-        StoreFailure::Exists,
+        StoreFailure::Exists { detail: "kept".into() },
         StoreFailure::NotFound { detail: String::new() },
         StoreFailure::OutOfOrder { detail: String::new() },
         StoreFailure::Level { detail: String::new() },

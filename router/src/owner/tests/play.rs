@@ -61,9 +61,9 @@ impl Play {
     pub(super) fn request(&mut self, op: Op) -> Vec<Did> {
         self.next_id += 1;
         let slot = self.replies.slot(self.next_id);
-        let user = crate::reply::routed_by(&op).expect("routed");
+        let of = crate::reply::routed_by(&op).expect("routed");
         let deadline = self.now + Duration::from_secs(10);
-        let request = Request { user, op, lease: LeaseId(10), link: 1, deadline, span: None, slot };
+        let request = Request { of, op, lease: LeaseId(10), link: 1, deadline, span: None, slot };
         self.owner.request(request, self.now, 1_000);
         self.effects()
     }
@@ -245,7 +245,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
 }
 
 pub(super) fn appended(seq: u64, first: &Bytes) -> StoreAnswer {
-    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone() })
+    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), ..Appended::default() })
 }
 
 pub(super) fn refusal(did: &Did) -> &link::Refusal {

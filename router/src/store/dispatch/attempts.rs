@@ -240,7 +240,7 @@ impl<A> StoreDispatch<A> {
 
 fn failure_of(rejected: Rejected) -> StoreFailure {
     match rejected.reason() {
-        rejected::Reason::Exists => StoreFailure::Exists,
+        rejected::Reason::Exists => StoreFailure::Exists { detail: rejected.detail },
         rejected::Reason::NotFound => StoreFailure::NotFound { detail: rejected.detail },
         rejected::Reason::OutOfOrder => StoreFailure::OutOfOrder { detail: rejected.detail },
         rejected::Reason::Gone => StoreFailure::Gone { detail: rejected.detail },

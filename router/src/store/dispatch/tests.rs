@@ -81,7 +81,7 @@ impl Play {
 }
 
 fn appended() -> StoreAnswer {
-    StoreAnswer::Appended(Appended { epoch: 1, seq: 1, first_envelope: bytes::Bytes::new() })
+    StoreAnswer::Appended(Appended { epoch: 1, seq: 1, ..Appended::default() })
 }
 
 fn not_leader(leader: &str) -> Why {

@@ -3,7 +3,7 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Append, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, Rejected, Role,
+    Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, Rejected, Role,
     SetMembership, StoreError, change_group::Change, change_members::Change as OfMembers, rejected::Reason,
     store_error::Why,
 };
@@ -34,7 +34,7 @@ impl Batch<'_> {
         let before = self.held(&key)?;
         let held = before.filter(|before| before.state.number != 0);
         if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
-            return Ok(first);
+            return Ok(of_incarnation(first, before.as_ref()));
         }
         if append.only_repeat {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
@@ -60,7 +60,7 @@ impl Batch<'_> {
                 None => self.changes.delete(key),
             }
         }
-        Ok(self.record(key, held, duplicate, &append.envelope))
+        Ok(of_incarnation(self.record(key, held, duplicate, &append.envelope), Some(&held)))
     }
 
     /// The group and the rows of users after the change.
@@ -208,6 +208,17 @@ impl Batch<'_> {
 /// The row, if it is of this account and not of another owner of the name.
 fn of_account<'a>(row: Option<&'a Member>, person: &Person) -> Option<&'a Member> {
     row.filter(|row| row.incarnation == person.incarnation)
+}
+
+/// The answer, with the incarnation of the group's timeline.
+fn of_incarnation(outcome: Outcome, held: Option<&CachedTimeline>) -> Outcome {
+    match outcome {
+        Outcome::Appended(appended) => {
+            let incarnation = held.map_or(0, |held| held.state.incarnation);
+            Outcome::Appended(Appended { incarnation, ..appended })
+        }
+        other => other,
+    }
 }
 
 fn founded(op: &CreateGroup, sender: &Person, by_operator: bool) -> Result<(Group, Rows), Refused> {

@@ -83,17 +83,17 @@ impl Model {
     }
 
     /// True if this was said before, and answered as then.
-    fn is_repeated(group: &Group, op: &Append, outcome: &Outcome) -> bool {
+    fn is_repeated(group: &Group, op: &Append, incarnation: u64, outcome: &Outcome) -> bool {
         let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
         let first_envelope = vec![op.duplicate_key[0]; 8].into();
-        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope };
+        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation };
         assert_eq!(*outcome, Outcome::Appended(expected));
         true
     }
 
     fn message(&mut self, op: &Append, outcome: &Outcome) {
         let group = self.groups.entry(name_of(&op.timeline)).or_default();
-        if group.epoch != 0 && Self::is_repeated(group, op, outcome) {
+        if group.epoch != 0 && Self::is_repeated(group, op, 0, outcome) {
             return;
         }
         let writer = sender_of(op);
@@ -119,13 +119,13 @@ impl Model {
         {
             row.wrote_ms = op.time_ms;
         }
-        appended(group, op, outcome);
+        appended(group, op, 0, outcome);
     }
 
     fn change(&mut self, op: &ChangeGroup, outcome: &Outcome) {
         let append = op.append.as_ref().expect("has one");
         let group = self.groups.entry(name_of(&append.timeline)).or_default();
-        if group.epoch != 0 && Self::is_repeated(group, append, outcome) {
+        if group.epoch != 0 && Self::is_repeated(group, append, group.incarnation, outcome) {
             return;
         }
         let done = matches!(outcome, Outcome::Appended(_));
@@ -146,7 +146,10 @@ impl Model {
                     let row = Row { incarnation, standing, role, since: 1, muted_until_ms: 0, wrote_ms: 0 };
                     group.rows.insert(person.user.clone(), row);
                 }
-                appended(group, append, outcome);
+                {
+                    let incarnation = group.incarnation;
+                    appended(group, append, incarnation, outcome);
+                }
             }
             return;
         }
@@ -179,7 +182,10 @@ impl Model {
             }
         }
         if done {
-            appended(group, append, outcome);
+            {
+                let incarnation = group.incarnation;
+                appended(group, append, incarnation, outcome);
+            }
         }
     }
 
@@ -202,13 +208,16 @@ impl Model {
     }
 }
 
-fn appended(group: &mut Group, op: &Append, outcome: &Outcome) {
+fn appended(group: &mut Group, op: &Append, incarnation: u64, outcome: &Outcome) {
     if group.epoch == 0 {
         group.epoch = op.new_epoch;
     }
     group.last += 1;
     group.known.insert(op.duplicate_key.to_vec(), group.last);
-    assert_eq!(*outcome, Outcome::Appended(Appended { epoch: group.epoch, seq: group.last, ..Appended::default() }));
+    assert_eq!(
+        *outcome,
+        Outcome::Appended(Appended { epoch: group.epoch, seq: group.last, incarnation, ..Appended::default() })
+    );
 }
 
 /// docs/protocol.md, "Groups": who may do what.

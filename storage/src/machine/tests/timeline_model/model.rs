@@ -113,6 +113,7 @@ impl Model {
                         epoch: timeline.epoch,
                         seq: timeline.first + at as u64,
                         first_envelope,
+                        ..Appended::default()
                     });
                 }
                 timeline.kept.push(op.clone());

@@ -1,0 +1,176 @@
+//! A change of a group that is being carried out: whom it names, and what becomes of them.
+
+use carillon_proto::{
+    DuplicateKey, Epoch, TimelineId, UserId,
+    pb::{
+        client::{self, group_change::What, members_change::Kind},
+        link,
+        store::{
+            self, Append, ChangeGroup, CreateGroup, DeleteGroup, Membership, Person, Role, SetMembership,
+            change_group::Change, change_members::Change as OfMembers, member::Standing,
+        },
+    },
+};
+use tokio::time::Instant;
+
+use crate::{group_messages::GroupMessage, reply::Failure};
+
+/// A change on its way.
+pub(crate) struct GroupChanging {
+    pub(crate) message: GroupMessage,
+    change: Change,
+    /// Answers of the store that are still to come.
+    pub(crate) waits: usize,
+    /// Why it could not be carried out as a whole.
+    pub(crate) failed: Option<Failure>,
+    /// Where the change stands, once it does.
+    pub(crate) position: client::Position,
+}
+
+impl GroupChanging {
+    pub(crate) fn new(message: GroupMessage, change: Change) -> Self {
+        Self { message, change, waits: 0, failed: None, position: client::Position::default() }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.message.deadline
+    }
+
+    /// Everybody whom it names.
+    pub(crate) fn people_mut(&mut self) -> &mut [Person] {
+        match &mut self.change {
+            Change::Create(CreateGroup { members, .. }) => members,
+            Change::Members(members) => &mut members.users,
+            Change::Set(_) | Change::Delete(_) => &mut [],
+        }
+    }
+
+    pub(crate) fn command(&self) -> ChangeGroup {
+        ChangeGroup { append: Some(self.message.append()), by_operator: false, change: Some(self.change.clone()) }
+    }
+
+    /// What becomes of the users whose membership changes. `incarnation`: of the group's timeline.
+    pub(crate) fn memberships(&self, incarnation: u64) -> Vec<(UserId, SetMembership)> {
+        let of = |person: &Person, standing: Standing, role: Role| {
+            let user = UserId::new(&person.user).ok()?;
+            let membership = Membership {
+                incarnation,
+                seq: self.position.seq,
+                standing: standing.into(),
+                role: role.into(),
+                changed_ms: 0,
+            };
+            let key = DuplicateKey::of_membership(&self.message.group, incarnation, self.position.seq);
+            let append = Append {
+                timeline: Some(TimelineId::Inbox(user.clone()).to_key()),
+                duplicate_key: key.0.to_vec().into(),
+                time_ms: self.message.time_ms,
+                envelope: self.message.envelope.clone(),
+                new_epoch: Epoch::random().0,
+                incarnation: person.incarnation,
+                ..Append::default()
+            };
+            let group = Some(self.message.timeline().to_key());
+            Some((user, SetMembership { append: Some(append), group, membership: Some(membership) }))
+        };
+        match &self.change {
+            Change::Create(CreateGroup { members, .. }) => {
+                let owner =
+                    Person { user: self.message.sender.as_str().to_owned(), incarnation: self.message.incarnation };
+                let members = members.iter().map(|person| (person, Role::Member));
+                let all = std::iter::once((&owner, Role::Owner)).chain(members);
+                all.filter_map(|(person, role)| of(person, Standing::Member, role)).collect()
+            }
+            Change::Members(op) => {
+                let (standing, role) = match op.change() {
+                    OfMembers::Join => (Standing::Member, Role::Member),
+                    OfMembers::Add if op.role() == Role::Reader => (Standing::Member, Role::Reader),
+                    OfMembers::Add => (Standing::Member, Role::Member),
+                    OfMembers::Leave | OfMembers::Remove | OfMembers::Pardon => (Standing::Left, Role::Unspecified),
+                    OfMembers::Invite => (Standing::Invited, Role::Unspecified),
+                    OfMembers::Ban => (Standing::Banned, Role::Unspecified),
+                    // They stay members: they read it in the group.
+                    OfMembers::Role | OfMembers::Mute | OfMembers::Unspecified => return Vec::new(),
+                };
+                op.users.iter().filter_map(|person| of(person, standing, role)).collect()
+            }
+            Change::Set(_) | Change::Delete(_) => Vec::new(),
+        }
+    }
+}
+
+/// The change in a request.
+pub(crate) fn asked(change: Option<link::change_group::Change>) -> Result<Change, Failure> {
+    use link::change_group::Change as Asked;
+    Ok(match change.ok_or(Failure::Invalid("change is missing"))? {
+        Asked::Create(create) => Change::Create(create),
+        Asked::Set(set) => Change::Set(set),
+        Asked::Members(members) => Change::Members(members),
+        Asked::Delete(DeleteGroup {}) => Change::Delete(DeleteGroup {}),
+    })
+}
+
+/// What the envelope says of the change.
+pub(crate) fn told(change: &Change) -> client::GroupChange {
+    let users = |people: &[Person]| people.iter().map(|person| person.user.clone()).collect();
+    let what = match change {
+        Change::Create(CreateGroup { settings, members, .. }) => {
+            let settings = settings.clone().unwrap_or_default();
+            let settings = client::GroupSettingsChange {
+                name: Some(settings.name),
+                description: Some(settings.description),
+                picture: Some(settings.picture),
+                open: Some(settings.open),
+                earlier_history: Some(settings.earlier_history),
+                announcements: Some(settings.announcements),
+                slow_mode_ms: Some(settings.slow_mode_ms),
+                members_add: Some(settings.members_add),
+                link: !settings.link.is_empty(),
+            };
+            What::Created(client::GroupCreated { settings: Some(settings), members: users(members) })
+        }
+        Change::Set(store::SetGroup {
+            name,
+            description,
+            picture,
+            open,
+            link,
+            earlier_history,
+            announcements,
+            slow_mode_ms,
+            members_add,
+        }) => What::Set(client::GroupSettingsChange {
+            name: name.clone(),
+            description: description.clone(),
+            picture: picture.clone(),
+            open: *open,
+            earlier_history: *earlier_history,
+            announcements: *announcements,
+            slow_mode_ms: *slow_mode_ms,
+            members_add: *members_add,
+            link: link.is_some(),
+        }),
+        Change::Members(op) => {
+            let kind = match op.change() {
+                OfMembers::Unspecified => Kind::Unspecified,
+                OfMembers::Join => Kind::Joined,
+                OfMembers::Leave => Kind::Left,
+                OfMembers::Add => Kind::Added,
+                OfMembers::Invite => Kind::Invited,
+                OfMembers::Remove => Kind::Removed,
+                OfMembers::Ban => Kind::Banned,
+                OfMembers::Pardon => Kind::Pardoned,
+                OfMembers::Role => Kind::Role,
+                OfMembers::Mute => Kind::Muted,
+            };
+            What::Members(client::MembersChange {
+                kind: kind.into(),
+                users: users(&op.users),
+                role: op.role,
+                muted_until_ms: op.muted_until_ms,
+            })
+        }
+        Change::Delete(_) => What::Deleted(client::GroupDeleted {}),
+    };
+    client::GroupChange { what: Some(what) }
+}

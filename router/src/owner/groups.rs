@@ -1,0 +1,277 @@
+//! Messages to groups, and changes of groups: one append in the group's timeline, then what becomes of each user in the inbox.
+//! See docs/adr/0025-groups.md.
+
+use carillon_proto::{
+    Level, TimelineId, UserId,
+    pb::{
+        client::Position,
+        link::{self, router_request::Op},
+        store::{ReadUser, TimelineCommand, User, store_request, timeline_command},
+    },
+};
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::{Answer, Continuation, Effect, Owner, appended, unexpected};
+use crate::{
+    delivery::Delivery,
+    group_changes::{GroupChanging, asked, told},
+    group_messages::{GroupContext, GroupMessage, Said},
+    metrics,
+    reply::Failure,
+    store::{Place, StoreAnswer, StoreFailure},
+};
+
+impl Owner {
+    pub(super) fn group_request(&mut self, op: Op, parts: GroupContext, now: Instant, time_ms: u64) {
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.refuse(parts.slot, &Failure::Groups);
+        }
+        match op {
+            Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
+            Op::ChangeGroup(change) => self.change_group(change, parts, now, time_ms),
+            _ => self.refuse(parts.slot, &Failure::Invalid("a group is no user")),
+        }
+    }
+
+    fn send_to_group(&mut self, send: &link::Send, parts: GroupContext, now: Instant, time_ms: u64) {
+        let said = Said {
+            sender: &send.sender,
+            sender_device: &send.sender_device,
+            client_id: &send.client_id,
+            after: &send.after,
+            connection: send.connection,
+            incarnation: send.incarnation,
+            generation: send.generation,
+            time_ms: send.time_ms,
+            content: &send.content,
+            change: &[],
+        };
+        match GroupMessage::new(&said, parts, now, time_ms) {
+            Ok(message) => {
+                let op = timeline_command::Op::Append(message.append());
+                let (timeline, deadline) = (message.timeline(), message.deadline);
+                let traceparent = message.traceparent.clone();
+                let asked = Continuation::GroupAppend(Box::new(message));
+                self.timeline_write(&timeline, op, traceparent, deadline, Place::Own, asked);
+            }
+            Err((slot, failure)) => self.refuse(slot, &failure),
+        }
+    }
+
+    pub(super) fn group_appended(
+        &mut self,
+        mut message: Box<GroupMessage>,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+    ) {
+        let placed = appended(answer).and_then(|appended| message.adopt(&appended).map(|again| (appended, again)));
+        match placed {
+            Ok((appended, again)) => {
+                metrics::append(now - message.since);
+                if again {
+                    metrics::repeat();
+                }
+                let position = Position { epoch: appended.epoch, seq: appended.seq };
+                self.tell_group(&message, position);
+                let accepted = message.accepted(position);
+                self.end(message.slot, Ok(Answer::Accepted(accepted)));
+            }
+            // The answer does not fit an append, which may have been carried out.
+            Err(failure @ Failure::Store(StoreFailure::Unexpected)) => self.refuse(message.slot, &failure.halfway()),
+            Err(failure) => self.refuse(message.slot, &failure),
+        }
+    }
+
+    fn change_group(&mut self, change: link::ChangeGroup, parts: GroupContext, now: Instant, time_ms: u64) {
+        let wanted = match asked(change.change) {
+            Ok(wanted) => wanted,
+            Err(failure) => return self.refuse(parts.slot, &failure),
+        };
+        let encoded = told(&wanted).encode_to_vec();
+        let said = Said {
+            sender: &change.sender,
+            sender_device: &change.sender_device,
+            client_id: &change.client_id,
+            after: &[],
+            connection: change.connection,
+            incarnation: change.incarnation,
+            generation: change.generation,
+            time_ms: change.time_ms,
+            content: &[],
+            change: &encoded,
+        };
+        let message = match GroupMessage::new(&said, parts, now, time_ms) {
+            Ok(message) => message,
+            Err((slot, failure)) => return self.refuse(slot, &failure),
+        };
+        let number = self.next_token;
+        let mut changing = GroupChanging::new(message, wanted);
+        let (sender, incarnation, deadline) =
+            (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
+        let mut reads = Vec::new();
+        for (at, person) in changing.people_mut().iter_mut().enumerate() {
+            match UserId::new(&person.user) {
+                Ok(user) if user == sender => person.incarnation = incarnation,
+                Ok(user) => reads.push((at, user)),
+                Err(invalid) => return self.refuse(changing.message.slot, &invalid.into()),
+            }
+        }
+        changing.waits = reads.len();
+        self.changing.insert(number, changing);
+        if reads.is_empty() {
+            return self.append_change(number);
+        }
+        for (at, user) in reads {
+            let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+            let shard = self.topology.shards.directory_of(&user);
+            self.ask(shard, op, String::new(), deadline, Continuation::Person(number, at));
+        }
+    }
+
+    pub(super) fn person_read(
+        &mut self,
+        number: u64,
+        at: usize,
+        answer: Result<StoreAnswer, StoreFailure>,
+        _now: Instant,
+    ) {
+        let Some(changing) = self.changing.get_mut(&number) else { return };
+        changing.waits -= 1;
+        let Some(person) = changing.people_mut().get_mut(at) else { return };
+        let failed = match answer {
+            Ok(StoreAnswer::User(User { account: Some(account), .. })) if !account.deleted => {
+                person.incarnation = account.incarnation;
+                None
+            }
+            Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(person.user.clone())),
+            other => Some(unexpected(other)),
+        };
+        changing.failed = changing.failed.take().or(failed);
+        if changing.waits > 0 {
+            return;
+        }
+        match changing.failed.take() {
+            None => self.append_change(number),
+            Some(failure) => {
+                if let Some(changing) = self.changing.remove(&number) {
+                    self.refuse(changing.message.slot, &failure);
+                }
+            }
+        }
+    }
+
+    /// Everybody whom the change names is known.
+    fn append_change(&mut self, number: u64) {
+        let Some(changing) = self.changing.get(&number) else { return };
+        let op = timeline_command::Op::ChangeGroup(changing.command());
+        let (timeline, deadline) = (changing.message.timeline(), changing.deadline());
+        let traceparent = changing.message.traceparent.clone();
+        self.timeline_write(&timeline, op, traceparent, deadline, Place::Own, Continuation::GroupChanged(number));
+    }
+
+    pub(super) fn group_changed(&mut self, number: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
+        let Some(changing) = self.changing.get_mut(&number) else { return };
+        let placed =
+            appended(answer).and_then(|appended| changing.message.adopt(&appended).map(|again| (appended, again)));
+        let (appended, again) = match placed {
+            Ok(placed) => placed,
+            Err(failure) => {
+                let failure = match failure {
+                    Failure::Store(StoreFailure::Unexpected) => failure.halfway(),
+                    failure => failure,
+                };
+                if let Some(changing) = self.changing.remove(&number) {
+                    self.refuse(changing.message.slot, &failure);
+                }
+                return;
+            }
+        };
+        metrics::append(now - changing.message.since);
+        if again {
+            metrics::repeat();
+        }
+        changing.position = Position { epoch: appended.epoch, seq: appended.seq };
+        let memberships = changing.memberships(appended.incarnation);
+        changing.waits = memberships.len();
+        let (deadline, position) = (changing.deadline(), changing.position);
+        let telling = Delivery {
+            timeline: changing.message.timeline(),
+            incarnation: 0,
+            position,
+            envelope: changing.message.envelope.clone(),
+            traceparent: changing.message.traceparent.clone(),
+            except: Some((changing.message.lease, changing.message.connection)),
+            passed_on: false,
+        };
+        self.tell_followers(telling);
+        for (user, set) in memberships {
+            let op = timeline_command::Op::SetMembership(set);
+            let timeline = TimelineId::Inbox(user);
+            let asked = Continuation::MembershipSet(number);
+            self.timeline_write(&timeline, op, String::new(), deadline, Place::Follows, asked);
+        }
+        self.end_change(number);
+    }
+
+    pub(super) fn membership_set(&mut self, number: u64, answer: Result<StoreAnswer, StoreFailure>) {
+        let Some(changing) = self.changing.get_mut(&number) else { return };
+        changing.waits -= 1;
+        match answer {
+            // A later change is there already, or the account has ended.
+            Ok(StoreAnswer::Appended(_) | StoreAnswer::Done(_)) | Err(StoreFailure::Gone { .. }) => {}
+            // The client repeats the change, and then what is missing is made good.
+            other => changing.failed = changing.failed.take().or(Some(unexpected(other).halfway())),
+        }
+        self.end_change(number);
+    }
+
+    fn end_change(&mut self, number: u64) {
+        if self.changing.get(&number).is_none_or(|changing| changing.waits > 0) {
+            return;
+        }
+        let Some(GroupChanging { mut message, failed, position, .. }) = self.changing.remove(&number) else { return };
+        match failed {
+            Some(failure) => self.refuse(message.slot, &failure),
+            None => {
+                let accepted = message.accepted(position);
+                self.end(message.slot, Ok(Answer::Accepted(accepted)));
+            }
+        }
+    }
+
+    fn tell_group(&mut self, message: &GroupMessage, position: Position) {
+        self.tell_followers(Delivery {
+            timeline: message.timeline(),
+            incarnation: 0,
+            position,
+            envelope: message.envelope.clone(),
+            traceparent: message.traceparent.clone(),
+            except: Some((message.lease, message.connection)),
+            passed_on: false,
+        });
+    }
+
+    /// Tells those who follow the group here, and the new owner, if there is one.
+    fn tell_followers(&mut self, delivery: Delivery) {
+        if !self.topology.owns(delivery.timeline.owner()) {
+            self.effects.push(Effect::Deliver(delivery.clone()));
+        }
+        self.deliver(delivery);
+    }
+
+    fn timeline_write(
+        &mut self,
+        timeline: &TimelineId,
+        op: timeline_command::Op,
+        traceparent: String,
+        deadline: Instant,
+        place: Place,
+        asked: Continuation,
+    ) {
+        let op = store_request::Op::Timeline(TimelineCommand { op: Some(op) });
+        let shard = self.topology.shards.timeline_of(timeline);
+        let token = self.token(asked);
+        self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place });
+    }
+}
