@@ -37,6 +37,7 @@ pub fn link(mut bytes: &[u8]) {
         unknown_recipient: UnknownRecipient::Refuse,
         max_devices_per_user: 256,
         companions: Companions::default(),
+        followers: Default::default(),
         head_check: Duration::from_secs(60),
     };
     let now = Instant::now();

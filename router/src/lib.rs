@@ -12,6 +12,7 @@ mod cursors;
 mod delivery;
 mod descriptions;
 mod due;
+mod followers;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -8,12 +8,13 @@ use std::{
 };
 
 use carillon_proto::{
-    Batches, LeaseId, TimelineId, UserId, Woken, clock,
+    Batches, GroupId, LeaseId, TimelineId, UserId, Woken, clock,
     lease::HeldLease,
+    limits,
     pb::{
         link::{
-            Behind, Directed, Evict, Forget, FromRouter, GatewaysLoad, Hello, Hint, Push, RouterReply, RouterRequest,
-            Signaled, ToRouter, router_reply,
+            Behind, Directed, Evict, Follow, Forget, FromRouter, GatewaysLoad, Hello, Hint, NotOwner, Push,
+            RouterReply, RouterRequest, Signaled, ToRouter, router_reply, router_request::Op,
         },
         store::NodeKind,
     },
@@ -30,6 +31,7 @@ use tonic::Status;
 
 use crate::{
     delivery::Delivery,
+    followers::Followers,
     gate::{Gate, GateRequest, Verdict},
     gateway_links::{GatewayLink, GatewayLinks},
     metrics,
@@ -54,6 +56,7 @@ pub(crate) struct LinkContext {
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) lease: watch::Receiver<Option<HeldLease>>,
     pub(crate) load: watch::Receiver<Option<GatewaysLoad>>,
+    pub(crate) followers: Followers,
     pub(crate) in_flight: InFlight,
     pub(crate) longest: Duration,
     pub(crate) requests_bound: usize,
@@ -138,6 +141,7 @@ impl Reader {
         }
         if let Some(gateway) = of_gateway {
             self.context.links.leave(gateway, &self.queues);
+            self.context.followers.left(self.queues.number);
         }
         metrics::link(kind, -1.0);
     }
@@ -209,6 +213,12 @@ impl Reader {
                 slot.answer(answer);
                 continue;
             }
+            if let Op::Follow(follow) = &op
+                && let Err(answer) = self.follow(follow)
+            {
+                slot.answer(answer);
+                continue;
+            }
             let span = (!traceparent.is_empty()).then(|| {
                 let span = tracing::info_span!("route_message", op = name);
                 trace::continue_from(&span, &traceparent);
@@ -221,6 +231,29 @@ impl Reader {
             }
         }
         announced_all == 0 || self.context.partitions.announced_all(gateway, link, announced_all).await
+    }
+
+    /// Before the heads are read, so that nothing falls between.
+    fn follow(&self, follow: &Follow) -> Result<(), Answer> {
+        if follow.groups.len().max(follow.unfollow.len()) > limits::HEADS {
+            return Err(Failure::Invalid("too many groups at once").into());
+        }
+        let gateway = LeaseId(self.hello.lease);
+        for group in &follow.unfollow {
+            if let Ok(group) = GroupId::new(group) {
+                self.context.followers.unfollow(gateway, &group);
+            }
+        }
+        let topology = self.context.topology.borrow();
+        if follow.groups.iter().any(|group| !topology.owns(group)) {
+            return Err(router_reply::Result::NotOwner(NotOwner { ring_version: topology.ring.version() }));
+        }
+        for group in &follow.groups {
+            if let Ok(group) = GroupId::new(group) {
+                self.context.followers.follow(gateway, self.queues.number, &group);
+            }
+        }
+        Ok(())
     }
 
     /// Passes the request through the gate, or returns the answer that it gets instead.

@@ -12,7 +12,7 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    KeyedMap, LeaseId, ShardId, TimelineId, UserId,
+    GroupId, KeyedMap, LeaseId, ShardId, TimelineId, UserId,
     pb::{
         admin::WatchEvent,
         client::Position,
@@ -32,6 +32,7 @@ use crate::{
     config::UnknownRecipient,
     cursors::{Cursors, Moves},
     delivery::Delivery,
+    followers::Followers,
     group_changes::GroupChanging,
     group_messages::{GroupContext, GroupMessage},
     recent_keys::RecentKeys,
@@ -91,6 +92,9 @@ pub(crate) struct Owner {
     keys: RecentKeys,
     /// Changes of groups under way.
     changing: KeyedMap<u64, GroupChanging>,
+    /// Requests to follow groups, whose heads are being read.
+    following: KeyedMap<u64, Following>,
+    followers: Followers,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
@@ -111,6 +115,7 @@ pub(crate) struct OwnerConfig {
     pub(crate) unknown_recipient: UnknownRecipient,
     pub(crate) max_devices_per_user: u32,
     pub(crate) companions: Companions,
+    pub(crate) followers: Followers,
     /// How often each user's head is compared with the store's.
     pub(crate) head_check: Duration,
 }
@@ -131,6 +136,15 @@ struct Announced {
     link: u64,
     slot: ReplySlot,
     deadline: Instant,
+}
+
+/// A request to follow groups.
+struct Following {
+    slot: ReplySlot,
+    heads: Vec<TimelineHead>,
+    /// Reads whose answers are still to come.
+    waits: usize,
+    failed: Option<Failure>,
 }
 
 /// What continues when the store has answered.
@@ -172,13 +186,22 @@ enum Continuation {
     Person(u64, usize),
     GroupChanged(u64),
     /// For a change of a group a membership was set.
-    MembershipSet(u64),
+    MembershipSet(u64, UserId, u64),
+    /// Heads of groups that a gateway follows: of the request of this number.
+    Followed(u64, Vec<GroupId>),
 }
 
 impl Owner {
     pub(crate) fn new(topology: Arc<Topology>, config: OwnerConfig, now: Instant) -> Self {
-        let OwnerConfig { accounts, cursor_pause, unknown_recipient, max_devices_per_user, companions, head_check } =
-            config;
+        let OwnerConfig {
+            accounts,
+            cursor_pause,
+            unknown_recipient,
+            max_devices_per_user,
+            companions,
+            followers,
+            head_check,
+        } = config;
         Self {
             topology,
             accounts: Accounts::new(accounts),
@@ -188,6 +211,8 @@ impl Owner {
             cursors: Cursors::new(cursor_pause),
             keys: RecentKeys::new(),
             changing: KeyedMap::default(),
+            following: KeyedMap::default(),
+            followers,
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
@@ -264,7 +289,7 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),
-            Op::ChangeGroup(_) => self.refuse(parts.slot, &Failure::Invalid("a user is no group")),
+            Op::ChangeGroup(_) | Op::Follow(_) => self.refuse(parts.slot, &Failure::Invalid("a user is no group")),
             // Another router may have changed the credentials: they are always read from the store.
             Op::LookUpAccount(_) => {
                 let asked = Continuation::Account(parts.user.clone(), parts.slot);
@@ -346,7 +371,10 @@ impl Owner {
             Continuation::GroupAppend(message) => self.group_appended(message, answer, now),
             Continuation::Person(change, person) => self.person_read(change, person, answer, now),
             Continuation::GroupChanged(change) => self.group_changed(change, answer, now),
-            Continuation::MembershipSet(change) => self.membership_set(change, answer),
+            Continuation::MembershipSet(change, user, incarnation) => {
+                self.membership_set(change, user, incarnation, answer);
+            }
+            Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
         }
     }
 

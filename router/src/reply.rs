@@ -208,6 +208,7 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::Send(_) => "send",
         Op::Direct(_) => "direct",
         Op::ChangeGroup(_) => "change_group",
+        Op::Follow(_) => "follow",
     }
 }
 
@@ -229,6 +230,10 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),
+        Op::Follow(op) => {
+            let group = op.groups.first().or(op.unfollow.first()).ok_or(Failure::Invalid("group is missing"))?;
+            of_group(group.as_bytes())
+        }
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             Some(To::User(user)) => of_user(id_text("recipient", user)?),
             Some(To::Group(group)) => of_group(group),

@@ -23,6 +23,7 @@ use crate::{
     census::Census,
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
+    followers::Followers,
     gateway_links::GatewayLinks,
     link::LinkContext,
     metrics,
@@ -107,7 +108,7 @@ impl Router {
         let (store, actor) =
             StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
-        let census = Census::new();
+        let (census, followers) = (Census::new(), Followers::default());
         let peers = Peers::new(HINTS);
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
@@ -119,6 +120,7 @@ impl Router {
             unknown_recipient: config.unknown_recipient,
             max_devices_per_user: config.max_devices_per_user,
             companions: Companions::default(),
+            followers: followers.clone(),
             head_check: Duration::from_millis(config.head_check_ms.into()),
         };
         let inputs = inputs.into_iter().zip(missed);
@@ -150,6 +152,7 @@ impl Router {
                 topology: topology.clone(),
                 lease: lease.clone(),
                 load: census.subscribe(),
+                followers,
                 in_flight: in_flight.clone(),
                 longest: config.send_deadline(),
                 requests_bound: config.link_requests,

@@ -36,6 +36,7 @@ use crate::{
     census::Census,
     companions::Companions,
     config::UnknownRecipient,
+    followers::Followers,
     gateway_links::GatewayLinks,
     link::{self, LinkContext, Outgoing},
     owner::{Owner, OwnerConfig},
@@ -189,12 +190,14 @@ impl Router {
         let (mailboxes, links, peers) = (Partitions::new(mailboxes), GatewayLinks::default(), Peers::new(*hints));
         let follow = peers.clone().follow(follows.clone(), held.clone(), security, tasks.child());
         tasks.spawn_critical("router_peers", follow);
+        let followers = Followers::default();
         let owner = OwnerConfig {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
             unknown_recipient: UnknownRecipient::Refuse,
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
+            followers: followers.clone(),
             head_check: *head_check,
         };
         // Nobody counts: gateways are not told how many sessions there are.
@@ -223,6 +226,7 @@ impl Router {
             topology: follows,
             lease: held,
             load: census.subscribe(),
+            followers,
             in_flight: InFlight::default(),
             longest: *longest,
             requests_bound: REPLIES,

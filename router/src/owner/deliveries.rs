@@ -27,8 +27,33 @@ impl Owner {
                 let user = user.clone();
                 self.deliver_to_user(user, delivery);
             }
-            // No release has groups yet: no gateway follows any.
-            TimelineId::Group(_) => {}
+            TimelineId::Group(group) => {
+                let gateways = self.followers.of(group);
+                self.deliver_to_gateways(&gateways, &delivery);
+            }
+        }
+    }
+
+    /// Pushes once to each gateway that follows the group, whatever the number of its members there.
+    fn deliver_to_gateways(&mut self, gateways: &[LeaseId], delivery: &Delivery) {
+        let Delivery { timeline, position, envelope, traceparent, except, .. } = delivery;
+        for gateway in gateways {
+            let (timeline, position) = (Some(timeline.to_client()), Some(*position));
+            if envelope.is_empty() {
+                self.effects.push(Effect::Behind(*gateway, Behind { timeline, position, incarnation: 0 }));
+                continue;
+            }
+            let sender = except.filter(|(lease, _)| lease == gateway);
+            let push = Push {
+                connections: Vec::new(),
+                timeline,
+                position,
+                envelope: envelope.clone(),
+                traceparent: traceparent.clone(),
+                incarnation: 0,
+                sender_connection: sender.map_or(0, |(_, connection)| connection),
+            };
+            self.effects.push(Effect::Push(*gateway, push));
         }
     }
 

@@ -1,18 +1,20 @@
 //! Messages to groups, and changes of groups: one append in the group's timeline, then what becomes of each user in the inbox.
 //! See docs/adr/0025-groups.md.
 
+use std::collections::BTreeMap;
+
 use carillon_proto::{
-    Level, TimelineId, UserId,
+    GroupId, Level, ShardId, TimelineId, UserId,
     pb::{
         client::Position,
-        link::{self, router_request::Op},
-        store::{ReadUser, TimelineCommand, User, store_request, timeline_command},
+        link::{self, Heads, TimelineHead, router_request::Op},
+        store::{HeadRead, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request, timeline_command},
     },
 };
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{Answer, Continuation, Effect, Owner, appended, unexpected};
+use super::{Answer, Continuation, Effect, Following, Owner, appended, unexpected};
 use crate::{
     delivery::Delivery,
     group_changes::{GroupChanging, asked, told},
@@ -30,6 +32,7 @@ impl Owner {
         match op {
             Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
             Op::ChangeGroup(change) => self.change_group(change, parts, now, time_ms),
+            Op::Follow(follow) => self.follow_groups(&follow, parts),
             _ => self.refuse(parts.slot, &Failure::Invalid("a group is no user")),
         }
     }
@@ -206,20 +209,36 @@ impl Owner {
         };
         self.tell_followers(telling);
         for (user, set) in memberships {
+            let incarnation = set.append.as_ref().map_or(0, |append| append.incarnation);
+            let timeline = TimelineId::Inbox(user.clone());
             let op = timeline_command::Op::SetMembership(set);
-            let timeline = TimelineId::Inbox(user);
-            let asked = Continuation::MembershipSet(number);
+            let asked = Continuation::MembershipSet(number, user, incarnation);
             self.timeline_write(&timeline, op, String::new(), deadline, Place::Follows, asked);
         }
         self.end_change(number);
     }
 
-    pub(super) fn membership_set(&mut self, number: u64, answer: Result<StoreAnswer, StoreFailure>) {
+    pub(super) fn membership_set(
+        &mut self,
+        number: u64,
+        user: UserId,
+        incarnation: u64,
+        answer: Result<StoreAnswer, StoreFailure>,
+    ) {
         let Some(changing) = self.changing.get_mut(&number) else { return };
         changing.waits -= 1;
         match answer {
+            Ok(StoreAnswer::Appended(appended)) => self.effects.push(Effect::Deliver(Delivery {
+                timeline: TimelineId::Inbox(user),
+                incarnation,
+                position: Position { epoch: appended.epoch, seq: appended.seq },
+                envelope: changing.message.envelope.clone(),
+                traceparent: changing.message.traceparent.clone(),
+                except: None,
+                passed_on: false,
+            })),
             // A later change is there already, or the account has ended.
-            Ok(StoreAnswer::Appended(_) | StoreAnswer::Done(_)) | Err(StoreFailure::Gone { .. }) => {}
+            Ok(StoreAnswer::Done(_)) | Err(StoreFailure::Gone { .. }) => {}
             // The client repeats the change, and then what is missing is made good.
             other => changing.failed = changing.failed.take().or(Some(unexpected(other).halfway())),
         }
@@ -237,6 +256,58 @@ impl Owner {
                 let accepted = message.accepted(position);
                 self.end(message.slot, Ok(Answer::Accepted(accepted)));
             }
+        }
+    }
+
+    /// The link has registered the gateway already: what is appended from here on is pushed to it.
+    fn follow_groups(&mut self, follow: &link::Follow, parts: GroupContext) {
+        let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+        for group in &follow.groups {
+            match GroupId::new(group) {
+                Ok(group) => {
+                    let shard = self.topology.shards.timeline_of(&TimelineId::Group(group.clone()));
+                    by_shard.entry(shard).or_default().push(group);
+                }
+                Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
+            }
+        }
+        if by_shard.is_empty() {
+            return self.end(parts.slot, Ok(Answer::Heads(Heads::default())));
+        }
+        let number = self.next_token;
+        let following = Following { slot: parts.slot, heads: Vec::new(), waits: by_shard.len(), failed: None };
+        self.following.insert(number, following);
+        for (shard, groups) in by_shard {
+            let read = |group: &GroupId| ReadHead {
+                timeline: Some(TimelineId::Group(group.clone()).to_key()),
+                ..ReadHead::default()
+            };
+            let op = store_request::Op::ReadHeads(ReadHeads { reads: groups.iter().map(read).collect() });
+            self.ask(shard, op, String::new(), parts.deadline, Continuation::Followed(number, groups));
+        }
+    }
+
+    pub(super) fn followed(&mut self, number: u64, groups: &[GroupId], answer: Result<StoreAnswer, StoreFailure>) {
+        let Some(following) = self.following.get_mut(&number) else { return };
+        following.waits -= 1;
+        match answer {
+            Ok(StoreAnswer::HeadsRead(read)) => {
+                let head = |(group, read): (&GroupId, HeadRead)| {
+                    // Epoch 0: it does not exist any more.
+                    let head = read.head.filter(|head| head.epoch != 0)?;
+                    Some(TimelineHead {
+                        timeline: Some(TimelineId::Group(group.clone()).to_client()),
+                        head: Some(head),
+                    })
+                };
+                following.heads.extend(groups.iter().zip(read.heads).filter_map(head));
+            }
+            other => following.failed = following.failed.take().or(Some(unexpected(other))),
+        }
+        if following.waits == 0
+            && let Some(Following { slot, heads, failed, .. }) = self.following.remove(&number)
+        {
+            self.end(slot, failed.map_or(Ok(Answer::Heads(Heads { heads })), Err));
         }
     }
 

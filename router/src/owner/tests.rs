@@ -3,5 +3,6 @@
 mod accounts;
 mod deliveries;
 mod direct;
+mod groups;
 mod messages;
 mod play;

@@ -202,6 +202,7 @@ fn key_of(op: &Op) -> &str {
         Op::Read(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
+        Op::Follow(op) => op.groups.first().map_or("", String::as_str),
         Op::ChangeGroup(op) => std::str::from_utf8(&op.group).unwrap_or_default(),
         Op::Send(op) => match op.to.as_ref().and_then(|to| to.to.as_ref()) {
             // The conversation has checked it.

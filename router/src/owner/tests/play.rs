@@ -5,7 +5,7 @@ pub(super) use carillon_proto::Level;
 pub(super) use carillon_proto::pb::{
     client,
     link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, SendTo, router_request::Op, send_to},
-    store::{Appended, Done, Head, SessionPut, User, timeline_command},
+    store::{Appended, Done, Head, SessionPut, User, timeline_command, timeline_key::Kind},
 };
 pub(super) use prost::Message as _;
 
@@ -36,6 +36,7 @@ impl Play {
             unknown_recipient: unknown,
             max_devices_per_user: 256,
             companions: Companions::default(),
+            followers: Default::default(),
             head_check: Duration::from_secs(60),
         };
         let now = Instant::now();
@@ -106,9 +107,14 @@ impl Play {
                 store_request::Op::Timeline(command) => match command.op.expect("set") {
                     timeline_command::Op::Append(append) => {
                         assert!((1..=i64::MAX as u64).contains(&append.new_epoch), "{}", append.new_epoch);
+                        let is_group = append.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Group);
                         let owner = owner(append.timeline);
                         if append.only_repeat {
                             return Did::LookFor(token, owner);
+                        }
+                        if is_group {
+                            assert_eq!((&*append.sender, append.sender_generation), (&b"alice"[..], 3));
+                            return Did::Append(token, owner, append.envelope);
                         }
                         // In whose inbox it is not the sender's own copy, the sender's session is named.
                         assert!(owner == "alice" || append.sender == "alice" && append.sender_generation == 3);
@@ -119,6 +125,8 @@ impl Play {
                         let moved = moves.moved.into_iter().map(to).collect();
                         Did::MoveCursors(token, owner(moves.timeline), moves.device, moves.incarnation, moved)
                     }
+                    timeline_command::Op::ChangeGroup(change) => Did::ChangeGroup(token, change),
+                    timeline_command::Op::SetMembership(set) => Did::SetMembership(token, set),
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
                     timeline_command::Op::RenewEpoch(renew) => {
                         assert!((1..=i64::MAX as u64).contains(&renew.new_epoch), "{}", renew.new_epoch);
@@ -204,6 +212,8 @@ pub(super) enum Did {
     DeleteSession(u64, u64),
     PutAccount(u64, put_account::Mode),
     Append(u64, String, Bytes),
+    ChangeGroup(u64, store::ChangeGroup),
+    SetMembership(u64, store::SetMembership),
     LookFor(u64, String),
     SetCursor(u64, String, u64),
     /// Token, user, device, incarnation; of each timeline the owner, epoch and position.

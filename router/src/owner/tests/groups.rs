@@ -1,0 +1,213 @@
+//! Messages to groups, and changes of groups.
+
+use carillon_proto::pb::{
+    client::group_change::What,
+    link::{ChangeGroup, Follow, change_group::Change},
+    store::{ChangeMembers, CreateGroup, HeadRead, HeadsRead, Person, Role, change_members, member::Standing},
+};
+
+use super::play::*;
+
+fn group() -> GroupId {
+    GroupId::new("friends").expect("valid")
+}
+
+fn play() -> Play {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    play
+}
+
+fn to_group(client_id: &str) -> Op {
+    let Op::Send(send) = send("friends", client_id) else { unreachable!("a send") };
+    let to = Some(SendTo { to: Some(send_to::To::Group("friends".into())) });
+    Op::Send(Send { to, incarnation: 9, ..send })
+}
+
+fn change(change: Change) -> Op {
+    Op::ChangeGroup(ChangeGroup {
+        sender: "alice".into(),
+        sender_device: "phone".into(),
+        client_id: "c".into(),
+        connection: 1,
+        incarnation: 9,
+        generation: 3,
+        time_ms: 0,
+        group: "friends".into(),
+        change: Some(change),
+    })
+}
+
+fn members(kind: change_members::Change, users: &[&str]) -> Change {
+    let users = users.iter().map(|user| Person { user: (*user).to_owned(), incarnation: 0 }).collect();
+    Change::Members(ChangeMembers { change: kind.into(), users, ..ChangeMembers::default() })
+}
+
+fn changed(seq: u64, first: &Bytes) -> StoreAnswer {
+    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), incarnation: 5 })
+}
+
+#[test]
+fn below_the_level_of_groups_there_are_none() {
+    let mut play = Play::new();
+    let effects = play.request(to_group("1"));
+    let [did] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(refusal(did).code(), client::Code::Unsupported);
+}
+
+#[test]
+fn a_message_is_appended_once_and_pushed_once_to_each_gateway_that_follows() {
+    let mut play = play();
+    for (gateway, link) in [(10, 1), (20, 2)] {
+        play.owner.followers.follow(LeaseId(gateway), link, &group());
+    }
+    let Appending { token, owner, envelope } = play.appends(to_group("1"));
+    assert_eq!(owner, "friends");
+    let effects = play.answer(token, appended(5, &Bytes::new()));
+    let [Did::Push(10, 5), Did::Push(20, 5), Did::Answer(1, Answer::Accepted(accepted))] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let said = client::Envelope::decode(&*envelope).expect("encoded");
+    assert_eq!((accepted.message_id.as_str(), accepted.time_ms), (said.id.as_str(), 1_000));
+    assert_eq!(accepted.timeline, Some(TimelineId::Group(group()).to_client()));
+    assert_eq!(said.to, Some(client::Recipient { to: Some(client::recipient::To::Group("friends".into())) }));
+    // Said again, at another time, it is the same message.
+    let Op::Send(again) = to_group("1") else { unreachable!("a send") };
+    let token = play.appends(Op::Send(Send { time_ms: 2_000, ..again.clone() })).token;
+    let effects = play.answer(token, appended(5, &envelope));
+    assert!(
+        effects.iter().any(|did| matches!(did, Did::Answer(2, Answer::Accepted(again)) if again == accepted)),
+        "{effects:?}"
+    );
+    // Something else by the same id is refused.
+    let token = play.appends(Op::Send(Send { content: Bytes::from_static(b"other"), ..again })).token;
+    let effects = play.answer(token, appended(5, &envelope));
+    let [did] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(refusal(did).code(), client::Code::Invalid);
+}
+
+#[test]
+fn what_the_store_says_of_a_message_is_told() {
+    let failures = [
+        (StoreFailure::NotFound { detail: "no group".into() }, client::Code::NotFound, false, 0),
+        (StoreFailure::Forbidden { detail: "muted".into() }, client::Code::Forbidden, false, 0),
+        (StoreFailure::TooEarly { detail: "slow".into(), retry_after_ms: 70 }, client::Code::RateLimited, true, 70),
+    ];
+    let mut play = play();
+    for (failure, code, retry, retry_after_ms) in failures {
+        let token = play.appends(to_group("1")).token;
+        let effects = play.fails(token, failure);
+        let [did] = &effects[..] else { panic!("{effects:?}") };
+        let refusal = refusal(did);
+        assert_eq!((refusal.code(), refusal.retry, refusal.retry_after_ms), (code, retry, retry_after_ms));
+    }
+}
+
+#[test]
+fn a_change_is_answered_when_everybody_whom_it_concerns_has_it() {
+    let mut play = play();
+    let effects = play.request(change(members(change_members::Change::Add, &["bob", "carol"])));
+    let [Did::ReadUser(bob, _), Did::ReadUser(carol, name)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(name, "carol");
+    let account = |user: &str| Account { user: user.to_owned(), ..Account::default() };
+    assert_eq!(play.answer(*carol, found_as(12, account("carol"), &[])), []);
+    let effects = play.answer(*bob, found_as(11, account("bob"), &[]));
+    let [Did::ChangeGroup(token, asked)] = &effects[..] else { panic!("{effects:?}") };
+    let append = asked.append.clone().expect("set");
+    assert_eq!((&*append.sender, append.sender_incarnation, append.sender_generation), (&b"alice"[..], 9, 3));
+    let Some(store::change_group::Change::Members(named)) = &asked.change else { panic!("{asked:?}") };
+    let of = |user: &str, incarnation| Person { user: user.to_owned(), incarnation };
+    assert_eq!(named.users, [of("bob", 11), of("carol", 12)]);
+    let told = client::Envelope::decode(&*append.envelope).expect("encoded").change.expect("set");
+    assert!(matches!(told.what, Some(What::Members(told)) if told.users == ["bob", "carol"]));
+
+    let effects = play.answer(*token, changed(4, &Bytes::new()));
+    let [Did::SetMembership(first, to_bob), Did::SetMembership(second, _)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let membership = to_bob.membership.expect("set");
+    assert_eq!((membership.incarnation, membership.seq), (5, 4));
+    assert_eq!((membership.standing(), membership.role()), (Standing::Member, Role::Member));
+    let in_inbox = to_bob.append.clone().expect("set");
+    assert_eq!((in_inbox.incarnation, &in_inbox.envelope), (11, &append.envelope));
+    let effects = play.answer(*first, appended(30, &Bytes::new()));
+    let [Did::Deliver(delivery)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((delivery.timeline.owner(), delivery.incarnation, delivery.position.seq), ("bob", 11, 30));
+    // A later change has overtaken this one.
+    let effects = play.answer(*second, StoreAnswer::Done(Done {}));
+    let [Did::Answer(1, Answer::Accepted(accepted))] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(accepted.position, Some(client::Position { epoch: 7, seq: 4 }));
+    assert!(play.owner.changing.is_empty());
+}
+
+#[test]
+fn who_joins_or_leaves_is_known_and_a_membership_that_is_not_set_makes_the_outcome_unknown() {
+    let mut play = play();
+    let join = || change(members(change_members::Change::Join, &["alice"]));
+    let effects = play.request(join());
+    let [Did::ChangeGroup(token, asked)] = &effects[..] else { panic!("{effects:?}") };
+    let envelope = asked.append.clone().expect("set").envelope;
+    let effects = play.answer(*token, changed(4, &Bytes::new()));
+    let [Did::SetMembership(set, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.fails(*set, StoreFailure::Expired { shard: ShardId::REGISTRY });
+    let [did] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((refusal(did).code(), refusal(did).retry), (client::Code::Unavailable, true));
+    // The client says it again, and what was missing comes.
+    let effects = play.request(join());
+    let [Did::ChangeGroup(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*token, changed(4, &envelope));
+    let [Did::SetMembership(set, again)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(again.append.clone().expect("set").envelope, envelope);
+    let effects = play.answer(*set, appended(8, &Bytes::new()));
+    assert!(matches!(&effects[..], [Did::Deliver(_), Did::Answer(2, Answer::Accepted(_))]), "{effects:?}");
+    assert!(play.owner.changing.is_empty());
+}
+
+#[test]
+fn a_change_that_names_nobody_or_is_refused_changes_nothing() {
+    let mut play = play();
+    let effects = play.request(change(members(change_members::Change::Invite, &["bob", "carol"])));
+    let [Did::ReadUser(bob, _), Did::ReadUser(carol, _)] = &effects[..] else { panic!("{effects:?}") };
+    play.answer(*bob, StoreAnswer::User(User::default()));
+    let effects = play.answer(*carol, found("carol", &[]));
+    let [did] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(refusal(did).reason, "there is no user \"bob\"");
+
+    let effects = play.request(change(members(change_members::Change::Invite, &["B B"])));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
+
+    let create = Change::Create(CreateGroup { settings: Some(Default::default()), ..CreateGroup::default() });
+    let effects = play.request(change(create));
+    let [Did::ChangeGroup(token, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.fails(*token, StoreFailure::Exists { detail: "there is such a group".into() });
+    let [did] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((refusal(did).code(), refusal(did).retry), (client::Code::Invalid, false));
+    assert!(play.owner.changing.is_empty() && play.owner.asked.is_empty());
+}
+
+#[test]
+fn who_follows_groups_hears_their_heads() {
+    let mut play = play();
+    let follow = |groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Op::Follow(Follow { groups, ..Follow::default() })
+    };
+    let effects = play.request(follow(&["friends", "gone"]));
+    let mut answers = Vec::new();
+    for did in effects {
+        let Did::ReadHeads(token, names) = did else { panic!("{did:?}") };
+        let head = |name: &String| HeadRead {
+            head: Some(if name == "gone" {
+                Head::default()
+            } else {
+                Head { epoch: 7, first: 1, last: 3, ..Head::default() }
+            }),
+        };
+        let heads = names.iter().map(head).collect();
+        answers.extend(play.answer(token, StoreAnswer::HeadsRead(HeadsRead { heads })));
+    }
+    let [Did::Answer(1, Answer::Heads(heads))] = &answers[..] else { panic!("{answers:?}") };
+    let names: Vec<_> = heads.heads.iter().map(|head| head.timeline.clone()).collect();
+    assert_eq!(names, [Some(TimelineId::Group(group()).to_client())]);
+    assert!(play.owner.following.is_empty());
+}
