@@ -67,7 +67,7 @@ fn a_message_is_appended_once_and_pushed_once_to_each_gateway_that_follows() {
     let [Did::Push(10, 5), Did::Push(20, 5), Did::Answer(1, Answer::Accepted(accepted))] = &effects[..] else {
         panic!("{effects:?}")
     };
-    let said = client::Envelope::decode(&*envelope).expect("encoded");
+    let said = RawEnvelope::decode(envelope.clone()).expect("encoded");
     assert_eq!((accepted.message_id.as_str(), accepted.time_ms), (said.id.as_str(), 1_000));
     assert_eq!(accepted.timeline, Some(TimelineId::Group(group()).to_client()));
     assert_eq!(said.to, Some(client::Recipient { to: Some(client::recipient::To::Group("friends".into())) }));
