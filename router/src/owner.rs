@@ -172,7 +172,8 @@ enum Continuation {
     Done(ReplySlot),
     /// Users and their accounts' incarnations.
     Checked(Vec<(UserId, u64)>),
-    Timeline(ReplySlot),
+    /// Only what was read is passed on.
+    Read(ReplySlot),
     /// The cursors that `SetCursor` has stored.
     Cursor(Vec<ReplySlot>),
     /// The cursors that `MoveCursors` has stored.
@@ -289,7 +290,10 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),
-            Op::ChangeGroup(_) | Op::Follow(_) => self.refuse(parts.slot, &Failure::Invalid("a user is no group")),
+            Op::ReadMemberships(read) => self.read_memberships(&read, parts),
+            Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
+                self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
+            }
             // Another router may have changed the credentials: they are always read from the store.
             Op::LookUpAccount(_) => {
                 let asked = Continuation::Account(parts.user.clone(), parts.slot);
@@ -356,9 +360,12 @@ impl Owner {
             }
             Continuation::Done(slot) => self.end(slot, done(answer)),
             Continuation::Checked(users) => self.checked(users, answer, now),
-            Continuation::Timeline(slot) => {
+            Continuation::Read(slot) => {
                 let read = match answer {
                     Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
+                    Ok(StoreAnswer::GroupRead(read)) => Ok(Answer::GroupRead(read)),
+                    Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
+                    Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     other => Err(unexpected(other)),
                 };
                 self.end(slot, read);

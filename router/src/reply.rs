@@ -209,11 +209,15 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::Direct(_) => "direct",
         Op::ChangeGroup(_) => "change_group",
         Op::Follow(_) => "follow",
+        Op::ReadGroup(_) => "read_group",
+        Op::ReadMembers(_) => "read_members",
+        Op::ReadMemberships(_) => "read_memberships",
     }
 }
 
 /// Whose owner must carry it out.
 pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Failure> {
+    use carillon_proto::pb::client::timeline::Owner;
     use link::{router_request::Op, send_to::To};
     let of_user = |user: &str| Ok(TimelineId::Inbox(UserId::new(user)?));
     let of_session =
@@ -226,7 +230,13 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::Announce(op) => of_session(&op.session),
         Op::CloseSession(op) => of_session(&op.session),
         Op::Acknowledge(op) => of_user(&op.user),
-        Op::Read(op) => of_user(&op.user),
+        Op::Read(op) => match op.timeline.as_ref().and_then(|timeline| timeline.owner.as_ref()) {
+            Some(Owner::Group(group)) => of_group(group.as_bytes()),
+            Some(Owner::Inbox(_)) | None => of_user(&op.user),
+        },
+        Op::ReadGroup(op) => of_group(op.group.as_bytes()),
+        Op::ReadMembers(op) => of_group(op.group.as_bytes()),
+        Op::ReadMemberships(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

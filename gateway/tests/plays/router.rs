@@ -200,6 +200,7 @@ impl State {
             client_id: client_id.clone(),
             time_ms: 1,
             content: send.content,
+            ..RawEnvelope::default()
         };
         let envelope = Bytes::from(envelope.encode_to_vec());
         self.append(&to, &envelope, 0);
@@ -251,6 +252,9 @@ impl State {
             Op::Send(send) => self.send(send),
             Op::ReadHeads(_) => panic!("routers tell gateways what is missing"),
             Op::Direct(_) => panic!("no client can say so"),
+            Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) | Op::ReadMemberships(_) => {
+                panic!("there are no groups here")
+            }
         };
         RouterReply { id: request.id, result: Some(result) }
     }

@@ -8,7 +8,10 @@ use carillon_proto::{
     pb::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
-        store::{HeadRead, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request, timeline_command},
+        store::{
+            self, HeadRead, MembershipsRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User,
+            store_request, timeline_command,
+        },
     },
 };
 use prost::Message as _;
@@ -20,7 +23,8 @@ use crate::{
     group_changes::{GroupChanging, asked, told},
     group_messages::{GroupContext, GroupMessage, Said},
     metrics,
-    reply::Failure,
+    reply::{Failure, ReplySlot},
+    send::RequestContext,
     store::{Place, StoreAnswer, StoreFailure},
 };
 
@@ -33,8 +37,55 @@ impl Owner {
             Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
             Op::ChangeGroup(change) => self.change_group(change, parts, now, time_ms),
             Op::Follow(follow) => self.follow_groups(&follow, parts),
+            Op::Read(read) => {
+                let reader = Person { user: read.user.clone(), incarnation: read.incarnation };
+                let GroupContext { group, slot, deadline, .. } = parts;
+                self.read_page(&TimelineId::Group(group), &read, Some(reader), slot, deadline);
+            }
+            Op::ReadGroup(link::ReadGroup { reader, .. }) => {
+                let timeline = TimelineId::Group(parts.group.clone());
+                let op =
+                    store::ReadGroup { timeline: Some(timeline.to_key()), reader: Some(reader.unwrap_or_default()) };
+                self.read_of(&timeline, store_request::Op::ReadGroup(op), parts.slot, parts.deadline);
+            }
+            Op::ReadMembers(link::ReadMembers { reader, others, after_user, limit, only, .. }) => {
+                let timeline = TimelineId::Group(parts.group.clone());
+                let (key, reader) = (Some(timeline.to_key()), Some(reader.unwrap_or_default()));
+                let op = store::ReadMembers { timeline: key, reader, others, after_user, limit, only };
+                self.read_of(&timeline, store_request::Op::ReadMembers(op), parts.slot, parts.deadline);
+            }
             _ => self.refuse(parts.slot, &Failure::Invalid("a group is no user")),
         }
+    }
+
+    pub(super) fn read_memberships(&mut self, read: &link::ReadMemberships, parts: RequestContext) {
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.end(
+                parts.slot,
+                Ok(Answer::MembershipsRead(MembershipsRead { complete: true, ..Default::default() })),
+            );
+        }
+        let after = match read.after_group.as_str() {
+            "" => None,
+            after => match GroupId::new(after) {
+                Ok(after) => Some(TimelineId::Group(after).to_key()),
+                Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
+            },
+        };
+        let timeline = TimelineId::Inbox(parts.user);
+        let op = store::ReadMemberships {
+            timeline: Some(timeline.to_key()),
+            incarnation: read.incarnation,
+            device: read.device.clone(),
+            after,
+            limit: read.limit,
+        };
+        self.read_of(&timeline, store_request::Op::ReadMemberships(op), parts.slot, parts.deadline);
+    }
+
+    fn read_of(&mut self, timeline: &TimelineId, op: store_request::Op, slot: ReplySlot, deadline: Instant) {
+        let shard = self.topology.shards.timeline_of(timeline);
+        self.ask(shard, op, String::new(), deadline, Continuation::Read(slot));
     }
 
     fn send_to_group(&mut self, send: &link::Send, parts: GroupContext, now: Instant, time_ms: u64) {

@@ -7,7 +7,7 @@ use carillon_proto::{
     pb::{
         client, link,
         store::{
-            self, MoveCursors, ReadHead, RenewEpoch, SetCursor, TimelineCommand, move_cursors, store_request,
+            self, MoveCursors, Person, ReadHead, RenewEpoch, SetCursor, TimelineCommand, move_cursors, store_request,
             timeline_command,
         },
     },
@@ -135,6 +135,19 @@ impl Owner {
             Err(failure) => return self.refuse(parts.slot, &failure),
         };
         self.watch_read(&parts.user, read.from_seq);
+        let RequestContext { slot, deadline, .. } = parts;
+        self.read_page(&timeline, &read, None, slot, deadline);
+    }
+
+    /// `reader`: the member of a group.
+    pub(super) fn read_page(
+        &mut self,
+        timeline: &TimelineId,
+        read: &link::ReadTimeline,
+        reader: Option<Person>,
+        slot: ReplySlot,
+        deadline: Instant,
+    ) {
         let most = |asked: u32, most: u32| if asked == 0 { most } else { asked.min(most) };
         let op = store_request::Op::ReadTimeline(store::ReadTimeline {
             timeline: Some(timeline.to_key()),
@@ -144,10 +157,10 @@ impl Owner {
             // The frame that carries a page is bounded by this, too.
             max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
             incarnation: read.incarnation,
-            reader: None,
+            reader,
         });
-        let shard = self.topology.shards.timeline_of(&timeline);
-        self.ask(shard, op, String::new(), parts.deadline, Continuation::Timeline(parts.slot));
+        let shard = self.topology.shards.timeline_of(timeline);
+        self.ask(shard, op, String::new(), deadline, Continuation::Read(slot));
     }
 
     pub(super) fn read_head(

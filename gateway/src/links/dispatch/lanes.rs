@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::pb::{
-    client::Code,
+    client::{Code, timeline},
     link::{Announce, Forget, OpenSession, Refusal, RouterRequest, router_request::Op, send_to},
 };
 
@@ -199,7 +199,13 @@ fn key_of(op: &Op) -> &str {
         Op::Announce(op) => op.session.as_ref().map_or("", |session| &session.user),
         Op::CloseSession(op) => op.session.as_ref().map_or("", |session| &session.user),
         Op::Acknowledge(op) => &op.user,
-        Op::Read(op) => &op.user,
+        Op::Read(op) => match op.timeline.as_ref().and_then(|timeline| timeline.owner.as_ref()) {
+            Some(timeline::Owner::Group(group)) => group,
+            Some(timeline::Owner::Inbox(_)) | None => &op.user,
+        },
+        Op::ReadGroup(op) => &op.group,
+        Op::ReadMembers(op) => &op.group,
+        Op::ReadMemberships(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
         Op::Follow(op) => op.groups.first().map_or("", String::as_str),
