@@ -212,6 +212,9 @@ ROUTER = [
               rate("carillon_router_hints_total", "", legend="given"), rate("carillon_router_hints_dropped_total", "", legend="dropped")),
         panel("The last check", "ops", "Inboxes of signed-in users that were compared with the store, and those with news that nobody had told.",
               rate("carillon_router_heads_checked_total", "", legend="compared"), rate("carillon_router_heads_news_total", "", legend="with news")),
+        panel("Outboxes", "ops", "Rows that workers have carried out, and rows that the store has refused.", happened("carillon_router_outbox_rows_total", "outcome")),
+        panel("Age of the outboxes", "s", "Of the oldest row that was not carried out; 0: there is none.", gauge("carillon_router_outbox_lag_seconds")),
+        panel("Dead letters", "short", "Rows of outboxes that were given up.", gauge("carillon_router_outbox_dead_letters")),
     ]),
     ("Users", [
         panel("Sessions", "short", "Live sessions of the users that each router owns.", query("sum by (instance) (carillon_router_sessions{$of})")),

@@ -51,6 +51,20 @@ impl DuplicateKey {
         Self::cut(hash)
     }
 
+    /// The key in a group's timeline for the envelope that says that a user whose account has ended is no longer a member: SHA-256 over
+    /// 0xff, which begins no key of a message, the account's incarnation and the position of the change that had made the user a member
+    /// (0: not known) as u64, the length of the user's id in one byte, that id, and the group's, truncated to 16 bytes.
+    pub fn of_leaving(group: &GroupId, user: &UserId, incarnation: u64, after: u64) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([0xff]);
+        hash.update(incarnation.to_be_bytes());
+        hash.update(after.to_be_bytes());
+        hash.update([user.as_str().len() as u8]);
+        hash.update(user.as_str().as_bytes());
+        hash.update(group.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
     /// The key of the same ids for a sender account of this incarnation, so that a message of the name's previous owner
     /// is not taken for a repeat of the next owner's. 0 stands for the first incarnation and leaves the key unchanged.
     #[must_use]
@@ -89,12 +103,15 @@ mod tests {
         // The same, of the key with `\x00bob` behind it, and of `\x00`, 7 and 3 as u64, and `bob`.
         assert_eq!(hex(key.to_group(&group)), KEY_TO_GROUP);
         assert_eq!(hex(DuplicateKey::of_membership(&group, 7, 3)), KEY_OF_MEMBERSHIP);
+        // Of `\xff`, 7 and 3 as u64, `\x03bob` and `bob`.
+        assert_eq!(hex(DuplicateKey::of_leaving(&group, &bob, 7, 3)), KEY_OF_LEAVING);
     }
 
     const KEY: &str = "57bc915300902eb4eed5eacc6b7459e2";
     const KEY_TO_BOB: &str = "0be645a46d0240dfaa1aaa34066d1c43";
 
     const KEY_TO_GROUP: &str = "20193008a82fb0d6f5d25254e5d6586f";
+    const KEY_OF_LEAVING: &str = "ab6f1a20559acf36ee488c897953728c";
     const KEY_OF_MEMBERSHIP: &str = "ba06126854227c66f3f0a2fddc77ae5a";
 
     fn hex(key: DuplicateKey) -> String {

@@ -47,6 +47,7 @@ use crate::{
     registry::RegistryReader,
     store::{Store, StoreAnswer, StoreFailure},
     topology::Topology,
+    workers::Nudges,
 };
 
 /// How often, and after which pause, a shard without a leader is asked again: its lead may just be moving to another
@@ -64,6 +65,7 @@ pub(crate) struct Admin {
     pub(crate) deadline: Duration,
     pub(crate) put_out: PutOut,
     pub(crate) made: LastMade,
+    pub(crate) nudges: Nudges,
     /// For calls to storage nodes.
     pub(crate) security: PeerSecurity,
     pub(crate) watching: Watching,

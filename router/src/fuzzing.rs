@@ -38,6 +38,7 @@ pub fn link(mut bytes: &[u8]) {
         max_devices_per_user: 256,
         companions: Companions::default(),
         followers: Default::default(),
+        nudges: Default::default(),
         head_check: Duration::from_secs(60),
     };
     let now = Instant::now();

@@ -42,6 +42,7 @@ pub mod simulation;
 mod store;
 mod topology;
 mod watches;
+mod workers;
 
 pub use config::{InvalidConfig, RouterConfig, UnknownRecipient};
 pub use router::{OpenError, Router};

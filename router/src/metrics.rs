@@ -27,6 +27,9 @@ pub const GATEWAYS_MISSING: &str = "carillon_router_gateways_missing";
 pub const LINKS: &str = "carillon_router_links";
 pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const RING_ROUTERS: &str = "carillon_router_ring_routers";
+pub const OUTBOX_ROWS: &str = "carillon_router_outbox_rows_total";
+pub const OUTBOX_LAG: &str = "carillon_router_outbox_lag_seconds";
+pub const DEAD_LETTERS: &str = "carillon_router_outbox_dead_letters";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
 
 const OPERATION: Label = Label::known("op", &OPS);
@@ -64,6 +67,10 @@ pub const ALL: &[Metric] = &[
     Metric::gauge(LINKS, "Open links of gateways and routers").labels(&[Label::known("kind", &["gateway", "router"])]),
     Metric::gauge(RING_VERSION, "Version of the ring by which this router acts"),
     Metric::gauge(RING_ROUTERS, "Routers in that ring"),
+    Metric::counter(OUTBOX_ROWS, "Rows of outboxes that a worker has carried out, or that the store has refused")
+        .labels(&[Label::known("outcome", &["done", "refused"])]),
+    Metric::gauge(OUTBOX_LAG, "Age of the oldest row in the outboxes whose workers run here"),
+    Metric::gauge(DEAD_LETTERS, "Rows of the outboxes whose workers run here that were given up"),
     Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
 ];
 
@@ -75,7 +82,7 @@ static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "
 static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 10] = [
+const OPS: [&str; 15] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -86,6 +93,11 @@ const OPS: [&str; 10] = [
     "read_heads",
     "send",
     "direct",
+    "change_group",
+    "follow",
+    "read_group",
+    "read_members",
+    "read_memberships",
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
@@ -167,6 +179,15 @@ pub(crate) fn link(kind: &'static str, change: f64) {
 pub(crate) fn ring(version: u64, routers: usize) {
     gauge!(RING_VERSION).set(version as f64);
     gauge!(RING_ROUTERS).set(routers as f64);
+}
+
+pub(crate) fn outbox_row(outcome: &'static str) {
+    counter!(OUTBOX_ROWS, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn outboxes(lag_ms: u64, dead_letters: u64) {
+    gauge!(OUTBOX_LAG).set(lag_ms as f64 / 1000.0);
+    gauge!(DEAD_LETTERS).set(dead_letters as f64);
 }
 
 pub(crate) fn lease_held(held: bool) {

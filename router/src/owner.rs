@@ -42,6 +42,7 @@ use crate::{
     store::{Place, StoreAnswer, StoreFailure},
     topology::Topology,
     watches::Watches,
+    workers::Nudges,
 };
 
 /// Deadline for reading a user; waiting requests may give up earlier.
@@ -95,6 +96,7 @@ pub(crate) struct Owner {
     /// Requests to follow groups, whose heads are being read.
     following: KeyedMap<u64, Following>,
     followers: Followers,
+    nudges: Nudges,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
@@ -116,7 +118,8 @@ pub(crate) struct OwnerConfig {
     pub(crate) max_devices_per_user: u32,
     pub(crate) companions: Companions,
     pub(crate) followers: Followers,
-    /// How often each user's head is compared with the store's.
+    pub(crate) nudges: Nudges,
+    /// How often each timeline's head is compared with the store's.
     pub(crate) head_check: Duration,
 }
 
@@ -170,8 +173,8 @@ enum Continuation {
     },
     /// Only the answer remains.
     Done(ReplySlot),
-    /// Users and their accounts' incarnations.
-    Checked(Vec<(UserId, u64)>),
+    /// Timelines, with the incarnations of the accounts that own the inboxes.
+    Checked(Vec<(TimelineId, u64)>),
     /// Only what was read is passed on.
     Read(ReplySlot),
     /// The cursors that `SetCursor` has stored.
@@ -201,6 +204,7 @@ impl Owner {
             max_devices_per_user,
             companions,
             followers,
+            nudges,
             head_check,
         } = config;
         Self {
@@ -214,6 +218,7 @@ impl Owner {
             changing: KeyedMap::default(),
             following: KeyedMap::default(),
             followers,
+            nudges,
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
@@ -359,7 +364,7 @@ impl Owner {
                 self.end(slot, done(answer));
             }
             Continuation::Done(slot) => self.end(slot, done(answer)),
-            Continuation::Checked(users) => self.checked(users, answer, now),
+            Continuation::Checked(timelines) => self.checked(timelines, answer, now),
             Continuation::Read(slot) => {
                 let read = match answer {
                     Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),

@@ -35,6 +35,7 @@ use crate::{
     server::Services,
     store::StoreActor,
     topology::Topology,
+    workers::{Nudges, Workers},
 };
 
 /// A router: its listener is bound from `open` on, and answers from `run` on.
@@ -71,6 +72,7 @@ struct NotStarted {
     store: StoreActor,
     partitions: Vec<Partition>,
     peers: Peers,
+    workers: Workers,
     holder: LeaseHolder,
     held: watch::Sender<Option<HeldLease>>,
     publish: watch::Sender<Arc<Topology>>,
@@ -108,7 +110,7 @@ impl Router {
         let (store, actor) =
             StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
-        let (census, followers) = (Census::new(), Followers::default());
+        let (census, followers, nudges) = (Census::new(), Followers::default(), Nudges::default());
         let peers = Peers::new(HINTS);
         let to_mailbox = |inputs| Mailbox { inputs, missed: Arc::default() };
         let each: Vec<Mailbox> = to_inputs.into_iter().map(to_mailbox).collect();
@@ -121,6 +123,7 @@ impl Router {
             max_devices_per_user: config.max_devices_per_user,
             companions: Companions::default(),
             followers: followers.clone(),
+            nudges: nudges.clone(),
             head_check: Duration::from_millis(config.head_check_ms.into()),
         };
         let inputs = inputs.into_iter().zip(missed);
@@ -144,6 +147,14 @@ impl Router {
         let closing = CancellationToken::new();
         let (admins_links, admins_partitions, admins_peers) = (links.clone(), mailboxes.clone(), peers.clone());
         let links_peers = peers.clone();
+        let workers = Workers {
+            topology: topology.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            partitions: mailboxes.clone(),
+            nudges: nudges.clone(),
+            deadline: config.send_deadline(),
+        };
         let services = Services {
             context: LinkContext {
                 links,
@@ -167,6 +178,7 @@ impl Router {
                 deadline: config.send_deadline(),
                 put_out: PutOut { links: admins_links, partitions: admins_partitions, peers: admins_peers },
                 made: LastMade::default(),
+                nudges,
                 security: security.clone(),
                 watching: Watching::new(closing.clone()),
             },
@@ -174,8 +186,19 @@ impl Router {
             here: Arc::clone(&here),
             closing: closing.clone(),
         };
-        let parts =
-            NotStarted { listener, services, store: actor, partitions, peers, holder, held, publish, security, census };
+        let parts = NotStarted {
+            listener,
+            services,
+            store: actor,
+            partitions,
+            peers,
+            workers,
+            holder,
+            held,
+            publish,
+            security,
+            census,
+        };
         Ok(Self {
             address,
             here,
@@ -203,8 +226,19 @@ impl Router {
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(parts) = self.parts.lock().take() else { return };
-        let NotStarted { listener, services, store, partitions, peers, holder, held, publish, security, census } =
-            parts;
+        let NotStarted {
+            listener,
+            services,
+            store,
+            partitions,
+            peers,
+            workers,
+            holder,
+            held,
+            publish,
+            security,
+            census,
+        } = parts;
         tasks.spawn("router_census", census.tell(services.context.links.clone()));
         tasks.spawn("router_registry_watch", self.registry.clone().watch(publish));
         tasks.spawn_critical("router_store", store.run(tasks.clone()));
@@ -213,6 +247,7 @@ impl Router {
         }
         let follow = peers.follow(self.topology.clone(), self.lease.clone(), security, tasks.child());
         tasks.spawn("router_peers", follow);
+        tasks.spawn_critical("router_workers", workers.run());
         tasks.spawn("router_end_inboxes", end_inboxes(services.admin.clone()));
         let group = tasks.child();
         group.spawn(

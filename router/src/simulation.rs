@@ -45,6 +45,7 @@ use crate::{
     reply::InFlight,
     store::StoreActor,
     topology::Topology,
+    workers::{Nudges, Workers},
 };
 
 /// Answers of a link that are outstanding or unread; at this number the link is no longer read.
@@ -190,7 +191,16 @@ impl Router {
         let (mailboxes, links, peers) = (Partitions::new(mailboxes), GatewayLinks::default(), Peers::new(*hints));
         let follow = peers.clone().follow(follows.clone(), held.clone(), security, tasks.child());
         tasks.spawn_critical("router_peers", follow);
-        let followers = Followers::default();
+        let (followers, nudges) = (Followers::default(), Nudges::default());
+        let workers = Workers {
+            topology: follows.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            partitions: mailboxes.clone(),
+            nudges: nudges.clone(),
+            deadline: *longest,
+        };
+        tasks.spawn_critical("router_workers", workers.run());
         let owner = OwnerConfig {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
@@ -198,6 +208,7 @@ impl Router {
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
             followers: followers.clone(),
+            nudges,
             head_check: *head_check,
         };
         // Nobody counts: gateways are not told how many sessions there are.

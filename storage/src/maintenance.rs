@@ -1,17 +1,17 @@
-//! Periodic removal: envelopes beyond retention, and cursors of devices that are gone.
+//! Periodic removal: envelopes beyond retention, cursors of devices that are gone, and rows of groups that users have left.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    ShardId,
-    pb::store::{StoreError, SweepCursors, TimelineCommand, timeline_command::Op},
+    Level, ShardId,
+    pb::store::{StoreError, SweepCursors, SweepMemberships, TimelineCommand, timeline_command::Op},
 };
 use prost::Message as _;
 use tokio::time::sleep;
 
 use crate::{
     cluster::Serving,
-    machine::{Outcome, Retention, SWEEP_CURSORS, TimelineReader},
+    machine::{Outcome, Retention, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader},
     metrics as names,
     rounds::Rounds,
     shard::{Reader, Shard},
@@ -29,7 +29,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
-    let mut rounds: HashMap<ShardId, (Rounds, Rounds)> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 3]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -38,9 +38,10 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let (trims, sweeps) = rounds.entry(shard.id()).or_default();
+            let [trims, sweeps, left] = rounds.entry(shard.id()).or_default();
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
+            sweep_left(shard, reader, retention, left).await;
         }
     }
 }
@@ -73,6 +74,18 @@ async fn sweep(shard: &Shard, reader: &TimelineReader, retention: Retention, rou
     let count = cursors.len() as u64;
     if carry_out(shard, Op::SweepCursors(SweepCursors { cursors })).await {
         metrics::counter!(names::CURSORS_SWEPT).increment(count);
+    }
+}
+
+/// The same for rows of groups that users have left.
+async fn sweep_left(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if reader.level() < Level::GROUPS {
+        return;
+    }
+    let look = move |reader: &TimelineReader, after: &[u8]| reader.left_groups(after, &retention, SWEEP_MEMBERSHIPS);
+    let rows = look_for(shard, reader, rounds, look).await;
+    if !rows.is_empty() {
+        carry_out(shard, Op::SweepMemberships(SweepMemberships { rows })).await;
     }
 }
 

@@ -240,6 +240,7 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             timeline(&read.timeline)?;
             Ok(Checked::Read(ReadOp::Memberships(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
             if cluster.map.directory_of(&user) != shard {
@@ -274,6 +275,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadGroup(_)) => "read group",
         Some(Op::ReadMembers(_)) => "read members",
         Some(Op::ReadMemberships(_)) => "read memberships",
+        Some(Op::ReadOutbox(_)) => "read outbox",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

@@ -82,6 +82,7 @@ impl Machines {
             | Op::ReadGroup(_)
             | Op::ReadMembers(_)
             | Op::ReadMemberships(_)
+            | Op::ReadOutbox(_)
             | Op::ListAccounts(_)
             | Op::ListSessions(_) => None,
         })
@@ -113,6 +114,7 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadMemberships(op)) => {
                     Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
                 }
+                (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
                 (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)

@@ -32,6 +32,8 @@ impl Admin {
         let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation: account.incarnation };
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) });
         self.call(shards.timeline_of(&timeline), op).await?;
+        // The shard has written down which groups the user leaves.
+        self.nudges.nudge(shards.timeline_of(&timeline));
         self.end_sender(account).await?;
         // Both are done in all shards.
         let ended = InboxEnded { user: user.as_str().to_owned(), incarnation: account.incarnation };

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use carillon_proto::{
-    LeaseId, ShardId, TimelineId, UserId, limits,
+    GroupId, LeaseId, ShardId, TimelineId, UserId, limits,
     pb::{
         client::Position,
         link::{Behind, Push},
-        store::{ReadHead, ReadHeads, store_request},
+        store::{Head, ReadHead, ReadHeads, store_request},
     },
 };
 use smallvec::SmallVec;
@@ -28,6 +29,8 @@ impl Owner {
                 self.deliver_to_user(user, delivery);
             }
             TimelineId::Group(group) => {
+                // From here on it is told, or its gateways hear of what they have missed.
+                self.followers.reaches(group, delivery.position);
                 let gateways = self.followers.of(group);
                 self.deliver_to_gateways(&gateways, &delivery);
             }
@@ -109,11 +112,18 @@ impl Owner {
     /// An append to this inbox may have been carried out without a push: check the user soon.
     pub(super) fn may_have_missed(&mut self, user: &UserId) {
         if self.register.incarnation(user).is_some() {
-            self.checks.soon(user);
+            self.checks.soon(&TimelineId::Inbox(user.clone()));
         }
     }
 
-    /// Deliveries to any user may have been lost.
+    /// The same for the group, if anybody follows it.
+    pub(super) fn group_may_have_missed(&mut self, group: &GroupId) {
+        if self.followers.is_followed(group) {
+            self.checks.soon(&TimelineId::Group(group.clone()));
+        }
+    }
+
+    /// Deliveries of any timeline may have been lost.
     pub(crate) fn doubt(&mut self) {
         self.checks.all_soon();
     }
@@ -123,26 +133,30 @@ impl Owner {
         self.checks.due()
     }
 
-    /// Asks for the heads of the users whose turn it is.
+    /// Asks for the heads of the timelines whose turn it is.
     pub(crate) fn check(&mut self, now: Instant) {
-        let mut by_shard: BTreeMap<ShardId, Vec<(UserId, u64)>> = BTreeMap::new();
-        for user in self.checks.take(now) {
-            let shard = self.inbox_shard(&user);
-            match self.register.incarnation(&user) {
-                Some(incarnation) => by_shard.entry(shard).or_default().push((user, incarnation)),
-                None => self.checks.signed_out(user, shard),
+        let mut by_shard: BTreeMap<ShardId, Vec<(TimelineId, u64)>> = BTreeMap::new();
+        for timeline in self.checks.take(now) {
+            let shard = self.topology.shards.timeline_of(&timeline);
+            let incarnation = match &timeline {
+                TimelineId::Inbox(user) => self.register.incarnation(user),
+                TimelineId::Group(group) => self.followers.is_followed(group).then_some(0),
+            };
+            match incarnation {
+                Some(incarnation) => by_shard.entry(shard).or_default().push((timeline, incarnation)),
+                None => self.checks.remove(timeline, shard),
             }
         }
-        for (shard, users) in by_shard {
-            for users in users.chunks(limits::HEADS) {
-                let read = |(user, incarnation): &(UserId, u64)| ReadHead {
-                    timeline: Some(TimelineId::Inbox(user.clone()).to_key()),
+        for (shard, timelines) in by_shard {
+            for timelines in timelines.chunks(limits::HEADS) {
+                let read = |(timeline, incarnation): &(TimelineId, u64)| ReadHead {
+                    timeline: Some(timeline.to_key()),
                     device: String::new(),
                     incarnation: *incarnation,
                 };
-                let op = store_request::Op::ReadHeads(ReadHeads { reads: users.iter().map(read).collect() });
+                let op = store_request::Op::ReadHeads(ReadHeads { reads: timelines.iter().map(read).collect() });
                 self.checks.asked();
-                self.ask(shard, op, String::new(), now + READ_USER, Continuation::Checked(users.to_vec()));
+                self.ask(shard, op, String::new(), now + READ_USER, Continuation::Checked(timelines.to_vec()));
             }
         }
     }
@@ -154,15 +168,22 @@ impl Owner {
 
     pub(super) fn checked(
         &mut self,
-        users: Vec<(UserId, u64)>,
+        timelines: Vec<(TimelineId, u64)>,
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
     ) {
         self.checks.answered();
-        // Users that were not read have another turn.
+        // Timelines that were not read have another turn.
         let Ok(StoreAnswer::HeadsRead(read)) = answer else { return };
-        metrics::heads_checked(users.len());
-        for ((user, incarnation), read) in users.into_iter().zip(read.heads) {
+        metrics::heads_checked(timelines.len());
+        for ((timeline, incarnation), read) in timelines.into_iter().zip(read.heads) {
+            let user = match timeline {
+                TimelineId::Inbox(user) => user,
+                TimelineId::Group(group) => {
+                    self.group_checked(group, read.head);
+                    continue;
+                }
+            };
             // The account has ended: its sessions are closed.
             let Some(head) = read.head else {
                 self.changed(&user, now);
@@ -180,6 +201,26 @@ impl Owner {
             {
                 self.tell_head(&user, incarnation, head);
             }
+        }
+    }
+
+    fn group_checked(&mut self, group: GroupId, head: Option<Head>) {
+        // Epoch 0: there is no such group any more. Its members are told in their inboxes.
+        let Some(head) = head.filter(|head| head.epoch != 0) else { return };
+        let position = Position { epoch: head.epoch, seq: head.last };
+        if self.followers.reaches(&group, position) {
+            metrics::head_was_news();
+            let gateways = self.followers.of(&group);
+            let news = Delivery {
+                timeline: TimelineId::Group(group),
+                incarnation: 0,
+                position,
+                envelope: Bytes::new(),
+                traceparent: String::new(),
+                except: None,
+                passed_on: false,
+            };
+            self.deliver_to_gateways(&gateways, &news);
         }
     }
 

@@ -51,7 +51,7 @@ impl Owner {
             Op::ReadMembers(link::ReadMembers { reader, others, after_user, limit, only, .. }) => {
                 let timeline = TimelineId::Group(parts.group.clone());
                 let (key, reader) = (Some(timeline.to_key()), Some(reader.unwrap_or_default()));
-                let op = store::ReadMembers { timeline: key, reader, others, after_user, limit, only };
+                let op = store::ReadMembers { timeline: key, reader, others, after_user, limit, only, deleted: None };
                 self.read_of(&timeline, store_request::Op::ReadMembers(op), parts.slot, parts.deadline);
             }
             _ => self.refuse(parts.slot, &Failure::Invalid("a group is no user")),
@@ -131,9 +131,15 @@ impl Owner {
                 let accepted = message.accepted(position);
                 self.end(message.slot, Ok(Answer::Accepted(accepted)));
             }
-            // The answer does not fit an append, which may have been carried out.
-            Err(failure @ Failure::Store(StoreFailure::Unexpected)) => self.refuse(message.slot, &failure.halfway()),
-            Err(failure) => self.refuse(message.slot, &failure),
+            Err(failure) => {
+                self.group_may_have_missed_by(&message.group, &failure);
+                let failure = match failure {
+                    // The answer does not fit an append, which may have been carried out.
+                    Failure::Store(StoreFailure::Unexpected) => failure.halfway(),
+                    failure => failure,
+                };
+                self.refuse(message.slot, &failure);
+            }
         }
     }
 
@@ -236,6 +242,7 @@ impl Owner {
                     failure => failure,
                 };
                 if let Some(changing) = self.changing.remove(&number) {
+                    self.group_may_have_missed_by(&changing.message.group, &failure);
                     self.refuse(changing.message.slot, &failure);
                 }
                 return;
@@ -301,6 +308,7 @@ impl Owner {
             return;
         }
         let Some(GroupChanging { mut message, failed, position, .. }) = self.changing.remove(&number) else { return };
+        self.nudges.nudge(self.topology.shards.timeline_of(&message.timeline()));
         match failed {
             Some(failure) => self.refuse(message.slot, &failure),
             None => {
@@ -329,6 +337,9 @@ impl Owner {
         let following = Following { slot: parts.slot, heads: Vec::new(), waits: by_shard.len(), failed: None };
         self.following.insert(number, following);
         for (shard, groups) in by_shard {
+            for group in &groups {
+                self.checks.add(&TimelineId::Group(group.clone()), shard);
+            }
             let read = |group: &GroupId| ReadHead {
                 timeline: Some(TimelineId::Group(group.clone()).to_key()),
                 ..ReadHead::default()
@@ -346,6 +357,7 @@ impl Owner {
                 let head = |(group, read): (&GroupId, HeadRead)| {
                     // Epoch 0: it does not exist any more.
                     let head = read.head.filter(|head| head.epoch != 0)?;
+                    self.followers.begins_at(group, Position { epoch: head.epoch, seq: head.last });
                     Some(TimelineHead {
                         timeline: Some(TimelineId::Group(group.clone()).to_client()),
                         head: Some(head),
@@ -359,6 +371,16 @@ impl Owner {
             && let Some(Following { slot, heads, failed, .. }) = self.following.remove(&number)
         {
             self.end(slot, failed.map_or(Ok(Answer::Heads(Heads { heads })), Err));
+        }
+    }
+
+    /// An append to this group has failed. If it may have been carried out nevertheless, the group is checked soon.
+    fn group_may_have_missed_by(&mut self, group: &GroupId, failure: &Failure) {
+        if matches!(
+            failure,
+            Failure::Store(StoreFailure::Expired { .. } | StoreFailure::Unexpected) | Failure::Halfway { .. }
+        ) {
+            self.group_may_have_missed(group);
         }
     }
 

@@ -118,7 +118,7 @@ impl Owner {
             let (gateway, connection) = (over.lease, over.connection);
             self.effects.push(Effect::Evict { gateway, connection, why: Why::Deleted });
         }
-        self.checks.signed_in(user, self.inbox_shard(user));
+        self.checks.add(&TimelineId::Inbox(user.clone()), self.inbox_shard(user));
     }
 
     /// The number of running gateways that have not announced all sessions by this ring. While it is not 0, no user can

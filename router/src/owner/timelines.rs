@@ -28,19 +28,26 @@ const TELL_RESTORED: Duration = Duration::from_secs(60);
 
 impl Owner {
     pub(super) fn acknowledge(&mut self, acknowledge: link::Acknowledge, parts: RequestContext, now: Instant) {
-        let checked = own_inbox(acknowledge.timeline.as_ref(), &parts.user).and_then(|timeline| {
+        let has_groups = Level(self.topology.view.level) >= Level::GROUPS;
+        let timeline = followed_by(acknowledge.timeline.as_ref(), &parts.user, has_groups);
+        let checked = timeline.and_then(|timeline| {
             let position = acknowledge.position.ok_or(Failure::Invalid("position is missing"))?;
             Ok((timeline, DeviceId::new(&acknowledge.device)?, position))
         });
         match checked {
             Err(failure) => self.refuse(parts.slot, &failure),
+            Ok((TimelineId::Group(_), ..)) if acknowledge.beyond => {
+                self.refuse(parts.slot, &Failure::Invalid("no member gives a group a new epoch"));
+            }
             Ok((.., position)) if acknowledge.beyond => self.renew_epoch(position, parts, now),
             // No timeline has epoch 0: it moves nothing.
             Ok((.., client::Position { epoch: 0, .. })) => {
                 self.refuse(parts.slot, &Failure::Invalid("position is of epoch 0"));
             }
             Ok((timeline, id, position)) => {
-                self.watch_acknowledged(&parts.user, &id, position);
+                if let TimelineId::Inbox(_) = timeline {
+                    self.watch_acknowledged(&parts.user, &id, position);
+                }
                 let RequestContext { user, slot, deadline, .. } = parts;
                 let device = Device { user, id, incarnation: acknowledge.incarnation };
                 let life = Life { timeline, epoch: Epoch(position.epoch) };
@@ -175,6 +182,14 @@ impl Owner {
         let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device, incarnation });
         let shard = self.topology.shards.timeline_of(&timeline);
         self.ask(shard, op, String::new(), deadline, asked);
+    }
+}
+
+/// A timeline in which a device of the user has a cursor. Whether the user is in the group makes no difference to the cursor.
+fn followed_by(timeline: Option<&client::Timeline>, user: &UserId, has_groups: bool) -> Result<TimelineId, Failure> {
+    match timeline.map(TimelineId::from_client).transpose()?.flatten() {
+        Some(group @ TimelineId::Group(_)) if has_groups => Ok(group),
+        _ => own_inbox(timeline, user),
     }
 }
 

@@ -341,6 +341,7 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadGroup(_)
         | Op::ReadMembers(_)
         | Op::ReadMemberships(_)
+        | Op::ReadOutbox(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

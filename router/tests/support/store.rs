@@ -223,7 +223,8 @@ impl State {
             | Op::ListSessions(_)
             | Op::ReadGroup(_)
             | Op::ReadMembers(_)
-            | Op::ReadMemberships(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadMemberships(_)
+            | Op::ReadOutbox(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -257,6 +258,7 @@ impl State {
             | Timeline::Trim(_)
             | Timeline::AdvanceClock(_)
             | Timeline::SweepCursors(_)
+            | Timeline::SweepMemberships(_)
             | Timeline::RenewEpoch(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
             Timeline::EndSender(_) => {
@@ -268,7 +270,9 @@ impl State {
                 Reply::Done(Done {})
             }
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
-            Timeline::ChangeGroup(_) | Timeline::SetMembership(_) => panic!("there are no groups here"),
+            Timeline::ChangeGroup(_) | Timeline::SetMembership(_) | Timeline::SettleOutbox(_) => {
+                panic!("there are no groups here")
+            }
             Timeline::CollectGarbage(_) | Timeline::Redact(_) | Timeline::SenderErased(_) | Timeline::SetLevel(_) => {
                 panic!("only a storage node asks for it")
             }

@@ -20,7 +20,7 @@ use carillon_proto::{
 use super::{
     FOUNDERS,
     erasure::REDACTED,
-    retention::{SWEEP_CURSORS, TRIM_ENVELOPES},
+    retention::{SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TRIM_ENVELOPES},
     timeline_reader::COLLECTED_KEYS,
 };
 
@@ -182,6 +182,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
             TimelineOp::Trim(_)
                 | TimelineOp::AdvanceClock(_)
                 | TimelineOp::SweepCursors(_)
+                | TimelineOp::SweepMemberships(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -241,6 +242,11 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         },
         TimelineOp::ChangeGroup(op) => groups::check_change(shard, map, op),
         TimelineOp::SetMembership(op) => groups::check_membership(shard, map, op),
+        TimelineOp::SettleOutbox(op) => groups::check_settled(op),
+        TimelineOp::SweepMemberships(op) => match op.rows.len() {
+            0..=SWEEP_MEMBERSHIPS => Ok(()),
+            count => Err(invalid(format!("sweep of {count} memberships, not at most {SWEEP_MEMBERSHIPS}"))),
+        },
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }

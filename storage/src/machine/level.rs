@@ -131,7 +131,10 @@ fn is_numbered(session: &Session) -> bool {
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
         TimelineOp::Append(op) if op.sender_incarnation != 0 => Level::GROUPS,
-        TimelineOp::ChangeGroup(_) | TimelineOp::SetMembership(_) => Level::GROUPS,
+        TimelineOp::ChangeGroup(_)
+        | TimelineOp::SetMembership(_)
+        | TimelineOp::SettleOutbox(_)
+        | TimelineOp::SweepMemberships(_) => Level::GROUPS,
         // Programs from before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,

@@ -13,6 +13,7 @@ mod groups;
 pub(crate) mod keys;
 mod level;
 mod message_reader;
+mod outbox_reader;
 mod recent;
 mod registry;
 mod retention;
@@ -40,7 +41,7 @@ pub(crate) use self::{
     level::{ShardLevel, directory_level, timeline_level},
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
-    retention::{Retention, SWEEP_CURSORS},
+    retention::{Retention, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},
     timeline::{TimelineMachine, TimelineState},
     timeline_reader::TimelineReader,
     user_data::CursorRow,

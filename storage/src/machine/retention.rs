@@ -3,9 +3,13 @@
 
 use std::io;
 
-use carillon_proto::pb::store::{Trim, sweep_cursors::Seen};
+use carillon_proto::pb::store::{
+    Membership, Trim, member::Standing, sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
+};
+use prost::Message as _;
 
 use super::{
+    broken,
     keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
 };
@@ -15,7 +19,11 @@ use crate::engine::fjall::TimelineView;
 pub(crate) const TRIM_ENVELOPES: u32 = 256;
 /// Most cursors that one command removes.
 pub(crate) const SWEEP_CURSORS: usize = 256;
-/// Most timelines, or cursors, that one call looks at.
+/// Most rows of groups that users have left that one command removes.
+pub(crate) const SWEEP_MEMBERSHIPS: usize = 256;
+/// How long such rows are kept: longer than an older change may be on its way.
+const LEFT_KEPT_MS: u64 = 24 * 3_600_000;
+/// Most timelines, cursors or memberships that one call looks at.
 const LOOKED_AT: usize = 4096;
 
 /// How long envelopes are kept. An envelope beyond either limit is due, unless it is younger than the duplicate window.
@@ -102,6 +110,33 @@ pub(crate) fn gone(
         }
     }
     Ok((gone, Vec::new()))
+}
+
+/// The same for rows of groups that users have left.
+pub(crate) fn left(
+    view: &TimelineView<'_>,
+    after: &[u8],
+    retention: &Retention,
+    limit: usize,
+) -> io::Result<(Vec<SeenMembership>, Vec<u8>)> {
+    let mut left = Vec::new();
+    let clock_ms = clock(view)?;
+    let (begin, end) = keys::all_memberships().into_inner();
+    let begin = if after.is_empty() { begin } else { keys::after(after) };
+    for (looked_at, row) in (1..).zip(view.range(begin..=end)) {
+        let (key, value) = row?;
+        let row = Membership::decode(&*value).map_err(|_| broken("row of a group"))?;
+        let stands = matches!(row.standing(), Standing::Member | Standing::Invited);
+        if !stands && retention.age_ms(clock_ms, row.changed_ms) > LEFT_KEPT_MS {
+            let (number, group) = keys::membership_of(&key)?;
+            let Membership { incarnation, seq, .. } = row;
+            left.push(SeenMembership { number, group: Some(group), incarnation, seq });
+        }
+        if left.len() >= limit || looked_at >= LOOKED_AT {
+            return Ok((left, key.to_vec()));
+        }
+    }
+    Ok((left, Vec::new()))
 }
 
 /// The cursor of this row, if its device is gone.

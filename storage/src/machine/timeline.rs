@@ -1,8 +1,10 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups, and in `senders.rs` ends and erases senders.
+//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups, in `outbox.rs` what workers have to do, and in `senders.rs`
+//! ends and erases senders.
 
 pub(super) mod cursors;
 mod groups;
+mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 mod senders;
@@ -18,6 +20,7 @@ use carillon_proto::{
     },
 };
 
+use self::outbox::OutboxCounts;
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, RowBytes, Stored},
@@ -58,6 +61,8 @@ pub(crate) struct TimelineMachine {
     clock_ms: Option<u64>,
     /// `None`: not read from the engine yet.
     senders: Option<EndedSenders>,
+    /// `None`: not counted yet.
+    outbox: Option<OutboxCounts>,
     reading: Reading,
     level: ShardLevel,
 }
@@ -78,7 +83,10 @@ impl TimelineMachine {
         let level = ShardLevel::default();
         level.set(reading.level);
         let reader = TimelineReader::new(shard.clone(), level.clone());
-        Ok((Self { shard, states: RecentMap::new(STATES), clock_ms: None, senders: None, reading, level }, reader))
+        Ok((
+            Self { shard, states: RecentMap::new(STATES), clock_ms: None, senders: None, outbox: None, reading, level },
+            reader,
+        ))
     }
 
     /// Drops everything cached from the engine.
@@ -86,6 +94,7 @@ impl TimelineMachine {
         self.states.clear();
         self.clock_ms = None;
         self.senders = None;
+        self.outbox = None;
     }
 
     fn apply_all(&mut self, entries: &[EntryCommands], applied: &[u8]) -> io::Result<Vec<Vec<Outcome>>> {
@@ -98,9 +107,15 @@ impl TimelineMachine {
             Some(senders) => senders,
             None => EndedSenders::load(&self.shard)?,
         };
+        let outbox = match self.outbox.take() {
+            Some(outbox) => outbox,
+            None => OutboxCounts::load(&self.shard)?,
+        };
         let mut batch = Batch {
             clock_ms,
             senders,
+            outbox,
+            outbox_number: 0,
             reading: self.reading,
             shard: &self.shard,
             states: &mut self.states,
@@ -110,16 +125,17 @@ impl TimelineMachine {
         };
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
-            batch.index = entry.index;
+            (batch.index, batch.outbox_number) = (entry.index, 0);
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
-        let Batch { touched, changes, clock_ms, senders, reading, .. } = batch;
+        let Batch { touched, changes, clock_ms, senders, outbox, reading, .. } = batch;
         self.shard.commit(changes, applied)?;
         self.clock_ms = Some(clock_ms);
         self.reading = reading;
         self.level.set(reading.level);
         self.senders = Some(senders);
+        self.outbox = Some(outbox);
         for (key, held) in touched {
             if let Some(held) = held {
                 self.states.put(key, held);
@@ -202,6 +218,9 @@ struct Batch<'a> {
     touched: KeyedMap<RowBytes, Option<CachedTimeline>>,
     clock_ms: u64,
     senders: EndedSenders,
+    outbox: OutboxCounts,
+    /// Of the entry's next row of the outbox.
+    outbox_number: u32,
     reading: Reading,
     changes: Changes,
     /// Of the entry that is being applied.
@@ -230,6 +249,8 @@ impl Batch<'_> {
             Op::SenderErased(op) => self.sender_erased(&op),
             Op::ChangeGroup(op) => self.change_group(&op),
             Op::SetMembership(op) => self.set_membership(&op),
+            Op::SettleOutbox(op) => self.settle_outbox(&op),
+            Op::SweepMemberships(op) => self.sweep_memberships(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -268,7 +289,7 @@ impl Batch<'_> {
         let held = match held {
             Some(held) => held,
             None => {
-                self.end(before);
+                self.end(op.timeline.as_ref(), before)?;
                 CachedTimeline::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
             }
         };
@@ -386,7 +407,7 @@ impl Batch<'_> {
         let key = timeline_key(op.timeline.as_ref())?;
         let before = self.held(&key)?;
         if before.is_none_or(|before| before.state.incarnation < op.incarnation) {
-            self.end(before);
+            self.end(op.timeline.as_ref(), before)?;
             let state = TimelineState { number: 0, epoch: 0, first: 1, last: 0, incarnation: op.incarnation };
             self.changes.put(key.clone(), state.to_value());
             self.touched.insert(key, Some(CachedTimeline::new(state)));
@@ -395,10 +416,13 @@ impl Batch<'_> {
     }
 
     /// The remains belong to no timeline any more.
-    fn end(&mut self, before: Option<CachedTimeline>) {
-        if let Some(number) = before.map(|before| before.state.number).filter(|number| *number != 0) {
-            self.changes.put(keys::garbage(number), RowBytes::default());
+    fn end(&mut self, timeline: Option<&TimelineKey>, before: Option<CachedTimeline>) -> io::Result<()> {
+        let (Some(timeline), Some(state)) = (timeline, before.map(|before| before.state)) else { return Ok(()) };
+        if state.number != 0 {
+            self.changes.put(keys::garbage(state.number), RowBytes::default());
+            self.leave_groups(timeline, &state)?;
         }
+        Ok(())
     }
 
     fn collect_garbage(&mut self, op: &CollectGarbage) -> io::Result<Outcome> {

@@ -7,7 +7,8 @@ use carillon_proto::{
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
         CollectGarbage, Head, HeadRead, HeadsRead, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
-        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen, timeline_key::Kind,
+        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen,
+        sweep_memberships::Seen as SeenMembership, timeline_key::Kind,
     },
 };
 
@@ -48,7 +49,7 @@ impl TimelineReader {
     pub(crate) fn read(&self, op: &ReadTimeline) -> Result<TimelineRead, Unread> {
         let view = self.shard.view();
         let state = match op.timeline.as_ref().is_some_and(is_group) {
-            true => Some(Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?.seen()?),
+            true => Some(Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref(), None)?.seen()?),
             false => load(&view, op.timeline.as_ref(), op.incarnation)?,
         };
         let Some(state) = state else {
@@ -164,6 +165,16 @@ impl TimelineReader {
         limit: usize,
     ) -> io::Result<(Vec<Seen>, Vec<u8>)> {
         retention::gone(&self.shard.view(), after, retention, limit)
+    }
+
+    /// Finds rows of groups that users have left long ago, in the same way.
+    pub(crate) fn left_groups(
+        &self,
+        after: &[u8],
+        retention: &Retention,
+        limit: usize,
+    ) -> io::Result<(Vec<SeenMembership>, Vec<u8>)> {
+        retention::left(&self.shard.view(), after, retention, limit)
     }
 }
 

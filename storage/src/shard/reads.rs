@@ -9,8 +9,8 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadGroup, ReadHead, ReadHeads, ReadMembers, ReadMemberships, ReadTimeline,
-        ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ListAccounts, ListSessions, ReadGroup, ReadHead, ReadHeads, ReadMembers, ReadMemberships, ReadOutbox,
+        ReadTimeline, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -50,6 +50,7 @@ pub(crate) enum ReadOp {
     Group(ReadGroup),
     Members(ReadMembers),
     Memberships(ReadMemberships),
+    Outbox(ReadOutbox),
 }
 
 pub(super) struct Read {
@@ -158,6 +159,7 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Group(op)) => Outcome::GroupRead(reader.group(op)?),
                 (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
+                (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
                 (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),

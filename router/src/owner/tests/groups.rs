@@ -211,3 +211,96 @@ fn who_follows_groups_hears_their_heads() {
     assert_eq!(names, [Some(TimelineId::Group(group()).to_client())]);
     assert!(play.owner.following.is_empty());
 }
+
+/// Gateways 10 and 20 follow the group, whose timeline reaches to 3.
+fn followed() -> Play {
+    let mut play = play();
+    for (gateway, link) in [(10, 1), (20, 2)] {
+        play.owner.followers.follow(LeaseId(gateway), link, &group());
+    }
+    let effects = play.request(Op::Follow(Follow { groups: vec!["friends".into()], ..Follow::default() }));
+    let [Did::ReadHeads(token, _)] = effects[..] else { panic!("{effects:?}") };
+    play.answer(token, reach(3));
+    play
+}
+
+fn reach(last: u64) -> StoreAnswer {
+    let head = Some(Head { epoch: 7, first: 1, last, ..Head::default() });
+    StoreAnswer::HeadsRead(HeadsRead { heads: vec![HeadRead { head }] })
+}
+
+/// What is told after a look at the group, which reaches to `last`.
+fn look(play: &mut Play, last: u64) -> Vec<Did> {
+    play.now = play.owner.check_due().expect("somebody follows a group");
+    play.owner.check(play.now);
+    let effects = play.effects();
+    let [Did::ReadHeads(token, groups)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*groups, ["friends"]);
+    play.answer(*token, reach(last))
+}
+
+#[test]
+fn what_nobody_has_told_of_a_group_is_found_by_comparing_heads_and_told_once() {
+    let mut play = followed();
+    assert_eq!(look(&mut play, 3), []);
+    assert_eq!(look(&mut play, 5), [Did::Behind(10, 5), Did::Behind(20, 5)]);
+    assert_eq!(look(&mut play, 5), []);
+    let token = play.appends(to_group("1")).token;
+    play.answer(token, appended(6, &Bytes::new()));
+    assert_eq!(look(&mut play, 6), [], "it was pushed");
+    // No such group any more: its members hear of it in their inboxes.
+    play.owner.check(play.owner.check_due().expect("due"));
+    let effects = play.effects();
+    let [Did::ReadHeads(token, _)] = effects[..] else { panic!("{effects:?}") };
+    let nothing = HeadsRead { heads: vec![HeadRead { head: Some(Head::default()) }] };
+    assert_eq!(play.answer(token, StoreAnswer::HeadsRead(nothing)), []);
+    // Nobody follows it any more.
+    [1, 2].into_iter().for_each(|link| play.owner.followers.left(link));
+    play.owner.check(play.owner.check_due().expect("due"));
+    assert_eq!((play.effects(), play.owner.check_due()), (vec![], None));
+}
+
+#[test]
+fn after_an_append_of_which_nobody_knows_what_came_the_group_is_looked_after_soon() {
+    for failure in [StoreFailure::Expired { shard: ShardId::REGISTRY }, StoreFailure::Unexpected] {
+        let mut play = followed();
+        (0..60).for_each(|user| {
+            play.knows(&format!("user{user}"), &[session(&format!("user{user}"), "a", 10, user + 2)]);
+        });
+        let token = play.appends(to_group("1")).token;
+        play.fails(token, failure);
+        play.owner.check(play.now);
+        let asked = play.effects();
+        let asks = |did: &Did| matches!(did, Did::ReadHeads(_, names) if names.contains(&"friends".to_owned()));
+        assert!(asked.iter().any(asks), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_device_has_its_cursor_in_a_group_moved_with_the_one_in_its_inbox() {
+    let bob = UserId::new("bob").expect("valid");
+    let acknowledge = |timeline: TimelineId, beyond| {
+        Op::Acknowledge(Acknowledge {
+            user: "bob".into(),
+            device: "a".into(),
+            timeline: Some(timeline.to_client()),
+            position: Some(client::Position { epoch: 7, seq: 3 }),
+            incarnation: Some(64),
+            beyond,
+        })
+    };
+    let mut play = play();
+    assert_eq!(play.request(acknowledge(TimelineId::Inbox(bob), false)), []);
+    assert_eq!(play.request(acknowledge(TimelineId::Group(group()), false)), []);
+    play.owner.flush_cursors();
+    let effects = play.effects();
+    let [Did::MoveCursors(token, user, _, 64, moved)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((user.as_str(), &**moved), ("bob", &[("bob".into(), 7, 3), ("friends".into(), 7, 3)][..]));
+    assert_eq!(play.answer(*token, StoreAnswer::Done(Done {})).len(), 2);
+    // A member could make all others read the group anew.
+    let effects = play.request(acknowledge(TimelineId::Group(group()), true));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
+    let mut below = Play::new();
+    let effects = below.request(acknowledge(TimelineId::Group(group()), false));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Unsupported);
+}

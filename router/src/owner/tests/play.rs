@@ -37,6 +37,7 @@ impl Play {
             max_devices_per_user: 256,
             companions: Companions::default(),
             followers: Default::default(),
+            nudges: Default::default(),
             head_check: Duration::from_secs(60),
         };
         let now = Instant::now();
@@ -163,7 +164,7 @@ impl Play {
         self.answer(token, found(user.as_str(), sessions));
         for session in sessions {
             self.owner.register.put(&user, 0, session::Session::new(session, 1));
-            self.owner.checks.signed_in(&user, self.owner.inbox_shard(&user));
+            self.owner.checks.add(&TimelineId::Inbox(user.clone()), self.owner.inbox_shard(&user));
         }
     }
 

@@ -6,9 +6,12 @@ use carillon_proto::{
     ShardId, ShardMap,
     pb::store::{
         ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Person, Rejected, Role, SetGroup, SetMembership,
-        change_group::Change, change_members::Change as OfMembers, member::Standing, timeline_key::Kind,
+        SettleOutbox, change_group::Change, change_members::Change as OfMembers, member::Standing,
+        settle_outbox::Verdict, timeline_key::Kind,
     },
 };
+
+use crate::machine::outbox_reader::OUTBOX_ROWS;
 
 use super::{check_any_timeline, check_any_user, check_append, invalid};
 
@@ -18,6 +21,8 @@ const MAX_PICTURE_BYTES: usize = 2048;
 /// Of the secret of a link.
 const LINK_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 const MAX_SLOW_MODE_MS: u32 = 24 * 3_600_000;
+/// Of the reason for a refusal.
+const MAX_WHY_BYTES: usize = 512;
 /// Most users that one command changes: it bounds the time of one command.
 const CHANGED: usize = 256;
 
@@ -135,6 +140,17 @@ pub(super) fn check_membership(shard: ShardId, map: ShardMap, op: &SetMembership
     }
     let known = Standing::try_from(membership.standing).is_ok_and(|standing| standing != Standing::Unspecified);
     if known && Role::try_from(membership.role).is_ok() { Ok(()) } else { Err(invalid("standing is unknown")) }
+}
+
+pub(super) fn check_settled(op: &SettleOutbox) -> Result<(), Rejected> {
+    if !(1..=OUTBOX_ROWS).contains(&op.rows.len()) {
+        return Err(invalid(format!("{} rows are to be settled, not 1 to {OUTBOX_ROWS}", op.rows.len())));
+    }
+    op.rows.iter().try_for_each(|row| {
+        check_length("reason", row.why.len(), MAX_WHY_BYTES)?;
+        let known = Verdict::try_from(row.verdict).is_ok_and(|verdict| verdict != Verdict::Unspecified);
+        if known { Ok(()) } else { Err(invalid("what became of a row is unknown")) }
+    })
 }
 
 fn check_length(what: &str, bytes: usize, most: usize) -> Result<(), Rejected> {

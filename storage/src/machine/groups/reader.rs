@@ -28,16 +28,22 @@ pub(in crate::machine) struct Readable {
 }
 
 impl Readable {
+    /// `deleted`: the incarnation of a group that was deleted, which is read by the service alone.
     pub(in crate::machine) fn load(
         view: &TimelineView<'_>,
         timeline: Option<&TimelineKey>,
         reader: Option<&Person>,
+        deleted: Option<u64>,
     ) -> Result<Self, Unread> {
         let key = timeline.map(keys::timeline).ok_or_else(|| broken("timeline of a read"))?;
         let state = TimelineState::load(view, &key)?.filter(|state| state.number != 0);
         let Some(state) = state else { return Err(no_group().into()) };
         let group = view.get(&keys::group(state.number))?.map(|row| decode::<Group>(&row)).transpose()?;
-        let Some(group) = group.filter(|group| !group.deleted) else { return Err(no_group().into()) };
+        let is_wanted = |group: &Group| match deleted.filter(|_| reader.is_none()) {
+            Some(incarnation) => group.deleted && state.incarnation == incarnation,
+            None => !group.deleted,
+        };
+        let Some(group) = group.filter(is_wanted) else { return Err(no_group().into()) };
         let row = match reader {
             Some(person) => {
                 let row = view.get(&keys::member(state.number, &person.user))?;
@@ -61,7 +67,7 @@ impl Readable {
 impl TimelineReader {
     pub(crate) fn group(&self, op: &ReadGroup) -> Result<GroupRead, Unread> {
         let view = self.shard.view();
-        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?;
+        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref(), None)?;
         let Readable { state, mut group, reader, by_service } = read;
         let settings = group.settings.get_or_insert_default();
         if !by_service && !rules::shows_itself(settings, reader.as_ref()) {
@@ -79,7 +85,7 @@ impl TimelineReader {
 
     pub(crate) fn members(&self, op: &ReadMembers) -> Result<MembersRead, Unread> {
         let view = self.shard.view();
-        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref())?;
+        let read = Readable::load(&view, op.timeline.as_ref(), op.reader.as_ref(), op.deleted)?;
         read.seen()?;
         if op.others && !read.by_service && !rules::sees_all(read.reader.as_ref()) {
             return Err(rules::refused(Reason::Forbidden, "only admins and owners see who is invited or banned").into());

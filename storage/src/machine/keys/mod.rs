@@ -26,6 +26,8 @@
 //! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |
 //! | 0x1f `ERASING_SENDER` | timeline | user | generation u64: what the user had sent is being erased |
 //! | 0x30 `MEMBER` | timeline | number of the group u64, user | encoded `Member` |
+//! | 0x32 `OUTBOX` | timeline | index in the log u64, number u32 of the row in its entry | encoded `OutboxRow`: what a worker has to do |
+//! | 0x33 `DEAD_LETTER` | timeline | the same | encoded `OutboxRow`: what no worker could do |
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
@@ -57,7 +59,8 @@
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
-//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER` and `MEMBERSHIP`.
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX` and
+//! `DEAD_LETTER`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -108,6 +111,8 @@ const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
 const MEMBER: u8 = 0x30;
+const OUTBOX: u8 = 0x32;
+const DEAD_LETTER: u8 = 0x33;
 const RING_SLOT: u8 = 0x3a;
 const GROUP: u8 = 0x3b;
 const RECORD: u8 = 0x20;
@@ -203,6 +208,11 @@ mod tests {
             let row = membership(a, &in_group);
             prop_assert!(row.starts_with(&memberships) && memberships_of(a).contains(&row));
             prop_assert_eq!(membership_of(&row).expect("decodes"), (a, in_group));
+            for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
+                prop_assert!(rows.contains(&row));
+                prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
+            }
+            prop_assert!(!outbox_rows().contains(&dead_letter(a, d)));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
             prop_assert_eq!(storage_node_of(&storage_node(a)).expect("decodes"), a);
             prop_assert_eq!(level_of(&level_value(Level(d))).expect("decodes"), Level(d));
@@ -274,7 +284,7 @@ mod tests {
             let _ = (user_of(&bytes), garbage_of(&bytes));
             let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
-            let _ = timeline_numbers(&bytes);
+            let _ = (timeline_numbers(&bytes), outbox_of(&bytes));
         }
     }
 
@@ -289,7 +299,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1b).chain(0x31..=0x37);
+        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1b).chain([0x31]).chain(0x34..=0x37);
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -297,7 +307,7 @@ mod tests {
             .into_iter()
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
-            .chain([GROUP, MEMBER, MEMBERSHIP])
+            .chain([GROUP, MEMBER, MEMBERSHIP, OUTBOX, DEAD_LETTER])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
@@ -328,6 +338,8 @@ mod tests {
         // As format 2 had it, and what came after.
         assert_eq!(timeline_value([1, 2, 3, 4], 0), numbers_value([1, 2, 3, 4]));
         assert_eq!(timeline_value([1, 2, 3, 4], 5), numbers_value([1, 2, 3, 4, 5]));
+        assert_eq!(*outbox(1, 2), [0x32, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(*dead_letter(1, 2), [0x33, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);

@@ -4,17 +4,17 @@ use std::io;
 
 use carillon_proto::{
     ShardKind,
-    pb::store::{Account, Group, Member, Membership, Placement, Session, StorageNode},
+    pb::store::{Account, Group, Member, Membership, OutboxRow, Placement, Session, StorageNode},
 };
 use prost::Message;
 
 use super::{
-    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
-    ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
-    MEMBER, MEMBERSHIP, NEXT_NUMBER, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored, TIMELINE,
-    broken, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of,
-    member_of, membership_of, number_of, numbers_of, placement_of, ring_slot_of, seq_of, storage_node_of,
-    timeline_numbers, timeline_of, user_of,
+    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING,
+    ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
+    Lease, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE,
+    Stored, TIMELINE, broken, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of,
+    lease_of, level_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of, ring_slot_of, seq_of,
+    storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -72,6 +72,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         GROUP => group_of(key).and_then(|_| message::<Group>(value)),
         MEMBER => member_of(key).and_then(|_| message::<Member>(value)),
         MEMBERSHIP => membership_of(key).and_then(|_| message::<Membership>(value)),
+        OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
         DUPLICATE..=DUPLICATE_END => Err(broken("duplicate key")),
@@ -104,9 +105,9 @@ mod tests {
 
     use super::*;
     use crate::machine::keys::{
-        account, cursor, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage, group,
-        lease, member, membership, number_value, numbers_value, placement, record, ring_slot, session, storage_node,
-        timeline, timeline_value,
+        account, cursor, dead_letter, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage,
+        group, lease, member, membership, number_value, numbers_value, outbox, placement, record, ring_slot, session,
+        storage_node, timeline, timeline_value,
     };
 
     #[test]
@@ -135,6 +136,8 @@ mod tests {
             (group(3).to_vec(), Group::default().encode_to_vec()),
             (member(3, "alice").to_vec(), Member::default().encode_to_vec()),
             (membership(3, &inbox).to_vec(), Membership::default().encode_to_vec()),
+            (outbox(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
+            (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

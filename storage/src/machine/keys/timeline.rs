@@ -6,8 +6,9 @@ use bytes::Bytes;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CURSOR, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEMBER,
-    MEMBERSHIP, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
+    CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP,
+    GROUP_CURSOR, MEMBER, MEMBERSHIP, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of,
+    numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -149,6 +150,41 @@ pub(crate) fn membership_of(key: &[u8]) -> io::Result<(u64, TimelineKey)> {
     };
     let (number, name) = parse().ok_or_else(|| broken("key of a membership"))?;
     Ok((number, named(name)?))
+}
+
+/// The range of the memberships of all inboxes.
+pub(crate) fn all_memberships() -> std::ops::RangeInclusive<RowBytes> {
+    key(MEMBERSHIP, &[])..=key(MEMBERSHIP + 1, &[])
+}
+
+/// `number`: which row of this entry it is.
+pub(crate) fn outbox(index: u64, number: u32) -> RowBytes {
+    key(OUTBOX, &[&index.to_be_bytes(), &number.to_be_bytes()])
+}
+
+/// The range of all rows of the outbox.
+pub(crate) fn outbox_rows() -> std::ops::RangeInclusive<RowBytes> {
+    key(OUTBOX, &[])..=key(OUTBOX + 1, &[])
+}
+
+/// The place of a row of the outbox that was given up.
+pub(crate) fn dead_letter(index: u64, number: u32) -> RowBytes {
+    key(DEAD_LETTER, &[&index.to_be_bytes(), &number.to_be_bytes()])
+}
+
+/// The range of all dead letters.
+pub(crate) fn dead_letters() -> std::ops::RangeInclusive<RowBytes> {
+    key(DEAD_LETTER, &[])..=key(DEAD_LETTER + 1, &[])
+}
+
+/// Index and number in a key of `OUTBOX` or `DEAD_LETTER`.
+pub(crate) fn outbox_of(key: &[u8]) -> io::Result<(u64, u32)> {
+    let parse = || {
+        let [OUTBOX | DEAD_LETTER, rest @ ..] = key else { return None };
+        let (index, number) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*index), u32::from_be_bytes(number.try_into().ok()?)))
+    };
+    parse().ok_or_else(|| broken("key of the outbox"))
 }
 
 pub(crate) fn ended_sender(user: &[u8]) -> RowBytes {

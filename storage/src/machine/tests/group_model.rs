@@ -2,6 +2,7 @@
 
 mod commands;
 mod model;
+mod outbox;
 
 use carillon_proto::{
     ShardId, ShardKind,
@@ -63,6 +64,7 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
     for user in USERS {
         check_memberships(reader, user, model);
     }
+    outbox::check(reader, model);
 }
 
 /// The service sees all rows, and the numbers are those of the rows.
@@ -97,7 +99,10 @@ fn check_rows(reader: &TimelineReader, name: &str, group: Option<&Group>) {
 }
 
 fn check_memberships(reader: &TimelineReader, user: &str, model: &Model) {
-    let op = ReadMemberships { timeline: Some(inbox(user)), limit: 1, ..ReadMemberships::default() };
+    let nothing = Inbox::default();
+    let of = model.inboxes.get(user).unwrap_or(&nothing);
+    let incarnation = of.incarnation;
+    let op = ReadMemberships { timeline: Some(inbox(user)), incarnation, limit: 1, ..ReadMemberships::default() };
     let mut found = Vec::new();
     let mut after = None;
     loop {
@@ -112,12 +117,12 @@ fn check_memberships(reader: &TimelineReader, user: &str, model: &Model) {
             break;
         }
     }
-    let rows = model.memberships.iter().filter(|((of, _), row)| of == user && row.2 == Standing::Member);
-    let expected: Vec<_> = rows.map(|((_, group), row)| (group.clone().into(), row.0, row.1)).collect();
+    let rows = of.memberships.iter().filter(|(_, row)| row.2 == Standing::Member);
+    let expected: Vec<_> = rows.map(|(group, row)| (group.clone().into(), row.0, row.1)).collect();
     assert_eq!(found, expected, "{user}");
-    let last = model.inboxes.get(user).copied().unwrap_or_default();
-    let head = reader.head(&ReadHead { timeline: Some(inbox(user)), ..ReadHead::default() }).expect("reads");
-    assert_eq!(head.last, last);
+    let op = ReadHead { timeline: Some(inbox(user)), incarnation, ..ReadHead::default() };
+    let head = reader.head(&op).expect("reads");
+    assert_eq!(head.last, of.last);
 }
 
 proptest! {
@@ -133,8 +138,10 @@ proptest! {
                     let entries: Vec<_> =
                         commands.iter().map(|commands| { index += 1; entry(index, commands) }).collect();
                     let outcomes = shard.machine.apply(&entries, &index.to_be_bytes()).expect("applies");
-                    for (command, outcome) in commands.iter().flatten().zip(outcomes.iter().flatten()) {
-                        model.follow(command, outcome);
+                    for ((commands, outcomes), entry) in commands.iter().zip(&outcomes).zip(&entries) {
+                        for (command, outcome) in commands.iter().zip(outcomes) {
+                            model.follow(entry.index, command, outcome);
+                        }
                     }
                 }
                 Step::Reopen => shard = shard.reopened(),

@@ -4,12 +4,12 @@ use std::io;
 
 use carillon_proto::pb::store::{
     Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, Rejected, Role,
-    SetMembership, StoreError, change_group::Change, change_members::Change as OfMembers, rejected::Reason,
-    store_error::Why,
+    SetMembership, StoreError, SweepMemberships, TellMembers, TimelineKey, change_group::Change,
+    change_members::Change as OfMembers, member::Standing, rejected::Reason, store_error::Why,
 };
 use prost::Message as _;
 
-use super::{Batch, CachedTimeline, Outcome, duplicate_key, rejected, timeline_key};
+use super::{Batch, CachedTimeline, Outcome, done, duplicate_key, outbox, rejected, timeline_key};
 use crate::machine::{
     broken,
     groups::{self, Actor, Refused},
@@ -44,6 +44,10 @@ impl Batch<'_> {
             Ok(after) => after,
             Err(refused) => return Ok(answer(refused)),
         };
+        if !self.outbox.has_room() {
+            return Ok(rejected(Reason::Full, "too many members of groups wait to be told what has become of them"));
+        }
+        let told = outbox::told(op, &sender_of(append)?);
         let held = match held {
             Some(held) => held,
             None => {
@@ -60,6 +64,15 @@ impl Batch<'_> {
                 None => self.changes.delete(key),
             }
         }
+        let tell = TellMembers {
+            group: append.timeline.clone(),
+            number,
+            incarnation: held.state.incarnation,
+            seq,
+            told,
+            ends: group.deleted,
+        };
+        self.put_told(tell, append.time_ms)?;
         Ok(of_incarnation(self.record(key, held, duplicate, &append.envelope), Some(&held)))
     }
 
@@ -154,7 +167,9 @@ impl Batch<'_> {
             return Ok(rejected(Reason::Gone, "the inbox of this user has ended"));
         }
         let held = before.filter(|held| held.state.number != 0 && held.state.incarnation == append.incarnation);
+        let row = Membership { changed_ms: self.clock_ms, ..*membership };
         if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
+            self.renew_membership(held.as_ref(), group, &row)?;
             return Ok(first);
         }
         if let Some(number) = held.map(|held| held.state.number) {
@@ -163,6 +178,10 @@ impl Batch<'_> {
                     return Ok(Outcome::Done(Done {}));
                 }
                 Some(_) => {}
+                // Nothing is to be forgotten of a group of which nothing is known.
+                None if !stands(membership) && self.memberships(number)? >= MEMBERSHIPS => {
+                    return Ok(Outcome::Done(Done {}));
+                }
                 None if self.memberships(number)? >= MEMBERSHIPS => {
                     return Ok(rejected(
                         Reason::Full,
@@ -175,13 +194,39 @@ impl Batch<'_> {
         let held = match held {
             Some(held) => held,
             None => {
-                self.end(before);
+                self.end(append.timeline.as_ref(), before)?;
                 CachedTimeline::new(self.create(key.clone(), append.new_epoch, append.incarnation)?)
             }
         };
-        let row = Membership { changed_ms: self.clock_ms, ..*membership };
         self.changes.put(keys::membership(held.state.number, group), row.encode_to_vec());
         Ok(self.record(key, held, duplicate, &append.envelope))
+    }
+
+    /// An older change that came after this one, when this one's row was swept, does not stand.
+    fn renew_membership(
+        &mut self,
+        held: Option<&CachedTimeline>,
+        group: &TimelineKey,
+        row: &Membership,
+    ) -> io::Result<()> {
+        let Some(key) = held.map(|held| keys::membership(held.state.number, group)) else { return Ok(()) };
+        let known = self.get(&key, decode::<Membership>)?;
+        if known.is_some_and(|known| (known.incarnation, known.seq) < (row.incarnation, row.seq)) {
+            self.changes.put(key, row.encode_to_vec());
+        }
+        Ok(())
+    }
+
+    pub(super) fn sweep_memberships(&mut self, op: &SweepMemberships) -> io::Result<Outcome> {
+        for seen in &op.rows {
+            let group = seen.group.as_ref().ok_or_else(|| broken("membership without a group"))?;
+            let key = keys::membership(seen.number, group);
+            let row = self.get(&key, decode::<Membership>)?;
+            if row.is_some_and(|row| (row.incarnation, row.seq) == (seen.incarnation, seen.seq) && !stands(&row)) {
+                self.changes.delete(key);
+            }
+        }
+        Ok(done())
     }
 
     /// The number of rows of the inbox's groups.
@@ -203,6 +248,11 @@ impl Batch<'_> {
     fn member(&self, number: u64, person: &Person) -> io::Result<Option<Member>> {
         self.get(&keys::member(number, &person.user), decode::<Member>)
     }
+}
+
+/// True for a user who is in the group, or invited to it. Any other row is there only against older changes that may still come.
+fn stands(row: &Membership) -> bool {
+    matches!(row.standing(), Standing::Member | Standing::Invited)
 }
 
 /// The row, if it is of this account and not of another owner of the name.

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use carillon_proto::{KeyedMap, Level, planted::PlantedBug};
 
-use super::{Batch, EndedSenders, Outcome, Reading, RecentMap, TimelineState};
+use super::{Batch, EndedSenders, OutboxCounts, Outcome, Reading, RecentMap, TimelineState};
 use crate::engine::{Changes, fjall::TimelineShard};
 
 /// Pretends that the duplicate key can be in no timeline.
@@ -18,7 +18,18 @@ pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Byte
     let (states, changes) = (&mut RecentMap::new(0), Changes::default());
     let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };
     let senders = EndedSenders::default();
-    let mut batch =
-        Batch { shard, states, touched: KeyedMap::default(), clock_ms: 0, senders, reading, changes, index: 0 };
+    let outbox = OutboxCounts::load(shard)?;
+    let mut batch = Batch {
+        shard,
+        states,
+        touched: KeyedMap::default(),
+        clock_ms: 0,
+        senders,
+        outbox,
+        outbox_number: 0,
+        reading,
+        changes,
+        index: 0,
+    };
     commands.map(|command| batch.command(command)).collect()
 }

@@ -4,8 +4,14 @@ use carillon_proto::{
     Level,
     pb::store::{
         Append, ChangeGroup, ChangeMembers, CollectGarbage, CreateGroup, DeleteGroup, EndTimeline, GroupSettings,
-        Membership, Person, Role, SetGroup, SetLevel, SetMembership, TimelineCommand, TimelineKey,
-        change_group::Change, change_members::Change as OfMembers, member::Standing, timeline_command::Op,
+        Membership, Person, Role, SetGroup, SetLevel, SetMembership, SettleOutbox, SweepMemberships, TimelineCommand,
+        TimelineKey,
+        change_group::Change,
+        change_members::Change as OfMembers,
+        member::Standing,
+        settle_outbox::{Settled, Verdict},
+        sweep_memberships,
+        timeline_command::Op,
         timeline_key::Kind,
     },
 };
@@ -160,10 +166,11 @@ fn change() -> impl Strategy<Value = TimelineCommand> {
 }
 
 fn membership() -> impl Strategy<Value = TimelineCommand> {
-    (append(), 0..USERS.len(), 0..GROUPS.len(), 0..3u64, 1..9u64, any::<bool>()).prop_map(
-        |(append, user, group, incarnation, seq, stays)| {
+    (append(), person(), 0..GROUPS.len(), 0..3u64, 1..9u64, any::<bool>()).prop_map(
+        |(append, person, group, incarnation, seq, stays)| {
             let append = Append {
-                timeline: Some(inbox(USERS[user])),
+                timeline: Some(inbox(&person.user)),
+                incarnation: person.incarnation - 1,
                 sender: Default::default(),
                 sender_incarnation: 0,
                 only_repeat: false,
@@ -177,15 +184,42 @@ fn membership() -> impl Strategy<Value = TimelineCommand> {
     )
 }
 
+/// Mostly of rows that are there: every other command of the first entries changes a group.
+fn settle() -> impl Strategy<Value = Op> {
+    let verdict = prop_oneof![
+        3 => Just(Verdict::Done),
+        8 => Just(Verdict::Refused),
+        2 => Just(Verdict::Replay),
+        1 => Just(Verdict::Discard),
+    ];
+    // The same row again and again is given up.
+    let row = (1..6u64, 0..4u32, verdict, 1..10usize).prop_map(|(index, number, verdict, times)| {
+        let why = if verdict == Verdict::Refused { "no room".to_owned() } else { String::new() };
+        vec![Settled { index, number, verdict: verdict.into(), why }; times]
+    });
+    proptest::collection::vec(row, 1..4).prop_map(|rows| Op::SettleOutbox(SettleOutbox { rows: rows.concat() }))
+}
+
+fn sweep() -> impl Strategy<Value = Op> {
+    let seen = (1..6u64, 0..GROUPS.len(), 0..3u64, 1..9u64).prop_map(|(number, group, incarnation, seq)| {
+        sweep_memberships::Seen { number, group: Some(key(GROUPS[group])), incarnation, seq }
+    });
+    proptest::collection::vec(seen, 0..40).prop_map(|rows| Op::SweepMemberships(SweepMemberships { rows }))
+}
+
 pub(super) fn command() -> impl Strategy<Value = TimelineCommand> {
     let end = (0..GROUPS.len(), 1..4u64).prop_map(|(group, incarnation)| {
         Op::EndTimeline(EndTimeline { timeline: Some(key(GROUPS[group])), incarnation })
+    });
+    let end_inbox = (0..USERS.len(), 1..4u64).prop_map(|(user, incarnation)| {
+        Op::EndTimeline(EndTimeline { timeline: Some(inbox(USERS[user])), incarnation })
     });
     let collect = (1..9u64, 1..40u32).prop_map(|(number, limit)| Op::CollectGarbage(CollectGarbage { number, limit }));
     prop_oneof![
         12 => append().prop_map(|append| TimelineCommand { op: Some(Op::Append(append)) }),
         24 => change(),
-        4 => membership(),
+        6 => membership(),
+        4 => prop_oneof![settle(), sweep(), end_inbox].prop_map(|op| TimelineCommand { op: Some(op) }),
         1 => end.prop_map(|op| TimelineCommand { op: Some(op) }),
         2 => collect.prop_map(|op| TimelineCommand { op: Some(op) }),
     ]

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use carillon_proto::pb::store::{
-    Append, Appended, ChangeGroup, ChangeMembers, GroupSettings, Person, Role, SetMembership, TimelineCommand,
-    TimelineKey, change_group::Change, change_members::Change as OfMembers, member::Standing, rejected::Reason,
-    timeline_command::Op,
+    Append, Appended, ChangeGroup, ChangeMembers, EndTimeline, GroupSettings, Person, Role, SetMembership,
+    SweepMemberships, TellMembers, TimelineCommand, TimelineKey, change_group::Change,
+    change_members::Change as OfMembers, member::Standing, rejected::Reason, tell_members::Told, timeline_command::Op,
+    timeline_key::Kind,
 };
 
-use super::reason;
+use super::{commands::key, outbox::Outbox, reason};
 use crate::machine::Outcome;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,18 +30,30 @@ pub(super) struct Group {
     pub(super) last: u64,
     pub(super) settings: GroupSettings,
     pub(super) rows: BTreeMap<String, Row>,
+    /// In the keys of the shard.
+    pub(super) number: u64,
+    pub(super) known: BTreeMap<Vec<u8>, u64>,
+    pub(super) deleted: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) incarnation: u64,
+    /// 0: there is none.
+    number: u64,
+    pub(super) last: u64,
     known: BTreeMap<Vec<u8>, u64>,
-    deleted: bool,
+    /// By group: incarnation, position and standing.
+    pub(super) memberships: BTreeMap<String, (u64, u64, Standing)>,
 }
 
 #[derive(Default)]
 pub(super) struct Model {
     groups: BTreeMap<String, Group>,
-    /// Of user and group: incarnation, position and standing.
-    pub(super) memberships: BTreeMap<(String, String), (u64, u64, Standing)>,
-    known_in_inbox: BTreeMap<(String, Vec<u8>), u64>,
-    /// The last position of each.
-    pub(super) inboxes: BTreeMap<String, u64>,
+    pub(super) inboxes: BTreeMap<String, Inbox>,
+    pub(super) outbox: Outbox,
+    /// Timelines that have begun.
+    numbers: u64,
 }
 
 impl Group {
@@ -67,11 +80,17 @@ impl Model {
     }
 
     /// Checks what was answered, and follows what was done.
-    pub(super) fn follow(&mut self, command: &TimelineCommand, outcome: &Outcome) {
+    pub(super) fn follow(&mut self, index: u64, command: &TimelineCommand, outcome: &Outcome) {
+        self.outbox.is_at(index);
         match command.op.as_ref().expect("an operation") {
             Op::Append(op) => self.message(op, outcome),
             Op::ChangeGroup(op) => self.change(op, outcome),
             Op::SetMembership(op) => self.membership(op, outcome),
+            Op::SettleOutbox(op) => self.outbox.settle(op),
+            Op::SweepMemberships(op) => self.sweep(op),
+            Op::EndTimeline(op) if op.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Inbox) => {
+                self.end_inbox(op);
+            }
             Op::EndTimeline(op) => {
                 let group = self.groups.entry(name_of(&op.timeline)).or_default();
                 if group.incarnation < op.incarnation {
@@ -137,19 +156,21 @@ impl Model {
             let expected = expected.filter(|_| append.only_repeat || group.epoch != 0);
             assert_eq!(reason(outcome), expected);
             if expected.is_none() {
-                *group = Group { incarnation: group.incarnation, ..Group::default() };
+                self.numbers += 1;
+                *group = Group { incarnation: group.incarnation, number: self.numbers, ..Group::default() };
                 group.settings = create.settings.clone().expect("has some");
                 let owner = (!op.by_operator).then_some((&actor, Role::Owner));
                 let members = create.members.iter().map(|member| (member, Role::Member));
-                for (person, role) in members.chain(owner) {
+                let mut told = Vec::new();
+                for (person, role) in owner.into_iter().chain(members) {
                     let (incarnation, standing) = (person.incarnation, Standing::Member);
                     let row = Row { incarnation, standing, role, since: 1, muted_until_ms: 0, wrote_ms: 0 };
+                    told.push(of(person, standing, role));
                     group.rows.insert(person.user.clone(), row);
                 }
-                {
-                    let incarnation = group.incarnation;
-                    appended(group, append, incarnation, outcome);
-                }
+                let incarnation = group.incarnation;
+                appended(group, append, incarnation, outcome);
+                self.outbox.tell(tells(group, append, told), append.time_ms);
             }
             return;
         }
@@ -160,6 +181,7 @@ impl Model {
             Change::Members(_) | Change::Create(_) => Role::Unspecified,
         };
         let rank = group.member(&actor).map(|row| row.role);
+        let mut told = Vec::new();
         if let Change::Members(members) = change {
             let mut after = Group { last: group.last + 1, ..group.clone() };
             members.users.iter().for_each(|person| stand(&mut after, members, person));
@@ -171,6 +193,7 @@ impl Model {
             if done {
                 after.deleted = is_empty && members.change() == OfMembers::Leave;
                 *group = after;
+                told = who_is_told(group, members);
             }
         } else if !append.only_repeat && group.lives() {
             assert_eq!(done, op.by_operator || rank >= Some(least), "{op:?} in {:?}", group.rows);
@@ -182,30 +205,87 @@ impl Model {
             }
         }
         if done {
-            {
-                let incarnation = group.incarnation;
-                appended(group, append, incarnation, outcome);
-            }
+            let incarnation = group.incarnation;
+            appended(group, append, incarnation, outcome);
+            self.outbox.tell(tells(group, append, told), append.time_ms);
         }
     }
 
     fn membership(&mut self, op: &SetMembership, outcome: &Outcome) {
         let (append, membership) = (op.append.as_ref().expect("has one"), op.membership.expect("has one"));
-        let user = name_of(&append.timeline);
-        if let Some(seq) = self.known_in_inbox.get(&(user.clone(), append.duplicate_key.to_vec())) {
-            return assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == *seq));
+        let (user, group) = (name_of(&append.timeline), name_of(&op.group));
+        let inbox = self.inboxes.entry(user.clone()).or_default();
+        if append.incarnation < inbox.incarnation {
+            return assert_eq!(reason(outcome), Some(Reason::Gone));
         }
-        let at = (user.clone(), name_of(&op.group));
         let now = (membership.incarnation, membership.seq, membership.standing());
-        if self.memberships.get(&at).is_some_and(|known| (known.0, known.1) >= (now.0, now.1)) {
+        if inbox.number == 0 || inbox.incarnation != append.incarnation {
+            let left = std::mem::take(inbox);
+            self.outbox.leave(&user, left.incarnation, left.memberships);
+            self.numbers += 1;
+            (inbox.number, inbox.incarnation) = (self.numbers, append.incarnation);
+        }
+        let before = inbox.memberships.get(&group).map(|known| (known.0, known.1));
+        let is_later = before.is_none_or(|before| before < (now.0, now.1));
+        if let Some(seq) = inbox.known.get(&*append.duplicate_key) {
+            assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == *seq));
+            if before.is_some() && is_later {
+                inbox.memberships.insert(group, now);
+            }
+            return;
+        }
+        if !is_later {
             return assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
         }
-        let last = self.inboxes.entry(user.clone()).or_default();
-        *last += 1;
-        assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == *last), "{outcome:?}");
-        self.known_in_inbox.insert((user, append.duplicate_key.to_vec()), *last);
-        self.memberships.insert(at, now);
+        inbox.last += 1;
+        assert!(matches!(outcome, Outcome::Appended(appended) if appended.seq == inbox.last), "{outcome:?}");
+        inbox.known.insert(append.duplicate_key.to_vec(), inbox.last);
+        inbox.memberships.insert(group, now);
     }
+
+    fn end_inbox(&mut self, op: &EndTimeline) {
+        let user = name_of(&op.timeline);
+        let inbox = self.inboxes.entry(user.clone()).or_default();
+        if inbox.incarnation < op.incarnation {
+            let ended = std::mem::replace(inbox, Inbox { incarnation: op.incarnation, ..Inbox::default() });
+            self.outbox.leave(&user, ended.incarnation, ended.memberships);
+        }
+    }
+
+    fn sweep(&mut self, op: &SweepMemberships) {
+        for seen in &op.rows {
+            let group = name_of(&seen.group);
+            for inbox in self.inboxes.values_mut().filter(|inbox| inbox.number == seen.number) {
+                inbox.memberships.retain(|of, (incarnation, seq, standing)| {
+                    let is_it = *of == group && (*incarnation, *seq) == (seen.incarnation, seen.seq);
+                    !is_it || *standing == Standing::Member
+                });
+            }
+        }
+    }
+}
+
+fn of(person: &Person, standing: Standing, role: Role) -> Told {
+    Told { person: Some(person.clone()), standing: standing.into(), role: role.into() }
+}
+
+/// As the rows are after the change. Changes of members' roles and muting are read in the group.
+fn who_is_told(group: &Group, op: &ChangeMembers) -> Vec<Told> {
+    if matches!(op.change(), OfMembers::Role | OfMembers::Mute) {
+        return Vec::new();
+    }
+    let told = |person: &Person| {
+        let row = group.rows.get(&person.user);
+        let (standing, role) = row.map_or((Standing::Left, Role::Unspecified), |row| (row.standing, row.role));
+        of(person, standing, role)
+    };
+    op.users.iter().map(told).collect()
+}
+
+fn tells(group: &Group, append: &Append, told: Vec<Told>) -> TellMembers {
+    let Group { number, incarnation, last, deleted, .. } = group;
+    let group = Some(key(&name_of(&append.timeline)));
+    TellMembers { group, number: *number, incarnation: *incarnation, seq: *last, told, ends: *deleted }
 }
 
 fn appended(group: &mut Group, op: &Append, incarnation: u64, outcome: &Outcome) {

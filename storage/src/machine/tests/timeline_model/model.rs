@@ -228,7 +228,9 @@ impl Model {
                 }
             }
             // They have a model of their own: `group_model`.
-            Op::ChangeGroup(_) | Op::SetMembership(_) => unreachable!("not among the commands"),
+            Op::ChangeGroup(_) | Op::SetMembership(_) | Op::SettleOutbox(_) | Op::SweepMemberships(_) => {
+                unreachable!("not among the commands")
+            }
             // Nothing of this is seen.
             Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }

@@ -1,0 +1,587 @@
+//! The worker of one outbox: goes through its rows, has each step carried out, and settles the rows. Does not wait and has no clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use carillon_proto::{
+    GroupId, ShardId, ShardMap, TimelineId, limits, pause,
+    pb::{
+        client::Position,
+        store::{
+            EndTimeline, LeaveGroups, OutboxRead, Person, ReadMembers, ReadOutbox, Role, SettleOutbox, TellMembers,
+            TimelineCommand, TimelineKey,
+            member::Standing,
+            outbox_read::Row,
+            outbox_row::Task,
+            settle_outbox::{Settled, Verdict},
+            store_request::Op,
+            tell_members::Told,
+            timeline_command,
+        },
+    },
+};
+use tokio::time::Instant;
+
+use super::steps::{Step, What};
+use crate::{
+    delivery::Delivery,
+    metrics,
+    store::{StoreAnswer, StoreFailure},
+};
+
+/// Rows of one read.
+const PAGE: u32 = 64;
+/// Reads of one pass. What comes behind them has its turn when rows before it are settled.
+const PAGES: u32 = 64;
+/// Commands that are under way at once.
+const AT_ONCE: usize = 64;
+/// Rows of members of one read.
+const MEMBERS: u32 = limits::HEADS as u32;
+/// How long a worker that has done everything waits for a change that another router has carried out.
+const IDLE: Duration = Duration::from_secs(5);
+/// Before something that failed is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Rows that wait for another attempt.
+const LATER: usize = 4096;
+/// Bytes of a reason that the store keeps.
+const WHY: usize = 512;
+
+/// To be performed in order.
+pub(super) enum Effect {
+    /// Asks a shard of the store; its answer comes back with the first part.
+    Ask(Asked, ShardId, Box<Op>),
+    Deliver(Delivery),
+}
+
+/// What was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    Rows,
+    /// The step that is under way in this lane.
+    Step(Lane),
+    Members,
+    Ending,
+    Settled,
+}
+
+/// Steps of one lane are carried out one after another: those of one user; and of a user who is gone, those of each group.
+pub(super) type Lane = (String, Option<GroupId>);
+
+/// The place of a row: index and number.
+type RowPlace = (u64, u32);
+
+pub(super) struct OutboxWorker {
+    shard: ShardId,
+    shards: ShardMap,
+    /// When the next pass begins; `None` during one.
+    due: Option<Instant>,
+    /// Something may have come behind the place where the pass is.
+    nudged: bool,
+    /// Passes that ended because the outbox could not be read or settled.
+    failures: u32,
+    pass: Pass,
+    later: BTreeMap<RowPlace, Later>,
+    /// The age of the oldest row.
+    pub(super) lag_ms: u64,
+    pub(super) dead_letters: u32,
+    effects: Vec<Effect>,
+}
+
+/// One way through the outbox.
+#[derive(Default)]
+struct Pass {
+    pages: u32,
+    after: RowPlace,
+    /// The page is the last one.
+    is_last: bool,
+    /// Rows of the page that were not begun.
+    rows: VecDeque<Row>,
+    begun: Vec<Begun>,
+    lanes: BTreeMap<Lane, VecDeque<Step>>,
+    /// The step under way, and those behind it.
+    running: BTreeMap<Lane, (Step, VecDeque<Step>)>,
+    /// Users of rows that have to wait: what comes later for them waits, too.
+    blocked: BTreeSet<String>,
+    failed: bool,
+}
+
+/// A row that is being carried out.
+struct Begun {
+    place: RowPlace,
+    refused: Option<String>,
+    /// Something is not known to be done.
+    waits: bool,
+    ends: Option<Ends>,
+}
+
+/// The group of the row was deleted.
+struct Ends {
+    tell: TellMembers,
+    group: GroupId,
+    time_ms: u64,
+    envelope: Bytes,
+    /// The last member who was read.
+    after_user: String,
+    next: Next,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    ReadMembers,
+    EndTimeline,
+    Nothing,
+}
+
+/// When a row is tried again.
+struct Later {
+    at: Instant,
+    failures: u32,
+}
+
+/// What a step came to.
+enum Outcome {
+    /// Done, and at this position if it was done by this step.
+    Done(Option<Position>),
+    Instead(What),
+    Refused(String),
+    Waits,
+}
+
+impl OutboxWorker {
+    pub(super) fn new(shard: ShardId, shards: ShardMap, now: Instant) -> Self {
+        Self {
+            shard,
+            shards,
+            due: Some(now),
+            nudged: false,
+            failures: 0,
+            pass: Pass::default(),
+            later: BTreeMap::new(),
+            lag_ms: 0,
+            dead_letters: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// When `go_on` has something to do; `None` while answers are awaited.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        mem::take(&mut self.effects)
+    }
+
+    /// A row was written.
+    pub(super) fn nudge(&mut self, now: Instant) {
+        match &mut self.due {
+            Some(due) if self.failures == 0 => *due = now.min(*due),
+            Some(_) => {}
+            None => self.nudged = true,
+        }
+    }
+
+    pub(super) fn go_on(&mut self, now: Instant) {
+        if self.due.is_some_and(|due| due <= now) {
+            (self.due, self.nudged, self.pass) = (None, false, Pass::default());
+            self.read();
+        }
+    }
+
+    /// `time_ms`: now, since 1970.
+    pub(super) fn answer(
+        &mut self,
+        asked: Asked,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+        time_ms: u64,
+    ) {
+        match (asked, answer) {
+            (Asked::Rows, Ok(StoreAnswer::OutboxRead(read))) => self.take_page(read, now, time_ms),
+            (Asked::Rows, answer) => {
+                self.note_failure("read", &answer);
+                self.finish(now);
+            }
+            (Asked::Step(lane), answer) => self.step_answered(lane, answer, now, time_ms),
+            (Asked::Members, answer) => self.members_read(answer, now, time_ms),
+            (Asked::Ending, answer) => {
+                match answer {
+                    Ok(StoreAnswer::Done(_)) => self.ends(|ends| ends.next = Next::Nothing),
+                    other => self.ending_failed(other),
+                }
+                self.go_on_with_run(now, time_ms);
+            }
+            (Asked::Settled, answer) => {
+                if !matches!(answer, Ok(StoreAnswer::Done(_))) {
+                    self.note_failure("settled", &answer);
+                }
+                self.pass.begun.clear();
+                self.next_run(now, time_ms);
+            }
+        }
+    }
+
+    fn note_failure(&mut self, what: &str, answer: &Result<StoreAnswer, StoreFailure>) {
+        self.pass.failed = true;
+        if let Err(failure) = answer {
+            tracing::debug!(shard = %self.shard, %failure, "the outbox could not be {what}");
+        }
+    }
+
+    fn ask(&mut self, asked: Asked, op: Op) {
+        self.effects.push(Effect::Ask(asked, self.shard, Box::new(op)));
+    }
+
+    fn read(&mut self) {
+        let (after_index, after_number) = self.pass.after;
+        self.pass.pages += 1;
+        self.ask(Asked::Rows, Op::ReadOutbox(ReadOutbox { after_index, after_number, limit: PAGE, dead: false }));
+    }
+
+    fn take_page(&mut self, read: OutboxRead, now: Instant, time_ms: u64) {
+        if self.pass.pages == 1 {
+            let oldest = read.rows.iter().filter_map(|row| row.row.as_ref()).map(|row| row.time_ms).find(|at| *at != 0);
+            self.lag_ms = oldest.map_or(0, |oldest| time_ms.saturating_sub(oldest));
+            self.dead_letters = read.dead_letters;
+        }
+        self.pass.is_last = read.complete || self.pass.pages == PAGES;
+        if let Some(last) = read.rows.last() {
+            self.pass.after = (last.index, last.number);
+        }
+        self.pass.rows = read.rows.into();
+        self.next_run(now, time_ms);
+    }
+
+    /// Begins the next rows of the page: as many as can be carried out side by side.
+    fn next_run(&mut self, now: Instant, time_ms: u64) {
+        while let Some(row) = self.pass.rows.pop_front() {
+            if !self.begin(row, now) {
+                continue;
+            }
+            let ends = |begun: &Begun| begun.ends.is_some();
+            let next_ends = self.pass.rows.front().is_some_and(is_end);
+            if self.pass.begun.last().is_some_and(ends) || next_ends {
+                break;
+            }
+        }
+        if !self.pass.begun.is_empty() {
+            return self.go_on_with_run(now, time_ms);
+        }
+        if self.pass.is_last { self.finish(now) } else { self.read() }
+    }
+
+    /// Plans the steps of a row. False if its time has not come.
+    fn begin(&mut self, row: Row, now: Instant) -> bool {
+        let Row { index, number, row, envelope } = row;
+        let (place, row) = ((index, number), row.unwrap_or_default());
+        if self.later.get(&place).is_some_and(|later| later.at > now) {
+            if let Some(Task::Tell(tell)) = &row.task {
+                let users = tell.told.iter().filter_map(|told| told.person.as_ref()).map(|person| person.user.clone());
+                self.pass.blocked.extend(users);
+            }
+            return false;
+        }
+        let at = self.pass.begun.len();
+        let mut begun = Begun { place, refused: None, waits: false, ends: None };
+        let planned = match row.task {
+            Some(Task::Tell(tell)) => self.plan_tell(at, tell, row.time_ms, envelope, &mut begun),
+            Some(Task::Leave(leave)) => plan_leave(at, &leave),
+            None => Err("this release does not know what is to be done".to_owned()),
+        };
+        let steps = planned.unwrap_or_else(|why| {
+            begun.refused = Some(why);
+            Vec::new()
+        });
+        self.pass.begun.push(begun);
+        steps.into_iter().for_each(|(lane, step)| self.queue(lane, step));
+        true
+    }
+
+    fn plan_tell(
+        &self,
+        at: usize,
+        tell: TellMembers,
+        time_ms: u64,
+        envelope: Bytes,
+        begun: &mut Begun,
+    ) -> Result<Vec<(Lane, Step)>, String> {
+        if envelope.is_empty() {
+            return Err("the envelope that tells of it was removed by retention".to_owned());
+        }
+        let group = group_of(tell.group.as_ref())?;
+        let steps = tell.told.iter().map(|told| {
+            let Told { person, .. } = told;
+            let what = tells(&tell, time_ms, &envelope, told.standing(), told.role());
+            in_lane(at, person.as_ref(), &group, what)
+        });
+        let steps = steps.collect::<Result<Vec<_>, String>>()?;
+        if tell.ends {
+            let next = Next::ReadMembers;
+            begun.ends = Some(Ends { tell, group, time_ms, envelope, after_user: String::new(), next });
+        }
+        Ok(steps)
+    }
+
+    fn queue(&mut self, lane: Lane, step: Step) {
+        if self.pass.blocked.contains(&lane.0) {
+            self.pass.begun[step.row].waits = true;
+            return;
+        }
+        self.pass.lanes.entry(lane).or_default().push_back(step);
+    }
+
+    /// Has the next steps carried out; without any, does what comes after them.
+    fn go_on_with_run(&mut self, now: Instant, time_ms: u64) {
+        while self.pass.running.len() < AT_ONCE
+            && let Some((lane, mut steps)) = self.pass.lanes.pop_first()
+        {
+            let Some(step) = steps.pop_front() else { continue };
+            let (shard, op, _) = step.command(self.shards, time_ms);
+            self.effects.push(Effect::Ask(Asked::Step(lane.clone()), shard, op));
+            self.pass.running.insert(lane, (step, steps));
+        }
+        if self.pass.running.is_empty() {
+            self.after_steps(now, time_ms);
+        }
+    }
+
+    fn step_answered(&mut self, lane: Lane, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
+        let Some((step, mut rest)) = self.pass.running.remove(&lane) else { return };
+        match came_to(&step, answer) {
+            Outcome::Done(position) => {
+                if let Some(position) = position {
+                    let (_, _, appending) = step.command(self.shards, time_ms);
+                    self.effects.push(Effect::Deliver(Delivery {
+                        timeline: appending.timeline,
+                        incarnation: appending.incarnation,
+                        position,
+                        envelope: appending.envelope,
+                        traceparent: String::new(),
+                        except: None,
+                        passed_on: false,
+                    }));
+                }
+            }
+            Outcome::Instead(what) => rest.push_front(Step { what, ..step }),
+            Outcome::Refused(why) => {
+                self.pass.begun[step.row].refused = Some(why);
+                self.block(&lane, &mut rest);
+            }
+            Outcome::Waits => {
+                self.pass.begun[step.row].waits = true;
+                self.block(&lane, &mut rest);
+            }
+        }
+        if !rest.is_empty() {
+            self.pass.lanes.insert(lane, rest);
+        }
+        self.go_on_with_run(now, time_ms);
+    }
+
+    /// What comes later for the user of this lane waits.
+    fn block(&mut self, lane: &Lane, rest: &mut VecDeque<Step>) {
+        rest.drain(..).for_each(|step| self.pass.begun[step.row].waits = true);
+        self.pass.blocked.insert(lane.0.clone());
+    }
+
+    /// All steps that were planned are done, or were given up for now.
+    fn after_steps(&mut self, now: Instant, time_ms: u64) {
+        if let Some(begun) = self.pass.begun.last()
+            && !begun.waits
+            && begun.refused.is_none()
+            && let Some(ends) = &begun.ends
+        {
+            let (group, incarnation) = (ends.tell.group.clone(), ends.tell.incarnation);
+            match ends.next {
+                Next::ReadMembers => {
+                    let read = ReadMembers {
+                        timeline: group,
+                        others: true,
+                        after_user: ends.after_user.clone(),
+                        limit: MEMBERS,
+                        deleted: Some(incarnation),
+                        ..ReadMembers::default()
+                    };
+                    return self.ask(Asked::Members, Op::ReadMembers(read));
+                }
+                Next::EndTimeline => {
+                    let end = EndTimeline { timeline: group, incarnation: incarnation + 1 };
+                    let op = timeline_command::Op::EndTimeline(end);
+                    return self.ask(Asked::Ending, Op::Timeline(TimelineCommand { op: Some(op) }));
+                }
+                Next::Nothing => {}
+            }
+        }
+        self.settle(now, time_ms);
+    }
+
+    fn members_read(&mut self, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
+        match answer {
+            Ok(StoreAnswer::MembersRead(read)) => {
+                let at = self.pass.begun.len() - 1;
+                let Some(ends) = &mut self.pass.begun[at].ends else { return };
+                match read.members.last() {
+                    Some(last) if !read.complete => ends.after_user.clone_from(&last.user),
+                    _ => ends.next = Next::EndTimeline,
+                }
+                let steps: Result<Vec<_>, String> = read
+                    .members
+                    .iter()
+                    .filter_map(|row| row.member.as_ref().map(|member| (&row.user, member)))
+                    .filter(|(_, member)| matches!(member.standing(), Standing::Member | Standing::Invited))
+                    .map(|(user, member)| {
+                        let person = Person { user: user.clone(), incarnation: member.incarnation };
+                        let what = tells(&ends.tell, ends.time_ms, &ends.envelope, Standing::Left, Role::Unspecified);
+                        in_lane(at, Some(&person), &ends.group, what)
+                    })
+                    .collect();
+                match steps {
+                    Ok(steps) => steps.into_iter().for_each(|(lane, step)| self.queue(lane, step)),
+                    Err(why) => self.pass.begun[at].refused = Some(why),
+                }
+            }
+            // Another worker has ended it.
+            Err(StoreFailure::NotFound { .. }) => self.ends(|ends| ends.next = Next::Nothing),
+            other => self.ending_failed(other),
+        }
+        self.go_on_with_run(now, time_ms);
+    }
+
+    fn ends(&mut self, change: impl FnOnce(&mut Ends)) {
+        if let Some(ends) = self.pass.begun.last_mut().and_then(|begun| begun.ends.as_mut()) {
+            change(ends);
+        }
+    }
+
+    fn ending_failed(&mut self, answer: Result<StoreAnswer, StoreFailure>) {
+        let Some(begun) = self.pass.begun.last_mut() else { return };
+        let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
+        if is_temporary(&failure) {
+            begun.waits = true;
+        } else {
+            begun.refused = Some(failure.to_string());
+        }
+    }
+
+    /// Tells the store what has become of the rows.
+    fn settle(&mut self, now: Instant, time_ms: u64) {
+        let mut rows = Vec::with_capacity(self.pass.begun.len());
+        for Begun { place, refused, waits, .. } in self.pass.begun.drain(..) {
+            let (index, number) = place;
+            let settled = |verdict: Verdict, why: String| Settled { index, number, verdict: verdict.into(), why };
+            match refused {
+                Some(why) => {
+                    tracing::warn!(shard = %self.shard, index, number, why, "the store refuses what a row of the outbox asks for");
+                    metrics::outbox_row("refused");
+                    rows.push(settled(Verdict::Refused, cut(why)));
+                }
+                None if !waits => {
+                    metrics::outbox_row("done");
+                    self.later.remove(&place);
+                    rows.push(settled(Verdict::Done, String::new()));
+                    continue;
+                }
+                None => {}
+            }
+            let failures = self.later.get(&place).map_or(1, |later| later.failures.saturating_add(1));
+            if self.later.len() >= LATER {
+                self.later.clear();
+            }
+            let at = now + pause::growing(failures, PAUSES.0, PAUSES.1);
+            self.later.insert(place, Later { at, failures });
+        }
+        if rows.is_empty() {
+            return self.next_run(now, time_ms);
+        }
+        let op = timeline_command::Op::SettleOutbox(SettleOutbox { rows });
+        self.ask(Asked::Settled, Op::Timeline(TimelineCommand { op: Some(op) }));
+    }
+
+    fn finish(&mut self, now: Instant) {
+        if self.pass.failed {
+            self.failures = self.failures.saturating_add(1);
+            self.due = Some(now + pause::growing(self.failures, PAUSES.0, PAUSES.1));
+            return;
+        }
+        self.failures = 0;
+        // What has become a dead letter, or was settled by another worker, is not tried again.
+        self.later.retain(|_, later| later.at > now);
+        let next = self.later.values().map(|later| later.at).min().map_or(now + IDLE, |at| at.min(now + IDLE));
+        self.due = Some(if self.nudged { now } else { next });
+    }
+}
+
+fn plan_leave(at: usize, leave: &LeaveGroups) -> Result<Vec<(Lane, Step)>, String> {
+    let steps = leave.groups.iter().map(|key| {
+        let group = group_of(Some(key))?;
+        let ((user, _), step) = in_lane(at, leave.person.as_ref(), &group, What::Leave { after: 0 })?;
+        Ok(((user, Some(group)), step))
+    });
+    steps.collect()
+}
+
+fn tells(tell: &TellMembers, time_ms: u64, envelope: &Bytes, standing: Standing, role: Role) -> What {
+    What::Tell { of_group: tell.incarnation, seq: tell.seq, time_ms, standing, role, envelope: envelope.clone() }
+}
+
+fn in_lane(at: usize, person: Option<&Person>, group: &GroupId, what: What) -> Result<(Lane, Step), String> {
+    let person = person.ok_or("it names nobody")?;
+    let step = Step::new(at, person, group, what).map_err(|invalid| invalid.to_string())?;
+    Ok(((person.user.clone(), None), step))
+}
+
+fn is_end(row: &Row) -> bool {
+    matches!(row.row.as_ref().and_then(|row| row.task.as_ref()), Some(Task::Tell(tell)) if tell.ends)
+}
+
+fn group_of(key: Option<&TimelineKey>) -> Result<GroupId, String> {
+    match key.map(TimelineId::from_key) {
+        Some(Ok(Some(TimelineId::Group(group)))) => Ok(group),
+        Some(Err(invalid)) => Err(invalid.to_string()),
+        _ => Err("it is of no group".to_owned()),
+    }
+}
+
+fn came_to(step: &Step, answer: Result<StoreAnswer, StoreFailure>) -> Outcome {
+    match (&step.what, answer) {
+        (_, Ok(StoreAnswer::Appended(appended))) => {
+            let position = Position { epoch: appended.epoch, seq: appended.seq };
+            Outcome::Done(appended.first_envelope.is_empty().then_some(position))
+        }
+        // A later change is there already.
+        (What::Tell { .. }, Ok(StoreAnswer::Done(_))) => Outcome::Done(None),
+        // Nobody is told any more; and the group must not keep somebody who does not exist.
+        (What::Tell { standing: Standing::Member | Standing::Invited, seq, .. }, Err(StoreFailure::Gone { .. })) => {
+            Outcome::Instead(What::Leave { after: *seq })
+        }
+        (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done(None),
+        // The user is not in the group any more, or there is no such group.
+        (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done(None),
+        // The outbox of the group's shard.
+        (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
+        (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,
+        (_, Err(failure)) => Outcome::Refused(failure.to_string()),
+        (_, Ok(_)) => Outcome::Refused(StoreFailure::Unexpected.to_string()),
+    }
+}
+
+/// The same may succeed later.
+fn is_temporary(failure: &StoreFailure) -> bool {
+    matches!(
+        failure,
+        StoreFailure::Overloaded { .. }
+            | StoreFailure::Full { .. }
+            | StoreFailure::Expired { .. }
+            | StoreFailure::Level { .. }
+            | StoreFailure::Stopping
+    )
+}
+
+fn cut(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(WHY));
+    why
+}

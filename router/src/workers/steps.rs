@@ -1,0 +1,140 @@
+//! The commands that rows of the outbox ask for.
+
+use bytes::Bytes;
+use carillon_proto::{
+    DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, InvalidId, MessageId, ShardId, ShardMap, TimelineId,
+    UserId,
+    pb::{
+        client::{self, group_change::What as Changed, members_change::Kind},
+        store::{
+            Append, ChangeGroup, ChangeMembers, Membership, Person, Role, SetMembership, TimelineCommand,
+            change_group::Change, change_members, member::Standing, store_request::Op, timeline_command,
+        },
+    },
+};
+use prost::Message as _;
+
+/// One command for one user.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    /// The row that it belongs to, by its place in the page.
+    pub(super) row: usize,
+    pub(super) user: UserId,
+    /// Of the user's account.
+    pub(super) incarnation: u64,
+    pub(super) group: GroupId,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    /// The user's inbox is told of the change at this position of the group's timeline.
+    Tell { of_group: u64, seq: u64, time_ms: u64, standing: Standing, role: Role, envelope: Bytes },
+    /// The account has ended, so the user leaves the group. `after`: the position of the change that has made the user a member, if it is
+    /// known. The user may have been a member more than once.
+    Leave { after: u64 },
+}
+
+/// What is appended, for those who follow the timeline.
+pub(super) struct Appending {
+    pub(super) timeline: TimelineId,
+    pub(super) incarnation: u64,
+    pub(super) envelope: Bytes,
+}
+
+impl Step {
+    pub(super) fn new(row: usize, person: &Person, group: &GroupId, what: What) -> Result<Self, InvalidId> {
+        let Person { user, incarnation } = person;
+        Ok(Self { row, user: UserId::new(user)?, incarnation: *incarnation, group: group.clone(), what })
+    }
+
+    /// The shard that carries it out, the command, and what it appends. `time_ms`: now.
+    pub(super) fn command(&self, shards: ShardMap, time_ms: u64) -> (ShardId, Box<Op>, Appending) {
+        let appending = self.appending(time_ms);
+        let of_group = TimelineId::Group(self.group.clone());
+        let append = Append {
+            timeline: Some(appending.timeline.to_key()),
+            envelope: appending.envelope.clone(),
+            new_epoch: Epoch::random().0,
+            ..Append::default()
+        };
+        let op = match &self.what {
+            What::Tell { of_group: incarnation, seq, time_ms, standing, role, .. } => {
+                let key = DuplicateKey::of_membership(&self.group, *incarnation, *seq);
+                let (duplicate_key, incarnation_of_user) = (key.0.to_vec().into(), self.incarnation);
+                let membership = Membership {
+                    incarnation: *incarnation,
+                    seq: *seq,
+                    standing: (*standing).into(),
+                    role: (*role).into(),
+                    changed_ms: 0,
+                };
+                timeline_command::Op::SetMembership(SetMembership {
+                    append: Some(Append {
+                        duplicate_key,
+                        time_ms: *time_ms,
+                        incarnation: incarnation_of_user,
+                        ..append
+                    }),
+                    group: Some(of_group.to_key()),
+                    membership: Some(membership),
+                })
+            }
+            What::Leave { .. } => {
+                let person = Person { user: self.user.as_str().to_owned(), incarnation: self.incarnation };
+                let change = change_members::Change::Leave.into();
+                let leave = ChangeMembers { change, users: vec![person], ..ChangeMembers::default() };
+                timeline_command::Op::ChangeGroup(ChangeGroup {
+                    append: Some(Append { duplicate_key: self.leaving().0.to_vec().into(), time_ms, ..append }),
+                    by_operator: true,
+                    change: Some(Change::Members(leave)),
+                })
+            }
+        };
+        let shard = shards.timeline_of(&appending.timeline);
+        (shard, Box::new(Op::Timeline(TimelineCommand { op: Some(op) })), appending)
+    }
+
+    fn appending(&self, time_ms: u64) -> Appending {
+        match &self.what {
+            What::Tell { envelope, .. } => Appending {
+                timeline: TimelineId::Inbox(self.user.clone()),
+                incarnation: self.incarnation,
+                envelope: envelope.clone(),
+            },
+            What::Leave { .. } => Appending {
+                timeline: TimelineId::Group(self.group.clone()),
+                incarnation: 0,
+                envelope: self.left(time_ms),
+            },
+        }
+    }
+
+    /// The key of the envelope that says so.
+    fn leaving(&self) -> DuplicateKey {
+        let after = if let What::Leave { after } = self.what { after } else { 0 };
+        DuplicateKey::of_leaving(&self.group, &self.user, self.incarnation, after)
+    }
+
+    /// The envelope that tells the group. Nobody has sent it.
+    fn left(&self, time_ms: u64) -> Bytes {
+        let kind = Kind::Left.into();
+        let users = vec![self.user.as_str().to_owned()];
+        let what = Changed::Members(client::MembersChange { kind, users, ..client::MembersChange::default() });
+        let change = client::GroupChange { what: Some(what) }.encode_to_vec();
+        let id = MessageId::of(time_ms, self.leaving()).to_string();
+        let parts = EnvelopeParts {
+            id: &id,
+            sender: "",
+            sender_device: "",
+            recipient: EnvelopeTo::Group(self.group.as_str()),
+            client_id: "",
+            time_ms,
+            content: &[],
+            change: &change,
+        };
+        let mut encoded = Vec::with_capacity(parts.encoded_len());
+        parts.encode(&mut encoded);
+        encoded.into()
+    }
+}

@@ -1,0 +1,384 @@
+//! One worker; the test is the store.
+
+use bytes::Bytes;
+use carillon_proto::{
+    DuplicateKey, GroupId, UserId,
+    pb::{
+        client::{self, Envelope, group_change::What as Changed, members_change::Kind},
+        store::{
+            Appended, ChangeGroup, Done, EndTimeline, LeaveGroups, Member, MembersRead, OutboxRead, OutboxRow, Person,
+            ReadMembers, ReadOutbox, Role, SetMembership, TellMembers, TimelineCommand, TimelineKey, change_group,
+            member::Standing,
+            members_read, outbox_read,
+            outbox_row::Task,
+            settle_outbox::{Settled, Verdict},
+            store_request::Op,
+            tell_members::Told,
+            timeline_command, timeline_key,
+        },
+    },
+};
+use carillon_proto::{ShardId, ShardKind, ShardMap, TimelineId};
+use prost::Message as _;
+use tokio::time::{Duration, Instant};
+
+use super::outbox::{Asked, Effect, OutboxWorker};
+use crate::{
+    delivery::Delivery,
+    store::{StoreAnswer, StoreFailure},
+};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 3 };
+const NOW_MS: u64 = 1_000_000;
+
+/// What the worker asks for.
+#[derive(Debug, Clone, PartialEq)]
+enum Ask {
+    Rows(ReadOutbox),
+    Tell(SetMembership),
+    Change(ChangeGroup),
+    Members(ReadMembers),
+    End(EndTimeline),
+    Settle(Vec<Settled>),
+}
+
+struct Play {
+    worker: OutboxWorker,
+    now: Instant,
+    asked: Vec<(Asked, ShardId, Ask)>,
+    told: Vec<Delivery>,
+}
+
+impl Play {
+    fn new() -> Self {
+        let now = Instant::now();
+        let worker = OutboxWorker::new(SHARD, ShardMap { directory: 4, timeline: 8 }, now);
+        let mut play = Self { worker, now, asked: Vec::new(), told: Vec::new() };
+        play.go_on();
+        play
+    }
+
+    fn go_on(&mut self) {
+        self.worker.go_on(self.now);
+        self.take_effects();
+    }
+
+    fn take_effects(&mut self) {
+        for effect in self.worker.take_effects() {
+            match effect {
+                Effect::Deliver(delivery) => self.told.push(delivery),
+                Effect::Ask(asked, shard, op) => {
+                    let ask = match *op {
+                        Op::ReadOutbox(read) => Ask::Rows(read),
+                        Op::ReadMembers(read) => Ask::Members(read),
+                        Op::Timeline(TimelineCommand { op: Some(op) }) => match op {
+                            timeline_command::Op::SetMembership(set) => Ask::Tell(set),
+                            timeline_command::Op::ChangeGroup(change) => Ask::Change(change),
+                            timeline_command::Op::EndTimeline(end) => Ask::End(end),
+                            timeline_command::Op::SettleOutbox(settle) => Ask::Settle(settle.rows),
+                            other => panic!("unexpected {other:?}"),
+                        },
+                        other => panic!("unexpected {other:?}"),
+                    };
+                    self.asked.push((asked, shard, ask));
+                }
+            }
+        }
+    }
+
+    /// What is asked for and has no answer yet.
+    fn asks(&self) -> Vec<Ask> {
+        self.asked.iter().map(|(.., ask)| ask.clone()).collect()
+    }
+
+    /// Answers the first question that is open. Returns it.
+    fn answer(&mut self, answer: Result<StoreAnswer, StoreFailure>) -> Ask {
+        let (asked, _, ask) = self.asked.remove(0);
+        self.worker.answer(asked, answer, self.now, NOW_MS);
+        self.take_effects();
+        ask
+    }
+
+    /// Answers the question after the rows.
+    fn rows(&mut self, rows: Vec<outbox_read::Row>) {
+        let ask = self.answer(Ok(StoreAnswer::OutboxRead(OutboxRead { rows, complete: true, dead_letters: 2 })));
+        assert!(matches!(ask, Ask::Rows(_)), "{ask:?}");
+    }
+
+    /// The rows that are settled now, and how.
+    fn settles(&mut self) -> Vec<(u64, Verdict)> {
+        let Ask::Settle(rows) = self.answer(done()) else { panic!("nothing is settled") };
+        rows.iter().map(|row| (row.index, row.verdict())).collect()
+    }
+
+    /// The time until the next pass.
+    fn pause(&self) -> Duration {
+        self.worker.due().expect("the pass is over") - self.now
+    }
+
+    fn next_pass(&mut self) {
+        self.now = self.worker.due().expect("the pass is over");
+        self.go_on();
+    }
+}
+
+fn done() -> Result<StoreAnswer, StoreFailure> {
+    Ok(StoreAnswer::Done(Done {}))
+}
+
+fn appended(seq: u64) -> Result<StoreAnswer, StoreFailure> {
+    Ok(StoreAnswer::Appended(Appended { epoch: 7, seq, ..Appended::default() }))
+}
+
+fn repeated() -> Result<StoreAnswer, StoreFailure> {
+    Ok(StoreAnswer::Appended(Appended { epoch: 7, seq: 1, first_envelope: Bytes::from_static(b"e"), incarnation: 0 }))
+}
+
+fn gone() -> Result<StoreAnswer, StoreFailure> {
+    Err(StoreFailure::Gone { detail: "the inbox of this user has ended".into() })
+}
+
+fn full() -> Result<StoreAnswer, StoreFailure> {
+    Err(StoreFailure::NoRoom { detail: "the user is in many groups".into() })
+}
+
+fn late() -> Result<StoreAnswer, StoreFailure> {
+    Err(StoreFailure::Expired { shard: SHARD })
+}
+
+fn not_found() -> Result<StoreAnswer, StoreFailure> {
+    Err(StoreFailure::NotFound { detail: "there is no such group".into() })
+}
+
+fn group(name: &str) -> TimelineKey {
+    TimelineKey { kind: timeline_key::Kind::Group.into(), owner: name.to_owned().into() }
+}
+
+fn person(user: &str) -> Person {
+    Person { user: user.to_owned(), incarnation: 9 }
+}
+
+/// A row of this index: what has become of these users, by a change at the position of the same number.
+fn tell(index: u64, users: &[(&str, Standing)], ends: bool) -> outbox_read::Row {
+    let told = |(user, standing): &(&str, Standing)| Told {
+        person: Some(person(user)),
+        standing: (*standing).into(),
+        role: Role::Member.into(),
+    };
+    let tell = TellMembers {
+        group: Some(group("friends")),
+        number: 1,
+        incarnation: 5,
+        seq: index,
+        told: users.iter().map(told).collect(),
+        ends,
+    };
+    let row = OutboxRow { time_ms: NOW_MS - 700, task: Some(Task::Tell(tell)), ..OutboxRow::default() };
+    outbox_read::Row { index, number: 0, row: Some(row), envelope: Bytes::from_static(b"envelope") }
+}
+
+fn joins(index: u64, user: &str) -> outbox_read::Row {
+    tell(index, &[(user, Standing::Member)], false)
+}
+
+fn user_of(ask: &Ask) -> &str {
+    let Ask::Tell(set) = ask else { panic!("{ask:?}") };
+    let timeline = set.append.as_ref().and_then(|append| append.timeline.as_ref()).expect("set");
+    timeline.owner_str().expect("UTF-8")
+}
+
+#[test]
+fn what_a_crash_left_out_is_done_told_and_settled() {
+    let mut play = Play::new();
+    play.rows(vec![tell(4, &[("bob", Standing::Member), ("carol", Standing::Banned)], false)]);
+    assert_eq!((play.worker.lag_ms, play.worker.dead_letters), (700, 2));
+    let (_, shard, _) = play.asked[0];
+    let bob = TimelineId::Inbox(UserId::new("bob").expect("valid"));
+    assert_eq!(shard, ShardMap { directory: 4, timeline: 8 }.timeline_of(&bob));
+    let Ask::Tell(set) = play.answer(appended(30)) else { panic!("bob is told") };
+    let append = set.append.expect("set");
+    let membership = set.membership.expect("set");
+    let friends = GroupId::new("friends").expect("valid");
+    assert_eq!(*append.duplicate_key, DuplicateKey::of_membership(&friends, 5, 4).0);
+    assert_eq!((append.incarnation, &*append.envelope, append.time_ms), (9, &b"envelope"[..], NOW_MS - 700));
+    assert_eq!((membership.incarnation, membership.seq), (5, 4));
+    assert_eq!((membership.standing(), membership.role()), (Standing::Member, Role::Member));
+    let [delivery] = &play.told[..] else { panic!("{:?}", play.told) };
+    assert_eq!((&delivery.timeline, delivery.incarnation, delivery.position.seq), (&bob, 9, 30));
+    // Carol was told by the router that carried out the change.
+    assert_eq!(user_of(&play.answer(repeated())), "carol");
+    assert_eq!(play.told.len(), 1);
+    assert_eq!(play.settles(), [(4, Verdict::Done)]);
+    assert_eq!((play.asks(), play.pause()), (vec![], Duration::from_secs(5)));
+    play.next_pass();
+    play.rows(vec![]);
+    assert_eq!(play.worker.lag_ms, 0);
+}
+
+#[test]
+fn users_are_told_side_by_side_and_each_in_order() {
+    let mut play = Play::new();
+    play.rows(vec![joins(4, "bob"), joins(5, "carol"), tell(6, &[("bob", Standing::Left)], false)]);
+    let users: Vec<_> = play.asks().iter().map(user_of).map(str::to_owned).collect();
+    assert_eq!(users, ["bob", "carol"]);
+    assert_eq!(user_of(&play.answer(appended(1))), "bob");
+    let Some(Ask::Tell(left)) = play.asks().pop() else { panic!("bob is told of the other") };
+    assert_eq!(left.membership.expect("set").seq, 6);
+    play.answer(appended(1));
+    // A later change is there already.
+    play.answer(done());
+    assert_eq!(play.settles(), [(4, Verdict::Done), (5, Verdict::Done), (6, Verdict::Done)]);
+}
+
+#[test]
+fn what_can_not_be_done_now_waits_with_all_that_comes_later_for_the_same_user() {
+    let mut play = Play::new();
+    let rows = || vec![joins(4, "bob"), joins(5, "carol"), tell(6, &[("bob", Standing::Left)], false)];
+    play.rows(rows());
+    play.answer(late());
+    play.answer(appended(1));
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
+    assert!(play.pause() <= Duration::from_secs(1), "{:?}", play.pause());
+    // News come before that.
+    play.worker.nudge(play.now);
+    play.go_on();
+    play.rows(vec![rows().remove(0), rows().remove(2), joins(7, "dave"), joins(8, "bob")]);
+    let [ask] = &play.asks()[..] else { panic!("{:?}", play.asks()) };
+    assert_eq!(user_of(ask), "dave");
+    play.answer(appended(1));
+    assert_eq!(play.settles(), [(7, Verdict::Done)]);
+    play.now += Duration::from_secs(3);
+    play.go_on();
+    play.rows(rows());
+    assert_eq!(user_of(&play.asks()[0]), "bob", "the time has come");
+}
+
+#[test]
+fn a_refusal_is_told_and_is_not_asked_for_again_at_once() {
+    let mut play = Play::new();
+    play.rows(vec![joins(4, "bob")]);
+    play.answer(full());
+    let Ask::Settle(rows) = play.answer(done()) else { panic!("it is settled") };
+    assert_eq!((rows[0].verdict(), &*rows[0].why), (Verdict::Refused, "the user is in many groups"));
+    play.worker.nudge(play.now);
+    play.go_on();
+    play.rows(vec![joins(4, "bob")]);
+    assert_eq!(play.asks(), []);
+    // Its envelope is gone.
+    play.now += Duration::from_secs(60);
+    play.go_on();
+    play.rows(vec![outbox_read::Row { envelope: Bytes::new(), ..joins(5, "bob") }]);
+    assert_eq!(play.settles(), [(5, Verdict::Refused)]);
+}
+
+#[test]
+fn who_does_not_exist_any_more_leaves_the_group() {
+    let mut play = Play::new();
+    play.rows(vec![tell(4, &[("bob", Standing::Member), ("carol", Standing::Left)], false)]);
+    assert_eq!(user_of(&play.answer(gone())), "bob");
+    assert_eq!(user_of(&play.answer(gone())), "carol");
+    let Ask::Change(leave) = play.answer(appended(12)) else { panic!("bob leaves") };
+    let append = leave.append.expect("set");
+    assert!(leave.by_operator && append.sender.is_empty());
+    let (friends, bob) = (GroupId::new("friends").expect("valid"), UserId::new("bob").expect("valid"));
+    assert_eq!(*append.duplicate_key, DuplicateKey::of_leaving(&friends, &bob, 9, 4).0);
+    let Some(change_group::Change::Members(members)) = leave.change else { panic!("not members") };
+    assert_eq!(members.users, [person("bob")]);
+    let envelope = Envelope::decode(&*append.envelope).expect("decodes");
+    let told = client::MembersChange { kind: Kind::Left.into(), users: vec!["bob".into()], ..Default::default() };
+    assert_eq!(envelope.change.and_then(|change| change.what), Some(Changed::Members(told)));
+    assert_eq!((&*envelope.sender, envelope.time_ms), ("", NOW_MS));
+    let [delivery] = &play.told[..] else { panic!("{:?}", play.told) };
+    assert_eq!((&delivery.timeline, delivery.position.seq), (&TimelineId::Group(friends), 12));
+    assert_eq!(play.settles(), [(4, Verdict::Done)]);
+}
+
+#[test]
+fn an_ended_account_leaves_all_groups_at_once() {
+    let mut play = Play::new();
+    let leave = LeaveGroups { person: Some(person("bob")), groups: ["a", "b", "c"].map(group).to_vec() };
+    let row = OutboxRow { task: Some(Task::Leave(leave)), ..OutboxRow::default() };
+    play.rows(vec![outbox_read::Row { index: 4, number: 1, row: Some(row), envelope: Bytes::new() }]);
+    assert_eq!(play.asks().len(), 3);
+    play.answer(appended(8));
+    // It is no member any more, or there is no such group.
+    play.answer(not_found());
+    // The outbox there is full.
+    play.answer(full());
+    assert_eq!(play.asks(), [], "nothing is settled");
+    assert_eq!(play.told.len(), 1);
+}
+
+#[test]
+fn everybody_in_a_deleted_group_is_told_in_pages_and_then_it_ends() {
+    let mut play = Play::new();
+    play.rows(vec![joins(4, "bob"), tell(5, &[("zoe", Standing::Left)], true), joins(6, "carol")]);
+    assert_eq!(user_of(&play.answer(appended(1))), "bob");
+    assert_eq!(play.settles(), [(4, Verdict::Done)]);
+    assert_eq!(user_of(&play.answer(appended(1))), "zoe");
+    let page = |users: &[(&str, Standing)], complete| {
+        let row = |(user, standing): &(&str, Standing)| members_read::Row {
+            user: (*user).to_owned(),
+            member: Some(Member { incarnation: 9, standing: (*standing).into(), ..Member::default() }),
+        };
+        Ok(StoreAnswer::MembersRead(MembersRead { members: users.iter().map(row).collect(), complete }))
+    };
+    let first = [("a", Standing::Member), ("b", Standing::Banned), ("c", Standing::Invited)];
+    let Ask::Members(read) = play.answer(page(&first, false)) else { panic!("members are read") };
+    assert_eq!((read.deleted, read.others, &*read.after_user), (Some(5), true, ""));
+    let told: Vec<_> = play.asks().iter().map(user_of).map(str::to_owned).collect();
+    assert_eq!(told, ["a", "c"]);
+    let Ask::Tell(set) = play.answer(appended(1)) else { panic!("a is told") };
+    assert_eq!(set.membership.map(|row| (row.seq, row.standing())), Some((5, Standing::Left)));
+    play.answer(gone());
+    let Ask::Members(read) = play.answer(page(&[], true)) else { panic!("members are read") };
+    assert_eq!(read.after_user, "c");
+    let Ask::End(end) = play.answer(done()) else { panic!("it ends") };
+    assert_eq!((end.timeline, end.incarnation), (Some(group("friends")), 6));
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
+    assert_eq!(user_of(&play.answer(appended(1))), "carol");
+    assert_eq!(play.settles(), [(6, Verdict::Done)]);
+}
+
+#[test]
+fn a_group_that_another_worker_has_ended_is_done_and_one_whose_members_are_not_told_does_not_end() {
+    let mut play = Play::new();
+    play.rows(vec![tell(5, &[], true)]);
+    play.answer(not_found());
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
+    play.next_pass();
+    play.rows(vec![tell(6, &[("zoe", Standing::Left)], true)]);
+    play.answer(late());
+    assert_eq!(play.asks(), []);
+    play.next_pass();
+    play.rows(vec![tell(6, &[], true)]);
+    assert!(matches!(play.answer(late()), Ask::Members(_)));
+    assert_eq!(play.asks(), []);
+}
+
+#[test]
+fn the_outbox_is_read_page_by_page_and_again_after_a_failure() {
+    let mut play = Play::new();
+    play.answer(late());
+    assert!(play.pause() <= Duration::from_secs(1));
+    play.worker.nudge(play.now);
+    play.go_on();
+    assert_eq!(play.asks(), [], "a store that fails is not hurried");
+    play.next_pass();
+    let rows = vec![joins(4, "bob")];
+    play.answer(Ok(StoreAnswer::OutboxRead(OutboxRead { rows, complete: false, dead_letters: 0 })));
+    play.answer(appended(1));
+    play.worker.nudge(play.now);
+    // The row is still there, and is done once more.
+    play.answer(late());
+    let [Ask::Rows(read)] = &play.asks()[..] else { panic!("{:?}", play.asks()) };
+    assert_eq!((read.after_index, read.after_number), (4, 0));
+    play.rows(vec![]);
+    assert!(play.pause() > Duration::ZERO);
+    play.next_pass();
+    play.rows(vec![]);
+    play.next_pass();
+    play.worker.nudge(play.now);
+    play.rows(vec![]);
+    assert_eq!(play.pause(), Duration::ZERO, "what came during a pass is looked for at once");
+}

@@ -1,0 +1,57 @@
+//! Reads of the outbox, for workers.
+
+use carillon_proto::{
+    limits::MAX_NODE_MESSAGE_BYTES,
+    pb::store::{OutboxRead, OutboxRow, ReadOutbox, outbox_read, outbox_row::Task},
+};
+use prost::Message as _;
+
+use super::{
+    TimelineReader, Unread, broken,
+    keys::{self, Stored},
+};
+
+/// Most rows that one read returns, whatever it asks for.
+pub(crate) const OUTBOX_ROWS: usize = 256;
+/// Most bytes of rows and envelopes after which a read ends, so that the answer fits in a message between nodes.
+const MAX_BYTES: usize = MAX_NODE_MESSAGE_BYTES / 4;
+
+impl TimelineReader {
+    pub(crate) fn outbox(&self, op: &ReadOutbox) -> Result<OutboxRead, Unread> {
+        let view = self.shard.view();
+        let (begin, end) = if op.dead { keys::dead_letters() } else { keys::outbox_rows() }.into_inner();
+        let is_first = (op.after_index, op.after_number) == (0, 0);
+        let place = if op.dead { keys::dead_letter } else { keys::outbox };
+        let begin = if is_first { begin } else { keys::after(&place(op.after_index, op.after_number)) };
+        let limit = if op.limit == 0 { OUTBOX_ROWS } else { OUTBOX_ROWS.min(op.limit as usize) };
+        let mut read = OutboxRead { complete: true, ..OutboxRead::default() };
+        let mut bytes = 0;
+        for row in view.range(begin..=end) {
+            if read.rows.len() == limit || bytes >= MAX_BYTES {
+                read.complete = false;
+                break;
+            }
+            let (key, value) = row?;
+            let (index, number) = keys::outbox_of(&key)?;
+            let row = OutboxRow::decode(&*value).map_err(|_| broken("row of the outbox"))?;
+            let envelope = match &row.task {
+                Some(Task::Tell(tell)) => {
+                    let record = view.get(&keys::record(tell.number, tell.seq))?;
+                    record.map(|record| Stored::decode(&record).map(|stored| stored.envelope())).transpose()?
+                }
+                Some(Task::Leave(_)) | None => None,
+            };
+            let envelope = envelope.unwrap_or_default();
+            bytes += value.len() + envelope.len();
+            read.rows.push(outbox_read::Row { index, number, row: Some(row), envelope });
+        }
+        if is_first {
+            // Bounded by what the machine keeps.
+            for row in view.range(keys::dead_letters()) {
+                row?;
+                read.dead_letters += 1;
+            }
+        }
+        Ok(read)
+    }
+}
