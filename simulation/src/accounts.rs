@@ -15,7 +15,7 @@ use crate::{
     Plant,
     clients::user_name,
     routers::RouterEvent,
-    schedule::MS,
+    schedule::{MS, SECOND},
     store::MAP,
     world::{Event, World},
 };
@@ -26,6 +26,8 @@ pub(crate) enum AccountEvent {
     Deletes(usize),
     /// The inbox ends, too, no shard takes anything from its sessions any more, and the operator is answered.
     Ends { user: usize, incarnation: u64 },
+    /// A router finds that the inbox has not ended, and ends it.
+    EndsInbox { user: usize, incarnation: u64 },
     /// The name gets its next owner.
     Makes(usize),
 }
@@ -46,12 +48,18 @@ impl World<'_> {
                     false => AccountEvent::Makes(user),
                 };
                 self.schedule.after(after, Event::Account(next));
+                if !is_whole && self.plant != Some(Plant::InboxGoesOn) {
+                    self.model.endings += 1;
+                    let found = AccountEvent::EndsInbox { user, incarnation };
+                    self.schedule.after(3 * SECOND, Event::Account(found));
+                }
+            }
+            AccountEvent::EndsInbox { user, incarnation } => {
+                self.model.endings -= 1;
+                self.end_inbox(user, incarnation);
             }
             AccountEvent::Ends { user, incarnation } => {
-                let timeline = TimelineId::Inbox(UserId::new(&user_name(user)).expect("valid"));
-                let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation };
-                let command = TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) };
-                self.cluster.apply(MAP.timeline_of(&timeline), vec![command.encode_to_vec().into()]);
+                self.end_inbox(user, incarnation);
                 let end = EndSender { sender: user_name(user), generation: incarnation };
                 let command = TimelineCommand { op: Some(timeline_command::Op::EndSender(end)) };
                 let command: Bytes = command.encode_to_vec().into();
@@ -80,6 +88,13 @@ impl World<'_> {
                 }
             }
         }
+    }
+
+    fn end_inbox(&mut self, user: usize, incarnation: u64) {
+        let timeline = TimelineId::Inbox(UserId::new(&user_name(user)).expect("valid"));
+        let end = EndTimeline { timeline: Some(timeline.to_key()), incarnation };
+        let command = TimelineCommand { op: Some(timeline_command::Op::EndTimeline(end)) };
+        self.cluster.apply(MAP.timeline_of(&timeline), vec![command.encode_to_vec().into()]);
     }
 
     pub(crate) fn make_account(&mut self, user: usize, created_ms: u64) {

@@ -22,6 +22,9 @@ impl World<'_> {
             && self.gateways.iter().all(|node| node.up.as_ref().is_some_and(|up| up.pending() == 0))
             && self.model.waiting().next().is_none()
             && self.unsettled().is_none()
+            && self.model.endings == 0
+            && self.talkers_wait().next().is_none()
+            && self.outboxes().is_none()
             && (0..self.scenario.users).all(|user| self.model.owner(&user_name(user)).is_some())
     }
 
@@ -33,7 +36,8 @@ impl World<'_> {
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
         let members = self.unsettled();
-        away.chain(pending).chain(members).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
+        let groups = self.talkers_wait().chain(self.outboxes());
+        away.chain(pending).chain(members).chain(groups).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn check_end(&mut self) -> Result<(), String> {
@@ -48,6 +52,7 @@ impl World<'_> {
             }
         }
         self.check_cursors()?;
+        self.check_groups()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.report.count(&self.model);
@@ -164,7 +169,9 @@ impl Model {
             }
         }
         for entry in self.inboxes.values().flat_map(|inbox| &inbox.entries) {
-            if !known.contains(&(entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str())) {
+            // What became of memberships is told by nobody's device.
+            let key = (entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str());
+            if entry.envelope.change.is_none() && !known.contains(&key) {
                 return Err(format!("{:?} was never sent", entry.envelope));
             }
         }

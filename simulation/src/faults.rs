@@ -26,7 +26,9 @@ impl World<'_> {
         let client = self.random.index(self.clients.len());
         match kind {
             Fault::ClientWire => self.break_one(|ends| matches!(ends, Ends::Client { .. })),
-            Fault::LinkWire => self.break_one(|ends| matches!(ends, Ends::Link { .. } | Ends::Peer { .. })),
+            Fault::LinkWire => {
+                self.break_one(|ends| matches!(ends, Ends::Link { .. } | Ends::Talker { .. } | Ends::Peer { .. }))
+            }
             Fault::StreamWire => self.break_one(|ends| matches!(ends, Ends::Stream { .. })),
             Fault::ClientRestarts => self.client_restarts(client),
             Fault::ClientDoesNotRead => self.client_does_not_read(client),

@@ -7,7 +7,9 @@ mod check;
 mod clients;
 mod faults;
 mod gateways;
+mod groups;
 mod lease;
+mod membership;
 mod model;
 mod order;
 mod random;
@@ -45,6 +47,8 @@ pub enum Plant {
     InboxGoesOn,
     /// Messages from sessions of a deleted user are accepted.
     SenderGoesOn,
+    /// A message of a user who is banned from its group is taken.
+    BannedMayWrite,
     /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
     DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.

@@ -8,12 +8,18 @@ use carillon_proto::{
     pb::{
         client::{self, Accepted, Envelope, recipient::To},
         link,
-        store::{Append, TimelineCommand, TimelineKey, store_reply::Result as Outcome, timeline_command},
+        store::{
+            Append, TimelineCommand, TimelineKey, store_reply::Result as Outcome, timeline_command::Op,
+            timeline_key::Kind,
+        },
     },
 };
 use prost::Message as _;
 
-use crate::clients::{device_name, user_name};
+use crate::{
+    clients::{device_name, user_name},
+    membership::Groups,
+};
 
 pub(crate) struct Model {
     /// Of each user and incarnation.
@@ -25,6 +31,9 @@ pub(crate) struct Model {
     /// Of each user whose deletion was answered: sessions below this generation are over.
     over_below: BTreeMap<String, u64>,
     pub(crate) devices: Vec<Device>,
+    pub(crate) groups: Groups,
+    /// Inboxes of deleted users that a router has still to find.
+    pub(crate) endings: u64,
     /// The first thing that went wrong.
     pub(crate) broken: Option<String>,
 }
@@ -93,6 +102,8 @@ impl Model {
             first_owners: BTreeMap::new(),
             over_below: BTreeMap::new(),
             devices: devices.iter().enumerate().map(device).collect(),
+            groups: Groups::default(),
+            endings: 0,
             broken: None,
         }
     }
@@ -156,9 +167,22 @@ impl Model {
     /// The state machine has applied a command.
     pub(crate) fn applied(&mut self, command: &Bytes, outcome: &Outcome) {
         let command = TimelineCommand::decode(command.clone()).expect("it was applied");
-        if let (Some(timeline_command::Op::Append(append)), Outcome::Appended(appended)) = (command.op, outcome)
-            && let Err(what) = self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
-        {
+        let followed = match (command.op, outcome) {
+            (Some(Op::Append(append)), Outcome::Appended(appended)) if is_of_group(&append) => {
+                self.groups.message(&append, appended)
+            }
+            (Some(Op::Append(append)), Outcome::Appended(appended)) => {
+                self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
+            }
+            (Some(Op::ChangeGroup(op)), Outcome::Appended(appended)) => self.groups.change(&op, appended),
+            (Some(Op::SetMembership(set)), Outcome::Appended(appended)) => {
+                let append = set.append.unwrap_or_default();
+                self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
+            }
+            (Some(Op::EndTimeline(op)), Outcome::Done(_)) => self.groups.ends(&op),
+            _ => Ok(()),
+        };
+        if let Err(what) = followed {
             self.breaks(what);
         }
     }
@@ -166,10 +190,13 @@ impl Model {
     fn appended(&mut self, append: Append, epoch: u64, seq: u64, first: &Bytes) -> Result<(), String> {
         let owner = owner_of(append.timeline.as_ref()).to_owned();
         let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
-        let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
+        // What became of a membership is no message of a session. Two changes may have the same name.
+        let is_told = envelope.change.is_some();
+        let client_id = if is_told { format!("{:?}", append.duplicate_key) } else { envelope.client_id.clone() };
+        let key = (envelope.sender.clone(), envelope.sender_device.clone(), client_id);
         // The copy in the own inbox names no session: the inbox itself has ended.
         let over_below = self.over_below.get(&envelope.sender).filter(|_| envelope.sender != owner).copied();
-        let is_over = over_below.is_some_and(|below| append.sender_generation < below);
+        let is_over = !is_told && over_below.is_some_and(|below| append.sender_generation < below);
         let inbox = self.inboxes.entry((owner.clone(), append.incarnation)).or_default();
         if inbox.epoch == 0 {
             inbox.epoch = epoch;
@@ -201,6 +228,12 @@ impl Model {
     /// A router says that a message is accepted: it must be applied in both inboxes by now.
     pub(crate) fn accepted_by_router(&mut self, accepted: &link::Accepted) {
         let timeline = accepted.timeline.as_ref().and_then(|timeline| TimelineId::from_client(timeline).ok().flatten());
+        if let Some(TimelineId::Group(group)) = &timeline {
+            if let Err(what) = self.groups.accepted(group, accepted) {
+                self.breaks(format!("accepted before it was appended: {what}"));
+            }
+            return;
+        }
         let sender = timeline.map(|timeline| timeline.owner().to_owned()).unwrap_or_default();
         let position = accepted.position.unwrap_or_default();
         if let Err(what) = self.stands_in_both(&sender, position, &accepted.message_id) {
@@ -320,6 +353,10 @@ pub(crate) fn recipient_of(envelope: &Envelope) -> String {
         Some(To::User(user)) => user.clone(),
         Some(To::Group(_)) | None => String::new(),
     }
+}
+
+fn is_of_group(append: &Append) -> bool {
+    append.timeline.as_ref().is_some_and(|timeline| timeline.kind() == Kind::Group)
 }
 
 /// Whose timeline it is; empty if none is named.

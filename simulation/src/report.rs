@@ -20,6 +20,8 @@ pub struct Report {
     pub accepted: u64,
     /// Envelopes in all inboxes.
     pub appended: u64,
+    /// Envelopes in groups.
+    pub in_groups: u64,
     /// Timelines whose pushes were dropped for lack of room, and told of later.
     pub behind: u64,
     /// Attempts to send that routers refused because they had overtaken another one.
@@ -51,6 +53,7 @@ impl Report {
             Event::Fault(fault) => (9, *fault as u64),
             Event::Heals | Event::Looks => (10, 0),
             Event::Account(_) => (11, 0),
+            Event::Group { user, .. } => (12, *user as u64),
         };
         // FNV-1a over whole words.
         for word in [now, kind, which] {
@@ -62,6 +65,7 @@ impl Report {
         let sends = || model.devices.iter().flat_map(|device| device.sends.values());
         self.sent = sends().count() as u64;
         self.accepted = sends().filter(|ended| matches!(ended, Some(Ended::Accepted(_)))).count() as u64;
+        self.in_groups = model.groups.0.values().map(|group| group.entries.len() as u64).sum();
         self.appended = model.inboxes.values().map(|inbox| inbox.entries.len() as u64).sum();
     }
 }
@@ -74,6 +78,7 @@ impl AddAssign for Report {
         self.sent += other.sent;
         self.accepted += other.accepted;
         self.appended += other.appended;
+        self.in_groups += other.in_groups;
         self.behind += other.behind;
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;

@@ -119,7 +119,9 @@ impl World<'_> {
         self.routers[router] = RouterNode { life, ..RouterNode::default() };
         for (wire, ends) in self.wires.all().collect::<Vec<_>>() {
             match ends {
-                Ends::Link { router: its, .. } if its == router => self.abandon_wire(wire, Side::Second),
+                Ends::Link { router: its, .. } | Ends::Talker { router: its, .. } if its == router => {
+                    self.abandon_wire(wire, Side::Second);
+                }
                 Ends::Peer { to, .. } if to == router => self.abandon_wire(wire, Side::Second),
                 Ends::Stream { router: its, .. } | Ends::Peer { from: its, .. } if its == router => {
                     self.abandon_wire(wire, Side::First);

@@ -19,6 +19,11 @@ pub(crate) enum Ends {
         gateway: usize,
         router: usize,
     },
+    /// Of somebody who speaks to a router about groups.
+    Talker {
+        user: usize,
+        router: usize,
+    },
     /// Between two routers.
     Peer {
         from: usize,

@@ -16,6 +16,7 @@ use crate::{
     accounts::AccountEvent,
     clients::{ClientEvent, ClientNode},
     gateways::{GatewayEvent, GatewayNode},
+    groups::{GroupEvent, Talker},
     lease::Call,
     model::Model,
     order::Named,
@@ -40,6 +41,8 @@ pub(crate) struct World<'m> {
     pub(crate) gateways: Vec<GatewayNode>,
     pub(crate) routers: Vec<RouterNode>,
     pub(crate) clients: Vec<ClientNode>,
+    /// By user.
+    pub(crate) talkers: Vec<Talker>,
     pub(crate) model: Model,
     pub(crate) healed: bool,
     pub(crate) named: Named,
@@ -82,6 +85,10 @@ pub(crate) enum Event {
         client: usize,
         what: ClientEvent,
     },
+    Group {
+        user: usize,
+        what: GroupEvent,
+    },
     Store(StoreEvent),
     Account(AccountEvent),
     Lease {
@@ -112,6 +119,10 @@ impl<'m> World<'m> {
         if plant.is_some_and(Plant::lets_gateways_stand) {
             scenario.let_gateways_stand();
         }
+        if plant == Some(Plant::InboxGoesOn) {
+            // Memberships would end the inboxes that are to go on.
+            scenario.groups.clear();
+        }
         let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
         Self {
             schedule,
@@ -119,6 +130,7 @@ impl<'m> World<'m> {
             cluster: Cluster::new(machines),
             gateways: (0..scenario.gateways).map(|_| GatewayNode::default()).collect(),
             routers: (0..scenario.routers).map(|_| RouterNode::default()).collect(),
+            talkers: (0..scenario.users).map(|_| Talker::default()).collect(),
             model: Model::new(&scenario.devices),
             clients,
             random,
@@ -201,6 +213,9 @@ impl<'m> World<'m> {
         for (client, at, to, count) in self.scenario.bursts.clone() {
             self.at_client(client, at, ClientEvent::Sends { to, count });
         }
+        for (user, at, want) in self.scenario.groups.clone() {
+            self.schedule.at(at, Event::Group { user, what: GroupEvent::Wants(want) });
+        }
         for (user, at) in self.scenario.deletions.clone() {
             self.schedule.at(at, Event::Account(AccountEvent::Deletes(user)));
         }
@@ -223,6 +238,7 @@ impl<'m> World<'m> {
             // Of a process that is no more.
             Event::Gateway { .. } | Event::Router { .. } => {}
             Event::Client { client, what } => self.client_event(client, what),
+            Event::Group { user, what } => self.group_event(user, what),
             Event::Store(what) => self.store_event(what),
             Event::Account(what) => self.account_event(what),
             Event::Lease { node, life, call } => self.lease_call(node, life, call),
@@ -242,7 +258,8 @@ impl<'m> World<'m> {
                 self.gateway_hears(gateway, connection, frame);
             }
             (Ends::Client { client, .. }, Message::ToClient(frame)) => self.client_hears(client, wire, frame),
-            (Ends::Link { router, .. }, Message::ToRouter(said)) => {
+            (Ends::Talker { user, .. }, Message::FromRouter(said)) => self.talker_hears(user, wire, &said),
+            (Ends::Link { router, .. } | Ends::Talker { router, .. }, Message::ToRouter(said)) => {
                 self.router_hears(router, wire, Tier::Gateway, said);
             }
             (Ends::Peer { to: router, .. }, Message::ToRouter(said)) => {
@@ -264,7 +281,11 @@ impl<'m> World<'m> {
                 self.gateway_lost_client(gateway, connection);
             }
             (Some(Ends::Link { gateway, .. }), Side::First) => self.gateway_lost_router(gateway, wire),
-            (Some(Ends::Link { router, .. } | Ends::Peer { to: router, .. }), Side::Second) => {
+            (Some(Ends::Talker { user, .. }), Side::First) => self.talker_lost(user, wire),
+            (
+                Some(Ends::Link { router, .. } | Ends::Talker { router, .. } | Ends::Peer { to: router, .. }),
+                Side::Second,
+            ) => {
                 self.router_lost_link(router, wire);
             }
             (Some(Ends::Peer { from, .. }), Side::First) => self.router_lost_peer(from, wire),
@@ -321,7 +342,10 @@ impl<'m> World<'m> {
                     (Ends::Client { gateway, .. }, Side::Second) | (Ends::Link { gateway, .. }, Side::First) => {
                         Node::Gateway(gateway)
                     }
-                    (Ends::Link { router, .. } | Ends::Peer { to: router, .. }, Side::Second)
+                    (
+                        Ends::Link { router, .. } | Ends::Talker { router, .. } | Ends::Peer { to: router, .. },
+                        Side::Second,
+                    )
                     | (Ends::Stream { router, .. } | Ends::Peer { from: router, .. }, Side::First) => {
                         Node::Router(router)
                     }

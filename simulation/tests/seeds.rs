@@ -93,7 +93,7 @@ fn is_found(plant: Plant, how: &[&str]) {
 
 #[test]
 fn forgotten_duplicates_are_found() {
-    is_found(Plant::DuplicatesForgotten, &[" and at "]);
+    is_found(Plant::DuplicatesForgotten, &[" and at ", " twice"]);
 }
 
 #[test]
@@ -109,6 +109,11 @@ fn an_answer_before_the_commit_is_found() {
 #[test]
 fn a_lane_that_stays_open_is_found() {
     is_found(Plant::LanesStayOpen, &["stands behind"]);
+}
+
+#[test]
+fn a_message_behind_the_ban_of_its_sender_is_found() {
+    is_found(Plant::BannedMayWrite, &["who is no member"]);
 }
 
 #[test]

@@ -9,18 +9,21 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
+    Level, ShardMap,
     pb::{
         link::RawEnvelope,
         store::{
-            Account, AccountChanged, Appended, DeregisterReply, DeregisterRequest, Done, FindMessageReply,
+            Account, AccountChanged, Append, Appended, DeregisterReply, DeregisterRequest, Done, FindMessageReply,
             FindMessageRequest, FromStore, Head, HeadRead, HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node,
-            NodeKind, NotLeader, ReadHead, RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply,
-            RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore, User,
-            WatchRequest,
+            NodeKind, NotLeader, OutboxRead, ReadHead, RegisterReply, RegisterRequest, RegistryView, Rejected, Release,
+            RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore,
+            User, WatchRequest,
             directory_command::Op as Directory,
+            outbox_read,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
             rejected,
+            settle_outbox::Verdict,
             store_error::Why,
             store_reply::Result as Reply,
             store_request::Op,
@@ -57,6 +60,8 @@ struct State {
     accounts: BTreeMap<String, Account>,
     sessions: BTreeMap<String, Vec<Session>>,
     inboxes: HashMap<String, Vec<(Bytes, Bytes)>>,
+    /// By the index of the shard.
+    outboxes: BTreeMap<u32, Vec<outbox_read::Row>>,
     cut: CancellationToken,
     level: u32,
     refuse: u32,
@@ -119,6 +124,21 @@ impl MemoryStore {
     pub(crate) fn is_below_level_1(&self) {
         self.state.lock().level = 0;
         self.change(|view| view.level = 0);
+    }
+
+    /// From now on there are groups, and this row waits in the shard of this one.
+    pub(crate) fn has_groups(&self, group: &str, row: outbox_read::Row) {
+        let shards = ShardMap { directory: 4, timeline: 4 };
+        let mut state = self.state.lock();
+        state.level = Level::GROUPS.0;
+        state.outboxes.entry(shards.timeline_of_owner(group).index.into()).or_default().push(row);
+        drop(state);
+        self.change(|view| view.level = Level::GROUPS.0);
+    }
+
+    /// Everything that follows is done.
+    pub(crate) fn outboxes_are_empty(&self) -> bool {
+        self.state.lock().outboxes.values().all(Vec::is_empty)
     }
 
     /// The next write is refused, and so are those after it in its lane; `times` over.
@@ -200,7 +220,7 @@ impl State {
             }
         }
         match request.op.as_ref().expect("set") {
-            Op::Timeline(command) => self.timeline(command.op.as_ref().expect("set")),
+            Op::Timeline(command) => self.timeline(shard.1, command.op.as_ref().expect("set")),
             Op::Directory(command) => self.directory(command.op.as_ref().expect("set")),
             Op::ReadHead(read) => {
                 let last = self.inboxes.get(owner(&read.timeline)).map_or(0, Vec::len) as u64;
@@ -218,27 +238,40 @@ impl State {
                 sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
                 ..User::default()
             }),
+            Op::ReadOutbox(_) => {
+                let rows = self.outboxes.get(&shard.1).cloned().unwrap_or_default();
+                Reply::OutboxRead(OutboxRead { rows, complete: true, dead_letters: 0 })
+            }
             other @ (Op::ReadTimeline(_)
             | Op::ListAccounts(_)
             | Op::ListSessions(_)
             | Op::ReadGroup(_)
             | Op::ReadMembers(_)
-            | Op::ReadMemberships(_)
-            | Op::ReadOutbox(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadMemberships(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
-    fn timeline(&mut self, op: &Timeline) -> Reply {
+    fn append(&mut self, append: &Append) -> Reply {
+        let inbox = self.inboxes.entry(owner(&append.timeline).to_owned()).or_default();
+        let found = inbox.iter().position(|(key, _)| *key == append.duplicate_key);
+        let first_envelope = found.map_or_else(Bytes::new, |at| inbox[at].1.clone());
+        if found.is_none() {
+            inbox.push((append.duplicate_key.clone(), append.envelope.clone()));
+        }
+        let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
+        Reply::Appended(Appended { epoch: 1, seq, first_envelope, ..Appended::default() })
+    }
+
+    fn timeline(&mut self, shard: u32, op: &Timeline) -> Reply {
         match op {
-            Timeline::Append(append) => {
-                let inbox = self.inboxes.entry(owner(&append.timeline).to_owned()).or_default();
-                let found = inbox.iter().position(|(key, _)| *key == append.duplicate_key);
-                let first_envelope = found.map_or_else(Bytes::new, |at| inbox[at].1.clone());
-                if found.is_none() {
-                    inbox.push((append.duplicate_key.clone(), append.envelope.clone()));
-                }
-                let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
-                Reply::Appended(Appended { epoch: 1, seq, first_envelope, ..Appended::default() })
+            Timeline::Append(append) => self.append(append),
+            Timeline::SetMembership(set) => self.append(set.append.as_ref().expect("set")),
+            Timeline::SettleOutbox(settle) => {
+                let is_done = |row: &outbox_read::Row| {
+                    settle.rows.iter().any(|of| of.index == row.index && of.verdict() == Verdict::Done)
+                };
+                self.outboxes.entry(shard).or_default().retain(|row| !is_done(row));
+                Reply::Done(Done {})
             }
             Timeline::EndSender(_) if self.keeps_senders => {
                 let rejected =

@@ -37,6 +37,14 @@ impl World<'_> {
                 (Plant::CursorTooFar, Some(timeline_command::Op::MoveCursors(moves))) => {
                     moves.moved.iter_mut().for_each(|moved| moved.seq += 1);
                 }
+                (Plant::BannedMayWrite, Some(timeline_command::Op::Append(append))) => {
+                    let group = self.model.groups.0.get(owner_of(append.timeline.as_ref()));
+                    let sender = str::from_utf8(&append.sender).unwrap_or_default();
+                    if let Some(other) = group.and_then(|group| group.instead_of(sender)) {
+                        append.sender = other.user.into();
+                        (append.sender_incarnation, append.sender_generation) = (other.incarnation, other.incarnation);
+                    }
+                }
                 (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
                     append.incarnation = self.first_owner(append.timeline.as_ref());
                 }

@@ -1,0 +1,261 @@
+//! People in groups. Each speaks to the routers as a gateway does, for one request at a time, until it is answered for good.
+
+use std::collections::VecDeque;
+
+use carillon_proto::{
+    Ring,
+    pb::{
+        client::{Content, Text, content},
+        link::{
+            ChangeGroup, FromRouter, Hello, Refusal, RouterRequest, Send, SendTo, ToRouter, change_group::Change,
+            router_reply, router_request::Op, send_to,
+        },
+        store::{
+            ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, NodeKind, Person,
+            change_members::Change as OfMembers,
+        },
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    clients::user_name,
+    random::Random,
+    routers::router_of,
+    schedule::{MS, SECOND, Time},
+    wires::{Ends, Side, WireId},
+    world::{Event, Message, World},
+};
+
+/// A lease that no registry has given: nothing is pushed to these people.
+const LEASE: u64 = 1 << 60;
+const DEVICE: &str = "talker";
+const PATIENCE: Time = 3 * SECOND;
+const PAUSE: Time = 100 * MS;
+
+/// Somebody who wants something of groups.
+#[derive(Default)]
+pub(crate) struct Talker {
+    wire: Option<(usize, WireId)>,
+    wants: VecDeque<Want>,
+    asked: Option<Asked>,
+    /// Grows with each attempt.
+    attempts: u64,
+    /// Grows with each want.
+    number: u64,
+}
+
+struct Asked {
+    group: usize,
+    /// Of the user's account.
+    incarnation: u64,
+    op: Op,
+}
+
+/// What a user wants, of the group of this number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    group: usize,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Create { with: usize },
+    Delete,
+    Send,
+    Change(OfMembers, usize),
+}
+
+#[derive(Debug)]
+pub(crate) enum GroupEvent {
+    Wants(Want),
+    /// The attempt of this number begins.
+    Tries(u64),
+    GivesUp(u64),
+}
+
+pub(crate) fn group_name(group: usize) -> String {
+    format!("group{group}")
+}
+
+/// What the users of this run want, and when, by random numbers of its own. Nothing in half of the runs.
+pub(crate) fn wants(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
+    let mut random = Random::new(seed ^ 0x6772_6f75_7073);
+    let mut wants = Vec::new();
+    if random.in_thousand(500) {
+        return wants;
+    }
+    for group in 0..random.between(1, 2) as usize {
+        let founder = random.index(users);
+        let create = What::Create { with: random.index(users) };
+        wants.push((founder, from, Want { group, what: create }));
+        for _ in 0..random.between(5, 40) {
+            let (user, other) = (random.index(users), random.index(users));
+            // The founder, who may do everything, does most of it.
+            let admin = if random.in_thousand(800) { founder } else { user };
+            let (user, what) = match random.below(100) {
+                0..45 => (user, What::Send),
+                45..60 => (user, What::Change(OfMembers::Join, user)),
+                60..70 => (user, What::Change(OfMembers::Leave, user)),
+                70..80 => (admin, What::Change(OfMembers::Add, other)),
+                80..90 => (admin, What::Change(OfMembers::Ban, other)),
+                90..98 => (admin, What::Change(OfMembers::Pardon, other)),
+                _ => (founder, What::Delete),
+            };
+            wants.push((user, random.between(from, until), Want { group, what }));
+        }
+    }
+    wants
+}
+
+impl World<'_> {
+    fn at_talker(&mut self, user: usize, after: Time, what: GroupEvent) {
+        self.schedule.after(after, Event::Group { user, what });
+    }
+
+    pub(crate) fn group_event(&mut self, user: usize, what: GroupEvent) {
+        match what {
+            GroupEvent::Wants(want) => {
+                self.talkers[user].wants.push_back(want);
+                self.talker_goes_on(user);
+            }
+            GroupEvent::Tries(attempt) if self.talkers[user].attempts == attempt => self.talker_tries(user),
+            GroupEvent::GivesUp(attempt) if self.talkers[user].attempts == attempt => self.talker_tries_again(user),
+            GroupEvent::Tries(_) | GroupEvent::GivesUp(_) => {}
+        }
+    }
+
+    /// Everybody has got what they wanted, or was told why not.
+    pub(crate) fn talkers_wait(&self) -> impl Iterator<Item = String> {
+        let waits = |talker: &Talker| talker.asked.is_some() || !talker.wants.is_empty();
+        let waiting = self.talkers.iter().enumerate().filter(move |(_, talker)| waits(talker));
+        waiting.map(|(user, _)| format!("{} has no answer about a group", user_name(user)))
+    }
+
+    fn talker_goes_on(&mut self, user: usize) {
+        while self.talkers[user].asked.is_none()
+            && let Some(want) = self.talkers[user].wants.pop_front()
+        {
+            // Who does not exist wants nothing.
+            let Some(incarnation) = self.model.owner(&user_name(user)) else { continue };
+            self.talkers[user].number += 1;
+            let op = asks(user, incarnation, self.talkers[user].number, want);
+            self.talkers[user].asked = Some(Asked { group: want.group, incarnation, op });
+            self.talkers[user].attempts += 1;
+            self.talker_tries(user);
+        }
+    }
+
+    fn talker_tries(&mut self, user: usize) {
+        let (owner, attempt) = (self.model.owner(&user_name(user)), self.talkers[user].attempts);
+        let Some(Asked { group, incarnation, op }) = &self.talkers[user].asked else { return };
+        if owner != Some(*incarnation) {
+            return self.talker_is_done(user);
+        }
+        let ring = Ring::from_view(&self.view());
+        let router = ring.owner(&group_name(*group)).map(|owner| router_of(&owner.address));
+        let request = RouterRequest {
+            id: attempt,
+            ring_version: ring.version(),
+            deadline_ms: 2_500,
+            op: Some(op.clone()),
+            ..RouterRequest::default()
+        };
+        let Some(router) = router.filter(|router| self.routers[*router].up.is_some()) else {
+            return self.talker_tries_again(user);
+        };
+        // On a new link nothing stands before it.
+        self.talker_leaves(user);
+        let wire = self.wires.open(Ends::Talker { user, router });
+        self.talkers[user].wire = Some((router, wire));
+        let hello = Some(Hello { lease: LEASE + user as u64, kind: NodeKind::Gateway.into() });
+        self.send(wire, Side::Second, Message::ToRouter(ToRouter { hello, ..ToRouter::default() }));
+        let said = ToRouter { requests: vec![request], ..ToRouter::default() };
+        self.send(wire, Side::Second, Message::ToRouter(said));
+        self.at_talker(user, PATIENCE, GroupEvent::GivesUp(attempt));
+    }
+
+    pub(crate) fn talker_hears(&mut self, user: usize, wire: WireId, said: &FromRouter) {
+        let talker = &self.talkers[user];
+        if talker.wire.is_none_or(|(_, own)| own != wire) {
+            return;
+        }
+        let Some(reply) = said.replies.iter().find(|reply| reply.id == talker.attempts) else { return };
+        match &reply.result {
+            Some(router_reply::Result::Accepted(_)) => self.talker_is_done(user),
+            Some(router_reply::Result::Refusal(Refusal { retry: false, .. })) => self.talker_is_done(user),
+            _ => self.talker_tries_again(user),
+        }
+    }
+
+    /// The link is over.
+    pub(crate) fn talker_lost(&mut self, user: usize, wire: WireId) {
+        if self.talkers[user].wire.is_some_and(|(_, own)| own == wire) {
+            self.talkers[user].wire = None;
+            self.talker_tries_again(user);
+        }
+    }
+
+    fn talker_tries_again(&mut self, user: usize) {
+        self.talker_leaves(user);
+        self.talkers[user].attempts += 1;
+        let attempt = self.talkers[user].attempts;
+        self.at_talker(user, PAUSE, GroupEvent::Tries(attempt));
+    }
+
+    fn talker_is_done(&mut self, user: usize) {
+        self.talker_leaves(user);
+        self.talkers[user].asked = None;
+        self.talker_goes_on(user);
+    }
+
+    fn talker_leaves(&mut self, user: usize) {
+        if let Some((_, wire)) = self.talkers[user].wire.take() {
+            self.close_wire(wire, Side::First);
+        }
+    }
+}
+
+fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
+    let (sender, client_id) = (user_name(user), format!("g{user}-{number}"));
+    let person = |user| Person { user: user_name(user), incarnation: 0 };
+    let change = match want.what {
+        What::Send => {
+            let content = Content { body: Some(content::Body::Text(Text { body: client_id.clone() })) };
+            return Op::Send(Send {
+                sender: sender.into(),
+                sender_device: DEVICE.into(),
+                to: Some(SendTo { to: Some(send_to::To::Group(group_name(want.group).into())) }),
+                client_id: client_id.into(),
+                content: content.encode_to_vec().into(),
+                connection: 1,
+                incarnation,
+                generation: incarnation,
+                ..Send::default()
+            });
+        }
+        What::Create { with } => {
+            let settings = Some(GroupSettings { open: true, ..GroupSettings::default() });
+            let members = (with != user).then(|| person(with)).into_iter().collect();
+            Change::Create(CreateGroup { settings, members, owner: None })
+        }
+        What::Delete => Change::Delete(DeleteGroup {}),
+        What::Change(kind, whom) => Change::Members(ChangeMembers {
+            change: kind.into(),
+            users: vec![person(whom)],
+            ..ChangeMembers::default()
+        }),
+    };
+    Op::ChangeGroup(ChangeGroup {
+        sender: sender.into(),
+        sender_device: DEVICE.into(),
+        client_id: client_id.into(),
+        connection: 1,
+        incarnation,
+        generation: incarnation,
+        time_ms: 0,
+        group: group_name(want.group).into(),
+        change: Some(change),
+    })
+}
