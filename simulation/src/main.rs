@@ -43,9 +43,10 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let Report { events, time_us, sent, accepted, appended, out_of_order, refused, .. } = all;
+    let Report { events, time_us, sent, accepted, appended, in_groups, out_of_order, refused, .. } = all;
     println!(
         "{} seeds in {:.1} s, {failed} failed; {events} events, {} s of virtual time, {sent} sent, {accepted} accepted, {appended} appended, \
+         {in_groups} in groups, \
          {out_of_order} attempts out of order, {refused} refusals",
         args.seeds,
         began.elapsed().as_secs_f64(),

@@ -43,6 +43,7 @@ fn every_run_keeps_the_promises() {
     // A world in which hardly anything is accepted would prove nothing.
     assert!(all.accepted * 10 > all.sent * 7, "{all:?}");
     assert!(all.behind > seeds(), "{all:?}");
+    assert!(all.in_groups > seeds(), "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }

@@ -244,7 +244,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::SetMembership(op) => groups::check_membership(shard, map, op),
         TimelineOp::SettleOutbox(op) => groups::check_settled(op),
         TimelineOp::SweepMemberships(op) => match op.rows.len() {
-            0..=SWEEP_MEMBERSHIPS => Ok(()),
+            0..=SWEEP_MEMBERSHIPS => {
+                op.rows.iter().try_for_each(|row| check_any_timeline(row.group.as_ref()).map(drop))
+            }
             count => Err(invalid(format!("sweep of {count} memberships, not at most {SWEEP_MEMBERSHIPS}"))),
         },
         TimelineOp::SetLevel(_) => Ok(()),

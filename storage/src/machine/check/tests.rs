@@ -3,7 +3,12 @@
 use carillon_proto::pb::store::{
     AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CreateGroup, DeleteGroup, EndSender,
     EndTimeline, GroupSettings, Membership, Person, PutAccount, RevokeTokens, Role, ScramCredentials, SetCursor,
-    SetGroup, SetMembership, Trim, change_group::Change, change_members::Change as OfMembers, move_cursors::Moved,
+    SetGroup, SetMembership, SettleOutbox, SweepMemberships, Trim,
+    change_group::Change,
+    change_members::Change as OfMembers,
+    move_cursors::Moved,
+    settle_outbox::{Settled, Verdict},
+    sweep_memberships::Seen,
     timeline_key::Kind,
 };
 
@@ -165,6 +170,28 @@ fn malformed_memberships_are_refused() {
         let (reason, detail) = check(op).expect_err(why);
         assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
     }
+}
+
+#[test]
+fn malformed_rows_of_the_outbox_and_sweeps_of_memberships_are_refused() {
+    let settled = || Settled { index: 1, verdict: Verdict::Refused.into(), why: "w".repeat(512), ..Settled::default() };
+    let settle = |rows: Vec<Settled>| timeline(TimelineOp::SettleOutbox(SettleOutbox { rows }));
+    assert_eq!(settle(vec![settled(); 256]), Ok(()));
+    let wrong = [
+        vec![],
+        vec![settled(); 257],
+        vec![settled(), Settled { verdict: 0, ..settled() }],
+        vec![Settled { verdict: 9, ..settled() }],
+        vec![Settled { why: "w".repeat(513), ..settled() }],
+    ];
+    for rows in wrong {
+        assert!(settle(rows.clone()).is_err(), "{rows:?}");
+    }
+    let seen = |group| Seen { number: 1, group, ..Seen::default() };
+    let sweep = |rows: Vec<Seen>| timeline(TimelineOp::SweepMemberships(SweepMemberships { rows }));
+    let of_friends = || seen(key(Kind::Group, "friends"));
+    assert_eq!(sweep(vec![of_friends(); SWEEP_MEMBERSHIPS]), Ok(()));
+    assert!(sweep(vec![of_friends(); SWEEP_MEMBERSHIPS + 1]).is_err() && sweep(vec![seen(None)]).is_err());
 }
 
 #[test]

@@ -7,15 +7,16 @@ mod outbox;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        GroupRead, Head, MembershipsRead, ReadGroup, ReadHead, ReadMembers, ReadMemberships, ReadTimeline, Role,
-        StoreError, member::Standing, rejected::Reason, store_error::Why,
+        AdvanceClock, Append, GroupRead, Head, Membership, MembershipsRead, ReadGroup, ReadHead, ReadMembers,
+        ReadMemberships, ReadTimeline, Role, SetMembership, StoreError, SweepMemberships, TimelineCommand,
+        member::Standing, rejected::Reason, store_error::Why, sweep_memberships::Seen, timeline_command::Op,
     },
 };
 use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{Outcome, TimelineReader, Unread};
+use crate::machine::{Outcome, Retention, TimelineReader, Unread};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 
@@ -165,4 +166,53 @@ proptest! {
         prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
         prop_assert_eq!(records(&mut one), records(&mut all));
     }
+}
+
+#[test]
+fn what_was_left_a_day_ago_is_found_and_forgotten() {
+    let mut shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
+    let set = |group: usize, seq: u64, standing: Standing| {
+        let append = Append {
+            timeline: Some(inbox("a")),
+            duplicate_key: vec![(16 * group) as u8 + seq as u8; 16].into(),
+            envelope: b"e".as_slice().into(),
+            new_epoch: 7,
+            ..Append::default()
+        };
+        let membership = Membership { seq, standing: standing.into(), ..Membership::default() };
+        let op = SetMembership { append: Some(append), group: Some(key(GROUPS[group])), membership: Some(membership) };
+        TimelineCommand { op: Some(Op::SetMembership(op)) }
+    };
+    let mut index = 0;
+    let mut apply = |shard: &mut OpenShard<_, _>, command: TimelineCommand| {
+        index += 1;
+        shard.machine.apply(&[entry(index, &[command])], &index.to_be_bytes()).expect("applies").remove(0).remove(0)
+    };
+    let day = 24 * 3_600_000;
+    let clock = |elapsed_ms| TimelineCommand { op: Some(Op::AdvanceClock(AdvanceClock { elapsed_ms })) };
+    apply(&mut shard, set(0, 5, Standing::Left));
+    apply(&mut shard, clock(1));
+    apply(&mut shard, set(1, 5, Standing::Member));
+    apply(&mut shard, clock(day - 1));
+    let found =
+        |reader: &TimelineReader, limit| reader.left_groups(&[], &Retention::default(), limit).expect("reads").0;
+    assert_eq!(found(&shard.reader, 9), [], "not longer than a day");
+    apply(&mut shard, clock(1));
+    let rows = found(&shard.reader, 9);
+    let seen = Seen { number: 1, group: Some(key(GROUPS[0])), incarnation: 0, seq: 5 };
+    assert_eq!(rows, [seen.clone()], "who stays is not forgotten");
+    // It has changed since it was examined.
+    let outdated = Seen { seq: 4, ..seen };
+    let sweep = |rows| TimelineCommand { op: Some(Op::SweepMemberships(SweepMemberships { rows })) };
+    apply(&mut shard, sweep(vec![outdated]));
+    assert!(matches!(apply(&mut shard, set(0, 3, Standing::Member)), Outcome::Done(_)), "an older change");
+    apply(&mut shard, sweep(rows));
+    assert_eq!(found(&shard.reader, 9), []);
+    // One that comes even later is put right by the repeat of the leaving that stands behind it in the outbox.
+    assert!(matches!(apply(&mut shard, set(0, 4, Standing::Member)), Outcome::Appended(_)));
+    apply(&mut shard, set(0, 5, Standing::Left));
+    let op = ReadMemberships { timeline: Some(inbox("a")), ..ReadMemberships::default() };
+    let left: Vec<_> = shard.reader.memberships(&op).expect("reads").memberships;
+    let groups: Vec<_> = left.into_iter().filter_map(|row| row.group).collect();
+    assert_eq!(groups, [key(GROUPS[1])]);
 }

@@ -8,10 +8,10 @@ use carillon_proto::{
         DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica,
         FoundCluster, GroupSettings, Membership, MoveCursors, MoveReplica, PlaceReplica, PreferReplica, PutAccount,
         PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session, SetLevel,
-        SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, StorageNode, StoreError, SweepCursors,
-        TimelineCommand, TimelineKey, change_group::Change, directory_command::Op, move_cursors::Moved,
-        put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen, timeline_command,
-        timeline_key::Kind,
+        SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, StorageNode, StoreError,
+        SweepCursors, SweepMemberships, TimelineCommand, TimelineKey, change_group::Change, directory_command::Op,
+        move_cursors::Moved, put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen,
+        timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -251,6 +251,8 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::ChangeGroup(create)),
         command(timeline_command::Op::SetMembership(joins)),
         command(timeline_command::Op::Append(message.clone())),
+        command(timeline_command::Op::SettleOutbox(SettleOutbox::default())),
+        command(timeline_command::Op::SweepMemberships(SweepMemberships::default())),
     ];
     for command in &new {
         let why = why(&mut machine, 1, command.encode_to_vec().into());
