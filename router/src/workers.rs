@@ -2,6 +2,7 @@
 //! docs/adr/0026-workers.md.
 
 mod outbox;
+mod rows;
 mod steps;
 #[cfg(test)]
 mod tests;

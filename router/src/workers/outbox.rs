@@ -8,25 +8,24 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    GroupId, ShardId, ShardMap, TimelineId, limits, pause,
-    pb::{
-        client::Position,
-        store::{
-            EndTimeline, LeaveGroups, OutboxRead, Person, ReadMembers, ReadOutbox, Role, SettleOutbox, TellMembers,
-            TimelineCommand, TimelineKey,
-            member::Standing,
-            outbox_read::Row,
-            outbox_row::Task,
-            settle_outbox::{Settled, Verdict},
-            store_request::Op,
-            tell_members::Told,
-            timeline_command,
-        },
+    GroupId, ShardId, ShardMap, limits, pause,
+    pb::store::{
+        EndTimeline, OutboxRead, Person, ReadMembers, ReadOutbox, Role, SettleOutbox, TellMembers, TimelineCommand,
+        member::Standing,
+        outbox_read::Row,
+        outbox_row::Task,
+        settle_outbox::{Settled, Verdict},
+        store_request::Op,
+        tell_members::Told,
+        timeline_command,
     },
 };
 use tokio::time::Instant;
 
-use super::steps::{Step, What};
+use super::{
+    rows::{Begun, Ends, Next, group_of, in_lane, is_end, plan_leave, tells},
+    steps::{Outcome, Step, came_to, is_temporary},
+};
 use crate::{
     delivery::Delivery,
     metrics,
@@ -72,7 +71,7 @@ pub(super) enum Asked {
 pub(super) type Lane = (String, Option<GroupId>);
 
 /// The place of a row: index and number.
-type RowPlace = (u64, u32);
+pub(super) type RowPlace = (u64, u32);
 
 pub(super) struct OutboxWorker {
     shard: ShardId,
@@ -109,46 +108,10 @@ struct Pass {
     failed: bool,
 }
 
-/// A row that is being carried out.
-struct Begun {
-    place: RowPlace,
-    refused: Option<String>,
-    /// Something is not known to be done.
-    waits: bool,
-    ends: Option<Ends>,
-}
-
-/// The group of the row was deleted.
-struct Ends {
-    tell: TellMembers,
-    group: GroupId,
-    time_ms: u64,
-    envelope: Bytes,
-    /// The last member who was read.
-    after_user: String,
-    next: Next,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    ReadMembers,
-    EndTimeline,
-    Nothing,
-}
-
 /// When a row is tried again.
 struct Later {
     at: Instant,
     failures: u32,
-}
-
-/// What a step came to.
-enum Outcome {
-    /// Done, and at this position if it was done by this step.
-    Done(Option<Position>),
-    Instead(What),
-    Refused(String),
-    Waits,
 }
 
 impl OutboxWorker {
@@ -513,72 +476,6 @@ impl OutboxWorker {
         let next = self.later.values().map(|later| later.at).min().map_or(now + IDLE, |at| at.min(now + IDLE));
         self.due = Some(if self.nudged { now } else { next });
     }
-}
-
-fn plan_leave(at: usize, leave: &LeaveGroups) -> Result<Vec<(Lane, Step)>, String> {
-    let steps = leave.groups.iter().map(|key| {
-        let group = group_of(Some(key))?;
-        let ((user, _), step) = in_lane(at, leave.person.as_ref(), &group, What::Leave { after: 0 })?;
-        Ok(((user, Some(group)), step))
-    });
-    steps.collect()
-}
-
-fn tells(tell: &TellMembers, time_ms: u64, envelope: &Bytes, standing: Standing, role: Role) -> What {
-    What::Tell { of_group: tell.incarnation, seq: tell.seq, time_ms, standing, role, envelope: envelope.clone() }
-}
-
-fn in_lane(at: usize, person: Option<&Person>, group: &GroupId, what: What) -> Result<(Lane, Step), String> {
-    let person = person.ok_or("it names nobody")?;
-    let step = Step::new(at, person, group, what).map_err(|invalid| invalid.to_string())?;
-    Ok(((person.user.clone(), None), step))
-}
-
-fn is_end(row: &Row) -> bool {
-    matches!(row.row.as_ref().and_then(|row| row.task.as_ref()), Some(Task::Tell(tell)) if tell.ends)
-}
-
-fn group_of(key: Option<&TimelineKey>) -> Result<GroupId, String> {
-    match key.map(TimelineId::from_key) {
-        Some(Ok(Some(TimelineId::Group(group)))) => Ok(group),
-        Some(Err(invalid)) => Err(invalid.to_string()),
-        _ => Err("it is of no group".to_owned()),
-    }
-}
-
-fn came_to(step: &Step, answer: Result<StoreAnswer, StoreFailure>) -> Outcome {
-    match (&step.what, answer) {
-        (_, Ok(StoreAnswer::Appended(appended))) => {
-            let position = Position { epoch: appended.epoch, seq: appended.seq };
-            Outcome::Done(appended.first_envelope.is_empty().then_some(position))
-        }
-        // A later change is there already.
-        (What::Tell { .. }, Ok(StoreAnswer::Done(_))) => Outcome::Done(None),
-        // Nobody is told any more; and the group must not keep somebody who does not exist.
-        (What::Tell { standing: Standing::Member | Standing::Invited, seq, .. }, Err(StoreFailure::Gone { .. })) => {
-            Outcome::Instead(What::Leave { after: *seq })
-        }
-        (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done(None),
-        // The user is not in the group any more, or there is no such group.
-        (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done(None),
-        // The outbox of the group's shard.
-        (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
-        (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,
-        (_, Err(failure)) => Outcome::Refused(failure.to_string()),
-        (_, Ok(_)) => Outcome::Refused(StoreFailure::Unexpected.to_string()),
-    }
-}
-
-/// The same may succeed later.
-fn is_temporary(failure: &StoreFailure) -> bool {
-    matches!(
-        failure,
-        StoreFailure::Overloaded { .. }
-            | StoreFailure::Full { .. }
-            | StoreFailure::Expired { .. }
-            | StoreFailure::Level { .. }
-            | StoreFailure::Stopping
-    )
 }
 
 fn cut(mut why: String) -> String {

@@ -5,7 +5,7 @@ use carillon_proto::{
     DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, InvalidId, MessageId, ShardId, ShardMap, TimelineId,
     UserId,
     pb::{
-        client::{self, group_change::What as Changed, members_change::Kind},
+        client::{self, Position, group_change::What as Changed, members_change::Kind},
         store::{
             Append, ChangeGroup, ChangeMembers, Membership, Person, Role, SetMembership, TimelineCommand,
             change_group::Change, change_members, member::Standing, store_request::Op, timeline_command,
@@ -13,6 +13,8 @@ use carillon_proto::{
     },
 };
 use prost::Message as _;
+
+use crate::store::{StoreAnswer, StoreFailure};
 
 /// One command for one user.
 #[derive(Debug, Clone)]
@@ -137,4 +139,48 @@ impl Step {
         parts.encode(&mut encoded);
         encoded.into()
     }
+}
+
+/// What a step came to.
+pub(super) enum Outcome {
+    /// Done, and at this position if it was done by this step.
+    Done(Option<Position>),
+    Instead(What),
+    Refused(String),
+    Waits,
+}
+
+pub(super) fn came_to(step: &Step, answer: Result<StoreAnswer, StoreFailure>) -> Outcome {
+    match (&step.what, answer) {
+        (_, Ok(StoreAnswer::Appended(appended))) => {
+            let position = Position { epoch: appended.epoch, seq: appended.seq };
+            Outcome::Done(appended.first_envelope.is_empty().then_some(position))
+        }
+        // A later change is there already.
+        (What::Tell { .. }, Ok(StoreAnswer::Done(_))) => Outcome::Done(None),
+        // Nobody is told any more; and the group must not keep somebody who does not exist.
+        (What::Tell { standing: Standing::Member | Standing::Invited, seq, .. }, Err(StoreFailure::Gone { .. })) => {
+            Outcome::Instead(What::Leave { after: *seq })
+        }
+        (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done(None),
+        // The user is not in the group any more, or there is no such group.
+        (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done(None),
+        // The outbox of the group's shard.
+        (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
+        (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,
+        (_, Err(failure)) => Outcome::Refused(failure.to_string()),
+        (_, Ok(_)) => Outcome::Refused(StoreFailure::Unexpected.to_string()),
+    }
+}
+
+/// The same may succeed later.
+pub(super) fn is_temporary(failure: &StoreFailure) -> bool {
+    matches!(
+        failure,
+        StoreFailure::Overloaded { .. }
+            | StoreFailure::Full { .. }
+            | StoreFailure::Expired { .. }
+            | StoreFailure::Level { .. }
+            | StoreFailure::Stopping
+    )
 }
