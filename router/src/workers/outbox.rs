@@ -479,6 +479,7 @@ impl OutboxWorker {
 }
 
 fn cut(mut why: String) -> String {
-    why.truncate(why.floor_char_boundary(WHY));
+    let end = (0..=WHY.min(why.len())).rev().find(|at| why.is_char_boundary(*at));
+    why.truncate(end.unwrap_or(0));
     why
 }

@@ -303,7 +303,7 @@ impl State {
                 Reply::Done(Done {})
             }
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
-            Timeline::ChangeGroup(_) | Timeline::SetMembership(_) | Timeline::SettleOutbox(_) => {
+            Timeline::ChangeGroup(_) => {
                 panic!("there are no groups here")
             }
             Timeline::CollectGarbage(_) | Timeline::Redact(_) | Timeline::SenderErased(_) | Timeline::SetLevel(_) => {

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineReader, Unread};
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 
@@ -184,7 +184,7 @@ fn what_was_left_a_day_ago_is_found_and_forgotten() {
         TimelineCommand { op: Some(Op::SetMembership(op)) }
     };
     let mut index = 0;
-    let mut apply = |shard: &mut OpenShard<_, _>, command: TimelineCommand| {
+    let mut apply = |shard: &mut OpenShard<TimelineMachine, TimelineReader>, command: TimelineCommand| {
         index += 1;
         shard.machine.apply(&[entry(index, &[command])], &index.to_be_bytes()).expect("applies").remove(0).remove(0)
     };
