@@ -24,6 +24,8 @@ use crate::{
     acks::Acks,
     command::{Command, ReplyTo},
     driver::Driver,
+    fetches::{Found, Query},
+    outbox::Request,
 };
 
 /// A handle to a client. Clones share it; it signs out when the last one is dropped, or when it is closed.
@@ -90,23 +92,32 @@ impl Client {
 
     /// Returns when the message has its place in the order of sends. Waits while too many sends are unanswered.
     pub async fn submit(&self, to: Recipient, content: Content) -> Result<Pending, SendError> {
-        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
-        self.submit_as(format!("{}-{number}", self.inner.prefix), to, content).await
+        self.submit_as(self.next_id(), to, content).await
     }
 
     /// Sends with an id chosen by the application, which may have used it before for the same message.
     pub async fn submit_as(&self, client_id: String, to: Recipient, content: Content) -> Result<Pending, SendError> {
+        let send =
+            client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
+        self.request(client_id, Request::Send(send)).await
+    }
+
+    pub(crate) async fn request(&self, client_id: String, request: Request) -> Result<Pending, SendError> {
         ClientId::new(&client_id)?;
         let deadline = Instant::now() + self.inner.send_timeout;
         let ended = |_| SendError::Ended(self.why_ended());
         // Never closed while `self` exists.
         let permit = Arc::clone(&self.inner.permits).acquire_owned().await.map_err(|_| ended(()))?;
         let (sender, answer) = oneshot::channel();
-        let send =
-            client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
-        let command = Command::Send { send, deadline, answer: ReplyTo::new(sender, permit) };
+        let command = Command::Send { request, deadline, answer: ReplyTo::new(sender, permit) };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })
+    }
+
+    /// A client id that this client has not used.
+    pub(crate) fn next_id(&self) -> String {
+        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}", self.inner.prefix)
     }
 
     /// Sets a new token of the same user: the session continues until that one expires, and later sign-ins use it.
@@ -129,11 +140,18 @@ impl Client {
     ) -> Result<Page, FetchError> {
         let timeline = Some(timeline.to_client());
         let fetch = Fetch { request: 0, timeline, direction: direction.into(), from_seq, limit };
-        let (answer, page) = oneshot::channel();
-        let command = Command::Fetch { fetch, deadline: Instant::now() + self.inner.send_timeout, answer };
+        match self.find(Query::Page(fetch)).await? {
+            Found::Page(page) => Ok(page),
+            _ => Err(FetchError::OtherAnswer),
+        }
+    }
+
+    pub(crate) async fn find(&self, query: Query) -> Result<Found, FetchError> {
+        let (answer, found) = oneshot::channel();
+        let command = Command::Fetch { query, deadline: Instant::now() + self.inner.send_timeout, answer };
         let ended = || FetchError::Ended(self.why_ended());
         self.inner.commands.send(command).await.map_err(|_| ended())?;
-        page.await.map_err(|_| ended())?
+        found.await.map_err(|_| ended())?
     }
 
     /// Reports that this device has everything up to this position; see [`Acknowledge::Explicit`].
@@ -195,8 +213,12 @@ impl Future for Pending {
     }
 }
 
-/// A message to one user.
+/// Messages to users and groups.
 impl Client {
+    pub fn group(name: &str) -> Recipient {
+        Recipient { to: Some(To::Group(name.to_owned())) }
+    }
+
     pub fn user(name: &str) -> Recipient {
         Recipient { to: Some(To::User(name.to_owned())) }
     }

@@ -2,15 +2,19 @@
 
 use std::time::Instant;
 
-use carillon_proto::pb::client::{Accepted, Fetch, Page, Send};
+use carillon_proto::pb::client::Accepted;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::{FetchError, RenewError, SendError};
+use crate::{
+    FetchError, RenewError, SendError,
+    fetches::{Found, Query},
+    outbox::Request,
+};
 
 #[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Command {
-    Send { send: Send, deadline: Instant, answer: ReplyTo },
-    Fetch { fetch: Fetch, deadline: Instant, answer: oneshot::Sender<Result<Page, FetchError>> },
+    Send { request: Request, deadline: Instant, answer: ReplyTo },
+    Fetch { query: Query, deadline: Instant, answer: oneshot::Sender<Result<Found, FetchError>> },
     Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
     Close(oneshot::Sender<()>),
 }

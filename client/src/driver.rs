@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    pb::client::{self, Code, Page, SignedIn},
+    pb::client::{self, Code, SignedIn},
     tasks::Tasks,
 };
 use rand::RngExt as _;
@@ -24,7 +24,7 @@ use crate::{
     attempts::Attempts,
     backoff::Backoff,
     command::{Command, ReplyTo},
-    fetches::Fetches,
+    fetches::{Fetches, Found},
     outbox::Outbox,
     positions::{Positions, Rest},
     sign_in::{SignInCache, sign_in_cached},
@@ -36,7 +36,7 @@ pub(crate) struct Driver {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) acks: Arc<Acks>,
     pub(crate) outbox: Outbox<ReplyTo>,
-    pub(crate) fetches: Fetches<oneshot::Sender<Result<Page, FetchError>>>,
+    pub(crate) fetches: Fetches<oneshot::Sender<Result<Found, FetchError>>>,
     /// New tokens that wait for the gateway's answer, the oldest first. Bounded by the callers, each of which waits for
     /// its answer.
     pub(crate) renewals: VecDeque<Renewal>,
@@ -246,8 +246,8 @@ impl Driver {
     /// An error when the client has to end.
     pub(crate) fn take(&mut self, command: Option<Command>) -> Result<(), ()> {
         match command {
-            Some(Command::Send { send, deadline, answer }) => self.outbox.push(send, deadline, answer),
-            Some(Command::Fetch { fetch, deadline, answer }) => self.fetches.push(fetch, deadline, answer),
+            Some(Command::Send { request, deadline, answer }) => self.outbox.push(request, deadline, answer),
+            Some(Command::Fetch { query, deadline, answer }) => self.fetches.push(query, deadline, answer),
             Some(Command::Renew { token, answer }) => {
                 self.renewals.push_back(Renewal { token, sent: false, answer });
             }

@@ -30,8 +30,10 @@ pub enum SendError {
 pub enum FetchError {
     #[error("fetch was refused: {0}")]
     Refused(Refusal),
-    #[error("no page in time")]
+    #[error("no answer in time")]
     TimedOut,
+    #[error("the service answered another question")]
+    OtherAnswer,
     #[error("client has ended: {0}")]
     Ended(String),
 }

@@ -1,8 +1,10 @@
-//! Unanswered fetches. Pure; time is a parameter.
+//! Unanswered reads: pages of history, and what groups are asked. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
-use carillon_proto::pb::client::Fetch;
+use carillon_proto::pb::client::{
+    Fetch, Group, Groups, Members, Page, ReadGroup, ReadGroups, ReadMembers, client_frame::Body,
+};
 
 /// Reads may be repeated freely, so all of them are repeated after a reconnect.
 pub(crate) struct Fetches<T> {
@@ -10,8 +12,25 @@ pub(crate) struct Fetches<T> {
     pending: BTreeMap<u32, Pending<T>>,
 }
 
+#[derive(Debug, Clone)]
+pub(crate) enum Query {
+    Page(Fetch),
+    Group(ReadGroup),
+    Members(ReadMembers),
+    Groups(ReadGroups),
+}
+
+/// The answer to a query.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Found {
+    Page(Page),
+    Group(Group),
+    Members(Members),
+    Groups(Groups),
+}
+
 struct Pending<T> {
-    fetch: Fetch,
+    query: Query,
     deadline: Instant,
     answer: T,
     sent: bool,
@@ -22,12 +41,17 @@ impl<T> Fetches<T> {
         Self { next: 1, pending: BTreeMap::new() }
     }
 
-    pub(crate) fn push(&mut self, fetch: Fetch, deadline: Instant, answer: T) {
+    pub(crate) fn push(&mut self, mut query: Query, deadline: Instant, answer: T) {
         let request = self.next;
         // 0 is no fetch's number.
         self.next = self.next.checked_add(1).unwrap_or(1);
-        let fetch = Fetch { request, ..fetch };
-        self.pending.insert(request, Pending { fetch, deadline, answer, sent: false });
+        match &mut query {
+            Query::Page(fetch) => fetch.request = request,
+            Query::Group(read) => read.request = request,
+            Query::Members(read) => read.request = request,
+            Query::Groups(read) => read.request = request,
+        }
+        self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
 
     pub(crate) fn disconnected(&mut self) {
@@ -36,10 +60,15 @@ impl<T> Fetches<T> {
         }
     }
 
-    pub(crate) fn take_ready(&mut self, mut out: impl FnMut(Fetch)) {
+    pub(crate) fn take_ready(&mut self, mut out: impl FnMut(Body)) {
         for pending in self.pending.values_mut().filter(|pending| !pending.sent) {
             pending.sent = true;
-            out(pending.fetch.clone());
+            out(match pending.query.clone() {
+                Query::Page(fetch) => Body::Fetch(fetch),
+                Query::Group(read) => Body::ReadGroup(read),
+                Query::Members(read) => Body::ReadMembers(read),
+                Query::Groups(read) => Body::ReadGroups(read),
+            });
         }
     }
 

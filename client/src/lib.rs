@@ -18,6 +18,7 @@ mod fetches;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod groups;
 mod outbox;
 mod positions;
 mod scram;
@@ -37,6 +38,7 @@ pub use config::{Acknowledge, ClientConfig, Credential};
 pub use connection::{ConnectOptions, Connection, ConnectionError};
 pub use error::{FetchError, OpenError, RenewError, SendError};
 pub use event::{Event, Events, State};
+pub use groups::Change;
 pub use outbox::Refusal;
 pub use scram::{Scram, ScramError};
 pub use sign_in::{SignInError, resume, sign_in};

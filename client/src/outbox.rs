@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::pb::client::{self, Code, Recipient, Send};
+use carillon_proto::pb::client::{self, Code, GroupRequest, Recipient, Send, client_frame::Body, recipient::To};
 
 /// Keeps each send until it is accepted, refused for good or out of time. `T` is how its answer is given.
 ///
@@ -30,8 +30,18 @@ pub(crate) struct Outbox<T> {
     rate: Option<Instant>,
 }
 
+/// What is answered by Accepted, or refused by its client id.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
+pub(crate) enum Request {
+    Send(Send),
+    /// A change of a group. In order with the messages to it.
+    Group(GroupRequest),
+}
+
 struct Entry<T> {
-    send: Send,
+    request: Request,
+    to: Option<Recipient>,
     deadline: Instant,
     /// Its place in the rate.
     not_before: Option<Instant>,
@@ -70,8 +80,9 @@ impl<T> Outbox<T> {
         }
     }
 
-    pub(crate) fn push(&mut self, send: Send, deadline: Instant, answer: T) {
-        self.waiting.insert(self.next_order, Entry { send, deadline, not_before: None, answer, refusal: None });
+    pub(crate) fn push(&mut self, request: Request, deadline: Instant, answer: T) {
+        let to = request.to();
+        self.waiting.insert(self.next_order, Entry { request, to, deadline, not_before: None, answer, refusal: None });
         self.next_order += 1;
     }
 
@@ -90,17 +101,19 @@ impl<T> Outbox<T> {
     }
 
     /// What may go out now, in order.
-    pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Send)) {
+    pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Request)) {
         self.held.retain(|_, until| *until > now);
         self.rate = None;
         let mut after = 0;
         while self.in_flight.len() < self.allowed {
             let Some(order) = self.first_free(after, now) else { return };
             let Some(entry) = self.waiting.remove(&order) else { return };
-            let mut send = entry.send.clone();
-            send.after = self.unanswered_before(order, &send.to);
-            out(send);
-            self.in_flight.insert(entry.send.client_id.clone(), (order, entry));
+            let mut request = entry.request.clone();
+            if let Request::Send(send) = &mut request {
+                send.after = self.unanswered_before(order, &entry.to);
+            }
+            out(request);
+            self.in_flight.insert(entry.request.client_id().to_owned(), (order, entry));
             after = order;
         }
     }
@@ -139,7 +152,7 @@ impl<T> Outbox<T> {
                 None
             }
             Code::Overloaded => Some(None),
-            _ => Some(entry.send.to.clone()),
+            _ => Some(entry.to.clone()),
         };
         if let Some(who) = who {
             let held = self.held.entry(who).or_insert(until);
@@ -156,7 +169,8 @@ impl<T> Outbox<T> {
         let waiting = waiting.iter().filter_map(|order| self.waiting.remove(order));
         let in_flight = self.in_flight.extract_if(|_, (_, entry)| entry.deadline <= now);
         for entry in waiting.chain(in_flight.map(|(_, (_, entry))| entry)) {
-            expired(Expired { client_id: entry.send.client_id, answer: entry.answer, refusal: entry.refusal });
+            let client_id = entry.request.client_id().to_owned();
+            expired(Expired { client_id, answer: entry.answer, refusal: entry.refusal });
         }
     }
 
@@ -170,6 +184,11 @@ impl<T> Outbox<T> {
         self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
+    /// True if it changes a group.
+    pub(crate) fn is_change(&self, client_id: &str) -> bool {
+        self.in_flight.get(client_id).is_some_and(|(_, entry)| matches!(entry.request, Request::Group(_)))
+    }
+
     /// True if a send without an answer has gone out.
     pub(crate) fn awaits_answer(&self) -> bool {
         !self.in_flight.is_empty()
@@ -177,8 +196,9 @@ impl<T> Outbox<T> {
 
     /// The last of the earlier sends to this recipient that are in flight; a waiting one goes out before.
     fn unanswered_before(&self, order: u64, to: &Option<Recipient>) -> String {
-        let before = self.in_flight.values().filter(|(other, entry)| *other < order && entry.send.to == *to);
-        before.max_by_key(|(other, _)| *other).map(|(_, entry)| entry.send.client_id.clone()).unwrap_or_default()
+        let before = self.in_flight.values().filter(|(other, entry)| *other < order && entry.to == *to);
+        let last = before.max_by_key(|(other, _)| *other);
+        last.map(|(_, entry)| entry.request.client_id().to_owned()).unwrap_or_default()
     }
 
     /// The first waiting send from `after` on that nothing holds back.
@@ -191,11 +211,36 @@ impl<T> Outbox<T> {
                 self.rate = Some(at);
                 return None;
             }
-            if self.held.is_empty() || !self.held.contains_key(&entry.send.to) {
+            if self.held.is_empty() || !self.held.contains_key(&entry.to) {
                 return Some(*order);
             }
         }
         None
+    }
+}
+
+impl Request {
+    pub(crate) fn client_id(&self) -> &str {
+        match self {
+            Self::Send(send) => &send.client_id,
+            Self::Group(request) => &request.client_id,
+        }
+    }
+
+    fn to(&self) -> Option<Recipient> {
+        match self {
+            Self::Send(send) => send.to.clone(),
+            Self::Group(request) => Some(Recipient { to: Some(To::Group(request.group.clone())) }),
+        }
+    }
+}
+
+impl From<Request> for Body {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::Send(send) => Self::Send(send),
+            Request::Group(request) => Self::Group(request),
+        }
     }
 }
 
@@ -229,7 +274,7 @@ mod tests {
     fn push(outbox: &mut Outbox<String>, id: &str, to: &str, deadline: Instant) {
         let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
         outbox.push(
-            Send { client_id: id.to_owned(), to, content: None, after: String::new() },
+            Request::Send(Send { client_id: id.to_owned(), to, content: None, after: String::new() }),
             deadline,
             id.to_owned(),
         );
@@ -237,7 +282,7 @@ mod tests {
 
     fn ready(outbox: &mut Outbox<String>, now: Instant) -> String {
         let mut ids = Vec::new();
-        outbox.take_ready(now, |send| ids.push(send.client_id));
+        outbox.take_ready(now, |request| ids.push(request.client_id().to_owned()));
         ids.join(" ")
     }
 
@@ -274,7 +319,10 @@ mod tests {
         push(&mut outbox, "5", "bob", now + 1000 * MS);
         let named = |outbox: &mut Outbox<String>, now| {
             let mut named = Vec::new();
-            outbox.take_ready(now, |send| named.push((send.client_id, send.after)));
+            outbox.take_ready(now, |request| match request {
+                Request::Send(send) => named.push((send.client_id, send.after)),
+                Request::Group(change) => named.push((change.client_id, String::new())),
+            });
             named
         };
         let pair = |id: &str, after: &str| (id.to_owned(), after.to_owned());

@@ -24,6 +24,7 @@ use crate::{
     command::Command,
     connection::{Incoming, Outgoing},
     driver::{Driver, End, TICK, bye_pause},
+    fetches::Found,
     positions::{Rest, Step},
 };
 
@@ -138,9 +139,9 @@ impl Driver {
     /// Moves to the writer what may go out.
     fn fill(&mut self, session: &mut Session) {
         let (writer, now) = (&mut session.writer, Instant::now());
-        self.outbox.take_ready(now, |send| writer.push(Body::Send(send)));
+        self.outbox.take_ready(now, |request| writer.push(request.into()));
         session.asked = self.outbox.awaits_answer().then(|| session.asked.unwrap_or(now));
-        self.fetches.take_ready(|fetch| writer.push(Body::Fetch(fetch)));
+        self.fetches.take_ready(|query| writer.push(query));
         for renewal in self.renewals.iter_mut().filter(|renewal| !renewal.sent) {
             renewal.sent = true;
             writer.push(Body::Renew(Renew { request: RENEWAL, token: renewal.token.clone() }));
@@ -226,12 +227,10 @@ impl Driver {
                 }
                 Ok(())
             }
-            Frame::Page(page) => {
-                if let Some(answer) = self.fetches.answered(page.request) {
-                    let _ = answer.send(Ok(page));
-                }
-                Ok(())
-            }
+            Frame::Page(page) => self.found(page.request, Found::Page(page)),
+            Frame::Group(group) => self.found(group.request, Found::Group(group)),
+            Frame::Members(members) => self.found(members.request, Found::Members(members)),
+            Frame::Groups(groups) => self.found(groups.request, Found::Groups(groups)),
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),
             Frame::Renewed(renewed) => {
                 self.renewed(Ok(Ticket::new(renewed.ticket)));
@@ -257,6 +256,13 @@ impl Driver {
         }
     }
 
+    fn found(&mut self, request: u32, found: Found) -> Result<(), End> {
+        if let Some(answer) = self.fetches.answered(request) {
+            let _ = answer.send(Ok(found));
+        }
+        Ok(())
+    }
+
     fn on_deliver(&mut self, deliver: client::Deliver) -> Result<(), End> {
         let timeline = timeline(deliver.timeline.as_ref())?;
         let (Some(position), Some(envelope)) = (deliver.position, deliver.envelope) else {
@@ -277,8 +283,9 @@ impl Driver {
     fn on_accepted(&mut self, accepted: client::Accepted) -> Result<(), End> {
         let timeline = timeline(accepted.timeline.as_ref())?;
         let position = accepted.position.ok_or_else(|| lost_because("Accepted has no position"))?.into();
-        // A later one is delivered in its turn; timelines that the device does not follow deliver nothing.
-        if self.positions.get(&timeline).is_some() && self.positions.step(&timeline, position) == Step::Next {
+        // A later one is delivered in its turn, and so are changes of groups; timelines that the device does not follow deliver nothing.
+        let counts = !self.outbox.is_change(&accepted.client_id);
+        if counts && self.positions.get(&timeline).is_some() && self.positions.step(&timeline, position) == Step::Next {
             self.events.push(Event::Sent {
                 timeline,
                 position,

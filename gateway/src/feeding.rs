@@ -8,15 +8,20 @@ use std::{
 };
 
 use carillon_proto::{
-    clock,
-    pb::link::{self, ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op},
+    GroupId, TimelineId, clock,
+    pb::{
+        link::{self, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply, router_request::Op},
+        store::Head,
+    },
 };
 use tokio::{sync::Notify, task::yield_now};
 
 use crate::{
     connections::Connections,
     conversation::{Rules, Tag},
-    feeds::{Entry, FeedAsk, FeedId, FeedRead, Feeds, Follower, Follows, Hand, JoinedFeed, Left, ReadPage},
+    feeds::{
+        Entry, FeedAnswer, FeedAsk, FeedId, FeedRead, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName,
+    },
     links::{RouterLinks, Submit},
     mailbox::Mailbox,
     metrics,
@@ -28,6 +33,8 @@ pub(crate) struct Feeding {
     connections: Arc<Connections>,
     /// Notified when something is due sooner than the reading task knows.
     moved: Notify,
+    /// Notified when sessions have begun or ceased to follow groups.
+    groups_changed: Notify,
 }
 
 /// The feeds that one connection follows. Dropping it leaves them.
@@ -38,7 +45,7 @@ pub(crate) struct ConnectionFeeds {
 
 impl Feeding {
     pub(crate) fn new(grace: Duration, connections: Arc<Connections>) -> Self {
-        Self { feeds: Feeds::new(grace), connections, moved: Notify::new() }
+        Self { feeds: Feeds::new(grace), connections, moved: Notify::new(), groups_changed: Notify::new() }
     }
 
     /// A router pushed an envelope. A push is only a hint.
@@ -51,6 +58,22 @@ impl Feeding {
     #[expect(clippy::needless_pass_by_value, reason = "a message, which ends here")]
     pub(crate) fn behind(&self, behind: link::Behind) {
         self.feeds.behind(&behind, now());
+        self.tell_moved();
+    }
+
+    /// Resolves when `take_changed_groups` has something. Cancel-safe.
+    pub(crate) async fn groups_changed(&self) {
+        self.groups_changed.notified().await;
+    }
+
+    /// Groups that sessions have begun or ceased to follow since the last call, and whether any does now.
+    pub(crate) fn take_changed_groups(&self) -> Vec<(GroupId, bool)> {
+        self.feeds.take_changed()
+    }
+
+    /// The routers have told how far these groups reach; those that `heads` does not name do not exist.
+    pub(crate) fn groups_told(&self, groups: &[GroupId], heads: &[TimelineHead]) {
+        self.feeds.told(groups, heads, now(), &mut Mailboxes(&self.connections));
         self.tell_moved();
     }
 
@@ -106,25 +129,41 @@ impl Feeding {
 }
 
 impl ConnectionFeeds {
-    /// `Some` in answer to `Join`.
-    pub(crate) fn ask(&mut self, ask: &FeedAsk) -> Option<JoinedFeed> {
+    /// `Some` in answer to `Join` and `Begin`.
+    pub(crate) fn ask(&mut self, ask: &FeedAsk) -> Option<FeedAnswer> {
         let mut hand = Mailboxes(&self.feeding.connections);
-        let joined = self.follows.ask(&self.feeding.feeds, ask, now(), &mut hand);
+        let answer = self.follows.ask(&self.feeding.feeds, ask, now(), &mut hand);
         self.feeding.tell_moved();
-        joined
+        // After `Expect` comes `Begin` or `Join`, often for many groups at once.
+        let of_group = matches!(
+            ask,
+            FeedAsk::Begin(_) | FeedAsk::Join(TimelineId::Group(_), _) | FeedAsk::Leave(TimelineId::Group(_))
+        );
+        if of_group && self.feeding.feeds.has_changed() {
+            self.feeding.groups_changed.notify_one();
+        }
+        answer
     }
 }
 
 impl Drop for ConnectionFeeds {
     fn drop(&mut self) {
         self.follows.leave(&self.feeding.feeds);
+        if self.feeding.feeds.has_changed() {
+            self.feeding.groups_changed.notify_one();
+        }
     }
 }
 
 pub(crate) fn read_op_of(read: &FeedRead, rules: &Rules) -> Op {
     ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
+    let user = match &read.timeline {
+        TimelineId::Inbox(user) => user.as_str().to_owned(),
+        // For all members here.
+        TimelineId::Group(_) => String::new(),
+    };
     Op::Read(ReadTimeline {
-        user: read.timeline.owner().to_owned(),
+        user,
         timeline: Some(read.timeline.to_client()),
         from_seq: read.from,
         backward: false,
@@ -141,9 +180,15 @@ impl Hand for Mailboxes<'_> {
         self.0.get(to.0).is_some_and(|mailbox| mailbox.entry(entry))
     }
 
-    fn left(&mut self, to: Follower, feed: FeedId, why: Left) {
+    fn left(&mut self, to: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) {
         if let Some(mailbox) = self.0.get(to.0) {
-            mailbox.left(feed, why);
+            mailbox.left(feed, timeline, why);
+        }
+    }
+
+    fn begun(&mut self, to: Follower, group: &GroupId, head: Option<Head>) {
+        if let Some(mailbox) = self.0.get(to.0) {
+            mailbox.begun(group.clone(), head);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use carillon_proto::{
-    Epoch, Position, TimelineId, UserId,
+    Epoch, GroupId, Position, TimelineId, UserId,
     pb::{
         client::{Bye, ClientFrame, ServerFrame, Timeline, client_frame::Body, server_frame, timeline::Owner},
         link::{self, RawEnvelope, RouterReply, router_reply::Result as Reply},
@@ -192,8 +192,12 @@ impl Hand for Handed {
         true
     }
 
-    fn left(&mut self, _: Follower, feed: FeedId, why: Left) {
-        self.0.push_back(Input::Left(feed, why));
+    fn left(&mut self, _: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) {
+        self.0.push_back(Input::Left(feed, Arc::clone(timeline), why));
+    }
+
+    fn begun(&mut self, _: Follower, group: &GroupId, head: Option<carillon_proto::pb::store::Head>) {
+        self.0.push_back(Input::Begun(vec![(group.clone(), head)]));
     }
 }
 
@@ -264,7 +268,7 @@ impl Driven {
                     Effect::Request { tag, .. } => self.asked.push(tag),
                     Effect::Feed(ask) => {
                         let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.handed);
-                        inputs.extend(joined.map(Input::Joined));
+                        inputs.extend(joined.map(Input::from));
                     }
                     Effect::SignedIn | Effect::Ping => {}
                     Effect::Close => {

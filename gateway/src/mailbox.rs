@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use carillon_proto::pb::{
-    client::Code,
-    link::{Directed, Signaled, TimelineHead, evict::Why},
+use carillon_proto::{
+    GroupId,
+    pb::{
+        client::Code,
+        link::{Directed, Signaled, TimelineHead, evict::Why},
+        store::Head,
+    },
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
     conversation::{Input, Tag},
-    feeds::{Entry, FeedId, Left},
+    feeds::{Begun, Entry, FeedId, Left, TimelineName},
     links::DirectedRequest,
     metrics,
     outcome::{RequestOutcome, refusal},
@@ -42,7 +46,9 @@ pub(crate) struct Mail {
     pub(crate) entries: Vec<Arc<Entry>>,
     entry_bytes: usize,
     /// Feeds that deliver no more, to be handled after the entries. At most one for each join, and one `Ended`.
-    pub(crate) left: Vec<(FeedId, Left)>,
+    pub(crate) left: Vec<(FeedId, Arc<TimelineName>, Left)>,
+    /// How far groups reach of which the session has asked; at most one for each.
+    pub(crate) begun: Vec<Begun>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
     pub(crate) signals: Vec<Arc<Signaled>>,
@@ -61,8 +67,9 @@ impl Mail {
     /// Everything but signals and directed requests, in the order in which the session takes them. Entries come before
     /// answers: the position of an own message counts only when the client has everything before it.
     pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
-        let Self { answers, entries, left, heads, over, drain, go_elsewhere, cut_off, .. } = self;
+        let Self { answers, entries, left, begun, heads, over, drain, go_elsewhere, cut_off, .. } = self;
         let rest = [
+            (!begun.is_empty()).then_some(Input::Begun(begun)),
             heads.map(Input::Heads),
             over.map(Input::Evicted),
             go_elsewhere.map(|reconnect_after| Input::GoElsewhere { reconnect_after }),
@@ -71,7 +78,7 @@ impl Mail {
         ];
         let entries = entries.into_iter().map(Input::Entry);
         let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
-        let left = left.into_iter().map(|(feed, why)| Input::Left(feed, why));
+        let left = left.into_iter().map(|(feed, timeline, why)| Input::Left(feed, timeline, why));
         entries.chain(answers).chain(left).chain(rest.into_iter().flatten())
     }
 }
@@ -87,7 +94,7 @@ impl Mailbox {
         self.put(|mail| {
             let size = entry.size();
             if mail.entries.len() >= MAX_ENTRIES || mail.entry_bytes + size > MAX_ENTRY_BYTES {
-                mail.left.push((entry.feed, Left::Fallen));
+                mail.left.push((entry.feed, Arc::clone(&entry.timeline), Left::Fallen));
                 ::metrics::counter!(metrics::PUSHES_DROPPED).increment(1);
                 taken = false;
             } else {
@@ -98,8 +105,12 @@ impl Mailbox {
         taken
     }
 
-    pub(crate) fn left(&self, feed: FeedId, why: Left) {
-        self.put(|mail| mail.left.push((feed, why)));
+    pub(crate) fn left(&self, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) {
+        self.put(|mail| mail.left.push((feed, Arc::clone(timeline), why)));
+    }
+
+    pub(crate) fn begun(&self, group: GroupId, head: Option<Head>) {
+        self.put(|mail| mail.begun.push((group, head)));
     }
 
     pub(crate) fn announced(&self, heads: Vec<TimelineHead>) {
@@ -173,7 +184,7 @@ mod tests {
         let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
         let position = Position { epoch: Epoch(1), seq: 1 };
         mailbox.answer(Tag::Close, RequestOutcome { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
-        mailbox.left(FeedId(9), Left::Fallen);
+        mailbox.left(FeedId(9), &timeline, Left::Fallen);
         mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push)));
         let inputs: Vec<Input> = mailbox.take().into_inputs().collect();
         assert!(matches!(&inputs[..], [Input::Entry(_), Input::Answer(..), Input::Left(..)]));
@@ -192,7 +203,8 @@ mod tests {
         }
         assert!(!mailbox.entry(&entry(100, 1)));
         let mail = mailbox.take();
-        assert_eq!((mail.entries.len(), &mail.left[..]), (MAX_ENTRIES, &[(FeedId(9), Left::Fallen)][..]));
+        let left: Vec<_> = mail.left.iter().map(|(feed, _, why)| (*feed, *why)).collect();
+        assert_eq!((mail.entries.len(), &left[..]), (MAX_ENTRIES, &[(FeedId(9), Left::Fallen)][..]));
         assert!(mailbox.entry(&entry(101, MAX_ENTRY_BYTES / 2)));
         assert!(!mailbox.entry(&entry(102, MAX_ENTRY_BYTES / 2)), "by bytes, too");
     }

@@ -56,6 +56,7 @@ const CODES: &[&str] = &[
     "CODE_EXPIRED",
     "CODE_INTERNAL",
     "CODE_OUT_OF_ORDER",
+    "CODE_EXISTS",
 ];
 const PROTOCOLS: [&str; 3] = ["tcp", "websocket", "grpc"];
 

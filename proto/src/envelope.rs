@@ -108,6 +108,20 @@ pub fn time_of_envelope(mut encoded: &[u8]) -> Option<u64> {
     None
 }
 
+/// What an encoded envelope says of a change of a group, still encoded; `None`: nothing.
+pub fn change_of_envelope(mut encoded: &[u8]) -> Option<&[u8]> {
+    let context = DecodeContext::default();
+    while !encoded.is_empty() {
+        let (field, wire) = decode_key(&mut encoded).ok()?;
+        if field == CHANGE && wire == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut encoded).ok()?).ok()?;
+            return encoded.get(..length);
+        }
+        skip_field(wire, field, &mut encoded, context.clone()).ok()?;
+    }
+    None
+}
+
 /// The length of a field with this many bytes in it.
 fn len(field: u32, bytes: usize) -> usize {
     key_len(field) + encoded_len_varint(bytes as u64) + bytes
@@ -155,5 +169,28 @@ mod tests {
         assert_eq!(time_of(1_800_000_000_123), Some(1_800_000_000_123));
         assert_eq!(time_of(0), None);
         assert_eq!(time_of_envelope(b"\x0a\xff\x01"), None, "cut off");
+    }
+
+    #[test]
+    fn the_change_is_found_in_an_envelope() {
+        let encoded = |change| {
+            let mut encoded = Vec::new();
+            let parts = EnvelopeParts {
+                id: "id",
+                sender: "alice",
+                sender_device: "",
+                recipient: EnvelopeTo::Group("club"),
+                client_id: "1",
+                time_ms: 1,
+                content: b"",
+                change,
+            };
+            parts.encode(&mut encoded);
+            encoded
+        };
+        assert_eq!(change_of_envelope(&encoded(b"change")), Some(&b"change"[..]));
+        assert_eq!(change_of_envelope(&encoded(b"")), None);
+        let whole = encoded(b"change");
+        assert_eq!(change_of_envelope(&whole[..whole.len() - 1]), None, "cut off");
     }
 }

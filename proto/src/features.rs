@@ -6,12 +6,15 @@ use crate::Level;
 pub const UNKNOWN_FIELDS: &str = "content.unknown-fields";
 /// `SignIn.more_positions` and `Positions`.
 pub const MORE_POSITIONS: &str = "sign-in.more-positions";
+/// `GroupRequest`, reads of groups, and `Send` to groups.
+pub const GROUPS: &str = "groups";
 
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 2] = [(UNKNOWN_FIELDS, Level::CLUSTER), (MORE_POSITIONS, Level::CLUSTER)];
+const FEATURES: [(&str, Level); 3] =
+    [(UNKNOWN_FIELDS, Level::CLUSTER), (MORE_POSITIONS, Level::CLUSTER), (GROUPS, Level::GROUPS)];
 
 /// The features of a service whose cluster is at this level.
 pub fn at(level: Level) -> impl Iterator<Item = &'static str> {
@@ -23,12 +26,14 @@ mod tests {
     use super::*;
 
     /// Releases that are out announce these at these levels: a client that knows them may rely on it.
-    const RELEASED: [(u32, &[&str]); 5] = [
+    const RELEASED: [(u32, &[&str]); 7] = [
         (0, &[]),
         (1, &["content.unknown-fields", "sign-in.more-positions"]),
         (2, &["content.unknown-fields", "sign-in.more-positions"]),
         (3, &["content.unknown-fields", "sign-in.more-positions"]),
         (4, &["content.unknown-fields", "sign-in.more-positions"]),
+        (5, &["content.unknown-fields", "sign-in.more-positions"]),
+        (6, &["content.unknown-fields", "sign-in.more-positions"]),
     ];
 
     #[test]

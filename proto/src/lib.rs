@@ -46,7 +46,7 @@ pub use admission::AdmissionLimit;
 pub use batch::Batches;
 pub use clock::now_ms;
 pub use duplicate::DuplicateKey;
-pub use envelope::{EncodedNames, EnvelopeParts, EnvelopeTo, time_of_envelope};
+pub use envelope::{EncodedNames, EnvelopeParts, EnvelopeTo, change_of_envelope, time_of_envelope};
 pub use id::{
     ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId, id_text,
 };

@@ -130,9 +130,8 @@ impl Failure {
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)
             }
-            Self::Store(StoreFailure::Exists { .. } | StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => {
-                (Code::Invalid, false, 0)
-            }
+            Self::Store(StoreFailure::Exists { .. }) => (Code::Exists, false, 0),
+            Self::Store(StoreFailure::Rejected { .. } | StoreFailure::NoRoom { .. }) => (Code::Invalid, false, 0),
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),

@@ -18,6 +18,7 @@ use crate::{
     attempts::Attempts,
     command::{Command, ReplyTo},
     driver::{Driver, End},
+    outbox::Request,
 };
 
 /// One device.
@@ -82,7 +83,7 @@ impl Device {
         let (sender, answer) = oneshot::channel();
         let permit = Arc::clone(&self.permits).try_acquire_owned().expect("more permits than sends");
         self.answers.insert(send.client_id.clone(), answer);
-        self.driver.outbox.push(send, deadline, ReplyTo::new(sender, permit));
+        self.driver.outbox.push(Request::Send(send), deadline, ReplyTo::new(sender, permit));
     }
 
     /// A frame after the sign-in.
@@ -93,7 +94,10 @@ impl Device {
     /// The sends that may go out now, in order.
     pub fn ready(&mut self, now: Instant) -> Vec<Send> {
         let mut ready = Vec::new();
-        self.driver.outbox.take_ready(now, |send| ready.push(send));
+        self.driver.outbox.take_ready(now, |request| match request {
+            Request::Send(send) => ready.push(send),
+            Request::Group(_) => {}
+        });
         ready
     }
 

@@ -2,7 +2,9 @@
 //! checked.
 
 use bytes::Bytes;
-use carillon_proto::pb::client::{Position, Recipient, Timeline, TimelinePosition};
+use carillon_proto::pb::client::{
+    ChangeMembers, CreateGroup, GroupSettings, Position, Recipient, Timeline, TimelinePosition,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
@@ -28,6 +30,8 @@ pub(crate) enum Ask {
     Heads {
         nonce: u64,
     },
+    Group(Box<GroupAsk>),
+    GroupRead(Box<GroupReadAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,
@@ -93,12 +97,53 @@ pub(crate) struct PageAsk {
     pub(crate) limit: u32,
 }
 
+/// A change of a group.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct GroupAsk {
+    pub(crate) client_id: String,
+    /// Empty: the service makes up the id of a new group.
+    pub(crate) group: String,
+    pub(crate) change: Option<GroupChangeAsk>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum GroupChangeAsk {
+    Create(CreateGroup),
+    Set(GroupSettings),
+    Members(ChangeMembers),
+    Delete,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupReadAsk {
+    pub(crate) request: u32,
+    pub(crate) query: GroupQuery,
+}
+
+/// What is asked about groups. Limits and marks as in carillon.client.v1.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum GroupQuery {
+    Group(String),
+    Members {
+        group: String,
+        others: bool,
+        after_user: String,
+        limit: u32,
+        only: Vec<String>,
+    },
+    /// The user's groups.
+    Groups {
+        after_group: String,
+        limit: u32,
+    },
+}
+
 /// Names the send or request that an answer belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AskId {
-    /// The send with this client id.
+    /// The send or the change of a group with this client id.
     Send(String),
-    /// The page or renewal with this number.
+    /// The page, renewal or read of groups with this number.
     Request(u32),
     /// The sign-in. Another credential may follow.
     SignIn,

@@ -108,7 +108,7 @@ fn check_media(media: &Media) -> Result<(), ContentError> {
 }
 
 /// Checks for an absolute http or https URL with a host (RFC 3986), in visible ASCII.
-fn check_url(url: &str) -> Result<(), ContentError> {
+pub(super) fn check_url(url: &str) -> Result<(), ContentError> {
     at_most("url", url.len(), limits::MAX_URL_BYTES)?;
     let scheme_end = url.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = url.split_at(scheme_end);

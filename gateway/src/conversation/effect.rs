@@ -1,6 +1,6 @@
 //! The outputs of a session.
 
-use carillon_proto::{TimelineId, pb::link::router_request::Op};
+use carillon_proto::{GroupId, TimelineId, pb::link::router_request::Op};
 
 use super::{Tell, renewal::Renewal, sending::Sent};
 use crate::feeds::{FeedAsk, FeedId};
@@ -36,6 +36,18 @@ pub(crate) enum Tag {
     /// A page that a feed lacks: no session gets the answer.
     Feed(TimelineId, FeedId),
     Fetch(u32, TimelineId),
+    /// A change of a group, which is answered as a send is.
+    Group(Sent),
+    /// What a client has asked about groups.
+    GroupRead {
+        request: u32,
+        /// The group, if one was named.
+        group: String,
+    },
+    /// The groups that the user is in.
+    Memberships,
+    /// Whether the user is in this group.
+    Membership(GroupId),
     Renew(Renewal),
     Ack(TimelineId),
     Close,

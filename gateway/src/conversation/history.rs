@@ -29,6 +29,14 @@ pub(super) struct History {
 }
 
 impl History {
+    /// A request that waits for its answer begins, if there is room for it and the rate allows it.
+    pub(super) fn begin(&mut self, rules: &Rules, now: Now) -> Result<(), Refusal> {
+        if self.waiting >= MAX_FETCHES {
+            return Err(refusal(Code::Overloaded, "too many fetches wait for an answer", 100));
+        }
+        self.take(rules, now)
+    }
+
     /// Takes one request from the rate, if there is one.
     pub(super) fn take(&mut self, rules: &Rules, now: Now) -> Result<(), Refusal> {
         let new = || Box::new(Bucket::new(rules.fetches_per_second.into(), rules.fetch_burst, now.instant));
@@ -51,14 +59,11 @@ impl Live {
     }
 
     fn fetch_op(&mut self, rules: &Rules, now: Now, fetch: &PageAsk) -> Result<(TimelineId, Op), Refusal> {
-        let timeline = may_use(self, fetch.timeline.as_ref())?;
+        let timeline = may_use(self, rules, fetch.timeline.as_ref())?;
         let Ok(direction) = Direction::try_from(fetch.direction) else {
             return Err(refusal(Code::Invalid, "direction is neither forward nor backward", 0));
         };
-        if self.history.waiting >= MAX_FETCHES {
-            return Err(refusal(Code::Overloaded, "too many fetches wait for an answer", 100));
-        }
-        self.history.take(rules, now)?;
+        self.history.begin(rules, now)?;
         let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
         let backward = direction == Direction::Backward;
         let op = self.read(&timeline, fetch.from_seq, backward, limit, rules.max_page_bytes);

@@ -12,7 +12,7 @@ use carillon_proto::pb::{
 
 use super::{Ask, AskId, Tag};
 use crate::{
-    feeds::{Entry, FeedId, JoinedFeed, Left},
+    feeds::{Begun, Entry, FeedAnswer, FeedId, JoinedFeed, Left, TimelineName},
     outcome::RequestOutcome,
 };
 
@@ -44,9 +44,11 @@ pub(crate) enum Input {
     /// A feed that the session follows delivers this entry.
     Entry(Arc<Entry>),
     /// A feed that the session follows delivers no more.
-    Left(FeedId, Left),
+    Left(FeedId, Arc<TimelineName>, Left),
     /// The immediate answer to `FeedAsk::Join`.
     Joined(JoinedFeed),
+    /// How far groups reach, after `FeedAsk::Begin`.
+    Begun(Vec<Begun>),
     /// The router reported the heads of the timelines that the user follows.
     Heads(Vec<TimelineHead>),
     /// The session was replaced or ended.
@@ -71,4 +73,13 @@ pub(crate) enum Input {
     },
     /// `wake_at` has come.
     Wake,
+}
+
+impl From<FeedAnswer> for Input {
+    fn from(answer: FeedAnswer) -> Self {
+        match answer {
+            FeedAnswer::Joined(joined) => Self::Joined(joined),
+            FeedAnswer::Begun(begun) => Self::Begun(begun),
+        }
+    }
 }

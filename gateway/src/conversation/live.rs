@@ -19,21 +19,22 @@ use carillon_proto::{
 
 use super::{
     Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
+    following::{Timeline, Timelines, Which},
     history::History,
     pace::SendRate,
     positions::{Awaited, DeliveryStart},
 };
 use crate::{
     feeds::{
-        Came, Ending, Entry, FeedAsk, FeedId, Followed, Follower, JoinedFeed, Next, OtherEpoch, Own, ReadPage,
-        TimelineRef,
+        Came, Ending, Entry, FeedAsk, FeedId, Followed, Follower, JoinedFeed, Next, OtherEpoch, Own, ReadFailed,
+        ReadPage, TimelineName, TimelineRef,
     },
     metrics,
     users::Share,
 };
 
-/// Pause before a refused acknowledgement is sent again.
-const ACK_AGAIN: Duration = Duration::from_secs(1);
+/// Most groups in the answer to a question how far timelines reach.
+const MAX_HEADS: usize = 256;
 
 pub(super) struct Live {
     pub(super) who: Identity,
@@ -43,8 +44,9 @@ pub(super) struct Live {
     pub(super) generation: u64,
     pub(super) connection: u64,
     pub(super) expires: Option<Instant>,
-    /// The timelines that the session follows; today the inbox alone.
-    timelines: Vec<Timeline>,
+    pub(super) timelines: Timelines,
+    /// What the inbox says of groups up to here is older than what is read of them.
+    pub(super) inbox_known: u64,
     /// `Some` until the client has given all positions that it announced at its sign-in.
     pub(super) awaited: Option<Box<Awaited>>,
     pub(super) pace: SendRate,
@@ -53,7 +55,7 @@ pub(super) struct Live {
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
-    ack_not_before: Instant,
+    pub(super) ack_not_before: Instant,
     going: Option<Going>,
     /// The client has finished; the session waits for its answers.
     finishing: Option<LastWord>,
@@ -69,6 +71,8 @@ pub(super) struct LiveStart {
     pub(super) expires: Option<Instant>,
     pub(super) share: Share,
     pub(super) awaited: Option<Box<Awaited>>,
+    /// How far the inbox reached.
+    pub(super) inbox_known: u64,
 }
 
 /// The client has to go to another gateway, once its pending sends are answered.
@@ -86,22 +90,6 @@ pub(super) enum LastWord {
     HalfClosed,
 }
 
-/// One timeline that the session follows.
-struct Timeline {
-    followed: Followed,
-    ack: Acks,
-}
-
-/// The device's acknowledgements, as positions; 0: none. The latest one waits while another is in flight.
-#[derive(Default)]
-struct Acks {
-    latest: u64,
-    sent: u64,
-    done: u64,
-    /// A position whose acknowledgement is measured, and when its entry came.
-    measured: Option<(u64, Instant)>,
-}
-
 /// Why the connection has to close.
 pub(super) struct CloseReason(pub(super) Code, pub(super) &'static str);
 
@@ -111,14 +99,15 @@ pub(super) const RESTORED: CloseReason =
 
 impl Live {
     pub(super) fn new(rules: &Rules, now: Now, connection: u64, start: LiveStart) -> Self {
-        let LiveStart { who, incarnation, generation, expires, share, awaited } = start;
+        let LiveStart { who, incarnation, generation, expires, share, awaited, inbox_known } = start;
         Self {
             who,
             incarnation,
             generation,
             connection,
             expires,
-            timelines: Vec::new(),
+            timelines: Timelines::default(),
+            inbox_known,
             awaited,
             pace: SendRate::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
@@ -133,60 +122,98 @@ impl Live {
         }
     }
 
-    /// From now on the timeline is delivered.
-    pub(super) fn follow(&mut self, timeline: TimelineId, begin: &DeliveryStart, now: Now) {
-        let followed = Followed::new(timeline, Epoch(begin.epoch), begin.from, begin.last, now.instant);
-        // Nearly all follow one, for which the usual room for four is too much.
-        self.timelines.reserve_exact(1);
-        self.timelines.push(Timeline { followed, ack: Acks::default() });
+    /// From now on the inbox is delivered.
+    pub(super) fn follow(&mut self, inbox: TimelineId, begin: &DeliveryStart, now: Now) {
+        let followed = Followed::new(inbox, Epoch(begin.epoch), begin.from, begin.last, now.instant);
+        self.timelines.inbox = Some(Timeline { followed, ack: Default::default() });
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let ack = self.timelines.iter().any(|timeline| timeline.ack.is_due()).then_some(self.ack_not_before);
-        let feeds = self.timelines.iter().filter_map(|timeline| timeline.followed.wake_at()).min();
+        let ack = self.timelines.has_acks().then_some(self.ack_not_before);
+        let feeds = self.timelines.wake_at();
         let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
         [self.expires, feeds, ack, self.pace.wake_at(), awaited].into_iter().flatten().min()
     }
 
     pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
-        let me = self.follower();
-        let Some(Timeline { followed, ack }) = of(&mut self.timelines, (&entry.timeline.id).into()) else {
-            return Ok(());
-        };
-        ack.measured.get_or_insert((entry.position.seq, now.instant));
-        if followed.is_of(entry.feed) && followed.entry(entry, me, now.instant, &mut |next| tell(next, out)) {
-            out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
+        let (me, name) = (self.follower(), Arc::clone(&entry.timeline));
+        let Some(which) = self.which((&name.id).into()) else { return Ok(()) };
+        let does_not_read =
+            matches!(which, Which::Group(_)) && self.timelines.groups().is_some_and(|groups| groups.is_paused);
+        let falls = self.with(which, out, |Timeline { followed, ack }, mut tell| {
+            ack.measured.get_or_insert((entry.position.seq, now.instant));
+            if !followed.is_of(entry.feed) {
+                return false;
+            }
+            if does_not_read {
+                return followed.fall_live(now.instant);
+            }
+            followed.entry(entry, me, now.instant, &mut tell)
+        });
+        if falls == Some(true) {
+            out.push(Effect::Feed(FeedAsk::Fall(name.id.clone())));
         }
         Ok(())
     }
 
-    pub(super) fn fallen(&mut self, now: Now, feed: FeedId) -> Result<(), CloseReason> {
-        self.timelines
-            .iter_mut()
-            .filter(|timeline| timeline.followed.is_of(feed))
-            .for_each(|timeline| timeline.followed.fallen(now.instant));
-        Ok(())
+    pub(super) fn fallen(&mut self, now: Now, feed: FeedId, timeline: &TimelineName, out: &mut Vec<Effect>) {
+        if let Some(which) = self.which((&timeline.id).into()) {
+            self.with(which, out, |timeline, _| {
+                if timeline.followed.is_of(feed) {
+                    timeline.followed.fallen(now.instant);
+                }
+            });
+        }
     }
 
-    pub(super) fn left(&mut self, feed: FeedId, why: Ending) -> Result<(), CloseReason> {
-        let follows = self.timelines.iter().any(|timeline| timeline.followed.is_of(feed));
-        if follows { Err(gone(why)) } else { Ok(()) }
+    pub(super) fn left(
+        &mut self,
+        now: Now,
+        feed: FeedId,
+        timeline: &TimelineName,
+        why: Ending,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
+        let Some(which) = self.which((&timeline.id).into()) else { return Ok(()) };
+        if self.timelines.get_mut(which).is_none_or(|timeline| !timeline.followed.is_of(feed)) {
+            return Ok(());
+        }
+        self.ended(now, which, why, out)
+    }
+
+    /// The timeline's feed has ended.
+    fn ended(&mut self, now: Now, which: Which<'_>, why: Ending, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
+        match which {
+            Which::Inbox => Err(gone(why)),
+            Which::Group(group) => {
+                self.lost(now, group, out);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn joined(
         &mut self,
+        now: Now,
         rules: &Rules,
         joined: JoinedFeed,
         out: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
-        let id = joined.timeline.id.clone();
-        let Some(Timeline { followed, .. }) = of(&mut self.timelines, (&id).into()) else { return Ok(()) };
-        if let Some(from) = followed.joined(joined, &mut |next| tell(next, out)).map_err(gone)? {
-            ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
-            let op = self.read(&id, from, false, rules.max_page, rules.max_page_bytes);
-            out.push(Effect::Request { tag: Tag::Gap(id), op, traceparent: String::new() });
+        let name = Arc::clone(&joined.timeline);
+        let Some(which) = self.which((&name.id).into()) else { return Ok(()) };
+        match self.with(which, out, |timeline, mut tell| timeline.followed.joined(joined, &mut tell)) {
+            Some(Ok(Some(from))) => {
+                ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
+                let op = self.read(&name.id, from, false, rules.max_page, rules.max_page_bytes);
+                out.push(Effect::Request { tag: Tag::Gap(name.id.clone()), op, traceparent: String::new() });
+                if let (Which::Group(_), Some(groups)) = (which, self.timelines.groups_mut()) {
+                    groups.begins_read();
+                }
+                Ok(())
+            }
+            Some(Err(why)) => self.ended(now, which, why, out),
+            Some(Ok(None)) | None => Ok(()),
         }
-        Ok(())
     }
 
     /// The device claims this position, which is beyond the end of its timeline.
@@ -204,7 +231,8 @@ impl Live {
             if head.epoch == 0 {
                 continue;
             }
-            let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline) else {
+            let which = self.which(timeline);
+            let Some(Timeline { followed, .. }) = which.and_then(|which| self.timelines.get_mut(which)) else {
                 if let Some(awaited) = &mut self.awaited {
                     awaited.heard(timeline, head)?;
                 }
@@ -214,35 +242,52 @@ impl Live {
             followed.reaches(position).map_err(|OtherEpoch| RESTORED)?;
             if followed.lacks() {
                 let timeline = followed.timeline.id.clone();
-                out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation: self.incarnation, position }));
+                let incarnation = self.incarnation_of(&timeline);
+                out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation, position }));
             }
         }
         Ok(())
     }
 
-    /// The index of the timeline among those that the session follows.
-    pub(super) fn place_of(&self, id: TimelineRef<'_>) -> Option<usize> {
-        self.timelines.iter().position(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
+    /// The timeline, if the session could follow it.
+    pub(super) fn which<'a>(&self, timeline: TimelineRef<'a>) -> Option<Which<'a>> {
+        match timeline {
+            TimelineRef::Inbox(user) => (user == self.who.user.as_str()).then_some(Which::Inbox),
+            TimelineRef::Group(group) => Some(Which::Group(group)),
+        }
+    }
+
+    /// As feeds know the life of a timeline. Groups have none: their epochs tell.
+    fn incarnation_of(&self, timeline: &TimelineId) -> u64 {
+        match timeline {
+            TimelineId::Inbox(_) => self.incarnation,
+            TimelineId::Group(_) => 0,
+        }
     }
 
     /// The client learned from its answer that its own message has this position.
-    pub(super) fn own(&mut self, now: Now, place: usize, position: Position, out: &mut Vec<Effect>) {
-        let (me, incarnation) = (self.follower(), self.incarnation);
-        let Some(Timeline { followed, .. }) = self.timelines.get_mut(place) else { return };
-        let accepted = followed.accepted(position, me, now.instant, &mut |next| tell(next, out));
-        // In another epoch: the feed asks the store.
-        let counted = accepted.unwrap_or(false);
-        let timeline = followed.timeline.id.clone();
+    pub(super) fn own(&mut self, now: Now, timeline: TimelineRef<'_>, position: Position, out: &mut Vec<Effect>) {
+        let me = self.follower();
+        let Some(which) = self.which(timeline) else { return };
+        let accepted = self.with(which, out, |Timeline { followed, .. }, mut tell| {
+            // In another epoch: the feed asks the store.
+            let counted = followed.accepted(position, me, now.instant, &mut tell).unwrap_or(false);
+            (followed.timeline.id.clone(), counted)
+        });
+        let Some((timeline, counted)) = accepted else { return };
+        let incarnation = self.incarnation_of(&timeline);
         out.push(Effect::Feed(FeedAsk::Own(timeline, Own { incarnation, position, counted })));
     }
 
     pub(super) fn backlog(&mut self, now: Now, full: bool, out: &mut Vec<Effect>) {
-        for Timeline { followed, .. } in &mut self.timelines {
-            if !full {
-                followed.resume();
-            } else if followed.pause(now.instant) {
-                out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
-            }
+        if let Some(groups) = self.timelines.groups_mut() {
+            groups.is_paused = full;
+        }
+        let Some(Timeline { followed, .. }) = &mut self.timelines.inbox else { return };
+        if !full {
+            followed.resume();
+        } else if followed.pause(now.instant) {
+            out.push(Effect::Feed(FeedAsk::Fall(followed.timeline.id.clone())));
         }
     }
 
@@ -259,8 +304,13 @@ impl Live {
             !matches!(tag, Tag::Renew(_)) && result.as_ref().is_err_and(|why| why.code() == Code::Unauthenticated);
         match tag {
             // The outcome of the send is unknown, so it is not refused: the recipient may have the message.
-            Tag::Send(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
-            Tag::Send(sent) => self.sent(now, sent, result, out),
+            Tag::Send(_) | Tag::Group(_) if ended => self.pending_sends = self.pending_sends.saturating_sub(1),
+            Tag::Send(sent) => self.sent(now, sent, true, result, out),
+            // The change is delivered in its turn.
+            Tag::Group(sent) => self.sent(now, sent, false, result, out),
+            Tag::GroupRead { request, group } => self.group_was_read(request, group, result, out),
+            Tag::Memberships => self.memberships_read(now, result, out),
+            Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
             Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out)?,
@@ -278,13 +328,30 @@ impl Live {
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
-        let Some(Timeline { followed, .. }) = of(&mut self.timelines, timeline.into()) else { return Ok(()) };
-        let read = followed.read(ReadPage::of(result).ok(), now.instant, &mut |next| tell(next, out));
-        read.map_err(|OtherEpoch| RESTORED)
+        let Some(which) = self.which(timeline.into()) else { return Ok(()) };
+        if let (Which::Group(_), Some(groups)) = (which, self.timelines.groups_mut()) {
+            groups.has_read();
+        }
+        let page = match (ReadPage::of(result), which) {
+            (Err(ReadFailed::Gone), Which::Group(group)) => {
+                self.lost(now, group, out);
+                return Ok(());
+            }
+            (page, _) => page.ok(),
+        };
+        let read = self.with(which, out, |timeline, mut tell| timeline.followed.read(page, now.instant, &mut tell));
+        match (read, which) {
+            (Some(Err(OtherEpoch)), Which::Inbox) => Err(RESTORED),
+            (Some(Err(OtherEpoch)), Which::Group(group)) => {
+                self.lost(now, group, out);
+                Ok(())
+            }
+            (Some(Ok(())) | None, _) => Ok(()),
+        }
     }
 
     pub(super) fn progress(&self) -> impl Iterator<Item = TimelineProgress> {
-        self.timelines.iter().map(|Timeline { followed, ack }| TimelineProgress {
+        self.timelines.all().map(|Timeline { followed, ack }| TimelineProgress {
             timeline: Some(followed.timeline.id.to_client()),
             epoch: followed.epoch().0,
             pushed: followed.given(),
@@ -298,48 +365,12 @@ impl Live {
         let head = |Timeline { followed, .. }: &Timeline| {
             (followed.timeline.id.clone(), Position { epoch: followed.epoch(), seq: followed.head() })
         };
-        let heads = self.timelines.iter().map(head).collect();
+        let is_told = |timeline: &&Timeline| match timeline.followed.timeline.id {
+            TimelineId::Inbox(_) => true,
+            TimelineId::Group(_) => timeline.followed.lacks(),
+        };
+        let heads = self.timelines.all().filter(is_told).take(1 + MAX_HEADS).map(head).collect();
         out.push(Effect::Tell(Tell::Heads { nonce, heads }));
-    }
-
-    /// Takes an acknowledgement. An invalid one is ignored: no frame could refuse it, and it does no harm.
-    pub(super) fn ack(&mut self, now: Now, timeline: Option<&client::Timeline>, position: Option<client::Position>) {
-        let (Some(position), Some(timeline)) = (position, timeline.and_then(TimelineRef::of)) else { return };
-        let Some(Timeline { followed, ack }) = of(&mut self.timelines, timeline) else { return };
-        if position.epoch == followed.epoch().0 && (ack.newest() + 1..=followed.head()).contains(&position.seq) {
-            ack.latest = position.seq;
-            if let Some((_, came)) = ack.measured.take_if(|(seq, _)| *seq <= position.seq) {
-                metrics::acknowledged(now.instant.saturating_duration_since(came));
-            }
-        }
-    }
-
-    fn acked(&mut self, now: Now, timeline: &TimelineId, result: &Result<Reply, Refusal>) {
-        let Some(Timeline { ack, .. }) = of(&mut self.timelines, timeline.into()) else { return };
-        let sent = std::mem::take(&mut ack.sent);
-        match result {
-            Ok(_) => ack.done = ack.done.max(sent),
-            Err(why) => {
-                self.ack_not_before = now.instant + ACK_AGAIN;
-                if why.retry && ack.latest == 0 {
-                    ack.latest = sent;
-                }
-            }
-        }
-    }
-
-    /// The acknowledgements that were not sent, or were sent without a confirmed write.
-    pub(super) fn last_acks(&self) -> impl Iterator<Item = (TimelineId, Acknowledge)> {
-        let waiting = self.timelines.iter().filter(|timeline| timeline.ack.latest != 0);
-        waiting.map(|timeline| {
-            let id = timeline.followed.timeline.id.clone();
-            let ack = acknowledge(&self.who, self.incarnation, &id, timeline.latest());
-            (id, ack)
-        })
-    }
-
-    pub(super) fn acks_on_their_way(&self) -> usize {
-        self.timelines.iter().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
     pub(super) fn go(&mut self, going: Going) {
@@ -372,24 +403,27 @@ impl Live {
     /// Does everything that is due: joins, acknowledgements, expired places.
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         self.pace.sweep(now.instant);
-        let me = self.follower();
-        for Timeline { followed, .. } in &mut self.timelines {
-            if followed.step(me, now.instant, &mut |next| tell(next, out)) {
-                let ask = followed.ask(self.incarnation);
-                out.push(Effect::Feed(FeedAsk::Join(followed.timeline.id.clone(), ask)));
-            }
-        }
-        if now.instant >= self.ack_not_before {
-            for timeline in self.timelines.iter_mut().filter(|timeline| timeline.ack.is_due()) {
-                let (id, position) = (timeline.followed.timeline.id.clone(), timeline.latest());
-                timeline.ack.sent = std::mem::take(&mut timeline.ack.latest);
-                self.ack_not_before = now.instant + rules.ack_interval;
-                let op = Op::Acknowledge(acknowledge(&self.who, self.incarnation, &id, position));
-                out.push(Effect::Request { tag: Tag::Ack(id), op, traceparent: String::new() });
-            }
+        self.step(Which::Inbox, now, out);
+        self.flow_groups(now, out);
+        if now.instant >= self.ack_not_before && self.timelines.has_acks() {
+            self.send_acks(rules, now, out);
         }
         #[cfg(feature = "planted-bugs")]
         self.planted.drop_push(out);
+    }
+
+    /// Does what is due for this timeline.
+    pub(super) fn step(&mut self, which: Which<'_>, now: Now, out: &mut Vec<Effect>) {
+        let me = self.follower();
+        let joins = self.with(which, out, |Timeline { followed, .. }, mut tell| {
+            let joins = followed.step(me, now.instant, &mut tell);
+            joins.then(|| Arc::clone(&followed.timeline))
+        });
+        let Some(Some(name)) = joins else { return };
+        let incarnation = self.incarnation_of(&name.id);
+        if let Some(Timeline { followed, .. }) = self.timelines.get_mut(which) {
+            out.push(Effect::Feed(FeedAsk::Join(name.id.clone(), followed.ask(incarnation))));
+        }
     }
 
     fn follower(&self) -> Follower {
@@ -409,36 +443,15 @@ impl Live {
     }
 }
 
-impl Timeline {
-    /// The latest acknowledgement, if it was not sent yet.
-    fn latest(&self) -> Position {
-        Position { epoch: self.followed.epoch(), seq: self.ack.latest }
-    }
-}
-
-impl Acks {
-    fn newest(&self) -> u64 {
-        self.latest.max(self.sent).max(self.done)
-    }
-
-    fn is_due(&self) -> bool {
-        self.latest != 0 && self.sent == 0
-    }
-}
-
-fn of<'a>(timelines: &'a mut [Timeline], id: TimelineRef<'_>) -> Option<&'a mut Timeline> {
-    timelines.iter_mut().find(|timeline| TimelineRef::from(&timeline.followed.timeline.id) == id)
-}
-
 fn gone(why: Ending) -> CloseReason {
     match why {
         Ending::Restored => RESTORED,
-        Ending::AccountEnded => ENDED,
+        Ending::AccountEnded | Ending::GroupEnded => ENDED,
     }
 }
 
 /// Writes the next item of a timeline.
-fn tell(next: Next, out: &mut Vec<Effect>) {
+pub(super) fn tell(next: Next, out: &mut Vec<Effect>) {
     match next {
         Next::Entry(entry) => {
             match entry.came {

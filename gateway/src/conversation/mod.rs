@@ -1,12 +1,16 @@
 //! The session of one client: its requests and what it is told, in order. It does not wait, and knows neither clock nor
 //! protocol: inputs come with the time, effects come out.
 
+mod acks;
 mod ask;
 pub(crate) mod content;
 mod effect;
+mod following;
+mod groups;
 mod history;
 mod input;
 mod live;
+mod membership;
 mod pace;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -40,7 +44,9 @@ use carillon_proto::{
     sessions,
 };
 
-pub(crate) use ask::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
+pub(crate) use ask::{
+    Ask, AskId, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, PageAsk, SendAsk, SignInAsk,
+};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use rules::Rules;
@@ -148,9 +154,18 @@ impl Session {
             Input::HalfClosed => self.half_closed(out),
             Input::Answer(tag, answered) => self.answer(now, tag, answered, out),
             Input::Entry(entry) => self.with_live(out, |live, _, out| live.entry(now, entry, out)),
-            Input::Left(feed, Left::Fallen) => self.with_live(out, |live, _, _| live.fallen(now, feed)),
-            Input::Left(feed, Left::Ended(why)) => self.with_live(out, |live, _, _| live.left(feed, why)),
-            Input::Joined(joined) => self.with_live(out, |live, rules, out| live.joined(rules, joined, out)),
+            Input::Left(feed, timeline, Left::Fallen) => self.with_live(out, |live, _, out| {
+                live.fallen(now, feed, &timeline, out);
+                Ok(())
+            }),
+            Input::Left(feed, timeline, Left::Ended(why)) => {
+                self.with_live(out, |live, _, out| live.left(now, feed, &timeline, why, out));
+            }
+            Input::Joined(joined) => self.with_live(out, |live, rules, out| live.joined(now, rules, joined, out)),
+            Input::Begun(begun) => self.with_live(out, |live, _, out| {
+                live.begun(now, begun, out);
+                Ok(())
+            }),
             Input::Heads(heads) => self.with_live(out, |live, _, out| live.heads(&heads, out)),
             Input::Evicted(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
@@ -236,6 +251,8 @@ impl Session {
                     Ask::Send(send) => live.send(&self.rules, now, send, out),
                     Ask::Has { timeline, position } => live.ack(now, timeline.as_ref(), position),
                     Ask::Page(page) => live.fetch(&self.rules, now, page, out),
+                    Ask::Group(ask) => live.change_group(&self.rules, now, *ask, out),
+                    Ask::GroupRead(ask) => live.read_group(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

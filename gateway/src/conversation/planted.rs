@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use carillon_proto::{Position, planted::PlantedBug};
+use carillon_proto::{Position, TimelineId, planted::PlantedBug};
 
 use super::{Effect, Tell};
 
@@ -29,7 +29,7 @@ impl Renumbered {
 
     fn is_told(&mut self, tell: &mut Tell) -> bool {
         match tell {
-            Tell::Entry(entry) => {
+            Tell::Entry(entry) if matches!(entry.timeline.id, TimelineId::Inbox(_)) => {
                 self.deliveries += 1;
                 if self.deliveries.is_multiple_of(OF) {
                     self.dropped += 1;

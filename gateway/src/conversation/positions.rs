@@ -31,6 +31,8 @@ pub(super) struct Awaited {
     start: Start,
     /// The head of the inbox, until its delivery begins.
     inbox: Option<Head>,
+    /// The positions in groups.
+    groups: Vec<TimelinePosition>,
 }
 
 /// Where the delivery of a timeline starts.
@@ -63,8 +65,10 @@ impl Session {
         let given = given(&timeline, positions);
         let begins = awaited.inbox.take_if(|_| given.is_some() || !more);
         let begin = begins.map(|head| DeliveryStart::new(head, given, awaited.start));
-        if more {
-            live.awaited = Some(awaited);
+        awaited.groups.extend(of_groups(positions));
+        match more {
+            true => live.awaited = Some(awaited),
+            false => live.load_groups(&self.rules, &awaited.groups, awaited.start, out),
         }
         let Some(begin) = begin else { return };
         live.follow(inbox.clone(), &begin, now);
@@ -80,9 +84,9 @@ impl Session {
 }
 
 impl Awaited {
-    /// `inbox`: its head, unless its delivery has begun.
-    pub(super) fn new(given: usize, until: Instant, start: Start, inbox: Option<Head>) -> Self {
-        Self { given, until, start, inbox }
+    /// `given`: the positions of the sign-in. `inbox`: its head, unless its delivery has begun.
+    pub(super) fn new(given: &[TimelinePosition], until: Instant, start: Start, inbox: Option<Head>) -> Self {
+        Self { given: given.len(), until, start, inbox, groups: of_groups(given).collect() }
     }
 
     /// The routers told how far the inbox reaches, before its delivery has begun.
@@ -126,7 +130,7 @@ impl DeliveryStart {
     }
 
     /// False if the device said itself that it has all that there is.
-    fn is_news(&self, given: Option<Position>) -> bool {
+    pub(super) fn is_news(&self, given: Option<Position>) -> bool {
         given != Some(Position { epoch: self.epoch, seq: self.last })
     }
 }
@@ -134,6 +138,13 @@ impl DeliveryStart {
 /// The position that is given for this timeline.
 pub(super) fn given(timeline: &client::Timeline, positions: &[TimelinePosition]) -> Option<Position> {
     positions.iter().find(|named| named.timeline.as_ref() == Some(timeline))?.position
+}
+
+fn of_groups(positions: &[TimelinePosition]) -> impl Iterator<Item = TimelinePosition> {
+    let is_group = |named: &&TimelinePosition| {
+        matches!(named.timeline.as_ref().and_then(TimelineRef::of), Some(TimelineRef::Group(_)))
+    };
+    positions.iter().filter(is_group).cloned()
 }
 
 pub(super) fn head_of(timeline: &client::Timeline, heads: &[TimelineHead]) -> Head {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use carillon_proto::Level;
 
 use super::{
     ticket::TicketKeys,
@@ -50,6 +51,11 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// True once all parts of the service know groups.
+    pub(crate) fn has_groups(&self) -> bool {
+        self.level.get() >= Level::GROUPS
+    }
+
     /// Gives no resume tickets until `tickets` has keys.
     pub(crate) fn new(config: &GatewayConfig, decoy_key: [u8; 32]) -> Result<Self, InvalidTokenKey> {
         Ok(Self {

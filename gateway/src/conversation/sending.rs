@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, TimelineId, UserId,
+    ClientId, GroupId, TimelineId, UserId,
     pb::{
         client::{self, Code, recipient::To},
         link::{self, Refusal, SendTo, router_reply::Result as Reply, router_request::Op, send_to},
@@ -31,6 +31,12 @@ pub(crate) struct Sent {
     _span: Span,
 }
 
+impl Sent {
+    pub(super) fn new(client_id: String, after: Option<Named>, admitted: Admitted, at: Instant, span: Span) -> Self {
+        Self { client_id, after, admitted, at, _span: span }
+    }
+}
+
 /// The retry delay when no better one is known.
 const SOON_MS: u32 = 100;
 
@@ -46,12 +52,17 @@ impl Live {
                 let traceparent = trace::traceparent(&span);
                 let named = Named::of(&after);
                 // In one buffer, because the request is kept to be repeated.
-                let ids = [self.who.user.as_str(), self.who.device.as_str(), &to, &client_id, &after];
+                let (name, is_group) = match &to {
+                    To::User(user) => (user, false),
+                    To::Group(group) => (group, true),
+                };
+                let ids = [self.who.user.as_str(), self.who.device.as_str(), name, &client_id, &after];
                 let [sender, sender_device, to, client_id_bytes, after] = in_one_buffer(ids);
+                let to = if is_group { send_to::To::Group(to) } else { send_to::To::User(to) };
                 let op = Op::Send(link::Send {
                     sender,
                     sender_device,
-                    to: Some(SendTo { to: Some(send_to::To::User(to)) }),
+                    to: Some(SendTo { to: Some(to) }),
                     client_id: client_id_bytes,
                     content,
                     connection: self.connection,
@@ -60,7 +71,7 @@ impl Live {
                     generation: self.generation,
                     time_ms: now.unix_ms,
                 });
-                let tag = Tag::Send(Sent { client_id, after: named, admitted, at: now.instant, _span: span });
+                let tag = Tag::Send(Sent::new(client_id, named, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });
             }
         }
@@ -76,19 +87,29 @@ impl Live {
         out.push(refused(what, why));
     }
 
-    pub(super) fn sent(&mut self, now: Now, sent: Sent, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+    /// `counts`: a client whose next position this is has it now, by the answer.
+    pub(super) fn sent(
+        &mut self,
+        now: Now,
+        sent: Sent,
+        counts: bool,
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
         self.pending_sends = self.pending_sends.saturating_sub(1);
         let why = match result {
             Ok(Reply::Accepted(accepted)) => {
                 metrics::accepted(now.instant.saturating_duration_since(sent.at));
                 let link::Accepted { message_id, timeline, position, time_ms } = accepted;
-                let place = timeline.as_ref().and_then(TimelineRef::of).and_then(|timeline| self.place_of(timeline));
                 let client_id = sent.client_id;
+                let named = timeline.clone();
                 let placed = Placed { client_id, message_id, timeline, position, time_ms };
                 out.push(Effect::Tell(Tell::Accepted(placed)));
                 // Entries that were held for this answer follow it.
-                if let (Some(place), Some(position)) = (place, position) {
-                    self.own(now, place, position.into(), out);
+                if let (Some(timeline), Some(position)) = (named.as_ref().and_then(TimelineRef::of), position)
+                    && counts
+                {
+                    self.own(now, timeline, position.into(), out);
                 }
                 return;
             }
@@ -129,16 +150,14 @@ impl Live {
         Refusal { retry_after_ms: whole_ms(wait), ..why }
     }
 
-    /// The user who receives it, the content as received, and how the send was admitted.
-    fn check(
+    /// Whether one more may wait for its answer now, by the rate and by all other limits.
+    pub(super) fn admit_now(
         &mut self,
         rules: &Rules,
         now: Now,
         client_id: &str,
         after: &str,
-        to: Option<client::Recipient>,
-        content: Option<Bytes>,
-    ) -> Result<(String, Bytes, Admitted), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let not_yet = if let Some(going) = self.going() {
             Some(refusal(Code::Unavailable, going.why, SOON_MS))
         } else if self.pending_sends >= rules.max_pending_sends {
@@ -149,7 +168,20 @@ impl Live {
         if let Some(why) = not_yet {
             return Err(self.postponed(now, client_id, Named::of(after), why, None));
         }
-        let admitted = self.admit(now, client_id, after)?;
+        self.admit(now, client_id, after)
+    }
+
+    /// Who receives it, the content as received, and how the send was admitted.
+    fn check(
+        &mut self,
+        rules: &Rules,
+        now: Now,
+        client_id: &str,
+        after: &str,
+        to: Option<client::Recipient>,
+        content: Option<Bytes>,
+    ) -> Result<(To, Bytes, Admitted), Refusal> {
+        let admitted = self.admit_now(rules, now, client_id, after)?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
         ClientId::check(client_id).map_err(|error| invalid(&error))?;
         if !after.is_empty() {
@@ -158,9 +190,13 @@ impl Live {
         let to = match to.and_then(|to| to.to) {
             Some(To::User(user)) => {
                 UserId::check(&user).map_err(|error| invalid(&error))?;
-                user
+                To::User(user)
             }
-            Some(To::Group(_)) => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
+            Some(To::Group(_)) if !rules.has_groups() => return Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
+            Some(To::Group(group)) => {
+                GroupId::check(&group).map_err(|error| invalid(&error))?;
+                To::Group(group)
+            }
             None => return Err(invalid(&"send has no recipient")),
         };
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
@@ -171,7 +207,7 @@ impl Live {
 }
 
 /// The texts as parts of one allocation.
-fn in_one_buffer<const N: usize>(texts: [&str; N]) -> [Bytes; N] {
+pub(super) fn in_one_buffer<const N: usize>(texts: [&str; N]) -> [Bytes; N] {
     let mut rest = Bytes::from(texts.concat());
     texts.map(|text| rest.split_to(text.len()))
 }
@@ -192,8 +228,8 @@ pub(super) fn refused(asked: AskId, why: Refusal) -> Effect {
     Effect::Tell(Tell::Refused { asked, why })
 }
 
-/// The timeline, if this connection may use it: only the user's own inbox while there are no groups.
-pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Result<TimelineId, Refusal> {
+/// The timeline, if this connection may ask for it. The store says which groups the user may read.
+pub(super) fn may_use(live: &Live, rules: &Rules, timeline: Option<&client::Timeline>) -> Result<TimelineId, Refusal> {
     let named = match timeline.map(TimelineId::from_client) {
         Some(Ok(Some(named))) => named,
         Some(Ok(None)) | None => return Err(refusal(Code::Invalid, "no timeline is named", 0)),
@@ -202,6 +238,7 @@ pub(super) fn may_use(live: &Live, timeline: Option<&client::Timeline>) -> Resul
     match &named {
         TimelineId::Inbox(user) if *user == live.who.user => Ok(named),
         TimelineId::Inbox(_) => Err(refusal(Code::Forbidden, "the inbox of another user", 0)),
+        TimelineId::Group(_) if rules.has_groups() => Ok(named),
         TimelineId::Group(_) => Err(refusal(Code::Unsupported, NO_GROUPS, 0)),
     }
 }

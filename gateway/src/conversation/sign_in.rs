@@ -354,12 +354,16 @@ impl Session {
         let awaited = applicant.more_positions.then(|| {
             let until = now.instant + self.rules.sign_in_timeout;
             let inbox = begin.is_none().then_some(head);
-            Box::new(Awaited::new(applicant.positions.len(), until, applicant.start, inbox))
+            Box::new(Awaited::new(&applicant.positions, until, applicant.start, inbox))
         });
-        let start = LiveStart { who, incarnation, generation, expires, share, awaited };
+        let inbox_known = head.last;
+        let start = LiveStart { who, incarnation, generation, expires, share, awaited, inbox_known };
         let mut live = Live::new(&self.rules, now, self.connection, start);
         if let Some(begin) = &begin {
             live.follow(inbox.clone(), begin, now);
+        }
+        if !applicant.more_positions {
+            live.load_groups(&self.rules, &applicant.positions, applicant.start, out);
         }
         let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
         self.state = State::Live(Box::new(live));

@@ -35,7 +35,10 @@ pub(crate) enum Tell {
         first: Position,
     },
     Page(Box<Page>),
-    /// How far the followed timelines reach.
+    Group(Box<client::Group>),
+    Members(Box<client::Members>),
+    Groups(Box<client::Groups>),
+    /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,
         heads: Vec<(TimelineId, Position)>,

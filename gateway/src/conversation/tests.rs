@@ -2,6 +2,7 @@
 
 mod answers;
 mod ending;
+mod groups;
 mod herd;
 mod resuming;
 mod signed_in;
@@ -10,7 +11,7 @@ mod signing_in;
 use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use carillon_proto::{
-    Level,
+    GroupId, Level,
     credentials::{ClientKeys, new_credentials},
     pb::{
         client::{
@@ -31,7 +32,7 @@ use crate::{
     config::{GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, TokenAccounts},
     dialect::native::{self, Outgoing},
     feeding::read_op_of,
-    feeds::{Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage},
+    feeds::{Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName},
     outcome::{RequestOutcome, refusal},
     throttle::{Throttle, Tries},
 };
@@ -69,7 +70,8 @@ fn rules() -> Rules {
         ..GatewayConfig::default()
     };
     let rules = Rules::new(&config, [1; 32]).expect("loads");
-    rules.level.heard(Level::OF_PROGRAM);
+    // Without groups, of which `groups` tells.
+    rules.level.heard(Level::RING_SLOTS);
     rules.tickets.store(Arc::new(TicketKeys::new([[1; 32]])));
     Rules { throttle: Throttle::new(Tries::few()), ..rules }
 }
@@ -107,7 +109,7 @@ impl Play {
                     Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
                     Effect::Feed(ask) => {
                         let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.mail);
-                        inputs.extend(joined.map(Input::Joined));
+                        inputs.extend(joined.map(Input::from));
                     }
                     Effect::SignedIn => {}
                     Effect::Ping => self.pings += 1,
@@ -231,8 +233,12 @@ impl Hand for Mailboxes {
         true
     }
 
-    fn left(&mut self, _: Follower, feed: FeedId, why: Left) {
-        self.0.push_back(Input::Left(feed, why));
+    fn left(&mut self, _: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) {
+        self.0.push_back(Input::Left(feed, Arc::clone(timeline), why));
+    }
+
+    fn begun(&mut self, _: Follower, group: &GroupId, head: Option<Head>) {
+        self.0.push_back(Input::Begun(vec![(group.clone(), head)]));
     }
 }
 

@@ -67,6 +67,11 @@ impl<P> Delivery<P> {
         self.epoch
     }
 
+    /// The highest known position.
+    pub(super) fn head(&self) -> u64 {
+        self.head.max(self.next - 1)
+    }
+
     pub(super) fn next(&self) -> u64 {
         self.next
     }

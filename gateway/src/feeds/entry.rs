@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use carillon_proto::{Position, TimelineId};
+use carillon_proto::{Position, TimelineId, change_of_envelope, pb::client::GroupChange};
+use prost::Message as _;
 
 use super::{FeedId, Follower};
 
@@ -15,6 +16,8 @@ pub(crate) struct Entry {
     pub(crate) position: Position,
     /// The envelope as stored.
     pub(crate) envelope: Bytes,
+    /// What it says of a change of a group; nearly always nothing.
+    pub(crate) change: Option<Box<GroupChange>>,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.
     pub(crate) sender: Option<Follower>,
@@ -58,7 +61,8 @@ impl Entry {
         came: Came,
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
-        Self { feed, timeline, position, envelope, came, sender, traceparent, rendered: Default::default() }
+        let change = change_of_envelope(&envelope).and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
+        Self { feed, timeline, position, envelope, change, came, sender, traceparent, rendered: Default::default() }
     }
 
     /// Adds the sender and the trace context of a push.

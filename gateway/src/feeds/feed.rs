@@ -1,28 +1,22 @@
 //! The feed of a timeline on this gateway: order, followers, and recent entries.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use carillon_proto::{Epoch, Position};
+use carillon_proto::{Epoch, Position, TimelineId};
 
 use super::{
     delivery::{Arrival, Delivery},
     entry::{Came, Entry, TimelineName},
     follower::{Ending, Follower, Followers, Hand, Leaving, Left},
     read_page::{ReadFailed, ReadPage},
+    recent::{KEEP_RECENT, RecentEntries},
     walk::{Goodbyes, Walk},
 };
 use crate::metrics;
-
-/// Most entries kept for sessions that are about to join. Older ones are read from the store.
-const MAX_RECENT: usize = 64;
-const MAX_RECENT_BYTES: usize = 64 * 1024;
-/// How long they are kept after the last one arrived.
-const KEEP_RECENT: Duration = Duration::from_secs(2);
 
 /// Identifies one life of a feed. A process never reuses a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,15 +109,6 @@ struct Following {
     recent: Option<Box<RecentEntries>>,
 }
 
-/// The last entries, without gaps up to the feed's next position.
-struct RecentEntries {
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
-    since: Instant,
-    /// When the entries are next checked for age. New entries do not change it.
-    look_at: Instant,
-}
-
 impl Feed {
     pub(super) fn new(id: FeedId, timeline: TimelineName) -> Self {
         let timeline = Arc::new(timeline);
@@ -135,6 +120,20 @@ impl Feed {
         match &self.state {
             State::Expected(_) => 0,
             State::Following(this) => this.incarnation,
+        }
+    }
+
+    /// How far the feed knows its timeline to reach, if it does.
+    pub(super) fn head(&self) -> Option<Position> {
+        let State::Following(this) = &self.state else { return None };
+        let epoch = this.order.epoch();
+        (epoch.0 != 0).then_some(Position { epoch, seq: this.order.head() })
+    }
+
+    /// The store knows nothing of the timeline any more: it is asked again.
+    pub(super) fn is_doubtful(&mut self, now: Instant) {
+        if let State::Following(this) = &mut self.state {
+            this.order.doubt(now);
         }
     }
 
@@ -230,7 +229,7 @@ impl Feed {
                     return Joined::Ended(Ending::AccountEnded);
                 }
                 // The name has another owner.
-                let leaving = this.live.leave(self.id, Left::Ended(Ending::AccountEnded));
+                let leaving = this.live.leave(self.id, &self.timeline, Left::Ended(Ending::AccountEnded));
                 Goodbyes::add(&mut self.goodbyes, leaving, now, hand);
                 true
             }
@@ -287,6 +286,8 @@ impl Feed {
         let why = match read {
             Err(ReadFailed::ForNow) => return this.order.read_done(None, false, now),
             Err(ReadFailed::AccountEnded) => Ending::AccountEnded,
+            Err(ReadFailed::Gone) if matches!(self.timeline.id, TimelineId::Group(_)) => Ending::GroupEnded,
+            Err(ReadFailed::Gone) => return this.order.read_done(None, false, now),
             Ok(page)
                 if this.order.heard_of(Position { epoch: page.epoch, seq: page.last }, now) == Arrival::OtherEpoch =>
             {
@@ -297,7 +298,8 @@ impl Feed {
                 return fallen.into_iter().for_each(|fallen| Goodbyes::add(&mut self.goodbyes, fallen, now, hand));
             }
         };
-        Goodbyes::add(&mut self.goodbyes, this.live.leave(self.id, Left::Ended(why)), now, hand);
+        let leaving = this.live.leave(self.id, &self.timeline, Left::Ended(why));
+        Goodbyes::add(&mut self.goodbyes, leaving, now, hand);
         // Entries of this life may still wait in mailboxes. The session that joins next knows the timeline better.
         self.id = new_id();
         self.state = State::Expected(Expected { heard: None, doubt: true });
@@ -434,7 +436,7 @@ impl Following {
         let ReadPage { epoch, first, last, entries } = page;
         let before = self.order.next();
         // Each follower tells its client which entries are no longer kept.
-        let fallen = (first > before).then(|| self.live.leave(id, Left::Fallen));
+        let fallen = (first > before).then(|| self.live.leave(id, timeline, Left::Fallen));
         self.skip_to(first);
         for (seq, envelope) in entries {
             if self.order.read(seq, now) {
@@ -454,29 +456,6 @@ fn hear(heard: &mut Option<(u64, Position)>, incarnation: u64, position: Positio
     match heard {
         Some((_, known)) if known.epoch == position.epoch => known.seq = known.seq.max(position.seq),
         _ => *heard = Some((incarnation, position)),
-    }
-}
-
-impl RecentEntries {
-    fn new(now: Instant) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, since: now, look_at: now + KEEP_RECENT }
-    }
-
-    fn push(&mut self, entry: Arc<Entry>, now: Instant) {
-        self.bytes += entry.size();
-        self.entries.push_back(entry);
-        self.since = now;
-        while self.entries.len() > MAX_RECENT || self.bytes > MAX_RECENT_BYTES {
-            let Some(oldest) = self.entries.pop_front() else { break };
-            self.bytes -= oldest.size();
-        }
-    }
-
-    /// The entries from `next` on; `None` if `next` is no longer kept.
-    fn from(&self, next: u64) -> Option<Vec<Arc<Entry>>> {
-        let first = self.entries.front()?.position.seq;
-        let skip = usize::try_from(next.checked_sub(first)?).ok()?;
-        Some(self.entries.iter().skip(skip).cloned().collect())
     }
 }
 

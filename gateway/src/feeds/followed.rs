@@ -173,6 +173,11 @@ impl Followed {
         false
     }
 
+    /// As `fallen`. True: the feed has to be told.
+    pub(crate) fn fall_live(&mut self, now: Instant) -> bool {
+        self.stage == Stage::Live && self.fall(now)
+    }
+
     /// The mailbox was full, or the feed had to continue without this session.
     pub(crate) fn fallen(&mut self, now: Instant) {
         if self.stage == Stage::Live {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Entry, FeedId};
+use carillon_proto::{GroupId, pb::store::Head};
+
+use super::{Entry, FeedId, TimelineName};
 
 /// A connection that follows feeds, by its number. A process never reuses numbers, so they need no generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +20,8 @@ pub(crate) enum Ending {
     Restored,
     /// The account that owns the inbox has ended.
     AccountEnded,
+    /// The group is deleted.
+    GroupEnded,
 }
 
 /// Why a feed delivers no more.
@@ -34,7 +38,10 @@ pub(crate) trait Hand {
     fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool;
 
     /// The follower is no longer live.
-    fn left(&mut self, to: Follower, feed: FeedId, why: Left);
+    fn left(&mut self, to: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left);
+
+    /// The follower has asked how far this group reaches. `None`: there is no such group.
+    fn begun(&mut self, to: Follower, group: &GroupId, head: Option<Head>);
 }
 
 /// Most followers that get an entry at once, under one lock. Small in tests, where few sessions follow a feed.
@@ -94,8 +101,8 @@ impl Followers {
     }
 
     /// No follower is live any more; the result tells them why.
-    pub(super) fn leave(&mut self, feed: FeedId, why: Left) -> Leaving {
-        Leaving { followers: std::mem::take(&mut self.0), feed, why }
+    pub(super) fn leave(&mut self, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) -> Leaving {
+        Leaving { followers: std::mem::take(&mut self.0), feed, timeline: Arc::clone(timeline), why }
     }
 }
 
@@ -103,6 +110,7 @@ impl Followers {
 pub(super) struct Leaving {
     followers: Vec<Follower>,
     feed: FeedId,
+    timeline: Arc<TimelineName>,
     why: Left,
 }
 
@@ -111,7 +119,7 @@ impl Leaving {
     pub(super) fn tell(&mut self, hand: &mut impl Hand) -> bool {
         let rest = self.followers.len().saturating_sub(PIECE);
         for follower in self.followers.drain(rest..) {
-            hand.left(follower, self.feed, self.why);
+            hand.left(follower, self.feed, &self.timeline, self.why);
         }
         rest > 0
     }

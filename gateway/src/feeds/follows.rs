@@ -1,8 +1,8 @@
 //! The timelines that one connection follows, and its requests to their feeds.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
-use carillon_proto::{Position, TimelineId};
+use carillon_proto::{GroupId, Position, TimelineId, pb::store::Head};
 
 use super::{
     feed::{Join, JoinedFeed, Own},
@@ -16,6 +16,10 @@ pub(crate) enum FeedAsk {
     /// The session is about to follow the timeline: pushes are remembered from now on. Precedes every other request for
     /// it.
     Expect(TimelineId),
+    /// The session asks how far these groups reach. Those that are known are answered at once by `Input::Begun`, the others later.
+    Begin(Vec<GroupId>),
+    /// The session no longer follows the timeline.
+    Leave(TimelineId),
     /// The session asks for entries. Answered at once by `Input::Joined`.
     Join(TimelineId, Join),
     /// The session takes no more entries until it joins again.
@@ -26,29 +30,48 @@ pub(crate) enum FeedAsk {
     Reaches { timeline: TimelineId, incarnation: u64, position: Position },
 }
 
+/// The answer of feeds to a session, which is there at once.
+#[derive(Debug)]
+pub(crate) enum FeedAnswer {
+    Joined(JoinedFeed),
+    Begun(Vec<Begun>),
+}
+
+/// A group, and how far it reaches. `None`: there is no such group.
+pub(crate) type Begun = (GroupId, Option<Head>);
+
 /// The timelines that one connection follows. `leave` ends it, once.
 pub(crate) struct Follows {
     who: Follower,
     timelines: Vec<TimelineId>,
+    /// `None`, nearly always, while there are none.
+    groups: Option<Box<BTreeSet<GroupId>>>,
 }
 
 impl Follows {
     pub(crate) fn new(who: Follower) -> Self {
-        Self { who, timelines: Vec::new() }
+        Self { who, timelines: Vec::new(), groups: None }
     }
 
-    /// `Some` in answer to `Join`.
+    /// `Some` in answer to `Join` and `Begin`.
     pub(crate) fn ask(
         &mut self,
         feeds: &Feeds,
         ask: &FeedAsk,
         now: Instant,
         hand: &mut impl Hand,
-    ) -> Option<JoinedFeed> {
+    ) -> Option<FeedAnswer> {
         let who = self.who;
         match ask {
             FeedAsk::Expect(timeline) => self.expect(feeds, timeline),
-            FeedAsk::Join(timeline, join) => return feeds.join(timeline, who, join, now, hand),
+            FeedAsk::Begin(groups) => {
+                let known = feeds.begin(groups, who);
+                return (!known.is_empty()).then_some(FeedAnswer::Begun(known));
+            }
+            FeedAsk::Leave(timeline) => self.leave_one(feeds, timeline),
+            FeedAsk::Join(timeline, join) => {
+                return feeds.join(timeline, who, join, now, hand).map(FeedAnswer::Joined);
+            }
             FeedAsk::Fall(timeline) => feeds.fall(timeline, who),
             FeedAsk::Own(timeline, own) => feeds.own(timeline, who, own, now, hand),
             FeedAsk::Reaches { timeline, incarnation, position } => {
@@ -62,9 +85,31 @@ impl Follows {
         for timeline in self.timelines.drain(..) {
             feeds.leave(&timeline, self.who);
         }
+        for group in self.groups.take().into_iter().flat_map(|groups| *groups) {
+            feeds.leave(&TimelineId::Group(group), self.who);
+        }
+    }
+
+    fn leave_one(&mut self, feeds: &Feeds, timeline: &TimelineId) {
+        let followed = match timeline {
+            TimelineId::Group(group) => self.groups.as_mut().is_some_and(|groups| groups.remove(group)),
+            TimelineId::Inbox(_) => {
+                let place = self.timelines.iter().position(|known| known == timeline);
+                place.map(|place| self.timelines.swap_remove(place)).is_some()
+            }
+        };
+        if followed {
+            feeds.leave(timeline, self.who);
+        }
     }
 
     fn expect(&mut self, feeds: &Feeds, timeline: &TimelineId) {
+        if let TimelineId::Group(group) = timeline {
+            if self.groups.get_or_insert_default().insert(group.clone()) {
+                feeds.expect(timeline);
+            }
+            return;
+        }
         if !self.timelines.contains(timeline) {
             // Nearly all follow one timeline, for which the default capacity of four is too much.
             self.timelines.reserve_exact(1);

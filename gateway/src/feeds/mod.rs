@@ -12,6 +12,7 @@ mod followed;
 mod follower;
 mod follows;
 mod read_page;
+mod recent;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ pub(crate) use entry::{Came, Entry, Form, TimelineName};
 pub(crate) use feed::{FeedId, Join, Joined, JoinedFeed, Own};
 pub(crate) use followed::{Followed, Next, OtherEpoch};
 pub(crate) use follower::{Ending, Follower, Hand, Left};
-pub(crate) use follows::{FeedAsk, Follows};
-pub(crate) use read_page::ReadPage;
+pub(crate) use follows::{Begun, FeedAnswer, FeedAsk, Follows};
+pub(crate) use read_page::{ReadFailed, ReadPage};
 pub(crate) use table::{FeedRead, Feeds, TimelineRef};
 
 /// Pause before a read is repeated that failed or brought nothing.

@@ -26,6 +26,8 @@ pub(crate) enum ReadFailed {
     ForNow,
     /// The account that owns the inbox has ended.
     AccountEnded,
+    /// There is nothing to read, or nothing for this reader.
+    Gone,
 }
 
 impl ReadPage {
@@ -39,6 +41,7 @@ impl ReadPage {
             }
             // The router gives this refusal only for accounts that have ended.
             Err(why) if why.code() == Code::Unauthenticated => Err(ReadFailed::AccountEnded),
+            Err(why) if matches!(why.code(), Code::NotFound | Code::Forbidden) => Err(ReadFailed::Gone),
             Ok(_) | Err(_) => Err(ReadFailed::ForNow),
         }
     }

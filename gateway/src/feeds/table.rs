@@ -8,10 +8,11 @@ use std::{
 };
 
 use carillon_proto::{
-    GroupId, KeyedMap, Position, TimelineId, UserId,
+    Epoch, GroupId, KeyedMap, Position, TimelineId, UserId,
     pb::{
         client::{self, timeline::Owner},
-        link,
+        link::{self, TimelineHead},
+        store::Head,
     },
 };
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use super::{
     entry::TimelineName,
     feed::{Feed, FeedId, Join, JoinedFeed, Own, Push},
     follower::{Follower, Hand, NOBODY},
+    follows::Begun,
     read_page::{ReadFailed, ReadPage},
 };
 
@@ -34,15 +36,26 @@ pub(crate) struct Feeds {
     last_id: AtomicU64,
     /// Set when something became due sooner than before.
     moved: AtomicBool,
+    /// Groups whose first session has come or whose last one has gone; bounded by the groups that sessions follow, and emptied soon.
+    changed: Mutex<BTreeSet<GroupId>>,
 }
 
 #[derive(Default)]
 struct Shard {
     /// Boxed, to keep the map's spare capacity small.
     inboxes: KeyedMap<UserId, Box<Feed>>,
-    groups: KeyedMap<GroupId, Box<Feed>>,
+    groups: KeyedMap<GroupId, Box<GroupFeed>>,
     /// When feeds are visited; at most one entry for each.
     timers: BTreeSet<(Instant, TimelineId)>,
+}
+
+/// The feed of a group, and what this gateway has heard of the group.
+struct GroupFeed {
+    feed: Feed,
+    /// As the routers told it last.
+    head: Option<Head>,
+    /// Sessions that have asked for it before it was known.
+    waiting: Vec<Follower>,
 }
 
 /// A timeline's name as received, not validated. It is only looked up, never stored.
@@ -64,18 +77,83 @@ pub(crate) struct FeedRead {
 impl Feeds {
     /// `grace`: how long a missing push may be on its way before it is read.
     pub(crate) fn new(grace: Duration) -> Self {
-        Self { shards: Default::default(), grace, last_id: AtomicU64::new(0), moved: AtomicBool::new(false) }
+        let (shards, last_id, moved) = (Default::default(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { shards, grace, last_id, moved, changed: Mutex::default() }
     }
 
     /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow.
     pub(super) fn expect(&self, timeline: &TimelineId) {
         let mut shard = self.shard(timeline.into()).lock();
-        let new = || Box::new(Feed::new(self.new_id(), TimelineName::new(timeline.clone())));
-        let feed = match timeline {
-            TimelineId::Inbox(user) => shard.inboxes.entry(user.clone()).or_insert_with(new),
-            TimelineId::Group(group) => shard.groups.entry(group.clone()).or_insert_with(new),
+        let new = || Feed::new(self.new_id(), TimelineName::new(timeline.clone()));
+        match timeline {
+            TimelineId::Inbox(user) => {
+                shard.inboxes.entry(user.clone()).or_insert_with(|| Box::new(new())).attached += 1;
+            }
+            TimelineId::Group(group) => {
+                let new = || Box::new(GroupFeed { feed: new(), head: None, waiting: Vec::new() });
+                let known = shard.groups.entry(group.clone()).or_insert_with(new);
+                known.feed.attached += 1;
+                let is_first = known.feed.attached == 1;
+                drop(shard);
+                if is_first {
+                    self.changed.lock().insert(group.clone());
+                }
+            }
+        }
+    }
+
+    /// How far these groups, which the session expects, reach, as far as this is known. The others are told once it is.
+    pub(super) fn begin(&self, groups: &[GroupId], who: Follower) -> Vec<Begun> {
+        let mut known = Vec::new();
+        for group in groups {
+            let mut shard = self.shard(TimelineRef::Group(group.as_str())).lock();
+            let Some(feed) = shard.groups.get_mut(group) else { continue };
+            match feed.known() {
+                Some(head) => known.push((group.clone(), Some(head))),
+                None => feed.waiting.push(who),
+            }
+        }
+        known
+    }
+
+    /// The routers have told how far these groups reach; those that `heads` does not name do not exist.
+    pub(crate) fn told(&self, groups: &[GroupId], heads: &[TimelineHead], now: Instant, hand: &mut impl Hand) {
+        let heads: KeyedMap<&str, Head> = heads.iter().filter_map(head_of_group).collect();
+        for group in groups {
+            let timeline = TimelineRef::Group(group.as_str());
+            let head = heads.get(group.as_str()).copied();
+            let mut shard = self.shard(timeline).lock();
+            let Some(known) = shard.groups.get_mut(group) else { continue };
+            known.head = head;
+            for follower in std::mem::take(&mut known.waiting) {
+                hand.begun(follower, group, head);
+            }
+            drop(shard);
+            match head {
+                Some(Head { epoch, last, .. }) => {
+                    self.reaches(timeline, 0, Position { epoch: Epoch(epoch), seq: last }, now);
+                }
+                None => drop(self.with(timeline, |feed| feed.is_doubtful(now))),
+            }
+        }
+    }
+
+    /// Groups that sessions have begun or ceased to follow since the last call, and whether any does now.
+    pub(crate) fn take_changed(&self) -> Vec<(GroupId, bool)> {
+        let changed = std::mem::take(&mut *self.changed.lock());
+        let is_followed = |group: &GroupId| {
+            let shard = self.shard(TimelineRef::Group(group.as_str())).lock();
+            shard.groups.contains_key(group)
         };
-        feed.attached += 1;
+        let followed = changed.into_iter().map(|group| {
+            let is_followed = is_followed(&group);
+            (group, is_followed)
+        });
+        followed.collect()
+    }
+
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.lock().is_empty()
     }
 
     /// `None`: there was no `expect`.
@@ -100,6 +178,16 @@ impl Feeds {
             feed.fall(who);
             feed.attached -= 1;
         });
+        if let TimelineId::Group(group) = timeline {
+            let mut shard = self.shard(timeline.into()).lock();
+            match shard.groups.get_mut(group) {
+                Some(feed) => feed.waiting.retain(|waiting| *waiting != who),
+                None => {
+                    drop(shard);
+                    self.changed.lock().insert(group.clone());
+                }
+            }
+        }
     }
 
     /// A router pushed an envelope. A push is only a hint.
@@ -175,6 +263,11 @@ impl Feeds {
     }
 
     #[cfg(test)]
+    pub(crate) fn is_followed(&self, group: &GroupId) -> bool {
+        self.shard(TimelineRef::Group(group.as_str())).lock().groups.contains_key(group)
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| {
             let shard = shard.lock();
@@ -220,8 +313,8 @@ impl Shard {
     /// whether the visit is sooner than before.
     fn with<T>(&mut self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<(T, bool)> {
         let feed = match timeline {
-            TimelineRef::Inbox(user) => self.inboxes.get_mut(user)?,
-            TimelineRef::Group(group) => self.groups.get_mut(group)?,
+            TimelineRef::Inbox(user) => &mut **self.inboxes.get_mut(user)?,
+            TimelineRef::Group(group) => &mut self.groups.get_mut(group)?.feed,
         };
         let result = work(feed);
         let is_over = feed.attached == 0;
@@ -259,6 +352,26 @@ impl Shard {
             (None, TimelineRef::Group(group)) if is_over => drop(self.groups.remove(group)),
             (None, _) => {}
         }
+    }
+}
+
+impl GroupFeed {
+    /// How far the group reaches, by what its feed has seen or the routers have told.
+    fn known(&self) -> Option<Head> {
+        match (self.feed.head(), self.head) {
+            (Some(seen), Some(told)) if told.epoch == seen.epoch.0 => {
+                Some(Head { last: told.last.max(seen.seq), ..told })
+            }
+            (Some(seen), _) => Some(Head { epoch: seen.epoch.0, first: 1, last: seen.seq, ..Head::default() }),
+            (None, told) => told,
+        }
+    }
+}
+
+fn head_of_group(head: &TimelineHead) -> Option<(&str, Head)> {
+    match TimelineRef::of(head.timeline.as_ref()?)? {
+        TimelineRef::Group(group) => Some((group, head.head?)),
+        TimelineRef::Inbox(_) => None,
     }
 }
 

@@ -254,7 +254,7 @@ impl<C> Dispatch<C> {
                 Some(live) if !live.closing => live.closing = true,
                 _ => return answer(asker, Ok(router_reply::Result::Done(Done {})), 0, out),
             },
-            op if self.load.is_full(matches!(op, Op::Send(_))) => {
+            op if self.load.is_full(matches!(op, Op::Send(_) | Op::ChangeGroup(_))) => {
                 let why = "too many requests are waiting for routers";
                 let after = self.load.retry_after().as_millis() as u32;
                 return answer(asker, Err(refusal(Code::Overloaded, why, after)), 0, out);

@@ -27,6 +27,7 @@ use tonic::Status;
 use super::{
     DirectedRequest, Event, Hearing, ToLink,
     dispatch::Word,
+    follows::GroupFollows,
     parts::{LinkHandle, Partitions},
 };
 use crate::outcome::refusal;
@@ -188,8 +189,16 @@ impl RouterLink {
                 mailbox.over(evict.why());
             }
         }
+        let (followed, replies): (Vec<_>, Vec<_>) = match replies.iter().any(GroupFollows::is_answer) {
+            true => replies.into_iter().partition(GroupFollows::is_answer),
+            false => (Vec::new(), replies),
+        };
         if !replies.is_empty() {
             self.parts.replies(&self.address, replies);
+        }
+        for reply in followed {
+            let event = Event::Followed(Arc::clone(&self.address), reply);
+            self.events.send(event).await.map_err(|_| LinkError::Closed)?;
         }
         if let Some(view) = registry {
             self.events.send(Event::Registry(view)).await.map_err(|_| LinkError::Closed)?;

@@ -2,19 +2,16 @@
 
 mod directed;
 mod dispatch;
+mod follows;
 mod link;
 mod parts;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Level, Ring, clock, limits,
     pb::{
-        link::{DirectAnswer, GatewayDescription, RouterRequest},
+        link::{DirectAnswer, GatewayDescription, RouterReply, RouterRequest},
         store::RegistryView,
     },
     peer::PeerSecurity,
@@ -26,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 pub(crate) use directed::DirectedRequest;
 pub(crate) use dispatch::Submit;
 use dispatch::{Load, Word};
+use follows::GroupFollows;
 use link::RouterLink;
 use parts::{LinkHandle, Partitions};
 
@@ -46,6 +44,8 @@ pub(crate) enum Event {
     Up(Arc<str>, LinkHandle),
     Down(Arc<str>),
     Registry(RegistryView),
+    /// An answer to what this router was told of groups.
+    Followed(Arc<str>, RouterReply),
 }
 
 /// Messages for a link.
@@ -77,7 +77,8 @@ pub(crate) struct LinksTask {
     ring: Arc<Ring>,
     registry_version: u64,
     /// Routers with an open link.
-    open: BTreeSet<Arc<str>>,
+    open: BTreeMap<Arc<str>, LinkHandle>,
+    follows: GroupFollows,
     /// Running links, by address.
     links: BTreeMap<Arc<str>, Tasks>,
     seeds: Vec<Arc<str>>,
@@ -135,7 +136,8 @@ impl RouterLinks {
             parts: Arc::clone(&parts),
             ring: Arc::new(Ring::empty()),
             registry_version: 0,
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
+            follows: GroupFollows::new(),
             links: BTreeMap::new(),
             seeds: config.seeds.iter().map(|seed| Arc::from(seed.as_str())).collect(),
             addresses,
@@ -193,6 +195,7 @@ impl LinksTask {
         let mut lease = self.lease.subscribe();
         lease.mark_changed();
         let mut events = Vec::with_capacity(limits::BATCH_ITEMS);
+        let feeding = Arc::clone(&self.hearing.feeding);
         self.arrange(&tasks);
         loop {
             // All are cancel-safe: receiving, watching, ticking. Rare branches come first, so that they are not starved.
@@ -210,6 +213,7 @@ impl LinksTask {
                     let lease = *lease.borrow_and_update();
                     self.parts.lease(lease);
                 }
+                () = feeding.groups_changed() => {}
                 got = self.inbox.recv_many(&mut events, limits::BATCH_ITEMS) => if got == 0 { return },
             }
             let (before, open) = (self.ring.version(), self.open.len());
@@ -219,6 +223,7 @@ impl LinksTask {
             if before != self.ring.version() || open != self.open.len() {
                 self.arrange(&tasks);
             }
+            self.follow_groups();
             self.report();
         }
     }
@@ -229,11 +234,18 @@ impl LinksTask {
             Event::Up(address, _) if !self.links.contains_key(&address) => {}
             Event::Up(address, way) => {
                 self.parts.up(&address, &way);
-                self.open.insert(address);
+                self.follows.up(&address);
+                self.open.insert(address, way);
             }
             Event::Down(address) => {
                 self.open.remove(&address);
                 self.parts.down(&address);
+                self.follows.down(&address);
+            }
+            Event::Followed(from, reply) => {
+                if let Some(told) = self.follows.answered(&from, reply, clock::now().into_std()) {
+                    self.hearing.feeding.groups_told(&told.groups, &told.heads);
+                }
             }
             Event::Registry(view) => {
                 self.level.heard(Level(view.level));
@@ -242,6 +254,7 @@ impl LinksTask {
                     if view.ring_version != self.ring.version() {
                         self.ring = Arc::new(Ring::from_view(&view));
                         self.parts.ring(&self.ring);
+                        self.follows.ring(&self.ring);
                     }
                     let routers = self.ring.routers().iter().map(|router| Arc::from(router.address.as_str()));
                     self.hearing.census.registry(&view, routers.collect());
@@ -265,7 +278,7 @@ impl LinksTask {
             *now = known;
             changed
         });
-        if !wanted.iter().any(|address| self.open.contains(address)) {
+        if !wanted.iter().any(|address| self.open.contains_key(address)) {
             wanted.extend(self.seeds.iter().cloned());
         }
         let mut gone = Vec::new();
@@ -298,6 +311,7 @@ impl LinksTask {
         for address in gone {
             self.open.remove(&address);
             self.parts.down(&address);
+            self.follows.down(&address);
             self.hearing.census.down(&address);
         }
     }
@@ -318,12 +332,27 @@ impl LinksTask {
             Some("waiting for a lease")
         } else if routers.is_empty() {
             Some("waiting for the ring of routers")
-        } else if !routers.iter().any(|router| self.open.contains(&*router.address)) {
+        } else if !routers.iter().any(|router| self.open.contains_key(&*router.address)) {
             Some("waiting for a link to a router")
         } else {
             None
         };
         self.status.linked(missing);
+    }
+
+    /// Tells routers which groups sessions here follow, as far as they do not know.
+    fn follow_groups(&mut self) {
+        for (group, is_followed) in self.hearing.feeding.take_changed_groups() {
+            self.follows.changed(group, is_followed);
+        }
+        let now = clock::now().into_std();
+        for (to, request) in self.follows.requests(now) {
+            let id = request.id;
+            let sent = self.open.get(&to).map(|way| way.queue.try_send(ToLink::Request(request)));
+            if !matches!(sent, Some(Ok(()))) {
+                self.follows.unsent(id, now);
+            }
+        }
     }
 
     fn measure(&mut self) {

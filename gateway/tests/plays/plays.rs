@@ -77,13 +77,26 @@ impl World {
         StreamClient::signed_in(self.gateway.tcp_address().expect("on"), user, device).await
     }
 
+    pub(crate) fn store(&self) -> Arc<Mutex<Store>> {
+        Arc::clone(&self.router.store)
+    }
+
+    /// The router is killed, and one that knows nothing comes under its address.
+    pub(crate) async fn with_another_router(self) -> Self {
+        let Self { router, gateway, tasks } = self;
+        let (store, address) = router.stop().await;
+        store.lock().followed.clear();
+        let router = MiniRouter::start(store, Some(address)).await;
+        Self { router, gateway, tasks }
+    }
+
     pub(crate) async fn end(self) {
         assert!(self.tasks.finish(Duration::from_secs(10)).await, "all tasks end");
         assert_eq!(self.tasks.failure(), None);
     }
 }
 
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,5 +1,7 @@
 //! A router that keeps everything in memory: enough of one to play with a gateway.
 
+mod groups;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -47,7 +49,11 @@ pub(crate) struct Store {
     pub(crate) announced: usize,
     pub(crate) left: HashSet<u64>,
     pub(crate) cursors: HashMap<(String, String), u64>,
+    pub(crate) group_cursors: HashMap<(String, String, String), u64>,
     pub(crate) direct_answers: Vec<DirectAnswer>,
+    pub(crate) groups: HashMap<String, groups::Group>,
+    /// The groups that each gateway follows, by lease.
+    pub(crate) followed: HashMap<u64, HashSet<String>>,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -185,7 +191,10 @@ impl State {
     }
 
     fn send(&self, send: Send) -> Reply {
-        let Some(SendTo { to: Some(send_to::To::User(to)) }) = send.to else { panic!("no recipient") };
+        let to = match send.to.clone().and_then(|SendTo { to }| to).expect("a recipient") {
+            send_to::To::User(to) => to,
+            send_to::To::Group(group) => return self.send_to_group(&group, &send),
+        };
         let [sender, sender_device, to, client_id] = [&send.sender, &send.sender_device, &to, &send.client_id]
             .map(|id| String::from_utf8(id.to_vec()).expect("UTF-8"));
         let key = (sender.clone(), sender_device.clone(), client_id.clone());
@@ -211,7 +220,7 @@ impl State {
         Reply::Accepted(accepted)
     }
 
-    fn answer(&self, request: RouterRequest) -> RouterReply {
+    fn answer(&self, lease: u64, request: RouterRequest) -> RouterReply {
         let result = match request.op.expect("an op") {
             Op::LookUpAccount(_) | Op::EnsureAccount(_) => Reply::Account(Account::default()),
             Op::OpenSession(open) => self.open(open.session.expect("a session")),
@@ -230,9 +239,16 @@ impl State {
             }
             Op::Acknowledge(ack) => {
                 let seq = ack.position.expect("a position").seq;
-                self.store.lock().cursors.insert((ack.user, ack.device), seq);
+                let mut store = self.store.lock();
+                match ack.timeline.and_then(|timeline| timeline.owner) {
+                    Some(Owner::Group(group)) => {
+                        store.group_cursors.insert((ack.user, ack.device, group), seq);
+                    }
+                    _ => drop(store.cursors.insert((ack.user, ack.device), seq)),
+                }
                 Reply::Done(Done {})
             }
+            Op::Read(read) if groups::is_of_group(&read) => self.read_group_log(&read),
             Op::Read(read) => {
                 let head = self.head(&read.user, "");
                 let store = self.store.lock();
@@ -252,9 +268,11 @@ impl State {
             Op::Send(send) => self.send(send),
             Op::ReadHeads(_) => panic!("routers tell gateways what is missing"),
             Op::Direct(_) => panic!("no client can say so"),
-            Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) | Op::ReadMemberships(_) => {
-                panic!("there are no groups here")
-            }
+            Op::ChangeGroup(change) => self.change_group(change),
+            Op::Follow(follow) => self.follow(lease, follow),
+            Op::ReadGroup(read) => self.read_group(&read),
+            Op::ReadMembers(read) => self.read_members(&read),
+            Op::ReadMemberships(read) => self.read_memberships(&read),
         };
         RouterReply { id: request.id, result: Some(result) }
     }
@@ -283,12 +301,17 @@ impl Router for State {
         let state = self.clone();
         self.tasks.spawn("link", async move {
             let _ = out.send(Ok(FromRouter { registry: Some(state.view()), ..Default::default() })).await;
+            let mut lease = 0;
             while let Ok(Some(message)) = inbound.message().await {
                 if let Some(hello) = message.hello {
-                    state.links.lock().insert(hello.lease, out.clone());
+                    lease = hello.lease;
+                    // A new link: it knows of no group.
+                    state.store.lock().followed.remove(&lease);
+                    state.links.lock().insert(lease, out.clone());
                 }
                 state.store.lock().direct_answers.extend(message.direct_answers);
-                let replies: Vec<_> = message.requests.into_iter().map(|request| state.answer(request)).collect();
+                let replies: Vec<_> =
+                    message.requests.into_iter().map(|request| state.answer(lease, request)).collect();
                 if !replies.is_empty() {
                     let _ = out.send(Ok(FromRouter { replies, ..Default::default() })).await;
                 }

@@ -137,6 +137,7 @@ impl Gateway {
                 state.connections.remove(user);
             }
             From::Ack(_) | From::SignIn(_) | From::ScramFinal(_) | From::Renew(_) | From::Positions(_) => {}
+            From::Group(_) | From::ReadGroup(_) | From::ReadMembers(_) | From::ReadGroups(_) => {}
         }
     }
 }

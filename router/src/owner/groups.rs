@@ -39,8 +39,10 @@ impl Owner {
             Op::Follow(follow) => self.follow_groups(&follow, parts),
             Op::Read(read) => {
                 let reader = Person { user: read.user.clone(), incarnation: read.incarnation };
+                // Without a user the gateway reads for all its sessions that follow the group.
+                let reader = Some(reader).filter(|reader| !reader.user.is_empty());
                 let GroupContext { group, slot, deadline, .. } = parts;
-                self.read_page(&TimelineId::Group(group), &read, Some(reader), slot, deadline);
+                self.read_page(&TimelineId::Group(group), &read, reader, slot, deadline);
             }
             Op::ReadGroup(link::ReadGroup { reader, .. }) => {
                 let timeline = TimelineId::Group(parts.group.clone());

@@ -3,14 +3,15 @@
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{
-    self, Ack, Fetch, Ping, Positions, Recipient, Renew, ScramFinal, SignIn, SignOut, client_frame::Body as TypedBody,
+    self, Ack, Fetch, GroupRequest, Ping, Positions, ReadGroup, ReadGroups, ReadMembers, Recipient, Renew, ScramFinal,
+    SignIn, SignOut, client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(crate) body: Option<Body>,
 }
 
@@ -34,6 +35,14 @@ pub(crate) enum Body {
     Renew(Renew),
     #[prost(message, tag = "9")]
     Positions(Positions),
+    #[prost(message, tag = "10")]
+    Group(GroupRequest),
+    #[prost(message, tag = "11")]
+    ReadGroup(ReadGroup),
+    #[prost(message, tag = "12")]
+    ReadMembers(ReadMembers),
+    #[prost(message, tag = "13")]
+    ReadGroups(ReadGroups),
 }
 
 /// carillon.client.v1.Send.
@@ -71,6 +80,10 @@ impl From<TypedBody> for Body {
             TypedBody::Ping(body) => Self::Ping(body),
             TypedBody::Renew(body) => Self::Renew(body),
             TypedBody::Positions(body) => Self::Positions(body),
+            TypedBody::Group(body) => Self::Group(body),
+            TypedBody::ReadGroup(body) => Self::ReadGroup(body),
+            TypedBody::ReadMembers(body) => Self::ReadMembers(body),
+            TypedBody::ReadGroups(body) => Self::ReadGroups(body),
         }
     }
 }

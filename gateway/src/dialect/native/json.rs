@@ -472,4 +472,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn requests_of_groups_are_read_by_the_schema_too_and_named_when_they_cannot_be_read() {
+        let text = r#"{"group":{"clientId":"c1","group":"club","members":{"kind":"KIND_BANNED","users":["bob"]}}}"#;
+        assert_eq!(decode_by_schema(text).expect("by the schema"), decode(text).expect("decodes"));
+        let settings = r#"{"group":{"clientId":"c1","group":"club","set":{"slowModeMs":"1e3","open":true}}}"#;
+        let Some(Body::Group(request)) = decode(settings).expect("decodes").body else { panic!("no request") };
+        assert!(format!("{request:?}").contains("slow_mode_ms: Some(1000)"), "{request:?}");
+        let wrong = r#"{"group":{"clientId":"c1","group":5}}"#;
+        assert_eq!(refused(wrong).what, Some(What::ClientId("c1".to_owned())));
+        assert_eq!(refused(r#"{"readMembers":{"request":7,"limit":-1}}"#).what, Some(What::Request(7)));
+    }
 }

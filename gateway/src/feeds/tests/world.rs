@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use carillon_proto::{Epoch, Position, TimelineId, UserId, pb::link};
+use carillon_proto::{
+    Epoch, GroupId, Position, TimelineId, UserId,
+    pb::{link, store::Head},
+};
 
 use super::{
     super::{follower::NOBODY, read_page::ReadFailed, *},
@@ -72,7 +75,11 @@ impl Hand for Mailboxes {
         true
     }
 
-    fn left(&mut self, to: Follower, feed: FeedId, why: Left) {
+    fn begun(&mut self, _: Follower, group: &GroupId, _: Option<Head>) {
+        unreachable!("nobody asks for {group}");
+    }
+
+    fn left(&mut self, to: Follower, feed: FeedId, _: &Arc<TimelineName>, why: Left) {
         self.0.entry(to.0).or_default().left.push((feed, why));
     }
 }

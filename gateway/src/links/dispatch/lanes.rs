@@ -117,7 +117,8 @@ impl<C> Dispatch<C> {
     /// carried out, the client is told that the outcome is unknown.
     pub(super) fn of_all_tries(&self, id: u64, refusal: Refusal) -> Refusal {
         let pending = self.pending.get(&id);
-        let unknown = pending.is_some_and(|pending| pending.may_be_done && matches!(pending.op, Op::Send(_)));
+        let writes = |op: &Op| matches!(op, Op::Send(_) | Op::ChangeGroup(_));
+        let unknown = pending.is_some_and(|pending| pending.may_be_done && writes(&pending.op));
         if !unknown || !refusal.retry || refusal.code() == Code::Unavailable {
             return refusal;
         }

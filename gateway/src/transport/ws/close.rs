@@ -27,7 +27,8 @@ pub(super) fn close_code(bye: Code) -> CloseCode {
         | Code::TooSlow
         | Code::TimedOut
         | Code::Expired
-        | Code::OutOfOrder => CloseCode::Policy,
+        | Code::OutOfOrder
+        | Code::Exists => CloseCode::Policy,
     }
 }
 

@@ -66,8 +66,11 @@ impl<'de> Visitor<'de> for Root {
         let (mut send, mut request) = (None, None);
         while let Some(name) = members.next_key::<Name<'_>>()? {
             match name.text() {
-                Some("send") => send = members.next_value_seed(Member(&["clientId", "client_id"]))?,
-                Some("fetch" | "renew") => request = members.next_value_seed(Member(&["request"]))?,
+                Some("send" | "group") => send = members.next_value_seed(Member(&["clientId", "client_id"]))?,
+                Some(
+                    "fetch" | "renew" | "readGroup" | "read_group" | "readMembers" | "read_members" | "readGroups"
+                    | "read_groups",
+                ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;
                 }

@@ -71,7 +71,7 @@ impl Schema {
         let mut schema = Self { messages: HashMap::new(), enums: HashMap::new(), root };
         for file in files.file.iter().filter(|file| file.package() == PACKAGE) {
             file.message_type.iter().for_each(|message| schema.add(message));
-            file.enum_type.iter().for_each(|named| schema.add_enum(named));
+            file.enum_type.iter().for_each(|named| schema.add_enum(PACKAGE, named));
         }
         schema
     }
@@ -89,11 +89,13 @@ impl Schema {
             fields.insert(field.json_name().to_owned(), known);
         }
         self.messages.insert(format!(".{PACKAGE}.{}", message.name()), fields);
+        let within = format!("{PACKAGE}.{}", message.name());
+        message.enum_type.iter().for_each(|named| self.add_enum(&within, named));
     }
 
-    fn add_enum(&mut self, named: &EnumDescriptorProto) {
+    fn add_enum(&mut self, within: &str, named: &EnumDescriptorProto) {
         let names = named.value.iter().map(|value| (value.name().to_owned(), value.number())).collect();
-        self.enums.insert(format!(".{PACKAGE}.{}", named.name()), names);
+        self.enums.insert(format!(".{within}.{}", named.name()), names);
     }
 
     /// The same frame with every field in its first spelling and form, without unknown and null fields. Unknown fields

@@ -1,0 +1,296 @@
+//! The timelines that a session follows: the inbox, and groups. Groups that have something to do are kept apart, so that a device in
+//! many groups costs nothing for those in which nothing happens.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use carillon_proto::{
+    GroupId, KeyedMap, KeyedSet, Position,
+    pb::client::{self, Start},
+};
+
+use crate::feeds::Followed;
+
+/// Most groups of one session whose backlogs are read at the same time.
+const MAX_READS: usize = 4;
+/// Most acknowledgements of groups that are sent at once.
+const MAX_ACKS: usize = 64;
+/// Pause before it is asked again whether the user is in a group.
+pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One timeline that the session follows.
+pub(super) struct Timeline {
+    pub(super) followed: Followed,
+    pub(super) ack: Acks,
+}
+
+/// The device's acknowledgements, as positions; 0: none. The latest one waits while another is in flight.
+#[derive(Default)]
+pub(super) struct Acks {
+    pub(super) latest: u64,
+    pub(super) sent: u64,
+    pub(super) done: u64,
+    /// A position whose acknowledgement is measured, and when its entry came.
+    pub(super) measured: Option<(u64, Instant)>,
+}
+
+#[derive(Default)]
+pub(super) struct Timelines {
+    /// `None` until its delivery begins.
+    pub(super) inbox: Option<Timeline>,
+    /// `None`, nearly always, while the user is in no group.
+    groups: Option<Box<Groups>>,
+}
+
+/// Names a timeline of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which<'a> {
+    Inbox,
+    Group(&'a str),
+}
+
+#[derive(Default)]
+pub(super) struct Groups {
+    of: KeyedMap<GroupId, State>,
+    /// When groups have something to do.
+    due: BTreeSet<(Instant, GroupId)>,
+    /// Groups that have to read, and wait until others have.
+    waiting: VecDeque<GroupId>,
+    /// Pages on their way.
+    reads: usize,
+    /// Groups with an acknowledgement to send.
+    acks: BTreeSet<GroupId>,
+    /// The client does not read.
+    pub(super) is_paused: bool,
+    /// Groups of which it is being asked whether the user is in them. True: something has happened since, so it is asked again.
+    pub(super) checks: KeyedMap<GroupId, bool>,
+    /// When groups are checked again.
+    pub(super) check_again: BTreeSet<(Instant, GroupId, CheckAgain)>,
+    pub(super) loading: Option<Box<Loading>>,
+}
+
+/// Why a group is checked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CheckAgain {
+    /// Nobody has told how far it reaches.
+    UnlessBegun,
+    Failed,
+}
+
+/// The groups of the user are being read.
+pub(super) struct Loading {
+    pub(super) start: Start,
+    /// How far the device has each group, as it says.
+    pub(super) positions: KeyedMap<GroupId, client::Position>,
+    /// Groups that were checked since: that is more recent than what is read.
+    pub(super) checked: KeyedSet<GroupId>,
+    /// The last group that was read; empty: none.
+    pub(super) after: String,
+    /// When a failed read is repeated.
+    pub(super) again_at: Option<Instant>,
+}
+
+pub(super) enum State {
+    /// It is not known yet how far the group reaches.
+    Beginning(Beginning),
+    Following(Box<FollowedGroup>),
+    /// The feed has ended, and it is being asked why. The client has everything up to here.
+    Lost(Position),
+}
+
+/// How delivery will begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beginning {
+    /// The position of the change by which the user is a member.
+    pub(super) since: u64,
+    pub(super) given: Option<client::Position>,
+    pub(super) cursor: Option<client::Position>,
+    pub(super) start: Start,
+}
+
+pub(super) struct FollowedGroup {
+    pub(super) timeline: Timeline,
+    /// As in [`Beginning`]. That the user left before means nothing.
+    pub(super) since: u64,
+    /// The entry in `Groups::due`.
+    scheduled: Option<Instant>,
+}
+
+impl Timelines {
+    pub(super) fn get_mut(&mut self, which: Which<'_>) -> Option<&mut Timeline> {
+        match which {
+            Which::Inbox => self.inbox.as_mut(),
+            Which::Group(group) => match self.groups.as_mut()?.of.get_mut(group)? {
+                State::Following(followed) => Some(&mut followed.timeline),
+                State::Beginning(_) | State::Lost(_) => None,
+            },
+        }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Timeline> {
+        let groups = self.groups.iter().flat_map(|groups| groups.of.values()).filter_map(|state| match state {
+            State::Following(followed) => Some(&followed.timeline),
+            State::Beginning(_) | State::Lost(_) => None,
+        });
+        self.inbox.iter().chain(groups)
+    }
+
+    pub(super) fn groups(&self) -> Option<&Groups> {
+        self.groups.as_deref()
+    }
+
+    pub(super) fn groups_mut(&mut self) -> Option<&mut Groups> {
+        self.groups.as_deref_mut()
+    }
+
+    pub(super) fn groups_or_new(&mut self) -> &mut Groups {
+        self.groups.get_or_insert_default()
+    }
+
+    /// The position from which on entries of the group say whether the user has left.
+    pub(super) fn since(&self, group: &str) -> u64 {
+        match self.groups.as_ref().and_then(|groups| groups.of.get(group)) {
+            Some(State::Following(followed)) => followed.since,
+            _ => 0,
+        }
+    }
+
+    /// When something of a timeline is due, acknowledgements aside.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let inbox = self.inbox.as_ref().and_then(|timeline| timeline.followed.wake_at());
+        inbox.into_iter().chain(self.groups.as_ref().and_then(|groups| groups.wake_at())).min()
+    }
+
+    /// True if an acknowledgement waits.
+    pub(super) fn has_acks(&self) -> bool {
+        self.inbox.as_ref().is_some_and(|timeline| timeline.ack.is_due())
+            || self.groups.as_ref().is_some_and(|groups| !groups.acks.is_empty())
+    }
+
+    /// After the timeline has changed.
+    pub(super) fn settle(&mut self, which: Which<'_>) {
+        if let (Which::Group(group), Some(groups)) = (which, &mut self.groups) {
+            groups.settle(group);
+        }
+    }
+}
+
+impl Groups {
+    pub(super) fn get(&self, group: &str) -> Option<&State> {
+        self.of.get(group)
+    }
+
+    pub(super) fn get_mut(&mut self, group: &str) -> Option<&mut State> {
+        self.of.get_mut(group)
+    }
+
+    /// Replaces what was known of the group.
+    pub(super) fn set(&mut self, group: GroupId, state: State) {
+        self.remove(group.as_str());
+        self.of.insert(group, state);
+    }
+
+    pub(super) fn follow(&mut self, group: GroupId, since: u64, followed: Followed) {
+        let timeline = Timeline { followed, ack: Acks::default() };
+        self.set(group.clone(), State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None })));
+        self.settle(group.as_str());
+    }
+
+    pub(super) fn remove(&mut self, group: &str) -> Option<(GroupId, State)> {
+        let (group, state) = self.of.remove_entry(group)?;
+        if let State::Following(followed) = &state
+            && let Some(at) = followed.scheduled
+        {
+            self.due.remove(&(at, group.clone()));
+        }
+        self.acks.remove(&group);
+        Some((group, state))
+    }
+
+    /// Keeps in mind when the group has something to do, and whether it has something to acknowledge.
+    fn settle(&mut self, group: &str) {
+        let Some(name) = self.of.get_key_value(group).map(|(name, _)| name.clone()) else { return };
+        let (group, Some(State::Following(followed))) = (name, self.of.get_mut(group)) else { return };
+        let at = followed.timeline.followed.wake_at();
+        if at != followed.scheduled {
+            if let Some(before) = std::mem::replace(&mut followed.scheduled, at) {
+                self.due.remove(&(before, group.clone()));
+            }
+            self.due.extend(at.map(|at| (at, group.clone())));
+        }
+        if followed.timeline.ack.is_due() {
+            self.acks.insert(group);
+        } else {
+            self.acks.remove(&group);
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(at, _)| *at).filter(|_| !self.is_paused);
+        let check = self.check_again.first().map(|(at, ..)| *at);
+        let load = self.loading.as_ref().and_then(|loading| loading.again_at);
+        [due, check, load].into_iter().flatten().min()
+    }
+
+    /// The next group that has something to do now.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<GroupId> {
+        while !self.is_paused && self.due.first().is_some_and(|(at, _)| *at <= now) {
+            let (_, group) = self.due.pop_first()?;
+            let Some(State::Following(followed)) = self.of.get_mut(group.as_str()) else { continue };
+            followed.scheduled = None;
+            if self.reads >= MAX_READS && followed.timeline.followed.lacks() {
+                self.waiting.push_back(group);
+                continue;
+            }
+            return Some(group);
+        }
+        None
+    }
+
+    pub(super) fn begins_read(&mut self) {
+        self.reads += 1;
+    }
+
+    /// A page has come, or has failed to.
+    pub(super) fn has_read(&mut self) {
+        self.reads = self.reads.saturating_sub(1);
+        // It may have been ended meanwhile.
+        while let Some(group) = self.waiting.pop_front() {
+            if self.of.contains_key(group.as_str()) {
+                return self.settle(group.as_str());
+            }
+        }
+    }
+
+    /// Groups whose acknowledgements are to be sent now.
+    pub(super) fn take_acks(&mut self) -> Vec<GroupId> {
+        let due: Vec<GroupId> = self.acks.iter().take(MAX_ACKS).cloned().collect();
+        self.acks.retain(|group| !due.contains(group));
+        due
+    }
+
+    /// Groups that are checked now.
+    pub(super) fn take_checks(&mut self, now: Instant) -> Vec<GroupId> {
+        let mut due = Vec::new();
+        while self.check_again.first().is_some_and(|(at, ..)| *at <= now) {
+            let Some((_, group, why)) = self.check_again.pop_first() else { break };
+            let begins = matches!(self.of.get(group.as_str()), Some(State::Beginning(_)));
+            if begins || why != CheckAgain::UnlessBegun {
+                due.push(group);
+            }
+        }
+        due
+    }
+}
+
+impl Acks {
+    pub(super) fn newest(&self) -> u64 {
+        self.latest.max(self.sent).max(self.done)
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.latest != 0 && self.sent == 0
+    }
+}

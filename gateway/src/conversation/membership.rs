@@ -1,0 +1,343 @@
+//! The groups that a session follows. At its beginning it reads which groups the user is in. From then on an entry of the inbox says
+//! that this has changed, and an entry of the group's own log that the user is no longer in it. See docs/adr/0025-groups.md.
+
+use std::time::{Duration, Instant};
+
+use carillon_proto::{
+    GroupId, KeyedSet, Position, TimelineId,
+    pb::{
+        client::{
+            self, Code, GroupChange, Start, TimelinePosition, TimelineState, group_change::What, members_change::Kind,
+            recipient::To, timeline::Owner,
+        },
+        link::{RawEnvelope, ReadGroup, Refusal, router_reply::Result as Reply, router_request::Op},
+        store::{self, Head, MembershipsRead, member::Standing, memberships_read},
+    },
+};
+use prost::Message as _;
+
+use super::{
+    Effect, Now, Rules, Tag, Tell,
+    following::{Beginning, CHECK_AGAIN, CheckAgain, Loading, State, Timeline, Which},
+    live::{Live, tell},
+    positions::DeliveryStart,
+};
+use crate::feeds::{Begun, Entry, FeedAsk, Followed, Next};
+
+/// Most groups that are read at once.
+const PAGE: u32 = 1024;
+/// Most states of timelines in one frame.
+const STATES: usize = 256;
+/// For how long the gateway's feeds may find out how far a group reaches, before its owner is asked.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before it is found out why a group's feed has ended.
+const LOST: Duration = Duration::from_millis(500);
+
+/// What is told of one timeline, and what that means for groups.
+pub(super) struct Telling<'a> {
+    user: &'a str,
+    out: &'a mut Vec<Effect>,
+    /// Changes before this position are known, or mean nothing.
+    after: u64,
+    /// The user has left the group: nothing after that is told.
+    ended: bool,
+    /// Groups in which the user's membership has changed.
+    changed: Vec<GroupId>,
+}
+
+impl Telling<'_> {
+    fn next(&mut self, next: Next) {
+        if self.ended {
+            return;
+        }
+        if let Next::Entry(entry) = &next
+            && let Some(change) = &entry.change
+            && entry.position.seq > self.after
+        {
+            match entry.timeline.id {
+                TimelineId::Inbox(_) => self.changed.extend(moved(entry, change)),
+                TimelineId::Group(_) => self.ended = ends(change, self.user),
+            }
+        }
+        tell(next, self.out);
+    }
+}
+
+/// The group, if the entry of an inbox says that its user is in it now, or no longer is.
+fn moved(entry: &Entry, change: &GroupChange) -> Option<GroupId> {
+    if let Some(What::Members(members)) = &change.what
+        && matches!(members.kind(), Kind::Invited | Kind::Pardoned)
+    {
+        return None;
+    }
+    let envelope = RawEnvelope::decode(entry.envelope.clone()).ok()?;
+    match envelope.to?.to? {
+        To::Group(group) => GroupId::new(&group).ok(),
+        To::User(_) => None,
+    }
+}
+
+/// True if the change in a group's log ends the membership of this user.
+fn ends(change: &GroupChange, user: &str) -> bool {
+    match &change.what {
+        Some(What::Deleted(_)) => true,
+        Some(What::Members(members)) => {
+            matches!(members.kind(), Kind::Left | Kind::Removed | Kind::Banned)
+                && members.users.iter().any(|named| named == user)
+        }
+        Some(What::Created(_) | What::Set(_)) | None => false,
+    }
+}
+
+impl Live {
+    /// Lets `work` use the timeline, if the session follows it. Does then what follows from the entries that were told.
+    pub(super) fn with<T>(
+        &mut self,
+        which: Which<'_>,
+        out: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Timeline, &mut dyn FnMut(Next)) -> T,
+    ) -> Option<T> {
+        let after = match which {
+            Which::Inbox => self.inbox_known,
+            Which::Group(group) => self.timelines.since(group),
+        };
+        let timeline = self.timelines.get_mut(which)?;
+        let mut telling =
+            Telling { user: self.who.user.as_str(), out: &mut *out, after, ended: false, changed: Vec::new() };
+        let result = work(timeline, &mut |next| telling.next(next));
+        let Telling { ended, changed, .. } = telling;
+        match which {
+            Which::Group(group) if ended => self.end_group(group, out),
+            which => self.timelines.settle(which),
+        }
+        for group in changed {
+            self.check_group(group, out);
+        }
+        Some(result)
+    }
+
+    /// Reads which groups the user is in. `positions`: how far the device has each, as it says.
+    pub(super) fn load_groups(
+        &mut self,
+        rules: &Rules,
+        positions: &[TimelinePosition],
+        start: Start,
+        out: &mut Vec<Effect>,
+    ) {
+        if !rules.has_groups() {
+            return;
+        }
+        let mut loading = Box::new(Loading {
+            start,
+            positions: Default::default(),
+            checked: KeyedSet::default(),
+            after: String::new(),
+            again_at: None,
+        });
+        loading.give(positions);
+        self.timelines.groups_or_new().loading = Some(loading);
+        self.read_groups_page(out);
+    }
+
+    fn read_groups_page(&mut self, out: &mut Vec<Effect>) {
+        let Some(loading) = self.timelines.groups_mut().and_then(|groups| groups.loading.as_mut()) else { return };
+        loading.again_at = None;
+        let after = loading.after.clone();
+        let op = self.read_memberships(after, PAGE, self.who.device.as_str().to_owned());
+        out.push(Effect::Request { tag: Tag::Memberships, op, traceparent: String::new() });
+    }
+
+    pub(super) fn memberships_read(&mut self, now: Now, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        let Some(groups) = self.timelines.groups_mut() else { return };
+        let Some(mut loading) = groups.loading.take() else { return };
+        let MembershipsRead { memberships, complete } = match result {
+            Ok(Reply::MembershipsRead(read)) => read,
+            Ok(_) | Err(_) => {
+                loading.again_at = Some(now.instant + CHECK_AGAIN);
+                groups.loading = Some(loading);
+                return;
+            }
+        };
+        let last = memberships.last().and_then(|row| Some(row.group.as_ref()?.owner_str().ok()?.to_owned()));
+        let mut begin = Vec::new();
+        for row in memberships {
+            let Some((group, beginning)) = loading.beginning(row) else { continue };
+            // What is known of these is more recent.
+            if loading.checked.contains(group.as_str()) || groups.get(group.as_str()).is_some() {
+                continue;
+            }
+            groups.set(group.clone(), State::Beginning(beginning));
+            groups.check_again.insert((now.instant + BEGIN_PATIENCE, group.clone(), CheckAgain::UnlessBegun));
+            out.push(Effect::Feed(FeedAsk::Expect(TimelineId::Group(group.clone()))));
+            begin.push(group);
+        }
+        if !begin.is_empty() {
+            out.push(Effect::Feed(FeedAsk::Begin(begin)));
+        }
+        if let Some(last) = last.filter(|_| !complete) {
+            loading.after = last;
+            groups.loading = Some(loading);
+            self.read_groups_page(out);
+        }
+    }
+
+    /// It is known how far these groups reach.
+    pub(super) fn begun(&mut self, now: Now, begun: Vec<Begun>, out: &mut Vec<Effect>) {
+        let mut states = Vec::new();
+        for (group, head) in begun {
+            let Some(State::Beginning(beginning)) =
+                self.timelines.groups().and_then(|groups| groups.get(group.as_str()))
+            else {
+                continue;
+            };
+            let beginning = *beginning;
+            match head.filter(|head| head.epoch != 0) {
+                Some(head) => states.extend(self.follow_group(now.instant, group, beginning, head)),
+                None => self.check_group(group, out),
+            }
+        }
+        while !states.is_empty() {
+            let rest = states.split_off(states.len().min(STATES));
+            out.push(Effect::Tell(Tell::Timelines(states)));
+            states = rest;
+        }
+    }
+
+    /// Delivery of the group begins. What the client is told of that, unless it has said itself that it has everything.
+    fn follow_group(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        beginning: Beginning,
+        head: Head,
+    ) -> Option<TimelineState> {
+        let Beginning { since, given, cursor, start } = beginning;
+        let cursor = cursor.filter(|cursor| cursor.epoch == head.epoch);
+        let head = Head { cursor: cursor.map_or(0, |cursor| cursor.seq), has_cursor: cursor.is_some(), ..head };
+        let mut begin = DeliveryStart::new(head, given, start);
+        // What the group lets its members read of the time before is fetched.
+        begin.from = begin.from.max(since.saturating_sub(1)).min(begin.last.max(since.saturating_sub(1)));
+        begin.last = begin.last.max(begin.from);
+        let timeline = TimelineId::Group(group.clone());
+        let news = begin.is_news(given).then(|| begin.state(timeline.to_client()));
+        let followed = Followed::new(timeline, carillon_proto::Epoch(begin.epoch), begin.from, begin.last, now);
+        self.timelines.groups_or_new().follow(group, since, followed);
+        news
+    }
+
+    /// Asks the group's owner whether the user is in it.
+    pub(super) fn check_group(&mut self, group: GroupId, out: &mut Vec<Effect>) {
+        let reader = Some(self.person());
+        let groups = self.timelines.groups_or_new();
+        if let Some(loading) = &mut groups.loading {
+            loading.checked.insert(group.clone());
+        }
+        if let Some(again) = groups.checks.get_mut(group.as_str()) {
+            *again = true;
+            return;
+        }
+        groups.checks.insert(group.clone(), false);
+        let op = Op::ReadGroup(ReadGroup { group: group.as_str().to_owned(), reader });
+        out.push(Effect::Request { tag: Tag::Membership(group), op, traceparent: String::new() });
+    }
+
+    pub(super) fn checked(&mut self, now: Now, group: GroupId, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+        let again = self.timelines.groups_mut().and_then(|groups| groups.checks.remove(group.as_str()));
+        match result {
+            Ok(Reply::GroupRead(read)) => {
+                let member = read.reader.filter(|row| row.standing() == Standing::Member);
+                match member.zip(read.head.filter(|head| head.epoch != 0)) {
+                    Some((member, head)) => self.is_in(now, &group, &member, head, out),
+                    None => self.end_group(group.as_str(), out),
+                }
+            }
+            Err(why) if matches!(why.code(), Code::NotFound | Code::Forbidden | Code::Unsupported | Code::Invalid) => {
+                self.end_group(group.as_str(), out);
+            }
+            Ok(_) | Err(_) => {
+                let at = (now.instant + CHECK_AGAIN, group.clone(), CheckAgain::Failed);
+                self.timelines.groups_or_new().check_again.insert(at);
+            }
+        }
+        if again == Some(true) {
+            self.check_group(group, out);
+        }
+    }
+
+    fn is_in(&mut self, now: Now, group: &GroupId, member: &store::Member, head: Head, out: &mut Vec<Effect>) {
+        let known = self.timelines.groups_mut().and_then(|groups| groups.get_mut(group.as_str()));
+        let new = Beginning { since: member.since_seq, given: None, cursor: None, start: Start::Cursor };
+        let beginning = match known {
+            Some(State::Following(followed)) if [0, head.epoch].contains(&followed.timeline.followed.epoch().0) => {
+                followed.since = member.since_seq;
+                return;
+            }
+            // Of another epoch: a later group of the same name, or it was restored.
+            Some(State::Following(_)) => {
+                self.end_group(group.as_str(), out);
+                new
+            }
+            Some(State::Lost(told)) => Beginning { given: Some((*told).into()), ..new },
+            Some(State::Beginning(beginning)) => Beginning { since: member.since_seq, ..*beginning },
+            None => new,
+        };
+        out.push(Effect::Feed(FeedAsk::Expect(TimelineId::Group(group.clone()))));
+        let state = self.follow_group(now.instant, group.clone(), beginning, head);
+        out.extend(state.map(|state| Effect::Tell(Tell::Timelines(vec![state]))));
+    }
+
+    /// The user is not in the group.
+    pub(super) fn end_group(&mut self, group: &str, out: &mut Vec<Effect>) {
+        let Some(groups) = self.timelines.groups_mut() else { return };
+        let Some((group, _)) = groups.remove(group) else { return };
+        out.push(Effect::Feed(FeedAsk::Leave(TimelineId::Group(group))));
+    }
+
+    /// The group's feed has ended, or the group can't be read. It is soon found out why.
+    pub(super) fn lost(&mut self, now: Now, group: &str, out: &mut Vec<Effect>) {
+        let Some(groups) = self.timelines.groups_mut() else { return };
+        let Some((group, State::Following(followed))) = groups.remove(group) else { return };
+        let followed = followed.timeline.followed;
+        let told = Position { epoch: followed.epoch(), seq: followed.given() };
+        groups.set(group.clone(), State::Lost(told));
+        groups.check_again.insert((now.instant + LOST, group.clone(), CheckAgain::Failed));
+        out.push(Effect::Feed(FeedAsk::Leave(TimelineId::Group(group))));
+    }
+
+    /// Does what is due for groups.
+    pub(super) fn flow_groups(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let Some(groups) = self.timelines.groups_mut() else { return };
+        if groups.loading.as_ref().is_some_and(|loading| loading.again_at.is_some_and(|at| at <= now.instant)) {
+            self.read_groups_page(out);
+        }
+        let checks = self.timelines.groups_mut().map(|groups| groups.take_checks(now.instant)).unwrap_or_default();
+        for group in checks {
+            self.check_group(group, out);
+        }
+        while let Some(group) = self.timelines.groups_mut().and_then(|groups| groups.take_due(now.instant)) {
+            self.step(Which::Group(group.as_str()), now, out);
+        }
+    }
+}
+
+impl Loading {
+    /// Further positions of the device.
+    pub(super) fn give(&mut self, positions: &[TimelinePosition]) {
+        for TimelinePosition { timeline, position } in positions {
+            if let Some(Owner::Group(group)) = timeline.as_ref().and_then(|timeline| timeline.owner.as_ref())
+                && let (Ok(group), Some(position)) = (GroupId::new(group), position)
+            {
+                self.positions.insert(group, *position);
+            }
+        }
+    }
+
+    /// Where delivery begins of a group that the user is in.
+    fn beginning(&self, row: memberships_read::Row) -> Option<(GroupId, Beginning)> {
+        let membership = row.membership.filter(|membership| membership.standing() == Standing::Member)?;
+        let Some(TimelineId::Group(group)) = TimelineId::from_key(&row.group?).ok()? else { return None };
+        let cursor = row.epoch.map(|epoch| client::Position { epoch, seq: row.seq });
+        let given = self.positions.get(&group).copied();
+        Some((group, Beginning { since: membership.seq, given, cursor, start: self.start }))
+    }
+}

@@ -1,0 +1,47 @@
+//! The last entries of a feed, for sessions that are about to join.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::entry::Entry;
+
+/// Most entries kept for sessions that are about to join. Older ones are read from the store.
+const MAX_RECENT: usize = 64;
+const MAX_RECENT_BYTES: usize = 64 * 1024;
+/// How long they are kept after the last one arrived.
+pub(super) const KEEP_RECENT: Duration = Duration::from_secs(2);
+
+/// The last entries, without gaps up to the feed's next position.
+pub(super) struct RecentEntries {
+    entries: VecDeque<Arc<Entry>>,
+    pub(super) bytes: usize,
+    pub(super) since: Instant,
+    /// When the entries are next checked for age. New entries do not change it.
+    pub(super) look_at: Instant,
+}
+
+impl RecentEntries {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, since: now, look_at: now + KEEP_RECENT }
+    }
+
+    pub(super) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
+        self.bytes += entry.size();
+        self.entries.push_back(entry);
+        self.since = now;
+        while self.entries.len() > MAX_RECENT || self.bytes > MAX_RECENT_BYTES {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.size();
+        }
+    }
+
+    /// The entries from `next` on; `None` if `next` is no longer kept.
+    pub(super) fn from(&self, next: u64) -> Option<Vec<Arc<Entry>>> {
+        let first = self.entries.front()?.position.seq;
+        let skip = usize::try_from(next.checked_sub(first)?).ok()?;
+        Some(self.entries.iter().skip(skip).cloned().collect())
+    }
+}
