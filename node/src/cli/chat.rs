@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
     UserId,
-    pb::client::{Accepted, Envelope, Recipient, Start, content, recipient, timeline},
+    pb::client::{Accepted, Envelope, Recipient, Start, content, group_change::What, recipient, timeline},
     tasks::Tasks,
 };
 use clap::Args;
@@ -19,7 +19,7 @@ use super::{credential::CredentialOptions, date, out, variable};
 use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
-struct Connect {
+pub(super) struct Connect {
     /// A gateway: tcp://host:port, tls://, ws://host:port/ws (with ?format=json for JSON), wss://, grpc://, grpcs://; may
     /// be repeated. Otherwise those in CARILLON_URL, with commas; otherwise the TCP listener of the configuration.
     #[arg(long = "url", value_delimiter = ',')]
@@ -71,7 +71,7 @@ pub(super) struct Chat {
 }
 
 /// Deadline for reaching a gateway and signing in there.
-const SIGN_IN: Duration = Duration::from_secs(15);
+pub(super) const SIGN_IN: Duration = Duration::from_secs(15);
 
 impl Send {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
@@ -135,7 +135,7 @@ async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) 
 }
 
 impl Connect {
-    fn settings(&self, config: &Config, user: &UserId, device: &str) -> anyhow::Result<ClientConfig> {
+    pub(super) fn settings(&self, config: &Config, user: &UserId, device: &str) -> anyhow::Result<ClientConfig> {
         let credential = self.credential.credential(config, user)?;
         let urls = if let Some(urls) = variable("CARILLON_URL").filter(|_| self.urls.is_empty()) {
             urls.split(',').map(|url| url.trim().parse()).collect::<Result<_, _>>().context("CARILLON_URL")?
@@ -202,7 +202,7 @@ fn refused(to: &UserId, error: SendError) -> anyhow::Error {
     anyhow!(error).context(format!("message to {to}"))
 }
 
-fn accepted(accepted: &Accepted) -> String {
+pub(super) fn accepted(accepted: &Accepted) -> String {
     let seq = accepted.position.as_ref().map_or(0, |position| position.seq);
     let timeline = accepted.timeline.as_ref().and_then(|timeline| timeline.owner.as_ref());
     let place = match timeline {
@@ -222,6 +222,9 @@ fn line(envelope: &Envelope, reader: &str) -> String {
     if envelope.erased {
         return format!("{} {}{to}: [erased]", time(envelope.time_ms), envelope.sender);
     }
+    if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
+        return format!("{} {}{to}: [{}]", time(envelope.time_ms), envelope.sender, changed(what));
+    }
     let text = match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
         Some(content::Body::Text(text)) => printable(&text.body),
         Some(
@@ -239,8 +242,20 @@ fn line(envelope: &Envelope, reader: &str) -> String {
     format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
 }
 
+fn changed(what: &What) -> String {
+    match what {
+        What::Created(_) => "made the group".to_owned(),
+        What::Set(_) => "changed settings".to_owned(),
+        What::Deleted(_) => "deleted the group".to_owned(),
+        What::Members(members) => {
+            let kind = members.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
+            format!("{kind}: {}", printable(&members.users.join(", ")))
+        }
+    }
+}
+
 /// The text as one line, without control characters that a terminal obeys.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod date;
 mod debug;
 mod doctor;
 mod ended;
+mod group;
 mod out;
 mod repair;
 mod serve;
@@ -95,6 +96,8 @@ enum Command {
     Listen(chat::Listen),
     /// Prints what comes and sends the lines that are typed.
     Chat(chat::Chat),
+    /// Makes and changes groups, as one of their users.
+    Group(group::Group),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -186,6 +189,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
+        Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),

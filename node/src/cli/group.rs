@@ -1,0 +1,405 @@
+//! Groups, as one of their users.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use carillon_client::{Acknowledge, Change, Client, FetchError, SendError};
+use carillon_proto::{
+    GroupId, UserId, now_ms,
+    pb::client::{
+        ChangeMembers, CreateGroup, GroupSettings, Member, ReadMembers, Role, Standing, Start, members_change::Kind,
+    },
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    chat::{Connect, SIGN_IN, accepted, printable},
+    out,
+    table::{Table, time},
+};
+use crate::Config;
+
+/// Rows of a page.
+const PAGE: u32 = 1024;
+
+#[derive(Args)]
+pub(super) struct Group {
+    /// Who does it.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-group")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Makes a group. Its owner is the user.
+    Create {
+        /// The group's id; otherwise the service makes one up.
+        #[arg(long)]
+        id: Option<GroupId>,
+        #[command(flatten)]
+        settings: Settings,
+        /// Members from the beginning.
+        members: Vec<UserId>,
+    },
+    /// Lists the groups that the user is in or is invited to.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows a group.
+    Show { group: GroupId },
+    /// Lists the members.
+    Members {
+        group: GroupId,
+        /// Also who is invited or banned: for admins and owners.
+        #[arg(long)]
+        others: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Joins a group that is open, or to which the user is invited.
+    Join {
+        group: GroupId,
+        /// The secret of the group's link.
+        #[arg(long)]
+        link: Option<String>,
+    },
+    /// Leaves a group, or refuses an invitation.
+    Leave { group: GroupId },
+    /// Makes users members.
+    Add {
+        group: GroupId,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+        /// They may only read.
+        #[arg(long)]
+        reader: bool,
+    },
+    /// Invites users.
+    Invite {
+        group: GroupId,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Removes members, or takes invitations back.
+    Remove {
+        group: GroupId,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Removes users for good.
+    Ban {
+        group: GroupId,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Lets banned users join again.
+    Pardon {
+        group: GroupId,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Gives members a role.
+    Role {
+        group: GroupId,
+        role: RoleName,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Lets members not write for some time.
+    Mute {
+        group: GroupId,
+        /// For so many seconds from now; 0: they may write again.
+        seconds: u64,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+    },
+    /// Changes settings.
+    Set {
+        group: GroupId,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Deletes a group.
+    Delete { group: GroupId },
+    /// Sends a text.
+    Send { group: GroupId, text: String },
+}
+
+#[derive(Args)]
+struct Settings {
+    /// At most 256 bytes.
+    #[arg(long)]
+    name: Option<String>,
+    /// At most 4,096 bytes.
+    #[arg(long)]
+    description: Option<String>,
+    /// An absolute URL.
+    #[arg(long)]
+    picture: Option<String>,
+    /// Whoever knows the id may join.
+    #[arg(long, value_name = "true|false")]
+    open: Option<bool>,
+    /// Members read what was written before they joined.
+    #[arg(long, value_name = "true|false")]
+    earlier_history: Option<bool>,
+    /// Only admins and owners write.
+    #[arg(long, value_name = "true|false")]
+    announcements: Option<bool>,
+    /// Shortest time between two messages of a member; 0: any.
+    #[arg(long, value_name = "MILLISECONDS")]
+    slow_mode_ms: Option<u32>,
+    /// Members may add and invite others.
+    #[arg(long, value_name = "true|false")]
+    members_add: Option<bool>,
+    /// A secret by which others may join: 16 to 64 bytes; empty: none.
+    #[arg(long, value_name = "SECRET")]
+    link_secret: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RoleName {
+    Reader,
+    Member,
+    Admin,
+    Owner,
+}
+
+impl Group {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let tasks = Tasks::new();
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        // Nobody reads what is delivered to this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let done = self.what.run(&client).await;
+        client.close().await;
+        done
+    }
+}
+
+impl What {
+    async fn run(self, client: &Client) -> anyhow::Result<()> {
+        match self {
+            Self::Create { id, settings, members } => {
+                let members = members.iter().map(|user| user.as_str().to_owned()).collect();
+                let new = CreateGroup { settings: Some(settings.into()), members };
+                let group = client.create_group(id.as_ref(), new).await.map_err(refused)?;
+                out::line(format_args!("group {group} was made"))
+            }
+            Self::List { json } => list(client, json).await,
+            Self::Show { group } => show(client, &group).await,
+            Self::Members { group, others, json } => members(client, &group, others, json).await,
+            Self::Join { group, link } => {
+                let link = link.unwrap_or_default().into();
+                change(client, &group, Kind::Joined, &[], |change| change.link = link).await
+            }
+            Self::Leave { group } => change(client, &group, Kind::Left, &[], |_| {}).await,
+            Self::Add { group, users, reader } => {
+                let role = if reader { Role::Reader } else { Role::Unspecified };
+                change(client, &group, Kind::Added, &users, |change| change.set_role(role)).await
+            }
+            Self::Invite { group, users } => change(client, &group, Kind::Invited, &users, |_| {}).await,
+            Self::Remove { group, users } => change(client, &group, Kind::Removed, &users, |_| {}).await,
+            Self::Ban { group, users } => change(client, &group, Kind::Banned, &users, |_| {}).await,
+            Self::Pardon { group, users } => change(client, &group, Kind::Pardoned, &users, |_| {}).await,
+            Self::Role { group, role, users } => {
+                change(client, &group, Kind::Role, &users, |change| change.set_role(role.into())).await
+            }
+            Self::Mute { group, seconds, users } => {
+                let until_ms = if seconds == 0 { 0 } else { now_ms().saturating_add(seconds.saturating_mul(1000)) };
+                change(client, &group, Kind::Muted, &users, |change| change.muted_until_ms = until_ms).await
+            }
+            Self::Set { group, settings } => {
+                let settings = GroupSettings::from(settings);
+                if settings == GroupSettings::default() {
+                    bail!("no setting is given");
+                }
+                done(&group, client.change_group(&group, Change::Set(settings)).await)
+            }
+            Self::Delete { group } => done(&group, client.change_group(&group, Change::Delete).await),
+            Self::Send { group, text } => {
+                let sent = client.send(Client::group(group.as_str()), Client::text(&text)).await;
+                let sent = sent.map_err(|error| anyhow!(error).context(format!("message to group {group}")))?;
+                out::line(accepted(&sent))
+            }
+        }
+    }
+}
+
+async fn change(
+    client: &Client,
+    group: &GroupId,
+    kind: Kind,
+    users: &[UserId],
+    more: impl FnOnce(&mut ChangeMembers),
+) -> anyhow::Result<()> {
+    let users = users.iter().map(|user| user.as_str().to_owned()).collect();
+    let mut change = ChangeMembers { kind: kind.into(), users, ..ChangeMembers::default() };
+    more(&mut change);
+    done(group, client.change_group(group, Change::Members(change)).await)
+}
+
+fn done(group: &GroupId, result: Result<(), SendError>) -> anyhow::Result<()> {
+    result.map_err(refused)?;
+    out::line(format_args!("group {group} was changed"))
+}
+
+fn refused(error: SendError) -> anyhow::Error {
+    match error {
+        SendError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
+        other => other.into(),
+    }
+}
+
+fn unread(error: FetchError) -> anyhow::Error {
+    match error {
+        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
+        other => other.into(),
+    }
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["GROUP", "STANDING", "SINCE POSITION"]);
+    let mut after = None;
+    loop {
+        let page = client.read_groups(after.as_ref(), PAGE).await.map_err(unread)?;
+        for group in &page.groups {
+            let columns = [group.group.clone(), standing(group.standing()).to_owned(), group.since_seq.to_string()];
+            let object = serde_json::json!({
+                "group": group.group,
+                "standing": standing(group.standing()),
+                "since_seq": group.since_seq,
+            });
+            table.row(&columns, &object)?;
+        }
+        after = page.groups.last().map(|group| GroupId::new(&group.group)).transpose()?;
+        if page.complete || after.is_none() {
+            return table.end();
+        }
+    }
+}
+
+async fn show(client: &Client, group: &GroupId) -> anyhow::Result<()> {
+    let read = client.read_group(group).await.map_err(unread)?;
+    let settings = read.settings.unwrap_or_default();
+    let text = |text: Option<String>| printable(&text.unwrap_or_default());
+    let yes = |set: Option<bool>| if set.unwrap_or_default() { "yes" } else { "no" };
+    out::line(format_args!("group            {group}"))?;
+    out::line(format_args!("name             {}", text(settings.name)))?;
+    out::line(format_args!("description      {}", text(settings.description)))?;
+    out::line(format_args!("picture          {}", text(settings.picture)))?;
+    out::line(format_args!("members          {}", read.members))?;
+    out::line(format_args!("open             {}", yes(settings.open)))?;
+    out::line(format_args!("earlier history  {}", yes(settings.earlier_history)))?;
+    out::line(format_args!("announcements    {}", yes(settings.announcements)))?;
+    out::line(format_args!("slow mode        {} ms", settings.slow_mode_ms.unwrap_or_default()))?;
+    out::line(format_args!("members add      {}", yes(settings.members_add)))?;
+    out::line(format_args!("link             {}", if settings.link.is_some() { "yes" } else { "no" }))?;
+    match read.own {
+        Some(own) => out::line(format_args!("you              {} {}", standing(own.standing()), role(own.role()))),
+        None => Ok(()),
+    }
+}
+
+async fn members(client: &Client, group: &GroupId, others: bool, json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["USER", "STANDING", "ROLE", "MUTED UNTIL"]);
+    let mut after_user = String::new();
+    loop {
+        let read =
+            ReadMembers { group: group.as_str().to_owned(), others, after_user, limit: PAGE, ..Default::default() };
+        let page = client.read_members(read).await.map_err(unread)?;
+        for member in &page.members {
+            table.row(&columns(member), &object(member))?;
+        }
+        after_user = page.members.last().map(|member| member.user.clone()).unwrap_or_default();
+        if page.complete || after_user.is_empty() {
+            return table.end();
+        }
+    }
+}
+
+fn columns(member: &Member) -> [String; 4] {
+    let muted = if member.muted_until_ms == 0 { String::new() } else { time(member.muted_until_ms) };
+    [member.user.clone(), standing(member.standing()).to_owned(), role(member.role()).to_owned(), muted]
+}
+
+fn object(member: &Member) -> serde_json::Value {
+    serde_json::json!({
+        "user": member.user,
+        "standing": standing(member.standing()),
+        "role": role(member.role()),
+        "since_seq": member.since_seq,
+        "muted_until_ms": member.muted_until_ms,
+    })
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Unspecified => "",
+        Standing::Member => "member",
+        Standing::Invited => "invited",
+        Standing::Banned => "banned",
+        Standing::Left => "left",
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Unspecified => "",
+        Role::Reader => "reader",
+        Role::Member => "member",
+        Role::Admin => "admin",
+        Role::Owner => "owner",
+    }
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Reader => Self::Reader,
+            RoleName::Member => Self::Member,
+            RoleName::Admin => Self::Admin,
+            RoleName::Owner => Self::Owner,
+        }
+    }
+}
+
+impl From<Settings> for GroupSettings {
+    fn from(given: Settings) -> Self {
+        let Settings {
+            name,
+            description,
+            picture,
+            open,
+            earlier_history,
+            announcements,
+            slow_mode_ms,
+            members_add,
+            link_secret,
+        } = given;
+        Self {
+            name,
+            description,
+            picture,
+            open,
+            earlier_history,
+            announcements,
+            slow_mode_ms,
+            members_add,
+            link: link_secret.map(Into::into),
+        }
+    }
+}
