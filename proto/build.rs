@@ -16,6 +16,15 @@ const FILES: [&str; 9] = [
     "carillon/diagnostics/v1/diagnostics.proto",
 ];
 
+/// Fields of oneofs that are kept behind a pointer.
+const LARGE: [&str; 5] = [
+    ".carillon.client.v1.ServerFrame.body.group",
+    ".carillon.client.v1.Envelope.change",
+    ".carillon.link.v1.RouterReply.result.account",
+    ".carillon.link.v1.RouterReply.result.group_read",
+    ".carillon.link.v1.RouterRequest.op.change_group",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
@@ -25,7 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The description that strangers may read.
     std::fs::write(out.join("client.bin"), protox::compile([FILES[0]], ["proto"])?.encode_to_vec())?;
 
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // What is large and rare would make each of its kind as large.
+    let configured = LARGE.iter().fold(tonic_prost_build::configure().bytes("."), |all, field| all.boxed(field));
+    configured.compile_fds(descriptors)?;
     // Canonical JSON of the client's protocol. Unknown fields are ignored, as in protobuf: they come from a newer
     // release.
     pbjson_build::Builder::new()

@@ -32,7 +32,6 @@ pub(crate) struct Outbox<T> {
 
 /// What is answered by Accepted, or refused by its client id.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Request {
     Send(Send),
     /// A change of a group. In order with the messages to it.

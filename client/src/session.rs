@@ -228,7 +228,7 @@ impl Driver {
                 Ok(())
             }
             Frame::Page(page) => self.found(page.request, Found::Page(page)),
-            Frame::Group(group) => self.found(group.request, Found::Group(group)),
+            Frame::Group(group) => self.found(group.request, Found::Group(*group)),
             Frame::Members(members) => self.found(members.request, Found::Members(members)),
             Frame::Groups(groups) => self.found(groups.request, Found::Groups(groups)),
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),

@@ -48,7 +48,7 @@ prop_compose! {
     ) -> client::Envelope {
         let change = users.map(|users| {
             let members = client::MembersChange { users, ..client::MembersChange::default() };
-            client::GroupChange { what: Some(client::group_change::What::Members(members)) }
+            Box::new(client::GroupChange { what: Some(client::group_change::What::Members(members)) })
         });
         client::Envelope {
             id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content), erased: false, change,
@@ -77,7 +77,7 @@ proptest! {
             client_id: envelope.client_id.clone(),
             time_ms: envelope.time_ms,
             content: envelope.content.clone().expect("set above").encode_to_vec().into(),
-            change: envelope.change.as_ref().map(Message::encode_to_vec).unwrap_or_default().into(),
+            change: envelope.change.as_ref().map(|change| change.encode_to_vec()).unwrap_or_default().into(),
         };
         // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
         prop_assert_eq!(client::Envelope::decode(&*raw_envelope.encode_to_vec()).expect("decodes"), envelope);

@@ -216,7 +216,7 @@ impl Reader {
             if let Op::Follow(follow) = &op
                 && let Err(answer) = self.follow(follow)
             {
-                slot.answer(answer);
+                slot.answer(*answer);
                 continue;
             }
             let span = (!traceparent.is_empty()).then(|| {
@@ -234,9 +234,9 @@ impl Reader {
     }
 
     /// Before the heads are read, so that nothing falls between.
-    fn follow(&self, follow: &Follow) -> Result<(), Answer> {
+    fn follow(&self, follow: &Follow) -> Result<(), Box<Answer>> {
         if follow.groups.len().max(follow.unfollow.len()) > limits::HEADS {
-            return Err(Failure::Invalid("too many groups at once").into());
+            return Err(Box::new(Failure::Invalid("too many groups at once").into()));
         }
         let gateway = LeaseId(self.hello.lease);
         for group in &follow.unfollow {
@@ -246,7 +246,7 @@ impl Reader {
         }
         let topology = self.context.topology.borrow();
         if follow.groups.iter().any(|group| !topology.owns(group)) {
-            return Err(router_reply::Result::NotOwner(NotOwner { ring_version: topology.ring.version() }));
+            return Err(Box::new(Answer::NotOwner(NotOwner { ring_version: topology.ring.version() })));
         }
         for group in &follow.groups {
             if let Ok(group) = GroupId::new(group) {

@@ -51,6 +51,7 @@ const READ_USER: Duration = Duration::from_secs(5);
 const MAX_PAGE: u32 = 1000;
 
 /// To be performed in order.
+#[expect(clippy::large_enum_variant, reason = "nearly all ask the store, and each is performed at once")]
 pub(crate) enum Effect {
     /// Asks the store; its answer comes back with the token.
     Store {
@@ -368,7 +369,7 @@ impl Owner {
             Continuation::Read(slot) => {
                 let read = match answer {
                     Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
-                    Ok(StoreAnswer::GroupRead(read)) => Ok(Answer::GroupRead(read)),
+                    Ok(StoreAnswer::GroupRead(read)) => Ok(Answer::GroupRead(Box::new(read))),
                     Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     other => Err(unexpected(other)),

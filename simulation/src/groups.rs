@@ -247,7 +247,7 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
             ..ChangeMembers::default()
         }),
     };
-    Op::ChangeGroup(ChangeGroup {
+    Op::ChangeGroup(Box::new(ChangeGroup {
         sender: sender.into(),
         sender_device: DEVICE.into(),
         client_id: client_id.into(),
@@ -257,5 +257,5 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
         time_ms: 0,
         group: group_name(want.group).into(),
         change: Some(change),
-    })
+    }))
 }

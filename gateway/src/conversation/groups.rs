@@ -44,7 +44,7 @@ impl Live {
                 let traceparent = trace::traceparent(&span);
                 let ids = [self.who.user.as_str(), self.who.device.as_str(), group.as_str(), &client_id];
                 let [sender, sender_device, group, client_id_bytes] = in_one_buffer(ids);
-                let op = Op::ChangeGroup(ChangeGroup {
+                let op = Op::ChangeGroup(Box::new(ChangeGroup {
                     sender,
                     sender_device,
                     client_id: client_id_bytes,
@@ -55,7 +55,7 @@ impl Live {
                     time_ms: now.unix_ms,
                     group,
                     change: Some(change),
-                });
+                }));
                 let tag = Tag::Group(Sent::new(client_id, None, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });
             }
@@ -154,7 +154,7 @@ impl Live {
         self.history.waiting = self.history.waiting.saturating_sub(1);
         out.push(match result {
             Ok(Reply::GroupRead(read)) => {
-                Effect::Tell(Tell::Group(Box::new(told_group(request, group, read, &self.who))))
+                Effect::Tell(Tell::Group(Box::new(told_group(request, group, *read, &self.who))))
             }
             Ok(Reply::MembersRead(MembersRead { members, complete })) => {
                 let members = members.into_iter().map(told_member).collect();

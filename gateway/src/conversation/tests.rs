@@ -317,7 +317,7 @@ fn prove_as(play: &mut Play, stored: Option<(ScramCredentials, u64)>, password: 
     assert!(matches!(play.op(), Op::LookUpAccount(_)));
     let account = match stored {
         Some((scram, generation)) => {
-            Ok(Reply::Account(Account { scram: Some(scram), generation, ..Default::default() }))
+            Ok(Reply::Account(Box::new(Account { scram: Some(scram), generation, ..Default::default() })))
         }
         None => Err(refusal(Code::NotFound, "no such user", 0)),
     };

@@ -44,13 +44,12 @@ pub(crate) type Begun = (GroupId, Option<Head>);
 pub(crate) struct Follows {
     who: Follower,
     timelines: Vec<TimelineId>,
-    /// `None`, nearly always, while there are none.
-    groups: Option<Box<BTreeSet<GroupId>>>,
+    groups: BTreeSet<GroupId>,
 }
 
 impl Follows {
     pub(crate) fn new(who: Follower) -> Self {
-        Self { who, timelines: Vec::new(), groups: None }
+        Self { who, timelines: Vec::new(), groups: BTreeSet::new() }
     }
 
     /// `Some` in answer to `Join` and `Begin`.
@@ -85,14 +84,14 @@ impl Follows {
         for timeline in self.timelines.drain(..) {
             feeds.leave(&timeline, self.who);
         }
-        for group in self.groups.take().into_iter().flat_map(|groups| *groups) {
+        for group in std::mem::take(&mut self.groups) {
             feeds.leave(&TimelineId::Group(group), self.who);
         }
     }
 
     fn leave_one(&mut self, feeds: &Feeds, timeline: &TimelineId) {
         let followed = match timeline {
-            TimelineId::Group(group) => self.groups.as_mut().is_some_and(|groups| groups.remove(group)),
+            TimelineId::Group(group) => self.groups.remove(group),
             TimelineId::Inbox(_) => {
                 let place = self.timelines.iter().position(|known| known == timeline);
                 place.map(|place| self.timelines.swap_remove(place)).is_some()
@@ -105,7 +104,7 @@ impl Follows {
 
     fn expect(&mut self, feeds: &Feeds, timeline: &TimelineId) {
         if let TimelineId::Group(group) = timeline {
-            if self.groups.get_or_insert_default().insert(group.clone()) {
+            if self.groups.insert(group.clone()) {
                 feeds.expect(timeline);
             }
             return;

@@ -78,6 +78,7 @@ impl<C> Submit<C> {
 }
 
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are transmitted, and each is performed at once")]
 pub(crate) enum Effect<C> {
     Transmit {
         to: Arc<str>,

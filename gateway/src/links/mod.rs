@@ -348,8 +348,8 @@ impl LinksTask {
         let now = clock::now().into_std();
         for (to, request) in self.follows.requests(now) {
             let id = request.id;
-            let sent = self.open.get(&to).map(|way| way.queue.try_send(ToLink::Request(request)));
-            if !matches!(sent, Some(Ok(()))) {
+            let is_sent = self.open.get(&to).is_some_and(|way| way.queue.try_send(ToLink::Request(request)).is_ok());
+            if !is_sent {
                 self.follows.unsent(id, now);
             }
         }

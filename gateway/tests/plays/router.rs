@@ -24,7 +24,7 @@ use carillon_proto::{
             send_to,
         },
         store::{
-            Account, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind, RegisterReply,
+            DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind, RegisterReply,
             RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead, WatchRequest,
             registry_server::{Registry, RegistryServer},
         },
@@ -222,7 +222,7 @@ impl State {
 
     fn answer(&self, lease: u64, request: RouterRequest) -> RouterReply {
         let result = match request.op.expect("an op") {
-            Op::LookUpAccount(_) | Op::EnsureAccount(_) => Reply::Account(Account::default()),
+            Op::LookUpAccount(_) | Op::EnsureAccount(_) => Reply::Account(Box::default()),
             Op::OpenSession(open) => self.open(open.session.expect("a session")),
             Op::Announce(announce) => {
                 self.store.lock().announced += 1;
@@ -268,7 +268,7 @@ impl State {
             Op::Send(send) => self.send(send),
             Op::ReadHeads(_) => panic!("routers tell gateways what is missing"),
             Op::Direct(_) => panic!("no client can say so"),
-            Op::ChangeGroup(change) => self.change_group(change),
+            Op::ChangeGroup(change) => self.change_group(*change),
             Op::Follow(follow) => self.follow(lease, follow),
             Op::ReadGroup(read) => self.read_group(&read),
             Op::ReadMembers(read) => self.read_members(&read),

@@ -35,7 +35,7 @@ impl Owner {
         }
         match op {
             Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
-            Op::ChangeGroup(change) => self.change_group(change, parts, now, time_ms),
+            Op::ChangeGroup(change) => self.change_group(*change, parts, now, time_ms),
             Op::Follow(follow) => self.follow_groups(&follow, parts),
             Op::Read(read) => {
                 let reader = Person { user: read.user.clone(), incarnation: read.incarnation };

@@ -137,7 +137,7 @@ impl Owner {
     pub(super) fn account_read(&mut self, user: &UserId, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
         let account = match answer {
             Ok(StoreAnswer::User(found)) => match found.account.filter(|account| !account.deleted) {
-                Some(account) => Ok(Answer::Account(account)),
+                Some(account) => Ok(Answer::Account(Box::new(account))),
                 None => {
                     self.accounts.forget(user);
                     Err(Failure::NoUser(user.as_str().to_owned()))

@@ -111,7 +111,7 @@ impl World {
         let result = match (outcome, &self.play.asked[0].1) {
             (Outcome::NotNow, _) => Err(refusal(Code::Unavailable, "not now", 100)),
             (Outcome::Never, _) => Err(refusal(Code::NotFound, "no such user", 0)),
-            (Outcome::Strange, _) => Ok(Reply::Account(Account::default())),
+            (Outcome::Strange, _) => Ok(Reply::Account(Box::default())),
             (Outcome::Done, Op::Send(_)) => {
                 self.last += 1;
                 Ok(accepted(self.last))

@@ -44,12 +44,12 @@ fn memberships(rows: Vec<memberships_read::Row>, complete: bool) -> Reply {
 /// What the owner of a group tells of it.
 fn group_read(standing: Standing, since: u64, last: u64) -> Reply {
     let reader = Member { standing: standing.into(), since_seq: since, ..Member::default() };
-    Reply::GroupRead(GroupRead {
+    Reply::GroupRead(Box::new(GroupRead {
         group: Some(Group::default()),
         incarnation: 0,
         head: Some(group_head(last)),
         reader: Some(reader),
-    })
+    }))
 }
 
 fn members(kind: Kind, users: &[&str]) -> Changed {
@@ -59,7 +59,7 @@ fn members(kind: Kind, users: &[&str]) -> Changed {
 
 fn changed(name: &str, what: Changed) -> Vec<u8> {
     let to = Some(Recipient { to: Some(To::Group(name.to_owned())) });
-    Envelope { to, change: Some(GroupChange { what: Some(what) }), ..Envelope::default() }.encode_to_vec()
+    Envelope { to, change: Some(Box::new(GroupChange { what: Some(what) })), ..Envelope::default() }.encode_to_vec()
 }
 
 fn group_push(name: &str, seq: u64, envelope: Vec<u8>) -> Push {
@@ -444,7 +444,7 @@ fn a_group_that_begins_anew_is_followed_anew_and_the_connection_stays() {
     play.quiet();
     play.wait(Duration::from_millis(500));
     let Reply::GroupRead(read) = group_read(Standing::Member, 1, 1) else { unreachable!("a group") };
-    play.hears_answer(Ok(Reply::GroupRead(GroupRead { head: Some(head), ..read })));
+    play.hears_answer(Ok(Reply::GroupRead(Box::new(GroupRead { head: Some(head), ..*read }))));
     let state = play.timelines().remove(0);
     assert_eq!((state.epoch, state.delivered_from), (77, 0));
 }

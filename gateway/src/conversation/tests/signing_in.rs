@@ -55,7 +55,7 @@ fn a_token_makes_an_account_if_there_is_none() {
     play.hears_answer(nobody());
     let Op::EnsureAccount(ensure) = play.op() else { panic!("no EnsureAccount") };
     assert_eq!(ensure.user, "alice");
-    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(Ok(Reply::Account(Box::default())));
     play.hears_answer(Ok(opened(0, None)));
     assert!(matches!(play.wrote(), server_frame::Body::SignedIn(_)));
 
@@ -63,7 +63,7 @@ fn a_token_makes_an_account_if_there_is_none() {
     let mut play = Play::new();
     play.says(token_sign_in("alice", 3600));
     play.hears_answer(nobody());
-    play.hears_answer(Ok(Reply::Account(Account::default())));
+    play.hears_answer(Ok(Reply::Account(Box::default())));
     play.hears_answer(nobody());
     assert_eq!(play.bye().code(), Code::Unauthenticated);
 }

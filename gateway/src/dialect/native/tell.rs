@@ -37,7 +37,7 @@ impl From<Tell> for Outgoing {
                 Body::Trimmed(Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) })
             }
             Tell::Heads { nonce, heads } => Body::Pong(Pong { nonce, heads: heads.into_iter().map(head).collect() }),
-            Tell::Group(group) => Body::Group(*group),
+            Tell::Group(group) => Body::Group(group),
             Tell::Members(members) => Body::Members(*members),
             Tell::Groups(groups) => Body::Groups(*groups),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),

@@ -217,12 +217,12 @@ impl State {
             return refusal(Code::NotFound);
         };
         let members = group.members.values().filter(|row| row.standing() == Standing::Member).count() as u32;
-        Reply::GroupRead(GroupRead {
+        Reply::GroupRead(Box::new(GroupRead {
             group: Some(store::Group { settings: Some(group.settings.clone()), members, ..Default::default() }),
             incarnation: 0,
             head: Some(group.head()),
             reader: Some(*row),
-        })
+        }))
     }
 
     pub(super) fn read_members(&self, read: &link::ReadMembers) -> Reply {

@@ -25,7 +25,7 @@ fn to_group(client_id: &str) -> Op {
 }
 
 fn change(change: Change) -> Op {
-    Op::ChangeGroup(ChangeGroup {
+    Op::ChangeGroup(Box::new(ChangeGroup {
         sender: "alice".into(),
         sender_device: "phone".into(),
         client_id: "c".into(),
@@ -35,7 +35,7 @@ fn change(change: Change) -> Op {
         time_ms: 0,
         group: "friends".into(),
         change: Some(change),
-    })
+    }))
 }
 
 fn members(kind: change_members::Change, users: &[&str]) -> Change {

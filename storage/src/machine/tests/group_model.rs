@@ -200,7 +200,7 @@ fn what_was_left_a_day_ago_is_found_and_forgotten() {
     apply(&mut shard, clock(1));
     let rows = found(&shard.reader, 9);
     let seen = Seen { number: 1, group: Some(key(GROUPS[0])), incarnation: 0, seq: 5 };
-    assert_eq!(rows, [seen.clone()], "who stays is not forgotten");
+    assert_eq!(rows, std::slice::from_ref(&seen), "who stays is not forgotten");
     // It has changed since it was examined.
     let outdated = Seen { seq: 4, ..seen };
     let sweep = |rows| TimelineCommand { op: Some(Op::SweepMemberships(SweepMemberships { rows })) };
