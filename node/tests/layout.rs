@@ -90,11 +90,12 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frames.
-const WORDS: [&str; 15] = [
+const WORDS: [&str; 18] = [
     "self",
     "Code",
     "Content",
     "Direction",
+    "GroupChange",
     "Limits",
     "Media",
     "Position",
@@ -104,6 +105,8 @@ const WORDS: [&str; 15] = [
     "TimelinePosition",
     "TimelineState",
     "content",
+    "group_change",
+    "members_change",
     "recipient",
     "timeline",
 ];

@@ -9,6 +9,7 @@ use carillon_proto::{
 
 use crate::{
     Guard,
+    audience::is_to_group,
     clients::user_name,
     model::{Device, Ended, Inbox, Model, recipient_of},
     store::MAP,
@@ -21,6 +22,7 @@ impl World<'_> {
         (0..self.clients.len()).all(|client| self.is_live(client))
             && self.gateways.iter().all(|node| node.up.as_ref().is_some_and(|up| up.pending() == 0))
             && self.model.waiting().next().is_none()
+            && self.model.waiting_for_groups().next().is_none()
             && self.unsettled().is_none()
             && self.model.endings == 0
             && self.talkers_wait().next().is_none()
@@ -36,7 +38,7 @@ impl World<'_> {
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
         let members = self.unsettled();
-        let groups = self.talkers_wait().chain(self.outboxes());
+        let groups = self.talkers_wait().chain(self.outboxes()).chain(self.model.waiting_for_groups());
         away.chain(pending).chain(members).chain(groups).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
     }
 
@@ -55,6 +57,7 @@ impl World<'_> {
         self.check_groups()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
+        self.model.check_sends_to_groups(!self.is_without(Guard::Names))?;
         self.report.count(&self.model);
         Ok(())
     }
@@ -141,7 +144,7 @@ impl Model {
     fn check_sends(&self) -> Result<(), String> {
         let mut known: BTreeSet<(&str, &str)> = BTreeSet::new();
         for device in &self.devices {
-            for (client_id, ended) in &device.sends {
+            for (client_id, ended) in device.sends.iter().filter(|(client_id, _)| !is_to_group(client_id)) {
                 known.insert((&device.name, client_id));
                 let to = user_name(client_id.split('-').next().and_then(|to| to.parse().ok()).unwrap_or(usize::MAX));
                 let key = (device.user.clone(), device.name.clone(), client_id.clone());

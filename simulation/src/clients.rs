@@ -13,6 +13,7 @@ use carillon_proto::{
 };
 
 use crate::{
+    groups::group_name,
     model::Ended,
     schedule::{MS, SECOND, Time},
     wires::{Side, WireId},
@@ -51,10 +52,10 @@ pub(crate) struct ClientNode {
     next_tick: Time,
     next_acks: Option<Time>,
     will_wake: Option<Time>,
-    /// The last number of a message to each user.
-    numbers: BTreeMap<usize, u64>,
-    /// What the application has taken.
-    done: Option<Position>,
+    /// The last number of a message to each user and group.
+    numbers: BTreeMap<String, u64>,
+    /// What the application has taken of each timeline.
+    done: BTreeMap<TimelineId, Position>,
 }
 
 #[derive(Debug)]
@@ -104,14 +105,13 @@ impl ClientNode {
             next_acks: None,
             will_wake: None,
             numbers: BTreeMap::new(),
-            done: None,
+            done: BTreeMap::new(),
         }
     }
 
-    /// Starts the device's program anew, with what it has of its inbox: everything up to `position`.
-    fn starts(&mut self, position: Option<Position>) {
+    /// Starts the device's program anew, with what it has of its timelines: everything up to these positions.
+    fn starts(&mut self, positions: Vec<(TimelineId, Position)>) {
         self.starts += 1;
-        let positions = position.map(|position| (self.inbox(), position)).into_iter().collect();
         self.device = Device::new(&user_name(self.user), &self.name, &self.token, self.starts, positions);
     }
 
@@ -137,22 +137,33 @@ impl World<'_> {
                 self.clients[client].will_wake = None;
                 self.client_timers(client);
             }
-            ClientEvent::Sends { to, count } => (0..count).for_each(|_| self.client_sends(client, to)),
+            ClientEvent::Sends { to, count } => {
+                let label = to.to_string();
+                (0..count).for_each(|_| self.client_sends(client, &label, To::User(user_name(to))));
+            }
         }
         self.after_client(client);
     }
 
-    fn client_sends(&mut self, client: usize, to: usize) {
+    /// The first device of the user sends to the group, if it has one.
+    pub(crate) fn device_says(&mut self, user: usize, group: usize) {
+        if let Some(device) = self.clients.iter().position(|client| client.user == user && !client.is_out) {
+            self.client_sends(device, &format!("g{group}"), To::Group(group_name(group)));
+            self.after_client(device);
+        }
+    }
+
+    fn client_sends(&mut self, client: usize, label: &str, to: To) {
         if self.clients[client].is_out {
             return;
         }
-        let number = self.clients[client].numbers.entry(to).or_default();
+        let number = self.clients[client].numbers.entry(label.to_owned()).or_default();
         *number += 1;
-        let client_id = format!("{to}-{number}");
+        let client_id = format!("{label}-{number}");
         let text = Text { body: client_id.clone() };
         let send = Send {
             client_id: client_id.clone(),
-            to: Some(Recipient { to: Some(To::User(user_name(to))) }),
+            to: Some(Recipient { to: Some(to) }),
             content: Some(Content { body: Some(content::Body::Text(text)) }),
             after: String::new(),
         };
@@ -275,7 +286,7 @@ impl World<'_> {
         let node = &mut self.clients[client];
         (node.is_live, node.is_out) = (false, true);
         // What it has not heard of it never will.
-        node.starts(None);
+        node.starts(Vec::new());
         if self.model.owner(&user_name(node.user)).is_some() {
             self.client_begins_anew(client);
         }
@@ -288,8 +299,9 @@ impl World<'_> {
         let issued_s = now_ms / 1000 + 1;
         let node = &mut self.clients[client];
         node.token = token(node.user, issued_s);
-        node.starts(None);
-        (node.is_out, node.is_fresh, node.done) = (false, true, None);
+        node.starts(Vec::new());
+        (node.is_out, node.is_fresh) = (false, true);
+        node.done.clear();
         let wait = (issued_s * 1000 - now_ms) * MS;
         node.begins_at = self.schedule.now() + wait;
         let after = wait + self.random.below(100 * MS);
@@ -310,13 +322,17 @@ impl World<'_> {
         }
         self.model.forgets(client);
         let node = &mut self.clients[client];
-        let position = node.done.filter(|_| knows);
+        let position = node.done.get(&node.inbox()).copied().filter(|_| knows);
         node.is_fresh = position.is_none();
-        if let Some(position) = position {
-            self.model.resumes(client, position);
+        match position {
+            Some(position) => self.model.resumes(client, position),
+            None => self.model.forgets_groups(client),
+        }
+        if node.is_fresh {
+            node.done.clear();
         }
         node.is_live = false;
-        node.starts(position);
+        node.starts(node.done.clone().into_iter().collect());
         let after = self.random.below(300 * MS);
         self.at_client(client, after, ClientEvent::Connects);
     }
@@ -329,15 +345,17 @@ impl World<'_> {
             (device.take_events(), device.take_answers())
         };
         for told in events {
-            let position = match told {
-                Told::Delivered { position, envelope, .. } => {
-                    self.model.delivered(client, position, &envelope);
-                    position
+            let (timeline, position) = match told {
+                Told::Delivered { timeline, position, envelope } => {
+                    self.model.delivered(client, &timeline, position, &envelope);
+                    (timeline, position)
                 }
-                Told::Sent { position, client_id, message_id, .. } => {
-                    self.model.sent(client, position, &client_id, &message_id);
-                    position
+                Told::Sent { timeline, position, client_id, message_id, .. } => {
+                    self.model.sent(client, &timeline, position, &client_id, &message_id);
+                    (timeline, position)
                 }
+                // The user has left it and come back.
+                Told::Trimmed { timeline: TimelineId::Group(_), .. } => continue,
                 Told::Trimmed { .. } => {
                     self.model.breaks("told of a trimmed timeline, but nothing is trimmed here".to_owned());
                     continue;
@@ -346,13 +364,12 @@ impl World<'_> {
             };
             let acknowledges = self.random.in_thousand(self.scenario.acknowledged);
             let node = &mut self.clients[client];
-            node.done = Some(position);
             if acknowledges {
-                let inbox = node.inbox();
-                node.device.acknowledge(&inbox, position);
+                node.device.acknowledge(&timeline, position);
                 node.next_acks.get_or_insert(now + ACK_PAUSE);
-                self.model.acknowledged(client, position);
+                self.model.acknowledged(client, &timeline, position);
             }
+            node.done.insert(timeline, position);
         }
         for (client_id, answer) in answers {
             let ended = match answer {

@@ -61,9 +61,13 @@ pub(crate) struct Want {
 
 #[derive(Debug, Clone, Copy)]
 enum What {
-    Create { with: usize },
+    Create {
+        with: usize,
+    },
     Delete,
     Send,
+    /// The same with a device of the user, by way of a gateway.
+    Says,
     Change(OfMembers, usize),
 }
 
@@ -95,7 +99,8 @@ pub(crate) fn wants(seed: u64, users: usize, from: Time, until: Time) -> Vec<(us
             // The founder, who may do everything, does most of it.
             let admin = if random.in_thousand(800) { founder } else { user };
             let (user, what) = match random.below(100) {
-                0..45 => (user, What::Send),
+                0..10 => (user, What::Send),
+                10..45 => (user, What::Says),
                 45..60 => (user, What::Change(OfMembers::Join, user)),
                 60..70 => (user, What::Change(OfMembers::Leave, user)),
                 70..80 => (admin, What::Change(OfMembers::Add, other)),
@@ -116,6 +121,7 @@ impl World<'_> {
 
     pub(crate) fn group_event(&mut self, user: usize, what: GroupEvent) {
         match what {
+            GroupEvent::Wants(Want { group, what: What::Says }) => self.device_says(user, group),
             GroupEvent::Wants(want) => {
                 self.talkers[user].wants.push_back(want);
                 self.talker_goes_on(user);
@@ -140,7 +146,7 @@ impl World<'_> {
             // Who does not exist wants nothing.
             let Some(incarnation) = self.model.owner(&user_name(user)) else { continue };
             self.talkers[user].number += 1;
-            let op = asks(user, incarnation, self.talkers[user].number, want);
+            let Some(op) = asks(user, incarnation, self.talkers[user].number, want) else { continue };
             self.talkers[user].asked = Some(Asked { group: want.group, incarnation, op });
             self.talkers[user].attempts += 1;
             self.talker_tries(user);
@@ -217,13 +223,13 @@ impl World<'_> {
     }
 }
 
-fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
+fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
     let (sender, client_id) = (user_name(user), format!("g{user}-{number}"));
     let person = |user| Person { user: user_name(user), incarnation: 0 };
     let change = match want.what {
         What::Send => {
             let content = Content { body: Some(content::Body::Text(Text { body: client_id.clone() })) };
-            return Op::Send(Send {
+            return Some(Op::Send(Send {
                 sender: sender.into(),
                 sender_device: DEVICE.into(),
                 to: Some(SendTo { to: Some(send_to::To::Group(group_name(want.group).into())) }),
@@ -233,7 +239,7 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
                 incarnation,
                 generation: incarnation,
                 ..Send::default()
-            });
+            }));
         }
         What::Create { with } => {
             let settings = Some(GroupSettings { open: true, ..GroupSettings::default() });
@@ -241,13 +247,14 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
             Change::Create(CreateGroup { settings, members, owner: None })
         }
         What::Delete => Change::Delete(DeleteGroup {}),
+        What::Says => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {
             change: kind.into(),
             users: vec![person(whom)],
             ..ChangeMembers::default()
         }),
     };
-    Op::ChangeGroup(Box::new(ChangeGroup {
+    Some(Op::ChangeGroup(Box::new(ChangeGroup {
         sender: sender.into(),
         sender_device: DEVICE.into(),
         client_id: client_id.into(),
@@ -257,5 +264,5 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Op {
         time_ms: 0,
         group: group_name(want.group).into(),
         change: Some(change),
-    }))
+    })))
 }

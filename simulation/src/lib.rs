@@ -3,6 +3,7 @@
 //! a run completely. See docs/testing.md.
 
 mod accounts;
+mod audience;
 mod check;
 mod clients;
 mod faults;

@@ -17,6 +17,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
+    audience::Members,
     clients::user_name,
     model::{Entry, owner_of},
     store::MAP,
@@ -26,10 +27,12 @@ use crate::{
 /// A group that there is, or what is left of one that was deleted.
 #[derive(Default)]
 pub(crate) struct Group {
-    epoch: u64,
+    pub(crate) epoch: u64,
     incarnation: u64,
     is_deleted: bool,
     pub(crate) entries: Vec<Entry>,
+    /// Who is a member after each entry.
+    pub(crate) members_after: Vec<Members>,
     /// Who is a member or banned: the account, and since which position.
     people: BTreeMap<String, (Standing, u64, u64)>,
 }
@@ -74,14 +77,36 @@ impl Group {
             return Err(format!("{} of {} is in {name} twice", envelope.client_id, envelope.sender));
         }
         self.entries.push(Entry { envelope, bytes: append.envelope.clone() });
+        let members = self.members_after.last().cloned().unwrap_or_default();
+        self.members_after.push(members);
         Ok(true)
+    }
+
+    /// The last entry has changed who is a member.
+    fn members_changed(&mut self) {
+        let members = self.people.iter().filter(|(_, row)| row.0 == Standing::Member && !self.is_deleted);
+        let members = members.map(|(user, row)| (user.clone(), row.1)).collect();
+        if let Some(last) = self.members_after.last_mut() {
+            *last = members;
+        }
     }
 }
 
+/// Groups by their names, and those that had the names before, with their epochs.
 #[derive(Default)]
-pub(crate) struct Groups(pub(crate) BTreeMap<String, Group>);
+pub(crate) struct Groups(pub(crate) BTreeMap<String, Group>, BTreeMap<(String, u64), Group>);
 
 impl Groups {
+    pub(crate) fn of_epoch(&self, name: &str, epoch: u64) -> Option<&Group> {
+        let now = self.0.get(name).filter(|group| group.epoch == epoch);
+        now.or_else(|| self.1.get(&(name.to_owned(), epoch)))
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = ((&str, u64), &Group)> {
+        let now = self.0.iter().map(|(name, group)| ((name.as_str(), group.epoch), group));
+        now.chain(self.1.iter().map(|((name, epoch), group)| ((name.as_str(), *epoch), group)))
+    }
+
     pub(crate) fn message(&mut self, append: &Append, appended: &Appended) -> Result<(), String> {
         let name = owner_of(append.timeline.as_ref()).to_owned();
         let group = self.0.get_mut(&name).ok_or_else(|| format!("{name} has a message, and was never made"))?;
@@ -101,7 +126,8 @@ impl Groups {
         let is_new = matches!(change, Change::Create(_)) && appended.first_envelope.is_empty();
         if is_new {
             let (epoch, incarnation) = (appended.epoch, appended.incarnation);
-            self.0.insert(name.clone(), Group { epoch, incarnation, ..Group::default() });
+            let before = self.0.insert(name.clone(), Group { epoch, incarnation, ..Group::default() });
+            self.1.extend(before.map(|before| ((name.clone(), before.epoch), before)));
         }
         let group = self.0.get_mut(&name).ok_or_else(|| format!("{name} was changed, and was never made"))?;
         if !group.takes(append, appended)? {
@@ -148,6 +174,7 @@ impl Groups {
             Change::Delete(_) => group.is_deleted = true,
             Change::Set(_) => {}
         }
+        group.members_changed();
         Ok(())
     }
 
@@ -180,12 +207,13 @@ impl World<'_> {
     /// What workers have not done yet.
     pub(crate) fn outboxes(&self) -> Option<String> {
         let timelines = MAP.all().filter(|shard| shard.kind == ShardKind::Timeline);
-        let waiting = timelines.filter(|shard| {
-            let read = self.cluster.read(*shard, &Op::ReadOutbox(ReadOutbox { limit: 1, ..ReadOutbox::default() }));
-            matches!(read, Outcome::OutboxRead(read) if !read.rows.is_empty())
+        let waiting = timelines.filter_map(|shard| {
+            let read = self.cluster.read(shard, &Op::ReadOutbox(ReadOutbox { limit: 1, ..ReadOutbox::default() }));
+            let Outcome::OutboxRead(read) = read else { return None };
+            let row = read.rows.first()?.row.as_ref()?;
+            Some(format!("the outbox of {shard} is not empty: {:?}, {} failures {}", row.task, row.failures, row.why))
         });
-        let shards: Vec<_> = waiting.map(|shard| shard.to_string()).collect();
-        (!shards.is_empty()).then(|| format!("the outbox of {} is not empty", shards.join(" and ")))
+        waiting.reduce(|all, next| format!("{all}, {next}"))
     }
 
     /// Rows of groups and of inboxes say the same, nobody is a member who does not exist, and each member reads everything from its

@@ -17,6 +17,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
+    audience::SeenGroups,
     clients::{device_name, user_name},
     membership::Groups,
 };
@@ -69,6 +70,7 @@ pub(crate) struct Device {
     pub(crate) waits: BTreeSet<String>,
     /// Sends that it was told of as refused, for now or for good.
     pub(crate) refused: BTreeSet<String>,
+    pub(crate) groups: SeenGroups,
 }
 
 /// How a send ended.
@@ -162,6 +164,7 @@ impl Model {
         let owner = self.owner(&self.devices[device].user).unwrap_or(0);
         let device = &mut self.devices[device];
         (device.incarnation, device.next, device.acknowledged) = (owner, 1, 0);
+        device.groups.clear();
     }
 
     /// The state machine has applied a command.
@@ -299,7 +302,10 @@ impl Model {
         }
     }
 
-    pub(crate) fn acknowledged(&mut self, device: usize, position: Position) {
+    pub(crate) fn acknowledged(&mut self, device: usize, timeline: &TimelineId, position: Position) {
+        if let TimelineId::Group(group) = timeline {
+            return self.acknowledged_of_group(device, group.as_str(), position);
+        }
         let known = &mut self.devices[device];
         known.acknowledged = known.acknowledged.max(position.seq);
     }
@@ -312,25 +318,41 @@ impl Model {
     }
 
     /// A device was shown an envelope.
-    pub(crate) fn delivered(&mut self, device: usize, position: Position, envelope: &Envelope) {
-        if let Err(what) = self.shown(device, position, |entry| entry.envelope == *envelope) {
-            self.breaks(what);
+    pub(crate) fn delivered(&mut self, device: usize, timeline: &TimelineId, position: Position, envelope: &Envelope) {
+        if let Err(what) = self.shown(device, timeline, position, |entry| entry.envelope == *envelope) {
+            self.breaks(format!("{what}, as {envelope:?}"));
         }
     }
 
     /// A device was told the place of what it sent.
-    pub(crate) fn sent(&mut self, device: usize, position: Position, client_id: &str, message_id: &str) {
+    pub(crate) fn sent(
+        &mut self,
+        device: usize,
+        timeline: &TimelineId,
+        position: Position,
+        client_id: &str,
+        message_id: &str,
+    ) {
         let name = self.devices[device].name.clone();
         let is_it = |entry: &Entry| {
             let envelope = &entry.envelope;
             envelope.sender_device == name && envelope.client_id == client_id && envelope.id == message_id
         };
-        if let Err(what) = self.shown(device, position, is_it) {
-            self.breaks(what);
+        if let Err(what) = self.shown(device, timeline, position, is_it) {
+            self.breaks(format!("{what}, as {client_id}"));
         }
     }
 
-    fn shown(&mut self, device: usize, position: Position, is_it: impl Fn(&Entry) -> bool) -> Result<(), String> {
+    fn shown(
+        &mut self,
+        device: usize,
+        timeline: &TimelineId,
+        position: Position,
+        is_it: impl Fn(&Entry) -> bool,
+    ) -> Result<(), String> {
+        if let TimelineId::Group(group) = timeline {
+            return self.shown_of_group(device, group.as_str(), position, is_it);
+        }
         let Device { user, name, incarnation, next, .. } = &self.devices[device];
         let seq = position.seq;
         if seq != *next {

@@ -2,8 +2,9 @@
 //! checked.
 
 use bytes::Bytes;
-use carillon_proto::pb::client::{
-    ChangeMembers, CreateGroup, GroupSettings, Position, Recipient, Timeline, TimelinePosition,
+use carillon_proto::pb::{
+    client::{Position, Recipient, Timeline, TimelinePosition},
+    store::{GroupSettings, Role, SetGroup, change_members},
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -108,10 +109,25 @@ pub(crate) struct GroupAsk {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum GroupChangeAsk {
-    Create(CreateGroup),
-    Set(GroupSettings),
-    Members(ChangeMembers),
+    Create {
+        settings: GroupSettings,
+        /// Beside the user, who becomes the owner.
+        members: Vec<String>,
+    },
+    /// What is absent stays as it is.
+    Set(SetGroup),
+    Members(MembersAsk),
     Delete,
+}
+
+/// Rules as in carillon.client.v1.ChangeMembers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MembersAsk {
+    pub(crate) change: change_members::Change,
+    pub(crate) users: Vec<String>,
+    pub(crate) role: Role,
+    pub(crate) muted_until_ms: u64,
+    pub(crate) link: Bytes,
 }
 
 #[derive(Debug, Clone, PartialEq)]

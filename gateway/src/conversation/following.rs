@@ -88,6 +88,8 @@ pub(super) struct Loading {
     pub(super) checked: KeyedSet<GroupId>,
     /// The last group that was read; empty: none.
     pub(super) after: String,
+    /// It begins when the level of the cluster has risen.
+    pub(super) waits_for_level: bool,
     /// When a failed read is repeated.
     pub(super) again_at: Option<Instant>,
 }

@@ -4,18 +4,16 @@ use bytes::Bytes;
 use carillon_proto::{
     ClientId, DuplicateKey, GroupId, UserId, limits,
     pb::{
-        client::{self, Code, members_change::Kind},
+        client::Code,
         link::{self, ChangeGroup, Refusal, change_group::Change, router_reply::Result as Reply, router_request::Op},
-        store::{
-            self, GroupRead, MembersRead, MembershipsRead, Person, change_members, member, members_read,
-            memberships_read,
-        },
+        store::{self, Person, Role, change_members},
     },
     trace,
 };
 
 use super::{
-    AskId, Effect, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, Identity, Now, Rules, Tag, Tell,
+    AskId, Effect, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, GroupTell, Identity, MembersAsk, Now, Rules,
+    Tag, Tell,
     content::check_url,
     live::Live,
     sending::{NO_GROUPS, Sent, in_one_buffer, refused},
@@ -75,7 +73,7 @@ impl Live {
         let id = ClientId::new(client_id).map_err(|error| invalid(&error))?;
         let change = change.ok_or_else(|| invalid(&"the request has no change"))?;
         let group = match (&change, group) {
-            (GroupChangeAsk::Create(_), "") => self.made_up(&id)?,
+            (GroupChangeAsk::Create { .. }, "") => self.made_up(&id)?,
             (_, group) => GroupId::new(group).map_err(|error| invalid(&error))?,
         };
         Ok((group, asked(change, &self.who)?))
@@ -154,16 +152,11 @@ impl Live {
         self.history.waiting = self.history.waiting.saturating_sub(1);
         out.push(match result {
             Ok(Reply::GroupRead(read)) => {
-                Effect::Tell(Tell::Group(Box::new(told_group(request, group, *read, &self.who))))
+                let reader = self.who.user.as_str().to_owned();
+                Effect::Tell(Tell::Group(Box::new(GroupTell { request, group, reader, read: *read })))
             }
-            Ok(Reply::MembersRead(MembersRead { members, complete })) => {
-                let members = members.into_iter().map(told_member).collect();
-                Effect::Tell(Tell::Members(Box::new(client::Members { request, group, members, complete })))
-            }
-            Ok(Reply::MembershipsRead(MembershipsRead { memberships, complete })) => {
-                let groups = memberships.into_iter().filter_map(told_membership).collect();
-                Effect::Tell(Tell::Groups(Box::new(client::Groups { request, groups, complete })))
-            }
+            Ok(Reply::MembersRead(read)) => Effect::Tell(Tell::Members { request, group, read }),
+            Ok(Reply::MembershipsRead(read)) => Effect::Tell(Tell::Groups { request, read }),
             Ok(_) => {
                 let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
                 refused(AskId::Request(request), why)
@@ -175,97 +168,53 @@ impl Live {
 
 fn asked(change: GroupChangeAsk, who: &Identity) -> Result<Change, Refusal> {
     Ok(match change {
-        GroupChangeAsk::Create(client::CreateGroup { settings, members }) => {
-            let given = settings.unwrap_or_default();
-            check_settings(&given)?;
-            let settings = store::GroupSettings {
-                name: given.name.unwrap_or_default(),
-                description: given.description.unwrap_or_default(),
-                picture: given.picture.unwrap_or_default(),
-                open: given.open.unwrap_or_default(),
-                link: given.link.unwrap_or_default(),
-                earlier_history: given.earlier_history.unwrap_or_default(),
-                announcements: given.announcements.unwrap_or_default(),
-                slow_mode_ms: given.slow_mode_ms.unwrap_or_default(),
-                members_add: given.members_add.unwrap_or_default(),
-            };
+        GroupChangeAsk::Create { settings, members } => {
+            let store::GroupSettings { name, description, picture, link, .. } = &settings;
+            check_settings(name, description, picture, link)?;
             let members = people(members, 0)?;
             if members.iter().any(|person| person.user == who.user.as_str()) {
                 return Err(invalid(&"members names the user, who is the owner"));
             }
             Change::Create(store::CreateGroup { settings: Some(settings), members, owner: None })
         }
-        GroupChangeAsk::Set(given) => {
-            check_settings(&given)?;
-            let client::GroupSettings {
-                name,
-                description,
-                picture,
-                open,
-                earlier_history,
-                announcements,
-                slow_mode_ms,
-                members_add,
-                link,
-            } = given;
-            Change::Set(store::SetGroup {
-                name,
-                description,
-                picture,
-                open,
-                link,
-                earlier_history,
-                announcements,
-                slow_mode_ms,
-                members_add,
-            })
+        GroupChangeAsk::Set(set) => {
+            let text = |given: &Option<String>| given.clone().unwrap_or_default();
+            let link = set.link.clone().unwrap_or_default();
+            check_settings(&text(&set.name), &text(&set.description), &text(&set.picture), &link)?;
+            Change::Set(set)
         }
         GroupChangeAsk::Members(asked) => Change::Members(members(asked, who)?),
         GroupChangeAsk::Delete => Change::Delete(store::DeleteGroup {}),
     })
 }
 
-fn members(asked: client::ChangeMembers, who: &Identity) -> Result<store::ChangeMembers, Refusal> {
+fn members(asked: MembersAsk, who: &Identity) -> Result<store::ChangeMembers, Refusal> {
     use change_members::Change as Of;
-    let change = match asked.kind() {
-        Kind::Unspecified => return Err(invalid(&"members has no kind of change")),
-        Kind::Joined => Of::Join,
-        Kind::Left => Of::Leave,
-        Kind::Added => Of::Add,
-        Kind::Invited => Of::Invite,
-        Kind::Removed => Of::Remove,
-        Kind::Banned => Of::Ban,
-        Kind::Pardoned => Of::Pardon,
-        Kind::Role => Of::Role,
-        Kind::Muted => Of::Mute,
-    };
-    let role = match (change, asked.role()) {
-        (Of::Role, client::Role::Unspecified) => return Err(invalid(&"the change has no role")),
-        (Of::Role, role) | (Of::Add, role @ (client::Role::Unspecified | client::Role::Reader)) => role,
+    let MembersAsk { change, users, role, muted_until_ms, link } = asked;
+    match (change, role) {
+        (Of::Unspecified, _) => return Err(invalid(&"members has no kind of change")),
+        (Of::Role, Role::Unspecified) => return Err(invalid(&"the change has no role")),
+        (Of::Role, _) | (Of::Add, Role::Reader) | (_, Role::Unspecified) => {}
         (Of::Add, _) => return Err(invalid(&"who is added gets no role, or that of a reader")),
-        (_, client::Role::Unspecified) => client::Role::Unspecified,
         _ => return Err(invalid(&"only changes of roles, and who is added, have a role")),
-    };
-    if asked.muted_until_ms != 0 && change != Of::Mute {
+    }
+    if muted_until_ms != 0 && change != Of::Mute {
         return Err(invalid(&"muted_until_ms belongs to KIND_MUTED"));
     }
-    if !asked.link.is_empty() && (change != Of::Join || asked.link.len() > *LINK_BYTES.end()) {
+    if !link.is_empty() && (change != Of::Join || link.len() > *LINK_BYTES.end()) {
         return Err(invalid(&"link belongs to KIND_JOINED, and has at most 64 bytes"));
     }
     let own = matches!(change, Of::Join | Of::Leave);
-    let users = match asked.users {
-        users if own && users.iter().any(|user| user != who.user.as_str()) => {
-            return Err(invalid(&"users join and leave by themselves"));
-        }
-        _ if own => vec![who.user.as_str().to_owned()],
-        users => users,
-    };
+    if own && users.iter().any(|user| user != who.user.as_str()) {
+        return Err(invalid(&"users join and leave by themselves"));
+    }
+    let users = if own { vec![who.user.as_str().to_owned()] } else { users };
     Ok(store::ChangeMembers {
         change: change.into(),
         users: people(users, 1)?,
-        role: role_stored(role).into(),
-        muted_until_ms: asked.muted_until_ms,
-        link: asked.link,
+        role: role.into(),
+        muted_until_ms,
+        link,
     })
 }
 
@@ -285,100 +234,21 @@ fn people(users: Vec<String>, least: usize) -> Result<Vec<Person>, Refusal> {
     Ok(users.into_iter().map(|user| Person { user, incarnation: 0 }).collect())
 }
 
-fn check_settings(given: &client::GroupSettings) -> Result<(), Refusal> {
-    let at_most = |what: &str, text: Option<&String>, max: usize| match text.map_or(0, String::len) {
+fn check_settings(name: &str, description: &str, picture: &str, link: &Bytes) -> Result<(), Refusal> {
+    let at_most = |what: &str, text: &str, max: usize| match text.len() {
         bytes if bytes > max => Err(invalid(&format!("{what} is {bytes} bytes but must be at most {max}"))),
         _ => Ok(()),
     };
-    at_most("name", given.name.as_ref(), MAX_NAME_BYTES)?;
-    at_most("description", given.description.as_ref(), MAX_DESCRIPTION_BYTES)?;
-    at_most("picture", given.picture.as_ref(), limits::MAX_URL_BYTES)?;
-    if let Some(picture) = given.picture.as_ref().filter(|picture| !picture.is_empty()) {
+    at_most("name", name, MAX_NAME_BYTES)?;
+    at_most("description", description, MAX_DESCRIPTION_BYTES)?;
+    at_most("picture", picture, limits::MAX_URL_BYTES)?;
+    if !picture.is_empty() {
         check_url(picture).map_err(|error| invalid(&format!("picture: {error}")))?;
     }
-    match given.link.as_ref().map_or(0, Bytes::len) {
+    match link.len() {
         0 => Ok(()),
         bytes if LINK_BYTES.contains(&bytes) => Ok(()),
         bytes => Err(invalid(&format!("link is {bytes} bytes but must be 16 to 64, or empty"))),
-    }
-}
-
-fn told_group(request: u32, named: String, read: GroupRead, who: &Identity) -> client::Group {
-    let GroupRead { group, head, reader, .. } = read;
-    let store::Group { settings, members, .. } = group.unwrap_or_default();
-    let settings = settings.unwrap_or_default();
-    let head = head.unwrap_or_default();
-    client::Group {
-        request,
-        group: named,
-        settings: Some(client::GroupSettings {
-            name: Some(settings.name),
-            description: Some(settings.description),
-            picture: Some(settings.picture),
-            open: Some(settings.open),
-            earlier_history: Some(settings.earlier_history),
-            announcements: Some(settings.announcements),
-            slow_mode_ms: Some(settings.slow_mode_ms),
-            members_add: Some(settings.members_add),
-            link: (!settings.link.is_empty()).then_some(settings.link),
-        }),
-        members,
-        own: reader
-            .map(|member| told_member(members_read::Row { user: who.user.as_str().to_owned(), member: Some(member) })),
-        epoch: head.epoch,
-        first: head.first,
-        last: head.last,
-    }
-}
-
-fn told_member(members_read::Row { user, member }: members_read::Row) -> client::Member {
-    let member = member.unwrap_or_default();
-    client::Member {
-        user,
-        standing: told_standing(member.standing()).into(),
-        role: told_role(member.role()).into(),
-        since_seq: member.since_seq,
-        muted_until_ms: member.muted_until_ms,
-    }
-}
-
-fn told_membership(row: memberships_read::Row) -> Option<client::Membership> {
-    let membership = row.membership?;
-    Some(client::Membership {
-        group: row.group?.owner_str().ok()?.to_owned(),
-        standing: told_standing(membership.standing()).into(),
-        role: told_role(membership.role()).into(),
-        since_seq: membership.seq,
-    })
-}
-
-fn told_standing(standing: member::Standing) -> client::Standing {
-    match standing {
-        member::Standing::Unspecified => client::Standing::Unspecified,
-        member::Standing::Member => client::Standing::Member,
-        member::Standing::Invited => client::Standing::Invited,
-        member::Standing::Banned => client::Standing::Banned,
-        member::Standing::Left => client::Standing::Left,
-    }
-}
-
-fn told_role(role: store::Role) -> client::Role {
-    match role {
-        store::Role::Unspecified => client::Role::Unspecified,
-        store::Role::Reader => client::Role::Reader,
-        store::Role::Member => client::Role::Member,
-        store::Role::Admin => client::Role::Admin,
-        store::Role::Owner => client::Role::Owner,
-    }
-}
-
-fn role_stored(role: client::Role) -> store::Role {
-    match role {
-        client::Role::Unspecified => store::Role::Unspecified,
-        client::Role::Reader => store::Role::Reader,
-        client::Role::Member => store::Role::Member,
-        client::Role::Admin => store::Role::Admin,
-        client::Role::Owner => store::Role::Owner,
     }
 }
 

@@ -404,7 +404,7 @@ impl Live {
     pub(super) fn flow(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         self.pace.sweep(now.instant);
         self.step(Which::Inbox, now, out);
-        self.flow_groups(now, out);
+        self.flow_groups(rules, now, out);
         if now.instant >= self.ack_not_before && self.timelines.has_acks() {
             self.send_acks(rules, now, out);
         }

@@ -124,19 +124,20 @@ impl Live {
         start: Start,
         out: &mut Vec<Effect>,
     ) {
-        if !rules.has_groups() {
-            return;
-        }
         let mut loading = Box::new(Loading {
             start,
             positions: Default::default(),
             checked: KeyedSet::default(),
             after: String::new(),
+            waits_for_level: !rules.has_groups(),
             again_at: None,
         });
         loading.give(positions);
+        let begins = !loading.waits_for_level;
         self.timelines.groups_or_new().loading = Some(loading);
-        self.read_groups_page(out);
+        if begins {
+            self.read_groups_page(out);
+        }
     }
 
     fn read_groups_page(&mut self, out: &mut Vec<Effect>) {
@@ -305,9 +306,12 @@ impl Live {
     }
 
     /// Does what is due for groups.
-    pub(super) fn flow_groups(&mut self, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn flow_groups(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
         let Some(groups) = self.timelines.groups_mut() else { return };
-        if groups.loading.as_ref().is_some_and(|loading| loading.again_at.is_some_and(|at| at <= now.instant)) {
+        if let Some(loading) = &mut groups.loading
+            && (loading.waits_for_level && rules.has_groups() || loading.again_at.is_some_and(|at| at <= now.instant))
+        {
+            loading.waits_for_level = false;
             self.read_groups_page(out);
         }
         let checks = self.timelines.groups_mut().map(|groups| groups.take_checks(now.instant)).unwrap_or_default();

@@ -45,12 +45,12 @@ use carillon_proto::{
 };
 
 pub(crate) use ask::{
-    Ask, AskId, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, PageAsk, SendAsk, SignInAsk,
+    Ask, AskId, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, MembersAsk, PageAsk, SendAsk, SignInAsk,
 };
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use rules::Rules;
-pub(crate) use tell::{Page, Placed, Tell, Welcome};
+pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
 pub(crate) use ticket::TicketKeys;
 pub(crate) use token::TokenKeys;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};

@@ -9,6 +9,7 @@ use carillon_proto::{
     pb::{
         client::{self, Code, Limits, TimelineState},
         link::Refusal,
+        store::{GroupRead, MembersRead, MembershipsRead},
     },
 };
 
@@ -35,9 +36,17 @@ pub(crate) enum Tell {
         first: Position,
     },
     Page(Box<Page>),
-    Group(Box<client::Group>),
-    Members(Box<client::Members>),
-    Groups(Box<client::Groups>),
+    Group(Box<GroupTell>),
+    Members {
+        request: u32,
+        group: String,
+        read: MembersRead,
+    },
+    /// The user's groups.
+    Groups {
+        request: u32,
+        read: MembershipsRead,
+    },
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,
@@ -56,6 +65,16 @@ pub(crate) enum Tell {
         /// The delay after which it may reconnect; `None` if reconnecting is of no use.
         again_ms: Option<u32>,
     },
+}
+
+/// A group, as its reader sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupTell {
+    pub(crate) request: u32,
+    pub(crate) group: String,
+    /// The user who reads.
+    pub(crate) reader: String,
+    pub(crate) read: GroupRead,
 }
 
 /// The contents of SignedIn, for each dialect. Units as in carillon.client.v1.

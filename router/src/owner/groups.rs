@@ -9,7 +9,7 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, HeadRead, MembershipsRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User,
+            self, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User,
             store_request, timeline_command,
         },
     },
@@ -62,10 +62,7 @@ impl Owner {
 
     pub(super) fn read_memberships(&mut self, read: &link::ReadMemberships, parts: RequestContext) {
         if Level(self.topology.view.level) < Level::GROUPS {
-            return self.end(
-                parts.slot,
-                Ok(Answer::MembershipsRead(MembershipsRead { complete: true, ..Default::default() })),
-            );
+            return self.refuse(parts.slot, &Failure::Groups);
         }
         let after = match read.after_group.as_str() {
             "" => None,

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::{
     rows::{Begun, Ends, Next, group_of, in_lane, is_end, plan_leave, tells},
-    steps::{Outcome, Step, came_to, is_temporary},
+    steps::{Appending, Outcome, Step, came_to, is_temporary},
 };
 use crate::{
     delivery::Delivery,
@@ -101,11 +101,21 @@ struct Pass {
     rows: VecDeque<Row>,
     begun: Vec<Begun>,
     lanes: BTreeMap<Lane, VecDeque<Step>>,
-    /// The step under way, and those behind it.
-    running: BTreeMap<Lane, (Step, VecDeque<Step>)>,
+    running: BTreeMap<Lane, Running>,
+    /// Most that may run, if the store could not take more.
+    at_once: Option<usize>,
     /// Users of rows that have to wait: what comes later for them waits, too.
     blocked: BTreeSet<String>,
     failed: bool,
+}
+
+/// A lane with a step under way.
+struct Running {
+    step: Step,
+    /// As it was sent: it has the time of then.
+    appending: Appending,
+    /// The steps behind it.
+    rest: VecDeque<Step>,
 }
 
 /// When a row is tried again.
@@ -299,13 +309,13 @@ impl OutboxWorker {
 
     /// Has the next steps carried out; without any, does what comes after them.
     fn go_on_with_run(&mut self, now: Instant, time_ms: u64) {
-        while self.pass.running.len() < AT_ONCE
+        while self.pass.running.len() < self.pass.at_once.unwrap_or(AT_ONCE)
             && let Some((lane, mut steps)) = self.pass.lanes.pop_first()
         {
             let Some(step) = steps.pop_front() else { continue };
-            let (shard, op, _) = step.command(self.shards, time_ms);
+            let (shard, op, appending) = step.command(self.shards, time_ms);
             self.effects.push(Effect::Ask(Asked::Step(lane.clone()), shard, op));
-            self.pass.running.insert(lane, (step, steps));
+            self.pass.running.insert(lane, Running { step, appending, rest: steps });
         }
         if self.pass.running.is_empty() {
             self.after_steps(now, time_ms);
@@ -313,11 +323,16 @@ impl OutboxWorker {
     }
 
     fn step_answered(&mut self, lane: Lane, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
-        let Some((step, mut rest)) = self.pass.running.remove(&lane) else { return };
+        let Some(Running { step, appending, mut rest }) = self.pass.running.remove(&lane) else { return };
+        let is_overload = matches!(answer, Err(StoreFailure::Overloaded { .. }));
         match came_to(&step, answer) {
+            // It comes after those that are under way, and no more than these go at once from here on.
+            Outcome::Waits if is_overload && !self.pass.running.is_empty() => {
+                self.pass.at_once = Some(self.pass.running.len());
+                rest.push_front(step);
+            }
             Outcome::Done(position) => {
                 if let Some(position) = position {
-                    let (_, _, appending) = step.command(self.shards, time_ms);
                     self.effects.push(Effect::Deliver(Delivery {
                         timeline: appending.timeline,
                         incarnation: appending.incarnation,

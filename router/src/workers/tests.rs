@@ -45,6 +45,7 @@ enum Ask {
 struct Play {
     worker: OutboxWorker,
     now: Instant,
+    time_ms: u64,
     asked: Vec<(Asked, ShardId, Ask)>,
     told: Vec<Delivery>,
 }
@@ -53,7 +54,7 @@ impl Play {
     fn new() -> Self {
         let now = Instant::now();
         let worker = OutboxWorker::new(SHARD, ShardMap { directory: 4, timeline: 8 }, now);
-        let mut play = Self { worker, now, asked: Vec::new(), told: Vec::new() };
+        let mut play = Self { worker, now, time_ms: NOW_MS, asked: Vec::new(), told: Vec::new() };
         play.go_on();
         play
     }
@@ -94,7 +95,7 @@ impl Play {
     /// Answers the first question that is open. Returns it.
     fn answer(&mut self, answer: Result<StoreAnswer, StoreFailure>) -> Ask {
         let (asked, _, ask) = self.asked.remove(0);
-        self.worker.answer(asked, answer, self.now, NOW_MS);
+        self.worker.answer(asked, answer, self.now, self.time_ms);
         self.take_effects();
         ask
     }
@@ -277,6 +278,7 @@ fn who_does_not_exist_any_more_leaves_the_group() {
     play.rows(vec![tell(4, &[("bob", Standing::Member), ("carol", Standing::Left)], false)]);
     assert_eq!(user_of(&play.answer(gone())), "bob");
     assert_eq!(user_of(&play.answer(gone())), "carol");
+    play.time_ms += 40;
     let Ask::Change(leave) = play.answer(appended(12)) else { panic!("bob leaves") };
     let append = leave.append.expect("set");
     assert!(leave.by_operator && append.sender.is_empty());
@@ -290,6 +292,7 @@ fn who_does_not_exist_any_more_leaves_the_group() {
     assert_eq!((&*envelope.sender, envelope.time_ms), ("", NOW_MS));
     let [delivery] = &play.told[..] else { panic!("{:?}", play.told) };
     assert_eq!((&delivery.timeline, delivery.position.seq), (&TimelineId::Group(friends), 12));
+    assert_eq!(delivery.envelope, append.envelope, "as it was sent, and not with a later time");
     assert_eq!(play.settles(), [(4, Verdict::Done)]);
 }
 
@@ -381,4 +384,23 @@ fn the_outbox_is_read_page_by_page_and_again_after_a_failure() {
     play.worker.nudge(play.now);
     play.rows(vec![]);
     assert_eq!(play.pause(), Duration::ZERO, "what came during a pass is looked for at once");
+}
+
+#[test]
+fn what_the_store_has_no_room_for_now_comes_after_what_is_under_way() {
+    let mut play = Play::new();
+    play.rows(vec![tell(4, &["bob", "carol", "dave", "erin"].map(|user| (user, Standing::Member)), false)]);
+    let overloaded = || Err(StoreFailure::Overloaded { shard: SHARD, retry_after_ms: 100 });
+    play.asked.rotate_left(2);
+    assert_eq!(["dave", "erin"].map(|user| user_of(&play.answer(overloaded())) == user), [true, true]);
+    assert_eq!(play.asks().iter().map(user_of).collect::<Vec<_>>(), ["bob", "carol"], "no more than there is room for");
+    for user in ["bob", "carol", "dave"] {
+        assert_eq!(user_of(&play.answer(appended(3))), user);
+    }
+    // Nobody else is under way: it has to wait for the next pass.
+    assert_eq!(user_of(&play.answer(overloaded())), "erin");
+    assert_eq!(play.told.len(), 3);
+    play.next_pass();
+    play.rows(vec![tell(4, &["bob", "carol", "dave", "erin"].map(|user| (user, Standing::Member)), false)]);
+    assert_eq!(play.asks().len(), 4);
 }

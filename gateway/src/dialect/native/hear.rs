@@ -1,14 +1,11 @@
 //! Turns client frames into asks.
 
 use carillon_proto::pb::client::{
-    Ack, DeleteGroup, Fetch, GroupRequest, Ping, Positions, ReadGroup, ReadGroups, ReadMembers, Renew, ScramFinal,
-    SignIn, SignOut, group_request::Change, refused::What, sign_in,
+    Ack, Fetch, Ping, Positions, Renew, ScramFinal, SignIn, SignOut, refused::What, sign_in,
 };
 
 use super::client::{Body, ClientFrame, Send};
-use crate::conversation::{
-    Ask, AskId, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, PageAsk, SendAsk, SignInAsk,
-};
+use crate::conversation::{Ask, AskId, Credential, PageAsk, SendAsk, SignInAsk};
 
 impl From<ClientFrame> for Ask {
     fn from(frame: ClientFrame) -> Self {
@@ -26,32 +23,12 @@ impl From<ClientFrame> for Ask {
             Some(Body::Ping(Ping { nonce })) => Self::Heads { nonce },
             Some(Body::Renew(Renew { request, token })) => Self::Renew { request, token },
             Some(Body::Positions(Positions { positions, more })) => Self::Positions { positions, more },
-            Some(Body::Group(request)) => Self::Group(Box::new(request.into())),
-            Some(Body::ReadGroup(ReadGroup { request, group })) => {
-                Self::GroupRead(Box::new(GroupReadAsk { request, query: GroupQuery::Group(group) }))
-            }
-            Some(Body::ReadMembers(ReadMembers { request, group, others, after_user, limit, only })) => {
-                let query = GroupQuery::Members { group, others, after_user, limit, only };
-                Self::GroupRead(Box::new(GroupReadAsk { request, query }))
-            }
-            Some(Body::ReadGroups(ReadGroups { request, after_group, limit })) => {
-                let query = GroupQuery::Groups { after_group, limit };
-                Self::GroupRead(Box::new(GroupReadAsk { request, query }))
-            }
+            Some(Body::Group(request)) => request.into(),
+            Some(Body::ReadGroup(read)) => read.into(),
+            Some(Body::ReadMembers(read)) => read.into(),
+            Some(Body::ReadGroups(read)) => read.into(),
             None => Self::Unknown,
         }
-    }
-}
-
-impl From<GroupRequest> for GroupAsk {
-    fn from(GroupRequest { client_id, group, change }: GroupRequest) -> Self {
-        let change = change.map(|change| match change {
-            Change::Create(create) => GroupChangeAsk::Create(create),
-            Change::Set(settings) => GroupChangeAsk::Set(settings),
-            Change::Members(members) => GroupChangeAsk::Members(members),
-            Change::Delete(DeleteGroup {}) => GroupChangeAsk::Delete,
-        });
-        Self { client_id, group, change }
     }
 }
 

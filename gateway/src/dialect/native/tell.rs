@@ -8,7 +8,11 @@ use carillon_proto::{
     },
 };
 
-use super::{Outgoing, RawPage, raw::RawEntry};
+use super::{
+    Outgoing, RawPage,
+    groups::{told_group, told_groups, told_members},
+    raw::RawEntry,
+};
 use crate::conversation::{AskId, Page, Placed, Tell, Welcome};
 
 impl From<Tell> for Outgoing {
@@ -37,9 +41,9 @@ impl From<Tell> for Outgoing {
                 Body::Trimmed(Trimmed { timeline: Some(timeline.id.to_client()), first: Some(first.into()) })
             }
             Tell::Heads { nonce, heads } => Body::Pong(Pong { nonce, heads: heads.into_iter().map(head).collect() }),
-            Tell::Group(group) => Body::Group(group),
-            Tell::Members(members) => Body::Members(*members),
-            Tell::Groups(groups) => Body::Groups(*groups),
+            Tell::Group(read) => Body::Group(Box::new(told_group(*read))),
+            Tell::Members { request, group, read } => Body::Members(told_members(request, group, read)),
+            Tell::Groups { request, read } => Body::Groups(told_groups(request, read)),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
             Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
                 code: code.into(),

@@ -181,7 +181,7 @@ fn a_change_that_names_nobody_or_is_refused_changes_nothing() {
     let [Did::ChangeGroup(token, _)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.fails(*token, StoreFailure::Exists { detail: "there is such a group".into() });
     let [did] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!((refusal(did).code(), refusal(did).retry), (client::Code::Invalid, false));
+    assert_eq!((refusal(did).code(), refusal(did).retry), (client::Code::Exists, false));
     assert!(play.owner.changing.is_empty() && play.owner.asked.is_empty());
 }
 

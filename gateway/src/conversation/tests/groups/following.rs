@@ -1,0 +1,274 @@
+//! Which groups a session follows, and from where on.
+
+use super::*;
+
+#[test]
+fn a_device_gets_what_was_written_since_the_user_joined_and_it_has_not() {
+    let from = |change: fn(&mut client::SignIn)| {
+        let mut play = Play::in_group("club", 4, 9, change);
+        play.timelines()[0].delivered_from
+    };
+    let has = |seq| {
+        move |sign_in: &mut client::SignIn| {
+            sign_in.positions = vec![TimelinePosition { timeline: Some(group("club")), position: Some(in_group(seq)) }];
+        }
+    };
+    assert_eq!(from(|_| {}), 3, "it has never been here");
+    assert_eq!(from(|sign_in| sign_in.start = Start::Head.into()), 9);
+    let at = |seq: u64| {
+        let mut play = Play::in_group("club", 4, 9, has(seq));
+        play.timelines()[0].delivered_from
+    };
+    assert_eq!((at(6), at(2)), (6, 3), "never what was before");
+    let mut play = Play::in_group("club", 4, 9, has(9));
+    play.quiet();
+    play.hears_push(group_push("club", 10, envelope(10)));
+    assert_eq!(play.delivered(), [10]);
+}
+
+#[test]
+fn the_devices_cursor_counts_where_it_says_nothing() {
+    let mut play = Play::with_groups(|_| {});
+    let row = memberships_read::Row { epoch: Some(GROUP_EPOCH), seq: 7, ..member_of("club", 4) };
+    let old = memberships_read::Row { epoch: Some(1), seq: 7, ..member_of("old", 4) };
+    play.hears_answer(Ok(memberships(vec![row, old], true)));
+    play.followed(&[("club", Some(9)), ("old", Some(9))]);
+    let from = |state: &TimelineState| state.delivered_from;
+    let mut told = Vec::new();
+    while let Some(server_frame::Body::Timelines(timelines)) = (!play.wrote.is_empty()).then(|| play.wrote()) {
+        told.extend(timelines.timelines.iter().map(from));
+    }
+    assert_eq!(told, [7, 3], "a cursor of another epoch says nothing");
+}
+
+#[test]
+fn all_pages_of_groups_are_read_and_a_failed_read_is_repeated() {
+    let mut play = Play::with_groups(|_| {});
+    play.hears_answer(Ok(memberships(vec![member_of("a", 1)], false)));
+    let Op::ReadMemberships(read) = play.op() else { panic!("{:?}", play.asked) };
+    assert_eq!(read.after_group, "a");
+    play.hears_answer(Err(refusal(Code::Unavailable, "later", 10)));
+    play.quiet();
+    play.wait(Duration::from_secs(1));
+    let Op::ReadMemberships(read) = play.op() else { panic!("{:?}", play.asked) };
+    assert_eq!((read.after_group.as_str(), read.device.as_str()), ("a", "phone"));
+    play.hears_answer(Ok(memberships(vec![member_of("b", 1)], true)));
+    play.followed(&[("a", Some(1)), ("b", Some(1))]);
+    assert!(play.is_followed("a") && play.is_followed("b"));
+}
+
+#[test]
+fn few_backlogs_are_read_at_once() {
+    let mut play = Play::with_groups(|_| {});
+    let names = ["a", "b", "c", "d", "e", "f"];
+    play.hears_answer(Ok(memberships(names.iter().map(|name| member_of(name, 1)).collect(), true)));
+    play.followed(&names.map(|name| (name, Some(2))));
+    play.wrote.clear();
+    assert_eq!(play.asked.len(), 4);
+    for left in [4, 4, 3, 2, 1, 0] {
+        play.hears_answer(Ok(group_page(2, 1..=2)));
+        assert_eq!(play.delivered(), [1, 2]);
+        assert_eq!(play.asked.len(), left);
+    }
+}
+
+#[test]
+fn who_joins_gets_the_group_from_the_change_on() {
+    let mut play = Play::with_groups(|_| {});
+    play.hears_answer(Ok(memberships(vec![], true)));
+    play.hears_push(inbox_push(4, changed("club", members(Kind::Added, &["alice"]))));
+    assert_eq!(play.delivered(), [4]);
+    let Op::ReadGroup(read) = play.op() else { panic!("{:?}", play.asked) };
+    assert_eq!((read.group.as_str(), read.reader.as_ref().expect("a reader").user.as_str()), ("club", "alice"));
+    play.hears_answer(Ok(group_read(Standing::Member, 5, 6)));
+    assert_eq!(play.timelines()[0].delivered_from, 4);
+    play.hears_answer(Ok(group_page(6, 5..=6)));
+    assert_eq!(play.delivered(), [5, 6]);
+    play.hears_push(group_push("club", 7, envelope(7)));
+    assert_eq!(play.delivered(), [7]);
+}
+
+#[test]
+fn an_invitation_is_delivered_and_nothing_of_the_group() {
+    let mut play = Play::with_groups(|_| {});
+    play.hears_answer(Ok(memberships(vec![], true)));
+    play.hears_push(inbox_push(4, changed("club", members(Kind::Invited, &["alice"]))));
+    assert_eq!(play.delivered(), [4]);
+    play.quiet();
+}
+
+#[test]
+fn old_news_of_groups_in_the_inbox_mean_nothing() {
+    let mut play = Play::with(rules_with_groups());
+    let Body::SignIn(mut sign_in) = token_sign_in("alice", 3600) else { panic!("no sign-in") };
+    sign_in.positions = vec![TimelinePosition { timeline: Some(inbox("alice")), position: Some(at(2)) }];
+    play.says(Body::SignIn(sign_in));
+    play.hears_answer(Ok(opened(3, None)));
+    play.wrote.clear();
+    let (tag, op) = play.asked.remove(0);
+    assert!(matches!(op, Op::ReadMemberships(_)), "{op:?}");
+    let joined = changed("club", members(Kind::Joined, &["alice"]));
+    play.hears_answer(Ok(Reply::TimelineRead(TimelineRead {
+        head: Some(head(1, 3, None)),
+        entries: vec![StoredEntry { seq: 3, envelope: joined.into() }],
+        complete: true,
+    })));
+    assert_eq!(play.delivered(), [3]);
+    play.quiet();
+    play.input(Input::Answer(tag, RequestOutcome { result: Ok(memberships(vec![], true)), lease: 5 }));
+    play.quiet();
+}
+
+#[test]
+fn nothing_is_told_after_the_change_by_which_the_user_is_no_longer_in_the_group() {
+    for what in [
+        members(Kind::Removed, &["bob", "alice"]),
+        members(Kind::Banned, &["alice"]),
+        members(Kind::Left, &["alice"]),
+        Changed::Deleted(GroupDeleted {}),
+    ] {
+        let mut play = Play::in_group("club", 1, 0, |_| {});
+        play.wrote.clear();
+        play.hears_push(group_push("club", 1, changed("club", members(Kind::Removed, &["bob"]))));
+        play.hears_push(group_push("club", 3, envelope(3)));
+        assert_eq!(play.delivered(), [1], "3 comes too early");
+        // 3 is handed over right behind 2.
+        play.hears_push(group_push("club", 2, changed("club", what.clone())));
+        assert_eq!(play.delivered(), [2], "{what:?}");
+        play.hears_push(group_push("club", 4, envelope(4)));
+        play.quiet();
+        assert!(!play.is_followed("club"));
+    }
+}
+
+#[test]
+fn a_removal_that_the_inbox_tells_first_ends_it_too_unless_the_user_is_in_again() {
+    let mut play = Play::in_group("club", 1, 0, |_| {});
+    play.wrote.clear();
+    play.hears_push(inbox_push(4, changed("club", members(Kind::Removed, &["alice"]))));
+    assert_eq!(play.delivered(), [4]);
+    play.hears_answer(Ok(group_read(Standing::Member, 9, 9)));
+    assert!(play.is_followed("club"), "joined again, which the inbox will tell");
+    play.hears_push(inbox_push(5, changed("club", members(Kind::Joined, &["alice"]))));
+    assert_eq!(play.delivered(), [5]);
+    play.hears_answer(Ok(group_read(Standing::Member, 9, 9)));
+    play.hears_push(inbox_push(6, changed("club", members(Kind::Banned, &["alice"]))));
+    assert_eq!(play.delivered(), [6]);
+    play.hears_answer(Err(refusal(Code::NotFound, "no such group", 0)));
+    assert!(!play.is_followed("club"));
+    play.hears_push(group_push("club", 1, envelope(1)));
+    play.quiet();
+}
+
+#[test]
+fn a_removal_before_the_present_membership_ends_nothing() {
+    let mut play = Play::in_group("club", 3, 1, |_| {});
+    play.wrote.clear();
+    // The gateway has heard less than the store has.
+    play.hears_push(group_push("club", 3, changed("club", members(Kind::Joined, &["alice"]))));
+    assert_eq!(play.delivered(), [3]);
+    play.hears_push(inbox_push(4, changed("club", members(Kind::Removed, &["alice"]))));
+    play.hears_answer(Ok(group_read(Standing::Member, 9, 9)));
+    assert_eq!(play.delivered(), [4]);
+    for seq in 4..=9 {
+        let removed = changed("club", members(Kind::Removed, &["alice"]));
+        play.hears_push(group_push("club", seq, if seq == 6 { removed } else { envelope(seq) }));
+    }
+    assert_eq!(play.delivered(), [4, 5, 6, 7, 8, 9], "6 is before 9");
+}
+
+#[test]
+fn a_membership_that_was_checked_meanwhile_counts_more_than_what_is_being_read() {
+    let mut play = Play::with_groups(|_| {});
+    let (tag, _) = play.asked.remove(0);
+    play.hears_push(inbox_push(4, changed("club", members(Kind::Removed, &["alice"]))));
+    assert_eq!(play.delivered(), [4]);
+    play.hears_answer(Err(refusal(Code::NotFound, "no such group", 0)));
+    let read = RequestOutcome { result: Ok(memberships(vec![member_of("club", 2)], true)), lease: 5 };
+    play.input(Input::Answer(tag, read));
+    play.quiet();
+    assert!(!play.is_followed("club"));
+}
+
+#[test]
+fn a_group_of_which_nobody_tells_is_asked_about() {
+    let mut play = Play::with_groups(|_| {});
+    play.hears_answer(Ok(memberships(vec![member_of("club", 2)], true)));
+    play.quiet();
+    play.wait(Duration::from_secs(5));
+    assert!(matches!(play.op(), Op::ReadGroup(_)), "{:?}", play.asked);
+    play.hears_answer(Err(refusal(Code::Unavailable, "later", 10)));
+    play.quiet();
+    play.wait(Duration::from_secs(1));
+    play.hears_answer(Ok(group_read(Standing::Member, 2, 3)));
+    assert_eq!(play.timelines()[0].delivered_from, 1);
+    play.followed(&[("club", Some(3))]);
+    play.hears_answer(Ok(group_page(3, 2..=3)));
+    assert_eq!(play.delivered(), [2, 3], "once");
+}
+
+#[test]
+fn a_group_that_begins_anew_is_followed_anew_and_the_connection_stays() {
+    let mut play = Play::in_group("club", 1, 0, |_| {});
+    play.wrote.clear();
+    play.hears_push(group_push("club", 1, envelope(1)));
+    assert_eq!(play.delivered(), [1]);
+    let other = Position { epoch: 77, seq: 1 };
+    play.hears_push(Push { position: Some(other), ..group_push("club", 1, envelope(1)) });
+    let Op::Read(read) = play.op() else { panic!("{:?}", play.asked) };
+    assert_eq!(read.user, "", "for all who follow it here");
+    let head = Head { epoch: 77, first: 1, last: 1, ..Head::default() };
+    play.hears_answer(Ok(Reply::TimelineRead(TimelineRead { head: Some(head), entries: vec![], complete: true })));
+    play.quiet();
+    play.wait(Duration::from_millis(500));
+    let Reply::GroupRead(read) = group_read(Standing::Member, 1, 1) else { unreachable!("a group") };
+    play.hears_answer(Ok(Reply::GroupRead(Box::new(GroupRead { head: Some(head), ..*read }))));
+    let state = play.timelines().remove(0);
+    assert_eq!((state.epoch, state.delivered_from), (77, 0));
+}
+
+#[test]
+fn acknowledgements_of_groups_go_to_the_users_owner_and_only_of_what_is_there() {
+    let mut play = Play::in_group("club", 1, 2, |_| {});
+    play.wrote.clear();
+    play.hears_answer(Ok(group_page(2, 1..=2)));
+    assert_eq!(play.delivered(), [1, 2]);
+    let ack = |seq| Body::Ack(Ack { timeline: Some(group("club")), position: Some(in_group(seq)) });
+    play.says(ack(3));
+    play.quiet();
+    play.says(ack(2));
+    let Op::Acknowledge(sent) = play.op() else { panic!("{:?}", play.asked) };
+    assert_eq!((sent.user.as_str(), &sent.timeline, sent.position), ("alice", &Some(group("club")), Some(in_group(2))));
+}
+
+#[test]
+fn a_client_that_does_not_read_gets_a_groups_entries_later() {
+    let mut play = Play::in_group("club", 1, 0, |_| {});
+    play.wrote.clear();
+    play.input(Input::Backlog { full: true });
+    play.hears_push(group_push("club", 1, envelope(1)));
+    play.hears_push(group_push("club", 2, envelope(2)));
+    play.quiet();
+    play.input(Input::Backlog { full: false });
+    if !play.asked.is_empty() {
+        play.hears_answer(Ok(group_page(2, 1..=2)));
+    }
+    assert_eq!(play.delivered(), [1, 2]);
+}
+
+#[test]
+fn groups_are_read_when_the_level_of_the_cluster_has_risen() {
+    let below = Arc::new(rules());
+    let mut play = Play::with(Arc::clone(&below));
+    play.says(token_sign_in("alice", 3600));
+    play.hears_answer(Ok(opened(3, Some(3))));
+    let server_frame::Body::SignedIn(_) = play.wrote() else { panic!("not signed in") };
+    play.quiet();
+    below.level.heard(Level::OF_PROGRAM);
+    play.says(Body::Ping(Ping { nonce: 1 }));
+    let Op::ReadMemberships(_) = play.op() else { panic!("{:?}", play.asked) };
+    play.hears_answer(Ok(memberships(vec![], true)));
+    play.wrote.clear();
+    play.says(Body::Ping(Ping { nonce: 2 }));
+    assert!(play.asked.is_empty(), "{:?}", play.asked);
+}
