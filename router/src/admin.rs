@@ -3,6 +3,7 @@
 mod ending;
 mod erasing;
 mod messages;
+mod outbox;
 mod put_out;
 mod sessions;
 mod users;
@@ -22,8 +23,9 @@ use carillon_proto::{
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
-            EraseUserReply, EraseUserRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest,
-            NodeRelease, PutUserReply, PutUserRequest, RevokeTokensReply, RevokeTokensRequest, ShardStatus,
+            EraseUserReply, EraseUserRequest, ListOutboxReply, ListOutboxRequest, ListSessionsReply,
+            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
+            RevokeTokensReply, RevokeTokensRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
             ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest,
             WatchRequest, admin_server,
         },
@@ -168,6 +170,17 @@ impl admin_server::Admin for Admin {
         request: Request<TraceMessageRequest>,
     ) -> Result<Response<TraceMessageReply>, Status> {
         self.message(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_outbox(&self, request: Request<ListOutboxRequest>) -> Result<Response<ListOutboxReply>, Status> {
+        self.outbox(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn settle_dead_letters(
+        &self,
+        request: Request<SettleDeadLettersRequest>,
+    ) -> Result<Response<SettleDeadLettersReply>, Status> {
+        self.settle_letters(request.into_inner()).await.map(Response::new)
     }
 
     type WatchStream = Events;

@@ -13,6 +13,7 @@ mod doctor;
 mod ended;
 mod group;
 mod out;
+mod outbox;
 mod repair;
 mod serve;
 mod session;
@@ -98,6 +99,9 @@ enum Command {
     Chat(chat::Chat),
     /// Makes and changes groups, as one of their users.
     Group(group::Group),
+    /// Shows what workers have still to do; replays or discards what they could not do.
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -190,6 +194,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
+        Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),

@@ -9,8 +9,8 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User,
-            store_request, timeline_command,
+            self, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request,
+            timeline_command,
         },
     },
 };

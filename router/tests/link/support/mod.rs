@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     tasks: Tasks,
 }
 
+pub(crate) type Administrator = AdminClient<InterceptedService<Channel, AddToken>>;
+
 impl Cluster {
     pub(crate) async fn start(routers: usize, users: &[&str]) -> Self {
         Self::start_with(routers, users, |_| {}).await
@@ -112,7 +114,7 @@ impl Cluster {
         links
     }
 
-    pub(crate) fn admin(&self) -> AdminClient<InterceptedService<Channel, AddToken>> {
+    pub(crate) fn admin(&self) -> Administrator {
         let security = security(SECRET).of_tier(Tier::Operator).expect("derived");
         let channel = security.channel(&self.address(0)).expect("an address");
         AdminClient::new(InterceptedService::new(channel, security.token()))

@@ -62,6 +62,7 @@ struct State {
     inboxes: HashMap<String, Vec<(Bytes, Bytes)>>,
     /// By the index of the shard.
     outboxes: BTreeMap<u32, Vec<outbox_read::Row>>,
+    dead_letters: BTreeMap<u32, Vec<outbox_read::Row>>,
     cut: CancellationToken,
     level: u32,
     refuse: u32,
@@ -126,14 +127,17 @@ impl MemoryStore {
         self.change(|view| view.level = 0);
     }
 
-    /// From now on there are groups, and this row waits in the shard of this one.
-    pub(crate) fn has_groups(&self, group: &str, row: outbox_read::Row) {
-        let shards = ShardMap { directory: 4, timeline: 4 };
-        let mut state = self.state.lock();
-        state.level = Level::GROUPS.0;
-        state.outboxes.entry(shards.timeline_of_owner(group).index.into()).or_default().push(row);
-        drop(state);
+    pub(crate) fn has_groups(&self) {
+        self.state.lock().level = Level::GROUPS.0;
         self.change(|view| view.level = Level::GROUPS.0);
+    }
+
+    /// The row stands in the outbox of the group's shard, or among its dead letters.
+    pub(crate) fn has_row(&self, group: &str, row: outbox_read::Row, dead: bool) {
+        let shard = ShardMap { directory: 4, timeline: 4 }.timeline_of_owner(group).index.into();
+        let mut state = self.state.lock();
+        let rows = if dead { &mut state.dead_letters } else { &mut state.outboxes };
+        rows.entry(shard).or_default().push(row);
     }
 
     /// Everything that follows is done.
@@ -238,9 +242,17 @@ impl State {
                 sessions: self.sessions.get(&read.user).cloned().unwrap_or_default(),
                 ..User::default()
             }),
-            Op::ReadOutbox(_) => {
-                let rows = self.outboxes.get(&shard.1).cloned().unwrap_or_default();
-                Reply::OutboxRead(OutboxRead { rows, complete: true, dead_letters: 0 })
+            Op::ReadOutbox(read) => {
+                let rows = if read.dead { &self.dead_letters } else { &self.outboxes };
+                let rows = rows.get(&shard.1).into_iter().flatten();
+                let mut rows: Vec<_> = rows
+                    .filter(|row| (row.index, row.number) > (read.after_index, read.after_number))
+                    .cloned()
+                    .collect();
+                let limit = if read.limit == 0 { rows.len() } else { rows.len().min(read.limit as usize) };
+                let complete = limit == rows.len();
+                rows.truncate(limit);
+                Reply::OutboxRead(OutboxRead { rows, complete, dead_letters: 0 })
             }
             other @ (Op::ReadTimeline(_)
             | Op::ListAccounts(_)
@@ -267,10 +279,13 @@ impl State {
             Timeline::Append(append) => self.append(append),
             Timeline::SetMembership(set) => self.append(set.append.as_ref().expect("set")),
             Timeline::SettleOutbox(settle) => {
-                let is_done = |row: &outbox_read::Row| {
-                    settle.rows.iter().any(|of| of.index == row.index && of.verdict() == Verdict::Done)
-                };
-                self.outboxes.entry(shard).or_default().retain(|row| !is_done(row));
+                let verdict =
+                    |row: &outbox_read::Row| settle.rows.iter().find(|of| of.index == row.index).map(|of| of.verdict());
+                let waiting = self.outboxes.entry(shard).or_default();
+                waiting.retain(|row| verdict(row) != Some(Verdict::Done));
+                let letters = self.dead_letters.entry(shard).or_default();
+                waiting.extend(letters.iter().filter(|row| verdict(row) == Some(Verdict::Replay)).cloned());
+                letters.retain(|row| !matches!(verdict(row), Some(Verdict::Replay | Verdict::Discard)));
                 Reply::Done(Done {})
             }
             Timeline::EndSender(_) if self.keeps_senders => {

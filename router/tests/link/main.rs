@@ -1,14 +1,12 @@
 //! Real routers and real streams, with a store in memory that keeps its contract and fails on command.
 
+mod outbox;
 mod support;
 
 use carillon_proto::pb::{
     client,
     link::{self, FromRouter, router_reply::Result as Reply, router_request::Op},
-    store::{
-        NodeKind, OutboxRow, Person, Role, Session, TellMembers, TimelineKey, member, outbox_read, outbox_row,
-        tell_members, timeline_key,
-    },
+    store::{NodeKind, Session},
 };
 use futures_util::future::join_all;
 use support::{Cluster, Gateway, session};
@@ -463,31 +461,5 @@ async fn what_nodes_of_an_earlier_release_do_not_know_is_told_and_fails_nothing(
         (&*inbox.devices[0].device, &*inbox.devices[0].not_told),
         ("phone", "its release does not know the question")
     );
-    cluster.stop().await;
-}
-
-/// A router has appended that bob was added to a group, and has died.
-#[tokio::test]
-async fn what_a_router_left_undone_is_done_by_the_worker_of_the_shard_and_pushed() {
-    let cluster = Cluster::start(2, &["alice", "bob"]).await;
-    let mut links = cluster.one_gateway_at_each().await;
-    let owner = cluster.ring().owner("bob").expect("has an owner").address.to_string();
-    let at = (0..2).find(|router| cluster.address(*router) == owner).expect("is a router");
-    let bobs = session("bob", "phone", &links[at], 1);
-    assert!(matches!(links[at].ask(open(bobs)).await, Reply::SessionOpened(_)));
-    let told = tell_members::Told {
-        person: Some(Person { user: "bob".into(), incarnation: 0 }),
-        standing: member::Standing::Member.into(),
-        role: Role::Member.into(),
-    };
-    let group = TimelineKey { kind: timeline_key::Kind::Group.into(), owner: "friends".into() };
-    let tell = TellMembers { group: Some(group), number: 1, seq: 4, told: vec![told], ..TellMembers::default() };
-    let row = OutboxRow { task: Some(outbox_row::Task::Tell(tell)), ..OutboxRow::default() };
-    let envelope = link::RawEnvelope { client_id: "added".into(), ..link::RawEnvelope::default() };
-    let envelope = prost::Message::encode_to_vec(&envelope).into();
-    cluster.store.has_groups("friends", outbox_read::Row { index: 9, number: 0, row: Some(row), envelope });
-    assert_eq!(inbox_of(links[at].push().await), "bob");
-    cluster.wait_until("the row is settled", || cluster.store.outboxes_are_empty()).await;
-    assert_eq!(cluster.store.client_ids("bob"), ["added"]);
     cluster.stop().await;
 }
