@@ -82,9 +82,9 @@ fn a_group_lives_over_two_gateways_and_ends_for_who_is_banned() {
     runtime.block_on(async {
         let mut alice = Person::enter(&cluster, 0, "alice").await;
         let mut bob = Person::enter(&cluster, 1, "bob").await;
-        let made = group(&cluster, 0, "alice", &["create", "--id", "club", "--name", "Chess", "bob"]);
+        let made = group(&cluster, 0, "alice", &["create", "club", "--name", "Chess", "--member", "bob"]);
         assert_eq!(made.expect("made").trim(), "group club was made");
-        let again = group(&cluster, 0, "alice", &["create", "--id", "club"]).expect_err("it is there");
+        let again = group(&cluster, 0, "alice", &["create", "club"]).expect_err("it is there");
         assert!(again.contains("there is such a group"), "{again}");
         alice.hears("club", "created").await;
         bob.hears("club", "created").await;
@@ -131,7 +131,7 @@ fn who_comes_by_another_gateway_gets_what_was_missed_in_a_group() {
         let mut alice = Person::enter(&cluster, 0, "alice").await;
         // An account, to begin with.
         Person::enter(&cluster, 1, "bob").await.client.close().await;
-        let made = group(&cluster, 1, "alice", &["create", "bob"]).expect("made");
+        let made = group(&cluster, 1, "alice", &["create", "--member", "bob"]).expect("made");
         let name = made.trim().trim_start_matches("group ").trim_end_matches(" was made").to_owned();
         alice.hears(&name, "created").await;
         for text in ["one", "two"] {

@@ -41,13 +41,13 @@ pub(super) struct Group {
 enum What {
     /// Makes a group. Its owner is the user.
     Create {
-        /// The group's id; otherwise the service makes one up.
-        #[arg(long)]
-        id: Option<GroupId>,
+        /// Its id; otherwise the service makes one up.
+        group: Option<GroupId>,
+        /// A member from the beginning; may be repeated.
+        #[arg(long = "member", value_name = "USER")]
+        members: Vec<UserId>,
         #[command(flatten)]
         settings: Settings,
-        /// Members from the beginning.
-        members: Vec<UserId>,
     },
     /// Lists the groups that the user is in or is invited to.
     List {
@@ -193,10 +193,10 @@ impl Group {
 impl What {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
-            Self::Create { id, settings, members } => {
+            Self::Create { group, settings, members } => {
                 let members = members.iter().map(|user| user.as_str().to_owned()).collect();
                 let new = CreateGroup { settings: Some(settings.into()), members };
-                let group = client.create_group(id.as_ref(), new).await.map_err(refused)?;
+                let group = client.create_group(group.as_ref(), new).await.map_err(refused)?;
                 out::line(format_args!("group {group} was made"))
             }
             Self::List { json } => list(client, json).await,
