@@ -1,6 +1,6 @@
 //! Coalesces acknowledgements for the service: one position for each timeline.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use carillon_proto::{Position, TimelineId, pb::client::Ack};
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 /// of timelines.
 #[derive(Default)]
 pub(crate) struct Acks {
-    places: Mutex<HashMap<TimelineId, Place>>,
+    places: Mutex<BTreeMap<TimelineId, Place>>,
     pub(crate) changed: Notify,
 }
 

@@ -54,9 +54,15 @@ impl Telling<'_> {
             && let Some(change) = &entry.change
             && entry.position.seq > self.after
         {
-            match entry.timeline.id {
+            match &entry.timeline.id {
                 TimelineId::Inbox(_) => self.changed.extend(moved(entry, change)),
-                TimelineId::Group(_) => self.ended = ends(change, self.user),
+                TimelineId::Group(_) if ends(change, self.user) => self.ended = true,
+                // Who is in it already can't come in: it is the next owner of the name, or a part of the log is no longer kept.
+                TimelineId::Group(group) if comes_in(change, self.user) => {
+                    self.ended = true;
+                    return self.changed.push(group.clone());
+                }
+                TimelineId::Group(_) => {}
             }
         }
         tell(next, self.out);
@@ -75,6 +81,12 @@ fn moved(entry: &Entry, change: &GroupChange) -> Option<GroupId> {
         To::Group(group) => GroupId::new(&group).ok(),
         To::User(_) => None,
     }
+}
+
+/// True if the change in a group's log makes a member of this user.
+fn comes_in(change: &GroupChange, user: &str) -> bool {
+    matches!(&change.what, Some(What::Members(members))
+        if matches!(members.kind(), Kind::Joined | Kind::Added) && members.users.iter().any(|named| named == user))
 }
 
 /// True if the change in a group's log ends the membership of this user.

@@ -252,7 +252,11 @@ impl Owner {
             metrics::repeat();
         }
         changing.position = Position { epoch: appended.epoch, seq: appended.seq };
-        let memberships = changing.memberships(appended.incarnation);
+        let mut memberships = changing.memberships(appended.incarnation);
+        if again {
+            // The names of others may have other owners than at the first attempt. The worker makes good what it left undone.
+            memberships.retain(|(user, _)| *user == changing.message.sender);
+        }
         changing.waits = memberships.len();
         let (deadline, position) = (changing.deadline(), changing.position);
         let telling = Delivery {

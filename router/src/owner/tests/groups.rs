@@ -164,6 +164,28 @@ fn who_joins_or_leaves_is_known_and_a_membership_that_is_not_set_makes_the_outco
 }
 
 #[test]
+fn a_repeat_leaves_others_to_the_worker_as_their_names_may_have_other_owners_by_now() {
+    let mut play = play();
+    let create = || {
+        change(Change::Create(CreateGroup {
+            members: vec![Person { user: "bob".into(), incarnation: 0 }],
+            ..CreateGroup::default()
+        }))
+    };
+    let effects = play.request(create());
+    let [Did::ReadUser(bob, _)] = &effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(*bob, found("bob", &[]));
+    let [Did::ChangeGroup(token, asked)] = &effects[..] else { panic!("{effects:?}") };
+    let first = asked.append.clone().expect("set").envelope;
+    let effects = play.answer(*token, changed(1, &first));
+    let [Did::SetMembership(set, told)] = &effects[..] else { panic!("{effects:?}") };
+    let timeline = told.append.as_ref().and_then(|append| append.timeline.as_ref()).expect("set");
+    assert_eq!(timeline.owner_str(), Ok("alice"));
+    let effects = play.answer(*set, appended(8, &Bytes::new()));
+    assert!(matches!(&effects[..], [Did::Deliver(_), Did::Answer(_, Answer::Accepted(_))]), "{effects:?}");
+}
+
+#[test]
 fn a_change_that_names_nobody_or_is_refused_changes_nothing() {
     let mut play = play();
     let effects = play.request(change(members(change_members::Change::Invite, &["bob", "carol"])));

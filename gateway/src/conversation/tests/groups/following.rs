@@ -142,6 +142,24 @@ fn nothing_is_told_after_the_change_by_which_the_user_is_no_longer_in_the_group(
 }
 
 #[test]
+fn who_comes_in_under_the_users_name_is_the_names_next_owner_unless_the_store_says_otherwise() {
+    for (reply, goes_on) in
+        [(Err(refusal(Code::NotFound, "gone", 0)), false), (Ok(group_read(Standing::Member, 2, 2)), true)]
+    {
+        let mut play = Play::in_group("club", 1, 1, |_| {});
+        play.hears_answer(Ok(group_page(1, 1..=1)));
+        play.wrote.clear();
+        play.hears_push(group_push("club", 2, changed("club", members(Kind::Joined, &["alice"]))));
+        play.hears_push(group_push("club", 3, envelope(3)));
+        assert!(play.wrote.is_empty(), "{:?}", play.wrote);
+        let Op::ReadGroup(read) = play.op() else { panic!("{:?}", play.asked) };
+        assert_eq!((&*read.group, read.reader.as_ref().map(|reader| reader.user.clone())), ("club", Some("alice".to_owned())));
+        play.hears_answer(reply);
+        assert_eq!(play.is_followed("club"), goes_on);
+    }
+}
+
+#[test]
 fn a_removal_that_the_inbox_tells_first_ends_it_too_unless_the_user_is_in_again() {
     let mut play = Play::in_group("club", 1, 0, |_| {});
     play.wrote.clear();
