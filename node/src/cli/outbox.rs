@@ -104,17 +104,16 @@ async fn list(config: &Config, page: &Page, dead: bool, after: Option<Id>) -> an
     let mut table = Table::new(page.output.json, &["ID", "SINCE", "REFUSED", "TASK", "WHY"]);
     let mut left = page.limit;
     loop {
-        let request = ListOutboxRequest { dead, after: after.clone(), limit: left.min(PAGE) };
-        let reply = routers
-            .ask(async |mut admin, deadline| admin.list_outbox(with_deadline(request.clone(), deadline)).await)
-            .await?;
+        let request = ListOutboxRequest { dead, after, limit: left.min(PAGE) };
+        let reply =
+            routers.ask(async |mut admin, deadline| admin.list_outbox(with_deadline(request, deadline)).await).await?;
         let reply = reply.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
         left = left.saturating_sub(reply.rows.len() as u32);
         for row in &reply.rows {
             let shown = Shown::of(row);
             table.row(&shown.columns(), &shown.json())?;
         }
-        after = reply.rows.last().and_then(|row| row.place.clone()).or(after);
+        after = reply.rows.last().and_then(|row| row.place).or(after);
         if reply.complete {
             return table.end();
         }

@@ -69,12 +69,12 @@ async fn dead_letters_are_shown_replayed_and_discarded() {
         tokio::task::yield_now().await;
     };
     assert!(complete && letters.iter().map(|letter| letter.index).eq([9, 12, 15]), "{letters:?}");
-    let page = ListOutboxRequest { after: Some(letters[0].clone()), limit: 1, dead: true };
-    assert_eq!(shown(&mut admin, page).await, (vec![letters[1].clone()], false));
+    let page = ListOutboxRequest { after: Some(letters[0]), limit: 1, dead: true };
+    assert_eq!(shown(&mut admin, page).await, (vec![letters[1]], false));
 
     let settle = |letters: &[OutboxPlace], discard| SettleDeadLettersRequest { letters: letters.to_vec(), discard };
-    let unknown = OutboxPlace { index: 10, ..letters[0].clone() };
-    let status = admin.settle_dead_letters(settle(&[letters[0].clone(), unknown], true)).await.expect_err("not there");
+    let unknown = OutboxPlace { index: 10, ..letters[0] };
+    let status = admin.settle_dead_letters(settle(&[letters[0], unknown], true)).await.expect_err("not there");
     assert!(status.code() == Code::NotFound && status.message().ends_with("/10/0"), "{status:?}");
     let status = admin.settle_dead_letters(settle(&[], true)).await.expect_err("none");
     assert_eq!(status.code(), Code::InvalidArgument);

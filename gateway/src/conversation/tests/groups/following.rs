@@ -153,7 +153,10 @@ fn who_comes_in_under_the_users_name_is_the_names_next_owner_unless_the_store_sa
         play.hears_push(group_push("club", 3, envelope(3)));
         assert!(play.wrote.is_empty(), "{:?}", play.wrote);
         let Op::ReadGroup(read) = play.op() else { panic!("{:?}", play.asked) };
-        assert_eq!((&*read.group, read.reader.as_ref().map(|reader| reader.user.clone())), ("club", Some("alice".to_owned())));
+        assert_eq!(
+            (&*read.group, read.reader.as_ref().map(|reader| reader.user.clone())),
+            ("club", Some("alice".to_owned()))
+        );
         play.hears_answer(reply);
         assert_eq!(play.is_followed("club"), goes_on);
     }
