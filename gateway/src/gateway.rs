@@ -26,7 +26,7 @@ use crate::{
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
-    conversation::{InvalidTokenKey, Rules, TicketKeys, TokenKeys},
+    conversation::{InvalidTokenKey, Rules, TicketKeys, TokenDomains},
     cut_off,
     feeding::Feeding,
     links::{Hearing, LinksConfig, LinksTask, RouterLinks},
@@ -183,7 +183,7 @@ impl Gateway {
     /// Open connections stay. After an error the keys and certificates have not changed.
     pub fn reload(&self, config: &GatewayConfig) -> Result<(), OpenError> {
         self.shared.rules.tickets.store(Arc::new(TicketKeys::of(&self.security)));
-        let tokens = TokenKeys::load(&config.jwt)?;
+        let tokens = TokenDomains::load(config)?;
         match (&self.tls, &config.tls) {
             (None, None) => {}
             (Some(tls), Some(config)) => tls.reload(config).map_err(BindError::Tls)?,
@@ -326,7 +326,7 @@ async fn tell_the_rest(rules: Arc<Rules>) {
 
 /// Reads the key and certificate files in the configuration, and returns what is wrong with them.
 pub fn check_files(config: &GatewayConfig) -> Vec<OpenError> {
-    let keys = TokenKeys::invalid(&config.jwt).into_iter().map(OpenError::from);
+    let keys = TokenDomains::invalid(config).into_iter().map(OpenError::from);
     let tls = config.tls.as_ref().and_then(|tls| Tls::load(tls).err());
     keys.chain(tls.map(|error| BindError::from(error).into())).collect()
 }

@@ -15,7 +15,7 @@ use crate::{Config, Role, Running, Secrets, Telemetry, causes::told, config::cha
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
 /// Settings that are taken up, with everything below them. All other settings need a restart.
-const TAKEN_UP: &[&str] = &["log.level", "cluster", "gateway.tls", "gateway.jwt"];
+const TAKEN_UP: &[&str] = &["log.level", "cluster", "gateway.tls", "gateway.jwt", "gateway.domains"];
 
 pub(crate) struct Reloader<L> {
     load: L,
@@ -119,8 +119,8 @@ fn files(config: &Config) -> Vec<PathBuf> {
     if let Some(tls) = &config.gateway.tls {
         files.extend([&tls.certificate, &tls.key].map(PathBuf::clone));
     }
-    let keys = &config.gateway.jwt.keys;
-    files.extend(keys.iter().flat_map(|key| key.secret_file.iter().chain(&key.public_key_file)).cloned());
+    let keys = config.gateway.token_keys();
+    files.extend(keys.flat_map(|key| key.secret_file.iter().chain(&key.public_key_file)).cloned());
     files.retain(|path| !path.as_os_str().is_empty());
     files
 }

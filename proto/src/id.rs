@@ -88,12 +88,34 @@ macro_rules! name {
 }
 
 name!(
-    /// A user, in the normal form of the local part of an XMPP address (Nodeprep, RFC 3920 appendix A, which is a profile
-    /// of stringprep over Unicode 3.2): lower case, no spaces, none of `"&'/:<>@`; 1 to 128 bytes.
+    /// A user: a local part, and for users of another domain than the default one `@` and the [`DomainId`]. The local part is in the
+    /// normal form of that of an XMPP address (Nodeprep, RFC 3920 appendix A, which is a profile of stringprep over Unicode 3.2):
+    /// lower case, no spaces, none of `"&'/:<>@`; 1 to 128 bytes.
     UserId, "user id", owner
 );
 
 impl UserId {
+    /// The domain, or `None` for the default one.
+    pub fn domain(&self) -> Option<&str> {
+        domain_of(&self.0)
+    }
+
+    /// A user of this domain, of the default one if it is `None`. The given text may not name a domain.
+    pub fn local(given: &str, domain: Option<&DomainId>) -> Result<Self, InvalidId> {
+        let wrong = |wrong| InvalidId::new("user id", given, wrong);
+        let local = normal_local(given).map_err(|rule| wrong(Wrong::Rule(rule)))?;
+        if local != given {
+            return Err(wrong(Wrong::NotNormal(local.into_owned())));
+        }
+        Ok(Self(domain.map_or_else(|| Arc::from(given), |domain| format!("{given}@{domain}").into())))
+    }
+
+    /// Normalises, and is else as `local`.
+    pub fn normalised_local(given: &str, domain: Option<&DomainId>) -> Result<Self, InvalidId> {
+        let local = normal_local(given).map_err(|rule| InvalidId::new("user id", given, Wrong::Rule(rule)))?;
+        Self::local(&local, domain)
+    }
+
     /// Normalises, then validates. Use only where someone has decided that several spellings mean one user.
     pub fn normalised(given: &str) -> Result<Self, InvalidId> {
         let normal = normal(given).map_err(|rule| InvalidId::new("user id", given, Wrong::Rule(rule)))?;
@@ -105,6 +127,26 @@ name!(
     /// A group. The rules are those of user ids.
     GroupId, "group id", owner
 );
+
+impl GroupId {
+    /// As [`UserId::domain`].
+    pub fn domain(&self) -> Option<&str> {
+        domain_of(&self.0)
+    }
+}
+
+name!(
+    /// A domain of users and groups: a host name in Unicode (UTS 46), in lower case, without a dot at its end; at most 255 bytes.
+    DomainId, "domain", |given| {
+        let normal = normal_domain(given).map_err(Wrong::Rule)?;
+        if normal == given { Ok(()) } else { Err(Wrong::NotNormal(normal.into_owned())) }
+    }
+);
+
+fn domain_of(owner: &str) -> Option<&str> {
+    owner.split_once('@').map(|(_, domain)| domain)
+}
+
 name!(
     /// A device of a user; the client chooses the id. 1 to 64 bytes without control characters.
     DeviceId, "device id", |given| printable(given, limits::MAX_DEVICE_BYTES, "1 to 64 bytes without control characters")
@@ -119,8 +161,47 @@ fn owner(given: &str) -> Result<(), Wrong> {
     if normal == given { Ok(()) } else { Err(Wrong::NotNormal(normal.into_owned())) }
 }
 
-/// The normal form of the name of a user or group.
+/// The normal form of the id of a user or group.
 fn normal(given: &str) -> Result<Cow<'_, str>, &'static str> {
+    let Some((local, domain)) = given.split_once('@') else { return normal_local(given) };
+    let (local, domain) = (normal_local(local)?, normal_domain(domain)?);
+    if local.len() + 1 + domain.len() == given.len() && given.starts_with(&*local) && given.ends_with(&*domain) {
+        return Ok(given.into());
+    }
+    Ok(format!("{local}@{domain}").into())
+}
+
+fn normal_domain(given: &str) -> Result<Cow<'_, str>, &'static str> {
+    const RULE: &str = "a domain is a host name of at most 255 bytes, in lower case, without a dot at its end";
+    let plain = |label: &str| {
+        let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(byte)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            // Else it is the encoded form of something else, or may be.
+            && label.as_bytes().get(2..4) != Some(b"--")
+    };
+    if given.len() > limits::MAX_DOMAIN_BYTES || given.ends_with('.') {
+        return Err(RULE);
+    }
+    if given.split('.').all(plain) {
+        return Ok(given.into());
+    }
+    let ascii = idna::domain_to_ascii_strict(given).map_err(|_| RULE)?;
+    let (name, valid) = idna::domain_to_unicode(&ascii);
+    // The reported normal form must itself be in normal form.
+    let again = idna::domain_to_ascii_strict(&name).map_err(|_| RULE)?;
+    let is_host = again.split('.').all(|label| plain(label) || label.starts_with("xn--"));
+    if valid.is_ok() && again == ascii && is_host && name.len() <= limits::MAX_DOMAIN_BYTES {
+        Ok(if name == given { given.into() } else { name.into() })
+    } else {
+        Err(RULE)
+    }
+}
+
+/// The normal form of the part of an id before the domain.
+fn normal_local(given: &str) -> Result<Cow<'_, str>, &'static str> {
     const RULE: &str = "1 to 128 bytes in lower case, without spaces and \" & ' / : < > @";
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'+');
     let fits = |name: &str| (1..=limits::MAX_OWNER_BYTES).contains(&name.len());
@@ -261,12 +342,54 @@ mod tests {
             let error = GroupId::new(given).expect_err(given).to_string();
             assert!(error.starts_with("group id"), "{error}");
         }
-        for bad in ["", "a b", "a@b", "a/b", "\u{0}", &"x".repeat(129), &"X".repeat(129), &"ß".repeat(65), "\u{1f600}"]
+        for bad in ["", "a b", "@b", "a/b", "\u{0}", &"x".repeat(129), &"X".repeat(129), &"ß".repeat(65), "\u{1f600}"]
         {
             let error = UserId::new(bad).expect_err("refused").to_string();
             assert!(error.contains("1 to 128 bytes"), "{error}");
             UserId::normalised(bad).expect_err("refused");
         }
+    }
+
+    #[test]
+    fn ids_of_another_domain_than_the_default_one_end_with_it() {
+        let alice = UserId::new("alice@chat.example.org").expect("valid");
+        assert_eq!((alice.domain(), UserId::new("alice").expect("valid").domain()), (Some("chat.example.org"), None));
+        let domain = DomainId::new("bücher.example").expect("valid");
+        let user = UserId::local("jörg", Some(&domain)).expect("valid");
+        assert_eq!((user.as_str(), user.domain()), ("jörg@bücher.example", Some("bücher.example")));
+        assert_eq!(UserId::new(user.as_str()), Ok(user.clone()));
+        assert_eq!(UserId::normalised_local("JÖRG", Some(&domain)), Ok(user));
+        assert_eq!(UserId::local("alice", None), UserId::new("alice"));
+        for (given, normal) in [
+            ("alice@Example.org", "alice@example.org"),
+            ("alice@xn--bcher-kva.example", "alice@bücher.example"),
+            ("Alice@BÜCHER.example", "alice@bücher.example"),
+        ] {
+            let error = GroupId::new(given).expect_err(given).to_string();
+            assert!(error.ends_with(&format!("its normal form is {normal:?}")), "{error}");
+            GroupId::new(normal).expect(normal);
+        }
+        let long = format!("{}.example", "a".repeat(64));
+        for bad in [
+            "a@",
+            "a@b@c",
+            "a@b c",
+            "a@b/c",
+            "a@.b",
+            "a@b.",
+            "a@b..c",
+            "a@-b",
+            "a@b-",
+            "a@b_c",
+            "a@*",
+            &format!("a@{long}"),
+        ] {
+            UserId::new(bad).expect_err(bad);
+        }
+        for named in ["alice@example.org", "alice@", "Alice"] {
+            UserId::local(named, None).expect_err(named);
+        }
+        DomainId::new(&vec!["a".repeat(60); 5].join(".")).expect_err("too long");
     }
 
     #[test]

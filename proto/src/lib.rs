@@ -48,7 +48,8 @@ pub use clock::now_ms;
 pub use duplicate::DuplicateKey;
 pub use envelope::{EncodedNames, EnvelopeParts, EnvelopeTo, change_of_envelope, time_of_envelope};
 pub use id::{
-    ClientId, ConnectionHandle, DeviceId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId, id_text,
+    ClientId, ConnectionHandle, DeviceId, DomainId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId,
+    id_text,
 };
 pub use keyed::{Keyed, KeyedMap, KeyedSet};
 pub use level::Level;

@@ -1,7 +1,9 @@
 //! Limits that are part of the contracts. The configurable limits lie below these.
 
-/// Longest user or group id, in bytes after normalisation.
+/// Longest local part of the id of a user or group, in bytes after normalisation.
 pub const MAX_OWNER_BYTES: usize = 128;
+/// Longest name of a domain, in bytes. The id of somebody of another domain than the default one has both, and `@`.
+pub const MAX_DOMAIN_BYTES: usize = 255;
 /// Longest device id, in bytes.
 pub const MAX_DEVICE_BYTES: usize = 64;
 /// Longest id that a client may give to a message, in bytes.

@@ -8,6 +8,7 @@ mod census;
 mod checks;
 mod companions;
 mod config;
+mod crossings;
 mod cursors;
 mod delivery;
 mod descriptions;

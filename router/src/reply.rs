@@ -91,6 +91,8 @@ pub(crate) enum Failure {
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
     Forbidden,
+    #[error("{0} is of a domain that this one does not talk to")]
+    OtherDomain(String),
     #[error("too many requests wait for this user")]
     Crowded,
     #[error("too many requests wait for the gateway of the device")]
@@ -138,7 +140,7 @@ impl Failure {
             Self::TooLarge { .. } => (Code::TooLarge, false, 0),
             Self::Groups => (Code::Unsupported, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
-            Self::Forbidden => (Code::Forbidden, false, 0),
+            Self::Forbidden | Self::OtherDomain(_) => (Code::Forbidden, false, 0),
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),

@@ -3,9 +3,9 @@
 mod jwt;
 mod listen;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use carillon_proto::{address::check_reachable, limits};
+use carillon_proto::{DomainId, address::check_reachable, limits};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use jwt::TokenAccounts;
@@ -104,6 +104,8 @@ pub struct GatewayConfig {
     /// Sign-in with SCRAM-SHA-256.
     pub password_sign_in: bool,
     pub jwt: JwtConfig,
+    /// Further domains by their names. Their users are named with the domain, as in alice@acme.example.
+    pub domains: BTreeMap<String, DomainConfig>,
     /// For how many seconds after it gave its credential a device may sign in again by a resume ticket; 0: there are none.
     pub resume_ticket_s: u32,
     /// Sign-ins of all clients: the sustained rate, and the burst. One that begins anew counts for two.
@@ -120,6 +122,24 @@ pub struct GatewayConfig {
     pub password_sign_ins_burst: u32,
     pub password_sign_ins_per_minute: u32,
 }
+
+/// How users of a domain sign in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DomainConfig {
+    /// The tokens' users are named by local parts, or by whole ids.
+    pub jwt: JwtConfig,
+    pub password_sign_in: bool,
+}
+
+impl Default for DomainConfig {
+    fn default() -> Self {
+        Self { jwt: JwtConfig::default(), password_sign_in: true }
+    }
+}
+
+/// Most further domains.
+const MAX_DOMAINS: usize = 1000;
 
 /// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -174,6 +194,7 @@ impl Default for GatewayConfig {
             rebalance_rest_ms: 600_000,
             password_sign_in: true,
             jwt: JwtConfig::default(),
+            domains: BTreeMap::new(),
             resume_ticket_s: 24 * 3600,
             sign_ins_per_second: 5_000,
             sign_in_burst: 10_000,
@@ -192,9 +213,23 @@ impl GatewayConfig {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
     }
 
+    /// How tokens of users of this domain are checked, of the default one if it is `None`.
+    pub fn jwt_of(&self, domain: Option<&str>) -> Option<&JwtConfig> {
+        match domain {
+            None => Some(&self.jwt),
+            Some(domain) => self.domains.get(domain).map(|domain| &domain.jwt),
+        }
+    }
+
+    /// The token keys of all domains.
+    pub fn token_keys(&self) -> impl Iterator<Item = &JwtKeyConfig> {
+        self.jwt.keys.iter().chain(self.domains.values().flat_map(|domain| &domain.jwt.keys))
+    }
+
     /// All invalid token keys, and the first other invalid value.
     pub fn invalid(&self) -> Vec<InvalidConfig> {
-        self.validate_values().err().into_iter().chain(self.jwt.invalid()).collect()
+        let domains = self.domains.values().flat_map(|domain| domain.jwt.invalid());
+        self.validate_values().err().into_iter().chain(self.jwt.invalid()).chain(domains).collect()
     }
 
     fn validate_values(&self) -> Result<(), InvalidConfig> {
@@ -281,6 +316,15 @@ impl GatewayConfig {
         within("password_sign_ins_burst", self.password_sign_ins_burst.into(), 1, 1_000_000)?;
         within("password_sign_ins_per_minute", self.password_sign_ins_per_minute.into(), 1, 1_000_000)?;
         within("jwt.leeway_s", self.jwt.leeway_s, 0, 3_600)?;
+        within("domains", self.domains.len() as u64, 0, MAX_DOMAINS as u64)?;
+        for (name, domain) in &self.domains {
+            let invalid = |why: String| InvalidConfig { key: "domains", why };
+            DomainId::check(name).map_err(|error| invalid(format!("has a {error}")))?;
+            within("domains", domain.jwt.leeway_s, 0, 3_600)?;
+            if !domain.password_sign_in && domain.jwt.keys.is_empty() {
+                return Err(invalid(format!("{name:?} has neither passwords nor token keys, so nobody can sign in")));
+            }
+        }
         if !self.password_sign_in && self.jwt.keys.is_empty() {
             let why = "is false and jwt.keys is empty, but there must be one way to sign in".to_owned();
             return Err(InvalidConfig { key: "password_sign_in", why });

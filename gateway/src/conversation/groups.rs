@@ -79,13 +79,16 @@ impl Live {
         Ok((group, asked(change, &self.who)?))
     }
 
-    /// The id of a new group, the same in each repeat of the request.
+    /// The id of a new group of the user's domain, the same in each repeat of the request.
     fn made_up(&self, client_id: &ClientId) -> Result<GroupId, Refusal> {
         use std::fmt::Write as _;
         let key = DuplicateKey::new(&self.who.user, &self.who.device, client_id).of_incarnation(self.incarnation);
         let mut name = String::with_capacity(32);
         for byte in key.0 {
             let _ = write!(name, "{byte:02x}");
+        }
+        if let Some(domain) = self.who.user.domain() {
+            name = format!("{name}@{domain}");
         }
         GroupId::new(&name).map_err(|error| invalid(&error))
     }

@@ -52,7 +52,7 @@ pub(crate) use input::{Input, Now};
 pub(crate) use rules::Rules;
 pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
 pub(crate) use ticket::TicketKeys;
-pub(crate) use token::TokenKeys;
+pub(crate) use token::TokenDomains;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::{feeds::Left, metrics, outcome::RequestOutcome};

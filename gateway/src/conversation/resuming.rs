@@ -50,8 +50,8 @@ impl Rules {
         let ticket = self.tickets.load().open(sealed, now.unix_ms)?;
         ticket.check(named, device)?;
         let is_taken = match &ticket.proof {
-            Proof::Password { .. } => self.password_sign_in,
-            Proof::Token { key, .. } => self.tokens.load().has(*key),
+            Proof::Password { .. } => self.have_passwords(&ticket.user),
+            Proof::Token { key, .. } => self.tokens.load().has(*key, &ticket.user),
         };
         if is_taken { Ok(ticket) } else { Err(TicketError::CredentialOff) }
     }

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use carillon_proto::Level;
+use carillon_proto::{Level, UserId};
 
 use super::{
     ticket::TicketKeys,
-    token::{InvalidTokenKey, TokenKeys},
+    token::{InvalidTokenKey, TokenDomains},
 };
 use crate::{
     cluster_level::ClusterLevel,
@@ -33,15 +33,14 @@ pub(crate) struct Rules {
     pub(crate) max_page_bytes: u32,
     pub(crate) gap_grace: Duration,
     pub(crate) ack_interval: Duration,
+    /// Of users of the default domain.
     pub(crate) password_sign_in: bool,
     /// Replaced when the keys change.
-    pub(crate) tokens: ArcSwap<TokenKeys>,
+    pub(crate) tokens: ArcSwap<TokenDomains>,
     /// Replaced when the cluster's secrets change.
     pub(crate) tickets: ArcSwap<TicketKeys>,
     /// For how long a resume ticket counts; zero: there are none.
     pub(crate) ticket_lifetime: Duration,
-    /// When a token makes an account for its user.
-    pub(crate) token_accounts: TokenAccounts,
     /// Makes up credentials for users who have none.
     pub(crate) decoy_key: [u8; 32],
     pub(crate) throttle: Throttle,
@@ -52,6 +51,16 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// True once all parts of the service know groups.
+    /// Whether the user may sign in by password.
+    pub(crate) fn have_passwords(&self, user: &UserId) -> bool {
+        self.tokens.load().have_passwords(user.domain(), self.password_sign_in)
+    }
+
+    /// When a token makes an account for its user.
+    pub(crate) fn token_accounts(&self, user: &UserId) -> TokenAccounts {
+        self.tokens.load().accounts(user.domain())
+    }
+
     pub(crate) fn has_groups(&self) -> bool {
         self.level.get() >= Level::GROUPS
     }
@@ -74,10 +83,9 @@ impl Rules {
             gap_grace: Duration::from_millis(config.gap_grace_ms),
             ack_interval: Duration::from_millis(config.ack_interval_ms),
             password_sign_in: config.password_sign_in,
-            tokens: ArcSwap::from_pointee(TokenKeys::load(&config.jwt)?),
+            tokens: ArcSwap::from_pointee(TokenDomains::load(config)?),
             tickets: ArcSwap::default(),
             ticket_lifetime: Duration::from_secs(config.resume_ticket_s.into()),
-            token_accounts: config.jwt.accounts,
             decoy_key,
             throttle: Throttle::new(config.tries()),
             herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst),

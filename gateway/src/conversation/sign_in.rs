@@ -1,6 +1,9 @@
 //! From SignIn to SignedIn.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -143,10 +146,10 @@ impl Session {
         };
         match ask.credential {
             Some(Credential::Scram(message)) => {
-                if !self.rules.password_sign_in {
-                    return self.bye(Code::Unsupported, "sign-in by password is off", None, out);
-                }
                 match scram_user(&message, &ask.user) {
+                    Ok((_, user)) if !self.rules.have_passwords(&user) => {
+                        self.bye(Code::Unsupported, "sign-in by password is off", None, out);
+                    }
                     Ok((first, user)) => {
                         if let Err(wait) = self.rules.throttle.begin(self.address, &user, now.instant) {
                             return self.throttled(now, "password", user.as_str(), wait, out);
@@ -163,8 +166,8 @@ impl Session {
             Some(Credential::Token(token)) => match self.rules.tokens.load().check(&token, &ask.user, now.unix_ms) {
                 Ok(token) => {
                     let proof = Proof::of_token(&token);
+                    let make_account = self.rules.token_accounts(&token.user) != TokenAccounts::Never;
                     let applicant = applicant(token.user, "token", proof, Some(token.expires_ms));
-                    let make_account = self.rules.token_accounts != TokenAccounts::Never;
                     self.open(now, Applicant { make_account, ..applicant }, out);
                 }
                 Err(error) => {
@@ -231,7 +234,7 @@ impl Session {
     }
 
     fn ensure(&mut self, applicant: Applicant, out: &mut Vec<Effect>) {
-        let revive = self.rules.token_accounts == TokenAccounts::Always;
+        let revive = self.rules.token_accounts(&applicant.user) == TokenAccounts::Always;
         let ensure = EnsureAccount { user: applicant.user.as_str().to_owned(), revive };
         let applicant = Applicant { make_account: false, ..applicant };
         self.state = State::SigningIn(Box::new(SignIn::Ensuring { applicant }));
@@ -293,11 +296,15 @@ impl Session {
                 return self.bye(Code::Internal, why, Some(AGAIN_MS), out);
             }
             Err(refusal) => {
-                let revives = self.rules.token_accounts == TokenAccounts::Always;
+                let rules = Arc::clone(&self.rules);
                 let code = refusal.code();
-                let may_be_made = code == Code::NotFound || revives && code == Code::Unauthenticated;
+                let may_be_made = |user: &UserId| match code {
+                    Code::NotFound => true,
+                    Code::Unauthenticated => rules.token_accounts(user) == TokenAccounts::Always,
+                    _ => false,
+                };
                 return match self.step() {
-                    SignIn::Opening { applicant, .. } if applicant.make_account && may_be_made => {
+                    SignIn::Opening { applicant, .. } if applicant.make_account && may_be_made(&applicant.user) => {
                         self.ensure(applicant, out)
                     }
                     // The credential no longer counts. Not a guessed password: it was right.

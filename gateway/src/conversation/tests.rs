@@ -55,8 +55,12 @@ struct Play {
 }
 
 fn rules() -> Rules {
+    rules_of(config())
+}
+
+fn config() -> GatewayConfig {
     let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
-    let config = GatewayConfig {
+    GatewayConfig {
         heartbeat_ms: 30_000,
         max_content_bytes: 1_000,
         sends_per_second: 10,
@@ -68,7 +72,10 @@ fn rules() -> Rules {
         max_page_bytes: 65_536,
         jwt: JwtConfig { keys: vec![key], leeway_s: 0, ..JwtConfig::default() },
         ..GatewayConfig::default()
-    };
+    }
+}
+
+fn rules_of(config: GatewayConfig) -> Rules {
     let rules = Rules::new(&config, [1; 32]).expect("loads");
     // Without groups, of which `groups` tells.
     rules.level.heard(Level::RING_SLOTS);

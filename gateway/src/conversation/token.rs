@@ -1,6 +1,7 @@
 //! Sign-in by JSON Web Token (RFC 7519, RFC 7515, RFC 8725). The time is a parameter. `rules_tests.rs` lists each MUST
 //! with its test, and those that do not apply.
 
+mod domains;
 mod key;
 mod parts;
 #[cfg(test)]
@@ -10,12 +11,13 @@ mod subject;
 mod tests;
 mod unique;
 
-use carillon_proto::UserId;
+use carillon_proto::{DomainId, UserId};
 
+pub(crate) use domains::TokenDomains;
 pub(crate) use key::KeyId;
 pub use key::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
-use crate::config::JwtConfig;
+use crate::config::{JwtConfig, TokenAccounts};
 use key::Key;
 use parts::{Members, TokenParts};
 use subject::Subject;
@@ -85,42 +87,45 @@ impl TokenError {
     }
 }
 
-/// The keys of those who may make tokens.
-pub(crate) struct TokenKeys {
+/// The keys of those who may make tokens for users of one domain.
+struct TokenKeys {
     keys: Vec<Key>,
     leeway_s: u64,
     audience: Option<String>,
     /// As the media type's name, without `application/`; None: `JWT`, `at+jwt` or nothing.
     typ: Option<String>,
     subject: Subject,
+    accounts: TokenAccounts,
 }
 
 impl TokenKeys {
-    /// Reads the key files.
-    pub(crate) fn load(config: &JwtConfig) -> Result<Self, InvalidTokenKey> {
-        let keys = each_key(config).collect::<Result<_, _>>()?;
+    /// Reads the key files. `domain`: `None` for the default one.
+    fn load(config: &JwtConfig, domain: Option<DomainId>) -> Result<Self, InvalidTokenKey> {
+        let name = domain.as_ref().map(DomainId::as_str);
+        let keys = each_key(config, name).collect::<Result<_, _>>()?;
         Ok(Self {
             keys,
             leeway_s: config.leeway_s,
             audience: config.audience.clone(),
             typ: config.typ.as_deref().map(media_type),
-            subject: Subject::new(config),
+            subject: Subject::new(config, domain),
+            accounts: config.accounts,
         })
     }
 
     /// What is wrong with the files and secrets of keys that have what they need.
-    pub(crate) fn invalid(config: &JwtConfig) -> Vec<InvalidTokenKey> {
-        let keys = each_key(config).zip(&config.keys).filter(|(_, key)| key.validate().is_ok());
+    fn invalid(config: &JwtConfig, domain: Option<&str>) -> Vec<InvalidTokenKey> {
+        let keys = each_key(config, domain).zip(&config.keys).filter(|(_, key)| key.validate().is_ok());
         keys.filter_map(|(loaded, _)| loaded.err()).collect()
     }
 
     /// True if tokens that this key has signed are taken.
-    pub(crate) fn has(&self, key: KeyId) -> bool {
+    fn has(&self, key: KeyId) -> bool {
         self.keys.iter().any(|known| known.id == key)
     }
 
     /// Checks signature and claims. `named`: the user of the sign-in frame, may be empty.
-    pub(crate) fn check(&self, token: &str, named: &str, now_ms: u64) -> Result<Token, TokenError> {
+    fn check(&self, token: &str, named: &str, now_ms: u64) -> Result<Token, TokenError> {
         if self.keys.is_empty() {
             return Err(TokenError::Off);
         }
@@ -201,9 +206,12 @@ impl TokenKeys {
     }
 }
 
-fn each_key(config: &JwtConfig) -> impl Iterator<Item = Result<Key, InvalidTokenKey>> {
+fn each_key(config: &JwtConfig, domain: Option<&str>) -> impl Iterator<Item = Result<Key, InvalidTokenKey>> {
     let keys = config.keys.iter().enumerate();
-    keys.map(|(at, key)| Key::load(key, config).map_err(|why| InvalidTokenKey { at, why }))
+    let place = domain.map(|domain| format!("domains.{domain:?}.")).unwrap_or_default();
+    keys.map(move |(at, key)| {
+        Key::load(key, config).map_err(|why| InvalidTokenKey { place: format!("{place}jwt.keys[{at}]"), why })
+    })
 }
 
 /// "It is RECOMMENDED that producers omit an application/ prefix"; names of media types know no case.

@@ -155,9 +155,9 @@ impl CredentialOptions {
 
 /// `None` if there is no secret to sign with.
 pub(crate) fn make_token(config: &Config, user: &UserId, ttl: Duration) -> anyhow::Result<Option<String>> {
-    let Some(secret) = Secrets::of(config).token_secret(config)? else { return Ok(None) };
+    let Some(secret) = Secrets::of(config).token_secret(config, user.domain())? else { return Ok(None) };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
-    let jwt = &config.gateway.jwt;
+    let Some(jwt) = config.gateway.jwt_of(user.domain()) else { return Ok(None) };
     let claims = Claims {
         sub: user.as_str(),
         iat: now,

@@ -136,11 +136,11 @@ impl Secrets {
         let mut files: Vec<PathBuf> = Tier::ALL.map(|tier| config.cluster.tokens.of(tier).to_owned()).to_vec();
         files.extend([config.cluster.secret_file.clone(), self.cluster_path(), self.token_path()]);
         files.push(config.canary.password_file.clone());
-        let keys = &config.gateway.jwt.keys;
-        files.extend(keys.iter().filter_map(|key| key.secret_file.clone()));
+        let keys = || config.gateway.token_keys();
+        files.extend(keys().filter_map(|key| key.secret_file.clone()));
         let of_files = files.iter().filter_map(|path| fs::read_to_string(path).ok());
         let lines = of_files.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
-        let of_keys = keys.iter().filter_map(|key| key.secret.as_ref()).map(|secret| secret.0.clone());
+        let of_keys = keys().filter_map(|key| key.secret.as_ref()).map(|secret| secret.0.clone());
         let own = [config.cluster.secret.0.clone()];
         derived.chain(cluster.lines().map(str::to_owned)).chain(lines).chain(of_keys).chain(own).collect()
     }
@@ -152,14 +152,17 @@ impl Secrets {
         path.exists().then_some(JwtKeyConfig { secret_file: Some(path), ..key })
     }
 
-    /// The secret for making tokens: the first HS256 key of the configuration, or the generated one.
-    pub fn token_secret(&self, config: &Config) -> Result<Option<Vec<u8>>, SecretError> {
-        let configured = config.gateway.jwt.keys.iter().find(|key| key.algorithm == JwtAlgorithm::HS256);
+    /// The secret for making tokens of users of this domain: the first HS256 key of the configuration, or, of the default one, the
+    /// generated one.
+    pub fn token_secret(&self, config: &Config, domain: Option<&str>) -> Result<Option<Vec<u8>>, SecretError> {
+        let Some(jwt) = config.gateway.jwt_of(domain) else { return Ok(None) };
+        let configured = jwt.keys.iter().find(|key| key.algorithm == JwtAlgorithm::HS256);
         if let Some(secret) = configured.and_then(|key| key.secret.as_ref()) {
             return Ok(Some(secret.0.clone().into_bytes()));
         }
         let configured = configured.and_then(|key| key.secret_file.clone());
-        let generated = || Some(self.token_path()).filter(|path| config.gateway.jwt.keys.is_empty() && path.exists());
+        let is_generated = domain.is_none() && jwt.keys.is_empty();
+        let generated = || Some(self.token_path()).filter(|path| is_generated && path.exists());
         Ok(configured.or_else(generated).map(|path| read_token_secret(&path)).transpose()?)
     }
 }
@@ -277,10 +280,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (config, secrets) = in_folder(folder.path());
         secrets.generate().expect("made");
-        let first = secrets.token_secret(&config).expect("readable").expect("there");
+        let first = secrets.token_secret(&config, None).expect("readable").expect("there");
         assert_eq!(first.len(), 64);
         secrets.generate().expect("nothing to do");
-        assert_eq!(secrets.token_secret(&config).expect("readable").expect("there"), first);
+        assert_eq!(secrets.token_secret(&config, None).expect("readable").expect("there"), first);
         secrets.peer_security(&config, &[Tier::Storage]).expect("valid");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&secrets.folder), 0o700);

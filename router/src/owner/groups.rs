@@ -33,6 +33,12 @@ impl Owner {
         if Level(self.topology.view.level) < Level::GROUPS {
             return self.refuse(parts.slot, &Failure::Groups);
         }
+        if let Op::ReadGroup(link::ReadGroup { reader: Some(reader), .. })
+        | Op::ReadMembers(link::ReadMembers { reader: Some(reader), .. }) = &op
+            && UserId::new(&reader.user).is_ok_and(|user| !self.crossings.allow(user.domain(), parts.group.domain()))
+        {
+            return self.refuse(parts.slot, &Failure::OtherDomain(parts.group.to_string()));
+        }
         match op {
             Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
             Op::ChangeGroup(change) => self.change_group(*change, parts, now, time_ms),
@@ -100,7 +106,7 @@ impl Owner {
             content: &send.content,
             change: &[],
         };
-        match GroupMessage::new(&said, parts, now, time_ms) {
+        match self.message(&said, parts, now, time_ms) {
             Ok(message) => {
                 let op = timeline_command::Op::Append(message.append());
                 let (timeline, deadline) = (message.timeline(), message.deadline);
@@ -142,6 +148,22 @@ impl Owner {
         }
     }
 
+    /// A message of somebody who may talk to the group's domain.
+    fn message(
+        &self,
+        said: &Said<'_>,
+        parts: GroupContext,
+        now: Instant,
+        time_ms: u64,
+    ) -> Result<GroupMessage, (ReplySlot, Failure)> {
+        let message = GroupMessage::new(said, parts, now, time_ms)?;
+        if self.crossings.allow(message.sender.domain(), message.group.domain()) {
+            return Ok(message);
+        }
+        let failure = Failure::OtherDomain(message.group.to_string());
+        Err((message.slot, failure))
+    }
+
     fn change_group(&mut self, change: link::ChangeGroup, parts: GroupContext, now: Instant, time_ms: u64) {
         let wanted = match asked(change.change) {
             Ok(wanted) => wanted,
@@ -160,7 +182,7 @@ impl Owner {
             content: &[],
             change: &encoded,
         };
-        let message = match GroupMessage::new(&said, parts, now, time_ms) {
+        let message = match self.message(&said, parts, now, time_ms) {
             Ok(message) => message,
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
@@ -168,10 +190,15 @@ impl Owner {
         let mut changing = GroupChanging::new(message, wanted);
         let (sender, incarnation, deadline) =
             (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
+        let domain = changing.message.group.domain().map(str::to_owned);
         let mut reads = Vec::new();
         for (at, person) in changing.people_mut().iter_mut().enumerate() {
             match UserId::new(&person.user) {
                 Ok(user) if user == sender => person.incarnation = incarnation,
+                Ok(user) if !self.crossings.allow(user.domain(), domain.as_deref()) => {
+                    let failure = Failure::OtherDomain(user.to_string());
+                    return self.refuse(changing.message.slot, &failure);
+                }
                 Ok(user) => reads.push((at, user)),
                 Err(invalid) => return self.refuse(changing.message.slot, &invalid.into()),
             }

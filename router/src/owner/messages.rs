@@ -28,6 +28,9 @@ impl Owner {
                 return self.refuse(slot, &failure);
             }
         };
+        if !self.crossings.allow(sending.sender.domain(), sending.recipient.domain()) {
+            return self.refuse(sending.slot, &Failure::OtherDomain(sending.recipient.to_string()));
+        }
         self.watch_send(&sending);
         if let Some(account) = self.accounts.get(&sending.recipient) {
             metrics::account_lookup(true);

@@ -1,7 +1,10 @@
 //! Sign-ins by a resume ticket.
 
 use super::*;
-use crate::{conversation::TicketKeys, herd::Herd};
+use crate::{
+    conversation::{TicketKeys, TokenDomains},
+    herd::Herd,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -119,8 +122,8 @@ fn after_a_refused_ticket_the_credential_may_come_on_the_same_connection() {
     }
 }
 
-fn no_keys() -> arc_swap::ArcSwap<TokenKeys> {
-    arc_swap::ArcSwap::from_pointee(TokenKeys::load(&JwtConfig::default()).expect("no keys"))
+fn no_keys() -> arc_swap::ArcSwap<TokenDomains> {
+    arc_swap::ArcSwap::from_pointee(TokenDomains::load(&GatewayConfig::default()).expect("no keys"))
 }
 
 #[test]

@@ -80,7 +80,9 @@ fn a_token_makes_an_account_for_whom_the_operator_wants() {
         (TokenAccounts::Never, nobody(), None),
         (TokenAccounts::Never, gone(), None),
     ] {
-        let mut play = Play::with(Arc::new(Rules { token_accounts: accounts, ..rules() }));
+        let config = config();
+        let jwt = JwtConfig { accounts, ..config.jwt.clone() };
+        let mut play = Play::with(Arc::new(rules_of(GatewayConfig { jwt, ..config })));
         play.says(token_sign_in("alice", 3600));
         play.hears_answer(refused);
         match makes {

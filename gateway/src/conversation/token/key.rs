@@ -13,10 +13,10 @@ use crate::config::{JwtAlgorithm, JwtConfig, JwtKeyConfig};
 
 /// A key in the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("jwt.keys[{at}]: {why}")]
+#[error("{place}: {why}")]
 pub struct InvalidTokenKey {
-    /// Index of the key in the list, from 0.
-    pub at: usize,
+    /// For example `jwt.keys[0]`.
+    pub place: String,
     pub why: TokenKeyError,
 }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::config::{JwtAlgorithm, JwtKeyConfig, Secret};
 
 fn keys() -> TokenKeys {
-    TokenKeys::load(&config(vec![hs256()])).expect("loads")
+    TokenKeys::load(&config(vec![hs256()]), None).expect("loads")
 }
 
 /// Signed by the right key, whatever the header and the claims are.
@@ -180,8 +180,8 @@ fn a_key_checks_its_own_algorithm_and_no_other() {
     let path = folder.path().join("rsa");
     std::fs::write(&path, RSA_PUBLIC).expect("writes");
     let rsa = JwtKeyConfig { public_key_file: Some(path), ..JwtKeyConfig::new(JwtAlgorithm::RS256) };
-    let both = TokenKeys::load(&config(vec![rsa.clone(), hs256()])).expect("loads");
-    let only_rsa = TokenKeys::load(&config(vec![rsa])).expect("loads");
+    let both = TokenKeys::load(&config(vec![rsa.clone(), hs256()]), None).expect("loads");
+    let only_rsa = TokenKeys::load(&config(vec![rsa]), None).expect("loads");
     let claims = good().to_string();
     let encode = |header: &str| format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&claims));
     for alg in
@@ -229,7 +229,7 @@ fn nothing_that_was_signed_can_be_changed() {
 /// but by their length, and deploy/carillon.toml says it.
 #[test]
 fn weak_keys_are_refused_at_the_start() {
-    let refused = |key: JwtKeyConfig| TokenKeys::load(&config(vec![key])).map(|_| ()).map_err(|error| error.why);
+    let refused = |key: JwtKeyConfig| TokenKeys::load(&config(vec![key]), None).map(|_| ()).map_err(|error| error.why);
     let short = JwtKeyConfig { secret: Some(Secret("x".repeat(31))), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
     assert!(matches!(refused(short), Err(TokenKeyError::ShortSecret(31))));
     let public = JwtKeyConfig { secret: Some(Secret(RSA_PUBLIC.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
@@ -302,7 +302,7 @@ fn tokens_of_other_kinds_are_refused() {
     with_header(json!({"typ": 1})).expect_err("no string");
     with_header(json!({"cty": "JWT"})).expect_err("a token within a token");
     let strict = JwtConfig { typ: Some("application/chat+jwt".to_owned()), ..config(vec![hs256()]) };
-    let strict = TokenKeys::load(&strict).expect("loads");
+    let strict = TokenKeys::load(&strict, None).expect("loads");
     let check = |header: &str| strict.check(&sign(header, &good().to_string()), "", NOW_MS);
     check(r#"{"alg":"HS256","typ":"Chat+JWT"}"#).expect("as configured");
     check(r#"{"alg":"HS256","typ":"JWT"}"#).expect_err("another");
@@ -353,7 +353,7 @@ fn a_token_for_others_is_refused() {
     for aud in [json!("x"), json!([]), json!(["x"]), json!(null), json!(1), json!([1, "chat"]), json!({"chat": 1})] {
         with_claims(json!({ "aud": aud })).expect_err("does not");
     }
-    let nobody = TokenKeys::load(&JwtConfig { audience: None, ..config(vec![hs256()]) }).expect("loads");
+    let nobody = TokenKeys::load(&JwtConfig { audience: None, ..config(vec![hs256()]) }, None).expect("loads");
     let check = |claims: &Value| nobody.check(&sign(r#"{"alg":"HS256"}"#, &claims.to_string()), "", NOW_MS);
     check(&good()).expect_err("names an audience, and this service is none");
     let mut claims = good();

@@ -1,6 +1,6 @@
 //! Maps a token's claim to a user id, such that two subjects never become one user by accident.
 
-use carillon_proto::UserId;
+use carillon_proto::{DomainId, UserId};
 use serde_json::Value;
 
 use super::{TokenError, parts::Members};
@@ -14,12 +14,14 @@ pub(super) struct Subject {
     claim: String,
     form: UserForm,
     has_realms: bool,
+    /// `None`: the default one.
+    domain: Option<DomainId>,
 }
 
 impl Subject {
-    pub(super) fn new(config: &JwtConfig) -> Self {
+    pub(super) fn new(config: &JwtConfig, domain: Option<DomainId>) -> Self {
         let has_realms = config.keys.iter().any(|key| key.realm.is_some());
-        Self { claim: config.user_claim.clone(), form: config.user_form, has_realms }
+        Self { claim: config.user_claim.clone(), form: config.user_form, has_realms, domain }
     }
 
     /// `realm`: that of the signing key.
@@ -31,7 +33,12 @@ impl Subject {
         }
         let escaped;
         let subject = match self.form {
-            UserForm::Exact | UserForm::Normalise => subject,
+            // Makers of a domain's tokens may write the whole id.
+            UserForm::Exact | UserForm::Normalise => {
+                let domain = self.domain.as_ref();
+                let local = domain.and_then(|domain| subject.strip_suffix(domain.as_str())?.strip_suffix('@'));
+                local.unwrap_or(subject)
+            }
             UserForm::Escape => {
                 escaped = escape(subject);
                 &escaped
@@ -44,9 +51,10 @@ impl Subject {
             Some(realm) => format!("{realm}{REALM_END}{subject}"),
             None => subject.to_owned(),
         };
+        let domain = self.domain.as_ref();
         let user = match self.form {
-            UserForm::Normalise => UserId::normalised(&whole),
-            UserForm::Exact | UserForm::Escape => UserId::new(&whole),
+            UserForm::Normalise => UserId::normalised_local(&whole, domain),
+            UserForm::Exact | UserForm::Escape => UserId::local(&whole, domain),
         };
         user.map_err(|error| self.wrong(error.to_string()))
     }

@@ -54,7 +54,7 @@ fn all_four_algorithms_are_checked() {
         JwtKeyConfig { public_key_file: file("ec", ec.public_key_pem()), ..JwtKeyConfig::new(JwtAlgorithm::ES256) },
         JwtKeyConfig { public_key_file: file("ed", ed.public_key_pem()), ..JwtKeyConfig::new(JwtAlgorithm::EdDSA) },
     ];
-    let keys = TokenKeys::load(&config(keys)).expect("loads");
+    let keys = TokenKeys::load(&config(keys), None).expect("loads");
     let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
     let ed_key = |pair: &rcgen::KeyPair| EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).expect("key");
     for (algorithm, signer) in [
@@ -82,7 +82,7 @@ fn all_four_algorithms_are_checked() {
 
 #[test]
 fn each_wrong_claim_is_refused() {
-    let keys = TokenKeys::load(&config(vec![hs256()])).expect("loads");
+    let keys = TokenKeys::load(&config(vec![hs256()]), None).expect("loads");
     let with = |name: &str, value: Value| {
         let mut claims = good();
         claims[name] = value;
@@ -121,7 +121,7 @@ fn each_wrong_claim_is_refused() {
 
 #[test]
 fn when_it_was_made_and_its_own_id_are_known() {
-    let keys = TokenKeys::load(&config(vec![hs256()])).expect("loads");
+    let keys = TokenKeys::load(&config(vec![hs256()]), None).expect("loads");
     let token = |more: Value| {
         let mut claims = good();
         claims.as_object_mut().expect("an object").append(more.clone().as_object_mut().expect("an object"));
@@ -151,7 +151,7 @@ fn when_it_was_made_and_its_own_id_are_known() {
 #[test]
 fn a_key_with_a_kid_checks_only_tokens_with_it() {
     let named = JwtKeyConfig { kid: Some("one".to_owned()), ..hs256() };
-    let keys = TokenKeys::load(&config(vec![named])).expect("loads");
+    let keys = TokenKeys::load(&config(vec![named]), None).expect("loads");
     let with_kid = |kid: &str| {
         let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
         encode(&header, &good(), &EncodingKey::from_secret(SECRET.as_bytes())).expect("signs")
@@ -165,8 +165,8 @@ fn a_key_with_a_kid_checks_only_tokens_with_it() {
 fn a_short_secret_is_refused() {
     let short = JwtKeyConfig { secret: Some(Secret("short".to_owned())), ..hs256() };
     assert!(matches!(
-        TokenKeys::load(&config(vec![short])),
-        Err(InvalidTokenKey { at: 0, why: TokenKeyError::ShortSecret(5) })
+        TokenKeys::load(&config(vec![short]), None),
+        Err(InvalidTokenKey { place, why: TokenKeyError::ShortSecret(5) }) if place == "jwt.keys[0]"
     ));
 }
 
@@ -182,7 +182,7 @@ const LOOK_ALIKES: [(&str, &str); 6] = [
 
 #[test]
 fn a_subject_that_is_not_in_normal_form_is_refused_and_told_it() {
-    let keys = TokenKeys::load(&config(vec![hs256()])).expect("loads");
+    let keys = TokenKeys::load(&config(vec![hs256()]), None).expect("loads");
     for (subject, normal) in LOOK_ALIKES {
         let mut claims = good();
         claims["sub"] = subject.into();
@@ -204,7 +204,7 @@ fn a_subject_that_is_not_in_normal_form_is_refused_and_told_it() {
 #[test]
 fn the_operator_may_have_subjects_normalised_or_escaped() {
     let with =
-        |form: UserForm| TokenKeys::load(&JwtConfig { user_form: form, ..config(vec![hs256()]) }).expect("loads");
+        |form: UserForm| TokenKeys::load(&JwtConfig { user_form: form, ..config(vec![hs256()]) }, None).expect("loads");
     let user = |keys: &TokenKeys, subject: &str| {
         let mut claims = good();
         claims["sub"] = subject.into();
@@ -225,7 +225,7 @@ fn the_operator_may_have_subjects_normalised_or_escaped() {
 #[test]
 fn another_claim_may_name_the_user() {
     let config = JwtConfig { user_claim: "email".to_owned(), user_form: UserForm::Escape, ..config(vec![hs256()]) };
-    let keys = TokenKeys::load(&config).expect("loads");
+    let keys = TokenKeys::load(&config, None).expect("loads");
     let user = |more: Value| {
         let mut claims = good();
         claims.as_object_mut().expect("an object").append(more.clone().as_object_mut().expect("an object"));
@@ -251,7 +251,7 @@ fn two_issuers_have_two_alices() {
         realm: Some("two".to_owned()),
         ..JwtKeyConfig::new(JwtAlgorithm::HS256)
     };
-    let keys = TokenKeys::load(&config(vec![one, two])).expect("loads");
+    let keys = TokenKeys::load(&config(vec![one, two]), None).expect("loads");
     let user = |secret: &str, issuer: &str, subject: &str| {
         let mut claims = good();
         claims["iss"] = issuer.into();

@@ -326,3 +326,34 @@ fn a_device_has_its_cursor_in_a_group_moved_with_the_one_in_its_inbox() {
     let effects = below.request(acknowledge(TimelineId::Group(group()), false));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Unsupported);
 }
+
+#[test]
+fn nothing_crosses_the_border_of_a_domain_unless_it_is_allowed() {
+    let in_group = |group: &str, sender: &str| {
+        let Op::ChangeGroup(asked) = change(members(change_members::Change::Join, &[sender])) else {
+            panic!("a change")
+        };
+        let (group, sender) = (Bytes::from(group.to_owned()), Bytes::from(sender.to_owned()));
+        Op::ChangeGroup(Box::new(ChangeGroup { group, sender, ..*asked }))
+    };
+    let refused = |op: Op| {
+        let mut play = play();
+        let effects = play.request(op);
+        let [did] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(refusal(did).code(), client::Code::Forbidden);
+        assert!(refusal(did).reason.ends_with("is of a domain that this one does not talk to"), "{:?}", refusal(did));
+    };
+    refused(in_group("club", "eve@a.example"));
+    refused(in_group("club@a.example", "eve"));
+    refused(in_group("club@b.example", "eve@c.example"));
+    refused(change(members(change_members::Change::Add, &["eve@a.example"])));
+    for (group, sender) in [("club@a.example", "eve@a.example"), ("club@b.example", "eve@a.example")] {
+        let effects = play().request(in_group(group, sender));
+        assert!(matches!(&effects[..], [Did::ChangeGroup(..)]), "{effects:?}");
+    }
+    let read = |group: &str, reader: &str| {
+        let reader = Some(Person { user: reader.to_owned(), incarnation: 0 });
+        Op::ReadGroup(link::ReadGroup { group: group.to_owned(), reader })
+    };
+    refused(read("club@a.example", "eve"));
+}
